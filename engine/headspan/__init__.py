@@ -1,0 +1,1 @@
+"""headspan: every attention head of CLIP image encoders, taken apart."""

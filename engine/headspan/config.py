@@ -1,0 +1,117 @@
+"""Settings: frozen, each with a sentence, refusing contradictions; stored with every output.
+
+Nothing here reads a file or knows a model.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from headspan.errors import SettingsError
+
+EMISSIONS = ("heads", "patches", "mlps")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How an image becomes the model's pixels; the fields and their meaning are open_clip's."""
+
+    # Height and width in pixels.
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    # "shortest" side to size and centre crop, "longest" side and padding, or "squash".
+    resize_mode: str = "shortest"
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise SettingsError(
+                f"interpolation {self.interpolation!r} in the model's preprocessing; "
+                "headspan knows bicubic and bilinear, so set one of them"
+            )
+        if self.resize_mode not in ("shortest", "longest", "squash"):
+            raise SettingsError(
+                f"resize mode {self.resize_mode!r} in the model's preprocessing; "
+                "headspan knows shortest, longest and squash, so set one of them"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PrecomputeSettings:
+    """Everything that decides what `precompute` computes and where it puts it."""
+
+    # Brace patterns, globs, directories or single tars, in the order in which rows are given.
+    shards: tuple[str, ...]
+    # The Zarr group to write, a local directory.
+    out: str
+    # An open_clip model name, `hf-hub:…`, `local-dir:…`, or the path of an open_clip config (.json).
+    model: str = "ViT-B-32"
+    # An open_clip tag, a local .pt or .safetensors file, or `random:SEED`; None where `model` brings weights.
+    pretrained: str | None = None
+    # `all`, `last4`, `8-11`, or numbers with commas: the layers whose heads (and patches) are kept.
+    layers: str = "last4"
+    # What is stored beside `heads` and `moments`, which always are.
+    emit: tuple[str, ...] = ("heads",)
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = 32
+    # Threads that decode images; None means one a core.
+    workers: int | None = None
+    # Images in a unit of work: what is lost when a job dies. None: 256 on a CPU, 1,024 on a GPU.
+    unit_images: int | None = None
+    # Encoded and decoded images waiting between stages may take this much memory.
+    in_flight_bytes: int = field(default=256 << 20)
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise SettingsError("no shards were given; name at least one tar, pattern or directory")
+        unknown = [name for name in self.emit if name not in EMISSIONS]
+        if unknown:
+            raise SettingsError(f"--emit {','.join(unknown)} is unknown; choose from {', '.join(EMISSIONS)}")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
+        for name in ("batch_size", "workers", "unit_images", "in_flight_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} {value} is too small; give at least 1")
+        # `heads` is always stored; saying so or not is the same setting.
+        object.__setattr__(self, "emit", tuple(name for name in EMISSIONS if name == "heads" or name in self.emit))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PrecomputeSettings:
+        """Settings from plain values; an unknown key is refused by name."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; precompute knows {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def parse_layers(text: str, total: int) -> tuple[int, ...]:
+    """The layers that `text` names in a model of `total` layers, ascending: `all`, `last4`, `8-11`, `0,3,8-11`."""
+    if text == "all":
+        return tuple(range(total))
+    if last := re.fullmatch(r"last(\d+)", text):
+        count = int(last[1])
+        if not 1 <= count <= total:
+            raise SettingsError(f"--layers {text}: the model has {total} layers; ask for last1 to last{total}")
+        return tuple(range(total - count, total))
+    layers: set[int] = set()
+    for part in text.split(","):
+        span = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not span:
+            raise SettingsError(f"--layers {text}: write all, last4, 8-11 or 0,3,8-11, counting from 0")
+        first, last_layer = int(span[1]), int(span[2] or span[1])
+        if last_layer < first or last_layer >= total:
+            raise SettingsError(f"--layers {text}: the model's layers are 0 to {total - 1}; choose among them")
+        layers.update(range(first, last_layer + 1))
+    return tuple(sorted(layers))

@@ -1,0 +1,29 @@
+"""Every error that a user can cause, each one sentence: what came, what was wanted, where, what to do.
+
+The command line prints the sentence and exits with code 2; from Python they are ordinary exceptions.
+`assert` is for headspan's own slips, these classes are for the world's.
+"""
+
+
+class HeadspanError(Exception):
+    """Base of all errors that headspan raises on purpose; catch this one."""
+
+
+class SettingsError(HeadspanError):
+    """A setting that contradicts another, is out of range, or does not exist."""
+
+
+class SourceError(HeadspanError):
+    """A shard or shard pattern that cannot be read as what it claims to be."""
+
+
+class ModelError(HeadspanError):
+    """An unknown or unsupported model, or weights that do not belong to it."""
+
+
+class StoreError(HeadspanError):
+    """A store that is missing, unfinished, of another format, or made with other settings."""
+
+
+class TextsError(HeadspanError):
+    """A text pool that cannot be used."""
