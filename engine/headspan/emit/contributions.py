@@ -1,0 +1,57 @@
+"""What the pooled row received, to the numbers that the store keeps: embedding, norm, heads, patches, MLPs.
+
+Everything is computed in float32 and moments see it so; 16 bits are the last step. A number too large
+for 16 bits is not clipped: the image is set aside with that reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headspan.model.tower import PooledRow, Tower
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """A batch as the store's arrays take it, by array name, and the float32 numbers that moments need."""
+
+    arrays: dict[str, np.ndarray]
+    heads: Tensor
+    norm: Tensor
+    # False for images of which a number is not finite.
+    finite: np.ndarray
+
+
+def contributions(row: PooledRow, tower: Tower) -> Contributions:
+    """The store's numbers for a batch.
+
+    `embedding` `[batch, joint]` is the model's own, not normalised; `norm` `[batch, 3]` its final norm's
+    mean `μ`, its `s` and `‖embedding‖`; `mlps` are in `own` form over `s`, beside their means.
+    """
+    weight, bias, _ = tower.norm_after
+    mean = row.state.mean(dim=1, keepdim=True)
+    std = row.std[:, None]
+    projection = tower.projection.float()
+    embedding = ((row.state - mean) / std * weight.float() + bias.float()) @ projection
+    norm = torch.cat([mean, std, embedding.norm(dim=1, keepdim=True)], dim=1)
+    tensors = {"embedding": embedding, "norm": norm, "heads": row.heads.half()}
+    if row.patches is not None:
+        tensors["patches"] = row.patches.half()
+    if row.terms is not None:
+        means = row.terms.mean(dim=2)
+        centred = (row.terms - means[..., None]) / std[..., None]
+        tensors["mlps"] = ((centred * weight.float()) @ projection).half()
+        tensors["mlp_means"] = means
+    finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
+    for tensor in tensors.values():
+        finite &= tensor.flatten(1).isfinite().all(dim=1)
+    return Contributions(
+        arrays={name: tensor.cpu().numpy() for name, tensor in tensors.items()},
+        heads=row.heads,
+        norm=norm,
+        finite=finite.cpu().numpy(),
+    )

@@ -1,0 +1,72 @@
+"""A model made ready for a run: its tower on the device, and what the settings ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from headspan.config import PrecomputeSettings, parse_layers
+from headspan.errors import SettingsError
+from headspan.model.convert import to_tower
+from headspan.model.load import LoadedModel, load_model
+from headspan.model.tower import PooledRow, Tower, normalise
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Decoded pixels in, what the pooled row received out."""
+
+    model: LoadedModel
+    # float32, on the CPU: what is folded from.
+    exact: Tower
+    tower: Tower
+    layers: tuple[int, ...]
+    emit: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower lies."""
+        return self.tower.projection.device
+
+    def __call__(self, pixels: Sequence[UInt8[np.ndarray, "height width 3"]]) -> PooledRow:
+        """Encode a batch of decoded images."""
+        batch = torch.from_numpy(np.stack(pixels)).to(self.device)
+        preprocess = self.model.preprocess
+        return self.tower.forward(
+            normalise(batch, preprocess.mean, preprocess.std, self.tower.projection.dtype),
+            self.layers,
+            with_patches="patches" in self.emit,
+            with_terms="mlps" in self.emit,
+        )
+
+
+def prepare(settings: PrecomputeSettings) -> Encoder:
+    """Load the model that the settings name and put its tower where they say."""
+    device = _device(settings.device)
+    model = load_model(settings.model, settings.pretrained)
+    exact = to_tower(model.clip.visual, settings.model)
+    return Encoder(
+        model=model,
+        exact=exact,
+        tower=exact.to(device, _DTYPES[settings.precision]),
+        layers=parse_layers(settings.layers, len(exact.blocks)),
+        emit=settings.emit,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"--device {name} is unknown; write auto, cpu or cuda:0") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise SettingsError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs; use auto or cpu")
+    return device

@@ -1,0 +1,208 @@
+"""A model by open_clip name, hub name, local folder or config, with weights by tag or file.
+
+Weights are never unpickled: `.safetensors`, or `.pt` that torch loads as weights only. A model that
+cannot be decomposed is refused before its weights are fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import get_model_config, parse_model_name
+from open_clip.pretrained import get_pretrained_cfg
+from safetensors import SafetensorError
+
+from headspan.config import Preprocess
+from headspan.errors import ModelError
+from headspan.model.convert import SUPPORTED, unsupported_reason
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """An open_clip model with what it takes to name it, feed it and find it again."""
+
+    name: str
+    pretrained: str | None
+    clip: torch.nn.Module
+    config: dict[str, Any]
+    preprocess: Preprocess
+    # SHA-256 over the image tower's parameters, by name, as float32.
+    weights_sha256: str
+
+    def tokenizer(self) -> Any:
+        """open_clip's tokenizer for this model."""
+        return open_clip.get_tokenizer(_registered(self.name))
+
+
+def load_model(name: str, pretrained: str | None) -> LoadedModel:
+    """Load an open_clip model, float32, on the CPU, in evaluation mode.
+
+    `name` is an open_clip model name, `hf-hub:…`, `local-dir:…` or the path of an open_clip config
+    (`.json`); `pretrained` an open_clip tag, a local `.pt` or `.safetensors` file, or `random:SEED`.
+    Raises ModelError where the model is unknown or cannot be decomposed, or its weights are missing,
+    hold pickled objects, or belong to another model.
+    """
+    registered = _registered(name)
+    config = _config(name, registered)
+    reason = unsupported_reason(config)
+    if reason:
+        raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}")
+    source, seed = _weights_source(name, registered, pretrained)
+    try:
+        with _quiet_logging(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            clip = open_clip.create_model(
+                registered,
+                pretrained=source,
+                force_quick_gelu=_needs_quick_gelu(registered, source),
+                weights_only=True,
+            )
+    except (pickle.UnpicklingError, SafetensorError) as error:
+        raise ModelError(
+            f"{pretrained}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, "
+            "so save the state dict as .safetensors"
+        ) from error
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ModelError(_load_failure(name, pretrained, error)) from error
+    clip.eval().requires_grad_(False)
+    return LoadedModel(
+        name=name,
+        pretrained=pretrained,
+        clip=clip,
+        config=config,
+        preprocess=_preprocess(clip.visual),
+        weights_sha256=_digest(clip.visual),
+    )
+
+
+def _registered(name: str) -> str:
+    """The name under which open_clip knows the model; a config file is registered under its stem."""
+    if not name.endswith(".json"):
+        return name
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(f"{name}: no such model config; give the path of an open_clip config, or a model name")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{name}: is not JSON ({error}); give an open_clip model config") from error
+    if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+        raise ModelError(f"{name}: an open_clip config needs embed_dim, vision_cfg and text_cfg; add what is missing")
+    known = get_model_config(path.stem)
+    if known is not None and known != config:
+        raise ModelError(f"{name}: open_clip has another model named {path.stem}; rename the file")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def _config(name: str, registered: str) -> dict[str, Any]:
+    try:
+        config = get_model_config(registered)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{name}: its config could not be read ({_first_line(error)}); check the name, or fetch it on a "
+            "connected machine and give local-dir:FOLDER"
+        ) from error
+    if config is None:
+        near = [known for known in open_clip.list_models() if name.lower().replace("/", "-")[:6] in known.lower()]
+        raise ModelError(
+            f"{name}: open_clip has no such model; "
+            + (f"near it are {', '.join(near[:8])}" if near else "see open_clip.list_models()")
+        )
+    return config
+
+
+def _weights_source(name: str, registered: str, pretrained: str | None) -> tuple[str | None, int]:
+    """What open_clip is to load (None: nothing), and the seed of random weights."""
+    schema, _ = parse_model_name(registered)
+    if schema:
+        if pretrained:
+            raise ModelError(f"{name} brings its own weights; leave --pretrained {pretrained} out")
+        return None, 0
+    tags = open_clip.list_pretrained_tags_by_model(registered)
+    choices = f"a tag ({', '.join(tags)}), " if tags else ""
+    wanted = f"give {choices}a .pt or .safetensors file, or random:SEED"
+    if pretrained is None:
+        raise ModelError(f"{name}: no weights named; {wanted} with --pretrained")
+    if pretrained.startswith("random:"):
+        seed = pretrained.removeprefix("random:")
+        if not seed.isdigit():
+            raise ModelError(f"--pretrained {pretrained}: the seed must be a whole number, as in random:0")
+        return None, int(seed)
+    if get_pretrained_cfg(registered, pretrained) or Path(pretrained).is_file():
+        return pretrained, 0
+    raise ModelError(f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {wanted}")
+
+
+def _needs_quick_gelu(registered: str, source: str | None) -> bool:
+    # Some tags were trained with QuickGELU under a config that says GELU; open_clip only warns.
+    return bool(source and get_pretrained_cfg(registered, source).get("quick_gelu"))
+
+
+def _load_failure(name: str, pretrained: str | None, error: Exception) -> str:
+    text = str(error)
+    if "loading state_dict" in text:
+        return f"{pretrained}: its weights do not fit {name} ({_mismatch(text)}); name the model they were made for"
+    if "TorchScript" in text or "weights_only" in text.lower():
+        return (
+            f"{pretrained}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, "
+            "so save the state dict as .safetensors"
+        )
+    return (
+        f"{name}: weights {pretrained or 'of the model'} could not be loaded ({_first_line(error)}); "
+        "check the network, or fetch them on a connected machine and give the file with --pretrained"
+    )
+
+
+def _mismatch(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    detail = lines[1] if len(lines) > 1 else lines[0]
+    return detail if len(detail) < 160 else detail[:157] + "..."
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160].rstrip(".")
+
+
+def _preprocess(visual: torch.nn.Module) -> Preprocess:
+    config = visual.preprocess_cfg
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return Preprocess(
+        size=(height, width),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        resize_mode=config["resize_mode"],
+        fill_color=config["fill_color"],
+    )
+
+
+def _digest(visual: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(visual.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """open_clip tells the root logger what headspan's own errors say better."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)

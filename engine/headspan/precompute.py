@@ -1,0 +1,104 @@
+"""The main job on one page: plan → decode → prefetch → model → emit → store.
+
+Killed at any moment, the same call goes on where the last commit record stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from headspan.config import PrecomputeSettings
+from headspan.decode import decode
+from headspan.emit.contributions import contributions
+from headspan.emit.moments import Moments
+from headspan.model.encoder import Encoder, prepare
+from headspan.prefetch import prefetch
+from headspan.records import BadImage, DecodedImage, Listener, Progress, Unit, ignore
+from headspan.store.planning import open_planned
+from headspan.store.writer import StoreWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a call of `precompute` did."""
+
+    path: str
+    # Stored in this call, set aside in this call, and finished by earlier calls.
+    images: int
+    bad: list[BadImage]
+    skipped: int
+
+
+def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summary:
+    """Stream the shards through the encoder and store every kept head's contributions.
+
+    Raises HeadspanError where a source, the model, the settings or the disk do not allow it; what was
+    committed before stays valid.
+    """
+    encoder = prepare(settings)
+    store = open_planned(settings, encoder, listen)
+    units = store.unfinished()
+    skipped = store.size.images - sum(unit.rows for unit in units)
+    bad: list[BadImage] = []
+    decoded = decode(
+        store.samples(units),
+        encoder.model.preprocess,
+        on_bad=bad.append,
+        workers=settings.workers,
+        in_flight_bytes=settings.in_flight_bytes,
+    )
+    finished = skipped
+    for unit, members in by_unit(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes), units):
+        for done in compute_unit(store, unit, members, bad, encoder, settings.batch_size):
+            listen(Progress("images", finished + done, store.size.images, f"{len(bad)} bad" if bad else ""))
+        finished += unit.rows
+    if not store.complete:
+        store.finish()
+    return Summary(str(store.path), store.size.images - skipped - len(bad), bad, skipped)
+
+
+def compute_unit(
+    store: StoreWriter,
+    unit: Unit,
+    images: Iterator[DecodedImage],
+    bad: list[BadImage],
+    encoder: Encoder,
+    batch_size: int,
+) -> Iterator[int]:
+    """Compute and commit one unit, yielding the rows done so far; failures are added to `bad`."""
+    size, writer = store.size, store.begin(unit)
+    moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, encoder.device)
+    while batch := list(islice(images, batch_size)):
+        result = contributions(encoder([image.pixels for image in batch]), encoder.tower)
+        good, rows = result.finite, np.array([image.row for image in batch])
+        bad.extend(store.overflows(rows[~good]))
+        kept = torch.from_numpy(good).to(encoder.device)
+        moments.add(result.heads[kept], result.norm[kept])
+        writer.put(rows[good], {name: array[good] for name, array in result.arrays.items()})
+        yield batch[-1].row + 1 - unit.first_row
+    writer.commit(moments, [image for image in bad if unit.first_row <= image.row < unit.first_row + unit.rows])
+    yield unit.rows
+
+
+def by_unit(images: Iterable[DecodedImage], units: Sequence[Unit]) -> Iterator[tuple[Unit, Iterator[DecodedImage]]]:
+    """Each unit with its own images, which may be none; a unit's images must be taken before the next unit."""
+    stream = iter(images)
+    ahead = next(stream, None)
+
+    def members(end: int) -> Iterator[DecodedImage]:
+        nonlocal ahead
+        while ahead is not None and ahead.row < end:
+            yield ahead
+            ahead = next(stream, None)
+
+    for unit in units:
+        yield unit, members(unit.first_row + unit.rows)
+
+
+def _pixel_bytes(image: DecodedImage) -> int:
+    return image.pixels.nbytes

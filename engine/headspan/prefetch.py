@@ -1,0 +1,73 @@
+"""Bounded hand-over between stages: a thread runs ahead of the consumer, by so many bytes and no more.
+
+Order is kept, and an exception of the source comes out where its item would have. Items are not looked at.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes: int) -> Generator[T, None, None]:
+    """`items`, made by a thread that may be ahead by `in_flight_bytes` in all, and by one item in any case.
+
+    The thread starts with the first `next`. Closing the generator stops it, closes `items` where that is a
+    generator, and returns when the item then being made is finished.
+    """
+    waiting: deque[tuple[T, int]] = deque()
+    waiting_bytes = 0
+    failures: list[BaseException] = []
+    finished = stopped = False
+    changed = threading.Condition()
+
+    def has_room(size: int) -> bool:
+        return stopped or not waiting or waiting_bytes + size <= in_flight_bytes
+
+    def run_ahead() -> None:
+        nonlocal waiting_bytes, finished
+        source = iter(items)
+        try:
+            for item in source:
+                size = size_bytes(item)
+                with changed:
+                    changed.wait_for(lambda size=size: has_room(size))  # type: ignore[misc]
+                    if stopped:
+                        break
+                    waiting.append((item, size))
+                    waiting_bytes += size
+                    changed.notify_all()
+            if isinstance(source, Generator):
+                source.close()
+        # Handed over, not handled: the consumer raises it.
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            with changed:
+                finished = True
+                changed.notify_all()
+
+    # A daemon, so that a generator that nobody closed cannot keep the interpreter from ending.
+    thread = threading.Thread(target=run_ahead, name="headspan-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: bool(waiting) or finished)
+                if not waiting:
+                    break
+                item, size = waiting.popleft()
+                waiting_bytes -= size
+                changed.notify_all()
+            yield item
+        if failures:
+            raise failures[0]
+    finally:
+        with changed:
+            stopped = True
+            changed.notify_all()
+        thread.join()

@@ -1,0 +1,333 @@
+"""Shard patterns to urls, and urls to bytes at an offset.
+
+Local files are read in place, remote ones through fsspec, `pipe:` commands through webdataset's gopen;
+what cannot seek (pipes, gzip) is read forwards and opened again to go back. A short read, a command that
+fails or a stream that stops early is a SourceError, never an early end. What the bytes mean is not known
+here.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import os
+import stat
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import braceexpand
+import fsspec
+
+from headspan.errors import SourceError
+
+ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
+_GZIP_MAGIC = b"\x1f\x8b"
+_DISCARD_BYTES = 1 << 20
+# A command that is told to stop because nobody reads on: the shell's and the system's way to say SIGPIPE.
+_CUT_SHORT = (141, -13)
+# What fsspec's file systems raise for a url that does not work; ImportError: no driver (s3fs, aiohttp).
+_REMOTE_ERRORS = (OSError, ValueError, ImportError)
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The shard urls that `patterns` name, in the order given; globs and directories are sorted.
+
+    A pattern is a tar, a brace pattern (`data/{0000..0127}.tar`), a glob, a directory (its .tar, .tar.gz and
+    .tgz files), a url or a `pipe:` command; in the last two only braces are expanded.
+
+    Raises SourceError for a pattern that names nothing, a missing file and a shard named twice.
+    """
+    urls: list[str] = []
+    for pattern in patterns:
+        urls += _expand_one(pattern)
+    if not urls:
+        raise SourceError("no shards were given; name at least one tar, pattern or directory")
+    seen: set[str] = set()
+    for url in urls:
+        identity = url if is_remote(url) else str(Path(_local(url)).absolute())
+        if identity in seen:
+            raise SourceError(f"{url}: named twice among the shards; name each shard once")
+        seen.add(identity)
+    return urls
+
+
+def is_remote(url: str) -> bool:
+    """Whether `url` is a `pipe:` command or has a scheme other than `file:`."""
+    return url.startswith("pipe:") or ("://" in url and not url.startswith("file:"))
+
+
+def describe(url: str) -> tuple[int | None, int | None]:
+    """Size in bytes and modification time in nanoseconds of the shard as stored; None where unknown.
+
+    Raises SourceError where there is no such file.
+    """
+    if url.startswith("pipe:"):
+        return None, None
+    try:
+        if not is_remote(url):
+            found = Path(_local(url)).stat()
+            # A named pipe says 0 bytes and the time of its last reader.
+            return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (None, None)
+        fs, path = fsspec.core.url_to_fs(url)
+        size = fs.info(path).get("size")
+        try:
+            modified_ns = int(fs.modified(path).timestamp() * 1e9)
+        except (NotImplementedError, KeyError):
+            modified_ns = None
+        return size, modified_ns
+    except _REMOTE_ERRORS as error:
+        raise _unreadable(url, error) from error
+
+
+class ShardReader(ABC):
+    """The bytes of one shard, unpacked where it is gzip'd; close it, or use it as a context manager."""
+
+    # False where a stream that stops early looks like one that is finished: a pipe, say.
+    knows_its_end = True
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @abstractmethod
+    def read_up_to(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`, fewer only at the end; SourceError where the end lies before `offset`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file, the connection or the command."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes at `offset`; SourceError where the shard ends before them."""
+        data = self.read_up_to(offset, size)
+        if len(data) < size:
+            raise self._truncated(offset, size, offset + len(data))
+        return data
+
+    def _truncated(self, offset: int, size: int, end: int) -> SourceError:
+        return SourceError(
+            f"{self.url}: truncated: wanted {size} bytes at offset {offset}, the file ends at {end}; "
+            "fetch the shard again"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_shard(url: str) -> ShardReader:
+    """A reader of the shard at `url`; of a local, uncompressed file one that threads may share.
+
+    Raises SourceError where it cannot be opened.
+    """
+    if url.startswith("pipe:"):
+        return _Stream(url, lambda: _open_pipe(url))
+    try:
+        if not is_remote(url):
+            path = _local(url)
+            if not stat.S_ISREG(Path(path).stat().st_mode):
+                return _Stream(url, lambda: Path(path).open("rb"))
+            local = _LocalFile(url, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
+            if local.read_up_to(0, 2) != _GZIP_MAGIC:
+                return local
+            local.close()
+            return _Stream(url, lambda: Path(path).open("rb"))
+        fs, path = fsspec.core.url_to_fs(url)
+        source = fs.open(path, "rb")
+        if source.seekable() and source.read(2) != _GZIP_MAGIC:
+            return _Seekable(url, source)
+        source.close()
+        return _Stream(url, lambda: fs.open(path, "rb"))
+    except _REMOTE_ERRORS as error:
+        raise _unreadable(url, error) from error
+
+
+class _LocalFile(ShardReader):
+    def __init__(self, url: str, descriptor: int) -> None:
+        super().__init__(url)
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+
+    def read_up_to(self, offset: int, size: int) -> bytes:
+        if offset > self._size:
+            raise self._truncated(offset, size, self._size)
+        # One call may return less than asked for: Linux stops at 2 GiB.
+        data = os.pread(self._descriptor, size, offset)
+        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+class _Seekable(ShardReader):
+    def __init__(self, url: str, source: Any) -> None:
+        super().__init__(url)
+        self._source = source
+        self._size = source.seek(0, io.SEEK_END)
+
+    def read_up_to(self, offset: int, size: int) -> bytes:
+        if offset > self._size:
+            raise self._truncated(offset, size, self._size)
+        try:
+            self._source.seek(offset)
+            data = self._source.read(min(size, self._size - offset))
+        except _REMOTE_ERRORS as error:
+            raise _unreadable(self.url, error) from error
+        if len(data) < min(size, self._size - offset):
+            raise self._truncated(offset, size, offset + len(data))
+        return bytes(data)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class _Stream(ShardReader):
+    """Forward only: a later offset is reached by reading on, an earlier one by opening again."""
+
+    def __init__(self, url: str, opener: Callable[[], Any]) -> None:
+        super().__init__(url)
+        self._opener = opener
+        self._open()
+
+    def _open(self) -> None:
+        self._position = 0
+        self._ended = False
+        try:
+            self._source = self._opener()
+            buffered = io.BufferedReader(_Raw(self._source), _DISCARD_BYTES)
+            self._stream: BinaryIO = buffered
+            if buffered.peek(2)[:2] == _GZIP_MAGIC:
+                # gzip says where it ends, and proves it with a checksum.
+                self.knows_its_end = True
+                self._stream = gzip.GzipFile(fileobj=buffered)  # type: ignore[assignment]
+            else:
+                self.knows_its_end = False
+        except _REMOTE_ERRORS as error:
+            raise _unreadable(self.url, error) from error
+
+    def read_up_to(self, offset: int, size: int) -> bytes:
+        if offset < self._position:
+            self.close()
+            self._open()
+        while self._position < offset:
+            skipped = len(self._read(min(_DISCARD_BYTES, offset - self._position)))
+            if skipped == 0:
+                raise self._truncated(offset, size, self._position)
+        parts = []
+        while size > 0 and (part := self._read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _read(self, size: int) -> bytes:
+        if self._ended:
+            return b""
+        try:
+            data = self._stream.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            self._finish()
+            raise SourceError(
+                f"{self.url}: reading failed after {self._position} bytes ({error}); fetch the shard again"
+            ) from error
+        self._position += len(data)
+        if not data:
+            self._finish()
+            self._ended = True
+        return data
+
+    def _finish(self) -> None:
+        """Close the source, and ask a command how it ended."""
+        process = getattr(self._source, "proc", None)
+        if process is None:
+            self._source.close()
+            return
+        self._source.stream.close()
+        status = process.wait()
+        if status != 0 and status not in _CUT_SHORT:
+            raise SourceError(
+                f"{self.url}: the command ended with status {status} after {self._position} bytes; "
+                "run it by hand to see why, then try again"
+            )
+
+    def close(self) -> None:
+        if process := getattr(self._source, "proc", None):
+            # Nobody reads on: how the command ends now says nothing about the bytes that were read.
+            if process.poll() is None:
+                process.terminate()
+            self._source.stream.close()
+            process.wait()
+        else:
+            self._source.close()
+
+
+class _Raw(io.RawIOBase):
+    """Anything with `read(size)` as a raw stream, to be peeked into; closing it closes nothing."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        # gopen's pipe raises on the command's status before its last bytes are read; its stream does not.
+        data = getattr(self._source, "stream", self._source).read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _open_pipe(url: str) -> Any:
+    # Imported here, since webdataset brings torch with it, and only pipes need it.
+    from webdataset.gopen import gopen
+
+    return gopen(url, "rb")
+
+
+def _expand_one(pattern: str) -> list[str]:
+    if not is_remote(pattern) and Path(_local(pattern)).is_file():
+        return [pattern]
+    try:
+        # Without braces nothing is to expand, and backslashes (in a pipe's command) stay as they are.
+        names = list(braceexpand.braceexpand(pattern)) if "{" in pattern else [pattern]
+    except ValueError as error:
+        raise SourceError(f"{pattern}: its braces do not match; close each, as in {{0000..0127}}") from error
+    return [url for name in names for url in ([name] if is_remote(name) else _find_local(name, pattern))]
+
+
+def _find_local(name: str, pattern: str) -> list[str]:
+    path = Path(_local(name))
+    if path.is_dir():
+        tars = (tar for kind in ARCHIVES for tar in path.glob(kind))
+        # macOS leaves a `._name` beside every file that it copies.
+        found = sorted(str(tar) for tar in tars if not tar.name.startswith("."))
+        if not found:
+            raise SourceError(f"{name}: no .tar in this directory; name the directory that holds the shards")
+        return found
+    if path.exists():
+        return [name]
+    if glob.has_magic(name):
+        files = (match for match in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if match.is_file())
+        found = sorted(str(match) for match in files if not match.name.startswith("."))
+        if not found:
+            raise SourceError(f"{name}: the pattern matches no file; check the path and quote the pattern")
+        return found
+    of = "" if name == pattern else f" (of the pattern {pattern})"
+    raise SourceError(f"{name}: no such file{of}; check the path and the pattern's range")
+
+
+def _local(url: str) -> str:
+    path = url.removeprefix("file:")
+    return str(Path("/" + path.lstrip("/") if path.startswith("//") else path).expanduser())
+
+
+def _unreadable(url: str, error: Exception) -> SourceError:
+    return SourceError(f"{url}: cannot be read ({error}); check the path, the connection and the permissions")

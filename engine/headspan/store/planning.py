@@ -1,0 +1,101 @@
+"""From settings to a store that is planned: every image has its row, every array its shape.
+
+An existing store is taken up again if it was made with the same settings from the same shards, and
+refused with the first difference otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from headspan.config import PrecomputeSettings
+from headspan.emit.fold import fold
+from headspan.errors import StoreError
+from headspan.model.encoder import Encoder
+from headspan.plan import list_samples
+from headspan.records import BadImage, Listener, Progress, Sample, Shard
+from headspan.sources import describe, expand
+from headspan.store.schema import FORMAT, Dimensions, image_bytes, row_arrays
+from headspan.store.writer import StagedStore, StoreWriter
+
+
+def open_planned(settings: PrecomputeSettings, encoder: Encoder, listen: Listener) -> StoreWriter:
+    """The store that the settings name, planned now if it is not there yet."""
+    path = Path(settings.out)
+    urls = expand(settings.shards)
+    if path.exists():
+        return _resume(path, urls, settings, encoder)
+    shards: list[Shard] = []
+    notes: list[BadImage] = []
+    unit_images = settings.unit_images or (256 if encoder.device.type == "cpu" else 1024)
+    with StagedStore(path) as staged:
+        images = staged.plan(_collected(urls, shards, notes, listen), unit_images, notes)
+        # A small job is one small unit, and its shards are not mostly padding.
+        unit_images = min(unit_images, -(-images // 64) * 64)
+        attributes = store_attributes(settings, encoder, images, unit_images)
+        staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
+    store = StoreWriter(path)
+    per_image = image_bytes(row_arrays(store.size, settings.emit))
+    listen(Progress("planned", images, images, f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image"))
+    return store
+
+
+def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int, unit_images: int) -> dict[str, Any]:
+    """The root attributes: everything needed to interpret the arrays and to make them again."""
+    tower, model = encoder.exact, encoder.model
+    return {
+        "format": FORMAT,
+        "version": version("headspan"),
+        "backend": f"{encoder.tower.ops.__name__} on {encoder.device.type}",
+        "model": model.name,
+        "pretrained": model.pretrained,
+        "model_config": model.config,
+        "weights_sha256": model.weights_sha256,
+        "preprocess": asdict(model.preprocess),
+        "precision": settings.precision,
+        "emit": list(settings.emit),
+        "dimensions": asdict(
+            Dimensions(
+                images=images,
+                unit_images=unit_images,
+                layers=encoder.layers,
+                all_layers=len(tower.blocks),
+                heads=tower.heads,
+                head_dim=tower.head_dim,
+                tokens=tower.tokens,
+                joint=tower.joint,
+            )
+        ),
+        "units": {
+            "heads": "value mix of the pooled row, sum over tokens of alpha v",
+            "patches": "alpha v per source token, the class token first",
+            "mlps": "own convention: (m - mean m) gamma P / s, in joint space",
+            "norm": "mean and sqrt(var + eps) of the final residual state, length of the embedding",
+            "embedding": "the model's own, not normalised",
+        },
+    }
+
+
+def _resume(path: Path, urls: Sequence[str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
+    store = StoreWriter(path)
+    if settings.unit_images not in (None, store.size.unit_images):
+        raise StoreError(
+            f"{path}: was planned in units of {store.size.unit_images} images, this run asks for "
+            f"{settings.unit_images}; leave --unit-images out to go on, or use another --out"
+        )
+    # The plan is not made again: sizes and times tell whether the shards are the ones that were planned.
+    store.refuse_other(
+        store_attributes(settings, encoder, store.size.images, store.size.unit_images),
+        [(url, *describe(url)) for url in urls],
+    )
+    return store
+
+
+def _collected(urls: Sequence[str], shards: list[Shard], notes: list[BadImage], listen: Listener) -> Iterator[Sample]:
+    for shard, samples in list_samples(urls, on_note=notes.append, listen=listen):
+        shards.append(shard)
+        yield from samples

@@ -1,0 +1,226 @@
+"""A store, read without torch: contributions in joint space and in head coordinates, samples, moments.
+
+Only rows of committed units are shown. Images that failed are left out, or kept as NaN rows on request;
+either way every array, table and index of one `Store` counts the same images.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zarr
+from jaxtyping import Float32
+
+from headspan.emit.shares import (
+    Folded,
+    bias_contributions,
+    check_convention,
+    head_coordinates,
+    head_directions,
+    mlp_contributions,
+)
+from headspan.errors import SettingsError, StoreError
+from headspan.records import BadImage
+from headspan.store.commits import Commits, MergedMoments, UnitRecord
+from headspan.store.samples import read_table
+from headspan.store.schema import dimensions, open_group
+
+
+class Store:
+    """What `precompute` wrote. Layers and heads count from 0, as in the model; `layers` lists the kept ones.
+
+    Contributions are float32, in the published convention (`even`) and over `‖embedding‖` unless asked
+    otherwise: all terms of an image then sum to its unit embedding. `convention="own"` centres each
+    term by its own mean, and gives the output biases and the final norm's bias as terms of their own.
+    """
+
+    def __init__(self, path: str | Path, keep_failed: bool = False) -> None:
+        """Open the store at `path`. Raises StoreError where there is none, or of another format."""
+        self.path = Path(path)
+        self.group, self.attributes = open_group(self.path)
+        self._size = dimensions(self.attributes)
+        self._commits = Commits(self.path, -(-self._size.images // self._size.unit_images))
+        self.records: list[UnitRecord] = self._commits.records()
+        self._rows = self._all_rows() if keep_failed else self._good_rows()
+
+    def __repr__(self) -> str:
+        return (
+            f"Store({str(self.path)!r}: {self.images} images, layers {self.layers[0]} to {self.layers[-1]}, "
+            f"{self.heads_per_layer} heads of {self.head_dim}, joint {self.joint})"
+        )
+
+    @property
+    def images(self) -> int:
+        """Number of images shown."""
+        return len(self._rows)
+
+    @property
+    def planned_images(self) -> int:
+        """Number of images of the plan, finished or not, good or bad."""
+        return self._size.images
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit of the plan is committed."""
+        return sum(record.rows for record in self.records) == self._size.images
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose heads are stored."""
+        return self._size.layers
+
+    @property
+    def all_layers(self) -> int:
+        """Number of layers of the model."""
+        return self._size.all_layers
+
+    @property
+    def heads_per_layer(self) -> int:
+        """Number of heads of each layer."""
+        return self._size.heads
+
+    @property
+    def head_dim(self) -> int:
+        """Dimension of one head."""
+        return self._size.head_dim
+
+    @property
+    def tokens(self) -> int:
+        """Number of source tokens; the class token is the first."""
+        return self._size.tokens
+
+    @property
+    def joint(self) -> int:
+        """Dimension of the joint image-text space."""
+        return self._size.joint
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row in the Zarr arrays of each image shown, `[images]`."""
+        return self._rows
+
+    @cached_property
+    def embedding(self) -> Float32[np.ndarray, "images joint"]:
+        """The model's image embeddings, not normalised."""
+        return self._read("embedding")
+
+    @cached_property
+    def norm(self) -> Float32[np.ndarray, "images 3"]:
+        """The final norm's mean `μ` and `s`, and `‖embedding‖`, of each image."""
+        return self._read("norm")
+
+    def heads(
+        self, layer: int, head: int, convention: str = "even", normalised: bool = True
+    ) -> Float32[np.ndarray, "images joint"]:
+        """Contributions of one head to the image embeddings, summed over source tokens."""
+        coordinates = head_coordinates(self.head_coordinates(layer, head), self.norm, normalised)
+        return coordinates @ self.head_directions(layer, head, convention)
+
+    def head_coordinates(self, layer: int, head: int) -> Float32[np.ndarray, "images head_dim"]:
+        """One head's own coordinates, `Σ_n α v`."""
+        kept = self._kept(layer, head)
+        return self._read("heads", kept, head).astype(np.float32)
+
+    def head_directions(
+        self, layer: int, head: int, convention: str = "even"
+    ) -> Float32[np.ndarray, "coordinate joint"]:
+        """The fixed matrix that carries `[Σ α v / s, 1/s, μ/s, 1]` of one head into joint space."""
+        return head_directions(self.folded, self._kept(layer, head), layer, head, check_convention(convention))
+
+    def patches(
+        self, image: int, layer: int, convention: str = "even", normalised: bool = True
+    ) -> Float32[np.ndarray, "token head joint"]:
+        """Contributions of every source token through every head of one layer, for the image of that index."""
+        mixes = self.patch_coordinates(image, layer)
+        norm = np.broadcast_to(self.norm[image], (self.tokens, 3))
+        joint = np.empty((self.tokens, self.heads_per_layer, self.joint), np.float32)
+        for head in range(self.heads_per_layer):
+            coordinates = head_coordinates(mixes[:, head], norm, normalised, parts=self.tokens)
+            joint[:, head] = coordinates @ self.head_directions(layer, head, convention)
+        return joint
+
+    def patch_coordinates(self, image: int, layer: int) -> Float32[np.ndarray, "token head head_dim"]:
+        """`α v` of every source token and head of one layer, for the image of that index."""
+        if not -self.images <= image < self.images:
+            raise SettingsError(f"{self.path}: image {image} of {self.images}; count from 0 to {self.images - 1}")
+        kept, row = self._kept(layer), int(self._rows[image])
+        return np.asarray(self._array("patches")[row, kept]).transpose(1, 0, 2).astype(np.float32)
+
+    def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
+        """Contributions of the initial state (term 0) and of every layer's MLP."""
+        centred, means = self._read("mlps").astype(np.float32), self._read("mlp_means")
+        return mlp_contributions(centred, means, self.norm, self.folded, check_convention(convention), normalised)
+
+    def biases(self, normalised: bool = True) -> Float32[np.ndarray, "images bias joint"]:
+        """The terms that `own` keeps apart: every layer's output bias, then the final norm's bias."""
+        return bias_contributions(self.norm, self.folded, normalised)
+
+    def samples(self) -> pa.Table:
+        """Row, key, url, member, offset, size, caption, label and metadata of each image shown."""
+        return read_table(self.path).take(self._rows)
+
+    def bad_images(self) -> list[BadImage]:
+        """The images that kept their row but could not be used, and why."""
+        return [bad for record in self.records for bad in record.bad]
+
+    def moments(self) -> MergedMoments:
+        """Count, sum and Gram matrix of every kept head's normalised coordinates, over all good images."""
+        if (self.path / "commits" / "complete.json").is_file():
+            count, total, gram = (np.asarray(self._array(f"moments/{name}")[...]) for name in ("count", "sum", "gram"))
+            return MergedMoments(int(count[0]), total, gram)
+        moments = self._commits.moments()
+        if moments is None:
+            raise StoreError(f"{self.path}: no unit is finished yet; run the precompute command again to go on")
+        return moments
+
+    @cached_property
+    def folded(self) -> Folded:
+        """The model's fixed matrices and biases."""
+        names = Folded.__dataclass_fields__
+        return Folded(**{name: np.asarray(self._array(f"model/{name}")[...]) for name in names})
+
+    def _kept(self, layer: int, head: int = 0) -> int:
+        """The place of `layer` among the kept ones."""
+        if layer not in self.layers:
+            raise SettingsError(
+                f"{self.path}: layer {layer} is not stored; stored are {_span(self.layers)} of the model's "
+                f"{self.all_layers}, so choose one of them or precompute with --layers all"
+            )
+        if not 0 <= head < self.heads_per_layer:
+            raise SettingsError(f"{self.path}: head {head}; a layer's heads are 0 to {self.heads_per_layer - 1}")
+        return self.layers.index(layer)
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        if name not in self.group:
+            raise SettingsError(f"{self.path}: holds no {name}; precompute with --emit heads,{name} to have them")
+        array = self.group[name]
+        assert isinstance(array, zarr.Array), name
+        return array
+
+    def _read(self, name: str, *index: int) -> np.ndarray:
+        array = self._array(name)
+        values = np.asarray(array[(slice(None), *index)])
+        return values if len(self._rows) == len(values) else values[self._rows]
+
+    def _all_rows(self) -> np.ndarray:
+        return np.arange(self._size.images)
+
+    def _good_rows(self) -> np.ndarray:
+        # `ok` of a unit without a record is not to be trusted.
+        committed = np.zeros(self._size.images, bool)
+        for record in self.records:
+            committed[record.first_row : record.first_row + record.rows] = True
+        return np.flatnonzero(committed & (np.asarray(self._array("ok")[...]) == 1))
+
+
+def open_store(path: str | Path, keep_failed: bool = False) -> Store:
+    """Open a store; `keep_failed` shows images that failed (and unfinished ones) as NaN rows."""
+    return Store(path, keep_failed)
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, layers))

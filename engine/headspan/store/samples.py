@@ -1,0 +1,105 @@
+"""The plan on disk: every image's row, key, source and caption, as Parquet beside the arrays.
+
+One row group a unit of work, so that a unit's samples are read alone; some hundred units a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headspan.records import BadImage, Sample, Shard, Unit
+
+_UNITS_PER_FILE = 128
+_SAMPLES = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("url", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("caption", pa.string()),
+        ("label", pa.int64()),
+        ("metadata", pa.string()),
+    ]
+)
+_SHARDS = pa.schema(
+    [
+        ("url", pa.string()),
+        ("first_row", pa.int64()),
+        ("images", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
+    ]
+)
+_NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string()), ("reason", pa.string())])
+
+
+def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> int:
+    """Write all samples in row order; returns how many there are. Memory is that of one unit."""
+    folder = root / "samples"
+    folder.mkdir(parents=True)
+    stream, total, writer = iter(samples), 0, None
+    try:
+        unit = 0
+        while group := list(islice(stream, unit_images)):
+            if unit % _UNITS_PER_FILE == 0:
+                if writer is not None:
+                    writer.close()
+                writer = pq.ParquetWriter(
+                    folder / f"{unit // _UNITS_PER_FILE:05d}.parquet", _SAMPLES, compression="zstd"
+                )
+            assert writer is not None
+            writer.write_table(_table(group, _SAMPLES), row_group_size=unit_images)
+            total += len(group)
+            unit += 1
+    finally:
+        if writer is not None:
+            writer.close()
+    return total
+
+
+def read_unit(root: Path, unit: Unit) -> Iterator[Sample]:
+    """The samples of one unit, in row order."""
+    file, group = divmod(unit.index, _UNITS_PER_FILE)
+    with pq.ParquetFile(root / "samples" / f"{file:05d}.parquet") as parquet:
+        table = parquet.read_row_group(group)
+    for row in table.to_pylist():
+        yield Sample(**row)
+
+
+def read_table(root: Path) -> pa.Table:
+    """All samples, one line a row of the arrays."""
+    files = sorted((root / "samples").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def write_shards(root: Path, shards: Sequence[Shard]) -> None:
+    """Write what the plan found of every tar."""
+    pq.write_table(_table(shards, _SHARDS), root / "shards.parquet", compression="zstd")
+
+
+def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
+    """Write what the plan could not read beside the images: captions, metadata, labels."""
+    pq.write_table(_table(notes, _NOTES), root / "notes.parquet", compression="zstd")
+
+
+def read_notes(root: Path) -> list[BadImage]:
+    """What the plan could not read beside the images."""
+    return [BadImage(**row) for row in pq.read_table(root / "notes.parquet").to_pylist()]
+
+
+def read_shards(root: Path) -> list[Shard]:
+    """Every tar of the plan."""
+    return [Shard(**row) for row in pq.read_table(root / "shards.parquet").to_pylist()]
+
+
+def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    columns = {name: [getattr(record, name) for record in records] for name in schema.names}
+    return pa.table(columns, schema=schema)

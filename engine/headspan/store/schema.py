@@ -1,0 +1,168 @@
+"""The store's format: which arrays, of which shape, in which chunks; its attributes and their check.
+
+A store is a Zarr v3 group. Rows are images in plan order, and all arrays share them. A unit of work is
+a whole number of Zarr shards of every array, so two units never touch one file. The fill value is NaN,
+so that a missing shard never reads as zeros. Nothing here writes numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from headspan.emit.shares import EXTRA_COORDINATES
+from headspan.errors import StoreError
+
+FORMAT = 1
+# Rows in an inner chunk: many where one head is read over all images, few where one image's patches are.
+_CHUNK_ROWS = {"heads": 256, "patches": 8}
+_DEFAULT_CHUNK_ROWS = 64
+_SHARD_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """The sizes that fix every array's shape."""
+
+    images: int
+    unit_images: int
+    layers: tuple[int, ...]
+    all_layers: int
+    heads: int
+    head_dim: int
+    tokens: int
+    joint: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One array: its shape, and the shapes of its shards (files) and inner chunks."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+    @property
+    def fill(self) -> float | int:
+        """NaN, or 0 for whole numbers."""
+        return float("nan") if np.dtype(self.dtype).kind == "f" else 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    def file(self, row: int) -> str:
+        """The path, within the store, of the shard that holds `row`."""
+        parts = [str(row // self.shard[0]), *("0" for _ in self.shape[1:])]
+        return "/".join([self.name, "c", *parts])
+
+
+def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
+    """The arrays with a row an image, for what is emitted."""
+    layers, heads, head_dim, joint = len(size.layers), size.heads, size.head_dim, size.joint
+    terms = size.all_layers + 1
+    axes: dict[str, tuple[tuple[str, ...], tuple[int, ...], str]] = {
+        "ok": ((), (), "uint8"),
+        "embedding": (("joint",), (joint,), "float32"),
+        "norm": (("statistic",), (3,), "float32"),
+        "heads": (("layer", "head", "head_dim"), (layers, heads, head_dim), "float16"),
+    }
+    if "patches" in emit:
+        axes["patches"] = (
+            ("layer", "head", "token", "head_dim"),
+            (layers, heads, size.tokens, head_dim),
+            "float16",
+        )
+    if "mlps" in emit:
+        axes["mlps"] = (("term", "joint"), (terms, joint), "float16")
+        axes["mlp_means"] = (("term",), (terms,), "float32")
+    return {name: _row_spec(name, *spec, size) for name, spec in axes.items()}
+
+
+def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: str, size: Dimensions) -> ArraySpec:
+    unit = size.unit_images
+    chunk_rows = math.gcd(unit, _CHUNK_ROWS.get(name, _DEFAULT_CHUNK_ROWS))
+    row_bytes = math.prod(tail) * np.dtype(dtype).itemsize
+    # The largest part of a unit that keeps a shard under its size, a whole number of inner chunks.
+    parts = [n for n in range(1, unit // chunk_rows + 1) if (unit // chunk_rows) % n == 0]
+    fitting = [n for n in parts if unit // n * row_bytes <= _SHARD_BYTES]
+    shard_rows = unit // (fitting[0] if fitting else parts[-1])
+    # One layer and head a chunk, so that a head is read without its neighbours.
+    chunk_tail = tuple(1 if dim in ("layer", "head") else length for dim, length in zip(dims, tail, strict=True))
+    return ArraySpec(
+        name=name,
+        dims=("image", *dims),
+        shape=(size.images, *tail),
+        dtype=dtype,
+        shard=(shard_rows, *tail),
+        chunk=(chunk_rows, *chunk_tail),
+    )
+
+
+def moment_arrays(size: Dimensions) -> dict[str, ArraySpec]:
+    """The arrays of the merged moments, by their name in the group `moments`."""
+    dims = ("layer", "head", "coordinate")
+    coordinates = size.head_dim + EXTRA_COORDINATES
+    shape = (len(size.layers), size.heads, coordinates)
+    return {
+        "count": whole_array("moments/count", ("scalar",), (1,), "int64"),
+        "sum": whole_array("moments/sum", dims, shape, "float64"),
+        "gram": whole_array("moments/gram", (*dims, "coordinate_2"), (*shape, coordinates), "float64"),
+    }
+
+
+def whole_array(name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> ArraySpec:
+    """An array that is one shard of one chunk: the model's matrices, the merged moments."""
+    return ArraySpec(name, dims, shape, dtype, shard=shape, chunk=shape)
+
+
+def create_array(root: zarr.Group, spec: ArraySpec) -> None:
+    """Write the metadata of `spec`; its shards are written elsewhere."""
+    root.create_array(
+        spec.name,
+        shape=spec.shape,
+        shards=spec.shard,
+        chunks=spec.chunk,
+        dtype=spec.dtype,
+        compressors=None,
+        filters=None,
+        fill_value=spec.fill,
+        dimension_names=list(spec.dims),
+    )
+
+
+def image_bytes(specs: dict[str, ArraySpec]) -> int:
+    """Bytes of all row arrays for one image."""
+    return sum(spec.row_bytes for spec in specs.values())
+
+
+def open_group(path: Path, mode: str = "r") -> tuple[zarr.Group, dict[str, Any]]:
+    """The store's root group and its `headspan` attributes; StoreError where it is no store of this format."""
+    if not (path / "zarr.json").is_file():
+        what = "no such folder" if not path.exists() else "is not a headspan store"
+        raise StoreError(f"{path}: {what}; give the path that `headspan precompute --out` wrote")
+    root = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
+    attributes = root.attrs.get("headspan")
+    if not isinstance(attributes, dict):
+        raise StoreError(f"{path}: a Zarr group, but not one of headspan's; give the path of a headspan store")
+    found, written_by = attributes.get("format"), attributes.get("version")
+    if found != FORMAT:
+        raise StoreError(
+            f"{path}: format {found}, this headspan reads {FORMAT}; precompute again or use headspan {written_by}"
+        )
+    return root, attributes
+
+
+def dimensions(attributes: dict[str, Any]) -> Dimensions:
+    """The sizes that a store's attributes record."""
+    values = dict(attributes["dimensions"])
+    return Dimensions(**{**values, "layers": tuple(values["layers"])})

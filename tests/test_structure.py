@@ -1,0 +1,314 @@
+"""What the repository promises about its shape: imports that flow one way, no torch on a laptop, a true map.
+
+Sources are parsed, not imported, except where the question is what an import pulls in.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ROOT / "engine" / "headspan"
+KERNELS = ROOT / "kernels" / "headspan_kernels"
+
+# The data path from left to right: a module imports from its own group and from groups before it.
+FLOW = (
+    ("errors", "config", "records", "sources"),
+    ("plan",),
+    ("decode",),
+    ("prefetch",),
+    ("model",),
+    ("emit",),
+    ("store",),
+    ("precompute",),
+    ("cluster", "analyse", "llm"),
+    ("demo",),
+    ("cli",),
+)
+PLACE = {name: place for place, group in enumerate(FLOW) for name in group}
+
+# What a machine that only reads stores need not have.
+HEAVY = ("torch", "open_clip", "torchvision", "triton")
+
+
+def module_name(path: Path, source_root: Path) -> str:
+    """`…/headspan/store/reader.py` → `headspan.store.reader`; a package's `__init__.py` → the package."""
+    parts = path.relative_to(source_root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of every import, wherever in the file it stands.
+
+    `from a import b` gives `a.b`, which may be a module or a name in one; relative imports are resolved.
+    """
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{origin}.{alias.name}"
+
+
+def flow_complaints(source: str, module: str, is_package: bool) -> list[str]:
+    """What is wrong with the imports of one engine module, a sentence each."""
+    own = module.split(".")[1]
+    if own not in PLACE:
+        return [f"{module}: `{own}` has no place in the order of imports; give it one in FLOW"]
+    complaints = []
+    for line, name in imported_modules(source, module, is_package):
+        parts = name.split(".")
+        if parts[0] != "headspan":
+            continue
+        target = parts[1] if len(parts) > 1 else "the whole package"
+        if target not in PLACE:
+            complaints.append(f"{module}, line {line}: imports {name}, and `{target}` has no place in FLOW")
+        elif PLACE[target] > PLACE[own]:
+            complaints.append(f"{module}, line {line}: imports {name}, which comes after `{own}` in the flow")
+    return complaints
+
+
+def imports_of(path: Path, source_root: Path) -> set[str]:
+    found = imported_modules(path.read_text(), module_name(path, source_root), path.name == "__init__.py")
+    return {name for _, name in found}
+
+
+def is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def test_imports_of_the_engine_flow_one_way() -> None:
+    complaints: list[str] = []
+    for path in sorted(ENGINE.rglob("*.py")):
+        module = module_name(path, ENGINE.parent)
+        if module != "headspan":
+            complaints += flow_complaints(path.read_text(), module, path.name == "__init__.py")
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("headspan.decode", "from headspan.plan import plan", None),
+        ("headspan.config", "import headspan.errors", None),
+        ("headspan.store.reader", "from .schema import FORMAT\nfrom ..emit import fold", None),
+        ("headspan.analyse.ccs", "from headspan import llm", None),
+        ("headspan.plan", "from headspan.decode import decode", "comes after `plan`"),
+        ("headspan.plan", "def late():\n    import headspan.cli", "line 2: imports headspan.cli"),
+        ("headspan.emit.fold", "from ..store import reader", "comes after `emit`"),
+        ("headspan.emit.fold", "from headspan import open", "`open` has no place"),
+        ("headspan.emit.fold", "import headspan", "`the whole package` has no place"),
+        ("headspan.helpers", "", "`helpers` has no place"),
+    ],
+)
+def test_the_check_of_the_flow_sees_what_it_should(module: str, source: str, complaint: str | None) -> None:
+    found = flow_complaints(source, module, is_package=False)
+    if complaint is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert complaint in found[0]
+
+
+def test_kernels_never_import_the_engine() -> None:
+    wrong = [
+        f"{path.name} imports {name}"
+        for path in sorted(KERNELS.rglob("*.py"))
+        for name in imports_of(path, KERNELS.parent)
+        if is_in(name, "headspan")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_reference_ops_reach_no_triton() -> None:
+    waiting, seen = [KERNELS / "reference.py"], set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        for name in imports_of(path, KERNELS.parent):
+            assert not is_in(name, "triton"), f"{path.name} imports {name}"
+            # `from headspan_kernels.a import b`: either a.py has b, or a/b.py is meant.
+            parts = name.split(".")
+            for end in range(2, len(parts) + 1):
+                sibling = KERNELS.parent.joinpath(*parts[:end]).with_suffix(".py")
+                if parts[0] == "headspan_kernels" and sibling.exists() and sibling not in seen:
+                    waiting.append(sibling)
+
+
+IMPORT_WITHOUT = """
+import importlib, importlib.abc, json, sys, traceback
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in heavy:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
+
+heavy, modules = json.loads(sys.argv[1])
+sys.meta_path.insert(0, Blocker())
+failures = {}
+for module in modules:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        failures[module] = traceback.format_exc(limit=-3)
+print(json.dumps(failures))
+"""
+
+
+def failures_without(heavy: tuple[str, ...], modules: list[str]) -> dict[str, str]:
+    """Import `modules` in a fresh process in which `heavy` is not installed; what failed, and how."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_WITHOUT, json.dumps([heavy, modules])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    failures: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return failures
+
+
+def test_stores_are_read_and_analysed_without_torch() -> None:
+    analyses = [module_name(path, ENGINE.parent) for path in sorted((ENGINE / "analyse").rglob("*.py"))]
+    failures = failures_without(HEAVY, ["headspan", "headspan.store.reader", *analyses])
+    assert not failures, "\n".join(f"{module}\n{trace}" for module, trace in failures.items())
+
+
+def test_the_check_without_torch_would_notice_torch() -> None:
+    assert "blocked" in failures_without(("torch",), ["torch.nn"])["torch.nn"]
+
+
+def file_map(readme: str) -> list[str]:
+    """The paths that README's file map names, relative to the repository; folders end in `/`.
+
+    The map is the first fenced block whose first line is `engine/headspan/`. A line is
+
+        <indent><name>[ · <name>…][  <description>]
+
+    with two spaces of indent for every folder that the line lies in, names without spaces, and two spaces or
+    more before a description. A name that ends in `/` is a folder and may hold the lines below it.
+    """
+    blocks = re.findall(
+        r"^```[^\n]*\n(engine/headspan/(?: [^\n]*)?\n.*?)^```", readme, re.MULTILINE | re.DOTALL
+    )
+    assert blocks, "README.md has no fenced block that begins with `engine/headspan/`"
+    paths: list[str] = []
+    folders: list[str] = []
+    for line in filter(str.strip, blocks[0].splitlines()):
+        indent = len(line) - len(line.lstrip(" "))
+        depth, odd = divmod(indent, 2)
+        assert not odd, f"file map: {line!r} is indented by {indent} spaces, not by a multiple of two"
+        assert depth <= len(folders), f"file map: {line!r} lies deeper than the folder above it"
+        names = re.split(r"\s{2,}", line.strip(), maxsplit=1)[0].split(" · ")
+        for name in names:
+            assert " " not in name, f"file map: two spaces are wanted after the last name in {line!r}"
+            paths.append("".join(folders[:depth]) + name)
+        folders = folders[:depth]
+        if len(names) == 1 and names[0].endswith("/"):
+            folders.append(names[0])
+    return paths
+
+
+def test_the_readmes_file_map_is_true() -> None:
+    named = file_map((ROOT / "README.md").read_text())
+    repeated = sorted({path for path in named if named.count(path) > 1})
+    missing = [
+        path
+        for path in named
+        if not ((ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file())
+    ]
+    unnamed = [
+        str(path.relative_to(ROOT))
+        for folder in (ENGINE, KERNELS, ROOT / "tools", ROOT / "benchmarks")
+        for path in sorted(folder.rglob("*.py"))
+        if path.name != "__init__.py" and str(path.relative_to(ROOT)) not in named
+    ]
+    assert (repeated, missing, unnamed) == ([], [], []), (
+        f"README's file map: named twice {repeated}, named but missing {missing}, not named {unnamed}"
+    )
+
+
+def test_the_file_map_is_read_with_its_nesting() -> None:
+    readme = """# Files
+```
+unrelated/
+```
+
+```text
+engine/headspan/
+  config.py · errors.py  settings and refusals · in words
+  emit/                  what a head adds
+    fold.py
+  cli.py  flags
+
+kernels/headspan_kernels/  the ops
+  reference.py   plain PyTorch
+tests/ · tools/
+```
+"""
+    assert file_map(readme) == [
+        "engine/headspan/",
+        "engine/headspan/config.py",
+        "engine/headspan/errors.py",
+        "engine/headspan/emit/",
+        "engine/headspan/emit/fold.py",
+        "engine/headspan/cli.py",
+        "kernels/headspan_kernels/",
+        "kernels/headspan_kernels/reference.py",
+        "tests/",
+        "tools/",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("   plan.py", "indented by 3 spaces"),
+        ("      plan.py", "deeper than the folder"),
+        ("  plan.py the rows", "two spaces are wanted"),
+    ],
+)
+def test_a_file_map_out_of_shape_is_refused(line: str, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        file_map(f"```\nengine/headspan/\n{line}\n```\n")
+
+
+# Written in halves, so that this file does not hold them.
+MACHINE_PATHS = tuple(
+    (a + b).encode()
+    for a, b in [("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/"), ("pypi.org", "/simple")]
+)
+
+
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: no list of the repository's files")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert Path(__file__).resolve() in paths
+    wrong = [
+        f"{path.relative_to(ROOT)} holds {found.decode()}"
+        for path in paths
+        # A file that is deleted but not yet committed is still listed.
+        if path.is_file()
+        for found in MACHINE_PATHS
+        if found in path.read_bytes()
+    ]
+    assert not wrong, "\n".join(wrong)

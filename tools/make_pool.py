@@ -1,0 +1,106 @@
+"""Write the general text pool that ships with headspan: engine/headspan/pools/general.tsv.
+
+    python tools/make_pool.py      # rewrites the file and prints how many texts each concept has
+
+A text is a frame round a form round a word: "A photo of {}" round "{} and its young" round "a giraffe". Words
+and forms belong to one concept, frames are shared by many, so that no frame stands in for a concept; all are
+in pool_words.toml beside this file. Nothing is random: forms and frames take turns. Each line of the output
+is `text<TAB>concept`, without a header. Whether a text is good English is for a reader to judge.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+WORDS = Path(__file__).with_name("pool_words.toml")
+POOL = Path(__file__).resolve().parents[1] / "engine" / "headspan" / "pools" / "general.tsv"
+
+# Written with a consonant and spoken with a vowel, and the reverse, as far as the words after "a(n)" go.
+SPOKEN_WITH_VOWEL = ("hour",)
+SPOKEN_WITH_CONSONANT = ("one", "uni", "use", "eu")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Words of one concept that take the same forms and frames; each word gives `each` texts."""
+
+    concept: str
+    words: tuple[str, ...]
+    forms: tuple[str, ...]
+    frames: tuple[str, ...]
+    each: int
+
+
+def read_groups(path: Path) -> list[Group]:
+    """The groups of a words file, in its order."""
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    return [
+        Group(
+            concept=group["concept"],
+            words=tuple(" ".join(word.split()) for word in group["words"].split(",")),
+            forms=tuple(group.get("forms", ["{}"])),
+            frames=tuple(tables["frames"][group["frames"]]),
+            each=group.get("each", 1),
+        )
+        for group in tables["group"]
+    ]
+
+
+def with_articles(text: str) -> str:
+    """`text` with every "a(n)" made "a" or "an", as the next word is spoken."""
+
+    def article(found: re.Match[str]) -> str:
+        word = found[1]
+        vowel = word[0].lower() in "aeiou" and not word.lower().startswith(SPOKEN_WITH_CONSONANT)
+        return ("an " if vowel or word.startswith(SPOKEN_WITH_VOWEL) else "a ") + word
+
+    return re.sub(r"\ba\(n\) (\S+)", article, text)
+
+
+def texts(group: Group) -> Iterator[str]:
+    """The group's texts: forms and frames take turns, word by word, `each` texts to a word."""
+    for turn in range(len(group.words) * group.each):
+        word = group.words[turn // group.each]
+        form = group.forms[turn % len(group.forms)]
+        frame = group.frames[turn % len(group.frames)]
+        text = with_articles(frame.format(form.format(word)))
+        yield text[0].upper() + text[1:]
+
+
+def make_pool(groups: list[Group]) -> dict[str, str]:
+    """Every text with its concept, in the groups' order.
+
+    A text that comes twice is a slip in the words file, and an assertion names it.
+    """
+    concepts: dict[str, str] = {}
+    seen: set[str] = set()
+    for group in groups:
+        for text in texts(group):
+            assert text.lower() not in seen, f"{text!r} comes twice, now under {group.concept}"
+            seen.add(text.lower())
+            concepts[text] = group.concept
+    return concepts
+
+
+def as_tsv(concepts: dict[str, str]) -> str:
+    """The file's content: one `text<TAB>concept` a line."""
+    return "".join(f"{text}\t{concept}\n" for text, concept in concepts.items())
+
+
+def main() -> None:
+    """Rewrite the pool and print the number of texts of each concept."""
+    concepts = make_pool(read_groups(WORDS))
+    POOL.parent.mkdir(exist_ok=True)
+    POOL.write_text(as_tsv(concepts), encoding="utf-8", newline="\n")
+    for concept, count in Counter(concepts.values()).items():
+        print(f"{count:5}  {concept}")
+    print(f"{len(concepts):5}  in all")
+
+
+if __name__ == "__main__":
+    main()
