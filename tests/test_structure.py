@@ -28,7 +28,7 @@ FLOW = (
     ("model",),
     ("emit",),
     ("store",),
-    ("precompute",),
+    ("pipeline",),
     ("cluster", "analyse", "llm"),
     ("demo",),
     ("cli",),

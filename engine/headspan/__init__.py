@@ -1,1 +1,53 @@
-"""headspan: every attention head of CLIP image encoders, taken apart."""
+"""headspan: every attention head of CLIP image encoders, taken apart.
+
+`open` reads a store and needs no torch; `precompute` makes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headspan.analyse.ccs import ConceptConsistency, concept_consistency
+from headspan.analyse.labels import Labels, label_heads
+from headspan.analyse.spans import HeadSpans, read_spans, textspan
+from headspan.analyse.texts import Pool, read_pool
+from headspan.analyse.textspan import TextSpan, textspan_dense
+from headspan.config import PrecomputeSettings
+from headspan.errors import HeadspanError
+from headspan.records import Listener, Summary, ignore
+from headspan.store.reader import Store
+from headspan.store.reader import open_store as open  # noqa: A004
+
+__all__ = [
+    "ConceptConsistency",
+    "HeadSpans",
+    "HeadspanError",
+    "Labels",
+    "Pool",
+    "PrecomputeSettings",
+    "Store",
+    "TextSpan",
+    "concept_consistency",
+    "label_heads",
+    "open",
+    "precompute",
+    "read_pool",
+    "read_spans",
+    "textspan",
+    "textspan_dense",
+]
+
+
+def precompute(shards: str | Sequence[str], out: str | Path, listen: Listener = ignore, **settings: Any) -> Summary:
+    """Stream `shards` through an image encoder into the store `out`; returns what was done.
+
+    `settings` are the fields of PrecomputeSettings, as in `model="ViT-L-14", layers="all"`. Called again,
+    it goes on where it was interrupted. Raises HeadspanError, with what to do.
+    """
+    # The only call here that needs torch; reading and analysing do not.
+    from headspan.pipeline import precompute as run
+
+    given = {"shards": (shards,) if isinstance(shards, str) else tuple(shards), "out": str(out), **settings}
+    return run(PrecomputeSettings.from_dict(given), listen)

@@ -49,6 +49,7 @@ _PIL_ERRORS = (
     EOFError,
     ArithmeticError,
     MemoryError,
+    RuntimeError,
     Image.DecompressionBombError,
     struct.error,
     zlib.error,

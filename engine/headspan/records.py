@@ -71,6 +71,17 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """What a call of `precompute` did."""
+
+    path: str
+    # Stored in this call, set aside in this call, and finished by earlier calls.
+    images: int
+    bad: list[BadImage]
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """An event: `done` of `total` things of one `stage`; `total` is None while it is unknown."""
 

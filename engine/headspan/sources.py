@@ -70,8 +70,7 @@ def describe(url: str) -> tuple[int | None, int | None]:
     try:
         if not is_remote(url):
             found = Path(_local(url)).stat()
-            # A named pipe says 0 bytes and the time of its last reader.
-            return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (None, None)
+            return found.st_size, found.st_mtime_ns
         fs, path = fsspec.core.url_to_fs(url)
         size = fs.info(path).get("size")
         try:
@@ -131,7 +130,7 @@ def open_shard(url: str) -> ShardReader:
         if not is_remote(url):
             path = _local(url)
             if not stat.S_ISREG(Path(path).stat().st_mode):
-                return _Stream(url, lambda: Path(path).open("rb"))
+                raise _not_a_file(url)
             local = _LocalFile(url, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
             if local.read_up_to(0, 2) != _GZIP_MAGIC:
                 return local
@@ -305,6 +304,8 @@ def _expand_one(pattern: str) -> list[str]:
 
 def _find_local(name: str, pattern: str) -> list[str]:
     path = Path(_local(name))
+    if path.is_file():
+        return [name]
     if path.is_dir():
         tars = (tar for kind in ARCHIVES for tar in path.glob(kind))
         # macOS leaves a `._name` beside every file that it copies.
@@ -313,7 +314,7 @@ def _find_local(name: str, pattern: str) -> list[str]:
             raise SourceError(f"{name}: no .tar in this directory; name the directory that holds the shards")
         return found
     if path.exists():
-        return [name]
+        raise _not_a_file(name)
     if glob.has_magic(name):
         files = (match for match in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if match.is_file())
         found = sorted(str(match) for match in files if not match.name.startswith("."))
@@ -327,6 +328,11 @@ def _find_local(name: str, pattern: str) -> list[str]:
 def _local(url: str) -> str:
     path = url.removeprefix("file:")
     return str(Path("/" + path.lstrip("/") if path.startswith("//") else path).expanduser())
+
+
+def _not_a_file(url: str) -> SourceError:
+    # A named pipe gives its bytes once, and a shard is read at least twice.
+    return SourceError(f"{url}: not a regular file; name a file, or a command as in 'pipe:cat a.tar'")
 
 
 def _unreadable(url: str, error: Exception) -> SourceError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import shlex
 import subprocess
 import sys
 import uuid
@@ -43,6 +42,10 @@ class ForwardOnly(io.RawIOBase):
 class ForwardOnlyFileSystem(MemoryFileSystem):
     protocol = "forward"
 
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("forward://", "memory://"))
+
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         with super()._open(path, mode, **options) as file:
             return ForwardOnly(file.read())
@@ -51,9 +54,7 @@ class ForwardOnlyFileSystem(MemoryFileSystem):
 fsspec.register_implementation("forward", ForwardOnlyFileSystem, clobber=True)
 
 
-@pytest.fixture(
-    params=["local", "file", "gzip", "fifo", "pipe", "pipe-gzip", "memory", "memory-gzip", "forward"]
-)
+@pytest.fixture(params=["local", "file", "gzip", "pipe", "pipe-gzip", "memory", "memory-gzip", "forward"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """One url for each kind of source; all hold CONTENT."""
     kind = request.param
@@ -67,14 +68,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         MemoryFileSystem().rm_file(name)
     elif kind.startswith("pipe"):
         yield f"pipe:cat '{path}'"
-    elif kind == "fifo":
-        fifo = tmp_path / "fifo.tar"
-        os.mkfifo(fifo)
-        script = f"while true; do cat {shlex.quote(str(path))} > {shlex.quote(str(fifo))}; done"
-        writer = subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL)
-        yield str(fifo)
-        writer.kill()
-        writer.wait()
     else:
         yield f"file://{path}" if kind == "file" else str(path)
 
@@ -95,30 +88,23 @@ def test_a_short_read_names_offset_and_end(url: str) -> None:
         with pytest.raises(SourceError) as short:
             reader.read_at(end - 3, 512)
         assert str(short.value) == (
-            f"{url}: truncated: wanted 512 bytes at offset {end - 3}, the file ends at {end}; "
-            "fetch the shard again"
+            f"{url}: truncated: wanted 512 bytes at offset {end - 3}, the file ends at {end}; fetch the shard again"
         )
         with pytest.raises(SourceError, match=f"offset {end + 9}, the file ends at {end}"):
             reader.read_up_to(end + 9, 1)
 
 
-def test_only_a_stream_without_checksum_does_not_know_its_end(url: str) -> None:
+def test_only_a_stream_without_checksum_does_not_know_its_end(url: str, request: pytest.FixtureRequest) -> None:
+    kind = request.node.callspec.params["url"]
     with open_shard(url) as reader:
-        blind = (
-            "pipe:" in url or "fifo" in url or "forward" in url
-        ) and reader.__class__.__name__ == "_Stream"
-        packed = MemoryFileSystem().store and False
-        assert reader.read_at(0, 2) == CONTENT[:2]
-        assert packed or reader.knows_its_end in (True, not blind)
+        assert reader.knows_its_end == (kind not in ("pipe", "forward"))
 
 
 def test_threads_may_share_a_local_file(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(CONTENT)
     spans = [(offset, 257) for offset in range(0, len(CONTENT) - 257, 9_973)]
     with open_shard(str(tmp_path / "a.tar")) as reader, ThreadPoolExecutor(4) as pool:
-        for (offset, size), data in zip(
-            spans, pool.map(lambda span: reader.read_at(*span), spans), strict=True
-        ):
+        for (offset, size), data in zip(spans, pool.map(lambda span: reader.read_at(*span), spans), strict=True):
             assert data == CONTENT[offset : offset + size]
 
 
@@ -158,7 +144,7 @@ def test_a_shard_is_described_by_size_and_time(tmp_path: Path) -> None:
     assert size == 3
     assert modified_ns is not None
     assert modified_ns > 1_700_000_000_000_000_000
-    with pytest.raises(SourceError, match="memory://none.tar: cannot be read"):
+    with pytest.raises(SourceError, match=r"memory://none.tar: cannot be read"):
         describe("memory://none.tar")
 
 
@@ -168,7 +154,7 @@ def test_what_cannot_be_opened_is_named(url: str) -> None:
         open_shard(url)
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     for name in ("2.tar", "0.tar", "1.tar", "3.tar.gz", "._0.tar", "0.txt"):
@@ -212,20 +198,23 @@ def test_an_absolute_glob_and_a_name_with_braces_of_its_own(folder: Path) -> Non
         (["data/{0..3}.tar"], r"^data/3.tar: no such file \(of the pattern data/\{0..3\}.tar\)"),
         (["data/*.zip"], r"^data/\*.zip: the pattern matches no file"),
         (["data/{0..3.tar"], "braces do not match"),
-        ([".."], r"^\.\.: no .tar in this directory"),
+        (["."], r"^\.: no .tar in this directory"),
         (["data", "data/1.tar"], r"^data/1.tar: named twice"),
         (["data/1.tar", "./data/1.tar"], "named twice"),
         (["s3://b/{0,0}.tar"], "named twice"),
     ],
 )
 def test_patterns_that_cannot_be_meant_are_refused(folder: Path, patterns: list[str], message: str) -> None:
-    (folder / "deep").mkdir()
-    os.chdir(folder / "data")
-    os.chdir(folder)
-    if patterns == [".."]:
-        os.chdir(folder / "deep")
     with pytest.raises(SourceError, match=message):
         expand(patterns)
+
+
+def test_a_named_pipe_is_refused_since_it_gives_its_bytes_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(SourceError, match=r"a.tar: not a regular file; .*'pipe:"):
+        expand([str(tmp_path / "a.tar")])
+    with pytest.raises(SourceError, match="not a regular file"):
+        open_shard(str(tmp_path / "a.tar"))
 
 
 def test_local_shards_are_read_without_torch() -> None:

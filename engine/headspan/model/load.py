@@ -33,7 +33,8 @@ class LoadedModel:
 
     name: str
     pretrained: str | None
-    clip: torch.nn.Module
+    # An open_clip CLIP, CustomTextCLIP or CoCa, which share no typed base.
+    clip: Any
     config: dict[str, Any]
     preprocess: Preprocess
     # SHA-256 over the image tower's parameters, by name, as float32.
@@ -175,7 +176,7 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0][:160].rstrip(".")
 
 
-def _preprocess(visual: torch.nn.Module) -> Preprocess:
+def _preprocess(visual: Any) -> Preprocess:
     config = visual.preprocess_cfg
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size

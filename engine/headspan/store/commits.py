@@ -20,6 +20,7 @@ import numpy as np
 from headspan.errors import StoreError
 from headspan.records import BadImage, Unit
 from headspan.store.files import write_atomically
+from headspan.store.schema import RECORDS
 
 GROUP_UNITS = 64
 
@@ -54,7 +55,7 @@ class Commits:
     """The `commits` folder of a store."""
 
     def __init__(self, root: Path, units: int) -> None:
-        self._folder = root / "commits"
+        self._folder = root / RECORDS / "commits"
         self._units = units
 
     def records(self) -> list[UnitRecord]:
@@ -85,8 +86,14 @@ class Commits:
                 merged = part if merged is None else merged + part
         return merged
 
-    def drop_moments(self) -> None:
-        """Delete the groups' moments, once they stand in the store's arrays."""
+    @property
+    def complete(self) -> bool:
+        """Whether the whole run is finished and its moments stand in the store's arrays."""
+        return (self._folder / "complete.json").is_file()
+
+    def close(self) -> None:
+        """Note that the merged moments stand in the store's arrays, and delete the groups' own."""
+        write_atomically(self._folder / "complete.json", [b"{}\n"])
         for path in self._folder.glob("group-*.moments"):
             path.unlink(missing_ok=True)
 

@@ -169,7 +169,7 @@ class Store:
 
     def moments(self) -> MergedMoments:
         """Count, sum and Gram matrix of every kept head's normalised coordinates, over all good images."""
-        if (self.path / "commits" / "complete.json").is_file():
+        if self._commits.complete:
             count, total, gram = (np.asarray(self._array(f"moments/{name}")[...]) for name in ("count", "sum", "gram"))
             return MergedMoments(int(count[0]), total, gram)
         moments = self._commits.moments()
@@ -203,7 +203,8 @@ class Store:
 
     def _read(self, name: str, *index: int) -> np.ndarray:
         array = self._array(name)
-        values = np.asarray(array[(slice(None), *index)])
+        selection: tuple[slice | int, ...] = (slice(None), *index)
+        values = np.asarray(array[selection])
         return values if len(self._rows) == len(values) else values[self._rows]
 
     def _all_rows(self) -> np.ndarray:

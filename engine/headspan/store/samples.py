@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headspan.records import BadImage, Sample, Shard, Unit
+from headspan.store.schema import RECORDS
 
 _UNITS_PER_FILE = 128
 _SAMPLES = pa.schema(
@@ -43,7 +44,7 @@ _NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string
 
 def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> int:
     """Write all samples in row order; returns how many there are. Memory is that of one unit."""
-    folder = root / "samples"
+    folder = root / RECORDS / "samples"
     folder.mkdir(parents=True)
     stream, total, writer = iter(samples), 0, None
     try:
@@ -68,7 +69,7 @@ def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> in
 def read_unit(root: Path, unit: Unit) -> Iterator[Sample]:
     """The samples of one unit, in row order."""
     file, group = divmod(unit.index, _UNITS_PER_FILE)
-    with pq.ParquetFile(root / "samples" / f"{file:05d}.parquet") as parquet:
+    with pq.ParquetFile(root / RECORDS / "samples" / f"{file:05d}.parquet") as parquet:
         table = parquet.read_row_group(group)
     for row in table.to_pylist():
         yield Sample(**row)
@@ -76,28 +77,28 @@ def read_unit(root: Path, unit: Unit) -> Iterator[Sample]:
 
 def read_table(root: Path) -> pa.Table:
     """All samples, one line a row of the arrays."""
-    files = sorted((root / "samples").glob("*.parquet"))
+    files = sorted((root / RECORDS / "samples").glob("*.parquet"))
     return pa.concat_tables([pq.read_table(file) for file in files])
 
 
 def write_shards(root: Path, shards: Sequence[Shard]) -> None:
     """Write what the plan found of every tar."""
-    pq.write_table(_table(shards, _SHARDS), root / "shards.parquet", compression="zstd")
+    pq.write_table(_table(shards, _SHARDS), root / RECORDS / "shards.parquet", compression="zstd")
 
 
 def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
     """Write what the plan could not read beside the images: captions, metadata, labels."""
-    pq.write_table(_table(notes, _NOTES), root / "notes.parquet", compression="zstd")
+    pq.write_table(_table(notes, _NOTES), root / RECORDS / "notes.parquet", compression="zstd")
 
 
 def read_notes(root: Path) -> list[BadImage]:
     """What the plan could not read beside the images."""
-    return [BadImage(**row) for row in pq.read_table(root / "notes.parquet").to_pylist()]
+    return [BadImage(**row) for row in pq.read_table(root / RECORDS / "notes.parquet").to_pylist()]
 
 
 def read_shards(root: Path) -> list[Shard]:
     """Every tar of the plan."""
-    return [Shard(**row) for row in pq.read_table(root / "shards.parquet").to_pylist()]
+    return [Shard(**row) for row in pq.read_table(root / RECORDS / "shards.parquet").to_pylist()]
 
 
 def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:

@@ -19,6 +19,8 @@ from headspan.emit.shares import EXTRA_COORDINATES
 from headspan.errors import StoreError
 
 FORMAT = 1
+# The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
+RECORDS = "records"
 # Rows in an inner chunk: many where one head is read over all images, few where one image's patches are.
 _CHUNK_ROWS = {"heads": 256, "patches": 8}
 _DEFAULT_CHUNK_ROWS = 64

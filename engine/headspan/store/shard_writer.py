@@ -57,7 +57,7 @@ class ShardBuffer:
         index[:used, 1] = chunk_bytes
         index_bytes = index.tobytes()
         crc = google_crc32c.value(index_bytes).to_bytes(4, "little")
-        body = memoryview(self._chunks[:used_rows]).cast("B")
+        body = self._chunks[:used_rows].reshape(-1).view(np.uint8).data
         return name, *write_atomically(root / name, [body, index_bytes, crc])
 
 

@@ -22,9 +22,10 @@ from headspan.emit.shares import Folded
 from headspan.errors import StoreError
 from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.commits import Commits, MergedMoments, UnitRecord, unit_of
-from headspan.store.files import sync_folder, write_atomically
+from headspan.store.files import sync_folder
 from headspan.store.samples import read_shards, read_unit, write_notes, write_samples, write_shards
 from headspan.store.schema import (
+    RECORDS,
     ArraySpec,
     create_array,
     dimensions,
@@ -86,7 +87,7 @@ class StagedStore:
                 "make room, choose another --out, or emit fewer layers"
             )
         write_shards(self.folder, shards)
-        (self.folder / "commits").mkdir()
+        (self.folder / RECORDS / "commits").mkdir()
         root = zarr.create_group(store=self.folder, zarr_format=3, attributes={"headspan": attributes})
         for spec in specs.values():
             create_array(root, spec)
@@ -161,7 +162,7 @@ class StoreWriter:
     @property
     def complete(self) -> bool:
         """Whether the whole run is finished and its moments are merged."""
-        return (self.path / "commits" / "complete.json").is_file()
+        return self.commits.complete
 
     def overflows(self, rows: np.ndarray) -> list[BadImage]:
         """The images at `rows`, set aside because a number of theirs does not fit the store's types."""
@@ -183,8 +184,7 @@ class StoreWriter:
         values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
         for name, spec in moment_arrays(self.size).items():
             write_array(self.path, spec, values[name])
-        write_atomically(self.path / "commits" / "complete.json", [b"{}\n"])
-        self.commits.drop_moments()
+        self.commits.close()
 
 
 class UnitWriter:

@@ -6,7 +6,6 @@ Killed at any moment, the same call goes on where the last commit record stands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -18,20 +17,9 @@ from headspan.emit.contributions import contributions
 from headspan.emit.moments import Moments
 from headspan.model.encoder import Encoder, prepare
 from headspan.prefetch import prefetch
-from headspan.records import BadImage, DecodedImage, Listener, Progress, Unit, ignore
+from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
 from headspan.store.planning import open_planned
 from headspan.store.writer import StoreWriter
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a call of `precompute` did."""
-
-    path: str
-    # Stored in this call, set aside in this call, and finished by earlier calls.
-    images: int
-    bad: list[BadImage]
-    skipped: int
 
 
 def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summary:

@@ -1,0 +1,101 @@
+"""One concept a head, and which of its first texts are consistent with it.
+
+Source: Madasu et al., arXiv 2409.06579 (labels) and arXiv 2503.11103 (judging texts against them). This
+file is the seam: whoever labels and whoever judges are two functions; here they are the pool's own
+annotations, so that no language model is needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+
+from headspan.analyse import results
+from headspan.analyse.spans import HeadSpans, read_spans
+from headspan.errors import TextsError
+from headspan.store.reader import Store
+
+# Both studies look at the first five texts.
+LABELLED_TEXTS = 5
+
+# The head's first texts, by their places in the pool, to a label; None where nothing can be said.
+Labeller = Callable[[Sequence[int]], str | None]
+# A text, by its place in the pool, and a label to whether they are consistent.
+Judge = Callable[[int, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A label of every head (None where it has none), and the votes on its first five texts."""
+
+    run: str
+    source: str
+    layers: tuple[int, ...]
+    names: tuple[tuple[str | None, ...], ...]
+    consistent: Bool[np.ndarray, "layer head text"]
+
+    def name(self, layer: int, head: int) -> str | None:
+        """The label of one head."""
+        return self.names[self.layers.index(layer)][head]
+
+
+def label_heads(store: Store, run: str | None = None) -> Labels:
+    """Label every head of a TEXTSPAN run by the concepts of its pool, and keep it as `labels/<run>`.
+
+    A head's label is the commonest concept among its first five texts (of equally common ones, the one
+    chosen first), and a text is consistent where it carries that concept. Raises TextsError where the
+    pool has no concepts.
+    """
+    spans = read_spans(store, run)
+    concepts = spans.pool.concepts
+    if concepts is None:
+        raise TextsError(
+            f"pool {spans.pool.name}: its texts carry no concepts, so heads cannot be labelled by them; give "
+            "text<TAB>concept lines, or use the pool general"
+        )
+    labels = label_with(
+        spans,
+        labeller=lambda texts: Counter(concepts[text] for text in texts).most_common(1)[0][0] if texts else None,
+        judge=lambda text, label: concepts[text] == label,
+        source=f"concepts of pool {spans.pool.name}",
+    )
+    _save(store, labels)
+    return labels
+
+
+def label_with(spans: HeadSpans, labeller: Labeller, judge: Judge, source: str) -> Labels:
+    """Ask `labeller` for every head's label and `judge` for every vote."""
+    votes = np.zeros((*spans.indices.shape[:2], LABELLED_TEXTS), bool)
+    names: list[tuple[str | None, ...]] = []
+    for kept, _ in enumerate(spans.layers):
+        row: list[str | None] = []
+        for head in range(spans.indices.shape[1]):
+            texts = [text for text in spans.indices[kept, head, :LABELLED_TEXTS].tolist() if text >= 0]
+            label = labeller(texts)
+            row.append(label)
+            if label is not None:
+                votes[kept, head, : len(texts)] = [judge(text, label) for text in texts]
+        names.append(tuple(row))
+    return Labels(spans.run, source, spans.layers, tuple(names), votes)
+
+
+def read_labels(store: Store, run: str | None = None) -> Labels:
+    """The stored labels of a run, or of the only one there is."""
+    run = results.only_run(store, "labels", run, "headspan label")
+    arrays, settings = results.load(store, "labels", run, "headspan label")
+    names = tuple(tuple(row) for row in settings["labels"])
+    return Labels(run, settings["source"], tuple(settings["layers"]), names, arrays["consistent"])
+
+
+def _save(store: Store, labels: Labels) -> None:
+    results.save(
+        store,
+        "labels",
+        labels.run,
+        {"consistent": (labels.consistent, ("layer", "head", "text"))},
+        {"source": labels.source, "layers": list(labels.layers), "labels": [list(row) for row in labels.names]},
+    )

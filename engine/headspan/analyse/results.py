@@ -1,0 +1,66 @@
+"""What analyses add to a store: one group a run, `<kind>/<run>`, its arrays, and its settings as attributes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+
+from headspan.errors import SettingsError, StoreError
+from headspan.store.reader import Store
+
+# An array with the names of its axes.
+Named = tuple[np.ndarray, tuple[str, ...]]
+
+
+def save(
+    store: Store,
+    kind: str,
+    run: str,
+    arrays: Mapping[str, Named],
+    settings: dict[str, Any],
+) -> None:
+    """Write arrays (each with the names of its axes) and settings, in place of an earlier run of that name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+        raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
+    try:
+        root = zarr.open_group(store.path, mode="r+")
+        group = root.require_group(kind).create_group(run, overwrite=True, attributes=settings)
+        for name, (values, dims) in arrays.items():
+            group.create_array(name, data=values, dimension_names=list(dims))
+    except OSError as error:
+        raise StoreError(
+            f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); make room or mend its permissions"
+        ) from error
+
+
+def load(store: Store, kind: str, run: str, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and settings of a run. StoreError where it is not there, naming the command that makes it."""
+    node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
+    if not isinstance(node, zarr.Group):
+        raise StoreError(f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {made_by}")
+    return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
+
+
+def runs(store: Store, kind: str) -> list[str]:
+    """The names of the runs of one kind."""
+    node = zarr.open_group(store.path, mode="r").get(kind)
+    return sorted(node.group_keys()) if isinstance(node, zarr.Group) else []
+
+
+def only_run(store: Store, kind: str, run: str | None, made_by: str) -> str:
+    """`run`, or the one run of that kind there is. StoreError where there is none or a choice."""
+    if run is not None:
+        return run
+    found = runs(store, kind)
+    if len(found) != 1:
+        todo = f"run {made_by}" if not found else "name one with --run"
+        raise StoreError(f"{store.path}: has {_listed(found)} as {kind} runs; {todo}")
+    return found[0]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"

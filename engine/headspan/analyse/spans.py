@@ -1,0 +1,122 @@
+"""TEXTSPAN over a store: every kept head described by texts of a pool, and kept as `textspan/<run>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headspan.analyse import results
+from headspan.analyse.texts import Pool, read_pool, stored_pool, text_vectors
+from headspan.analyse.textspan import Spread, TextSpan, span_heads
+from headspan.errors import StoreError
+from headspan.records import Listener, ignore
+from headspan.store.reader import Store
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpans:
+    """Texts of every head, in the order chosen; -1 in `indices` where nothing was left to explain."""
+
+    run: str
+    pool: Pool
+    layers: tuple[int, ...]
+    indices: Int[np.ndarray, "layer head text"]
+    # Cumulative share of the variance of the head's contributions.
+    explained: Float[np.ndarray, "layer head text"]
+
+    def texts(self, layer: int, head: int, count: int | None = None) -> list[str]:
+        """The first `count` texts of a head, all by default."""
+        chosen = self.indices[self.layers.index(layer), head, :count]
+        return [self.pool.texts[index] for index in chosen.tolist() if index >= 0]
+
+    def heads(self) -> Iterator[tuple[int, int]]:
+        """Layer and head of every described head, in order."""
+        for layer in self.layers:
+            for head in range(self.indices.shape[1]):
+                yield layer, head
+
+
+def textspan(
+    store: Store,
+    texts: str | Path | Sequence[str] | Pool = "general",
+    texts_per_head: int = 60,
+    layers: Sequence[int] | None = None,
+    rank: int = 80,
+    run: str | None = None,
+    listen: Listener = ignore,
+) -> HeadSpans:
+    """Describe every head of `layers` (all kept ones by default), from the store's moments alone.
+
+    In the published convention (`even`), contributions over `‖embedding‖`. The result is kept in the
+    store as `textspan/<run>`; `run` is the pool's name by default. Raises SettingsError where sizes do
+    not fit, StoreError where fewer than two images are there, and what `text_vectors` raises.
+    """
+    pool = read_pool(texts)
+    run = run or pool.name
+    chosen_layers = tuple(store.layers if layers is None else layers)
+    spans = span_store(store, text_vectors(store, pool, listen), texts_per_head, chosen_layers, rank)
+    shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
+    result = HeadSpans(
+        run=run,
+        pool=pool,
+        layers=chosen_layers,
+        indices=np.stack([span.indices for span in spans]).reshape(shape),
+        explained=np.stack([span.explained for span in spans]).reshape(shape),
+    )
+    dims = ("layer", "head", "text")
+    results.save(
+        store,
+        "textspan",
+        run,
+        {"indices": (result.indices, dims), "explained": (result.explained, dims)},
+        {
+            "pool": pool.name,
+            "pool_sha256": pool.sha256,
+            "layers": list(chosen_layers),
+            "texts_per_head": texts_per_head,
+            "rank": rank,
+            "convention": "even",
+            "images": store.moments().count,
+        },
+    )
+    return result
+
+
+def span_store(
+    store: Store, vectors: Float[np.ndarray, "text joint"], texts_per_head: int, layers: Sequence[int], rank: int
+) -> list[TextSpan]:
+    """TEXTSPAN of all heads of `layers`, layer by layer, with what reconstruction needs."""
+    moments = store.moments()
+    if moments.count < 2:
+        raise StoreError(f"{store.path}: {moments.count} images; TEXTSPAN needs a variance, so at least 2")
+    return span_heads(
+        (
+            Spread(
+                moments.count,
+                moments.total[store.layers.index(layer), head],
+                moments.gram[store.layers.index(layer), head],
+                store.head_directions(layer, head),
+            )
+            for layer in layers
+            for head in range(store.heads_per_layer)
+        ),
+        vectors,
+        texts_per_head,
+        rank,
+    )
+
+
+def read_spans(store: Store, run: str | None = None) -> HeadSpans:
+    """The stored texts of a run, or of the only one there is."""
+    run = results.only_run(store, "textspan", run, "headspan textspan")
+    arrays, settings = results.load(store, "textspan", run, "headspan textspan")
+    pool = stored_pool(store, settings["pool"])
+    if pool.sha256 != settings["pool_sha256"]:
+        raise StoreError(
+            f"{store.path}: the pool {pool.name} has changed since textspan run {run!r}; run headspan textspan again"
+        )
+    return HeadSpans(run, pool, tuple(settings["layers"]), arrays["indices"], arrays["explained"])

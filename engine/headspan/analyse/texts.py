@@ -1,0 +1,116 @@
+"""Text pools: read from a file or from the package, and embedded once per store by its own model.
+
+A pool is a text file with one description a line, or a TSV of description and concept. The vectors are
+kept in the store as `texts/<pool>`, so that only the first analysis over a pool needs the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from headspan.analyse import results
+from headspan.errors import ModelError, TextsError
+from headspan.records import Listener, ignore
+from headspan.store.reader import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Descriptions, and the concept of each where they are annotated."""
+
+    name: str
+    texts: tuple[str, ...]
+    concepts: tuple[str, ...] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the texts and their order, and the concepts."""
+        lines = self.texts if self.concepts is None else map("\t".join, zip(self.texts, self.concepts, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
+    """A pool from a file, from a sequence of texts, or the one that ships with headspan (`general`).
+
+    Raises TextsError where the file is missing, empty, not UTF-8, or annotates only some of its lines.
+    """
+    if isinstance(source, Pool):
+        return source
+    if not isinstance(source, str | Path):
+        texts = tuple(source)
+        if not texts:
+            raise TextsError("an empty list of texts; give at least one description")
+        return Pool(f"list-{hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:8]}", texts)
+    shipped = files("headspan") / "pools" / f"{source}.tsv"
+    path = Path(source)
+    try:
+        content = shipped.read_bytes() if shipped.is_file() and not path.is_file() else path.read_bytes()
+        lines = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise TextsError(
+            f"{source}: cannot be read ({error.strerror}); give a file with one description a line, or general"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise TextsError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    if not lines:
+        raise TextsError(f"{source}: holds no descriptions; write one a line")
+    return _parse(path.stem, lines, str(source))
+
+
+def _parse(name: str, lines: Sequence[str], source: str) -> Pool:
+    cells = [[cell.strip() for cell in line.split("\t")] for line in lines]
+    widths = [len(row) for row in cells]
+    if all(width == 1 for width in widths):
+        return Pool(name, tuple(row[0] for row in cells))
+    for number, row in enumerate(cells, start=1):
+        if len(row) != 2 or not all(row):
+            raise TextsError(
+                f"{source}: description {number} ({lines[number - 1][:60]!r}) is not text<TAB>concept as others are; "
+                "annotate every line or none"
+            )
+    return Pool(name, tuple(row[0] for row in cells), tuple(row[1] for row in cells))
+
+
+def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32[np.ndarray, "text joint"]:
+    """Unit vectors of the pool's texts, from the store if it has them, else from its model.
+
+    Raises ModelError where the model at hand is not the one that made the store.
+    """
+    if pool.name in results.runs(store, "texts"):
+        arrays, settings = results.load(store, "texts", pool.name, "headspan textspan")
+        if settings["pool_sha256"] == pool.sha256:
+            return arrays["vectors"]
+    # Only here is the model needed, and with it torch.
+    from headspan.model.load import load_model
+    from headspan.model.text import encode_texts
+
+    model = load_model(store.attributes["model"], store.attributes["pretrained"])
+    wanted = store.attributes["weights_sha256"]
+    if model.weights_sha256 != wanted:
+        raise ModelError(
+            f"{model.name} {model.pretrained}: image tower {model.weights_sha256[:12]}, but {store.path} was made with "
+            f"{wanted[:12]}; restore the weights that made the store"
+        )
+    vectors = encode_texts(model, pool.texts, listen=listen)
+    results.save(
+        store,
+        "texts",
+        pool.name,
+        {"vectors": (vectors, ("text", "joint"))},
+        {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": pool.concepts and list(pool.concepts)},
+    )
+    return vectors
+
+
+def stored_pool(store: Store, name: str) -> Pool:
+    """The pool `name` as the store keeps it."""
+    _, settings = results.load(store, "texts", name, "headspan textspan")
+    concepts = settings["concepts"]
+    return Pool(name, tuple(settings["texts"]), tuple(concepts) if concepts else None)

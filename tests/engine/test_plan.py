@@ -1,0 +1,415 @@
+"""The plan against Python's tarfile, and against every way in which samples get lost elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headspan.errors import SourceError
+from headspan.plan import COMPANION_BYTES, list_samples, scan, units
+from headspan.records import BadImage, Progress, Sample, Unit
+
+Members = Iterable[tuple[str, bytes]]
+
+
+def tar_bytes(members: Members, form: int = tarfile.GNU_FORMAT, **options: object) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form, **options) as tar:  # type: ignore[call-overload]
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def write(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def plan(data: bytes, path: Path, notes: list[BadImage] | None = None) -> list[Sample]:
+    on_note = pytest.fail if notes is None else notes.append
+    shard, samples = scan(write(path / "a.tar", data), 0, on_note)
+    assert shard.images == len(samples)
+    assert [sample.row for sample in samples] == list(range(len(samples)))
+    return samples
+
+
+def pairs(count: int, size: int = 700) -> list[tuple[str, bytes]]:
+    """`count` images of some `size` bytes, each followed by its caption."""
+    members = []
+    for n in range(count):
+        members += [(f"{n:06d}.jpg", bytes([n % 251]) * (size + n)), (f"{n:06d}.txt", b"caption %d" % n)]
+    return members
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_offsets_and_names_are_those_of_tarfile(tmp_path: Path, form: int) -> None:
+    long = "d" * 60 + "/" + "e" * 70
+    names = ["a.jpg", "sub/b.PNG", f"{long}/c.webp", "ünï/ç.jpeg", "ends at block.jpg", "empty.jpg"]
+    sizes = [1, 511, 512, 513, 1024, 0]
+    if form != tarfile.USTAR_FORMAT:
+        names.append("x/" * 400 + "very long.jpg")
+        sizes.append(3)
+    members = [(name, bytes([65 + i]) * size) for i, (name, size) in enumerate(zip(names, sizes, strict=True))]
+    samples = plan(tar_bytes(members, form), tmp_path)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        wanted = [(info.name, info.offset_data, info.size) for info in tar]
+    assert [(s.member, s.offset, s.size_bytes) for s in samples] == wanted
+    assert [s.key for s in samples] == [name.rpartition(".")[0] for name in names]
+    for sample, (_, data) in zip(samples, members, strict=True):
+        assert (tmp_path / "a.tar").read_bytes()[sample.offset :][: sample.size_bytes] == data
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/."), min_size=1, max_size=150)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    names=st.lists(NAMES, max_size=9, unique=True),
+    form=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    sizes=st.lists(st.integers(0, 20_000), min_size=9, max_size=9),
+)  # fmt: skip
+def test_any_names_and_sizes_are_those_of_tarfile(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], form: int, sizes: list[int]
+) -> None:
+    path = tmp_path_factory.getbasetemp()
+    data = tar_bytes([(f"{name}.jpg", bytes(size)) for name, size in zip(names, sizes, strict=False)], form)
+    samples = plan(data, path)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        wanted = [(info.name, info.offset_data, info.size) for info in tar]
+    assert [(s.member, s.offset, s.size_bytes) for s in samples] == wanted
+
+
+def test_companions_belong_to_the_image_of_their_key(tmp_path: Path) -> None:
+    metadata = b'{"url": "http://x", "n": [1, 2]}\n'
+    samples = plan(
+        tar_bytes([
+            ("a.jpg", b"1"), ("a.txt", "\ufeff Zwei Hündchen\n".encode()), ("a.json", metadata),
+            ("a.cls", b" 7\n"), ("b.jpg", b"2"), ("c.TXT", b"of c"), ("c.cls", b"-1"), ("c.PnG", b"3"),
+            ("d.txt", b"of nobody"),
+        ]),
+        tmp_path,
+    )  # fmt: skip
+    assert [s.key for s in samples] == ["a", "b", "c"]
+    assert samples[0].caption == "Zwei Hündchen"
+    assert samples[0].metadata is not None
+    assert json.loads(samples[0].metadata) == {"url": "http://x", "n": [1, 2]}
+    assert samples[0].label == 7
+    assert (samples[1].caption, samples[1].metadata, samples[1].label) == (None, None, None)
+    assert (samples[2].caption, samples[2].label) == ("of c", -1)
+
+
+def test_companions_far_from_their_images_are_found(tmp_path: Path) -> None:
+    # Webdataset makes 100 half samples of these 50.
+    members = pairs(50)
+    samples = plan(tar_bytes(members[0::2] + members[:0:-2]), tmp_path)
+    assert [(s.key, s.caption) for s in samples] == [(f"{n:06d}", f"caption {n}") for n in range(50)]
+
+
+def test_dots_in_names_do_not_join_images(tmp_path: Path) -> None:
+    # Webdataset makes one sample of these 50.
+    members = [(f"img.{name}", data) for name, data in pairs(50)]
+    samples = plan(tar_bytes(members), tmp_path)
+    assert [(s.key, s.caption) for s in samples] == [(f"img.{n:06d}", f"caption {n}") for n in range(50)]
+
+
+def test_a_mask_is_a_companion_where_its_image_exists_and_an_image_where_not(tmp_path: Path) -> None:
+    members = [
+        ("a.mask.png", b"1"), ("a.jpg", b"2"), ("a.mask.depth.png", b"3"), ("b.mask.png", b"4"), ("v1.2/c.jpg", b"5"),
+        ("v1.jpg", b"6"), ("v1.2/.d.jpg", b"7"),
+    ]  # fmt: skip
+    assert [s.key for s in plan(tar_bytes(members), tmp_path)] == ["a", "b.mask", "v1.2/c", "v1", "v1.2/.d"]
+
+
+def test_images_of_one_key_keep_a_row_each(tmp_path: Path) -> None:
+    members = [("a.jpg", b"1"), ("a.png", b"22"), ("a.jpg", b"333"), ("a.txt", b"all")]
+    samples = plan(tar_bytes(members), tmp_path)
+    assert [(s.key, s.member, s.size_bytes, s.caption) for s in samples] == [
+        ("a", "a.jpg", 1, "all"),
+        ("a", "a.png", 2, "all"),
+        ("a", "a.jpg", 3, "all"),
+    ]
+
+
+def test_what_is_no_image_gets_no_row(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, kind in (
+            ("folder.jpg", tarfile.DIRTYPE), ("soft.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE),
+            ("fifo.jpg", tarfile.FIFOTYPE), ("a.jpg", tarfile.REGTYPE), ("._a.jpg", tarfile.REGTYPE),
+            ("__MACOSX/x.jpg", tarfile.REGTYPE), ("sub/__MACOSX/x.jpg", tarfile.REGTYPE), (".jpg", tarfile.REGTYPE),
+            ("jpg", tarfile.REGTYPE), ("a.jpg.exe", tarfile.REGTYPE), ("b.gif", tarfile.REGTYPE),
+            ("../../etc/x.jpg", tarfile.REGTYPE), ("old.jpg", tarfile.AREGTYPE),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.jpg" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+            tar.addfile(info)
+    assert [s.key for s in plan(file.getvalue(), tmp_path)] == ["a", "../../etc/x", "old"]
+
+
+def test_companions_that_cannot_be_read_are_told_and_the_image_stays(tmp_path: Path) -> None:
+    notes: list[BadImage] = []
+    members = [
+        ("a.jpg", b"1"), ("a.txt", b"caf\xe9"), ("a.json", b"{'no': 1}"), ("a.cls", b"cat"),
+        ("b.jpg", b"2"), ("b.json", b"[" * 100_000), ("b.cls", b"9" * 30), ("b.txt", b"good"),
+    ]  # fmt: skip
+    samples = plan(tar_bytes(members), tmp_path, notes)
+    assert [(s.caption, s.metadata, s.label) for s in samples] == [(None, None, None), ("good", None, None)]
+    assert [(note.row, note.key, note.reason) for note in notes] == [
+        (0, "a", "caption is not UTF-8"),
+        (0, "a", "metadata is not JSON"),
+        (0, "a", "label is not an integer"),
+        (1, "b", "metadata is not JSON"),
+        (1, "b", "label is not an integer"),
+    ]
+    assert {note.url for note in notes} == {str(tmp_path / "a.tar")}
+
+
+def test_a_companion_too_large_to_be_one_is_told(tmp_path: Path) -> None:
+    notes: list[BadImage] = []
+    plan(tar_bytes([("a.jpg", b"1"), ("a.txt", bytes(COMPANION_BYTES + 1))]), tmp_path, notes)
+    assert [note.reason for note in notes] == ["caption is not UTF-8 of at most 16 MiB"]
+
+
+def test_a_name_that_is_not_utf8_can_be_stored_as_text(tmp_path: Path) -> None:
+    data = tar_bytes([("caf\udce9.jpg", b"1"), ("caf\udce9.txt", b"one")], encoding="utf-8", errors="surrogateescape")
+    (sample,) = plan(data, tmp_path)
+    assert (sample.key, sample.caption) == ("caf\\xe9", "one")
+    assert sample.key.encode()
+
+
+def test_tars_joined_by_cat_are_read_to_the_end_each_with_its_captions(tmp_path: Path) -> None:
+    first, second = (
+        tar_bytes(pairs(3)),
+        tar_bytes([("000001.txt", b"other"), ("000001.jpg", b"9"), ("000002.jpg", b"8")]),
+    )
+    samples = plan(first + second, tmp_path)
+    assert [(s.key, s.caption) for s in samples] == [
+        ("000000", "caption 0"), ("000001", "caption 1"), ("000002", "caption 2"),
+        ("000001", "other"), ("000002", "caption 2"),
+    ]  # fmt: skip
+
+
+def test_a_missing_end_marker_is_accepted_on_a_block_boundary_of_a_file(tmp_path: Path) -> None:
+    whole = tar_bytes(pairs(3))
+    end = len(whole.rstrip(b"\0")) + 511 & ~511
+    assert len(plan(whole[:end], tmp_path)) == 3
+    assert len(plan(whole[: end + 512], tmp_path)) == 3
+    # Zeros after the marker need not fill a block.
+    assert len(plan(whole[: end + 1024] + bytes(100), tmp_path)) == 3
+
+
+def test_a_stream_must_bring_its_end_marker(tmp_path: Path) -> None:
+    whole = tar_bytes(pairs(3))
+    third = plan(whole, tmp_path)[2].offset - 512
+    write(tmp_path / "cut.tar", whole[:third])
+    assert len(scan(f"pipe:cat {tmp_path / 'a.tar'}", 0, pytest.fail)[1]) == 3
+    with pytest.raises(SourceError, match=f"the stream ends at offset {third} without a tar's end marker"):
+        scan(f"pipe:cat {tmp_path / 'cut.tar'}", 0, pytest.fail)
+
+
+def test_garbage_in_the_middle_is_named_with_its_offset(tmp_path: Path) -> None:
+    # Webdataset gives 120 of these 150 samples, and no word.
+    data = bytearray(tar_bytes(pairs(150)))
+    offset = plan(bytes(data), tmp_path)[120].offset - 512
+    data[offset : offset + 512] = b"\xa5" * 512
+    with pytest.raises(SourceError, match=rf"a.tar: damaged: at offset {offset} comes no tar header .*; fetch"):
+        plan(bytes(data), tmp_path)
+
+
+@pytest.mark.parametrize("cut", [1, 100, 511, 513, 700])
+def test_a_truncated_tar_is_named_with_its_offset(tmp_path: Path, cut: int) -> None:
+    data = tar_bytes([("a.jpg", b"x" * 700), ("b.jpg", b"y" * 700)])
+    last = 512 + 1024
+    with pytest.raises(SourceError, match=rf"a.tar: truncated: .* the file ends at {last + cut}; fetch"):
+        plan(data[: last + cut], tmp_path)
+
+
+def test_no_cut_of_a_tar_loses_an_image_in_silence(tmp_path: Path) -> None:
+    data = tar_bytes(pairs(3, size=300), tarfile.PAX_FORMAT)
+    whole = plan(data, tmp_path)
+    starts = {sample.offset - 512 for sample in whole} | {
+        end for sample in whole for end in (sample.offset + 512, sample.offset + 1536)
+    }
+    silent = 0
+    for size in range(1, len(data), 101):
+        try:
+            found = plan(data[:size], tmp_path)
+        except SourceError:
+            continue
+        assert size in starts or size >= whole[-1].offset + 1536
+        silent += len(found) == 3
+    assert silent > 0
+
+
+def test_a_long_name_without_its_member_is_truncation(tmp_path: Path) -> None:
+    data = tar_bytes([("a.jpg", b"1"), ("n" * 200 + ".jpg", b"2")])
+    second = 1024
+    assert data[second + 156 : second + 157] == b"L"
+    with pytest.raises(SourceError, match="truncated"):
+        plan(data[: second + 1024], tmp_path)
+
+
+def test_a_pipe_that_dies_is_an_error(tmp_path: Path) -> None:
+    # Webdataset gives 125 of these 150 samples, and goes on with the next shard.
+    data = tar_bytes(pairs(150))
+    path = tmp_path / "b.tar"
+    path.write_bytes(data)
+    boundary = plan(data, tmp_path)[125].offset - 512
+    for size in (boundary, boundary + 100):
+        with pytest.raises(SourceError, match=f"the command ended with status 9 after {size} bytes"):
+            scan(f"pipe:head -c {size} {path}; exit 9", 0, pytest.fail)
+    # A command that fails after a whole tar is suspect all the same.
+    with pytest.raises(SourceError, match="status 9"):
+        scan(f"pipe:cat {path}; exit 9", 0, pytest.fail)
+
+
+def header(name: bytes, size: bytes, kind: bytes = b"0", prefix: bytes = b"", magic: bytes = b"ustar\x0000") -> bytes:
+    """A header block, written by hand."""
+    block = bytearray(struct.pack("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x",
+        name, b"0000644\0", b"0000000\0", b"0000000\0", size, b"00000000000\0", b" " * 8, kind, b"", magic, b"", b"",
+        b"", b"", prefix))  # fmt: skip
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    ("block", "member", "size"),
+    [
+        (header(b"a.jpg", b"00000000003\0"), "a.jpg", 3),
+        (header(b"a.jpg", b"3          \0"), "a.jpg", 3),
+        (header(b"a.jpg", b"000000000003"), "a.jpg", 3),
+        (header(b"a.jpg", b"\x80" + bytes(10) + b"\x03"), "a.jpg", 3),
+        (header(b"a.jpg", b"00000000003\0", kind=b"\0", magic=bytes(8)), "a.jpg", 3),
+        (header(b"a.jpg", b"00000000003\0", kind=b"7"), "a.jpg", 3),
+        (header(b"a.jpg", b"00000000003\0", prefix=b"p/q"), "p/q/a.jpg", 3),
+        # GNU tar keeps times where ustar has the prefix.
+        (header(b"a.jpg", b"00000000003\0", prefix=b"14471", magic=b"ustar  \0"), "a.jpg", 3),
+        (header(b"a\xc3\xa4.jpg" + b"x" * 91 + b".jpg", b"00000000003\0"), "aä.jpg" + "x" * 91, None),
+    ],
+)
+def test_headers_of_every_dialect_are_read(tmp_path: Path, block: bytes, member: str, size: int | None) -> None:
+    samples = plan(block + b"abc" + bytes(509) + header(b"z.jpg", b"00000000000\0"), tmp_path)
+    if size is not None:
+        assert [(s.member, s.size_bytes) for s in samples] == [(member, size), ("z.jpg", 0)]
+
+
+def test_a_member_beyond_eight_gigabytes_is_stepped_over(tmp_path: Path) -> None:
+    path = tmp_path / "large.tar"
+    size = 9 << 30
+    with path.open("wb") as file:
+        file.write(header(b"film.mp4", b"\x80" + size.to_bytes(11, "big")))
+        # A hole in the file: nothing is written to the disk.
+        file.seek(size, io.SEEK_CUR)
+        file.write(tar_bytes([("a.jpg", b"1")]))
+    (sample,) = scan(str(path), 0, pytest.fail)[1]
+    assert sample.offset == 512 + size + 512
+
+
+def test_a_pax_size_and_a_global_header_count(tmp_path: Path) -> None:
+    path_record, size_record = b"22 path=long/name.jpg\n", b"10 size=3\n"
+    own = path_record + size_record
+    data = (
+        header(b"g", b"00000000015\0", kind=b"g") + b"13 comment=x\n".ljust(512, b"\0")
+        + header(b"p", b"%011o\0" % len(own), kind=b"x") + own.ljust(512, b"\0")
+        + header(b"short.jpg", b"00000000000\0") + b"abc".ljust(512, b"\0")
+        + header(b"z.jpg", b"00000000000\0")
+    )  # fmt: skip
+    assert [(s.member, s.size_bytes) for s in plan(data, tmp_path)] == [("long/name.jpg", 3), ("z.jpg", 0)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"a.tar: empty \(0 bytes\), where a tar was wanted; fetch"),
+        (b"<html>" * 200, "not a tar: at offset 0 comes no tar header"),
+        (b"PK\x03\x04", "truncated: wanted 512 bytes at offset 0, the file ends at 4"),
+        (header(b"a.jpg", b"\xff" * 12), "not a tar: .* a member of -1 bytes"),
+        (header(b"a.jpg", b"00000000000\0") + header(b"L", b"77777777777\0", kind=b"L"), "offset 512 .* a name or pax"),
+        (header(b"a.jpg", b"00000000003\0", kind=b"S") + bytes(512), "a.jpg is stored sparse"),
+        (header(b"p", b"00000000007\0", kind=b"x") + b"9 a=b\n".ljust(512), "records do not add up"),
+        (header(b"p", b"00000000014\0", kind=b"x") + b"12 size=-12\n".ljust(512, b"\0") + header(b"a.jpg", b"0\0"),
+         "a pax header with size '-12'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_whole_tar_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        plan(data, tmp_path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 6 * 512 - 1), st.integers(0, 255)), max_size=6),
+    size=st.integers(1, 20_000),
+)
+def test_broken_tars_give_samples_or_a_source_error_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], size: int
+) -> None:
+    data = bytearray(tar_bytes([("n" * 120 + ".jpg", b"1"), *pairs(2)], tarfile.PAX_FORMAT))
+    for where, value in changes:
+        data[where] = value
+    notes: list[BadImage] = []
+    try:
+        assert len(plan(bytes(data[:size]), tmp_path_factory.getbasetemp(), notes)) <= 3
+    except SourceError as error:
+        assert str(error).startswith(str(tmp_path_factory.getbasetemp()))  # noqa: PT017
+
+
+def test_gzip_and_pipe_give_the_plan_of_the_file(tmp_path: Path) -> None:
+    data = tar_bytes(pairs(37, size=9_000))
+    wanted = [(s.row, s.key, s.offset, s.caption) for s in plan(data, tmp_path)]
+    packed = write(tmp_path / "a.tar.gz", gzip.compress(data))
+    for url in (
+        packed,
+        f"pipe:cat {tmp_path / 'a.tar'}",
+        f"pipe:cat {packed}",
+        f"file://{tmp_path / 'a.tar'}",
+    ):
+        shard, samples = scan(url, 0, pytest.fail)
+        assert [(s.row, s.key, s.offset, s.caption) for s in samples] == wanted
+        assert {s.url for s in samples} == {url}
+        assert shard.size_bytes == (
+            None if url.startswith("pipe:") else Path(url.removeprefix("file://")).stat().st_size
+        )
+
+
+def test_rows_run_on_over_shards_and_progress_is_told(tmp_path: Path) -> None:
+    urls = [write(tmp_path / f"{n}.tar", tar_bytes(pairs(count))) for n, count in enumerate((3, 0, 1, 257))]
+    events: list[Progress] = []
+    found = list(list_samples(urls, on_note=pytest.fail, listen=events.append))
+    assert [(shard.url, shard.first_row, shard.images) for shard, _ in found] == [
+        (urls[0], 0, 3), (urls[1], 3, 0), (urls[2], 3, 1), (urls[3], 4, 257),
+    ]  # fmt: skip
+    assert [s.row for _, samples in found for s in samples] == list(range(261))
+    assert all(shard.size_bytes == Path(shard.url).stat().st_size for shard, _ in found)
+    assert all(shard.modified_ns == Path(shard.url).stat().st_mtime_ns for shard, _ in found)
+    assert events == [
+        Progress("plan", done, 4, f"{images} images") for done, images in ((1, 3), (2, 3), (3, 4), (4, 261))
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_shards_without_any_image_are_an_error(tmp_path: Path, count: int) -> None:
+    urls: Sequence[str] = [write(tmp_path / f"{n}.tar", tar_bytes([("a.txt", b"x")])) for n in range(count)]
+    with pytest.raises(SourceError, match=rf"no image in {count} shards \(first: .*\*.jpeg, \*.jpg, \*.png"):
+        list(list_samples(urls, on_note=pytest.fail))
+
+
+@pytest.mark.parametrize("images", [0, 1, 256, 257, 1000])
+@pytest.mark.parametrize("unit_images", [1, 256, 2000])
+def test_units_cover_each_row_once(images: int, unit_images: int) -> None:
+    found = units(images, unit_images)
+    assert [row for unit in found for row in range(unit.first_row, unit.first_row + unit.rows)] == list(range(images))
+    assert [unit.index for unit in found] == list(range(len(found)))
+    assert all(unit.rows == unit_images for unit in found[:-1])
+    assert units(5, 4) == [Unit(0, 0, 4), Unit(1, 4, 1)]
