@@ -48,9 +48,9 @@ class TextSpan:
 
 
 class Spread(NamedTuple):
-    """What TEXTSPAN needs of one head: uncentred Gram matrix over `count` images, sum, and joint directions."""
+    """What TEXTSPAN needs of one head: uncentred Gram matrix over `images` images, sum, and joint directions."""
 
-    count: int
+    images: int
     total: Float64[np.ndarray, " coordinate"]
     gram: Float64[np.ndarray, "coordinate coordinate"]
     directions: Float[np.ndarray, "coordinate joint"]
@@ -89,13 +89,13 @@ def span_heads(
 
 
 def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_per_head: int, rank: int) -> TextSpan:
-    if spread.count < 2:
-        raise SettingsError(f"TEXTSPAN over {spread.count} images; a variance needs at least 2")
+    if spread.images < 2:
+        raise SettingsError(f"TEXTSPAN over {spread.images} images; a variance needs at least 2")
     # Orthonormal joint directions make the change of coordinates an isometry.
     orthonormal, triangle = np.linalg.qr(spread.directions.T.astype(np.float64))
     gram = triangle @ spread.gram @ triangle.T
-    mean = triangle @ spread.total / spread.count
-    covariance = (gram - spread.count * np.outer(mean, mean)) / (spread.count - 1)
+    mean = triangle @ spread.total / spread.images
+    covariance = (gram - spread.images * np.outer(mean, mean)) / (spread.images - 1)
     variance = float(np.trace(covariance))
     kept = _leading_directions(gram, rank)
     basis = orthonormal @ kept

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,7 @@ class Tower:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Tower:
         """The same tower elsewhere or in another precision."""
-        moved = {f.name: _moved(getattr(self, f.name), device, dtype) for f in fields(self)}
+        moved: dict[str, Any] = {f.name: _moved(getattr(self, f.name), device, dtype) for f in fields(self)}
         return replace(self, **moved)
 
     @torch.inference_mode()
@@ -221,7 +221,7 @@ def _std(x: Tensor, eps: float) -> Tensor:
     return torch.sqrt(x.var(dim=-1, correction=0) + eps)
 
 
-def _moved(value: object, device: torch.device, dtype: torch.dtype) -> object:
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, dtype)
     if isinstance(value, tuple):

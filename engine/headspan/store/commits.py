@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from headspan.errors import StoreError
-from headspan.records import BadImage, Unit
+from headspan.records import BadImage
 from headspan.store.files import write_atomically
 from headspan.store.schema import RECORDS
 
@@ -176,9 +176,3 @@ def _unpack(path: Path) -> MergedMoments:
     gram[..., upper[0], upper[1]] = packed_upper
     gram[..., upper[1], upper[0]] = packed_upper
     return MergedMoments(count, total, gram)
-
-
-def unit_of(row: int, unit_images: int, images: int) -> Unit:
-    """The unit that holds `row`."""
-    index = row // unit_images
-    return Unit(index, index * unit_images, min(unit_images, images - index * unit_images))

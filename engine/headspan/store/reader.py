@@ -6,6 +6,7 @@ either way every array, table and index of one `Store` counts the same images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from headspan.errors import SettingsError, StoreError
 from headspan.records import BadImage
 from headspan.store.commits import Commits, MergedMoments, UnitRecord
 from headspan.store.samples import read_table
-from headspan.store.schema import dimensions, open_group
+from headspan.store.schema import dimensions, open_group, row_arrays
 
 
 class Store:
@@ -182,6 +183,11 @@ class Store:
         """The model's fixed matrices and biases."""
         names = Folded.__dataclass_fields__
         return Folded(**{name: np.asarray(self._array(f"model/{name}")[...]) for name in names})
+
+    def row_arrays(self) -> Iterator[tuple[str, zarr.Array[Any]]]:
+        """The Zarr arrays with a row an image, all rows, by name."""
+        for name in row_arrays(self._size, tuple(self.attributes["emit"])):
+            yield name, self._array(name)
 
     def _kept(self, layer: int, head: int = 0) -> int:
         """The place of `layer` among the kept ones."""

@@ -20,8 +20,9 @@ import zarr
 from headspan.emit.moments import Moments
 from headspan.emit.shares import Folded
 from headspan.errors import StoreError
+from headspan.plan import units
 from headspan.records import BadImage, Sample, Shard, Unit
-from headspan.store.commits import Commits, MergedMoments, UnitRecord, unit_of
+from headspan.store.commits import Commits, MergedMoments, UnitRecord
 from headspan.store.files import sync_folder
 from headspan.store.samples import read_shards, read_unit, write_notes, write_samples, write_shards
 from headspan.store.schema import (
@@ -65,8 +66,12 @@ class StagedStore:
             ) from error
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise StoreError(
+                f"{self.path}: the plan cannot be written ({error.strerror}); make room or choose another --out"
+            ) from error
 
     def plan(self, samples: Iterable[Sample], unit_images: int, notes: list[BadImage]) -> int:
         """Write every image's row, and `notes` on what beside the images could not be read; returns their number."""
@@ -115,12 +120,8 @@ class StoreWriter:
         self.path = path
         self.size = dimensions(self.attributes)
         self.specs = row_arrays(self.size, tuple(self.attributes["emit"]))
-        self.commits = Commits(path, self.units)
-
-    @property
-    def units(self) -> int:
-        """Number of units of work."""
-        return -(-self.size.images // self.size.unit_images)
+        self.units = units(self.size.images, self.size.unit_images)
+        self.commits = Commits(path, len(self.units))
 
     def refuse_other(self, attributes: dict[str, Any], shards: Sequence[tuple[str, int | None, int | None]]) -> None:
         """Raise StoreError where this store was made with other settings or from other shards (url, bytes, time)."""
@@ -147,12 +148,7 @@ class StoreWriter:
     def unfinished(self) -> list[Unit]:
         """The units without a commit record, in order."""
         done = {record.unit for record in self.commits.records()}
-        size = self.size
-        return [
-            unit_of(index * size.unit_images, size.unit_images, size.images)
-            for index in range(self.units)
-            if index not in done
-        ]
+        return [unit for unit in self.units if unit.index not in done]
 
     def samples(self, units: Iterable[Unit]) -> Iterator[Sample]:
         """The samples of `units`, in row order."""
@@ -168,7 +164,7 @@ class StoreWriter:
         """The images at `rows`, set aside because a number of theirs does not fit the store's types."""
         found = []
         for row in rows.tolist():
-            unit = unit_of(row, self.size.unit_images, self.size.images)
+            unit = self.units[row // self.size.unit_images]
             sample = next(sample for sample in read_unit(self.path, unit) if sample.row == row)
             found.append(BadImage(row, sample.key, sample.url, "the model's numbers are not finite in 16 bits"))
         return found

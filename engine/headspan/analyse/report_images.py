@@ -1,0 +1,96 @@
+"""The report's pictures: images as the model sees them, and maps laid over them, as JPEG data URIs.
+
+Shards are read once, forwards. An image that cannot be had any more is named with its reason and left
+out; that fails no report. Commands (`pipe:`) are not run: a store may come from somebody else.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from headspan.config import Preprocess
+from headspan.decode import Undecodable, preprocess_image
+from headspan.errors import SourceError
+from headspan.sources import describe, open_shard
+from headspan.store.samples import read_shards
+
+THUMBNAIL_SIDE = 160
+_JPEG_QUALITY = 82
+# For and against the text, over a pale grey image: told apart by all common kinds of colour vision.
+_FOR, _AGAINST = (214, 84, 10), (31, 84, 166)
+_STRONGEST = 0.9
+_GREY_LIFT = 0.35
+
+
+def read_images(
+    store_path: Path, preprocess: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
+) -> tuple[dict[int, Image.Image], dict[int, str]]:
+    """Thumbnails by row, and the reason for each row without one.
+
+    `samples` are lines of the store's table; `preprocess` is the store's attribute of that name.
+    """
+    # JSON has no tuples.
+    known = Preprocess(**{name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()})
+    planned_bytes = {shard.url: shard.size_bytes for shard in read_shards(store_path)}
+    images: dict[int, Image.Image] = {}
+    failed: dict[int, str] = {}
+    for url, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
+        wanted = list(members)
+        try:
+            if url.startswith("pipe:"):
+                raise SourceError(f"{url}: a command, which a report does not run; make it from shards that are files")
+            if describe(url)[0] != planned_bytes.get(url):
+                raise SourceError(f"{url}: has changed since precompute read it; put the shard back as it was")
+            with open_shard(url) as shard:
+                for sample in wanted:
+                    try:
+                        encoded = shard.read_at(sample["offset"], sample["size_bytes"])
+                        images[sample["row"]] = _thumbnail(preprocess_image(encoded, known))
+                    except Undecodable as error:
+                        failed[sample["row"]] = f"{url}: {sample['member']}: {error}"
+        except SourceError as error:
+            failed |= {sample["row"]: str(error) for sample in wanted if sample["row"] not in images}
+    return images, failed
+
+
+def overlay(
+    image: Image.Image, contributions: Float[np.ndarray, "rows columns"], strongest: float
+) -> Image.Image:
+    """The image in pale grey under its map, from blue at `-strongest` over none at 0 to orange at `strongest`."""
+    smooth = Image.fromarray(contributions.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(smooth) / max(strongest, np.finfo(np.float32).tiny), -1, 1)[..., None]
+    grey = np.asarray(image.convert("L").convert("RGB"), np.float32)
+    grey += _GREY_LIFT * (255 - grey)
+    colour = np.where(share >= 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
+    opacity = _STRONGEST * np.abs(share)
+    return Image.fromarray(np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8))
+
+
+def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of `patches` square patches over an image of that height and width."""
+    shapes = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
+    return min(shapes, key=lambda shape: abs(np.log(shape[0] / shape[1] * width / height)))
+
+
+def data_uri(image: Image.Image) -> str:
+    """The image as a JPEG within the page."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
+    return ImageOps.contain(Image.fromarray(pixels), (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+
+
+def _place(sample: Mapping[str, Any]) -> tuple[str, int]:
+    return str(sample["url"]), int(sample["offset"])

@@ -1,0 +1,158 @@
+"""Does a store hold what it says? Files against commit records, arrays against each other, sums against embeddings.
+
+Unit by unit, so memory does not grow with the store. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from headspan.emit.shares import head_coordinates, mlp_contributions
+from headspan.records import Listener, Progress, ignore
+from headspan.store.commits import UnitRecord
+from headspan.store.files import checksum
+from headspan.store.reader import Store
+
+# Stored numbers carry 11 bits each, and some hundred of them add up to an embedding.
+SUM_TOLERANCE = 2e-3
+# One float32 rounding of a sum of squares.
+_LENGTH_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not agree: in which unit and rows, and what."""
+
+    unit: int
+    first_row: int
+    rows: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was checked and what was found; `largest_error` is relative, None where sums cannot be formed."""
+
+    units: int
+    images: int
+    problems: tuple[Problem, ...]
+    largest_error: float | None
+
+
+def verify(store: Store, listen: Listener = ignore) -> Verdict:
+    """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them.
+
+    Contributions are summed where the store has all layers and the MLPs; elsewhere only the embedding's
+    length is held against `norm`.
+    """
+    problems: list[Problem] = []
+    errors: list[float] = []
+    count, total = 0, np.zeros(_moment_shape(store))
+    for done, record in enumerate(store.records, start=1):
+        found = list(_file_problems(store, record))
+        if not found:
+            unit = _Unit(store, record)
+            found = list(unit.problems())
+            errors.extend(unit.sum_errors)
+            count += int(unit.good.sum())
+            total += unit.coordinate_sums()
+        problems.extend(found)
+        listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
+    if store.records and not problems:
+        problems.extend(_moment_problems(store, count, total))
+    largest = max(errors) if errors else None
+    return Verdict(len(store.records), count, tuple(problems), largest)
+
+
+def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
+    for name, (size, crc) in record.files.items():
+        path = store.path / name
+        if not path.is_file():
+            yield _problem(record, f"{name} is missing")
+            continue
+        found_size, found_crc = checksum(path)
+        if found_size != size:
+            yield _problem(record, f"{name} has {found_size} bytes, its record says {size}")
+        elif found_crc != crc:
+            yield _problem(record, f"{name} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})")
+
+
+class _Unit:
+    """One unit's rows, read once."""
+
+    def __init__(self, store: Store, record: UnitRecord) -> None:
+        self._store = store
+        self._record = record
+        rows = slice(record.first_row, record.first_row + record.rows)
+        self._arrays = {
+            name: np.asarray(array[rows])
+            for name, array in store.row_arrays()
+            # Each is checked by its file's checksum; as numbers they are too many to read again.
+            if name != "patches"
+        }
+        self.good = self._arrays["ok"] == 1
+
+    def problems(self) -> Iterator[Problem]:
+        record, good = self._record, self.good
+        if good.sum() != record.images:
+            yield _problem(record, f"ok marks {good.sum()} images, the record says {record.images}")
+        if record.images + len(record.bad) != record.rows:
+            yield _problem(record, f"{record.images} images and {len(record.bad)} bad ones in {record.rows} rows")
+        for name, values in self._arrays.items():
+            finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+            if not (finite[good]).all():
+                yield _problem(
+                    record, f"{name} is not finite at row {record.first_row + np.flatnonzero(good & ~finite)[0]}"
+                )
+        lengths = np.linalg.norm(self._arrays["embedding"][good], axis=1)
+        if not np.allclose(lengths, self._arrays["norm"][good, 2], rtol=_LENGTH_TOLERANCE, atol=0):
+            yield _problem(record, "norm does not hold the embeddings' lengths")
+        for row, error in zip(np.flatnonzero(good).tolist(), self.sum_errors, strict=False):
+            if not error <= SUM_TOLERANCE:
+                yield _problem(record, f"row {record.first_row + row}: contributions miss the embedding by {error:.1e}")
+
+    @cached_property
+    def sum_errors(self) -> list[float]:
+        """Relative distance of each image's summed contributions from its embedding, where it can be formed."""
+        store, good = self._store, self.good
+        if "mlps" not in self._arrays or len(store.layers) != store.all_layers:
+            return []
+        norm, embedding = self._arrays["norm"][good], self._arrays["embedding"][good]
+        mlps = self._arrays["mlps"][good].astype(np.float32)
+        total = mlp_contributions(mlps, self._arrays["mlp_means"][good], norm, store.folded, "even", True).sum(axis=1)
+        for kept, layer in enumerate(store.layers):
+            for head in range(store.heads_per_layer):
+                mixes = self._arrays["heads"][good, kept, head].astype(np.float32)
+                total += head_coordinates(mixes, norm, True) @ store.head_directions(layer, head)
+        unit = embedding / norm[:, 2:]
+        return [float(error) for error in np.linalg.norm(total - unit, axis=1)]
+
+    def coordinate_sums(self) -> np.ndarray:
+        """Sums of the normalised coordinates, as the moments have them but from the rounded numbers."""
+        norm = self._arrays["norm"][self.good].astype(np.float64)
+        heads = self._arrays["heads"][self.good].astype(np.float64)
+        spread = np.broadcast_to(norm[:, None, None], (*heads.shape[:3], 3))
+        return head_coordinates(heads, spread, True).sum(axis=0)
+
+
+def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Problem]:
+    moments, rows = store.moments(), store.planned_images
+    if moments.count != count:
+        yield Problem(-1, 0, rows, f"moments count {moments.count} images, the arrays {count}")
+        return
+    scale = np.sqrt(np.einsum("lhcc->lhc", moments.gram) * max(count, 1))
+    # Rounding to 16 bits moves each summand by 2⁻¹¹ of itself at most, and tiny ones by half a subnormal step.
+    if count and not (np.abs(moments.total - total) <= 2.0**-10 * scale + 1e-6).all():
+        yield Problem(-1, 0, rows, "moments and heads disagree by more than the rounding of heads")
+
+
+def _moment_shape(store: Store) -> tuple[int, ...]:
+    return (len(store.layers), store.heads_per_layer, store.head_directions(store.layers[0], 0).shape[0])
+
+
+def _problem(record: UnitRecord, what: str) -> Problem:
+    return Problem(record.unit, record.first_row, record.rows, what)

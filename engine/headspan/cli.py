@@ -1,0 +1,306 @@
+"""Flags to settings to one call; the only file that prints.
+
+Errors are one sentence on standard error and exit code 2; an interrupted precompute says how to go on
+and exits with 130. `verify` exits with 1 where something does not agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from headspan.analyse.ccs import concept_consistency
+from headspan.analyse.labels import label_heads, read_labels
+from headspan.analyse.report import write_report
+from headspan.analyse.results import runs
+from headspan.analyse.spans import HeadSpans, textspan
+from headspan.analyse.verify import verify
+from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
+from headspan.errors import HeadspanError
+from headspan.records import Progress, Summary
+from headspan.store.reader import Store
+
+
+class ProgressPrinter:
+    """Progress events as bars on a terminal, as plain lines every few seconds elsewhere; on standard error."""
+
+    _LINE_SECONDS = 5.0
+    _UNITS = {"plan": "tar", "images": "image", "texts": "text", "verify": "unit", "shards": "image"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._bars: dict[str, tqdm] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._printed: dict[str, float] = {}
+        self._on_terminal = sys.stderr.isatty()
+
+    def __call__(self, event: Progress) -> None:
+        if event.stage == "planned":
+            self.close()
+            print(f"{event.done:,} images: {event.note}", file=sys.stderr)
+        elif self._on_terminal:
+            self._draw(event)
+        else:
+            self._line(event)
+
+    def close(self) -> None:
+        """Leave the bars as they stand."""
+        for bar in self._bars.values():
+            bar.close()
+        self._bars.clear()
+
+    def _draw(self, event: Progress) -> None:
+        bar = self._bars.get(event.stage)
+        if bar is None:
+            unit = f" {self._UNITS.get(event.stage, 'step')}s"
+            bar = tqdm(desc=event.stage, total=event.total, initial=event.done, unit=unit, file=sys.stderr)
+            self._bars[event.stage] = bar
+        bar.set_postfix_str(event.note, refresh=False)
+        bar.update(event.done - bar.n)
+
+    def _line(self, event: Progress) -> None:
+        now = time.monotonic()
+        began, done_then = self._started.setdefault(event.stage, (now, event.done))
+        last = event.total is not None and event.done >= event.total
+        if not last and now - self._printed.setdefault(event.stage, now) < self._LINE_SECONDS:
+            return
+        self._printed[event.stage] = now
+        rate = (event.done - done_then) / (now - began) if now > began else 0.0
+        parts = [f"{event.stage}: {event.done:,}"]
+        if event.total:
+            parts[0] += f" of {event.total:,} ({event.done / event.total:.0%})"
+        if rate:
+            parts.append(f"{rate:,.1f} {self._UNITS.get(event.stage, 'step')}s/s")
+            if event.total and not last:
+                parts.append(f"{(event.total - event.done) / rate:,.0f} s left")
+        if event.note:
+            parts.append(event.note)
+        print(", ".join(parts), file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    flags = _parser().parse_args(arguments)
+    progress = ProgressPrinter()
+    try:
+        return int(flags.run(flags, progress))
+    except HeadspanError as error:
+        progress.close()
+        print(f"headspan: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        progress.close()
+        print("headspan: interrupted; finished units are kept, run the same command to go on", file=sys.stderr)
+        return 130
+    finally:
+        progress.close()
+
+
+def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    from headspan.pipeline import precompute
+
+    names = {field.name for field in fields(PrecomputeSettings)}
+    given = {name: value for name, value in vars(flags).items() if name in names and value is not None}
+    summary = precompute(PrecomputeSettings.from_dict(given), progress)
+    progress.close()
+    _print_summary(summary)
+    return 0
+
+
+def _print_summary(summary: Summary) -> None:
+    if summary.skipped:
+        print(f"{summary.skipped:,} images were finished before")
+    print(f"{summary.images:,} images stored in {summary.path}")
+    if summary.bad:
+        print(f"{len(summary.bad):,} images set aside:")
+        for bad in summary.bad[:10]:
+            print(f"  row {bad.row}, {bad.key} in {bad.url}: {bad.reason}")
+        if len(summary.bad) > 10:
+            print(f"  and {len(summary.bad) - 10:,} more; `headspan info {summary.path} --bad` lists all")
+
+
+def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    store = Store(flags.store)
+    attributes, bad = store.attributes, store.bad_images()
+    if flags.bad:
+        for image in bad:
+            print(f"{image.row}\t{image.key}\t{image.url}\t{image.reason}")
+        return 0
+    size = sum(file.stat().st_size for file in Path(flags.store).rglob("*") if file.is_file())
+    rows = {
+        "store": store.path,
+        "model": f"{attributes['model']}, {attributes['pretrained'] or 'its own weights'}",
+        "image tower": f"sha256 {attributes['weights_sha256']}",
+        "images": f"{store.images:,} of {store.planned_images:,} planned, {len(bad):,} set aside"
+        + ("" if store.complete else "; unfinished: run the same precompute command to go on"),
+        "layers": f"{', '.join(map(str, store.layers))} of {store.all_layers}",
+        "heads": f"{store.heads_per_layer} a layer, {store.head_dim} dimensions; joint space {store.joint}",
+        "emitted": ", ".join(attributes["emit"]),
+        "precision": f"{attributes['precision']}, {attributes['backend']}",
+        "size": f"{size / 1e6:,.1f} MB on disk, {size / max(store.images, 1):,.0f} bytes an image, all files counted",
+        "units": f"{len(store.records):,} of {attributes['dimensions']['unit_images']} images",
+        "written by": f"headspan {attributes['version']}, store format {attributes['format']}",
+        "textspan": ", ".join(runs(store, "textspan")) or "none",
+        "labels": ", ".join(runs(store, "labels")) or "none",
+        "ccs": ", ".join(runs(store, "ccs")) or "none",
+    }
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    store = Store(flags.store)
+    verdict = verify(store, progress)
+    progress.close()
+    for problem in verdict.problems:
+        where = f"unit {problem.unit}, rows {problem.first_row} to {problem.first_row + problem.rows - 1}"
+        print(f"{where if problem.unit >= 0 else 'whole store'}: {problem.what}")
+    if verdict.problems:
+        print(f"{len(verdict.problems)} problems in {verdict.units} units")
+        return 1
+    print(f"{verdict.images:,} images in {verdict.units:,} units: files, records, rows and moments agree")
+    if verdict.largest_error is None:
+        print("contributions were not summed: that takes all layers and --emit heads,mlps")
+    else:
+        print(f"contributions sum to the embeddings within {verdict.largest_error:.1e} (16-bit numbers)")
+    if not store.complete:
+        print("the run is unfinished: the same precompute command goes on")
+    return 0
+
+
+def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    store = Store(flags.store)
+    layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
+    spans = textspan(store, flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name, progress)
+    progress.close()
+    for layer, head in spans.heads():
+        _print_head(spans, layer, head)
+    print(f"kept as textspan/{spans.run} in {store.path}")
+    return 0
+
+
+def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
+    explained = spans.explained[spans.layers.index(layer), head]
+    print(f"L{layer}.H{head}  {explained[-1]:.0%} of the variance")
+    for text in spans.texts(layer, head, 5):
+        print(f"    {text}")
+
+
+def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    labels = label_heads(Store(flags.store), flags.run_name)
+    print(f"by {labels.source}")
+    for layer, names in zip(labels.layers, labels.names, strict=True):
+        for head, name in enumerate(names):
+            print(f"L{layer}.H{head}\t{name or '-'}")
+    return 0
+
+
+def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    store = Store(flags.store)
+    if not runs(store, "labels"):
+        label_heads(store, flags.run_name)
+    found = concept_consistency(store, flags.run_name)
+    labels = read_labels(store, flags.run_name)
+    for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
+        for head, score in enumerate(scores):
+            print(f"L{layer}.H{head}\t{score}\t{labels.name(layer, head) or '-'}")
+    print(f"labels and votes by {labels.source}")
+    print(", ".join(f"{name} {count}" for name, count in found.groups.items()))
+    print("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
+    print(f"CCR {found.ccr:.3f}")
+    return 0
+
+
+def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    store = Store(flags.store)
+    out = flags.out or str(store.path.with_name(f"{store.path.stem}-report.html"))
+    print(f"report written to {write_report(store, out, flags.run_name, listen=progress)}")
+    return 0
+
+
+def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    from headspan.demo import run_demo
+
+    began = time.monotonic()
+    result = run_demo(flags.out, progress)
+    progress.close()
+    _print_summary(result.summary)
+    print(f"{result.heading}\nopen {result.report} in a browser ({time.monotonic() - began:.0f} s)")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headspan", description="Every attention head of CLIP image encoders, taken apart."
+    )
+    parser.add_argument("--version", action="version", version=f"headspan {version('headspan')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "shards, precompute, TEXTSPAN, CCS and report, all local")
+    demo.add_argument("--out", default="headspan-demo", help="folder to write (default: %(default)s)")
+
+    precompute = _command(commands, "precompute", _precompute, "stream shards through an encoder into a store")
+    precompute.add_argument("shards", nargs="+", help="tars: brace patterns, globs, directories, urls")
+    precompute.add_argument("--out", required=True, help="the store to write, a folder such as run.zarr")
+    precompute.add_argument("--model", help="open_clip name, hf-hub:…, local-dir:… or config .json (default: ViT-B-32)")
+    precompute.add_argument("--pretrained", help="open_clip tag, .pt or .safetensors file, or random:SEED")
+    precompute.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
+    precompute.add_argument("--emit", type=_names, help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
+    precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
+    precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32)")
+    precompute.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
+    precompute.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
+    precompute.add_argument(
+        "--unit-images", type=int, help="images a unit of work (default: 256 on a CPU, 1024 on a GPU)"
+    )
+
+    info = _command(commands, "info", _info, "what a store holds")
+    info.add_argument("store")
+    info.add_argument("--bad", action="store_true", help="list the images set aside: row, key, shard, reason")
+    check = _command(commands, "verify", _verify, "files, records, sums and moments agree")
+    check.add_argument("store")
+
+    spans = _command(commands, "textspan", _textspan, "describe every head by texts")
+    spans.add_argument("store")
+    spans.add_argument(
+        "--texts", default="general", help="a file, one text or text<TAB>concept a line (default: general)"
+    )
+    spans.add_argument("--texts-per-head", type=int, default=60, help="default: %(default)s")
+    spans.add_argument("--layers", help="default: all that are stored")
+    spans.add_argument("--rank", type=int, default=80, help="default: %(default)s")
+    _run_flag(spans)
+    for name, function, text in (
+        ("label", _label, "one concept a head"),
+        ("ccs", _ccs, "Concept Consistency Scores"),
+    ):
+        command = _command(commands, name, function, text)
+        command.add_argument("store")
+        _run_flag(command)
+    report = _command(commands, "report", _report, "one HTML file, no network")
+    report.add_argument("store")
+    report.add_argument("--out", help="default: STORE-report.html beside the store")
+    _run_flag(report)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=function)
+    return command
+
+
+def _run_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--run", dest="run_name", help="name of the run (default: the pool's name, or the only run)")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,38 @@
+"""One command for format, lint, types and tests; exits with the first failure's code.
+
+`python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else
+goes to pytest.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run every check; returns the exit code."""
+    tests = [argument for argument in arguments if argument != "--fast"]
+    if "--fast" in arguments:
+        tests += ["-m", "not slow"]
+    steps = {
+        "format": ["ruff", "format", "--check", "--quiet", "."],
+        "lint": ["ruff", "check", "--quiet", "."],
+        "types": ["mypy", "--no-error-summary"],
+        "tests": ["pytest", *tests],
+    }
+    for name, command in steps.items():
+        print(f"{name}: {' '.join(command)}", flush=True)
+        code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+        if code:
+            print(f"{name} failed", file=sys.stderr)
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
