@@ -39,12 +39,7 @@ class Contributions:
 
     def total(self) -> Float64[np.ndarray, "joint"]:
         """The sum of all terms, each counted once."""
-        return (
-            self.heads.sum(axis=(0, 1))
-            + self.mlps.sum(axis=0)
-            + self.attention_biases.sum(axis=0)
-            + self.final_bias
-        )
+        return self.heads.sum(axis=(0, 1)) + self.mlps.sum(axis=0) + self.attention_biases.sum(axis=0) + self.final_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +142,7 @@ class Decomposition:
                     patch_parts[layer, head, token] = carry(self.patch_outputs[layer, head, token])
             bias_parts[layer] = carry(self.projection_biases[layer])
             mlp_parts[layer + 1] = carry(self.mlp_outputs[layer])
-        return Contributions(
-            head_parts, patch_parts, mlp_parts, bias_parts, self.final_bias @ self.projection
-        )
+        return Contributions(head_parts, patch_parts, mlp_parts, bias_parts, self.final_bias @ self.projection)
 
 
 def _layer_norm(rows: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
@@ -222,9 +215,7 @@ def decompose(
     mlp_rows = np.zeros((layers, tokens, width))
     for layer in range(layers):
         prefix = f"transformer.resblocks.{layer}."
-        block = {
-            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
-        }
+        block = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
         scale = block.get("ls_1.gamma", np.ones(width))
         projection_biases[layer] = scale * block["attn.out_proj.bias"]

@@ -21,9 +21,9 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 # The data path from left to right: a module imports from its own group and from groups before it.
 FLOW = (
-    ("errors", "config", "records", "sources"),
+    ("errors", "config", "records", "sources", "tar"),
     ("plan",),
-    ("decode",),
+    ("pixels", "decode"),
     ("prefetch",),
     ("model",),
     ("emit",),
@@ -200,9 +200,7 @@ def file_map(readme: str) -> list[str]:
     with two spaces of indent for every folder that the line lies in, names without spaces, and two spaces or
     more before a description. A name that ends in `/` is a folder and may hold the lines below it.
     """
-    blocks = re.findall(
-        r"^```[^\n]*\n(engine/headspan/(?: [^\n]*)?\n.*?)^```", readme, re.MULTILINE | re.DOTALL
-    )
+    blocks = re.findall(r"^```[^\n]*\n(engine/headspan/(?: [^\n]*)?\n.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert blocks, "README.md has no fenced block that begins with `engine/headspan/`"
     paths: list[str] = []
     folders: list[str] = []
@@ -225,9 +223,7 @@ def test_the_readmes_file_map_is_true() -> None:
     named = file_map((ROOT / "README.md").read_text())
     repeated = sorted({path for path in named if named.count(path) > 1})
     missing = [
-        path
-        for path in named
-        if not ((ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file())
+        path for path in named if not ((ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file())
     ]
     unnamed = [
         str(path.relative_to(ROOT))

@@ -1,74 +1,28 @@
 """Tar members to uint8 pixels, in the order of the samples; the bad ones set aside and counted.
 
-The pixels are open_clip's evaluation transform up to its division by 255, bit for bit. An image that cannot
-be used goes to `on_bad` with its reason; none is dropped in silence. As in open_clip, EXIF orientation and
-colour profiles are ignored, and of an animation the first frame counts.
+An image that cannot be used goes to `on_bad` with its reason; none is dropped in silence. What the pixels
+are is pixels.py's.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import struct
 import threading
-import warnings
-import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from headspan.config import Preprocess
-from headspan.errors import HeadspanError
+from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, raster_bytes, render
 from headspan.records import BadImage, DecodedImage, Sample
 from headspan.sources import ShardReader, open_shard
 
-# PIL refuses larger images by default: twice Image.MAX_IMAGE_PIXELS.
-PIXELS_LIMIT = 178_956_970
-# What the web serves under the names of images. Some of PIL's other formats start programs, as EPS does.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-
 # Images of the queue per thread: enough to work around a slow one, few enough for an early first result.
 _QUEUE_PER_WORKER = 16
-# PIL keeps RGB in four bytes a pixel, and no mode in more.
-_RASTER_BYTES = 4
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# What PIL's decoders raise on bytes that are no image, or no whole one.
-_PIL_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    EOFError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    Image.DecompressionBombError,
-    struct.error,
-    zlib.error,
-)
-
-
-class Undecodable(HeadspanError):
-    """An image that cannot be used; the message is the reason, without the image's name."""
-
-
-def preprocess_image(
-    encoded: bytes, preprocess: Preprocess, pixels_limit: int = PIXELS_LIMIT
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image as open_clip 3.3's `image_transform(is_train=False)` has it before ToTensor.
-
-    Raises Undecodable where it cannot be decoded, or where it, or its resized form, has more pixels than the
-    limit; that is known from its header, before memory is taken.
-    """
-    return _render(_open(encoded, preprocess, pixels_limit), preprocess)
 
 
 def decode(
@@ -104,7 +58,7 @@ def decode(
 
     def work(image: Image.Image, transient_bytes: int) -> UInt8[np.ndarray, "height width 3"] | str:
         try:
-            return _render(image, preprocess)
+            return render(image, preprocess)
         except Undecodable as error:
             return str(error)
         finally:
@@ -120,14 +74,14 @@ def decode(
                 yield from take_first()
             encoded = shards.read(sample)
             try:
-                image = _open(encoded, preprocess, PIXELS_LIMIT)
+                image = open_image(encoded, preprocess, PIXELS_LIMIT)
             except Undecodable as error:
                 failed: Future[UInt8[np.ndarray, "height width 3"] | str] = Future()
                 failed.set_result(str(error))
                 budget.take(finished_bytes)
                 queue.append((sample, failed))
                 continue
-            transient_bytes = len(encoded) + _raster_bytes(image, preprocess)
+            transient_bytes = len(encoded) + raster_bytes(image, preprocess)
             while queue and not budget.has_room(transient_bytes + finished_bytes):
                 yield from take_first()
             budget.take(transient_bytes + finished_bytes)
@@ -178,122 +132,3 @@ class _OneShard:
         if self._reader is not None:
             self._reader.close()
         self._reader = None
-
-
-def _open(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Image.Image:
-    """The image with its header read, and nothing else."""
-    if not encoded:
-        raise Undecodable("empty (0 bytes)")
-    _silence()
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=_formats())
-    except Image.UnidentifiedImageError as error:
-        raise Undecodable("not an image, or its header is broken") from error
-    except Image.DecompressionBombError as error:
-        raise Undecodable(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
-    except _PIL_ERRORS as error:
-        raise Undecodable(f"cannot be opened: {_words(error)}") from error
-    if 0 in image.size:
-        raise Undecodable(f"no pixels: {image.width}x{image.height}")
-    if image.width * image.height > pixels_limit:
-        raise Undecodable(f"more than {pixels_limit:,} pixels")
-    height, width = _resized(image.height, image.width, preprocess)
-    # A strip of 2 by 40,000 pixels fits any limit, and is 224 by 4,480,000 with its short side resized.
-    if not 0 < width * height <= pixels_limit:
-        raise Undecodable(f"too long and narrow: {image.width}x{image.height} resizes to {width}x{height}")
-    return image
-
-
-def _render(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode, resize, crop or pad, and only then convert to RGB.
-
-    That order is open_clip's, and it costs quality: PIL resizes palette and 1-bit images by nearest
-    neighbour, and 16-bit greys are clipped to 255. Other pixels than those the model is used with would
-    make other embeddings, so it is kept.
-    """
-    try:
-        size = _resized(image.height, image.width, preprocess)
-        _silence()
-        image.load()
-        if size != (image.height, image.width):
-            image = image.resize(size[::-1], _resampling(preprocess))
-        if preprocess.resize_mode != "squash":
-            # open_clip pads with the fill colour for "longest" only.
-            fill = preprocess.fill_color if preprocess.resize_mode == "longest" else 0
-            image = _crop_or_pad(image, preprocess.size, fill)
-        return np.array(image.convert("RGB"))
-    except _PIL_ERRORS as error:
-        raise Undecodable(f"cannot be decoded: {_words(error)}") from error
-
-
-def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
-    """Height and width after resizing, before cropping: torchvision's Resize, open_clip's ResizeKeepRatio."""
-    target_height, target_width = preprocess.size
-    if preprocess.resize_mode == "squash":
-        return preprocess.size
-    if preprocess.resize_mode == "shortest" and target_height == target_width:
-        # Resize: the short side is exact, the long one rounded down.
-        long = int(target_height * max(height, width) / min(height, width))
-        return (long, target_height) if width <= height else (target_height, long)
-    choose = max if preprocess.resize_mode == "longest" else min
-    ratio = choose(height / target_height, width / target_width)
-    return round(height / ratio), round(width / ratio)
-
-
-def _resampling(preprocess: Preprocess) -> Image.Resampling:
-    # For a target that is not square, open_clip forgets to hand the interpolation on.
-    if preprocess.resize_mode == "shortest" and preprocess.size[0] != preprocess.size[1]:
-        return Image.Resampling.BICUBIC
-    return _RESAMPLING[preprocess.interpolation]
-
-
-def _crop_or_pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
-    """torchvision's CenterCrop and open_clip's CenterCropOrPad, whose arithmetic is one."""
-    height, width = size
-    missing_width, missing_height = max(width - image.width, 0), max(height - image.height, 0)
-    if missing_width or missing_height:
-        # Left, top, right, bottom; the odd pixel goes right and below.
-        border = (
-            missing_width // 2,
-            missing_height // 2,
-            (missing_width + 1) // 2,
-            (missing_height + 1) // 2,
-        )
-        bands = len(image.getbands())
-        palette = image.getpalette() if image.mode == "P" else None
-        image = ImageOps.expand(image, border=border, fill=(fill,) * bands if bands > 1 else fill)
-        if palette is not None:
-            image.putpalette(palette)
-        if image.size == (width, height):
-            return image
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return image.crop((left, top, left + width, top + height))
-
-
-def _raster_bytes(image: Image.Image, preprocess: Preprocess) -> int:
-    """Memory of the image at full size and resized; PIL's working copies are not in it."""
-    height, width = _resized(image.height, image.width, preprocess)
-    return _RASTER_BYTES * (image.width * image.height + width * height)
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this PIL was built with: AVIF came with 11.2."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _silence() -> None:
-    """Let PIL's warnings (EXIF, large images, transparency) go unsaid from here on, in this process.
-
-    What matters of them is a bad image's reason. `warnings.catch_warnings` is of no use among threads.
-    """
-    if warnings.filters[:1] != [_PIL_IS_SILENT]:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-_PIL_IS_SILENT = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

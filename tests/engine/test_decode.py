@@ -22,8 +22,9 @@ from PIL import Image
 
 from headspan import decode as decode_module
 from headspan.config import Preprocess
-from headspan.decode import Undecodable, decode, preprocess_image
+from headspan.decode import decode
 from headspan.errors import SourceError
+from headspan.pixels import Undecodable, preprocess_image
 from headspan.plan import scan
 from headspan.records import BadImage, DecodedImage, Sample
 

@@ -62,9 +62,7 @@ def toy_tower(
     with torch.no_grad():
         for parameter in tower.parameters():
             # Centred at 0.3, so that no weight of a norm and no LayerScale is one, and no bias is zero.
-            parameter.copy_(
-                0.3 + 0.7 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            )
+            parameter.copy_(0.3 + 0.7 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     return tower
 
 
@@ -123,9 +121,7 @@ def test_the_own_convention_is_one_fixed_matrix_per_head_whatever_the_image(
 
 @pytest.mark.parametrize("final_ln_after_pool", FLAGS)
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_the_norms_statistics_carry_the_pooled_sum_to_the_embedding(
-    pool: Pool, final_ln_after_pool: bool
-) -> None:
+def test_the_norms_statistics_carry_the_pooled_sum_to_the_embedding(pool: Pool, final_ln_after_pool: bool) -> None:
     tower = toy_tower(pool, final_ln_after_pool, False, False, "gelu")
     image = take_apart(tower, "gelu", PIXELS)
     normed = image.final_weight * (image.pooled() - image.mu) / image.s + image.final_bias
@@ -144,9 +140,7 @@ def test_mean_pooling_leaves_the_class_token_out_as_a_row_but_not_as_a_source() 
 
 
 def test_the_oracle_gives_the_published_numbers_of_vit_b_32() -> None:
-    tower = nn.ModuleDict(
-        {"visual": VisionTransformer(224, 32, 768, 12, 12, mlp_ratio=4.0, output_dim=512).eval()}
-    )
+    tower = nn.ModuleDict({"visual": VisionTransformer(224, 32, 768, 12, 12, mlp_ratio=4.0, output_dim=512).eval()})
     recipe.fill_visual(tower, seed=0)
     image = decompose(
         {name: tensor.numpy() for name, tensor in tower["visual"].state_dict().items()},
@@ -189,9 +183,7 @@ def test_textspan_picks_the_published_sixty_texts(case: str) -> None:
 def test_a_rank_above_the_true_one_changes_nothing() -> None:
     generator = np.random.default_rng(257)
     # Float32 products of rank 3 in 11 dimensions: the other 8 singular values are rounding noise.
-    contributions = (generator.standard_normal((37, 3)) @ generator.standard_normal((3, 11))).astype(
-        np.float32
-    )
+    contributions = (generator.standard_normal((37, 3)) @ generator.standard_normal((3, 11))).astype(np.float32)
     texts = generator.standard_normal((101, 11)).astype(np.float32)
     exact, generous = (textspan(contributions, texts, 3, rank) for rank in (3, 11))
     assert exact[0].tolist() == generous[0].tolist()

@@ -87,9 +87,7 @@ def test_the_article_rule_finds_a_wrong_article(text: str) -> None:
 def test_no_way_of_opening_stands_in_for_a_concept() -> None:
     concepts_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, concept in lines():
-        if opening := re.match(
-            r"(?:An? )?(?:photo|photograph|picture|image|snapshot) \w+", text, re.IGNORECASE
-        ):
+        if opening := re.match(r"(?:An? )?(?:photo|photograph|picture|image|snapshot) \w+", text, re.IGNORECASE):
             concepts_of[opening[0]][concept] += 1
     usual = {opening: counts for opening, counts in concepts_of.items() if counts.total() >= 40}
     assert len(usual) >= 10
@@ -108,9 +106,7 @@ def test_no_concept_is_one_template() -> None:
 
 
 def test_forms_and_frames_take_turns_over_words() -> None:
-    group = Group(
-        "animals", ("otter", "ape", "cow"), ("a(n) {}", "two {}s"), ("{}", "A photo of {}", "Image of {}"), 1
-    )
+    group = Group("animals", ("otter", "ape", "cow"), ("a(n) {}", "two {}s"), ("{}", "A photo of {}", "Image of {}"), 1)
     assert list(texts(group)) == ["An otter", "A photo of two apes", "Image of a cow"]
 
 

@@ -67,9 +67,7 @@ def images(drawn: int, seed: int, size: int = 224, keep: int | None = None) -> F
     generator = _stream(seed, "images")
     coarse = generator.standard_normal((drawn, 3, 7, 7)).astype(np.float32)[:keep]
     coarse = np.repeat(np.repeat(coarse, size // 7, axis=2), size // 7, axis=3)
-    return (coarse + 0.5 * generator.standard_normal((keep, 3, size, size)).astype(np.float32)).astype(
-        np.float32
-    )
+    return (coarse + 0.5 * generator.standard_normal((keep, 3, size, size)).astype(np.float32)).astype(np.float32)
 
 
 def textspan_inputs(

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from headspan.config import Preprocess
-from headspan.decode import Undecodable, preprocess_image
+from headspan.pixels import Undecodable, preprocess_image
 from headspan.errors import SourceError
 from headspan.sources import describe, open_shard
 from headspan.store.samples import read_shards
@@ -62,9 +62,7 @@ def read_images(
     return images, failed
 
 
-def overlay(
-    image: Image.Image, contributions: Float[np.ndarray, "rows columns"], strongest: float
-) -> Image.Image:
+def overlay(image: Image.Image, contributions: Float[np.ndarray, "rows columns"], strongest: float) -> Image.Image:
     """The image in pale grey under its map, from blue at `-strongest` over none at 0 to orange at `strongest`."""
     smooth = Image.fromarray(contributions.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     share = np.clip(np.asarray(smooth) / max(strongest, np.finfo(np.float32).tiny), -1, 1)[..., None]

@@ -125,12 +125,12 @@ class StoreWriter:
 
     def refuse_other(self, attributes: dict[str, Any], shards: Sequence[tuple[str, int | None, int | None]]) -> None:
         """Raise StoreError where this store was made with other settings or from other shards (url, bytes, time)."""
-        for key in sorted(set(attributes) | set(self.attributes)):
-            mine, wanted = self.attributes.get(key), json.loads(json.dumps(attributes.get(key)))
-            if key not in _INCIDENTAL and mine != wanted:
+        mine, wanted = _settings(self.attributes), _settings(attributes)
+        for key in wanted:
+            if mine.get(key) != wanted[key]:
                 raise StoreError(
-                    f"{self.path}: was made with {key} {_brief(mine)}, this run asks for {_brief(wanted)}; use the "
-                    "same settings to go on, or another --out"
+                    f"{self.path}: was made with {key} {_brief(mine.get(key))}, this run asks for "
+                    f"{_brief(wanted[key])}; use the same settings to go on, or another --out"
                 )
         planned = read_shards(self.path)
         if len(planned) != len(shards):
@@ -234,6 +234,13 @@ class UnitWriter:
     def _write(self, buffer: ShardBuffer) -> None:
         file, size, checksum = buffer.write(self._store.path)
         self._files[file] = (size, checksum)
+
+
+def _settings(attributes: dict[str, Any]) -> dict[str, Any]:
+    """What two runs of one store must agree on, as JSON has it, the sizes each by its name."""
+    settings = json.loads(json.dumps(attributes))
+    sizes = settings.pop("dimensions")
+    return {**{key: value for key, value in settings.items() if key not in _INCIDENTAL}, **sizes}
 
 
 def _brief(value: Any) -> str:
