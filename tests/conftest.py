@@ -1,0 +1,179 @@
+"""What the tests share: shapes checked at every call, a toy model, shards of random images, a finished store.
+
+The toy's parameters are all off their trivial values, and three of its seventy images are broken.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+# Every shape that a signature states is checked at every call. `headspan.sources` is left out: its
+# methods return `Self`, which beartype takes in decorated classes alone.
+_CHECKED = ("analyse", "config", "decode", "emit", "model", "pipeline", "plan", "prefetch", "records", "store")
+install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
+
+import headspan as hs  # noqa: E402
+from headspan.model.load import LoadedModel, load_model  # noqa: E402
+
+# Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
+TOY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16},
+    "text_cfg": {"width": 32, "layers": 2, "heads": 2, "context_length": 16},
+}
+# Rows of the toy shards' broken images: in the middle, side by side, and the last of all.
+BROKEN_ROWS = (5, 33, 69)
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Overwrite every parameter: norms and LayerScales off one, biases off zero, attention off uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            centre, spread = _distribution(name, parameter)
+            parameter.normal_(centre, spread, generator=generator)
+
+
+def _distribution(name: str, parameter: torch.Tensor) -> tuple[float, float]:
+    if name.endswith("gamma"):
+        return 0.6, 0.2
+    if name.endswith("bias"):
+        return 0.0, 0.1
+    if ".ln_" in f".{name}":
+        return 1.0, 0.2
+    if name.endswith("positional_embedding"):
+        return 0.0, 0.3
+    if name.endswith("class_embedding"):
+        return 0.0, 1.0
+    if name.endswith("proj"):
+        return 0.0, parameter.shape[0] ** -0.5
+    return 0.0, parameter[0].numel() ** -0.5
+
+
+def encoded_image(seed: int, height: int = 40, width: int = 37, kind: str = "JPEG") -> bytes:
+    """A random image, coarse enough that JPEG keeps most of it."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    """A tar of `members` (name, data), in that order, with no time in it."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def image_members(rows: Sequence[int], broken: Sequence[int] = ()) -> list[tuple[str, bytes]]:
+    """An image a row with its caption, every third a PNG; those of `broken` are cut off."""
+    members: list[tuple[str, bytes]] = []
+    for row in rows:
+        extension, kind = ("png", "PNG") if row % 3 == 0 else ("jpg", "JPEG")
+        data = encoded_image(row, 33 + row % 9, 35 + row % 7, kind)
+        members.append((f"{row:05d}.{extension}", data[:40] if row in broken else data))
+        members.append((f"{row:05d}.txt", f"caption {row}".encode()))
+    return members
+
+
+def relative_files(root: Path) -> dict[str, bytes]:
+    """Every file below `root`, by its path there."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@dataclass(frozen=True, slots=True)
+class ToyRun:
+    """What the toy store was made from."""
+
+    config: Path
+    weights: Path
+    shards: tuple[Path, ...]
+    path: Path
+
+    def settings(self, **changed: object) -> dict[str, object]:
+        """Keyword arguments of `headspan.precompute` that made the store, but for `out`."""
+        return {
+            "shards": [str(shard) for shard in self.shards],
+            "model": str(self.config),
+            "pretrained": str(self.weights),
+            "layers": "all",
+            "emit": ("heads", "patches", "mlps"),
+            "device": "cpu",
+            "batch_size": 7,
+            "workers": 2,
+            "unit_images": 32,
+            **changed,
+        }
+
+
+@pytest.fixture(scope="session")
+def toy_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy's open_clip config; its stem is the name under which open_clip knows it."""
+    path = tmp_path_factory.mktemp("toy") / "headspan-toy.json"
+    path.write_text(json.dumps(TOY))
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_weights(toy_config: Path) -> Path:
+    """The toy's weights: its image tower randomised, its text tower as open_clip starts one."""
+    clip = load_model(str(toy_config), "random:0").clip
+    randomise(clip.visual, 0)
+    path = toy_config.with_name("toy.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_config: Path, toy_weights: Path) -> LoadedModel:
+    """The toy, loaded."""
+    return load_model(str(toy_config), str(toy_weights))
+
+
+@pytest.fixture(scope="session")
+def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Seventy images in three tars of 31, 1 and 38, so that units and tars begin at different rows."""
+    folder = tmp_path_factory.mktemp("shards")
+    spans = (range(31), range(31, 32), range(32, 70))
+    return tuple(
+        write_tar(folder / f"{number:03d}.tar", image_members(rows, BROKEN_ROWS)) for number, rows in enumerate(spans)
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_run(
+    toy_config: Path, toy_weights: Path, toy_shards: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory
+) -> ToyRun:
+    """The toy store on disk, finished; tests that write into a store take `toy_copy`."""
+    run = ToyRun(toy_config, toy_weights, toy_shards, tmp_path_factory.mktemp("store") / "toy.zarr")
+    hs.precompute(out=run.path, **run.settings())  # type: ignore[arg-type]
+    return run
+
+
+@pytest.fixture(scope="session")
+def toy_store(toy_run: ToyRun) -> hs.Store:
+    """The toy store, to be read only."""
+    return hs.open(toy_run.path)
+
+
+@pytest.fixture
+def toy_copy(toy_run: ToyRun, tmp_path: Path) -> Path:
+    """A copy of the toy store, to be written into or damaged."""
+    return Path(shutil.copytree(toy_run.path, tmp_path / "copy.zarr"))
