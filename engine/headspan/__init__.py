@@ -49,5 +49,5 @@ def precompute(shards: str | Sequence[str], out: str | Path, listen: Listener = 
     # The only call here that needs torch; reading and analysing do not.
     from headspan.pipeline import precompute as run
 
-    given = {"shards": (shards,) if isinstance(shards, str) else tuple(shards), "out": str(out), **settings}
-    return run(PrecomputeSettings.from_dict(given), listen)
+    named = shards if isinstance(shards, str) else list(shards)
+    return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), listen)

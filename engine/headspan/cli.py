@@ -254,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("--model", help="open_clip name, hf-hub:…, local-dir:… or config .json (default: ViT-B-32)")
     precompute.add_argument("--pretrained", help="open_clip tag, .pt or .safetensors file, or random:SEED")
     precompute.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
-    precompute.add_argument("--emit", type=_names, help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
+    precompute.add_argument("--emit", help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
     precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
     precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32)")
     precompute.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
@@ -302,5 +302,5 @@ def _run_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", dest="run_name", help="name of the run (default: the pool's name, or the only run)")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -84,12 +84,23 @@ class PrecomputeSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrecomputeSettings:
-        """Settings from plain values; an unknown key is refused by name."""
+        """Settings from plain values, as flags or JSON have them; an unknown key is refused by name.
+
+        `shards` may be one string, `emit` names with commas; both may be lists.
+        """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise SettingsError(f"unknown setting {', '.join(unknown)}; precompute knows {', '.join(sorted(known))}")
-        return cls(**values)
+        plain = dict(values)
+        if isinstance(plain.get("shards"), str):
+            plain["shards"] = [plain["shards"]]
+        if isinstance(plain.get("emit"), str):
+            plain["emit"] = [name.strip() for name in plain["emit"].split(",") if name.strip()]
+        for name in ("shards", "emit"):
+            if name in plain:
+                plain[name] = tuple(plain[name])
+        return cls(**plain)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

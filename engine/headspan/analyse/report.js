@@ -79,12 +79,12 @@ const showTip = (cell) => {
   const row = document.getElementById(cell.hash.slice(1));
   const find = (name) => row.querySelector(name);
   const heading = part("h4", `${row.cells[0].textContent} `, part("span", find(".label").textContent));
-  heading.append(find(".chip").cloneNode(true));
-  const after = table.tHead.rows[0].cells;
-  const explained = [".first", ".all"].map(
-    (name, place) => `${find(name).textContent} ${after[5 + place].textContent.toLowerCase()}`,
-  );
-  tip.replaceChildren(heading, find("ol").cloneNode(true), part("p", `Variance explained: ${explained.join(", ")}`));
+  const chip = find(".chip").cloneNode(true);
+  chip.prepend("CCS ");
+  heading.append(chip);
+  const { first, all } = table.dataset;
+  const explained = `Variance explained by ${first} texts ${find(".first").textContent}, by all ${all} ${find(".all").textContent}`;
+  tip.replaceChildren(heading, find("ol").cloneNode(true), part("p", explained));
   tip.hidden = false;
   const place = cell.getBoundingClientRect();
   const size = tip.getBoundingClientRect();

@@ -95,12 +95,13 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
     unfinished = store.planned_images - sum(record.rows for record in store.records)
     stored_bytes = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
+    described = "" if spans.layers == store.layers else f"; described: {_span(spans.layers)}"
     concepts = len(set(spans.pool.concepts or ()))
     return [
         ("Model", known["model"]),
         ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {known['weights_sha256'][:12]})"),
         ("Images", f"{good:,} good, {bad:,} set aside" + (f", {unfinished:,} not yet done" if unfinished else "")),
-        ("Layers kept", f"{_span(store.layers)} of 0–{store.all_layers - 1}; described: {_span(spans.layers)}"),
+        ("Layers kept", f"{_span(store.layers)} of {store.all_layers}" + described),
         ("Heads", f"{store.heads_per_layer} a layer, of {store.head_dim} dimensions"),
         ("Emission", ", ".join(known["emit"])),
         ("Precision", f"{known['precision']}, {known['backend']}"),

@@ -24,6 +24,8 @@ from headspan.store.reader import Store
 _HEADS = 6
 # A map beside each image takes the place of another image.
 _IMAGES, _IMAGES_WITH_MAPS = 6, 4
+# Single patches can stand out by an order of magnitude; they must not wash out the rest.
+_FULL_COLOUR = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def find_examples(
     shown = []
     for done, best in enumerate(chosen, start=1):
         maps = [_map(store, best, image) for image in best.images] if has_maps else []
-        strongest = max((float(np.abs(one).max()) for one in maps), default=0.0)
+        strongest = float(np.quantile(np.abs(np.stack(maps)), _FULL_COLOUR)) if maps else 0.0
         examples = []
         for place, (image, score) in enumerate(zip(best.images, best.scores, strict=True)):
             sample = samples[image]

@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from headspan.config import Preprocess
-from headspan.pixels import Undecodable, preprocess_image
 from headspan.errors import SourceError
+from headspan.pixels import Undecodable, preprocess_image
 from headspan.sources import describe, open_shard
 from headspan.store.samples import read_shards
 
@@ -39,7 +39,8 @@ def read_images(
     `samples` are lines of the store's table; `preprocess` is the store's attribute of that name.
     """
     # JSON has no tuples.
-    known = Preprocess(**{name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()})
+    fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()}
+    known = Preprocess(**fields)
     planned_bytes = {shard.url: shard.size_bytes for shard in read_shards(store_path)}
     images: dict[int, Image.Image] = {}
     failed: dict[int, str] = {}

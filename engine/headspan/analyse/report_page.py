@@ -22,6 +22,8 @@ from headspan.records import BadImage
 # Of images that were set aside, and of characters of one text: beyond, the page would be long, not better.
 _BAD_SHOWN = 20
 _TEXT_LENGTH = 200
+# What headspan itself says may name long paths.
+_REMARK_LENGTH = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class HeadExamples:
-    """A head's best images, and the contribution of a patch at which its maps are fully coloured."""
+    """A head's best images, and the contribution of a patch from which on its maps are fully coloured."""
 
     head: DescribedHead
     examples: list[Example]
@@ -118,7 +120,7 @@ def render(content: Content) -> str:
 
 
 def _notice(notices: Sequence[str]) -> str:
-    return f'<p class="notice" role="note">{_text(" ".join(notices))}</p>' if notices else ""
+    return f'<p class="notice" role="note">{_text(" ".join(notices), _REMARK_LENGTH)}</p>' if notices else ""
 
 
 def _lede(content: Content) -> str:
@@ -197,18 +199,18 @@ def _share_cell(share: float, name: str) -> str:
 def _remarks(content: Content) -> str:
     remarks = []
     if content.missing:
-        images = len({row for row in content.missing})
+        images = len(content.missing)
         reason = next(iter(content.missing.values()))
-        remarks.append(f"{images} of the images could not be read and are shown by name alone. {reason}.")
+        remarks.append(f"{images} of the images could not be read and are shown by name alone: {reason}.")
     if not content.has_maps:
         remarks.append("Maps need each patch’s share: run precompute with --emit heads,patches.")
-    return "".join(f'<p class="remark">{_text(remark)}</p>' for remark in remarks)
+    return "".join(f'<p class="remark">{_text(remark, _REMARK_LENGTH)}</p>' for remark in remarks)
 
 
 def _head_examples(shown: HeadExamples) -> str:
     head = shown.head
     scale = (
-        f'<p class="scale"><span>{-shown.strongest:.2g}</span><i></i><span>{shown.strongest:+.2g} a patch</span></p>'
+        f'<p class="scale"><span>−{shown.strongest:.2g}</span><i></i><span>+{shown.strongest:.2g} a patch</span></p>'
         if any(example.map for example in shown.examples)
         else ""
     )
@@ -228,16 +230,20 @@ def _figure(example: Example) -> str:
         pictures.append(f'<img src="{example.map}" alt="Map of the text over this image">')
     return (
         f"<figure><div>{''.join(pictures)}</div>"
-        f'<figcaption><b>{example.score:.3f}</b> <span title="{_text(example.key)}">{_text(name)}</span></figcaption>'
-        "</figure>"
+        f"<figcaption><b>{_number(example.score)}</b> "
+        f'<span title="{_text(example.key)}">{_text(name)}</span></figcaption></figure>'
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}".replace("-", "−")
 
 
 def _percent(share: float) -> str:
     return "–" if math.isnan(share) else f"{100 * share:.1f}\u202f%"
 
 
-def _text(text: str) -> str:
+def _text(text: str, length: int = _TEXT_LENGTH) -> str:
     """Escaped for text and attributes, on one line, and not longer than can be read at a glance."""
     words = " ".join(text.split())
-    return html.escape(words if len(words) <= _TEXT_LENGTH else words[: _TEXT_LENGTH - 1].rstrip() + "…")
+    return html.escape(words if len(words) <= length else words[: length - 1].rstrip() + "…")

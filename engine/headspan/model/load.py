@@ -26,6 +26,18 @@ from headspan.config import Preprocess
 from headspan.errors import ModelError
 from headspan.model.convert import SUPPORTED, unsupported_reason
 
+# What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
+_LOADING_ERRORS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    OSError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    StopIteration,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -73,7 +85,7 @@ def load_model(name: str, pretrained: str | None) -> LoadedModel:
             f"{pretrained}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, "
             "so save the state dict as .safetensors"
         ) from error
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(_load_failure(name, pretrained, error)) from error
     clip.eval().requires_grad_(False)
     return LoadedModel(
@@ -152,7 +164,7 @@ def _needs_quick_gelu(registered: str, source: str | None) -> bool:
 
 def _load_failure(name: str, pretrained: str | None, error: Exception) -> str:
     text = str(error)
-    if "loading state_dict" in text:
+    if "loading state_dict" in text or isinstance(error, AssertionError):
         return f"{pretrained}: its weights do not fit {name} ({_mismatch(text)}); name the model they were made for"
     if "TorchScript" in text or "weights_only" in text.lower():
         return (

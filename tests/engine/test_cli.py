@@ -1,0 +1,162 @@
+"""Commands as a user types them: what they print, how they end, and that no error shows a traceback."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import headspan as hs
+from headspan.cli import main
+from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files, write_tar
+
+HEADSPAN = [sys.executable, "-m", "headspan.cli"]
+
+
+def flags(toy_run: ToyRun, out: Path) -> list[str]:
+    """`precompute`'s command line for the toy."""
+    shards = [str(shard) for shard in toy_run.shards]
+    model = ["--model", str(toy_run.config), "--pretrained", str(toy_run.weights), "--device", "cpu"]
+    sizes = ["--layers", "all", "--emit", "heads,patches,mlps", "--batch-size", "7", "--unit-images", "32"]
+    return ["precompute", *shards, "--out", str(out), *model, *sizes]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence with which a command ends in code 2."""
+    assert main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("headspan: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_the_chain_runs_command_by_command(toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "run.zarr"
+    pool = tmp_path / "pool.tsv"
+    pool.write_text("".join(f"{number} {noun}\t{noun}s\n" for noun in ("cat", "dog", "tree") for number in range(9)))
+    assert main(flags(toy_run, store)) == 0
+    captured = capsys.readouterr()
+    assert f"67 images stored in {store}" in captured.out
+    assert "3 images set aside" in captured.out
+    assert "bytes an image" in captured.err
+    assert "images: 70 of 70 (100%)" in captured.err
+    for command, wanted in (
+        (["info", str(store)], "67 of 70 planned, 3 set aside"),
+        (["verify", str(store)], "contributions sum to the embeddings within"),
+        (["textspan", str(store), "--texts", str(pool), "--texts-per-head", "5"], "kept as textspan/pool"),
+        (["label", str(store)], "by concepts of pool pool"),
+        (["ccs", str(store)], "CCS@5"),
+        (["report", str(store), "--out", str(tmp_path / "report.html")], "report written to"),
+    ):
+        assert main(command) == 0
+        assert wanted in capsys.readouterr().out
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_info_lists_the_bad_images_with_shard_key_and_reason(
+    toy_run: ToyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(toy_run.path), "--bad"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [int(row[0]) for row in rows] == list(BROKEN_ROWS)
+    assert [row[1] for row in rows] == [f"{row:05d}" for row in BROKEN_ROWS]
+    assert all(row[2].endswith(".tar") and row[3] for row in rows)
+
+
+def test_verify_ends_in_1_where_a_byte_has_changed(toy_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = toy_copy / "heads" / "c" / "1" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert main(["verify", str(toy_copy)]) == 1
+    assert "unit 1, rows 32 to 63: heads/c/1/0/0/0 has changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda f: [*f[:1], "nowhere.tar", *f[4:]], "nowhere.tar: no such file"),
+        (lambda f: [*f, "--model", "ViT-B-33"], "ViT-B-33: open_clip has no such model"),
+        (lambda f: [*f, "--model", "RN50"], "its image tower is a ResNet; headspan decomposes"),
+        (lambda f: [*f, "--model", "ViT-B-32"], "its weights do not fit ViT-B-32"),
+        (lambda f: [*f, "--model", "ViT-B-32", "--pretrained", "openay"], "neither a tag of this model nor a file"),
+        (lambda f: [*f, "--layers", "7"], "--layers 7: the model's layers are 0 to 2"),
+        (lambda f: [*f, "--emit", "heads,tails"], "--emit tails is unknown; choose from heads, patches, mlps"),
+        (lambda f: [*f, "--batch-size", "0"], "--batch-size 0 is too small"),
+        (lambda f: [*f, "--device", "cuda:9"], "--device cuda:9: torch sees"),
+        (lambda f: [*f, "--precision", "fp8"], "--precision fp8 is unknown"),
+    ],
+)
+def test_a_wrong_flag_ends_in_one_sentence_and_code_2(
+    change: Callable[[list[str]], list[str]],
+    wanted: str,
+    toy_run: ToyRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run.zarr"
+    assert wanted in refused(capsys, *change(flags(toy_run, out)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_shard_ends_the_plan(toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = write_tar(tmp_path / "cut.tar", image_members(range(5)))
+    shard.write_bytes(shard.read_bytes()[:2000])
+    arguments = flags(toy_run, tmp_path / "run.zarr")
+    sentence = refused(capsys, arguments[0], str(shard), *arguments[4:])
+    assert "cut.tar: truncated" in sentence
+    assert "fetch the shard again" in sentence
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "textspan", "label", "ccs", "report"])
+def test_commands_on_no_store_say_so(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such folder; give the path that" in refused(capsys, command, str(tmp_path / "run.zarr"))
+
+
+def test_ccs_before_textspan_names_the_command_to_run(toy_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run headspan textspan" in refused(capsys, "ccs", str(toy_copy))
+
+
+def _small_files() -> None:
+    # As on a full disk, writing fails half-way; SIGXFSZ would end the process instead.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+
+
+def test_a_disk_that_refuses_ends_in_one_sentence_and_the_run_goes_on_later(toy_run: ToyRun, tmp_path: Path) -> None:
+    out = tmp_path / "run.zarr"
+    done = subprocess.run(
+        [*HEADSPAN, *flags(toy_run, out)], capture_output=True, text=True, check=False, preexec_fn=_small_files
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "cannot be written (File too large); make room" in done.stderr.splitlines()[-1]
+    again = subprocess.run([*HEADSPAN, *flags(toy_run, out)], capture_output=True, text=True, check=True)
+    assert "67 images stored" in again.stdout
+    assert relative_files(out) == relative_files(toy_run.path)
+
+
+def test_ctrl_c_says_how_to_go_on_and_ends_in_130(toy_run: ToyRun, tmp_path: Path) -> None:
+    out = tmp_path / "run.zarr"
+    # Units of eight images, so that the run is long enough to be interrupted in the middle.
+    command = [*HEADSPAN, *flags(toy_run, out), "--unit-images", "8", "--batch-size", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    commits = out / "records" / "commits"
+    while not list(commits.glob("unit-*.json")):
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 130
+    assert errors.splitlines()[-1].endswith("run the same command to go on")
+    assert not hs.open(out).complete
+
+
+def test_every_command_explains_itself() -> None:
+    done = subprocess.run([*HEADSPAN, "--help"], capture_output=True, text=True, check=True, env={**os.environ})
+    for command in ("demo", "precompute", "info", "verify", "textspan", "label", "ccs", "report"):
+        assert command in done.stdout

@@ -1,0 +1,481 @@
+"""The report: whole HTML, nothing foreign let in, nothing loaded, numbers as the store has them.
+
+The store is a tiny one of its own, with captions, keys and texts that would run if they were not escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headspan
+from headspan.analyse import results
+from headspan.analyse.report import write_report
+from headspan.analyse.report_images import data_uri, grid_shape, overlay, read_images
+from headspan.analyse.report_page import Content, DescribedHead, Example, HeadExamples, render
+from headspan.errors import StoreError
+from headspan.records import BadImage, Progress
+
+ATTACK = "<script>document.title='owned'</script>"
+CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+COLOURS = ("red", "green", "blue", "black", "white", "grey", "pink")
+THINGS = ("dog", "cat", "car", "tree", "house", "boat", "bird")
+POOL = headspan.Pool(
+    "awkward",
+    (*(f"a {name} {ATTACK}" for name in COLOURS), *(f'a photo of a {name} "&' for name in THINGS)),
+    (*["<b>colours</b>"] * len(COLOURS), *["things"] * len(THINGS)),
+)
+VOID = {"meta", "img", "input", "br", "link", "hr"}
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+
+def write_shards(path: Path) -> None:
+    """Twelve images, one of them no image, with captions to most."""
+    random = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, content: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+        for number in range(12):
+            key = f"<script>{number:02d}" if number % 2 else f"{number:02d}&"
+            small = random.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(small).resize((61, 47), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+            add(f"{key}.jpg", buffer.getvalue() if number != 7 else b"no image")
+            if number != 4:
+                add(f"{key}.txt", f"{ATTACK} \"quoted\" & 'more' http://example.org/{number}".encode())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    config = folder / "report-test-vit.json"
+    config.write_text(json.dumps(CONFIG))
+    write_shards(folder / "shard.tar")
+    for name, emit in (("maps.zarr", ("heads", "patches")), ("plain.zarr", ("heads",))):
+        headspan.precompute(
+            str(folder / "shard.tar"),
+            folder / name,
+            model=str(config),
+            pretrained="random:0",
+            layers="all",
+            emit=emit,
+            device="cpu",
+            workers=1,
+        )
+        store = headspan.open(folder / name)
+        headspan.textspan(store, POOL, texts_per_head=6)
+        headspan.label_heads(store)
+        headspan.concept_consistency(store)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(made: Path) -> str:
+    path = write_report(
+        headspan.open(made / "maps.zarr"), made / "report.html", heading="A heading <i>of one's own</i>"
+    )
+    assert path == made / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Tags with their attributes and the text within, and complaints where tags do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.complaints: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open[-1] != tag:
+            self.complaints.append(f"</{tag}> at {self.getpos()} within {self.open}")
+        else:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def body_texts(self) -> list[str]:
+        """All text a reader sees, in order."""
+        texts = [text for tag, text in self.texts if tag not in ("style", "script", "title")]
+        assert texts
+        return texts
+
+    def ids(self) -> list[str]:
+        return [value for _, attributes in self.tags if (value := attributes.get("id"))]
+
+
+def test_every_tag_is_closed_and_every_id_is_one_of_its_kind(page: str) -> None:
+    outline = Outline(page)
+    assert outline.complaints == []
+    assert outline.open == []
+    assert len(outline.ids()) == len(set(outline.ids()))
+    links = [attributes["href"] for tag, attributes in outline.tags if tag == "a"]
+    assert {str(link).removeprefix("#") for link in links} == {
+        f"L{layer}.H{head}" for layer in (0, 1) for head in range(3)
+    }
+    assert {str(link).removeprefix("#") for link in links} <= set(outline.ids())
+
+
+def test_the_check_of_tags_sees_what_it_should() -> None:
+    assert Outline("<p>a<b>c</p></b>").complaints
+    assert Outline("<p>a<b>c</b>").open == ["p"]
+
+
+def test_what_shards_and_pools_say_is_shown_and_never_run(page: str) -> None:
+    outline = Outline(page)
+    assert sum(tag == "script" for tag, _ in outline.tags) == 1
+    texts = outline.body_texts()
+    # A caption, a text of the pool, a concept, and the key of the image that was set aside.
+    assert any(text.startswith(f"{ATTACK} \"quoted\" & 'more'") for text in texts)
+    assert any(text.startswith("a ") and text.endswith(ATTACK) for text in texts)
+    assert "<script>07" in texts
+    assert "A heading <i>of one's own</i>" in texts[0]
+    assert not any(name.startswith("on") for _, attributes in outline.tags for name in attributes)
+
+
+def test_nothing_is_loaded_from_anywhere(page: str) -> None:
+    outline = Outline(page)
+    for tag, attributes in outline.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:image/jpeg;base64,")), (tag, name, value)
+    style, script = (re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("style", "script"))
+    assert style
+    assert script
+    assert not re.search(r"url\(|@import|https?:|//[a-z]", style[1])
+    assert not re.search(r"fetch|XMLHttp|import\(|https?:|eval|innerHTML", script[1])
+
+
+def test_the_content_policy_names_the_one_script(page: str) -> None:
+    policy = next(str(a["content"]) for _, a in Outline(page).tags if a.get("http-equiv") == "Content-Security-Policy")
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert policy == (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'")
+
+
+def test_random_weights_are_named_in_the_first_line(made: Path, page: str) -> None:
+    first = Outline(page).body_texts()[0]
+    assert first.startswith("A heading")
+    assert "random (random:0)" in first
+    assert "mean nothing" in first
+    plain = write_report(headspan.open(made / "plain.zarr"), made / "plain.html").read_text(encoding="utf-8")
+    assert Outline(plain).body_texts()[0] == "The weights are random (random:0): labels and spans mean nothing."
+
+
+def test_a_trained_model_gets_no_warning() -> None:
+    first, second = Outline(render(some_content())).body_texts()[:2]
+    assert (first, second) == ("Attention heads, read with headspan", "ViT-<b>")
+
+
+def test_the_summary_counts_images_layers_and_bytes(made: Path, page: str) -> None:
+    facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd></div>", page))
+    assert facts["Images"] == "11 good, 1 set aside"
+    assert facts["Layers kept"] == "0–1 of 2"
+    # 2 layers of 3 heads of 16 numbers, with 17 source tokens, in 16 bits; embedding, norm and ok.
+    assert facts["Store"].endswith(f" on disk, {2 * 3 * 16 * 2 * (1 + 17) + (32 + 3) * 4 + 1:,} bytes an image")
+    used = sum(path.stat().st_size for path in (made / "maps.zarr").rglob("*") if path.is_file())
+    assert float(facts["Store"].split()[0]) == pytest.approx(used / 1000, rel=0.01)
+    assert facts["Text pool"] == "awkward, 14 texts, 2 concepts"
+
+
+def test_the_table_holds_what_the_analyses_found(made: Path, page: str) -> None:
+    store = headspan.open(made / "maps.zarr")
+    spans, found = headspan.read_spans(store), headspan.concept_consistency(store)
+    rows = dict(re.findall(r'<tr id="(L\d+\.H\d+)">(.*?)</tr>', page))
+    assert list(rows) == [f"L{layer}.H{head}" for layer in (0, 1) for head in range(3)]
+    for layer, head in spans.heads():
+        row = Outline(rows[f"L{layer}.H{head}"])
+        cells = [text for _, text in row.texts]
+        assert cells[0] == f"L{layer}.H{head}"
+        assert cells[1] == found.labels.name(layer, head)
+        assert cells[2] == str(found.scores[layer, head])
+        assert cells[3] == (found.group(layer, head) or "–")
+        assert cells[4:9] == spans.texts(layer, head, 5)
+        marks = [attributes["class"] == "yes" for tag, attributes in row.tags if tag == "li"]
+        assert marks == found.labels.consistent[layer, head].tolist()
+        assert cells[9:] == [f"{100 * spans.explained[layer, head, place]:.1f}\u202f%" for place in (4, 5)]
+
+
+def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, page: str) -> None:
+    store = headspan.open(made / "maps.zarr")
+    spans = headspan.read_spans(store)
+    vectors = results.load(store, "texts", "awkward", "")[0]["vectors"]
+    keys = store.samples()["key"].to_pylist()
+    sections = re.findall(r'<section class="head">.*?</section>', page, re.DOTALL)
+    assert len(sections) == 6
+    scores = []
+    for section in sections:
+        outline = Outline(section)
+        name = re.match(r"#L(\d+)\.H(\d+)", str(next(a["href"] for tag, a in outline.tags if tag == "a")))
+        assert name
+        layer, head = int(name[1]), int(name[2])
+        products = store.heads(layer, head) @ vectors[spans.indices[layer, head, 0]]
+        shown = [keys.index(a["title"]) for tag, a in outline.tags if tag == "span" and a.get("title") in keys]
+        assert shown == np.argsort(-products)[:4].tolist()
+        scores.append(headspan.concept_consistency(store).scores[layer, head])
+        assert sum(tag == "img" for tag, _ in outline.tags) == 8
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
+    events: list[Progress] = []
+    plain = write_report(headspan.open(made / "plain.zarr"), made / "plain.html", listen=events.append).read_text()
+    assert "run precompute with --emit heads,patches" in plain
+    assert plain.count("<img") == 6 * 6
+    assert "a patch</span>" not in plain
+    assert [(event.done, event.total) for event in events] == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "a command"])
+def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
+    made: Path, tmp_path: Path, change: str
+) -> None:
+    shard = tmp_path / "moved.tar"
+    shutil.copyfile(made / "shard.tar", shard)
+    url = f"pipe:touch {tmp_path}/ran; cat {shard}" if change == "a command" else str(shard)
+    store_path = tmp_path / "moved.zarr"
+    config = made / "report-test-vit.json"
+    headspan.precompute(
+        url, store_path, model=str(config), pretrained="random:0", layers="all", device="cpu", workers=1
+    )
+    (tmp_path / "ran").unlink(missing_ok=True)
+    store = headspan.open(store_path)
+    headspan.textspan(store, POOL, texts_per_head=6)
+    headspan.label_heads(store)
+    headspan.concept_consistency(store)
+    if change == "gone":
+        shard.unlink()
+    elif change == "longer":
+        shard.write_bytes(shard.read_bytes() + bytes(512))
+    page = write_report(store, tmp_path / "report.html").read_text()
+    assert "<img" not in page
+    assert Outline(page).complaints == []
+    said = next(text for text in Outline(page).body_texts() if "could not be read" in text)
+    assert {"gone": "cannot be read", "longer": "has changed", "a command": "does not run"}[change] in said
+    assert page.count("<figure>") == 6 * 6
+    assert not (tmp_path / "ran").exists()
+
+
+def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
+    store = headspan.open(made / "plain.zarr", keep_failed=True)
+    samples = store.samples().to_pylist()
+    images, failed = read_images(store.path, store.attributes["preprocess"], samples)
+    assert sorted(images) == [row for row in range(12) if row != 7]
+    assert list(failed) == [7]
+    assert failed[7].endswith("not an image, or its header is broken")
+    assert all(image.size == (160, 160) for image in images.values())
+
+
+def test_failed_images_are_never_the_best_ones(made: Path, tmp_path: Path) -> None:
+    shown = write_report(headspan.open(made / "maps.zarr", keep_failed=True), tmp_path / "kept.html").read_text()
+    assert shown == write_report(headspan.open(made / "maps.zarr"), tmp_path / "good.html").read_text()
+
+
+def test_a_map_is_orange_where_patches_speak_for_the_text_and_blue_where_against() -> None:
+    grey = Image.new("RGB", (90, 60), (120, 120, 120))
+    contributions = np.zeros((2, 3))
+    contributions[0, 0], contributions[1, 2] = 0.5, -0.5
+    pixels = np.asarray(overlay(grey, contributions, strongest=0.5)).astype(int)
+    red_over_blue = pixels[..., 0] - pixels[..., 2]
+    assert red_over_blue[10, 10] > 100
+    assert red_over_blue[50, 80] < -80
+    assert abs(red_over_blue[30, 45]) < 20
+    assert np.asarray(overlay(grey, np.zeros((2, 3)), strongest=0.0)).std() == 0
+
+
+@pytest.mark.parametrize(
+    ("patches", "height", "width", "shape"),
+    [
+        (49, 224, 224, (7, 7)),
+        (257 - 1, 224, 224, (16, 16)),
+        (300, 240, 320, (15, 20)),
+        (2, 8, 17, (1, 2)),
+        (1, 9, 9, (1, 1)),
+    ],
+)
+def test_the_patch_grid_has_the_shape_of_the_image(
+    patches: int, height: int, width: int, shape: tuple[int, int]
+) -> None:
+    assert grid_shape(patches, height, width) == shape
+
+
+def test_images_within_the_page_come_out_as_they_went_in() -> None:
+    image = Image.linear_gradient("L").convert("RGB").resize((160, 93))
+    content = base64.b64decode(data_uri(image).removeprefix("data:image/jpeg;base64,"))
+    assert len(content) < 10_000
+    with Image.open(io.BytesIO(content)) as shown:
+        assert shown.size == (160, 93)
+        assert np.abs(np.asarray(shown).astype(int) - np.asarray(image)).max() < 12
+
+
+def some_content(layers: int = 2, heads: int = 3, bad: int = 23) -> Content:
+    """A page's content with the awkward cases: no label, no share, few texts, many bad images."""
+    texts = (("a <text>", True), ("another", False))
+    described = [
+        DescribedHead(layer, head, None if head else "x & y", head % 6, None, texts, float("nan"), 0.5)
+        for layer in range(layers)
+        for head in range(heads)
+    ]
+    return Content(
+        notices=[],
+        model="ViT-<b>",
+        weights="",
+        facts=[("Model", "<b>")],
+        images=1,
+        layers=tuple(range(layers)),
+        heads=described,
+        texts_per_head=2,
+        at_k=[1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        groups={"high": 0, "moderate": 0, "low": 6},
+        ccr=float("nan"),
+        bad=[BadImage(row, f"key<{row}>", "u&r&l", "no <reason>") for row in range(bad)],
+        examples=[HeadExamples(described[0], [Example("k" * 999, None, -0.5)], 0.0)],
+        missing={},
+        has_maps=False,
+    )
+
+
+def test_the_awkward_cases_have_their_words() -> None:
+    outline = Outline(render(some_content()))
+    texts = outline.body_texts()
+    assert outline.complaints == []
+    assert "no high heads" in texts
+    assert "23 images set aside, and why" in texts
+    assert "key<19>" in texts
+    assert "key<20>" not in texts
+    assert "3 more are in the store’s records." in texts
+    # Long words are cut, numbers carry a true minus.
+    assert "k" * 199 + "…" in texts
+    assert "−0.5" in texts
+
+
+def test_the_largest_models_page_stays_under_three_megabytes() -> None:
+    content = some_content(layers=48, heads=16)
+    uri = "data:image/jpeg;base64," + "A" * 14_000
+    examples = [
+        HeadExamples(content.heads[0], [Example("key", "words " * 99, 0.1, uri, uri)] * 4, 0.1) for _ in range(6)
+    ]
+    long = tuple((f"a text of some fifty characters, as pools have them {place}", True) for place in range(5))
+    heads = [DescribedHead(head.layer, head.head, "time-of-day", 5, "high", long, 0.5, 0.9) for head in content.heads]
+    page = render(
+        Content(**{name: getattr(content, name) for name in Content.__slots__} | {"examples": examples, "heads": heads})
+    )
+    assert len(page.encode()) < 3_000_000
+
+
+def test_without_a_ccs_run_the_next_step_is_named(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
+    shutil.rmtree(tmp_path / "run.zarr" / "ccs")
+    with pytest.raises(StoreError, match="has none as ccs runs; run headspan ccs"):
+        write_report(headspan.open(tmp_path / "run.zarr"), tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_analyses_that_do_not_belong_together_are_refused(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
+    store = headspan.open(tmp_path / "run.zarr")
+    headspan.textspan(store, POOL, texts_per_head=6, layers=[1])
+    with pytest.raises(StoreError, match="not made from each other; run headspan label and headspan ccs again"):
+        write_report(store, tmp_path / "report.html")
+
+
+# Sorts by score, filters, and focuses a cell, then says what is to be seen then.
+PROBE = """
+const heads = () => [...document.querySelectorAll("#heads tbody tr:not([hidden])")].map((row) => row.id).join(" ");
+const said = {};
+document.querySelectorAll("#heads thead button")[2].click();
+said.sorted = heads();
+const box = document.getElementById("filter");
+box.value = "L1.h2";
+box.dispatchEvent(new Event("input"));
+said.filtered = heads();
+const cell = document.querySelector("#grid a");
+cell.focus();
+said.tip = document.getElementById("tip").hidden ? "" : document.getElementById("tip").textContent;
+cell.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+said.next = document.activeElement.getAttribute("href");
+document.activeElement.click();
+said.revealed = heads();
+said.width = document.documentElement.scrollWidth;
+document.documentElement.dataset.said = JSON.stringify(said);
+"""
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=500,800",
+    "--dump-dom",
+)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
+def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Path, page: str, tmp_path: Path) -> None:
+    assert BROWSER is not None
+    # The policy lets no second script run, so its hash is added for the test's own.
+    digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
+    probed = page.replace("script-src ", f"script-src 'sha256-{digest}' ").replace(
+        "</body>", f"<script>{PROBE}</script></body>"
+    )
+    (tmp_path / "probe.html").write_text(probed, encoding="utf-8")
+    done = subprocess.run(
+        [BROWSER, *FLAGS, f"--user-data-dir={tmp_path}/profile", (tmp_path / "probe.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    root = dict(Outline(done.stdout).tags[0][1])
+    assert "data-error" not in root
+    assert root["data-ready"] == "6"
+    said = json.loads(str(root["data-said"]))
+    store = headspan.open(made / "maps.zarr")
+    found = headspan.concept_consistency(store)
+    places = [(layer, head) for layer in (0, 1) for head in range(3)]
+    by_score = sorted(places, key=lambda place: (-int(found.scores[place]), place))
+    assert said["sorted"].split() == [f"L{layer}.H{head}" for layer, head in by_score]
+    assert said["filtered"] == "L1.H2"
+    assert said["tip"].startswith(f"L0.H0 {found.labels.name(0, 0)}CCS {found.scores[0, 0]}")
+    assert headspan.read_spans(store).texts(0, 0, 1)[0] in said["tip"]
+    assert said["next"] == "#L0.H1"
+    assert len(said["revealed"].split()) == 6
+    # Nothing sticks out sideways.
+    assert said["width"] <= 500
+    assert "owned" not in (re.search(r"<title>(.*?)</title>", done.stdout) or [""])[0]

@@ -1,0 +1,431 @@
+"""The store as its readers meet it: shapes, alignment, unfinished and damaged stores, and what errors say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import zarr
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+import headspan as hs
+from headspan.emit.contributions import contributions
+from headspan.emit.moments import Moments
+from headspan.errors import SettingsError, StoreError
+from headspan.model.convert import to_tower
+from headspan.model.load import LoadedModel
+from headspan.records import BadImage
+from tests import tolerances
+from tests.conftest import BROKEN_ROWS, ToyRun
+from tests.tolerances import relative_error
+
+IMAGES, PLANNED, LAYERS, HEADS, HEAD_DIM, TOKENS, JOINT = 67, 70, 3, 3, 16, 17, 24
+GOOD_ROWS = [row for row in range(PLANNED) if row not in BROKEN_ROWS]
+COMMITS = Path("records") / "commits"
+
+
+@pytest.fixture(scope="module")
+def exact(toy_run: ToyRun, toy_model: LoadedModel) -> dict[str, np.ndarray]:
+    """The good images' float32 numbers, by tarfile, PIL and open_clip's own transform."""
+    transform = image_transform_v2(PreprocessCfg(**toy_model.clip.visual.preprocess_cfg), is_train=False)
+    pixels = []
+    for shard in toy_run.shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                row, extension = member.name.split(".")
+                if extension != "txt" and int(row) not in BROKEN_ROWS:
+                    with Image.open(tar.extractfile(member)) as image:  # type: ignore[arg-type]
+                        pixels.append(transform(image))
+    tower = to_tower(toy_model.clip.visual, "toy")
+    row = tower.forward(torch.stack(pixels), (0, 1, 2), with_patches=True, with_terms=True)
+    assert row.patches is not None
+    return {**contributions(row, tower).arrays, "heads": row.heads.numpy(), "patches": row.patches.numpy()}
+
+
+@pytest.fixture
+def unfinished(toy_copy: Path) -> Path:
+    """The toy store as it was when its middle unit (rows 32 to 63) had its shards but no record."""
+    commits = toy_copy / COMMITS
+    (commits / "complete.json").unlink()
+    (group,) = commits.glob("group-*.json")
+    records = json.loads(group.read_text())
+    group.unlink()
+    store = hs.open(toy_copy, keep_failed=True)
+    good = store.group["ok"][...] == 1
+    for record in records:
+        if record["unit"] != 1:
+            rows = np.arange(record["first_row"], record["first_row"] + record["rows"])
+            rows = rows[good[rows]]
+            moments = Moments.zeros(LAYERS, HEADS, HEAD_DIM, torch.device("cpu"))
+            heads, norm = store.group["heads"][...][rows], store.group["norm"][...][rows]
+            moments.add(torch.from_numpy(heads).float(), torch.from_numpy(norm))
+            count, total, gram = moments.arrays()
+            upper = np.triu_indices(gram.shape[-1])
+            name = f"unit-{record['unit']:08d}"
+            with (commits / f"{name}.moments").open("wb") as file:
+                np.savez(file, count=count, total=total, upper=gram[..., upper[0], upper[1]])
+            (commits / f"{name}.json").write_text(json.dumps([record]))
+    return toy_copy
+
+
+def test_a_store_is_read_without_torch(toy_run: ToyRun) -> None:
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'open_clip', 'triton', 'torchvision'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import headspan as hs\n"
+        "store = hs.open(sys.argv[1])\n"
+        "parts = [store.heads(2, 1), store.patches(0, 2), store.mlps('own'), store.biases(), store.embedding]\n"
+        "print(store.images, store.moments().count, store.samples().num_rows, *(part.ndim for part in parts))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(toy_run.path)], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["67", "67", "67", "2", "3", "3", "3", "2"]
+
+
+def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None:
+    assert (toy_store.images, toy_store.planned_images) == (IMAGES, PLANNED)
+    assert (toy_store.layers, toy_store.all_layers, toy_store.heads_per_layer) == ((0, 1, 2), LAYERS, HEADS)
+    assert (toy_store.head_dim, toy_store.tokens, toy_store.joint) == (HEAD_DIM, TOKENS, JOINT)
+    assert toy_store.complete
+    shapes = {
+        "embedding": (toy_store.embedding, (IMAGES, JOINT)),
+        "norm": (toy_store.norm, (IMAGES, 3)),
+        "heads": (toy_store.heads(2, 2), (IMAGES, JOINT)),
+        "heads own": (toy_store.heads(0, 0, convention="own", normalised=False), (IMAGES, JOINT)),
+        "head_coordinates": (toy_store.head_coordinates(1, 2), (IMAGES, HEAD_DIM)),
+        "head_directions": (toy_store.head_directions(1, 2), (HEAD_DIM + 3, JOINT)),
+        "head_directions own": (toy_store.head_directions(1, 2, "own"), (HEAD_DIM + 3, JOINT)),
+        "patches": (toy_store.patches(66, 1), (TOKENS, HEADS, JOINT)),
+        "patch_coordinates": (toy_store.patch_coordinates(0, 1), (TOKENS, HEADS, HEAD_DIM)),
+        "mlps": (toy_store.mlps(), (IMAGES, LAYERS + 1, JOINT)),
+        "mlps own": (toy_store.mlps("own", normalised=False), (IMAGES, LAYERS + 1, JOINT)),
+        "biases": (toy_store.biases(), (IMAGES, LAYERS + 1, JOINT)),
+    }
+    for name, (values, shape) in shapes.items():
+        assert values.shape == shape, name
+        assert values.dtype == np.float32, name
+        assert np.isfinite(values).all(), name
+    moments = toy_store.moments()
+    assert moments.total.shape == (LAYERS, HEADS, HEAD_DIM + 3)
+    assert moments.gram.shape == (LAYERS, HEADS, HEAD_DIM + 3, HEAD_DIM + 3)
+    assert moments.total.dtype == moments.gram.dtype == np.float64
+    assert "67 images, layers 0 to 2, 3 heads of 16, joint 24" in repr(toy_store)
+
+
+def test_rows_samples_and_arrays_count_the_same_images(toy_run: ToyRun) -> None:
+    for keep_failed, rows in ((False, GOOD_ROWS), (True, list(range(PLANNED)))):
+        store = hs.open(toy_run.path, keep_failed=keep_failed)
+        assert store.rows.tolist() == rows
+        assert store.samples()["row"].to_pylist() == rows
+        assert store.samples()["caption"].to_pylist() == [f"caption {row}" for row in rows]
+        assert [int(key) for key in store.samples()["key"].to_pylist()] == rows
+        assert len(store.embedding) == len(store.heads(0, 0)) == len(store.mlps()) == store.images == len(rows)
+
+
+def test_the_numbers_of_each_image_are_its_own(toy_store: hs.Store, exact: dict[str, np.ndarray]) -> None:
+    # Bit for bit would need the same batches.
+    assert relative_error(toy_store.embedding, exact["embedding"]) < tolerances.FLOAT32_SUM
+    assert relative_error(toy_store.norm, exact["norm"]) < tolerances.FLOAT32_SUM
+    for image in (0, 4, 5, 31, 32, 66):
+        assert relative_error(toy_store.embedding[image], exact["embedding"][image]) < tolerances.FLOAT32_SUM
+        found = toy_store.patch_coordinates(image, 1).swapaxes(0, 1)
+        assert relative_error(found, exact["patches"][image, 1]) < tolerances.FLOAT16_STORE
+    for layer, head in itertools.product(range(LAYERS), range(HEADS)):
+        found = toy_store.head_coordinates(layer, head)
+        assert relative_error(found, exact["heads"][:, layer, head]) < tolerances.FLOAT16_STORE
+
+
+@pytest.mark.parametrize("convention", ["even", "own"])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_all_terms_that_are_read_sum_to_the_embeddings(toy_store: hs.Store, convention: str, normalised: bool) -> None:
+    total = toy_store.mlps(convention, normalised).sum(axis=1)
+    for layer, head in itertools.product(range(LAYERS), range(HEADS)):
+        total += toy_store.heads(layer, head, convention, normalised)
+    if convention == "own":
+        total += toy_store.biases(normalised).sum(axis=1)
+    wanted = toy_store.embedding / toy_store.norm[:, 2:] if normalised else toy_store.embedding
+    assert relative_error(total, wanted) < tolerances.FLOAT16_STORE
+
+
+@pytest.mark.parametrize("convention", ["even", "own"])
+def test_patches_sum_to_their_heads(toy_store: hs.Store, convention: str) -> None:
+    for image, layer in ((0, 0), (5, 2), (66, 1)):
+        patches = toy_store.patches(image, layer, convention)
+        heads = np.stack([toy_store.heads(layer, head, convention)[image] for head in range(HEADS)])
+        assert relative_error(patches.sum(axis=0), heads) < tolerances.FLOAT16_STORE
+
+
+def test_images_count_from_the_end_too(toy_store: hs.Store) -> None:
+    assert (toy_store.patches(-1, 2) == toy_store.patches(66, 2)).all()
+
+
+def test_images_that_failed_are_nan_rows_on_request(toy_run: ToyRun, toy_store: hs.Store) -> None:
+    store = hs.open(toy_run.path, keep_failed=True)
+    failed = list(BROKEN_ROWS)
+    for values in (store.embedding, store.norm, store.heads(1, 1), store.mlps(), store.biases()):
+        # What is the same for all images (the final norm's bias) is no reason to show a number either.
+        assert np.isnan(values[failed]).reshape(len(failed), -1).any(axis=1).all()
+        assert np.isfinite(values[GOOD_ROWS]).all()
+    assert np.isnan(store.patches(5, 0)).all()
+    assert (store.head_coordinates(1, 1)[GOOD_ROWS] == toy_store.head_coordinates(1, 1)).all()
+    # A product of more rows may be summed in another order.
+    assert relative_error(store.heads(1, 1)[GOOD_ROWS], toy_store.heads(1, 1)) < tolerances.FLOAT32_SUM
+    assert store.moments().count == IMAGES
+
+
+def test_moments_are_those_of_the_float32_numbers_and_near_those_of_the_stored(
+    toy_store: hs.Store, exact: dict[str, np.ndarray]
+) -> None:
+    moments = toy_store.moments()
+    assert moments.count == IMAGES
+    mu, s, length = toy_store.norm.astype(np.float64).T
+    shares = np.stack([1 / s, mu / s, np.ones_like(s)], axis=1) / length[:, None]
+    for layer, head in itertools.product(range(LAYERS), range(HEADS)):
+        from_float32 = exact["heads"][:, layer, head].astype(np.float64) / (s * length)[:, None]
+        from_float16 = toy_store.head_coordinates(layer, head).astype(np.float64) / (s * length)[:, None]
+        for heads, tolerance in (
+            (from_float32, tolerances.FLOAT32_SUM),
+            (from_float16, tolerances.FLOAT16_STORE),
+        ):
+            rows = np.concatenate([heads, shares], axis=1)
+            assert relative_error(moments.total[layer, head], rows.sum(axis=0)) < tolerance
+            assert relative_error(moments.gram[layer, head], rows.T @ rows) < tolerance
+
+
+def test_moments_tell_the_mean_contribution(toy_store: hs.Store) -> None:
+    moments = toy_store.moments()
+    for layer, head in itertools.product(range(LAYERS), range(HEADS)):
+        mean = moments.total[layer, head] / moments.count @ toy_store.head_directions(layer, head)
+        assert relative_error(mean, toy_store.heads(layer, head).mean(axis=0)) < tolerances.FLOAT16_STORE
+
+
+def test_zarr_alone_opens_the_group_and_finds_what_it_needs_to_know(toy_run: ToyRun, toy_config: Path) -> None:
+    root = zarr.open_group(toy_run.path, mode="r")
+    dims = {
+        "ok": ("image",),
+        "embedding": ("image", "joint"),
+        "norm": ("image", "statistic"),
+        "heads": ("image", "layer", "head", "head_dim"),
+        "patches": ("image", "layer", "head", "token", "head_dim"),
+        "mlps": ("image", "term", "joint"),
+        "mlp_means": ("image", "term"),
+        "moments/sum": ("layer", "head", "coordinate"),
+        "moments/gram": ("layer", "head", "coordinate", "coordinate_2"),
+        "model/head_to_joint": ("layer", "head", "head_dim", "joint"),
+    }
+    for name, names in dims.items():
+        array = root[name]
+        assert isinstance(array, zarr.Array)
+        assert array.metadata.dimension_names == names
+        assert len(names) == array.ndim
+    assert root["heads"].dtype == root["patches"].dtype == root["mlps"].dtype == np.float16
+    assert root["heads"].shape == (PLANNED, LAYERS, HEADS, HEAD_DIM)
+    assert np.flatnonzero(root["ok"][...] == 0).tolist() == list(BROKEN_ROWS)
+    about = root.attrs["headspan"]
+    assert about["format"] == 1
+    assert about["model"] == str(toy_config)
+    assert len(about["weights_sha256"]) == 64
+    assert about["preprocess"]["size"] == [32, 32]
+    assert about["precision"] == "fp32"
+    assert about["emit"] == ["heads", "patches", "mlps"]
+    assert set(about["units"]) >= {"heads", "patches", "mlps", "norm", "embedding"}
+
+
+def test_a_finished_store_holds_no_stray_files(toy_run: ToyRun) -> None:
+    names = [path.name for path in toy_run.path.rglob("*") if path.is_file()]
+    assert not [name for name in names if name.endswith(".tmp") or name.startswith(".")]
+    assert sorted(path.name for path in (toy_run.path / COMMITS).iterdir()) == ["complete.json", "group-000000.json"]
+    assert [path for path in toy_run.path.parent.iterdir() if path != toy_run.path] == []
+
+
+def test_a_units_files_are_those_that_its_record_names(toy_run: ToyRun, toy_store: hs.Store) -> None:
+    rows = [(record.unit, record.first_row, record.rows, record.images) for record in toy_store.records]
+    assert rows == [(0, 0, 32, 31), (1, 32, 32, 31), (2, 64, 6, 5)]
+    named = [name for record in toy_store.records for name in record.files]
+    assert len(named) == len(set(named))
+    arrays = ("ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means")
+    there = [str(path.relative_to(toy_run.path)) for name in arrays for path in (toy_run.path / name).rglob("c/*/**/*")]
+    files = {name for name in there if (toy_run.path / name).is_file()}
+    files |= {f"ok/c/{path.name}" for path in (toy_run.path / "ok" / "c").iterdir()}
+    assert files == set(named)
+    for record in toy_store.records:
+        for name, (size, _) in record.files.items():
+            assert (toy_run.path / name).stat().st_size == size
+
+
+def test_bad_images_are_listed_with_shard_key_and_reason(toy_run: ToyRun, toy_store: hs.Store) -> None:
+    bad = toy_store.bad_images()
+    assert [image.row for image in bad] == list(BROKEN_ROWS)
+    urls = [str(toy_run.shards[n]) for n in (0, 2, 2)]
+    assert [image.url for image in bad] == urls
+    assert [image.key for image in bad] == [f"{row:05d}" for row in BROKEN_ROWS]
+    assert all(isinstance(image, BadImage) and image.reason for image in bad)
+
+
+def test_an_unfinished_store_shows_the_committed_rows_alone(unfinished: Path, toy_store: hs.Store) -> None:
+    store = hs.open(unfinished)
+    rows = [row for row in GOOD_ROWS if not 32 <= row < 64]
+    assert store.rows.tolist() == rows
+    assert not store.complete
+    assert store.samples()["row"].to_pylist() == rows
+    kept = np.isin(toy_store.rows, rows)
+    assert (store.head_coordinates(2, 1) == toy_store.head_coordinates(2, 1)[kept]).all()
+    assert relative_error(store.heads(2, 1), toy_store.heads(2, 1)[kept]) < tolerances.FLOAT32_SUM
+    assert [image.row for image in store.bad_images()] == [5, 69]
+
+
+def test_the_moments_of_an_unfinished_store_are_those_of_its_committed_rows(unfinished: Path) -> None:
+    store = hs.open(unfinished)
+    moments = store.moments()
+    assert moments.count == store.images == 36
+    mean = moments.total[1, 2] / moments.count @ store.head_directions(1, 2)
+    assert relative_error(mean, store.heads(1, 2).mean(axis=0)) < tolerances.FLOAT16_STORE
+
+
+def test_rows_of_an_uncommitted_unit_are_nan_on_request_whatever_its_shards_hold(unfinished: Path) -> None:
+    store = hs.open(unfinished, keep_failed=True)
+    assert store.images == PLANNED
+    assert np.isnan(store.embedding[32:64]).all()
+    assert np.isnan(store.head_coordinates(0, 0)[32:64]).all()
+
+
+def test_a_store_without_any_finished_unit_is_empty_and_says_so(unfinished: Path) -> None:
+    for path in (unfinished / COMMITS).iterdir():
+        path.unlink()
+    store = hs.open(unfinished)
+    assert store.images == 0
+    assert not store.complete
+    assert store.heads(0, 0).shape == (0, JOINT)
+    assert store.samples().num_rows == 0
+    with pytest.raises(StoreError, match=r"copy\.zarr: no unit is finished yet; run the precompute command again"):
+        store.moments()
+    with pytest.raises(SettingsError, match=r"copy\.zarr"):
+        store.patches(0, 0)
+
+
+def test_a_damaged_commit_record_is_named(unfinished: Path) -> None:
+    record = unfinished / COMMITS / "unit-00000000.json"
+    record.write_text(record.read_text()[:50])
+    with pytest.raises(StoreError, match=r"unit-00000000\.json: this commit record is damaged .*; delete it and run"):
+        hs.open(unfinished)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a zip"])
+def test_damaged_moments_are_named(unfinished: Path, damage: bytes) -> None:
+    (unfinished / COMMITS / "unit-00000000.moments").write_bytes(damage)
+    with pytest.raises(StoreError, match=r"unit-00000000\.moments: these moments are damaged or missing"):
+        hs.open(unfinished).moments()
+
+
+def test_a_layer_that_is_not_stored_is_refused_with_those_that_are(toy_store: hs.Store) -> None:
+    for layer in (3, -1):
+        for ask in (toy_store.heads, toy_store.head_coordinates, toy_store.head_directions):
+            with pytest.raises(
+                SettingsError, match=rf"toy\.zarr: layer {layer} is not stored; stored are 0, 1, 2 of the model's 3"
+            ):
+                ask(layer, 0)
+        with pytest.raises(SettingsError, match=rf"layer {layer} is not stored"):
+            toy_store.patches(0, layer)
+
+
+@pytest.mark.parametrize("head", [3, -1, 257])
+def test_a_head_out_of_range_is_refused_with_the_range(toy_store: hs.Store, head: int) -> None:
+    with pytest.raises(SettingsError, match=rf"toy\.zarr: head {head}; a layer's heads are 0 to 2"):
+        toy_store.heads(0, head)
+
+
+@pytest.mark.parametrize("image", [67, -68])
+def test_an_image_out_of_range_is_refused_with_the_range(toy_store: hs.Store, image: int) -> None:
+    with pytest.raises(SettingsError, match=rf"toy\.zarr: image {image} of 67; count from 0 to 66"):
+        toy_store.patches(image, 0)
+
+
+def test_an_unknown_convention_is_refused(toy_store: hs.Store) -> None:
+    for ask in (
+        lambda: toy_store.heads(0, 0, "odd"),
+        lambda: toy_store.mlps("odd"),
+        lambda: toy_store.patches(0, 0, "odd"),
+    ):
+        with pytest.raises(SettingsError, match=r"convention 'odd' is unknown; use 'even'"):
+            ask()
+
+
+def test_what_was_not_emitted_is_refused_with_the_flag_that_emits_it(toy_run: ToyRun, tmp_path: Path) -> None:
+    hs.precompute(out=tmp_path / "heads.zarr", **toy_run.settings(emit=("heads",), layers="1"))  # type: ignore[arg-type]
+    store = hs.open(tmp_path / "heads.zarr")
+    with pytest.raises(SettingsError, match=r"heads\.zarr: holds no patches; precompute with --emit heads,patches"):
+        store.patches(0, 1)
+    with pytest.raises(SettingsError, match=r"heads\.zarr: holds no mlps; precompute with --emit heads,mlps"):
+        store.mlps()
+    with pytest.raises(SettingsError, match=r"layer 2 is not stored; stored are 1 of the model's 3"):
+        store.heads(2, 0)
+    # The biases follow from the model alone.
+    assert store.biases().shape == (IMAGES, LAYERS + 1, JOINT)
+    assert "patches" not in store.group
+
+
+def test_one_kept_layer_reads_as_it_does_among_all(toy_run: ToyRun, toy_store: hs.Store, tmp_path: Path) -> None:
+    hs.precompute(out=tmp_path / "some.zarr", **toy_run.settings(layers="0,2", emit=("patches",)))  # type: ignore[arg-type]
+    store = hs.open(tmp_path / "some.zarr")
+    assert store.layers == (0, 2)
+    for layer, convention in itertools.product((0, 2), ("even", "own")):
+        assert relative_error(store.heads(layer, 1, convention), toy_store.heads(layer, 1, convention)) < 1e-6
+        assert relative_error(store.patches(3, layer, convention), toy_store.patches(3, layer, convention)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "folder", "foreign group", "array of a store"])
+def test_what_is_no_store_is_refused_in_a_sentence(kind: str, toy_run: ToyRun, tmp_path: Path) -> None:
+    path, wanted = tmp_path / "it", r"is not a headspan store; give the path that"
+    if kind == "missing":
+        wanted = r"no such folder; give the path that `headspan precompute --out` wrote"
+    elif kind == "file":
+        path.write_text("x")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "foreign group":
+        zarr.create_group(store=path, zarr_format=3)
+        wanted = r"a Zarr group, but not one of headspan's"
+    else:
+        shutil.copytree(toy_run.path / "heads", path)
+        wanted = r"headspan"
+    with pytest.raises(StoreError, match=rf"it: .*{wanted}|it: {wanted}"):
+        hs.open(path)
+
+
+def test_a_store_of_a_newer_format_is_refused_with_the_version_that_wrote_it(toy_copy: Path) -> None:
+    metadata = json.loads((toy_copy / "zarr.json").read_text())
+    metadata["attributes"]["headspan"] |= {"format": 2, "version": "9.1"}
+    (toy_copy / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(
+        StoreError, match=r"copy\.zarr: format 2, this headspan reads 1; precompute again or use headspan 9\.1"
+    ):
+        hs.open(toy_copy)
+
+
+def test_a_missing_shard_of_a_committed_unit_reads_as_nan(toy_copy: Path) -> None:
+    (toy_copy / "embedding" / "c" / "1" / "0").unlink()
+    store = hs.open(toy_copy)
+    second = (store.rows >= 32) & (store.rows < 64)
+    assert np.isnan(store.embedding[second]).all()
+    assert np.isfinite(store.embedding[~second]).all()
+
+
+def test_the_samples_are_parquet_that_others_read(toy_run: ToyRun) -> None:
+    (file,) = (toy_run.path / "records" / "samples").glob("*.parquet")
+    with pq.ParquetFile(file) as parquet:
+        assert parquet.metadata.num_rows == PLANNED
+        assert [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)] == [32, 32, 6]

@@ -1,0 +1,94 @@
+"""verify finds what disagrees, and says where."""
+
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+import headspan as hs
+from headspan.analyse.verify import SUM_TOLERANCE, Verdict, verify
+from headspan.store.files import checksum
+from tests.conftest import BROKEN_ROWS, ToyRun
+
+
+def whats(verdict: Verdict) -> list[str]:
+    return [problem.what for problem in verdict.problems]
+
+
+def shard_of(store: hs.Store, array: str, unit: int) -> Path:
+    return store.path / next(name for name in store.records[unit].files if name.startswith(f"{array}/"))
+
+
+def test_a_sound_store_has_no_problem_and_its_sums_are_close(toy_store: hs.Store) -> None:
+    verdict = verify(toy_store)
+    assert verdict.problems == ()
+    assert verdict.images == 70 - len(BROKEN_ROWS)
+    assert verdict.largest_error is not None
+    assert 0 < verdict.largest_error < SUM_TOLERANCE
+
+
+def test_a_flipped_bit_is_found_in_its_file_and_unit(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    path = shard_of(store, "heads", 1)
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    (problem,) = verify(store).problems
+    assert (problem.unit, problem.first_row, problem.rows) == (1, 32, 32)
+    assert "heads/c/1/0/0/0 has changed since it was written" in problem.what
+
+
+def test_truncated_and_missing_files_are_told_apart(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    cut, gone = shard_of(store, "norm", 0), shard_of(store, "embedding", 2)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    gone.unlink()
+    found = whats(verify(store))
+    assert any("norm/c/0/0 has" in what and "its record says" in what for what in found)
+    assert any(what == "embedding/c/2/0 is missing" for what in found)
+
+
+def rewritten(toy_copy: Path, array: str, change: object) -> Verdict:
+    """Verify after changing numbers in an array and making the commit record agree with its files."""
+    group = zarr.open_group(toy_copy, mode="r+")
+    values = np.asarray(group[array][...])
+    change(values)  # type: ignore[operator]
+    group[array][...] = values
+    store = hs.open(toy_copy)
+    for record in store.records:
+        for name in record.files:
+            record.files[name] = checksum(toy_copy / name)
+    return verify(store)
+
+
+def test_a_row_that_no_longer_sums_to_its_embedding_is_named(toy_copy: Path) -> None:
+    def change(heads: np.ndarray) -> None:
+        heads[40, 1, 2] += 1
+
+    assert any(
+        what.startswith("row 40: contributions miss the embedding by")
+        for what in whats(rewritten(toy_copy, "heads", change))
+    )
+
+
+def test_moments_that_disagree_with_the_heads_are_found(toy_copy: Path) -> None:
+    def change(total: np.ndarray) -> None:
+        total[0, 1, 3] += 0.5
+
+    assert whats(rewritten(toy_copy, "moments/sum", change)) == [
+        "moments and heads disagree by more than the rounding of heads"
+    ]
+
+
+def test_a_row_marked_bad_behind_the_records_back_is_found(toy_copy: Path) -> None:
+    def change(ok: np.ndarray) -> None:
+        ok[3] = 0
+
+    assert any(what.startswith("ok marks") for what in whats(rewritten(toy_copy, "ok", change)))
+
+
+def test_sums_are_not_claimed_where_they_cannot_be_formed(toy_run: ToyRun, tmp_path: Path) -> None:
+    hs.precompute(out=tmp_path / "part.zarr", **toy_run.settings(layers="last1", emit=("heads",)))  # type: ignore[arg-type]
+    verdict = verify(hs.open(tmp_path / "part.zarr"))
+    assert verdict.problems == ()
+    assert verdict.largest_error is None
