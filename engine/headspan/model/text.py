@@ -1,12 +1,20 @@
-"""Texts to unit vectors in the joint space, by the model's own text tower."""
+"""Texts to unit vectors in the joint space, by the model's own text tower.
+
+Descriptions are short and contexts long (77 tokens). Where attention is causal and the end token is what
+counts, nothing behind it matters, so the context is cut to the longest text of each batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
+import open_clip
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
+from torch import Tensor, nn
 
 from headspan.model.load import LoadedModel
 from headspan.records import Listener, Progress, ignore
@@ -14,13 +22,42 @@ from headspan.records import Listener, Progress, ignore
 
 @torch.inference_mode()
 def encode_texts(
-    model: LoadedModel, texts: Sequence[str], batch_size: int = 256, listen: Listener = ignore
+    model: LoadedModel, texts: Sequence[str], batch_size: int = 128, listen: Listener = ignore
 ) -> Float32[np.ndarray, "text joint"]:
     """Embed raw sentences, no template, each divided by its length; float32 on the CPU."""
-    tokenizer = model.tokenizer()
-    vectors = []
+    tokens = model.tokenizer()(list(texts))
+    lengths = _lengths(model.clip, tokens)
+    # Texts of like length together, so that a long one does not lengthen its batch.
+    order = torch.arange(len(texts)) if lengths is None else lengths.argsort(stable=True)
+    vectors: np.ndarray | None = None
     for start in range(0, len(texts), batch_size):
-        tokens = tokenizer(list(texts[start : start + batch_size]))
-        vectors.append(model.clip.encode_text(tokens, normalize=True).float().numpy())
-        listen(Progress("texts", min(start + batch_size, len(texts)), len(texts)))
-    return np.concatenate(vectors)
+        batch = order[start : start + batch_size]
+        context = tokens.shape[1] if lengths is None else int(lengths[batch].max())
+        with nullcontext() if lengths is None else _short_context(model.clip, context):
+            found = model.clip.encode_text(tokens[batch, :context], normalize=True).float().numpy()
+        if vectors is None:
+            vectors = np.empty((len(texts), found.shape[1]), np.float32)
+        vectors[batch.numpy()] = found
+        listen(Progress("texts", start + len(batch), len(texts)))
+    assert vectors is not None, "a pool holds at least one text"
+    return vectors
+
+
+def _lengths(clip: Any, tokens: Int[Tensor, "text context"]) -> Int[Tensor, " text"] | None:
+    """Tokens of each text up to its end token; None where the text tower looks at what is behind it."""
+    causal = type(clip) is open_clip.CLIP and clip.attn_mask is not None
+    if not causal or clip.text_pool_type != "argmax":
+        return None
+    return tokens.argmax(dim=-1) + 1
+
+
+@contextmanager
+def _short_context(clip: Any, context: int) -> Iterator[None]:
+    """`clip` with positions and causal mask for the first `context` tokens only."""
+    positions, mask = clip.positional_embedding, clip.attn_mask
+    clip.positional_embedding = nn.Parameter(positions[:context], requires_grad=False)
+    clip.attn_mask = mask[:context, :context]
+    try:
+        yield
+    finally:
+        clip.positional_embedding, clip.attn_mask = positions, mask

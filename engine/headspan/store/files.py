@@ -19,7 +19,7 @@ def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[i
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     size, checksum = 0, 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary.open("wb") as file:
             for part in parts:
                 file.write(part)
@@ -43,6 +43,24 @@ def _extend(checksum: int, part: bytes | memoryview) -> int:
     for start in range(0, len(part), _CHECKSUM_STEP):
         checksum = google_crc32c.extend(checksum, bytes(part[start : start + _CHECKSUM_STEP]))
     return checksum
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what it lies in, each durably entered in its parent."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make everything below `folder` durable, files before the folders that name them."""
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with (Path(path) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(path))
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ from headspan.errors import StoreError
 from headspan.plan import units
 from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.commits import Commits, MergedMoments, UnitRecord
-from headspan.store.files import sync_folder
+from headspan.store.files import sync_folder, sync_tree
 from headspan.store.samples import read_shards, read_unit, write_notes, write_samples, write_shards
 from headspan.store.schema import (
     RECORDS,
@@ -103,6 +103,7 @@ class StagedStore:
             write_array(self.folder, spec, values)
         for spec in moment_arrays(size).values():
             create_array(root, spec)
+        sync_tree(self.folder)
         try:
             self.folder.rename(self.path)
         except OSError as error:

@@ -1,0 +1,52 @@
+"""Text vectors are open_clip's own, whatever the length of the texts and of their batch."""
+
+import open_clip
+import pytest
+import torch
+
+from headspan.model.load import LoadedModel
+from headspan.model.text import _lengths, encode_texts
+from headspan.records import Progress
+from tests.tolerances import FLOAT32_SUM, relative_error
+
+TEXTS = ["a dog", "x", *(f"a photo of {count} red objects on a long blue table" for count in range(9)), "why not " * 40]
+
+
+def test_the_short_context_changes_no_vector(toy_model: LoadedModel) -> None:
+    tokens = toy_model.tokenizer()(TEXTS)
+    # The last text fills the whole context, the second takes three tokens of it.
+    assert tokens[-1].argmax() == tokens.shape[1] - 1
+    with torch.inference_mode():
+        wanted = toy_model.clip.encode_text(tokens, normalize=True).numpy()
+    for batch_size in (1, 3, 100):
+        assert relative_error(encode_texts(toy_model, TEXTS, batch_size), wanted) < FLOAT32_SUM
+    with torch.inference_mode():
+        assert (toy_model.clip.encode_text(tokens, normalize=True).numpy() == wanted).all()
+
+
+def test_only_as_many_tokens_are_computed_as_the_texts_have(
+    toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    inner = toy_model.clip.encode_text
+    monkeypatch.setattr(
+        toy_model.clip,
+        "encode_text",
+        lambda tokens, normalize: (seen.append(tokens.shape[1]), inner(tokens, normalize))[1],
+    )
+    encode_texts(toy_model, ["a dog", "a cat", "x"], batch_size=2)
+    assert seen == [4, 4]
+
+
+def test_progress_counts_texts(toy_model: LoadedModel) -> None:
+    events: list[Progress] = []
+    encode_texts(toy_model, TEXTS, 5, events.append)
+    assert [(event.done, event.total) for event in events] == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_a_tower_that_looks_behind_the_end_token_keeps_its_whole_context() -> None:
+    clip = open_clip.create_model("ViT-S-32-alt")
+    tokens = open_clip.get_tokenizer("ViT-S-32-alt")(["a dog"])
+    assert _lengths(clip, tokens) is not None
+    clip.text_pool_type = "last"
+    assert _lengths(clip, tokens) is None
