@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import google_crc32c
@@ -30,11 +31,14 @@ def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[i
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); make room or choose another --out, then run the same "
             "command to go on"
         ) from error
+    finally:
+        # Gone already if it was renamed; there is nothing to tidy where even this is refused.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return size, checksum
 
 
