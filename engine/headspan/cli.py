@@ -234,7 +234,9 @@ def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     result = run_demo(flags.out, progress)
     progress.close()
     _print_summary(result.summary)
-    print(f"{result.heading}\nopen {result.report} in a browser ({time.monotonic() - began:.0f} s)")
+    if result.notice:
+        print(result.notice)
+    print(f"open {result.report} in a browser ({time.monotonic() - began:.0f} s)")
     return 0
 
 

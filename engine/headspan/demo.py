@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from headspan.analyse.ccs import concept_consistency
 from headspan.analyse.labels import label_heads
-from headspan.analyse.report import write_report
+from headspan.analyse.report import random_weights_notice, write_report
 from headspan.analyse.spans import textspan
 from headspan.config import PrecomputeSettings
 from headspan.errors import StoreError
@@ -27,10 +27,6 @@ from headspan.pipeline import precompute
 from headspan.records import Listener, Progress, Summary, ignore
 from headspan.store.reader import Store
 
-HEADING = (
-    "The model has random weights: this page shows that the chain runs, and its labels and texts mean nothing. "
-    "Run precompute with trained weights for heads that do."
-)
 _IMAGES, _SHARDS, _SIDE, _OVERSAMPLING = 768, 3, 96, 4
 _COLOURS = {
     "red": (214, 39, 40),
@@ -49,10 +45,10 @@ _NUMBERS = ("one", "two", "three", "four")
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """Where the demo put its report, and what precompute did."""
+    """Where the demo put its report, what must be said of it, and what precompute did."""
 
     report: Path
-    heading: str
+    notice: str | None
     summary: Summary
 
 
@@ -82,8 +78,8 @@ def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
     textspan(store, "general", texts_per_head=20, listen=listen)
     label_heads(store)
     concept_consistency(store)
-    report = write_report(store, folder / "report.html", heading=HEADING, listen=listen)
-    return DemoResult(report, HEADING, summary)
+    report = write_report(store, folder / "report.html", listen=listen)
+    return DemoResult(report, random_weights_notice(store), summary)
 
 
 def draw_shards(folder: Path, listen: Listener = ignore) -> None:

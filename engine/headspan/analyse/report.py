@@ -24,14 +24,11 @@ from headspan.store.reader import Store
 from headspan.store.schema import dimensions, image_bytes, row_arrays
 
 
-def write_report(
-    store: Store, path: str | Path, run: str | None = None, heading: str | None = None, listen: Listener = ignore
-) -> Path:
+def write_report(store: Store, path: str | Path, run: str | None = None, listen: Listener = ignore) -> Path:
     """Write the report of a CCS run, or of the only one there is, to `path`; returns the path.
 
-    `heading` is shown as the first line. Images are read from the shards where those are still in their
-    place. Raises StoreError where the store has no such run, its analyses do not fit each other, or
-    `path` cannot be written.
+    Images are read from the shards where those are still in their place. Raises StoreError where the
+    store has no such run, its analyses do not fit each other, or `path` cannot be written.
     """
     path = Path(path)
     run = results.only_run(store, "ccs", run, "headspan ccs")
@@ -46,7 +43,7 @@ def write_report(
     heads = list(_describe(spans, found))
     examples, missing = find_examples(store, spans, heads, listen)
     content = Content(
-        notices=_notices(store, heading),
+        notices=[notice] if (notice := random_weights_notice(store)) else [],
         model=str(store.attributes["model"]),
         weights=str(store.attributes["pretrained"] or ""),
         facts=_facts(store, spans, found),
@@ -66,10 +63,15 @@ def write_report(
     return path
 
 
-def _notices(store: Store, heading: str | None) -> list[str]:
+def random_weights_notice(store: Store) -> str | None:
+    """What the first line of anything about `store` must say where its model is not trained."""
     pretrained = str(store.attributes["pretrained"])
-    random = f"The weights are random ({pretrained}): labels and spans mean nothing."
-    return [*([heading] if heading else []), *([random] if pretrained.startswith("random:") else [])]
+    if not pretrained.startswith("random:"):
+        return None
+    return (
+        f"The model has random weights ({pretrained}): this shows that the chain runs, and its labels and texts mean "
+        "nothing."
+    )
 
 
 def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[DescribedHead]:
