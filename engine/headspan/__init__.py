@@ -11,6 +11,9 @@ from typing import Any
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency
 from headspan.analyse.labels import Labels, label_heads
+from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, similarities
+from headspan.analyse.pruning import mean_ablated
+from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans, read_spans, textspan
 from headspan.analyse.texts import Pool, read_pool
 from headspan.analyse.textspan import TextSpan, textspan_dense
@@ -31,10 +34,15 @@ __all__ = [
     "TextSpan",
     "concept_consistency",
     "label_heads",
+    "mean_ablated",
+    "nearest_to_image",
+    "nearest_to_vector",
     "open",
     "precompute",
     "read_pool",
     "read_spans",
+    "similarities",
+    "text_maps",
     "textspan",
     "textspan_dense",
 ]

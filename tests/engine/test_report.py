@@ -23,7 +23,7 @@ from PIL import Image
 import headspan
 from headspan.analyse import results
 from headspan.analyse.report import write_report
-from headspan.analyse.report_images import data_uri, grid_shape, overlay, read_images
+from headspan.analyse.report_images import data_uri, overlay, read_images
 from headspan.analyse.report_page import Content, DescribedHead, Example, HeadExamples, render
 from headspan.errors import StoreError
 from headspan.records import BadImage, Progress
@@ -308,22 +308,6 @@ def test_a_map_is_orange_where_patches_speak_for_the_text_and_blue_where_against
     assert red_over_blue[50, 80] < -80
     assert abs(red_over_blue[30, 45]) < 20
     assert np.asarray(overlay(grey, np.zeros((2, 3)), strongest=0.0)).std() == 0
-
-
-@pytest.mark.parametrize(
-    ("patches", "height", "width", "shape"),
-    [
-        (49, 224, 224, (7, 7)),
-        (257 - 1, 224, 224, (16, 16)),
-        (300, 240, 320, (15, 20)),
-        (2, 8, 17, (1, 2)),
-        (1, 9, 9, (1, 1)),
-    ],
-)
-def test_the_patch_grid_has_the_shape_of_the_image(
-    patches: int, height: int, width: int, shape: tuple[int, int]
-) -> None:
-    assert grid_shape(patches, height, width) == shape
 
 
 def test_images_within_the_page_come_out_as_they_went_in() -> None:

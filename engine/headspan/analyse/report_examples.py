@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.analyse import results
-from headspan.analyse.report_images import data_uri, grid_shape, overlay, read_images
+from headspan.analyse.neighbours import Head, nearest_to_vector
+from headspan.analyse.report_images import data_uri, overlay, read_images
 from headspan.analyse.report_page import DescribedHead, Example, HeadExamples
+from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans
-from headspan.emit.shares import head_coordinates
 from headspan.records import Listener, Progress
 from headspan.store.reader import Store
 
@@ -30,12 +31,17 @@ _FULL_COLOUR = 0.99
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """A head's best images for its first text: their places in the store, and dot products."""
+    """A head, the vector of its first text, and the images that speak most for it."""
 
     head: DescribedHead
     vector: Float32[np.ndarray, " joint"]
     images: list[int]
     scores: list[float]
+
+    @property
+    def place(self) -> Head:
+        """Layer and head."""
+        return self.head.layer, self.head.head
 
 
 def find_examples(
@@ -57,7 +63,7 @@ def find_examples(
     images, missing = read_images(store.path, store.attributes["preprocess"], list(samples.values()))
     shown = []
     for done, best in enumerate(chosen, start=1):
-        maps = [_map(store, best, image) for image in best.images] if has_maps else []
+        maps = [text_maps(store, image, best.vector[None], [best.place])[0] for image in best.images if has_maps]
         strongest = float(np.quantile(np.abs(np.stack(maps)), _FULL_COLOUR)) if maps else 0.0
         examples = []
         for place, (image, score) in enumerate(zip(best.images, best.scores, strict=True)):
@@ -78,16 +84,5 @@ def _first_text(spans: HeadSpans, head: DescribedHead) -> int:
 
 
 def _best_images(store: Store, head: DescribedHead, vector: Float32[np.ndarray, " joint"], count: int) -> _Best:
-    """The images whose contributions, over `‖embedding‖`, have the largest dot products with the text."""
-    # The text is carried to the head, not every image to the joint space.
-    coordinates = head_coordinates(store.head_coordinates(head.layer, head.head), store.norm, normalised=True)
-    scores = coordinates @ (store.head_directions(head.layer, head.head) @ vector)
-    # NaN, of images that failed, is sorted last.
-    best = [image for image in np.argsort(-scores, kind="stable")[:count].tolist() if np.isfinite(scores[image])]
-    return _Best(head, vector, best, [float(scores[image]) for image in best])
-
-
-def _map(store: Store, best: _Best, image: int) -> Float32[np.ndarray, "rows columns"]:
-    """What each patch adds to the dot product, without the class token."""
-    contributions = store.patches(image, best.head.layer)[1:, best.head.head] @ best.vector
-    return contributions.reshape(grid_shape(len(contributions), *store.attributes["preprocess"]["size"]))
+    found = nearest_to_vector(store, vector, [(head.layer, head.head)], count)
+    return _Best(head, vector, found.images.tolist(), found.scores.tolist())

@@ -74,12 +74,6 @@ def overlay(image: Image.Image, contributions: Float[np.ndarray, "rows columns"]
     return Image.fromarray(np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8))
 
 
-def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of `patches` square patches over an image of that height and width."""
-    shapes = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
-    return min(shapes, key=lambda shape: abs(np.log(shape[0] / shape[1] * width / height)))
-
-
 def data_uri(image: Image.Image) -> str:
     """The image as a JPEG within the page."""
     buffer = io.BytesIO()

@@ -35,8 +35,7 @@ def contributions(row: PooledRow, tower: Tower) -> Contributions:
     weight, bias, _ = tower.norm_after
     mean = row.state.mean(dim=1, keepdim=True)
     std = row.std[:, None]
-    projection = tower.projection.float()
-    embedding = ((row.state - mean) / std * weight.float() + bias.float()) @ projection
+    embedding = ((row.state - mean) / std * weight + bias) @ tower.projection
     norm = torch.cat([mean, std, embedding.norm(dim=1, keepdim=True)], dim=1)
     tensors = {"embedding": embedding, "norm": norm, "heads": row.heads.half()}
     if row.patches is not None:
@@ -44,7 +43,7 @@ def contributions(row: PooledRow, tower: Tower) -> Contributions:
     if row.terms is not None:
         means = row.terms.mean(dim=2)
         centred = (row.terms - means[..., None]) / std[..., None]
-        tensors["mlps"] = ((centred * weight.float()) @ projection).half()
+        tensors["mlps"] = ((centred * weight) @ tower.projection).half()
         tensors["mlp_means"] = means
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():

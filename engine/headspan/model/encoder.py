@@ -39,7 +39,7 @@ class Encoder:
         batch = torch.from_numpy(np.stack(pixels)).to(self.device)
         preprocess = self.model.preprocess
         return self.tower.forward(
-            normalise(batch, preprocess.mean, preprocess.std, self.tower.projection.dtype),
+            normalise(batch, preprocess.mean, preprocess.std, self.tower.dtype),
             self.layers,
             with_patches="patches" in self.emit,
             with_terms="mlps" in self.emit,

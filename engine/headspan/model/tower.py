@@ -109,13 +109,20 @@ class Tower:
         return self.positions.shape[0]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The activations' type."""
+        return self.patch_weight.dtype
+
+    @property
     def ops(self) -> ModuleType:
         """The ops of the device on which the weights lie."""
         return ops(self.projection.device)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Tower:
-        """The same tower elsewhere or in another precision."""
+        """The same tower elsewhere or in another precision; the final norm and projection stay float32."""
         moved: dict[str, Any] = {f.name: _moved(getattr(self, f.name), device, dtype) for f in fields(self)}
+        for name in ("norm_after", "projection"):
+            moved[name] = _moved(getattr(self, name), device, torch.float32)
         return replace(self, **moved)
 
     @torch.inference_mode()

@@ -1,0 +1,78 @@
+"""Nearest images to a text or to an image, through one head, through all heads of a label, or any set.
+
+Source: Madasu et al., arXiv 2409.06579 (CLIP-InterpreT): raw contributions over `‖embedding‖`, plain dot
+products; several heads count by the mean of their contributions. Queries are carried to each head, so a
+search is one matrix-vector product a head over what is stored, and no dense contribution ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from headspan.emit.shares import head_coordinates
+from headspan.errors import SettingsError
+from headspan.store.reader import Store
+
+# Layer and head.
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The nearest images, by their index in the store, nearest first, and their dot products."""
+
+    images: Int[np.ndarray, " count"]
+    scores: Float32[np.ndarray, " count"]
+
+
+def nearest_to_vector(
+    store: Store, vector: Float[np.ndarray, " joint"], heads: Sequence[Head], count: int = 10
+) -> Neighbours:
+    """The images whose contributions through `heads` point most along `vector`, a unit text for one."""
+    return _nearest(similarities(store, heads, np.asarray(vector)[None])[0], count)
+
+
+def nearest_to_image(store: Store, image: int, heads: Sequence[Head], count: int = 10) -> Neighbours:
+    """The images most like `image` through `heads`; the image itself is left out."""
+    scores = similarities(store, heads, mean_contribution(store, heads, image)[None])[0]
+    scores[image] = np.nan
+    return _nearest(scores, count)
+
+
+def similarities(
+    store: Store, heads: Sequence[Head], vectors: Float[np.ndarray, "query joint"]
+) -> Float32[np.ndarray, "query images"]:
+    """Dot products of each query with every image's mean contribution through `heads`; NaN where an image failed."""
+    _check(store, heads)
+    scores = np.zeros((len(vectors), store.images), np.float32)
+    for layer, head in heads:
+        coordinates = head_coordinates(store.head_coordinates(layer, head), store.norm, normalised=True)
+        scores += (coordinates @ (store.head_directions(layer, head) @ vectors.T)).T
+    return scores / len(heads)
+
+
+def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
+    """The mean of one image's contributions through `heads`."""
+    _check(store, heads)
+    return np.mean([_contribution(store, layer, head, image) for layer, head in heads], axis=0)
+
+
+def _contribution(store: Store, layer: int, head: int, image: int) -> Float32[np.ndarray, " joint"]:
+    coordinates = head_coordinates(store.head_coordinates(layer, head)[image], store.norm[image], normalised=True)
+    return coordinates @ store.head_directions(layer, head)
+
+
+def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:
+    # NaN, of images that failed, sorts last.
+    best = np.argsort(-scores, kind="stable")[:count]
+    best = best[np.isfinite(scores[best])]
+    return Neighbours(best, scores[best])
+
+
+def _check(store: Store, heads: Sequence[Head]) -> None:
+    if not heads:
+        raise SettingsError(f"{store.path}: no heads to search through; name at least one as (layer, head)")

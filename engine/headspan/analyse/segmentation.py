@@ -1,0 +1,44 @@
+"""Where in an image the evidence for a text lies: each patch's contribution along the text.
+
+Source: Gandelsman, Efros, Steinhardt, ICLR 2024. A map of a text is the dot product of every patch's
+contribution, summed over the chosen heads, with the unit text; the class token is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from headspan.analyse.neighbours import Head
+from headspan.emit.shares import head_coordinates
+from headspan.errors import SettingsError
+from headspan.store.reader import Store
+
+
+def text_maps(
+    store: Store, image: int, vectors: Float[np.ndarray, "text joint"], heads: Sequence[Head]
+) -> Float32[np.ndarray, "text rows columns"]:
+    """Maps of unit texts over the patch grid of the image of that index, through `heads`.
+
+    Texts are carried to each head, so that no patch's contribution is ever formed in joint space. Raises
+    SettingsError where the store holds no patches.
+    """
+    if not heads:
+        raise SettingsError(f"{store.path}: no heads to map through; name at least one as (layer, head)")
+    norm = np.broadcast_to(store.norm[image], (store.tokens, 3))
+    maps = np.zeros((store.tokens, len(vectors)), np.float32)
+    for layer in sorted({layer for layer, _ in heads}):
+        mixes = store.patch_coordinates(image, layer)
+        for head in (head for of, head in heads if of == layer):
+            coordinates = head_coordinates(mixes[:, head], norm, normalised=True, parts=store.tokens)
+            maps += coordinates @ (store.head_directions(layer, head) @ vectors.T)
+    rows, columns = grid_shape(store.tokens - 1, *store.attributes["preprocess"]["size"])
+    return maps[1:].T.reshape(len(vectors), rows, columns)
+
+
+def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of `patches` square patches over an image of that height and width."""
+    shapes = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
+    return min(shapes, key=lambda shape: abs(np.log(shape[0] / shape[1] * width / height)))

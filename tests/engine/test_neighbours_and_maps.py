@@ -1,0 +1,93 @@
+"""Neighbours, maps and mean ablation against their definitions on dense contributions."""
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from headspan.analyse.neighbours import mean_contribution, nearest_to_image, nearest_to_vector, similarities
+from headspan.analyse.pruning import mean_ablated
+from headspan.analyse.segmentation import grid_shape, text_maps
+from headspan.errors import SettingsError
+from tests.conftest import BROKEN_ROWS, ToyRun
+from tests.tolerances import FLOAT32_SUM, relative_error
+
+SOME_HEADS = [(0, 2), (2, 0), (1, 1)]
+
+
+@pytest.fixture
+def vectors(toy_store: hs.Store) -> np.ndarray:
+    found = np.random.default_rng(3).standard_normal((5, toy_store.joint)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def dense_mean(store: hs.Store) -> np.ndarray:
+    return np.mean([store.heads(layer, head) for layer, head in SOME_HEADS], axis=0)
+
+
+def test_similarities_are_the_dot_products_of_mean_contributions(toy_store: hs.Store, vectors: np.ndarray) -> None:
+    wanted = vectors @ dense_mean(toy_store).T
+    assert relative_error(similarities(toy_store, SOME_HEADS, vectors), wanted) < FLOAT32_SUM
+
+
+def test_the_nearest_images_to_a_text_are_those_of_the_largest_dot_products(
+    toy_store: hs.Store, vectors: np.ndarray
+) -> None:
+    scores = dense_mean(toy_store) @ vectors[0]
+    found = nearest_to_vector(toy_store, vectors[0], SOME_HEADS, count=7)
+    assert found.images.tolist() == np.argsort(-scores)[:7].tolist()
+    assert relative_error(found.scores, np.sort(scores)[::-1][:7]) < FLOAT32_SUM
+
+
+def test_the_nearest_images_to_an_image_leave_it_out(toy_store: hs.Store) -> None:
+    dense = dense_mean(toy_store)
+    assert relative_error(mean_contribution(toy_store, SOME_HEADS, 9), dense[9]) < FLOAT32_SUM
+    scores = dense @ dense[9]
+    order = [image for image in np.argsort(-scores).tolist() if image != 9]
+    assert nearest_to_image(toy_store, 9, SOME_HEADS, count=1000).images.tolist() == order
+
+
+def test_failed_images_are_nobodys_neighbours(toy_run: ToyRun, vectors: np.ndarray) -> None:
+    store = hs.open(toy_run.path, keep_failed=True)
+    found = nearest_to_vector(store, vectors[0], SOME_HEADS, count=1000)
+    assert len(found.images) == 70 - len(BROKEN_ROWS)
+    assert not set(found.images.tolist()) & set(BROKEN_ROWS)
+
+
+def test_a_map_is_each_patchs_contribution_along_the_text(toy_store: hs.Store, vectors: np.ndarray) -> None:
+    wanted = sum(toy_store.patches(4, layer)[1:, head] @ vectors.T for layer, head in SOME_HEADS)
+    maps = text_maps(toy_store, 4, vectors, SOME_HEADS)
+    assert maps.shape == (5, 4, 4)
+    assert relative_error(maps, np.asarray(wanted).T.reshape(5, 4, 4)) < FLOAT32_SUM
+
+
+def test_no_heads_are_refused_in_one_sentence(toy_store: hs.Store, vectors: np.ndarray) -> None:
+    with pytest.raises(SettingsError, match="no heads to search through; name at least one"):
+        nearest_to_vector(toy_store, vectors[0], [])
+    with pytest.raises(SettingsError, match="no heads to map through; name at least one"):
+        text_maps(toy_store, 0, vectors, [])
+
+
+def test_mean_ablation_leaves_the_embedding_but_for_the_heads_spread(toy_store: hs.Store) -> None:
+    whole = toy_store.embedding / np.linalg.norm(toy_store.embedding, axis=1, keepdims=True)
+    ablated = mean_ablated(toy_store, SOME_HEADS)
+    moved = sum(toy_store.heads(*head) - toy_store.heads(*head).mean(axis=0) for head in SOME_HEADS)
+    assert relative_error(whole - ablated, np.asarray(moved)) < FLOAT32_SUM * 100
+    # The mean over images stays where it was.
+    assert relative_error(ablated.mean(axis=0), whole.mean(axis=0)) < FLOAT32_SUM
+    assert relative_error(mean_ablated(toy_store, []), whole) < FLOAT32_SUM
+
+
+@pytest.mark.parametrize(
+    ("patches", "height", "width", "shape"),
+    [
+        (49, 224, 224, (7, 7)),
+        (257 - 1, 224, 224, (16, 16)),
+        (300, 240, 320, (15, 20)),
+        (2, 8, 17, (1, 2)),
+        (1, 9, 9, (1, 1)),
+    ],
+)
+def test_the_patch_grid_has_the_shape_of_the_image(
+    patches: int, height: int, width: int, shape: tuple[int, int]
+) -> None:
+    assert grid_shape(patches, height, width) == shape
