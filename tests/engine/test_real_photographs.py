@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse.verify import SUM_TOLERANCE, verify
+from headspan.analyse.verify import SUM_TOLERANCES, verify
 from headspan.sources import expand, open_shard
 from tests.tolerances import FLOAT16_STORE, relative_error
 
@@ -27,7 +27,7 @@ def test_real_photographs_go_through_the_whole_chain(tmp_path: Path) -> None:
     verdict = verify(store)
     assert verdict.problems == ()
     assert verdict.largest_error is not None
-    assert verdict.largest_error < SUM_TOLERANCE
+    assert verdict.largest_error < SUM_TOLERANCES["fp32"]
 
     # Keys, captions and places in the tar lie beside the right rows.
     samples = store.samples().to_pylist()

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import zarr
 
 import headspan as hs
-from headspan.analyse.verify import SUM_TOLERANCE, Verdict, verify
+from headspan.analyse.verify import SUM_TOLERANCES, Verdict, verify
 from headspan.store.files import checksum
 from tests.conftest import BROKEN_ROWS, ToyRun
 
@@ -24,7 +25,19 @@ def test_a_sound_store_has_no_problem_and_its_sums_are_close(toy_store: hs.Store
     assert verdict.problems == ()
     assert verdict.images == 70 - len(BROKEN_ROWS)
     assert verdict.largest_error is not None
-    assert 0 < verdict.largest_error < SUM_TOLERANCE
+    assert 0 < verdict.largest_error < SUM_TOLERANCES["fp32"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_store_of_a_16_bit_pass_is_held_to_what_16_bits_can_do(
+    precision: str, toy_run: ToyRun, tmp_path: Path
+) -> None:
+    hs.precompute(out=tmp_path / "run.zarr", **toy_run.settings(precision=precision))  # type: ignore[arg-type]
+    verdict = verify(hs.open(tmp_path / "run.zarr"))
+    assert verdict.problems == ()
+    # Wider than float32's, and no wider than that takes.
+    assert verdict.largest_error is not None
+    assert SUM_TOLERANCES[precision] / 100 < verdict.largest_error < SUM_TOLERANCES[precision]
 
 
 def test_a_flipped_bit_is_found_in_its_file_and_unit(toy_copy: Path) -> None:

@@ -1,0 +1,137 @@
+"""The palette, its jitter, and which backgrounds an object can be told from.
+
+Contrast is distance in OKLab (Björn Ottosson, 2020), where equal distances look about equally different.
+The table of what goes together is made of the palette's own colours, with room for the jitter.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from functools import cache
+
+from headspan.world.factors import COLOURS, TONES, Colour
+from headspan.world.stream import Stream
+
+WHITE: Colour = (250.0, 250.0, 250.0)
+BLACK: Colour = (12.0, 12.0, 12.0)
+PALETTE: dict[str, Colour] = {
+    "red": (218.0, 32.0, 40.0),
+    "orange": (248.0, 140.0, 24.0),
+    "yellow": (250.0, 222.0, 48.0),
+    "green": (42.0, 158.0, 58.0),
+    "cyan": (56.0, 205.0, 218.0),
+    "blue": (36.0, 78.0, 208.0),
+    "purple": (128.0, 48.0, 172.0),
+    "pink": (248.0, 130.0, 186.0),
+    "brown": (122.0, 72.0, 34.0),
+    "black": (22.0, 22.0, 24.0),
+    "white": (244.0, 244.0, 242.0),
+    "grey": (134.0, 134.0, 137.0),
+}
+# Tones whose name is not another colour's: a light red is a pink, a dark orange a brown.
+_TONED = {
+    "dark": ("red", "green", "blue", "purple", "grey"),
+    "light": ("yellow", "green", "blue", "purple", "grey"),
+}
+# The palette's lightest and darkest have one tone only to be textured with.
+_ONE_ACCENT = {
+    "white": "dark",
+    "yellow": "dark",
+    "black": "light",
+    "brown": "light",
+    "blue": "light",
+    "purple": "light",
+}
+# Least distances in OKLab of an object's first and second colour from both colours of the background.
+PAINT_CONTRAST, ACCENT_CONTRAST = 0.16, 0.08
+
+# A background's colour and tone.
+Ground = tuple[str, str]
+GROUNDS: tuple[Ground, ...] = tuple(
+    (colour, tone) for colour in COLOURS for tone in TONES if not tone or colour in _TONED[tone]
+)
+
+
+def mix(first: Colour, second: Colour, share: float) -> Colour:
+    """`share` of the second colour in the first."""
+    a, b, c = (one + share * (two - one) for one, two in zip(first, second, strict=True))
+    return a, b, c
+
+
+def accent_of(paint: Colour, tone: str) -> Colour:
+    """The second colour of a texture on `paint`."""
+    return mix(paint, WHITE, 0.62) if tone == "light" else mix(paint, BLACK, 0.58)
+
+
+def ground_of(colour: str, tone: str) -> Colour:
+    """A background's first colour, before jitter."""
+    paint = PALETTE[colour]
+    return mix(paint, BLACK, 0.5) if tone == "dark" else mix(paint, WHITE, 0.55) if tone == "light" else paint
+
+
+def second_ground_of(ground: Colour) -> Colour:
+    """A background's other colour: a tone of the first, darker where that is light."""
+    return mix(ground, BLACK, 0.26) if lightness(ground) > 0.6 else mix(ground, WHITE, 0.2)
+
+
+def jittered(paint: Colour, stream: Stream) -> Colour:
+    """A colour nearby: hue within 5 degrees, saturation and value within a few hundredths."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in paint))
+    hue += stream.between(-0.014, 0.014)
+    saturation *= stream.between(0.9, 1.04)
+    value = value * stream.between(0.93, 1.04) + stream.between(-0.01, 0.02)
+    r, g, b = colorsys.hsv_to_rgb(hue % 1, min(saturation, 1), min(value, 1))
+    return 255 * r, 255 * g, 255 * b
+
+
+def oklab(paint: Colour) -> Colour:
+    """Lightness and the two opponent axes of an sRGB colour."""
+    r, g, b = (
+        channel / 3294.6 if channel <= 10.31475 else ((channel / 255 + 0.055) / 1.055) ** 2.4 for channel in paint
+    )
+    l, m, s = (
+        (x * r + y * g + z * b) ** (1 / 3)
+        for x, y, z in (
+            (0.4122214708, 0.5363325363, 0.0514459929),
+            (0.2119034982, 0.6806995451, 0.1073969566),
+            (0.0883024619, 0.2817188376, 0.6299787005),
+        )
+    )
+    return (
+        0.2104542553 * l + 0.7936177850 * m - 0.0040720468 * s,
+        1.9779984951 * l - 2.4285922050 * m + 0.4505937099 * s,
+        0.0259040371 * l + 0.7827717662 * m - 0.8086757660 * s,
+    )
+
+
+def lightness(paint: Colour) -> float:
+    """OKLab's lightness, 0 to 1."""
+    return oklab(paint)[0]
+
+
+def contrast(first: Colour, second: Colour) -> float:
+    """Distance in OKLab; black and white are 1 apart."""
+    return sum((a - b) ** 2 for a, b in zip(oklab(first), oklab(second), strict=True)) ** 0.5
+
+
+@cache
+def accents(colour: str, ground: Ground) -> tuple[str, ...]:
+    """The tones, `light` or `dark`, in which an object of this colour may be textured on this background.
+
+    None where the object could not be told from the background.
+    """
+    first = ground_of(*ground)
+    grounds = (first, second_ground_of(first))
+    paint = PALETTE[colour]
+    if colour == ground[0] or min(contrast(paint, other) for other in grounds) < PAINT_CONTRAST:
+        return ()
+    tones = (_ONE_ACCENT[colour],) if colour in _ONE_ACCENT else ("light", "dark")
+    return tuple(
+        tone for tone in tones if min(contrast(accent_of(paint, tone), other) for other in grounds) >= ACCENT_CONTRAST
+    )
+
+
+@cache
+def grounds_for(colours: frozenset[str]) -> tuple[Ground, ...]:
+    """The backgrounds (colour, tone) on which objects of all these colours can be told from it."""
+    return tuple(ground for ground in GROUNDS if all(accents(colour, ground) for colour in colours))

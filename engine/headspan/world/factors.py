@@ -1,0 +1,144 @@
+"""The factors of the image world, and a scene: what there is to see, before any pixel.
+
+A scene is either one kind of object, repeated `count` times, or two to four different single objects. Lengths
+in a scene are fractions of the image's side, so that it can be drawn at any size. Every object's colour,
+shape and texture are a triple; a seventh of all triples never occurs in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from headspan.errors import SettingsError
+
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "white", "grey")
+SHAPES = (
+    "circle", "square", "triangle", "pentagon", "hexagon", "star",
+    "heart", "cross", "ring", "crescent", "diamond", "arrow",
+)  # fmt: skip
+TEXTURES = ("solid", "striped", "dotted", "checkered", "gradient", "zigzag")
+SIZES = ("small", "medium", "large")
+COUNTS = (1, 2, 3, 4, 5, 6)
+# Row by row from the top left.
+POSITIONS = (
+    "top left", "top", "top right",
+    "left", "centre", "right",
+    "bottom left", "bottom", "bottom right",
+)  # fmt: skip
+BACKGROUNDS = ("plain", "gradient", "two-tone", "speckled", "cloudy")
+TONES = ("", "dark", "light")
+STYLES = ("flat", "outlined", "sketch", "blurred", "shadowed", "grainy")
+SPLITS = ("train", "held_out")
+
+Colour = tuple[float, float, float]
+Triple = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object: its factors, and what is jittered about it. Colours are sRGB from 0 to 255."""
+
+    colour: str
+    shape: str
+    texture: str
+    size: str
+    # Centre and radius as fractions of the side, y downwards; the shape lies in the circle of that radius.
+    x: float
+    y: float
+    radius: float
+    # The shape's rotation and the texture's, in radians.
+    turn: float
+    texture_turn: float
+    # The texture's period as a fraction of the side, and its shift along both axes in periods.
+    period: float
+    shift: tuple[float, float]
+    paint: Colour
+    # The texture's second colour, a lighter or darker tone of the first.
+    accent: Colour
+
+    @property
+    def position(self) -> str:
+        """The cell of the 3 × 3 grid that holds the centre."""
+        return POSITIONS[3 * min(int(3 * self.y), 2) + min(int(3 * self.x), 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What an image shows. Later things lie over earlier ones; the first is the main object."""
+
+    # Seed, split and index: they name the scene for good.
+    seed: int
+    split: str
+    index: int
+    things: tuple[Thing, ...]
+    # Whether all things are of one kind, and so share colour, shape, texture and size.
+    repeated: bool
+    style: str
+    background: str
+    background_colour: str
+    # `dark`, `light`, or nothing.
+    background_tone: str
+    # The background's two colours, which are tones of one, and the direction in which they change, in radians.
+    ground: Colour
+    second_ground: Colour
+    ground_turn: float
+    # Names the noise of background and style.
+    noise: int
+
+    @property
+    def count(self) -> int:
+        """The number of objects."""
+        return len(self.things)
+
+    def metadata(self, side: int = 64) -> dict[str, Any]:
+        """Every factor as JSON takes it; `centre` [x, y] and `radius` in pixels of an image of `side`.
+
+        Object i of the list is value i of the mask, the first being 1.
+        """
+        return {
+            "seed": self.seed,
+            "split": self.split,
+            "index": self.index,
+            "count": self.count,
+            "repeated": self.repeated,
+            "style": self.style,
+            "background": self.background,
+            "background_colour": self.background_colour,
+            "background_tone": self.background_tone,
+            "objects": [
+                {
+                    "shape": thing.shape,
+                    "colour": thing.colour,
+                    "texture": thing.texture,
+                    "size": thing.size,
+                    "position": thing.position,
+                    "centre": [round(thing.x * side, 2), round(thing.y * side, 2)],
+                    "radius": round(thing.radius * side, 2),
+                }
+                for thing in self.things
+            ],
+        }
+
+
+def is_held_out(colour: str, shape: str, texture: str) -> bool:
+    """Whether no training scene holds an object of this colour, shape and texture.
+
+    Numbers modulo a prime, so that whatever two of the three are, at most one in six thirds is held out.
+    """
+    return (COLOURS.index(colour) + 3 * SHAPES.index(shape) + 5 * TEXTURES.index(texture)) % 7 == 0
+
+
+def _triples(held_out: bool) -> tuple[Triple, ...]:
+    every = ((colour, shape, texture) for colour in COLOURS for shape in SHAPES for texture in TEXTURES)
+    return tuple(triple for triple in every if is_held_out(*triple) == held_out)
+
+
+# The triples that a scene's main object may have; other objects always have one of training.
+TRIPLES: dict[str, tuple[Triple, ...]] = {"train": _triples(False), "held_out": _triples(True)}
+
+
+def check_split(split: str) -> None:
+    """Raises SettingsError unless `split` is one of SPLITS."""
+    if split not in SPLITS:
+        raise SettingsError(f"split {split!r} does not exist; choose {' or '.join(SPLITS)}")
