@@ -39,6 +39,7 @@ class ProgressPrinter:
         self._bars: dict[str, tqdm] = {}
         self._started: dict[str, tuple[float, int]] = {}
         self._printed: dict[str, float] = {}
+        self._finished: dict[str, int | None] = {}
         self._on_terminal = sys.stderr.isatty()
 
     def __call__(self, event: Progress) -> None:
@@ -69,6 +70,10 @@ class ProgressPrinter:
         now = time.monotonic()
         began, done_then = self._started.setdefault(event.stage, (now, event.done))
         last = event.total is not None and event.done >= event.total
+        if event.total is not None and self._finished.get(event.stage) == event.total:
+            return
+        if last:
+            self._finished[event.stage] = event.done
         if not last and now - self._printed.setdefault(event.stage, now) < self._LINE_SECONDS:
             return
         self._printed[event.stage] = now
