@@ -12,11 +12,14 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import zarr
 from jaxtyping import install_import_hook
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -27,10 +30,12 @@ _CHECKED = ("analyse", "config", "decode", "emit", "model", "pipeline", "plan", 
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
 import headspan as hs  # noqa: E402
+from headspan.emit.contributions import contributions  # noqa: E402
+from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
 
 # Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
-TOY = {
+TOY: dict[str, Any] = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16},
     "text_cfg": {"width": 32, "layers": 2, "heads": 2, "context_length": 16},
@@ -107,7 +112,7 @@ class ToyRun:
     shards: tuple[Path, ...]
     path: Path
 
-    def settings(self, **changed: object) -> dict[str, object]:
+    def settings(self, **changed: Any) -> dict[str, Any]:
         """Keyword arguments of `headspan.precompute` that made the store, but for `out`."""
         return {
             "shards": [str(shard) for shard in self.shards],
@@ -121,6 +126,13 @@ class ToyRun:
             "unit_images": 32,
             **changed,
         }
+
+
+def zarr_array(root: Path, name: str) -> zarr.Array[Any]:
+    """One array of a store, as zarr-python alone opens it."""
+    array = zarr.open_group(root, mode="r")[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 @pytest.fixture(scope="session")
@@ -163,7 +175,7 @@ def toy_run(
 ) -> ToyRun:
     """The toy store on disk, finished; tests that write into a store take `toy_copy`."""
     run = ToyRun(toy_config, toy_weights, toy_shards, tmp_path_factory.mktemp("store") / "toy.zarr")
-    hs.precompute(out=run.path, **run.settings())  # type: ignore[arg-type]
+    hs.precompute(out=run.path, **run.settings())
     return run
 
 
@@ -171,6 +183,24 @@ def toy_run(
 def toy_store(toy_run: ToyRun) -> hs.Store:
     """The toy store, to be read only."""
     return hs.open(toy_run.path)
+
+
+@pytest.fixture(scope="session")
+def toy_exact(toy_shards: tuple[Path, ...], toy_model: LoadedModel) -> dict[str, np.ndarray]:
+    """The good images' numbers in float32, read by tarfile, PIL and open_clip's own transform."""
+    transform = image_transform_v2(PreprocessCfg(**toy_model.clip.visual.preprocess_cfg), is_train=False)
+    pixels = []
+    for shard in toy_shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, extension = member.name.split(".")
+                if extension != "txt" and int(key) not in BROKEN_ROWS:
+                    with Image.open(tar.extractfile(member)) as image:  # type: ignore[arg-type]
+                        pixels.append(transform(image))
+    tower = to_tower(toy_model.clip.visual, "toy")
+    row = tower.forward(torch.stack(pixels), range(len(tower.blocks)), with_patches=True, with_terms=True)
+    assert row.patches is not None
+    return {**contributions(row, tower).arrays, "heads": row.heads.numpy(), "patches": row.patches.numpy()}
 
 
 @pytest.fixture

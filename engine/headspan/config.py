@@ -6,6 +6,7 @@ Nothing here reads a file or knows a model.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -126,3 +127,14 @@ def parse_layers(text: str, total: int) -> tuple[int, ...]:
             raise SettingsError(f"--layers {text}: the model's layers are 0 to {total - 1}; choose among them")
         layers.update(range(first, last_layer + 1))
     return tuple(sorted(layers))
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending whole numbers as people write them: `0-3, 8, 10-11`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)

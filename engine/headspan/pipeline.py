@@ -45,8 +45,7 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         for done in compute_unit(store, unit, members, bad, encoder, settings.batch_size):
             listen(Progress("images", finished + done, store.size.images, f"{len(bad)} bad" if bad else ""))
         finished += unit.rows
-    if not store.complete:
-        store.finish()
+    store.finish()
     return Summary(str(store.path), store.size.images - skipped - len(bad), bad, skipped)
 
 

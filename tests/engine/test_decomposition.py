@@ -353,9 +353,8 @@ def test_a_tower_in_16_bits_stays_near_the_oracle_and_emits_float32(
 
 def test_the_norm_takes_its_eps_from_the_model() -> None:
     # A variance as small as eps makes its value count.
-    config = {"embed_dim": 5, "vision_cfg": {"image_size": 8, "patch_size": 4, "width": 12, "layers": 1}}
-    config["vision_cfg"] |= {"head_width": 4, "norm_kwargs": {"eps": 0.5}}
-    visual = build_visual(config, seed=1)
+    vision = {"image_size": 8, "patch_size": 4, "width": 12, "layers": 1, "head_width": 4, "norm_kwargs": {"eps": 0.5}}
+    visual = build_visual({"embed_dim": 5, "vision_cfg": vision}, seed=1)
     pixels = torch.from_numpy(np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32))
     tower = to_tower(visual, "toy")
     terms = joint_terms(tower, tower.forward(pixels, (0,), with_terms=True), (0,), "own")

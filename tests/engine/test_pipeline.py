@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -19,13 +20,13 @@ from headspan.errors import HeadspanError, ModelError, SettingsError, SourceErro
 from headspan.records import Progress
 from headspan.store import commits, shard_writer
 from tests import tolerances
-from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_files, write_tar
+from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_files, write_tar, zarr_array
 from tests.tolerances import relative_error
 
 
 def run(toy_run: ToyRun, out: Path, listen: hs.Listener = lambda event: None, **changed: Any) -> hs.Summary:
     """The toy's run with heads alone, unless asked otherwise."""
-    return hs.precompute(out=out, listen=listen, **toy_run.settings(**{"emit": ("heads",), **changed}))  # type: ignore[arg-type]
+    return hs.precompute(out=out, listen=listen, **toy_run.settings(**{"emit": ("heads",), **changed}))
 
 
 def small_shard(tmp_path: Path, rows: Sequence[int], broken: Sequence[int] = ()) -> list[str]:
@@ -39,11 +40,12 @@ def test_bad_images_keep_their_row_with_nan_and_a_reason(toy_run: ToyRun, tmp_pa
     assert [bad.row for bad in summary.bad] == list(BROKEN_ROWS)
     assert [bad.key for bad in summary.bad] == [f"{row:05d}" for row in BROKEN_ROWS]
     assert [bad.url for bad in summary.bad] == [str(toy_run.shards[n]) for n in (0, 2, 2)]
-    assert all("image" in bad.reason or "decode" in bad.reason for bad in summary.bad)
+    # Cut off after 40 bytes: in JPEG's first segments and in PNG's header.
+    assert all(bad.reason.startswith(("cannot be opened: ", "not an image")) for bad in summary.bad)
     store = hs.open(tmp_path / "s.zarr")
     assert store.bad_images() == summary.bad
     every = hs.open(tmp_path / "s.zarr", keep_failed=True)
-    assert np.flatnonzero(np.asarray(every.group["ok"][...]) == 0).tolist() == list(BROKEN_ROWS)
+    assert np.flatnonzero(np.asarray(zarr_array(tmp_path / "s.zarr", "ok")[...]) == 0).tolist() == list(BROKEN_ROWS)
     for name, array in every.row_arrays():
         if name != "ok":
             assert np.isnan(np.asarray(array[...])[list(BROKEN_ROWS)]).all(), name
@@ -126,7 +128,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         if event.stage == "images" and event.done >= after:
             raise KeyboardInterrupt
 
-    settings = {"workers": workers, "emit": ("heads", "patches", "mlps")}
+    settings: dict[str, Any] = {"workers": workers, "emit": ("heads", "patches", "mlps")}
     with pytest.raises(KeyboardInterrupt):
         run(toy_run, tmp_path / "s.zarr", interrupt, **settings)
     before = hs.open(tmp_path / "s.zarr")
@@ -158,26 +160,27 @@ class Interrupter:
 
         return interrupted
 
-    def unlink(self, path: Path, missing_ok: bool = False) -> None:
-        # Zarr deletes files too, in a thread of its own.
-        if path.parent.name == "commits":
-            self.pass_by()
-        os_unlink(path, missing_ok)
+
+plain_unlink = Path.unlink
 
 
-os_unlink = Path.unlink
+def unlink_record(path: Path, interrupter: Interrupter, missing_ok: bool = False) -> None:
+    # Zarr deletes files too, in a thread of its own.
+    if path.parent.name == "commits":
+        interrupter.pass_by()
+    plain_unlink(path, missing_ok)
 
 
 def test_an_interruption_between_any_two_files_leads_to_the_same_bytes(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Groups of two units, so that one is merged in the middle of the run; six images, units of two.
+    # Groups of two units, so that one is merged in the middle of the run: five images, units of two.
     monkeypatch.setattr(commits, "GROUP_UNITS", 2)
     shards = small_shard(tmp_path, range(5), (1,))
-    settings = {"shards": shards, "unit_images": 2, "layers": "2", "workers": 1}
+    settings: dict[str, Any] = {"shards": shards, "unit_images": 2, "layers": "2", "workers": 1}
     run(toy_run, tmp_path / "whole.zarr", **settings)
     wanted = relative_files(tmp_path / "whole.zarr")
-    interruptions = 0
+    interruptions, different = 0, []
     # Every third moment, and all of the last ones, when records are merged.
     for moment in [*range(13, 70, 3), *range(70, 120)]:
         out = tmp_path / f"{moment}.zarr"
@@ -185,7 +188,7 @@ def test_an_interruption_between_any_two_files_leads_to_the_same_bytes(
             interrupter = Interrupter(moment)
             for module in (shard_writer, commits):
                 patch.setattr(module, "write_atomically", interrupter.around(module.write_atomically))
-            patch.setattr(Path, "unlink", lambda path, missing_ok=False: interrupter.unlink(path, missing_ok))
+            patch.setattr(Path, "unlink", functools.partialmethod(unlink_record, interrupter))
             try:
                 run(toy_run, out, **settings)
             except KeyboardInterrupt:
@@ -194,11 +197,11 @@ def test_an_interruption_between_any_two_files_leads_to_the_same_bytes(
                 break
         run(toy_run, out, **settings)
         assert hs.open(out).moments().count == 4
-        found = relative_files(out)
-        assert sorted(found) == sorted(wanted), moment
-        assert found == wanted, moment
+        if (found := relative_files(out)) != wanted:
+            different.append((moment, sorted(set(found) ^ set(wanted))))
         shutil.rmtree(out)
     assert interruptions > 20
+    assert different == []
 
 
 def test_what_a_killed_run_left_half_written_is_gone_when_the_store_is_finished(
@@ -247,7 +250,7 @@ def test_a_pattern_names_the_same_rows_as_its_files(toy_run: ToyRun, tmp_path: P
 
 def other_model(tmp_path: Path) -> str:
     path = tmp_path / "headspan-toy-deeper.json"
-    path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "layers": 4}}))  # type: ignore[dict-item]
+    path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "layers": 4}}))
     return str(path)
 
 
@@ -256,7 +259,7 @@ def other_model(tmp_path: Path) -> str:
     [
         ({"model": other_model, "pretrained": "random:0"}, r"was made with model .*headspan-toy\.json.*deeper"),
         ({"pretrained": "random:0"}, r"was made with pretrained .*toy\.safetensors.*random:0"),
-        ({"layers": "last2"}, r"was made with layers \[0, 1, 2\], this run asks for \[1, 2\]"),
+        ({"layers": "last2"}, r"was made with layers 0-2, this run asks for 1-2"),
         ({"emit": ("heads", "mlps")}, r'was made with emit \["heads"\], this run asks for \["heads", "mlps"\]'),
         ({"precision": "bf16"}, r'was made with precision "fp32", this run asks for "bf16"'),
         ({"unit_images": 16}, r"was planned in units of 32 images, this run asks for 16"),
@@ -278,7 +281,7 @@ def test_two_long_lists_of_layers_are_told_apart_in_the_refusal(toy_run: ToyRun,
     deep = tmp_path / "headspan-toy-deep.json"
     vision = {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 48}
     deep.write_text(json.dumps({**TOY, "vision_cfg": vision}))
-    settings = {"model": str(deep), "pretrained": "random:1", "shards": small_shard(tmp_path, range(1))}
+    settings: dict[str, Any] = {"model": str(deep), "pretrained": "random:1", "shards": small_shard(tmp_path, range(1))}
     run(toy_run, tmp_path / "s.zarr", **settings, layers="0-46")
     with pytest.raises(StoreError) as refusal:
         run(toy_run, tmp_path / "s.zarr", **settings, layers="0-45,47")
@@ -361,7 +364,7 @@ def test_an_out_that_holds_something_else_is_left_alone(kind: str, toy_run: ToyR
     else:
         out.mkdir()
         (out / "precious").write_text("x")
-    with pytest.raises(StoreError, match=r"mine: is not a headspan store"):
+    with pytest.raises(StoreError, match=r"mine: exists and is no headspan store; choose another --out"):
         run(toy_run, out)
     assert out.exists()
     assert kind == "file" or (out / "precious").read_text() == "x"
@@ -440,3 +443,8 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(error, match=text):
         run(toy_run, tmp_path / "s.zarr", **changed)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_may_become_the_store(toy_run: ToyRun, tmp_path: Path) -> None:
+    (tmp_path / "s.zarr").mkdir()
+    assert run(toy_run, tmp_path / "s.zarr", shards=small_shard(tmp_path, range(3))).images == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -17,6 +18,7 @@ from headspan.errors import StoreError
 from headspan.store.files import checksum, write_atomically
 from headspan.store.schema import ArraySpec, create_array, whole_array
 from headspan.store.shard_writer import ShardBuffer, write_array
+from tests.conftest import zarr_array
 
 
 def spec_of(shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> ArraySpec:
@@ -42,9 +44,7 @@ def write_all(root: Path, spec: ArraySpec, values: np.ndarray) -> list[tuple[str
 
 
 def by_zarr(root: Path, spec: ArraySpec) -> np.ndarray:
-    array = zarr.open_group(root, mode="r")[spec.name]
-    assert isinstance(array, zarr.Array)
-    return np.asarray(array[...])
+    return np.asarray(zarr_array(root, spec.name)[...])
 
 
 def by_tensorstore(root: Path, spec: ArraySpec) -> np.ndarray:
@@ -52,6 +52,7 @@ def by_tensorstore(root: Path, spec: ArraySpec) -> np.ndarray:
     return np.asarray(ts.open({"driver": "zarr3", "kvstore": kvstore}, open=True).result().read().result())
 
 
+Reader = Callable[[Path, ArraySpec], np.ndarray]
 READERS = pytest.mark.parametrize("read", [by_zarr, by_tensorstore])
 # Rows are no multiple of chunks or of shards; chunks reach beyond the array; tails of no axis and of many.
 SHAPES = [
@@ -70,7 +71,7 @@ SHAPES = [
 @READERS
 @pytest.mark.parametrize(("shape", "shard", "chunk", "dtype"), SHAPES)
 def test_shards_are_read_back_byte_for_byte(
-    shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...], dtype: str, read, tmp_path: Path
+    shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...], dtype: str, read: Reader, tmp_path: Path
 ) -> None:
     spec, values = spec_of(shape, shard, chunk, dtype), random_values(shape, dtype)
     written = write_all(tmp_path, spec, values)
@@ -86,7 +87,9 @@ def test_shards_are_read_back_byte_for_byte(
 
 @READERS
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int64"])
-def test_a_shard_that_is_missing_reads_as_nan_or_zero_and_never_as_numbers(dtype: str, read, tmp_path: Path) -> None:
+def test_a_shard_that_is_missing_reads_as_nan_or_zero_and_never_as_numbers(
+    dtype: str, read: Reader, tmp_path: Path
+) -> None:
     spec, values = spec_of((7, 3), (3, 3), (1, 3), dtype), random_values((7, 3), dtype)
     (_, middle, _) = write_all(tmp_path, spec, values)
     (tmp_path / middle[0]).unlink()
@@ -98,7 +101,7 @@ def test_a_shard_that_is_missing_reads_as_nan_or_zero_and_never_as_numbers(dtype
 
 
 @READERS
-def test_rows_that_were_never_put_are_nan(read, tmp_path: Path) -> None:
+def test_rows_that_were_never_put_are_nan(read: Reader, tmp_path: Path) -> None:
     spec = spec_of((11, 3), (8, 3), (4, 3), "float16")
     create_array(zarr.create_group(store=tmp_path, zarr_format=3), spec)
     buffer = ShardBuffer(spec, 0)
@@ -110,7 +113,7 @@ def test_rows_that_were_never_put_are_nan(read, tmp_path: Path) -> None:
 
 
 @READERS
-def test_a_flipped_bit_in_the_index_is_noticed_by_its_crc(read, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_index_is_noticed_by_its_crc(read: Reader, tmp_path: Path) -> None:
     spec, values = spec_of((5, 3), (8, 3), (4, 3), "float32"), random_values((5, 3), "float32")
     ((name, size, _),) = write_all(tmp_path, spec, values)
     data = bytearray((tmp_path / name).read_bytes())
@@ -152,7 +155,7 @@ def test_runs_of_rows_may_come_in_any_order(tmp_path_factory: pytest.TempPathFac
     end = min(first_row + shard_rows, rows)
     cuts = data.draw(st.sets(st.integers(first_row, end)), "cuts")
     edges = sorted(cuts | {first_row, end})
-    runs = data.draw(st.permutations(list(zip(edges, edges[1:], strict=False))), "order")
+    runs = data.draw(st.permutations(list(pairwise(edges))), "order")
 
     root = tmp_path_factory.mktemp("any-order")
     create_array(zarr.create_group(store=root, zarr_format=3), spec)
@@ -177,7 +180,7 @@ def test_a_whole_array_is_one_file(tmp_path: Path) -> None:
 def test_nothing_but_the_whole_file_is_ever_there(tmp_path: Path) -> None:
     target = tmp_path / "folder" / "file"
 
-    def parts():
+    def parts() -> Iterator[bytes]:
         yield b"half"
         assert not target.exists()
         raise OSError(28, "No space left on device")
@@ -188,7 +191,7 @@ def test_nothing_but_the_whole_file_is_ever_there(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_no_temporary_file(tmp_path: Path) -> None:
-    def parts():
+    def parts() -> Iterator[bytes]:
         yield b"half"
         raise KeyboardInterrupt
 

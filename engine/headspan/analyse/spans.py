@@ -97,8 +97,8 @@ def span_store(
         (
             Spread(
                 moments.count,
-                moments.total[store.layers.index(layer), head],
-                moments.gram[store.layers.index(layer), head],
+                moments.total[store.kept(layer), head],
+                moments.gram[store.kept(layer), head],
                 store.head_directions(layer, head),
             )
             for layer in layers

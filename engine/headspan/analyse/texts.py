@@ -7,6 +7,7 @@ kept in the store as `texts/<pool>`, so that only the first analysis over a pool
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -61,7 +62,9 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
         raise TextsError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     if not lines:
         raise TextsError(f"{source}: holds no descriptions; write one a line")
-    return _parse(path.stem, lines, str(source))
+    # As a name in the store; the checksum tells pools of one name apart.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "pool"
+    return _parse(name, lines, str(source))
 
 
 def _parse(name: str, lines: Sequence[str], source: str) -> Pool:

@@ -23,6 +23,8 @@ from headspan.errors import SettingsError
 
 # Singular values below this share of the largest are the rounding of float32 contributions (16 ulps of 1).
 RANK_TOLERANCE = 2.0**-20
+# A variance below this share of the mean square is the rounding of contributions that do not vary.
+_VARIANCE_TOLERANCE = 2.0**-44
 # A text whose score is below this share of the first one's explains rounding, not images.
 _SCORE_TOLERANCE = 1e-12
 
@@ -97,10 +99,13 @@ def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_pe
     mean = triangle @ spread.total / spread.images
     covariance = (gram - spread.images * np.outer(mean, mean)) / (spread.images - 1)
     variance = float(np.trace(covariance))
+    joint_mean = (orthonormal @ mean).astype(np.float32)
+    if not variance > _VARIANCE_TOLERANCE * np.trace(gram) / spread.images:
+        nothing = np.zeros(texts_per_head)
+        return TextSpan(nothing.astype(np.int64) - 1, nothing, joint_mean, np.empty((0, len(joint_mean)), np.float32))
     kept = _leading_directions(gram, rank)
     basis = orthonormal @ kept
     chosen, directions, explained = _choose(pool @ basis, kept.T @ covariance @ kept, texts_per_head)
-    joint_mean = (orthonormal @ mean).astype(np.float32)
     return TextSpan(chosen, explained / variance, joint_mean, (directions @ basis.T).astype(np.float32))
 
 

@@ -38,6 +38,8 @@ def unsupported_reason(config: dict[str, Any]) -> str | None:
         return "its image tower is a ResNet"
     if vision.get("attentional_pool"):
         return "its image tower ends in an attentional pooler"
+    if vision.get("pool_type") == "none":
+        return "its image tower does not pool its rows"
     variants = [name for name in _BLOCK_VARIANTS if vision.get(name)]
     if variants or vision.get("block_type") == "custom":
         return f"its blocks are custom ({', '.join(variants) or 'block_type'})"

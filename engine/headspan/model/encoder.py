@@ -65,8 +65,11 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"--device {name} is unknown; write auto, cpu or cuda:0") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise SettingsError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs; use auto or cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"--device {name} is unknown; write auto, cpu or cuda:0")
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise SettingsError(f"--device {name}: torch sees {gpus} GPUs; use auto or cpu")
     return device

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,15 @@ from headspan.config import Preprocess
 from headspan.errors import ModelError
 from headspan.model.convert import SUPPORTED, unsupported_reason
 
+# The config files that this process has told open_clip of, by the name that they have there.
+_REGISTERED: dict[str, Path] = {}
 # What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
 _LOADING_ERRORS = (
     RuntimeError,
     ValueError,
     LookupError,
     OSError,
+    EOFError,
     AssertionError,
     AttributeError,
     TypeError,
@@ -78,6 +82,8 @@ def load_model(name: str, pretrained: str | None) -> LoadedModel:
                 registered,
                 pretrained=source,
                 force_quick_gelu=_needs_quick_gelu(registered, source),
+                # A folder or hub repository without weights would give a model at random.
+                require_pretrained=parse_model_name(registered)[0] is not None,
                 weights_only=True,
             )
     except (pickle.UnpicklingError, SafetensorError) as error:
@@ -109,12 +115,14 @@ def _registered(name: str) -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{name}: is not JSON ({error}); give an open_clip model config") from error
-    if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+    parts = [config.get(part) for part in ("vision_cfg", "text_cfg")] if isinstance(config, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or "embed_dim" not in config:
         raise ModelError(f"{name}: an open_clip config needs embed_dim, vision_cfg and text_cfg; add what is missing")
     known = get_model_config(path.stem)
-    if known is not None and known != config:
+    if known not in (None, config) and _REGISTERED.get(path.stem) != path:
         raise ModelError(f"{name}: open_clip has another model named {path.stem}; rename the file")
     open_clip.add_model_config(path)
+    _REGISTERED[path.stem] = path
     return path.stem
 
 
@@ -149,7 +157,7 @@ def _weights_source(name: str, registered: str, pretrained: str | None) -> tuple
         raise ModelError(f"{name}: no weights named; {wanted} with --pretrained")
     if pretrained.startswith("random:"):
         seed = pretrained.removeprefix("random:")
-        if not seed.isdigit():
+        if not re.fullmatch(r"[0-9]{1,18}", seed):
             raise ModelError(f"--pretrained {pretrained}: the seed must be a whole number, as in random:0")
         return None, int(seed)
     if get_pretrained_cfg(registered, pretrained) or Path(pretrained).is_file():
@@ -171,6 +179,8 @@ def _load_failure(name: str, pretrained: str | None, error: Exception) -> str:
             f"{pretrained}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, "
             "so save the state dict as .safetensors"
         )
+    if isinstance(error, TypeError):
+        return f"{name}: open_clip builds no model of this config ({_first_line(error)}); correct the config"
     return (
         f"{name}: weights {pretrained or 'of the model'} could not be loaded ({_first_line(error)}); "
         "check the network, or fetch them on a connected machine and give the file with --pretrained"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,9 +92,17 @@ class Commits:
         """Whether the whole run is finished and its moments stand in the store's arrays."""
         return (self._folder / "complete.json").is_file()
 
+    def merge_groups(self) -> None:
+        """Merge every group whose units are all done, and tidy what an interrupted merge left."""
+        for group in range(-(-self._units // GROUP_UNITS)):
+            self._merge_group(group)
+
     def close(self) -> None:
-        """Note that the merged moments stand in the store's arrays, and delete the groups' own."""
+        """Note that the merged moments stand in the store's arrays."""
         write_atomically(self._folder / "complete.json", [b"{}\n"])
+
+    def drop_moments(self) -> None:
+        """Delete the groups' moments, once they stand in the store's arrays."""
         for path in self._folder.glob("group-*.moments"):
             path.unlink(missing_ok=True)
 
@@ -113,15 +122,16 @@ class Commits:
         return merged
 
     def _merge_group(self, group: int) -> None:
-        records = [self._folder / f"unit-{unit:08d}.json" for unit in self._group_units(group)]
-        if not all(path.is_file() for path in records):
-            return
-        moments = self._group_moments(group)
-        assert moments is not None, "a group of finished units has moments"
         name = f"group-{group:06d}"
-        merged = [record for path in records for record in _read_records(path)]
-        write_atomically(self._folder / f"{name}.moments", [_pack(moments)])
-        write_atomically(self._folder / f"{name}.json", [_dump(merged)])
+        records = [self._folder / f"unit-{unit:08d}.json" for unit in self._group_units(group)]
+        if not (self._folder / f"{name}.json").is_file():
+            if not all(path.is_file() for path in records):
+                return
+            moments = self._group_moments(group)
+            assert moments is not None, "a group of finished units has moments"
+            merged = [record for path in records for record in _read_records(path)]
+            write_atomically(self._folder / f"{name}.moments", [_pack(moments)])
+            write_atomically(self._folder / f"{name}.json", [_dump(merged)])
         for path in records:
             path.with_suffix(".moments").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
@@ -163,9 +173,10 @@ def _pack(moments: MergedMoments) -> bytes:
 
 def _unpack(path: Path) -> MergedMoments:
     try:
-        with np.load(path, allow_pickle=False) as packed:
+        # Opened here, since NumPy leaves a file open that is none of its own.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
             count, total, packed_upper = int(packed["count"]), packed["total"], packed["upper"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StoreError(
             f"{path}: these moments are damaged or missing ({error}); delete the record of the same name and run "
             "precompute again"

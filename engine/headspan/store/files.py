@@ -12,6 +12,8 @@ import google_crc32c
 
 from headspan.errors import StoreError
 
+# What a file is called until it is whole, as a pattern.
+TEMPORARY = ".*.tmp"
 _CHECKSUM_STEP = 1 << 18
 
 

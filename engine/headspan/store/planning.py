@@ -27,15 +27,16 @@ def open_planned(settings: PrecomputeSettings, encoder: Encoder, listen: Listene
     """The store that the settings name, planned now if it is not there yet."""
     path = Path(settings.out)
     urls = expand(settings.shards)
-    if path.exists():
+    if (path / "zarr.json").is_file():
         return _resume(path, urls, settings, encoder)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise StoreError(f"{path}: exists and is no headspan store; choose another --out")
     shards: list[Shard] = []
     notes: list[BadImage] = []
     unit_images = settings.unit_images or (256 if encoder.device.type == "cpu" else 1024)
     with StagedStore(path) as staged:
         images = staged.plan(_collected(urls, shards, notes, listen), unit_images, notes)
-        # A small job is one small unit, and its shards are not mostly padding.
-        unit_images = min(unit_images, -(-images // 64) * 64)
+        unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
         staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
     store = StoreWriter(path)
@@ -82,7 +83,8 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
 
 def _resume(path: Path, urls: Sequence[str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
-    if settings.unit_images not in (None, store.size.unit_images):
+    wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
+    if wanted not in (None, store.size.unit_images):
         raise StoreError(
             f"{path}: was planned in units of {store.size.unit_images} images, this run asks for "
             f"{settings.unit_images}; leave --unit-images out to go on, or use another --out"
@@ -93,6 +95,11 @@ def _resume(path: Path, urls: Sequence[str], settings: PrecomputeSettings, encod
         [(url, *describe(url)) for url in urls],
     )
     return store
+
+
+def _fitting(unit_images: int, images: int) -> int:
+    """The unit of a job of so many images: a small job is one small unit, whose shards are not mostly padding."""
+    return min(unit_images, -(-images // 64) * 64)
 
 
 def _collected(urls: Sequence[str], shards: list[Shard], notes: list[BadImage], listen: Listener) -> Iterator[Sample]:

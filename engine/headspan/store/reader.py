@@ -16,6 +16,7 @@ import pyarrow as pa
 import zarr
 from jaxtyping import Float32
 
+from headspan.config import spans
 from headspan.emit.shares import (
     Folded,
     bias_contributions,
@@ -46,7 +47,11 @@ class Store:
         self._size = dimensions(self.attributes)
         self._commits = Commits(self.path, -(-self._size.images // self._size.unit_images))
         self.records: list[UnitRecord] = self._commits.records()
-        self._rows = self._all_rows() if keep_failed else self._good_rows()
+        # A unit without a record may be half written: nothing of it is to be trusted.
+        self._committed = np.zeros(self._size.images, bool)
+        for record in self.records:
+            self._committed[record.first_row : record.first_row + record.rows] = True
+        self._rows = np.arange(self._size.images) if keep_failed else self._good_rows()
 
     def __repr__(self) -> str:
         return (
@@ -123,14 +128,14 @@ class Store:
 
     def head_coordinates(self, layer: int, head: int) -> Float32[np.ndarray, "images head_dim"]:
         """One head's own coordinates, `Σ_n α v`."""
-        kept = self._kept(layer, head)
+        kept = self.kept(layer, head)
         return self._read("heads", kept, head).astype(np.float32)
 
     def head_directions(
         self, layer: int, head: int, convention: str = "even"
     ) -> Float32[np.ndarray, "coordinate joint"]:
         """The fixed matrix that carries `[Σ α v / s, 1/s, μ/s, 1]` of one head into joint space."""
-        return head_directions(self.folded, self._kept(layer, head), layer, head, check_convention(convention))
+        return head_directions(self.folded, self.kept(layer, head), layer, head, check_convention(convention))
 
     def patches(
         self, image: int, layer: int, convention: str = "even", normalised: bool = True
@@ -148,8 +153,9 @@ class Store:
         """`α v` of every source token and head of one layer, for the image of that index."""
         if not -self.images <= image < self.images:
             raise SettingsError(f"{self.path}: image {image} of {self.images}; count from 0 to {self.images - 1}")
-        kept, row = self._kept(layer), int(self._rows[image])
-        return np.asarray(self._array("patches")[row, kept]).transpose(1, 0, 2).astype(np.float32)
+        kept, row = self.kept(layer), int(self._rows[image])
+        patches = np.asarray(self._array("patches")[row, kept]).transpose(1, 0, 2).astype(np.float32)
+        return patches if self._committed[row] else np.full_like(patches, np.nan)
 
     def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
         """Contributions of the initial state (term 0) and of every layer's MLP."""
@@ -189,11 +195,11 @@ class Store:
         for name in row_arrays(self._size, tuple(self.attributes["emit"])):
             yield name, self._array(name)
 
-    def _kept(self, layer: int, head: int = 0) -> int:
-        """The place of `layer` among the kept ones."""
+    def kept(self, layer: int, head: int = 0) -> int:
+        """The place of `layer` among the kept ones; SettingsError where it, or `head`, is not stored."""
         if layer not in self.layers:
             raise SettingsError(
-                f"{self.path}: layer {layer} is not stored; stored are {_span(self.layers)} of the model's "
+                f"{self.path}: layer {layer} is not stored; stored are {spans(self.layers)} of the model's "
                 f"{self.all_layers}, so choose one of them or precompute with --layers all"
             )
         if not 0 <= head < self.heads_per_layer:
@@ -211,23 +217,16 @@ class Store:
         array = self._array(name)
         selection: tuple[slice | int, ...] = (slice(None), *index)
         values = np.asarray(array[selection])
-        return values if len(self._rows) == len(values) else values[self._rows]
-
-    def _all_rows(self) -> np.ndarray:
-        return np.arange(self._size.images)
+        if len(self._rows) < len(values):
+            return values[self._rows]
+        if not self._committed.all():
+            values[~self._committed] = np.nan
+        return values
 
     def _good_rows(self) -> np.ndarray:
-        # `ok` of a unit without a record is not to be trusted.
-        committed = np.zeros(self._size.images, bool)
-        for record in self.records:
-            committed[record.first_row : record.first_row + record.rows] = True
-        return np.flatnonzero(committed & (np.asarray(self._array("ok")[...]) == 1))
+        return np.flatnonzero(self._committed & (np.asarray(self._array("ok")[...]) == 1))
 
 
 def open_store(path: str | Path, keep_failed: bool = False) -> Store:
     """Open a store; `keep_failed` shows images that failed (and unfinished ones) as NaN rows."""
     return Store(path, keep_failed)
-
-
-def _span(layers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, layers))

@@ -152,7 +152,12 @@ def open_group(path: Path, mode: str = "r") -> tuple[zarr.Group, dict[str, Any]]
     if not (path / "zarr.json").is_file():
         what = "no such folder" if not path.exists() else "is not a headspan store"
         raise StoreError(f"{path}: {what}; give the path that `headspan precompute --out` wrote")
-    root = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
+    try:
+        root = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
+    except (ValueError, KeyError) as error:
+        raise StoreError(
+            f"{path}: is no Zarr group ({' '.join(str(error).split())}); give the path of a headspan store"
+        ) from error
     attributes = root.attrs.get("headspan")
     if not isinstance(attributes, dict):
         raise StoreError(f"{path}: a Zarr group, but not one of headspan's; give the path of a headspan store")

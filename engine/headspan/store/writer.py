@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import zarr
 
+from headspan.config import spans
 from headspan.emit.moments import Moments
 from headspan.emit.shares import Folded
 from headspan.errors import StoreError
 from headspan.plan import units
 from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.commits import Commits, MergedMoments, UnitRecord
-from headspan.store.files import sync_folder, sync_tree
+from headspan.store.files import TEMPORARY, sync_folder, sync_tree
 from headspan.store.samples import read_shards, read_unit, write_notes, write_samples, write_shards
 from headspan.store.schema import (
     RECORDS,
@@ -175,13 +176,19 @@ class StoreWriter:
         return UnitWriter(self, unit)
 
     def finish(self) -> None:
-        """Once every unit is committed, write the merged moments into the arrays `moments/…`."""
-        moments = self.commits.moments()
-        assert moments is not None, "a finished store has units"
-        values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
-        for name, spec in moment_arrays(self.size).items():
-            write_array(self.path, spec, values[name])
-        self.commits.close()
+        """Once every unit is committed: merged moments into the arrays `moments/…`, and nothing else left over."""
+        if not self.complete:
+            self.commits.merge_groups()
+            moments = self.commits.moments()
+            assert moments is not None, "a finished store has units"
+            values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
+            for name, spec in moment_arrays(self.size).items():
+                write_array(self.path, spec, values[name])
+            # Nobody writes any more: these are of runs that were killed in the middle of a file.
+            for path in self.path.rglob(TEMPORARY):
+                path.unlink(missing_ok=True)
+            self.commits.close()
+        self.commits.drop_moments()
 
 
 class UnitWriter:
@@ -245,5 +252,7 @@ def _settings(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+        return spans(value)
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -33,15 +33,8 @@ _TONED = {
     "dark": ("red", "green", "blue", "purple", "grey"),
     "light": ("yellow", "green", "blue", "purple", "grey"),
 }
-# The palette's lightest and darkest have one tone only to be textured with.
-_ONE_ACCENT = {
-    "white": "dark",
-    "yellow": "dark",
-    "black": "light",
-    "brown": "light",
-    "blue": "light",
-    "purple": "light",
-}
+# Colours of which one tone only differs enough to be textured with.
+_ONE_ACCENT = {"white": "dark", "yellow": "dark", "cyan": "dark", "black": "light"}
 # Least distances in OKLab of an object's first and second colour from both colours of the background.
 PAINT_CONTRAST, ACCENT_CONTRAST = 0.16, 0.08
 
@@ -60,7 +53,9 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
 
 def accent_of(paint: Colour, tone: str) -> Colour:
     """The second colour of a texture on `paint`."""
-    return mix(paint, WHITE, 0.62) if tone == "light" else mix(paint, BLACK, 0.58)
+    if tone == "dark":
+        return mix(paint, BLACK, 0.58)
+    return mix(paint, WHITE, 0.42 if lightness(paint) < 0.3 else 0.62)
 
 
 def ground_of(colour: str, tone: str) -> Colour:
@@ -132,6 +127,10 @@ def accents(colour: str, ground: Ground) -> tuple[str, ...]:
 
 
 @cache
-def grounds_for(colours: frozenset[str]) -> tuple[Ground, ...]:
-    """The backgrounds (colour, tone) on which objects of all these colours can be told from it."""
-    return tuple(ground for ground in GROUNDS if all(accents(colour, ground) for colour in colours))
+def grounds_for(colours: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """The background colours, each with its tones, from which objects of all these colours can be told."""
+    found: dict[str, tuple[str, ...]] = {}
+    for ground in GROUNDS:
+        if all(accents(colour, ground) for colour in colours):
+            found[ground[0]] = (*found.get(ground[0], ()), ground[1])
+    return found

@@ -124,7 +124,8 @@ class Scene:
 def is_held_out(colour: str, shape: str, texture: str) -> bool:
     """Whether no training scene holds an object of this colour, shape and texture.
 
-    Numbers modulo a prime, so that whatever two of the three are, at most one in six thirds is held out.
+    A sum modulo a prime: whatever two of the three are, at most one of six textures, two of twelve colours
+    or two of twelve shapes make a held-out triple with them.
     """
     return (COLOURS.index(colour) + 3 * SHAPES.index(shape) + 5 * TEXTURES.index(texture)) % 7 == 0
 

@@ -1,0 +1,163 @@
+"""Objects drawn on patches: coverage and colour of each, before they meet a background or each other.
+
+All objects of a patch size are drawn together, a shape or a texture at a time. Only exactly rounded
+operations touch pixels; sines and cosines are taken once an object, in double precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from headspan.world.colours import BLACK, WHITE, contrast
+from headspan.world.factors import Colour, Scene, Thing
+from headspan.world.shapes import DISTANCES
+from headspan.world.textures import SECOND_SHARES, ramp, triangle_wave
+
+# Lengths are pixels of an image of 64; around an object: its wobble and its edge's softness.
+MARGIN = 2.5
+_OUTLINE, _PENCIL, _WOBBLE = 1.7, 1.1, 0.5
+_PENCIL_PAINT: Colour = (60.0, 58.0, 62.0)
+_GREY: Colour = (128.0, 128.0, 128.0)
+# Patch sides are multiples of this, so that there are few sizes.
+_STEP = 8
+
+Grid = Float32[np.ndarray, "things height width"]
+Job = tuple[Scene, int, Thing]
+
+
+class Patch(NamedTuple):
+    """One object's pixels: which object of its scene, where on the bordered canvas, how much, what colour."""
+
+    number: int
+    rows: slice
+    columns: slice
+    alpha: Float32[np.ndarray, "height width"]
+    paint: Float32[np.ndarray, "3 height width"]
+
+
+def draw_things(jobs: Sequence[Job], side: int, border: int) -> Iterator[tuple[int, Patch]]:
+    """Each job's number and patch, in any order; `border` is added to all places."""
+    scale = side / 64
+    sizes: defaultdict[int, list[int]] = defaultdict(list)
+    for number, (_, _, thing) in enumerate(jobs):
+        half = math.ceil(thing.radius * side + MARGIN * scale)
+        sizes[-(-2 * half // _STEP) * _STEP].append(number)
+    for size, numbers in sizes.items():
+        chosen = [jobs[number] for number in numbers]
+        things = [thing for _, _, thing in chosen]
+        corners = [(int(thing.x * side) - size // 2, int(thing.y * side) - size // 2) for thing in things]
+        x, y = _offsets(things, corners, size, side)
+        distance = _distances(things, x, y, side)
+        second = _second_shares(things, x, y, side)
+        paint = _column(thing.paint for thing in things)
+        accent = _column(thing.accent for thing in things)
+        colour = paint + second[:, None] * (accent - paint)
+        sketched = [at for at, (scene, _, _) in enumerate(chosen) if scene.style == "sketch"]
+        outlined = [at for at, (scene, _, _) in enumerate(chosen) if scene.style == "outlined"]
+        if sketched:
+            distance[sketched] += _wobble(x[sketched], y[sketched], scale)
+        alpha = ramp(-distance)
+        if outlined:
+            ink = _column(_ink(chosen[at][0], chosen[at][2]) for at in outlined)
+            share = ramp(distance[outlined] + np.float32(_OUTLINE * scale))[:, None]
+            colour[outlined] += share * (ink - colour[outlined])
+        if sketched:
+            alpha[sketched], colour[sketched] = _pencilled(
+                distance[sketched], x[sketched], y[sketched], colour[sketched], scale
+            )
+        for at, number in enumerate(numbers):
+            left, top = corners[at][0] + border, corners[at][1] + border
+            yield number, Patch(chosen[at][1], slice(top, top + size), slice(left, left + size), alpha[at], colour[at])
+
+
+def _offsets(things: Sequence[Thing], corners: Sequence[tuple[int, int]], size: int, side: int) -> tuple[Grid, Grid]:
+    """Pixel centres relative to each object's centre, rightwards and downwards, in pixels."""
+    at = np.arange(size) + 0.5
+    x = np.array([left - thing.x * side for thing, (left, _) in zip(things, corners, strict=True)])
+    y = np.array([top - thing.y * side for thing, (_, top) in zip(things, corners, strict=True)])
+    across, down = (x[:, None] + at).astype(np.float32), (y[:, None] + at).astype(np.float32)
+    shape = (len(things), size, size)
+    return np.broadcast_to(across[:, None, :], shape).copy(), np.broadcast_to(down[:, :, None], shape).copy()
+
+
+def _turned(x: Grid, y: Grid, turns: Sequence[float], units: Sequence[float]) -> tuple[Grid, Grid]:
+    """Coordinates along axes that are turned clockwise by radians, in units of pixels."""
+    cosine = _each(math.cos(turn) / unit for turn, unit in zip(turns, units, strict=True))
+    sine = _each(math.sin(turn) / unit for turn, unit in zip(turns, units, strict=True))
+    return x * cosine + y * sine, y * cosine - x * sine
+
+
+def _distances(things: Sequence[Thing], x: Grid, y: Grid, side: int) -> Grid:
+    """Signed distance from each object's edge in pixels."""
+    radii = [thing.radius * side for thing in things]
+    u, v = _turned(x, y, [thing.turn for thing in things], radii)
+    distance = np.empty_like(x)
+    for shape, at in _groups(thing.shape for thing in things):
+        distance[at] = DISTANCES[shape](u[at], v[at])
+    distance *= _each(radii)
+    return distance
+
+
+def _second_shares(things: Sequence[Thing], x: Grid, y: Grid, side: int) -> Grid:
+    """How much of the texture's second colour is where, 0 to 1."""
+    second = np.zeros_like(x)
+    for texture, at in _groups(thing.texture for thing in things):
+        chosen = [things[each] for each in at]
+        turns = [thing.texture_turn for thing in chosen]
+        if texture == "gradient":
+            u, _ = _turned(x[at], y[at], turns, [thing.radius * side for thing in chosen])
+            second[at] = np.clip(u * np.float32(0.62) + np.float32(0.42), 0, 1)
+        elif texture != "solid":
+            u, v = _turned(x[at], y[at], turns, [thing.period * side for thing in chosen])
+            u += _each(thing.shift[0] for thing in chosen)
+            v += _each(thing.shift[1] for thing in chosen)
+            second[at] = SECOND_SHARES[texture](u, v, _each(thing.period * side for thing in chosen))
+    return second
+
+
+def _wobble(x: Grid, y: Grid, scale: float) -> Grid:
+    """What an unsteady hand adds to a distance, in pixels."""
+    slow, fast = np.float32(0.083 / scale), np.float32(0.19 / scale)
+    waves = triangle_wave((x + y) * slow) + triangle_wave((x - y) * fast) - np.float32(0.5)
+    return waves * np.float32(2 * _WOBBLE * scale)
+
+
+def _pencilled(distance: Grid, x: Grid, y: Grid, colour: Grid, scale: float) -> tuple[Grid, Grid]:
+    """Coverage and colours of sketched objects: a pencil line, and a fill that stops short of it in places."""
+    line = ramp(np.float32(_PENCIL * scale) - np.abs(distance))
+    # A second, fainter line that strays from the first.
+    strayed = distance + np.float32(1.4 * scale) * (4 * triangle_wave((x * 2 + y) * np.float32(0.03 / scale)) - 1)
+    line = np.maximum(line, np.float32(0.6) * ramp(np.float32(0.5 * scale) - np.abs(strayed)))
+    # Crayon: the fill lets the paper through along slanting strokes.
+    strokes = triangle_wave((x + y * np.float32(1.7)) * np.float32(0.19 / scale))
+    fill = ramp(-distance) * (np.float32(0.72) + np.float32(0.56) * strokes)
+    alpha = line + fill * (1 - line)
+    share = (line / np.maximum(alpha, np.float32(1e-6)))[:, None]
+    return alpha, colour + share * (_column([_PENCIL_PAINT]) - colour)
+
+
+def _ink(scene: Scene, thing: Thing) -> Colour:
+    """Of black, white and grey what differs most from the object and from what is behind it."""
+    around = (thing.paint, scene.ground, scene.second_ground)
+    return max((BLACK, WHITE, _GREY), key=lambda ink: min(contrast(ink, other) for other in around))
+
+
+def _groups(values: Iterable[str]) -> Iterable[tuple[str, list[int]]]:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for at, value in enumerate(values):
+        found[value].append(at)
+    return found.items()
+
+
+def _each(values: Iterable[float]) -> Float32[np.ndarray, "things 1 1"]:
+    return np.array(list(values), np.float32)[:, None, None]
+
+
+def _column(colours: Iterable[Colour]) -> Float32[np.ndarray, "things 3 1 1"]:
+    return np.array(list(colours), np.float32)[:, :, None, None]

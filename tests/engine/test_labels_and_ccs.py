@@ -1,0 +1,195 @@
+"""Labels and Concept Consistency Scores on spans made by hand, whose answers are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from headspan.analyse import results
+from headspan.analyse.ccs import ConceptConsistency, concept_consistency
+from headspan.analyse.labels import Labels, label_heads, label_with, read_labels
+from headspan.analyse.spans import HeadSpans
+from headspan.analyse.texts import Pool
+from headspan.errors import StoreError, TextsError
+from tests.conftest import zarr_array
+
+# Texts 0 to 2 are places, 3 to 5 colours, 6 animals; two texts of a concept need not be neighbours.
+CONCEPTS = ("places", "places", "places", "colours", "colours", "colours", "animals")
+POOL = Pool("hand", tuple(f"text {place}" for place in range(7)), CONCEPTS)
+
+
+def keep(store: hs.Store, indices: Sequence[Sequence[Sequence[int]]], pool: Pool = POOL, run: str = "hand") -> None:
+    """Write spans of the first layers into the store, as `textspan` does."""
+    values = np.array(indices, np.int64)
+    layers = list(range(len(values)))
+    about = {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": pool.concepts and list(pool.concepts)}
+    vectors = np.eye(len(pool.texts), 24, dtype=np.float32)
+    results.save(store, "texts", pool.name, {"vectors": (vectors, ("text", "joint"))}, about)
+    dims = ("layer", "head", "text")
+    results.save(
+        store,
+        "textspan",
+        run,
+        {"indices": (values, dims), "explained": (np.zeros(values.shape), dims)},
+        {"pool": pool.name, "pool_sha256": pool.sha256, "layers": layers},
+    )
+
+
+HEADS = [
+    # Layer 0: all five places; three of five colours; a tie of two and two, places first.
+    [[0, 1, 2, 0, 1, 6], [3, 0, 4, 6, 5, 0], [1, 3, 6, 4, 2, 3]],
+    # Layer 1: all five places again; animals once and nothing left; nothing at all.
+    [[2, 1, 0, 2, 1, 6], [6, -1, -1, -1, -1, -1], [-1, -1, -1, -1, -1, -1]],
+]
+
+
+def test_labels_are_the_commonest_concept_of_five_texts_and_the_first_of_a_tie(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    keep(store, HEADS)
+    labels = label_heads(store)
+    assert labels.names == (("places", "colours", "places"), ("places", "animals", None))
+    assert labels.consistent.astype(int).tolist() == [
+        [[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [1, 0, 0, 0, 1]],
+        [[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]],
+    ]
+    assert labels.name(0, 1) == "colours"
+    assert labels.name(1, 2) is None
+    assert labels.source == "concepts of pool hand"
+
+
+def test_the_sixth_text_has_no_say(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    # Two animals among five, three among six.
+    keep(store, [[[0, 6, 1, 6, 2, 6]] * 3])
+    assert label_heads(store).names == (("places",) * 3,)
+
+
+def test_of_three_equal_concepts_the_one_chosen_first_is_the_label(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    keep(store, [[[6, 3, 0, -1, -1], [3, 0, 4, 1, 6], [0, 4, 3, 1, 6]]])
+    assert label_heads(store).names == (("animals", "colours", "places"),)
+
+
+def test_scores_groups_and_the_ratio_of_concentrated_concepts(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    keep(store, HEADS)
+    label_heads(store)
+    found = concept_consistency(store)
+    assert found.scores.tolist() == [[5, 3, 2], [5, 1, 0]]
+    assert found.at_k == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 0, 2 / 6])
+    assert found.groups == {"high": 2, "moderate": 1, "low": 2}
+    # Two high heads share the one concept.
+    assert found.ccr == 1 / 2
+    assert found.group(0, 0) == "high"
+    assert found.group(0, 1) == "moderate"
+    assert found.group(0, 2) is None
+    assert found.group(1, 1) == found.group(1, 2) == "low"
+
+
+def test_labels_and_scores_are_kept_and_read_again(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    keep(store, HEADS)
+    labels = label_heads(store)
+    found = concept_consistency(store)
+    again = read_labels(hs.open(toy_copy))
+    assert again.names == labels.names
+    assert again.layers == (0, 1)
+    assert (again.consistent == labels.consistent).all()
+    group = hs.open(toy_copy).group["ccs/hand"]
+    assert np.asarray(zarr_array(toy_copy, "ccs/hand/scores")[...]).tolist() == found.scores.tolist()
+    assert dict(group.attrs)["groups"] == found.groups
+    assert dict(group.attrs)["ccr"] == 0.5
+    assert dict(group.attrs)["at_k"] == pytest.approx(found.at_k)
+
+
+def scored(scores: list[list[int]], names: list[list[str | None]]) -> ConceptConsistency:
+    votes = np.array([[[place < score for place in range(5)] for score in row] for row in scores])
+    layers = tuple(range(8, 8 + len(scores)))
+    labels = Labels("hand", "by hand", layers, tuple(tuple(row) for row in names), votes)
+    return ConceptConsistency(labels, np.array(scores))
+
+
+@pytest.mark.parametrize(
+    ("scores", "names", "ccr"),
+    [
+        ([[5, 5, 5]], [["a", "a", "a"]], 1 / 3),
+        ([[5, 5, 5]], [["a", "b", "c"]], 0.0),
+        ([[5, 5, 4], [5, 5, 5]], [["a", "a", "b"], ["b", "b", "c"]], 2 / 5),
+        # A concept shared with a head that is not high is not concentrated.
+        ([[5, 4, 3]], [["a", "a", "a"]], 0.0),
+    ],
+)
+def test_the_ratio_counts_concepts_of_more_than_one_high_head(
+    scores: list[list[int]], names: list[list[str | None]], ccr: float
+) -> None:
+    assert scored(scores, names).ccr == pytest.approx(ccr)
+
+
+def test_without_a_high_head_the_ratio_is_no_number_and_is_kept_as_none(toy_copy: Path) -> None:
+    assert math.isnan(scored([[4, 3, 0]], [["a", "a", None]]).ccr)
+    store = hs.open(toy_copy)
+    keep(store, [[[6, 0, 3, -1, -1]] * 3])
+    label_heads(store)
+    assert math.isnan(concept_consistency(store).ccr)
+    assert dict(hs.open(toy_copy).group["ccs/hand"].attrs)["ccr"] is None
+
+
+def test_a_layers_number_is_the_models_not_its_place() -> None:
+    found = scored([[5, 2, 1], [0, 3, 4]], [["a"] * 3] * 2)
+    assert found.group(8, 0) == "high"
+    assert found.group(9, 1) == "moderate"
+    assert found.group(9, 2) is None
+
+
+def test_any_labeller_and_judge_may_take_their_places() -> None:
+    indices = np.array([[[4, 2, -1], [-1, -1, -1]], [[0, 1, 2], [6, 5, 4]]])
+    spans = HeadSpans("hand", POOL, (3, 7), indices, np.zeros(indices.shape))
+    asked: list[list[int]] = []
+
+    def labeller(texts: Sequence[int]) -> str | None:
+        asked.append(list(texts))
+        return f"label {texts[0]}" if texts else None
+
+    labels = label_with(spans, labeller, judge=lambda text, label: text % 2 == 0, source="by hand")
+    assert asked == [[4, 2], [], [0, 1, 2], [6, 5, 4]]
+    assert labels.names == (("label 4", None), ("label 0", "label 6"))
+    assert labels.consistent.shape == (2, 2, 5)
+    assert labels.consistent[..., :3].astype(int).tolist() == [[[1, 1, 0], [0, 0, 0]], [[1, 0, 1], [1, 0, 1]]]
+    assert not labels.consistent[..., 3:].any()
+
+
+def test_a_pool_without_concepts_is_refused_with_what_to_give(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    keep(store, HEADS, Pool("plain", POOL.texts))
+    with pytest.raises(
+        TextsError, match=r"pool plain: its texts carry no concepts, .*; give text<TAB>concept lines, or"
+    ):
+        label_heads(store)
+    assert results.runs(store, "labels") == []
+
+
+def test_scores_without_labels_are_refused_with_the_command_that_makes_them(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    with pytest.raises(StoreError, match=r"copy\.zarr: has none as labels runs; run headspan label"):
+        concept_consistency(store)
+    with pytest.raises(StoreError, match=r"copy\.zarr: has none as textspan runs; run headspan textspan"):
+        label_heads(store)
+
+
+def test_spans_labels_and_scores_of_a_whole_run_fit_together(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    pool = Pool("lines", tuple(f"{n} dogs in a row" for n in range(1, 12)), tuple("ab"[n % 2] for n in range(11)))
+    spans = hs.textspan(store, pool, texts_per_head=6)
+    labels = hs.label_heads(store, "lines")
+    found = hs.concept_consistency(store)
+    assert pool.concepts is not None
+    for layer, head in spans.heads():
+        first = [pool.concepts[index] for index in spans.indices[spans.layers.index(layer), head, :5]]
+        commonest = max(first, key=lambda name: (first.count(name), -first.index(name)))
+        assert labels.name(layer, head) == commonest
+        assert found.scores[spans.layers.index(layer), head] == first.count(commonest)

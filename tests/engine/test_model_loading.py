@@ -1,0 +1,270 @@
+"""Models and weights by every way of naming them, and what is said of those that cannot be had."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from headspan.errors import ModelError
+from headspan.model.convert import to_tower
+from headspan.model.load import LoadedModel, load_model
+from headspan.model.text import encode_texts
+from headspan.records import Progress
+from tests import tolerances
+from tests.conftest import TOY
+from tests.tolerances import relative_error
+
+
+class Trap:
+    """Anything that is no tensor; unpickling it would run its class."""
+
+    opened = 0
+
+    def __setstate__(self, state: object) -> None:
+        type(self).opened += 1
+
+
+def embedding_of(model: LoadedModel) -> np.ndarray:
+    tower = to_tower(model.clip.visual, model.name)
+    pixels = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32))
+    return tower.forward(pixels, (0,)).state.numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("RN50", r"its image tower is a ResNet"),
+        ("ViT-B-16-SigLIP", r"its image tower is timm's vit_base_patch16_siglip_224"),
+        ("convnext_base", r"its image tower is timm's convnext_base"),
+        ("EVA02-B-16", r"its image tower is timm's eva02_base_patch16_clip_224"),
+        ("coca_ViT-B-32", r"its image tower ends in an attentional pooler"),
+    ],
+)
+def test_a_model_that_cannot_be_decomposed_is_refused_before_its_weights(name: str, kind: str) -> None:
+    supported = r"headspan decomposes open_clip's own VisionTransformer with class-token or mean pooling"
+    # A tag that does not exist: it is never looked at.
+    with pytest.raises(ModelError, match=rf"^{name}: {kind}; {supported}"):
+        load_model(name, "no-such-tag")
+
+
+def test_an_unknown_model_is_refused_with_those_of_like_names() -> None:
+    with pytest.raises(ModelError, match=r"^ViT-B-33: open_clip has no such model; near it are .*ViT-B-32"):
+        load_model("ViT-B-33", "openai")
+    with pytest.raises(ModelError, match=r"^qqqqqqq: open_clip has no such model; see open_clip.list_models\(\)"):
+        load_model("qqqqqqq", "openai")
+
+
+def test_an_unknown_tag_is_refused_with_the_tags_there_are() -> None:
+    with pytest.raises(
+        ModelError,
+        match=r"^ViT-B-32: --pretrained laion9b is neither a tag of this model nor a file; give a tag "
+        r"\(openai, .*laion2b_s34b_b79k.*\), a \.pt or \.safetensors file, or random:SEED",
+    ):
+        load_model("ViT-B-32", "laion9b")
+
+
+def test_weights_must_be_named(toy_config: Path) -> None:
+    with pytest.raises(ModelError, match=r"^ViT-B-32: no weights named; give a tag \(openai, .* with --pretrained"):
+        load_model("ViT-B-32", None)
+    with pytest.raises(ModelError, match=r"headspan-toy\.json: no weights named; give a \.pt or \.safetensors file"):
+        load_model(str(toy_config), None)
+
+
+@pytest.mark.parametrize("seed", ["", "x", "-1", "1.5", "²"])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: str, toy_config: Path) -> None:
+    with pytest.raises(ModelError, match=rf"--pretrained random:{seed}: the seed must be a whole number, as in"):
+        load_model(str(toy_config), f"random:{seed}")
+
+
+def test_random_weights_are_the_same_for_the_same_seed_and_leave_torchs_own_alone(toy_config: Path) -> None:
+    torch.manual_seed(5)
+    wanted_next = torch.rand(1)
+    torch.manual_seed(5)
+    first, again, other = (load_model(str(toy_config), f"random:{seed}") for seed in (3, 3, 4))
+    assert torch.rand(1) == wanted_next
+    assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
+    for name, tensor in first.clip.state_dict().items():
+        assert torch.equal(tensor, again.clip.state_dict()[name]), name
+
+
+def test_safetensors_and_plain_pt_files_give_the_same_tower(
+    toy_config: Path, toy_weights: Path, toy_model: LoadedModel, tmp_path: Path
+) -> None:
+    tensors = load_file(toy_weights)
+    torch.save(tensors, tmp_path / "plain.pt")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "training.pt")
+    for file in ("plain.pt", "training.pt"):
+        model = load_model(str(toy_config), str(tmp_path / file))
+        assert model.weights_sha256 == toy_model.weights_sha256
+        assert (embedding_of(model) == embedding_of(toy_model)).all()
+    assert not any(parameter.requires_grad for parameter in toy_model.clip.parameters())
+    assert not toy_model.clip.training
+
+
+def test_the_digest_is_of_the_image_tower_alone(toy_config: Path, toy_weights: Path, tmp_path: Path) -> None:
+    tensors = load_file(toy_weights)
+    wanted = load_model(str(toy_config), str(toy_weights)).weights_sha256
+    for name, same in (("text_projection", True), ("visual.class_embedding", False)):
+        changed = {**tensors, name: tensors[name] + 1}
+        save_file(changed, tmp_path / "changed.safetensors")
+        assert (load_model(str(toy_config), str(tmp_path / "changed.safetensors")).weights_sha256 == wanted) is same
+
+
+def test_weights_of_another_model_are_refused_with_what_does_not_fit(
+    toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(toy_weights)
+    misfits = {
+        "shape": {**tensors, "visual.proj": torch.zeros(48, 25)},
+        "missing": {name: tensor for name, tensor in tensors.items() if name != "visual.ln_post.weight"},
+        "extra": {**tensors, "visual.extra": torch.zeros(1)},
+        "depth": {name.replace("resblocks.2", "resblocks.7"): tensor for name, tensor in tensors.items()},
+    }
+    for kind, misfit in misfits.items():
+        file = tmp_path / f"{kind}.safetensors"
+        save_file(misfit, file)
+        with pytest.raises(
+            ModelError, match=rf"{kind}\.safetensors: its weights do not fit .*headspan-toy\.json \(.*; name the model"
+        ) as refusal:
+            load_model(str(toy_config), str(file))
+        assert "visual." in str(refusal.value)
+
+
+def test_pickled_objects_are_refused_and_never_run(toy_config: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": Trap()}, tmp_path / "trap.pt")
+    torch.save(Trap(), tmp_path / "bare.pt")
+    for file in ("trap.pt", "bare.pt"):
+        with pytest.raises(
+            ModelError, match=rf"{file}: holds no plain weights \(.*\); headspan never unpickles objects, so save"
+        ):
+            load_model(str(toy_config), str(tmp_path / file))
+    assert Trap.opened == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["empty.pt", "empty.safetensors", "text.pt", "text.safetensors", "list.pt", "numbers.pt", "nothing.pt", "cut.pt"],
+)
+def test_a_file_that_holds_no_weights_is_refused_by_its_name(
+    content: str, toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / content
+    kind = file.stem
+    if kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "text":
+        file.write_text("<!DOCTYPE html><title>404</title>")
+    elif kind == "cut":
+        torch.save(load_file(toy_weights), file)
+        file.write_bytes(file.read_bytes()[:100_000])
+    else:
+        torch.save({"list": [torch.ones(1)], "numbers": {"a": 1}, "nothing": {}}[kind], file)
+    with pytest.raises(ModelError, match=rf"{kind}\.(pt|safetensors)"):
+        load_model(str(toy_config), str(file))
+
+
+def local_folder(tmp_path: Path, config: dict[str, Any]) -> Path:
+    folder = tmp_path / "local"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return folder
+
+
+def test_a_local_folder_brings_its_own_weights(toy_weights: Path, toy_model: LoadedModel, tmp_path: Path) -> None:
+    folder = local_folder(tmp_path, TOY)
+    (folder / "open_clip_model.safetensors").write_bytes(toy_weights.read_bytes())
+    model = load_model(f"local-dir:{folder}", None)
+    assert model.weights_sha256 == toy_model.weights_sha256
+    assert model.config == TOY
+    with pytest.raises(ModelError, match=r"local-dir:.* brings its own weights; leave --pretrained openai out"):
+        load_model(f"local-dir:{folder}", "openai")
+
+
+def test_a_local_folder_without_weights_is_refused_and_not_decomposed_at_random(tmp_path: Path) -> None:
+    folder = local_folder(tmp_path, TOY)
+    with pytest.raises(ModelError, match=r"local-dir:.*weights"):
+        load_model(f"local-dir:{folder}", None)
+
+
+def test_a_local_folder_that_is_not_there_or_holds_no_config_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ModelError, match=rf"^local-dir:{folder}: its config could not be read"):
+            load_model(f"local-dir:{folder}", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, r"odd\.json: no such model config; give the path of an open_clip config, or a model name"),
+        (b"", r"odd\.json: is not JSON \("),
+        (b"{", r"odd\.json: is not JSON \("),
+        (b"\xff\xfe", r"odd\.json: is not JSON \("),
+        (b"{}", r"odd\.json: an open_clip config needs embed_dim, vision_cfg and text_cfg"),
+        (b'{"embed_dim": 3, "vision_cfg": {}}', r"odd\.json: an open_clip config needs"),
+        (b"[]", r"odd\.json: an open_clip config needs"),
+        (b"7", r"odd\.json: "),
+        (b"[[1]]", r"odd\.json: "),
+        (b'{"embed_dim": 3, "vision_cfg": [], "text_cfg": {}}', r"odd\.json: "),
+    ],
+)
+def test_a_config_that_is_none_is_refused_by_its_name(content: bytes | None, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=text):
+        load_model(str(path), "random:0")
+
+
+def test_a_config_with_a_setting_that_open_clip_does_not_know_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "headspan-toy-colour.json"
+    path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "colour": 3}}))
+    with pytest.raises(ModelError, match=r"headspan-toy-colour\.json: .*colour"):
+        load_model(str(path), "random:0")
+
+
+def test_a_config_that_was_refused_may_be_mended_and_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "headspan-toy-mended.json"
+    path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "qk_norm": True}}))
+    with pytest.raises(ModelError, match=r"its blocks are custom \(qk_norm\)"):
+        load_model(str(path), "random:0")
+    path.write_text(json.dumps(TOY))
+    assert load_model(str(path), "random:0").config == TOY
+
+
+def test_a_config_named_like_another_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ViT-B-32.json"
+    path.write_text(json.dumps(TOY))
+    with pytest.raises(
+        ModelError, match=r"ViT-B-32\.json: open_clip has another model named ViT-B-32; rename the file"
+    ):
+        load_model(str(path), "random:0")
+
+
+def test_a_model_says_how_its_images_are_prepared(toy_model: LoadedModel, tmp_path: Path) -> None:
+    assert toy_model.preprocess.size == (32, 32)
+    assert toy_model.preprocess.resize_mode == "shortest"
+    assert toy_model.preprocess.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    wide = tmp_path / "headspan-toy-wide.json"
+    wide.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "image_size": [16, 48]}}))
+    assert load_model(str(wide), "random:0").preprocess.size == (16, 48)
+
+
+def test_texts_become_unit_vectors_whatever_the_batch(toy_model: LoadedModel) -> None:
+    texts = [f"a photo of {n} dogs" for n in range(7)]
+    events: list[Progress] = []
+    vectors = encode_texts(toy_model, texts, batch_size=3, listen=events.append)
+    assert vectors.shape == (7, 24)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    assert relative_error(encode_texts(toy_model, texts), vectors) < tolerances.FLOAT32_SUM
+    with torch.inference_mode():
+        tokens = toy_model.tokenizer()(texts)
+        wanted = toy_model.clip.encode_text(tokens).numpy()
+    assert relative_error(vectors, wanted / np.linalg.norm(wanted, axis=1, keepdims=True)) < tolerances.FLOAT32_SUM
+    assert [(event.done, event.total) for event in events] == [(3, 7), (6, 7), (7, 7)]

@@ -1,0 +1,312 @@
+"""TEXTSPAN against the published picks, against dense float64 loops, and over a store."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zarr.core.metadata import ArrayV3Metadata
+
+import headspan as hs
+from headspan.analyse.spans import span_store
+from headspan.analyse.textspan import Spread, span_heads
+from headspan.emit.shares import head_coordinates
+from headspan.errors import ModelError, SettingsError, StoreError, TextsError
+from tests import tolerances
+from tests.conftest import zarr_array
+from tests.golden import recipe
+from tests.oracle import textspan as oracle_textspan
+from tests.tolerances import relative_error
+
+CASES = json.loads((Path(__file__).resolve().parents[1] / "golden" / "textspan.json").read_text())
+# Many words of the same kinds, so that the toy's text vectors differ by more than rounding.
+TEXTS = [f"a {what} in {where}" for what in ("dog", "red car", "tree", "5 cups") for where in ("rain", "Rome", "a box")]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_published_sixty_texts_are_chosen_whatever_the_last_bit(case: str) -> None:
+    golden = CASES[case]
+    contributions, texts = recipe.textspan_inputs(golden["seed"], **golden["make"])
+    generator = np.random.default_rng(60)
+    for perturbed in (False, True):
+        if perturbed:
+            up = generator.integers(0, 2, contributions.shape, dtype=bool)
+            towards = np.where(up, np.float32(np.inf), np.float32(-np.inf))
+            contributions = np.nextafter(contributions, towards)
+        span = hs.textspan_dense(contributions, texts, 60, golden["rank"])
+        assert span.indices.tolist() == golden["chosen"]
+        assert round(float(span.explained[-1]), 5) == golden["explained"]
+        assert (np.diff(span.explained) > 0).all()
+
+
+def problem(seed: int, images: int, joint: int, true_rank: int, pool: int) -> tuple[np.ndarray, np.ndarray]:
+    """Contributions of that rank, of falling spread and a mean that is not zero, and texts; float32."""
+    generator = np.random.default_rng(seed)
+    spread = generator.standard_normal((images, true_rank)) * np.geomspace(1, 0.1, true_rank)
+    spread += generator.standard_normal(true_rank)
+    contributions = spread @ generator.standard_normal((true_rank, joint))
+    return contributions.astype(np.float32), generator.standard_normal((pool, joint)).astype(np.float32)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    images=st.integers(8, 40),
+    joint=st.integers(1, 9),
+    true_rank=st.integers(1, 7),
+    rank=st.integers(1, 12),
+    pool=st.integers(1, 30),
+)
+def test_small_problems_come_out_as_the_dense_loops_have_them(
+    seed: int, images: int, joint: int, true_rank: int, rank: int, pool: int
+) -> None:
+    true_rank = min(true_rank, joint)
+    contributions, texts = problem(seed, images, joint, true_rank, pool)
+    # As many rounds as the texts can span: beyond, the published procedure divides rounding by rounding.
+    rounds = min(rank, true_rank, pool)
+    chosen, explained, reconstruction = oracle_textspan(contributions, texts, rounds, rank)
+    span = hs.textspan_dense(contributions, texts, pool, rank)
+    assert span.indices[:rounds].tolist() == chosen.tolist()
+    # The shares are of float64 products of float32 numbers; explained grows to at most 1.
+    np.testing.assert_allclose(span.explained[:rounds], explained, rtol=0, atol=1e-9)
+    assert (span.indices[rounds:] == -1).all()
+    np.testing.assert_allclose(span.explained[rounds:], explained[-1], rtol=0, atol=1e-9)
+    assert len(span.directions) == rounds
+    assert relative_error(span.reconstruct(contributions), reconstruction) < tolerances.FLOAT32_SUM
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), copies=st.integers(2, 4))
+def test_a_text_that_stands_twice_in_the_pool_is_chosen_once(seed: int, copies: int) -> None:
+    contributions, texts = problem(seed, 30, 6, 4, 9)
+    order = np.random.default_rng(seed).permutation(np.repeat(np.arange(9), copies))
+    span = hs.textspan_dense(contributions, texts[order], 9 * copies, 80)
+    once = hs.textspan_dense(contributions, texts, 4, 80)
+    assert order[span.indices[:4]].tolist() == once.indices.tolist()
+    assert (span.indices[4:] == -1).all()
+
+
+def test_of_two_equal_texts_the_first_is_chosen() -> None:
+    contributions, texts = problem(3, 30, 6, 4, 1)
+    span = hs.textspan_dense(contributions, np.repeat(texts, 257, axis=0), 3, 80)
+    assert span.indices.tolist() == [0, -1, -1]
+
+
+def test_texts_that_all_lie_across_the_contributions_explain_nothing() -> None:
+    contributions = np.zeros((7, 3))
+    contributions[:, 0] = np.arange(7)
+    span = hs.textspan_dense(contributions, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 2, 80)
+    assert span.indices.tolist() == [-1, -1]
+    assert span.explained.tolist() == [0, 0]
+    assert (span.reconstruct(contributions) == [3, 0, 0]).all()
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 11])
+def test_a_head_that_is_the_same_for_all_images_has_no_text(seed: int | None) -> None:
+    generator = np.random.default_rng(seed or 0)
+    # Zeros, and numbers whose sums are rounded: what is left of their variance is not the images'.
+    row = np.zeros(8) if seed is None else generator.standard_normal(8)
+    contributions = np.tile(row.astype(np.float32), (67, 1))
+    span = hs.textspan_dense(contributions, generator.standard_normal((9, 8)).astype(np.float32), 3, 80)
+    assert span.indices.tolist() == [-1, -1, -1]
+    assert ((span.explained >= 0) & (span.explained <= 1)).all()
+    np.testing.assert_allclose(span.reconstruct(contributions), contributions, rtol=1e-6)
+
+
+def test_large_means_do_not_drown_the_variance() -> None:
+    # The Gram matrix is uncentred: a mean 1,000 times the spread costs six of float64's sixteen digits.
+    contributions, texts = problem(9, 40, 8, 5, 30)
+    shifted = contributions.astype(np.float64) + 1000 * np.random.default_rng(1).standard_normal(8)
+    chosen, explained, _ = oracle_textspan(shifted, texts, 5, 80)
+    span = hs.textspan_dense(shifted, texts, 5, 80)
+    assert span.indices.tolist() == chosen.tolist()
+    np.testing.assert_allclose(span.explained, explained, rtol=0, atol=1e-8)
+
+
+def test_coordinates_and_directions_give_what_the_dense_contributions_give() -> None:
+    generator = np.random.default_rng(257)
+    coordinates = generator.standard_normal((257, 7)) + generator.standard_normal(7)
+    directions, texts = generator.standard_normal((7, 24)), generator.standard_normal((51, 24))
+    spread = Spread(257, coordinates.sum(axis=0), coordinates.T @ coordinates, directions)
+    (span,) = span_heads([spread], texts, 9, 80)
+    dense = hs.textspan_dense(coordinates @ directions, texts, 9, 80)
+    assert span.indices.tolist() == dense.indices.tolist()
+    np.testing.assert_allclose(span.explained, dense.explained, rtol=0, atol=1e-9)
+    assert relative_error(span.mean, dense.mean) < tolerances.FLOAT32_SUM
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"texts_per_head": 0}, r"0 texts a head from a pool of 5; ask for 1 to 5"),
+        ({"texts_per_head": 6}, r"6 texts a head from a pool of 5; ask for 1 to 5"),
+        ({"rank": 0}, r"rank 0; ask for at least 1"),
+        ({"contributions": np.ones((1, 4))}, r"TEXTSPAN over 1 images; a variance needs at least 2"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str) -> None:
+    given_sizes = {"contributions": np.ones((3, 4)), "texts": np.ones((5, 4)), "texts_per_head": 2, **changed}
+    with pytest.raises(SettingsError, match=text):
+        hs.textspan_dense(**given_sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("contributions", "shape"), [(np.ones(4), r"\(4,\)"), (np.ones((3, 5)), r"\(3, 5\)")])
+def test_arrays_without_one_joint_dimension_are_refused(contributions: np.ndarray, shape: str) -> None:
+    # Users have no shape checks before headspan's own.
+    unchecked = hs.textspan_dense.__wrapped__  # type: ignore[attr-defined]
+    with pytest.raises(SettingsError, match=rf"contributions {shape} and texts \(5, 4\); give \[images, joint\]"):
+        unchecked(contributions, np.ones((5, 4)))
+
+
+def test_a_stores_spans_are_those_of_its_float32_contributions(
+    toy_copy: Path, toy_exact: dict[str, np.ndarray]
+) -> None:
+    store = hs.open(toy_copy)
+    spans = hs.textspan(store, TEXTS, texts_per_head=7, layers=(0, 2))
+    vectors = np.asarray(zarr_array(toy_copy, f"texts/{spans.pool.name}/vectors")[...])
+    assert relative_error(np.linalg.norm(vectors, axis=1), np.ones(len(TEXTS))) < tolerances.FLOAT32_SUM
+    assert spans.indices.shape == spans.explained.shape == (2, 3, 7)
+    assert list(spans.heads()) == [(layer, head) for layer in (0, 2) for head in range(3)]
+    found = span_store(store, vectors, 7, (0, 2), 80)
+    for (layer, head), span in zip(spans.heads(), found, strict=True):
+        coordinates = head_coordinates(toy_exact["heads"][:, layer, head], toy_exact["norm"], normalised=True)
+        exact = coordinates @ store.head_directions(layer, head)
+        dense = hs.textspan_dense(exact, vectors, 7, 80)
+        place = spans.layers.index(layer)
+        assert spans.indices[place, head].tolist() == span.indices.tolist() == dense.indices.tolist()
+        np.testing.assert_allclose(spans.explained[place, head], dense.explained, rtol=0, atol=1e-5)
+        assert spans.texts(layer, head) == [TEXTS[index] for index in dense.indices]
+        assert spans.texts(layer, head, 2) == [TEXTS[index] for index in dense.indices[:2]]
+        assert relative_error(span.reconstruct(exact), dense.reconstruct(exact)) < tolerances.FLOAT32_SUM
+
+
+def test_spans_are_kept_with_their_settings_and_read_again(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    spans = hs.textspan(store, TEXTS, texts_per_head=3, rank=5, run="first")
+    again = hs.read_spans(hs.open(toy_copy), "first")
+    assert again.pool == spans.pool
+    assert again.layers == spans.layers == (0, 1, 2)
+    assert (again.indices == spans.indices).all()
+    assert (again.explained == spans.explained).all()
+    about = dict(hs.open(toy_copy).group["textspan/first"].attrs)
+    assert about["rank"] == 5
+    assert about["texts_per_head"] == 3
+    assert about["images"] == 67
+    assert about["convention"] == "even"
+    metadata = zarr_array(toy_copy, "textspan/first/indices").metadata
+    assert isinstance(metadata, ArrayV3Metadata)
+    assert metadata.dimension_names == ("layer", "head", "text")
+
+
+def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = hs.open(toy_copy)
+    first = hs.textspan(store, TEXTS, texts_per_head=3)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("headspan.model.load.load_model", refuse)
+    second = hs.textspan(store, TEXTS, texts_per_head=3, run="second")
+    assert (second.indices == first.indices).all()
+    with pytest.raises(AssertionError, match="the model was loaded"):
+        hs.textspan(store, TEXTS[1:], texts_per_head=3, run="third")
+
+
+def test_other_weights_than_the_stores_are_refused(toy_copy: Path) -> None:
+    metadata = json.loads((toy_copy / "zarr.json").read_text())
+    metadata["attributes"]["headspan"]["pretrained"] = "random:1"
+    (toy_copy / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(
+        ModelError, match=r"random:1: image tower [0-9a-f]{12}, but .*copy\.zarr was made with [0-9a-f]"
+    ):
+        hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=3)
+
+
+def test_a_run_that_is_not_there_or_not_the_only_one_is_refused(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    with pytest.raises(StoreError, match=r"copy\.zarr: has none as textspan runs; run headspan textspan"):
+        hs.read_spans(store)
+    for run in ("one", "two"):
+        hs.textspan(store, TEXTS, texts_per_head=1, run=run)
+    with pytest.raises(StoreError, match=r"copy\.zarr: has one, two as textspan runs; name one with --run"):
+        hs.read_spans(store)
+    with pytest.raises(StoreError, match=r"holds no textspan run 'three' \(has one, two\); run headspan textspan"):
+        hs.read_spans(store, "three")
+
+
+def test_a_pool_that_changed_since_the_run_is_noticed(toy_copy: Path, tmp_path: Path) -> None:
+    store, pool = hs.open(toy_copy), tmp_path / "mine.txt"
+    pool.write_text("\n".join(TEXTS))
+    hs.textspan(store, pool, texts_per_head=2, run="old")
+    pool.write_text("\n".join(TEXTS[::-1]))
+    hs.textspan(store, pool, texts_per_head=2, run="new")
+    assert hs.read_spans(store, "new").pool.texts == tuple(TEXTS[::-1])
+    with pytest.raises(StoreError, match=r"the pool mine has changed since textspan run 'old'; run headspan textspan"):
+        hs.read_spans(store, "old")
+
+
+@pytest.mark.parametrize("name", ["my texts (v2).txt", "général.txt", "_mine.txt"])
+def test_a_pool_may_be_called_what_files_are_called(name: str, toy_copy: Path, tmp_path: Path) -> None:
+    pool = tmp_path / name
+    pool.write_text("\n".join(TEXTS))
+    spans = hs.textspan(hs.open(toy_copy), pool, texts_per_head=2, run="mine")
+    assert hs.read_spans(hs.open(toy_copy), "mine").pool.texts == spans.pool.texts == tuple(TEXTS)
+
+
+def test_a_run_name_that_would_leave_the_store_is_refused(toy_copy: Path) -> None:
+    for run in ("../out", "a/b", ".hidden", "two words"):
+        with pytest.raises(SettingsError, match=r"run name .*: use letters, digits"):
+            hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=2, run=run)
+
+
+@pytest.mark.parametrize("layer", [3, -1])
+def test_a_layer_that_is_not_stored_is_refused(layer: int, toy_copy: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"layer {layer} is not stored; stored are 0-2"):
+        hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=2, layers=(layer,))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", r"pool\.txt: holds no descriptions; write one a line"),
+        (b" \n\t\n", r"pool\.txt: holds no descriptions"),
+        (b"caf\xe9", r"pool\.txt: byte 3 is not UTF-8; save the file as UTF-8"),
+        (b"a dog\tanimals\na cat\n", r"pool\.txt: description 2 \('a cat'\) is not text<TAB>concept as others are"),
+        (b"a dog\tanimals\na cat\t\n", r"pool\.txt: description 2 .* is not text<TAB>concept"),
+    ],
+)
+def test_a_pool_that_cannot_be_used_is_refused_with_its_line(content: bytes, text: str, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.txt"
+    pool.write_bytes(content)
+    with pytest.raises(TextsError, match=text):
+        hs.read_pool(pool)
+
+
+def test_a_pool_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TextsError, match=r"nowhere\.txt: cannot be read \(No such file or directory\); give a file"):
+        hs.read_pool(tmp_path / "nowhere.txt")
+    with pytest.raises(TextsError, match=r"an empty list of texts"):
+        hs.read_pool([])
+
+
+def test_a_large_model_with_the_general_pools_size_takes_less_than_a_second_and_a_half() -> None:
+    generator = np.random.default_rng(64)
+    images, head_dim, joint = 500, 64, 768
+    texts = generator.standard_normal((3498, joint)).astype(np.float32)
+    spreads = []
+    for _ in range(64):
+        coordinates = generator.standard_normal((images, head_dim)) * np.geomspace(1, 0.02, head_dim) + 0.3
+        directions = generator.standard_normal((head_dim, joint))
+        spreads.append(Spread(images, coordinates.sum(axis=0), coordinates.T @ coordinates, directions))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        spans = span_heads(spreads, texts, 60, 80)
+        seconds.append(time.perf_counter() - start)
+    assert all(len(set(span.indices.tolist())) == 60 for span in spans)
+    assert min(seconds) < 1.5

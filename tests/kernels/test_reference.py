@@ -1,0 +1,162 @@
+"""The reference ops against loops in float64, in every type and at awkward sizes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from headspan_kernels import ops, reference
+from tests import tolerances
+from tests.tolerances import relative_error
+
+# Batch, tokens, heads, head dimension.
+SIZES = [(1, 1, 1, 1), (1, 3, 1, 5), (3, 7, 3, 4), (2, 257, 2, 3)]
+DTYPES = [
+    (torch.float32, tolerances.FLOAT32_SUM),
+    (torch.float16, 3 * tolerances.FLOAT16_PRODUCT),
+    # Three roundings of inputs and weights.
+    (torch.bfloat16, 3 * tolerances.BFLOAT16_ROUNDING),
+]
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng([seed, *shape]).standard_normal(shape)).to(dtype)
+
+
+def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What one query row takes of every token, `[token, head_dim]`, and the sum of it."""
+    scores = np.array([query @ row / math.sqrt(len(query)) for row in key])
+    weights = np.exp(scores - scores.max())
+    taken = (weights / weights.sum())[:, None] * value
+    return taken, taken.sum(axis=0)
+
+
+def every_row(qkv: torch.Tensor, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per token `α v` `[batch, head, row, token, head_dim]`, and all rows' sums side by side, by loops."""
+    batch, tokens, columns = qkv.shape
+    size = columns // 3 // heads
+    query, key, value = qkv.double().numpy().reshape(batch, tokens, 3, heads, size).transpose(2, 0, 3, 1, 4)
+    taken = np.zeros((batch, heads, tokens, tokens, size))
+    for image in range(batch):
+        for head in range(heads):
+            for row in range(tokens):
+                taken[image, head, row], _ = attend(query[image, head, row], key[image, head], value[image, head])
+    mixed = taken.sum(axis=3).transpose(0, 2, 1, 3).reshape(batch, tokens, heads * size)
+    return taken, mixed
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_the_class_token_takes_from_each_head_what_the_loops_say(
+    batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    qkv = draw(batch, tokens, 3 * heads * size, dtype=dtype)
+    taken, wanted = every_row(qkv, heads)
+    for with_patches in (False, True):
+        mixed, emitted = reference.attention_emit(qkv, heads, None, with_patches)
+        assert mixed.dtype == dtype
+        assert emitted.heads.dtype == torch.float32
+        assert relative_error(mixed.float(), wanted) < tolerance
+        assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
+        assert (emitted.patches is not None) is with_patches
+        if emitted.patches is not None:
+            assert emitted.patches.dtype == torch.float32
+            assert relative_error(emitted.patches, taken[:, :, 0]) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("own_weights", [False, True])
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_a_pooled_row_takes_the_weighted_mean_of_what_its_rows_take(
+    batch: int, tokens: int, heads: int, size: int, own_weights: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    qkv = draw(batch, tokens, 3 * heads * size, dtype=dtype)
+    pooling = draw(batch if own_weights else 1, tokens, seed=1).abs()
+    pooling /= pooling.sum(dim=1, keepdim=True)
+    taken, wanted = every_row(qkv, heads)
+    pooled = np.stack(
+        [
+            sum(weight * taken[image, :, row] for row, weight in enumerate(pooling[image % len(pooling)].tolist()))
+            for image in range(batch)
+        ]
+    )
+    mixed, emitted = reference.attention_emit(qkv, heads, pooling, True)
+    plain_mixed, plain = reference.attention_emit(qkv, heads, pooling, False)
+    assert plain.patches is None
+    assert emitted.patches is not None
+    assert torch.equal(mixed, plain_mixed)
+    assert relative_error(mixed.float(), wanted) < tolerance
+    assert relative_error(emitted.patches, pooled) < tolerance
+    for heads_taken in (emitted.heads, plain.heads):
+        assert relative_error(heads_taken, pooled.sum(axis=2)) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_one_query_row_alone_takes_what_it_takes_among_others(
+    batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    width = heads * size
+    qkv = draw(batch, tokens, 3 * width, dtype=dtype)
+    taken, wanted = every_row(qkv, heads)
+    query, key_value = qkv[:, 0, :width], qkv[:, :, width:]
+    # As a product leaves them, and as views of something larger.
+    for rows, columns in ((query.contiguous(), key_value.contiguous()), (query, key_value)):
+        for with_patches in (False, True):
+            mixed, emitted = reference.pooled_attention(rows, columns, heads, with_patches)
+            assert mixed.shape == (batch, width)
+            assert mixed.dtype == dtype
+            assert emitted.heads.dtype == torch.float32
+            assert relative_error(mixed.float(), wanted[:, 0]) < tolerance
+            assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
+            if with_patches:
+                assert emitted.patches is not None
+                assert relative_error(emitted.patches, taken[:, :, 0]) < tolerance
+
+
+def test_scores_far_beyond_the_exponential_stay_finite() -> None:
+    qkv = 300 * draw(2, 7, 3 * 2 * 4)
+    taken, wanted = every_row(qkv, 2)
+    mixed, emitted = reference.attention_emit(qkv, 2, None, True)
+    assert emitted.patches is not None
+    assert relative_error(mixed, wanted) < tolerances.FLOAT32_SUM
+    assert relative_error(emitted.patches, taken[:, :, 0]) < tolerances.FLOAT32_SUM
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 257), (2, 3, 5)])
+def test_a_layer_norm_keeps_its_type_and_takes_float32_statistics(
+    shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
+) -> None:
+    # A mean far from zero: statistics in 16 bits would lose the spread.
+    x = (20 + draw(*shape)).to(dtype)
+    weight, bias = draw(shape[-1], dtype=dtype, seed=1), draw(shape[-1], dtype=dtype, seed=2)
+    found = reference.layer_norm(x, weight, bias, 1e-5)
+    exact = x.double().numpy()
+    centred = exact - exact.mean(axis=-1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    assert found.dtype == dtype
+    assert relative_error(found.float(), normed * weight.double().numpy() + bias.double().numpy()) < tolerance
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3, 257])
+def test_moments_are_added_in_place_and_over_batches(batch: int) -> None:
+    coordinates = draw(batch + 2, 2, 3, 5, dtype=torch.float64)
+    total, gram = torch.zeros(2, 3, 5, dtype=torch.float64), torch.zeros(2, 3, 5, 5, dtype=torch.float64)
+    for part in (coordinates[:2], coordinates[2:]):
+        reference.add_moments(part, total, gram)
+    for layer in range(2):
+        for head in range(3):
+            rows = coordinates[:, layer, head].numpy()
+            assert relative_error(total[layer, head], sum(rows)) < tolerances.FLOAT64
+            assert relative_error(gram[layer, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
+
+
+def test_every_device_has_ops_of_the_same_names() -> None:
+    for device in ("cpu", "cuda", "meta"):
+        module = ops(torch.device(device))
+        for name in ("layer_norm", "attention_emit", "pooled_attention", "add_moments"):
+            assert callable(getattr(module, name))
