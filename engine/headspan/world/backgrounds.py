@@ -25,8 +25,8 @@ def second_share(scene: Scene, side: int) -> Float32[np.ndarray, "side side"]:
         return np.zeros((side, side), np.float32)
     if scene.background == "speckled":
         noise = noise_bytes(scene.noise, _SPECKS * _SPECKS).reshape(_SPECKS, _SPECKS)
-        at = np.arange(side) * _SPECKS // side
-        return (noise < 64).astype(np.float32)[at][:, at]
+        speck = np.arange(side) * _SPECKS // side
+        return (noise < 64).astype(np.float32)[speck][:, speck]
     if scene.background == "cloudy":
         return _clouds(scene.noise, side)
     # From -0.5 to 0.5 across the middle of the image, along the scene's direction.

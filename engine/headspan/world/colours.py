@@ -84,7 +84,7 @@ def oklab(paint: Colour) -> Colour:
     r, g, b = (
         channel / 3294.6 if channel <= 10.31475 else ((channel / 255 + 0.055) / 1.055) ** 2.4 for channel in paint
     )
-    l, m, s = (
+    long, medium, short = (
         (x * r + y * g + z * b) ** (1 / 3)
         for x, y, z in (
             (0.4122214708, 0.5363325363, 0.0514459929),
@@ -93,9 +93,9 @@ def oklab(paint: Colour) -> Colour:
         )
     )
     return (
-        0.2104542553 * l + 0.7936177850 * m - 0.0040720468 * s,
-        1.9779984951 * l - 2.4285922050 * m + 0.4505937099 * s,
-        0.0259040371 * l + 0.7827717662 * m - 0.8086757660 * s,
+        0.2104542553 * long + 0.7936177850 * medium - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * medium + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * medium - 0.8086757660 * short,
     )
 
 

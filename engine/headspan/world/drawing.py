@@ -71,7 +71,7 @@ def _render_chunk(scenes: Sequence[Scene], side: int, pixels: Pixels, masks: Mas
     border = _border(scenes, side)
     wide = side + 2 * border
     inside = slice(border, border + side)
-    canvas = np.empty((len(scenes), 3, wide, wide), np.float32)
+    canvas = np.zeros((len(scenes), 3, wide, wide), np.float32)
     paint_grounds(scenes, side, canvas[:, :, inside, inside])
     labels = np.zeros((len(scenes), wide, wide), np.uint8)
     shift = round(_SHADOW_SHIFT * side / 64)

@@ -100,6 +100,7 @@ class Scene:
             "seed": self.seed,
             "split": self.split,
             "index": self.index,
+            "side": side,
             "count": self.count,
             "repeated": self.repeated,
             "style": self.style,

@@ -19,11 +19,16 @@ from headspan.world.factors import Colour, Scene, Thing
 from headspan.world.shapes import DISTANCES
 from headspan.world.textures import SECOND_SHARES, ramp, triangle_wave
 
-# Lengths are pixels of an image of 64; around an object: its wobble and its edge's softness.
-MARGIN = 2.5
-_OUTLINE, _PENCIL, _WOBBLE = 1.7, 1.1, 0.5
-_PENCIL_PAINT: Colour = (60.0, 58.0, 62.0)
-_GREY: Colour = (128.0, 128.0, 128.0)
+# Lengths are pixels of an image of 64. Around an object: its outline or pencil line, and a soft edge.
+MARGIN = 3.0
+_OUTLINE, _PENCIL, _WOBBLE = 1.6, 0.8, 0.5
+# An outline grows its object by so much, that thin shapes are not all outline.
+_GROWTH = 0.6
+_INKS: dict[str, tuple[Colour, ...]] = {
+    "outlined": (BLACK, WHITE, (128.0, 128.0, 128.0)),
+    # Pencil, or chalk where that would not be seen.
+    "sketch": ((60.0, 58.0, 62.0), (226.0, 224.0, 220.0)),
+}
 # Patch sides are multiples of this, so that there are few sizes.
 _STEP = 8
 
@@ -62,15 +67,23 @@ def draw_things(jobs: Sequence[Job], side: int, border: int) -> Iterator[tuple[i
         outlined = [at for at, (scene, _, _) in enumerate(chosen) if scene.style == "outlined"]
         if sketched:
             distance[sketched] += _wobble(x[sketched], y[sketched], scale)
+        if outlined:
+            distance[outlined] -= np.float32(_GROWTH * scale)
+        if changed := [*sketched, *outlined]:
+            # Sharp points would grow by more.
+            reach = _each(things[at].radius * side + scale for at in changed)
+            distance[changed] = np.maximum(distance[changed], np.sqrt(x[changed] ** 2 + y[changed] ** 2) - reach)
         alpha = ramp(-distance)
         if outlined:
-            ink = _column(_ink(chosen[at][0], chosen[at][2]) for at in outlined)
+            ink = _column(_ink(*chosen[at]) for at in outlined)
             share = ramp(distance[outlined] + np.float32(_OUTLINE * scale))[:, None]
             colour[outlined] += share * (ink - colour[outlined])
         if sketched:
-            alpha[sketched], colour[sketched] = _pencilled(
-                distance[sketched], x[sketched], y[sketched], colour[sketched], scale
-            )
+            line, fill = _strokes(distance[sketched], x[sketched], y[sketched], scale)
+            both = line + fill * (1 - line)
+            alpha[sketched] = both
+            share = (line / np.maximum(both, np.float32(1e-6)))[:, None]
+            colour[sketched] += share * (_column(_ink(*chosen[at]) for at in sketched) - colour[sketched])
         for at, number in enumerate(numbers):
             left, top = corners[at][0] + border, corners[at][1] + border
             yield number, Patch(chosen[at][1], slice(top, top + size), slice(left, left + size), alpha[at], colour[at])
@@ -128,24 +141,21 @@ def _wobble(x: Grid, y: Grid, scale: float) -> Grid:
     return waves * np.float32(2 * _WOBBLE * scale)
 
 
-def _pencilled(distance: Grid, x: Grid, y: Grid, colour: Grid, scale: float) -> tuple[Grid, Grid]:
-    """Coverage and colours of sketched objects: a pencil line, and a fill that stops short of it in places."""
+def _strokes(distance: Grid, x: Grid, y: Grid, scale: float) -> tuple[Grid, Grid]:
+    """Coverage by the pencil line of sketched objects, and by their fill."""
     line = ramp(np.float32(_PENCIL * scale) - np.abs(distance))
     # A second, fainter line that strays from the first.
-    strayed = distance + np.float32(1.4 * scale) * (4 * triangle_wave((x * 2 + y) * np.float32(0.03 / scale)) - 1)
+    strayed = distance + np.float32(1.1 * scale) * (4 * triangle_wave((x * 2 + y) * np.float32(0.03 / scale)) - 1)
     line = np.maximum(line, np.float32(0.6) * ramp(np.float32(0.5 * scale) - np.abs(strayed)))
-    # Crayon: the fill lets the paper through along slanting strokes.
-    strokes = triangle_wave((x + y * np.float32(1.7)) * np.float32(0.19 / scale))
-    fill = ramp(-distance) * (np.float32(0.72) + np.float32(0.56) * strokes)
-    alpha = line + fill * (1 - line)
-    share = (line / np.maximum(alpha, np.float32(1e-6)))[:, None]
-    return alpha, colour + share * (_column([_PENCIL_PAINT]) - colour)
+    # Crayon lets the paper through along slanting strokes.
+    gaps = triangle_wave((x + y * np.float32(1.7)) * np.float32(0.19 / scale))
+    return line, ramp(-distance) * (np.float32(0.72) + np.float32(0.56) * gaps)
 
 
-def _ink(scene: Scene, thing: Thing) -> Colour:
-    """Of black, white and grey what differs most from the object and from what is behind it."""
+def _ink(scene: Scene, number: int, thing: Thing) -> Colour:
+    """The style's ink that differs most from the object and from what is behind it."""
     around = (thing.paint, scene.ground, scene.second_ground)
-    return max((BLACK, WHITE, _GREY), key=lambda ink: min(contrast(ink, other) for other in around))
+    return max(_INKS[scene.style], key=lambda ink: min(contrast(ink, other) for other in around))
 
 
 def _groups(values: Iterable[str]) -> Iterable[tuple[str, list[int]]]:

@@ -41,12 +41,11 @@ def _circle(x: Grid, y: Grid) -> Grid:
 
 
 def _square(x: Grid, y: Grid) -> Grid:
-    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.76)
+    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.7)
 
 
 def _triangle(x: Grid, y: Grid) -> Grid:
-    y = y - np.float32(0.18)
-    return np.maximum(y, np.abs(x) * np.float32(0.8660254) - y * np.float32(0.5)) - np.float32(0.56)
+    return np.maximum(y, np.abs(x) * np.float32(0.8660254) - y * np.float32(0.5)) - np.float32(0.5)
 
 
 def _pentagon(x: Grid, y: Grid) -> Grid:
@@ -74,8 +73,8 @@ def _star(x: Grid, y: Grid) -> Grid:
 
 
 def _heart(x: Grid, y: Grid) -> Grid:
-    scale = np.float32(1.6)
-    x, y = np.abs(x) / scale, np.float32(0.52) - y / scale
+    scale = np.float32(1.5)
+    x, y = np.abs(x) / scale, np.float32(0.58) - y / scale
     lobe = _length(x - np.float32(0.25), y - np.float32(0.75)) - np.float32(0.3535534)
     slope = np.float32(0.5) * np.maximum(x + y, 0)
     point = np.minimum(_length(x, y - 1), _length(x - slope, y - slope)) * np.sign(x - y)
@@ -85,26 +84,26 @@ def _heart(x: Grid, y: Grid) -> Grid:
 def _cross(x: Grid, y: Grid) -> Grid:
     x, y = np.abs(x), np.abs(y)
     long, short = np.maximum(x, y), np.minimum(x, y)
-    return np.maximum(long - np.float32(0.92), short - np.float32(0.3))
+    return np.maximum(long - np.float32(0.92), short - np.float32(0.33))
 
 
 def _ring(x: Grid, y: Grid) -> Grid:
-    return np.abs(_length(x, y) - np.float32(0.68)) - np.float32(0.25)
+    return np.abs(_length(x, y) - np.float32(0.65)) - np.float32(0.27)
 
 
 def _crescent(x: Grid, y: Grid) -> Grid:
     x = x + np.float32(-0.06)
-    return np.maximum(_length(x, y) - np.float32(0.94), np.float32(0.72) - _length(x - np.float32(0.5), y))
+    return np.maximum(_length(x, y) - np.float32(0.94), np.float32(0.66) - _length(x - np.float32(0.52), y))
 
 
 def _diamond(x: Grid, y: Grid) -> Grid:
-    return (np.abs(x) * np.float32(1.72) + np.abs(y) - 1) / np.float32(1.99)
+    return (np.abs(x) * np.float32(1.5) + np.abs(y) - 1) / np.float32(1.803)
 
 
 def _arrow(x: Grid, y: Grid) -> Grid:
     y = np.abs(y)
-    head = np.maximum(np.float32(0.02) - x, ((x - 1) * np.float32(0.82) + y * np.float32(0.98)) / np.float32(1.278))
-    shaft = np.maximum(np.maximum(y - np.float32(0.27), np.float32(-0.95) - x), x - np.float32(0.1))
+    head = np.maximum(np.float32(0.02) - x, ((x - 1) * np.float32(0.9) + y * np.float32(0.95)) / np.float32(1.309))
+    shaft = np.maximum(np.maximum(y - np.float32(0.34), np.float32(-0.93) - x), x - np.float32(0.1))
     return np.minimum(head, shaft)
 
 

@@ -13,13 +13,13 @@ from headspan.world.stream import noise_bytes
 Image = Float32[np.ndarray, "3 side side"]
 
 # Grains are a sixty-fourth of the side, and differ by so much to either side, of 255.
-_GRAINS, _GRAIN = 64, 42.0
+_GRAINS, _GRAIN = 64, 34.0
 # Binomial kernels of three taps, one after the other, are nearly a Gaussian; variance half a pixel each.
-_BLURS = 5
+_BLURS = 3
 
 
 def blur(image: Image) -> Image:
-    """Blurred by some 1.6 pixels of 64 (standard deviation), edges repeated."""
+    """Blurred by some 1.2 pixels of 64 (standard deviation), edges repeated."""
     side = image.shape[-1]
     # At other sides the taps lie further apart or in one place.
     step = max(1, round(side / 64))

@@ -1,0 +1,121 @@
+"""Scenes to English, and what to ask a model about each factor.
+
+A caption names some of a scene's factors, never one that is false, in one of many patterns: which factors,
+in which order, in which frame. What it leaves out it does not deny.
+"""
+
+from __future__ import annotations
+
+from headspan.errors import SettingsError
+from headspan.world.factors import Scene, Thing
+from headspan.world.stream import Stream
+from headspan.world.words import (
+    COUNTED,
+    FRAMES,
+    GROUND_PREPOSITIONS,
+    GROUND_WORDS,
+    NOUNS,
+    NUMBERS,
+    SINGLE,
+    SIZE_WORDS,
+    STYLE_FRAMES,
+    TEXTURE_ENDINGS,
+    TEXTURE_WORDS,
+    ground_phrase,
+    listed,
+    phrases,
+    plural,
+    position_phrases,
+    with_article,
+)
+
+FACTORS = ("colour", "shape", "texture", "size", "count", "position", "style", "background", "background_colour")
+# How often a caption names a factor that could be named.
+_SHAPE, _COLOUR, _TEXTURE, _SIZE, _POSITION, _GROUND, _STYLE = 0.88, 0.75, 0.55, 0.5, 0.65, 0.4, 0.4
+
+
+def caption(scene: Scene, random: Stream) -> str:
+    """One true caption of the scene; the next draw from `random` may give another."""
+    body = _repeated(scene, random) if scene.repeated else _different(scene, random)
+    frames = STYLE_FRAMES[scene.style] if random.chance(_STYLE) else FRAMES
+    text = random.choice(frames).format(body)
+    if random.chance(_GROUND):
+        text += f"{random.choice((',', ''))} {random.choice(GROUND_PREPOSITIONS)} {_ground(scene, random)}"
+    return text
+
+
+def prompts(factor: str) -> dict[str, list[str]]:
+    """For zero-shot classification: texts for each value of a factor, whose vectors are to be averaged.
+
+    Values are as in a scene's metadata, numbers as text. Raises SettingsError for a factor not in FACTORS.
+    """
+    if factor not in FACTORS:
+        raise SettingsError(f"factor {factor!r} does not exist; choose one of {', '.join(FACTORS)}")
+    if factor == "style":
+        return {
+            style: [frame.format(what) for frame in frames for what in ("a shape", "shapes", "an object", "objects")]
+            for style, frames in STYLE_FRAMES.items()
+        }
+    return {
+        value: [frame.format(phrase) for phrase in ways for frame in FRAMES[:4]]
+        for value, ways in phrases(factor).items()
+    }
+
+
+def _repeated(scene: Scene, random: Stream) -> str:
+    """One kind of object, with its number, or with its place where there is one."""
+    thing = scene.things[0]
+    words, noun, ending = _described(thing, random)
+    if scene.count == 1:
+        text = " ".join([*words, noun])
+        text = with_article(text) if random.chance(0.8) else f"{random.choice(SINGLE)} {text}"
+        where = f" {random.choice(position_phrases(thing.position))}" if random.chance(_POSITION) else ""
+        return f"{text}{ending}{where}"
+    text = " ".join([*words, plural(noun)])
+    if scene.count == 2 and random.chance(0.25):
+        text = f"a pair of {text}"
+    elif random.chance(0.88) or not words:
+        text = f"{random.choice(COUNTED).format(NUMBERS[scene.count])} {text}"
+    return f"{text}{ending}"
+
+
+def _different(scene: Scene, random: Stream) -> str:
+    """Different objects: how many there are, all of them one by one, or one among others."""
+    way = random.unit()
+    if way < 0.12:
+        return f"{NUMBERS[scene.count]} {random.choice(('different ', ''))}{plural(random.choice(NOUNS))}"
+    if way < 0.3:
+        others = "and another shape" if scene.count == 2 else random.choice(("among other shapes", "and other shapes"))
+        return f"{_one(random.choice(scene.things), random)} {others}"
+    return listed([_one(thing, random) for thing in random.sample(scene.things, scene.count)])
+
+
+def _one(thing: Thing, random: Stream) -> str:
+    words, noun, ending = _described(thing, random)
+    return f"{with_article(' '.join([*words, noun]))}{ending}"
+
+
+def _described(thing: Thing, random: Stream) -> tuple[list[str], str, str]:
+    """Adjectives, noun and what follows it; where the shape is left open, the colour is named."""
+    open_shape = not random.chance(_SHAPE)
+    noun = random.choice(NOUNS) if open_shape else thing.shape
+    words: list[str] = []
+    ending = ""
+    if random.chance(_SIZE):
+        words.append(random.choice(SIZE_WORDS[thing.size]))
+    if random.chance(_TEXTURE):
+        if random.chance(0.75):
+            words.append(random.choice(TEXTURE_WORDS[thing.texture]))
+        else:
+            ending = f" {random.choice(TEXTURE_ENDINGS[thing.texture])}"
+    if open_shape or random.chance(_COLOUR):
+        words.append(thing.colour)
+    return words, noun, ending
+
+
+def _ground(scene: Scene, random: Stream) -> str:
+    """The background by kind, colour, or both; a tone goes with its colour."""
+    kind = random.choice(GROUND_WORDS[scene.background])
+    colour = f"{scene.background_tone} {scene.background_colour}" if random.chance(0.7) else scene.background_colour
+    way = random.unit()
+    return ground_phrase("" if way < 0.55 else kind, "" if way >= 0.8 else colour)

@@ -1,0 +1,94 @@
+"""Scenes as WebDataset shards: image, mask, metadata and caption, the same bytes each time.
+
+`KEY.png` is the image, `KEY.mask.png` its mask (a palette PNG: 0 is background, i the i-th object), `KEY.json`
+the scene's metadata, `KEY.txt` a caption. Images are PNG rather than JPEG, so that a shard holds exactly what
+`render` gives; encoding takes two to three times as long as drawing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from headspan.errors import SettingsError
+from headspan.records import Listener, Progress, ignore
+from headspan.world.captions import caption
+from headspan.world.drawing import render
+from headspan.world.factors import SPLITS
+from headspan.world.scenes import scene
+from headspan.world.stream import Stream
+
+# Drawn at a time; captions have a stream of their own beside the scene's.
+_BATCH, _CAPTIONS = 256, 1
+# Background, then one colour an object, for people who open a mask.
+_MASK_PALETTE = bytes((0, 0, 0, 230, 60, 60, 60, 160, 230, 90, 190, 90, 240, 190, 60, 170, 90, 200, 240, 240, 240))
+
+
+def write_world_shards(
+    folder: str | Path,
+    images: int,
+    seed: int,
+    images_per_shard: int = 1000,
+    side: int = 64,
+    split: str = "train",
+    listen: Listener = ignore,
+) -> str:
+    """Write scenes 0 to `images` - 1 of a seed and split as `folder/000000.tar` and so on; the pattern of all.
+
+    A `Progress` of stage `shards` follows each batch. Raises SettingsError where a number or the split is out
+    of range, or `folder` is not empty or cannot be written.
+    """
+    folder = Path(folder)
+    if images < 1 or images_per_shard < 1:
+        raise SettingsError(f"{images} images, {images_per_shard} a shard: nothing to write; give at least 1 of each")
+    # What else is wrong is refused here, before anything is written.
+    render([scene(seed, split, 0)], side)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise SettingsError(f"{folder}: is not empty; name another directory, or remove it")
+        starts = range(0, images, images_per_shard)
+        for shard, start in enumerate(starts):
+            with tarfile.open(folder / f"{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+                end = min(start + images_per_shard, images)
+                for first in range(start, end, _BATCH):
+                    _write_batch(tar, seed, split, range(first, min(first + _BATCH, end)), side)
+                    listen(Progress("shards", min(first + _BATCH, end), images))
+    except OSError as error:
+        raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another directory") from error
+    last = len(starts) - 1
+    return str(folder / (f"{{000000..{last:06d}}}.tar" if last else "000000.tar"))
+
+
+def _write_batch(tar: tarfile.TarFile, seed: int, split: str, indices: range, side: int) -> None:
+    scenes = [scene(seed, split, index) for index in indices]
+    pixels, masks = render(scenes, side, masks=True)
+    for each, image, mask in zip(scenes, pixels, masks, strict=True):
+        text = caption(each, Stream(seed, SPLITS.index(split), each.index, _CAPTIONS))
+        for extension, data in (
+            ("png", _png(Image.fromarray(image))),
+            ("mask.png", _png(_palette_image(mask))),
+            ("json", json.dumps(each.metadata(side)).encode()),
+            ("txt", text.encode()),
+        ):
+            member = tarfile.TarInfo(f"{each.index:09d}.{extension}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def _palette_image(mask: UInt8[np.ndarray, "side side"]) -> Image.Image:
+    image = Image.frombytes("P", (mask.shape[1], mask.shape[0]), mask.tobytes())
+    image.putpalette(_MASK_PALETTE)
+    return image
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,129 @@
+"""The image world's captions, prompts and text pool, read back by a parser with a lexicon of its own."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from importlib.resources import files
+
+import pytest
+
+from headspan.world import (
+    FACTORS,
+    Scene,
+    Stream,
+    caption,
+    prompts,
+    scene,
+)
+from headspan.world.factors import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, STYLES, TEXTURES
+from tests.engine.world_reader import SAID, complaints, factors_in, skeleton
+from tools.make_world_pool import as_tsv, make_pool
+
+POOL = files("headspan") / "pools" / "world.tsv"
+
+
+@pytest.fixture(scope="module")
+def train() -> list[Scene]:
+    return [scene(7, "train", index) for index in range(3000)]
+
+
+@pytest.fixture(scope="module")
+def held_out() -> list[Scene]:
+    return [scene(7, "held_out", index) for index in range(1000)]
+
+
+def test_captions_say_nothing_false(train: list[Scene], held_out: list[Scene]) -> None:
+    for each in train + held_out:
+        random = Stream(5, each.index)
+        for _ in range(4):
+            text = caption(each, random)
+            assert not complaints(text, each.metadata()), (text, complaints(text, each.metadata()))
+
+
+def test_the_reader_of_captions_hears_every_lie(train: list[Scene]) -> None:
+    single = next(each for each in train if each.count == 1 and each.things[0].texture == "dotted")
+    told = single.metadata()
+    thing, x = told["objects"][0], told["objects"][0]
+    truth = f"a {x['size']} spotted {thing['colour']} {thing['shape']} on a {told['background_colour']} background"
+    assert complaints(truth.replace("medium", "medium-sized"), told) == []
+    other = {f: next(v for v in values if v != thing[f]) for f, values in (("colour", COLOURS), ("shape", SHAPES))}
+    for lie in (
+        truth.replace("spotted", "striped"),
+        truth.replace(f"{thing['colour']} {thing['shape']}", f"{other['colour']} {thing['shape']}"),
+        truth.replace(thing["shape"], other["shape"]),
+        f"two {thing['shape']}s",
+        f"a {thing['shape']}s",
+        f"a {thing['shape']} near the nowhere",
+        f"a {thing['shape']} on a {thing['colour']} background",
+        f"a {thing['shape']} at the {'top' if thing['position'] != 'top' else 'bottom'}",
+        f"a {'sketch' if told['style'] != 'sketch' else 'blurred picture'} of a {thing['shape']}",
+    ):
+        assert complaints(lie, told), lie
+
+
+def test_captions_come_in_many_patterns_and_several_for_one_scene(train: list[Scene]) -> None:
+    texts = [caption(each, Stream(1, each.index)) for each in train]
+    common = [pattern for pattern, count in Counter(map(skeleton, texts)).items() if count >= 3]
+    assert len(common) >= 40
+    for factor in SAID:
+        named = sum(factor in factors_in(text) for text in texts)
+        assert 0.05 * len(texts) < named < 0.95 * len(texts), factor
+    random = Stream(2)
+    assert len({caption(train[0], random) for _ in range(30)}) >= 20
+
+
+def test_articles_and_plurals_are_right(train: list[Scene]) -> None:
+    texts = [caption(each, Stream(2, each.index)) for each in train]
+    texts += [text.lower() for text in make_pool()]
+    texts += [text for factor in FACTORS for ways in prompts(factor).values() for text in ways]
+    for text in texts:
+        assert not re.search(
+            r"\ba (?=[aeio]|un(?!iform))|\ban (?![aeiou])|\ban uniform|crosss|\bcrosses\w|  | ,|\{", text
+        ), text
+        assert not re.search(
+            r"\b(?:two|three|four|five|six) (?:\w+[- ])*?(?:circle|cross|star|shape|object)\b", text.split(" with ")[0]
+        ), text
+
+
+def test_prompts_cover_each_value_with_its_own_words(train: list[Scene]) -> None:
+    wanted = {
+        "colour": COLOURS, "shape": SHAPES, "texture": TEXTURES, "size": SIZES, "position": POSITIONS,
+        "count": tuple("123456"), "style": STYLES, "background": BACKGROUNDS, "background_colour": COLOURS,
+    }  # fmt: skip
+    for factor in FACTORS:
+        told = prompts(factor)
+        assert tuple(sorted(told)) == tuple(sorted(wanted[factor]))
+        assert min(map(len, told.values())) >= 8
+        texts = [text for ways in told.values() for text in ways]
+        assert len(set(texts)) == len(texts)
+
+
+def test_prompts_and_pool_use_no_word_that_captions_lack(train: list[Scene]) -> None:
+    random = Stream(9)
+    spoken = {word for each in train for _ in range(4) for word in re.findall(r"[\w-]+", caption(each, random))}
+    for text in [t for factor in FACTORS for ways in prompts(factor).values() for t in ways] + list(make_pool()):
+        assert set(re.findall(r"[\w-]+", text.lower())) <= spoken, text
+
+
+def test_the_shipped_pool_is_byte_for_byte_what_the_script_writes() -> None:
+    assert POOL.read_bytes() == as_tsv(make_pool()).encode("utf-8")
+
+
+def test_the_pool_is_large_balanced_and_without_repeats() -> None:
+    rows = [line.split("\t") for line in POOL.read_text(encoding="utf-8").splitlines()]
+    assert len({text.casefold() for text, _ in rows}) == len(rows) >= 1500
+    counts = Counter(concept for _, concept in rows)
+    assert set(counts) == {
+        "colours", "shapes", "textures", "counting", "sizes", "positions", "backgrounds", "styles",
+    }  # fmt: skip
+    assert max(counts.values()) <= 1.6 * min(counts.values())
+
+
+def test_each_text_of_the_pool_tells_one_factor() -> None:
+    concepts = {
+        "colour": "colours", "shape": "shapes", "texture": "textures", "count": "counting", "size": "sizes",
+        "position": "positions", "background": "backgrounds", "style": "styles",
+    }  # fmt: skip
+    for text, concept in make_pool().items():
+        assert [concepts[factor] for factor in factors_in(text.lower())] == [concept], text
