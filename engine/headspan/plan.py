@@ -17,6 +17,8 @@ from headspan.sources import describe, open_shard
 from headspan.tar import Member, Tar
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
+# The row of a note on what is no image.
+NO_ROW = -1
 # A companion is read whole at plan time; one that is larger than this is none.
 COMPANION_BYTES = 16 << 20
 
@@ -47,12 +49,14 @@ def scan(url: str, first_row: int, on_note: Callable[[BadImage], None]) -> tuple
 
     A member is an image by its last extension, whatever the case; its key is its path without it. `key.txt`,
     `key.json` and `key.cls` are found anywhere in the tar; one that cannot be read leaves None and is told to
-    `on_note`. `k.mask.png` is a companion where there is an image `k`, and an image of its own where not.
+    `on_note`, and so is a member that is no image and lies beside none. `k.mask.png` is a companion where
+    there is an image `k`, and an image of its own where not; `k.1.png` always is one.
     Two images with one key keep a row each. Raises SourceError for what is not a whole tar.
     """
     size_bytes, modified_ns = describe(url)
     images: list[tuple[str, Member]] = []
     companions: dict[str, dict[str, list[tuple[int, bytes | None]]]] = {kind: {} for kind in _COMPANIONS}
+    others: list[tuple[str, str]] = []
     with open_shard(url) as reader:
         tar = Tar(reader)
         for member in tar.members():
@@ -60,17 +64,24 @@ def scan(url: str, first_row: int, on_note: Callable[[BadImage], None]) -> tuple
             base = name[name.rfind("/") + 1 :]
             stem, _, extension = base.rpartition(".")
             # macOS packs `._name` and `__MACOSX/` beside the files proper.
-            if not stem or base.startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name:
+            if base.startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name:
                 continue
-            key = name[: -len(extension) - 1]
-            kind = extension.lower()
+            key = name[: -len(extension) - 1] if stem else name
+            kind = extension.lower() if stem else ""
             if kind in IMAGE_EXTENSIONS:
                 images.append((key, member))
             elif kind in companions:
                 data = tar.read(offset, size) if size <= COMPANION_BYTES else None
                 companions[kind].setdefault(key, []).append((archive, data))
+                others.append((key, name))
+            else:
+                others.append((key, name))
 
     keys = {key for key, _ in images}
+    for key, name in others:
+        # What lies beside an image is a part of its sample; what lies alone may be an image under another name.
+        if key not in keys and not _belongs_to_another(key, keys):
+            on_note(BadImage(NO_ROW, name, url, "no image, and beside none"))
     samples: list[Sample] = []
     for key, (name, offset, size, archive) in images:
         if _belongs_to_another(key, keys):
@@ -100,10 +111,10 @@ def units(images: int, unit_images: int) -> list[Unit]:
 
 
 def _belongs_to_another(key: str, keys: set[str]) -> bool:
-    """Whether `key` is another image's key with something after a dot, as a mask's is."""
+    """Whether `key` is another image's key with a word after a dot, as a mask's is; numbers count images."""
     dot = key.find(".", key.rfind("/") + 2)
     while dot >= 0:
-        if key[:dot] in keys:
+        if key[:dot] in keys and not key[dot + 1 :].isdigit():
             return True
         dot = key.find(".", dot + 1)
     return False

@@ -20,6 +20,8 @@ _WINDOW_BYTES = 8192
 # Long names and pax records are some hundred bytes; a larger one is garbage that passed for a header.
 _EXTENSION_BYTES = 1 << 20
 _REGULAR = (b"0", b"\0", b"7")
+# Hard and symbolic.
+_LINKS = (b"1", b"2")
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 
 # A regular member: its path, where its data lies, its size, and which of the tar's archives it is in.
@@ -27,7 +29,7 @@ Member = tuple[str, int, int, int]
 
 
 class Tar:
-    """The members of a tar: ustar, GNU long names, pax paths and sizes, archives one after the other."""
+    """The members of a tar: ustar, GNU long names, hard links, pax records, archives one after the other."""
 
     def __init__(self, reader: ShardReader) -> None:
         self._reader = reader
@@ -39,6 +41,7 @@ class Tar:
         offset, archive, closed = 0, 0, False
         pax: dict[str, str] = {}
         own: dict[str, str] = {}
+        places: dict[str, tuple[int, int]] = {}
         while len(block := self._take(offset, _BLOCK)) == _BLOCK:
             if block == _ZEROS:
                 closed = True
@@ -48,13 +51,13 @@ class Tar:
                 archive, closed, pax = archive + 1, False, {}
             kind, name, size = self._header(block, offset)
             data = offset + _BLOCK
-            if kind in (b"L", b"x", b"X", b"g"):
+            if kind in (b"L", b"K", b"x", b"X", b"g"):
                 text = self._extension(offset, size)
-                if kind == b"L":
-                    own["path"] = _text(text.partition(b"\0")[0])
+                if kind in (b"L", b"K"):
+                    own["path" if kind == b"L" else "linkpath"] = _text(text.partition(b"\0")[0])
                 else:
                     (pax if kind == b"g" else own).update(self._records(text, offset))
-            elif kind != b"K":
+            else:
                 values = {**pax, **own}
                 name = values.get("path", name)
                 if "size" in values:
@@ -62,7 +65,13 @@ class Tar:
                 if kind == b"S" or any(key.startswith("GNU.sparse.") for key in values):
                     raise self._damaged(offset, f"{name} is stored sparse, which headspan does not read")
                 if kind in _REGULAR and not name.endswith("/"):
+                    places[name] = (data, size)
                     yield name, data, size, archive
+                elif kind in _LINKS:
+                    # A hard link is a second name of an earlier member's data, as GNU tar writes it; any
+                    # other link has no data here, and is a member of no bytes.
+                    target = values.get("linkpath", _text(block[157:257].partition(b"\0")[0]))
+                    yield name, *(places.get(target, (data, 0)) if kind == _LINKS[0] else (data, 0)), archive
                 own = {}
             offset = data + (0 if kind in _WITHOUT_DATA else -(-size // _BLOCK) * _BLOCK)
         self._check_end(block, offset, closed, bool(own))

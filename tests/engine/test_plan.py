@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import SourceError
-from headspan.plan import COMPANION_BYTES, list_samples, scan, units
+from headspan.plan import COMPANION_BYTES, NO_ROW, list_samples, scan, units
 from headspan.records import BadImage, Progress, Sample, Unit
 
 Members = Iterable[tuple[str, bytes]]
@@ -36,8 +36,13 @@ def write(path: Path, data: bytes) -> str:
     return str(path)
 
 
+def unexpected(note: BadImage) -> None:
+    """For tests of something else: no companion of an image may be unreadable."""
+    assert note.row == NO_ROW, note
+
+
 def plan(data: bytes, path: Path, notes: list[BadImage] | None = None) -> list[Sample]:
-    on_note = pytest.fail if notes is None else notes.append
+    on_note = unexpected if notes is None else notes.append
     shard, samples = scan(write(path / "a.tar", data), 0, on_note)
     assert shard.images == len(samples)
     assert [sample.row for sample in samples] == list(range(len(samples)))
@@ -154,7 +159,46 @@ def test_what_is_no_image_gets_no_row(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "a.jpg" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
             tar.addfile(info)
-    assert [s.key for s in plan(file.getvalue(), tmp_path)] == ["a", "../../etc/x", "old"]
+    notes: list[BadImage] = []
+    samples = plan(file.getvalue(), tmp_path, notes)
+    # Links to nothing that came before have a row, and no bytes: they are set aside later, not lost.
+    assert [(s.key, s.size_bytes) for s in samples] == [
+        ("soft", 0), ("hard", 0), ("a", 0), ("../../etc/x", 0), ("old", 0),
+    ]  # fmt: skip
+    assert [(note.row, note.key, note.reason) for note in notes] == [
+        (NO_ROW, name, "no image, and beside none") for name in (".jpg", "jpg", "b.gif")
+    ]
+
+
+def test_a_hard_link_is_an_image_whose_data_is_its_targets(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"data of both")
+    (folder / "b.jpg").hardlink_to(folder / "a.jpg")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.jpg", "b.jpg"):
+            tar.add(folder / name, name)
+        assert tar.getmember("b.jpg").islnk()
+    first, second = scan(str(tmp_path / "a.tar"), 0, unexpected)[1]
+    assert (second.key, second.offset, second.size_bytes) == ("b", first.offset, len(b"data of both"))
+
+
+def test_numbers_after_a_dot_count_images_and_words_name_companions(tmp_path: Path) -> None:
+    members = [("photo.jpg", b"1"), ("photo.1.jpg", b"2"), ("photo.2.jpg", b"3"), ("photo.mask.png", b"4")]
+    assert [s.key for s in plan(tar_bytes(members), tmp_path)] == ["photo", "photo.1", "photo.2"]
+
+
+def test_what_lies_beside_no_image_is_told(tmp_path: Path) -> None:
+    notes: list[BadImage] = []
+    members = [
+        ("a.jpg", b"1"),
+        ("a.npy", b"part of the sample"),
+        ("b.gif", b"2"),
+        ("c.txt", b"of nobody"),
+        ("README", b""),
+    ]
+    assert [s.key for s in plan(tar_bytes(members), tmp_path, notes)] == ["a"]
+    assert [note.key for note in notes] == ["b.gif", "c.txt", "README"]
 
 
 def test_companions_that_cannot_be_read_are_told_and_the_image_stays(tmp_path: Path) -> None:
@@ -213,9 +257,9 @@ def test_a_stream_must_bring_its_end_marker(tmp_path: Path) -> None:
     whole = tar_bytes(pairs(3))
     third = plan(whole, tmp_path)[2].offset - 512
     write(tmp_path / "cut.tar", whole[:third])
-    assert len(scan(f"pipe:cat {tmp_path / 'a.tar'}", 0, pytest.fail)[1]) == 3
+    assert len(scan(f"pipe:cat {tmp_path / 'a.tar'}", 0, unexpected)[1]) == 3
     with pytest.raises(SourceError, match=f"the stream ends at offset {third} without a tar's end marker"):
-        scan(f"pipe:cat {tmp_path / 'cut.tar'}", 0, pytest.fail)
+        scan(f"pipe:cat {tmp_path / 'cut.tar'}", 0, unexpected)
 
 
 def test_garbage_in_the_middle_is_named_with_its_offset(tmp_path: Path) -> None:
@@ -268,10 +312,10 @@ def test_a_pipe_that_dies_is_an_error(tmp_path: Path) -> None:
     boundary = plan(data, tmp_path)[125].offset - 512
     for size in (boundary, boundary + 100):
         with pytest.raises(SourceError, match=f"the command ended with status 9 after {size} bytes"):
-            scan(f"pipe:head -c {size} {path}; exit 9", 0, pytest.fail)
+            scan(f"pipe:head -c {size} {path}; exit 9", 0, unexpected)
     # A command that fails after a whole tar is suspect all the same.
     with pytest.raises(SourceError, match="status 9"):
-        scan(f"pipe:cat {path}; exit 9", 0, pytest.fail)
+        scan(f"pipe:cat {path}; exit 9", 0, unexpected)
 
 
 def header(name: bytes, size: bytes, kind: bytes = b"0", prefix: bytes = b"", magic: bytes = b"ustar\x0000") -> bytes:
@@ -312,7 +356,7 @@ def test_a_member_beyond_eight_gigabytes_is_stepped_over(tmp_path: Path) -> None
         # A hole in the file: nothing is written to the disk.
         file.seek(size, io.SEEK_CUR)
         file.write(tar_bytes([("a.jpg", b"1")]))
-    (sample,) = scan(str(path), 0, pytest.fail)[1]
+    (sample,) = scan(str(path), 0, unexpected)[1]
     assert sample.offset == 512 + size + 512
 
 
@@ -375,7 +419,7 @@ def test_gzip_and_pipe_give_the_plan_of_the_file(tmp_path: Path) -> None:
         f"pipe:cat {packed}",
         f"file://{tmp_path / 'a.tar'}",
     ):
-        shard, samples = scan(url, 0, pytest.fail)
+        shard, samples = scan(url, 0, unexpected)
         assert [(s.row, s.key, s.offset, s.caption) for s in samples] == wanted
         assert {s.url for s in samples} == {url}
         assert shard.size_bytes == (
@@ -386,7 +430,7 @@ def test_gzip_and_pipe_give_the_plan_of_the_file(tmp_path: Path) -> None:
 def test_rows_run_on_over_shards_and_progress_is_told(tmp_path: Path) -> None:
     urls = [write(tmp_path / f"{n}.tar", tar_bytes(pairs(count))) for n, count in enumerate((3, 0, 1, 257))]
     events: list[Progress] = []
-    found = list(list_samples(urls, on_note=pytest.fail, listen=events.append))
+    found = list(list_samples(urls, on_note=unexpected, listen=events.append))
     assert [(shard.url, shard.first_row, shard.images) for shard, _ in found] == [
         (urls[0], 0, 3), (urls[1], 3, 0), (urls[2], 3, 1), (urls[3], 4, 257),
     ]  # fmt: skip
@@ -402,7 +446,7 @@ def test_rows_run_on_over_shards_and_progress_is_told(tmp_path: Path) -> None:
 def test_shards_without_any_image_are_an_error(tmp_path: Path, count: int) -> None:
     urls: Sequence[str] = [write(tmp_path / f"{n}.tar", tar_bytes([("a.txt", b"x")])) for n in range(count)]
     with pytest.raises(SourceError, match=rf"no image in {count} shards \(first: .*\*.jpeg, \*.jpg, \*.png"):
-        list(list_samples(urls, on_note=pytest.fail))
+        list(list_samples(urls, on_note=unexpected))
 
 
 @pytest.mark.parametrize("images", [0, 1, 256, 257, 1000])
