@@ -23,7 +23,8 @@ from benchmarks.measure import benchmark
 QUESTION = "peak memory of precompute"
 _MODEL = {
     "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16},
+    # Pixels of full size, so that keeping them would show.
+    "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 64, "layers": 2, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
 _COMMAND = (

@@ -43,7 +43,10 @@ def make_shards(
     texts = {} if captions is None else _read_captions(captions, files)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SettingsError(f"{out}: exists and is not an empty directory; name another, or remove it")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{out}: cannot be written ({error.strerror}); name another directory") from error
 
     names = sorted({file.parts[0] for file in files}) if all(len(file.parts) > 1 for file in files) else []
     if names:
@@ -130,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HeadspanError as error:
         print(f"make_shards: {error}", file=sys.stderr)
         return 2
-    print(f"headspan precompute '{pattern}'")
+    print(f"headspan precompute '{pattern}' --model ViT-B-32 --pretrained laion2b_s34b_b79k --out run.zarr")
     return 0
 
 

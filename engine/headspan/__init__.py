@@ -15,7 +15,7 @@ from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, sim
 from headspan.analyse.pruning import mean_ablated
 from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans, read_spans, textspan
-from headspan.analyse.texts import Pool, read_pool
+from headspan.analyse.texts import Pool, read_pool, text_vectors
 from headspan.analyse.textspan import TextSpan, textspan_dense
 from headspan.config import PrecomputeSettings
 from headspan.errors import HeadspanError
@@ -43,6 +43,7 @@ __all__ = [
     "read_spans",
     "similarities",
     "text_maps",
+    "text_vectors",
     "textspan",
     "textspan_dense",
 ]

@@ -7,6 +7,7 @@ and exits with 130. `verify` exits with 1 where something does not agree.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
 from headspan.analyse.verify import verify
 from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
+from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
 from headspan.records import Progress, Summary
 from headspan.store.reader import Store
@@ -102,8 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         progress.close()
-        print("headspan: interrupted; finished units are kept, run the same command to go on", file=sys.stderr)
+        kept = "; finished units are kept, run the same command to go on" if flags.run is _precompute else ""
+        print(f"headspan: interrupted{kept}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; nothing more can be told, not even at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     finally:
         progress.close()
 
@@ -134,8 +141,9 @@ def _print_summary(summary: Summary) -> None:
 def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     attributes, bad = store.attributes, store.bad_images()
-    if flags.bad:
-        for image in bad:
+    notes = store.notes()
+    if flags.bad or flags.notes:
+        for image in [*(bad if flags.bad else []), *(notes if flags.notes else [])]:
             print(f"{image.row}\t{image.key}\t{image.url}\t{image.reason}")
         return 0
     size = sum(file.stat().st_size for file in Path(flags.store).rglob("*") if file.is_file())
@@ -145,7 +153,8 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         "image tower": f"sha256 {attributes['weights_sha256']}",
         "images": f"{store.images:,} of {store.planned_images:,} planned, {len(bad):,} set aside"
         + ("" if store.complete else "; unfinished: run the same precompute command to go on"),
-        "layers": f"{', '.join(map(str, store.layers))} of {store.all_layers}",
+        "notes": f"{len(notes):,} on captions, metadata and members that are no images",
+        "layers": f"{spans_of(store.layers)} of {store.all_layers}",
         "heads": f"{store.heads_per_layer} a layer, {store.head_dim} dimensions; joint space {store.joint}",
         "emitted": ", ".join(attributes["emit"]),
         "precision": f"{attributes['precision']}, {attributes['backend']}",
@@ -163,7 +172,8 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    store = Store(flags.store)
+    # Every row, since which ones are good is among what is checked.
+    store = Store(flags.store, keep_failed=True)
     verdict = verify(store, progress)
     progress.close()
     for problem in verdict.problems:
@@ -227,8 +237,10 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
-    out = flags.out or str(store.path.with_name(f"{store.path.stem}-report.html"))
-    print(f"report written to {write_report(store, out, flags.run_name, listen=progress)}")
+    path = store.path.resolve()
+    written = write_report(store, flags.out or path.with_name(f"{path.stem}-report.html"), flags.run_name, progress)
+    progress.close()
+    print(f"report written to {written}")
     return 0
 
 
@@ -273,13 +285,16 @@ def _parser() -> argparse.ArgumentParser:
     info = _command(commands, "info", _info, "what a store holds")
     info.add_argument("store")
     info.add_argument("--bad", action="store_true", help="list the images set aside: row, key, shard, reason")
+    info.add_argument("--notes", action="store_true", help="list captions and other members that could not be used")
     check = _command(commands, "verify", _verify, "files, records, sums and moments agree")
     check.add_argument("store")
 
     spans = _command(commands, "textspan", _textspan, "describe every head by texts")
     spans.add_argument("store")
     spans.add_argument(
-        "--texts", default="general", help="a file, one text or text<TAB>concept a line (default: general)"
+        "--texts",
+        default="general",
+        help="a file, one text or text<TAB>concept a line, or a pool of headspan's: general, world (default: general)",
     )
     spans.add_argument("--texts-per-head", type=int, default=60, help="default: %(default)s")
     spans.add_argument("--layers", help="default: all that are stored")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from headspan.errors import SettingsError
@@ -66,11 +66,13 @@ class PrecomputeSettings:
     # Images in a unit of work: what is lost when a job dies. None: 256 on a CPU, 1,024 on a GPU.
     unit_images: int | None = None
     # Encoded and decoded images waiting between stages may take this much memory.
-    in_flight_bytes: int = field(default=256 << 20)
+    in_flight_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         if not self.shards:
             raise SettingsError("no shards were given; name at least one tar, pattern or directory")
+        if "://" in self.out:
+            raise SettingsError(f"--out {self.out}: stores are written to local folders; give a path and copy it after")
         unknown = [name for name in self.emit if name not in EMISSIONS]
         if unknown:
             raise SettingsError(f"--emit {','.join(unknown)} is unknown; choose from {', '.join(EMISSIONS)}")
@@ -87,7 +89,7 @@ class PrecomputeSettings:
     def from_dict(cls, values: dict[str, Any]) -> PrecomputeSettings:
         """Settings from plain values, as flags or JSON have them; an unknown key is refused by name.
 
-        `shards` may be one string, `emit` names with commas; both may be lists.
+        `shards` may be one string, `emit` names with commas; both may be lists, and so may `layers`.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -98,14 +100,12 @@ class PrecomputeSettings:
             plain["shards"] = [plain["shards"]]
         if isinstance(plain.get("emit"), str):
             plain["emit"] = [name.strip() for name in plain["emit"].split(",") if name.strip()]
+        if not isinstance(plain.get("layers", ""), str):
+            plain["layers"] = ",".join(map(str, plain["layers"]))
         for name in ("shards", "emit"):
             if name in plain:
                 plain[name] = tuple(plain[name])
         return cls(**plain)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 def parse_layers(text: str, total: int) -> tuple[int, ...]:

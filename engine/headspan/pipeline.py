@@ -6,6 +6,7 @@ Killed at any moment, the same call goes on where the last commit record stands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
@@ -38,13 +39,16 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         encoder.model.preprocess,
         on_bad=bad.append,
         workers=settings.workers,
-        in_flight_bytes=settings.in_flight_bytes,
+        # Half before the model, half within decoding.
+        in_flight_bytes=settings.in_flight_bytes // 2,
     )
     finished = skipped
-    for unit, members in by_unit(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes), units):
-        for done in compute_unit(store, unit, members, bad, encoder, settings.batch_size):
-            listen(Progress("images", finished + done, store.size.images, f"{len(bad)} bad" if bad else ""))
-        finished += unit.rows
+    # Closed whatever happens, so that no thread outlives a failure.
+    with closing(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes // 2)) as images:
+        for unit, members in by_unit(images, units):
+            for done in compute_unit(store, unit, members, bad, encoder, settings.batch_size):
+                listen(Progress("images", finished + done, store.size.images, f"{len(bad)} bad" if bad else ""))
+            finished += unit.rows
     store.finish()
     return Summary(str(store.path), store.size.images - skipped - len(bad), bad, skipped)
 

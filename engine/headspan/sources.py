@@ -13,6 +13,7 @@ import gzip
 import io
 import os
 import stat
+import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -29,8 +30,15 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _DISCARD_BYTES = 1 << 20
 # A command that is told to stop because nobody reads on: the shell's and the system's way to say SIGPIPE.
 _CUT_SHORT = (141, -13)
-# What fsspec's file systems raise for a url that does not work; ImportError: no driver (s3fs, aiohttp).
-_REMOTE_ERRORS = (OSError, ValueError, ImportError)
+# What file systems raise for a url that does not work; ImportError: no driver (s3fs, aiohttp).
+_LOCAL_ERRORS = (OSError, ValueError, ImportError)
+# Errors of fsspec's drivers that are none of these; a driver that raises has been imported.
+_DRIVER_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+)
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
@@ -48,6 +56,10 @@ def expand(patterns: Sequence[str]) -> list[str]:
         raise SourceError("no shards were given; name at least one tar, pattern or directory")
     seen: set[str] = set()
     for url in urls:
+        try:
+            url.encode()
+        except UnicodeEncodeError as error:
+            raise SourceError(f"{os.fsencode(url)!r}: the file's name is not UTF-8; rename it") from error
         identity = url if is_remote(url) else str(Path(_local(url)).absolute())
         if identity in seen:
             raise SourceError(f"{url}: named twice among the shards; name each shard once")
@@ -78,7 +90,7 @@ def describe(url: str) -> tuple[int | None, int | None]:
         except (NotImplementedError, KeyError):
             modified_ns = None
         return size, modified_ns
-    except _REMOTE_ERRORS as error:
+    except _remote_errors() as error:
         raise _unreadable(url, error) from error
 
 
@@ -142,7 +154,7 @@ def open_shard(url: str) -> ShardReader:
             return _Seekable(url, source)
         source.close()
         return _Stream(url, lambda: fs.open(path, "rb"))
-    except _REMOTE_ERRORS as error:
+    except _remote_errors() as error:
         raise _unreadable(url, error) from error
 
 
@@ -179,7 +191,7 @@ class _Seekable(ShardReader):
         try:
             self._source.seek(offset)
             data = self._source.read(min(size, self._size - offset))
-        except _REMOTE_ERRORS as error:
+        except _remote_errors() as error:
             raise _unreadable(self.url, error) from error
         if len(data) < min(size, self._size - offset):
             raise self._truncated(offset, size, offset + len(data))
@@ -210,7 +222,7 @@ class _Stream(ShardReader):
                 self._stream = gzip.GzipFile(fileobj=buffered)  # type: ignore[assignment]
             else:
                 self.knows_its_end = False
-        except _REMOTE_ERRORS as error:
+        except _remote_errors() as error:
             raise _unreadable(self.url, error) from error
 
     def read_up_to(self, offset: int, size: int) -> bytes:
@@ -232,7 +244,7 @@ class _Stream(ShardReader):
             return b""
         try:
             data = self._stream.read(size)
-        except (OSError, EOFError, zlib.error) as error:
+        except _stream_errors() as error:
             self._finish()
             raise SourceError(
                 f"{self.url}: reading failed after {self._position} bytes ({error}); fetch the shard again"
@@ -289,6 +301,16 @@ def _open_pipe(url: str) -> Any:
     from webdataset.gopen import gopen
 
     return gopen(url, "rb")
+
+
+def _remote_errors() -> tuple[type[Exception], ...]:
+    drivers = [(sys.modules[module], name) for module, name in _DRIVER_ERRORS if module in sys.modules]
+    return (*_LOCAL_ERRORS, *(getattr(driver, name) for driver, name in drivers))
+
+
+def _stream_errors() -> tuple[type[Exception], ...]:
+    # A gzip stream that is cut off or damaged besides.
+    return (*_remote_errors(), EOFError, zlib.error)
 
 
 def _expand_one(pattern: str) -> list[str]:

@@ -15,7 +15,7 @@ from headspan.analyse.ccs import ConceptConsistency, concept_consistency
 from headspan.analyse.labels import Labels, label_heads, label_with, read_labels
 from headspan.analyse.spans import HeadSpans
 from headspan.analyse.texts import Pool
-from headspan.errors import StoreError, TextsError
+from headspan.errors import SettingsError, StoreError, TextsError
 from tests.conftest import zarr_array
 
 # Texts 0 to 2 are places, 3 to 5 colours, 6 animals; two texts of a concept need not be neighbours.
@@ -193,3 +193,10 @@ def test_spans_labels_and_scores_of_a_whole_run_fit_together(toy_copy: Path) -> 
         commonest = max(first, key=lambda name: (first.count(name), -first.index(name)))
         assert labels.name(layer, head) == commonest
         assert found.scores[spans.layers.index(layer), head] == first.count(commonest)
+
+
+def test_labels_of_fewer_than_five_texts_a_head_are_refused(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    keep(store, [[[0, 1, 2]] * 3])
+    with pytest.raises(SettingsError, match=r"has 3 texts a head, .* run headspan textspan with --texts-per-head 5"):
+        label_heads(store, "hand")

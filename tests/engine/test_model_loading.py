@@ -64,7 +64,7 @@ def test_an_unknown_tag_is_refused_with_the_tags_there_are() -> None:
     with pytest.raises(
         ModelError,
         match=r"^ViT-B-32: --pretrained laion9b is neither a tag of this model nor a file; give a tag "
-        r"\(openai, .*laion2b_s34b_b79k.*\), a \.pt or \.safetensors file, or random:SEED",
+        r"\(openai, .*laion2b_s34b_b79k.*\), hf-hub:NAME, a \.pt or \.safetensors file, or random:SEED",
     ):
         load_model("ViT-B-32", "laion9b")
 
@@ -72,7 +72,7 @@ def test_an_unknown_tag_is_refused_with_the_tags_there_are() -> None:
 def test_weights_must_be_named(toy_config: Path) -> None:
     with pytest.raises(ModelError, match=r"^ViT-B-32: no weights named; give a tag \(openai, .* with --pretrained"):
         load_model("ViT-B-32", None)
-    with pytest.raises(ModelError, match=r"headspan-toy\.json: no weights named; give a \.pt or \.safetensors file"):
+    with pytest.raises(ModelError, match=r"headspan-toy\.json: no weights named; give hf-hub:NAME, a \.pt or"):
         load_model(str(toy_config), None)
 
 

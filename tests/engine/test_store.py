@@ -100,7 +100,7 @@ def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None
     assert moments.total.shape == (LAYERS, HEADS, HEAD_DIM + 3)
     assert moments.gram.shape == (LAYERS, HEADS, HEAD_DIM + 3, HEAD_DIM + 3)
     assert moments.total.dtype == moments.gram.dtype == np.float64
-    assert "67 images, layers 0 to 2, 3 heads of 16, joint 24" in repr(toy_store)
+    assert "67 images, layers 0-2, 3 heads of 16, joint 24" in repr(toy_store)
 
 
 def test_rows_samples_and_arrays_count_the_same_images(toy_run: ToyRun) -> None:
@@ -224,7 +224,11 @@ def test_zarr_alone_opens_the_group_and_finds_what_it_needs_to_know(toy_run: Toy
 def test_a_finished_store_holds_no_stray_files(toy_run: ToyRun) -> None:
     names = [path.name for path in toy_run.path.rglob("*") if path.is_file()]
     assert not [name for name in names if name.endswith(".tmp") or name.startswith(".")]
-    assert sorted(path.name for path in (toy_run.path / COMMITS).iterdir()) == ["complete.json", "group-000000.json"]
+    assert sorted(path.name for path in (toy_run.path / COMMITS).iterdir()) == [
+        "complete.json",
+        "group-000000.json",
+        "planned.json",
+    ]
     assert [path for path in toy_run.path.parent.iterdir() if path != toy_run.path] == []
 
 
@@ -303,7 +307,7 @@ def test_a_damaged_commit_record_is_named(unfinished: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a zip"])
 def test_damaged_moments_are_named(unfinished: Path, damage: bytes) -> None:
     (unfinished / COMMITS / "unit-00000000.moments").write_bytes(damage)
-    with pytest.raises(StoreError, match=r"unit-00000000\.moments: these moments are damaged or missing"):
+    with pytest.raises(StoreError, match=r"unit-00000000\.moments: these moments are damaged"):
         hs.open(unfinished).moments()
 
 

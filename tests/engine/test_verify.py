@@ -1,5 +1,6 @@
 """verify finds what disagrees, and says where."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import zarr
 
 import headspan as hs
 from headspan.analyse.verify import SUM_TOLERANCES, Verdict, verify
+from headspan.errors import StoreError
 from headspan.store.files import checksum
 from tests.conftest import BROKEN_ROWS, ToyRun
 
@@ -67,10 +69,14 @@ def rewritten(toy_copy: Path, array: str, change: object) -> Verdict:
     values = np.asarray(group[array][...])
     change(values)  # type: ignore[operator]
     group[array][...] = values
-    store = hs.open(toy_copy)
+    store = hs.open(toy_copy, keep_failed=True)
     for record in store.records:
         for name in record.files:
             record.files[name] = checksum(toy_copy / name)
+    commits = toy_copy / "records" / "commits"
+    for name in ("planned.json", "complete.json"):
+        files = json.loads((commits / name).read_text())
+        (commits / name).write_text(json.dumps({file: checksum(toy_copy / file) for file in files}))
     return verify(store)
 
 
@@ -98,6 +104,23 @@ def test_a_row_marked_bad_behind_the_records_back_is_found(toy_copy: Path) -> No
         ok[3] = 0
 
     assert any(what.startswith("ok marks") for what in whats(rewritten(toy_copy, "ok", change)))
+
+
+@pytest.mark.parametrize("file", ["model/head_to_joint/c/0/0/0/0", "moments/gram/c/0/0/0/0", "records/shards.parquet"])
+def test_what_belongs_to_no_unit_is_checked_too(file: str, toy_copy: Path) -> None:
+    data = bytearray((toy_copy / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (toy_copy / file).write_bytes(data)
+    (problem,) = verify(hs.open(toy_copy, keep_failed=True)).problems
+    assert problem.unit == -1
+    assert problem.what.startswith(f"{file} has changed since it was written")
+
+
+def test_a_lost_shard_of_ok_does_not_pass_for_fewer_images(toy_copy: Path) -> None:
+    (toy_copy / "ok" / "c" / "0").unlink()
+    with pytest.raises(StoreError, match=r"ok marks .* images, the commit records 67; headspan verify says"):
+        hs.open(toy_copy)
+    assert "ok/c/0 is missing" in whats(verify(hs.open(toy_copy, keep_failed=True)))
 
 
 def test_sums_are_not_claimed_where_they_cannot_be_formed(toy_run: ToyRun, tmp_path: Path) -> None:

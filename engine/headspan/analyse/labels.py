@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from headspan.analyse import results
 from headspan.analyse.spans import HeadSpans, read_spans
-from headspan.errors import TextsError
+from headspan.errors import SettingsError, TextsError
 from headspan.store.reader import Store
 
 # Both studies look at the first five texts.
@@ -48,7 +48,7 @@ def label_heads(store: Store, run: str | None = None) -> Labels:
 
     A head's label is the commonest concept among its first five texts (of equally common ones, the one
     chosen first), and a text is consistent where it carries that concept. Raises TextsError where the
-    pool has no concepts.
+    pool has no concepts, SettingsError where the run has fewer than five texts a head.
     """
     spans = read_spans(store, run)
     concepts = spans.pool.concepts
@@ -56,6 +56,12 @@ def label_heads(store: Store, run: str | None = None) -> Labels:
         raise TextsError(
             f"pool {spans.pool.name}: its texts carry no concepts, so heads cannot be labelled by them; give "
             "text<TAB>concept lines, or use the pool general"
+        )
+    chosen = spans.indices.shape[2]
+    if chosen < LABELLED_TEXTS:
+        raise SettingsError(
+            f"textspan run {spans.run!r} has {chosen} texts a head, labels and scores look at the first "
+            f"{LABELLED_TEXTS}; run headspan textspan with --texts-per-head {LABELLED_TEXTS} or more"
         )
     labels = label_with(
         spans,

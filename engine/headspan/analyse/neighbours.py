@@ -47,7 +47,7 @@ def similarities(
     store: Store, heads: Sequence[Head], vectors: Float[np.ndarray, "query joint"]
 ) -> Float32[np.ndarray, "query images"]:
     """Dot products of each query with every image's mean contribution through `heads`; NaN where an image failed."""
-    _check(store, heads)
+    heads = _distinct(store, heads)
     scores = np.zeros((len(vectors), store.images), np.float32)
     for layer, head in heads:
         coordinates = head_coordinates(store.head_coordinates(layer, head), store.norm, normalised=True)
@@ -57,7 +57,7 @@ def similarities(
 
 def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
     """The mean of one image's contributions through `heads`."""
-    _check(store, heads)
+    heads = _distinct(store, heads)
     return np.mean([_contribution(store, layer, head, image) for layer, head in heads], axis=0)
 
 
@@ -73,6 +73,8 @@ def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:
     return Neighbours(best, scores[best])
 
 
-def _check(store: Store, heads: Sequence[Head]) -> None:
+def _distinct(store: Store, heads: Sequence[Head]) -> list[Head]:
+    """Each head once."""
     if not heads:
         raise SettingsError(f"{store.path}: no heads to search through; name at least one as (layer, head)")
+    return list(dict.fromkeys(heads))

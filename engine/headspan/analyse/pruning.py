@@ -18,7 +18,7 @@ from headspan.store.reader import Store
 def mean_ablated(store: Store, heads: Sequence[Head]) -> Float32[np.ndarray, "images joint"]:
     """Embeddings over `‖embedding‖` (not renormalised) with the contributions of `heads` at their means."""
     embeddings = store.embedding / store.norm[:, 2:]
-    for layer, head in heads:
+    for layer, head in dict.fromkeys(heads):
         contributions = store.heads(layer, head)
         # Images that failed are NaN rows, and have no part in the mean.
         embeddings -= contributions - np.nanmean(contributions, axis=0)

@@ -12,6 +12,8 @@ import zarr
 from headspan.errors import SettingsError, StoreError
 from headspan.store.reader import Store
 
+# What is made from a run of each kind, under the same name.
+_MADE_FROM = {"texts": (), "textspan": ("labels", "ccs"), "labels": ("ccs",), "ccs": ()}
 # An array with the names of its axes.
 Named = tuple[np.ndarray, tuple[str, ...]]
 
@@ -23,24 +25,34 @@ def save(
     arrays: Mapping[str, Named],
     settings: dict[str, Any],
 ) -> None:
-    """Write arrays (each with the names of its axes) and settings, in place of an earlier run of that name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
-        raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
+    """Write arrays and settings in place of an earlier run of that name, and drop what was made from that run."""
+    check_run(run)
     try:
         root = zarr.open_group(store.path, mode="r+")
-        group = root.require_group(kind).create_group(run, overwrite=True, attributes=settings)
+        for later in _MADE_FROM[kind]:
+            if f"{later}/{run}" in root:
+                del root[f"{later}/{run}"]
+        group = root.require_group(kind).create_group(run, overwrite=True)
         for name, (values, dims) in arrays.items():
             group.create_array(name, data=values, dimension_names=list(dims))
+        # Last, since a group without settings counts as none: it was interrupted while being written.
+        group.attrs.update(settings)
     except OSError as error:
         raise StoreError(
             f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); make room or mend its permissions"
         ) from error
 
 
+def check_run(run: str) -> None:
+    """Raise SettingsError where `run` cannot be the name of a run."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+        raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
+
+
 def load(store: Store, kind: str, run: str, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and settings of a run. StoreError where it is not there, naming the command that makes it."""
     node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
-    if not isinstance(node, zarr.Group):
+    if not isinstance(node, zarr.Group) or not node.attrs:
         raise StoreError(f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {made_by}")
     return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
 
@@ -48,7 +60,7 @@ def load(store: Store, kind: str, run: str, made_by: str) -> tuple[dict[str, np.
 def runs(store: Store, kind: str) -> list[str]:
     """The names of the runs of one kind."""
     node = zarr.open_group(store.path, mode="r").get(kind)
-    return sorted(node.group_keys()) if isinstance(node, zarr.Group) else []
+    return sorted(name for name, group in node.groups() if group.attrs) if isinstance(node, zarr.Group) else []
 
 
 def only_run(store: Store, kind: str, run: str | None, made_by: str) -> str:

@@ -31,7 +31,7 @@ def text_maps(
     maps = np.zeros((store.tokens, len(vectors)), np.float32)
     for layer in sorted({layer for layer, _ in heads}):
         mixes = store.patch_coordinates(image, layer)
-        for head in (head for of, head in heads if of == layer):
+        for head in sorted({head for of, head in heads if of == layer}):
             coordinates = head_coordinates(mixes[:, head], norm, normalised=True, parts=store.tokens)
             maps += coordinates @ (store.head_directions(layer, head) @ vectors.T)
     rows, columns = grid_shape(store.tokens - 1, *store.attributes["preprocess"]["size"])

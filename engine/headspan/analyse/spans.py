@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headspan.analyse import results
-from headspan.analyse.texts import Pool, read_pool, stored_pool, text_vectors
-from headspan.analyse.textspan import Spread, TextSpan, span_heads
-from headspan.errors import StoreError
+from headspan.analyse.texts import Pool, read_pool, stored_name, stored_pool, text_vectors
+from headspan.analyse.textspan import Spread, TextSpan, check_counts, span_heads
+from headspan.errors import SettingsError, StoreError
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
@@ -58,6 +58,13 @@ def textspan(
     pool = read_pool(texts)
     run = run or pool.name
     chosen_layers = tuple(store.layers if layers is None else layers)
+    # What can be refused is refused before the texts are embedded, which takes longest.
+    results.check_run(run)
+    check_counts(len(pool.texts), texts_per_head, rank)
+    if not chosen_layers:
+        raise SettingsError(f"{store.path}: no layers to describe; name some, or leave layers out for all")
+    for layer in chosen_layers:
+        store.kept(layer)
     spans = span_store(store, text_vectors(store, pool, listen), texts_per_head, chosen_layers, rank)
     shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
     result = HeadSpans(
@@ -74,7 +81,7 @@ def textspan(
         run,
         {"indices": (result.indices, dims), "explained": (result.explained, dims)},
         {
-            "pool": pool.name,
+            "pool": stored_name(store, pool),
             "pool_sha256": pool.sha256,
             "layers": list(chosen_layers),
             "texts_per_head": texts_per_head,

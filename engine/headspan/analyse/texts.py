@@ -38,7 +38,7 @@ class Pool:
 
 
 def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
-    """A pool from a file, from a sequence of texts, or the one that ships with headspan (`general`).
+    """A pool from a file, from a sequence of texts, or one that ships with headspan (`general`, `world`).
 
     Raises TextsError where the file is missing, empty, not UTF-8, or annotates only some of its lines.
     """
@@ -56,7 +56,8 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
         lines = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise TextsError(
-            f"{source}: cannot be read ({error.strerror}); give a file with one description a line, or general"
+            f"{source}: cannot be read ({error.strerror}); give a file with one description a line, "
+            "or general or world, which ship with headspan"
         ) from error
     except UnicodeDecodeError as error:
         raise TextsError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
@@ -86,10 +87,9 @@ def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32
 
     Raises ModelError where the model at hand is not the one that made the store.
     """
-    if pool.name in results.runs(store, "texts"):
-        arrays, settings = results.load(store, "texts", pool.name, "headspan textspan")
-        if settings["pool_sha256"] == pool.sha256:
-            return arrays["vectors"]
+    name = stored_name(store, pool)
+    if name in results.runs(store, "texts"):
+        return results.load(store, "texts", name, "headspan textspan")[0]["vectors"]
     # Only here is the model needed, and with it torch.
     from headspan.model.load import load_model
     from headspan.model.text import encode_texts
@@ -105,11 +105,19 @@ def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32
     results.save(
         store,
         "texts",
-        pool.name,
+        name,
         {"vectors": (vectors, ("text", "joint"))},
         {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": pool.concepts and list(pool.concepts)},
     )
     return vectors
+
+
+def stored_name(store: Store, pool: Pool) -> str:
+    """The name of `pool` in the store: its own, or, where another pool has that, with its checksum."""
+    if pool.name not in results.runs(store, "texts"):
+        return pool.name
+    _, settings = results.load(store, "texts", pool.name, "headspan textspan")
+    return pool.name if settings["pool_sha256"] == pool.sha256 else f"{pool.name}-{pool.sha256[:8]}"
 
 
 def stored_pool(store: Store, name: str) -> Pool:

@@ -71,6 +71,8 @@ def textspan_dense(
             f"contributions {contributions.shape} and texts {texts.shape}; give [images, joint] and [texts, joint] "
             "with one joint dimension"
         )
+    if not (np.isfinite(contributions).all() and np.isfinite(texts).all()):
+        raise SettingsError("contributions or texts hold NaN or infinity; leave out images that failed")
     exact = contributions.astype(np.float64)
     spread = Spread(len(exact), exact.sum(axis=0), exact.T @ exact, np.eye(exact.shape[1]))
     return span_heads([spread], texts, texts_per_head, rank)[0]
@@ -80,14 +82,19 @@ def span_heads(
     spreads: Iterable[Spread], texts: Float[np.ndarray, "pool joint"], texts_per_head: int, rank: int
 ) -> list[TextSpan]:
     """TEXTSPAN of many heads over one pool, side by side. Raises SettingsError where counts do not fit."""
-    if not 1 <= texts_per_head <= len(texts):
-        raise SettingsError(f"{texts_per_head} texts a head from a pool of {len(texts)}; ask for 1 to {len(texts)}")
-    if rank < 1:
-        raise SettingsError(f"rank {rank}; ask for at least 1")
+    check_counts(len(texts), texts_per_head, rank)
     pool = np.asarray(texts, dtype=np.float64)
     # A thread a head, not threads within one: the products of a round are small.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(lambda spread: _span_head(spread, pool, texts_per_head, rank), spreads))
+
+
+def check_counts(pool: int, texts_per_head: int, rank: int) -> None:
+    """Raise SettingsError where so many texts a head cannot be had of a pool of that size, or the rank is none."""
+    if not 1 <= texts_per_head <= pool:
+        raise SettingsError(f"{texts_per_head} texts a head from a pool of {pool}; ask for 1 to {pool}")
+    if rank < 1:
+        raise SettingsError(f"rank {rank}; ask for at least 1")
 
 
 def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_per_head: int, rank: int) -> TextSpan:

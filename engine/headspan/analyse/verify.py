@@ -51,21 +51,22 @@ def verify(store: Store, listen: Listener = ignore) -> Verdict:
     length is held against `norm`.
     """
     problems: list[Problem] = []
-    errors: list[float] = []
+    largest: float | None = None
     count, total = 0, np.zeros(_moment_shape(store))
+    whole = UnitRecord(-1, 0, store.planned_images, store.planned_images, store.other_files(), [])
+    problems.extend(_file_problems(store, whole))
     for done, record in enumerate(store.records, start=1):
         found = list(_file_problems(store, record))
         if not found:
             unit = _Unit(store, record)
             found = list(unit.problems())
-            errors.extend(unit.sum_errors)
+            largest = max([*unit.sum_errors, *([] if largest is None else [largest])], default=None)
             count += int(unit.good.sum())
             total += unit.coordinate_sums()
         problems.extend(found)
         listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
     if store.records and not problems:
         problems.extend(_moment_problems(store, count, total))
-    largest = max(errors) if errors else None
     return Verdict(len(store.records), count, tuple(problems), largest)
 
 

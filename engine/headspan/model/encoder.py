@@ -35,7 +35,16 @@ class Encoder:
         return self.tower.projection.device
 
     def __call__(self, pixels: Sequence[UInt8[np.ndarray, "height width 3"]]) -> PooledRow:
-        """Encode a batch of decoded images."""
+        """Encode a batch of decoded images. Raises SettingsError where it does not fit the GPU."""
+        try:
+            return self._forward(pixels)
+        except torch.cuda.OutOfMemoryError as error:
+            raise SettingsError(
+                f"--batch-size {len(pixels)} does not fit the memory of {self.device}; give a smaller one, and go on "
+                "with the same command"
+            ) from error
+
+    def _forward(self, pixels: Sequence[UInt8[np.ndarray, "height width 3"]]) -> PooledRow:
         batch = torch.from_numpy(np.stack(pixels)).to(self.device)
         preprocess = self.model.preprocess
         return self.tower.forward(

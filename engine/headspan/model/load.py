@@ -20,7 +20,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.factory import get_model_config, parse_model_name
-from open_clip.pretrained import get_pretrained_cfg
+from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from safetensors import SafetensorError
 
 from headspan.config import Preprocess
@@ -65,7 +65,8 @@ def load_model(name: str, pretrained: str | None) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
     `name` is an open_clip model name, `hf-hub:…`, `local-dir:…` or the path of an open_clip config
-    (`.json`); `pretrained` an open_clip tag, a local `.pt` or `.safetensors` file, or `random:SEED`.
+    (`.json`); `pretrained` an open_clip tag, `hf-hub:…`, a local `.pt` or `.safetensors`
+    file, or `random:SEED`.
     Raises ModelError where the model is unknown or cannot be decomposed, or its weights are missing,
     hold pickled objects, or belong to another model.
     """
@@ -152,7 +153,7 @@ def _weights_source(name: str, registered: str, pretrained: str | None) -> tuple
         return None, 0
     tags = open_clip.list_pretrained_tags_by_model(registered)
     choices = f"a tag ({', '.join(tags)}), " if tags else ""
-    wanted = f"give {choices}a .pt or .safetensors file, or random:SEED"
+    wanted = f"give {choices}hf-hub:NAME, a .pt or .safetensors file, or random:SEED"
     if pretrained is None:
         raise ModelError(f"{name}: no weights named; {wanted} with --pretrained")
     if pretrained.startswith("random:"):
@@ -160,9 +161,19 @@ def _weights_source(name: str, registered: str, pretrained: str | None) -> tuple
         if not re.fullmatch(r"[0-9]{1,18}", seed):
             raise ModelError(f"--pretrained {pretrained}: the seed must be a whole number, as in random:0")
         return None, int(seed)
+    if pretrained.startswith("hf-hub:"):
+        return _from_hub(name, pretrained), 0
     if get_pretrained_cfg(registered, pretrained) or Path(pretrained).is_file():
         return pretrained, 0
     raise ModelError(f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {wanted}")
+
+
+def _from_hub(name: str, pretrained: str) -> str:
+    """The local copy of a hub repository's weights."""
+    try:
+        return str(download_pretrained_from_hf(pretrained.removeprefix("hf-hub:")))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(_load_failure(name, pretrained, error)) from error
 
 
 def _needs_quick_gelu(registered: str, source: str | None) -> bool:

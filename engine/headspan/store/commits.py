@@ -24,6 +24,8 @@ from headspan.store.files import write_atomically
 from headspan.store.schema import RECORDS
 
 GROUP_UNITS = 64
+# Size in bytes and crc32c of files, by their path in the store.
+Files = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,7 @@ class UnitRecord:
     rows: int
     # Images whose numbers are in the arrays.
     images: int
-    # Size in bytes and crc32c of every file of the unit, by its path in the store.
-    files: dict[str, tuple[int, int]]
+    files: Files
     bad: list[BadImage]
 
 
@@ -97,9 +98,22 @@ class Commits:
         for group in range(-(-self._units // GROUP_UNITS)):
             self._merge_group(group)
 
-    def close(self) -> None:
-        """Note that the merged moments stand in the store's arrays."""
-        write_atomically(self._folder / "complete.json", [b"{}\n"])
+    def note_plan(self, files: Files) -> None:
+        """Record the files that the plan wrote: the model's matrices and the tables."""
+        write_atomically(self._folder / "planned.json", [_dump_files(files)])
+
+    def close(self, files: Files) -> None:
+        """Record the files of the merged moments, and with them that the run is complete."""
+        write_atomically(self._folder / "complete.json", [_dump_files(files)])
+
+    def other_files(self) -> Files:
+        """Size and crc32c of the files that belong to no unit."""
+        found: Files = {}
+        for name in ("planned.json", "complete.json"):
+            path = self._folder / name
+            if path.is_file():
+                found.update({file: (size, crc) for file, (size, crc) in json.loads(path.read_bytes()).items()})
+        return found
 
     def drop_moments(self) -> None:
         """Delete the groups' moments, once they stand in the store's arrays."""
@@ -111,8 +125,22 @@ class Commits:
 
     def _group_moments(self, group: int) -> MergedMoments | None:
         whole = self._folder / f"group-{group:06d}.moments"
-        if whole.with_suffix(".json").is_file():
-            return _unpack(whole)
+        if not whole.with_suffix(".json").is_file():
+            try:
+                merged = self._unit_moments(group)
+            except FileNotFoundError as error:
+                if not whole.with_suffix(".json").is_file():
+                    raise StoreError(
+                        f"{error.filename}: the moments of a committed unit are missing; delete its record and run "
+                        "precompute again"
+                    ) from error
+            else:
+                if not whole.with_suffix(".json").is_file():
+                    return merged
+        # Whole from the start, or merged by another process while its units were being read.
+        return _unpack(whole)
+
+    def _unit_moments(self, group: int) -> MergedMoments | None:
         merged: MergedMoments | None = None
         for unit in self._group_units(group):
             path = self._folder / f"unit-{unit:08d}.moments"
@@ -135,6 +163,10 @@ class Commits:
         for path in records:
             path.with_suffix(".moments").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+
+
+def _dump_files(files: Files) -> bytes:
+    return (json.dumps(files, sort_keys=True) + "\n").encode()
 
 
 def _dump(records: Iterable[UnitRecord]) -> bytes:
@@ -176,10 +208,9 @@ def _unpack(path: Path) -> MergedMoments:
         # Opened here, since NumPy leaves a file open that is none of its own.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
             count, total, packed_upper = int(packed["count"]), packed["total"], packed["upper"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StoreError(
-            f"{path}: these moments are damaged or missing ({error}); delete the record of the same name and run "
-            "precompute again"
+            f"{path}: these moments are damaged ({error}); delete the record of the same name and run precompute again"
         ) from error
     size = total.shape[-1]
     upper = np.triu_indices(size)

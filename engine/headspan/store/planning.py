@@ -41,7 +41,10 @@ def open_planned(settings: PrecomputeSettings, encoder: Encoder, listen: Listene
         staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
     store = StoreWriter(path)
     per_image = image_bytes(row_arrays(store.size, settings.emit))
-    listen(Progress("planned", images, images, f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image"))
+    words = [f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image"]
+    if notes:
+        words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")
+    listen(Progress("planned", images, images, "; ".join(words)))
     return store
 
 

@@ -27,8 +27,8 @@ from headspan.emit.shares import (
 )
 from headspan.errors import SettingsError, StoreError
 from headspan.records import BadImage
-from headspan.store.commits import Commits, MergedMoments, UnitRecord
-from headspan.store.samples import read_table
+from headspan.store.commits import Commits, Files, MergedMoments, UnitRecord
+from headspan.store.samples import read_notes, read_table
 from headspan.store.schema import dimensions, open_group, row_arrays
 
 
@@ -55,7 +55,7 @@ class Store:
 
     def __repr__(self) -> str:
         return (
-            f"Store({str(self.path)!r}: {self.images} images, layers {self.layers[0]} to {self.layers[-1]}, "
+            f"Store({str(self.path)!r}: {self.images} images, layers {spans(self.layers)}, "
             f"{self.heads_per_layer} heads of {self.head_dim}, joint {self.joint})"
         )
 
@@ -176,10 +176,11 @@ class Store:
 
     def moments(self) -> MergedMoments:
         """Count, sum and Gram matrix of every kept head's normalised coordinates, over all good images."""
+        moments = None if self._commits.complete else self._commits.moments()
+        # Asked again, since the run may have been finished, and its parts deleted, in between.
         if self._commits.complete:
             count, total, gram = (np.asarray(self._array(f"moments/{name}")[...]) for name in ("count", "sum", "gram"))
             return MergedMoments(int(count[0]), total, gram)
-        moments = self._commits.moments()
         if moments is None:
             raise StoreError(f"{self.path}: no unit is finished yet; run the precompute command again to go on")
         return moments
@@ -189,6 +190,14 @@ class Store:
         """The model's fixed matrices and biases."""
         names = Folded.__dataclass_fields__
         return Folded(**{name: np.asarray(self._array(f"model/{name}")[...]) for name in names})
+
+    def notes(self) -> list[BadImage]:
+        """What the plan met that is no image: captions that cannot be read, members beside no image (row -1)."""
+        return read_notes(self.path)
+
+    def other_files(self) -> Files:
+        """Size and crc32c of the store's files that belong to no unit, as they were written."""
+        return self._commits.other_files()
 
     def row_arrays(self) -> Iterator[tuple[str, zarr.Array[Any]]]:
         """The Zarr arrays with a row an image, all rows, by name."""
@@ -216,7 +225,12 @@ class Store:
     def _read(self, name: str, *index: int) -> np.ndarray:
         array = self._array(name)
         selection: tuple[slice | int, ...] = (slice(None), *index)
-        values = np.asarray(array[selection])
+        try:
+            values = np.asarray(array[selection])
+        except (ValueError, OSError) as error:
+            raise StoreError(
+                f"{self.path}: {name} cannot be read ({_words(error)}); headspan verify says which unit is damaged"
+            ) from error
         if len(self._rows) < len(values):
             return values[self._rows]
         if not self._committed.all():
@@ -224,9 +238,20 @@ class Store:
         return values
 
     def _good_rows(self) -> np.ndarray:
-        return np.flatnonzero(self._committed & (np.asarray(self._array("ok")[...]) == 1))
+        good = np.flatnonzero(self._committed & (np.asarray(self._array("ok")[...]) == 1))
+        recorded = sum(record.images for record in self.records)
+        if len(good) != recorded:
+            raise StoreError(
+                f"{self.path}: ok marks {len(good)} images, the commit records {recorded}; headspan verify says which "
+                "unit is damaged"
+            )
+        return good
 
 
 def open_store(path: str | Path, keep_failed: bool = False) -> Store:
     """Open a store; `keep_failed` shows images that failed (and unfinished ones) as NaN rows."""
     return Store(path, keep_failed)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

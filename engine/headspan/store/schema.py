@@ -92,7 +92,8 @@ def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
 
 def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: str, size: Dimensions) -> ArraySpec:
     unit = size.unit_images
-    chunk_rows = math.gcd(unit, _CHUNK_ROWS.get(name, _DEFAULT_CHUNK_ROWS))
+    most = _CHUNK_ROWS.get(name, _DEFAULT_CHUNK_ROWS)
+    chunk_rows = next(rows for rows in range(min(most, unit), 0, -1) if unit % rows == 0)
     row_bytes = math.prod(tail) * np.dtype(dtype).itemsize
     # The largest part of a unit that keeps a shard under its size, a whole number of inner chunks.
     parts = [n for n in range(1, unit // chunk_rows + 1) if (unit // chunk_rows) % n == 0]
@@ -147,13 +148,13 @@ def image_bytes(specs: dict[str, ArraySpec]) -> int:
     return sum(spec.row_bytes for spec in specs.values())
 
 
-def open_group(path: Path, mode: str = "r") -> tuple[zarr.Group, dict[str, Any]]:
+def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     """The store's root group and its `headspan` attributes; StoreError where it is no store of this format."""
     if not (path / "zarr.json").is_file():
         what = "no such folder" if not path.exists() else "is not a headspan store"
         raise StoreError(f"{path}: {what}; give the path that `headspan precompute --out` wrote")
     try:
-        root = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
+        root = zarr.open_group(path, mode="r")
     except (ValueError, KeyError) as error:
         raise StoreError(
             f"{path}: is no Zarr group ({' '.join(str(error).split())}); give the path of a headspan store"

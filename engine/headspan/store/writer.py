@@ -24,7 +24,7 @@ from headspan.errors import StoreError
 from headspan.plan import units
 from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.commits import Commits, MergedMoments, UnitRecord
-from headspan.store.files import TEMPORARY, sync_folder, sync_tree
+from headspan.store.files import TEMPORARY, checksum, sync_folder, sync_tree
 from headspan.store.samples import read_shards, read_unit, write_notes, write_samples, write_shards
 from headspan.store.schema import (
     RECORDS,
@@ -93,7 +93,10 @@ class StagedStore:
                 "make room, choose another --out, or emit fewer layers"
             )
         write_shards(self.folder, shards)
-        (self.folder / RECORDS / "commits").mkdir()
+        files = {
+            str(path.relative_to(self.folder)): checksum(path)
+            for path in sorted((self.folder / RECORDS).rglob("*.parquet"))
+        }
         root = zarr.create_group(store=self.folder, zarr_format=3, attributes={"headspan": attributes})
         for spec in specs.values():
             create_array(root, spec)
@@ -101,9 +104,11 @@ class StagedStore:
             values = getattr(folded, field.name)
             spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
             create_array(root, spec)
-            write_array(self.folder, spec, values)
+            name, *found = write_array(self.folder, spec, values)
+            files[name] = (found[0], found[1])
         for spec in moment_arrays(size).values():
             create_array(root, spec)
+        Commits(self.folder, 0).note_plan(files)
         sync_tree(self.folder)
         try:
             self.folder.rename(self.path)
@@ -182,12 +187,14 @@ class StoreWriter:
             moments = self.commits.moments()
             assert moments is not None, "a finished store has units"
             values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
+            files = {}
             for name, spec in moment_arrays(self.size).items():
-                write_array(self.path, spec, values[name])
+                file, *found = write_array(self.path, spec, values[name])
+                files[file] = (found[0], found[1])
             # Nobody writes any more: these are of runs that were killed in the middle of a file.
             for path in self.path.rglob(TEMPORARY):
                 path.unlink(missing_ok=True)
-            self.commits.close()
+            self.commits.close(files)
         self.commits.drop_moments()
 
 
