@@ -19,6 +19,7 @@ from headspan.emit.moments import Moments
 from headspan.model.encoder import Encoder, prepare
 from headspan.prefetch import prefetch
 from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
+from headspan.sources import expand
 from headspan.store.planning import open_planned
 from headspan.store.writer import StoreWriter
 
@@ -29,8 +30,10 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
     Raises HeadspanError where a source, the model, the settings or the disk do not allow it; what was
     committed before stays valid.
     """
+    # Before the model, whose weights may take minutes to fetch.
+    urls = expand(settings.shards)
     encoder = prepare(settings)
-    store = open_planned(settings, encoder, listen)
+    store = open_planned(settings, urls, encoder, listen)
     units = store.unfinished()
     skipped = store.size.images - sum(unit.rows for unit in units)
     bad: list[BadImage] = []

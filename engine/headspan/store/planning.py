@@ -18,15 +18,14 @@ from headspan.errors import StoreError
 from headspan.model.encoder import Encoder
 from headspan.plan import list_samples
 from headspan.records import BadImage, Listener, Progress, Sample, Shard
-from headspan.sources import describe, expand
+from headspan.sources import describe
 from headspan.store.schema import FORMAT, Dimensions, image_bytes, row_arrays
 from headspan.store.writer import StagedStore, StoreWriter
 
 
-def open_planned(settings: PrecomputeSettings, encoder: Encoder, listen: Listener) -> StoreWriter:
-    """The store that the settings name, planned now if it is not there yet."""
+def open_planned(settings: PrecomputeSettings, urls: Sequence[str], encoder: Encoder, listen: Listener) -> StoreWriter:
+    """The store that the settings name, planned over the shards `urls` now if it is not there yet."""
     path = Path(settings.out)
-    urls = expand(settings.shards)
     if (path / "zarr.json").is_file():
         return _resume(path, urls, settings, encoder)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
