@@ -38,10 +38,13 @@ def test_only_as_many_tokens_are_computed_as_the_texts_have(
     assert seen == [4, 4]
 
 
-def test_progress_counts_texts(toy_model: LoadedModel) -> None:
+def test_progress_counts_texts_and_tells_of_those_that_may_be_cut(toy_model: LoadedModel) -> None:
     events: list[Progress] = []
     encode_texts(toy_model, TEXTS, 5, events.append)
     assert [(event.done, event.total) for event in events] == [(5, 12), (10, 12), (12, 12)]
+    assert events[-1].note == "1 fill the context of 16 tokens and may be cut"
+    encode_texts(toy_model, TEXTS[:3], 5, events.append)
+    assert events[-1].note == ""
 
 
 def test_a_tower_that_looks_behind_the_end_token_keeps_its_whole_context() -> None:

@@ -27,6 +27,9 @@ def encode_texts(
     """Embed raw sentences, no template, each divided by its length; float32 on the CPU."""
     tokens = model.tokenizer()(list(texts))
     lengths = _lengths(model.clip, tokens)
+    # A text that fills the context may have lost its end, as open_clip's tokenizers cut without a word.
+    full = 0 if lengths is None else int((lengths == tokens.shape[1]).sum())
+    note = f"{full} fill the context of {tokens.shape[1]} tokens and may be cut" if full else ""
     # Texts of like length together, so that a long one does not lengthen its batch.
     order = torch.arange(len(texts)) if lengths is None else lengths.argsort(stable=True)
     vectors: np.ndarray | None = None
@@ -38,7 +41,7 @@ def encode_texts(
         if vectors is None:
             vectors = np.empty((len(texts), found.shape[1]), np.float32)
         vectors[batch.numpy()] = found
-        listen(Progress("texts", start + len(batch), len(texts)))
+        listen(Progress("texts", start + len(batch), len(texts), note))
     assert vectors is not None, "a pool holds at least one text"
     return vectors
 
