@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from headspan.analyse.ccs import concept_consistency
-from headspan.analyse.labels import label_heads, read_labels
+from headspan.analyse.labels import label_heads
 from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
@@ -224,7 +224,7 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if not runs(store, "labels"):
         label_heads(store, flags.run_name)
     found = concept_consistency(store, flags.run_name)
-    labels = read_labels(store, flags.run_name)
+    labels = found.labels
     for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
         for head, score in enumerate(scores):
             print(f"L{layer}.H{head}\t{score}\t{labels.name(layer, head) or '-'}")

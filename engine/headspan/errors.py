@@ -27,3 +27,8 @@ class StoreError(HeadspanError):
 
 class TextsError(HeadspanError):
     """A text pool that cannot be used."""
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, fit for a place within a sentence."""
+    return " ".join(str(error).split()) or type(error).__name__

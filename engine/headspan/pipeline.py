@@ -70,7 +70,7 @@ def compute_unit(
     while batch := list(islice(images, batch_size)):
         result = contributions(encoder([image.pixels for image in batch]), encoder.tower)
         good, rows = result.finite, np.array([image.row for image in batch])
-        bad.extend(store.overflows(rows[~good]))
+        bad.extend(store.overflows(unit, rows[~good]))
         kept = torch.from_numpy(good).to(encoder.device)
         moments.add(result.heads[kept], result.norm[kept])
         writer.put(rows[good], {name: array[good] for name, array in result.arrays.items()})

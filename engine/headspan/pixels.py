@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from headspan.config import Preprocess
-from headspan.errors import HeadspanError
+from headspan.errors import HeadspanError, one_line
 
 # PIL refuses larger images by default: twice Image.MAX_IMAGE_PIXELS.
 PIXELS_LIMIT = 178_956_970
@@ -72,7 +72,7 @@ def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Ima
     except Image.DecompressionBombError as error:
         raise Undecodable(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
     except _PIL_ERRORS as error:
-        raise Undecodable(f"cannot be opened: {_words(error)}") from error
+        raise Undecodable(f"cannot be opened: {one_line(error)}") from error
     if 0 in image.size:
         raise Undecodable(f"no pixels: {image.width}x{image.height}")
     if image.width * image.height > pixels_limit:
@@ -103,7 +103,7 @@ def render(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "hei
             image = _crop_or_pad(image, preprocess.size, fill)
         return np.array(image.convert("RGB"))
     except _PIL_ERRORS as error:
-        raise Undecodable(f"cannot be decoded: {_words(error)}") from error
+        raise Undecodable(f"cannot be decoded: {one_line(error)}") from error
 
 
 def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
@@ -173,7 +173,3 @@ def _silence() -> None:
 
 
 _PIL_IS_SILENT = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

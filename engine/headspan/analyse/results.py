@@ -51,10 +51,20 @@ def check_run(run: str) -> None:
 
 def load(store: Store, kind: str, run: str, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and settings of a run. StoreError where it is not there, naming the command that makes it."""
+    node = _open(store, kind, run, made_by)
+    return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
+
+
+def load_settings(store: Store, kind: str, run: str, made_by: str) -> dict[str, Any]:
+    """The settings of a run alone, without reading its arrays; StoreError as in `load`."""
+    return dict(_open(store, kind, run, made_by).attrs)
+
+
+def _open(store: Store, kind: str, run: str, made_by: str) -> zarr.Group:
     node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
     if not isinstance(node, zarr.Group) or not node.attrs:
         raise StoreError(f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {made_by}")
-    return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
+    return node
 
 
 def runs(store: Store, kind: str) -> list[str]:

@@ -116,12 +116,12 @@ def stored_name(store: Store, pool: Pool) -> str:
     """The name of `pool` in the store: its own, or, where another pool has that, with its checksum."""
     if pool.name not in results.runs(store, "texts"):
         return pool.name
-    _, settings = results.load(store, "texts", pool.name, "headspan textspan")
+    settings = results.load_settings(store, "texts", pool.name, "headspan textspan")
     return pool.name if settings["pool_sha256"] == pool.sha256 else f"{pool.name}-{pool.sha256[:8]}"
 
 
 def stored_pool(store: Store, name: str) -> Pool:
     """The pool `name` as the store keeps it."""
-    _, settings = results.load(store, "texts", name, "headspan textspan")
+    settings = results.load_settings(store, "texts", name, "headspan textspan")
     concepts = settings["concepts"]
     return Pool(name, tuple(settings["texts"]), tuple(concepts) if concepts else None)

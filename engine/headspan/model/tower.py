@@ -141,15 +141,10 @@ class Tower:
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             patches_here = with_patches and index in layers
-            y = self.ops.layer_norm(x, *block.norm_attention)
             if index == last and pooling is None:
-                # No row but the class token's is needed from here on.
-                x = x[:, 0]
-                query, key_value = self._pooled_qkv(block, y)
-                mixed, emitted = self.ops.pooled_attention(query, key_value, self.heads, patches_here)
+                x, emitted = self._attend_class_token(block, x, patches_here)
             else:
-                mixed, emitted = self.ops.attention_emit(F.linear(y, *block.qkv), self.heads, pooling, patches_here)
-            x = x + F.linear(mixed, *block.output)
+                x, emitted = self._attend(block, x, pooling, patches_here)
             mlp = self._mlp(block, x)
             x = x + mlp
             if index in layers:
@@ -175,10 +170,19 @@ class Tower:
         y = self.ops.layer_norm(x, *block.norm_mlp)
         return F.linear(ACTIVATIONS[self.activation](F.linear(y, *block.expand)), *block.shrink)
 
-    def _pooled_qkv(self, block: Block, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend(self, block: Block, x: Tensor, pooling: Tensor | None, with_patches: bool) -> tuple[Tensor, Emitted]:
+        y = self.ops.layer_norm(x, *block.norm_attention)
+        mixed, emitted = self.ops.attention_emit(F.linear(y, *block.qkv), self.heads, pooling, with_patches)
+        return x + F.linear(mixed, *block.output), emitted
+
+    def _attend_class_token(self, block: Block, x: Tensor, with_patches: bool) -> tuple[Tensor, Emitted]:
+        """As `_attend`, for the last block: no row but the class token's is needed from there on."""
+        y = self.ops.layer_norm(x, *block.norm_attention)
         weight, bias = block.qkv
-        width = self.width
-        return F.linear(y[:, 0], weight[:width], bias[:width]), F.linear(y, weight[width:], bias[width:])
+        query = F.linear(y[:, 0], weight[: self.width], bias[: self.width])
+        key_value = F.linear(y, weight[self.width :], bias[self.width :])
+        mixed, emitted = self.ops.pooled_attention(query, key_value, self.heads, with_patches)
+        return x[:, 0] + F.linear(mixed, *block.output), emitted
 
     def _pooling(self, pixels: Tensor) -> Tensor | None:
         """Weights of the rows in the pooled row, `[1 or batch, token]`; None for the class token."""
@@ -192,10 +196,7 @@ class Tower:
         # that make the mean of the normalised rows the norm of one weighted mean.
         x = self._embed(pixels)
         for block in self.blocks:
-            y = self.ops.layer_norm(x, *block.norm_attention)
-            x = x + F.linear(
-                self.ops.attention_emit(F.linear(y, *block.qkv), self.heads, None, False)[0], *block.output
-            )
+            x, _ = self._attend(block, x, None, False)
             x = x + self._mlp(block, x)
         weighted = pooling / _std(x.float(), self.norm_after.eps)
         return weighted / weighted.sum(dim=1, keepdim=True)

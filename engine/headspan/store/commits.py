@@ -82,7 +82,7 @@ class Commits:
     def moments(self) -> MergedMoments | None:
         """Moments of all finished units; None where there is no unit yet."""
         merged: MergedMoments | None = None
-        for group in range(-(-self._units // GROUP_UNITS)):
+        for group in self._groups:
             part = self._group_moments(group)
             if part is not None:
                 merged = part if merged is None else merged + part
@@ -95,7 +95,7 @@ class Commits:
 
     def merge_groups(self) -> None:
         """Merge every group whose units are all done, and tidy what an interrupted merge left."""
-        for group in range(-(-self._units // GROUP_UNITS)):
+        for group in self._groups:
             self._merge_group(group)
 
     def note_plan(self, files: Files) -> None:
@@ -119,6 +119,10 @@ class Commits:
         """Delete the groups' moments, once they stand in the store's arrays."""
         for path in self._folder.glob("group-*.moments"):
             path.unlink(missing_ok=True)
+
+    @property
+    def _groups(self) -> range:
+        return range(-(-self._units // GROUP_UNITS))
 
     def _group_units(self, group: int) -> range:
         return range(group * GROUP_UNITS, min((group + 1) * GROUP_UNITS, self._units))

@@ -19,7 +19,7 @@ from headspan.model.encoder import Encoder
 from headspan.plan import list_samples
 from headspan.records import BadImage, Listener, Progress, Sample, Shard
 from headspan.sources import describe
-from headspan.store.schema import FORMAT, Dimensions, image_bytes, row_arrays
+from headspan.store.schema import FORMAT, Dimensions, image_bytes
 from headspan.store.writer import StagedStore, StoreWriter
 
 
@@ -39,7 +39,7 @@ def open_planned(settings: PrecomputeSettings, urls: Sequence[str], encoder: Enc
         attributes = store_attributes(settings, encoder, images, unit_images)
         staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
     store = StoreWriter(path)
-    per_image = image_bytes(row_arrays(store.size, settings.emit))
+    per_image = image_bytes(store.specs)
     words = [f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image"]
     if notes:
         words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")

@@ -25,7 +25,7 @@ from headspan.emit.shares import (
     head_directions,
     mlp_contributions,
 )
-from headspan.errors import SettingsError, StoreError
+from headspan.errors import SettingsError, StoreError, one_line
 from headspan.records import BadImage
 from headspan.store.commits import Commits, Files, MergedMoments, UnitRecord
 from headspan.store.samples import read_notes, read_table
@@ -229,7 +229,7 @@ class Store:
             values = np.asarray(array[selection])
         except (ValueError, OSError) as error:
             raise StoreError(
-                f"{self.path}: {name} cannot be read ({_words(error)}); headspan verify says which unit is damaged"
+                f"{self.path}: {name} cannot be read ({one_line(error)}); headspan verify says which unit is damaged"
             ) from error
         if len(self._rows) < len(values):
             return values[self._rows]
@@ -251,7 +251,3 @@ class Store:
 def open_store(path: str | Path, keep_failed: bool = False) -> Store:
     """Open a store; `keep_failed` shows images that failed (and unfinished ones) as NaN rows."""
     return Store(path, keep_failed)
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

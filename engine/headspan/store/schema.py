@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 
 from headspan.emit.shares import EXTRA_COORDINATES
-from headspan.errors import StoreError
+from headspan.errors import StoreError, one_line
 
 FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
@@ -156,9 +156,7 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     try:
         root = zarr.open_group(path, mode="r")
     except (ValueError, KeyError) as error:
-        raise StoreError(
-            f"{path}: is no Zarr group ({' '.join(str(error).split())}); give the path of a headspan store"
-        ) from error
+        raise StoreError(f"{path}: is no Zarr group ({one_line(error)}); give the path of a headspan store") from error
     attributes = root.attrs.get("headspan")
     if not isinstance(attributes, dict):
         raise StoreError(f"{path}: a Zarr group, but not one of headspan's; give the path of a headspan store")

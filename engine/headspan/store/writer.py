@@ -104,8 +104,8 @@ class StagedStore:
             values = getattr(folded, field.name)
             spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
             create_array(root, spec)
-            name, *found = write_array(self.folder, spec, values)
-            files[name] = (found[0], found[1])
+            name, size_bytes, crc = write_array(self.folder, spec, values)
+            files[name] = (size_bytes, crc)
         for spec in moment_arrays(size).values():
             create_array(root, spec)
         Commits(self.folder, 0).note_plan(files)
@@ -162,19 +162,15 @@ class StoreWriter:
         for unit in units:
             yield from read_unit(self.path, unit)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the whole run is finished and its moments are merged."""
-        return self.commits.complete
-
-    def overflows(self, rows: np.ndarray) -> list[BadImage]:
-        """The images at `rows`, set aside because a number of theirs does not fit the store's types."""
-        found = []
-        for row in rows.tolist():
-            unit = self.units[row // self.size.unit_images]
-            sample = next(sample for sample in read_unit(self.path, unit) if sample.row == row)
-            found.append(BadImage(row, sample.key, sample.url, "the model's numbers are not finite in 16 bits"))
-        return found
+    def overflows(self, unit: Unit, rows: np.ndarray) -> list[BadImage]:
+        """The images of `unit` at `rows`, set aside because a number of theirs does not fit the store's types."""
+        wanted = set(rows.tolist())
+        # Nearly always there are none, and then nothing is read.
+        return [
+            BadImage(sample.row, sample.key, sample.url, "the model's numbers are not finite in 16 bits")
+            for sample in (read_unit(self.path, unit) if wanted else ())
+            if sample.row in wanted
+        ]
 
     def begin(self, unit: Unit) -> UnitWriter:
         """Start a unit."""
@@ -182,15 +178,15 @@ class StoreWriter:
 
     def finish(self) -> None:
         """Once every unit is committed: merged moments into the arrays `moments/…`, and nothing else left over."""
-        if not self.complete:
+        if not self.commits.complete:
             self.commits.merge_groups()
             moments = self.commits.moments()
             assert moments is not None, "a finished store has units"
             values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
             files = {}
             for name, spec in moment_arrays(self.size).items():
-                file, *found = write_array(self.path, spec, values[name])
-                files[file] = (found[0], found[1])
+                file, size_bytes, crc = write_array(self.path, spec, values[name])
+                files[file] = (size_bytes, crc)
             # Nobody writes any more: these are of runs that were killed in the middle of a file.
             for path in self.path.rglob(TEMPORARY):
                 path.unlink(missing_ok=True)
