@@ -1,10 +1,12 @@
 """A folder of images to numbered tars that headspan and webdataset read.
 
     python tools/make_shards.py IMAGES OUT [--captions captions.csv] [--images-per-shard 1000] [--shuffle SEED]
+    python tools/make_shards.py --world 100000 OUT [--seed 0] [--split train] [--side 64]
 
 Where every image lies in a subfolder, the subfolder is its class: `cls` holds the class's number, and
 OUT/classes.txt the names, one a line. `json` holds the image's path in IMAGES. The same folder always gives
 the same bytes. Images are copied as they are, unopened: `headspan precompute` sets the broken ones aside.
+With `--world`, scenes of the image world are drawn instead, with captions, metadata and masks.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from webdataset.writer import TarWriter
 
 from headspan.errors import HeadspanError, SettingsError, SourceError
 from headspan.plan import IMAGE_EXTENSIONS
+from headspan.records import Progress
+from headspan.world import write_world_shards
+from headspan.world.factors import SPLITS
 
 
 def make_shards(
@@ -120,21 +125,53 @@ def _read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: prints the pattern and returns 0, or one sentence and 2."""
-    parser = argparse.ArgumentParser(description="Write a folder of images as numbered tars.")
-    parser.add_argument("images", type=Path, help="the folder; subfolders, if all images lie in some, are classes")
+    """The command: prints the command that comes next and returns 0, or one sentence and 2."""
+    parser = argparse.ArgumentParser(description="Write images as numbered tars.")
+    parser.add_argument(
+        "images", type=Path, nargs="?", help="a folder; subfolders, if all images lie in some, are classes"
+    )
     parser.add_argument("out", type=Path, help="a directory that is new or empty")
-    parser.add_argument("--captions", type=Path, help="a CSV file with the columns file and caption")
     parser.add_argument("--images-per-shard", type=int, default=1000, help="1000 if not given")
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="a seed; without it the order is by path")
+    folder = parser.add_argument_group("from a folder")
+    folder.add_argument("--captions", type=Path, help="a CSV file with the columns file and caption")
+    folder.add_argument("--shuffle", type=int, metavar="SEED", help="a seed; without it the order is by path")
+    world = parser.add_argument_group("from the image world")
+    world.add_argument("--world", type=int, metavar="SCENES", help="draw so many scenes, and take no folder")
+    world.add_argument("--seed", type=int, default=0, help="0 if not given, as in training")
+    world.add_argument("--split", choices=SPLITS, default="train", help="train if not given")
+    world.add_argument("--side", type=int, default=64, help="pixels; 64 if not given")
     chosen = parser.parse_args(arguments)
+    if (chosen.images is None) == (chosen.world is None):
+        parser.error("give a folder of images, or --world SCENES without one")
     try:
-        pattern = make_shards(chosen.images, chosen.out, chosen.captions, chosen.images_per_shard, chosen.shuffle)
+        pattern, model = _make(chosen)
     except HeadspanError as error:
         print(f"make_shards: {error}", file=sys.stderr)
         return 2
-    print(f"headspan precompute '{pattern}' --model ViT-B-32 --pretrained laion2b_s34b_b79k --out run.zarr")
+    print(f"headspan precompute '{pattern}' --model {model} --out run.zarr")
     return 0
+
+
+def _make(chosen: argparse.Namespace) -> tuple[str, str]:
+    """The shards' pattern, and a model that suits them."""
+    if chosen.world is None:
+        pattern = make_shards(chosen.images, chosen.out, chosen.captions, chosen.images_per_shard, chosen.shuffle)
+        return pattern, "ViT-B-32 --pretrained laion2b_s34b_b79k"
+    with tqdm(total=chosen.world, unit="image", disable=None) as progress:
+
+        def listen(event: Progress) -> None:
+            progress.update(event.done - progress.n)
+
+        pattern = write_world_shards(
+            chosen.out,
+            chosen.world,
+            chosen.seed,
+            images_per_shard=chosen.images_per_shard,
+            side=chosen.side,
+            split=chosen.split,
+            listen=listen,
+        )
+    return pattern, "reference"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency
+from headspan.analyse.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
 from headspan.analyse.labels import Labels, label_heads
 from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, similarities
 from headspan.analyse.pruning import mean_ablated
@@ -17,6 +18,7 @@ from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans, read_spans, textspan
 from headspan.analyse.texts import Pool, read_pool, text_vectors
 from headspan.analyse.textspan import TextSpan, textspan_dense
+from headspan.analyse.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.config import PrecomputeSettings
 from headspan.errors import HeadspanError
 from headspan.records import Listener, Summary, ignore
@@ -24,7 +26,10 @@ from headspan.store.reader import Store
 from headspan.store.reader import open_store as open  # noqa: A004
 
 __all__ = [
+    "Accuracy",
+    "Classes",
     "ConceptConsistency",
+    "GroundTruth",
     "HeadSpans",
     "HeadspanError",
     "Labels",
@@ -32,13 +37,17 @@ __all__ = [
     "PrecomputeSettings",
     "Store",
     "TextSpan",
+    "accuracy",
+    "check_ground_truth",
     "concept_consistency",
+    "embed_classes",
     "label_heads",
     "mean_ablated",
     "nearest_to_image",
     "nearest_to_vector",
     "open",
     "precompute",
+    "read_ground_truth",
     "read_pool",
     "read_spans",
     "similarities",

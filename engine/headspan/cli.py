@@ -251,8 +251,8 @@ def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     result = run_demo(flags.out, progress)
     progress.close()
     _print_summary(result.summary)
-    if result.notice:
-        print(result.notice)
+    named = ", ".join(f"{factor.replace('_', ' ')} {each.share:.1%}" for factor, each in result.truth.zero_shot.items())
+    print(f"named right, zero-shot: {named}")
     print(f"open {result.report} in a browser ({time.monotonic() - began:.0f} s)")
     return 0
 

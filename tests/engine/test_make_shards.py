@@ -134,3 +134,23 @@ def test_the_command_refuses_in_one_sentence(folder: Path, tmp_path: Path, capsy
         assert printed.out == ""
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["old.tar"]
     assert not (tmp_path / "out").exists()
+
+
+def test_scenes_of_the_world_are_written_with_captions_masks_and_metadata(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--world", "7", str(tmp_path / "out"), "--seed", "3", "--split", "held_out", "--side", "96"]) == 0
+    command = capsys.readouterr().out
+    assert "--model reference --out" in command
+    samples = plan(command.split("'")[1])
+    assert len(samples) == 7
+    assert all(sample.caption for sample in samples)
+    known = json.loads(samples[6].metadata or "{}")
+    assert (known["seed"], known["split"], known["index"], known["side"]) == (3, "held_out", 6, 96)
+
+
+@pytest.mark.parametrize("arguments", [["out"], ["images", "out", "--world", "7"]])
+def test_a_folder_and_the_world_exclude_each_other(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "give a folder of images, or --world SCENES without one" in capsys.readouterr().err

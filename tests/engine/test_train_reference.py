@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from headspan.model.load import load_model
-from headspan.world import FACTORS, scene
-from tools.train_reference import CONFIG, Batches, Recipe, build, train, value_of
+from headspan.world import FACTORS, scene, value_of
+from tools.train_reference import CONFIG, Batches, Recipe, build, train
 
 TOY = Recipe(steps=4, batch_size=32, warmup=1, evaluate_every=2, evaluation_scenes=64)
 

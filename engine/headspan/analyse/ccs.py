@@ -77,3 +77,10 @@ def concept_consistency(store: Store, run: str | None = None) -> ConceptConsiste
         },
     )
     return found
+
+
+def read_consistency(store: Store, run: str | None = None) -> ConceptConsistency:
+    """The stored scores of a run, or of the only one there is."""
+    run = results.only_run(store, "ccs", run, "headspan ccs")
+    arrays, _ = results.load(store, "ccs", run, "headspan ccs")
+    return ConceptConsistency(read_labels(store, run), arrays["scores"])

@@ -57,13 +57,22 @@ def similarities(
 
 def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
     """The mean of one image's contributions through `heads`."""
+    return _mean(store, heads, slice(image, image + 1))[0]
+
+
+def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarray, "images joint"]:
+    """The mean of every image's contributions through `heads`: queries for `similarities`."""
+    return _mean(store, heads, slice(None))
+
+
+def _mean(store: Store, heads: Sequence[Head], images: slice) -> Float32[np.ndarray, "images joint"]:
     heads = _distinct(store, heads)
-    return np.mean([_contribution(store, layer, head, image) for layer, head in heads], axis=0)
-
-
-def _contribution(store: Store, layer: int, head: int, image: int) -> Float32[np.ndarray, " joint"]:
-    coordinates = head_coordinates(store.head_coordinates(layer, head)[image], store.norm[image], normalised=True)
-    return coordinates @ store.head_directions(layer, head)
+    norm = store.norm[images]
+    total = np.zeros((len(norm), store.joint), np.float32)
+    for layer, head in heads:
+        coordinates = head_coordinates(store.head_coordinates(layer, head)[images], norm, normalised=True)
+        total += coordinates @ store.head_directions(layer, head)
+    return total / len(heads)
 
 
 def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from headspan.analyse import results
-from headspan.analyse.ccs import ConceptConsistency
-from headspan.analyse.labels import LABELLED_TEXTS, read_labels
+from headspan.analyse.ccs import ConceptConsistency, read_consistency
+from headspan.analyse.ground_truth import read_ground_truth
+from headspan.analyse.labels import LABELLED_TEXTS
 from headspan.analyse.report_examples import find_examples
 from headspan.analyse.report_page import Content, DescribedHead, render
 from headspan.analyse.spans import HeadSpans, read_spans
@@ -29,10 +29,8 @@ def write_report(store: Store, path: str | Path, run: str | None = None, listen:
     store has no such run, or `path` cannot be written.
     """
     path = Path(path)
-    run = results.only_run(store, "ccs", run, "headspan ccs")
-    arrays, _ = results.load(store, "ccs", run, "headspan ccs")
-    labels, spans = read_labels(store, run), read_spans(store, run)
-    found = ConceptConsistency(labels, arrays["scores"])
+    found = read_consistency(store, run)
+    spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
     examples, missing = find_examples(store, spans, heads, listen)
     content = Content(
@@ -47,6 +45,7 @@ def write_report(store: Store, path: str | Path, run: str | None = None, listen:
         at_k=found.at_k,
         groups=found.groups,
         ccr=found.ccr,
+        truth=read_ground_truth(store, found.labels.run),
         bad=store.bad_images(),
         examples=examples,
         missing=missing,

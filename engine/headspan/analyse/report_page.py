@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 
+from headspan.analyse.ground_truth import GroundTruth
 from headspan.analyse.labels import LABELLED_TEXTS
+from headspan.analyse.report_truth import render_truth
 from headspan.records import BadImage
 
 # Of images that were set aside, and of characters of one text: beyond, the page would be long, not better.
@@ -83,6 +85,8 @@ class Content:
     at_k: list[float]
     groups: dict[str, int]
     ccr: float
+    # Only of a store of the image world.
+    truth: GroundTruth | None
     bad: list[BadImage]
     examples: list[HeadExamples]
     # The reason for every image that could not be read, by row.
@@ -105,6 +109,7 @@ def render(content: Content) -> str:
         model=_text(content.model),
         weights=_text(content.weights),
         lede=_lede(content),
+        truth=render_truth(content.truth) if content.truth else "",
         facts="".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in content.facts),
         bars=_bars(content),
         groups=_groups(content),

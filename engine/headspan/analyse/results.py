@@ -13,7 +13,13 @@ from headspan.errors import SettingsError, StoreError
 from headspan.store.reader import Store
 
 # What is made from a run of each kind, under the same name.
-_MADE_FROM = {"texts": (), "textspan": ("labels", "ccs"), "labels": ("ccs",), "ccs": ()}
+_MADE_FROM = {
+    "texts": (),
+    "textspan": ("labels", "ccs", "truth"),
+    "labels": ("ccs", "truth"),
+    "ccs": ("truth",),
+    "truth": (),
+}
 # An array with the names of its axes.
 Named = tuple[np.ndarray, tuple[str, ...]]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
+from PIL import Image
 
 from headspan.analyse.neighbours import Head
 from headspan.emit.shares import head_coordinates
@@ -42,3 +43,24 @@ def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of `patches` square patches over an image of that height and width."""
     shapes = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
     return min(shapes, key=lambda shape: abs(np.log(shape[0] / shape[1] * width / height)))
+
+
+def resized(
+    evidence: Float32[np.ndarray, "rows columns"], size: tuple[int, int]
+) -> Float32[np.ndarray, "height width"]:
+    """A map at `size` (height, width), bilinear between the patches' centres."""
+    height, width = size
+    return np.asarray(Image.fromarray(evidence).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def average_precision(scores: Float32[np.ndarray, "*pixels"], truths: Bool[np.ndarray, "*pixels"]) -> float:
+    """Area under the precision-recall curve of scores for a mask: mean precision at each true pixel's score.
+
+    Pixels of equal score count together. NaN for an empty mask.
+    """
+    values, places = np.unique(-scores.ravel(), return_inverse=True)
+    counts = np.bincount(places, minlength=len(values))
+    hits = np.bincount(places, weights=truths.ravel(), minlength=len(values))
+    if not hits.sum():
+        return float("nan")
+    return float((hits * np.cumsum(hits) / np.cumsum(counts)).sum() / hits.sum())

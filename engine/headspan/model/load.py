@@ -27,6 +27,10 @@ from headspan.config import Preprocess
 from headspan.errors import ModelError
 from headspan.model.convert import SUPPORTED, unsupported_reason
 
+# The model that ships with headspan: its name, its config and its weights.
+REFERENCE = "reference"
+_REFERENCE_CONFIG = Path(__file__).parents[1] / "reference" / "headspan-reference.json"
+_REFERENCE_WEIGHTS = _REFERENCE_CONFIG.with_name("weights.safetensors")
 # The config files that this process has told open_clip of, by the name that they have there.
 _REGISTERED: dict[str, Path] = {}
 # What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
@@ -64,9 +68,9 @@ class LoadedModel:
 def load_model(name: str, pretrained: str | None) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
-    `name` is an open_clip model name, `hf-hub:…`, `local-dir:…` or the path of an open_clip config
-    (`.json`); `pretrained` an open_clip tag, `hf-hub:…`, a local `.pt` or `.safetensors`
-    file, or `random:SEED`.
+    `name` is an open_clip model name, `hf-hub:…`, `local-dir:…`, the path of an open_clip config (`.json`), or
+    `reference`, which ships with headspan and needs no `pretrained`; `pretrained` an open_clip tag, `hf-hub:…`,
+    a local `.pt` or `.safetensors` file, or `random:SEED`.
     Raises ModelError where the model is unknown or cannot be decomposed, or its weights are missing,
     hold pickled objects, or belong to another model.
     """
@@ -107,9 +111,9 @@ def load_model(name: str, pretrained: str | None) -> LoadedModel:
 
 def _registered(name: str) -> str:
     """The name under which open_clip knows the model; a config file is registered under its stem."""
-    if not name.endswith(".json"):
+    if name != REFERENCE and not name.endswith(".json"):
         return name
-    path = Path(name)
+    path = _REFERENCE_CONFIG if name == REFERENCE else Path(name)
     if not path.is_file():
         raise ModelError(f"{name}: no such model config; give the path of an open_clip config, or a model name")
     try:
@@ -154,6 +158,8 @@ def _weights_source(name: str, registered: str, pretrained: str | None) -> tuple
     tags = open_clip.list_pretrained_tags_by_model(registered)
     choices = f"a tag ({', '.join(tags)}), " if tags else ""
     wanted = f"give {choices}hf-hub:NAME, a .pt or .safetensors file, or random:SEED"
+    if pretrained is None and name == REFERENCE:
+        return str(_REFERENCE_WEIGHTS), 0
     if pretrained is None:
         raise ModelError(f"{name}: no weights named; {wanted} with --pretrained")
     if pretrained.startswith("random:"):

@@ -62,6 +62,20 @@ def prompts(factor: str) -> dict[str, list[str]]:
     }
 
 
+def value_of(scene: Scene, factor: str) -> str | None:
+    """A scene's value of a factor, one of those that `prompts` has; None where the scene has no one value of it.
+
+    Colour, shape, texture, size and count belong to scenes of one kind of object, position to those of one object.
+    """
+    if factor == "count":
+        return str(scene.count) if scene.repeated else None
+    if factor in ("style", "background", "background_colour"):
+        return str(getattr(scene, factor))
+    if factor == "position":
+        return scene.things[0].position if scene.count == 1 else None
+    return str(getattr(scene.things[0], factor)) if scene.repeated else None
+
+
 def _repeated(scene: Scene, random: Stream) -> str:
     """One kind of object, with its number, or with its place where there is one."""
     thing = scene.things[0]

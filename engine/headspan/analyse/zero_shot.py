@@ -1,0 +1,62 @@
+"""Zero-shot classification on a store: image embeddings against one vector a class.
+
+Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021: a
+class's vector is the mean of its prompts' unit vectors, made a unit vector again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from headspan.analyse.texts import Pool, text_vectors
+from headspan.records import Listener, ignore
+from headspan.store.reader import Store
+
+# A set of classes by name, each with its prompts.
+Prompts = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Names of classes, and the unit vector of each."""
+
+    names: tuple[str, ...]
+    vectors: Float32[np.ndarray, "class joint"]
+
+    def name(self, embeddings: Float[np.ndarray, "images joint"]) -> list[str]:
+        """The class nearest to each embedding; an embedding's length does not matter."""
+        return [self.names[pick] for pick in (embeddings @ self.vectors.T).argmax(axis=1).tolist()]
+
+
+def embed_classes(
+    store: Store, name: str, sets: Mapping[str, Prompts], listen: Listener = ignore
+) -> dict[str, Classes]:
+    """The classes of every set; all prompts are kept in the store as the pool `name`."""
+    texts = [text for prompts in sets.values() for ways in prompts.values() for text in ways]
+    vectors = iter(text_vectors(store, Pool(name, tuple(texts)), listen))
+    found = {}
+    for factor, prompts in sets.items():
+        means = np.stack([np.mean([next(vectors) for _ in ways], axis=0) for ways in prompts.values()])
+        found[factor] = Classes(tuple(prompts), means / np.linalg.norm(means, axis=1, keepdims=True))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Share of images named right, of how many, and what naming the commonest class everywhere would give."""
+
+    share: float
+    chance: float
+    images: int
+
+
+def accuracy(named: Sequence[str], truths: Sequence[str | None]) -> Accuracy:
+    """Over images that have a truth."""
+    pairs = [(name, truth) for name, truth in zip(named, truths, strict=True) if truth is not None]
+    right = sum(name == truth for name, truth in pairs)
+    _, counts = np.unique([truth for _, truth in pairs], return_counts=True)
+    return Accuracy(right / len(pairs), int(counts.max()) / len(pairs), len(pairs))
