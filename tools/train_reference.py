@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
@@ -29,11 +30,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from headspan.config import Preprocess
 from headspan.model.tower import normalise
-from headspan.world import FACTORS, Stream, caption, prompts, render, scene, value_of
+from headspan.world import FACTORS, Scene, Stream, caption, prompts, render, scene, value_of
 
 CONFIG = Path(__file__).parent.parent / "engine" / "headspan" / "reference" / "headspan-reference.json"
 # The stream of a scene's captions, beside the scene's own.
 _CAPTIONS = 2
+# Scenes are grouped among those of so many batches.
+_POOLED_BATCHES = 64
 # Of open_clip's training recipe: logits are at most a hundred times a cosine.
 _LARGEST_SCALE = math.log(100)
 
@@ -53,6 +56,11 @@ class Recipe:
     # Share of the steps over which the rate falls to zero at the end; before that, a run may still be made longer.
     decay: float = 0.35
     weight_decay: float = 0.1
+    # The step from which on batches consist of groups of scenes alike in what is learnt first: the main object's
+    # colour, whether there are others, and its shape or, in every other group, its texture. Only what is left tells
+    # the scenes of a group apart; among scenes taken at random, that would hardly ever matter.
+    grouped_from: int = 1_250
+    group_size: int = 8
     seed: int = 0
     # Steps between two evaluations, each followed by a checkpoint, and scenes of an evaluation.
     evaluate_every: int = 500
@@ -65,17 +73,44 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         self._recipe = recipe
         self._tokenizer = tokenizer
+        self._pool: tuple[int, list[list[Scene]]] = (-1, [])
 
     def __len__(self) -> int:
         return self._recipe.steps
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         seed, size = self._recipe.seed, self._recipe.batch_size
-        scenes = [scene(seed, "train", index) for index in range(number * size, (number + 1) * size)]
+        if number < self._recipe.grouped_from:
+            scenes = [scene(seed, "train", index) for index in range(number * size, (number + 1) * size)]
+        else:
+            scenes = self._grouped(number)
         streams = [Stream(seed, each.index, _CAPTIONS) for each in scenes]
         # All first captions, then all second ones.
         texts = [caption(*pair) for _ in range(self._recipe.captions) for pair in zip(scenes, streams, strict=True)]
         return torch.from_numpy(render(scenes)), self._tokenizer(texts)
+
+    def _grouped(self, number: int) -> list[Scene]:
+        """One of the batches into which the scenes of many are put anew."""
+        pool, place = divmod(number, _POOLED_BATCHES)
+        if self._pool[0] != pool:
+            self._pool = pool, self._draw_pool(pool)
+        return self._pool[1][place]
+
+    def _draw_pool(self, pool: int) -> list[list[Scene]]:
+        seed, size, group = self._recipe.seed, self._recipe.batch_size, self._recipe.group_size
+        count = _POOLED_BATCHES * size
+        random = np.random.default_rng([seed, pool])
+        scenes = [scene(seed, "train", index) for index in range(pool * count, (pool + 1) * count)]
+        # Scenes that are alike side by side, in random order among themselves; then groups in random order.
+        alike = sorted(random.permutation(count).tolist(), key=lambda at: _likeness(scenes[at]))
+        groups = random.permutation(np.array(alike).reshape(-1, group)).reshape(_POOLED_BATCHES, size)
+        return [[scenes[at] for at in batch] for batch in groups.tolist()]
+
+
+def _likeness(each: Scene) -> tuple[bool, bool, bool, str, str]:
+    """What the scenes of a group have in common."""
+    main, by_shape = each.things[0], each.index % 2 == 0
+    return by_shape, each.repeated, each.count == 1, main.colour, main.shape if by_shape else main.texture
 
 
 def train(
@@ -95,7 +130,14 @@ def train(
     encode = torch.compile(model) if compiled else model
     accuracies: dict[str, float] = {}
     began, first = time.monotonic(), step
-    batches = DataLoader(Batches(recipe, tokenizer), None, sampler=range(step, recipe.steps), num_workers=workers)
+    batches = DataLoader(
+        Batches(recipe, tokenizer),
+        None,
+        sampler=range(step, recipe.steps),
+        num_workers=workers,
+        # Enough to train on while a pool of scenes is drawn.
+        prefetch_factor=8 if workers else None,
+    )
     for pixels, tokens in batches:
         _set_rates(optimisers, _schedule(step, recipe))
         seen[tokens.unique()] = True

@@ -12,7 +12,7 @@ from headspan.model.load import load_model
 from headspan.world import FACTORS, scene, value_of
 from tools.train_reference import CONFIG, Batches, Recipe, build, train
 
-TOY = Recipe(steps=4, batch_size=32, warmup=1, evaluate_every=2, evaluation_scenes=64)
+TOY = Recipe(steps=4, batch_size=32, warmup=1, grouped_from=3, evaluate_every=2, evaluation_scenes=64)
 
 
 def test_training_in_two_goes_gives_the_weights_of_one(tmp_path: Path) -> None:
@@ -52,6 +52,21 @@ def test_a_batch_is_the_same_whenever_it_is_drawn() -> None:
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], Batches(TOY, tokenizer)[1][0])
+
+
+def test_grouped_batches_hold_every_scene_of_their_pool_once_and_like_ones_together() -> None:
+    _, tokenizer = build()
+    batches = Batches(TOY, tokenizer)
+    pool = [batches._grouped(number) for number in range(64, 128)]
+    assert sorted(each.index for batch in pool for each in batch) == list(range(64 * 32, 128 * 32))
+    alike = sum(
+        batch[at].things[0].colour == batch[at + 1].things[0].colour
+        for batch in pool
+        for at in range(31)
+        if at % TOY.group_size != TOY.group_size - 1
+    )
+    # Two scenes taken at random agree once in twelve.
+    assert alike > 0.6 * 64 * 28
 
 
 def test_every_factor_has_scenes_that_are_asked_about_it() -> None:
