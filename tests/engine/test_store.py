@@ -212,7 +212,7 @@ def test_zarr_alone_opens_the_group_and_finds_what_it_needs_to_know(toy_run: Toy
     assert zarr_array(toy_run.path, "heads").shape == (PLANNED, LAYERS, HEADS, HEAD_DIM)
     assert np.flatnonzero(np.asarray(zarr_array(toy_run.path, "ok")[...]) == 0).tolist() == list(BROKEN_ROWS)
     about: Any = zarr.open_group(toy_run.path, mode="r").attrs["headspan"]
-    assert about["format"] == 1
+    assert about["format"] == FORMAT
     assert about["model"] == str(toy_config)
     assert len(about["weights_sha256"]) == 64
     assert about["preprocess"]["size"] == [32, 32]

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,25 @@ class LoadedModel:
         return open_clip.get_tokenizer(_registered(self.name))
 
 
-def load_model(name: str, pretrained: str | None) -> LoadedModel:
+def load_model(name: str, pretrained: str | None, image_size: int | None = None) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
     `name` is an open_clip model name, `hf-hub:…`, `local-dir:…` or the path of an open_clip config
     (`.json`); `pretrained` an open_clip tag, `hf-hub:…`, a local `.pt` or `.safetensors`
-    file, or `random:SEED`.
+    file, or `random:SEED`; `image_size` the height and width of its images, if not its own: positions are
+    interpolated as open_clip does it.
     Raises ModelError where the model is unknown or cannot be decomposed, or its weights are missing,
     hold pickled objects, or belong to another model.
     """
     registered = _registered(name)
     config = _config(name, registered)
-    reason = unsupported_reason(config)
+    try:
+        reason = unsupported_reason(config)
+    except _LOADING_ERRORS as error:
+        raise ModelError(_config_failure(name, error)) from error
     if reason:
         raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}")
+    _check_text_tower(name, config)
     source, seed = _weights_source(name, registered, pretrained)
     try:
         with _quiet_logging(), torch.random.fork_rng(devices=[]):
@@ -83,6 +89,7 @@ def load_model(name: str, pretrained: str | None) -> LoadedModel:
                 registered,
                 pretrained=source,
                 force_quick_gelu=_needs_quick_gelu(registered, source),
+                force_image_size=image_size,
                 # A folder or hub repository without weights would give a model at random.
                 require_pretrained=parse_model_name(registered)[0] is not None,
                 weights_only=True,
@@ -191,11 +198,24 @@ def _load_failure(name: str, pretrained: str | None, error: Exception) -> str:
             "so save the state dict as .safetensors"
         )
     if isinstance(error, TypeError):
-        return f"{name}: open_clip builds no model of this config ({_first_line(error)}); correct the config"
+        return _config_failure(name, error)
     return (
         f"{name}: weights {pretrained or 'of the model'} could not be loaded ({_first_line(error)}); "
         "check the network, or fetch them on a connected machine and give the file with --pretrained"
     )
+
+
+def _config_failure(name: str, error: Exception) -> str:
+    return f"{name}: open_clip builds no model of this config ({_first_line(error)}); correct the config"
+
+
+def _check_text_tower(name: str, config: dict[str, Any]) -> None:
+    text = config["text_cfg"]
+    if text.get("hf_model_name") and find_spec("transformers") is None:
+        raise ModelError(
+            f"{name}: its text tower is Hugging Face's {text['hf_model_name']}, for which open_clip needs the package "
+            "transformers; install it with pip install transformers"
+        )
 
 
 def _mismatch(text: str) -> str:
