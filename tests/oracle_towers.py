@@ -178,7 +178,7 @@ def _pool_rows(
 ) -> Decomposition:
     """The class token's row, or the mean of the patches' with the final norm before or behind it."""
     stream, tokens = trunk[-1].after, len(entering)
-    prefix = weights["cls_token"].shape[1] if "cls_token" in weights else 0
+    prefix = len(_prefix(weights, entering.shape[1]))
     before = "norm.weight" in weights
     norm = "norm" if before else "fc_norm"
     offset = weights.get("head.bias", np.zeros(projection.shape[1]))
@@ -302,7 +302,12 @@ def _mlp(weights: Weights, rows: np.ndarray, facts: Facts) -> np.ndarray:
         gate = _silu(rows @ weights["mlp.fc1_g.weight"].T + weights["mlp.fc1_g.bias"])
         hidden = gate * (rows @ weights["mlp.fc1_x.weight"].T + weights["mlp.fc1_x.bias"])
     else:
-        hidden = _activate(rows @ weights["mlp.fc1.weight"].T + weights["mlp.fc1.bias"], facts.activation)
+        hidden = rows @ weights["mlp.fc1.weight"].T + weights["mlp.fc1.bias"]
+        if hidden.shape[1] == 2 * weights["mlp.fc2.weight"].shape[1]:
+            gate, hidden = np.split(hidden, 2, axis=1)
+            hidden = _silu(gate) * hidden
+        else:
+            hidden = _activate(hidden, facts.activation)
     if "mlp.norm.weight" in weights:
         hidden = _normed(weights, "mlp.norm", hidden, facts.eps)
     return hidden @ weights["mlp.fc2.weight"].T + weights["mlp.fc2.bias"]
@@ -323,11 +328,17 @@ def _embed(weights: Weights, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int,
         pixels = _convolve(pixels, weights["patch_embed.proj.weight"], weights.get("patch_embed.proj.bias"))
     width, *grid = pixels.shape
     rows = pixels.reshape(width, -1).T
-    prefix = weights["cls_token"][0] if "cls_token" in weights else np.zeros((0, width))
+    prefix = _prefix(weights, width)
     positions = weights["pos_embed"][0] if "pos_embed" in weights else np.zeros_like(rows)
     if len(positions) == len(rows):
         return np.concatenate([prefix, rows + positions]), (grid[0], grid[1])
     return np.concatenate([prefix, rows]) + positions, (grid[0], grid[1])
+
+
+def _prefix(weights: Weights, width: int) -> np.ndarray:
+    """Class token and registers, as far as there are any."""
+    tokens = [weights[name][0] for name in ("cls_token", "reg_token") if name in weights]
+    return np.concatenate([np.zeros((0, width)), *tokens])
 
 
 def _convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

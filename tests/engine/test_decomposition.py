@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from open_clip.factory import get_model_config
@@ -29,8 +28,8 @@ from headspan.emit.shares import (
     head_directions,
     mlp_contributions,
 )
-from headspan.errors import ModelError, SettingsError
-from headspan.model.convert import to_tower, unsupported_reason
+from headspan.errors import SettingsError
+from headspan.model.convert import to_tower
 from headspan.model.tower import PooledRow, Tower
 from headspan.records import Sample, Shard
 from headspan.store.reader import Store
@@ -372,7 +371,6 @@ def test_the_norm_takes_its_eps_from_the_model() -> None:
     tower = to_tower(visual, "toy")
     terms = joint_terms(tower, tower.forward(pixels, (0,), with_terms=True), (0,), "own")
     assert relative_error(terms.total("own"), encode_image(visual, pixels)) < tolerances.FLOAT32_SUM
-
 
 
 def test_an_unknown_convention_is_refused_by_name() -> None:

@@ -65,7 +65,8 @@ def head_directions(
 ) -> Float32[np.ndarray, "coordinate joint"]:
     """The rows that `head_coordinates` multiply, for head `head` of the `kept`-th kept layer.
 
-    `layer` is its place among the direct layers; it may count from their end. `own` has no use for the three shares: their rows are zero.
+    `layer` is its place among the direct layers; it may count from their end. `own` has no use for the three
+    shares: their rows are zero.
     """
     matrix = folded.head_to_joint[kept, head]
     if convention == "even":
@@ -91,9 +92,7 @@ def mlp_contributions(
     if convention == "even":
         shared = folded.share_count[0]
         mean, std = norm[:, :1], norm[:, 1:2]
-        contributions = (
-            centred + ((means - mean / shared) / std)[..., None] * folded.gain + folded.shift / shared
-        )
+        contributions = centred + ((means - mean / shared) / std)[..., None] * folded.gain + folded.shift / shared
     return contributions / norm[:, 2, None, None] if normalised else contributions
 
 

@@ -62,7 +62,8 @@ def tower_of(visual: TimmModel) -> Tower:
 
 def _stem(embed: nn.Module) -> tuple[Convolution, ...]:
     if isinstance(embed, HybridEmbed) and type(embed.backbone) is ConvStem and isinstance(embed.proj, nn.Identity):
-        return tuple(_stem_step(step) for step in embed.backbone)
+        steps: Any = embed.backbone
+        return tuple(_stem_step(step) for step in steps)
     if type(embed) is PatchEmbed and isinstance(embed.norm, nn.Identity) and not embed.dynamic_img_pad:
         return (_convolution(embed.proj, None),)
     raise Undecomposable("its image tower is a hybrid, with stages of convolutions before its Vision Transformer")
@@ -72,9 +73,10 @@ def _stem_step(step: ConvNormAct) -> Convolution:
     """A convolution with its batch norm, which is a fixed scale and shift when nothing is trained, folded in."""
     if not isinstance(step.bn, nn.BatchNorm2d):
         return _convolution(step.conv, None)
-    act = step.bn.act
+    act: Any = step.bn.act
     plain = _convolution(step.conv, None if isinstance(act, nn.Identity) else activation_of(act))
-    assert step.bn.running_mean is not None and step.bn.running_var is not None
+    assert step.bn.running_mean is not None
+    assert step.bn.running_var is not None
     scale = as_float(step.bn.weight) / torch.sqrt(as_float(step.bn.running_var) + step.bn.eps)
     shift = as_float(step.bn.bias) - as_float(step.bn.running_mean) * scale
     bias = shift if plain.bias is None else plain.bias * scale + shift

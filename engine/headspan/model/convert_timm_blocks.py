@@ -22,11 +22,11 @@ _POST_NORM = (ResPostBlock, EvaBlockPostNorm, ResPostRelPosBlock)
 _ATTENTIONS = (Attention, AttentionRope, EvaAttention, RelPosAttention)
 
 
-def block_of(block: nn.Module, shared_positions: nn.Module | None) -> Block:
+def block_of(block: Any, shared_positions: nn.Module | None) -> Block:
     """A block; `shared_positions` is the relative position bias of all blocks, where they share one."""
     if type(block) not in _PRE_NORM + _POST_NORM or type(block.attn) not in _ATTENTIONS:
         raise Undecomposable(f"its blocks are {type(block).__name__} with {type(block.attn).__name__}")
-    attention: Any = block.attn
+    attention = block.attn
     _refuse_extras(attention)
     before = type(block) in _PRE_NORM
     norms: tuple[Any, ...] = (norm_of(block.norm1), norm_of(block.norm2))
@@ -47,9 +47,7 @@ def mlp_of(mlp: nn.Module, norm: Norm | None, scale: Tensor | None, norm_output:
     kind: Any = mlp
     if type(mlp) is SwiGLU:
         expand = side_by_side(linear_of(kind.fc1_g), linear_of(kind.fc1_x))
-    elif type(mlp) is GluMlp and not kind.gate_last:
-        expand = linear_of(kind.fc1)
-    elif type(mlp) is PlainMlp and isinstance(kind.fc1, nn.Linear):
+    elif (type(mlp) is GluMlp and not kind.gate_last) or (type(mlp) is PlainMlp and isinstance(kind.fc1, nn.Linear)):
         expand = linear_of(kind.fc1)
     else:
         raise Undecomposable(f"its MLPs are {type(mlp).__name__}")

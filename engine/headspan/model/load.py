@@ -25,8 +25,8 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from safetensors import SafetensorError
 
 from headspan.config import Preprocess
-from headspan.errors import ModelError
-from headspan.model.convert import SUPPORTED, unsupported_reason
+from headspan.errors import ModelError, SettingsError
+from headspan.model.convert import SUPPORTED, patch_pixels, unsupported_reason
 
 # The config files that this process has told open_clip of, by the name that they have there.
 _REGISTERED: dict[str, Path] = {}
@@ -58,8 +58,18 @@ class LoadedModel:
     weights_sha256: str
 
     def tokenizer(self) -> Any:
-        """open_clip's tokenizer for this model."""
-        return open_clip.get_tokenizer(_registered(self.name))
+        """open_clip's tokenizer for this model; ModelError where it needs what is not there."""
+        try:
+            return open_clip.get_tokenizer(_registered(self.name))
+        except ImportError as error:
+            raise ModelError(
+                f"{self.name}: open_clip's tokenizer for it needs a package ({_first_line(error)}); install it with "
+                "pip install transformers sentencepiece"
+            ) from error
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{self.name}: its tokenizer could not be loaded ({_first_line(error)}); check the network"
+            ) from error
 
 
 def load_model(name: str, pretrained: str | None, image_size: int | None = None) -> LoadedModel:
@@ -69,8 +79,8 @@ def load_model(name: str, pretrained: str | None, image_size: int | None = None)
     (`.json`); `pretrained` an open_clip tag, `hf-hub:…`, a local `.pt` or `.safetensors`
     file, or `random:SEED`; `image_size` the height and width of its images, if not its own: positions are
     interpolated as open_clip does it.
-    Raises ModelError where the model is unknown or cannot be decomposed, or its weights are missing,
-    hold pickled objects, or belong to another model.
+    Raises SettingsError where the images would be smaller than a patch, ModelError where the model is unknown
+    or cannot be decomposed, or its weights are missing, hold pickled objects, or belong to another model.
     """
     registered = _registered(name)
     config = _config(name, registered)
@@ -81,6 +91,10 @@ def load_model(name: str, pretrained: str | None, image_size: int | None = None)
     if reason:
         raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}")
     _check_text_tower(name, config)
+    if image_size is not None and image_size < (patch := patch_pixels(config)):
+        raise SettingsError(
+            f"--image-size {image_size}: a patch of {name} takes {patch} pixels; give a multiple of that"
+        )
     source, seed = _weights_source(name, registered, pretrained)
     try:
         with _quiet_logging(), torch.random.fork_rng(devices=[]):

@@ -63,6 +63,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "model_config": model.config,
         "weights_sha256": model.weights_sha256,
         "preprocess": asdict(model.preprocess),
+        "image_size": settings.image_size,
         "precision": settings.precision,
         "emit": list(settings.emit),
         "dimensions": asdict(
@@ -84,7 +85,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         ),
         "sum": describe_sum(tower),
         "units": {
-            "heads": "value mix of the pooled row, sum over tokens of alpha v, after the norm behind it if there is one",
+            "heads": "value mix of the pooled row, sum over tokens of alpha v, after the norm behind it, if any",
             "patches": "alpha v per source token, those that are no patches first",
             "mlps": "own convention: (m - mean m) gamma P / s, in joint space",
             "carried": "own convention, in joint space: what the pooling layer's heads took from this head",
@@ -102,9 +103,8 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
         carried = None
     else:
         terms = [f"MLP of layer {layers.start}, the pooling"] if tower.terms else []
-        carried = (
-            f"linear given layer {layers.start}'s attention: shares of its heads, in the sum already; "
-            + ("what passes its MLP is not in them" if terms else "no other way leads to the embedding")
+        carried = f"linear given layer {layers.start}'s attention: shares of its heads, in the sum already; " + (
+            "what passes its MLP is not in them" if terms else "no other way leads to the embedding"
         )
     return {
         "direct_layers": list(layers),
