@@ -48,7 +48,17 @@ def write_store(path: Path, images: int) -> None:
     """A finished store at ViT-L/14's sizes."""
     random = np.random.default_rng(0)
     size = Dimensions(
-        images, 1024, layers=(20, 21, 22, 23), all_layers=24, heads=16, head_dim=64, tokens=257, joint=768
+        images,
+        1024,
+        layers=(20, 21, 22, 23),
+        all_layers=24,
+        direct_layers=24,
+        heads=16,
+        head_dim=64,
+        tokens=257,
+        prefix_tokens=1,
+        joint=768,
+        terms=25,
     )
     attributes = {"format": FORMAT, "version": "benchmark", "emit": ["heads"], "dimensions": asdict(size)}
     folded = Folded(
@@ -58,6 +68,7 @@ def write_store(path: Path, images: int) -> None:
         bias_mean=np.ones(24, np.float32),
         gain=np.ones(768, np.float32),
         shift=np.ones(768, np.float32),
+        share_count=np.full(1, 49, np.float32),
     )
     samples = (
         Sample(row, f"{row:09d}", f"{row // 10_000:05d}.tar", f"{row:09d}.jpg", 1536 * row, 30_000, _caption(random))

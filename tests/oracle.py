@@ -32,7 +32,7 @@ class Contributions:
     heads: Float64[np.ndarray, "layer head joint"]
     # The same by source token; sums to `heads` over tokens.
     patches: Float64[np.ndarray, "layer head token joint"]
-    # Entry 0 is the state that enters the first block, entry l + 1 the MLP of layer l.
+    # Entry 0 is the state that enters the first block, if it has a part, the others are MLPs.
     mlps: Float64[np.ndarray, "term joint"]
     attention_biases: Float64[np.ndarray, "layer joint"]
     final_bias: Float64[np.ndarray, "joint"]
@@ -55,16 +55,21 @@ class Decomposition:
     mu: float
     s: float
     norm: float
-    initial: Float64[np.ndarray, "width"]
+    # None under attention pooling, where no row is carried on.
+    initial: Float64[np.ndarray, "width"] | None
     # Per source token: attention weight times value, before the output projection.
     patch_mixes: Float64[np.ndarray, "layer head token head_dim"]
     # The same after the head's slice of the output projection, without its bias.
     patch_outputs: Float64[np.ndarray, "layer head token width"]
     projection_biases: Float64[np.ndarray, "layer width"]
-    mlp_outputs: Float64[np.ndarray, "layer width"]
-    final_weight: Float64[np.ndarray, "width"]
-    final_bias: Float64[np.ndarray, "width"]
+    mlp_outputs: Float64[np.ndarray, "mlp width"]
+    # None where no norm stands before the projection; then mu is 0 and s is 1.
+    final_weight: Float64[np.ndarray, "width"] | None
+    final_bias: Float64[np.ndarray, "width"] | None
     projection: Float64[np.ndarray, "width joint"]
+    projection_bias: Float64[np.ndarray, "joint"]
+    # By carried layer and head, in joint space: what an attention pooling took from it, each centred by itself.
+    carried: Float64[np.ndarray, "layer head joint"] | None = None
 
     @property
     def mixes(self) -> Float64[np.ndarray, "layer head head_dim"]:
@@ -74,7 +79,7 @@ class Decomposition:
     def pooled(self) -> Float64[np.ndarray, "width"]:
         """The pooled row of the last residual state, as the sum of its terms."""
         return (
-            self.initial
+            (0 if self.initial is None else self.initial)
             + self.patch_outputs.sum(axis=(0, 1, 2))
             + self.projection_biases.sum(axis=0)
             + self.mlp_outputs.sum(axis=0)
@@ -98,19 +103,23 @@ class Decomposition:
         )
 
     def _even(self) -> Contributions:
-        """Each of the K = 2L + 1 terms takes μ/K and β/K, a head 1/H of that, a token 1/N of a head's."""
+        """Each of the K terms takes μ/K and β/K, a head 1/H of that, a token 1/N of a head's.
+
+        K is 2L + 1 (attention outputs, MLPs, initial state); with attention pooling, its output and its MLP.
+        """
         layers, heads, tokens, _ = self.patch_outputs.shape
-        terms = 2 * layers + 1
+        others = [*([] if self.initial is None else [self.initial]), *self.mlp_outputs]
+        terms = layers + len(others)
 
         def carry(term: np.ndarray, share: float) -> np.ndarray:
-            centred = term - self.mu * share
-            return (self.final_weight * centred / self.s + self.final_bias * share) @ self.projection
+            if self.final_weight is not None and self.final_bias is not None:
+                term = self.final_weight * (term - self.mu * share) / self.s + self.final_bias * share
+            return term @ self.projection + self.projection_bias * share
 
         joint = self.projection.shape[1]
         head_parts = np.zeros((layers, heads, joint))
         patch_parts = np.zeros((layers, heads, tokens, joint))
-        mlp_parts = np.zeros((layers + 1, joint))
-        mlp_parts[0] = carry(self.initial, 1 / terms)
+        mlp_parts = np.array([carry(term, 1 / terms) for term in others]).reshape(-1, joint)
         for layer in range(layers):
             bias = self.projection_biases[layer]
             for head in range(heads):
@@ -119,30 +128,34 @@ class Decomposition:
                 for token in range(tokens):
                     part = self.patch_outputs[layer, head, token] + bias / (heads * tokens)
                     patch_parts[layer, head, token] = carry(part, 1 / (terms * heads * tokens))
-            mlp_parts[layer + 1] = carry(self.mlp_outputs[layer], 1 / terms)
         return Contributions(head_parts, patch_parts, mlp_parts, np.zeros((layers, joint)), np.zeros(joint))
 
     def _own(self) -> Contributions:
         """Each term is centred by its own mean; both kinds of bias are terms of their own."""
         layers, heads, tokens, _ = self.patch_outputs.shape
 
+        others = [*([] if self.initial is None else [self.initial]), *self.mlp_outputs]
+
         def carry(term: np.ndarray) -> np.ndarray:
-            return (self.final_weight * (term - term.mean()) / self.s) @ self.projection
+            if self.final_weight is not None:
+                term = self.final_weight * (term - term.mean()) / self.s
+            return term @ self.projection
 
         joint = self.projection.shape[1]
         head_parts = np.zeros((layers, heads, joint))
         patch_parts = np.zeros((layers, heads, tokens, joint))
-        mlp_parts = np.zeros((layers + 1, joint))
+        mlp_parts = np.array([carry(term) for term in others]).reshape(-1, joint)
         bias_parts = np.zeros((layers, joint))
-        mlp_parts[0] = carry(self.initial)
         for layer in range(layers):
             for head in range(heads):
                 head_parts[layer, head] = carry(self.patch_outputs[layer, head].sum(axis=0))
                 for token in range(tokens):
                     patch_parts[layer, head, token] = carry(self.patch_outputs[layer, head, token])
             bias_parts[layer] = carry(self.projection_biases[layer])
-            mlp_parts[layer + 1] = carry(self.mlp_outputs[layer])
-        return Contributions(head_parts, patch_parts, mlp_parts, bias_parts, self.final_bias @ self.projection)
+        final_bias = self.projection_bias
+        if self.final_bias is not None:
+            final_bias = final_bias + self.final_bias @ self.projection
+        return Contributions(head_parts, patch_parts, mlp_parts, bias_parts, final_bias)
 
 
 def _layer_norm(rows: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
@@ -280,6 +293,7 @@ def decompose(
         final_weight=final_weight,
         final_bias=final_bias,
         projection=weights["proj"],
+        projection_bias=np.zeros(weights["proj"].shape[1]),
     )
 
 

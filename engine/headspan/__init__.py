@@ -43,6 +43,7 @@ __all__ = [
     "embed_classes",
     "label_heads",
     "mean_ablated",
+    "models",
     "nearest_to_image",
     "nearest_to_vector",
     "open",
@@ -58,13 +59,21 @@ __all__ = [
 ]
 
 
+def models() -> dict[str, str | None]:
+    """Every model that open_clip has, by name: None where headspan decomposes it, else why not."""
+    # This call needs torch too.
+    from headspan.model.convert import catalogue
+
+    return catalogue()
+
+
 def precompute(shards: str | Sequence[str], out: str | Path, listen: Listener = ignore, **settings: Any) -> Summary:
     """Stream `shards` through an image encoder into the store `out`; returns what was done.
 
     `settings` are the fields of PrecomputeSettings, as in `model="ViT-L-14", layers="all"`. Called again,
     it goes on where it was interrupted. Raises HeadspanError, with what to do.
     """
-    # The only call here that needs torch; reading and analysing do not.
+    # A call that needs torch; reading and analysing do not.
     from headspan.pipeline import precompute as run
 
     named = shards if isinstance(shards, str) else list(shards)

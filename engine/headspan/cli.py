@@ -138,6 +138,18 @@ def _print_summary(summary: Summary) -> None:
             print(f"  and {len(summary.bad) - 10:,} more; `headspan info {summary.path} --bad` lists all")
 
 
+def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    from headspan.model.convert import catalogue
+
+    reasons = catalogue()
+    width = max(map(len, reasons))
+    for name, reason in reasons.items():
+        print(f"{name:<{width}}  {'no: ' + reason if reason else 'yes'}")
+    supported = sum(reason is None for reason in reasons.values())
+    print(f"{supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed")
+    return 0
+
+
 def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     attributes, bad = store.attributes, store.bad_images()
@@ -154,7 +166,9 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         "images": f"{store.images:,} of {store.planned_images:,} planned, {len(bad):,} set aside"
         + ("" if store.complete else "; unfinished: run the same precompute command to go on"),
         "notes": f"{len(notes):,} on captions, metadata and members that are no images",
-        "layers": f"{spans_of(store.layers)} of {store.all_layers}",
+        "layers": f"{spans_of(store.layers)} of {store.all_layers}"
+        + (f"; {spans_of(store.carried_layers)} as carried through it" if store.carried_layers else ""),
+        "sum": _sum_of(attributes["sum"]),
         "heads": f"{store.heads_per_layer} a layer, {store.head_dim} dimensions; joint space {store.joint}",
         "emitted": ", ".join(attributes["emit"]),
         "precision": f"{attributes['precision']}, {attributes['backend']}",
@@ -169,6 +183,15 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
     return 0
+
+
+def _sum_of(terms: dict[str, Any]) -> str:
+    """Which terms sum to the embedding."""
+    layers, others = terms["direct_layers"], terms["terms"]
+    words = [f"heads of layers {spans_of(layers)}" if len(layers) > 1 else f"heads of layer {layers[0]}, the pooling"]
+    if len(others) > 1:
+        words.append(f"initial state and {len(others) - 1} MLPs")
+    return " + ".join([*words, *(others if len(others) == 1 else []), "biases"])
 
 
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -271,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("shards", nargs="+", help="tars: brace patterns, globs, directories, urls")
     precompute.add_argument("--out", required=True, help="the store to write, a folder such as run.zarr")
     precompute.add_argument("--model", help="open_clip name, hf-hub:…, local-dir:… or config .json (default: ViT-B-32)")
+    precompute.add_argument("--image-size", type=int, help="pixels, if not the model's own; positions are interpolated")
     precompute.add_argument("--pretrained", help="open_clip tag, .pt or .safetensors file, or random:SEED")
     precompute.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
     precompute.add_argument("--emit", help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
@@ -281,6 +305,8 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument(
         "--unit-images", type=int, help="images a unit of work (default: 256 on a CPU, 1024 on a GPU)"
     )
+
+    _command(commands, "models", _models, "the models that open_clip has, and which are decomposed")
 
     info = _command(commands, "info", _info, "what a store holds")
     info.add_argument("store")

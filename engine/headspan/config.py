@@ -12,7 +12,7 @@ from typing import Any
 
 from headspan.errors import SettingsError
 
-EMISSIONS = ("heads", "patches", "mlps")
+EMISSIONS = ("heads", "patches", "mlps", "carried")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -56,8 +56,10 @@ class PrecomputeSettings:
     pretrained: str | None = None
     # `all`, `last4`, `8-11`, or numbers with commas: the layers whose heads (and patches) are kept.
     layers: str = "last4"
-    # What is stored beside `heads` and `moments`, which always are.
+    # What is stored beside `heads` and `moments`, which always are; `carried` is for attention pooling.
     emit: tuple[str, ...] = ("heads",)
+    # Height and width of the images as the model gets them; None means the model's own.
+    image_size: int | None = None
     device: str = "auto"
     precision: str = "fp32"
     batch_size: int = 32
@@ -78,7 +80,7 @@ class PrecomputeSettings:
             raise SettingsError(f"--emit {','.join(unknown)} is unknown; choose from {', '.join(EMISSIONS)}")
         if self.precision not in PRECISIONS:
             raise SettingsError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
-        for name in ("batch_size", "workers", "unit_images", "in_flight_bytes"):
+        for name in ("image_size", "batch_size", "workers", "unit_images", "in_flight_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {value} is too small; give at least 1")

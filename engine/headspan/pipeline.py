@@ -68,7 +68,7 @@ def compute_unit(
     size, writer = store.size, store.begin(unit)
     moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, encoder.device)
     while batch := list(islice(images, batch_size)):
-        result = contributions(encoder([image.pixels for image in batch]), encoder.tower)
+        result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
         good, rows = result.finite, np.array([image.row for image in batch])
         bad.extend(store.overflows(unit, rows[~good]))
         kept = torch.from_numpy(good).to(encoder.device)

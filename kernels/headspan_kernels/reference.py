@@ -36,14 +36,16 @@ def attention_emit(
     heads: int,
     pooling: Float[Tensor, "pool_batch token"] | None,
     with_patches: bool,
+    bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """Attention of every token, and what the pooled row took from each head.
 
     `qkv` holds queries, keys and values side by side. `pooling` holds the weights of the rows whose mean
     is the pooled row (its first axis is 1 or the batch); None means that row 0, the class token, is it.
+    `bias` is added to the scores.
     """
     query, key, value = _split_heads(qkv, 3, heads)
-    mixed = F.scaled_dot_product_attention(query, key, value)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     if pooling is None:
         emitted_heads = mixed[:, :, 0].float()
     else:
@@ -51,7 +53,8 @@ def attention_emit(
     emitted_patches = None
     if with_patches:
         rows = query[:, :, :1] if pooling is None else query
-        weights = _attention_weights(rows, key)
+        row_bias = bias if bias is None or pooling is not None else bias[:, :1]
+        weights = _attention_weights(rows, key, row_bias)
         if pooling is None:
             weights = weights[:, :, 0]
         else:
@@ -65,20 +68,34 @@ def pooled_attention(
     key_value: Float[Tensor, "batch token kv_width"],
     heads: int,
     with_patches: bool,
+    bias: Float[Tensor, "head token"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
-    """Attention of one query row an image, as in the last block, where no other row is needed."""
+    """Attention of one query row an image, as in the last block, where no other row is needed.
+
+    `bias` is added to the scores.
+    """
     batch, width = query.shape
+    row_bias = None if bias is None else bias[:, None]
     key, value = _split_heads(key_value, 2, heads)
     rows = query.view(batch, heads, 1, width // heads)
     if with_patches:
-        emitted_patches = _attention_weights(rows, key)[:, :, 0, :, None] * value.float()
+        emitted_patches = _attention_weights(rows, key, row_bias)[:, :, 0, :, None] * value.float()
         emitted_heads = emitted_patches.sum(dim=2)
         mixed = emitted_heads.to(query.dtype)
     else:
         emitted_patches = None
-        mixed = F.scaled_dot_product_attention(rows, key, value)[:, :, 0]
+        mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=row_bias)[:, :, 0]
         emitted_heads = mixed.float()
     return mixed.reshape(batch, width), Emitted(emitted_heads, emitted_patches)
+
+
+def attention_weights(
+    query: Float[Tensor, "batch width"], key: Float[Tensor, "batch token width"], heads: int
+) -> Float[Tensor, "batch head token"]:
+    """How much of every token each head of one query row an image takes; sums to 1 over tokens, float32."""
+    (keys,) = _split_heads(key, 1, heads)
+    rows = query.view(len(query), heads, 1, -1)
+    return _attention_weights(rows, keys, None)[:, :, 0]
 
 
 def add_moments(
@@ -104,6 +121,6 @@ def _join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(batch, tokens, -1)
 
 
-def _attention_weights(query: Tensor, key: Tensor) -> Tensor:
-    scale = query.shape[-1] ** -0.5
-    return torch.softmax(scale * (query.float() @ key.float().transpose(-1, -2)), dim=-1)
+def _attention_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    scores = query.shape[-1] ** -0.5 * (query.float() @ key.float().transpose(-1, -2))
+    return torch.softmax(scores if bias is None else scores + bias.float(), dim=-1)

@@ -40,14 +40,17 @@ def embedding_of(model: LoadedModel) -> np.ndarray:
     ("name", "kind"),
     [
         ("RN50", r"its image tower is a ResNet"),
-        ("ViT-B-16-SigLIP", r"its image tower is timm's vit_base_patch16_siglip_224"),
-        ("convnext_base", r"its image tower is timm's convnext_base"),
-        ("EVA02-B-16", r"its image tower is timm's eva02_base_patch16_clip_224"),
-        ("coca_ViT-B-32", r"its image tower ends in an attentional pooler"),
+        ("convnext_base", r"its image tower is timm's convnext_base, a ConvNeXt"),
+        (
+            "swin_base_patch4_window7_224",
+            r"its image tower is timm's swin_base_patch4_window7_224, a Swin Transformer, .*",
+        ),
+        ("MobileCLIP-S1", r"its image tower is timm's fastvit_mci1, a FastViT, mostly convolutions"),
+        ("ViTamin-S", r"its image tower is timm's vitamin_small_224, a ViTamin, a hybrid .*"),
     ],
 )
 def test_a_model_that_cannot_be_decomposed_is_refused_before_its_weights(name: str, kind: str) -> None:
-    supported = r"headspan decomposes open_clip's own VisionTransformer with class-token or mean pooling"
+    supported = r"headspan decomposes Vision Transformers, open_clip's own and timm's"
     # A tag that does not exist: it is never looked at.
     with pytest.raises(ModelError, match=rf"^{name}: {kind}; {supported}"):
         load_model(name, "no-such-tag")
@@ -231,7 +234,9 @@ def test_a_config_with_a_setting_that_open_clip_does_not_know_is_refused_by_its_
 def test_a_config_that_was_refused_may_be_mended_and_given_again(tmp_path: Path) -> None:
     path = tmp_path / "headspan-toy-mended.json"
     path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "qk_norm": True}}))
-    with pytest.raises(ModelError, match=r"its blocks are custom \(qk_norm\)"):
+    with pytest.raises(
+        ModelError, match=r"its blocks are CustomResidualAttentionBlock, with norms or scales of their own"
+    ):
         load_model(str(path), "random:0")
     path.write_text(json.dumps(TOY))
     assert load_model(str(path), "random:0").config == TOY

@@ -21,6 +21,7 @@ import headspan as hs
 from headspan.emit.moments import Moments
 from headspan.errors import SettingsError, StoreError
 from headspan.records import BadImage
+from headspan.store.schema import FORMAT
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, zarr_array
 from tests.tolerances import relative_error
@@ -212,7 +213,7 @@ def test_zarr_alone_opens_the_group_and_finds_what_it_needs_to_know(toy_run: Toy
     assert zarr_array(toy_run.path, "heads").shape == (PLANNED, LAYERS, HEADS, HEAD_DIM)
     assert np.flatnonzero(np.asarray(zarr_array(toy_run.path, "ok")[...]) == 0).tolist() == list(BROKEN_ROWS)
     about: Any = zarr.open_group(toy_run.path, mode="r").attrs["headspan"]
-    assert about["format"] == 1
+    assert about["format"] == FORMAT
     assert about["model"] == str(toy_config)
     assert len(about["weights_sha256"]) == 64
     assert about["preprocess"]["size"] == [32, 32]
@@ -388,10 +389,11 @@ def test_what_is_no_store_is_refused_in_a_sentence(kind: str, toy_run: ToyRun, t
 
 def test_a_store_of_a_newer_format_is_refused_with_the_version_that_wrote_it(toy_copy: Path) -> None:
     metadata = json.loads((toy_copy / "zarr.json").read_text())
-    metadata["attributes"]["headspan"] |= {"format": 2, "version": "9.1"}
+    metadata["attributes"]["headspan"] |= {"format": FORMAT + 1, "version": "9.1"}
     (toy_copy / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
-        StoreError, match=r"copy\.zarr: format 2, this headspan reads 1; precompute again or use headspan 9\.1"
+        StoreError,
+        match=rf"copy\.zarr: format {FORMAT + 1}, this headspan reads {FORMAT}; precompute again or use headspan 9\.1",
     ):
         hs.open(toy_copy)
 

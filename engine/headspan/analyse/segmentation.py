@@ -1,7 +1,7 @@
 """Where in an image the evidence for a text lies: each patch's contribution along the text.
 
 Source: Gandelsman, Efros, Steinhardt, ICLR 2024. A map of a text is the dot product of every patch's
-contribution, summed over the chosen heads, with the unit text; the class token is left out.
+contribution, summed over the chosen heads, with the unit text; tokens that are no patches are left out.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def text_maps(
         for head in sorted({head for of, head in heads if of == layer}):
             coordinates = head_coordinates(mixes[:, head], norm, normalised=True, parts=store.tokens)
             maps += coordinates @ (store.head_directions(layer, head) @ vectors.T)
-    rows, columns = grid_shape(store.tokens - 1, *store.attributes["preprocess"]["size"])
-    return maps[1:].T.reshape(len(vectors), rows, columns)
+    rows, columns = grid_shape(store.tokens - store.prefix_tokens, *store.attributes["preprocess"]["size"])
+    return maps[store.prefix_tokens :].T.reshape(len(vectors), rows, columns)
 
 
 def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:

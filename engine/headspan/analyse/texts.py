@@ -94,7 +94,7 @@ def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32
     from headspan.model.load import load_model
     from headspan.model.text import encode_texts
 
-    model = load_model(store.attributes["model"], store.attributes["pretrained"])
+    model = load_model(*(store.attributes[name] for name in ("model", "pretrained", "image_size")))
     wanted = store.attributes["weights_sha256"]
     if model.weights_sha256 != wanted:
         raise ModelError(

@@ -121,11 +121,14 @@ class _Unit:
     def sum_errors(self) -> list[float]:
         """Relative distance of each image's summed contributions from its embedding, where it can be formed."""
         store, good = self._store, self.good
-        if "mlps" not in self._arrays or len(store.layers) != store.all_layers:
+        # Direct layers and terms alone: what is carried through an attention pooling is in its heads already.
+        if ("mlps" not in self._arrays and store.terms) or len(store.layers) != store.direct_layers:
             return []
         norm, embedding = self._arrays["norm"][good], self._arrays["embedding"][good]
-        mlps = self._arrays["mlps"][good].astype(np.float32)
-        total = mlp_contributions(mlps, self._arrays["mlp_means"][good], norm, store.folded, "even", True).sum(axis=1)
+        total = np.zeros_like(embedding)
+        if store.terms:
+            mlps, means = self._arrays["mlps"][good].astype(np.float32), self._arrays["mlp_means"][good]
+            total += mlp_contributions(mlps, means, norm, store.folded, "even", True).sum(axis=1)
         for kept, layer in enumerate(store.layers):
             for head in range(store.heads_per_layer):
                 mixes = self._arrays["heads"][good, kept, head].astype(np.float32)

@@ -6,6 +6,7 @@ for 16 bits is not clipped: the image is set aside with that reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,25 +27,26 @@ class Contributions:
     finite: np.ndarray
 
 
-def contributions(row: PooledRow, tower: Tower) -> Contributions:
-    """The store's numbers for a batch.
+def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> Contributions:
+    """The store's numbers for a batch; `carried` are the layers that the pass carried through the pooling.
 
     `embedding` `[batch, joint]` is the model's own, not normalised; `norm` `[batch, 3]` its final norm's
-    mean `μ`, its `s` and `‖embedding‖`; `mlps` are in `own` form over `s`, beside their means.
+    mean `μ` and its `s` (0 and 1 where the model has none) and `‖embedding‖`; `mlps` and `carried` are in `own`
+    form over `s`, the first beside their means.
     """
-    weight, bias, _ = tower.norm_after
-    mean = row.state.mean(dim=1, keepdim=True)
     std = row.std[:, None]
-    embedding = ((row.state - mean) / std * weight + bias) @ tower.projection
+    mean = _mean(row.state, tower)
+    embedding = _to_joint((row.state - mean) / std, tower) + _shift(tower)
     norm = torch.cat([mean, std, embedding.norm(dim=1, keepdim=True)], dim=1)
     tensors = {"embedding": embedding, "norm": norm, "heads": row.heads.half()}
     if row.patches is not None:
         tensors["patches"] = row.patches.half()
     if row.terms is not None:
-        means = row.terms.mean(dim=2)
-        centred = (row.terms - means[..., None]) / std[..., None]
-        tensors["mlps"] = ((centred * weight) @ tower.projection).half()
-        tensors["mlp_means"] = means
+        means = _mean(row.terms, tower)
+        tensors["mlps"] = _to_joint((row.terms - means) / std[..., None], tower).half()
+        tensors["mlp_means"] = means[..., 0]
+    if row.carried is not None:
+        tensors["carried"] = _carried(row.carried, std, tower, carried).half()
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():
         finite &= tensor.flatten(1).isfinite().all(dim=1)
@@ -54,3 +56,38 @@ def contributions(row: PooledRow, tower: Tower) -> Contributions:
         norm=norm,
         finite=finite.cpu().numpy(),
     )
+
+
+def _carried(mixes: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
+    """`[batch, layer, head, joint]`: what the pooling layer's heads took from each head of `layers`.
+
+    Pooling head p took `Σ_n α_n (c_n − mean c_n) / s_n · diag(γ) W_V[p] W_O[p]` of a head's output c_n at row n;
+    `mixes` hold `Σ_n α_n / s_n` of the head's numbers, and the rest is a fixed map.
+    """
+    pool = tower.pool
+    assert pool is not None, "only attention pooling carries"
+    value = pool.key_value.weight[len(pool.query) :].float() * pool.norm.weight.float()
+    by_pool_head = value.unflatten(0, (pool.heads, -1))
+    found = []
+    for place, layer in enumerate(layers):
+        output = tower.blocks[layer].output.weight.float().T.unflatten(0, (tower.trunk_heads, -1))
+        outputs = output - output.mean(dim=-1, keepdim=True)
+        pooled = torch.einsum("bhpk,hkw,pvw->bhpv", mixes[:, place], outputs, by_pool_head).flatten(2)
+        rows = pooled @ pool.output.weight.float().T
+        found.append(_to_joint((rows - _mean(rows, tower)) / std[..., None], tower))
+    return torch.stack(found, dim=1)
+
+
+def _mean(rows: Tensor, tower: Tower) -> Tensor:
+    """The rows' means over the width, zeros where no final norm takes them away."""
+    means = rows.mean(dim=-1, keepdim=True)
+    return means if tower.norm_after is not None else torch.zeros_like(means)
+
+
+def _to_joint(rows: Tensor, tower: Tower) -> Tensor:
+    return (rows if tower.norm_after is None else rows * tower.norm_after.weight) @ tower.projection
+
+
+def _shift(tower: Tower) -> Tensor:
+    bias = tower.projection_bias
+    return bias if tower.norm_after is None else tower.norm_after.bias @ tower.projection + bias

@@ -26,23 +26,22 @@ EXTRA_COORDINATES = 3
 class Folded:
     """What the store keeps of the model; γ, β are the final norm's, P the projection, g = γ P.
 
-    `head_to_joint` and `head_mean` hold the kept layers, the other arrays all of them.
+    `head_to_joint` and `head_mean` hold the kept layers, the biases all direct ones: those whose heads write to
+    the pooled row. A model that ends without a norm has γ = 1, and means and `gain` of zero, as nothing is centred.
     """
 
     # W_O[l,h] diag(γ) P, and the mean over the residual width of each row of W_O[l,h].
     head_to_joint: Float32[np.ndarray, "layer head head_dim joint"]
     head_mean: Float32[np.ndarray, "layer head head_dim"]
     # b_O[l] diag(γ) P, and the mean of b_O[l].
-    bias_to_joint: Float32[np.ndarray, "all_layer joint"]
-    bias_mean: Float32[np.ndarray, " all_layer"]
-    # g = γ P and β P.
+    bias_to_joint: Float32[np.ndarray, "direct_layer joint"]
+    bias_mean: Float32[np.ndarray, " direct_layer"]
+    # g = γ P and β P, to which the projection's own bias is added.
     gain: Float32[np.ndarray, " joint"]
     shift: Float32[np.ndarray, " joint"]
-
-
-def share_count(layers: int) -> int:
-    """`K = 2L + 1`: the terms (L attention outputs, L MLPs, the initial state) that share mean and bias."""
-    return 2 * layers + 1
+    # K, how many terms share mean and bias: attention outputs, MLPs and the initial state, 2L + 1; with attention
+    # pooling its output and its MLP.
+    share_count: Float32[np.ndarray, "1"]
 
 
 def head_coordinates(
@@ -64,14 +63,15 @@ def head_coordinates(
 def head_directions(
     folded: Folded, kept: int, layer: int, head: int, convention: Convention
 ) -> Float32[np.ndarray, "coordinate joint"]:
-    """The rows that `head_coordinates` multiply, for head `head` of layer `layer`, the `kept`-th kept one.
+    """The rows that `head_coordinates` multiply, for head `head` of the `kept`-th kept layer.
 
-    `own` has no use for the three shares: their rows are zero.
+    `layer` is its place among the direct layers; it may count from their end. `own` has no use for the three
+    shares: their rows are zero.
     """
     matrix = folded.head_to_joint[kept, head]
     if convention == "even":
         heads = folded.head_to_joint.shape[1]
-        shared = share_count(len(folded.bias_mean)) * heads
+        shared = folded.share_count[0] * heads
         shares = np.stack([folded.bias_to_joint[layer] / heads, -folded.gain / shared, folded.shift / shared])
     else:
         matrix = matrix - np.outer(folded.head_mean[kept, head], folded.gain)
@@ -90,11 +90,9 @@ def mlp_contributions(
     """Contributions of the initial state and the MLPs from their `own` form and their means over the width."""
     contributions = centred
     if convention == "even":
-        shared = share_count(len(folded.bias_mean))
+        shared = folded.share_count[0]
         mean, std = norm[:, :1], norm[:, 1:2]
-        contributions = (
-            centred + ((means - mean / shared) / std)[..., None] * folded.gain + folded.shift / np.float32(shared)
-        )
+        contributions = centred + ((means - mean / shared) / std)[..., None] * folded.gain + folded.shift / shared
     return contributions / norm[:, 2, None, None] if normalised else contributions
 
 

@@ -1,108 +1,111 @@
-"""open_clip's Vision Transformers to the uniform tower; everything else is refused by name.
+"""Image towers to the uniform tower, and which of open_clip's models can be decomposed at all.
 
-What is supported is decided twice by the same list: from a config before any weights are fetched, and
-from the built module, which must hold nothing that the tower does not run.
+What is supported is decided in one place, by converting: before any weights are fetched, the same code runs
+on a tower of shapes without numbers.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from json import dumps, loads
+from math import prod
 from typing import Any
 
+import open_clip
+import timm
 import torch
-from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock, VisionTransformer
+from open_clip.factory import get_model_config
+from open_clip.model import _build_vision_tower
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from headspan.errors import ModelError
-from headspan.model.tower import Block, Linear, Norm, Tower
+from headspan.model import convert_openclip, convert_timm
+from headspan.model.tower import Tower
+from headspan.model.weights import Undecomposable
 
-SUPPORTED = (
-    "open_clip's own VisionTransformer with class-token or mean pooling (ViT-*, *-quickgelu, *-CLIPA, *-worldwide, …)"
-)
-# Settings of open_clip's vision config that change the blocks themselves.
-_BLOCK_VARIANTS = (
-    "qk_norm",
-    "scaled_cosine_attn",
-    "scale_heads",
-    "scale_attn_inner",
-    "scale_attn",
-    "scale_fc",
-)
+SUPPORTED = "Vision Transformers, open_clip's own and timm's (ViT-*, CoCa, SigLIP, EVA, PE-Core, MobileCLIP-B, …)"
+# timm's families that are built for nothing else than to be refused.
+_OTHERS = {
+    "convnext": "a ConvNeXt",
+    "swin_transformer": "a Swin Transformer, whose rows merge from stage to stage",
+    "fastvit": "a FastViT, mostly convolutions",
+    "vitamin": "a ViTamin, a hybrid whose first stages are convolutions",
+}
+
+
+def catalogue() -> dict[str, str | None]:
+    """Every model config that open_clip has, by name: None where headspan decomposes it, else why not."""
+    return {name: unsupported_reason(get_model_config(name)) for name in open_clip.list_models()}
 
 
 def unsupported_reason(config: dict[str, Any]) -> str | None:
     """Why a model of this open_clip config cannot be decomposed, or None where it can."""
     vision = config["vision_cfg"]
-    if vision.get("timm_model_name"):
-        return f"its image tower is timm's {vision['timm_model_name']}"
     if isinstance(vision.get("layers"), list | tuple):
         return "its image tower is a ResNet"
-    if vision.get("attentional_pool"):
-        return "its image tower ends in an attentional pooler"
-    if vision.get("pool_type") == "none":
-        return "its image tower does not pool its rows"
-    variants = [name for name in _BLOCK_VARIANTS if vision.get(name)]
-    if variants or vision.get("block_type") == "custom":
-        return f"its blocks are custom ({', '.join(variants) or 'block_type'})"
-    return None
+    name = vision.get("timm_model_name")
+    if name:
+        if not timm.is_model(name):
+            return f"its image tower is timm's {name}, which timm {timm.__version__} does not have"
+        family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+        if family in _OTHERS:
+            return f"its image tower is timm's {name}, {_OTHERS[family]}"
+    # What does not decide is made the same, so that one answer serves many configs; one block stands for all.
+    alike = {"timm_drop": 0.0, "timm_drop_path": None, "image_size": 224} if name else {"layers": 1}
+    return _refusal(dumps({**vision, **alike}, sort_keys=True), config["embed_dim"], bool(config.get("quick_gelu")))
+
+
+def patch_pixels(config: dict[str, Any]) -> int:
+    """How many pixels a patch of a model of this config, which is supported, is wide and high."""
+    tower = _tower_of(_without_numbers(config["embed_dim"], config["vision_cfg"], False))
+    return max(prod(step.stride[axis] for step in tower.stem) for axis in (0, 1))
 
 
 def to_tower(visual: nn.Module, name: str) -> Tower:
     """The uniform tower of an open_clip image tower, float32, on its weights' device.
 
-    Raises ModelError where `visual` is not an open_clip VisionTransformer that the tower can run.
+    Raises ModelError where `visual` holds anything that the tower does not run.
     """
-    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type == "none":
-        raise ModelError(f"{name}: its image tower is a {type(visual).__name__}; headspan decomposes {SUPPORTED}")
-    blocks = list(visual.transformer.resblocks)
-    if not all(type(block) is ResidualAttentionBlock for block in blocks):
-        raise ModelError(f"{name}: its blocks are {type(blocks[0]).__name__}; headspan decomposes {SUPPORTED}")
-    return Tower(
-        patch_weight=_float(visual.conv1.weight),
-        class_token=_float(visual.class_embedding),
-        positions=_float(visual.positional_embedding),
-        norm_before=None if isinstance(visual.ln_pre, nn.Identity) else _norm(visual.ln_pre),
-        blocks=tuple(_block(block) for block in blocks),
-        norm_after=_norm(visual.ln_post),
-        projection=_float(visual.proj),
-        heads=blocks[0].attn.num_heads,
-        activation=_activation(blocks[0].mlp.gelu, name),
-        mean_pooled=visual.pool_type == "avg",
-        norm_rows=not visual.final_ln_after_pool,
-    )
+    try:
+        return _tower_of(visual)
+    except Undecomposable as reason:
+        raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}") from reason
 
 
-def _block(block: ResidualAttentionBlock) -> Block:
-    attention = block.attn
-    return Block(
-        norm_attention=_norm(block.ln_1),
-        qkv=Linear(_float(attention.in_proj_weight), _float(attention.in_proj_bias)),
-        output=_scaled(attention.out_proj, block.ls_1),
-        norm_mlp=_norm(block.ln_2),
-        expand=Linear(_float(block.mlp.c_fc.weight), _float(block.mlp.c_fc.bias)),
-        shrink=_scaled(block.mlp.c_proj, block.ls_2),
-    )
+def _tower_of(visual: nn.Module) -> Tower:
+    if isinstance(visual, VisionTransformer):
+        return convert_openclip.tower_of(visual)
+    if isinstance(visual, TimmModel):
+        return convert_timm.tower_of(visual)
+    raise Undecomposable(f"its image tower is a {type(visual).__name__}")
 
 
-def _scaled(linear: nn.Linear, scale: nn.Module) -> Linear:
-    """`linear` with the LayerScale behind it folded in."""
-    weight, bias = _float(linear.weight), _float(linear.bias)
-    if isinstance(scale, LayerScale):
-        gamma = _float(scale.gamma)
-        return Linear(gamma[:, None] * weight, gamma * bias)
-    return Linear(weight, bias)
+def _without_numbers(joint: int, vision: dict[str, Any], quick_gelu: bool) -> nn.Module:
+    """An image tower of shapes alone, in a fraction of a second whatever its size."""
+    with torch.device("meta"), _NoStart():
+        return _build_vision_tower(joint, vision, quick_gelu)
 
 
-def _norm(norm: nn.LayerNorm) -> Norm:
-    return Norm(_float(norm.weight), _float(norm.bias), norm.eps)
+_RANDOM_STARTS = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_)
 
 
-def _activation(module: nn.Module, name: str) -> str:
-    if isinstance(module, QuickGELU):
-        return "quick_gelu"
-    if isinstance(module, nn.GELU):
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    raise ModelError(f"{name}: its MLPs use {type(module).__name__}; headspan knows GELU and QuickGELU")
+class _NoStart(TorchFunctionMode):
+    """Leaves random starts out, which take most of the time and give a tensor without numbers nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _RANDOM_STARTS:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
-def _float(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32)
+@cache
+def _refusal(vision: str, joint: int, quick_gelu: bool) -> str | None:
+    """`unsupported_reason` by the vision config as JSON."""
+    try:
+        _tower_of(_without_numbers(joint, loads(vision), quick_gelu))
+    except Undecomposable as reason:
+        return str(reason)
+    return None

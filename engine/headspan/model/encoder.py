@@ -26,7 +26,10 @@ class Encoder:
     # float32, on the CPU: what is folded from.
     exact: Tower
     tower: Tower
+    # The layers that were asked for: those whose heads write to the embedding, and, where they are emitted,
+    # those whose heads are carried through an attention pooling.
     layers: tuple[int, ...]
+    carried: tuple[int, ...]
     emit: tuple[str, ...]
 
     @property
@@ -52,21 +55,50 @@ class Encoder:
             self.layers,
             with_patches="patches" in self.emit,
             with_terms="mlps" in self.emit,
+            carried=self.carried,
         )
 
 
 def prepare(settings: PrecomputeSettings) -> Encoder:
     """Load the model that the settings name and put its tower where they say."""
     device = _device(settings.device)
-    model = load_model(settings.model, settings.pretrained)
+    model = load_model(settings.model, settings.pretrained, settings.image_size)
     exact = to_tower(model.clip.visual, settings.model)
+    layers, carried = _layers(settings, exact)
     return Encoder(
         model=model,
         exact=exact,
         tower=exact.to(device, _DTYPES[settings.precision]),
-        layers=parse_layers(settings.layers, len(exact.blocks)),
+        layers=layers,
+        carried=carried,
         emit=settings.emit,
     )
+
+
+def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The layers that the settings name: the direct ones, and the carried ones where they are emitted."""
+    named = parse_layers(settings.layers, tower.layers)
+    direct = tuple(layer for layer in named if layer in tower.direct_layers)
+    carried = tuple(layer for layer in named if layer not in tower.direct_layers)
+    if not direct:
+        last = tower.layers - 1
+        raise SettingsError(
+            f"--layers {settings.layers}: {settings.model} pools by attention, and the heads of layer {last}, the "
+            f"pooling, alone write to the embedding; name it too, as in --layers {settings.layers},{last}"
+        )
+    if "carried" not in settings.emit:
+        return direct, ()
+    if tower.pool is None:
+        raise SettingsError(
+            f"--emit carried: {settings.model} does not pool by attention, so the heads of every layer write to the "
+            "embedding; leave it out"
+        )
+    if not carried:
+        raise SettingsError(
+            f"--emit carried: of --layers {settings.layers} none is before the pooling; name some of 0 to "
+            f"{tower.layers - 2}, or all"
+        )
+    return direct, carried
 
 
 def _device(name: str) -> torch.device:

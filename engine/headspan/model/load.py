@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from safetensors import SafetensorError
 
 from headspan.config import Preprocess
-from headspan.errors import ModelError
-from headspan.model.convert import SUPPORTED, unsupported_reason
+from headspan.errors import ModelError, SettingsError
+from headspan.model.convert import SUPPORTED, patch_pixels, unsupported_reason
 
 # The model that ships with headspan: its name, its config and its weights.
 REFERENCE = "reference"
@@ -61,24 +62,43 @@ class LoadedModel:
     weights_sha256: str
 
     def tokenizer(self) -> Any:
-        """open_clip's tokenizer for this model."""
-        return open_clip.get_tokenizer(_registered(self.name))
+        """open_clip's tokenizer for this model; ModelError where it needs what is not there."""
+        try:
+            return open_clip.get_tokenizer(_registered(self.name))
+        except ImportError as error:
+            raise ModelError(
+                f"{self.name}: open_clip's tokenizer for it needs a package ({_first_line(error)}); install it with "
+                "pip install transformers sentencepiece"
+            ) from error
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{self.name}: its tokenizer could not be loaded ({_first_line(error)}); check the network"
+            ) from error
 
 
-def load_model(name: str, pretrained: str | None) -> LoadedModel:
+def load_model(name: str, pretrained: str | None, image_size: int | None = None) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
     `name` is an open_clip model name, `hf-hub:…`, `local-dir:…`, the path of an open_clip config (`.json`), or
     `reference`, which ships with headspan and needs no `pretrained`; `pretrained` an open_clip tag, `hf-hub:…`,
-    a local `.pt` or `.safetensors` file, or `random:SEED`.
-    Raises ModelError where the model is unknown or cannot be decomposed, or its weights are missing,
-    hold pickled objects, or belong to another model.
+    a local `.pt` or `.safetensors` file, or `random:SEED`; `image_size` the height and width of its images, if not
+    its own: positions are interpolated as open_clip does it.
+    Raises SettingsError where the images would be smaller than a patch, ModelError where the model is unknown
+    or cannot be decomposed, or its weights are missing, hold pickled objects, or belong to another model.
     """
     registered = _registered(name)
     config = _config(name, registered)
-    reason = unsupported_reason(config)
+    try:
+        reason = unsupported_reason(config)
+    except _LOADING_ERRORS as error:
+        raise ModelError(_config_failure(name, error)) from error
     if reason:
         raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}")
+    _check_text_tower(name, config)
+    if image_size is not None and image_size < (patch := patch_pixels(config)):
+        raise SettingsError(
+            f"--image-size {image_size}: a patch of {name} takes {patch} pixels; give a multiple of that"
+        )
     source, seed = _weights_source(name, registered, pretrained)
     try:
         with _quiet_logging(), torch.random.fork_rng(devices=[]):
@@ -87,6 +107,7 @@ def load_model(name: str, pretrained: str | None) -> LoadedModel:
                 registered,
                 pretrained=source,
                 force_quick_gelu=_needs_quick_gelu(registered, source),
+                force_image_size=image_size,
                 # A folder or hub repository without weights would give a model at random.
                 require_pretrained=parse_model_name(registered)[0] is not None,
                 weights_only=True,
@@ -197,11 +218,24 @@ def _load_failure(name: str, pretrained: str | None, error: Exception) -> str:
             "so save the state dict as .safetensors"
         )
     if isinstance(error, TypeError):
-        return f"{name}: open_clip builds no model of this config ({_first_line(error)}); correct the config"
+        return _config_failure(name, error)
     return (
         f"{name}: weights {pretrained or 'of the model'} could not be loaded ({_first_line(error)}); "
         "check the network, or fetch them on a connected machine and give the file with --pretrained"
     )
+
+
+def _config_failure(name: str, error: Exception) -> str:
+    return f"{name}: open_clip builds no model of this config ({_first_line(error)}); correct the config"
+
+
+def _check_text_tower(name: str, config: dict[str, Any]) -> None:
+    text = config["text_cfg"]
+    if text.get("hf_model_name") and find_spec("transformers") is None:
+        raise ModelError(
+            f"{name}: its text tower is Hugging Face's {text['hf_model_name']}, for which open_clip needs the package "
+            "transformers; install it with pip install transformers"
+        )
 
 
 def _mismatch(text: str) -> str:

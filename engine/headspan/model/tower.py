@@ -1,65 +1,33 @@
 """One uniform image tower and its forward pass, on one page.
 
-The pooled row is the row of the residual stream that becomes the embedding: the class token, or the
-weighted mean of the patch rows. The pass returns what that row received from every head, every source
-token and every MLP; nothing is projected or folded here (emit/ does that).
+The pooled row is the row that becomes the embedding: the class token, the weighted mean of the patch rows, or
+what a latent query takes from all rows (attention pooling). The pass returns what that row received from every
+head, every source token and every MLP; nothing is projected or folded here (emit/ does that).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from types import ModuleType
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from headspan_kernels import ops
+from headspan.model.description import Description
+from headspan.model.layers import ACTIVATIONS, AttentionPool, Block, Mlp, Norm
 from headspan_kernels.reference import Emitted
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}
-
-
-class Norm(NamedTuple):
-    """A LayerNorm's parameters."""
-
-    weight: Float[Tensor, " width"]
-    bias: Float[Tensor, " width"]
-    eps: float
-
-
-class Linear(NamedTuple):
-    """A linear map's parameters, `x Wᵀ + b`."""
-
-    weight: Float[Tensor, "out in"]
-    bias: Float[Tensor, " out"]
-
-
-class Block(NamedTuple):
-    """A transformer block; a LayerScale, where the model has one, is folded into `output` and `shrink`."""
-
-    norm_attention: Norm
-    # Queries, keys and values side by side.
-    qkv: Linear
-    output: Linear
-    norm_mlp: Norm
-    expand: Linear
-    shrink: Linear
 
 
 @dataclass(frozen=True, slots=True)
 class PooledRow:
-    """What the pooled row received, in the residual stream's own space; all float32.
+    """What the pooled row received, in its own space; all float32.
 
-    `state` is its final value, `std` the `s = sqrt(var + eps)` by which the final norm divides it;
-    `terms` holds the row that enters the first block and every MLP's output.
+    `state` is its final value, `std` the `s = sqrt(var + eps)` by which the final norm divides it (1 where the
+    tower ends without a norm); `terms` holds the row that enters the first block and every MLP's output, or,
+    with attention pooling, the pooling layer's MLP. `carried` holds, for earlier layers under attention
+    pooling, what each of the pooling layer's heads took of each head: `Σ_n α_n / s_n · (head's mix at row n)`.
     """
 
     state: Float[Tensor, "batch width"]
@@ -67,63 +35,12 @@ class PooledRow:
     heads: Float[Tensor, "batch layer head head_dim"]
     patches: Float[Tensor, "batch layer head token head_dim"] | None
     terms: Float[Tensor, "batch term width"] | None
+    carried: Float[Tensor, "batch carried_layer trunk_head pool_head trunk_head_dim"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Tower:
-    """An image tower: weights and the few flags in which open_clip's Vision Transformers differ."""
-
-    patch_weight: Float[Tensor, "width 3 patch_height patch_width"]
-    class_token: Float[Tensor, " width"]
-    positions: Float[Tensor, "token width"]
-    # None where the model has no norm before its first block.
-    norm_before: Norm | None
-    blocks: tuple[Block, ...]
-    norm_after: Norm
-    projection: Float[Tensor, "width joint"]
-    heads: int
-    activation: str
-    # Mean of the patch rows instead of the class token.
-    mean_pooled: bool
-    # Whether the final norm is applied to every row before their mean is taken.
-    norm_rows: bool
-
-    @property
-    def width(self) -> int:
-        """Width of the residual stream."""
-        return self.projection.shape[0]
-
-    @property
-    def joint(self) -> int:
-        """Dimension of the joint image-text space."""
-        return self.projection.shape[1]
-
-    @property
-    def head_dim(self) -> int:
-        """Dimension of one head."""
-        return self.width // self.heads
-
-    @property
-    def tokens(self) -> int:
-        """Number of source tokens, the class token included."""
-        return self.positions.shape[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The activations' type."""
-        return self.patch_weight.dtype
-
-    @property
-    def ops(self) -> ModuleType:
-        """The ops of the device on which the weights lie."""
-        return ops(self.projection.device)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Tower:
-        """The same tower elsewhere or in another precision; the final norm and projection stay float32."""
-        moved: dict[str, Any] = {f.name: _moved(getattr(self, f.name), device, dtype) for f in fields(self)}
-        for name in ("norm_after", "projection"):
-            moved[name] = _moved(getattr(self, name), device, torch.float32)
-        return replace(self, **moved)
+class Tower(Description):
+    """An image tower that runs."""
 
     @torch.inference_mode()
     def forward(
@@ -132,79 +49,170 @@ class Tower:
         layers: Sequence[int],
         with_patches: bool = False,
         with_terms: bool = False,
+        carried: Sequence[int] = (),
     ) -> PooledRow:
-        """Run the tower on normalised pixels and keep what the pooled row received in `layers`."""
+        """Run the tower on normalised pixels and keep what the pooled row received in `layers`, which are direct.
+
+        `carried` names earlier layers of an attention-pooled tower whose heads are carried through the pooling.
+        """
         pooling = self._pooling(pixels)
         x = self._embed(pixels)
+        direct = self.pool is None
         kept: list[Emitted] = []
-        terms = [_pool(x, pooling)] if with_terms else []
+        mixes: list[Tensor] = []
+        terms = [_pool(x, pooling)] if with_terms and direct else []
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             patches_here = with_patches and index in layers
-            if index == last and pooling is None:
+            if index == last and direct and pooling is None:
                 x, emitted = self._attend_class_token(block, x, patches_here)
             else:
-                x, emitted = self._attend(block, x, pooling, patches_here)
-            mlp = self._mlp(block, x)
+                x, emitted, mixed = self._attend(block, x, pooling, patches_here)
+                if index in carried:
+                    mixes.append(mixed)
+            mlp = self._mlp(block.mlp, x)
             x = x + mlp
             if index in layers:
                 kept.append(emitted)
-            if with_terms:
+            if with_terms and direct:
                 terms.append(_pool(mlp, pooling))
+        carried_mixes = None
+        if self.pool is not None:
+            x, emitted, carried_mixes = self._attend_latent(self.pool, x, mixes, with_patches)
+            kept.append(emitted)
+            if self.pool.mlp is not None:
+                mlp = self._mlp(self.pool.mlp, x)
+                x = x + mlp
+                terms.append(mlp.float())
         state = _pool(x, pooling)
         return PooledRow(
             state=state,
             std=self._final_std(x, state),
             heads=torch.stack([emitted.heads for emitted in kept], dim=1),
             patches=torch.stack([e.patches for e in kept if e.patches is not None], dim=1) if with_patches else None,
-            terms=torch.stack(terms, dim=1) if with_terms else None,
+            terms=torch.stack(terms, dim=1) if with_terms and terms else None,
+            carried=carried_mixes,
         )
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        x = F.conv2d(pixels.to(self.patch_weight.dtype), self.patch_weight, stride=self.patch_weight.shape[2:])
+        x = pixels.to(self.dtype)
+        for step in self.stem:
+            x = F.conv2d(x, step.weight, step.bias, stride=step.stride)
+            x = x if step.activation is None else ACTIVATIONS[step.activation](x)
         x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positions
-        return x if self.norm_before is None else self.ops.layer_norm(x, *self.norm_before)
+        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1) + self.positions
+        return self._normed(self.norm_before, x)
 
-    def _mlp(self, block: Block, x: Tensor) -> Tensor:
-        y = self.ops.layer_norm(x, *block.norm_mlp)
-        return F.linear(ACTIVATIONS[self.activation](F.linear(y, *block.expand)), *block.shrink)
+    def _normed(self, norm: Norm | None, x: Tensor) -> Tensor:
+        return x if norm is None else self.ops.layer_norm(x, *norm)
 
-    def _attend(self, block: Block, x: Tensor, pooling: Tensor | None, with_patches: bool) -> tuple[Tensor, Emitted]:
-        y = self.ops.layer_norm(x, *block.norm_attention)
-        mixed, emitted = self.ops.attention_emit(F.linear(y, *block.qkv), self.heads, pooling, with_patches)
-        return x + F.linear(mixed, *block.output), emitted
+    def _mlp(self, mlp: Mlp, x: Tensor) -> Tensor:
+        y = F.linear(self._normed(mlp.norm, x), *mlp.expand)
+        activation = ACTIVATIONS[mlp.activation]
+        if mlp.gated:
+            gate, y = y.chunk(2, dim=-1)
+            y = activation(gate) * y
+        else:
+            y = activation(y)
+        return self._normed(mlp.norm_output, F.linear(self._normed(mlp.norm_hidden, y), *mlp.shrink))
+
+    def _attend(
+        self, block: Block, x: Tensor, pooling: Tensor | None, with_patches: bool
+    ) -> tuple[Tensor, Emitted, Tensor]:
+        qkv = self._turned(F.linear(self._normed(block.norm_attention, x), *block.qkv), 2)
+        mixed, emitted = self.ops.attention_emit(qkv, self.trunk_heads, pooling, with_patches, block.bias)
+        added, emitted = self._output(block, mixed, emitted)
+        return x + added, emitted, mixed
 
     def _attend_class_token(self, block: Block, x: Tensor, with_patches: bool) -> tuple[Tensor, Emitted]:
         """As `_attend`, for the last block: no row but the class token's is needed from there on."""
-        y = self.ops.layer_norm(x, *block.norm_attention)
+        y = self._normed(block.norm_attention, x)
         weight, bias = block.qkv
-        query = F.linear(y[:, 0], weight[: self.width], bias[: self.width])
-        key_value = F.linear(y, weight[self.width :], bias[self.width :])
-        mixed, emitted = self.ops.pooled_attention(query, key_value, self.heads, with_patches)
-        return x[:, 0] + F.linear(mixed, *block.output), emitted
+        width = block.output.weight.shape[1]
+        query = F.linear(y[:, 0], weight[:width], bias[:width])
+        key_value = self._turned(F.linear(y, weight[width:], bias[width:]), 1)
+        row_bias = None if block.bias is None else block.bias[:, 0]
+        mixed, emitted = self.ops.pooled_attention(query, key_value, self.trunk_heads, with_patches, row_bias)
+        added, emitted = self._output(block, mixed, emitted)
+        return x[:, 0] + added, emitted
+
+    def _attend_latent(
+        self, pool: AttentionPool, x: Tensor, mixes: Sequence[Tensor], with_patches: bool
+    ) -> tuple[Tensor, Emitted, Tensor | None]:
+        """Attention pooling: one query, the same for every image, over the rows; nothing is added to it."""
+        rows = x[:, pool.skip :]
+        key_value = F.linear(self.ops.layer_norm(rows, *pool.norm), *pool.key_value)
+        query = pool.query.expand(len(x), -1)
+        mixed, emitted = self.ops.pooled_attention(query, key_value, pool.heads, with_patches)
+        carried = None
+        if mixes:
+            key = key_value[..., : query.shape[1]]
+            weights = self.ops.attention_weights(query, key, pool.heads) / _std(rows.float(), pool.norm.eps)[:, None]
+            heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in mixes]
+            carried = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
+        return F.linear(mixed, *pool.output), emitted, carried
+
+    def _output(self, block: Block, mixed: Tensor, emitted: Emitted) -> tuple[Tensor, Emitted]:
+        """What the heads add to the stream, and what the norms on the way, if any, leave of what they emitted.
+
+        Such a norm ties the heads together by its mean and `s` alone. Those are the pooled row's own: given them,
+        each head's share is linear again.
+        """
+        if block.norm_mixed is not None:
+            # Of the mean over all heads' numbers each number gives up its own share, each token 1/N of that.
+            mean = emitted.heads.mean(dim=(1, 2), keepdim=True)
+            std = _std(emitted.heads.flatten(1), block.norm_mixed.eps)[:, None, None]
+            heads, patches = (emitted.heads - mean) / std, emitted.patches
+            if patches is not None:
+                patches = (patches - mean[..., None] / patches.shape[2]) / std[..., None]
+            mixed, emitted = self.ops.layer_norm(mixed, *block.norm_mixed), Emitted(heads, patches)
+        added = F.linear(mixed, *block.output)
+        if block.norm_output is not None:
+            # The output's bias is divided by `s` like the heads: one number more, 1 (1/N a token), takes it along.
+            std = _std(_pool(added, None), block.norm_output.eps)[:, None, None]
+            heads, patches = F.pad(emitted.heads, (0, 1), value=1) / std, emitted.patches
+            if patches is not None:
+                patches = F.pad(patches, (0, 1), value=1 / patches.shape[2]) / std[..., None]
+            added, emitted = self.ops.layer_norm(added, *block.norm_output), Emitted(heads, patches)
+        return added, emitted
+
+    def _turned(self, columns: Tensor, parts: int) -> Tensor:
+        """The first `parts` of queries, keys and values side by side turned by their patch's angles, if any."""
+        if self.rotary is None:
+            return columns
+        width = self.blocks[0].output.weight.shape[1] * parts
+        cosine, sine = self.rotary[:, :, None]
+        patches = columns[:, len(self.prefix) :, :width].unflatten(-1, (parts * self.trunk_heads, -1))
+        crossed = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
+        turned = (patches * cosine + crossed * sine).to(columns.dtype).flatten(-2)
+        # Class token and registers lie at no place, and are not turned.
+        turned = torch.cat([columns[:, : len(self.prefix), :width], turned], dim=1)
+        return torch.cat([turned, columns[..., width:]], dim=-1)
 
     def _pooling(self, pixels: Tensor) -> Tensor | None:
-        """Weights of the rows in the pooled row, `[1 or batch, token]`; None for the class token."""
+        """Weights of the rows in the pooled row, `[1 or batch, token]`; None for the class token and the latent."""
         if not self.mean_pooled:
             return None
-        pooling = torch.full((1, self.tokens), 1 / (self.tokens - 1), device=pixels.device)
-        pooling[:, 0] = 0
-        if not self.norm_rows:
+        prefix, tokens = len(self.prefix), len(self.positions)
+        pooling = torch.full((1, tokens), 1 / (tokens - prefix), device=pixels.device)
+        pooling[:, :prefix] = 0
+        if not self.norm_rows or self.norm_after is None:
             return pooling
         # Each row is divided by its own s, known only at the end: a plain pass first, then the weights
         # that make the mean of the normalised rows the norm of one weighted mean.
         x = self._embed(pixels)
         for block in self.blocks:
-            x, _ = self._attend(block, x, None, False)
-            x = x + self._mlp(block, x)
+            x, _, _ = self._attend(block, x, None, False)
+            x = x + self._mlp(block.mlp, x)
         weighted = pooling / _std(x.float(), self.norm_after.eps)
         return weighted / weighted.sum(dim=1, keepdim=True)
 
     def _final_std(self, x: Tensor, state: Tensor) -> Tensor:
+        if self.norm_after is None:
+            return torch.ones_like(state[:, 0])
         if not (self.mean_pooled and self.norm_rows):
             return _std(state, self.norm_after.eps)
-        return 1 / (1 / _std(x[:, 1:].float(), self.norm_after.eps)).mean(dim=1)
+        return 1 / (1 / _std(x[:, len(self.prefix) :].float(), self.norm_after.eps)).mean(dim=1)
 
 
 def normalise(
@@ -227,12 +235,3 @@ def _pool(x: Tensor, pooling: Tensor | None) -> Tensor:
 
 def _std(x: Tensor, eps: float) -> Tensor:
     return torch.sqrt(x.var(dim=-1, correction=0) + eps)
-
-
-def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, dtype)
-    if isinstance(value, tuple):
-        moved = [_moved(item, device, dtype) for item in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
-    return value

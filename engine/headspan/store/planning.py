@@ -16,6 +16,7 @@ from headspan.config import PrecomputeSettings
 from headspan.emit.fold import fold
 from headspan.errors import StoreError
 from headspan.model.encoder import Encoder
+from headspan.model.tower import Tower
 from headspan.plan import list_samples
 from headspan.records import BadImage, Listener, Progress, Sample, Shard
 from headspan.sources import describe
@@ -40,9 +41,12 @@ def open_planned(settings: PrecomputeSettings, urls: Sequence[str], encoder: Enc
         staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
     store = StoreWriter(path)
     per_image = image_bytes(store.specs)
+    direct = encoder.exact.direct_layers
     words = [f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image"]
     if notes:
         words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")
+    if direct.start > 0 and not encoder.carried:
+        words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
     listen(Progress("planned", images, images, "; ".join(words)))
     return store
 
@@ -59,6 +63,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "model_config": model.config,
         "weights_sha256": model.weights_sha256,
         "preprocess": asdict(model.preprocess),
+        "image_size": settings.image_size,
         "precision": settings.precision,
         "emit": list(settings.emit),
         "dimensions": asdict(
@@ -66,20 +71,47 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
                 images=images,
                 unit_images=unit_images,
                 layers=encoder.layers,
-                all_layers=len(tower.blocks),
+                all_layers=tower.layers,
+                direct_layers=len(tower.direct_layers),
                 heads=tower.heads,
                 head_dim=tower.head_dim,
                 tokens=tower.tokens,
+                prefix_tokens=tower.prefix_tokens,
                 joint=tower.joint,
+                terms=tower.terms,
+                carried=encoder.carried,
+                carried_heads=tower.trunk_heads if encoder.carried else 0,
             )
         ),
+        "sum": describe_sum(tower),
         "units": {
-            "heads": "value mix of the pooled row, sum over tokens of alpha v",
-            "patches": "alpha v per source token, the class token first",
+            "heads": "value mix of the pooled row, sum over tokens of alpha v, after the norm behind it, if any",
+            "patches": "alpha v per source token, those that are no patches first",
             "mlps": "own convention: (m - mean m) gamma P / s, in joint space",
-            "norm": "mean and sqrt(var + eps) of the final residual state, length of the embedding",
+            "carried": "own convention, in joint space: what the pooling layer's heads took from this head",
+            "norm": "mean and sqrt(var + eps) of the final residual state (0, 1 without norm), length of the embedding",
             "embedding": "the model's own, not normalised",
         },
+    }
+
+
+def describe_sum(tower: Tower) -> dict[str, Any]:
+    """Which terms sum to the embedding, which of them are direct, and which pass a nonlinearity on the way to it."""
+    layers = tower.direct_layers
+    if tower.pool is None:
+        terms = ["initial state", *(f"MLP of layer {layer}" for layer in layers)]
+        carried = None
+    else:
+        terms = [f"MLP of layer {layers.start}, the pooling"] if tower.terms else []
+        carried = f"linear given layer {layers.start}'s attention: shares of its heads, in the sum already; " + (
+            "what passes its MLP is not in them" if terms else "no other way leads to the embedding"
+        )
+    return {
+        "direct_layers": list(layers),
+        "terms": terms,
+        "heads": "direct: linear from a head's numbers to the embedding",
+        "mlps": "direct as they stand; nonlinear in the heads and MLPs before them",
+        "carried": carried,
     }
 
 

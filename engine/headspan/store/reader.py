@@ -95,9 +95,29 @@ class Store:
         return self._size.head_dim
 
     @property
+    def direct_layers(self) -> int:
+        """How many layers, the model's last ones, have heads that write to the embedding: all, or the pooling."""
+        return self._size.direct_layers
+
+    @property
+    def carried_layers(self) -> tuple[int, ...]:
+        """The layers of which `carried` is stored; none but before an attention pooling."""
+        return self._size.carried
+
+    @property
     def tokens(self) -> int:
-        """Number of source tokens; the class token is the first."""
+        """Number of source tokens; the first `prefix_tokens` are no patches."""
         return self._size.tokens
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of source tokens that are no patches: the class token and registers, if any."""
+        return self._size.prefix_tokens
+
+    @property
+    def terms(self) -> int:
+        """Number of terms beside heads and biases, as `mlps` has them."""
+        return self._size.terms
 
     @property
     def joint(self) -> int:
@@ -135,7 +155,8 @@ class Store:
         self, layer: int, head: int, convention: str = "even"
     ) -> Float32[np.ndarray, "coordinate joint"]:
         """The fixed matrix that carries `[Σ α v / s, 1/s, μ/s, 1]` of one head into joint space."""
-        return head_directions(self.folded, self.kept(layer, head), layer, head, check_convention(convention))
+        kept, place = self.kept(layer, head), layer - self.all_layers
+        return head_directions(self.folded, kept, place, head, check_convention(convention))
 
     def patches(
         self, image: int, layer: int, convention: str = "even", normalised: bool = True
@@ -158,12 +179,31 @@ class Store:
         return patches if self._committed[row] else np.full_like(patches, np.nan)
 
     def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
-        """Contributions of the initial state (term 0) and of every layer's MLP."""
+        """Contributions of the initial state (term 0) and of every layer's MLP; of the pooling's MLP alone where
+        the model pools by attention, which may have none."""
+        if not self.terms:
+            return np.zeros((self.images, 0, self.joint), np.float32)
         centred, means = self._read("mlps").astype(np.float32), self._read("mlp_means")
         return mlp_contributions(centred, means, self.norm, self.folded, check_convention(convention), normalised)
 
+    def carried(self, layer: int, head: int, normalised: bool = True) -> Float32[np.ndarray, "images joint"]:
+        """What the attention pooling's heads took from a head of an earlier layer, each centred by its own mean.
+
+        It is a share of those heads' contributions, and no new part of the embedding; what of the head passes the
+        pooling's MLP is not in it. Raises SettingsError where it is not stored.
+        """
+        array = self._array("carried")
+        if layer not in self.carried_layers or not 0 <= head < array.shape[2]:
+            raise SettingsError(
+                f"{self.path}: head {head} of layer {layer} is not carried; stored are layers "
+                f"{spans(self.carried_layers)} with heads 0 to {array.shape[2] - 1}"
+            )
+        found = self._read("carried", self.carried_layers.index(layer), head).astype(np.float32)
+        return found / self.norm[:, 2:] if normalised else found
+
     def biases(self, normalised: bool = True) -> Float32[np.ndarray, "images bias joint"]:
-        """The terms that `own` keeps apart: every layer's output bias, then the final norm's bias."""
+        """The terms that `own` keeps apart: every direct layer's output bias, then the final norm's bias (with the
+        projection's own, where it has one)."""
         return bias_contributions(self.norm, self.folded, normalised)
 
     def samples(self) -> pa.Table:
@@ -206,6 +246,11 @@ class Store:
 
     def kept(self, layer: int, head: int = 0) -> int:
         """The place of `layer` among the kept ones; SettingsError where it, or `head`, is not stored."""
+        if layer in range(self.all_layers - self.direct_layers):
+            raise SettingsError(
+                f"{self.path}: the heads of layer {layer} reach the embedding through layer {self.all_layers - 1}, the "
+                "attention pooling, alone; ask that layer's, or carried() for what came from this one"
+            )
         if layer not in self.layers:
             raise SettingsError(
                 f"{self.path}: layer {layer} is not stored; stored are {spans(self.layers)} of the model's "

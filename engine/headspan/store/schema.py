@@ -18,27 +18,39 @@ import zarr
 from headspan.emit.shares import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line
 
-FORMAT = 1
+FORMAT = 2
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
 # Rows in an inner chunk: many where one head is read over all images, few where one image's patches are.
-_CHUNK_ROWS = {"heads": 256, "patches": 8}
+_CHUNK_ROWS = {"heads": 256, "patches": 8, "carried": 256}
 _DEFAULT_CHUNK_ROWS = 64
 _SHARD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """The sizes that fix every array's shape."""
+    """The sizes that fix every array's shape.
+
+    `layers` are the kept ones of those whose heads write to the embedding, `carried` the kept ones of those
+    whose heads are carried through an attention pooling; `all_layers` counts every layer of the model.
+    """
 
     images: int
     unit_images: int
     layers: tuple[int, ...]
     all_layers: int
+    # How many layers, the last ones, have heads that write to the embedding.
+    direct_layers: int
     heads: int
     head_dim: int
+    # Source tokens of a layer in `layers`; the first `prefix_tokens` of them are no patches.
     tokens: int
+    prefix_tokens: int
     joint: int
+    # Terms beside heads and biases.
+    terms: int
+    carried: tuple[int, ...] = ()
+    carried_heads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,6 @@ class ArraySpec:
 def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
     """The arrays with a row an image, for what is emitted."""
     layers, heads, head_dim, joint = len(size.layers), size.heads, size.head_dim, size.joint
-    terms = size.all_layers + 1
     axes: dict[str, tuple[tuple[str, ...], tuple[int, ...], str]] = {
         "ok": ((), (), "uint8"),
         "embedding": (("joint",), (joint,), "float32"),
@@ -84,9 +95,12 @@ def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
             (layers, heads, size.tokens, head_dim),
             "float16",
         )
-    if "mlps" in emit:
-        axes["mlps"] = (("term", "joint"), (terms, joint), "float16")
-        axes["mlp_means"] = (("term",), (terms,), "float32")
+    if "mlps" in emit and size.terms:
+        axes["mlps"] = (("term", "joint"), (size.terms, joint), "float16")
+        axes["mlp_means"] = (("term",), (size.terms,), "float32")
+    if "carried" in emit:
+        shape = (len(size.carried), size.carried_heads, joint)
+        axes["carried"] = (("carried_layer", "trunk_head", "joint"), shape, "float16")
     return {name: _row_spec(name, *spec, size) for name, spec in axes.items()}
 
 
@@ -100,7 +114,7 @@ def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: st
     fitting = [n for n in parts if unit // n * row_bytes <= _SHARD_BYTES]
     shard_rows = unit // (fitting[0] if fitting else parts[-1])
     # One layer and head a chunk, so that a head is read without its neighbours.
-    chunk_tail = tuple(1 if dim in ("layer", "head") else length for dim, length in zip(dims, tail, strict=True))
+    chunk_tail = tuple(1 if dim.endswith(("layer", "head")) else length for dim, length in zip(dims, tail, strict=True))
     return ArraySpec(
         name=name,
         dims=("image", *dims),
@@ -171,4 +185,4 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
 def dimensions(attributes: dict[str, Any]) -> Dimensions:
     """The sizes that a store's attributes record."""
     values = dict(attributes["dimensions"])
-    return Dimensions(**{**values, "layers": tuple(values["layers"])})
+    return Dimensions(**{**values, **{name: tuple(values[name]) for name in ("layers", "carried")}})

@@ -44,10 +44,11 @@ _INCIDENTAL = ("version", "backend")
 _MODEL_DIMS = {
     "head_to_joint": ("layer", "head", "head_dim", "joint"),
     "head_mean": ("layer", "head", "head_dim"),
-    "bias_to_joint": ("all_layer", "joint"),
-    "bias_mean": ("all_layer",),
+    "bias_to_joint": ("direct_layer", "joint"),
+    "bias_mean": ("direct_layer",),
     "gain": ("joint",),
     "shift": ("joint",),
+    "share_count": ("scalar",),
 }
 
 

@@ -1,0 +1,91 @@
+"""The parts of a tower as data: weights, and the flags in which Vision Transformers differ.
+
+LayerScales are folded into the linear map before them, batch norms into the convolution before them. What a
+model does not have is None, or zeros where that costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": F.silu,
+}
+
+
+class Norm(NamedTuple):
+    """A LayerNorm's parameters."""
+
+    weight: Float[Tensor, " width"]
+    bias: Float[Tensor, " width"]
+    eps: float
+
+
+class Linear(NamedTuple):
+    """A linear map's parameters, `x Wᵀ + b`."""
+
+    weight: Float[Tensor, "out in"]
+    bias: Float[Tensor, " out"]
+
+
+class Convolution(NamedTuple):
+    """A step of the stem, without padding; most stems are one step, the patch embedding."""
+
+    weight: Float[Tensor, "out in height width"]
+    bias: Float[Tensor, " out"] | None
+    stride: tuple[int, int]
+    activation: str | None
+
+
+class Mlp(NamedTuple):
+    """A block's MLP with its norms: before it, between its two maps, and behind it (residual post-norm)."""
+
+    norm: Norm | None
+    expand: Linear
+    activation: str
+    # `expand` gives twice the hidden numbers, and the activated first half is multiplied with the second.
+    gated: bool
+    norm_hidden: Norm | None
+    shrink: Linear
+    norm_output: Norm | None
+
+
+class Block(NamedTuple):
+    """A transformer block."""
+
+    # None where the norm stands behind the attention.
+    norm_attention: Norm | None
+    # Queries, keys and values side by side.
+    qkv: Linear
+    # What relative positions add to the scores.
+    bias: Float[Tensor, "head token token"] | None
+    # Over all heads' mixes of a row, before the output projection (EVA02).
+    norm_mixed: Norm | None
+    output: Linear
+    # Over what attention adds to a row (EVA02-E).
+    norm_output: Norm | None
+    mlp: Mlp
+
+
+class AttentionPool(NamedTuple):
+    """A last attention layer with one query, the same for every image, and nothing added to its output but an MLP."""
+
+    # The latent query after its own norm and projection: a constant.
+    query: Float[Tensor, " pooled_width"]
+    # Over every row, before keys and values.
+    norm: Norm
+    key_value: Linear
+    output: Linear
+    mlp: Mlp | None
+    heads: int
+    # How many rows, the first ones, are left out.
+    skip: int

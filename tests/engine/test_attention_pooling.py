@@ -1,0 +1,260 @@
+"""Stores of models that pool by attention, and of those with norms behind their heads, from shards to analyses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+
+import headspan as hs
+from headspan.analyse.verify import SUM_TOLERANCES, verify
+from headspan.cli import main
+from headspan.errors import ModelError, SettingsError, StoreError
+from headspan.model.convert import to_tower
+from headspan.model.load import load_model
+from tests import tolerances
+from tests.conftest import TOY, ToyRun, encoded_image, write_tar
+from tests.engine.test_every_model import facts_of, randomise_all, timm_in_small, weights_of
+from tests.oracle import Decomposition
+from tests.oracle_towers import decompose_tower
+from tests.tolerances import relative_error
+
+TEXT = TOY["text_cfg"]
+IMAGES = 5
+# "map" is SigLIP, a name by which open_clip would choose a tokenizer that needs transformers; "eva" pools by its class
+# token, with norms behind its heads. The pooling's heads are not the blocks' in number or size, but for SigLIP's.
+TOYS: dict[str, dict[str, Any]] = {
+    "map": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"},
+    "pe": {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": "map", "timm_proj": None},
+    "eva": {"timm_model_name": "eva02_enormous_patch14_clip_224", "timm_pool": "token", "timm_proj": None},
+    "coca": {
+        "patch_size": 16,
+        "width": 24,
+        "layers": 2,
+        "head_width": 8,
+        "attentional_pool": True,
+        "attn_pooler_queries": 3,
+        "attn_pooler_heads": 2,
+    },
+}
+
+
+# Two rows of three patches; open_clip interpolates the positions of its own towers from squares alone.
+SIZES = {"map": (32, 48), "pe": (32, 48), "eva": (28, 42), "coca": (32, 32)}
+
+
+@pytest.fixture(scope="module", params=TOYS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Settings of a finished store of one toy, all layers and emissions, with its randomised weights."""
+    kind: str = request.param
+    folder = tmp_path_factory.mktemp(kind)
+    size = SIZES[kind]
+    config = folder / f"headspan-toy-{kind}.json"
+    vision = {**TOYS[kind], "image_size": size}
+    config.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}))
+    members = [(f"{row:02d}.jpg", encoded_image(row)) for row in range(IMAGES)]
+    emit = ["heads", "patches", "mlps", *([] if kind == "eva" else ["carried"])]
+    settings = {
+        "shards": str(write_tar(folder / "0.tar", members)),
+        "model": str(config),
+        "pretrained": str(folder / "toy.safetensors"),
+        "layers": "all",
+        "emit": emit,
+        "device": "cpu",
+    }
+    with timm_in_small(depth=2, embed_dim=24, num_heads=3, img_size=size):
+        clip = load_model(str(config), "random:0").clip
+        randomise_all(clip.visual, 11)
+        save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, folder / "toy.safetensors")
+        hs.precompute(out=folder / "toy.zarr", **settings)
+        yield {**settings, "out": folder / "toy.zarr", "kind": kind}
+
+
+@pytest.fixture(scope="module")
+def exact(run: dict[str, Any]) -> list[Decomposition]:
+    """The oracle's decomposition of every image, as open_clip's own transform has it."""
+    visual = load_model(run["model"], run["pretrained"]).clip.visual
+    transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+    found = []
+    for row in range(IMAGES):
+        path = run["out"].with_name(f"{row}.jpg")
+        path.write_bytes(encoded_image(row))
+        with Image.open(path) as image:
+            found.append(decompose_tower(weights_of(visual), facts_of(visual), transform(image).numpy()))
+    return found
+
+
+def test_the_store_holds_what_the_oracle_finds_and_verify_agrees(
+    run: dict[str, Any], exact: list[Decomposition]
+) -> None:
+    store = hs.open(run["out"])
+    verdict = verify(store)
+    assert verdict.problems == ()
+    assert verdict.largest_error is not None
+    assert 0 < verdict.largest_error < SUM_TOLERANCES["fp32"]
+    direct = [0, 1] if run["kind"] == "eva" else [2]
+    assert store.layers == tuple(direct)
+    assert store.attributes["sum"]["direct_layers"] == direct
+    assert relative_error(store.embedding, [image.embedding for image in exact]) < tolerances.ORACLE_FLOAT32
+    for convention in ("even", "own"):
+        wanted = [image.contributions(convention, normalised=True) for image in exact]  # type: ignore[arg-type]
+        total = store.mlps(convention).sum(axis=1)
+        if convention == "own":
+            total = total + store.biases().sum(axis=1)
+        assert store.mlps(convention).shape == (IMAGES, store.terms, 24)
+        for kept, head in itertools.product(range(len(direct)), range(store.heads_per_layer)):
+            found = store.heads(direct[kept], head, convention)
+            assert relative_error(found, [w.heads[kept, head] for w in wanted]) < tolerances.FLOAT16_STORE
+            total = total + found
+        assert relative_error(total, store.embedding / store.norm[:, 2:]) < SUM_TOLERANCES["fp32"]
+        patches_found = store.patches(3, direct[-1], convention)
+        patches_wanted = wanted[3].patches[-1].swapaxes(0, 1)
+        assert relative_error(patches_found, patches_wanted) < tolerances.FLOAT16_STORE
+
+
+def test_earlier_layers_are_carried_through_the_pooling_and_add_nothing_to_the_sum(
+    run: dict[str, Any], exact: list[Decomposition]
+) -> None:
+    store = hs.open(run["out"])
+    if run["kind"] == "eva":
+        assert store.carried_layers == ()
+        with pytest.raises(SettingsError, match=r"holds no carried; precompute with --emit heads,carried"):
+            store.carried(0, 0)
+        return
+    assert store.carried_layers == (0, 1)
+    for layer, head in itertools.product((0, 1), range(3)):
+        wanted = np.stack([image.carried[layer, head] for image in exact if image.carried is not None])
+        assert relative_error(store.carried(layer, head, normalised=False), wanted) < tolerances.FLOAT16_STORE
+        unit = wanted / np.linalg.norm(store.embedding, axis=1, keepdims=True)
+        assert relative_error(store.carried(layer, head), unit) < tolerances.FLOAT16_STORE
+    with pytest.raises(SettingsError, match=r"the heads of layer 1 reach the embedding through layer 2, the attention"):
+        store.heads(1, 0)
+    with pytest.raises(SettingsError, match=r"head 3 of layer 1 is not carried; stored are layers 0-1 with heads 0 to"):
+        store.carried(1, 3)
+    with pytest.raises(SettingsError, match=r"head 0 of layer 2 is not carried"):
+        store.carried(2, 0)
+
+
+def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(run["out"])]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    found = {name.strip(): value.strip() for name, value in lines.items()}
+    sums = {
+        "map": "heads of layer 2, the pooling + MLP of layer 2, the pooling + biases",
+        "pe": "heads of layer 2, the pooling + MLP of layer 2, the pooling + biases",
+        "coca": "heads of layer 2, the pooling + biases",
+        "eva": "heads of layers 0-1 + initial state and 2 MLPs + biases",
+    }
+    assert found["sum"] == sums[run["kind"]]
+    assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 as carried through it")
+
+
+def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomposition]) -> None:
+    store = hs.open(run["out"])
+    prefix = 0 if run["kind"] == "map" else 1
+    columns = 2 if run["kind"] == "coca" else 3
+    assert (store.tokens, store.prefix_tokens) == (2 * columns + prefix, prefix)
+    text = np.eye(24, dtype=np.float32)[:2]
+    layer = store.layers[-1]
+    maps = hs.text_maps(store, 1, text, heads=[(layer, 1)])
+    wanted = exact[1].contributions("even", normalised=True).patches[-1, 1, prefix:, :2].T.reshape(2, 2, columns)
+    assert relative_error(maps, wanted) < tolerances.FLOAT16_STORE
+
+
+def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict[str, Any]) -> None:
+    store = hs.open(run["out"])
+    texts = [f"a {colour} {thing}" for colour in ("red", "blue", "odd") for thing in ("cat", "tree", "boat")]
+    spans = hs.textspan(store, texts=texts, texts_per_head=2)
+    assert spans.layers == store.layers
+    layer = store.layers[-1]
+    vectors = hs.text_vectors(store, hs.read_pool(texts))
+    dense = hs.textspan_dense(store.heads(layer, 1), vectors, texts_per_head=2, rank=80)
+    assert spans.texts(layer, 1) == [texts[index] for index in dense.indices]
+
+
+def test_another_image_size_is_kept_with_the_store_and_its_texts_are_found(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if run["kind"] != "coca":
+        pytest.skip("timm's toys have their size from the test")
+    settings = {**run, "out": tmp_path / "large.zarr", "image_size": 64}
+    settings.pop("kind")
+    hs.precompute(**settings)
+    store = hs.open(tmp_path / "large.zarr")
+    assert (store.tokens, store.attributes["preprocess"]["size"]) == (17, [64, 64])
+    assert verify(store).problems == ()
+    # The digest is of the interpolated positions: texts need the same size again.
+    assert hs.text_vectors(store, hs.read_pool(["a cat"])).shape == (1, 24)
+    with pytest.raises(StoreError, match=r"was made with .*, this run asks for"):
+        hs.precompute(**{**settings, "image_size": 48})
+    command = ["precompute", run["shards"], "--out", str(tmp_path / "small.zarr"), "--model", run["model"]]
+    assert main([*command, "--pretrained", run["pretrained"], "--image-size", "8"]) == 2
+    assert "--image-size 8: a patch of " in capsys.readouterr().err
+
+
+def test_layers_that_hold_nothing_direct_are_refused_and_what_is_left_out_is_told(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {**run, "out": tmp_path / "run.zarr"}
+    kind = common.pop("kind")
+    if kind == "eva":
+        with pytest.raises(SettingsError, match=r"^--emit carried: .* does not pool by attention"):
+            hs.precompute(**{**common, "emit": "heads,carried"})
+        return
+    with pytest.raises(SettingsError, match=r"--layers 0-1: .* layer 2, the pooling, .* as in --layers 0-1,2"):
+        hs.precompute(**{**common, "layers": "0-1"})
+    with pytest.raises(SettingsError, match=r"--emit carried: of --layers 2 none is before the pooling; .* 0 to 1"):
+        hs.precompute(**{**common, "layers": "2"})
+    hs.precompute(listen=print, **{**common, "emit": "heads", "layers": "last2"})
+    assert "of layers before 2, the pooling, nothing is kept without --emit heads,carried" in capsys.readouterr().out
+    store = hs.open(tmp_path / "run.zarr")
+    assert (store.layers, store.carried_layers, store.all_layers) == ((2,), (), 3)
+    # CoCa's pooling has no MLP: its heads and biases are the whole sum.
+    assert (verify(store).largest_error is None) == (kind != "coca")
+    assert verify(store).problems == ()
+
+
+def test_positions_are_interpolated_as_open_clip_does_it(toy_run: ToyRun) -> None:
+    found = load_model(str(toy_run.config), str(toy_run.weights), image_size=48)
+    plain = load_model(str(toy_run.config), str(toy_run.weights))
+    assert found.preprocess.size == (48, 48)
+    grid = plain.clip.visual.positional_embedding[1:].T.reshape(1, -1, 4, 4)
+    resized = torch.nn.functional.interpolate(grid, (6, 6), mode="bicubic", antialias=True, align_corners=False)
+    positions = to_tower(found.clip.visual, "toy").positions
+    torch.testing.assert_close(positions[1:], resized[0].flatten(1).T)
+    torch.testing.assert_close(positions[0], plain.clip.visual.positional_embedding[0])
+    with pytest.raises(SettingsError, match=r"--image-size 7: a patch of .* takes 8 pixels; give a multiple of that"):
+        load_model(str(toy_run.config), str(toy_run.weights), image_size=7)
+
+
+def test_a_tokenizer_of_a_package_that_is_not_there_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "headspan-toy-siglip.json"
+    path.write_text(json.dumps(TOY))
+    # To Python a module that cannot be imported, whether or not it is installed.
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    model = load_model(str(path), "random:0")
+    with pytest.raises(
+        ModelError, match=r"siglip\.json: open_clip's tokenizer .* \(.*transformers.*\); install it with"
+    ):
+        model.tokenizer()
+
+
+def test_a_text_tower_of_a_package_that_is_not_there_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headspan.model.load.find_spec", lambda name: None)
+    with pytest.raises(
+        ModelError,
+        match=r"^roberta-ViT-B-32: its text tower is Hugging Face's roberta-base, .* pip install transformers",
+    ):
+        load_model("roberta-ViT-B-32", "random:0")
