@@ -145,4 +145,5 @@ def _percent(share: float) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:.1f}".replace("-", "−")
+    # Without the sign of a rounded zero.
+    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
