@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from headspan.analyse import results
-from headspan.analyse.ccs import ConceptConsistency
-from headspan.analyse.labels import LABELLED_TEXTS, read_labels
+from headspan.analyse.ccs import ConceptConsistency, read_scores
+from headspan.analyse.labels import LABELLED_TEXTS
 from headspan.analyse.report_examples import find_examples
 from headspan.analyse.report_page import Content, DescribedHead, render
 from headspan.analyse.spans import HeadSpans, read_spans
@@ -29,10 +28,8 @@ def write_report(store: Store, path: str | Path, run: str | None = None, listen:
     store has no such run, or `path` cannot be written.
     """
     path = Path(path)
-    run = results.only_run(store, "ccs", run, "headspan ccs")
-    arrays, _ = results.load(store, "ccs", run, "headspan ccs")
-    labels, spans = read_labels(store, run), read_spans(store, run)
-    found = ConceptConsistency(labels, arrays["scores"])
+    found = read_scores(store, run)
+    spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
     examples, missing = find_examples(store, spans, heads, listen)
     content = Content(
@@ -70,7 +67,7 @@ def random_weights_notice(store: Store) -> str | None:
 def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[DescribedHead]:
     for layer, head in spans.heads():
         place = spans.layers.index(layer), head
-        votes = found.labels.consistent[place].tolist()
+        votes = found.consistent[place].tolist()
         yield DescribedHead(
             layer=layer,
             head=head,
@@ -107,6 +104,7 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
         ),
         ("Texts per head", f"{spans.indices.shape[2]}"),
         ("Labels from", found.labels.source),
+        ("Votes from", found.votes.source),
         ("Run", spans.run),
         ("headspan", known["version"]),
     ]

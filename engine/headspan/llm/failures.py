@@ -60,9 +60,8 @@ def no_connection(error: Exception, endpoint: Endpoint, timed_out: bool) -> Fail
     """A request that got no reply: nobody there, a connection that was cut, or a reply that took too long."""
     connected = type(error.__cause__).__name__ not in _NEVER_CONNECTED
     if timed_out and connected:
-        sentence = (
-            f"{endpoint.shown_url}: no reply within {endpoint.timeout_seconds:g} s; raise --timeout, or lower --parallel"
-        )
+        late = f"no reply within {endpoint.timeout_seconds:g} s"
+        sentence = f"{endpoint.shown_url}: {late}; raise --timeout, or lower --parallel"
         # A reply that took too long has cost more patience than one that said no at once.
         return Failure(Verdict.WAIT, sentence, may_have_cost=True, weight=3)
     cause = endpoint.without_secrets(one_line(error.__cause__ or error))
