@@ -70,7 +70,7 @@ def label_heads(store: Store, run: str | None = None) -> Labels:
     if concepts is None:
         raise TextsError(
             f"pool {spans.pool.name}: its texts carry no concepts, so heads cannot be labelled by them; give "
-            "text<TAB>concept lines, use the pool general, or let a language model label with --llm"
+            "text<TAB>concept lines, or use the pool general, or let a language model label with --llm"
         )
     check_texts(spans)
     labels = label_with(
