@@ -26,7 +26,7 @@ from torch import nn
 
 # Every shape that a signature states is checked at every call. `headspan.sources` is left out: its
 # methods return `Self`, which beartype takes in decorated classes alone.
-_CHECKED = ("analyse", "config", "decode", "emit", "model", "pipeline", "plan", "prefetch", "records", "store")
+_CHECKED = ("analyse", "config", "decode", "emit", "llm", "model", "pipeline", "plan", "prefetch", "records", "store")
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
 import headspan as hs  # noqa: E402

@@ -32,6 +32,7 @@ FLOW = (
     ("pipeline",),
     ("cluster", "analyse", "llm"),
     ("demo",),
+    ("asking_flags", "label_commands"),
     ("cli",),
 )
 PLACE = {name: place for place, group in enumerate(FLOW) for name in group}

@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headspan.analyse.ccs import ConceptConsistency, concept_consistency
+from headspan.analyse.ccs import ConceptConsistency, concept_consistency, read_scores
+from headspan.analyse.compare import compare
+from headspan.analyse.examples import read_examples
 from headspan.analyse.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
+from headspan.analyse.judging import judge_heads
 from headspan.analyse.labels import Labels, label_heads
+from headspan.analyse.model_labels import label_by_model
+from headspan.analyse.model_pool import PoolRequest, write_pool
 from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, similarities
 from headspan.analyse.pruning import mean_ablated
+from headspan.analyse.raters import rater_agreement
 from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans, read_spans, textspan
 from headspan.analyse.texts import Pool, read_pool, text_vectors
@@ -21,26 +27,36 @@ from headspan.analyse.textspan import TextSpan, textspan_dense
 from headspan.analyse.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.config import PrecomputeSettings
 from headspan.errors import HeadspanError
+from headspan.llm.asking import Asker
+from headspan.llm.cache import AnswerCache
+from headspan.llm.endpoint import Endpoint
 from headspan.records import Listener, Summary, ignore
 from headspan.store.reader import Store
 from headspan.store.reader import open_store as open  # noqa: A004
 
 __all__ = [
     "Accuracy",
+    "AnswerCache",
+    "Asker",
     "Classes",
     "ConceptConsistency",
+    "Endpoint",
     "GroundTruth",
     "HeadSpans",
     "HeadspanError",
     "Labels",
     "Pool",
+    "PoolRequest",
     "PrecomputeSettings",
     "Store",
     "TextSpan",
     "accuracy",
     "check_ground_truth",
+    "compare",
     "concept_consistency",
     "embed_classes",
+    "judge_heads",
+    "label_by_model",
     "label_heads",
     "mean_ablated",
     "models",
@@ -48,14 +64,18 @@ __all__ = [
     "nearest_to_vector",
     "open",
     "precompute",
+    "rater_agreement",
+    "read_examples",
     "read_ground_truth",
     "read_pool",
+    "read_scores",
     "read_spans",
     "similarities",
     "text_maps",
     "text_vectors",
     "textspan",
     "textspan_dense",
+    "write_pool",
 ]
 
 

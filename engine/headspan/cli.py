@@ -1,4 +1,4 @@
-"""Flags to settings to one call; the only file that prints.
+"""Flags to settings to one call; with `label_commands` and `asking_flags`, the only files that print.
 
 Errors are one sentence on standard error and exit code 2; an interrupted precompute says how to go on
 and exits with 130. `verify` exits with 1 where something does not agree.
@@ -12,14 +12,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from headspan.analyse.ccs import concept_consistency
-from headspan.analyse.labels import label_heads
 from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
@@ -27,6 +26,7 @@ from headspan.analyse.verify import verify
 from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
 from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
+from headspan.label_commands import add_label_commands
 from headspan.records import Progress, Summary
 from headspan.store.reader import Store
 
@@ -35,7 +35,15 @@ class ProgressPrinter:
     """Progress events as bars on a terminal, as plain lines every few seconds elsewhere; on standard error."""
 
     _LINE_SECONDS = 5.0
-    _UNITS = {"plan": "tar", "images": "image", "texts": "text", "verify": "unit", "shards": "image"}  # noqa: RUF012
+    _UNITS = {  # noqa: RUF012
+        "plan": "tar",
+        "images": "image",
+        "texts": "text",
+        "verify": "unit",
+        "shards": "image",
+        "answers": "answer",
+        "pool": "text",
+    }
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm] = {}
@@ -104,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         progress.close()
-        kept = "; finished units are kept, run the same command to go on" if flags.run is _precompute else ""
+        kept = f"; {flags.kept} are kept, run the same command to go on" if "kept" in flags else ""
         print(f"headspan: interrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -233,31 +241,6 @@ def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
         print(f"    {text}")
 
 
-def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    labels = label_heads(Store(flags.store), flags.run_name)
-    print(f"by {labels.source}")
-    for layer, names in zip(labels.layers, labels.names, strict=True):
-        for head, name in enumerate(names):
-            print(f"L{layer}.H{head}\t{name or '-'}")
-    return 0
-
-
-def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    store = Store(flags.store)
-    if not runs(store, "labels"):
-        label_heads(store, flags.run_name)
-    found = concept_consistency(store, flags.run_name)
-    labels = found.labels
-    for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
-        for head, score in enumerate(scores):
-            print(f"L{layer}.H{head}\t{score}\t{labels.name(layer, head) or '-'}")
-    print(f"labels and votes by {labels.source}")
-    print(", ".join(f"{name} {count}" for name, count in found.groups.items()))
-    print("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
-    print(f"CCR {found.ccr:.3f}")
-    return 0
-
-
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     path = store.path.resolve()
@@ -291,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="headspan-demo", help="folder to write (default: %(default)s)")
 
     precompute = _command(commands, "precompute", _precompute, "stream shards through an encoder into a store")
+    precompute.set_defaults(kept="finished units")
     precompute.add_argument("shards", nargs="+", help="tars: brace patterns, globs, directories, urls")
     precompute.add_argument("--out", required=True, help="the store to write, a folder such as run.zarr")
     precompute.add_argument("--model", help="open_clip name, hf-hub:…, local-dir:… or config .json (default: ViT-B-32)")
@@ -326,13 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     spans.add_argument("--layers", help="default: all that are stored")
     spans.add_argument("--rank", type=int, default=80, help="default: %(default)s")
     _run_flag(spans)
-    for name, function, text in (
-        ("label", _label, "one concept a head"),
-        ("ccs", _ccs, "Concept Consistency Scores"),
-    ):
-        command = _command(commands, name, function, text)
-        command.add_argument("store")
-        _run_flag(command)
+    add_label_commands(partial(_command, commands), _run_flag)
     report = _command(commands, "report", _report, "one HTML file, no network")
     report.add_argument("store")
     report.add_argument("--out", help="default: STORE-report.html beside the store")

@@ -29,6 +29,10 @@ class TextsError(HeadspanError):
     """A text pool that cannot be used."""
 
 
+class LanguageModelError(HeadspanError):
+    """A language model that cannot be asked, does not answer as asked, or would cost more than is allowed."""
+
+
 def one_line(error: BaseException) -> str:
     """What another library's error says, fit for a place within a sentence."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ import pytest
 
 import headspan as hs
 from headspan.analyse import results
-from headspan.analyse.ccs import ConceptConsistency, concept_consistency
+from headspan.analyse.ccs import ConceptConsistency, Votes, concept_consistency
 from headspan.analyse.labels import Labels, label_heads, label_with, read_labels
 from headspan.analyse.spans import HeadSpans
 from headspan.analyse.texts import Pool
@@ -111,7 +111,7 @@ def scored(scores: list[list[int]], names: list[list[str | None]]) -> ConceptCon
     votes = np.array([[[place < score for place in range(5)] for score in row] for row in scores])
     layers = tuple(range(8, 8 + len(scores)))
     labels = Labels("hand", "by hand", layers, tuple(tuple(row) for row in names), votes)
-    return ConceptConsistency(labels, np.array(scores))
+    return ConceptConsistency(labels, Votes(("hand",), votes[None].astype(np.int8), np.full(votes.shape[:2], 5)))
 
 
 @pytest.mark.parametrize(

@@ -1,34 +1,80 @@
 """Concept Consistency Scores: how many of a head's first five texts are consistent with its label.
 
 Source: Madasu, Lal, Howard, "Quantifying Interpretability in CLIP Models with Concept Consistency",
-arXiv 2503.11103, and its public code.
+arXiv 2503.11103, and its public code; association and entanglement: Madasu et al., arXiv 2409.06579. What is
+a reading of ours, not read at its source, is listed in UNSOURCED.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from headspan.analyse import results
-from headspan.analyse.labels import LABELLED_TEXTS, Labels, read_labels
+from headspan.analyse.labels import LABELLED_TEXTS, Labels, first_texts, read_labels
+from headspan.analyse.spans import HeadSpans, read_spans
+from headspan.errors import SettingsError, StoreError
 from headspan.store.reader import Store
+
+# A vote that is not there: no label, no text, or an answer that was none.
+NO_VOTE = -1
+# Said wherever the result is printed or kept.
+UNSOURCED = {
+    "association": "association score: mean over labelled heads of the share of texts that are consistent",
+    "entanglement": "entanglement score: share of labelled heads whose label is another head's too",
+    "majority": "votes are merged by majority; a tie counts as not consistent",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Every judge's vote on every head's first texts: 1, 0, or NO_VOTE."""
+
+    judges: tuple[str, ...]
+    cast: Int[np.ndarray, "judge layer head text"]
+    # How many of the first five texts a head has.
+    texts: Int[np.ndarray, "layer head"]
+
+    @property
+    def consistent(self) -> Bool[np.ndarray, "layer head text"]:
+        """What more than half of the votes that were cast say; where that is no more than half, it is not."""
+        return 2 * (self.cast == 1).sum(axis=0) > (self.cast != NO_VOTE).sum(axis=0)
+
+    @property
+    def source(self) -> str:
+        """Who voted, in words."""
+        if len(self.judges) == 1:
+            return self.judges[0]
+        return f"majority of {', '.join(self.judges)}"
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptConsistency:
-    """CCS of every head, 0 to 5, and what the study reports of them."""
+    """CCS of every head, 0 to 5, and what the studies report of them."""
 
     labels: Labels
-    scores: Int[np.ndarray, "layer head"]
+    votes: Votes
+
+    @property
+    def consistent(self) -> Bool[np.ndarray, "layer head text"]:
+        """Whether each of a head's first texts is consistent with its label."""
+        return self.votes.consistent
+
+    @property
+    def scores(self) -> Int[np.ndarray, "layer head"]:
+        """CCS: the number of consistent texts."""
+        return self.consistent.sum(axis=2).astype(np.int8)
 
     @property
     def at_k(self) -> list[float]:
         """CCS@K for K = 0 to 5: the share of heads with that score."""
-        counts = np.bincount(self.scores.ravel(), minlength=LABELLED_TEXTS + 1)
-        return [float(count) for count in counts / self.scores.size]
+        scores = self.scores
+        counts = np.bincount(scores.ravel(), minlength=LABELLED_TEXTS + 1)
+        return [float(count) for count in counts / scores.size]
 
     @property
     def groups(self) -> dict[str, int]:
@@ -45,42 +91,129 @@ class ConceptConsistency:
         """Concentrated concept ratio: concepts of more than one high head, over high heads; NaN without any."""
         concepts = Counter(
             name
-            for row, names in zip(self.scores.tolist(), self.labels.names, strict=True)
+            for row, names in zip(self.scores.tolist(), self.labels.concepts, strict=True)
             for score, name in zip(row, names, strict=True)
             if score == 5
         )
         high = sum(concepts.values())
         return sum(count > 1 for count in concepts.values()) / high if high else float("nan")
 
+    @property
+    def heads_per_concept(self) -> dict[str, int]:
+        """How many heads carry each concept, the commonest first; of equally common ones, by name."""
+        counts = Counter(name for row in self.labels.concepts for name in row if name is not None)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    @property
+    def association(self) -> float:
+        """Mean over labelled heads of the share of their texts that are consistent; NaN without any. UNSOURCED."""
+        labelled = np.array([[name is not None for name in row] for row in self.labels.names])
+        known = labelled & (self.votes.texts > 0)
+        return float((self.scores[known] / self.votes.texts[known]).mean()) if known.any() else float("nan")
+
+    @property
+    def entanglement(self) -> float:
+        """Share of labelled heads whose concept another head carries too; NaN without any. UNSOURCED."""
+        counts = self.heads_per_concept.values()
+        return sum(count for count in counts if count > 1) / sum(counts) if counts else float("nan")
+
     def group(self, layer: int, head: int) -> str | None:
         """The group of one head, if it is in one."""
         score = int(self.scores[self.labels.layers.index(layer), head])
         return {0: "low", 1: "low", 3: "moderate", 5: "high"}.get(score)
 
+    def layer(self, layer: int) -> ConceptConsistency:
+        """The same of one layer alone: its heads, its shares, its ratio."""
+        place = self.labels.layers.index(layer)
+        one = slice(place, place + 1)
+        labels, votes = self.labels, self.votes
+        consistent = None if labels.consistent is None else labels.consistent[one]
+        # Labels that are one concept in the whole model are one concept here.
+        concepts = labels.concepts[one]
+        return ConceptConsistency(
+            Labels(labels.run, labels.source, (layer,), concepts, consistent),
+            Votes(votes.judges, votes.cast[:, one], votes.texts[one]),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as JSON takes them: None for what is not defined."""
+        found: dict[str, Any] = {"at_k": self.at_k, "groups": self.groups}
+        for name in ("ccr", "association", "entanglement"):
+            value = getattr(self, name)
+            found[name] = None if np.isnan(value) else value
+        return found
+
 
 def concept_consistency(store: Store, run: str | None = None) -> ConceptConsistency:
-    """CCS of a labelled run, or of the only one there is; kept in the store as `ccs/<run>`."""
+    """CCS of a run whose labels brought their votes, or of the only one there is; kept as `ccs/<run>`.
+
+    SettingsError where the labels are a language model's, whose votes judges must give (`judge_heads`).
+    """
     labels = read_labels(store, run)
-    found = ConceptConsistency(labels, labels.consistent.sum(axis=2).astype(np.int8))
-    results.save(
-        store,
-        "ccs",
-        labels.run,
-        {"scores": (found.scores, ("layer", "head"))},
-        {
-            "source": labels.source,
-            "layers": list(labels.layers),
-            "at_k": found.at_k,
-            "groups": found.groups,
-            # JSON has no NaN.
-            "ccr": None if np.isnan(found.ccr) else found.ccr,
-        },
-    )
+    if labels.consistent is None:
+        raise SettingsError(
+            f"labels of run {labels.run!r} are from {labels.source}, and no judge has voted on them; name judges with "
+            "--judge, or label by the pool's concepts again with headspan label"
+        )
+    spans = read_spans(store, labels.run)
+    texts = text_counts(spans)
+    exists = np.arange(LABELLED_TEXTS) < texts[..., None]
+    labelled = np.array([[name is not None for name in row] for row in labels.names])[..., None]
+    cast = np.where(exists & labelled, labels.consistent.astype(np.int8), np.int8(NO_VOTE))
+    found = ConceptConsistency(labels, Votes((labels.source,), cast[None], texts))
+    save_scores(store, found)
     return found
 
 
-def read_consistency(store: Store, run: str | None = None) -> ConceptConsistency:
+def text_counts(spans: HeadSpans) -> Int[np.ndarray, "layer head"]:
+    """How many of the first five texts each head has."""
+    return np.array(
+        [
+            [len(first_texts(spans, kept, head)) for head in range(spans.indices.shape[1])]
+            for kept in range(len(spans.layers))
+        ],
+        np.int8,
+    )
+
+
+def save_scores(
+    store: Store,
+    found: ConceptConsistency,
+    arrays: dict[str, results.Named] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Keep scores, votes and what they were made from as `ccs/<run>`."""
+    votes = found.votes
+    results.save(
+        store,
+        "ccs",
+        found.labels.run,
+        {
+            "scores": (found.scores, ("layer", "head")),
+            "votes": (votes.cast, ("judge", "layer", "head", "text")),
+            "texts": (votes.texts, ("layer", "head")),
+            **(arrays or {}),
+        },
+        {
+            "source": votes.source,
+            "labels_source": found.labels.source,
+            "judges": list(votes.judges),
+            "layers": list(found.labels.layers),
+            **found.summary(),
+            "by_layer": {str(layer): found.layer(layer).summary() for layer in found.labels.layers},
+            "heads_per_concept": found.heads_per_concept,
+            "unsourced": UNSOURCED,
+            **(settings or {}),
+        },
+    )
+
+
+def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
     """The stored scores of a run, or of the only one there is."""
     run = results.only_run(store, "ccs", run, "headspan ccs")
-    arrays, _ = results.load(store, "ccs", run, "headspan ccs")
-    return ConceptConsistency(read_labels(store, run), arrays["scores"])
+    arrays, settings = results.load(store, "ccs", run, "headspan ccs")
+    if "votes" not in arrays:
+        raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs again")
+    return ConceptConsistency(
+        read_labels(store, run), Votes(tuple(settings["judges"]), arrays["votes"], arrays["texts"])
+    )

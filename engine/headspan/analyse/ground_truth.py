@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from headspan.analyse import results
-from headspan.analyse.ccs import ConceptConsistency, read_consistency
+from headspan.analyse.ccs import ConceptConsistency, read_scores
 from headspan.analyse.neighbours import Head, mean_contributions, similarities
 from headspan.analyse.pruning import mean_ablated
 from headspan.analyse.segmentation import average_precision, resized, text_maps
@@ -101,7 +101,7 @@ def check_ground_truth(
     and a random model of the same shape, with a CCS run of the same name. Raises SettingsError where the images
     are no scenes of the world.
     """
-    found = read_consistency(store, run)
+    found = read_scores(store, run)
     run = found.labels.run
     scenes = _scenes(store)
     classes = embed_classes(store, "world-prompts", {factor: prompts(factor) for factor in FACTORS}, listen)
@@ -111,7 +111,7 @@ def check_ground_truth(
         run=run,
         zero_shot=_zero_shot(store.embedding, classes, truths),
         high_heads=_high_heads(found),
-        high_heads_at_random=_high_heads(read_consistency(at_random, run)) if at_random else None,
+        high_heads_at_random=_high_heads(read_scores(at_random, run)) if at_random else None,
         neighbours=tuple(_neighbours(store, concept, heads, truths[FACTOR_OF[concept]]) for concept, heads in concepts),
         maps=_maps(store, scenes, listen),
         ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts),

@@ -2,19 +2,21 @@
 
 Source: Madasu et al., arXiv 2409.06579 (labels) and arXiv 2503.11103 (judging texts against them). This
 file is the seam: whoever labels and whoever judges are two functions; here they are the pool's own
-annotations, so that no language model is needed.
+annotations, so that no language model is needed. Language models label in `model_labels`, judge in `judging`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from headspan.analyse import results
+from headspan.analyse.merging import merge_labels
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.errors import SettingsError, TextsError
 from headspan.store.reader import Store
@@ -30,13 +32,26 @@ Judge = Callable[[int, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A label of every head (None where it has none), and the votes on its first five texts."""
+    """A label of every head (None where it has none), and the votes on its first five texts.
+
+    `consistent` is None where judges are still to vote. `free` labels are words that a language model found,
+    and several may stand for one concept; others are a pool's concepts as they are.
+    """
 
     run: str
     source: str
     layers: tuple[int, ...]
     names: tuple[tuple[str | None, ...], ...]
-    consistent: Bool[np.ndarray, "layer head text"]
+    consistent: Bool[np.ndarray, "layer head text"] | None
+    free: bool = False
+
+    @property
+    def concepts(self) -> tuple[tuple[str | None, ...], ...]:
+        """The labels as they count: free ones that differ in plural, case or prefix alone are one."""
+        if not self.free:
+            return self.names
+        one = merge_labels(name for row in self.names for name in row)
+        return tuple(tuple(name and one[name] for name in row) for row in self.names)
 
     def name(self, layer: int, head: int) -> str | None:
         """The label of one head."""
@@ -55,22 +70,32 @@ def label_heads(store: Store, run: str | None = None) -> Labels:
     if concepts is None:
         raise TextsError(
             f"pool {spans.pool.name}: its texts carry no concepts, so heads cannot be labelled by them; give "
-            "text<TAB>concept lines, or use the pool general"
+            "text<TAB>concept lines, or use the pool general, or let a language model label with --llm"
         )
-    chosen = spans.indices.shape[2]
-    if chosen < LABELLED_TEXTS:
-        raise SettingsError(
-            f"textspan run {spans.run!r} has {chosen} texts a head, labels and scores look at the first "
-            f"{LABELLED_TEXTS}; run headspan textspan with --texts-per-head {LABELLED_TEXTS} or more"
-        )
+    check_texts(spans)
     labels = label_with(
         spans,
         labeller=lambda texts: Counter(concepts[text] for text in texts).most_common(1)[0][0] if texts else None,
         judge=lambda text, label: concepts[text] == label,
         source=f"concepts of pool {spans.pool.name}",
     )
-    _save(store, labels)
+    save_labels(store, labels)
     return labels
+
+
+def check_texts(spans: HeadSpans) -> None:
+    """Raise SettingsError where a run has too few texts a head for labels and scores."""
+    chosen = spans.indices.shape[2]
+    if chosen < LABELLED_TEXTS:
+        raise SettingsError(
+            f"textspan run {spans.run!r} has {chosen} texts a head, labels and scores look at the first "
+            f"{LABELLED_TEXTS}; run headspan textspan with --texts-per-head {LABELLED_TEXTS} or more"
+        )
+
+
+def first_texts(spans: HeadSpans, kept: int, head: int) -> list[int]:
+    """The places in the pool of the texts that labels and scores look at; `kept` is the layer's place."""
+    return [text for text in spans.indices[kept, head, :LABELLED_TEXTS].tolist() if text >= 0]
 
 
 def label_with(spans: HeadSpans, labeller: Labeller, judge: Judge, source: str) -> Labels:
@@ -80,7 +105,7 @@ def label_with(spans: HeadSpans, labeller: Labeller, judge: Judge, source: str) 
     for kept, _ in enumerate(spans.layers):
         row: list[str | None] = []
         for head in range(spans.indices.shape[1]):
-            texts = [text for text in spans.indices[kept, head, :LABELLED_TEXTS].tolist() if text >= 0]
+            texts = first_texts(spans, kept, head)
             label = labeller(texts)
             row.append(label)
             if label is not None:
@@ -94,14 +119,31 @@ def read_labels(store: Store, run: str | None = None) -> Labels:
     run = results.only_run(store, "labels", run, "headspan label")
     arrays, settings = results.load(store, "labels", run, "headspan label")
     names = tuple(tuple(row) for row in settings["labels"])
-    return Labels(run, settings["source"], tuple(settings["layers"]), names, arrays["consistent"])
+    free = bool(settings.get("free", False))
+    return Labels(run, settings["source"], tuple(settings["layers"]), names, arrays.get("consistent"), free)
 
 
-def _save(store: Store, labels: Labels) -> None:
+def save_labels(
+    store: Store,
+    labels: Labels,
+    arrays: Mapping[str, results.Named] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Keep `labels` as `labels/<run>`, with what else belongs to the way in which they were made."""
+    votes: dict[str, results.Named] = {}
+    if labels.consistent is not None:
+        votes["consistent"] = (labels.consistent, ("layer", "head", "text"))
     results.save(
         store,
         "labels",
         labels.run,
-        {"consistent": (labels.consistent, ("layer", "head", "text"))},
-        {"source": labels.source, "layers": list(labels.layers), "labels": [list(row) for row in labels.names]},
+        {**votes, **(arrays or {})},
+        {
+            "source": labels.source,
+            "layers": list(labels.layers),
+            "labels": [list(row) for row in labels.names],
+            "free": labels.free,
+            "concepts": [list(row) for row in labels.concepts],
+            **(settings or {}),
+        },
     )

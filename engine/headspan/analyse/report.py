@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from headspan.analyse.ccs import ConceptConsistency, read_consistency
+from headspan.analyse.ccs import ConceptConsistency, read_scores
 from headspan.analyse.ground_truth import read_ground_truth
 from headspan.analyse.labels import LABELLED_TEXTS
 from headspan.analyse.report_examples import find_examples
@@ -29,7 +29,7 @@ def write_report(store: Store, path: str | Path, run: str | None = None, listen:
     store has no such run, or `path` cannot be written.
     """
     path = Path(path)
-    found = read_consistency(store, run)
+    found = read_scores(store, run)
     spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
     examples, missing = find_examples(store, spans, heads, listen)
@@ -69,7 +69,7 @@ def random_weights_notice(store: Store) -> str | None:
 def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[DescribedHead]:
     for layer, head in spans.heads():
         place = spans.layers.index(layer), head
-        votes = found.labels.consistent[place].tolist()
+        votes = found.consistent[place].tolist()
         yield DescribedHead(
             layer=layer,
             head=head,
@@ -106,6 +106,7 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
         ),
         ("Texts per head", f"{spans.indices.shape[2]}"),
         ("Labels from", found.labels.source),
+        ("Votes from", found.votes.source),
         ("Run", spans.run),
         ("headspan", known["version"]),
     ]

@@ -1,0 +1,131 @@
+"""Head labels by a language model, in context: it sees hand-labelled heads, then a head's first five texts.
+
+Source: Madasu et al., arXiv 2409.06579. The prompt is headspan's own wording of the study's: the texts, quoted,
+and the request for their common characteristic in one word without punctuation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from headspan.analyse.answers import as_array, endpoints, record, served_as
+from headspan.analyse.examples import Example
+from headspan.analyse.labels import Labels, check_texts, first_texts, save_labels
+from headspan.analyse.spans import HeadSpans, read_spans
+from headspan.errors import LanguageModelError
+from headspan.llm.asking import Asker
+from headspan.llm.cache import Question
+from headspan.llm.forms import Form, NotAsAskedError, bare, one_field, read_field
+from headspan.records import Listener, ignore
+from headspan.store.reader import Store
+
+# One word is asked for; a few, which become one with hyphens, still name something.
+_MOST_WORDS, _MOST_LETTERS = 3, 40
+# What models say when they have no answer.
+_NO_LABELS = ("none", "nothing", "unknown", "null", "n-a", "na", "unclear", "various", "miscellaneous", "label")
+
+
+def clean_label(value: object) -> str:
+    """A label as it is kept: lower case, words joined by hyphens. NotAsAskedError where `value` is none."""
+    if not isinstance(value, str):
+        raise NotAsAskedError("holds a label that is no text")
+    words = re.sub(r"[\s_/]+", " ", value).strip(" \"'`.,;:!?()[]{}*#").lower().split()
+    label = "-".join(words)
+    if not label:
+        raise NotAsAskedError("holds an empty label")
+    if len(words) > _MOST_WORDS or len(label) > _MOST_LETTERS:
+        raise NotAsAskedError(f"holds a label of {len(words)} words where one word is asked for")
+    if not re.fullmatch(r"\w[\w'’&+-]*", label):
+        raise NotAsAskedError("holds a label with punctuation in it")
+    if label in _NO_LABELS:
+        raise NotAsAskedError(f"says {label!r} where the common characteristic is asked for")
+    return label
+
+
+def _read(text: str) -> str:
+    # A model without structured output may give the word alone.
+    if "{" not in text and len(bare(text).split()) == 1:
+        return clean_label(bare(text))
+    return clean_label(read_field(text, "label"))
+
+
+LABEL = Form("label", one_field("label", {"type": "string"}), _read)
+
+
+def label_prompt(texts: Sequence[str], examples: Sequence[Example]) -> str:
+    """What a language model is asked about one head."""
+    shown = "\n\n".join(
+        f"{_quoted(example.texts)}\nAnswer: {json.dumps({'label': example.label}, ensure_ascii=False)}"
+        for example in examples
+    )
+    return (
+        "Each list of texts below describes what one part of an image model responds to. Name the common "
+        "characteristic of the texts in one word without punctuation. Where not all texts share one, name what most of "
+        'them share. Answer with a JSON object of the form {"label": "word"} and nothing else.\n\n'
+        f"{shown}\n\n{_quoted(texts)}\nAnswer:"
+    )
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    # As JSON strings, so that a quote or a line break in a text cannot end it.
+    return "\n".join(["Texts:", *(json.dumps(text, ensure_ascii=False) for text in texts)])
+
+
+def label_questions(
+    spans: HeadSpans, model: str, examples: Sequence[Example], answer_tokens: int = 256
+) -> dict[tuple[int, int], Question]:
+    """A question for every head that has texts, by the layer's place and head."""
+    check_texts(spans)
+    questions = {}
+    for kept in range(len(spans.layers)):
+        for head in range(spans.indices.shape[1]):
+            if places := first_texts(spans, kept, head):
+                prompt = label_prompt([spans.pool.texts[place] for place in places], examples)
+                questions[kept, head] = Question(model, prompt, LABEL, answer_tokens=answer_tokens)
+    return questions
+
+
+def label_by_model(
+    store: Store,
+    asker: Asker,
+    model: str,
+    run: str | None = None,
+    examples: Sequence[Example] = (),
+    answer_tokens: int = 256,
+    listen: Listener = ignore,
+) -> Labels:
+    """Let `model` label every head of a TEXTSPAN run, and keep labels and raw answers as `labels/<run>`.
+
+    A head about which the model says nothing usable has no label. Raises LanguageModelError where no head
+    gets one, and what `Asker.ask` raises; answers that came before are kept on disk.
+    """
+    spans = read_spans(store, run)
+    questions = label_questions(spans, model, examples, answer_tokens)
+    answers = dict(zip(questions, asker.ask(list(questions.values()), listen), strict=True))
+    if answers and all(answer.value is None for answer in answers.values()):
+        complaint = next(iter(answers.values())).complaint
+        raise LanguageModelError(
+            f"{model} labels none of {len(answers)} heads: its answer {complaint}; name another model with --llm"
+        )
+    names = tuple(
+        tuple(answers[kept, head].value if (kept, head) in answers else None for head in range(spans.indices.shape[1]))
+        for kept in range(len(spans.layers))
+    )
+    records = [
+        record(questions[kept, head], answer, layer=spans.layers[kept], head=head)
+        for (kept, head), answer in answers.items()
+    ]
+    where = endpoints(records) or [asker.endpoint.shown_url]
+    source = f"{model} at {', '.join(where)}, shown {len(examples)} labelled examples"
+    labels = Labels(spans.run, source, spans.layers, names, consistent=None, free=True)
+    settings = {
+        "model": model,
+        "endpoints": where,
+        "served_as": served_as(records),
+        "examples": [example.label for example in examples],
+        "unanswered": sum(answer.value is None for answer in answers.values()),
+    }
+    save_labels(store, labels, {"answers": as_array(records)}, settings)
+    return labels

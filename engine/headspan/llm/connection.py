@@ -1,0 +1,162 @@
+"""One request to an endpoint through the `openai` client, and what each model there turned out not to know.
+
+The client's own retries are off: what is sent is counted, so headspan decides.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headspan.errors import LanguageModelError, one_line
+from headspan.llm.cache import Question
+from headspan.llm.endpoint import NO_KEY, Endpoint
+from headspan.llm.failures import Failure, Verdict, bad_status, no_connection
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. `complaint` says why there are no words to read, where there are none."""
+
+    content: str
+    # As it is kept: content, refusal, finish reason, model, use.
+    raw: dict[str, Any]
+    # None where the endpoint does not say.
+    tokens: int | None
+    complaint: str | None = None
+
+
+class RequestFailedError(Exception):
+    """A request without a reply that answers."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.sentence)
+        self.failure = failure
+
+
+class Connection:
+    """An endpoint with its client open; used by several threads, and closed as a context manager."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Raises LanguageModelError where the client is not installed, or a key is missing."""
+        endpoint.check_key()
+        try:
+            # Imported here, since only who asks a language model needs it.
+            import openai
+        except ImportError as error:
+            raise LanguageModelError(
+                "asking a language model takes the openai client, which is not installed; pip install 'headspan[llm]'"
+            ) from error
+        self._openai = openai
+        self._endpoint = endpoint
+        self._client = openai.OpenAI(
+            api_key=endpoint.api_key or NO_KEY,
+            base_url=endpoint.base_url,
+            timeout=endpoint.timeout_seconds,
+            max_retries=0,
+        )
+        # Of each model, the parameters that it is not sent any more.
+        self._unknown: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def send(self, question: Question, messages: Sequence[Message], with_schema: bool) -> Reply:
+        """Send one request. Raises RequestFailedError where no reply came, or one that is none."""
+        with self._lock:
+            left_out = set(self._unknown.get(question.model, ()))
+        parameters = _parameters(question, with_schema, left_out)
+        try:
+            raw = self._client.chat.completions.with_raw_response.create(
+                model=question.model,
+                messages=list(messages),  # type: ignore[arg-type]
+                **parameters,
+            )
+            body = raw.text
+        # Timed out is also a lost connection, so it comes first. The client's errors hold request and key, so
+        # nothing is chained to them.
+        except self._openai.APITimeoutError as error:
+            raise RequestFailedError(no_connection(error, self._endpoint, timed_out=True)) from None
+        except self._openai.APIConnectionError as error:
+            raise RequestFailedError(no_connection(error, self._endpoint, timed_out=False)) from None
+        except self._openai.APIStatusError as error:
+            failure = bad_status(
+                error.status_code, error.response.headers, error.response.text, self._endpoint, question.model
+            )
+            raise RequestFailedError(self._rephrase(failure, question.model, parameters)) from None
+        except (self._openai.OpenAIError, UnicodeDecodeError) as error:
+            sentence = f"{self._endpoint.shown_url}: {self._endpoint.without_secrets(one_line(error))}; mend --base-url"
+            raise RequestFailedError(Failure(Verdict.STOP, sentence)) from None
+        return read_reply(self._endpoint.without_secrets(body), self._endpoint)
+
+    def _rephrase(self, failure: Failure, model: str, parameters: dict[str, Any]) -> Failure:
+        """Remember what `model` does not know; a failure that stops where nothing can be left out."""
+        if failure.verdict is not Verdict.REPHRASE:
+            return failure
+        # The newer name of the limit is what the older one was replaced by, and can be left out no more.
+        blamed = set(parameters).intersection(failure.parameters)
+        with self._lock:
+            self._unknown.setdefault(model, set()).update(blamed)
+        return failure if blamed else Failure(Verdict.STOP, failure.sentence)
+
+
+def _parameters(question: Question, with_schema: bool, left_out: set[str]) -> dict[str, Any]:
+    # Reasoning models know the limit by its newer name alone, most servers by its older one.
+    limit = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+    parameters: dict[str, Any] = {limit: question.answer_tokens}
+    if "temperature" not in left_out:
+        parameters["temperature"] = question.temperature
+    if with_schema and "response_format" not in left_out:
+        schema = {"name": question.form.name, "strict": True, "schema": question.form.schema}
+        parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return parameters
+
+
+def read_reply(body: str, endpoint: Endpoint) -> Reply:
+    """A reply's words and use. RequestFailedError where the body is none of the API's."""
+    try:
+        found = json.loads(body)
+        choice = found["choices"][0]
+        message = choice["message"]
+        content, refusal = _words(message.get("content")), _words(message.get("refusal"))
+        finish, usage = _words(choice.get("finish_reason")), found.get("usage")
+        raw = {
+            "content": content,
+            "refusal": refusal or None,
+            "finish_reason": finish or None,
+            "model": _words(found.get("model")) or None,
+            "usage": usage if isinstance(usage, dict) else None,
+        }
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        start = " ".join(body.split())[:80]
+        verdict = Verdict.STOP if start.startswith("<") else Verdict.WAIT
+        sentence = (
+            f"{endpoint.shown_url}: its reply is no chat completion ({start or 'nothing'}); mend --base-url, which "
+            "usually ends in /v1"
+        )
+        raise RequestFailedError(Failure(verdict, sentence, may_have_cost=True)) from None
+    complaint = None
+    if refusal or finish == "content_filter":
+        complaint = f"is a refusal: {refusal or content or 'by a content filter'}"
+    elif not content.strip():
+        complaint = "is empty"
+    return Reply(content, raw, _used(usage), complaint)
+
+
+def _words(value: Any) -> str:
+    # JSON can say half a character, which no file takes.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _used(usage: Any) -> int | None:
+    found = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return found if isinstance(found, int) and found > 0 else None

@@ -1,0 +1,267 @@
+"""The commands about labels, scores and pools as a user types them: what they print, cost, keep and refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import headspan as hs
+from headspan.cli import main
+from tests.conftest import relative_files
+from tests.engine.chat_server import KEY, ChatServer, chat_server
+from tests.engine.test_cli import HEADSPAN, refused
+from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
+from tests.engine.test_model_labels import PLAIN, say
+from tests.test_structure import failures_without
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatServer]:
+    """A server that the environment names, and a cache folder of the test's own."""
+    with chat_server() as server:
+        server.answer = say
+        server.key = KEY
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield server
+
+
+@pytest.fixture
+def path(toy_copy: Path) -> str:
+    keep(hs.open(toy_copy), HEADS, PLAIN)
+    return str(toy_copy)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    assert main(arguments) == 0, capsys.readouterr().err
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+def test_the_chain_of_labels_votes_agreement_and_comparison(
+    path: str, chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = run(capsys, "label", path, "--llm", "m")
+    assert f"5 questions to m at {chat.url}: 0 answered before, 5 to ask" in err
+    assert re.search(r"budget: 25 calls and [\d,]+ tokens, retries counted", err)
+    assert "5 calls were made and 250 tokens used" in out
+    assert f"by m at {chat.url}, shown 5 labelled examples" in out
+    assert "L0.H2\tplacement" in out
+    assert "L1.H2\t-" in out
+    assert "counted as one: place, placement, places (as place)" in out
+    assert "1 heads have no label" in out
+
+    out, err = run(capsys, "ccs", path, "--judge", "kind", "--judge", "even", "--judge", "low")
+    assert "votes by majority of kind, even, low" in out
+    assert "high 2, moderate 1, low 2" in out
+    assert "heads per label: place 3, animals 1, colours 1" in out
+    assert re.search(r"^all +6 +2 +1 +2 .* 0\.600$", out, re.MULTILINE)
+    assert re.search(r"^L1 +3 +1 +0 +2 ", out, re.MULTILINE)
+    assert "* [unsourced], our reading: association score" in out
+    assert "[unsourced] too: votes are merged by majority; a tie counts as not consistent" in out
+
+    out, _ = run(capsys, "votes", path, "--head", "L0.H1")
+    assert "L0.H1  colours  CCS 3" in out
+    assert "L0.H0" not in out
+    # text 4: kind and even take it, low does not.
+    assert re.search(r"\+ text 4\n +1  kind\n +← .*\n +1  even\n +← .*\n +0  low\n +← \{\"associated\": 0\}", out)
+
+    out, _ = run(capsys, "agreement", path)
+    assert "kind and even" in out
+    assert re.search(r"even and low\n    21 texts, \d+\.\d% the same  κ -?\d\.\d{3} \[", out)
+    assert re.search(r"kind and even\n    21 texts, .* κ 0\.000 .* ρ -  τ-b -", out)
+
+    out, _ = run(capsys, "compare", path, path)
+    assert len(re.findall(r"^headspan-toy|^\S*toy\S* ", out, re.MULTILINE)) >= 2
+    assert f"way 1: texts of pool plain, labels by m at {chat.url}" in out
+    assert "do not compare" not in out
+
+    asked = len(chat.requests)
+    run(capsys, "label", path, "--llm", "m")
+    run(capsys, "ccs", path, "--judge", "kind", "--judge", "even", "--judge", "low")
+    assert len(chat.requests) == asked
+
+
+def test_people_judge_a_file_that_is_read_back(
+    path: str, chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "label", path, "--llm", "m")
+    run(capsys, "ccs", path, "--judge", "even")
+    spans = tmp_path / "spans.csv"
+    assert "agreement takes two; add a judge with" in refused(capsys, "agreement", path)
+    out, _ = run(capsys, "agreement", path, "--write", str(spans))
+    assert f"21 texts written to {spans}" in out
+    with spans.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # The person says what the judge says, but for text 6.
+    with spans.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "associated": int(int(row["text"][-1]) % 2 == 0 and row["text"] != "text 6")})
+    out, _ = run(capsys, "agreement", path, "--human", str(spans))
+    assert f"even and {spans}" in out
+    different = sum(row["text"] == "text 6" for row in rows)
+    assert f"21 texts, {1 - different / 21:.1%} the same" in out
+
+
+def test_without_a_model_nothing_is_asked_whatever_the_environment_holds(
+    toy_copy: Path, chat: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(hs.open(toy_copy), HEADS, POOL)
+    out, _ = run(capsys, "label", str(toy_copy))
+    assert "by concepts of pool hand" in out
+    out, _ = run(capsys, "ccs", str(toy_copy))
+    assert "labels by concepts of pool hand\nvotes by concepts of pool hand" in out
+    assert chat.requests == []
+
+
+def test_a_dry_run_shows_prompts_and_cost_and_changes_nothing(
+    path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = relative_files(Path(path))
+    out, _ = run(capsys, "label", path, "--llm", "m", "--dry-run", "--price", "2.5,10")
+    assert out.count("--- m, question ") == 5
+    assert '"text 3"\n"text 0"\n"text 4"\n"text 6"\n"text 5"\nAnswer:' in out
+    assert re.search(r"some [\d,]+ tokens of prompts and at most 1,280 of answers, \$0\.0\d at most", out)
+    assert "nothing was asked (--dry-run)" in out
+    assert relative_files(Path(path)) == before
+    run(capsys, "label", path, "--llm", "m")
+    before = relative_files(Path(path))
+    out, _ = run(capsys, "ccs", path, "--judge", "kind", "--judge", "low", "--dry-run")
+    assert out.count("--- kind, question ") == out.count("--- low, question ") > 5
+    assert relative_files(Path(path)) == before
+    assert len(chat.requests) == 5
+
+
+def test_a_pool_is_written_and_used(chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = iter(range(1000))
+    chat.answer = lambda model, prompt: json.dumps({"texts": [f"Picture {next(numbers)}" for _ in range(4)]})
+    command = ["pool", "--llm", "m", "--ask", "descriptions", "--out", str(tmp_path / "p.txt"), "--per-call", "4"]
+    out, _ = run(capsys, *command, "--count", "10", "--dry-run")
+    assert out.count("--- m, question ") == 3
+    assert not (tmp_path / "p.txt").exists()
+    out, err = run(capsys, *command, "--count", "10")
+    assert "3 questions to m at" in err
+    assert f"10 texts by m at {chat.url} written to {tmp_path / 'p.txt'}" in out
+    assert len((tmp_path / "p.txt").read_text().splitlines()) == 10
+    asked = len(chat.requests)
+    out, _ = run(capsys, *command, "--count", "12")
+    assert len((tmp_path / "p.txt").read_text().splitlines()) == 12
+    # Twelve came in the first three lists.
+    assert len(chat.requests) == asked
+
+
+def test_the_budget_that_is_printed_is_that_of_the_whole_pool(
+    chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Never more than one new text a list.
+    chat.answer = lambda model, prompt: json.dumps({"texts": [f"Picture {hash(prompt)}"]})
+    command = ["pool", "--llm", "m", "--ask", "descriptions", "--out", str(tmp_path / "p.txt"), "--per-call", "9"]
+    assert main([*command, "--count", "45"]) == 2
+    said = capsys.readouterr()
+    (budget,) = re.findall(r"budget: (\d+) calls", said.err)
+    assert len(chat.requests) == int(budget) == 25
+    assert "give more with --max-calls and --max-tokens" in said.err
+    assert len((tmp_path / "p.txt").read_text().splitlines()) >= 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["label", "--max-calls", "3"], "--max-calls is for language models; name one with --llm"),
+        (["label", "--examples", "x.toml"], "--examples is for language models; name one with --llm"),
+        (["label", "--dry-run"], "--dry-run is for language models; name one with --llm"),
+        (["ccs", "--add"], "--add is for language models; name one with --judge"),
+        (["ccs", "--base-url", "http://x/v1"], "--base-url is for language models; name one with --judge"),
+        (["ccs", "--judge", "a", "--dry-run"], "no head is labelled yet; run headspan label"),
+        (["label", "--llm", "m", "--price", "cheap"], "--price cheap: write dollars a million tokens"),
+        (["label", "--llm", "m", "--max-tokens", "-1"], "--max-tokens -1 is below zero"),
+        (["label", "--llm", "m", "--answer-tokens", "0"], "--answer-tokens 0 is too small"),
+        (["label", "--llm", "m", "--parallel", "0"], "--parallel 0 is too small"),
+        (["label", "--llm", "m", "--base-url", "there"], "the base URL is no http or https address"),
+        (["label", "--llm", "m", "--examples", "nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["label", "--llm", "m", "--api-key", "wrong-key-1"], "the key was refused (401: Incorrect API key provided"),
+        (["votes"], "run headspan ccs"),
+        (["agreement"], "run headspan label"),
+        (["compare"], "run headspan ccs"),
+    ],
+)
+def test_a_wrong_flag_ends_in_one_sentence_and_code_2(
+    arguments: list[str], sentence: str, path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, arguments[0], path, *arguments[1:])
+    assert sentence in said
+    assert "wrong-key-1" not in said
+
+
+def test_unknown_models_and_heads_are_named(path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.models = ("m", "even")
+    assert "has no model 'n' for you (404: The model `n` does not exist)" in refused(
+        capsys, "label", path, "--llm", "n"
+    )
+    run(capsys, "label", path, "--llm", "m")
+    run(capsys, "ccs", path, "--judge", "even")
+    for head in ("L0.H9", "L5.H0", "0.1"):
+        assert f"--head {head}: no such head here; write L0.H0, say" in refused(capsys, "votes", path, "--head", head)
+
+
+def test_no_key_for_openai_is_refused(
+    path: str, chat: ChatServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert "api.openai.com/v1: no API key; set OPENAI_API_KEY" in refused(capsys, "label", path, "--llm", "gpt-4o")
+
+
+def test_a_run_that_is_interrupted_keeps_its_answers_and_goes_on(path: str, chat: ChatServer) -> None:
+    chat.delay_seconds = 0.3
+    command = [*HEADSPAN, "label", path, "--llm", "m", "--parallel", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while len(chat.requests) < 3:
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 130
+    assert errors.splitlines()[-1] == "headspan: interrupted; answers are kept, run the same command to go on"
+    asked = len(chat.requests)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # The third was on its way, and may have come in time.
+    assert re.search("[23] answered before, [23] to ask", done.stderr)
+    assert len(chat.requests) <= asked + 3
+
+
+def test_without_the_client_the_sentence_says_what_to_install(path: str, chat: ChatServer) -> None:
+    hidden = "import sys; sys.modules['openai'] = None; from headspan.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", hidden, "label", path, "--llm", "m"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("which is not installed; pip install 'headspan[llm]'")
+    assert failures_without(("openai",), ["headspan", "headspan.cli"]) == {}
+
+
+def test_no_output_and_no_file_holds_the_key(
+    path: str, chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = run(capsys, "label", path, "--llm", "m")
+    out += err + "".join(run(capsys, "ccs", path, "--judge", "kind", "--judge", "low"))
+    chat.key = "another"
+    out += refused(capsys, "label", path, "--llm", "other")
+    assert KEY not in out
+    written = {**relative_files(Path(path)), **relative_files(tmp_path / "cache")}
+    assert len(written) > 20
+    assert not any(KEY.encode() in content for content in written.values())

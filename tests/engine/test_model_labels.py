@@ -1,0 +1,424 @@
+"""Labels and votes by language models: what is asked, what is kept, and what a bad answer leads to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from headspan.analyse import results
+from headspan.analyse.answers import read_records
+from headspan.analyse.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores
+from headspan.analyse.compare import compare
+from headspan.analyse.examples import Example, read_examples
+from headspan.analyse.judging import VOTE, judge_heads, missing_votes, vote_prompt
+from headspan.analyse.labels import Labels, read_labels
+from headspan.analyse.model_labels import LABEL, clean_label, label_by_model, label_prompt
+from headspan.analyse.report import write_report
+from headspan.analyse.texts import Pool
+from headspan.errors import LanguageModelError, SettingsError, StoreError, TextsError
+from headspan.llm.asking import Asker
+from headspan.llm.cache import AnswerCache
+from headspan.llm.endpoint import Endpoint, Patience
+from headspan.llm.forms import NotAsAskedError
+from tests.conftest import zarr_array
+from tests.engine.chat_server import ChatServer, chat_server
+from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
+
+PLAIN = Pool("plain", POOL.texts)
+# What the server's model says of heads, by their first text.
+LABELS = {"text 0": "Place", "text 3": "colours", "text 1": "placement", "text 2": "places.", "text 6": "animals"}
+
+
+def first_of(prompt: str) -> str:
+    """The first text of the head that a prompt asks about."""
+    return str(json.loads(prompt.rsplit("Texts:\n", 1)[1].splitlines()[0]))
+
+
+def say(model: str, prompt: str) -> str:
+    """Labels by LABELS; votes by the number in the text and the judge's own mind."""
+    if "Texts:" in prompt:
+        return json.dumps({"label": LABELS[first_of(prompt)]})
+    number = int(prompt.split('Text: "text ')[1][0])
+    yes = {"kind": True, "stern": False, "even": number % 2 == 0, "low": number < 3}[model]
+    return json.dumps({"associated": int(yes)})
+
+
+@pytest.fixture
+def chat() -> Iterator[ChatServer]:
+    with chat_server() as server:
+        server.answer = say
+        yield server
+
+
+@pytest.fixture
+def asker(chat: ChatServer, tmp_path: Path) -> Asker:
+    return Asker(Endpoint(chat.url, patience=Patience(first_wait_seconds=0.01)), AnswerCache(tmp_path / "kept"))
+
+
+@pytest.fixture
+def store(toy_copy: Path) -> hs.Store:
+    found = hs.open(toy_copy)
+    keep(found, HEADS, PLAIN)
+    return found
+
+
+def test_a_model_labels_every_head_that_has_texts(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    labels = label_by_model(store, asker, "m", examples=read_examples())
+    assert labels.names == (("place", "colours", "placement"), ("places", "animals", None))
+    # Plural and prefix: three labels are one concept.
+    assert labels.concepts == (("place", "colours", "place"), ("place", "animals", None))
+    assert labels.source == f"m at {chat.url}, shown 5 labelled examples"
+    assert labels.consistent is None
+    assert len(chat.requests) == 5
+    again = read_labels(hs.open(store.path))
+    assert again == labels
+    assert again.concepts == labels.concepts
+
+
+def test_every_label_can_be_traced_to_its_answer(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    label_by_model(store, asker, "m")
+    records = read_records(store, "labels", "hand", "label")
+    assert [(record["layer"], record["head"], record["value"]) for record in records] == [
+        (0, 0, "place"),
+        (0, 1, "colours"),
+        (0, 2, "placement"),
+        (1, 0, "places"),
+        (1, 1, "animals"),
+    ]
+    assert records[3]["replies"][0]["content"] == '{"label": "places."}'
+    assert {record["prompt"] for record in records} == set(chat.prompts())
+    attributes = dict(hs.open(store.path).group["labels/hand"].attrs)
+    assert attributes["served_as"] == ["m-0613"]
+    assert attributes["concepts"][0] == ["place", "colours", "place"]
+
+
+def test_the_prompt_holds_the_examples_and_the_first_five_texts_quoted() -> None:
+    prompt = label_prompt(['say "cheese"', "two\nlines"], [Example("counting", ("one", "two"))])
+    assert (
+        'Texts:\n"one"\n"two"\nAnswer: {"label": "counting"}\n\nTexts:\n"say \\"cheese\\""\n"two\\nlines"\n' in prompt
+    )
+    assert "in one word without punctuation" in prompt
+
+
+def test_the_sixth_text_is_not_shown(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    label_by_model(store, asker, "m")
+    shown = next(prompt for prompt in chat.prompts() if first_of(prompt) == "text 3")
+    texts = shown.rsplit("Texts:\n", 1)[1].splitlines()[:-1]
+    assert [json.loads(text) for text in texts] == ["text 3", "text 0", "text 4", "text 6", "text 5"]
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("Colours", "colours"),
+        (' "geo-location". ', "geo-location"),
+        ("geo location", "geo-location"),
+        ("time_of_day", "time-of-day"),
+        ("Städte", "städte"),
+        ("**weather**", "weather"),
+    ],
+)
+def test_labels_are_cleaned(said: str, label: str) -> None:
+    assert clean_label(said) == label
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "  ", "...", "None", "N/A", "These texts all describe places", "a,b", "x" * 41, 7, None, ["a"], "half \ud800"],
+)
+def test_what_is_no_label_is_not_taken_for_one(said: object) -> None:
+    with pytest.raises(NotAsAskedError):
+        clean_label(said)
+
+
+def test_a_bare_word_is_a_label_and_a_bare_sentence_is_none() -> None:
+    assert LABEL.read("Colours.") == "colours"
+    assert LABEL.read("<think>hm</think>\n`weather`") == "weather"
+    with pytest.raises(NotAsAskedError):
+        LABEL.read("They are all colours.")
+
+
+@pytest.mark.parametrize(
+    ("said", "vote"), [('{"associated": 1}', 1), ('{"associated": "0"}', 0), ("1", 1), (" 0.\n", 0)]
+)
+def test_votes_are_read(said: str, vote: int) -> None:
+    assert VOTE.read(said) == vote
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["yes", '{"associated": 2}', '{"associated": 0.5}', '{"associated": true}', '{"associated": null}', "10", "",
+     '{"associated": [1]}', '{"associated": -1}', '{"associated": 1} {"associated": 0}', '{"associated": NaN}'],
+)  # fmt: skip
+def test_what_is_neither_1_nor_0_is_no_vote(said: str) -> None:
+    with pytest.raises(NotAsAskedError):
+        VOTE.read(said)
+
+
+def test_a_head_about_which_nothing_usable_is_said_has_no_label(
+    store: hs.Store, asker: Asker, chat: ChatServer
+) -> None:
+    chat.answer = lambda model, prompt: (
+        '{"label": "all of these are places on a map"}' if first_of(prompt) == "text 0" else say(model, prompt)
+    )
+    labels = label_by_model(store, asker, "m")
+    assert labels.names[0] == (None, "colours", "placement")
+    (record, *_) = read_records(store, "labels", "hand", "label")
+    assert record["complaint"] == "holds a label of 8 words where one word is asked for"
+    assert len(record["replies"]) == 3
+    assert dict(store.group["labels/hand"].attrs)["unanswered"] == 1
+
+
+def test_a_model_that_labels_no_head_is_refused(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    chat.answer = lambda model, prompt: "I am sorry."
+    with pytest.raises(
+        LanguageModelError, match=r"m labels none of 5 heads: its answer holds no JSON .*; name another"
+    ):
+        label_by_model(store, asker, "m")
+    assert results.runs(store, "labels") == []
+
+
+def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    label_by_model(store, asker, "m")
+    chat.requests.clear()
+    found = judge_heads(store, asker, ["kind", "even", "low"])
+    assert found.votes.judges == ("kind", "even", "low")
+    # Of text numbers 0 to 6, kind takes all, even 0 2 4 6, low 0 1 2; two of three are the majority.
+    taken = {number: number % 2 == 0 or number < 3 for number in range(7)}
+    assert found.consistent[0].tolist() == [[taken[text] for text in head[:5]] for head in HEADS[0]]
+    assert found.scores.tolist() == [[5, 3, 4], [5, 1, 0]]
+    assert found.votes.cast[:, 1, 1].tolist() == [[1] + [NO_VOTE] * 4, [1] + [NO_VOTE] * 4, [0] + [NO_VOTE] * 4]
+    assert (found.votes.cast[:, 1, 2] == NO_VOTE).all()
+    assert missing_votes(found) == {"kind": 0, "even": 0, "low": 0}
+    assert vote_prompt("animals", "text 6") in chat.prompts()
+    # Head 0 of both layers share a label's texts in part; equal questions are asked once.
+    assert len(chat.requests) == len({(request["model"], str(request["messages"])) for request in chat.requests})
+    again = read_scores(hs.open(store.path))
+    assert (again.votes.cast == found.votes.cast).all()
+    assert again.scores.tolist() == found.scores.tolist()
+    assert np.asarray(zarr_array(store.path, "ccs/hand/scores")[...]).tolist() == found.scores.tolist()
+
+
+def test_the_judges_judge_the_label_as_it_was_given_and_counts_go_by_concept(
+    store: hs.Store, asker: Asker, chat: ChatServer
+) -> None:
+    label_by_model(store, asker, "m")
+    chat.requests.clear()
+    found = judge_heads(store, asker, ["kind"])
+    assert {prompt.split("Label: ")[1].splitlines()[0] for prompt in chat.prompts()} == {
+        '"place"',
+        '"places"',
+        '"placement"',
+        '"colours"',
+        '"animals"',
+    }
+    # Heads with five texts are high: place three times, colours once.
+    assert found.groups["high"] == 4
+    assert found.ccr == 1 / 4
+    assert found.heads_per_concept == {"place": 3, "animals": 1, "colours": 1}
+    assert found.entanglement == 3 / 5
+    assert found.association == 1.0
+
+
+def test_a_second_judge_does_not_ask_the_first_again(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    label_by_model(store, asker, "m")
+    judge_heads(store, asker, ["kind"])
+    chat.requests.clear()
+    judge_heads(store, asker, ["kind", "stern"])
+    assert {request["model"] for request in chat.requests} == {"stern"}
+
+
+def test_a_judge_is_added_from_elsewhere_though_nothing_is_kept_of_the_first(
+    store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
+) -> None:
+    label_by_model(store, asker, "m")
+    before = judge_heads(store, asker, ["kind", "even"])
+    with chat_server() as other:
+        other.answer = say
+        elsewhere = Asker(Endpoint(other.url), AnswerCache(tmp_path / "elsewhere"))
+        found = judge_heads(store, elsewhere, ["stern", "even"], add=True)
+        assert {request["model"] for request in other.requests} == {"stern", "even"}
+    assert found.votes.judges == ("kind", "stern", "even")
+    assert (found.votes.cast[[0, 2]] == before.votes.cast).all()
+    records = read_records(store, "ccs", "hand", "ccs")
+    texts = 21
+    assert len(records) == 3 * texts
+    assert {(record["judge"], record["endpoint"]) for record in records} == {
+        ("kind", chat.url),
+        ("stern", other.url),
+        ("even", other.url),
+    }
+    about = dict(hs.open(store.path).group["ccs/hand"].attrs)["judged_by"]
+    assert [(judge["name"], judge["endpoints"], judge["votes"]) for judge in about] == [
+        ("kind", [chat.url], texts),
+        ("stern", [other.url], texts),
+        ("even", [other.url], texts),
+    ]
+
+
+def test_a_tie_among_an_even_number_of_judges_is_not_consistent(store: hs.Store, asker: Asker) -> None:
+    label_by_model(store, asker, "m")
+    assert judge_heads(store, asker, ["kind", "stern"]).scores.max() == 0
+    assert judge_heads(store, asker, ["kind", "stern", "low"]).scores[0].tolist() == [5, 1, 2]
+
+
+def test_a_missing_vote_is_left_out_of_the_majority_and_asked_for_again(
+    store: hs.Store, asker: Asker, chat: ChatServer
+) -> None:
+    label_by_model(store, asker, "m")
+    chat.answer = lambda model, prompt: (
+        "I'd rather not." if model == "stern" and '"text 6"' in prompt else say(model, prompt)
+    )
+    found = judge_heads(store, asker, ["kind", "stern"])
+    assert missing_votes(found) == {"kind": 0, "stern": 3}
+    # Only kind voted on text 6, which decides; on all others it is a tie.
+    assert found.scores[1].tolist() == [0, 1, 0]
+    chat.answer = say
+    chat.requests.clear()
+    assert missing_votes(judge_heads(store, asker, ["kind", "stern"]))["stern"] == 0
+    assert {request["model"] for request in chat.requests} == {"stern"}
+    assert all('"text 6"' in prompt for prompt in chat.prompts())
+
+
+def test_a_judge_that_never_votes_is_refused_and_the_others_answers_stay(
+    store: hs.Store, asker: Asker, chat: ChatServer
+) -> None:
+    label_by_model(store, asker, "m")
+    chat.answer = lambda model, prompt: "maybe" if model == "stern" else say(model, prompt)
+    with pytest.raises(LanguageModelError, match="stern votes on none of 21 texts: its answer holds no JSON object"):
+        judge_heads(store, asker, ["kind", "stern"])
+    chat.requests.clear()
+    judge_heads(store, asker, ["kind"])
+    assert chat.requests == []
+
+
+def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> None:
+    store = hs.open(toy_copy)
+    keep(store, HEADS)
+    hs.label_heads(store)
+    found = judge_heads(store, asker, ["kind"])
+    assert found.labels.source == "concepts of pool hand"
+    assert found.votes.source == "kind"
+    assert found.scores.tolist() == [[5, 5, 5], [5, 1, 0]]
+    # And the pool's own votes come back without judges.
+    assert hs.concept_consistency(store).votes.source == "concepts of pool hand"
+
+
+def test_labels_of_a_model_without_judges_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
+    label_by_model(store, asker, "m")
+    with pytest.raises(
+        SettingsError, match=r"no judge has voted on them; name judges with --judge, or label by the pool"
+    ):
+        hs.concept_consistency(store)
+
+
+def test_a_judge_named_twice_is_refused(store: hs.Store, asker: Asker) -> None:
+    label_by_model(store, asker, "m")
+    with pytest.raises(SettingsError, match="--judge kind is given twice"):
+        judge_heads(store, asker, ["kind", "even", "kind"])
+
+
+def test_new_labels_drop_the_votes_on_the_old_ones(store: hs.Store, asker: Asker) -> None:
+    label_by_model(store, asker, "m")
+    judge_heads(store, asker, ["kind"])
+    label_by_model(store, asker, "m")
+    assert results.runs(store, "ccs") == []
+
+
+def test_scores_of_one_layer_are_that_layers(store: hs.Store, asker: Asker) -> None:
+    label_by_model(store, asker, "m")
+    found = judge_heads(store, asker, ["kind", "even", "low"])
+    one = found.layer(1)
+    assert one.scores.tolist() == [[5, 1, 0]]
+    assert one.groups == {"high": 1, "moderate": 0, "low": 2}
+    assert one.at_k == pytest.approx([1 / 3, 1 / 3, 0, 0, 0, 1 / 3])
+    assert one.ccr == 0
+    assert one.entanglement == 0
+    # Of one text of one, and five of five.
+    assert one.association == 1.0
+    by_layer = dict(store.group["ccs/hand"].attrs)["by_layer"]
+    assert by_layer["1"] == one.summary()
+
+
+def test_association_is_the_mean_share_of_a_heads_own_texts() -> None:
+    labels = Labels("hand", "by hand", (8,), (("a", "b", None),), None)
+    cast = np.array([[[[1, 1, 0, 0, 1], [1, 0] + [NO_VOTE] * 3, [NO_VOTE] * 5]]], np.int8)
+    found = ConceptConsistency(labels, Votes(("j",), cast, np.array([[5, 2, 5]], np.int8)))
+    assert found.association == pytest.approx((3 / 5 + 1 / 2) / 2)
+    nothing = Labels("hand", "by hand", (8,), ((None, None, None),), None)
+    assert math.isnan(ConceptConsistency(nothing, found.votes).association)
+    assert math.isnan(ConceptConsistency(nothing, found.votes).entanglement)
+
+
+def test_stores_are_compared_with_the_way_of_each(store: hs.Store, asker: Asker) -> None:
+    label_by_model(store, asker, "m")
+    judge_heads(store, asker, ["kind"])
+    one, other = compare([store, hs.open(store.path)])
+    assert one.way == other.way == ("plain", read_labels(store).source, "kind")
+    assert one.model.startswith(str(store.attributes["model"]))
+    assert one.found.groups["high"] == 4
+
+
+def test_the_report_says_who_labelled_and_who_voted(store: hs.Store, asker: Asker, tmp_path: Path) -> None:
+    label_by_model(store, asker, "m")
+    found = judge_heads(store, asker, ["kind", "even", "low"])
+    page = write_report(store, tmp_path / "report.html").read_text()
+    assert f"<dd>{found.labels.source}</dd>" in page
+    assert "<dt>Votes from</dt><dd>majority of kind, even, low</dd>" in page
+
+
+def test_votes_of_an_earlier_store_are_asked_for_again(store: hs.Store, asker: Asker) -> None:
+    results.save(store, "ccs", "old", {"scores": (np.zeros((1, 3), np.int8), ("layer", "head"))}, {"source": "x"})
+    with pytest.raises(StoreError, match="ccs run 'old' was made by an earlier headspan; run headspan ccs again"):
+        read_scores(store, "old")
+
+
+def test_the_shipped_examples_are_labels_as_headspan_keeps_them_and_stand_in_no_pool() -> None:
+    examples = read_examples()
+    assert len(examples) == 5
+    pools = {text.casefold() for name in ("general", "world") for text in hs.read_pool(name).texts}
+    for example in examples:
+        assert clean_label(example.label) == example.label
+        assert len(example.texts) == 5
+        assert not {text.casefold() for text in example.texts} & pools
+
+
+def test_users_add_examples_of_their_own(tmp_path: Path, store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('\ufeff[[head]]\nlabel = "boats"\ntexts = ["A ferry", "Two  canoes"]\n', encoding="utf-8")
+    examples = read_examples([mine])
+    assert examples[-1] == Example("boats", ("A ferry", "Two canoes"))
+    assert examples[:-1] == read_examples()
+    label_by_model(store, asker, "m", examples=examples)
+    assert '"A ferry"\n"Two canoes"\nAnswer: {"label": "boats"}' in chat.prompts()[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"[[head]\n", "is no TOML"),
+        (b"", "holds no labelled heads; write [[head]]"),
+        (b"head = 3", "holds no labelled heads"),
+        (b"head = [3]", "head 1 holds no table"),
+        (b'[[head]]\ntexts = ["a"]', "head 1 has no label"),
+        (b'[[head]]\nlabel = "a"\ntexts = []', "head 1 ('a') has no list of texts"),
+        (b'[[head]]\nlabel = "a"\ntexts = ["a", 3]', "head 1 ('a') has no list of texts"),
+        (b'[[head]]\nlabel = "a"\ntexts = ["a"]\ntext = "b"', "head 1 holds text;"),
+        (b"\xff", "byte 0 is not UTF-8"),
+    ],
+)
+def test_an_examples_file_that_cannot_be_used_says_why(content: bytes, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(TextsError) as caught:
+        read_examples([path])
+    assert str(caught.value).startswith(str(path))
+    assert sentence in str(caught.value)
+    with pytest.raises(TextsError, match=r"nowhere\.toml: cannot be read"):
+        read_examples([tmp_path / "nowhere.toml"])

