@@ -6,11 +6,14 @@ refused with the first difference otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from headspan.config import PrecomputeSettings
 from headspan.emit.fold import fold
@@ -18,13 +21,17 @@ from headspan.errors import StoreError
 from headspan.model.encoder import Encoder
 from headspan.plan import list_samples
 from headspan.records import BadImage, Listener, Progress, Sample, Shard
+from headspan.redact import redact
 from headspan.sources import describe
 from headspan.store.schema import FORMAT, Dimensions, image_bytes
-from headspan.store.writer import StagedStore, StoreWriter
+from headspan.store.staged import StagedStore
+from headspan.store.writer import StoreWriter
 
 
-def open_planned(settings: PrecomputeSettings, urls: Sequence[str], encoder: Encoder, listen: Listener) -> StoreWriter:
-    """The store that the settings name, planned over the shards `urls` now if it is not there yet."""
+def open_planned(
+    settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder, listen: Listener
+) -> StoreWriter:
+    """The store that the settings name, planned over the shards `urls` (by name) now if it is not there yet."""
     path = Path(settings.out)
     if (path / "zarr.json").is_file():
         return _resume(path, urls, settings, encoder)
@@ -34,10 +41,13 @@ def open_planned(settings: PrecomputeSettings, urls: Sequence[str], encoder: Enc
     notes: list[BadImage] = []
     unit_images = settings.unit_images or (256 if encoder.device.type == "cpu" else 1024)
     with StagedStore(path) as staged:
-        images = staged.plan(_collected(urls, shards, notes, listen), unit_images, notes)
+        images = staged.plan(_collected(list(urls.values()), shards, notes, listen), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
-        staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
+        first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
+    if not first:
+        # Another process has planned the same store meanwhile.
+        return _resume(path, urls, settings, encoder)
     store = StoreWriter(path)
     per_image = image_bytes(store.specs)
     words = [f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image"]
@@ -73,6 +83,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
                 joint=tower.joint,
             )
         ),
+        "made_with": made_with(settings, encoder),
         "units": {
             "heads": "value mix of the pooled row, sum over tokens of alpha v",
             "patches": "alpha v per source token, the class token first",
@@ -83,7 +94,23 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
     }
 
 
-def _resume(path: Path, urls: Sequence[str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
+def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
+    """What makes the same bytes again on the same machine; a store may be continued with other values of these."""
+    libraries = ("torch", "open_clip_torch", "numpy", "pillow", "zarr")
+    gpu = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else None
+    return {
+        "shards": [redact(shard) for shard in settings.shards],
+        "allow_pipe": settings.allow_pipe,
+        "batch_size": settings.batch_size,
+        "device": settings.device,
+        "torch_threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}" + (f", {gpu}" if gpu else ""),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in libraries},
+    }
+
+
+def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
     wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
@@ -94,8 +121,9 @@ def _resume(path: Path, urls: Sequence[str], settings: PrecomputeSettings, encod
     # The plan is not made again: sizes and times tell whether the shards are the ones that were planned.
     store.refuse_other(
         store_attributes(settings, encoder, store.size.images, store.size.unit_images),
-        [(url, *describe(url)) for url in urls],
+        [(name, *describe(url)) for name, url in urls.items()],
     )
+    store.refuse_full_disk()
     return store
 
 
