@@ -18,7 +18,16 @@ from typing import Any
 
 from headspan.errors import StoreError, one_line
 from headspan.records import BadImage, Unit
-from headspan.store.files import create_once, new_token, refusals, stage, staged, sync_folder, write_atomically
+from headspan.store.files import (
+    checksum,
+    create_once,
+    new_token,
+    refusals,
+    stage,
+    staged,
+    sync_folder,
+    write_atomically,
+)
 from headspan.store.merged_moments import MergedMoments, pack, unpack
 from headspan.store.schema import RECORDS
 
@@ -142,15 +151,42 @@ class Commits:
         if name in (files := self._files("complete.json")):
             self.close({**files, name: found})
 
+    def withdraw_damaged(self) -> set[int]:
+        """Delete records and moments that are not as they were written; returns their units, unfinished from now on."""
+        withdrawn: set[int] = set()
+        try:
+            recorded = self._files("complete.json")
+        except StoreError:
+            recorded = {}
+            self.reopen()
+        for path in sorted([*self._folder.glob("unit-*.json"), *self._folder.glob("group-*.json")]):
+            pair = (path, path.with_suffix(".moments"))
+            try:
+                _read_records(path)
+                for each in pair:
+                    wanted = recorded.get(str(each.relative_to(self._root)))
+                    if wanted is not None and checksum(each) != wanted:
+                        raise StoreError(f"{each}: not as it was written")
+                # A complete store needs no moments but those of its arrays, and older ones kept none.
+                if not recorded:
+                    unpack(pair[1])
+            except (StoreError, FileNotFoundError):
+                number = int(path.stem.partition("-")[2])
+                withdrawn |= {number} if path.stem.startswith("unit") else set(self._group_units(number))
+                # First, since a store whose groups are not all there is not complete.
+                self.reopen()
+                for each in pair:
+                    each.unlink(missing_ok=True)
+        return withdrawn
+
+    def reopen(self) -> None:
+        """Take back that the moments of all units stand in the arrays."""
+        (self._folder / "complete.json").unlink(missing_ok=True)
+
     def set_aside(self, unit: Unit, tries: int) -> None:
         """Leave a unit out of the run that ended its process so often."""
         note = json.dumps({"unit": unit.index, "first_row": unit.first_row, "rows": unit.rows, "tries": tries})
         write_atomically(self._unit_path(unit.index).with_suffix(".aside"), [note.encode()], self._token)
-
-    def take_up_again(self) -> None:
-        """Forget which units were set aside."""
-        for path in self._folder.glob("unit-*.aside"):
-            path.unlink(missing_ok=True)
 
     def units_aside(self) -> list[Unit]:
         """The units that were set aside, in order."""
@@ -202,7 +238,8 @@ class Commits:
         except FileNotFoundError:
             return {}
         except (ValueError, AttributeError, TypeError) as error:
-            raise StoreError(f"{path}: this record is damaged ({one_line(error)}); run headspan repair") from error
+            todo = "run headspan repair" if name == "complete.json" else "restore it from a copy of the store"
+            raise StoreError(f"{path}: this record is damaged ({one_line(error)}); {todo}") from error
 
     @property
     def _groups(self) -> range:

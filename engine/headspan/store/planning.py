@@ -20,9 +20,10 @@ from headspan.emit.fold import fold
 from headspan.errors import StoreError
 from headspan.model.encoder import Encoder
 from headspan.plan import list_samples
-from headspan.records import BadImage, Listener, Progress, Sample, Shard
+from headspan.records import BadImage, Listener, Progress, Sample, Shard, ignore
 from headspan.redact import redact
 from headspan.sources import describe
+from headspan.store.files import checksum, write_atomically
 from headspan.store.schema import FORMAT, Dimensions, image_bytes
 from headspan.store.staged import StagedStore
 from headspan.store.writer import StoreWriter
@@ -118,13 +119,42 @@ def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, e
             f"{path}: was planned in units of {store.size.unit_images} images, this run asks for "
             f"{settings.unit_images}; leave --unit-images out to go on, or use another --out"
         )
+    refuse_other_run(store, settings, urls, encoder)
+    store.refuse_full_disk()
+    return store
+
+
+def refuse_other_run(
+    store: StoreWriter, settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder
+) -> None:
+    """Raise StoreError where `settings` or the shards `urls`, by name, are not those that the store was made with."""
     # The plan is not made again: sizes and times tell whether the shards are the ones that were planned.
     store.refuse_other(
         store_attributes(settings, encoder, store.size.images, store.size.unit_images),
         [(name, *describe(url)) for name, url in urls.items()],
     )
-    store.refuse_full_disk()
-    return store
+
+
+def restored_plan_files(
+    store: StoreWriter, damaged: Sequence[str], urls: Mapping[str, str], encoder: Encoder
+) -> list[str]:
+    """Those of the `damaged` files of the plan that could be made again, checksum for checksum."""
+    recorded = {name: found for name, found in store.commits.other_files().items() if name in damaged}
+    restored: list[str] = []
+    if not recorded:
+        return restored
+    shards: list[Shard] = []
+    notes: list[BadImage] = []
+    with StagedStore(store.path) as staged:
+        staged.plan(_collected(list(urls.values()), shards, notes, ignore), store.size.unit_images, notes)
+        folded = fold(encoder.exact, encoder.layers)
+        staged.write(store.attributes, shards, folded, tuple(store.attributes["emit"]))
+        for name, found in recorded.items():
+            made = staged.folder / name
+            if made.is_file() and checksum(made) == found:
+                write_atomically(store.path / name, [made.read_bytes()], store.token)
+                restored.append(name)
+    return restored
 
 
 def _fitting(unit_images: int, images: int) -> int:

@@ -26,9 +26,10 @@ from headspan.emit.shares import (
     mlp_contributions,
 )
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.records import BadImage
-from headspan.store.commits import Commits, Files, MergedMoments, UnitRecord
-from headspan.store.samples import read_notes, read_table
+from headspan.records import BadImage, Sample, Shard, Unit
+from headspan.store.commits import Commits, Files, UnitRecord
+from headspan.store.merged_moments import MergedMoments
+from headspan.store.samples import read_notes, read_shards, read_table, read_unit
 from headspan.store.schema import dimensions, open_group, row_arrays
 
 
@@ -190,6 +191,18 @@ class Store:
         """The model's fixed matrices and biases."""
         names = Folded.__dataclass_fields__
         return Folded(**{name: np.asarray(self._array(f"model/{name}")[...]) for name in names})
+
+    def units_aside(self) -> list[Unit]:
+        """The units that were set aside, since they ended the process again and again; `headspan repair` tries anew."""
+        return self._commits.units_aside()
+
+    def shards(self) -> list[Shard]:
+        """The tars of the plan, with their size and time as they were then."""
+        return read_shards(self.path)
+
+    def samples_of(self, record: UnitRecord) -> Iterator[Sample]:
+        """The samples of one unit, in row order."""
+        return read_unit(self.path, Unit(record.unit, record.first_row, record.rows))
 
     def notes(self) -> list[BadImage]:
         """What the plan met that is no image: captions that cannot be read, members beside no image (row -1)."""

@@ -82,7 +82,21 @@ class StagedStore:
     def publish(
         self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded, emit: tuple[str, ...]
     ) -> bool:
-        """Write metadata and the model's matrices, and give the store its name; False where it was taken meanwhile."""
+        """Write the rest, and give the store its name; returns False where that was taken meanwhile."""
+        self.write(attributes, shards, folded, emit)
+        sync_tree(self.folder)
+        try:
+            self.folder.rename(self.path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        forget(self.path, self._token)
+        sync_folder(self.path.parent)
+        return True
+
+    def write(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded, emit: tuple[str, ...]) -> None:
+        """Write metadata, the model's matrices, the table of shards, and the record of all files of the plan."""
         size = dimensions(attributes)
         specs = row_arrays(size, emit)
         needed, free = size.images * image_bytes(specs), shutil.disk_usage(self.folder).free
@@ -108,13 +122,3 @@ class StagedStore:
             if path.is_file() and path.suffix != ".log"
         }
         Commits(self.folder, 0).note_plan(files)
-        sync_tree(self.folder)
-        try:
-            self.folder.rename(self.path)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return False
-            raise
-        forget(self.path, self._token)
-        sync_folder(self.path.parent)
-        return True

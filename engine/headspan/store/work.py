@@ -19,10 +19,10 @@ TRIES = 3
 class Work:
     """The units that are left, for one writer; a context manager, in which its log stands beside the store."""
 
-    def __init__(self, store: StoreWriter, units: Iterable[Unit] | None = None) -> None:
-        """All unfinished units, or `units`, which are done again whether they are finished or not."""
+    def __init__(self, store: StoreWriter, only: Iterable[Unit] | None = None) -> None:
+        """All unfinished units; or `only` these, finished or not, each alone."""
         self._store = store
-        self._units = list(units) if units is not None else None
+        self._only = None if only is None else list(only)
         self._log = WriterLog(store.path, store.token)
         self._others: list[Unit] = []
 
@@ -36,8 +36,10 @@ class Work:
 
     def passes(self) -> Iterator[Iterator[Unit]]:
         """Units that may be in hand together, pass by pass; each is chosen when it is asked for."""
-        if self._units is not None:
-            yield self._take(self._units, whoever=True)
+        if self._only is not None:
+            for unit in self._only:
+                self._log.took(unit.index)
+                yield iter([unit])
             return
         alone = self._tidy_after_the_killed()
         units = self._store.unfinished()
@@ -52,17 +54,13 @@ class Work:
         # From the end, so that two writers that are left with the same units meet half-way.
         yield self._take(reversed(self._others), whoever=True)
 
-    def is_done(self, unit: Unit) -> bool:
-        """Whether another writer has committed the unit since it was chosen."""
-        return self._units is None and self._store.commits.is_done(unit.index)
-
     def finished(self, unit: Unit) -> None:
         """Note that the unit is committed."""
         self._log.finished(unit.index)
 
     def _take(self, units: Iterable[Unit], whoever: bool = False) -> Iterator[Unit]:
         for unit in units:
-            if self.is_done(unit):
+            if self._store.commits.is_done(unit.index):
                 continue
             if not whoever and any(
                 writer.alive and unit.index in writer.in_hand
