@@ -28,6 +28,7 @@ from headspan.store.planning import open_planned
 from headspan.store.samples import read_shards
 from headspan.store.work import Work
 from headspan.store.writer import StoreWriter
+from headspan.store.writers import other_writers
 
 
 def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summary:
@@ -41,7 +42,7 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
     encoder = prepare(settings)
     store = open_planned(settings, urls, encoder, listen)
     stored: list[UnitRecord] = []
-    if not store.commits.complete:
+    if not store.commits.complete or any(other_writers(store.path)):
         sources = PlannedSources(read_shards(store.path), urls)
         bad = [image for record in store.commits.records() for image in record.bad]
         _refuse_bad(settings, store, bad)

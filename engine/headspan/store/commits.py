@@ -151,6 +151,12 @@ class Commits:
         if name in (files := self._files("complete.json")):
             self.close({**files, name: found})
 
+    def drop_staged(self, unit: int, token: str) -> None:
+        """Delete the record, moments and claim that a writer had staged."""
+        path = self._unit_path(unit)
+        for each in (path, path.with_suffix(".moments"), path.with_suffix(".claim")):
+            staged(each, token).unlink(missing_ok=True)
+
     def withdraw_damaged(self) -> set[int]:
         """Delete records and moments that are not as they were written; returns their units, unfinished from now on."""
         withdrawn: set[int] = set()

@@ -62,7 +62,7 @@ class StagedStore:
     def _remove_abandoned(self) -> None:
         """Remove the folders of planners that were killed."""
         for folder in list(self.path.parent.iterdir()) if self.path.parent.is_dir() else []:
-            if folder.name.startswith(self._prefix) and any(not writer.alive for writer in other_writers(folder)):
+            if folder.name.startswith(self._prefix) and not any(writer.alive for writer in other_writers(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -105,13 +105,13 @@ class StoreWriter:
         for spec in self.specs.values():
             for first_row in range(unit.first_row, unit.first_row + unit.rows, spec.shard[0]):
                 staged(self.path / spec.file(first_row), token).unlink(missing_ok=True)
+        self.commits.drop_staged(unit.index, token)
 
     def finish(self) -> None:
         """Once every unit is committed: merged moments into the arrays `moments/…`, and nothing else left over."""
         if self.commits.complete or self.unfinished():
             return
         self.commits.merge_groups()
-        self.write_moments()
         # Other writers may be at work still, on units that are done: what is theirs they delete themselves.
         alive = {self.token}
         for writer in other_writers(self.path, self.token):
@@ -122,6 +122,7 @@ class StoreWriter:
         for path in self.path.rglob(TEMPORARY):
             if token_of(path) not in alive:
                 path.unlink(missing_ok=True)
+        self.write_moments()
 
     def write_moments(self) -> None:
         """Add up the moments of all units, write them as arrays, and with that complete the store."""
@@ -153,7 +154,9 @@ class UnitWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:
-            with suppress(OSError):
+            with suppress(OSError, StoreError):
+                # Interrupted after its claim, a unit is as good as done.
+                self._store.commits.settle(self._unit.index)
                 self._store.drop_staged(self._unit, self._store.token)
 
     def put(self, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:

@@ -36,13 +36,16 @@ class WriterLog:
         self._descriptor = -1
 
     def __enter__(self) -> WriterLog:
-        temporary = self._path.with_suffix(".new")
         with refusals(self._path):
-            make_folder(self._path.parent)
-            self._descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            _lock(self._descriptor)
-            # Only now others see it, and it is locked.
-            temporary.rename(self._path)
+            while self._descriptor < 0:
+                make_folder(self._path.parent)
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                _lock(descriptor)
+                # Before it was locked, another may have taken it for a dead writer's and tidied it away.
+                if self._path.exists() and self._path.stat().st_ino == os.fstat(descriptor).st_ino:
+                    self._descriptor = descriptor
+                else:
+                    os.close(descriptor)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -50,6 +53,7 @@ class WriterLog:
         if kind is None or issubclass(kind, HeadspanError | KeyboardInterrupt | GeneratorExit):
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
+        self._descriptor = -1
 
     def took(self, unit: int) -> None:
         """Note, before anything is done for it, that the unit is in hand."""
