@@ -55,6 +55,7 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
     aside = {unit.index for unit in store.commits.units_aside()}
     damaged = {problem.unit for problem in problems} - {WHOLE_STORE} - aside - withdrawn
     if not problems and not withdrawn:
+        store.finish()
         return Repaired((), (), verdict)
     run = settings_of(store, shards, settings)
     urls = stored_names(expand(run.shards, run.allow_pipe))

@@ -30,7 +30,7 @@ from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.commits import Commits, Files, UnitRecord
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.samples import read_notes, read_shards, read_table, read_unit
-from headspan.store.schema import dimensions, open_group, row_arrays
+from headspan.store.schema import ArraySpec, dimensions, open_group, row_arrays
 
 
 class Store:
@@ -214,8 +214,13 @@ class Store:
 
     def row_arrays(self) -> Iterator[tuple[str, zarr.Array[Any]]]:
         """The Zarr arrays with a row an image, all rows, by name."""
-        for name in row_arrays(self._size, tuple(self.attributes["emit"])):
+        for name in self.row_specs:
             yield name, self._array(name)
+
+    @property
+    def row_specs(self) -> dict[str, ArraySpec]:
+        """Shape, shards and chunks of those arrays, as the store's settings give them."""
+        return row_arrays(self._size, tuple(self.attributes["emit"]))
 
     def kept(self, layer: int, head: int = 0) -> int:
         """The place of `layer` among the kept ones; SettingsError where it, or `head`, is not stored."""
@@ -229,9 +234,14 @@ class Store:
         return self.layers.index(layer)
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        if name not in self.group:
+        if not (self.path / name / "zarr.json").is_file():
             raise SettingsError(f"{self.path}: holds no {name}; precompute with --emit heads,{name} to have them")
-        array = self.group[name]
+        try:
+            array = self.group[name]
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path}: the metadata of {name} cannot be read ({one_line(error)}); headspan repair mends it"
+            ) from error
         assert isinstance(array, zarr.Array), name
         return array
 
