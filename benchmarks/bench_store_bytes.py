@@ -19,7 +19,8 @@ from headspan.emit.moments import Moments
 from headspan.emit.shares import Folded
 from headspan.records import Sample, Shard
 from headspan.store.schema import FORMAT, Dimensions
-from headspan.store.writer import StagedStore, StoreWriter
+from headspan.store.staged import StagedStore
+from headspan.store.writer import StoreWriter
 
 QUESTION = "bytes an image"
 LIMIT_BYTES = 12_000

@@ -21,17 +21,17 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 # The data path from left to right: a module imports from its own group and from groups before it.
 FLOW = (
-    ("errors", "config", "records", "sources", "tar"),
+    ("redact", "errors", "config", "records", "sources", "tar"),
     ("world",),
     ("plan",),
-    ("pixels", "decode"),
+    ("pixels", "decode", "in_hand"),
     ("prefetch",),
     ("model",),
     ("emit",),
     ("store",),
     ("pipeline",),
     ("cluster", "analyse", "llm"),
-    ("demo",),
+    ("demo", "repair"),
     ("asking_flags", "label_commands"),
     ("cli",),
 )

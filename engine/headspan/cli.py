@@ -1,20 +1,25 @@
 """Flags to settings to one call; with `label_commands` and `asking_flags`, the only files that print.
 
-Errors are one sentence on standard error and exit code 2; an interrupted precompute says how to go on
-and exits with 130. `verify` exits with 1 where something does not agree.
+Errors are one sentence on standard error and exit code 2; an interrupted precompute says how to go on and exits
+with 130, or with 143 where it was told to end (SIGTERM). `verify` and `repair` exit with 1 where something does not
+agree, `precompute` where units had to be set aside.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -22,7 +27,7 @@ from tqdm import tqdm
 from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
-from headspan.analyse.verify import verify
+from headspan.analyse.verify import WHOLE_STORE, Verdict, verify
 from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
 from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
@@ -100,27 +105,41 @@ class ProgressPrinter:
         print(", ".join(parts), file=sys.stderr, flush=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; it ends a command as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     flags = _parser().parse_args(arguments)
     progress = ProgressPrinter()
+    # Python takes signal handlers in its main thread alone.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     try:
         return int(flags.run(flags, progress))
     except HeadspanError as error:
         progress.close()
         print(f"headspan: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         progress.close()
         kept = f"; {flags.kept} are kept, run the same command to go on" if "kept" in flags else ""
-        print(f"headspan: interrupted{kept}", file=sys.stderr)
-        return 130
+        ended = isinstance(error, Terminated)
+        print(f"headspan: {'terminated' if ended else 'interrupted'}{kept}", file=sys.stderr)
+        return 143 if ended else 130
     except BrokenPipeError:
         # Whoever read the output has seen enough; nothing more can be told, not even at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     finally:
         progress.close()
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -131,12 +150,25 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     summary = precompute(PrecomputeSettings.from_dict(given), progress)
     progress.close()
     _print_summary(summary)
-    return 0
+    return 1 if summary.aside else 0
+
+
+def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    from headspan.repair import repair
+
+    names = ("batch_size", "device", "workers", "allow_pipe")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    done = repair(flags.store, flags.shards, progress, **given)
+    progress.close()
+    for name in done.files:
+        print(f"{name} made again")
+    print(f"{len(done.units):,} units computed again" + (f": {spans_of(done.units)}" if done.units else ""))
+    return _print_verdict(Store(flags.store, keep_failed=True), done.verdict)
 
 
 def _print_summary(summary: Summary) -> None:
     if summary.skipped:
-        print(f"{summary.skipped:,} images were finished before")
+        print(f"{summary.skipped:,} images were finished before, or by another process")
     print(f"{summary.images:,} images stored in {summary.path}")
     if summary.bad:
         print(f"{len(summary.bad):,} images set aside:")
@@ -144,6 +176,12 @@ def _print_summary(summary: Summary) -> None:
             print(f"  row {bad.row}, {bad.key} in {bad.url}: {bad.reason}")
         if len(summary.bad) > 10:
             print(f"  and {len(summary.bad) - 10:,} more; `headspan info {summary.path} --bad` lists all")
+    for unit in summary.aside:
+        last_row = unit.first_row + unit.rows - 1
+        print(
+            f"unit {unit.index}, rows {unit.first_row} to {last_row}, was set aside, since it ended its process again "
+            f"and again; `headspan repair {summary.path}` tries it once more"
+        )
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -161,7 +199,7 @@ def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     attributes, bad = store.attributes, store.bad_images()
-    notes = store.notes()
+    notes, aside = store.notes(), store.units_aside()
     if flags.bad or flags.notes:
         for image in [*(bad if flags.bad else []), *(notes if flags.notes else [])]:
             print(f"{image.row}\t{image.key}\t{image.url}\t{image.reason}")
@@ -181,8 +219,15 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         "emitted": ", ".join(attributes["emit"]),
         "precision": f"{attributes['precision']}, {attributes['backend']}",
         "size": f"{size / 1e6:,.1f} MB on disk, {size / max(store.images, 1):,.0f} bytes an image, all files counted",
-        "units": f"{len(store.records):,} of {attributes['dimensions']['unit_images']} images",
+        "units": f"{len(store.records):,} of {attributes['dimensions']['unit_images']} images"
+        + (
+            f"; set aside: {spans_of([unit.index for unit in aside])}, which `headspan repair` tries again"
+            if aside
+            else ""
+        ),
         "written by": f"headspan {attributes['version']}, store format {attributes['format']}",
+        "made with": _made_with(store),
+        "made again by": _command_of(store),
         "textspan": ", ".join(runs(store, "textspan")) or "none",
         "labels": ", ".join(runs(store, "labels")) or "none",
         "ccs": ", ".join(runs(store, "ccs")) or "none",
@@ -202,16 +247,54 @@ def _sum_of(terms: dict[str, Any]) -> str:
     return " + ".join([*words, *(others if len(others) == 1 else []), "biases"])
 
 
+def _made_with(store: Store) -> str:
+    made = store.attributes.get("made_with")
+    if made is None:
+        return "not recorded by the headspan that wrote it"
+    libraries = ", ".join(f"{name} {number}" for name, number in made["libraries"].items())
+    return f"{made['machine']}, {made['torch_threads']} torch threads, Python {made['python']}, {libraries}"
+
+
+def _command_of(store: Store) -> str:
+    """The command that makes the store again, the secrets of urls left out."""
+    attributes = store.attributes
+    made = attributes.get("made_with", {})
+    flags = {
+        "model": attributes["model"],
+        "pretrained": attributes["pretrained"],
+        "layers": spans_of(store.layers).replace(" ", ""),
+        "emit": ",".join(attributes["emit"]),
+        "precision": attributes["precision"],
+        "unit-images": attributes["dimensions"]["unit_images"],
+        "batch-size": made.get("batch_size"),
+        "device": made.get("device"),
+    }
+    words = ["headspan", "precompute", *(made.get("shards") or [shard.url for shard in store.shards()])]
+    words += [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join([*words, *(["--allow-pipe"] if made.get("allow_pipe") else []), "--out", store.path.name])
+
+
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Every row, since which ones are good is among what is checked.
     store = Store(flags.store, keep_failed=True)
-    verdict = verify(store, progress)
+    verdict = verify(store, progress, flags.sources)
     progress.close()
+    return _print_verdict(store, verdict)
+
+
+def _print_verdict(store: Store, verdict: Verdict) -> int:
     for problem in verdict.problems:
-        where = f"unit {problem.unit}, rows {problem.first_row} to {problem.first_row + problem.rows - 1}"
-        print(f"{where if problem.unit >= 0 else 'whole store'}: {problem.what}")
+        where = f"rows {problem.first_row} to {problem.first_row + problem.rows - 1}"
+        if problem.unit != WHOLE_STORE:
+            where = f"unit {problem.unit}, {where}"
+        elif not problem.of_source:
+            where = "whole store"
+        print(f"{where}: {problem.what}")
+    if verdict.unreached:
+        print(f"{verdict.unreached:,} source tars are remote or not there, and were not compared with the plan")
     if verdict.problems:
-        print(f"{len(verdict.problems)} problems in {verdict.units} units")
+        todo = "" if all(p.of_source for p in verdict.problems) else f"; `headspan repair {store.path}` mends the store"
+        print(f"{len(verdict.problems)} problems in {verdict.units} units{todo}")
         return 1
     print(f"{verdict.images:,} images in {verdict.units:,} units: files, records, rows and moments agree")
     if verdict.largest_error is None:
@@ -286,6 +369,8 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32)")
     precompute.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
     precompute.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
+    precompute.add_argument("--max-bad", help="end the run where more images are bad: 1%% of all, or a number")
+    _pipe_flag(precompute)
     precompute.add_argument(
         "--unit-images", type=int, help="images a unit of work (default: 256 on a CPU, 1024 on a GPU)"
     )
@@ -298,6 +383,15 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--notes", action="store_true", help="list captions and other members that could not be used")
     check = _command(commands, "verify", _verify, "files, records, sums and moments agree")
     check.add_argument("store")
+    check.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
+    mend = _command(commands, "repair", _repair, "compute damaged units again")
+    mend.set_defaults(kept="finished units")
+    mend.add_argument("store")
+    mend.add_argument("shards", nargs="*", help="the shards, where they moved or their urls hold secrets")
+    mend.add_argument("--batch-size", type=int, help="default: the store's")
+    mend.add_argument("--device", help="default: the store's")
+    mend.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
+    _pipe_flag(mend)
 
     spans = _command(commands, "textspan", _textspan, "describe every head by texts")
     spans.add_argument("store")
@@ -322,6 +416,10 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.set_defaults(run=function)
     return command
+
+
+def _pipe_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--allow-pipe", action="store_true", default=None, help="run shards that are `pipe:` commands")
 
 
 def _run_flag(command: argparse.ArgumentParser) -> None:

@@ -67,6 +67,10 @@ class PrecomputeSettings:
     workers: int | None = None
     # Images in a unit of work: what is lost when a job dies. None: 256 on a CPU, 1,024 on a GPU.
     unit_images: int | None = None
+    # Shards may be `pipe:` commands, which are run.
+    allow_pipe: bool = False
+    # `1%` of all images, or a number of images: more bad ones end the run. None: any number is set aside.
+    max_bad: str | int | None = None
     # Encoded and decoded images waiting between stages may take this much memory.
     in_flight_bytes: int = 256 << 20
 
@@ -84,6 +88,8 @@ class PrecomputeSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {value} is too small; give at least 1")
+        if self.max_bad is not None:
+            bad_limit(self.max_bad, 0)
         # `heads` is always stored; saying so or not is the same setting.
         object.__setattr__(self, "emit", tuple(name for name in EMISSIONS if name == "heads" or name in self.emit))
 
@@ -108,6 +114,14 @@ class PrecomputeSettings:
             if name in plain:
                 plain[name] = tuple(plain[name])
         return cls(**plain)
+
+
+def bad_limit(text: str | int, images: int) -> float:
+    """How many of `images` may be bad where `--max-bad` is `text`: `1%`, `0.5%`, or a number of images."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*|\s*(\d+)\s*", str(text))
+    if not found:
+        raise SettingsError(f"--max-bad {text}: write a share of the images as in 1%, or a number of images as in 100")
+    return images * float(found[1]) / 100 if found[1] else float(found[2])
 
 
 def parse_layers(text: str, total: int) -> tuple[int, ...]:

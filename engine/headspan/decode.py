@@ -31,13 +31,16 @@ def decode(
     on_bad: Callable[[BadImage], None],
     workers: int | None,
     in_flight_bytes: int,
+    open_source: Callable[[str], ShardReader] = open_shard,
+    on_read: Callable[[Sample, bytes], None] | None = None,
 ) -> Generator[DecodedImage, None, None]:
     """The samples' pixels, in their order whatever the number of threads; `workers` None means one a core.
 
     Members are read by the caller's thread, shard after shard, one open at a time. Encoded bytes, rasters
     (full size and resized, four bytes a pixel, as the image's header says) and finished pixels that are not
     yet yielded stay within `in_flight_bytes` together; an image larger than that passes alone. `on_bad` is
-    called in row order, before the next good image is yielded.
+    called in row order, before the next good image is yielded; `on_read` in row order too, with each member's
+    bytes as they were read. `open_source` opens what a sample names as its url.
 
     Raises SourceError where a shard cannot be read. Closing the generator ends its threads.
     """
@@ -65,7 +68,7 @@ def decode(
             budget.give_back(transient_bytes)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="headspan-decode")
-    shards = _OneShard()
+    shards = _OneShard(open_source)
     try:
         for sample in samples:
             while queue and (
@@ -73,6 +76,8 @@ def decode(
             ):
                 yield from take_first()
             encoded = shards.read(sample)
+            if on_read is not None:
+                on_read(sample, encoded)
             try:
                 image = open_image(encoded, preprocess, PIXELS_LIMIT)
             except Undecodable as error:
@@ -119,13 +124,15 @@ class _Budget:
 class _OneShard:
     """Reads members, keeping the shard of the last one open."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_source: Callable[[str], ShardReader]) -> None:
+        self._open_source = open_source
+        self._url = ""
         self._reader: ShardReader | None = None
 
     def read(self, sample: Sample) -> bytes:
-        if self._reader is None or self._reader.url != sample.url:
+        if self._reader is None or self._url != sample.url:
             self.close()
-            self._reader = open_shard(sample.url)
+            self._reader, self._url = self._open_source(sample.url), sample.url
         return self._reader.read_at(sample.offset, sample.size_bytes)
 
     def close(self) -> None:

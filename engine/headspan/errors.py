@@ -4,9 +4,16 @@ The command line prints the sentence and exits with code 2; from Python they are
 `assert` is for headspan's own slips, these classes are for the world's.
 """
 
+from __future__ import annotations
+
+from headspan.redact import redact
+
 
 class HeadspanError(Exception):
-    """Base of all errors that headspan raises on purpose; catch this one."""
+    """Base of all errors that headspan raises on purpose; catch this one. No secret of a url gets into its text."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(redact(sentence))
 
 
 class SettingsError(HeadspanError):

@@ -1,97 +1,147 @@
 """The main job on one page: plan → decode → prefetch → model → emit → store.
 
-Killed at any moment, the same call goes on where the last commit record stands.
+Killed at any moment, the same call goes on where the last commit record stands; several calls at once share the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 
 import numpy as np
 import torch
 
-from headspan.config import PrecomputeSettings
+from headspan.config import PrecomputeSettings, bad_limit
 from headspan.decode import decode
 from headspan.emit.contributions import contributions
 from headspan.emit.moments import Moments
+from headspan.errors import SourceError
+from headspan.in_hand import InHand
 from headspan.model.encoder import Encoder, prepare
 from headspan.prefetch import prefetch
 from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
-from headspan.sources import expand
+from headspan.sources import expand, stored_names
+from headspan.store.commits import UnitRecord
+from headspan.store.planned_sources import PlannedSources
 from headspan.store.planning import open_planned
+from headspan.store.samples import read_shards
+from headspan.store.work import Work
 from headspan.store.writer import StoreWriter
+from headspan.store.writers import other_writers
 
 
 def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summary:
     """Stream the shards through the encoder and store every kept head's contributions.
 
-    Raises HeadspanError where a source, the model, the settings or the disk do not allow it; what was
-    committed before stays valid.
+    Raises HeadspanError where a source, the model, the settings or the disk do not allow it, or where more images
+    are bad than `max_bad` allows; what was committed before stays valid.
     """
     # Before the model, whose weights may take minutes to fetch.
-    urls = expand(settings.shards)
+    urls = stored_names(expand(settings.shards, settings.allow_pipe))
     encoder = prepare(settings)
     store = open_planned(settings, urls, encoder, listen)
-    units = store.unfinished()
-    skipped = store.size.images - sum(unit.rows for unit in units)
-    bad: list[BadImage] = []
-    decoded = decode(
-        store.samples(units),
-        encoder.model.preprocess,
-        on_bad=bad.append,
-        workers=settings.workers,
-        # Half before the model, half within decoding.
-        in_flight_bytes=settings.in_flight_bytes // 2,
+    stored: list[UnitRecord] = []
+    if not store.commits.complete or any(other_writers(store.path)):
+        sources = PlannedSources(read_shards(store.path), urls)
+        bad = [image for record in store.commits.records() for image in record.bad]
+        _refuse_bad(settings, store, bad)
+        with Work(store) as work:
+            for record in compute(store, work, sources, encoder, settings, listen):
+                stored.append(record)
+                bad += record.bad
+                _refuse_bad(settings, store, bad)
+            store.finish()
+    return Summary(
+        path=str(store.path),
+        images=sum(record.images for record in stored),
+        bad=sorted((image for record in stored for image in record.bad), key=lambda image: image.row),
+        skipped=sum(record.rows for record in store.commits.records()) - sum(record.rows for record in stored),
+        aside=store.commits.units_aside(),
     )
-    finished = skipped
-    # Closed whatever happens, so that no thread outlives a failure.
-    with closing(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes // 2)) as images:
-        for unit, members in by_unit(images, units):
-            for done in compute_unit(store, unit, members, bad, encoder, settings.batch_size):
-                listen(Progress("images", finished + done, store.size.images, f"{len(bad)} bad" if bad else ""))
-            finished += unit.rows
-    store.finish()
-    return Summary(str(store.path), store.size.images - skipped - len(bad), bad, skipped)
+
+
+def compute(
+    store: StoreWriter,
+    work: Work,
+    sources: PlannedSources,
+    encoder: Encoder,
+    settings: PrecomputeSettings,
+    listen: Listener,
+    again: bool = False,
+) -> Iterator[UnitRecord]:
+    """Compute and commit the units that `work` gives, yielding the record of each that was committed here.
+
+    `again` puts them in the place of units that are committed and damaged.
+    """
+    finished = store.size.images - sum(unit.rows for unit in store.unfinished())
+    for units in work.passes():
+        in_hand = InHand(units, store.samples)
+        decoded = decode(
+            in_hand.samples(),
+            encoder.model.preprocess,
+            on_bad=in_hand.note_bad,
+            workers=settings.workers,
+            # Half before the model, half within decoding.
+            in_flight_bytes=settings.in_flight_bytes // 2,
+            open_source=sources.open,
+            on_read=in_hand.note_read,
+        )
+        # Closed whatever happens, so that no thread outlives a failure.
+        with closing(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes // 2)) as images:
+            for unit, members in in_hand.by_unit(images):
+
+                def tell(rows: int, before: int = finished) -> None:
+                    listen(Progress("images", min(before + rows, store.size.images), store.size.images))
+
+                record = compute_unit(store, unit, members, in_hand, encoder, settings.batch_size, tell, again)
+                work.finished(unit)
+                finished += unit.rows
+                if record is not None:
+                    yield record
 
 
 def compute_unit(
     store: StoreWriter,
     unit: Unit,
     images: Iterator[DecodedImage],
-    bad: list[BadImage],
+    in_hand: InHand,
     encoder: Encoder,
     batch_size: int,
-) -> Iterator[int]:
-    """Compute and commit one unit, yielding the rows done so far; failures are added to `bad`."""
-    size, writer = store.size, store.begin(unit)
-    moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, encoder.device)
-    while batch := list(islice(images, batch_size)):
-        result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
-        good, rows = result.finite, np.array([image.row for image in batch])
-        bad.extend(store.overflows(unit, rows[~good]))
-        kept = torch.from_numpy(good).to(encoder.device)
-        moments.add(result.heads[kept], result.norm[kept])
-        writer.put(rows[good], {name: array[good] for name, array in result.arrays.items()})
-        yield batch[-1].row + 1 - unit.first_row
-    writer.commit(moments, [image for image in bad if unit.first_row <= image.row < unit.first_row + unit.rows])
-    yield unit.rows
+    tell: Callable[[int], None],
+    again: bool,
+) -> UnitRecord | None:
+    """Compute and commit one unit, telling the rows done so far; None where another writer has committed it."""
+    size, overflows = store.size, []
+    with store.begin(unit) as writer:
+        moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, encoder.device)
+        while batch := list(islice(images, batch_size)):
+            if store.commits.is_done(unit.index) and not again:
+                # The other writer was faster: the images pass by.
+                continue
+            result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
+            good, rows = result.finite, np.array([image.row for image in batch])
+            overflows += store.overflows(unit, rows[~good])
+            kept = torch.from_numpy(good).to(encoder.device)
+            moments.add(result.heads[kept], result.norm[kept])
+            writer.put(rows[good], {name: array[good] for name, array in result.arrays.items()})
+            tell(batch[-1].row + 1 - unit.first_row)
+        crc32c, bad = in_hand.read_of(unit)
+        record = writer.commit(moments, [*bad, *overflows], crc32c, again)
+    tell(unit.rows)
+    return record
 
 
-def by_unit(images: Iterable[DecodedImage], units: Sequence[Unit]) -> Iterator[tuple[Unit, Iterator[DecodedImage]]]:
-    """Each unit with its own images, which may be none; a unit's images must be taken before the next unit."""
-    stream = iter(images)
-    ahead = next(stream, None)
-
-    def members(end: int) -> Iterator[DecodedImage]:
-        nonlocal ahead
-        while ahead is not None and ahead.row < end:
-            yield ahead
-            ahead = next(stream, None)
-
-    for unit in units:
-        yield unit, members(unit.first_row + unit.rows)
+def _refuse_bad(settings: PrecomputeSettings, store: StoreWriter, bad: list[BadImage]) -> None:
+    """Raise SourceError where more images are bad than the settings allow."""
+    images = store.size.images
+    if settings.max_bad is not None and len(bad) > bad_limit(settings.max_bad, images):
+        last = bad[-1]
+        raise SourceError(
+            f"{store.path}: {len(bad):,} of {images:,} images are bad, more than --max-bad {settings.max_bad} allows "
+            f"(row {last.row}, {last.key} in {last.url}: {last.reason}); see headspan info {store.path} --bad, mend "
+            "the shards, or allow more to go on"
+        )
 
 
 def _pixel_bytes(image: DecodedImage) -> int:

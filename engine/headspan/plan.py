@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from headspan.errors import SourceError
 from headspan.records import BadImage, Listener, Progress, Sample, Shard, Unit, ignore
-from headspan.sources import describe, open_shard
+from headspan.sources import describe, open_shard, stored_names
 from headspan.tar import Member, Tar
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -28,12 +28,13 @@ def list_samples(
 ) -> Iterator[tuple[Shard, list[Sample]]]:
     """Each shard with its images, rows consecutive over all shards; a `Progress` of stage `plan` after each.
 
-    `on_note` hears of companions that cannot be read (see `scan`). Raises SourceError for a shard that is no
-    whole tar, and, after the last shard, if there was no image in any.
+    Shards and samples name their source as `stored_names` does, without its secrets. `on_note` hears of companions
+    that cannot be read (see `scan`). Raises SourceError for a shard that is no whole tar, and, after the last shard,
+    if there was no image in any.
     """
     images = 0
-    for done, url in enumerate(urls, start=1):
-        shard, samples = scan(url, images, on_note)
+    for done, (name, url) in enumerate(stored_names(urls).items(), start=1):
+        shard, samples = scan(url, images, on_note, name)
         images += shard.images
         listen(Progress(stage="plan", done=done, total=len(urls), note=f"{images} images"))
         yield shard, samples
@@ -44,8 +45,10 @@ def list_samples(
         )
 
 
-def scan(url: str, first_row: int, on_note: Callable[[BadImage], None]) -> tuple[Shard, list[Sample]]:
-    """One shard and its images, in tar order, from `first_row` on; it may hold none.
+def scan(
+    url: str, first_row: int, on_note: Callable[[BadImage], None], called: str | None = None
+) -> tuple[Shard, list[Sample]]:
+    """One shard and its images, in tar order, from `first_row` on; it may hold none. Records name it `called`.
 
     A member is an image by its last extension, whatever the case; its key is its path without it. `key.txt`,
     `key.json` and `key.cls` are found anywhere in the tar; one that cannot be read leaves None and is told to
@@ -53,6 +56,7 @@ def scan(url: str, first_row: int, on_note: Callable[[BadImage], None]) -> tuple
     there is an image `k`, and an image of its own where not; `k.1.png` always is one.
     Two images with one key keep a row each. Raises SourceError for what is not a whole tar.
     """
+    source = called or url
     size_bytes, modified_ns = describe(url)
     images: list[tuple[str, Member]] = []
     companions: dict[str, dict[str, list[tuple[int, bytes | None]]]] = {kind: {} for kind in _COMPANIONS}
@@ -81,7 +85,7 @@ def scan(url: str, first_row: int, on_note: Callable[[BadImage], None]) -> tuple
     for key, name in others:
         # What lies beside an image is a part of its sample; what lies alone may be an image under another name.
         if key not in keys and not _belongs_to_another(key, keys):
-            on_note(BadImage(NO_ROW, name, url, "no image, and beside none"))
+            on_note(BadImage(NO_ROW, name, source, "no image, and beside none"))
     samples: list[Sample] = []
     for key, (name, offset, size, archive) in images:
         if _belongs_to_another(key, keys):
@@ -99,9 +103,9 @@ def scan(url: str, first_row: int, on_note: Callable[[BadImage], None]) -> tuple
             except (ValueError, RecursionError):
                 values[field] = None
                 limit = f" of at most {COMPANION_BYTES >> 20} MiB" if data is None else ""
-                on_note(BadImage(row, key, url, f"{field} is not {wanted}{limit}"))
-        samples.append(Sample(row, key, url, name, offset, size, **values))  # type: ignore[arg-type]
-    return Shard(url, first_row, len(samples), size_bytes, modified_ns), samples
+                on_note(BadImage(row, key, source, f"{field} is not {wanted}{limit}"))
+        samples.append(Sample(row, key, source, name, offset, size, **values))  # type: ignore[arg-type]
+    return Shard(source, first_row, len(samples), size_bytes, modified_ns), samples
 
 
 def units(images: int, unit_images: int) -> list[Unit]:

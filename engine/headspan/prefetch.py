@@ -12,12 +12,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+CLOSING_SECONDS = 2.0
+
 
 def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes: int) -> Generator[T, None, None]:
     """`items`, made by a thread that may be ahead by `in_flight_bytes` in all, and by one item in any case.
 
     The thread starts with the first `next`. Closing the generator stops it, closes `items` where that is a
-    generator, and returns when the item then being made is finished.
+    generator, and returns when the item then being made is finished; one that takes longer than CLOSING_SECONDS, as
+    where a source hangs, is not waited for.
     """
     waiting: deque[tuple[T, int]] = deque()
     waiting_bytes = 0
@@ -70,4 +73,4 @@ def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes
         with changed:
             stopped = True
             changed.notify_all()
-        thread.join()
+        thread.join(CLOSING_SECONDS)

@@ -6,7 +6,7 @@ Nothing here computes, reads or prints.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
@@ -75,10 +75,12 @@ class Summary:
     """What a call of `precompute` did."""
 
     path: str
-    # Stored in this call, set aside in this call, and finished by earlier calls.
+    # Stored in this call, set aside in this call, and finished by earlier calls or other processes.
     images: int
     bad: list[BadImage]
     skipped: int
+    # Units that were set aside, since they ended the process again and again.
+    aside: list[Unit] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

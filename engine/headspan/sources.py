@@ -2,8 +2,8 @@
 
 Local files are read in place, remote ones through fsspec, `pipe:` commands through webdataset's gopen;
 what cannot seek (pipes, gzip) is read forwards and opened again to go back. A short read, a command that
-fails or a stream that stops early is a SourceError, never an early end. What the bytes mean is not known
-here.
+fails or a stream that stops early is a SourceError, never an early end. What comes over a network is asked
+for again, after longer and longer waits, where another try may help. What the bytes mean is not known here.
 """
 
 from __future__ import annotations
@@ -14,20 +14,31 @@ import io
 import os
 import stat
 import sys
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 import braceexpand
 import fsspec
 
-from headspan.errors import SourceError
+from headspan.errors import SourceError, one_line
+from headspan.redact import redact
+
+T = TypeVar("T")
 
 ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _DISCARD_BYTES = 1 << 20
+# Waits before a network source is asked again.
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
+# A server that is silent for so long has failed; how long a whole tar takes is nobody's business.
+_CONNECT_SECONDS, _SILENCE_SECONDS = 30.0, 60.0
+# Answers of servers that another try does not change: all of 400 to 499 but these.
+_ASK_AGAIN = (408, 425, 429)
 # A command that is told to stop because nobody reads on: the shell's and the system's way to say SIGPIPE.
 _CUT_SHORT = (141, -13)
 # What file systems raise for a url that does not work; ImportError: no driver (s3fs, aiohttp).
@@ -41,13 +52,18 @@ _DRIVER_ERRORS = (
 )
 
 
-def expand(patterns: Sequence[str]) -> list[str]:
+class _Passing(SourceError):
+    """A failure of a network source that another try may mend."""
+
+
+def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
     """The shard urls that `patterns` name, in the order given; globs and directories are sorted.
 
     A pattern is a tar, a brace pattern (`data/{0000..0127}.tar`), a glob, a directory (its .tar, .tar.gz and
     .tgz files), a url or a `pipe:` command; in the last two only braces are expanded.
 
-    Raises SourceError for a pattern that names nothing, a missing file and a shard named twice.
+    Raises SourceError for a pattern that names nothing, a missing file, a shard named twice, and a `pipe:` command
+    unless `allow_pipe`: a list of shards may come from somebody else, and commands can do anything.
     """
     urls: list[str] = []
     for pattern in patterns:
@@ -56,6 +72,11 @@ def expand(patterns: Sequence[str]) -> list[str]:
         raise SourceError("no shards were given; name at least one tar, pattern or directory")
     seen: set[str] = set()
     for url in urls:
+        if url.startswith("pipe:") and not allow_pipe:
+            raise SourceError(
+                f"{url}: is a command, which runs with your rights; if you trust it give --allow-pipe "
+                "(allow_pipe=True in Python)"
+            )
         try:
             url.encode()
         except UnicodeEncodeError as error:
@@ -65,6 +86,19 @@ def expand(patterns: Sequence[str]) -> list[str]:
             raise SourceError(f"{url}: named twice among the shards; name each shard once")
         seen.add(identity)
     return urls
+
+
+def stored_names(urls: Sequence[str]) -> dict[str, str]:
+    """Each url by the name that stores and messages have for it: without secrets, and different for each."""
+    names: dict[str, str] = {}
+    for url in urls:
+        name = plain = redact(url) if is_remote(url) else url
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{plain} ({number})"
+        names[name] = url
+    return names
 
 
 def is_remote(url: str) -> bool:
@@ -79,11 +113,18 @@ def describe(url: str) -> tuple[int | None, int | None]:
     """
     if url.startswith("pipe:"):
         return None, None
+    if is_remote(url):
+        return _again(lambda: _describe_remote(url))
     try:
-        if not is_remote(url):
-            found = Path(_local(url)).stat()
-            return found.st_size, found.st_mtime_ns
-        fs, path = fsspec.core.url_to_fs(url)
+        found = Path(_local(url)).stat()
+    except _LOCAL_ERRORS as error:
+        raise _unreadable(url, error) from error
+    return found.st_size, found.st_mtime_ns
+
+
+def _describe_remote(url: str) -> tuple[int | None, int | None]:
+    try:
+        fs, path = _file_system(url)
         size = fs.info(path).get("size")
         try:
             modified_ns = int(fs.modified(path).timestamp() * 1e9)
@@ -91,7 +132,34 @@ def describe(url: str) -> tuple[int | None, int | None]:
             modified_ns = None
         return size, modified_ns
     except _remote_errors() as error:
-        raise _unreadable(url, error) from error
+        raise _unreadable(url, error) from _told(url, error)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's driver for `url`, and the path that it knows it by."""
+    options: dict[str, Any] = {}
+    if url.startswith(("http://", "https://")):
+        # A driver that comes with an extra; where it is missing, fsspec says so below.
+        with suppress(ImportError):
+            from aiohttp import ClientTimeout
+
+            waits = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
+            options = {"client_kwargs": {"timeout": waits}}
+    found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
+    return found
+
+
+def _again(attempt: Callable[[], T]) -> T:
+    """What `attempt` returns, tried again after each of RETRY_SECONDS while its failure may pass."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return attempt()
+        except _Passing:
+            time.sleep(seconds)
+    try:
+        return attempt()
+    except _Passing as error:
+        raise SourceError(f"{error}; it was tried {len(RETRY_SECONDS) + 1} times") from error.__cause__
 
 
 class ShardReader(ABC):
@@ -138,24 +206,57 @@ def open_shard(url: str) -> ShardReader:
     """
     if url.startswith("pipe:"):
         return _Stream(url, lambda: _open_pipe(url))
+    if is_remote(url):
+        return _Persistent(url)
     try:
-        if not is_remote(url):
-            path = _local(url)
-            if not stat.S_ISREG(Path(path).stat().st_mode):
-                raise _not_a_file(url)
-            local = _LocalFile(url, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
-            if local.read_up_to(0, 2) != _GZIP_MAGIC:
-                return local
-            local.close()
-            return _Stream(url, lambda: Path(path).open("rb"))
-        fs, path = fsspec.core.url_to_fs(url)
+        path = _local(url)
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise _not_a_file(url)
+        local = _LocalFile(url, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
+        if local.read_up_to(0, 2) != _GZIP_MAGIC:
+            return local
+        local.close()
+        return _Stream(url, lambda: Path(path).open("rb"))
+    except _LOCAL_ERRORS as error:
+        raise _unreadable(url, error) from error
+
+
+def _open_remote(url: str) -> ShardReader:
+    try:
+        fs, path = _file_system(url)
         source = fs.open(path, "rb")
         if source.seekable() and source.read(2) != _GZIP_MAGIC:
             return _Seekable(url, source)
         source.close()
         return _Stream(url, lambda: fs.open(path, "rb"))
     except _remote_errors() as error:
-        raise _unreadable(url, error) from error
+        raise _unreadable(url, error) from _told(url, error)
+
+
+class _Persistent(ShardReader):
+    """A network source, opened again and read from the same place where a try fails."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._reader: ShardReader | None = _again(lambda: _open_remote(url))
+        self.knows_its_end = self._reader.knows_its_end
+
+    def read_up_to(self, offset: int, size: int) -> bytes:
+        return _again(lambda: self._try(offset, size))
+
+    def _try(self, offset: int, size: int) -> bytes:
+        if self._reader is None:
+            self._reader = _open_remote(self.url)
+        try:
+            return self._reader.read_up_to(offset, size)
+        except _Passing:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = None
 
 
 class _LocalFile(ShardReader):
@@ -192,9 +293,10 @@ class _Seekable(ShardReader):
             self._source.seek(offset)
             data = self._source.read(min(size, self._size - offset))
         except _remote_errors() as error:
-            raise _unreadable(self.url, error) from error
+            raise _unreadable(self.url, error) from _told(self.url, error)
         if len(data) < min(size, self._size - offset):
-            raise self._truncated(offset, size, offset + len(data))
+            # The server knows of more than it gave.
+            raise _Passing(str(self._truncated(offset, size, offset + len(data))))
         return bytes(data)
 
     def close(self) -> None:
@@ -223,7 +325,7 @@ class _Stream(ShardReader):
             else:
                 self.knows_its_end = False
         except _remote_errors() as error:
-            raise _unreadable(self.url, error) from error
+            raise _unreadable(self.url, error) from _told(self.url, error)
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         if offset < self._position:
@@ -246,9 +348,10 @@ class _Stream(ShardReader):
             data = self._stream.read(size)
         except _stream_errors() as error:
             self._finish()
-            raise SourceError(
-                f"{self.url}: reading failed after {self._position} bytes ({error}); fetch the shard again"
-            ) from error
+            kind = _Passing if _may_pass(self.url, error) else SourceError
+            raise kind(
+                f"{self.url}: reading failed after {self._position} bytes ({one_line(error)}); fetch the shard again"
+            ) from _told(self.url, error)
         self._position += len(data)
         if not data:
             self._finish()
@@ -358,4 +461,24 @@ def _not_a_file(url: str) -> SourceError:
 
 
 def _unreadable(url: str, error: Exception) -> SourceError:
-    return SourceError(f"{url}: cannot be read ({error}); check the path, the connection and the permissions")
+    kind = _Passing if _may_pass(url, error) else SourceError
+    return kind(f"{url}: cannot be read ({one_line(error)}); check the path, the connection and the permissions")
+
+
+def _may_pass(url: str, error: Exception) -> bool:
+    """Whether a network source that failed so may answer when it is asked again."""
+    if not is_remote(url) or url.startswith("pipe:"):
+        return False
+    # botocore has the answer's status in a dictionary, the other drivers as an attribute.
+    metadata = getattr(error, "response", None)
+    status = metadata.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(metadata, dict) else None
+    status = status or getattr(error, "status", None) or getattr(error, "code", None)
+    if str(status).isdigit() and 400 <= int(str(status)) < 500:
+        return int(str(status)) in _ASK_AGAIN
+    settled = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, ImportError)
+    return not isinstance(error, settled)
+
+
+def _told(url: str, error: Exception) -> Exception | None:
+    """The cause that a traceback may show: none where its text might hold the url's secrets."""
+    return error if redact(url) == url else None

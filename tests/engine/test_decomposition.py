@@ -34,7 +34,8 @@ from headspan.model.tower import PooledRow, Tower
 from headspan.records import Sample, Shard
 from headspan.store.reader import Store
 from headspan.store.schema import FORMAT
-from headspan.store.writer import StagedStore, StoreWriter
+from headspan.store.staged import StagedStore
+from headspan.store.writer import StoreWriter
 from tests import tolerances
 from tests.conftest import randomise
 from tests.golden import recipe

@@ -181,7 +181,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_patterns_become_urls_in_order(folder: Path, patterns: list[str], urls: list[str]) -> None:
-    assert expand(patterns) == urls
+    assert expand(patterns, allow_pipe=True) == urls
 
 
 def test_an_absolute_glob_and_a_name_with_braces_of_its_own(folder: Path) -> None:

@@ -228,6 +228,7 @@ def test_a_finished_store_holds_no_stray_files(toy_run: ToyRun) -> None:
     assert sorted(path.name for path in (toy_run.path / COMMITS).iterdir()) == [
         "complete.json",
         "group-000000.json",
+        "group-000000.moments",
         "planned.json",
     ]
     assert [path for path in toy_run.path.parent.iterdir() if path != toy_run.path] == []
@@ -301,7 +302,7 @@ def test_a_store_without_any_finished_unit_is_empty_and_says_so(unfinished: Path
 def test_a_damaged_commit_record_is_named(unfinished: Path) -> None:
     record = unfinished / COMMITS / "unit-00000000.json"
     record.write_text(record.read_text()[:50])
-    with pytest.raises(StoreError, match=r"unit-00000000\.json: this commit record is damaged .*; delete it and run"):
+    with pytest.raises(StoreError, match=r"unit-00000000\.json: this commit record is damaged .*; run headspan repair"):
         hs.open(unfinished)
 
 

@@ -1,6 +1,7 @@
 """Does a store hold what it says? Files against commit records, arrays against each other, sums against embeddings.
 
-Unit by unit, so memory does not grow with the store. Nothing is changed.
+The tars that it was made from are held against the plan, where they can be reached. Unit by unit, so memory does not
+grow with the store. Nothing is changed, and no `pipe:` command is run.
 """
 
 from __future__ import annotations
@@ -8,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
+import google_crc32c
 import numpy as np
 
 from headspan.emit.shares import head_coordinates, mlp_contributions
+from headspan.errors import SourceError
 from headspan.records import Listener, Progress, ignore
+from headspan.sources import is_remote, open_shard
 from headspan.store.commits import UnitRecord
 from headspan.store.files import checksum
+from headspan.store.planned_sources import change
 from headspan.store.reader import Store
 
 # Stored numbers carry 11 bits each, and some hundred of them add up to an embedding. In 16-bit passes the
@@ -22,6 +28,10 @@ from headspan.store.reader import Store
 SUM_TOLERANCES = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 4e-2}
 # One float32 rounding of a sum of squares.
 _LENGTH_TOLERANCE = 1e-5
+
+
+# The place of a problem that is in no one unit.
+WHOLE_STORE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,55 +42,125 @@ class Problem:
     first_row: int
     rows: int
     what: str
+    # The file, by its path in the store, or the array by its name; empty where it is neither.
+    where: str = ""
+    # Whether not the store but what it was made from has changed.
+    of_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was checked and what was found; `largest_error` is relative, None where sums cannot be formed."""
+    """What was checked and what was found; `largest_error` is relative, None where sums cannot be formed.
+
+    `unreached` counts the source tars that could not be compared, since they are remote, or not there any more.
+    """
 
     units: int
     images: int
     problems: tuple[Problem, ...]
     largest_error: float | None
+    unreached: int = 0
 
 
-def verify(store: Store, listen: Listener = ignore) -> Verdict:
+def verify(store: Store, listen: Listener = ignore, sources: bool = False) -> Verdict:
     """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them.
 
     Contributions are summed where the store has all layers and the MLPs; elsewhere only the embedding's
-    length is held against `norm`.
+    length is held against `norm`. Of local source tars size and time are compared; with `sources` every image is read
+    again, from remote tars too, and held against the checksum taken when its unit was computed.
     """
     problems: list[Problem] = []
     largest: float | None = None
     count, total = 0, np.zeros(_moment_shape(store))
-    whole = UnitRecord(-1, 0, store.planned_images, store.planned_images, store.other_files(), [])
+    whole = UnitRecord(WHOLE_STORE, 0, store.planned_images, store.planned_images, store.other_files(), [])
     problems.extend(_file_problems(store, whole))
+    # Numbers are read by metadata and summed with matrices that must be sound, and tars are named in tables.
+    readable = not any(
+        problem.where.startswith("model/") or problem.where.endswith(("zarr.json", ".parquet")) for problem in problems
+    )
+    aside = {unit.index for unit in store.units_aside()}
+    for left in store.units_aside():
+        problems.append(Problem(left.index, left.first_row, left.rows, "was set aside, since it ended its process"))
+    unreached = 0
+    if readable:
+        changed, unreached = _source_problems(store, sources)
+        problems.extend(changed)
     for done, record in enumerate(store.records, start=1):
         found = list(_file_problems(store, record))
-        if not found:
+        if not found and readable:
             unit = _Unit(store, record)
             found = list(unit.problems())
             largest = max([*unit.sum_errors, *([] if largest is None else [largest])], default=None)
             count += int(unit.good.sum())
             total += unit.coordinate_sums()
+        if sources and readable:
+            found += _checksum_problems(store, record)
         problems.extend(found)
         listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
-    if store.records and not problems:
+    if store.records and all(problem.of_source or problem.unit in aside for problem in problems):
         problems.extend(_moment_problems(store, count, total))
-    return Verdict(len(store.records), count, tuple(problems), largest)
+    return Verdict(len(store.records), count, tuple(problems), largest, unreached)
 
 
 def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
+    shard_rows = {name: spec.shard[0] for name, spec in store.row_specs.items()}
     for name, (size, crc) in record.files.items():
-        path = store.path / name
+        path, array = store.path / name, name.partition("/c/")[0]
+        first_row, rows = record.first_row, record.rows
+        if array in shard_rows and record.unit != WHOLE_STORE:
+            first_row = int(name.removeprefix(f"{array}/c/").partition("/")[0]) * shard_rows[array]
+            rows = min(shard_rows[array], record.first_row + record.rows - first_row)
         if not path.is_file():
-            yield _problem(record, f"{name} is missing")
+            yield Problem(record.unit, first_row, rows, f"{name} is missing", name)
             continue
         found_size, found_crc = checksum(path)
         if found_size != size:
-            yield _problem(record, f"{name} has {found_size} bytes, its record says {size}")
+            what = f"{name} has {found_size} bytes, its record says {size}"
         elif found_crc != crc:
-            yield _problem(record, f"{name} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})")
+            what = f"{name} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})"
+        else:
+            continue
+        yield Problem(record.unit, first_row, rows, what, name)
+
+
+def _source_problems(store: Store, remote_too: bool) -> tuple[list[Problem], int]:
+    """What tells that a source tar is not the one that was planned, and how many could not be compared."""
+    problems, unreached = [], 0
+    for shard in store.shards():
+        try:
+            if shard.url.startswith("pipe:") or (is_remote(shard.url) and not remote_too):
+                raise SourceError("not asked")
+            what = change(shard, shard.url)
+        except SourceError:
+            unreached += 1
+            continue
+        if what is not None:
+            problems.append(
+                Problem(WHOLE_STORE, shard.first_row, shard.images, f"{shard.url} {what}", shard.url, of_source=True)
+            )
+    return problems, unreached
+
+
+def _checksum_problems(store: Store, record: UnitRecord) -> list[Problem]:
+    """Whether the unit's images are still the bytes that they were, where their tars can be reached."""
+    if record.source_crc32c is None:
+        return []
+    found, urls = 0, set()
+    try:
+        for url, samples in groupby(store.samples_of(record), key=lambda sample: sample.url):
+            if url.startswith("pipe:"):
+                return []
+            urls.add(url)
+            with open_shard(url) as reader:
+                for sample in samples:
+                    found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
+    except SourceError:
+        # That it changed in size, or cannot be reached, is told of the whole tar.
+        return []
+    if found == record.source_crc32c:
+        return []
+    what = f"the images in {', '.join(sorted(urls))} are not the bytes that were computed from"
+    return [Problem(record.unit, record.first_row, record.rows, what, of_source=True)]
 
 
 class _Unit:
@@ -147,12 +227,12 @@ class _Unit:
 def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Problem]:
     moments, rows = store.moments(), store.planned_images
     if moments.count != count:
-        yield Problem(-1, 0, rows, f"moments count {moments.count} images, the arrays {count}")
+        yield Problem(WHOLE_STORE, 0, rows, f"moments count {moments.count} images, the arrays {count}")
         return
     scale = np.sqrt(np.einsum("lhcc->lhc", moments.gram) * max(count, 1))
     # Rounding to 16 bits moves each summand by 2⁻¹¹ of itself at most, and tiny ones by half a subnormal step.
     if count and not (np.abs(moments.total - total) <= 2.0**-10 * scale + 1e-6).all():
-        yield Problem(-1, 0, rows, "moments and heads disagree by more than the rounding of heads")
+        yield Problem(WHOLE_STORE, 0, rows, "moments and heads disagree by more than the rounding of heads")
 
 
 def _moment_shape(store: Store) -> tuple[int, ...]:

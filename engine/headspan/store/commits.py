@@ -1,26 +1,34 @@
 """Which units are done: one small record a unit, written last and whole, and the unit's moments beside it.
 
-A record is the only proof that its unit's shards are valid. Records and moments of 64 neighbouring
-units are merged into a group file when all of them are done, and all moments into the arrays
-`moments/…` when the run is; sums are always taken in the order of units, so that the bytes do not
-depend on when a run was interrupted.
+A record is the only proof that its unit's shards are valid. A unit's files wait under temporary names until its
+claim, which one writer alone can make, says whose they are; then they get their names, the record last. So a unit
+has one content however many writers there are, and whoever comes by finishes what a killed one claimed.
+
+Records and moments of 64 neighbouring units are merged into a group file when all of them are done; sums are
+always taken in the order of units, so that the bytes do not depend on when a run was interrupted.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from headspan.errors import StoreError
-from headspan.records import BadImage
-from headspan.store.files import write_atomically
+from headspan.errors import StoreError, one_line
+from headspan.records import BadImage, Unit
+from headspan.store.files import (
+    checksum,
+    create_once,
+    new_token,
+    refusals,
+    stage,
+    staged,
+    sync_folder,
+    write_atomically,
+)
+from headspan.store.merged_moments import MergedMoments, pack, unpack
 from headspan.store.schema import RECORDS
 
 GROUP_UNITS = 64
@@ -39,45 +47,157 @@ class UnitRecord:
     images: int
     files: Files
     bad: list[BadImage]
-
-
-@dataclass(frozen=True, slots=True)
-class MergedMoments:
-    """Count, and sum `[layer, head, coordinate]` and Gram `[layer, head, coordinate, coordinate]`, float64."""
-
-    count: int
-    total: np.ndarray
-    gram: np.ndarray
-
-    def __add__(self, other: MergedMoments) -> MergedMoments:
-        return MergedMoments(self.count + other.count, self.total + other.total, self.gram + other.gram)
+    # crc32c over the encoded images in row order, as they were read; None in stores that are older than it.
+    source_crc32c: int | None = None
 
 
 class Commits:
-    """The `commits` folder of a store."""
+    """The `commits` folder of a store, as the writer of that token meets it."""
 
-    def __init__(self, root: Path, units: int) -> None:
+    def __init__(self, root: Path, units: int, token: str = "") -> None:
+        self._root = root
         self._folder = root / RECORDS / "commits"
         self._units = units
+        self._token = token or new_token()
 
     def records(self) -> list[UnitRecord]:
         """The records of all finished units, in order."""
         found: dict[int, UnitRecord] = {}
         # Units first: one that is merged into its group in between is then found there.
-        for path in sorted(self._folder.glob("unit-*.json")):
-            for record in _read_records(path):
-                found[record.unit] = record
-        for path in sorted(self._folder.glob("group-*.json")):
-            for record in _read_records(path):
-                found[record.unit] = record
+        for pattern in ("unit-*.json", "group-*.json"):
+            for path in sorted(self._folder.glob(pattern)):
+                found.update({record.unit: record for record in _read_records(path)})
         return [found[unit] for unit in sorted(found)]
 
-    def add(self, record: UnitRecord, moments: MergedMoments) -> None:
-        """Commit a unit whose shards are all on disk, and merge its group if it was the last one missing."""
-        name = f"unit-{record.unit:08d}"
-        write_atomically(self._folder / f"{name}.moments", [_pack(moments)])
-        write_atomically(self._folder / f"{name}.json", [_dump([record])])
+    def is_done(self, unit: int) -> bool:
+        """Whether the unit is committed."""
+        return self._unit_path(unit).is_file() or self._group_path(unit // GROUP_UNITS).is_file()
+
+    def add(self, record: UnitRecord, moments: MergedMoments) -> bool:
+        """Commit a unit whose shards are all staged; returns False where another writer's shards count instead.
+
+        Merges the unit's group if it was the last one missing.
+        """
+        path = self._unit_path(record.unit)
+        sizes = {name: size for name, (size, _) in record.files.items()}
+        for each, data in ((path.with_suffix(".moments"), pack(moments)), (path, _dump([record]))):
+            # In this order the files get their names: the record last.
+            sizes[str(each.relative_to(self._root))] = stage(each, [data], self._token)[0]
+        claim = json.dumps({"token": self._token, "sizes": sizes}).encode()
+        mine = create_once(path.with_suffix(".claim"), claim, self._token)
+        if mine and self.is_done(record.unit):
+            # Committed by another writer, whose claim is gone since.
+            path.with_suffix(".claim").unlink(missing_ok=True)
+            mine = False
+        if not mine:
+            self._discard(sizes, self._token)
+        if not self.settle(record.unit):
+            raise StoreError(
+                f"{self._root}: files of unit {record.unit} vanished while they were written; leave *.tmp files of a "
+                "running precompute alone, and run the same command to go on"
+            )
         self._merge_group(record.unit // GROUP_UNITS)
+        return mine
+
+    def settle(self, unit: int) -> bool:
+        """Give the files of a unit that was claimed their names, and the unit its record; returns whether it is done.
+
+        Several writers may do so at once. A claim whose files are lost is dropped.
+        """
+        path = self._unit_path(unit)
+        claim = path.with_suffix(".claim")
+        try:
+            claimed = json.loads(claim.read_bytes())
+        except FileNotFoundError:
+            return self.is_done(unit)
+        except ValueError as error:
+            raise StoreError(f"{claim}: this claim is damaged ({one_line(error)}); delete it to go on") from error
+        token, sizes = claimed["token"], claimed["sizes"]
+        with refusals(self._root):
+            *names, last = sizes
+            whole = all(_given_its_name(self._root / name, token, sizes[name]) for name in names)
+            for folder in {(self._root / name).parent for name in names}:
+                sync_folder(folder)
+            if not whole and not self.is_done(unit):
+                self._discard(sizes, token)
+            elif _given_its_name(self._root / last, token, sizes[last]):
+                path.with_suffix(".aside").unlink(missing_ok=True)
+            sync_folder(self._folder)
+            claim.unlink(missing_ok=True)
+        return self.is_done(unit)
+
+    def settle_all(self) -> None:
+        """Finish what killed writers claimed."""
+        for claim in sorted(self._folder.glob("unit-*.claim")):
+            self.settle(int(claim.stem.removeprefix("unit-")))
+
+    def replace(self, record: UnitRecord, moments: MergedMoments) -> None:
+        """Put staged shards, `record` and moments in the place of those of a committed unit that is damaged.
+
+        Interrupted, it leaves the unit as damaged as it was. Moments that are merged stay as they are: the unit's
+        part of them was sound, and is the same but for rounding.
+        """
+        path = self._unit_path(record.unit)
+        if path.is_file():
+            write_atomically(path.with_suffix(".moments"), [pack(moments)], self._token)
+        else:
+            path = self._group_path(record.unit // GROUP_UNITS)
+        with refusals(self._root):
+            for name in record.files:
+                staged(self._root / name, self._token).replace(self._root / name)
+                sync_folder((self._root / name).parent)
+        records = [record if old.unit == record.unit else old for old in _read_records(path)]
+        name, found = str(path.relative_to(self._root)), write_atomically(path, [_dump(records)], self._token)
+        if name in (files := self._files("complete.json")):
+            self.close({**files, name: found})
+
+    def drop_staged(self, unit: int, token: str) -> None:
+        """Delete the record, moments and claim that a writer had staged."""
+        path = self._unit_path(unit)
+        for each in (path, path.with_suffix(".moments"), path.with_suffix(".claim")):
+            staged(each, token).unlink(missing_ok=True)
+
+    def withdraw_damaged(self) -> set[int]:
+        """Delete records and moments that are not as they were written; returns their units, unfinished from now on."""
+        withdrawn: set[int] = set()
+        try:
+            recorded = self._files("complete.json")
+        except StoreError:
+            recorded = {}
+            self.reopen()
+        for path in sorted([*self._folder.glob("unit-*.json"), *self._folder.glob("group-*.json")]):
+            pair = (path, path.with_suffix(".moments"))
+            try:
+                _read_records(path)
+                for each in pair:
+                    wanted = recorded.get(str(each.relative_to(self._root)))
+                    if wanted is not None and checksum(each) != wanted:
+                        raise StoreError(f"{each}: not as it was written")
+                # A complete store needs no moments but those of its arrays, and older ones kept none.
+                if not recorded:
+                    unpack(pair[1])
+            except (StoreError, FileNotFoundError):
+                number = int(path.stem.partition("-")[2])
+                withdrawn |= {number} if path.stem.startswith("unit") else set(self._group_units(number))
+                # First, since a store whose groups are not all there is not complete.
+                self.reopen()
+                for each in pair:
+                    each.unlink(missing_ok=True)
+        return withdrawn
+
+    def reopen(self) -> None:
+        """Take back that the moments of all units stand in the arrays."""
+        (self._folder / "complete.json").unlink(missing_ok=True)
+
+    def set_aside(self, unit: Unit, tries: int) -> None:
+        """Leave a unit out of the run that ended its process so often."""
+        note = json.dumps({"unit": unit.index, "first_row": unit.first_row, "rows": unit.rows, "tries": tries})
+        write_atomically(self._unit_path(unit.index).with_suffix(".aside"), [note.encode()], self._token)
+
+    def units_aside(self) -> list[Unit]:
+        """The units that were set aside, in order."""
+        notes = [json.loads(path.read_bytes()) for path in sorted(self._folder.glob("unit-*.aside"))]
+        return [Unit(note["unit"], note["first_row"], note["rows"]) for note in notes]
 
     def moments(self) -> MergedMoments | None:
         """Moments of all finished units; None where there is no unit yet."""
@@ -99,74 +219,103 @@ class Commits:
             self._merge_group(group)
 
     def note_plan(self, files: Files) -> None:
-        """Record the files that the plan wrote: the model's matrices and the tables."""
-        write_atomically(self._folder / "planned.json", [_dump_files(files)])
+        """Record the files that the plan wrote: the metadata, the model's matrices and the tables."""
+        write_atomically(self._folder / "planned.json", [_dump_files(files)], self._token)
 
     def close(self, files: Files) -> None:
         """Record the files of the merged moments, and with them that the run is complete."""
-        write_atomically(self._folder / "complete.json", [_dump_files(files)])
+        write_atomically(self._folder / "complete.json", [_dump_files(files)], self._token)
+
+    def group_files(self) -> Iterator[Path]:
+        """The merged records and moments."""
+        for group in self._groups:
+            path = self._group_path(group)
+            yield from (path, path.with_suffix(".moments"))
 
     def other_files(self) -> Files:
         """Size and crc32c of the files that belong to no unit."""
-        found: Files = {}
-        for name in ("planned.json", "complete.json"):
-            path = self._folder / name
-            if path.is_file():
-                found.update({file: (size, crc) for file, (size, crc) in json.loads(path.read_bytes()).items()})
-        return found
+        return {**self._files("planned.json"), **self._files("complete.json")}
 
-    def drop_moments(self) -> None:
-        """Delete the groups' moments, once they stand in the store's arrays."""
-        for path in self._folder.glob("group-*.moments"):
-            path.unlink(missing_ok=True)
+    def _files(self, name: str) -> Files:
+        path = self._folder / name
+        try:
+            files = json.loads(path.read_bytes())
+            return {file: (size, crc) for file, (size, crc) in files.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, AttributeError, TypeError) as error:
+            todo = "run headspan repair" if name == "complete.json" else "restore it from a copy of the store"
+            raise StoreError(f"{path}: this record is damaged ({one_line(error)}); {todo}") from error
 
     @property
     def _groups(self) -> range:
         return range(-(-self._units // GROUP_UNITS))
 
+    def _unit_path(self, unit: int) -> Path:
+        return self._folder / f"unit-{unit:08d}.json"
+
+    def _group_path(self, group: int) -> Path:
+        return self._folder / f"group-{group:06d}.json"
+
     def _group_units(self, group: int) -> range:
         return range(group * GROUP_UNITS, min((group + 1) * GROUP_UNITS, self._units))
 
     def _group_moments(self, group: int) -> MergedMoments | None:
-        whole = self._folder / f"group-{group:06d}.moments"
-        if not whole.with_suffix(".json").is_file():
+        whole = self._group_path(group)
+        if not whole.is_file():
             try:
                 merged = self._unit_moments(group)
             except FileNotFoundError as error:
-                if not whole.with_suffix(".json").is_file():
+                if not whole.is_file():
                     raise StoreError(
-                        f"{error.filename}: the moments of a committed unit are missing; delete its record and run "
-                        "precompute again"
+                        f"{error.filename}: the moments of a committed unit are missing; run headspan repair"
                     ) from error
             else:
-                if not whole.with_suffix(".json").is_file():
+                if not whole.is_file():
                     return merged
         # Whole from the start, or merged by another process while its units were being read.
-        return _unpack(whole)
+        return unpack(whole.with_suffix(".moments"))
 
     def _unit_moments(self, group: int) -> MergedMoments | None:
         merged: MergedMoments | None = None
         for unit in self._group_units(group):
-            path = self._folder / f"unit-{unit:08d}.moments"
-            if path.with_suffix(".json").is_file():
-                part = _unpack(path)
+            path = self._unit_path(unit)
+            if path.is_file():
+                part = unpack(path.with_suffix(".moments"))
                 merged = part if merged is None else merged + part
         return merged
 
     def _merge_group(self, group: int) -> None:
-        name = f"group-{group:06d}"
-        records = [self._folder / f"unit-{unit:08d}.json" for unit in self._group_units(group)]
-        if not (self._folder / f"{name}.json").is_file():
-            if not all(path.is_file() for path in records):
+        whole = self._group_path(group)
+        paths = [self._unit_path(unit) for unit in self._group_units(group)]
+        if not whole.is_file():
+            if not all(path.is_file() for path in paths):
                 return
             moments = self._group_moments(group)
             assert moments is not None, "a group of finished units has moments"
-            merged = [record for path in records for record in _read_records(path)]
-            write_atomically(self._folder / f"{name}.moments", [_pack(moments)])
-            write_atomically(self._folder / f"{name}.json", [_dump(merged)])
-        for path in records:
-            path.with_suffix(".moments").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            merged = [record for path in paths for record in _read_records(path)]
+            if len(merged) < len(paths):
+                # Another writer is merging this group, and takes its parts away.
+                return
+            write_atomically(whole.with_suffix(".moments"), [pack(moments)], self._token)
+            write_atomically(whole, [_dump(merged)], self._token)
+        with refusals(whole):
+            for path in paths:
+                path.with_suffix(".moments").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+    def _discard(self, names: Iterable[str], token: str) -> None:
+        for name in names:
+            staged(self._root / name, token).unlink(missing_ok=True)
+
+
+def _given_its_name(path: Path, token: str, size: int) -> bool:
+    """Whether the staged file stands under its name now, given it here or by another writer before."""
+    try:
+        staged(path, token).replace(path)
+    except FileNotFoundError:
+        return path.is_file() and path.stat().st_size == size
+    return True
 
 
 def _dump_files(files: Files) -> bytes:
@@ -180,45 +329,18 @@ def _dump(records: Iterable[UnitRecord]) -> bytes:
 def _read_records(path: Path) -> list[UnitRecord]:
     try:
         values: list[dict[str, Any]] = json.loads(path.read_bytes())
+        return [
+            UnitRecord(
+                **{
+                    **value,
+                    "files": {name: (size, crc) for name, (size, crc) in value["files"].items()},
+                    "bad": [BadImage(**bad) for bad in value["bad"]],
+                }
+            )
+            for value in values
+        ]
     except FileNotFoundError:
         # Merged into its group since it was listed.
         return []
-    except ValueError as error:
-        raise StoreError(
-            f"{path}: this commit record is damaged ({error}); delete it and run precompute again"
-        ) from error
-    return [
-        UnitRecord(
-            **{
-                **value,
-                "files": {name: (size, crc) for name, (size, crc) in value["files"].items()},
-                "bad": [BadImage(**bad) for bad in value["bad"]],
-            }
-        )
-        for value in values
-    ]
-
-
-def _pack(moments: MergedMoments) -> bytes:
-    """Count, sum and the Gram matrices' upper triangles: they are symmetric."""
-    upper = np.triu_indices(moments.gram.shape[-1])
-    buffer = io.BytesIO()
-    np.savez(buffer, count=moments.count, total=moments.total, upper=moments.gram[..., upper[0], upper[1]])
-    return buffer.getvalue()
-
-
-def _unpack(path: Path) -> MergedMoments:
-    try:
-        # Opened here, since NumPy leaves a file open that is none of its own.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
-            count, total, packed_upper = int(packed["count"]), packed["total"], packed["upper"]
-    except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise StoreError(
-            f"{path}: these moments are damaged ({error}); delete the record of the same name and run precompute again"
-        ) from error
-    size = total.shape[-1]
-    upper = np.triu_indices(size)
-    gram = np.empty((*total.shape, size))
-    gram[..., upper[0], upper[1]] = packed_upper
-    gram[..., upper[1], upper[0]] = packed_upper
-    return MergedMoments(count, total, gram)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path}: this commit record is damaged ({one_line(error)}); run headspan repair") from error

@@ -1,11 +1,15 @@
-"""Files that are either whole or not there: temporary name, fsync, rename, fsync of the folder."""
+"""Files that are either whole or not there: temporary name, fsync, rename, fsync of the folder.
+
+A temporary name holds the token of its writer, so that what a killed writer left can be told from what another
+one is writing.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import google_crc32c
@@ -17,31 +21,88 @@ TEMPORARY = ".*.tmp"
 _CHECKSUM_STEP = 1 << 18
 
 
-def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, int]:
-    """Write `parts` to `path`; returns the size in bytes and the crc32c. StoreError where the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def new_token() -> str:
+    """A name for a writer that no other has."""
+    return secrets.token_hex(4)
+
+
+def staged(path: Path, token: str) -> Path:
+    """Where `path` lies until it is given its name."""
+    return path.with_name(f".{path.name}.{token}.tmp")
+
+
+def token_of(temporary: Path) -> str:
+    """The token in a temporary name."""
+    return temporary.name.split(".")[-2]
+
+
+def stage(path: Path, parts: Iterable[bytes | memoryview], token: str) -> tuple[int, int]:
+    """Write `parts` durably under `path`'s temporary name; returns the size in bytes and the crc32c.
+
+    Raises StoreError where the disk refuses; whatever is raised, no part of a file stays behind.
+    """
+    temporary = staged(path, token)
     size, checksum = 0, 0
-    try:
+    with refusals(path):
         make_folder(path.parent)
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-                size += len(part)
-                checksum = _extend(checksum, part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        try:
+            with temporary.open("wb") as file:
+                for part in parts:
+                    file.write(part)
+                    size += len(part)
+                    checksum = _extend(checksum, part)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            # There is nothing to tidy where even this is refused.
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    return size, checksum
+
+
+def write_atomically(path: Path, parts: Iterable[bytes | memoryview], token: str = "") -> tuple[int, int]:
+    """Write `parts` to `path`, in place of what was there; returns and raises as `stage` does."""
+    token = token or new_token()
+    found = stage(path, parts, token)
+    try:
+        with refusals(path):
+            staged(path, token).replace(path)
+            sync_folder(path.parent)
+    finally:
+        # Gone already if it was renamed.
+        with suppress(OSError):
+            staged(path, token).unlink(missing_ok=True)
+    return found
+
+
+def create_once(path: Path, data: bytes, token: str) -> bool:
+    """Write `data` to `path` unless there is such a file; returns whether there was none."""
+    stage(path, [data], token)
+    try:
+        with refusals(path):
+            # Unlike a rename, a link never takes the place of another file.
+            try:
+                os.link(staged(path, token), path)
+            except FileExistsError:
+                return False
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            staged(path, token).unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """What the disk refuses, as a StoreError about `path`."""
+    try:
+        yield
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); make room or choose another --out, then run the same "
             "command to go on"
         ) from error
-    finally:
-        # Gone already if it was renamed; there is nothing to tidy where even this is refused.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return size, checksum
 
 
 def _extend(checksum: int, part: bytes | memoryview) -> int:

@@ -6,11 +6,14 @@ refused with the first difference otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from headspan.config import PrecomputeSettings
 from headspan.emit.fold import fold
@@ -18,14 +21,19 @@ from headspan.errors import StoreError
 from headspan.model.encoder import Encoder
 from headspan.model.tower import Tower
 from headspan.plan import list_samples
-from headspan.records import BadImage, Listener, Progress, Sample, Shard
+from headspan.records import BadImage, Listener, Progress, Sample, Shard, ignore
+from headspan.redact import redact
 from headspan.sources import describe
+from headspan.store.files import checksum, write_atomically
 from headspan.store.schema import FORMAT, Dimensions, image_bytes
-from headspan.store.writer import StagedStore, StoreWriter
+from headspan.store.staged import StagedStore
+from headspan.store.writer import StoreWriter
 
 
-def open_planned(settings: PrecomputeSettings, urls: Sequence[str], encoder: Encoder, listen: Listener) -> StoreWriter:
-    """The store that the settings name, planned over the shards `urls` now if it is not there yet."""
+def open_planned(
+    settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder, listen: Listener
+) -> StoreWriter:
+    """The store that the settings name, planned over the shards `urls` (by name) now if it is not there yet."""
     path = Path(settings.out)
     if (path / "zarr.json").is_file():
         return _resume(path, urls, settings, encoder)
@@ -35,10 +43,13 @@ def open_planned(settings: PrecomputeSettings, urls: Sequence[str], encoder: Enc
     notes: list[BadImage] = []
     unit_images = settings.unit_images or (256 if encoder.device.type == "cpu" else 1024)
     with StagedStore(path) as staged:
-        images = staged.plan(_collected(urls, shards, notes, listen), unit_images, notes)
+        images = staged.plan(_collected(list(urls.values()), shards, notes, listen), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
-        staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
+        first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
+    if not first:
+        # Another process has planned the same store meanwhile.
+        return _resume(path, urls, settings, encoder)
     store = StoreWriter(path)
     per_image = image_bytes(store.specs)
     direct = encoder.exact.direct_layers
@@ -84,6 +95,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
             )
         ),
         "sum": describe_sum(tower),
+        "made_with": made_with(settings, encoder),
         "units": {
             "heads": "value mix of the pooled row, sum over tokens of alpha v, after the norm behind it, if any",
             "patches": "alpha v per source token, those that are no patches first",
@@ -115,7 +127,23 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
     }
 
 
-def _resume(path: Path, urls: Sequence[str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
+def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
+    """What makes the same bytes again on the same machine; a store may be continued with other values of these."""
+    libraries = ("torch", "open_clip_torch", "numpy", "pillow", "zarr")
+    gpu = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else None
+    return {
+        "shards": [redact(shard) for shard in settings.shards],
+        "allow_pipe": settings.allow_pipe,
+        "batch_size": settings.batch_size,
+        "device": settings.device,
+        "torch_threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}" + (f", {gpu}" if gpu else ""),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in libraries},
+    }
+
+
+def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
     wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
@@ -123,12 +151,42 @@ def _resume(path: Path, urls: Sequence[str], settings: PrecomputeSettings, encod
             f"{path}: was planned in units of {store.size.unit_images} images, this run asks for "
             f"{settings.unit_images}; leave --unit-images out to go on, or use another --out"
         )
+    refuse_other_run(store, settings, urls, encoder)
+    store.refuse_full_disk()
+    return store
+
+
+def refuse_other_run(
+    store: StoreWriter, settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder
+) -> None:
+    """Raise StoreError where `settings` or the shards `urls`, by name, are not those that the store was made with."""
     # The plan is not made again: sizes and times tell whether the shards are the ones that were planned.
     store.refuse_other(
         store_attributes(settings, encoder, store.size.images, store.size.unit_images),
-        [(url, *describe(url)) for url in urls],
+        [(name, *describe(url)) for name, url in urls.items()],
     )
-    return store
+
+
+def restored_plan_files(
+    store: StoreWriter, damaged: Sequence[str], urls: Mapping[str, str], encoder: Encoder
+) -> list[str]:
+    """Those of the `damaged` files of the plan that could be made again, checksum for checksum."""
+    recorded = {name: found for name, found in store.commits.other_files().items() if name in damaged}
+    restored: list[str] = []
+    if not recorded:
+        return restored
+    shards: list[Shard] = []
+    notes: list[BadImage] = []
+    with StagedStore(store.path) as staged:
+        staged.plan(_collected(list(urls.values()), shards, notes, ignore), store.size.unit_images, notes)
+        folded = fold(encoder.exact, encoder.layers)
+        staged.write(store.attributes, shards, folded, tuple(store.attributes["emit"]))
+        for name, found in recorded.items():
+            made = staged.folder / name
+            if made.is_file() and checksum(made) == found:
+                write_atomically(store.path / name, [made.read_bytes()], store.token)
+                restored.append(name)
+    return restored
 
 
 def _fitting(unit_images: int, images: int) -> int:

@@ -26,10 +26,11 @@ from headspan.emit.shares import (
     mlp_contributions,
 )
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.records import BadImage
-from headspan.store.commits import Commits, Files, MergedMoments, UnitRecord
-from headspan.store.samples import read_notes, read_table
-from headspan.store.schema import dimensions, open_group, row_arrays
+from headspan.records import BadImage, Sample, Shard, Unit
+from headspan.store.commits import Commits, Files, UnitRecord
+from headspan.store.merged_moments import MergedMoments
+from headspan.store.samples import read_notes, read_shards, read_table, read_unit
+from headspan.store.schema import ArraySpec, dimensions, open_group, row_arrays
 
 
 class Store:
@@ -231,6 +232,18 @@ class Store:
         names = Folded.__dataclass_fields__
         return Folded(**{name: np.asarray(self._array(f"model/{name}")[...]) for name in names})
 
+    def units_aside(self) -> list[Unit]:
+        """The units that were set aside, since they ended the process again and again; `headspan repair` tries anew."""
+        return self._commits.units_aside()
+
+    def shards(self) -> list[Shard]:
+        """The tars of the plan, with their size and time as they were then."""
+        return read_shards(self.path)
+
+    def samples_of(self, record: UnitRecord) -> Iterator[Sample]:
+        """The samples of one unit, in row order."""
+        return read_unit(self.path, Unit(record.unit, record.first_row, record.rows))
+
     def notes(self) -> list[BadImage]:
         """What the plan met that is no image: captions that cannot be read, members beside no image (row -1)."""
         return read_notes(self.path)
@@ -241,8 +254,13 @@ class Store:
 
     def row_arrays(self) -> Iterator[tuple[str, zarr.Array[Any]]]:
         """The Zarr arrays with a row an image, all rows, by name."""
-        for name in row_arrays(self._size, tuple(self.attributes["emit"])):
+        for name in self.row_specs:
             yield name, self._array(name)
+
+    @property
+    def row_specs(self) -> dict[str, ArraySpec]:
+        """Shape, shards and chunks of those arrays, as the store's settings give them."""
+        return row_arrays(self._size, tuple(self.attributes["emit"]))
 
     def kept(self, layer: int, head: int = 0) -> int:
         """The place of `layer` among the kept ones; SettingsError where it, or `head`, is not stored."""
@@ -261,9 +279,14 @@ class Store:
         return self.layers.index(layer)
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        if name not in self.group:
+        if not (self.path / name / "zarr.json").is_file():
             raise SettingsError(f"{self.path}: holds no {name}; precompute with --emit heads,{name} to have them")
-        array = self.group[name]
+        try:
+            array = self.group[name]
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path}: the metadata of {name} cannot be read ({one_line(error)}); headspan repair mends it"
+            ) from error
         assert isinstance(array, zarr.Array), name
         return array
 

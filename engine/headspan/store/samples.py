@@ -6,6 +6,7 @@ One row group a unit of work, so that a unit's samples are read alone; some hund
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headspan.errors import StoreError, one_line
 from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.schema import RECORDS
 
@@ -69,7 +71,8 @@ def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> in
 def read_unit(root: Path, unit: Unit) -> Iterator[Sample]:
     """The samples of one unit, in row order."""
     file, group = divmod(unit.index, _UNITS_PER_FILE)
-    with pq.ParquetFile(root / RECORDS / "samples" / f"{file:05d}.parquet") as parquet:
+    path = root / RECORDS / "samples" / f"{file:05d}.parquet"
+    with _damage(path), pq.ParquetFile(path) as parquet:
         table = parquet.read_row_group(group)
     for row in table.to_pylist():
         yield Sample(**row)
@@ -78,7 +81,7 @@ def read_unit(root: Path, unit: Unit) -> Iterator[Sample]:
 def read_table(root: Path) -> pa.Table:
     """All samples, one line a row of the arrays."""
     files = sorted((root / RECORDS / "samples").glob("*.parquet"))
-    return pa.concat_tables([pq.read_table(file) for file in files])
+    return pa.concat_tables([_read(file) for file in files])
 
 
 def write_shards(root: Path, shards: Sequence[Shard]) -> None:
@@ -93,12 +96,28 @@ def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
 
 def read_notes(root: Path) -> list[BadImage]:
     """What the plan could not read beside the images."""
-    return [BadImage(**row) for row in pq.read_table(root / RECORDS / "notes.parquet").to_pylist()]
+    return [BadImage(**row) for row in _read(root / RECORDS / "notes.parquet").to_pylist()]
 
 
 def read_shards(root: Path) -> list[Shard]:
     """Every tar of the plan."""
-    return [Shard(**row) for row in pq.read_table(root / RECORDS / "shards.parquet").to_pylist()]
+    return [Shard(**row) for row in _read(root / RECORDS / "shards.parquet").to_pylist()]
+
+
+def _read(path: Path) -> pa.Table:
+    with _damage(path):
+        return pq.read_table(path)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What Parquet cannot read, as a StoreError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{path}: this table is damaged ({one_line(error)}); run headspan repair and name the shards"
+        ) from error
 
 
 def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:

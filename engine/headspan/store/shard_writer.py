@@ -12,7 +12,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from headspan.store.files import write_atomically
+from headspan.store.files import stage, write_atomically
 from headspan.store.schema import ArraySpec
 
 # What the index holds for an inner chunk that is not there.
@@ -44,8 +44,11 @@ class ShardBuffer:
             self._by_row[chunk, inside : inside + count] = values[done : done + count].reshape(count, *tail)
             done += count
 
-    def write(self, root: Path) -> tuple[str, int, int]:
-        """Write the shard under the store `root`; returns its path there, its size and its crc32c."""
+    def write(self, root: Path, token: str = "") -> tuple[str, int, int]:
+        """Write the shard under the store `root`; returns its path there, its size and its crc32c.
+
+        With a writer's `token` it is only staged: on disk, but not yet under its name.
+        """
         name = self.spec.file(self.first_row)
         # Whole inner chunks beyond the array's end are left out; the last axis grid runs fastest.
         used_rows = math.ceil(self.rows / self.spec.chunk[0])
@@ -58,7 +61,8 @@ class ShardBuffer:
         index_bytes = index.tobytes()
         crc = google_crc32c.value(index_bytes).to_bytes(4, "little")
         body = self._chunks[:used_rows].reshape(-1).view(np.uint8).data
-        return name, *write_atomically(root / name, [body, index_bytes, crc])
+        parts = [body, index_bytes, crc]
+        return name, *(stage(root / name, parts, token) if token else write_atomically(root / name, parts))
 
 
 def write_array(root: Path, spec: ArraySpec, values: np.ndarray) -> tuple[str, int, int]:

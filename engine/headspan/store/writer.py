@@ -1,123 +1,36 @@
-"""A store being made: planned whole before the first image, then filled unit by unit.
+"""A store being made: filled unit by unit, by any number of writers.
 
-Creating is atomic: the metadata, the model's matrices and the plan are written to a folder beside and
-renamed. Opening again compares every setting and every shard with what was planned.
+Opening compares every setting and every shard with what was planned. Units are taken one by one, those that
+others have in hand last; one that was alone in hand when its process was killed is tried alone, and set aside
+after some tries.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from headspan.config import spans
 from headspan.emit.moments import Moments
-from headspan.emit.shares import Folded
 from headspan.errors import StoreError
 from headspan.plan import units
-from headspan.records import BadImage, Sample, Shard, Unit
-from headspan.store.commits import Commits, MergedMoments, UnitRecord
-from headspan.store.files import TEMPORARY, checksum, sync_folder, sync_tree
-from headspan.store.samples import read_shards, read_unit, write_notes, write_samples, write_shards
-from headspan.store.schema import (
-    RECORDS,
-    ArraySpec,
-    create_array,
-    dimensions,
-    image_bytes,
-    moment_arrays,
-    open_group,
-    row_arrays,
-    whole_array,
-)
+from headspan.records import BadImage, Sample, Unit
+from headspan.store.commits import Commits, UnitRecord
+from headspan.store.files import TEMPORARY, checksum, new_token, staged, token_of
+from headspan.store.merged_moments import MergedMoments
+from headspan.store.samples import read_shards, read_unit
+from headspan.store.schema import ArraySpec, dimensions, image_bytes, moment_arrays, open_group, row_arrays
 from headspan.store.shard_writer import ShardBuffer, write_array
+from headspan.store.writers import forget, other_writers
 
 # Attributes that may differ between two runs that make the same store.
-_INCIDENTAL = ("version", "backend")
-_MODEL_DIMS = {
-    "head_to_joint": ("layer", "head", "head_dim", "joint"),
-    "head_mean": ("layer", "head", "head_dim"),
-    "bias_to_joint": ("direct_layer", "joint"),
-    "bias_mean": ("direct_layer",),
-    "gain": ("joint",),
-    "shift": ("joint",),
-    "share_count": ("scalar",),
-}
-
-
-class StagedStore:
-    """A folder beside the store to be, filled by the plan pass and then renamed; removed if anything fails."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.folder = path.with_name(f".{path.name}.planning-{secrets.token_hex(4)}")
-
-    def __enter__(self) -> StagedStore:
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another --out or mend its permissions"
-            ) from error
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise StoreError(
-                f"{self.path}: the plan cannot be written ({error.strerror}); make room or choose another --out"
-            ) from error
-
-    def plan(self, samples: Iterable[Sample], unit_images: int, notes: list[BadImage]) -> int:
-        """Write every image's row, and `notes` on what beside the images could not be read; returns their number."""
-        images = write_samples(self.folder, samples, unit_images)
-        write_notes(self.folder, notes)
-        return images
-
-    def publish(
-        self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded, emit: tuple[str, ...]
-    ) -> None:
-        """Write metadata and the model's matrices, and give the store its name."""
-        size = dimensions(attributes)
-        specs = row_arrays(size, emit)
-        needed, free = size.images * image_bytes(specs), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise StoreError(
-                f"{self.path}: the store will take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; "
-                "make room, choose another --out, or emit fewer layers"
-            )
-        write_shards(self.folder, shards)
-        files = {
-            str(path.relative_to(self.folder)): checksum(path)
-            for path in sorted((self.folder / RECORDS).rglob("*.parquet"))
-        }
-        root = zarr.create_group(store=self.folder, zarr_format=3, attributes={"headspan": attributes})
-        for spec in specs.values():
-            create_array(root, spec)
-        for field in fields(folded):
-            values = getattr(folded, field.name)
-            spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
-            create_array(root, spec)
-            name, size_bytes, crc = write_array(self.folder, spec, values)
-            files[name] = (size_bytes, crc)
-        for spec in moment_arrays(size).values():
-            create_array(root, spec)
-        Commits(self.folder, 0).note_plan(files)
-        sync_tree(self.folder)
-        try:
-            self.folder.rename(self.path)
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: appeared while it was being planned ({error.strerror}); run the same command again"
-            ) from error
-        sync_folder(self.path.parent)
+_INCIDENTAL = ("version", "backend", "made_with")
 
 
 class StoreWriter:
@@ -126,13 +39,14 @@ class StoreWriter:
     def __init__(self, path: Path) -> None:
         _, self.attributes = open_group(path)
         self.path = path
+        self.token = new_token()
         self.size = dimensions(self.attributes)
         self.specs = row_arrays(self.size, tuple(self.attributes["emit"]))
         self.units = units(self.size.images, self.size.unit_images)
-        self.commits = Commits(path, len(self.units))
+        self.commits = Commits(path, len(self.units), self.token)
 
     def refuse_other(self, attributes: dict[str, Any], shards: Sequence[tuple[str, int | None, int | None]]) -> None:
-        """Raise StoreError where this store was made with other settings or from other shards (url, bytes, time)."""
+        """Raise StoreError where this store was made with other settings or from other shards (name, bytes, time)."""
         mine, wanted = _settings(self.attributes), _settings(attributes)
         for key in wanted:
             if mine.get(key) != wanted[key]:
@@ -158,10 +72,9 @@ class StoreWriter:
         done = {record.unit for record in self.commits.records()}
         return [unit for unit in self.units if unit.index not in done]
 
-    def samples(self, units: Iterable[Unit]) -> Iterator[Sample]:
-        """The samples of `units`, in row order."""
-        for unit in units:
-            yield from read_unit(self.path, unit)
+    def samples(self, unit: Unit) -> Iterator[Sample]:
+        """The samples of `unit`, in row order."""
+        return read_unit(self.path, unit)
 
     def overflows(self, unit: Unit, rows: np.ndarray) -> list[BadImage]:
         """The images of `unit` at `rows`, set aside because a number of theirs does not fit the store's types."""
@@ -177,26 +90,57 @@ class StoreWriter:
         """Start a unit."""
         return UnitWriter(self, unit)
 
+    def refuse_full_disk(self) -> None:
+        """Raise StoreError where the units that are left do not fit the disk."""
+        needed = sum(unit.rows for unit in self.unfinished()) * image_bytes(self.specs)
+        free = shutil.disk_usage(self.path).free
+        if needed > free:
+            raise StoreError(
+                f"{self.path}: the rest of the store will take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free "
+                "there; make room, then run the same command to go on"
+            )
+
+    def drop_staged(self, unit: Unit, token: str) -> None:
+        """Delete what a writer had staged of a unit."""
+        for spec in self.specs.values():
+            for first_row in range(unit.first_row, unit.first_row + unit.rows, spec.shard[0]):
+                staged(self.path / spec.file(first_row), token).unlink(missing_ok=True)
+        self.commits.drop_staged(unit.index, token)
+
     def finish(self) -> None:
         """Once every unit is committed: merged moments into the arrays `moments/…`, and nothing else left over."""
-        if not self.commits.complete:
-            self.commits.merge_groups()
-            moments = self.commits.moments()
-            assert moments is not None, "a finished store has units"
-            values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
-            files = {}
-            for name, spec in moment_arrays(self.size).items():
-                file, size_bytes, crc = write_array(self.path, spec, values[name])
-                files[file] = (size_bytes, crc)
-            # Nobody writes any more: these are of runs that were killed in the middle of a file.
-            for path in self.path.rglob(TEMPORARY):
+        if self.commits.complete or self.unfinished():
+            return
+        self.commits.merge_groups()
+        # Other writers may be at work still, on units that are done: what is theirs they delete themselves.
+        alive = {self.token}
+        for writer in other_writers(self.path, self.token):
+            if writer.alive:
+                alive.add(writer.token)
+            else:
+                forget(self.path, writer.token)
+        for path in self.path.rglob(TEMPORARY):
+            if token_of(path) not in alive:
                 path.unlink(missing_ok=True)
-            self.commits.close(files)
-        self.commits.drop_moments()
+        self.write_moments()
+
+    def write_moments(self) -> None:
+        """Add up the moments of all units, write them as arrays, and with that complete the store."""
+        moments = self.commits.moments()
+        assert moments is not None, "a finished store has units"
+        values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
+        files = {str(path.relative_to(self.path)): checksum(path) for path in self.commits.group_files()}
+        for name, spec in moment_arrays(self.size).items():
+            file, size_bytes, crc = write_array(self.path, spec, values[name])
+            files[file] = (size_bytes, crc)
+        self.commits.close(files)
 
 
 class UnitWriter:
-    """The shards of one unit; each is written as soon as its last row has come."""
+    """The shards of one unit; each is staged as soon as its last row has come.
+
+    As a context manager it deletes what was staged if the unit is not committed.
+    """
 
     def __init__(self, store: StoreWriter, unit: Unit) -> None:
         self._store = store
@@ -204,6 +148,16 @@ class UnitWriter:
         self._buffers: dict[str, ShardBuffer] = {}
         self._files: dict[str, tuple[int, int]] = {}
         self._images = 0
+
+    def __enter__(self) -> UnitWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            with suppress(OSError, StoreError):
+                # Interrupted after its claim, a unit is as good as done.
+                self._store.commits.settle(self._unit.index)
+                self._store.drop_staged(self._unit, self._store.token)
 
     def put(self, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         """Place the numbers of images at `rows` (ascending), and mark them as good."""
@@ -213,16 +167,21 @@ class UnitWriter:
                 self._buffer(spec, row).put(row, value[None])
         self._images += len(rows)
 
-    def commit(self, moments: Moments, bad: list[BadImage]) -> UnitRecord:
-        """Write what is left, then the commit record; from then on the unit is done."""
+    def commit(
+        self, moments: Moments, bad: list[BadImage], source_crc32c: int | None = None, again: bool = False
+    ) -> UnitRecord | None:
+        """Stage what is left, then commit; None where another writer has committed the unit.
+
+        `again` puts the shards and the record in the place of those of a committed unit that is damaged.
+        """
         end = self._unit.first_row + self._unit.rows
         for buffer in self._buffers.values():
-            self._write(buffer)
+            self._stage(buffer)
         for spec in self._store.specs.values():
             # Shards whose images all failed exist too: full of NaN, not missing.
             for first_row in range(self._unit.first_row, end, spec.shard[0]):
                 if spec.file(first_row) not in self._files:
-                    self._write(ShardBuffer(spec, first_row))
+                    self._stage(ShardBuffer(spec, first_row))
         record = UnitRecord(
             unit=self._unit.index,
             first_row=self._unit.first_row,
@@ -230,21 +189,25 @@ class UnitWriter:
             images=self._images,
             files=dict(sorted(self._files.items())),
             bad=sorted(bad, key=lambda image: image.row),
+            source_crc32c=source_crc32c,
         )
-        self._store.commits.add(record, MergedMoments(*moments.arrays()))
-        return record
+        packed = MergedMoments(*moments.arrays())
+        if again:
+            self._store.commits.replace(record, packed)
+            return record
+        return record if self._store.commits.add(record, packed) else None
 
     def _buffer(self, spec: ArraySpec, row: int) -> ShardBuffer:
         first_row = row // spec.shard[0] * spec.shard[0]
         buffer = self._buffers.get(spec.name)
         if buffer is None or buffer.first_row != first_row:
             if buffer is not None:
-                self._write(buffer)
+                self._stage(buffer)
             buffer = self._buffers[spec.name] = ShardBuffer(spec, first_row)
         return buffer
 
-    def _write(self, buffer: ShardBuffer) -> None:
-        file, size, checksum = buffer.write(self._store.path)
+    def _stage(self, buffer: ShardBuffer) -> None:
+        file, size, checksum = buffer.write(self._store.path, self._store.token)
         self._files[file] = (size, checksum)
 
 

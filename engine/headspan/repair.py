@@ -1,0 +1,98 @@
+"""A damaged store made whole: what `verify` finds is made again from the shards and the model, and nothing else.
+
+The settings come from the store and are checked like those of a run that goes on. Units are computed again one at a
+time; files of the plan (metadata, tables, the model's matrices) are taken from a plan made anew where their checksum
+proves that they are the ones that were lost. Interrupted, a store is no worse than before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headspan.analyse.verify import WHOLE_STORE, Verdict, verify
+from headspan.config import PrecomputeSettings
+from headspan.errors import StoreError
+from headspan.model.encoder import prepare
+from headspan.pipeline import compute
+from headspan.records import Listener, ignore
+from headspan.sources import expand, is_remote, stored_names
+from headspan.store.planned_sources import PlannedSources
+from headspan.store.planning import refuse_other_run, restored_plan_files
+from headspan.store.reader import Store
+from headspan.store.samples import read_shards
+from headspan.store.work import Work
+from headspan.store.writer import StoreWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What was made again: units by their index and files by their path; and what a second check found."""
+
+    units: tuple[int, ...]
+    files: tuple[str, ...]
+    verdict: Verdict
+
+
+def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
+    """Compute again the units of the store at `path` that are damaged, or were set aside.
+
+    `shards` are needed where the store's names of them lack their secrets, or they lie elsewhere than they did.
+    `settings` may be `batch_size`, `device`, `workers`, `in_flight_bytes` and `allow_pipe`; by default the batch size
+    is the store's, which on the same machine gives the same bytes. Raises HeadspanError where model or shards are not
+    those that the store was made with.
+    """
+    store = StoreWriter(Path(path))
+    withdrawn = store.commits.withdraw_damaged()
+    verdict = verify(Store(path, keep_failed=True), listen)
+    problems = [problem for problem in verdict.problems if not problem.of_source]
+    if any(problem.where.startswith("moments/") for problem in problems):
+        # Added up again from the groups; those whose moments are not kept are computed again.
+        store.commits.reopen()
+        withdrawn |= store.commits.withdraw_damaged()
+    aside = {unit.index for unit in store.commits.units_aside()}
+    damaged = {problem.unit for problem in problems} - {WHOLE_STORE} - aside - withdrawn
+    if not problems and not withdrawn:
+        store.finish()
+        return Repaired((), (), verdict)
+    run = settings_of(store, shards, settings)
+    urls = stored_names(expand(run.shards, run.allow_pipe))
+    encoder = prepare(run)
+    whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
+    files = restored_plan_files(store, whole, urls, encoder)
+    refuse_other_run(store, run, urls, encoder)
+    sources = PlannedSources(read_shards(store.path), urls)
+    done: list[int] = []
+    for chosen, again in ((damaged, True), (withdrawn | aside, False)):
+        with Work(store, only=[unit for unit in store.units if unit.index in chosen]) as work:
+            done += [record.unit for record in compute(store, work, sources, encoder, run, listen, again)]
+    store.finish()
+    return Repaired(tuple(sorted(done)), tuple(files), verify(Store(path, keep_failed=True), listen))
+
+
+def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, Any]) -> PrecomputeSettings:
+    """The settings with which the store was made, from `shards` if they are named."""
+    known = store.attributes
+    made_with = known.get("made_with", {})
+    names = list(shards) or [shard.url for shard in read_shards(store.path)]
+    hidden = [name for name in names if is_remote(name) and "…" in name]
+    if hidden:
+        raise StoreError(
+            f"{store.path}: keeps {hidden[0]} without its secrets, so it cannot be read again; name the shards after "
+            "the store"
+        )
+    given = {
+        "shards": names,
+        "out": str(store.path),
+        "model": known["model"],
+        "pretrained": known["pretrained"],
+        "layers": list(store.size.layers),
+        "emit": known["emit"],
+        "precision": known["precision"],
+        "unit_images": store.size.unit_images,
+        "batch_size": made_with.get("batch_size", 32),
+        "device": made_with.get("device", "auto"),
+    }
+    return PrecomputeSettings.from_dict({**given, **changed})

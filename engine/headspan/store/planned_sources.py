@@ -1,0 +1,41 @@
+"""The shards of a plan, found again: under the names that the store has for them, and unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from headspan.errors import SourceError
+from headspan.records import Shard
+from headspan.sources import ShardReader, describe, open_shard
+
+
+class PlannedSources:
+    """Opens a planned shard by its name, and no other: what a store names may be anything, commands among them."""
+
+    def __init__(self, shards: Sequence[Shard], urls: Mapping[str, str]) -> None:
+        """`urls` has the url of each name, as `stored_names` does."""
+        self._shards = {shard.url: shard for shard in shards}
+        self._urls = urls
+
+    def open(self, name: str) -> ShardReader:
+        """A reader of the shard. SourceError where it is none of the plan, has changed since, or cannot be read."""
+        if name not in self._urls or name not in self._shards:
+            raise SourceError(f"{name}: is not among the shards of this run; name it to go on")
+        url = self._urls[name]
+        changed = change(self._shards[name], url)
+        if changed:
+            raise SourceError(f"{name}: {changed}; restore it to go on, or use another --out")
+        return open_shard(url)
+
+
+def change(shard: Shard, url: str) -> str | None:
+    """What tells that the tar at `url` is not the one that was planned; None where nothing does.
+
+    Size and time are compared. Raises SourceError where there is no such file.
+    """
+    size_bytes, modified_ns = describe(url)
+    if size_bytes != shard.size_bytes:
+        return f"has changed since the plan ({size_bytes} bytes, then {shard.size_bytes})"
+    if modified_ns != shard.modified_ns:
+        return "has changed since the plan (another time of modification)"
+    return None

@@ -1,0 +1,143 @@
+"""Real processes, killed with SIGKILL at chosen steps and at random moments; then the same run again."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from headspan.analyse.verify import verify
+from tests.conftest import image_members, relative_files, write_tar
+
+TINY: dict[str, Any] = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
+    "text_cfg": {"width": 16, "layers": 1, "heads": 2, "context_length": 16},
+}
+IMAGES, UNIT_IMAGES = 7, 2
+AT_STEPS, AT_RANDOM = 42, 18
+
+
+class KilledRuns:
+    """The program tests/killed_runs.py, given orders."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, out: Path, **order: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"out": str(out), **order}) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledRuns]:
+    folder = tmp_path_factory.mktemp("killed")
+    config = folder / "headspan-tiny.json"
+    config.write_text(json.dumps(TINY))
+    shards = [
+        write_tar(folder / f"{n}.tar", image_members(rows, (2,))) for n, rows in enumerate((range(4), range(4, 7)))
+    ]
+    settings = {
+        "shards": [str(shard) for shard in shards],
+        "model": str(config),
+        "pretrained": "random:0",
+        "layers": "all",
+        "emit": ["heads", "mlps"],
+        "device": "cpu",
+        "batch_size": 2,
+        "workers": 2,
+        "unit_images": UNIT_IMAGES,
+    }
+    command = [sys.executable, "-m", "tests.killed_runs"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(settings) + "\n")
+        process.stdin.flush()
+        yield KilledRuns(process)
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+@pytest.fixture(scope="module")
+def whole(runs: KilledRuns, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The store of a run that nobody killed, and what it did."""
+    out = tmp_path_factory.mktemp("whole") / "run.zarr"
+    done = runs.run(out)
+    assert done["status"] == 0
+    return out, done
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_what_was_in_hand(
+    runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    path, done = whole
+    wanted, arrays = relative_files(path), dict(hs.open(path, keep_failed=True).row_arrays())
+    reference = {name: np.asarray(array[...]) for name, array in arrays.items()}
+    draw = random.Random(0)
+    steps = done["steps"]
+    # Every kind of step at its first and last time, and others among all of them.
+    first = {steps.index(kind) for kind in set(steps)}
+    last = {len(steps) - 1 - steps[::-1].index(kind) for kind in set(steps)}
+    chosen = sorted(first | last)
+    chosen += draw.sample(sorted(set(range(len(steps))) - set(chosen)), max(0, AT_STEPS - len(chosen)))
+    orders: list[dict[str, Any]] = [{"last": step} for step in chosen]
+    orders += [{"after": draw.uniform(0, done["seconds"])} for _ in range(AT_RANDOM)]
+    kills = 0
+    for number, order in enumerate(orders):
+        out = tmp_path / str(number) / "run.zarr"
+        out.parent.mkdir()
+        killed = runs.run(out, **order)
+        kills += killed["status"] == -9
+        committed: set[int] = set()
+        if out.exists():
+            # What is committed is whole and right, read while the store is as the kill left it.
+            store = hs.open(out, keep_failed=True)
+            committed = {
+                row for record in store.records for row in range(record.first_row, record.first_row + record.rows)
+            }
+            for name, array in store.row_arrays():
+                rows = sorted(committed)
+                assert np.asarray(array[...])[rows].tobytes() == reference[name][rows].tobytes(), (order, name)
+        again = runs.run(out)
+        assert again["status"] == 0, order
+        assert relative_files(out) == wanted, (order, sorted(set(relative_files(out)) ^ set(wanted)))
+        assert [entry.name for entry in out.parent.iterdir()] == ["run.zarr"], order
+        assert not committed & set(again["rows"]), order
+        assert sorted({*killed["rows"], *again["rows"]}) == list(range(IMAGES)), order
+        assert len(set(again["rows"])) == len(again["rows"]), order
+    assert kills >= 50
+    assert verify(hs.open(out)).problems == ()
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_store(
+    runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    path, _ = whole
+    out = tmp_path / "run.zarr"
+    # Each time a few steps further, so that something is committed between most kills.
+    for number in range(6):
+        runs.run(out, last=60 + 25 * number)
+    final = runs.run(out)
+    assert final["status"] == 0
+    assert relative_files(out) == relative_files(path)
+
+
+def test_two_processes_on_one_store_end_with_what_one_would_have_made(
+    runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run.zarr"
+    done = runs.run(out, writers=3)
+    assert done["status"] == 0
+    assert relative_files(out) == relative_files(whole[0])

@@ -1,0 +1,216 @@
+"""Sources that fail and come back, that never do, and that are asked with secrets; a real server on this machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headspan as hs
+from headspan import sources
+from headspan.errors import HeadspanError, SourceError
+from headspan.redact import redact
+from headspan.sources import describe, expand, open_shard, stored_names
+from tests.conftest import ToyRun, image_members, relative_files, write_tar
+
+pytest.importorskip("aiohttp")
+
+SECRETS = ("s3cret", "hunter2", "c2lnbmVk", "AKIAEXAMPLE")
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one folder; answers with the errors that it is told to give first."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        # What to do with the next requests for data: a status to answer with, or "cut" to stop half-way.
+        self.troubles: list[int | str] = []
+        self.requests = 0
+
+    def url(self, name: str, secret: bool = True) -> str:
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}/{name}" + ("?X-Sig=c2lnbmVk&key=AKIAEXAMPLE" if secret else "")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET with ranges, and HEAD."""
+
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        path = self.server.folder / self.path.partition("?")[0].strip("/")
+        trouble = self.server.troubles.pop(0) if with_body and self.server.troubles else None
+        self.server.requests += with_body
+        if isinstance(trouble, int) or not path.is_file():
+            self.send_error(trouble if isinstance(trouble, int) else 404)
+            return
+        data = path.read_bytes()
+        start, end = 0, len(data) - 1
+        if asked := self.headers.get("Range"):
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or end), end)
+        self.send_response(206 if asked else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(end - start + 1))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+        self.end_headers()
+        if with_body:
+            body = data[start : end + 1]
+            self.wfile.write(body[: len(body) // 2] if trouble == "cut" else body)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with Server(folder) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits that were asked for, none of them waited."""
+    asked: list[float] = []
+    monkeypatch.setattr(sources.time, "sleep", asked.append)
+    return asked
+
+
+def test_a_source_that_fails_and_comes_back_gives_every_byte(server: Server, waits: list[float]) -> None:
+    data = bytes(range(256)) * 5_000
+    (server.folder / "a.tar").write_bytes(data)
+    server.troubles = [503, 429, "cut", 500]
+    with open_shard(server.url("a.tar")) as reader:
+        assert reader.read_at(70_001, 600_000) == data[70_001:670_001]
+        assert reader.read_at(0, len(data)) == data
+    assert server.troubles == []
+    # Longer and longer.
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_source_that_stays_away_ends_in_a_sentence_after_six_tries(server: Server, waits: list[float]) -> None:
+    (server.folder / "a.tar").write_bytes(bytes(9_000))
+    server.troubles = [503] * 99
+    with pytest.raises(SourceError, match=r"a\.tar\?…: cannot be read \(503.*it was tried 6 times"):
+        open_shard(server.url("a.tar"))
+    assert waits == list(sources.RETRY_SECONDS)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_answer_that_another_try_does_not_change_is_taken_at_once(
+    status: int, server: Server, waits: list[float]
+) -> None:
+    (server.folder / "a.tar").write_bytes(bytes(9_000))
+    server.troubles = [status] * 99
+    with pytest.raises(SourceError, match="cannot be read"):
+        open_shard(server.url("a.tar"))
+    assert waits == []
+
+
+def test_a_local_file_is_not_waited_for(tmp_path: Path, waits: list[float]) -> None:
+    for ask in (describe, open_shard):
+        with pytest.raises(SourceError, match="cannot be read"):
+            ask(str(tmp_path / "none.tar"))
+    assert waits == []
+
+
+def test_a_run_over_a_flaky_server_makes_the_store_of_a_good_one_and_keeps_no_secret(
+    server: Server, toy_run: ToyRun, tmp_path: Path
+) -> None:
+    write_tar(server.folder / "a.tar", [*image_members(range(5), (2,)), ("b.txt", b"alone")])
+    url = server.url("a.tar")
+    settings: dict[str, Any] = toy_run.settings(shards=[url], emit=("heads",), unit_images=2)
+    hs.precompute(out=tmp_path / "good.zarr", **settings)
+    server.troubles = [500, "cut", 503, 500, "cut"]
+    summary = hs.precompute(out=tmp_path / "flaky.zarr", **settings)
+    assert server.troubles == []
+    wanted, found = relative_files(tmp_path / "good.zarr"), relative_files(tmp_path / "flaky.zarr")
+    assert found == wanted
+    for name, data in found.items():
+        assert not [secret for secret in SECRETS if secret.encode() in data], name
+    store = hs.open(tmp_path / "flaky.zarr")
+    told = f"{summary} {store.bad_images()} {store.notes()} {store.samples().to_pylist()} {store.shards()}"
+    assert not [secret for secret in SECRETS if secret in told]
+    assert server.url("a.tar", secret=False) + "?…" in told
+    # A signature is renewed, and the run goes on.
+    renewed = {**settings, "shards": [url.replace("c2lnbmVk", "bmV3")]}
+    assert hs.precompute(out=tmp_path / "flaky.zarr", **renewed).skipped == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("https://me:hunter2@h.org/a.tar?sig=c2lnbmVk&x=1: cannot", "https://h.org/a.tar?…: cannot"),
+        ("s3://AKIAEXAMPLE:s3cret@bucket/a.tar", "s3://bucket/a.tar"),
+        ("(url='https://h/a.tar?sig=c2lnbmVk', status=403)", "(url='https://h/a.tar?…', status=403)"),
+        ("https://h/a.tar#token=s3cret.", "https://h/a.tar?…."),
+        ("pipe:curl -H 'Authorization: Bearer s3cret' https://h/a.tar?k=hunter2", "pipe:curl -H … https://h/a.tar?…"),
+        ("pipe:curl -u me:hunter2 https://h/a.tar", "pipe:curl -u … https://h/a.tar"),
+        ("pipe:TOKEN=s3cret aws s3 cp s3://b/a.tar -", "pipe:TOKEN=… aws s3 cp s3://b/a.tar -"),
+        ("pipe:curl --oauth2-bearer s3cret https://h/a.tar", "pipe:curl --oauth2-bearer … https://h/a.tar"),
+        ("data/a?b.tar and a@b.tar stay", "data/a?b.tar and a@b.tar stay"),
+        ("https://h:8080/a@b.tar stays", "https://h:8080/a@b.tar stays"),
+    ],
+)
+def test_secrets_are_left_out_and_the_rest_stays(text: str, left: str) -> None:
+    assert redact(text) == left
+    assert redact(redact(text)) == left
+    assert str(HeadspanError(text)) == left
+
+
+def test_urls_that_differ_in_their_secrets_alone_keep_names_of_their_own() -> None:
+    urls = ["https://h/get?id=1", "https://h/get?id=2", "local?.tar"]
+    assert stored_names(urls) == {
+        "https://h/get?…": urls[0],
+        "https://h/get?… (2)": urls[1],
+        "local?.tar": urls[2],
+    }
+
+
+def test_an_error_shows_no_secret_even_in_its_traceback(server: Server) -> None:
+    with pytest.raises(SourceError) as failure:
+        open_shard(server.url("none.tar"))
+    seen: BaseException | None = failure.value
+    while seen is not None:
+        assert not [secret for secret in SECRETS if secret in repr(seen)]
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+def test_a_command_is_refused_unless_it_is_allowed(tmp_path: Path, toy_run: ToyRun) -> None:
+    marker = tmp_path / "ran"
+    shard = f"pipe:touch {marker}; cat {toy_run.shards[1]}"
+    with pytest.raises(SourceError, match=r"pipe:touch .*: is a command, .*--allow-pipe"):
+        hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[shard]))
+    assert not marker.exists()
+    with pytest.raises(SourceError, match="--allow-pipe"):
+        expand(["pipe:cat {a,b}.tar"])
+    hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[shard], allow_pipe=True))
+    assert marker.exists()
+
+
+def test_a_store_cannot_bring_commands_of_its_own(tmp_path: Path, toy_run: ToyRun) -> None:
+    from headspan.records import Shard
+    from headspan.store.planned_sources import PlannedSources
+
+    command = Shard(f"pipe:touch {tmp_path / 'ran'}", 0, 1, None, None)
+    with pytest.raises(SourceError, match="is not among the shards of this run"):
+        PlannedSources([command], {}).open(command.url)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,283 @@
+"""repair computes what is damaged again, that and nothing else; a store ends as it was before the damage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headspan as hs
+from headspan.analyse.verify import Verdict, verify
+from headspan.errors import StoreError
+from headspan.in_hand import InHand
+from headspan.records import Progress, Sample
+from headspan.repair import Repaired, repair
+from tests.conftest import ToyRun, relative_files
+
+COMMITS = Path("records") / "commits"
+
+
+@pytest.fixture
+def read_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows that are read from the shards."""
+    rows: list[int] = []
+    note_read = InHand.note_read
+
+    def noted(self: InHand, sample: Sample, encoded: bytes) -> None:
+        rows.append(sample.row)
+        note_read(self, sample, encoded)
+
+    monkeypatch.setattr(InHand, "note_read", noted)
+    return rows
+
+
+def flip(path: Path, place: float = 0.5) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 4
+    path.write_bytes(data)
+
+
+def mended(store: Path) -> Repaired:
+    done = repair(store, workers=2)
+    assert done.verdict.problems == ()
+    return done
+
+
+def test_a_sound_store_is_left_alone(toy_copy: Path, read_rows: list[int]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in toy_copy.rglob("*")}
+    assert mended(toy_copy).units == ()
+    assert read_rows == []
+    assert {path: path.stat().st_mtime_ns for path in toy_copy.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "units"),
+    [
+        (lambda s: flip(s / "heads/c/1/0/0/0"), (1,)),
+        (lambda s: (s / "ok/c/2").unlink(), (2,)),
+        (lambda s: (s / "patches/c/0/0/0/0/0").write_bytes(b""), (0,)),
+        (lambda s: [flip(s / f"norm/c/{unit}/0") for unit in (0, 2)], (0, 2)),
+    ],
+)
+def test_exactly_the_damaged_units_are_computed_again_to_the_same_bytes(
+    damage: Callable[[Path], Any], units: tuple[int, ...], toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
+) -> None:
+    damage(toy_copy)
+    assert mended(toy_copy).units == units
+    assert sorted(read_rows) == [row for row in range(70) if row // 32 in units]
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "heads/zarr.json",
+        "model/head_to_joint/c/0/0/0/0",
+        "records/samples/00000.parquet",
+        "records/notes.parquet",
+        "moments/gram/c/0/0/0/0",
+        "moments/zarr.json",
+    ],
+)
+def test_files_of_the_plan_and_merged_moments_are_made_again_without_a_unit(
+    file: str, toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
+) -> None:
+    (toy_copy / file).unlink()
+    (toy_copy / file).write_bytes(b"{")
+    assert mended(toy_copy).units == ()
+    assert read_rows == []
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+def test_a_table_of_shards_that_is_lost_is_made_again_from_their_names(toy_run: ToyRun, toy_copy: Path) -> None:
+    flip(toy_copy / "records" / "shards.parquet", 0.9)
+    with pytest.raises(StoreError, match=r"shards\.parquet: this table is damaged .*; run headspan repair and name"):
+        repair(toy_copy)
+    done = repair(toy_copy, [str(shard) for shard in toy_run.shards])
+    assert done.files == ("records/shards.parquet",)
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+@pytest.mark.parametrize("file", ["group-000000.json", "group-000000.moments"])
+def test_records_that_are_not_as_they_were_written_are_withdrawn_and_their_units_computed_again(
+    file: str, toy_run: ToyRun, toy_copy: Path
+) -> None:
+    flip(toy_copy / COMMITS / file, 0.3)
+    assert mended(toy_copy).units == (0, 1, 2)
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+def test_a_damaged_complete_record_is_made_again(toy_run: ToyRun, toy_copy: Path, read_rows: list[int]) -> None:
+    (toy_copy / COMMITS / "complete.json").write_text("{")
+    assert mended(toy_copy).units == ()
+    assert read_rows == []
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+def test_a_unit_of_an_unfinished_store_is_repaired_and_the_rest_left_to_precompute(
+    toy_run: ToyRun, tmp_path: Path, read_rows: list[int]
+) -> None:
+    def interrupt(event: Progress) -> None:
+        if event.stage == "images" and event.done > 64:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "s.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        hs.precompute(out=out, listen=interrupt, **toy_run.settings())
+    flip(out / "embedding/c/1/0")
+    (out / COMMITS / "unit-00000000.moments").unlink()
+    read_rows.clear()
+    assert mended(out).units == (0, 1)
+    assert sorted(read_rows) == list(range(64))
+    assert not hs.open(out).complete
+    hs.precompute(out=out, **toy_run.settings())
+    assert relative_files(out) == relative_files(toy_run.path)
+
+
+def test_a_repair_that_is_interrupted_leaves_the_store_no_worse_and_goes_on(toy_run: ToyRun, toy_copy: Path) -> None:
+    flip(toy_copy / "heads/c/0/0/0/0")
+    flip(toy_copy / "heads/c/1/0/0/0")
+
+    def interrupt(event: Progress) -> None:
+        if event.stage == "images":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repair(toy_copy, listen=interrupt)
+    assert {problem.unit for problem in verify(hs.open(toy_copy, keep_failed=True)).problems} == {0, 1}
+    assert mended(toy_copy).units == (0, 1)
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+def test_another_batch_size_repairs_to_numbers_that_verify(toy_copy: Path) -> None:
+    flip(toy_copy / "heads/c/1/0/0/0")
+    assert repair(toy_copy, batch_size=3).verdict.problems == ()
+
+
+def test_repair_is_refused_where_a_shard_has_changed(toy_run: ToyRun, tmp_path: Path) -> None:
+    shard = tmp_path / "a.tar"
+    shard.write_bytes(toy_run.shards[0].read_bytes())
+    hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)]))
+    flip(tmp_path / "s.zarr" / "heads/c/0/0/0/0")
+    os.utime(shard, ns=(1, 1))
+    with pytest.raises(StoreError, match=r"a\.tar .*is not the shard that was planned"):
+        repair(tmp_path / "s.zarr")
+
+
+def test_repair_asks_for_the_shards_whose_secrets_are_not_stored(
+    toy_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headspan import repair as module
+
+    flip(toy_copy / "heads/c/0/0/0/0")
+    shard = hs.open(toy_copy).shards()[0]
+    monkeypatch.setattr(module, "read_shards", lambda path: [type(shard)("https://h/a.tar?…", 0, 1, 1, 1)])
+    with pytest.raises(StoreError, match=r"keeps https://h/a\.tar\?… without its secrets, .*name the shards"):
+        repair(toy_copy)
+
+
+def test_a_unit_that_was_set_aside_is_tried_again(toy_run: ToyRun, tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+
+    def bug(event: Progress) -> None:
+        # Not an error of headspan's: a device that fails, as far as the store can tell.
+        if event.stage == "images" and event.done > 64:
+            raise RuntimeError("device-side assert")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="device-side"):
+            hs.precompute(out=out, listen=bug, **toy_run.settings())
+    # The first death was in no company either: the others were committed. The next run leaves it out.
+    summary = hs.precompute(out=out, listen=bug, **toy_run.settings())
+    assert [(unit.index, unit.first_row, unit.rows) for unit in summary.aside] == [(2, 64, 6)]
+    assert not hs.open(out).complete
+    (problem,) = verify(hs.open(out, keep_failed=True)).problems
+    assert (problem.unit, problem.what) == (2, "was set aside, since it ended its process")
+    assert mended(out).units == (2,)
+    assert relative_files(out) == relative_files(toy_run.path)
+
+
+def whats(verdict: Verdict) -> list[str]:
+    return [problem.what for problem in verdict.problems]
+
+
+@pytest.mark.parametrize("change", ["bytes", "time"])
+def test_verify_finds_a_source_tar_that_has_changed_since_the_plan(
+    change: str, toy_run: ToyRun, tmp_path: Path
+) -> None:
+    shard = tmp_path / "a.tar"
+    shard.write_bytes(toy_run.shards[0].read_bytes())
+    hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",)))
+    store = hs.open(tmp_path / "s.zarr", keep_failed=True)
+    assert verify(store).problems == ()
+    if change == "bytes":
+        shard.write_bytes(shard.read_bytes() + bytes(512))
+    else:
+        os.utime(shard, ns=(1, 1))
+    (problem,) = verify(store).problems
+    assert (problem.unit, problem.first_row, problem.rows, problem.of_source) == (-1, 0, 31, True)
+    assert problem.what.startswith(f"{shard} has changed since the plan")
+    shard.unlink()
+    verdict = verify(store)
+    assert (verdict.problems, verdict.unreached) == ((), 1)
+
+
+def test_on_request_every_image_is_held_against_its_checksum(toy_run: ToyRun, tmp_path: Path) -> None:
+    shard = tmp_path / "a.tar"
+    shard.write_bytes(toy_run.shards[2].read_bytes())
+    stat = shard.stat()
+    hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",), unit_images=16))
+    store = hs.open(tmp_path / "s.zarr", keep_failed=True)
+    assert verify(store, sources=True).problems == ()
+    # One bit of an image of the second unit, and the times as they were.
+    sample = next(sample for sample in store.samples_of(store.records[1]) if sample.row == 20)
+    data = bytearray(shard.read_bytes())
+    data[sample.offset + 30] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert verify(store).problems == ()
+    (problem,) = verify(store, sources=True).problems
+    assert (problem.unit, problem.of_source) == (1, True)
+    assert problem.what == f"the images in {shard} are not the bytes that were computed from"
+
+
+def test_a_shard_that_changes_during_the_run_ends_it(toy_run: ToyRun, tmp_path: Path) -> None:
+    shards = [tmp_path / f"{n}.tar" for n in range(2)]
+    for n, shard in enumerate(shards):
+        shard.write_bytes(toy_run.shards[2 * n].read_bytes())
+
+    def change(event: Progress) -> None:
+        if event.stage == "planned":
+            os.utime(shards[1], ns=(1, 1))
+
+    with pytest.raises(hs.HeadspanError, match=r"1\.tar: has changed since the plan .*; restore it to go on"):
+        hs.precompute(
+            out=tmp_path / "s.zarr", listen=change, **toy_run.settings(shards=[str(shard) for shard in shards])
+        )
+
+
+def test_every_file_of_a_store_is_watched(toy_copy: Path) -> None:
+    """A bit is flipped in each file in turn: verify says so, or the store does not open."""
+    unnoticed = []
+    for path in sorted(path for path in toy_copy.rglob("*") if path.is_file()):
+        good = path.read_bytes()
+        flip(path, 0.6)
+        try:
+            if not verify(hs.open(toy_copy, keep_failed=True)).problems:
+                unnoticed.append(path.name)
+        except hs.HeadspanError:
+            pass
+        path.write_bytes(good)
+    assert unnoticed == []
+
+
+def test_records_that_disagree_with_the_arrays_are_found(toy_copy: Path) -> None:
+    path = toy_copy / COMMITS / "group-000000.json"
+    records = json.loads(path.read_text())
+    records[1]["images"] -= 1
+    path.write_text(json.dumps(records))
+    assert any(what.startswith("ok marks") for what in whats(verify(hs.open(toy_copy, keep_failed=True))))

@@ -1,0 +1,449 @@
+"""Several writers on one store, crashes at any file operation, and units that end their process again and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+import headspan as hs
+from headspan.emit.moments import Moments
+from headspan.emit.shares import Folded
+from headspan.errors import StoreError
+from headspan.records import Sample, Shard, Unit
+from headspan.store import commits, files, work
+from headspan.store.files import checksum
+from headspan.store.schema import FORMAT
+from headspan.store.staged import StagedStore
+from headspan.store.work import Work
+from headspan.store.writer import StoreWriter
+from headspan.store.writers import other_writers
+from tests.conftest import relative_files
+
+IMAGES, UNIT_IMAGES, UNITS = 11, 2, 6
+ATTRIBUTES: dict[str, Any] = {
+    "format": FORMAT,
+    "version": "test",
+    "model": "none",
+    "emit": ["heads"],
+    "dimensions": {
+        "images": IMAGES,
+        "unit_images": UNIT_IMAGES,
+        "layers": [0],
+        "all_layers": 1,
+        "heads": 1,
+        "head_dim": 2,
+        "tokens": 2,
+        "joint": 3,
+    },
+}
+SHARDS = [("a.tar", 9_000, 1)]
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of six units and no model, planned and empty."""
+    path = tmp_path_factory.mktemp("planned") / "run.zarr"
+    folded = Folded(
+        head_to_joint=np.ones((1, 1, 2, 3), np.float32),
+        head_mean=np.ones((1, 1, 2), np.float32),
+        bias_to_joint=np.ones((1, 3), np.float32),
+        bias_mean=np.ones(1, np.float32),
+        gain=np.ones(3, np.float32),
+        shift=np.ones(3, np.float32),
+    )
+    with StagedStore(path) as staged:
+        staged.plan((Sample(row, f"{row}", "a.tar", f"{row}.png", 512, 1) for row in range(IMAGES)), UNIT_IMAGES, [])
+        assert staged.publish(ATTRIBUTES, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded, ("heads",))
+    return path
+
+
+def write_unit(store: StoreWriter, unit: Unit, variant: int) -> bool:
+    """Compute and commit a unit; each variant has numbers of its own. Whether it is this writer's that count."""
+    rows = np.arange(unit.first_row, unit.first_row + unit.rows)
+    values = (rows + variant / 8).astype(np.float32)
+    norm = np.repeat(values[:, None] + 1, 3, axis=1)
+    heads = np.repeat(values[:, None], 2, axis=1).reshape(-1, 1, 1, 2)
+    moments = Moments.zeros(1, 1, 2, torch.device("cpu"))
+    moments.add(torch.from_numpy(heads), torch.from_numpy(norm))
+    with store.begin(unit) as writer:
+        arrays = {"embedding": norm, "norm": norm, "heads": heads.astype(np.float16)}
+        writer.put(rows, arrays)
+        return writer.commit(moments, []) is not None
+
+
+def variant_of(path: Path, unit: int) -> set[float]:
+    """What a unit's rows in all arrays say of who computed them: one number, unless the unit is torn."""
+    store = hs.open(path, keep_failed=True)
+    rows = np.arange(unit * UNIT_IMAGES, min((unit + 1) * UNIT_IMAGES, IMAGES))
+    found = [store.norm[rows] - 1 - rows[:, None], store.head_coordinates(0, 0)[rows] - rows[:, None]]
+    return {round(float(value), 3) for each in found for value in each.reshape(-1)}
+
+
+def test_a_late_writer_cannot_overwrite_a_committed_unit_with_other_bytes(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    fast, slow = StoreWriter(path), StoreWriter(path)
+    assert write_unit(fast, fast.units[3], 1)
+    before = relative_files(path)
+    assert not write_unit(slow, slow.units[3], 2)
+    assert relative_files(path) == before
+    assert variant_of(path, 3) == {0.125}
+
+
+def test_a_late_writer_leaves_a_unit_alone_whose_record_is_merged_already(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "GROUP_UNITS", 2)
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    fast, slow = StoreWriter(path), StoreWriter(path)
+    assert write_unit(fast, fast.units[2], 1)
+    assert write_unit(fast, fast.units[3], 1)
+    assert list((path / "records" / "commits").glob("unit-*")) == []
+    before = relative_files(path)
+    assert not write_unit(slow, slow.units[3], 2)
+    assert relative_files(path) == before
+
+
+def test_whoever_comes_by_finishes_what_a_killed_writer_claimed(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    killed, other = StoreWriter(path), StoreWriter(path)
+    with crash_at(killed, 1, of="_given_its_name"), pytest.raises(Killed):
+        write_unit(killed, killed.units[1], 1)
+    assert not other.commits.is_done(1)
+    # The claim says whose files they are: the killed one's count.
+    assert not write_unit(other, other.units[1], 2)
+    assert variant_of(path, 1) == {0.125}
+    assert list(path.rglob(".*.tmp")) == []
+
+
+def test_a_claim_whose_files_are_lost_is_dropped_and_the_unit_done_again(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    killed, other = StoreWriter(path), StoreWriter(path)
+    with crash_at(killed, 1, of="_given_its_name"), pytest.raises(Killed):
+        write_unit(killed, killed.units[1], 1)
+    for temporary in path.rglob(".*.tmp"):
+        temporary.unlink()
+    with Work(other) as jobs:
+        left = [unit.index for units in jobs.passes() for unit in units if write_unit(other, unit, 2)]
+    assert left == list(range(UNITS))
+    assert variant_of(path, 1) == {0.25}
+
+
+def test_two_writers_share_the_units_and_both_end_with_a_finished_store(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    done: dict[int, list[int]] = {0: [], 1: []}
+    stores = [StoreWriter(path), StoreWriter(path)]
+    with Work(stores[0]) as first, Work(stores[1]) as second:
+        streams = [((w, unit) for units in w.passes() for unit in units) for w in (first, second)]
+        # In turns, and a writer has its next unit in hand while the other works.
+        waiting = [next(stream, None) for stream in streams]
+        while any(waiting):
+            for place, item in enumerate(waiting):
+                if item is not None:
+                    jobs, unit = item
+                    if write_unit(stores[place], unit, place):
+                        done[place].append(unit.index)
+                    jobs.finished(unit)
+                    waiting[place] = next(streams[place], None)
+        for store in stores:
+            store.finish()
+    assert sorted(done[0] + done[1]) == list(range(UNITS))
+    assert min(len(done[0]), len(done[1])) >= 2
+    assert hs.open(path).complete
+    assert hs.open(path).moments().count == IMAGES
+
+
+def test_finishing_leaves_the_files_alone_that_another_writer_has_in_hand(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    alive, store = StoreWriter(path), StoreWriter(path)
+    temporary = path / "norm" / "c" / f".0.{alive.token}.tmp"
+    dead = path / "norm" / "c" / ".0.0badcafe.tmp"
+    with Work(alive):
+        for unit in store.units:
+            write_unit(store, unit, 0)
+        temporary.write_bytes(b"half")
+        dead.write_bytes(b"half")
+        store.finish()
+        assert temporary.exists()
+        assert not dead.exists()
+
+
+def killed_with(path: Path, units: list[int]) -> None:
+    """A writer that took `units` in hand and was killed."""
+    jobs = Work(StoreWriter(path)).__enter__()
+    for unit in units:
+        jobs._log.took(unit)
+    jobs.__exit__(Killed)
+
+
+def order_of(path: Path, variant: int = 0) -> list[int]:
+    """The units in the order in which a new writer does them, committed."""
+    store = StoreWriter(path)
+    found = []
+    with Work(store) as jobs:
+        for units in jobs.passes():
+            for unit in units:
+                write_unit(store, unit, variant)
+                jobs.finished(unit)
+                found.append(unit.index)
+        store.finish()
+    return found
+
+
+def test_units_in_hand_at_a_death_come_last_and_each_alone(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    killed_with(path, [1, 2])
+    killed_with(path, [2])
+    store = StoreWriter(path)
+    with Work(store) as jobs:
+        passes = []
+        for units in jobs.passes():
+            passes.append([unit.index for unit in units])
+    assert passes == [[0, 3, 4, 5], [1], [2], []]
+
+
+def test_a_unit_that_keeps_killing_its_worker_is_set_aside_and_its_neighbours_are_finished(
+    planned: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    # In company, a death says little.
+    killed_with(path, [1, 2, 3])
+    for _ in range(work.TRIES):
+        killed_with(path, [2])
+    assert order_of(path) == [0, 4, 5, 1, 3]
+    store = hs.open(path)
+    assert [unit.index for unit in store.units_aside()] == [2]
+    assert not store.complete
+    assert store.rows.tolist() == [row for row in range(IMAGES) if row not in (4, 5)]
+    # The same command again leaves it alone.
+    assert order_of(path) == []
+    # Done after all, it is aside no more, and nothing is left of the deaths.
+    writer = StoreWriter(path)
+    assert write_unit(writer, writer.units[2], 0)
+    assert hs.open(path).units_aside() == []
+    assert order_of(path) == []
+    assert hs.open(path).complete
+    assert list(other_writers(path)) == []
+
+
+def test_an_interrupted_writer_leaves_no_log_and_a_failed_one_does(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    for error, left in ((KeyboardInterrupt, 0), (StoreError, 0), (RuntimeError, 1)):
+        jobs = Work(StoreWriter(path)).__enter__()
+        jobs._log.took(0)
+        jobs.__exit__(error)
+        assert len(list(other_writers(path))) == left
+
+
+def test_a_live_writers_units_are_left_for_the_end(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    with Work(StoreWriter(path)) as live:
+        live._log.took(0)
+        live._log.took(1)
+        assert [writer.alive for writer in other_writers(path)] == [True]
+        assert order_of(path) == [2, 3, 4, 5, 1, 0]
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that it would have done after this happens."""
+
+
+class crash_at:  # noqa: N801
+    """Ends `store`'s process at its n-th file operation (from 0), or at the n-th of one kind; nothing is tidied."""
+
+    def __init__(self, store: StoreWriter, moment: int, of: str = "") -> None:
+        self._left = moment
+        self._of = of
+        self._dead = False
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> None:
+        for owner, name in (
+            (os, "fsync"),
+            (os, "link"),
+            (Path, "replace"),
+            (Path, "unlink"),
+            (commits, "_given_its_name"),
+        ):
+            self._patch.setattr(owner, name, self._around(name, getattr(owner, name)))
+
+    def __exit__(self, *error: object) -> None:
+        self._patch.undo()
+
+    def _around(self, name: str, action: Any) -> Any:
+        def operation(*args: Any, **kwargs: Any) -> Any:
+            if not self._dead and name.startswith(self._of):
+                self._left -= 1
+            if self._dead or self._left < 0:
+                self._dead = True
+                raise Killed
+            # Nobody pulls the plug here.
+            return None if name == "fsync" else action(*args, **kwargs)
+
+        return operation
+
+
+class Session:
+    """A writer at work: its store, its place in the passes, the unit in its hands."""
+
+    def __init__(self, path: Path, variant: int) -> None:
+        self.store = StoreWriter(path)
+        self.variant = variant
+        self.work = Work(self.store)
+        self.work.__enter__()
+        self._units = self._stream()
+        self.unit: Unit | None = None
+
+    def _stream(self) -> Iterator[Unit]:
+        for units in self.work.passes():
+            yield from units
+
+    def take(self) -> None:
+        if self.unit is None:
+            self.unit = next(self._units, None)
+
+    def commit(self) -> None:
+        if self.unit is not None:
+            write_unit(self.store, self.unit, self.variant)
+            self.work.finished(self.unit)
+            self.unit = None
+
+    def end(self, kind: type[BaseException] | None = None) -> None:
+        self.work.__exit__(kind, None, None)
+
+
+class WrittenStore(RuleBasedStateMachine):
+    """Two writers with numbers of their own append, crash at any file operation, and come back."""
+
+    planned: Path
+    folder: Path
+    number = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).number += 1
+        self.path = Path(shutil.copytree(self.planned, self.folder / f"{type(self).number}.zarr"))
+        self.sessions: list[Session | None] = [None, None]
+        # Every committed unit's files, as they were when it was first seen committed.
+        self.seen: dict[int, dict[str, bytes]] = {}
+        self.crashes = 0
+
+    @rule(place=st.integers(0, 1))
+    def resume(self, place: int) -> None:
+        if self.sessions[place] is None:
+            self.sessions[place] = Session(self.path, place + 1)
+
+    @rule(place=st.integers(0, 1))
+    def take(self, place: int) -> None:
+        if session := self.sessions[place]:
+            session.take()
+
+    @rule(place=st.integers(0, 1))
+    def append(self, place: int) -> None:
+        if session := self.sessions[place]:
+            session.take()
+            session.commit()
+
+    @rule(place=st.integers(0, 1), moment=st.integers(0, 45))
+    def crash(self, place: int, moment: int) -> None:
+        if session := self.sessions[place]:
+            session.take()
+            try:
+                with crash_at(session.store, moment):
+                    session.commit()
+                    session.store.finish()
+                    # Killed between two operations.
+                    raise Killed
+            except Killed:
+                session.end(Killed)
+            self.sessions[place] = None
+            self.crashes += 1
+
+    @rule(place=st.integers(0, 1))
+    def stop(self, place: int) -> None:
+        if session := self.sessions[place]:
+            session.end(KeyboardInterrupt)
+            self.sessions[place] = None
+
+    @rule(place=st.integers(0, 1))
+    def finish(self, place: int) -> None:
+        if session := self.sessions[place]:
+            session.store.finish()
+
+    @rule(setting=st.sampled_from(["model", "format", "emit", "shards"]))
+    def changed_settings(self, setting: str) -> None:
+        before = relative_files(self.path)
+        attributes, shards = dict(ATTRIBUTES), list(SHARDS)
+        if setting == "shards":
+            shards = [("a.tar", 9_001, 1)]
+        else:
+            attributes[setting] = "another"
+        with pytest.raises(StoreError, match=r"use the same settings|restore it to go on"):
+            StoreWriter(self.path).refuse_other(attributes, shards)
+        StoreWriter(self.path).refuse_other(ATTRIBUTES, SHARDS)
+        assert relative_files(self.path) == before
+
+    @invariant()
+    def what_is_committed_stays_as_it_is(self) -> None:
+        records = {record.unit: record for record in StoreWriter(self.path).commits.records()}
+        assert set(self.seen) <= set(records)
+        for unit, record in records.items():
+            found = {name: (self.path / name).read_bytes() for name in record.files}
+            assert found == self.seen.setdefault(unit, found)
+            for name, recorded in record.files.items():
+                assert checksum(self.path / name) == recorded
+            assert variant_of(self.path, unit) in ({0.125}, {0.25})
+        if records:
+            assert hs.open(self.path).moments().count == sum(record.images for record in records.values())
+
+    @precondition(lambda self: self.crashes > 0)
+    @rule()
+    def all_crash(self) -> None:
+        for place, session in enumerate(self.sessions):
+            if session is not None:
+                session.end(Killed)
+                self.sessions[place] = None
+
+    def teardown(self) -> None:
+        for session in self.sessions:
+            if session is not None:
+                session.end(KeyboardInterrupt)
+        order_of(self.path, variant=1)
+        store = StoreWriter(self.path)
+        if aside := store.commits.units_aside():
+            with Work(store, only=aside) as jobs:
+                for units in jobs.passes():
+                    for unit in units:
+                        write_unit(store, unit, 1)
+                store.finish()
+        self.what_is_committed_stays_as_it_is()
+        reader = hs.open(self.path)
+        assert reader.complete
+        assert reader.images == reader.moments().count == IMAGES
+        names = set(relative_files(self.path))
+        unstaged = {name for name in names if not name.endswith((".tmp", ".claim", ".aside", ".log"))}
+        assert names == unstaged
+        assert json.loads((self.path / "records" / "commits" / "complete.json").read_text())
+        shutil.rmtree(self.path)
+
+
+def test_any_sequence_of_appends_crashes_resumes_and_second_writers_keeps_what_was_committed(
+    planned: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "GROUP_UNITS", 2)
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)
+    WrittenStore.planned, WrittenStore.folder = planned, tmp_path_factory.mktemp("machine")
+    hypothesis_run = settings(
+        max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(WrittenStore, settings=hypothesis_run)

@@ -1,0 +1,132 @@
+"""A program that runs precompute in forked children and has them killed: SIGKILL at a chosen step, or after a time.
+
+Libraries and model are loaded once, before any store is opened, so that a run costs what its images cost. Reads the
+run's settings and then one order a line, as JSON; answers each with how the child ended, its steps and what it read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from headspan import pipeline
+from headspan.config import PrecomputeSettings
+from headspan.in_hand import InHand
+from headspan.records import Sample
+from headspan.store import commits, shard_writer, staged, writer
+
+# What a run does to the disk, by the module that calls it.
+STEPS = (
+    (staged.Path, "rename"),
+    (shard_writer, "stage"),
+    (shard_writer, "write_atomically"),
+    (commits, "stage"),
+    (commits, "create_once"),
+    (commits, "_given_its_name"),
+    (commits, "write_atomically"),
+    (commits.Commits, "_merge_group"),
+    (writer.StoreWriter, "write_moments"),
+)
+
+
+class Steps:
+    """Counts the moments before, amid and after each step, writes them down, and dies at one of them."""
+
+    def __init__(self, log: Path, last: int | None) -> None:
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._left = last
+
+    def note(self, line: str) -> None:
+        os.write(self._log, f"{line}\n".encode())
+
+    def pass_by(self, name: str) -> None:
+        self.note(f"step {name}")
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, name: str, action: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.pass_by(f"before {name}")
+            if name in ("stage", "write_atomically"):
+                path, parts, *rest = args
+                args = (path, self._amid(name, parts), *rest)
+            result = action(*args, **kwargs)
+            self.pass_by(f"after {name}")
+            return result
+
+        return watched
+
+    def _amid(self, name: str, parts: Any) -> Iterator[Any]:
+        for part in parts:
+            half = len(part) // 2
+            yield part[:half]
+            self.pass_by(f"amid {name}")
+            yield part[half:]
+
+
+def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:
+    """The child: precompute, watched."""
+    steps = Steps(log, last)
+    for owner, name in STEPS:
+        setattr(owner, name, steps.around(name, getattr(owner, name)))
+    note_read = InHand.note_read
+
+    def noted(self: InHand, sample: Sample, encoded: bytes) -> None:
+        steps.note(f"row {sample.row}")
+        note_read(self, sample, encoded)
+
+    InHand.note_read = noted  # type: ignore[method-assign]
+    pipeline.precompute(settings)
+
+
+def start(settings: PrecomputeSettings, log: Path, last: int | None) -> int:
+    """A child at work; its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run(settings, log, last)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(2)
+        os._exit(0)
+    return child
+
+
+def main() -> None:
+    """Take orders until there are no more."""
+    given: dict[str, Any] = json.loads(sys.stdin.readline())
+    commits.GROUP_UNITS = 2
+    encoder = pipeline.prepare(PrecomputeSettings.from_dict({**given, "out": "none"}))
+    pipeline.prepare = lambda settings: encoder
+    for line in sys.stdin:
+        order = json.loads(line)
+        log = Path(tempfile.mkstemp()[1])
+        settings = PrecomputeSettings.from_dict({**given, "out": order["out"]})
+        began = time.monotonic()
+        children = [start(settings, log, order.get("last")) for _ in range(order.get("writers", 1))]
+        if "after" in order:
+            time.sleep(order["after"])
+            os.kill(children[0], signal.SIGKILL)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        lines = [each.split(" ", 1) for each in log.read_text().splitlines()]
+        log.unlink()
+        answer = {
+            "status": next(filter(None, statuses), 0),
+            "steps": [what for kind, what in lines if kind == "step"],
+            "rows": [int(what) for kind, what in lines if kind == "row"],
+            "seconds": time.monotonic() - began,
+        }
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
