@@ -265,6 +265,7 @@ def _command_of(store: Store) -> str:
         "layers": spans_of(store.layers).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],
+        "image-size": attributes.get("image_size"),
         "unit-images": attributes["dimensions"]["unit_images"],
         "batch-size": made.get("batch_size"),
         "device": made.get("device"),

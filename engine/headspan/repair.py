@@ -91,6 +91,7 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         "layers": list(store.size.layers),
         "emit": known["emit"],
         "precision": known["precision"],
+        "image_size": known.get("image_size"),
         "unit_images": store.size.unit_images,
         "batch_size": made_with.get("batch_size", 32),
         "device": made_with.get("device", "auto"),
