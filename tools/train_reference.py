@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from headspan.config import Preprocess
 from headspan.model.tower import normalise
-from headspan.world import FACTORS, Scene, Stream, caption, prompts, render, scene, value_of
+from headspan.world import FACTORS, Scene, Stream, caption, focused_caption, prompts, render, scene, value_of
 
 CONFIG = Path(__file__).parent.parent / "engine" / "headspan" / "reference" / "headspan-reference.json"
 # The stream of a scene's captions, beside the scene's own.
@@ -47,8 +47,11 @@ class Recipe:
 
     steps: int = 6_000
     batch_size: int = 256
-    # Captions drawn for each image: the text tower is a tenth of the work, so a second opinion is cheap.
+    # Captions drawn for each image: the text tower is a small part of the work, so more are cheap.
     captions: int = 2
+    # The step from which on the last of them names one factor alone: a caption of many factors is matched by the
+    # first that is learnt, and teaches little of the others.
+    focused_from: int = 1_750
     learning_rate: float = 1e-3
     # For the matrices inside the blocks, which Muon trains; updates are scaled to the size of AdamW's.
     muon_learning_rate: float = 3e-3
@@ -85,8 +88,11 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         else:
             scenes = self._grouped(number)
         streams = [Stream(seed, each.index, _CAPTIONS) for each in scenes]
+        ways = [caption] * self._recipe.captions
+        if number >= self._recipe.focused_from:
+            ways[-1] = focused_caption
         # All first captions, then all second ones.
-        texts = [caption(*pair) for _ in range(self._recipe.captions) for pair in zip(scenes, streams, strict=True)]
+        texts = [way(*pair) for way in ways for pair in zip(scenes, streams, strict=True)]
         return torch.from_numpy(render(scenes)), self._tokenizer(texts)
 
     def _grouped(self, number: int) -> list[Scene]:

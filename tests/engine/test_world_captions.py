@@ -13,6 +13,7 @@ from headspan.world import (
     Scene,
     Stream,
     caption,
+    focused_caption,
     prompts,
     scene,
 )
@@ -39,6 +40,18 @@ def test_captions_say_nothing_false(train: list[Scene], held_out: list[Scene]) -
         for _ in range(4):
             text = caption(each, random)
             assert not complaints(text, each.metadata()), (text, complaints(text, each.metadata()))
+
+
+def test_focused_captions_are_true_and_name_one_factor(train: list[Scene]) -> None:
+    heard: Counter[str] = Counter()
+    for each in train:
+        random = Stream(6, each.index)
+        text = focused_caption(each, random)
+        assert not complaints(text, each.metadata()), (text, complaints(text, each.metadata()))
+        named = set(factors_in(text)) - {"count"} or {"count"}
+        assert len(named) == 1, (text, named)
+        heard.update(named)
+    assert set(heard) == set(SAID)
 
 
 def test_the_reader_of_captions_hears_every_lie(train: list[Scene]) -> None:

@@ -7,7 +7,7 @@
 Neither torch nor files are needed; `write_world_shards` writes the same as WebDataset shards.
 """
 
-from headspan.world.captions import FACTORS, caption, prompts, value_of
+from headspan.world.captions import FACTORS, caption, focused_caption, prompts, value_of
 from headspan.world.drawing import coverage, render
 from headspan.world.factors import Scene, Thing, is_held_out
 from headspan.world.scenes import scene
@@ -21,6 +21,7 @@ __all__ = [
     "Thing",
     "caption",
     "coverage",
+    "focused_caption",
     "is_held_out",
     "prompts",
     "render",

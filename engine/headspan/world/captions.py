@@ -6,8 +6,10 @@ in which order, in which frame. What it leaves out it does not deny.
 
 from __future__ import annotations
 
+from functools import cache
+
 from headspan.errors import SettingsError
-from headspan.world.factors import Scene, Thing
+from headspan.world.factors import SHAPES, Scene, Thing
 from headspan.world.stream import Stream
 from headspan.world.words import (
     COUNTED,
@@ -44,6 +46,15 @@ def caption(scene: Scene, random: Stream) -> str:
     return text
 
 
+def focused_caption(scene: Scene, random: Stream) -> str:
+    """A true caption that names one factor alone, of those of which the scene has one value."""
+    factor, value = random.choice([(factor, value) for factor in FACTORS if (value := value_of(scene, factor))])
+    if factor == "style":
+        noun = random.choice(NOUNS)
+        return random.choice(STYLE_FRAMES[value]).format(with_article(noun) if scene.count == 1 else plural(noun))
+    return random.choice(FRAMES).format(random.choice(_phrases(factor, value, scene.count > 1)))
+
+
 def prompts(factor: str) -> dict[str, list[str]]:
     """For zero-shot classification: texts for each value of a factor, whose vectors are to be averaged.
 
@@ -60,6 +71,13 @@ def prompts(factor: str) -> dict[str, list[str]]:
         value: [frame.format(phrase) for phrase in ways for frame in FRAMES[:4]]
         for value, ways in phrases(factor).items()
     }
+
+
+@cache
+def _phrases(factor: str, value: str, several: bool) -> tuple[str, ...]:
+    """What may be said of one thing, or of several."""
+    many = {plural(noun) for noun in (*NOUNS, *SHAPES)}
+    return tuple(phrase for phrase in phrases(factor)[value] if several == (not many.isdisjoint(phrase.split())))
 
 
 def value_of(scene: Scene, factor: str) -> str | None:
