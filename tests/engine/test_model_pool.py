@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.analyse.model_pool import PoolRequest, write_pool
+from headspan.analyse.model_pool import write_pool
+from headspan.analyse.pool_request import PoolRequest
 from headspan.errors import LanguageModelError, SettingsError, StoreError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import AnswerCache
