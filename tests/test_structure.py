@@ -32,7 +32,8 @@ FLOW = (
     ("pipeline",),
     ("cluster", "analyse", "llm"),
     ("demo", "repair"),
-    ("asking_flags", "label_commands"),
+    ("asking_flags", "score_tables"),
+    ("label_commands", "vote_commands"),
     ("cli",),
 )
 PLACE = {name: place for place, group in enumerate(FLOW) for name in group}

@@ -16,8 +16,9 @@ from headspan.analyse.ground_truth import GroundTruth, check_ground_truth, read_
 from headspan.analyse.judging import judge_heads
 from headspan.analyse.labels import Labels, label_heads
 from headspan.analyse.model_labels import label_by_model
-from headspan.analyse.model_pool import PoolRequest, write_pool
+from headspan.analyse.model_pool import write_pool
 from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, similarities
+from headspan.analyse.pool_request import PoolRequest
 from headspan.analyse.pruning import mean_ablated
 from headspan.analyse.raters import rater_agreement
 from headspan.analyse.segmentation import text_maps

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from headspan.errors import SettingsError
 from headspan.llm.asking import Asker
-from headspan.llm.cache import AnswerCache, Question, default_folder
+from headspan.llm.cache import AnswerCache, Question
 from headspan.llm.endpoint import OPENAI_URL, Endpoint
 
 # Each with its default, which the command line leaves out, so that a flag without a model is noticed.
@@ -28,7 +28,7 @@ def add_asking_flags(command: argparse.ArgumentParser) -> None:
     flags.add_argument("--answer-tokens", type=int, help="tokens that an answer may have (default: 256)")
     flags.add_argument("--max-calls", type=int, help="calls that this command may make (default: printed beforehand)")
     flags.add_argument("--max-tokens", type=int, help="tokens that it may use, both ways (default: printed beforehand)")
-    flags.add_argument("--cache", help=f"folder of kept answers (default: {default_folder()})")
+    flags.add_argument("--cache", help="folder of kept answers (default: headspan/answers in the user's cache folder)")
     flags.add_argument("--price", help="dollars a million tokens, as IN,OUT, to print the cost in money too")
     flags.add_argument("--dry-run", action="store_true", default=None, help="print prompts and cost, and ask nothing")
 

@@ -1,4 +1,4 @@
-"""Flags to settings to one call; with `label_commands` and `asking_flags`, the only files that print.
+"""Flags to settings to one call; with the `…_commands` and what they share, the only files that print.
 
 Errors are one sentence on standard error and exit code 2; an interrupted precompute says how to go on and exits
 with 130, or with 143 where it was told to end (SIGTERM). `verify` and `repair` exit with 1 where something does not
@@ -34,6 +34,7 @@ from headspan.errors import HeadspanError
 from headspan.label_commands import add_label_commands
 from headspan.records import Progress, Summary
 from headspan.store.reader import Store
+from headspan.vote_commands import add_vote_commands
 
 
 class ProgressPrinter:
@@ -406,6 +407,7 @@ def _parser() -> argparse.ArgumentParser:
     spans.add_argument("--rank", type=int, default=80, help="default: %(default)s")
     _run_flag(spans)
     add_label_commands(partial(_command, commands), _run_flag)
+    add_vote_commands(partial(_command, commands), _run_flag)
     report = _command(commands, "report", _report, "one HTML file, no network")
     report.add_argument("store")
     report.add_argument("--out", help="default: STORE-report.html beside the store")

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,7 +146,37 @@ def test_a_dry_run_shows_prompts_and_cost_and_changes_nothing(
     assert len(chat.requests) == 5
 
 
-def test_a_pool_is_written_and_used(chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_made_in_different_ways_are_said_not_to_compare(
+    path: str, chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(path, tmp_path / "other.zarr")
+    for store, judge in ((path, "kind"), (str(other), "even")):
+        run(capsys, "label", store, "--llm", "m")
+        run(capsys, "ccs", store, "--judge", judge)
+    out, _ = run(capsys, "compare", path, str(other))
+    assert re.search(r"other\.zarr +hand +2 +6 ", out)
+    assert "way 2: texts of pool plain, labels by m at" in out
+    assert "votes by even\nscores made in different ways do not compare" in out
+
+
+def test_a_pool_is_named_after_what_was_asked_and_labels_by_it_say_who_wrote_it(
+    toy_copy: Path,
+    chat: ChatServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = [{"text": f"{number} dogs", "concept": ("dogs", "cats")[number % 2]} for number in range(6)]
+    chat.answer = lambda model, prompt: json.dumps({"texts": texts})
+    out, _ = run(capsys, "pool", "--llm", "m", "--ask", "Numbers of dogs!", "--count", "6", "--concepts")
+    assert "written to numbers-of-dogs.tsv" in out
+    hs.textspan(hs.open(toy_copy), "numbers-of-dogs.tsv", texts_per_head=5)
+    out, _ = run(capsys, "label", str(toy_copy), "--run", "numbers-of-dogs")
+    assert out.startswith("by concepts of pool numbers-of-dogs, written by m\n")
+
+
+def test_a_pool_is_written_and_goes_on(chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = iter(range(1000))
     chat.answer = lambda model, prompt: json.dumps({"texts": [f"Picture {next(numbers)}" for _ in range(4)]})
     command = ["pool", "--llm", "m", "--ask", "descriptions", "--out", str(tmp_path / "p.txt"), "--per-call", "4"]
@@ -193,6 +224,7 @@ def test_the_budget_that_is_printed_is_that_of_the_whole_pool(
         (["label", "--llm", "m", "--base-url", "there"], "the base URL is no http or https address"),
         (["label", "--llm", "m", "--examples", "nowhere.toml"], "nowhere.toml: cannot be read"),
         (["label", "--llm", "m", "--api-key", "wrong-key-1"], "the key was refused (401: Incorrect API key provided"),
+        (["label", "--llm", " "], "a language model without a name cannot be asked"),
         (["votes"], "run headspan ccs"),
         (["agreement"], "run headspan label"),
         (["compare"], "run headspan ccs"),

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.analyse.model_pool import PoolRequest, write_pool
+from headspan.analyse.model_pool import write_pool
+from headspan.analyse.pool_request import PoolRequest
 from headspan.errors import LanguageModelError, SettingsError, StoreError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import AnswerCache
@@ -144,6 +145,17 @@ def test_texts_are_one_line_without_number_or_quotes(said: str, text: str, chat:
     assert (tmp_path / "pool.txt").read_text() == f"{text}\n"
 
 
+def test_a_pool_says_who_wrote_it(chat: ChatServer, tmp_path: Path) -> None:
+    path = tmp_path / "pool.txt"
+    write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, path)
+    assert hs.read_pool(path).author == "m"
+    path.write_text(path.read_text() + "One of mine\n")
+    assert hs.read_pool(path).author == "m, changed since"
+    (tmp_path / "mine.txt").write_text("One of mine\n")
+    assert hs.read_pool(tmp_path / "mine.txt").author is None
+    assert hs.read_pool("general").author is None
+
+
 def test_a_model_that_repeats_itself_is_left_with_what_it_wrote(chat: ChatServer, tmp_path: Path) -> None:
     chat.answer = lambda model, prompt: '{"texts": ["A dog", "a DOG!", "A cat"]}'
     with pytest.raises(
@@ -179,9 +191,12 @@ def test_a_pool_that_was_changed_or_asked_for_otherwise_is_refused(chat: ChatSer
     path.write_text(path.read_text() + "One of mine\n")
     with pytest.raises(SettingsError, match="was changed since headspan wrote it; give another --out to write more"):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, path)
-    (tmp_path / "pool.txt.answers.json").write_text("{")
-    with pytest.raises(StoreError, match=r"answers\.json: is damaged \(.*\); give another --out"):
-        write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, path)
+    good = json.loads((tmp_path / "pool.txt.answers.json").read_text())
+    path.unlink()
+    for damage in ("{", "[]", json.dumps({**good, "lists": ["no list"]}), json.dumps({**good, "lists": [7]})):
+        (tmp_path / "pool.txt.answers.json").write_text(damage)
+        with pytest.raises(StoreError, match=r"answers\.json: is damaged \(.*\); give another --out"):
+            write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, path)
 
 
 def test_a_request_that_says_nothing_is_refused(chat: ChatServer, tmp_path: Path) -> None:

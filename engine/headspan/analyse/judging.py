@@ -47,9 +47,9 @@ VOTE = Form("vote", one_field("associated", {"type": "integer", "enum": [0, 1]})
 def vote_prompt(label: str, text: str) -> str:
     """What a judge is asked about one text and one label."""
     return (
-        "Rate the association of the label to the text: 1 if the label is associated with the text, 0 if it is not.\n\n"
-        f"Label: {json.dumps(label, ensure_ascii=False)}\nText: {json.dumps(text, ensure_ascii=False)}\n\n"
-        'Answer with the JSON object {"associated": 1} or {"associated": 0} and nothing else.'
+        "Rate the association of the label to the text: 1 if the label is associated with the text, 0 if it is not. "
+        'Answer with the JSON object {"associated": 1} or {"associated": 0} and nothing else.\n\n'
+        f"Label: {json.dumps(label, ensure_ascii=False)}\nText: {json.dumps(text, ensure_ascii=False)}\nAnswer:"
     )
 
 

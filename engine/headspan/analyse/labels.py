@@ -77,7 +77,8 @@ def label_heads(store: Store, run: str | None = None) -> Labels:
         spans,
         labeller=lambda texts: Counter(concepts[text] for text in texts).most_common(1)[0][0] if texts else None,
         judge=lambda text, label: concepts[text] == label,
-        source=f"concepts of pool {spans.pool.name}",
+        source=f"concepts of pool {spans.pool.name}"
+        + (f", written by {spans.pool.author}" if spans.pool.author else ""),
     )
     save_labels(store, labels)
     return labels

@@ -7,9 +7,10 @@ kept in the store as `texts/<pool>`, so that only the first analysis over a pool
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from headspan.errors import ModelError, TextsError
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
+# What the file of a language model's answers is called, after the pool that was made from them.
+ANSWERS_SUFFIX = ".answers.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -29,6 +33,8 @@ class Pool:
     name: str
     texts: tuple[str, ...]
     concepts: tuple[str, ...] | None = None
+    # The language model that wrote texts and concepts, where one did.
+    author: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -65,7 +71,7 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
         raise TextsError(f"{source}: holds no descriptions; write one a line")
     # As a name in the store; the checksum tells pools of one name apart.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "pool"
-    return _parse(name, lines, str(source))
+    return replace(_parse(name, lines, str(source)), author=_author(path, content))
 
 
 def _parse(name: str, lines: Sequence[str], source: str) -> Pool:
@@ -80,6 +86,17 @@ def _parse(name: str, lines: Sequence[str], source: str) -> Pool:
                 "annotate every line or none"
             )
     return Pool(name, tuple(row[0] for row in cells), tuple(row[1] for row in cells))
+
+
+def _author(path: Path, content: bytes) -> str | None:
+    """Who wrote the pool, as the file of answers beside it says."""
+    try:
+        beside = json.loads(path.with_name(path.name + ANSWERS_SUFFIX).read_bytes())
+        changed = "" if hashlib.sha256(content).hexdigest() in beside["sha256"] else ", changed since"
+        return f"{beside['about']['model']}{changed}"
+    # No such file, or one of something else.
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32[np.ndarray, "text joint"]:
@@ -107,7 +124,12 @@ def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32
         "texts",
         name,
         {"vectors": (vectors, ("text", "joint"))},
-        {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": pool.concepts and list(pool.concepts)},
+        {
+            "pool_sha256": pool.sha256,
+            "texts": list(pool.texts),
+            "concepts": pool.concepts and list(pool.concepts),
+            "author": pool.author,
+        },
     )
     return vectors
 
@@ -124,4 +146,4 @@ def stored_pool(store: Store, name: str) -> Pool:
     """The pool `name` as the store keeps it."""
     settings = results.load_settings(store, "texts", name, "headspan textspan")
     concepts = settings["concepts"]
-    return Pool(name, tuple(settings["texts"]), tuple(concepts) if concepts else None)
+    return Pool(name, tuple(settings["texts"]), tuple(concepts) if concepts else None, settings.get("author"))

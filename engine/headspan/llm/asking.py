@@ -62,6 +62,8 @@ class Asker:
 
     def _plan(self, questions: Sequence[Question], kept: Mapping[Question, Answer]) -> Plan:
         unique = list(dict.fromkeys(questions))
+        if not all(question.model.strip() for question in unique):
+            raise SettingsError("a language model without a name cannot be asked; name one with --llm or --judge")
         open_questions = tuple(question for question in unique if question not in kept)
         here = self.endpoint.shown_url
         return Plan(
