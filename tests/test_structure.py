@@ -31,7 +31,7 @@ FLOW = (
     ("store",),
     ("pipeline",),
     ("cluster", "analyse", "llm"),
-    ("demo", "repair"),
+    ("demo", "mending"),
     ("cli",),
 )
 PLACE = {name: place for place, group in enumerate(FLOW) for name in group}

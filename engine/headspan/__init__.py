@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency
 from headspan.analyse.labels import Labels, label_heads
@@ -17,11 +17,15 @@ from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans, read_spans, textspan
 from headspan.analyse.texts import Pool, read_pool, text_vectors
 from headspan.analyse.textspan import TextSpan, textspan_dense
+from headspan.analyse.verify import verify
 from headspan.config import PrecomputeSettings
 from headspan.errors import HeadspanError
 from headspan.records import Listener, Summary, ignore
 from headspan.store.reader import Store
 from headspan.store.reader import open_store as open  # noqa: A004
+
+if TYPE_CHECKING:
+    from headspan.mending import Repaired
 
 __all__ = [
     "ConceptConsistency",
@@ -41,11 +45,13 @@ __all__ = [
     "precompute",
     "read_pool",
     "read_spans",
+    "repair",
     "similarities",
     "text_maps",
     "text_vectors",
     "textspan",
     "textspan_dense",
+    "verify",
 ]
 
 
@@ -60,3 +66,14 @@ def precompute(shards: str | Sequence[str], out: str | Path, listen: Listener = 
 
     named = shards if isinstance(shards, str) else list(shards)
     return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), listen)
+
+
+def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
+    """Compute again what `verify` finds damaged, or what was set aside, in the store at that path; see headspan.mending.
+
+    Raises HeadspanError where the model or the shards are not those that the store was made with.
+    """
+    # Needs torch, as `precompute` does.
+    from headspan.mending import repair as run
+
+    return run(store, shards, listen, **settings)
