@@ -69,7 +69,7 @@ def precompute(shards: str | Sequence[str], out: str | Path, listen: Listener = 
 
 
 def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
-    """Compute again what `verify` finds damaged, or what was set aside, in the store at that path; see headspan.mending.
+    """Compute again what `verify` finds damaged, or what was set aside, in a store; see headspan.mending.
 
     Raises HeadspanError where the model or the shards are not those that the store was made with.
     """
