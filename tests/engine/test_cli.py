@@ -154,13 +154,10 @@ def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
         assert process.poll() is None, "the run ended before it could be interrupted"
         time.sleep(0.001)
     process.send_signal(number)
-    began = time.monotonic()
     assert process.stderr is not None
     errors = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) == code
-    # At once: no more than the batch in hand, and the end of Python, on a busy machine.
-    assert time.monotonic() - began < 20
     wanted = f"headspan: {word}; finished units are kept, run the same command to go on"
     assert errors.splitlines()[-1] == wanted
     # Nothing is left of the unit in hand, and no log: the run ended in good order.
