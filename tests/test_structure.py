@@ -31,7 +31,7 @@ FLOW = (
     ("store",),
     ("pipeline",),
     ("cluster", "analyse", "llm"),
-    ("demo", "repair"),
+    ("demo", "mending"),
     ("asking_flags", "score_tables"),
     ("label_commands", "vote_commands"),
     ("cli",),

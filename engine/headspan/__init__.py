@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency, read_scores
 from headspan.analyse.compare import compare
@@ -25,6 +25,7 @@ from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans, read_spans, textspan
 from headspan.analyse.texts import Pool, read_pool, text_vectors
 from headspan.analyse.textspan import TextSpan, textspan_dense
+from headspan.analyse.verify import verify
 from headspan.analyse.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.config import PrecomputeSettings
 from headspan.errors import HeadspanError
@@ -34,6 +35,9 @@ from headspan.llm.endpoint import Endpoint
 from headspan.records import Listener, Summary, ignore
 from headspan.store.reader import Store
 from headspan.store.reader import open_store as open  # noqa: A004
+
+if TYPE_CHECKING:
+    from headspan.mending import Repaired
 
 __all__ = [
     "Accuracy",
@@ -71,11 +75,13 @@ __all__ = [
     "read_pool",
     "read_scores",
     "read_spans",
+    "repair",
     "similarities",
     "text_maps",
     "text_vectors",
     "textspan",
     "textspan_dense",
+    "verify",
     "write_pool",
 ]
 
@@ -99,3 +105,14 @@ def precompute(shards: str | Sequence[str], out: str | Path, listen: Listener = 
 
     named = shards if isinstance(shards, str) else list(shards)
     return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), listen)
+
+
+def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
+    """Compute again what `verify` finds damaged, or what was set aside, in a store; see headspan.mending.
+
+    Raises HeadspanError where the model or the shards are not those that the store was made with.
+    """
+    # Needs torch, as `precompute` does.
+    from headspan.mending import repair as run
+
+    return run(store, shards, listen, **settings)

@@ -155,7 +155,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    from headspan.repair import repair
+    from headspan.mending import repair
 
     names = ("batch_size", "device", "workers", "allow_pipe")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}

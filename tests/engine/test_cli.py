@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -138,7 +139,12 @@ def test_a_disk_that_refuses_ends_in_one_sentence_and_the_run_goes_on_later(toy_
     assert relative_files(out) == relative_files(toy_run.path)
 
 
-def test_ctrl_c_says_how_to_go_on_and_ends_in_130(toy_run: ToyRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
+    number: signal.Signals, code: int, word: str, toy_run: ToyRun, tmp_path: Path
+) -> None:
     out = tmp_path / "run.zarr"
     # Units of eight images, so that the run is long enough to be interrupted in the middle.
     command = [*HEADSPAN, *flags(toy_run, out), "--unit-images", "8", "--batch-size", "1"]
@@ -147,16 +153,68 @@ def test_ctrl_c_says_how_to_go_on_and_ends_in_130(toy_run: ToyRun, tmp_path: Pat
     while not list(commits.glob("unit-*.json")):
         assert process.poll() is None, "the run ended before it could be interrupted"
         time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.stderr is not None
     errors = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=30) == 130
-    assert errors.splitlines()[-1].endswith("run the same command to go on")
+    assert process.wait(timeout=30) == code
+    wanted = f"headspan: {word}; finished units are kept, run the same command to go on"
+    assert errors.splitlines()[-1] == wanted
+    # Nothing is left of the unit in hand, and no log: the run ended in good order.
+    assert not list(out.rglob(".*.tmp"))
+    assert not list(out.rglob("*.log"))
     assert not hs.open(out).complete
 
 
 def test_every_command_explains_itself() -> None:
     done = subprocess.run([*HEADSPAN, "--help"], capture_output=True, text=True, check=True, env={**os.environ})
-    for command in ("demo", "precompute", "info", "verify", "textspan", "label", "ccs", "report"):
+    for command in ("demo", "precompute", "info", "verify", "repair", "textspan", "label", "ccs", "report"):
         assert command in done.stdout
+
+
+def test_repair_says_what_it_did_and_that_all_agrees(toy_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = toy_copy / "heads" / "c" / "1" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert main(["verify", str(toy_copy)]) == 1
+    assert f"1 problems in 3 units; `headspan repair {toy_copy}` mends the store" in capsys.readouterr().out
+    assert main(["repair", str(toy_copy)]) == 0
+    out = capsys.readouterr().out
+    assert "1 units computed again: 1" in out
+    assert "files, records, rows and moments agree" in out
+    assert main(["verify", str(toy_copy), "--sources"]) == 0
+
+
+def test_the_command_that_info_prints_makes_the_same_bytes(
+    toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["info", str(toy_run.path)]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert "torch " in lines["made with"]
+    words = shlex.split(lines["made again by"])
+    assert words[:2] == ["headspan", "precompute"]
+    # The printed path of the store is its name: made in the folder where one stands.
+    monkeypatch.chdir(tmp_path)
+    assert main([*words[1:], "--workers", "3"]) == 0
+    assert relative_files(tmp_path / toy_run.path.name) == relative_files(toy_run.path)
+
+
+def test_too_many_bad_images_end_the_run_and_what_was_done_is_kept(
+    toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run.zarr"
+    # Three of seventy are bad, in the first unit, the second and the last.
+    sentence = refused(capsys, *flags(toy_run, out), "--max-bad", "1.5%")
+    assert "2 of 70 images are bad, more than --max-bad 1.5% allows (row 33, 00033 in" in sentence
+    assert len(hs.open(out).records) == 2
+    assert "more than --max-bad 1 allows" in refused(capsys, *flags(toy_run, out), "--max-bad", "1")
+    assert len(hs.open(out).records) == 2
+    assert main([*flags(toy_run, out), "--max-bad", "3"]) == 0
+    assert relative_files(out) == relative_files(toy_run.path)
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "1.5", "%"])
+def test_a_max_bad_that_cannot_be_meant_is_refused(
+    text: str, toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = refused(capsys, *flags(toy_run, tmp_path / "s.zarr"), f"--max-bad={text}")
+    assert f"--max-bad {text}: write a share of the images as in 1%" in sentence

@@ -134,7 +134,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_store(
     assert relative_files(out) == relative_files(path)
 
 
-def test_two_processes_on_one_store_end_with_what_one_would_have_made(
+def test_several_processes_on_one_store_end_with_what_one_would_have_made(
     runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"

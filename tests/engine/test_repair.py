@@ -14,8 +14,8 @@ import headspan as hs
 from headspan.analyse.verify import Verdict, verify
 from headspan.errors import StoreError
 from headspan.in_hand import InHand
+from headspan.mending import Repaired, repair
 from headspan.records import Progress, Sample
-from headspan.repair import Repaired, repair
 from tests.conftest import ToyRun, relative_files
 
 COMMITS = Path("records") / "commits"
@@ -171,7 +171,7 @@ def test_repair_is_refused_where_a_shard_has_changed(toy_run: ToyRun, tmp_path: 
 def test_repair_asks_for_the_shards_whose_secrets_are_not_stored(
     toy_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headspan import repair as module
+    from headspan import mending as module
 
     flip(toy_copy / "heads/c/0/0/0/0")
     shard = hs.open(toy_copy).shards()[0]

@@ -14,7 +14,7 @@ from itertools import groupby
 import google_crc32c
 import numpy as np
 
-from headspan.emit.shares import head_coordinates, mlp_contributions
+from headspan.emit.shares import EXTRA_COORDINATES, head_coordinates, mlp_contributions
 from headspan.errors import SourceError
 from headspan.records import Listener, Progress, ignore
 from headspan.sources import is_remote, open_shard
@@ -236,7 +236,7 @@ def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Pr
 
 
 def _moment_shape(store: Store) -> tuple[int, ...]:
-    return (len(store.layers), store.heads_per_layer, store.head_directions(store.layers[0], 0).shape[0])
+    return (len(store.layers), store.heads_per_layer, store.head_dim + EXTRA_COORDINATES)
 
 
 def _problem(record: UnitRecord, what: str) -> Problem:

@@ -220,7 +220,7 @@ class Store:
         moments = None if self._commits.complete else self._commits.moments()
         # Asked again, since the run may have been finished, and its parts deleted, in between.
         if self._commits.complete:
-            count, total, gram = (np.asarray(self._array(f"moments/{name}")[...]) for name in ("count", "sum", "gram"))
+            count, total, gram = (self._values(f"moments/{name}") for name in ("count", "sum", "gram"))
             return MergedMoments(int(count[0]), total, gram)
         if moments is None:
             raise StoreError(f"{self.path}: no unit is finished yet; run the precompute command again to go on")
@@ -230,7 +230,7 @@ class Store:
     def folded(self) -> Folded:
         """The model's fixed matrices and biases."""
         names = Folded.__dataclass_fields__
-        return Folded(**{name: np.asarray(self._array(f"model/{name}")[...]) for name in names})
+        return Folded(**{name: self._values(f"model/{name}") for name in names})
 
     def units_aside(self) -> list[Unit]:
         """The units that were set aside, since they ended the process again and again; `headspan repair` tries anew."""
@@ -291,19 +291,21 @@ class Store:
         return array
 
     def _read(self, name: str, *index: int) -> np.ndarray:
-        array = self._array(name)
-        selection: tuple[slice | int, ...] = (slice(None), *index)
-        try:
-            values = np.asarray(array[selection])
-        except (ValueError, OSError) as error:
-            raise StoreError(
-                f"{self.path}: {name} cannot be read ({one_line(error)}); headspan verify says which unit is damaged"
-            ) from error
+        values = self._values(name, slice(None), *index)
         if len(self._rows) < len(values):
             return values[self._rows]
         if not self._committed.all():
             values[~self._committed] = np.nan
         return values
+
+    def _values(self, name: str, *selection: slice | int) -> np.ndarray:
+        array = self._array(name)
+        try:
+            return np.asarray(array[selection or ...])
+        except (ValueError, OSError) as error:
+            raise StoreError(
+                f"{self.path}: {name} cannot be read ({one_line(error)}); headspan verify says which unit is damaged"
+            ) from error
 
     def _good_rows(self) -> np.ndarray:
         good = np.flatnonzero(self._committed & (np.asarray(self._array("ok")[...]) == 1))

@@ -1,0 +1,101 @@
+"""Stores of released formats open for ever, newer ones are refused, and zarr-python alone reads them all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from headspan.mending import repair
+from tests.conftest import ToyRun, relative_files
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+# When the shards of the old stores were written, in seconds.
+WRITTEN = 1_700_000_000
+
+
+@pytest.fixture
+def format_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store that headspan 0.1.0 wrote when format 1 was new, in a folder with its model and shards."""
+    with zipfile.ZipFile(DATA / "format-1.zip") as archive:
+        archive.extractall(tmp_path)
+    for shard in tmp_path.glob("*.tar"):
+        os.utime(shard, (WRITTEN, WRITTEN))
+    # Its shards and model are named from here.
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "format-1.zarr"
+
+
+def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> None:
+    store = hs.open(format_1)
+    assert store.attributes["format"] == 1
+    assert (store.images, store.layers, store.complete) == (4, (0, 1), True)
+    assert store.samples()["key"].to_pylist() == ["000", "002", "003", "004"]
+    assert [(bad.row, bad.key) for bad in store.bad_images()] == [(1, "001")]
+    assert store.moments().count == 4
+    verdict = hs.verify(hs.open(format_1, keep_failed=True), sources=True)
+    assert (verdict.problems, verdict.unreached) == ((), 0)
+    assert verdict.largest_error is not None
+    # It goes on under the command that made it, and has nothing to do.
+    made = {"model": "headspan-tiny.json", "pretrained": "random:0", "layers": "all", "emit": "heads,patches,mlps"}
+    assert hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made).skipped == 5
+    before, embedding = relative_files(format_1), store.embedding
+    (format_1 / "embedding" / "c" / "1" / "0").unlink()
+    done = repair(format_1, batch_size=2)
+    assert (done.units, done.verdict.problems) == ((1,), ())
+    # Other versions of the libraries may round otherwise.
+    np.testing.assert_allclose(hs.open(format_1).embedding, embedding, rtol=1e-4, atol=1e-5)
+    assert set(relative_files(format_1)) == set(before)
+
+
+ZARR_ALONE = """
+import sys
+import numpy as np, zarr
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("headspan", "headspan_kernels", "torch"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+group = zarr.open_group(sys.argv[1], mode="r")
+ok = group["ok"][:] == 1
+norm, embedding, heads = (group[name][:][ok] for name in ("norm", "embedding", "heads"))
+assert np.isfinite(embedding).all() and np.isnan(group["embedding"][:][~ok]).all()
+# One head's contribution in the published convention, without its share of mean and bias: METHODS, from arrays alone.
+share = heads[:, 1, 0].astype(np.float32) @ group["model/head_to_joint"][1, 0] / norm[:, 1:2] / norm[:, 2:3]
+count, total = int(group["moments/count"][0]), group["moments/sum"][:]
+scale = norm[:, 1].astype(np.float64) * norm[:, 2]
+assert count == ok.sum()
+assert np.allclose(total[1, 0, : heads.shape[-1]], (heads[:, 1, 0] / scale[:, None]).sum(axis=0), rtol=1e-2, atol=1e-3)
+about = group.attrs["headspan"]
+np.save(sys.argv[2], np.concatenate([embedding, share], axis=1))
+print(about["format"], sorted(name for name, _ in group.arrays()))
+"""
+
+
+def test_zarr_alone_reads_every_number(toy_run: ToyRun, tmp_path: Path) -> None:
+    saved = tmp_path / "found.npy"
+    done = subprocess.run(
+        [sys.executable, "-c", ZARR_ALONE, str(toy_run.path), str(saved)], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout == "1 ['embedding', 'heads', 'mlp_means', 'mlps', 'norm', 'ok', 'patches']\n"
+    store = hs.open(toy_run.path)
+    found = np.load(saved)
+    np.testing.assert_array_equal(found[:, : store.joint], store.embedding)
+    own = store.head_coordinates(1, 0) / store.norm[:, 1:2] / store.norm[:, 2:3] @ store.folded.head_to_joint[1, 0]
+    np.testing.assert_allclose(found[:, store.joint :], own, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_in_a_store_is_a_pickle(toy_run: ToyRun) -> None:
+    # A pickle begins with its protocol, and object arrays of NumPy say so in their header.
+    for name, data in relative_files(toy_run.path).items():
+        assert not data.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), name
+        assert b"'descr': '|O'" not in data, name
