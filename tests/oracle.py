@@ -2,8 +2,8 @@
 
 Written from the papers' formulas and from open_clip's `transformer.py`; nothing of headspan is imported,
 so agreement with headspan is evidence. One image at a time, every token through every layer, no folded
-matrices, no moments. Left out: attentional poolers, query-key norms and everything else that open_clip's
-`custom` blocks add.
+matrices, no moments. Here are open_clip's plain towers; attention pooling, timm's families and their norms,
+gates and positions are in oracle_towers.py.
 """
 
 from __future__ import annotations

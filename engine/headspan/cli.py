@@ -186,12 +186,13 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    from headspan.model.convert import catalogue
+    from headspan.model.convert import catalogue, waiting
 
-    reasons = catalogue()
+    reasons, later = catalogue(), waiting()
     width = max(map(len, reasons))
     for name, reason in reasons.items():
-        print(f"{name:<{width}}  {'no: ' + reason if reason else 'yes'}")
+        yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"
+        print(f"{name:<{width}}  {'no: ' + reason if reason else yes}")
     supported = sum(reason is None for reason in reasons.values())
     print(f"{supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed")
     return 0
@@ -242,10 +243,9 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _sum_of(terms: dict[str, Any]) -> str:
     """Which terms sum to the embedding."""
     layers, others = terms["direct_layers"], terms["terms"]
-    words = [f"heads of layers {spans_of(layers)}" if len(layers) > 1 else f"heads of layer {layers[0]}, the pooling"]
-    if len(others) > 1:
-        words.append(f"initial state and {len(others) - 1} MLPs")
-    return " + ".join([*words, *(others if len(others) == 1 else []), "biases"])
+    if terms["carried"] is None:
+        return f"heads of layers {spans_of(layers)} + initial state + MLPs + biases"
+    return " + ".join([f"heads of layer {layers[0]}, the pooling", *others, "biases"])
 
 
 def _made_with(store: Store) -> str:

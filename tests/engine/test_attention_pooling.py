@@ -153,7 +153,7 @@ def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.C
         "map": "heads of layer 2, the pooling + MLP of layer 2, the pooling + biases",
         "pe": "heads of layer 2, the pooling + MLP of layer 2, the pooling + biases",
         "coca": "heads of layer 2, the pooling + biases",
-        "eva": "heads of layers 0-1 + initial state and 2 MLPs + biases",
+        "eva": "heads of layers 0-1 + initial state + MLPs + biases",
     }
     assert found["sum"] == sums[run["kind"]]
     assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 as carried through it")
@@ -252,7 +252,7 @@ def test_a_tokenizer_of_a_package_that_is_not_there_is_refused_by_its_name(
 
 
 def test_a_text_tower_of_a_package_that_is_not_there_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headspan.model.load.find_spec", lambda name: None)
+    monkeypatch.setattr("headspan.model.convert.find_spec", lambda name: None)
     with pytest.raises(
         ModelError,
         match=r"^roberta-ViT-B-32: its text tower is Hugging Face's roberta-base, .* pip install transformers",

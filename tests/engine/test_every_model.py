@@ -402,12 +402,13 @@ def test_the_readmes_count_is_made_by_the_code_that_decides() -> None:
 def test_the_command_lists_every_model_with_its_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("open_clip.list_models", lambda: ["RN50", "ViT-B-16-SigLIP", "EVA02-E-14"])
-    assert hs.models() == {"RN50": "its image tower is a ResNet", "ViT-B-16-SigLIP": None, "EVA02-E-14": None}
+    monkeypatch.setattr("open_clip.list_models", lambda: ["RN50", "ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+    monkeypatch.setattr("headspan.model.convert.find_spec", lambda name: None)
+    assert hs.models() == {"RN50": "its image tower is a ResNet", "ViT-B-16-SigLIP": None, "roberta-ViT-B-32": None}
     assert main(["models"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "RN50             no: its image tower is a ResNet",
-        "ViT-B-16-SigLIP  yes",
-        "EVA02-E-14       yes",
+        "RN50              no: its image tower is a ResNet",
+        "ViT-B-16-SigLIP   yes",
+        "roberta-ViT-B-32  yes, after pip install transformers, for its text tower",
         f"2 of the 3 models of open_clip {version('open_clip_torch')} are decomposed",
     ]

@@ -117,6 +117,53 @@ def test_one_query_row_alone_takes_what_it_takes_among_others(
                 assert relative_error(emitted.patches, taken[:, :, 0]) < tolerance
 
 
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_a_bias_is_added_to_the_scores_of_every_head(batch: int, tokens: int, heads: int, size: int) -> None:
+    width = heads * size
+    qkv, bias = draw(batch, tokens, 3 * width), draw(heads, tokens, tokens, seed=4)
+    query, key, value = qkv.double().numpy().reshape(batch, tokens, 3, heads, size).transpose(2, 0, 3, 1, 4)
+    taken = np.zeros((batch, heads, tokens, tokens, size))
+    weights = np.zeros((batch, heads, tokens, tokens))
+    for image, head, row in np.ndindex(batch, heads, tokens):
+        scores = key[image, head] @ query[image, head, row] / math.sqrt(size) + bias[head, row].double().numpy()
+        powers = np.exp(scores - scores.max())
+        weights[image, head, row] = powers / powers.sum()
+        taken[image, head, row] = weights[image, head, row][:, None] * value[image, head]
+    wanted = taken.sum(axis=3).transpose(0, 2, 1, 3).reshape(batch, tokens, width)
+    pooling = draw(1, tokens, seed=1).abs()
+    pooling /= pooling.sum()
+    for with_patches in (False, True):
+        for rows in (None, pooling):
+            mixed, emitted = reference.attention_emit(qkv, heads, rows, with_patches, bias)
+            share = np.eye(tokens)[0] if rows is None else rows[0].double().numpy()
+            assert relative_error(mixed, wanted) < tolerances.FLOAT32_SUM
+            assert relative_error(emitted.heads, np.einsum("n,bhnmk->bhk", share, taken)) < tolerances.FLOAT32_SUM
+            if emitted.patches is not None:
+                pooled = np.einsum("n,bhnmk->bhmk", share, taken)
+                assert relative_error(emitted.patches, pooled) < tolerances.FLOAT32_SUM
+        alone, _ = reference.pooled_attention(qkv[:, 0, :width], qkv[..., width:], heads, with_patches, bias[:, 0])
+        assert relative_error(alone, wanted[:, 0]) < tolerances.FLOAT32_SUM
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_attention_weights_are_what_a_query_takes_of_every_token(
+    batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    query, key = draw(batch, heads * size, dtype=dtype), draw(batch, tokens, heads * size, dtype=dtype, seed=1)
+    found = reference.attention_weights(query, key, heads)
+    assert found.dtype == torch.float32
+    rows, keys = (
+        query.double().numpy().reshape(batch, heads, size),
+        key.double().numpy().reshape(*key.shape[:2], heads, size),
+    )
+    wanted = np.zeros((batch, heads, tokens))
+    for image, head in np.ndindex(batch, heads):
+        taken, _ = attend(rows[image, head], keys[image, :, head], np.ones((tokens, 1)))
+        wanted[image, head] = taken[:, 0]
+    assert relative_error(found, wanted) < tolerance
+
+
 def test_scores_far_beyond_the_exponential_stay_finite() -> None:
     qkv = 300 * draw(2, 7, 3 * 2 * 4)
     taken, wanted = every_row(qkv, 2)
@@ -158,5 +205,5 @@ def test_moments_are_added_in_place_and_over_batches(batch: int) -> None:
 def test_every_device_has_ops_of_the_same_names() -> None:
     for device in ("cpu", "cuda", "meta"):
         module = ops(torch.device(device))
-        for name in ("layer_norm", "attention_emit", "pooled_attention", "add_moments"):
+        for name in ("layer_norm", "attention_emit", "pooled_attention", "attention_weights", "add_moments"):
             assert callable(getattr(module, name))

@@ -72,7 +72,8 @@ def _carried(mixes: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) ->
     for place, layer in enumerate(layers):
         output = tower.blocks[layer].output.weight.float().T.unflatten(0, (tower.trunk_heads, -1))
         outputs = output - output.mean(dim=-1, keepdim=True)
-        pooled = torch.einsum("bhpk,hkw,pvw->bhpv", mixes[:, place], outputs, by_pool_head).flatten(2)
+        through = torch.einsum("hkw,pvw->hkpv", outputs, by_pool_head)
+        pooled = torch.einsum("bhpk,hkpv->bhpv", mixes[:, place], through).flatten(2)
         rows = pooled @ pool.output.weight.float().T
         found.append(_to_joint((rows - _mean(rows, tower)) / std[..., None], tower))
     return torch.stack(found, dim=1)

@@ -24,9 +24,14 @@ def fold(tower: Tower, layers: Sequence[int]) -> Folded:
         shift = shift + _double(tower.norm_after.bias) @ projection
     # Without a final norm nothing is centred: no mean has a part in anything.
     centred = float(tower.norm_after is not None)
-    outputs = {layer: _output(tower, layer) for layer in tower.direct_layers}
-    heads = [outputs[layer][0] for layer in layers]
-    biases = np.stack([bias for _, bias in outputs.values()])
+    kept: dict[int, np.ndarray] = {}
+    every_bias = []
+    for layer in tower.direct_layers:
+        output, bias = _output(tower, layer)
+        every_bias.append(bias)
+        if layer in layers:
+            kept[layer] = output
+    heads, biases = [kept[layer] for layer in layers], np.stack(every_bias)
     return Folded(
         head_to_joint=np.stack([output @ gamma_projection for output in heads]).astype(np.float32),
         head_mean=centred * np.stack([output.mean(axis=-1) for output in heads]).astype(np.float32),
@@ -34,7 +39,7 @@ def fold(tower: Tower, layers: Sequence[int]) -> Folded:
         bias_mean=centred * biases.mean(axis=-1).astype(np.float32),
         gain=centred * gamma_projection.sum(axis=0).astype(np.float32),
         shift=shift.astype(np.float32),
-        share_count=np.array([len(outputs) + tower.terms], np.float32),
+        share_count=np.array([len(biases) + tower.terms], np.float32),
     )
 
 

@@ -7,6 +7,7 @@ on a tower of shapes without numbers.
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from json import dumps, loads
 from math import prod
 from typing import Any
@@ -39,6 +40,16 @@ _OTHERS = {
 def catalogue() -> dict[str, str | None]:
     """Every model config that open_clip has, by name: None where headspan decomposes it, else why not."""
     return {name: unsupported_reason(get_model_config(name)) for name in open_clip.list_models()}
+
+
+def waiting() -> set[str]:
+    """The models whose text tower is Hugging Face's, where the package transformers is not installed."""
+    return {name for name in open_clip.list_models() if lacks_transformers(get_model_config(name))}
+
+
+def lacks_transformers(config: dict[str, Any]) -> bool:
+    """Whether open_clip cannot build this config's text tower for want of the package transformers."""
+    return bool(config["text_cfg"].get("hf_model_name")) and find_spec("transformers") is None
 
 
 def unsupported_reason(config: dict[str, Any]) -> str | None:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from safetensors import SafetensorError
 
 from headspan.config import Preprocess
 from headspan.errors import ModelError, SettingsError
-from headspan.model.convert import SUPPORTED, patch_pixels, unsupported_reason
+from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, unsupported_reason
 
 # The model that ships with headspan: its name, its config and its weights.
 REFERENCE = "reference"
@@ -94,7 +93,12 @@ def load_model(name: str, pretrained: str | None, image_size: int | None = None)
         raise ModelError(_config_failure(name, error)) from error
     if reason:
         raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}")
-    _check_text_tower(name, config)
+    if lacks_transformers(config):
+        text_tower = config["text_cfg"]["hf_model_name"]
+        raise ModelError(
+            f"{name}: its text tower is Hugging Face's {text_tower}, for which open_clip needs "
+            "the package transformers; install it with pip install transformers"
+        )
     if image_size is not None and image_size < (patch := patch_pixels(config)):
         raise SettingsError(
             f"--image-size {image_size}: a patch of {name} takes {patch} pixels; give a multiple of that"
@@ -227,15 +231,6 @@ def _load_failure(name: str, pretrained: str | None, error: Exception) -> str:
 
 def _config_failure(name: str, error: Exception) -> str:
     return f"{name}: open_clip builds no model of this config ({_first_line(error)}); correct the config"
-
-
-def _check_text_tower(name: str, config: dict[str, Any]) -> None:
-    text = config["text_cfg"]
-    if text.get("hf_model_name") and find_spec("transformers") is None:
-        raise ModelError(
-            f"{name}: its text tower is Hugging Face's {text['hf_model_name']}, for which open_clip needs the package "
-            "transformers; install it with pip install transformers"
-        )
 
 
 def _mismatch(text: str) -> str:
