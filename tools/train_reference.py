@@ -45,7 +45,7 @@ _LARGEST_SCALE = math.log(100)
 class Recipe:
     """What decides the weights."""
 
-    steps: int = 6_000
+    steps: int = 3_700
     batch_size: int = 256
     # Captions drawn for each image: the text tower is a small part of the work, so more are cheap.
     captions: int = 2
@@ -56,6 +56,9 @@ class Recipe:
     # For the matrices inside the blocks, which Muon trains; updates are scaled to the size of AdamW's.
     muon_learning_rate: float = 3e-3
     warmup: int = 200
+    # From this step on, positions are learnt at ten times AdamW's rate: they start a sixth as large as the patches that
+    # they are added to, and until they have grown, nothing can tell left from right.
+    positions_from: int = 2_200
     # Share of the steps over which the rate falls to zero at the end; before that, a run may still be made longer.
     decay: float = 0.35
     weight_decay: float = 0.1
@@ -145,7 +148,7 @@ def train(
         prefetch_factor=8 if workers else None,
     )
     for pixels, tokens in batches:
-        _set_rates(optimisers, _schedule(step, recipe))
+        _set_rates(optimisers, step, recipe)
         seen[tokens.unique()] = True
         with torch.autocast(device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             found = encode(_normalised(pixels.to(device)), tokens.to(device))
@@ -228,23 +231,28 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 
 def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for the rest; gains, biases and the logit scale do not decay."""
-    inner, outer, plain = [], [], []
+    """Muon for the matrices inside the blocks, AdamW for the rest; norms, biases and positions do not decay."""
+    inner, outer, plain, positions = [], [], [], []
     for name, parameter in model.named_parameters():
-        chosen = plain if parameter.ndim < 2 else inner if "resblocks" in name else outer
-        chosen.append(parameter)
+        places = positions if "positional" in name else inner if "resblocks" in name else outer
+        (plain if parameter.ndim < 2 else places).append(parameter)
     decay = recipe.weight_decay
-    groups = [{"params": outer, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": outer, "weight_decay": decay},
+        {"params": plain, "weight_decay": 0.0},
+        {"params": positions, "weight_decay": 0.0, "positions": True},
+    ]
     return [
         torch.optim.Muon(inner, lr=recipe.muon_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True),
     ]
 
 
-def _set_rates(optimisers: Sequence[torch.optim.Optimizer], share: float) -> None:
+def _set_rates(optimisers: Sequence[torch.optim.Optimizer], step: int, recipe: Recipe) -> None:
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = optimiser.defaults["lr"] * share
+            faster = 10 if "positions" in group and step >= recipe.positions_from else 1
+            group["lr"] = optimiser.defaults["lr"] * _schedule(step, recipe) * faster
 
 
 def _resume(path: Path, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], seen: Tensor) -> int:

@@ -18,7 +18,7 @@ import zarr
 from headspan.emit.shares import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line
 
-FORMAT = 2
+FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
 # Rows in an inner chunk: many where one head is read over all images, few where one image's patches are.
