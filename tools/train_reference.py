@@ -37,6 +37,7 @@ CONFIG = Path(__file__).parent.parent / "engine" / "headspan" / "reference" / "h
 _CAPTIONS = 2
 # Scenes are grouped among those of so many batches.
 _POOLED_BATCHES = 64
+_HARD_FACTORS = (*FACTORS, *("texture", "position") * 3, *("shape",) * 2, "size")
 # Of open_clip's training recipe: logits are at most a hundred times a cosine.
 _LARGEST_SCALE = math.log(100)
 
@@ -52,6 +53,8 @@ class Recipe:
     # The step from which on the last of them names one factor alone: a caption of many factors is matched by the
     # first that is learnt, and teaches little of the others.
     focused_from: int = 1_750
+    # The step from which on that factor is more often one that is hard to learn.
+    hard_from: int = 2_400
     learning_rate: float = 1e-3
     # For the matrices inside the blocks, which Muon trains; updates are scaled to the size of AdamW's.
     muon_learning_rate: float = 3e-3
@@ -60,7 +63,7 @@ class Recipe:
     # they are added to, and until they have grown, nothing can tell left from right.
     positions_from: int = 2_200
     # Share of the steps over which the rate falls to zero at the end; before that, a run may still be made longer.
-    decay: float = 0.35
+    decay: float = 0.25
     weight_decay: float = 0.1
     # The step from which on batches consist of groups of scenes alike in what is learnt first: the main object's
     # colour, whether there are others, and its shape or, in every other group, its texture. Only what is left tells
@@ -91,11 +94,12 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         else:
             scenes = self._grouped(number)
         streams = [Stream(seed, each.index, _CAPTIONS) for each in scenes]
-        ways = [caption] * self._recipe.captions
-        if number >= self._recipe.focused_from:
-            ways[-1] = focused_caption
+        focused = int(number >= self._recipe.focused_from)
+        factors = _HARD_FACTORS if number >= self._recipe.hard_from else FACTORS
+        pairs = list(zip(scenes, streams, strict=True))
         # All first captions, then all second ones.
-        texts = [way(*pair) for way in ways for pair in zip(scenes, streams, strict=True)]
+        texts = [caption(*pair) for _ in range(self._recipe.captions - focused) for pair in pairs]
+        texts += [focused_caption(*pair, factors) for _ in range(focused) for pair in pairs]
         return torch.from_numpy(render(scenes)), self._tokenizer(texts)
 
     def _grouped(self, number: int) -> list[Scene]:

@@ -6,6 +6,7 @@ in which order, in which frame. What it leaves out it does not deny.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from headspan.errors import SettingsError
@@ -46,9 +47,12 @@ def caption(scene: Scene, random: Stream) -> str:
     return text
 
 
-def focused_caption(scene: Scene, random: Stream) -> str:
-    """A true caption that names one factor alone, of those of which the scene has one value."""
-    factor, value = random.choice([(factor, value) for factor in FACTORS if (value := value_of(scene, factor))])
+def focused_caption(scene: Scene, random: Stream, factors: Sequence[str] = FACTORS) -> str:
+    """A true caption that names one factor alone, of those of `factors` of which the scene has one value.
+
+    A factor that `factors` repeats comes as much more often; background and style are always there.
+    """
+    factor, value = random.choice([(factor, value) for factor in factors if (value := value_of(scene, factor))])
     if factor == "style":
         noun = random.choice(NOUNS)
         return random.choice(STYLE_FRAMES[value]).format(with_article(noun) if scene.count == 1 else plural(noun))
