@@ -46,7 +46,7 @@ _LARGEST_SCALE = math.log(100)
 class Recipe:
     """What decides the weights."""
 
-    steps: int = 3_700
+    steps: int = 3_200
     batch_size: int = 256
     # Captions drawn for each image: the text tower is a small part of the work, so more are cheap.
     captions: int = 2
