@@ -65,6 +65,9 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
     if flags.dry_run:
         for number, question in enumerate(plan.open, start=1):
             print(f"--- {question.model}, question {number} of {len(plan.open)}\n{question.prompt}\n")
+    if not plan.questions:
+        print("there is nothing to ask", file=out)
+        return not flags.dry_run
     models = ", ".join(dict.fromkeys(question.model for question in questions))
     print(
         f"{plan.questions:,} questions to {models} at {asker.endpoint.shown_url}: {plan.kept:,} answered before, "

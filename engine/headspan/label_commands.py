@@ -87,7 +87,7 @@ def _print_merged(labels: Labels) -> None:
             print(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
     without = sum(name is None for row in labels.names for name in row)
     if without:
-        print(f"{without} heads have no label: they have no texts, or no answer was one")
+        print(f"heads without a label: {without}, which have no texts or no answer that was one")
 
 
 def _print_spent(asker: Asker) -> None:

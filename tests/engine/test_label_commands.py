@@ -61,7 +61,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     assert "L0.H2\tplacement" in out
     assert "L1.H2\t-" in out
     assert "counted as one: place, placement, places (as place)" in out
-    assert "1 heads have no label" in out
+    assert "heads without a label: 1," in out
 
     out, err = run(capsys, "ccs", path, "--judge", "kind", "--judge", "even", "--judge", "low")
     assert "votes by majority of kind, even, low" in out
@@ -192,6 +192,8 @@ def test_a_pool_is_written_and_goes_on(chat: ChatServer, tmp_path: Path, capsys:
     assert len((tmp_path / "p.txt").read_text().splitlines()) == 12
     # Twelve came in the first three lists.
     assert len(chat.requests) == asked
+    _, err = run(capsys, *command, "--count", "12")
+    assert "there is nothing to ask" in err
 
 
 def test_the_budget_that_is_printed_is_that_of_the_whole_pool(

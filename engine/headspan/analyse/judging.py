@@ -113,7 +113,8 @@ def judge_heads(
             records.append(record(question, answer, **where))
         if questions and (cast == NO_VOTE).all():
             raise LanguageModelError(
-                f"{judge} votes on none of {len(questions)} texts: its answer {complaint}; name another --judge"
+                f"{judge} votes on none of {len(questions)} texts: its answer {complaint}; name another --judge, or "
+                "allow longer answers with --answer-tokens"
             )
         votes[judge] = cast
     found = ConceptConsistency(labels, Votes(tuple(votes), np.stack(list(votes.values())), text_counts(spans)))

@@ -107,7 +107,8 @@ def label_by_model(
     if answers and all(answer.value is None for answer in answers.values()):
         complaint = next(iter(answers.values())).complaint
         raise LanguageModelError(
-            f"{model} labels none of {len(answers)} heads: its answer {complaint}; name another model with --llm"
+            f"{model} labels none of {len(answers)} heads: its answer {complaint}; name another --llm, or "
+            "allow longer answers with --answer-tokens"
         )
     names = tuple(
         tuple(answers[kept, head].value if (kept, head) in answers else None for head in range(spans.indices.shape[1]))

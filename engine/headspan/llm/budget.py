@@ -1,7 +1,8 @@
 """What may be spent: calls and tokens, reserved before a request is sent and settled when its reply says the use.
 
-Reservations are upper bounds (a token is a byte at least), so that the budget holds whatever the tokenizer; a
-request that would not fit waits for others to settle, and is refused when none is under way.
+Reservations are upper bounds (a token is a byte at least), so that the budget holds whatever the tokenizer, as long
+as the endpoint keeps to an answer's limit of tokens. A request that would not fit waits for others to settle, and is
+refused when none is under way.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from headspan.llm.endpoint import NO_KEY, Endpoint
 from headspan.llm.failures import Failure, Verdict, bad_status, no_connection
 
 Message = dict[str, str]
+# An address where nobody answers is given up sooner than a reply that takes its time.
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Connection:
         self._client = openai.OpenAI(
             api_key=endpoint.api_key or NO_KEY,
             base_url=endpoint.base_url,
-            timeout=endpoint.timeout_seconds,
+            timeout=openai.Timeout(endpoint.timeout_seconds, connect=min(_CONNECT_SECONDS, endpoint.timeout_seconds)),
             max_retries=0,
         )
         # Of each model, the parameters that it is not sent any more.
