@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import headspan as hs
-from headspan import sources
+from headspan import network
 from headspan.errors import HeadspanError, SourceError
 from headspan.redact import redact
 from headspan.sources import describe, expand, open_shard, stored_names
@@ -90,7 +90,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits that were asked for, none of them waited."""
     asked: list[float] = []
-    monkeypatch.setattr(sources.time, "sleep", asked.append)
+    monkeypatch.setattr(network.time, "sleep", asked.append)
     return asked
 
 
@@ -111,7 +111,7 @@ def test_a_source_that_stays_away_ends_in_a_sentence_after_six_tries(server: Ser
     server.troubles = [503] * 99
     with pytest.raises(SourceError, match=r"a\.tar\?…: cannot be read \(503.*it was tried 6 times"):
         open_shard(server.url("a.tar"))
-    assert waits == list(sources.RETRY_SECONDS)
+    assert waits == list(network.RETRY_SECONDS)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -252,6 +253,40 @@ def test_a_live_writers_units_are_left_for_the_end(planned: Path, tmp_path: Path
         live._log.took(1)
         assert [writer.alive for writer in other_writers(path)] == [True]
         assert order_of(path) == [2, 3, 4, 5, 1, 0]
+
+
+def test_a_read_only_disk_is_refused_before_any_work(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    plain_open = os.open
+
+    def read_only(name: Any, flags: int, *mode: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return plain_open(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\); .* run the same command"):
+        Work(StoreWriter(path)).__enter__()
+
+
+def test_going_on_is_refused_where_the_rest_does_not_fit_the_disk(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    store = StoreWriter(path)
+    for unit in store.units[:-1]:
+        write_unit(store, unit, 0)
+    usage = shutil.disk_usage(path)
+    row_bytes = 1 + 3 * 4 + 3 * 4 + 2 * 2
+    for free, fits in ((row_bytes, True), (row_bytes - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        if fits:
+            store.refuse_full_disk()
+        else:
+            with pytest.raises(StoreError, match=r"the rest of the store will take .* make room"):
+                store.refuse_full_disk()
 
 
 class Killed(BaseException):
