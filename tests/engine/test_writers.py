@@ -115,6 +115,24 @@ def test_a_late_writer_leaves_a_unit_alone_whose_record_is_merged_already(
     assert relative_files(path) == before
 
 
+def test_a_late_writer_that_is_killed_with_its_claim_made_changes_nothing(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    fast, slow = StoreWriter(path), StoreWriter(path)
+    assert write_unit(fast, fast.units[3], 1)
+    before = relative_files(path)
+    # The claim is linked, and the first thing to be tidied after it never is.
+    with crash_at(slow, 0, of="unlink"), pytest.raises(Killed):
+        write_unit(slow, slow.units[3], 2)
+    assert list(path.rglob("*.claim"))
+    StoreWriter(path).commits.settle_all()
+    found = relative_files(path)
+    leftover = {name for name in found if name.endswith(".tmp")}
+    # What the claim itself was staged as is all that is left, and goes when the store is finished.
+    assert len(leftover) == 1
+    assert {name: data for name, data in found.items() if name not in leftover} == before
+    assert variant_of(path, 3) == {0.125}
+
+
 def test_whoever_comes_by_finishes_what_a_killed_writer_claimed(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     killed, other = StoreWriter(path), StoreWriter(path)
