@@ -13,8 +13,10 @@ import pytest
 import headspan as hs
 from headspan import network
 from headspan.errors import HeadspanError, SourceError
+from headspan.records import Shard
 from headspan.redact import redact
 from headspan.sources import describe, expand, open_shard, stored_names
+from headspan.store.planned_sources import PlannedSources
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 
 pytest.importorskip("aiohttp")
@@ -206,10 +208,7 @@ def test_a_command_is_refused_unless_it_is_allowed(tmp_path: Path, toy_run: ToyR
     assert marker.exists()
 
 
-def test_a_store_cannot_bring_commands_of_its_own(tmp_path: Path, toy_run: ToyRun) -> None:
-    from headspan.records import Shard
-    from headspan.store.planned_sources import PlannedSources
-
+def test_a_store_cannot_bring_commands_of_its_own(tmp_path: Path) -> None:
     command = Shard(f"pipe:touch {tmp_path / 'ran'}", 0, 1, None, None)
     with pytest.raises(SourceError, match="is not among the shards of this run"):
         PlannedSources([command], {}).open(command.url)
