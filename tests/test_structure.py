@@ -21,7 +21,7 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 # The data path from left to right: a module imports from its own group and from groups before it.
 FLOW = (
-    ("redact", "errors", "config", "records", "sources", "tar"),
+    ("redact", "errors", "config", "records", "network", "sources", "tar"),
     ("world",),
     ("plan",),
     ("pixels", "decode", "in_hand"),
@@ -282,6 +282,18 @@ tests/ · tools/
 def test_a_file_map_out_of_shape_is_refused(line: str, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         file_map(f"```\nengine/headspan/\n{line}\n```\n")
+
+
+def test_every_promise_of_the_readme_names_tests_that_are_there() -> None:
+    promises = (ROOT / "README.md").read_text().partition("## What survives what")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(test_\w+)`", promises))
+    there = {
+        function
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for function in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 12
+    assert named <= there, f"no such tests: {sorted(named - there)}"
 
 
 # Written in halves, so that this file does not hold them.

@@ -8,6 +8,7 @@ proves that they are the ones that were lost. Interrupted, a store is no worse t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,12 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
     sources = PlannedSources(read_shards(store.path), urls)
     done: list[int] = []
     for chosen, again in ((damaged, True), (withdrawn | aside, False)):
-        with Work(store, only=[unit for unit in store.units if unit.index in chosen]) as work:
-            done += [record.unit for record in compute(store, work, sources, encoder, run, listen, again)]
+        units = [unit for unit in store.units if unit.index in chosen]
+        with (
+            Work(store, only=units) as work,
+            closing(compute(store, work, sources, encoder, run, listen, again)) as made,
+        ):
+            done += [record.unit for record in made]
     store.finish()
     return Repaired(tuple(sorted(done)), tuple(files), verify(Store(path, keep_failed=True), listen))
 

@@ -5,7 +5,7 @@ Killed at any moment, the same call goes on where the last commit record stands;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from itertools import islice
 
@@ -47,10 +47,11 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         bad = [image for record in store.commits.records() for image in record.bad]
         _refuse_bad(settings, store, bad)
         with Work(store) as work:
-            for record in compute(store, work, sources, encoder, settings, listen):
-                stored.append(record)
-                bad += record.bad
-                _refuse_bad(settings, store, bad)
+            with closing(compute(store, work, sources, encoder, settings, listen)) as records:
+                for record in records:
+                    stored.append(record)
+                    bad += record.bad
+                    _refuse_bad(settings, store, bad)
             store.finish()
     return Summary(
         path=str(store.path),
@@ -69,12 +70,12 @@ def compute(
     settings: PrecomputeSettings,
     listen: Listener,
     again: bool = False,
-) -> Iterator[UnitRecord]:
+) -> Generator[UnitRecord, None, None]:
     """Compute and commit the units that `work` gives, yielding the record of each that was committed here.
 
     `again` puts them in the place of units that are committed and damaged.
     """
-    finished = store.size.images - sum(unit.rows for unit in store.unfinished())
+    finished, bad = store.size.images - sum(unit.rows for unit in store.unfinished()), 0
     for units in work.passes():
         in_hand = InHand(units, store.samples)
         decoded = decode(
@@ -91,13 +92,14 @@ def compute(
         with closing(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes // 2)) as images:
             for unit, members in in_hand.by_unit(images):
 
-                def tell(rows: int, before: int = finished) -> None:
-                    listen(Progress("images", min(before + rows, store.size.images), store.size.images))
+                def tell(rows: int, before: int = finished, note: str = f"{bad} bad" if bad else "") -> None:
+                    listen(Progress("images", min(before + rows, store.size.images), store.size.images, note))
 
                 record = compute_unit(store, unit, members, in_hand, encoder, settings.batch_size, tell, again)
                 work.finished(unit)
                 finished += unit.rows
                 if record is not None:
+                    bad += len(record.bad)
                     yield record
 
 

@@ -13,47 +13,33 @@ import gzip
 import io
 import os
 import stat
-import sys
-import time
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self
 
 import braceexpand
-import fsspec
 
 from headspan.errors import SourceError, one_line
+from headspan.network import (
+    LOCAL_ERRORS,
+    PassingError,
+    again,
+    file_system,
+    is_remote,
+    may_pass,
+    remote_errors,
+    shown_cause,
+    stream_errors,
+    unreadable,
+)
 from headspan.redact import redact
-
-T = TypeVar("T")
 
 ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _DISCARD_BYTES = 1 << 20
-# Waits before a network source is asked again.
-RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# A server that is silent for so long has failed; how long a whole tar takes is nobody's business.
-_CONNECT_SECONDS, _SILENCE_SECONDS = 30.0, 60.0
-# Answers of servers that another try does not change: all of 400 to 499 but these.
-_ASK_AGAIN = (408, 425, 429)
 # A command that is told to stop because nobody reads on: the shell's and the system's way to say SIGPIPE.
 _CUT_SHORT = (141, -13)
-# What file systems raise for a url that does not work; ImportError: no driver (s3fs, aiohttp).
-_LOCAL_ERRORS = (OSError, ValueError, ImportError)
-# Errors of fsspec's drivers that are none of these; a driver that raises has been imported.
-_DRIVER_ERRORS = (
-    ("aiohttp", "ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("gcsfs.retry", "HttpError"),
-)
-
-
-class _Passing(SourceError):
-    """A failure of a network source that another try may mend."""
 
 
 def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
@@ -101,11 +87,6 @@ def stored_names(urls: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def is_remote(url: str) -> bool:
-    """Whether `url` is a `pipe:` command or has a scheme other than `file:`."""
-    return url.startswith("pipe:") or ("://" in url and not url.startswith("file:"))
-
-
 def describe(url: str) -> tuple[int | None, int | None]:
     """Size in bytes and modification time in nanoseconds of the shard as stored; None where unknown.
 
@@ -114,52 +95,25 @@ def describe(url: str) -> tuple[int | None, int | None]:
     if url.startswith("pipe:"):
         return None, None
     if is_remote(url):
-        return _again(lambda: _describe_remote(url))
+        return again(lambda: _describe_remote(url))
     try:
         found = Path(_local(url)).stat()
-    except _LOCAL_ERRORS as error:
-        raise _unreadable(url, error) from error
+    except LOCAL_ERRORS as error:
+        raise unreadable(url, error) from error
     return found.st_size, found.st_mtime_ns
 
 
 def _describe_remote(url: str) -> tuple[int | None, int | None]:
     try:
-        fs, path = _file_system(url)
+        fs, path = file_system(url)
         size = fs.info(path).get("size")
         try:
             modified_ns = int(fs.modified(path).timestamp() * 1e9)
         except (NotImplementedError, KeyError):
             modified_ns = None
         return size, modified_ns
-    except _remote_errors() as error:
-        raise _unreadable(url, error) from _told(url, error)
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's driver for `url`, and the path that it knows it by."""
-    options: dict[str, Any] = {}
-    if url.startswith(("http://", "https://")):
-        # A driver that comes with an extra; where it is missing, fsspec says so below.
-        with suppress(ImportError):
-            from aiohttp import ClientTimeout
-
-            waits = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
-            options = {"client_kwargs": {"timeout": waits}}
-    found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
-    return found
-
-
-def _again(attempt: Callable[[], T]) -> T:
-    """What `attempt` returns, tried again after each of RETRY_SECONDS while its failure may pass."""
-    for seconds in RETRY_SECONDS:
-        try:
-            return attempt()
-        except _Passing:
-            time.sleep(seconds)
-    try:
-        return attempt()
-    except _Passing as error:
-        raise SourceError(f"{error}; it was tried {len(RETRY_SECONDS) + 1} times") from error.__cause__
+    except remote_errors() as error:
+        raise unreadable(url, error) from shown_cause(url, error)
 
 
 class ShardReader(ABC):
@@ -217,20 +171,20 @@ def open_shard(url: str) -> ShardReader:
             return local
         local.close()
         return _Stream(url, lambda: Path(path).open("rb"))
-    except _LOCAL_ERRORS as error:
-        raise _unreadable(url, error) from error
+    except LOCAL_ERRORS as error:
+        raise unreadable(url, error) from error
 
 
 def _open_remote(url: str) -> ShardReader:
     try:
-        fs, path = _file_system(url)
+        fs, path = file_system(url)
         source = fs.open(path, "rb")
         if source.seekable() and source.read(2) != _GZIP_MAGIC:
             return _Seekable(url, source)
         source.close()
         return _Stream(url, lambda: fs.open(path, "rb"))
-    except _remote_errors() as error:
-        raise _unreadable(url, error) from _told(url, error)
+    except remote_errors() as error:
+        raise unreadable(url, error) from shown_cause(url, error)
 
 
 class _Persistent(ShardReader):
@@ -238,18 +192,18 @@ class _Persistent(ShardReader):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._reader: ShardReader | None = _again(lambda: _open_remote(url))
+        self._reader: ShardReader | None = again(lambda: _open_remote(url))
         self.knows_its_end = self._reader.knows_its_end
 
     def read_up_to(self, offset: int, size: int) -> bytes:
-        return _again(lambda: self._try(offset, size))
+        return again(lambda: self._try(offset, size))
 
     def _try(self, offset: int, size: int) -> bytes:
         if self._reader is None:
             self._reader = _open_remote(self.url)
         try:
             return self._reader.read_up_to(offset, size)
-        except _Passing:
+        except PassingError:
             self.close()
             raise
 
@@ -292,11 +246,11 @@ class _Seekable(ShardReader):
         try:
             self._source.seek(offset)
             data = self._source.read(min(size, self._size - offset))
-        except _remote_errors() as error:
-            raise _unreadable(self.url, error) from _told(self.url, error)
+        except remote_errors() as error:
+            raise unreadable(self.url, error) from shown_cause(self.url, error)
         if len(data) < min(size, self._size - offset):
             # The server knows of more than it gave.
-            raise _Passing(str(self._truncated(offset, size, offset + len(data))))
+            raise PassingError(str(self._truncated(offset, size, offset + len(data))))
         return bytes(data)
 
     def close(self) -> None:
@@ -324,8 +278,8 @@ class _Stream(ShardReader):
                 self._stream = gzip.GzipFile(fileobj=buffered)  # type: ignore[assignment]
             else:
                 self.knows_its_end = False
-        except _remote_errors() as error:
-            raise _unreadable(self.url, error) from _told(self.url, error)
+        except remote_errors() as error:
+            raise unreadable(self.url, error) from shown_cause(self.url, error)
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         if offset < self._position:
@@ -346,12 +300,12 @@ class _Stream(ShardReader):
             return b""
         try:
             data = self._stream.read(size)
-        except _stream_errors() as error:
+        except stream_errors() as error:
             self._finish()
-            kind = _Passing if _may_pass(self.url, error) else SourceError
+            kind = PassingError if may_pass(self.url, error) else SourceError
             raise kind(
                 f"{self.url}: reading failed after {self._position} bytes ({one_line(error)}); fetch the shard again"
-            ) from _told(self.url, error)
+            ) from shown_cause(self.url, error)
         self._position += len(data)
         if not data:
             self._finish()
@@ -406,16 +360,6 @@ def _open_pipe(url: str) -> Any:
     return gopen(url, "rb")
 
 
-def _remote_errors() -> tuple[type[Exception], ...]:
-    drivers = [(sys.modules[module], name) for module, name in _DRIVER_ERRORS if module in sys.modules]
-    return (*_LOCAL_ERRORS, *(getattr(driver, name) for driver, name in drivers))
-
-
-def _stream_errors() -> tuple[type[Exception], ...]:
-    # A gzip stream that is cut off or damaged besides.
-    return (*_remote_errors(), EOFError, zlib.error)
-
-
 def _expand_one(pattern: str) -> list[str]:
     if not is_remote(pattern) and Path(_local(pattern)).is_file():
         return [pattern]
@@ -458,27 +402,3 @@ def _local(url: str) -> str:
 def _not_a_file(url: str) -> SourceError:
     # A named pipe gives its bytes once, and a shard is read at least twice.
     return SourceError(f"{url}: not a regular file; name a file, or a command as in 'pipe:cat a.tar'")
-
-
-def _unreadable(url: str, error: Exception) -> SourceError:
-    kind = _Passing if _may_pass(url, error) else SourceError
-    return kind(f"{url}: cannot be read ({one_line(error)}); check the path, the connection and the permissions")
-
-
-def _may_pass(url: str, error: Exception) -> bool:
-    """Whether a network source that failed so may answer when it is asked again."""
-    if not is_remote(url) or url.startswith("pipe:"):
-        return False
-    # botocore has the answer's status in a dictionary, the other drivers as an attribute.
-    metadata = getattr(error, "response", None)
-    status = metadata.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(metadata, dict) else None
-    status = status or getattr(error, "status", None) or getattr(error, "code", None)
-    if str(status).isdigit() and 400 <= int(str(status)) < 500:
-        return int(str(status)) in _ASK_AGAIN
-    settled = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, ImportError)
-    return not isinstance(error, settled)
-
-
-def _told(url: str, error: Exception) -> Exception | None:
-    """The cause that a traceback may show: none where its text might hold the url's secrets."""
-    return error if redact(url) == url else None

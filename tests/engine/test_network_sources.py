@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 import headspan as hs
-from headspan import sources
+from headspan import network
 from headspan.errors import HeadspanError, SourceError
+from headspan.records import Shard
 from headspan.redact import redact
 from headspan.sources import describe, expand, open_shard, stored_names
+from headspan.store.planned_sources import PlannedSources
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 
 pytest.importorskip("aiohttp")
@@ -90,7 +92,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits that were asked for, none of them waited."""
     asked: list[float] = []
-    monkeypatch.setattr(sources.time, "sleep", asked.append)
+    monkeypatch.setattr(network.time, "sleep", asked.append)
     return asked
 
 
@@ -111,7 +113,7 @@ def test_a_source_that_stays_away_ends_in_a_sentence_after_six_tries(server: Ser
     server.troubles = [503] * 99
     with pytest.raises(SourceError, match=r"a\.tar\?…: cannot be read \(503.*it was tried 6 times"):
         open_shard(server.url("a.tar"))
-    assert waits == list(sources.RETRY_SECONDS)
+    assert waits == list(network.RETRY_SECONDS)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -206,10 +208,7 @@ def test_a_command_is_refused_unless_it_is_allowed(tmp_path: Path, toy_run: ToyR
     assert marker.exists()
 
 
-def test_a_store_cannot_bring_commands_of_its_own(tmp_path: Path, toy_run: ToyRun) -> None:
-    from headspan.records import Shard
-    from headspan.store.planned_sources import PlannedSources
-
+def test_a_store_cannot_bring_commands_of_its_own(tmp_path: Path) -> None:
     command = Shard(f"pipe:touch {tmp_path / 'ran'}", 0, 1, None, None)
     with pytest.raises(SourceError, match="is not among the shards of this run"):
         PlannedSources([command], {}).open(command.url)

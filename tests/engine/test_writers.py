@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -112,6 +113,24 @@ def test_a_late_writer_leaves_a_unit_alone_whose_record_is_merged_already(
     before = relative_files(path)
     assert not write_unit(slow, slow.units[3], 2)
     assert relative_files(path) == before
+
+
+def test_a_late_writer_that_is_killed_with_its_claim_made_changes_nothing(planned: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    fast, slow = StoreWriter(path), StoreWriter(path)
+    assert write_unit(fast, fast.units[3], 1)
+    before = relative_files(path)
+    # The claim is linked, and the first thing to be tidied after it never is.
+    with crash_at(slow, 0, of="unlink"), pytest.raises(Killed):
+        write_unit(slow, slow.units[3], 2)
+    assert list(path.rglob("*.claim"))
+    StoreWriter(path).commits.settle_all()
+    found = relative_files(path)
+    leftover = {name for name in found if name.endswith(".tmp")}
+    # What the claim itself was staged as is all that is left, and goes when the store is finished.
+    assert len(leftover) == 1
+    assert {name: data for name, data in found.items() if name not in leftover} == before
+    assert variant_of(path, 3) == {0.125}
 
 
 def test_whoever_comes_by_finishes_what_a_killed_writer_claimed(planned: Path, tmp_path: Path) -> None:
@@ -252,6 +271,40 @@ def test_a_live_writers_units_are_left_for_the_end(planned: Path, tmp_path: Path
         live._log.took(1)
         assert [writer.alive for writer in other_writers(path)] == [True]
         assert order_of(path) == [2, 3, 4, 5, 1, 0]
+
+
+def test_a_read_only_disk_is_refused_before_any_work(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    plain_open = os.open
+
+    def read_only(name: Any, flags: int, *mode: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return plain_open(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\); .* run the same command"):
+        Work(StoreWriter(path)).__enter__()
+
+
+def test_going_on_is_refused_where_the_rest_does_not_fit_the_disk(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    store = StoreWriter(path)
+    for unit in store.units[:-1]:
+        write_unit(store, unit, 0)
+    usage = shutil.disk_usage(path)
+    row_bytes = 1 + 3 * 4 + 3 * 4 + 2 * 2
+    for free, fits in ((row_bytes, True), (row_bytes - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        if fits:
+            store.refuse_full_disk()
+        else:
+            with pytest.raises(StoreError, match=r"the rest of the store will take .* make room"):
+                store.refuse_full_disk()
 
 
 class Killed(BaseException):

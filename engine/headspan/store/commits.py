@@ -85,10 +85,8 @@ class Commits:
             sizes[str(each.relative_to(self._root))] = stage(each, [data], self._token)[0]
         claim = json.dumps({"token": self._token, "sizes": sizes}).encode()
         mine = create_once(path.with_suffix(".claim"), claim, self._token)
-        if mine and self.is_done(record.unit):
-            # Committed by another writer, whose claim is gone since.
-            path.with_suffix(".claim").unlink(missing_ok=True)
-            mine = False
+        # A unit that another writer has committed, whose claim is gone since, stays as it is.
+        mine = mine and not self.is_done(record.unit)
         if not mine:
             self._discard(sizes, self._token)
         if not self.settle(record.unit):
@@ -102,7 +100,7 @@ class Commits:
     def settle(self, unit: int) -> bool:
         """Give the files of a unit that was claimed their names, and the unit its record; returns whether it is done.
 
-        Several writers may do so at once. A claim whose files are lost is dropped.
+        Several writers may do so at once. A claim on a unit that is done, or whose files are lost, is dropped.
         """
         path = self._unit_path(unit)
         claim = path.with_suffix(".claim")
@@ -115,6 +113,11 @@ class Commits:
         token, sizes = claimed["token"], claimed["sizes"]
         with refusals(self._root):
             *names, last = sizes
+            if self.is_done(unit):
+                # A late writer's claim, that was killed before it could see so; or one that is settled meanwhile.
+                self._discard(sizes, token)
+                claim.unlink(missing_ok=True)
+                return True
             whole = all(_given_its_name(self._root / name, token, sizes[name]) for name in names)
             for folder in {(self._root / name).parent for name in names}:
                 sync_folder(folder)
