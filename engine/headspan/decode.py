@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from headspan.config import Preprocess
+from headspan.errors import SourceError
 from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, raster_bytes, render
 from headspan.records import BadImage, DecodedImage, Sample
 from headspan.sources import ShardReader, open_shard
@@ -42,7 +43,7 @@ def decode(
     called in row order, before the next good image is yielded; `on_read` in row order too, with each member's
     bytes as they were read. `open_source` opens what a sample names as its url.
 
-    Raises SourceError where a shard cannot be read. Closing the generator ends its threads.
+    Raises SourceError where a shard cannot be read, after the images before it. Closing the generator ends its threads.
     """
     workers = workers or os.cpu_count() or 1
     queue: deque[tuple[Sample, Future[UInt8[np.ndarray, "height width 3"] | str]]] = deque()
@@ -75,7 +76,13 @@ def decode(
                 len(queue) >= workers * _QUEUE_PER_WORKER or not budget.has_room(sample.size_bytes + finished_bytes)
             ):
                 yield from take_first()
-            encoded = shards.read(sample)
+            try:
+                encoded = shards.read(sample)
+            except SourceError:
+                # What was read before is good, and may complete a unit.
+                while queue:
+                    yield from take_first()
+                raise
             if on_read is not None:
                 on_read(sample, encoded)
             try:
