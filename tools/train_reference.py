@@ -23,7 +23,7 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
@@ -127,14 +127,24 @@ def _likeness(each: Scene) -> tuple[bool, bool, bool, str, str]:
 
 
 def train(
-    out: Path, recipe: Recipe, device: torch.device, workers: int = 1, compiled: bool = False
+    out: Path,
+    recipe: Recipe,
+    device: torch.device,
+    workers: int = 1,
+    compiled: bool = False,
+    start: Path | None = None,
 ) -> dict[str, float]:
-    """Train, or go on training, in the folder `out`; returns the last evaluation's accuracies by factor."""
+    """Train, or go on training, in the folder `out`; returns the last evaluation's accuracies by factor.
+
+    A run that is new begins with the weights at `start`, where that is given.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     # On CPUs the backward pass of fused attention takes half of a step; plain products in bf16 do not.
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     model, tokenizer = build()
+    if start is not None:
+        model.load_state_dict(load_file(start))
     model.to(device)
     optimisers = _optimisers(model, recipe)
     seen = torch.zeros(model.vocab_size, dtype=torch.bool)
@@ -236,7 +246,10 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for the rest; norms, biases and positions do not decay."""
-    inner, outer, plain, positions = [], [], [], []
+    inner: list[nn.Parameter] = []
+    outer: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    positions: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         places = positions if "positional" in name else inner if "resblocks" in name else outer
         (plain if parameter.ndim < 2 else places).append(parameter)
@@ -299,12 +312,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--compile", action="store_true", help="compile the model: a third faster, needs a C++ compiler"
     )
+    parser.add_argument("--start", type=Path, help="weights.safetensors to begin with (default: at random)")
     for name, kind in _flags():
         default = getattr(Recipe(), name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help="default: %(default)s")
     flags = parser.parse_args(arguments)
     recipe = Recipe(**{name: getattr(flags, name) for name, _ in _flags()})
-    train(flags.out, recipe, torch.device(flags.device), flags.workers, flags.compile)
+    train(flags.out, recipe, torch.device(flags.device), flags.workers, flags.compile, flags.start)
     return 0
 
 

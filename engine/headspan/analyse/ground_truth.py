@@ -194,7 +194,7 @@ def _zero_shot(
 def _neighbours(store: Store, concept: str, heads: tuple[Head, ...], truths: Sequence[str | None]) -> NeighbourCheck:
     """Queries and candidates are the images that have a value of the factor."""
     having = np.flatnonzero([truth is not None for truth in truths])
-    values = np.array([truths[image] for image in having])
+    values = np.array([truth for truth in truths if truth is not None])
     same = values[:, None] == values
     np.fill_diagonal(same, False)
     every = tuple((layer, head) for layer in store.layers for head in range(store.heads_per_layer))
