@@ -148,7 +148,10 @@ def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
     out = tmp_path / "run.zarr"
     # Units of eight images, so that the run is long enough to be interrupted in the middle.
     command = [*HEADSPAN, *flags(toy_run, out), "--unit-images", "8", "--batch-size", "1"]
+    # Shells start what runs in the background with interrupts ignored, and children inherit that.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, previous)
     commits = out / "records" / "commits"
     while not list(commits.glob("unit-*.json")):
         assert process.poll() is None, "the run ended before it could be interrupted"
