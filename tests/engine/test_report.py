@@ -262,9 +262,8 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     url = f"pipe:touch {tmp_path}/ran; cat {shard}" if change == "a command" else str(shard)
     store_path = tmp_path / "moved.zarr"
     config = made / "report-test-vit.json"
-    headspan.precompute(
-        url, store_path, model=str(config), pretrained="random:0", layers="all", device="cpu", workers=1
-    )
+    made_with = {"model": str(config), "pretrained": "random:0", "layers": "all", "device": "cpu", "workers": 1}
+    headspan.precompute(url, store_path, allow_pipe=True, **made_with)
     (tmp_path / "ran").unlink(missing_ok=True)
     store = headspan.open(store_path)
     headspan.textspan(store, POOL, texts_per_head=6)
@@ -339,6 +338,7 @@ def some_content(layers: int = 2, heads: int = 3, bad: int = 23) -> Content:
         at_k=[1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
         groups={"high": 0, "moderate": 0, "low": 6},
         ccr=float("nan"),
+        truth=None,
         bad=[BadImage(row, f"key<{row}>", "u&r&l", "no <reason>") for row in range(bad)],
         examples=[HeadExamples(described[0], [Example("k" * 999, None, -0.5)], 0.0)],
         missing={},

@@ -42,10 +42,15 @@ ATTRIBUTES: dict[str, Any] = {
         "unit_images": UNIT_IMAGES,
         "layers": [0],
         "all_layers": 1,
+        "direct_layers": 1,
         "heads": 1,
         "head_dim": 2,
         "tokens": 2,
+        "prefix_tokens": 1,
         "joint": 3,
+        "terms": 2,
+        "carried": [],
+        "carried_heads": 0,
     },
 }
 SHARDS = [("a.tar", 9_000, 1)]
@@ -62,6 +67,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bias_mean=np.ones(1, np.float32),
         gain=np.ones(3, np.float32),
         shift=np.ones(3, np.float32),
+        share_count=np.ones(1, np.float32),
     )
     with StagedStore(path) as staged:
         staged.plan((Sample(row, f"{row}", "a.tar", f"{row}.png", 512, 1) for row in range(IMAGES)), UNIT_IMAGES, [])

@@ -47,9 +47,18 @@ class ShardBuffer:
     def write(self, root: Path, token: str = "") -> tuple[str, int, int]:
         """Write the shard under the store `root`; returns its path there, its size and its crc32c.
 
-        With a writer's `token` it is only staged: on disk, but not yet under its name.
+        Until it is whole, its name holds the writer's `token`, by which other writers know whose it is.
         """
         name = self.spec.file(self.first_row)
+        return name, *write_atomically(root / name, self._parts(), token)
+
+    def stage(self, root: Path, token: str) -> tuple[str, int, int]:
+        """As `write`, but the shard is only staged: on disk, and not yet under its name."""
+        name = self.spec.file(self.first_row)
+        return name, *stage(root / name, self._parts(), token)
+
+    def _parts(self) -> list[bytes | memoryview]:
+        """Inner chunks, index and its crc32c."""
         # Whole inner chunks beyond the array's end are left out; the last axis grid runs fastest.
         used_rows = math.ceil(self.rows / self.spec.chunk[0])
         per_row = math.prod(self._chunks.shape[1 : len(self.spec.chunk)])
@@ -61,12 +70,11 @@ class ShardBuffer:
         index_bytes = index.tobytes()
         crc = google_crc32c.value(index_bytes).to_bytes(4, "little")
         body = self._chunks[:used_rows].reshape(-1).view(np.uint8).data
-        parts = [body, index_bytes, crc]
-        return name, *(stage(root / name, parts, token) if token else write_atomically(root / name, parts))
+        return [body, index_bytes, crc]
 
 
-def write_array(root: Path, spec: ArraySpec, values: np.ndarray) -> tuple[str, int, int]:
+def write_array(root: Path, spec: ArraySpec, values: np.ndarray, token: str = "") -> tuple[str, int, int]:
     """Write a whole array of one shard."""
     buffer = ShardBuffer(spec, 0)
     buffer.put(0, values)
-    return buffer.write(root)
+    return buffer.write(root, token)

@@ -23,7 +23,7 @@ from headspan.store.files import checksum, new_token, sync_folder, sync_tree
 from headspan.store.samples import write_notes, write_samples, write_shards
 from headspan.store.schema import create_array, dimensions, image_bytes, moment_arrays, row_arrays, whole_array
 from headspan.store.shard_writer import write_array
-from headspan.store.writers import WriterLog, forget, other_writers
+from headspan.store.writers import WriterLog, alone, forget, other_writers
 
 _MODEL_DIMS = {
     "head_to_joint": ("layer", "head", "head_dim", "joint"),
@@ -51,9 +51,12 @@ class StagedStore:
 
     def __enter__(self) -> StagedStore:
         try:
-            self._remove_abandoned()
-            self.folder.mkdir(parents=True)
-            self._log.__enter__()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # A folder whose log is not locked yet would look abandoned to another planner.
+            with alone(self.path.parent):
+                self._remove_abandoned()
+                self.folder.mkdir()
+                self._log.__enter__()
         except OSError as error:
             raise StoreError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another --out or mend its permissions"
@@ -62,7 +65,7 @@ class StagedStore:
 
     def _remove_abandoned(self) -> None:
         """Remove the folders of planners that were killed."""
-        for folder in list(self.path.parent.iterdir()) if self.path.parent.is_dir() else []:
+        for folder in list(self.path.parent.iterdir()):
             if folder.name.startswith(self._prefix) and not any(writer.alive for writer in other_writers(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,7 +117,7 @@ class StagedStore:
             values = getattr(folded, field.name)
             spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
             create_array(root, spec)
-            write_array(self.folder, spec, values)
+            write_array(self.folder, spec, values, self._token)
         for spec in moment_arrays(size).values():
             create_array(root, spec)
         files = {

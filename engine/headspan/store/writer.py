@@ -131,7 +131,7 @@ class StoreWriter:
         values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
         files = {str(path.relative_to(self.path)): checksum(path) for path in self.commits.group_files()}
         for name, spec in moment_arrays(self.size).items():
-            file, size_bytes, crc = write_array(self.path, spec, values[name])
+            file, size_bytes, crc = write_array(self.path, spec, values[name], self.token)
             files[file] = (size_bytes, crc)
         self.commits.close(files)
 
@@ -207,7 +207,7 @@ class UnitWriter:
         return buffer
 
     def _stage(self, buffer: ShardBuffer) -> None:
-        file, size, checksum = buffer.write(self._store.path, self._store.token)
+        file, size, checksum = buffer.stage(self._store.path, self._store.token)
         self._files[file] = (size, checksum)
 
 

@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def other_writers(root: Path, token: str = "") -> Iterator[OtherWriter]:
         finally:
             os.close(descriptor)
         yield OtherWriter(path.stem, alive, tuple(sorted(unit for unit, count in in_hand.items() if count > 0)))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other process is in here with the same folder, where its disk knows locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def forget(root: Path, token: str) -> None:
