@@ -255,7 +255,7 @@ def test_all_hundred_and_one_vision_transformers_are_supported() -> None:
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
-@pytest.mark.slow
+@pytest.mark.full_size
 def test_a_model_of_each_family_comes_apart_at_full_size(name: str) -> None:
     config = get_model_config(name)
     depth = FULL_SIZE[name]
