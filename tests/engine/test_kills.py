@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -61,7 +62,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledRuns]:
         "unit_images": UNIT_IMAGES,
     }
     command = [sys.executable, "-m", "tests.killed_runs"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # Threads of the libraries do not live on in forked children, which would wait for them for ever.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone) as process:
         assert process.stdin is not None
         process.stdin.write(json.dumps(settings) + "\n")
         process.stdin.flush()
