@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 
@@ -19,6 +19,15 @@ class Emitted(NamedTuple):
 
     heads: Float[Tensor, "batch head head_dim"]
     patches: Float[Tensor, "batch head token head_dim"] | None
+
+
+class Normed(NamedTuple):
+    """Rows with their LayerNorm and its float32 statistics, `(x − mean) · rstd`."""
+
+    rows: Float[Tensor, "*rows width"]
+    normed: Float[Tensor, "*rows width"]
+    mean: Float[Tensor, "*rows"]
+    rstd: Float[Tensor, "*rows"]
 
 
 def layer_norm(
@@ -31,16 +40,33 @@ def layer_norm(
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
+def add_layer_norm(
+    x: Float[Tensor, "*rows width"],
+    added: Float[Tensor, "*rows width"] | None,
+    weight: Float[Tensor, " width"],
+    bias: Float[Tensor, " width"],
+    eps: float,
+) -> Normed:
+    """`x + added`, rounded to their type as the stream keeps it, and the LayerNorm of that."""
+    rows = x if added is None else x + added
+    exact = rows.float()
+    mean = exact.mean(dim=-1)
+    rstd = torch.rsqrt(exact.var(dim=-1, correction=0) + eps)
+    return Normed(rows, layer_norm(rows, weight, bias, eps), mean, rstd)
+
+
 def attention_emit(
     qkv: Float[Tensor, "batch token qkv_width"],
     heads: int,
     pooling: Float[Tensor, "pool_batch token"] | None,
     with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """Attention of every token, and what the pooled row took from each head.
 
     `qkv` holds queries, keys and values side by side. `pooling` holds the weights of the rows whose mean
     is the pooled row (its first axis is 1 or the batch); None means that row 0, the class token, is it.
+    With `patches_out`, `α v` is written there, in its type, once; otherwise it comes as float32.
     """
     query, key, value = _split_heads(qkv, 3, heads)
     mixed = F.scaled_dot_product_attention(query, key, value)
@@ -56,7 +82,7 @@ def attention_emit(
             weights = weights[:, :, 0]
         else:
             weights = torch.einsum("bhnm,bn->bhm", weights, pooling.expand(len(qkv), -1))
-        emitted_patches = weights[..., None] * value.float()
+        emitted_patches = _written(weights[..., None] * value.float(), patches_out)
     return _join_heads(mixed), Emitted(emitted_heads, emitted_patches)
 
 
@@ -65,6 +91,7 @@ def pooled_attention(
     key_value: Float[Tensor, "batch token kv_width"],
     heads: int,
     with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
     """Attention of one query row an image, as in the last block, where no other row is needed."""
     batch, width = query.shape
@@ -73,6 +100,7 @@ def pooled_attention(
     if with_patches:
         emitted_patches = _attention_weights(rows, key)[:, :, 0, :, None] * value.float()
         emitted_heads = emitted_patches.sum(dim=2)
+        emitted_patches = _written(emitted_patches, patches_out)
         mixed = emitted_heads.to(query.dtype)
     else:
         emitted_patches = None
@@ -82,15 +110,55 @@ def pooled_attention(
 
 
 def add_moments(
-    coordinates: Float64[Tensor, "batch layer head coordinate"],
+    heads: Float32[Tensor, "batch layer head head_dim"],
+    scale: Float64[Tensor, " batch"],
+    shares: Float64[Tensor, "batch share"],
     total: Float64[Tensor, "layer head coordinate"],
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:
-    """Add a batch's sum and uncentred Gram matrix of every head to `total` and `gram`, in place."""
-    batch, layers, heads, size = coordinates.shape
-    columns = coordinates.reshape(batch, layers * heads, size).transpose(0, 1).contiguous()
+    """Add a batch's sum and uncentred Gram matrix of every head's coordinates to `total` and `gram`, in place.
+
+    An image's coordinates are its `head_dim` numbers times its `scale`, and its `shares`. An image whose scale
+    is 0 counts as nothing, whatever its numbers are.
+    """
+    batch, layers, count, _ = heads.shape
+    scaled = torch.where(scale[:, None, None, None] == 0, 0, heads.double() * scale[:, None, None, None])
+    shares = torch.where(scale[:, None] == 0, 0, shares)
+    coordinates = torch.cat([scaled, shares[:, None, None].expand(batch, layers, count, -1)], dim=-1)
+    size = coordinates.shape[-1]
+    columns = coordinates.reshape(batch, layers * count, size).transpose(0, 1).contiguous()
     total += columns.sum(dim=1).view_as(total)
-    gram.view(layers * heads, size, size).baddbmm_(columns.transpose(1, 2), columns)
+    gram.view(layers * count, size, size).baddbmm_(columns.transpose(1, 2), columns)
+
+
+def head_project(
+    mixes: Float[Tensor, "batch head token head_dim"],
+    scale: Float32[Tensor, " batch"],
+    shares: Float32[Tensor, "batch share"],
+    directions: Float[Tensor, "head coordinate joint"],
+) -> Float32[Tensor, "batch head token joint"]:
+    """Carry `α v`, or its sum as one token, into the joint space: each image's coordinates times `directions`.
+
+    Coordinates are `mixes · scale` and the image's `shares`, which bring a LayerNorm's mean and biases. Products
+    have the directions' type, sums are float32.
+    """
+    head_dim = mixes.shape[-1]
+    products = torch.einsum("bhnk,hkj->bhnj", mixes.to(directions.dtype).float(), directions[:, :head_dim].float())
+    shared = torch.einsum("bs,hsj->bhj", shares, directions[:, head_dim:].float())
+    return products * scale[:, None, None, None] + shared[:, :, None]
+
+
+def text_maps(
+    mixes: Float[Tensor, "batch head token head_dim"],
+    scale: Float32[Tensor, " batch"],
+    shares: Float32[Tensor, "batch share"],
+    carried: Float[Tensor, "head coordinate text"],
+) -> Float32[Tensor, "batch token text"]:
+    """Every token's contribution along texts, summed over the heads given.
+
+    `carried` are the texts carried to each head, its directions times the texts; heads apart are `head_project`.
+    """
+    return head_project(mixes, scale, shares, carried).sum(dim=1)
 
 
 def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -102,6 +170,10 @@ def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
 def _join_heads(x: Tensor) -> Tensor:
     batch, _, tokens, _ = x.shape
     return x.transpose(1, 2).reshape(batch, tokens, -1)
+
+
+def _written(values: Tensor, out: Tensor | None) -> Tensor:
+    return values if out is None else out.copy_(values)
 
 
 def _attention_weights(query: Tensor, key: Tensor) -> Tensor:

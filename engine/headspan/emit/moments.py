@@ -37,13 +37,10 @@ class Moments:
 
     def add(self, heads: Tensor, norm: Tensor) -> None:
         """Add a batch: `heads` `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32."""
-        batch, layers, count, _ = heads.shape
         mean, std, length = norm.double().unbind(dim=1)
         shares = torch.stack([1 / std, mean / std, torch.ones_like(std)], dim=1) / length[:, None]
-        scaled = heads.double() / (std * length)[:, None, None, None]
-        coordinates = torch.cat([scaled, shares[:, None, None].expand(batch, layers, count, -1)], dim=-1)
-        ops(heads.device).add_moments(coordinates, self.total, self.gram)
-        self.count += batch
+        ops(heads.device).add_moments(heads, 1 / (std * length), shares, self.total, self.gram)
+        self.count += len(heads)
 
     def arrays(self) -> tuple[int, np.ndarray, np.ndarray]:
         """Count, sum and Gram matrix as NumPy arrays."""

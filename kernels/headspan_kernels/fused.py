@@ -1,0 +1,17 @@
+"""The ops of a CUDA device: Triton's where one is written, under the names and signatures of `reference`."""
+
+from headspan_kernels.attention import attention_emit
+from headspan_kernels.moments import add_moments
+from headspan_kernels.norm import add_layer_norm, layer_norm
+from headspan_kernels.pooled import pooled_attention
+from headspan_kernels.project import head_project, text_maps
+
+__all__ = [
+    "add_layer_norm",
+    "add_moments",
+    "attention_emit",
+    "head_project",
+    "layer_norm",
+    "pooled_attention",
+    "text_maps",
+]
