@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
-import torch
 
 from headspan.config import PrecomputeSettings
 from headspan.decode import decode
-from headspan.emit.contributions import contributions
+from headspan.emit.contributions import Contributions, contributions
 from headspan.emit.moments import Moments
 from headspan.model.encoder import Encoder, prepare
 from headspan.prefetch import prefetch
@@ -22,6 +22,8 @@ from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary
 from headspan.sources import expand
 from headspan.store.planning import open_planned
 from headspan.store.writer import StoreWriter
+
+T = TypeVar("T")
 
 
 def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summary:
@@ -67,16 +69,32 @@ def compute_unit(
     """Compute and commit one unit, yielding the rows done so far; failures are added to `bad`."""
     size, writer = store.size, store.begin(unit)
     moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, encoder.device)
-    while batch := list(islice(images, batch_size)):
-        result = contributions(encoder([image.pixels for image in batch]), encoder.tower)
-        good, rows = result.finite, np.array([image.row for image in batch])
+    batches = iter(lambda: list(islice(images, batch_size)), [])
+    # A GPU computes the next batch while this one's numbers travel and are written.
+    for batch, result in one_ahead(_launch(batch, encoder, moments) for batch in batches):
+        good, rows = result.good, np.array([image.row for image in batch])
         bad.extend(store.overflows(unit, rows[~good]))
-        kept = torch.from_numpy(good).to(encoder.device)
-        moments.add(result.heads[kept], result.norm[kept])
         writer.put(rows[good], {name: array[good] for name, array in result.arrays.items()})
         yield batch[-1].row + 1 - unit.first_row
     writer.commit(moments, [image for image in bad if unit.first_row <= image.row < unit.first_row + unit.rows])
     yield unit.rows
+
+
+def _launch(batch: list[DecodedImage], encoder: Encoder, moments: Moments) -> tuple[list[DecodedImage], Contributions]:
+    """Give the device a batch; nothing here waits for it."""
+    result = contributions(encoder([image.pixels for image in batch]), encoder.tower)
+    moments.add(result.heads, result.norm, result.finite)
+    return batch, result
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """`items`, each handed out once the one after it has been made."""
+    stream = iter(items)
+    for item in islice(stream, 1):
+        for following in stream:
+            yield item
+            item = following
+        yield item
 
 
 def by_unit(images: Iterable[DecodedImage], units: Sequence[Unit]) -> Iterator[tuple[Unit, Iterator[DecodedImage]]]:

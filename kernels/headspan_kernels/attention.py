@@ -6,8 +6,10 @@
 exponent's multiply-add, where it costs nothing and, unlike in 16-bit weights, rounds nothing. Queries, keys and
 values are read where the projection left them. The program that holds row 0 goes over K and V, then in the
 cache, once more for `α[0,m] v[m]`; for a weighted mean of rows a second kernel sums α's columns with the saved
-`lse`. No float atomics: the same input gives the same bits. Blocks are chosen by shape and type alone, never by
-timing, so that a run that is resumed ends with the bytes of one that was not.
+`lse`. float32 operands are multiplied as three TF32 products, which together keep float32's digits.
+
+No float atomics: the same input gives the same bits. Blocks are chosen by shape and type alone, never by timing,
+so that a run that is resumed ends with the bytes of one that was not.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def blocks_for(head_dim: int, dtype: torch.dtype) -> Blocks:
 def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
     """The cuts worth measuring, the one in use first."""
     if dtype == torch.float32:
-        # Products without tensor cores: both operands pass through registers.
-        return (Blocks(32, 32, 4, 1),) if head_dim <= 64 else (Blocks(16, 32, 4, 1),)
+        # Three TF32 products for one float32's: their operands, split in two, fill the registers.
+        return (Blocks(64, 32, 4, 1),) if head_dim <= 64 else (Blocks(64, 32, 8, 1),)
     if head_dim <= 64:
         return (Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 64, 8, 2))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
@@ -168,11 +170,37 @@ def attend(
     whole = tokens // BLOCK_KEYS * BLOCK_KEYS
     for start in range(0, whole, BLOCK_KEYS):
         sums, top, total = _step(
-            sums, top, total, q, query + width, start, tokens, qkv_token, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, False
+            sums,
+            top,
+            total,
+            q,
+            query + width,
+            start,
+            tokens,
+            qkv_token,
+            width,
+            scale,
+            HEAD_DIM,
+            PADDED,
+            BLOCK_KEYS,
+            False,
         )
     if whole < tokens:
         sums, top, total = _step(
-            sums, top, total, q, query + width, whole, tokens, qkv_token, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, True
+            sums,
+            top,
+            total,
+            q,
+            query + width,
+            whole,
+            tokens,
+            qkv_token,
+            width,
+            scale,
+            HEAD_DIM,
+            PADDED,
+            BLOCK_KEYS,
+            True,
         )
     sums = sums / total[:, None]
     log_sum = top + tl.log2(total)
@@ -236,13 +264,13 @@ def _step(
     k = tl.load(key + places, mask=within, other=0.0)
     v = tl.load(key + width + places, mask=within, other=0.0)
     # [BLOCK_ROWS, BLOCK_KEYS]
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    scores = tl.dot(q, tl.trans(k), input_precision="tf32x3")
     if LAST:
         scores = tl.where((keys < tokens)[None, :], scores, float("-inf"))
     higher = tl.maximum(top, tl.max(scores, axis=1) * scale)
     weights = tl.exp2(scores * scale - higher[:, None])
     fade = tl.exp2(top - higher)
-    sums = tl.dot(weights.to(v.dtype), v, sums * fade[:, None], input_precision="ieee")
+    sums = tl.dot(weights.to(v.dtype), v, sums * fade[:, None], input_precision="tf32x3")
     return sums, higher, total * fade + tl.sum(weights, axis=1)
 
 
@@ -324,11 +352,15 @@ def pool_patches(
         log_sum = tl.load(log_sums + pair.to(tl.int64) * tokens + rows, mask=rows < tokens, other=0.0)
         row_weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
         # [BLOCK_ROWS, BLOCK_KEYS]; scores of rows past the end are 0, and so is their weight.
-        weights = tl.exp2(tl.dot(q, tl.trans(k), input_precision="ieee") * scale - log_sum[:, None])
+        weights = tl.exp2(tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale - log_sum[:, None])
         seen += tl.sum(row_weights[:, None] * weights, axis=0)
     v = tl.load(query + 2 * width + places, mask=within, other=0.0).to(tl.float32)
     tl.store(
-        patches + image * patches_image + head.to(tl.int64) * patches_head + keys[:, None] * patches_token + columns[None, :],
+        patches
+        + image * patches_image
+        + head.to(tl.int64) * patches_head
+        + keys[:, None] * patches_token
+        + columns[None, :],
         (seen[:, None] * v).to(patches.dtype.element_ty),
         mask=within,
     )

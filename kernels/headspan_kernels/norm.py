@@ -26,10 +26,7 @@ def layer_norm(
     eps: float,
 ) -> Float[Tensor, "*rows width"]:
     """As `reference.layer_norm`."""
-    rows = _rows(x)
-    normed = torch.empty_like(rows)
-    _launch(rows, None, weight, bias, eps, None, normed, None, None)
-    return normed.view(x.shape)
+    return add_layer_norm(x, None, weight, bias, eps).normed
 
 
 def add_layer_norm(
@@ -38,15 +35,22 @@ def add_layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
+    with_statistics: bool = False,
 ) -> Normed:
     """As `reference.add_layer_norm`."""
     rows = _rows(x)
-    summed = None if added is None else torch.empty_like(rows)
-    normed = torch.empty_like(rows)
-    mean, rstd = rows.new_empty(2, len(rows), dtype=torch.float32)
+    summed = None if added is None else torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+    normed = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+    mean = rstd = None
+    if with_statistics:
+        mean, rstd = torch.empty(2, len(rows), dtype=torch.float32, device=x.device).unbind(0)
     _launch(rows, None if added is None else _rows(added), weight, bias, eps, summed, normed, mean, rstd)
-    kept = x if summed is None else summed.view(x.shape)
-    return Normed(kept, normed.view(x.shape), mean.view(x.shape[:-1]), rstd.view(x.shape[:-1]))
+    return Normed(
+        rows=x if summed is None else summed.view(x.shape),
+        normed=normed.view(x.shape),
+        mean=None if mean is None else mean.view(x.shape[:-1]),
+        rstd=None if rstd is None else rstd.view(x.shape[:-1]),
+    )
 
 
 def warps_for(width: int) -> int:

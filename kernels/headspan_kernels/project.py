@@ -4,8 +4,9 @@
 
 With the joint space's directions that is `head_project`; with texts carried to the head, and summed over heads in
 the accumulator, `text_maps`, which forms nothing in the joint space. Products have the directions' type, sums are
-float32. The scale and the shares, which bring a LayerNorm's statistics, are applied to the product of one image's
-rows, so `mixes` is read as it was stored.
+float32; float32 operands are multiplied as three TF32 products, which together keep float32's digits. The scale
+and the shares, which bring a LayerNorm's statistics, are applied to the product of one image's rows, so `mixes` is
+read as it was stored.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from torch import Tensor
 
 from headspan_kernels.attention import padded
 
-# Output columns a program; tokens a program are 64, or 16 where there is one token to an image.
+# Output columns a program.
 BLOCK_OUT = 64
-WARPS = 4
 
 
 def head_project(
@@ -45,22 +45,22 @@ def text_maps(
     carried: Float[Tensor, "head coordinate text"],
 ) -> Float32[Tensor, "batch token text"]:
     """As `reference.text_maps`."""
-    batch, heads, tokens, _ = mixes.shape
+    batch, _, tokens, _ = mixes.shape
     out = mixes.new_empty(batch, tokens, carried.shape[2], dtype=torch.float32)
     _launch(mixes, scale, shares, carried, out, summed=True)
     return out
 
 
-def block_rows(dtype: torch.dtype) -> int:
-    """Rows (an image's token, or an image) a program."""
-    return 32 if dtype == torch.float32 else 64
+def cut_for(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Rows (tokens of images) a program, and its warps: as many as keep the operands in registers."""
+    return 32 if dtype == torch.float32 else 64, 4 if head_dim <= 64 else 8
 
 
 def _launch(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor, out: Tensor, summed: bool) -> None:
     batch, heads, tokens, head_dim = mixes.shape
     columns = directions.shape[2]
     directions = directions.contiguous()
-    rows = block_rows(directions.dtype)
+    rows, warps = cut_for(head_dim, directions.dtype)
     grid = triton.cdiv(batch * tokens, rows) * triton.cdiv(columns, BLOCK_OUT) * (1 if summed else heads)
     if not grid:
         return
@@ -74,7 +74,8 @@ def _launch(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor, ou
             BLOCK_ROWS=rows,
             BLOCK_OUT=BLOCK_OUT,
             SUMMED=summed,
-            num_warps=WARPS,
+            num_warps=warps,
+            num_stages=2,
         )
 
 
@@ -133,7 +134,7 @@ def project(
             mask=(inner < HEAD_DIM)[:, None] & wanted[None, :],
             other=0.0,
         )
-        products = tl.dot(mix.to(along.dtype), along, products, input_precision="ieee")
+        products = tl.dot(mix.to(along.dtype), along, products, input_precision="tf32x3")
         for share in tl.static_range(SHARES):
             # [BLOCK_OUT] and [BLOCK_ROWS]
             direction = tl.load(own + (HEAD_DIM + share) * out_columns + columns, mask=wanted, other=0.0)
@@ -141,12 +142,9 @@ def project(
             shared += weight[:, None] * direction.to(tl.float32)[None, :]
         place += mixes_head
         own += (HEAD_DIM + SHARES) * out_columns
-    if SUMMED:
-        start = rows.to(tl.int64) * out_columns
-    else:
-        start = ((image * heads + first) * tokens + token) * out_columns
+    start = rows.to(tl.int64) if SUMMED else (image * heads + first) * tokens + token
     tl.store(
-        out + start[:, None] + columns[None, :],
+        out + start[:, None] * out_columns + columns[None, :],
         products * scales[:, None] + shared,
         mask=present[:, None] & wanted[None, :],
     )

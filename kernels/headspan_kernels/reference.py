@@ -22,12 +22,12 @@ class Emitted(NamedTuple):
 
 
 class Normed(NamedTuple):
-    """Rows with their LayerNorm and its float32 statistics, `(x − mean) · rstd`."""
+    """Rows, their LayerNorm, and where asked for its float32 mean and `1 / sqrt(var + eps)`."""
 
     rows: Float[Tensor, "*rows width"]
     normed: Float[Tensor, "*rows width"]
-    mean: Float[Tensor, "*rows"]
-    rstd: Float[Tensor, "*rows"]
+    mean: Float32[Tensor, "*rows"] | None
+    rstd: Float32[Tensor, "*rows"] | None
 
 
 def layer_norm(
@@ -46,12 +46,15 @@ def add_layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
+    with_statistics: bool = False,
 ) -> Normed:
     """`x + added`, rounded to their type as the stream keeps it, and the LayerNorm of that."""
     rows = x if added is None else x + added
-    exact = rows.float()
-    mean = exact.mean(dim=-1)
-    rstd = torch.rsqrt(exact.var(dim=-1, correction=0) + eps)
+    mean = rstd = None
+    if with_statistics:
+        exact = rows.float()
+        mean = exact.mean(dim=-1)
+        rstd = torch.rsqrt(exact.var(dim=-1, correction=0) + eps)
     return Normed(rows, layer_norm(rows, weight, bias, eps), mean, rstd)
 
 

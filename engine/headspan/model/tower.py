@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -132,57 +133,78 @@ class Tower:
         layers: Sequence[int],
         with_patches: bool = False,
         with_terms: bool = False,
+        patches_dtype: torch.dtype = torch.float32,
     ) -> PooledRow:
-        """Run the tower on normalised pixels and keep what the pooled row received in `layers`."""
+        """Run the tower on normalised pixels and keep what the pooled row received in `layers`.
+
+        `α v` is computed in float32 and written once, in `patches_dtype`.
+        """
         pooling = self._pooling(pixels)
         x = self._embed(pixels)
         kept: list[Emitted] = []
+        patches = None
+        if with_patches:
+            shape = (len(x), len(layers), self.heads, self.tokens, self.head_dim)
+            patches = torch.empty(shape, dtype=patches_dtype, device=x.device)
         terms = [_pool(x, pooling)] if with_terms else []
         last = len(self.blocks) - 1
+        # A block's last sum is left to the next one's norm, which reads the rows anyway.
+        added: Tensor | None = None
         for index, block in enumerate(self.blocks):
-            patches_here = with_patches and index in layers
+            slot = patches[:, len(kept)] if patches is not None and index in layers else None
             if index == last and pooling is None:
-                x, emitted = self._attend_class_token(block, x, patches_here)
+                x, mixed, emitted = self._attend_class_token(block, x, added, slot)
             else:
-                x, emitted = self._attend(block, x, pooling, patches_here)
-            mlp = self._mlp(block, x)
-            x = x + mlp
+                x, mixed, emitted = self._attend(block, x, added, pooling, slot)
+            x, added = self._mlp(block, x, mixed)
             if index in layers:
                 kept.append(emitted)
             if with_terms:
-                terms.append(_pool(mlp, pooling))
+                terms.append(_pool(added, pooling))
+        x = x if added is None else x + added
         state = _pool(x, pooling)
         return PooledRow(
             state=state,
             std=self._final_std(x, state),
             heads=torch.stack([emitted.heads for emitted in kept], dim=1),
-            patches=torch.stack([e.patches for e in kept if e.patches is not None], dim=1) if with_patches else None,
+            patches=patches,
             terms=torch.stack(terms, dim=1) if with_terms else None,
         )
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        x = F.conv2d(pixels.to(self.patch_weight.dtype), self.patch_weight, stride=self.patch_weight.shape[2:])
-        x = x.flatten(2).transpose(1, 2)
+        # Patches do not overlap, so their convolution is a matrix product; cuDNN's would take TF32 for float32.
+        height, width = self.patch_weight.shape[2:]
+        x = pixels.to(self.dtype).unfold(2, height, height).unfold(3, width, width)
+        x = x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        x = F.linear(x, self.patch_weight.flatten(1))
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positions
         return x if self.norm_before is None else self.ops.layer_norm(x, *self.norm_before)
 
-    def _mlp(self, block: Block, x: Tensor) -> Tensor:
-        y = self.ops.layer_norm(x, *block.norm_mlp)
-        return F.linear(ACTIVATIONS[self.activation](F.linear(y, *block.expand)), *block.shrink)
+    def _mlp(self, block: Block, x: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """`x + added`, and the MLP's output on it."""
+        normed = self.ops.add_layer_norm(x, added, *block.norm_mlp)
+        hidden = ACTIVATIONS[self.activation](F.linear(normed.normed, *block.expand))
+        return normed.rows, F.linear(hidden, *block.shrink)
 
-    def _attend(self, block: Block, x: Tensor, pooling: Tensor | None, with_patches: bool) -> tuple[Tensor, Emitted]:
-        y = self.ops.layer_norm(x, *block.norm_attention)
-        mixed, emitted = self.ops.attention_emit(F.linear(y, *block.qkv), self.heads, pooling, with_patches)
-        return x + F.linear(mixed, *block.output), emitted
+    def _attend(
+        self, block: Block, x: Tensor, added: Tensor | None, pooling: Tensor | None, patches: Tensor | None
+    ) -> tuple[Tensor, Tensor, Emitted]:
+        """`x + added`, the attention's output on it, and what the pooled row took; `α v` goes to `patches`."""
+        normed = self.ops.add_layer_norm(x, added, *block.norm_attention)
+        qkv = F.linear(normed.normed, *block.qkv)
+        mixed, emitted = self.ops.attention_emit(qkv, self.heads, pooling, patches is not None, patches)
+        return normed.rows, F.linear(mixed, *block.output), emitted
 
-    def _attend_class_token(self, block: Block, x: Tensor, with_patches: bool) -> tuple[Tensor, Emitted]:
+    def _attend_class_token(
+        self, block: Block, x: Tensor, added: Tensor | None, patches: Tensor | None
+    ) -> tuple[Tensor, Tensor, Emitted]:
         """As `_attend`, for the last block: no row but the class token's is needed from there on."""
-        y = self.ops.layer_norm(x, *block.norm_attention)
+        normed = self.ops.add_layer_norm(x, added, *block.norm_attention)
         weight, bias = block.qkv
-        query = F.linear(y[:, 0], weight[: self.width], bias[: self.width])
-        key_value = F.linear(y, weight[self.width :], bias[self.width :])
-        mixed, emitted = self.ops.pooled_attention(query, key_value, self.heads, with_patches)
-        return x[:, 0] + F.linear(mixed, *block.output), emitted
+        query = F.linear(normed.normed[:, 0], weight[: self.width], bias[: self.width])
+        key_value = F.linear(normed.normed, weight[self.width :], bias[self.width :])
+        mixed, emitted = self.ops.pooled_attention(query, key_value, self.heads, patches is not None, patches)
+        return normed.rows[:, 0], F.linear(mixed, *block.output), emitted
 
     def _pooling(self, pixels: Tensor) -> Tensor | None:
         """Weights of the rows in the pooled row, `[1 or batch, token]`; None for the class token."""
@@ -196,8 +218,9 @@ class Tower:
         # that make the mean of the normalised rows the norm of one weighted mean.
         x = self._embed(pixels)
         for block in self.blocks:
-            x, _ = self._attend(block, x, None, False)
-            x = x + self._mlp(block, x)
+            x, mixed, _ = self._attend(block, x, None, None, None)
+            x, added = self._mlp(block, x, mixed)
+            x = x + added
         weighted = pooling / _std(x.float(), self.norm_after.eps)
         return weighted / weighted.sum(dim=1, keepdim=True)
 
@@ -211,9 +234,14 @@ def normalise(
     pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> Float[Tensor, "batch 3 height width_px"]:
     """uint8 `[batch, height, width, 3]` to the model's normalised pixels."""
-    scale = torch.tensor(std, device=pixels.device) * 255
-    shift = torch.tensor(mean, device=pixels.device) * 255
+    scale, shift = _levels(tuple(mean), tuple(std), pixels.device)
     return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2).to(dtype)
+
+
+@cache
+def _levels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Spread and middle in grey levels; kept, since bringing numbers to a GPU waits for all that it has to do."""
+    return torch.tensor(std, device=device) * 255, torch.tensor(mean, device=device) * 255
 
 
 def _pool(x: Tensor, pooling: Tensor | None) -> Tensor:
