@@ -36,11 +36,6 @@ class Blocks(NamedTuple):
     stages: int
 
 
-def blocks_for(head_dim: int, dtype: torch.dtype) -> Blocks:
-    """The cut for a head dimension and a type."""
-    return candidates(head_dim, dtype)[0]
-
-
 def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
     """The cuts worth measuring, the one in use first."""
     if dtype == torch.float32:
@@ -57,25 +52,39 @@ def attention_emit(
     pooling: Float[Tensor, "pool_batch token"] | None,
     with_patches: bool,
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
-    blocks: Blocks | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """As `reference.attention_emit`; `qkv`'s last axis must be contiguous, and so must `patches_out`'s."""
+    cut = candidates(qkv.shape[2] // 3 // heads, qkv.dtype)[0]
+    return attention_emit_cut(cut, qkv, heads, pooling, with_patches, patches_out)
+
+
+def attention_emit_cut(
+    cut: Blocks,
+    qkv: Float[Tensor, "batch token qkv_width"],
+    heads: int,
+    pooling: Float[Tensor, "pool_batch token"] | None,
+    with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
+) -> tuple[Float[Tensor, "batch token width"], Emitted]:
+    """`attention_emit`, cut in another way."""
     batch, tokens, columns = qkv.shape
     head_dim = columns // 3 // heads
     assert qkv.stride(2) == 1
-    cut = blocks or blocks_for(head_dim, qkv.dtype)
     row_blocks = triton.cdiv(tokens, cut.rows)
-    mixed = qkv.new_empty(batch, tokens, columns // 3)
+    mixed = torch.empty(batch, tokens, columns // 3, dtype=qkv.dtype, device=qkv.device)
     # One partial sum a query block that holds rows of the mean.
     parts = torch.empty(
         batch, heads, row_blocks if pooling is not None else 1, head_dim, dtype=torch.float32, device=qkv.device
     )
     patches = patches_buffer(patches_out, with_patches, (batch, heads, tokens, head_dim), qkv.device)
-    log_sums = qkv.new_empty(batch, heads, tokens, dtype=torch.float32) if _needs_log_sums(pooling, patches) else None
+    log_sums = None
+    if pooling is not None and patches is not None:
+        log_sums = torch.empty(batch, heads, tokens, dtype=torch.float32, device=qkv.device)
     if not batch:
         return mixed, Emitted(parts.sum(dim=2), patches)
     shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
-    launch = {"num_warps": cut.warps, "num_stages": cut.stages}
+    # The fusion of products and sums is asked for, since Triton 3.10 changes its default.
+    launch = {"num_warps": cut.warps, "num_stages": cut.stages, "enable_fp_fusion": True}
     pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
     strides = (qkv.stride(0), qkv.stride(1))
     with torch.cuda.device_of(qkv):
@@ -123,10 +132,6 @@ def patches_buffer(
 def patch_strides(patches: Tensor | None) -> tuple[int, int, int]:
     """Strides of image, head and token."""
     return (0, 0, 0) if patches is None else (patches.stride(0), patches.stride(1), patches.stride(2))
-
-
-def _needs_log_sums(pooling: Tensor | None, patches: Tensor | None) -> bool:
-    return pooling is not None and patches is not None
 
 
 @triton.jit(do_not_specialize=["tokens", "heads"])

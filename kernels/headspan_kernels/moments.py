@@ -47,6 +47,7 @@ def add_moments(
             TILE=TILE,
             UNROLLED=UNROLLED,
             num_warps=WARPS,
+            enable_fp_fusion=True,
         )
 
 

@@ -85,6 +85,7 @@ def _launch(
             WIDTH=width,
             PADDED=triton.next_power_of_2(width),
             num_warps=warps_for(width),
+            enable_fp_fusion=True,
         )
 
 

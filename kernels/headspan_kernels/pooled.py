@@ -37,8 +37,8 @@ def pooled_attention(
     tokens, head_dim = key_value.shape[1], width // heads
     assert query.stride(1) == 1
     assert key_value.stride(2) == 1
-    mixed = query.new_empty(batch, width)
-    emitted = query.new_empty(batch, heads, head_dim, dtype=torch.float32)
+    mixed = torch.empty(batch, width, dtype=query.dtype, device=query.device)
+    emitted = torch.empty(batch, heads, head_dim, dtype=torch.float32, device=query.device)
     patches = patches_buffer(patches_out, with_patches, (batch, heads, tokens, head_dim), query.device)
     if batch:
         with torch.cuda.device_of(query):
@@ -53,6 +53,7 @@ def pooled_attention(
                 PADDED=padded(head_dim),
                 BLOCK_KEYS=BLOCK_KEYS,
                 num_warps=WARPS,
+                enable_fp_fusion=True,
             )
     return mixed, Emitted(emitted, patches)
 

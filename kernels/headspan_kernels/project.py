@@ -33,7 +33,7 @@ def head_project(
 ) -> Float32[Tensor, "batch head token joint"]:
     """As `reference.head_project`."""
     batch, heads, tokens, _ = mixes.shape
-    out = mixes.new_empty(batch, heads, tokens, directions.shape[2], dtype=torch.float32)
+    out = torch.empty(batch, heads, tokens, directions.shape[2], dtype=torch.float32, device=mixes.device)
     _launch(mixes, scale, shares, directions, out, summed=False)
     return out
 
@@ -46,7 +46,7 @@ def text_maps(
 ) -> Float32[Tensor, "batch token text"]:
     """As `reference.text_maps`."""
     batch, _, tokens, _ = mixes.shape
-    out = mixes.new_empty(batch, tokens, carried.shape[2], dtype=torch.float32)
+    out = torch.empty(batch, tokens, carried.shape[2], dtype=torch.float32, device=mixes.device)
     _launch(mixes, scale, shares, carried, out, summed=True)
     return out
 
@@ -76,6 +76,7 @@ def _launch(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor, ou
             SUMMED=summed,
             num_warps=warps,
             num_stages=2,
+            enable_fp_fusion=True,
         )
 
 
