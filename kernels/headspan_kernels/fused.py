@@ -4,7 +4,9 @@ from headspan_kernels.attention import attention_emit
 from headspan_kernels.moments import add_moments
 from headspan_kernels.norm import add_layer_norm, layer_norm
 from headspan_kernels.pooled import pooled_attention
+from headspan_kernels.preprocess import preprocess
 from headspan_kernels.project import head_project, text_maps
+from headspan_kernels.rounds import textspan_rounds
 
 __all__ = [
     "add_layer_norm",
@@ -13,5 +15,7 @@ __all__ = [
     "head_project",
     "layer_norm",
     "pooled_attention",
+    "preprocess",
     "text_maps",
+    "textspan_rounds",
 ]

@@ -6,11 +6,12 @@ Nothing here imports Triton or knows a model, a file or a store.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int32, Int64, UInt8
 from torch import Tensor
 
 
@@ -162,6 +163,95 @@ def text_maps(
     `carried` are the texts carried to each head, its directions times the texts; heads apart are `head_project`.
     """
     return head_project(mixes, scale, shares, carried).sum(dim=1)
+
+
+def preprocess(
+    pixels: UInt8[Tensor, "batch height width 3"],
+    size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch 3 out_height out_width"]:
+    """Antialiased bicubic resize of the short side, centre crop to `size`, and the model's normalisation.
+
+    Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32.
+    """
+    height, width = resized((pixels.shape[1], pixels.shape[2]), size)
+    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    levels = pixels.float()
+    for axis, target, first, count in ((2, width, left, size[1]), (1, height, top, size[0])):
+        starts, weights = bicubic_taps(pixels.shape[axis], target)
+        places = starts[first : first + count, None] + torch.arange(weights.shape[1])
+        places = places.clamp(max=pixels.shape[axis] - 1).to(pixels.device)
+        taken = levels.index_select(axis, places.flatten()).unflatten(axis, places.shape)
+        shape = [1] * taken.ndim
+        shape[axis : axis + 2] = places.shape
+        weighted = taken * weights[first : first + count].to(pixels.device).view(shape)
+        levels = (weighted.sum(dim=axis + 1) + 0.5).floor().clamp(0, 255)
+    scale = 255 * torch.tensor(std, device=pixels.device)
+    shift = 255 * torch.tensor(mean, device=pixels.device)
+    return ((levels - shift) / scale).permute(0, 3, 1, 2).to(dtype)
+
+
+def resized(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image whose short side is brought to the square `target`'s; the long is rounded down."""
+    long = int(target[0] * max(source) / min(source))
+    return (long, target[1]) if source[1] <= source[0] else (target[0], long)
+
+
+@cache
+def bicubic_taps(source: int, target: int) -> tuple[Int32[Tensor, " target"], Float32[Tensor, "target tap"]]:
+    """For every target pixel its first source pixel and the weights from there on, zero where there are fewer.
+
+    Pillow's `precompute_coeffs` with its bicubic kernel (a = -1/2), stretched by the ratio where that is above 1.
+    """
+    ratio = source / target
+    stretch = max(ratio, 1.0)
+    centres = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio
+    starts = (centres - 2 * stretch + 0.5).clamp(min=0).floor()
+    ends = (centres + 2 * stretch + 0.5).floor().clamp(max=source)
+    places = starts[:, None] + torch.arange(int((ends - starts).max()), dtype=torch.float64)
+    x = ((places - centres[:, None] + 0.5) / stretch).abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0)) * (places < ends[:, None])
+    return starts.int(), (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def textspan_rounds(
+    texts: Float64[Tensor, "head pool rank"], covariance: Float64[Tensor, "head rank rank"], count: int, least: float
+) -> tuple[Int64[Tensor, "head {count}"], Float64[Tensor, "head {count} rank"], Float64[Tensor, "head {count}"]]:
+    """The greedy rounds of TEXTSPAN for all heads: chosen texts, their deflated unit vectors, variance taken by each.
+
+    A head whose best score is not above `least` times its first round's best is done: -1, and zeros. Ranks may differ
+    where texts and covariance are zero beyond a head's own.
+    """
+    heads, _, rank = texts.shape
+    chosen = torch.full((heads, count), -1, dtype=torch.int64, device=texts.device)
+    directions = texts.new_zeros(heads, count, rank)
+    variances = texts.new_zeros(heads, count)
+    scores = ((texts @ covariance) * texts).sum(dim=2)
+    limit = least * scores.amax(dim=1)
+    every = torch.arange(heads, device=texts.device)
+    for done in range(count):
+        score, best = scores.max(dim=1)
+        going = score > limit
+        taken = directions[:, :done]
+        u = texts[every, best]
+        # The second pass takes away what rounding left of the first.
+        for _ in range(2):
+            u = u - ((taken @ u[:, :, None]) * taken).sum(dim=1)
+        u = torch.where(going[:, None], u / u.norm(dim=1, keepdim=True), 0.0)
+        w = (covariance @ u[:, :, None])[:, :, 0]
+        # What is left of the covariance is the first one between projections that take the chosen directions away.
+        w = w - ((taken @ w[:, :, None]) * taken).sum(dim=1)
+        variance = (u * w).sum(dim=1)
+        along_u, along_w = (texts @ u[:, :, None])[:, :, 0], (texts @ w[:, :, None])[:, :, 0]
+        scores = scores - along_u * (2 * along_w - along_u * variance[:, None])
+        scores[every, best] = 0
+        chosen[:, done] = torch.where(going, best, -1)
+        directions[:, done], variances[:, done] = u, variance
+    return chosen, directions, variances
 
 
 def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

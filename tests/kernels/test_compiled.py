@@ -162,6 +162,17 @@ def project(head_dim: int, dtype: torch.dtype) -> None:
         op(mixes, meta(3), meta(3, 3), directions)
 
 
+def textspan_rounds() -> None:
+    """60 rounds over the published pool would be 60 launches of one kernel: one is enough here."""
+    double = torch.float64
+    fused.textspan_rounds(meta(64, 3498, 67, dtype=double), meta(64, 67, 67, dtype=double), 1, 1e-12)
+
+
+def preprocess() -> None:
+    pixels = meta(3, 480, 640, 3, dtype=torch.uint8)
+    fused.preprocess(pixels, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16)
+
+
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # ViT-L has heads of 64, ViT-H of 80, ViT-g of 88, ViT-bigG of 104; EVA-8B of 128.
 slow = pytest.mark.slow
@@ -199,6 +210,8 @@ def test_a_towers_kernels_fit_the_gpu(
     [
         (90, lambda: add_moments(64)),
         (90, lambda: project(64, BF16)),
+        (90, textspan_rounds),
+        (90, preprocess),
         pytest.param(90, lambda: project(64, FP32), marks=slow),
         pytest.param(90, lambda: project(104, BF16), marks=slow),
         pytest.param(90, lambda: add_moments(104), marks=slow),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests import tolerances
-from tests.kernels.test_reference import DTYPES, carry, coordinate_rows, every_row
+from tests.kernels.test_reference import DTYPES, carry, coordinate_rows, every_row, preprocess_by_pillow
 from tests.tolerances import relative_error
 
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -282,6 +282,45 @@ def test_heads_and_patches_are_carried_along_their_directions(
     assert relative_error(maps, reference.text_maps(mixes, scale, shares, directions)) < tolerance
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    # Smaller, larger, of the wanted size already, and long; odd crops.
+    [(37, 53, 16), (11, 9, 16), (16, 16, 16), (16, 41, 16), (90, 20, 7)],
+)
+def test_preprocessing_is_pillows_to_within_one_grey_level(
+    random: torch.Generator, height: int, width: int, size: int
+) -> None:
+    pixels = torch.randint(0, 256, (3, height, width, 3), generator=random, dtype=torch.uint8)
+    mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
+    found = fused.preprocess(pixels, (size, size), mean, std, torch.float32)
+    wanted = preprocess_by_pillow(pixels.numpy(), size)
+    assert found.shape == (3, 3, size, size)
+    grey = found.permute(0, 2, 3, 1).double() * torch.tensor(std) * 255 + torch.tensor(mean) * 255
+    assert (grey - torch.from_numpy(wanted)).abs().max() < 1.001
+    plain = reference.preprocess(pixels, (size, size), mean, std, torch.float32)
+    assert (found - plain).abs().max() * 255 * min(std) < 1.001
+    # A border between two levels is crossed by rounding alone, and seldom.
+    assert (grey - torch.from_numpy(wanted)).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(("heads", "pool", "rank", "count"), [(1, 1, 1, 1), (3, 70, 5, 4), (2, 33, 17, 12)])
+def test_the_rounds_of_textspan_are_the_references(
+    random: torch.Generator, heads: int, pool: int, rank: int, count: int
+) -> None:
+    texts = draw(random, heads, pool, rank, dtype=torch.float64)
+    root = draw(random, heads, rank, rank, dtype=torch.float64)
+    covariance = root @ root.transpose(1, 2)
+    if heads == 3:
+        # A head of a smaller rank: it runs out of texts.
+        texts[1, :, 2:], covariance[1, 2:], covariance[1, :, 2:] = 0, 0, 0
+    chosen, directions, variances = fused.textspan_rounds(texts, covariance, count, 1e-12)
+    wanted = reference.textspan_rounds(texts, covariance, count, 1e-12)
+    assert torch.equal(chosen, wanted[0])
+    assert relative_error(directions, wanted[1]) < tolerances.FLOAT64
+    assert relative_error(variances, wanted[2]) < tolerances.FLOAT64
+    assert (chosen[:, 0] >= 0).all()
+
+
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The tower on the fused ops, and the names of those that it called."""
@@ -294,7 +333,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         return call
 
-    module = SimpleNamespace(**{name: recorded(name) for name in fused.__all__})
+    module = ModuleType("recorded")
+    for name in fused.__all__:
+        setattr(module, name, recorded(name))
     monkeypatch.setattr("headspan.model.tower.ops", lambda device: module)
     return called
 

@@ -10,7 +10,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from headspan.analyse.textspan import Spread, span_heads
 from headspan_kernels import ops, reference
 from tests import tolerances
 from tests.tolerances import relative_error
@@ -228,6 +230,49 @@ def test_patches_are_written_where_the_caller_wants_them_in_its_type(pooling: to
     assert room[:, 0].isnan().all()
 
 
+def preprocess_by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Grey levels after torchvision's arithmetic of sizes and Pillow's resize and crop."""
+    rendered = []
+    for image in pixels:
+        height, width = image.shape[:2]
+        long = int(size * max(height, width) / min(height, width))
+        shape = (size, long) if width <= height else (long, size)
+        resized = Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC)
+        left, top = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
+        rendered.append(np.asarray(resized.crop((left, top, left + size, top + size))))
+    return np.stack(rendered).astype(np.float64)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(37, 53, 16), (11, 9, 16), (16, 16, 16), (300, 257, 24)])
+def test_preprocessing_is_pillows_to_within_one_grey_level(height: int, width: int, size: int) -> None:
+    pixels = np.random.default_rng(height).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
+    found = reference.preprocess(torch.from_numpy(pixels), (size, size), mean, std, torch.float32)
+    grey = found.permute(0, 2, 3, 1).double().numpy() * std * 255 + np.array(mean) * 255
+    differences = np.abs(grey - preprocess_by_pillow(pixels, size))
+    assert differences.max() < 1.001
+    # A border between two levels is crossed by rounding alone, and seldom.
+    assert differences.mean() < 0.01
+
+
+def test_the_rounds_of_textspan_are_those_of_the_analysis() -> None:
+    random = np.random.default_rng(3)
+    texts, root = random.standard_normal((2, 40, 6)), random.standard_normal((2, 6, 6))
+    covariance = root @ root.swapaxes(1, 2)
+    # A head of rank 4, with zeros beyond it.
+    texts[1, :, 4:], covariance[1, 4:], covariance[1, :, 4:] = 0, 0, 0
+    chosen, directions, variances = reference.textspan_rounds(
+        torch.from_numpy(texts), torch.from_numpy(covariance), 6, 1e-12
+    )
+    for head, rank in ((0, 6), (1, 4)):
+        spread = Spread(7, np.zeros(rank), 6 * covariance[head, :rank, :rank], np.eye(rank))
+        span = span_heads([spread], texts[head, :, :rank], 6, rank)[0]
+        assert chosen[head].tolist() == span.indices.tolist()
+        assert relative_error(directions[head, :rank, :rank], span.directions) < tolerances.FLOAT32_SUM
+        explained = variances[head].cumsum(dim=0) / np.trace(covariance[head])
+        assert relative_error(explained[:rank], span.explained[:rank]) < tolerances.FLOAT64
+
+
 def test_every_device_has_ops_of_the_same_names() -> None:
     for device in ("cpu", "cuda", "meta"):
         module = ops(torch.device(device))
@@ -238,7 +283,9 @@ def test_every_device_has_ops_of_the_same_names() -> None:
             "head_project",
             "layer_norm",
             "pooled_attention",
+            "preprocess",
             "text_maps",
+            "textspan_rounds",
         ):
             wanted = inspect.signature(getattr(reference, name)).parameters
             assert list(inspect.signature(getattr(module, name)).parameters) == list(wanted)
