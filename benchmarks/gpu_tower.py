@@ -13,15 +13,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu import BATCH, milliseconds
+from benchmarks import gpu
 from headspan.model import tower as tower_module
 from headspan.model.tower import Block, Linear, Norm, PooledRow, Tower
 from headspan_kernels import reference
 
-WIDTH, HEADS, LAYERS, JOINT, PATCH, TOKENS = 1024, 16, 24, 768, 14, 257
-EVERY_LAYER = range(LAYERS)
 # The issue's marks for bf16: sum of contributions against the exact embedding.
 SUM_ERROR, COSINE = 1e-2, 0.9999
 # float32 against the float64 pass: 24 layers of roundings make some 1e-5; TF32, which errs by 1e-3, would show.
@@ -33,13 +32,13 @@ COMPILE_SECONDS = 100.0
 def accuracy(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, Any]:
     """Contributions of the fused tower in float32 and bf16 against a float64 pass on PyTorch's ops."""
     exact = random_tower()
-    pixels = torch.randn(4, 3, 224, 224, device="cuda")
+    pixels = _pixels(4)
     with _pytorchs_ops():
         wanted = _emit(_double(exact), pixels.double(), torch.float32, with_terms=True)
     embedding = _embedding(wanted.state.double(), wanted, exact)
     found: dict[str, Any] = {"images": len(pixels), "wrong": []}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        row = _emit(exact.to(torch.device("cuda"), dtype), pixels.to(dtype), torch.float32, with_terms=True)
+        row = _emit(exact.to(torch.device(gpu.DEVICE), dtype), pixels.to(dtype), torch.float32, with_terms=True)
         total = _embedding(_sum_of_terms(row, exact), row, exact)
         assert row.patches is not None
         assert wanted.patches is not None
@@ -59,18 +58,23 @@ def speed(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, An
     """Time of a batch with every head and patch emitted, of its peers, and the share of the bf16 matrix rate."""
     visual = _open_clip()
     whole = random_tower() if visual is None else _to_tower(visual)
-    half = whole.to(torch.device("cuda"), torch.bfloat16)
-    pixels = torch.randn(BATCH, 3, 224, 224, device="cuda", dtype=torch.bfloat16)
+    half = whole.to(torch.device(gpu.DEVICE), torch.bfloat16)
+    pixels = _pixels(gpu.SIZES.batch).bfloat16()
     torch.cuda.reset_peak_memory_stats()
-    ours = milliseconds(lambda: _emit(half, pixels, torch.float16), 2000)
+    ours = gpu.milliseconds(lambda: _emit(half, pixels, torch.float16), 2000)
     peak_bytes = torch.cuda.max_memory_allocated()
-    rate = flops() * BATCH / ours["ms"] / 1e9
+    rate = flops() * gpu.SIZES.batch / ours["ms"] / 1e9
     rows: dict[str, Any] = {"ours": ours}
-    heads_only = milliseconds(lambda: half.forward(pixels, EVERY_LAYER), 1000)
-    rows["ours, heads alone"] = heads_only
+    rows["ours, heads alone"] = gpu.milliseconds(lambda: half.forward(pixels, range(gpu.SIZES.layers)), 1000)
     rows["ours, as a CUDA graph"] = _graphed(half, pixels)
+    with _compiled_mlps():
+        rows["ours, norms and MLPs compiled by PyTorch"] = gpu.milliseconds(
+            lambda: _emit(half, pixels, torch.float16), 1000
+        )
     with _pytorchs_ops():
-        rows["same tower on PyTorch's ops, heads alone"] = milliseconds(lambda: half.forward(pixels, EVERY_LAYER), 1000)
+        rows["same tower on PyTorch's ops, heads alone"] = gpu.milliseconds(
+            lambda: half.forward(pixels, range(gpu.SIZES.layers)), 1000
+        )
     peers: dict[str, Callable[[Tensor], Tensor]] = {}
     if visual is not None:
         # Weights and all in bf16: faster than autocast, which casts the weights in every pass.
@@ -83,12 +87,12 @@ def speed(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, An
             left_out.append(name)
         else:
             with torch.inference_mode():
-                rows[name] = milliseconds(lambda work=work: work(pixels), 1000)  # type: ignore[misc]
+                rows[name] = gpu.milliseconds(lambda work=work: work(pixels), 1000)  # type: ignore[misc]
     compiled = rows.get("open_clip encode_image, bf16, compiled")
     return {
-        "batch": BATCH,
+        "batch": gpu.SIZES.batch,
         "rows": rows,
-        "images_a_second": round(BATCH / ours["ms"] * 1e3),
+        "images_a_second": round(gpu.SIZES.batch / ours["ms"] * 1e3),
         "tflop_s": round(rate, 1),
         "share_of_bf16": round(rate / ceilings["bf16_tflop_s"], 3),
         "times_open_clip_compiled": None if compiled is None else round(compiled["ms"] / ours["ms"], 3),
@@ -99,19 +103,22 @@ def speed(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, An
 
 def flops() -> int:
     """Floating-point operations of one image's encoding, a product and a sum apart, every row of every block."""
-    linear = TOKENS * WIDTH * (3 * WIDTH + WIDTH + 8 * WIDTH)
-    attention = 2 * TOKENS * TOKENS * WIDTH
-    return 2 * (LAYERS * (linear + attention) + (TOKENS - 1) * 3 * PATCH**2 * WIDTH)
+    size = gpu.SIZES
+    linear = size.tokens * size.width * (3 * size.width + size.width + 8 * size.width)
+    attention = 2 * size.tokens * size.tokens * size.width
+    return 2 * (size.layers * (linear + attention) + (size.tokens - 1) * 3 * size.patch**2 * size.width)
 
 
 def random_tower() -> Tower:
     """ViT-L/14 with random weights, float32, on the GPU; every parameter is off its trivial value."""
+    size = gpu.SIZES
+    width = size.width
 
     def draw(*shape: int, spread: float = 1.0, centre: float = 0.0) -> Tensor:
-        return torch.randn(shape, device="cuda") * spread + centre
+        return torch.randn(shape, device=gpu.DEVICE) * spread + centre
 
     def norm() -> Norm:
-        return Norm(draw(WIDTH, spread=0.2, centre=1.0), draw(WIDTH, spread=0.1), 1e-5)
+        return Norm(draw(width, spread=0.2, centre=1.0), draw(width, spread=0.1), 1e-5)
 
     def linear(out: int, columns: int) -> Linear:
         return Linear(draw(out, columns, spread=columns**-0.5), draw(out, spread=0.1))
@@ -119,30 +126,34 @@ def random_tower() -> Tower:
     def block() -> Block:
         return Block(
             norm(),
-            linear(3 * WIDTH, WIDTH),
-            linear(WIDTH, WIDTH),
+            linear(3 * width, width),
+            linear(width, width),
             norm(),
-            linear(4 * WIDTH, WIDTH),
-            linear(WIDTH, 4 * WIDTH),
+            linear(4 * width, width),
+            linear(width, 4 * width),
         )
 
     return Tower(
-        patch_weight=draw(WIDTH, 3, PATCH, PATCH, spread=(3 * PATCH**2) ** -0.5),
-        class_token=draw(WIDTH),
-        positions=draw(TOKENS, WIDTH, spread=0.3),
+        patch_weight=draw(width, 3, size.patch, size.patch, spread=(3 * size.patch**2) ** -0.5),
+        class_token=draw(width),
+        positions=draw(size.tokens, width, spread=0.3),
         norm_before=norm(),
-        blocks=tuple(block() for _ in EVERY_LAYER),
+        blocks=tuple(block() for _ in range(gpu.SIZES.layers)),
         norm_after=norm(),
-        projection=draw(WIDTH, JOINT, spread=WIDTH**-0.5),
-        heads=HEADS,
+        projection=draw(width, size.joint, spread=width**-0.5),
+        heads=size.heads,
         activation="gelu",
         mean_pooled=False,
         norm_rows=False,
     )
 
 
+def _pixels(images: int) -> Tensor:
+    return torch.randn(images, 3, gpu.SIZES.pixels, gpu.SIZES.pixels, device=gpu.DEVICE)
+
+
 def _emit(tower: Tower, pixels: Tensor, patches_dtype: torch.dtype, with_terms: bool = False) -> PooledRow:
-    return tower.forward(pixels, EVERY_LAYER, True, with_terms, patches_dtype)
+    return tower.forward(pixels, range(gpu.SIZES.layers), True, with_terms, patches_dtype)
 
 
 @contextmanager
@@ -155,9 +166,29 @@ def _pytorchs_ops() -> Iterator[None]:
         tower_module.ops = fused
 
 
+@contextmanager
+def _compiled_mlps() -> Iterator[None]:
+    """The tower with everything between attention and the next block left to torch.compile, within."""
+
+    @torch.compile
+    def compiled(x: Tensor, added: Tensor, norm: Norm, expand: Linear, shrink: Linear) -> tuple[Tensor, Tensor]:
+        normed = reference.add_layer_norm(x, added, *norm)
+        return normed.rows, F.linear(F.gelu(F.linear(normed.normed, *expand)), *shrink)
+
+    def mlp(self: Tower, block: Block, x: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        return compiled(x, added, block.norm_mlp, block.expand, block.shrink)
+
+    plain = Tower._mlp
+    Tower._mlp = mlp  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tower._mlp = plain  # type: ignore[method-assign]
+
+
 def _double(tower: Tower) -> Tower:
     """All of it in float64, the final norm and the projection too."""
-    moved = tower.to(torch.device("cuda"), torch.float64)
+    moved = tower.to(torch.device(gpu.DEVICE), torch.float64)
     weight, bias, eps = tower.norm_after
     return replace(moved, norm_after=Norm(weight.double(), bias.double(), eps), projection=tower.projection.double())
 
@@ -195,7 +226,7 @@ def _graphed(tower: Tower, pixels: Tensor) -> dict[str, float]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         _emit(tower, pixels, torch.float16)
-    return milliseconds(graph.replay, 1000)
+    return gpu.milliseconds(graph.replay, 1000)
 
 
 def _open_clip() -> Any:
@@ -210,4 +241,4 @@ def _open_clip() -> Any:
 def _to_tower(visual: Any) -> Tower:
     from headspan.model.convert import to_tower
 
-    return to_tower(visual, "ViT-L-14").to(torch.device("cuda"), torch.float32)
+    return to_tower(visual, "ViT-L-14").to(torch.device(gpu.DEVICE), torch.float32)

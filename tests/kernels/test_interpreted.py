@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import gpu, gpu_tower
 from tests import tolerances
 from tests.kernels.test_reference import DTYPES, carry, coordinate_rows, every_row, preprocess_by_pillow
 from tests.tolerances import relative_error
@@ -27,6 +28,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from headspan.model.convert import to_tower
+from benchmarks import gpu_ops
 from headspan_kernels import fused, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
@@ -380,4 +382,34 @@ def test_the_whole_tower_equals_the_reference(used: set[str], monkeypatch: pytes
         assert relative_error(found.patches.float(), wanted.patches) < tolerances.FLOAT16_STORE
         for name in ("state", "std", "heads"):
             assert relative_error(getattr(found, name), getattr(wanted, name)) < tolerances.FLOAT32_SUM
+    assert used
+
+
+def test_the_gpu_benchmark_runs_as_a_toy(used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # On the CPU, nothing compiled or captured: what is left is every call that it makes on a GPU, once.
+    def once(work: Any, for_ms: int = 0) -> dict[str, float]:
+        work()
+        return {"ms": 1.0}
+
+    toy = gpu.Sizes(batch=2, layers=2, heads=2, head_dim=8, joint=7, patch=4, pixels=16, texts=3)
+    for name, value in (("DEVICE", "cpu"), ("SIZES", toy), ("milliseconds", once)):
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu_tower, "_graphed", lambda tower, pixels: {"ms": 1.0})
+    monkeypatch.setattr(gpu_tower, "_open_clip", lambda: None)
+    monkeypatch.setattr(torch, "compile", lambda work, **settings: work)
+    ceilings = {"copy_tb_s": gpu.copy_rate(), "bf16_tflop_s": gpu.matmul_rate()}
+    accuracy = gpu_tower.accuracy(ceilings, lambda: 1e3)
+    assert accuracy["wrong"] == []
+    assert accuracy["fp32"]["sum_error"] < tolerances.ORACLE_FLOAT32
+    assert accuracy["bf16"]["sum_error"] < 2 * tolerances.BFLOAT16_PASS
+    assert gpu.accuracy_words(accuracy)[0].startswith("sum of contributions within")
+    monkeypatch.setitem(gpu_ops.TOLERANCE, torch.bfloat16, 3 * tolerances.BFLOAT16_ROUNDING)
+    ops = gpu_ops.run(ceilings, lambda: 1e3)
+    assert ops["wrong"] == []
+    # An op that beats nobody is not kept.
+    assert not any(row["kept"] for row in ops["rows"].values())
+    assert len(gpu.ops_words(ops)[0].split("; ")) == len(ops["rows"])
+    speed = gpu_tower.speed(ceilings, lambda: 1e3)
+    assert speed["images_a_second"] == 2000
+    assert gpu.tower_words(speed)[1].endswith("not yet measured")
     assert used
