@@ -27,8 +27,8 @@ pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 import triton.language as tl
 from triton.runtime import interpreter
 
-from headspan.model.convert import to_tower
 from benchmarks import gpu_ops
+from headspan.model.convert import to_tower
 from headspan_kernels import fused, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
@@ -397,6 +397,8 @@ def test_the_gpu_benchmark_runs_as_a_toy(used: set[str], monkeypatch: pytest.Mon
     monkeypatch.setattr(gpu_tower, "_graphed", lambda tower, pixels: {"ms": 1.0})
     monkeypatch.setattr(gpu_tower, "_open_clip", lambda: None)
     monkeypatch.setattr(torch, "compile", lambda work, **settings: work)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
     ceilings = {"copy_tb_s": gpu.copy_rate(), "bf16_tflop_s": gpu.matmul_rate()}
     accuracy = gpu_tower.accuracy(ceilings, lambda: 1e3)
     assert accuracy["wrong"] == []
