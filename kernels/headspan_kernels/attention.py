@@ -5,7 +5,7 @@
 `lse[n]` is the base-2 logarithm of the row's sum, found online (Milakov and Gimelshein 2018). σ stands in the
 exponent's multiply-add, where it costs nothing and, unlike in 16-bit weights, rounds nothing. Queries, keys and
 values are read where the projection left them. The program that holds row 0 goes over K and V, then in the
-cache, once more for `α[0,m] v[m]`; for a weighted mean of rows a second kernel sums α's columns with the saved
+cache, again for `α[0,m] v[m]`; for a weighted mean of rows a second kernel sums α's columns with the saved
 `lse`. float32 operands are multiplied as three TF32 products, which together keep float32's digits.
 
 No float atomics: the same input gives the same bits. Blocks are chosen by shape and type alone, never by timing,
@@ -225,9 +225,12 @@ def attend(
         first = tl.sum(tl.where((rows == 0)[:, None], sums, 0.0), axis=0)
         tl.store(parts + pair.to(tl.int64) * HEAD_DIM + columns, first, mask=inside)
         if patches is not None:
+            row = tl.load(query + columns, mask=inside, other=0.0).to(tl.float32)
+            highest, powers = row_sums(row, query + width, tokens, qkv_token, HEAD_DIM, PADDED, BLOCK_KEYS)
             write_patches(
-                tl.load(query + columns, mask=inside, other=0.0).to(tl.float32),
-                tl.sum(tl.where(rows == 0, log_sum, 0.0), axis=0),
+                row,
+                highest,
+                powers,
                 query + width,
                 patches + image * patches_image + head.to(tl.int64) * patches_head,
                 tokens,
@@ -281,9 +284,36 @@ def _step(
 
 @triton.jit
 @no_type_check
+def row_sums(q, key, tokens, row_stride, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_KEYS: tl.constexpr):
+    """One query row's highest score and the sum of its powers, from products in the order of `write_patches`.
+
+    Those of the matrix products round otherwise, and weights of scores far from 0 would not add up to 1.
+    """
+    columns = tl.arange(0, PADDED)
+    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    # A maximum and a sum a lane of keys, joined at the end: no reduction over keys inside the loop.
+    top = tl.full([BLOCK_KEYS], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_KEYS], tl.float32)
+    for start in range(0, tokens, BLOCK_KEYS):
+        keys = start + tl.arange(0, BLOCK_KEYS)
+        within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
+        # [BLOCK_KEYS, PADDED]
+        k = tl.load(key + keys[:, None] * row_stride + columns[None, :], mask=within, other=0.0).to(tl.float32)
+        # Far below any score, and finite: a lane that never holds a key must not make NaN of -inf − -inf.
+        scores = tl.where(keys < tokens, tl.sum(q[None, :] * k, axis=1) * scale, -1.0e38)
+        higher = tl.maximum(top, scores)
+        total = total * tl.exp2(top - higher) + tl.where(keys < tokens, tl.exp2(scores - higher), 0.0)
+        top = higher
+    highest = tl.max(top, axis=0)
+    return highest, tl.sum(total * tl.exp2(top - highest), axis=0)
+
+
+@triton.jit
+@no_type_check
 def write_patches(
     q,
-    log_sum,
+    highest,
+    whole,
     key,
     patches,
     tokens,
@@ -294,7 +324,7 @@ def write_patches(
     PADDED: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """One query row's `α v` of every token, in float32 until it is stored; `log_sum` is the row's."""
+    """One query row's `α v` of every token, in float32 until it is stored, by its highest score and its sum."""
     columns = tl.arange(0, PADDED)
     scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
     for start in range(0, tokens, BLOCK_KEYS):
@@ -304,7 +334,7 @@ def write_patches(
         # [BLOCK_KEYS, PADDED]
         k = tl.load(key + places, mask=within, other=0.0).to(tl.float32)
         v = tl.load(key + width + places, mask=within, other=0.0).to(tl.float32)
-        weights = tl.exp2(tl.sum(q[None, :] * k, axis=1) * scale - log_sum)
+        weights = tl.exp2(tl.sum(q[None, :] * k, axis=1) * scale - highest) / whole
         tl.store(
             patches + keys[:, None] * patches_token + columns[None, :],
             (weights[:, None] * v).to(patches.dtype.element_ty),

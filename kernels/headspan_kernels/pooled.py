@@ -116,7 +116,8 @@ def attend_row(
     if patches is not None:
         write_patches(
             q,
-            highest + tl.log2(whole),
+            highest,
+            whole,
             key,
             patches + image * patches_image + head.to(tl.int64) * patches_head,
             tokens,
