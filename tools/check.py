@@ -1,11 +1,14 @@
 """One command for format, lint, types and tests; exits with the first failure's code.
 
+The Triton kernels are tested in Triton's interpreter, in a second process: it is chosen when Triton is imported.
+
 `python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else
 goes to pytest.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,10 +27,12 @@ def main(arguments: Sequence[str]) -> int:
         "lint": ["ruff", "check", "--quiet", "."],
         "types": ["mypy", "--no-error-summary"],
         "tests": ["pytest", *tests],
+        "interpreted kernels": ["pytest", "tests/kernels/test_interpreted.py"],
     }
     for name, command in steps.items():
         print(f"{name}: {' '.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+        environment = {**os.environ, "TRITON_INTERPRET": "1" if name == "interpreted kernels" else "0"}
+        code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode
         if code:
             print(f"{name} failed", file=sys.stderr)
             return code

@@ -5,16 +5,16 @@ Killed at any moment, the same call goes on where the last commit record stands;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
-import torch
 
 from headspan.config import PrecomputeSettings, bad_limit
 from headspan.decode import decode
-from headspan.emit.contributions import contributions
+from headspan.emit.contributions import Contributions, contributions
 from headspan.emit.moments import Moments
 from headspan.errors import SourceError
 from headspan.in_hand import InHand
@@ -29,6 +29,8 @@ from headspan.store.samples import read_shards
 from headspan.store.work import Work
 from headspan.store.writer import StoreWriter
 from headspan.store.writers import other_writers
+
+T = TypeVar("T")
 
 
 def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summary:
@@ -117,21 +119,36 @@ def compute_unit(
     size, overflows = store.size, []
     with store.begin(unit) as writer:
         moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, encoder.device)
-        while batch := list(islice(images, batch_size)):
-            if store.commits.is_done(unit.index) and not again:
-                # The other writer was faster: the images pass by.
-                continue
-            result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
-            good, rows = result.finite, np.array([image.row for image in batch])
+        batches = iter(lambda: list(islice(images, batch_size)), [])
+        # Where another writer was faster, the images pass by.
+        needed = (batch for batch in batches if again or not store.commits.is_done(unit.index))
+        # A GPU computes the next batch while this one's numbers travel and are written.
+        for batch, result in one_ahead(_launch(batch, encoder, moments) for batch in needed):
+            good, rows = result.good, np.array([image.row for image in batch])
             overflows += store.overflows(unit, rows[~good])
-            kept = torch.from_numpy(good).to(encoder.device)
-            moments.add(result.heads[kept], result.norm[kept])
             writer.put(rows[good], {name: array[good] for name, array in result.arrays.items()})
             tell(batch[-1].row + 1 - unit.first_row)
         crc32c, bad = in_hand.read_of(unit)
         record = writer.commit(moments, [*bad, *overflows], crc32c, again)
     tell(unit.rows)
     return record
+
+
+def _launch(batch: list[DecodedImage], encoder: Encoder, moments: Moments) -> tuple[list[DecodedImage], Contributions]:
+    """Give the device a batch; nothing here waits for it."""
+    result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
+    moments.add(result.heads, result.norm, result.finite)
+    return batch, result
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """`items`, each handed out once the one after it has been made."""
+    stream = iter(items)
+    for item in islice(stream, 1):
+        for following in stream:
+            yield item
+            item = following
+        yield item
 
 
 def _refuse_bad(settings: PrecomputeSettings, store: StoreWriter, bad: list[BadImage]) -> None:

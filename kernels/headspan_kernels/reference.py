@@ -6,11 +6,12 @@ Nothing here imports Triton or knows a model, a file or a store.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64, Int32, Int64, UInt8
 from torch import Tensor
 
 
@@ -19,6 +20,15 @@ class Emitted(NamedTuple):
 
     heads: Float[Tensor, "batch head head_dim"]
     patches: Float[Tensor, "batch head token head_dim"] | None
+
+
+class Normed(NamedTuple):
+    """Rows, their LayerNorm, and where asked for its float32 mean and `1 / sqrt(var + eps)`."""
+
+    rows: Float[Tensor, "*rows width"]
+    normed: Float[Tensor, "*rows width"]
+    mean: Float32[Tensor, "*rows"] | None
+    rstd: Float32[Tensor, "*rows"] | None
 
 
 def layer_norm(
@@ -31,18 +41,38 @@ def layer_norm(
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
+def add_layer_norm(
+    x: Float[Tensor, "*rows width"],
+    added: Float[Tensor, "*rows width"] | None,
+    weight: Float[Tensor, " width"],
+    bias: Float[Tensor, " width"],
+    eps: float,
+    with_statistics: bool = False,
+) -> Normed:
+    """`x + added`, rounded to their type as the stream keeps it, and the LayerNorm of that."""
+    rows = x if added is None else x + added
+    mean = rstd = None
+    if with_statistics:
+        exact = rows.float()
+        mean = exact.mean(dim=-1)
+        rstd = torch.rsqrt(exact.var(dim=-1, correction=0) + eps)
+    return Normed(rows, layer_norm(rows, weight, bias, eps), mean, rstd)
+
+
 def attention_emit(
     qkv: Float[Tensor, "batch token qkv_width"],
     heads: int,
     pooling: Float[Tensor, "pool_batch token"] | None,
     with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """Attention of every token, and what the pooled row took from each head.
 
     `qkv` holds queries, keys and values side by side. `pooling` holds the weights of the rows whose mean
     is the pooled row (its first axis is 1 or the batch); None means that row 0, the class token, is it.
-    `bias` is added to the scores.
+    With `patches_out`, `α v` is written there, in its type, once; otherwise it comes as float32. `bias` is added to
+    the scores.
     """
     query, key, value = _split_heads(qkv, 3, heads)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -59,7 +89,7 @@ def attention_emit(
             weights = weights[:, :, 0]
         else:
             weights = torch.einsum("bhnm,bn->bhm", weights, pooling.expand(len(qkv), -1))
-        emitted_patches = weights[..., None] * value.float()
+        emitted_patches = _written(weights[..., None] * value.float(), patches_out)
     return _join_heads(mixed), Emitted(emitted_heads, emitted_patches)
 
 
@@ -68,11 +98,12 @@ def pooled_attention(
     key_value: Float[Tensor, "batch token kv_width"],
     heads: int,
     with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
     """Attention of one query row an image, as in the last block, where no other row is needed.
 
-    `bias` is added to the scores.
+    `patches_out` and `bias` as in `attention_emit`.
     """
     batch, width = query.shape
     row_bias = None if bias is None else bias[:, None]
@@ -81,6 +112,7 @@ def pooled_attention(
     if with_patches:
         emitted_patches = _attention_weights(rows, key, row_bias)[:, :, 0, :, None] * value.float()
         emitted_heads = emitted_patches.sum(dim=2)
+        emitted_patches = _written(emitted_patches, patches_out)
         mixed = emitted_heads.to(query.dtype)
     else:
         emitted_patches = None
@@ -99,15 +131,144 @@ def attention_weights(
 
 
 def add_moments(
-    coordinates: Float64[Tensor, "batch layer head coordinate"],
+    heads: Float32[Tensor, "batch layer head head_dim"],
+    scale: Float64[Tensor, " batch"],
+    shares: Float64[Tensor, "batch share"],
     total: Float64[Tensor, "layer head coordinate"],
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:
-    """Add a batch's sum and uncentred Gram matrix of every head to `total` and `gram`, in place."""
-    batch, layers, heads, size = coordinates.shape
-    columns = coordinates.reshape(batch, layers * heads, size).transpose(0, 1).contiguous()
+    """Add a batch's sum and uncentred Gram matrix of every head's coordinates to `total` and `gram`, in place.
+
+    An image's coordinates are its `head_dim` numbers times its `scale`, and its `shares`. An image whose scale
+    is 0 counts as nothing, whatever its numbers are.
+    """
+    batch, layers, count, _ = heads.shape
+    scaled = torch.where(scale[:, None, None, None] == 0, 0, heads.double() * scale[:, None, None, None])
+    shares = torch.where(scale[:, None] == 0, 0, shares)
+    coordinates = torch.cat([scaled, shares[:, None, None].expand(batch, layers, count, -1)], dim=-1)
+    size = coordinates.shape[-1]
+    columns = coordinates.reshape(batch, layers * count, size).transpose(0, 1).contiguous()
     total += columns.sum(dim=1).view_as(total)
-    gram.view(layers * heads, size, size).baddbmm_(columns.transpose(1, 2), columns)
+    gram.view(layers * count, size, size).baddbmm_(columns.transpose(1, 2), columns)
+
+
+def head_project(
+    mixes: Float[Tensor, "batch head token head_dim"],
+    scale: Float32[Tensor, " batch"],
+    shares: Float32[Tensor, "batch share"],
+    directions: Float[Tensor, "head coordinate joint"],
+) -> Float32[Tensor, "batch head token joint"]:
+    """Carry `α v`, or its sum as one token, into the joint space: each image's coordinates times `directions`.
+
+    Coordinates are `mixes · scale` and the image's `shares`, which bring a LayerNorm's mean and biases. Products
+    have the directions' type, sums are float32.
+    """
+    head_dim = mixes.shape[-1]
+    products = torch.einsum("bhnk,hkj->bhnj", mixes.to(directions.dtype).float(), directions[:, :head_dim].float())
+    shared = torch.einsum("bs,hsj->bhj", shares, directions[:, head_dim:].float())
+    return products * scale[:, None, None, None] + shared[:, :, None]
+
+
+def text_maps(
+    mixes: Float[Tensor, "batch head token head_dim"],
+    scale: Float32[Tensor, " batch"],
+    shares: Float32[Tensor, "batch share"],
+    carried: Float[Tensor, "head coordinate text"],
+) -> Float32[Tensor, "batch token text"]:
+    """Every token's contribution along texts, summed over the heads given.
+
+    `carried` are the texts carried to each head, its directions times the texts; heads apart are `head_project`.
+    """
+    return head_project(mixes, scale, shares, carried).sum(dim=1)
+
+
+def preprocess(
+    pixels: UInt8[Tensor, "batch height width 3"],
+    size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch 3 out_height out_width"]:
+    """Antialiased bicubic resize of the short side, centre crop to `size`, and the model's normalisation.
+
+    Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32.
+    """
+    height, width = resized((pixels.shape[1], pixels.shape[2]), size)
+    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    levels = pixels.float()
+    for axis, target, first, count in ((2, width, left, size[1]), (1, height, top, size[0])):
+        starts, weights = bicubic_taps(pixels.shape[axis], target)
+        places = starts[first : first + count, None] + torch.arange(weights.shape[1])
+        places = places.clamp(max=pixels.shape[axis] - 1).to(pixels.device)
+        taken = levels.index_select(axis, places.flatten()).unflatten(axis, places.shape)
+        shape = [1] * taken.ndim
+        shape[axis : axis + 2] = places.shape
+        weighted = taken * weights[first : first + count].to(pixels.device).view(shape)
+        levels = (weighted.sum(dim=axis + 1) + 0.5).floor().clamp(0, 255)
+    scale = 255 * torch.tensor(std, device=pixels.device)
+    shift = 255 * torch.tensor(mean, device=pixels.device)
+    return ((levels - shift) / scale).permute(0, 3, 1, 2).to(dtype)
+
+
+def resized(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image whose short side is brought to the square `target`'s; the long is rounded down."""
+    long = int(target[0] * max(source) / min(source))
+    return (long, target[1]) if source[1] <= source[0] else (target[0], long)
+
+
+@cache
+def bicubic_taps(source: int, target: int) -> tuple[Int32[Tensor, " target"], Float32[Tensor, "target tap"]]:
+    """For every target pixel its first source pixel and the weights from there on, zero where there are fewer.
+
+    Pillow's `precompute_coeffs` with its bicubic kernel (a = -1/2), stretched by the ratio where that is above 1.
+    """
+    ratio = source / target
+    stretch = max(ratio, 1.0)
+    centres = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio
+    starts = (centres - 2 * stretch + 0.5).clamp(min=0).floor()
+    ends = (centres + 2 * stretch + 0.5).floor().clamp(max=source)
+    places = starts[:, None] + torch.arange(int((ends - starts).max()), dtype=torch.float64)
+    x = ((places - centres[:, None] + 0.5) / stretch).abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0)) * (places < ends[:, None])
+    return starts.int(), (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def textspan_rounds(
+    texts: Float64[Tensor, "head pool rank"], covariance: Float64[Tensor, "head rank rank"], count: int, least: float
+) -> tuple[Int64[Tensor, "head {count}"], Float64[Tensor, "head {count} rank"], Float64[Tensor, "head {count}"]]:
+    """The greedy rounds of TEXTSPAN for all heads: chosen texts, their deflated unit vectors, variance taken by each.
+
+    A head whose best score is not above `least` times its first round's best is done: -1, and zeros. Ranks may differ
+    where texts and covariance are zero beyond a head's own.
+    """
+    heads, _, rank = texts.shape
+    chosen = torch.full((heads, count), -1, dtype=torch.int64, device=texts.device)
+    directions = texts.new_zeros(heads, count, rank)
+    variances = texts.new_zeros(heads, count)
+    scores = ((texts @ covariance) * texts).sum(dim=2)
+    limit = least * scores.amax(dim=1)
+    every = torch.arange(heads, device=texts.device)
+    for done in range(count):
+        score, best = scores.max(dim=1)
+        going = score > limit
+        taken = directions[:, :done]
+        u = texts[every, best]
+        # The second pass takes away what rounding left of the first.
+        for _ in range(2):
+            u = u - ((taken @ u[:, :, None]) * taken).sum(dim=1)
+        u = torch.where(going[:, None], u / u.norm(dim=1, keepdim=True), 0.0)
+        w = (covariance @ u[:, :, None])[:, :, 0]
+        # What is left of the covariance is the first one between projections that take the chosen directions away.
+        w = w - ((taken @ w[:, :, None]) * taken).sum(dim=1)
+        variance = (u * w).sum(dim=1)
+        along_u, along_w = (texts @ u[:, :, None])[:, :, 0], (texts @ w[:, :, None])[:, :, 0]
+        scores = scores - along_u * (2 * along_w - along_u * variance[:, None])
+        scores[every, best] = 0
+        chosen[:, done] = torch.where(going, best, -1)
+        directions[:, done], variances[:, done] = u, variance
+    return chosen, directions, variances
 
 
 def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -119,6 +280,10 @@ def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
 def _join_heads(x: Tensor) -> Tensor:
     batch, _, tokens, _ = x.shape
     return x.transpose(1, 2).reshape(batch, tokens, -1)
+
+
+def _written(values: Tensor, out: Tensor | None) -> Tensor:
+    return values if out is None else out.copy_(values)
 
 
 def _attention_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import headspan as hs
 from headspan.errors import HeadspanError, ModelError, SettingsError, SourceError, StoreError
+from headspan.pipeline import one_ahead
 from headspan.records import Progress
 from headspan.store import commits, shard_writer
 from tests import tolerances
@@ -447,3 +448,25 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_is_written(
 def test_an_empty_folder_may_become_the_store(toy_run: ToyRun, tmp_path: Path) -> None:
     (tmp_path / "s.zarr").mkdir()
     assert run(toy_run, tmp_path / "s.zarr", shards=small_shard(tmp_path, range(3))).images == 3
+
+
+def test_a_batch_is_handed_on_once_the_next_one_is_under_way() -> None:
+    made: list[int] = []
+
+    def batches() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    assert [(batch, len(made)) for batch in one_ahead(batches())] == [(0, 2), (1, 3), (2, 3)]
+    assert list(one_ahead(iter(()))) == []
+
+
+def test_float32_that_is_tf32_is_refused_on_a_gpu(
+    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    with pytest.raises(SettingsError, match=r"'high', which is TF32; call torch\.set_float32_matmul_precision"):
+        run(toy_run, tmp_path / "s.zarr", device="cuda:0", precision="fp32")
+    assert not (tmp_path / "s.zarr").exists()

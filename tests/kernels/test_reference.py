@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from headspan.analyse.textspan import Spread, span_heads
 from headspan_kernels import ops, reference
 from tests import tolerances
 from tests.tolerances import relative_error
@@ -191,19 +196,155 @@ def test_a_layer_norm_keeps_its_type_and_takes_float32_statistics(
 
 @pytest.mark.parametrize("batch", [0, 1, 3, 257])
 def test_moments_are_added_in_place_and_over_batches(batch: int) -> None:
-    coordinates = draw(batch + 2, 2, 3, 5, dtype=torch.float64)
+    heads, shares = draw(batch + 2, 2, 3, 4), draw(batch + 2, 1, dtype=torch.float64)
+    scale = draw(batch + 2, dtype=torch.float64, seed=1)
     total, gram = torch.zeros(2, 3, 5, dtype=torch.float64), torch.zeros(2, 3, 5, 5, dtype=torch.float64)
-    for part in (coordinates[:2], coordinates[2:]):
-        reference.add_moments(part, total, gram)
+    for part in (slice(2), slice(2, None)):
+        reference.add_moments(heads[part], scale[part], shares[part], total, gram)
     for layer in range(2):
         for head in range(3):
-            rows = coordinates[:, layer, head].numpy()
+            rows = coordinate_rows(heads[:, layer, head], scale, shares)
             assert relative_error(total[layer, head], sum(rows)) < tolerances.FLOAT64
             assert relative_error(gram[layer, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
+
+
+def coordinate_rows(mixes: torch.Tensor, scale: torch.Tensor, shares: torch.Tensor) -> list[np.ndarray]:
+    """Every image's coordinates for one head, float64."""
+    mixes, scale, shares = (tensor.double().numpy() for tensor in (mixes, scale, shares))
+    return [np.concatenate([factor * mix, share]) for mix, factor, share in zip(mixes, scale, shares, strict=True)]
+
+
+def test_an_image_of_scale_0_is_no_part_of_the_moments() -> None:
+    heads, scale = draw(3, 1, 2, 4), torch.tensor([2.0, 0.0, 3.0], dtype=torch.float64)
+    shares = draw(3, 1, dtype=torch.float64)
+    heads[1, 0, 1, 2], shares[1] = torch.nan, torch.inf
+    total, gram = torch.zeros(1, 2, 5, dtype=torch.float64), torch.zeros(1, 2, 5, 5, dtype=torch.float64)
+    reference.add_moments(heads, scale, shares, total, gram)
+    good = torch.tensor([0, 2])
+    for head in range(2):
+        rows = coordinate_rows(heads[good, 0, head], scale[good], shares[good])
+        assert relative_error(total[0, head], sum(rows)) < tolerances.FLOAT64
+        assert relative_error(gram[0, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
+
+
+def carry(mixes: np.ndarray, scale: np.ndarray, shares: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Coordinates times directions, `[batch, head, token, joint]`, by loops."""
+    batch, heads, tokens, _ = mixes.shape
+    out = np.zeros((batch, heads, tokens, directions.shape[2]))
+    for image in range(batch):
+        for head in range(heads):
+            for token in range(tokens):
+                coordinates = np.concatenate([scale[image] * mixes[image, head, token], shares[image]])
+                out[image, head, token] = coordinates @ directions[head]
+    return out
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_heads_and_patches_are_carried_along_their_directions(
+    batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    mixes, directions = draw(batch, heads, tokens, size, dtype=dtype), draw(heads, size + 2, 5, dtype=dtype)
+    scale, shares = draw(batch), draw(batch, 2)
+    wanted = carry(*(tensor.double().numpy() for tensor in (mixes, scale, shares, directions)))
+    assert relative_error(reference.head_project(mixes, scale, shares, directions), wanted) < tolerance
+    assert relative_error(reference.text_maps(mixes, scale, shares, directions), wanted.sum(axis=1)) < tolerance
+
+
+def test_a_norm_with_a_residual_keeps_the_sum_and_its_statistics() -> None:
+    x, added, weight, bias = draw(3, 7, 5), draw(3, 7, 5, seed=1), draw(5), draw(5, seed=1)
+    found = reference.add_layer_norm(x, added, weight, bias, 1e-5, with_statistics=True)
+    exact = x.double().numpy() + added.double().numpy()
+    assert found.mean is not None
+    assert found.rstd is not None
+    assert relative_error(found.rows, exact) < tolerances.FLOAT32_SUM
+    assert relative_error(found.mean, exact.mean(axis=-1)) < tolerances.FLOAT32_SUM
+    assert relative_error(found.rstd, 1 / np.sqrt(exact.var(axis=-1) + 1e-5)) < tolerances.FLOAT32_SUM
+    assert torch.equal(found.normed, reference.layer_norm(found.rows, weight, bias, 1e-5))
+    assert reference.add_layer_norm(x, None, weight, bias, 1e-5).rows is x
+
+
+@pytest.mark.parametrize("pooling", [None, torch.full((1, 7), 1 / 7)])
+def test_patches_are_written_where_the_caller_wants_them_in_its_type(pooling: torch.Tensor | None) -> None:
+    qkv = draw(3, 7, 3 * 2 * 4)
+    room = torch.full((3, 2, 2, 7, 4), torch.nan, dtype=torch.float16)
+    _, wanted = reference.attention_emit(qkv, 2, pooling, True)
+    _, found = reference.attention_emit(qkv, 2, pooling, True, room[:, 1])
+    assert wanted.patches is not None
+    assert found.patches is not None
+    assert found.patches.data_ptr() == room[:, 1].data_ptr()
+    assert torch.equal(room[:, 1], wanted.patches.half())
+    assert room[:, 0].isnan().all()
+
+
+def preprocess_by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Grey levels after torchvision's arithmetic of sizes and Pillow's resize and crop."""
+    rendered = []
+    for image in pixels:
+        height, width = image.shape[:2]
+        long = int(size * max(height, width) / min(height, width))
+        shape = (size, long) if width <= height else (long, size)
+        resized = Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC)
+        left, top = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
+        rendered.append(np.asarray(resized.crop((left, top, left + size, top + size))))
+    return np.stack(rendered).astype(np.float64)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(37, 53, 16), (11, 9, 16), (16, 16, 16), (300, 257, 24)])
+def test_preprocessing_is_pillows_to_within_one_grey_level(height: int, width: int, size: int) -> None:
+    pixels = np.random.default_rng(height).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
+    found = reference.preprocess(torch.from_numpy(pixels), (size, size), mean, std, torch.float32)
+    grey = found.permute(0, 2, 3, 1).double().numpy() * std * 255 + np.array(mean) * 255
+    differences = np.abs(grey - preprocess_by_pillow(pixels, size))
+    assert differences.max() < 1.001
+    # A border between two levels is crossed by rounding alone, and seldom.
+    assert differences.mean() < 0.01
+
+
+def test_the_rounds_of_textspan_are_those_of_the_analysis() -> None:
+    random = np.random.default_rng(3)
+    texts, root = random.standard_normal((2, 40, 6)), random.standard_normal((2, 6, 6))
+    covariance = root @ root.swapaxes(1, 2)
+    # A head of rank 4, with zeros beyond it.
+    texts[1, :, 4:], covariance[1, 4:], covariance[1, :, 4:] = 0, 0, 0
+    chosen, directions, variances = reference.textspan_rounds(
+        torch.from_numpy(texts), torch.from_numpy(covariance), 6, 1e-12
+    )
+    for head, rank in ((0, 6), (1, 4)):
+        spread = Spread(7, np.zeros(rank), 6 * covariance[head, :rank, :rank], np.eye(rank))
+        span = span_heads([spread], texts[head, :, :rank], 6, rank)[0]
+        assert chosen[head].tolist() == span.indices.tolist()
+        assert relative_error(directions[head, :rank, :rank], span.directions) < tolerances.FLOAT32_SUM
+        explained = variances[head].cumsum(dim=0) / np.trace(covariance[head])
+        assert relative_error(explained[:rank], span.explained[:rank]) < tolerances.FLOAT64
 
 
 def test_every_device_has_ops_of_the_same_names() -> None:
     for device in ("cpu", "cuda", "meta"):
         module = ops(torch.device(device))
-        for name in ("layer_norm", "attention_emit", "pooled_attention", "attention_weights", "add_moments"):
-            assert callable(getattr(module, name))
+        for name in (
+            "add_layer_norm",
+            "add_moments",
+            "attention_emit",
+            "attention_weights",
+            "head_project",
+            "layer_norm",
+            "pooled_attention",
+            "preprocess",
+            "text_maps",
+            "textspan_rounds",
+        ):
+            wanted = inspect.signature(getattr(reference, name)).parameters
+            assert list(inspect.signature(getattr(module, name)).parameters) == list(wanted)
+
+
+def test_triton_is_imported_for_a_gpu_alone() -> None:
+    code = (
+        "import sys, torch; from headspan_kernels import ops; ops(torch.device({!r})); "
+        "print('headspan_kernels.fused' in sys.modules)"
+    )
+    for device, wanted in (("cpu", "False"), ("cuda", "True")):
+        command = [sys.executable, "-c", code.format(device)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert done.stdout.split() == [wanted]

@@ -13,18 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headspan.emit.transfer import Transfer, to_host
 from headspan.model.tower import PooledRow, Tower
 
 
 @dataclass(frozen=True, slots=True)
 class Contributions:
-    """A batch as the store's arrays take it, by array name, and the float32 numbers that moments need."""
+    """A batch as the store's arrays take it, on its way to the host, and the numbers that moments need."""
 
-    arrays: dict[str, np.ndarray]
+    transfer: Transfer
     heads: Tensor
     norm: Tensor
     # False for images of which a number is not finite.
-    finite: np.ndarray
+    finite: Tensor
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The store's arrays, by name; waits for a GPU."""
+        return {name: array for name, array in self.transfer.arrays().items() if name != "finite"}
+
+    @property
+    def good(self) -> np.ndarray:
+        """`finite` on the host; waits for a GPU."""
+        return self.transfer.arrays()["finite"]
 
 
 def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> Contributions:
@@ -49,13 +60,9 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
         tensors["carried"] = _carried(row.carried, std, tower, carried).half()
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():
-        finite &= tensor.flatten(1).isfinite().all(dim=1)
-    return Contributions(
-        arrays={name: tensor.cpu().numpy() for name, tensor in tensors.items()},
-        heads=row.heads,
-        norm=norm,
-        finite=finite.cpu().numpy(),
-    )
+        # The largest magnitude is infinite or NaN where any number is, and takes one reading.
+        finite &= torch.linalg.vector_norm(tensor.flatten(1), ord=torch.inf, dim=1).isfinite()
+    return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, finite)
 
 
 def _carried(mixes: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from headspan.emit.shares import EXTRA_COORDINATES
@@ -21,7 +21,7 @@ from headspan_kernels import ops
 class Moments:
     """Moments of the normalised coordinates `[Σ α v / s, 1/s, μ/s, 1] / ‖embedding‖` of the kept heads."""
 
-    count: int
+    count: Int64[Tensor, ""]
     total: Float64[Tensor, "layer head coordinate"]
     gram: Float64[Tensor, "layer head coordinate coordinate"]
 
@@ -30,21 +30,24 @@ class Moments:
         """Moments of no image."""
         size = head_dim + EXTRA_COORDINATES
         return cls(
-            count=0,
+            count=torch.zeros((), dtype=torch.int64, device=device),
             total=torch.zeros(layers, heads, size, dtype=torch.float64, device=device),
             gram=torch.zeros(layers, heads, size, size, dtype=torch.float64, device=device),
         )
 
-    def add(self, heads: Tensor, norm: Tensor) -> None:
-        """Add a batch: `heads` `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32."""
-        batch, layers, count, _ = heads.shape
+    def add(self, heads: Tensor, norm: Tensor, good: Tensor | None = None) -> None:
+        """Add a batch: `heads` `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32.
+
+        Images that are not `good` are left out; nothing waits for the device to know how many they are.
+        """
         mean, std, length = norm.double().unbind(dim=1)
         shares = torch.stack([1 / std, mean / std, torch.ones_like(std)], dim=1) / length[:, None]
-        scaled = heads.double() / (std * length)[:, None, None, None]
-        coordinates = torch.cat([scaled, shares[:, None, None].expand(batch, layers, count, -1)], dim=-1)
-        ops(heads.device).add_moments(coordinates, self.total, self.gram)
-        self.count += batch
+        scale = 1 / (std * length)
+        if good is None:
+            good = torch.ones_like(scale, dtype=torch.bool)
+        ops(heads.device).add_moments(heads, torch.where(good, scale, 0), shares, self.total, self.gram)
+        self.count += good.sum()
 
     def arrays(self) -> tuple[int, np.ndarray, np.ndarray]:
         """Count, sum and Gram matrix as NumPy arrays."""
-        return self.count, self.total.cpu().numpy(), self.gram.cpu().numpy()
+        return int(self.count), self.total.cpu().numpy(), self.gram.cpu().numpy()

@@ -48,7 +48,10 @@ class Encoder:
             ) from error
 
     def _forward(self, pixels: Sequence[UInt8[np.ndarray, "height width 3"]]) -> PooledRow:
-        batch = torch.from_numpy(np.stack(pixels)).to(self.device)
+        batch = torch.from_numpy(np.stack(pixels))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True)
         preprocess = self.model.preprocess
         return self.tower.forward(
             normalise(batch, preprocess.mean, preprocess.std, self.tower.dtype),
@@ -56,12 +59,20 @@ class Encoder:
             with_patches="patches" in self.emit,
             with_terms="mlps" in self.emit,
             carried=self.carried,
+            # What the store keeps.
+            patches_dtype=torch.float16,
         )
 
 
 def prepare(settings: PrecomputeSettings) -> Encoder:
     """Load the model that the settings name and put its tower where they say."""
     device = _device(settings.device)
+    kept = torch.get_float32_matmul_precision()
+    if device.type == "cuda" and settings.precision == "fp32" and kept != "highest":
+        raise SettingsError(
+            f"--precision fp32, but torch multiplies float32 matrices at precision {kept!r}, which is TF32; call "
+            "torch.set_float32_matmul_precision('highest') or ask for bf16"
+        )
     model = load_model(settings.model, settings.pretrained, settings.image_size)
     exact = to_tower(model.clip.visual, settings.model)
     layers, carried = _layers(settings, exact)

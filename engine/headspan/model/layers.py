@@ -75,6 +75,11 @@ class Block(NamedTuple):
     norm_output: Norm | None
     mlp: Mlp
 
+    @property
+    def emits_plainly(self) -> bool:
+        """Whether no norm stands between the heads' mixes and the stream."""
+        return self.norm_mixed is None and self.norm_output is None
+
 
 class AttentionPool(NamedTuple):
     """A last attention layer with one query, the same for every image, and nothing added to its output but an MLP."""

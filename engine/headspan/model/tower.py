@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan.model.description import Description
-from headspan.model.layers import ACTIVATIONS, AttentionPool, Block, Mlp, Norm
+from headspan.model.layers import ACTIVATIONS, AttentionPool, Block, Convolution, Mlp, Norm
 from headspan_kernels.reference import Emitted
 
 
 @dataclass(frozen=True, slots=True)
 class PooledRow:
-    """What the pooled row received, in its own space; all float32.
+    """What the pooled row received, in its own space; all float32 but `patches`, whose type the caller chose.
 
     `state` is its final value, `std` the `s = sqrt(var + eps)` by which the final norm divides it (1 where the
     tower ends without a norm); `terms` holds the row that enters the first block and every MLP's output, or,
@@ -50,46 +51,55 @@ class Tower(Description):
         with_patches: bool = False,
         with_terms: bool = False,
         carried: Sequence[int] = (),
+        patches_dtype: torch.dtype = torch.float32,
     ) -> PooledRow:
         """Run the tower on normalised pixels and keep what the pooled row received in `layers`, which are direct.
 
         `carried` names earlier layers of an attention-pooled tower whose heads are carried through the pooling.
+        `α v` is computed in float32 and written once, in `patches_dtype`.
         """
         pooling = self._pooling(pixels)
         x = self._embed(pixels)
         direct = self.pool is None
-        kept: list[Emitted] = []
+        kept: list[Tensor] = []
+        patches = None
+        if with_patches:
+            shape = (len(x), len(layers), self.heads, self.tokens, self.head_dim)
+            patches = torch.empty(shape, dtype=patches_dtype, device=x.device)
         mixes: list[Tensor] = []
         terms = [_pool(x, pooling)] if with_terms and direct else []
         last = len(self.blocks) - 1
+        # What a block adds last is left to the next one's norm, which reads the rows anyway.
+        added: Tensor | None = None
         for index, block in enumerate(self.blocks):
-            patches_here = with_patches and index in layers
+            slot = patches[:, len(kept)] if patches is not None and index in layers else None
             if index == last and direct and pooling is None:
-                x, emitted = self._attend_class_token(block, x, patches_here)
+                x, added, heads = self._attend_class_token(block, x, added, slot)
             else:
-                x, emitted, mixed = self._attend(block, x, pooling, patches_here)
+                x, added, heads, mixed = self._attend(block, x, added, pooling, slot)
                 if index in carried:
                     mixes.append(mixed)
-            mlp = self._mlp(block.mlp, x)
-            x = x + mlp
+            x, added = self._mlp(block.mlp, x, added)
             if index in layers:
-                kept.append(emitted)
+                kept.append(heads)
             if with_terms and direct:
-                terms.append(_pool(mlp, pooling))
+                terms.append(_pool(added, pooling))
         carried_mixes = None
         if self.pool is not None:
-            x, emitted, carried_mixes = self._attend_latent(self.pool, x, mixes, with_patches)
-            kept.append(emitted)
+            slot = None if patches is None else patches[:, 0]
+            x, heads, carried_mixes = self._attend_latent(self.pool, _sum(x, added), mixes, slot)
+            kept.append(heads)
+            added = None
             if self.pool.mlp is not None:
-                mlp = self._mlp(self.pool.mlp, x)
-                x = x + mlp
-                terms.append(mlp.float())
+                x, added = self._mlp(self.pool.mlp, x, None)
+                terms.append(added.float())
+        x = _sum(x, added)
         state = _pool(x, pooling)
         return PooledRow(
             state=state,
             std=self._final_std(x, state),
-            heads=torch.stack([emitted.heads for emitted in kept], dim=1),
-            patches=torch.stack([e.patches for e in kept if e.patches is not None], dim=1) if with_patches else None,
+            heads=torch.stack(kept, dim=1),
+            patches=patches,
             terms=torch.stack(terms, dim=1) if with_terms and terms else None,
             carried=carried_mixes,
         )
@@ -97,7 +107,7 @@ class Tower(Description):
     def _embed(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.dtype)
         for step in self.stem:
-            x = F.conv2d(x, step.weight, step.bias, stride=step.stride)
+            x = _convolved(x, step)
             x = x if step.activation is None else ACTIVATIONS[step.activation](x)
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1) + self.positions
@@ -106,58 +116,79 @@ class Tower(Description):
     def _normed(self, norm: Norm | None, x: Tensor) -> Tensor:
         return x if norm is None else self.ops.layer_norm(x, *norm)
 
-    def _mlp(self, mlp: Mlp, x: Tensor) -> Tensor:
-        y = F.linear(self._normed(mlp.norm, x), *mlp.expand)
+    def _added(self, norm: Norm | None, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`x + added`, and its norm."""
+        if norm is None:
+            rows = _sum(x, added)
+            return rows, rows
+        normed = self.ops.add_layer_norm(x, added, *norm)
+        return normed.rows, normed.normed
+
+    def _mlp(self, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`x + added`, and the MLP's output on it."""
+        rows, y = self._added(mlp.norm, x, added)
+        y = F.linear(y, *mlp.expand)
         activation = ACTIVATIONS[mlp.activation]
         if mlp.gated:
             gate, y = y.chunk(2, dim=-1)
             y = activation(gate) * y
         else:
             y = activation(y)
-        return self._normed(mlp.norm_output, F.linear(self._normed(mlp.norm_hidden, y), *mlp.shrink))
+        return rows, self._normed(mlp.norm_output, F.linear(self._normed(mlp.norm_hidden, y), *mlp.shrink))
 
     def _attend(
-        self, block: Block, x: Tensor, pooling: Tensor | None, with_patches: bool
-    ) -> tuple[Tensor, Emitted, Tensor]:
-        qkv = self._turned(F.linear(self._normed(block.norm_attention, x), *block.qkv), 2)
-        mixed, emitted = self.ops.attention_emit(qkv, self.trunk_heads, pooling, with_patches, block.bias)
-        added, emitted = self._output(block, mixed, emitted)
-        return x + added, emitted, mixed
+        self, block: Block, x: Tensor, added: Tensor | None, pooling: Tensor | None, slot: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`x + added`, the attention's output on it, what the pooled row took of each head, and the heads' mixes.
 
-    def _attend_class_token(self, block: Block, x: Tensor, with_patches: bool) -> tuple[Tensor, Emitted]:
+        `α v` goes to `slot`, where there is one.
+        """
+        rows, y = self._added(block.norm_attention, x, added)
+        qkv = self._turned(F.linear(y, *block.qkv), 2)
+        out = slot if block.emits_plainly else None
+        mixed, emitted = self.ops.attention_emit(qkv, self.trunk_heads, pooling, slot is not None, out, block.bias)
+        output, heads = self._output(block, mixed, emitted, slot)
+        return rows, output, heads, mixed
+
+    def _attend_class_token(
+        self, block: Block, x: Tensor, added: Tensor | None, slot: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `_attend`, for the last block: no row but the class token's is needed from there on."""
-        y = self._normed(block.norm_attention, x)
+        rows, y = self._added(block.norm_attention, x, added)
         weight, bias = block.qkv
         width = block.output.weight.shape[1]
         query = F.linear(y[:, 0], weight[:width], bias[:width])
         key_value = self._turned(F.linear(y, weight[width:], bias[width:]), 1)
         row_bias = None if block.bias is None else block.bias[:, 0]
-        mixed, emitted = self.ops.pooled_attention(query, key_value, self.trunk_heads, with_patches, row_bias)
-        added, emitted = self._output(block, mixed, emitted)
-        return x[:, 0] + added, emitted
+        out = slot if block.emits_plainly else None
+        mixed, emitted = self.ops.pooled_attention(query, key_value, self.trunk_heads, slot is not None, out, row_bias)
+        output, heads = self._output(block, mixed, emitted, slot)
+        return rows[:, 0], output, heads
 
     def _attend_latent(
-        self, pool: AttentionPool, x: Tensor, mixes: Sequence[Tensor], with_patches: bool
-    ) -> tuple[Tensor, Emitted, Tensor | None]:
+        self, pool: AttentionPool, x: Tensor, mixes: Sequence[Tensor], slot: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Attention pooling: one query, the same for every image, over the rows; nothing is added to it."""
         rows = x[:, pool.skip :]
         key_value = F.linear(self.ops.layer_norm(rows, *pool.norm), *pool.key_value)
         query = pool.query.expand(len(x), -1)
-        mixed, emitted = self.ops.pooled_attention(query, key_value, pool.heads, with_patches)
+        mixed, emitted = self.ops.pooled_attention(query, key_value, pool.heads, slot is not None, slot)
         carried = None
         if mixes:
             key = key_value[..., : query.shape[1]]
             weights = self.ops.attention_weights(query, key, pool.heads) / _std(rows.float(), pool.norm.eps)[:, None]
             heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in mixes]
             carried = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
-        return F.linear(mixed, *pool.output), emitted, carried
+        return F.linear(mixed, *pool.output), emitted.heads, carried
 
-    def _output(self, block: Block, mixed: Tensor, emitted: Emitted) -> tuple[Tensor, Emitted]:
+    def _output(self, block: Block, mixed: Tensor, emitted: Emitted, slot: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the heads add to the stream, and what the norms on the way, if any, leave of what they emitted.
 
         Such a norm ties the heads together by its mean and `s` alone. Those are the pooled row's own: given them,
         each head's share is linear again.
         """
+        if block.emits_plainly:
+            return F.linear(mixed, *block.output), emitted.heads
         if block.norm_mixed is not None:
             # Of the mean over all heads' numbers each number gives up its own share, each token 1/N of that.
             mean = emitted.heads.mean(dim=(1, 2), keepdim=True)
@@ -174,7 +205,9 @@ class Tower(Description):
             if patches is not None:
                 patches = F.pad(patches, (0, 1), value=1 / patches.shape[2]) / std[..., None]
             added, emitted = self.ops.layer_norm(added, *block.norm_output), Emitted(heads, patches)
-        return added, emitted
+        if slot is not None and emitted.patches is not None:
+            slot.copy_(emitted.patches)
+        return added, emitted.heads
 
     def _turned(self, columns: Tensor, parts: int) -> Tensor:
         """The first `parts` of queries, keys and values side by side turned by their patch's angles, if any."""
@@ -200,11 +233,11 @@ class Tower(Description):
             return pooling
         # Each row is divided by its own s, known only at the end: a plain pass first, then the weights
         # that make the mean of the normalised rows the norm of one weighted mean.
-        x = self._embed(pixels)
+        x, added = self._embed(pixels), None
         for block in self.blocks:
-            x, _, _ = self._attend(block, x, None, False)
-            x = x + self._mlp(block.mlp, x)
-        weighted = pooling / _std(x.float(), self.norm_after.eps)
+            x, added, _, _ = self._attend(block, x, added, None, None)
+            x, added = self._mlp(block.mlp, x, added)
+        weighted = pooling / _std(_sum(x, added).float(), self.norm_after.eps)
         return weighted / weighted.sum(dim=1, keepdim=True)
 
     def _final_std(self, x: Tensor, state: Tensor) -> Tensor:
@@ -219,9 +252,27 @@ def normalise(
     pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> Float[Tensor, "batch 3 height width_px"]:
     """uint8 `[batch, height, width, 3]` to the model's normalised pixels."""
-    scale = torch.tensor(std, device=pixels.device) * 255
-    shift = torch.tensor(mean, device=pixels.device) * 255
+    scale, shift = _levels(tuple(mean), tuple(std), pixels.device)
     return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2).to(dtype)
+
+
+@cache
+def _levels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Spread and middle in grey levels; kept, since bringing numbers to a GPU waits for all that it has to do."""
+    return torch.tensor(std, device=device) * 255, torch.tensor(mean, device=device) * 255
+
+
+def _convolved(x: Tensor, step: Convolution) -> Tensor:
+    height, width = step.weight.shape[2:]
+    if step.stride != (height, width):
+        return F.conv2d(x, step.weight, step.bias, stride=step.stride)
+    # Patches that do not overlap: a matrix product. cuDNN's convolution would take TF32 for float32.
+    patches = x.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5)
+    return F.linear(patches.flatten(3), step.weight.flatten(1), step.bias).permute(0, 3, 1, 2)
+
+
+def _sum(x: Tensor, added: Tensor | None) -> Tensor:
+    return x if added is None else x + added
 
 
 def _pool(x: Tensor, pooling: Tensor | None) -> Tensor:

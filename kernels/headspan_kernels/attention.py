@@ -1,0 +1,406 @@
+"""Attention of every token, and what the pooled row took from each head, from one pass over K and V.
+
+    mixed[n] = Σ_m α[n,m] v[m],   α[n,m] = 2^(σ q[n]·k[m] − lse[n]),   σ = log2(e) / √head_dim
+
+`lse[n]` is the base-2 logarithm of the row's sum, found online (Milakov and Gimelshein 2018). σ stands in the
+exponent's multiply-add, where it costs nothing and, unlike in 16-bit weights, rounds nothing. Queries, keys and
+values are read where the projection left them. The program that holds row 0 goes over K and V, then in the
+cache, again for `α[0,m] v[m]`; for a weighted mean of rows a second kernel sums α's columns with the saved
+`lse`. float32 operands are multiplied as three TF32 products, which together keep float32's digits.
+
+No float atomics: the same input gives the same bits. Blocks are chosen by shape and type alone, never by timing,
+so that a run that is resumed ends with the bytes of one that was not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from headspan_kernels import reference
+from headspan_kernels.reference import Emitted
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+class Blocks(NamedTuple):
+    """How a launch is cut: query rows and keys a step, warps, and steps in flight."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
+    """The cuts worth measuring, the one in use first."""
+    if dtype == torch.float32:
+        # Three TF32 products for one float32's: their operands, split in two, fill the registers.
+        return (Blocks(64, 32, 4, 1),) if head_dim <= 64 else (Blocks(64, 32, 8, 1),)
+    if head_dim <= 64:
+        return (Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 64, 8, 2))
+    return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
+
+
+def attention_emit(
+    qkv: Float[Tensor, "batch token qkv_width"],
+    heads: int,
+    pooling: Float[Tensor, "pool_batch token"] | None,
+    with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
+    bias: Float[Tensor, "head token token"] | None = None,
+) -> tuple[Float[Tensor, "batch token width"], Emitted]:
+    """As `reference.attention_emit`; `qkv`'s last axis must be contiguous, and so must `patches_out`'s."""
+    if bias is not None:
+        # Relative positions, which few models have: left to PyTorch.
+        return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
+    cut = candidates(qkv.shape[2] // 3 // heads, qkv.dtype)[0]
+    return attention_emit_cut(cut, qkv, heads, pooling, with_patches, patches_out)
+
+
+def attention_emit_cut(
+    cut: Blocks,
+    qkv: Float[Tensor, "batch token qkv_width"],
+    heads: int,
+    pooling: Float[Tensor, "pool_batch token"] | None,
+    with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
+) -> tuple[Float[Tensor, "batch token width"], Emitted]:
+    """`attention_emit`, cut in another way."""
+    batch, tokens, columns = qkv.shape
+    head_dim = columns // 3 // heads
+    assert qkv.stride(2) == 1
+    row_blocks = triton.cdiv(tokens, cut.rows)
+    mixed = torch.empty(batch, tokens, columns // 3, dtype=qkv.dtype, device=qkv.device)
+    # One partial sum a query block that holds rows of the mean.
+    parts = torch.empty(
+        batch, heads, row_blocks if pooling is not None else 1, head_dim, dtype=torch.float32, device=qkv.device
+    )
+    patches = patches_buffer(patches_out, with_patches, (batch, heads, tokens, head_dim), qkv.device)
+    log_sums = None
+    if pooling is not None and patches is not None:
+        log_sums = torch.empty(batch, heads, tokens, dtype=torch.float32, device=qkv.device)
+    if not batch:
+        return mixed, Emitted(parts.sum(dim=2), patches)
+    shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
+    # The fusion of products and sums is asked for, since Triton 3.10 changes its default.
+    launch = {"num_warps": cut.warps, "num_stages": cut.stages, "enable_fp_fusion": True}
+    pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
+    strides = (qkv.stride(0), qkv.stride(1))
+    with torch.cuda.device_of(qkv):
+        attend[(batch * heads * row_blocks,)](
+            qkv,
+            mixed,
+            parts,
+            log_sums,
+            None if pooling is None else pooling.contiguous(),
+            patches if pooling is None else None,
+            *(tokens, heads, *strides, pool_stride, *patch_strides(patches)),
+            **shape,
+            **launch,
+        )
+        if log_sums is not None and patches is not None and pooling is not None:
+            pool_patches[(batch * heads * triton.cdiv(tokens, cut.keys),)](
+                qkv,
+                log_sums,
+                pooling.contiguous(),
+                patches,
+                *(tokens, heads, *strides, pool_stride, *patch_strides(patches)),
+                **shape,
+                **launch,
+            )
+    return mixed, Emitted(parts[:, :, 0] if pooling is None else parts.sum(dim=2), patches)
+
+
+def padded(head_dim: int) -> int:
+    """The power of two to which a head's columns are padded; a matrix product wants 16 at least."""
+    return max(16, triton.next_power_of_2(head_dim))
+
+
+def patches_buffer(
+    given: Tensor | None, wanted: bool, shape: tuple[int, int, int, int], device: torch.device
+) -> Tensor | None:
+    """Where `α v` is written: the caller's tensor, a new float32 one, or nowhere."""
+    if not wanted:
+        return None
+    if given is None:
+        return torch.empty(shape, dtype=torch.float32, device=device)
+    assert given.stride(3) == 1
+    return given
+
+
+def patch_strides(patches: Tensor | None) -> tuple[int, int, int]:
+    """Strides of image, head and token."""
+    return (0, 0, 0) if patches is None else (patches.stride(0), patches.stride(1), patches.stride(2))
+
+
+@triton.jit(do_not_specialize=["tokens", "heads"])
+@no_type_check
+def attend(
+    qkv,
+    mixed,
+    parts,
+    log_sums,
+    pooling,
+    patches,
+    tokens,
+    heads,
+    qkv_image,
+    qkv_token,
+    pooling_image,
+    patches_image,
+    patches_head,
+    patches_token,
+    HEAD_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+):
+    row_blocks = tl.cdiv(tokens, BLOCK_ROWS)
+    pair, block = tl.program_id(0) // row_blocks, tl.program_id(0) % row_blocks
+    image, head = (pair // heads).to(tl.int64), pair % heads
+    width = heads * HEAD_DIM
+    rows = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    columns = tl.arange(0, PADDED)
+    inside = columns < HEAD_DIM
+    query = qkv + image * qkv_image + head * HEAD_DIM
+    # [BLOCK_ROWS, PADDED]
+    q = tl.load(
+        query + rows[:, None] * qkv_token + columns[None, :], mask=(rows < tokens)[:, None] & inside[None, :], other=0.0
+    )
+    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    top = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_ROWS], tl.float32)
+    sums = tl.zeros([BLOCK_ROWS, PADDED], tl.float32)
+    whole = tokens // BLOCK_KEYS * BLOCK_KEYS
+    for start in range(0, whole, BLOCK_KEYS):
+        sums, top, total = _step(
+            sums,
+            top,
+            total,
+            q,
+            query + width,
+            start,
+            tokens,
+            qkv_token,
+            width,
+            scale,
+            HEAD_DIM,
+            PADDED,
+            BLOCK_KEYS,
+            False,
+        )
+    if whole < tokens:
+        sums, top, total = _step(
+            sums,
+            top,
+            total,
+            q,
+            query + width,
+            whole,
+            tokens,
+            qkv_token,
+            width,
+            scale,
+            HEAD_DIM,
+            PADDED,
+            BLOCK_KEYS,
+            True,
+        )
+    sums = sums / total[:, None]
+    log_sum = top + tl.log2(total)
+    tl.store(
+        mixed + (image * tokens + rows[:, None]) * width + head * HEAD_DIM + columns[None, :],
+        sums.to(mixed.dtype.element_ty),
+        mask=(rows < tokens)[:, None] & inside[None, :],
+    )
+    if pooling is not None:
+        weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
+        # [PADDED]
+        part = tl.sum(weights[:, None] * sums, axis=0)
+        tl.store(parts + (pair.to(tl.int64) * row_blocks + block) * HEAD_DIM + columns, part, mask=inside)
+        if log_sums is not None:
+            tl.store(log_sums + pair.to(tl.int64) * tokens + rows, log_sum, mask=rows < tokens)
+    elif block == 0:
+        first = tl.sum(tl.where((rows == 0)[:, None], sums, 0.0), axis=0)
+        tl.store(parts + pair.to(tl.int64) * HEAD_DIM + columns, first, mask=inside)
+        if patches is not None:
+            row = tl.load(query + columns, mask=inside, other=0.0).to(tl.float32)
+            highest, powers = row_sums(row, query + width, tokens, qkv_token, HEAD_DIM, PADDED, BLOCK_KEYS)
+            write_patches(
+                row,
+                highest,
+                powers,
+                query + width,
+                patches + image * patches_image + head.to(tl.int64) * patches_head,
+                tokens,
+                qkv_token,
+                width,
+                patches_token,
+                HEAD_DIM,
+                PADDED,
+                BLOCK_KEYS,
+            )
+
+
+@triton.jit
+@no_type_check
+def _step(
+    sums,
+    top,
+    total,
+    q,
+    key,
+    start,
+    tokens,
+    row_stride,
+    width,
+    scale: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    LAST: tl.constexpr,
+):
+    """One block of keys and values taken into the online softmax; only the last one may reach past the end."""
+    keys = start + tl.arange(0, BLOCK_KEYS)
+    columns = tl.arange(0, PADDED)
+    within = (columns < HEAD_DIM)[None, :]
+    if LAST:
+        within = within & (keys < tokens)[:, None]
+    # [BLOCK_KEYS, PADDED]
+    places = keys[:, None] * row_stride + columns[None, :]
+    k = tl.load(key + places, mask=within, other=0.0)
+    v = tl.load(key + width + places, mask=within, other=0.0)
+    # [BLOCK_ROWS, BLOCK_KEYS]
+    scores = tl.dot(q, tl.trans(k), input_precision="tf32x3")
+    if LAST:
+        scores = tl.where((keys < tokens)[None, :], scores, float("-inf"))
+    higher = tl.maximum(top, tl.max(scores, axis=1) * scale)
+    weights = tl.exp2(scores * scale - higher[:, None])
+    fade = tl.exp2(top - higher)
+    sums = tl.dot(weights.to(v.dtype), v, sums * fade[:, None], input_precision="tf32x3")
+    return sums, higher, total * fade + tl.sum(weights, axis=1)
+
+
+@triton.jit
+@no_type_check
+def row_sums(q, key, tokens, row_stride, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_KEYS: tl.constexpr):
+    """One query row's highest score and the sum of its powers, from products in the order of `write_patches`.
+
+    Those of the matrix products round otherwise, and weights of scores far from 0 would not add up to 1.
+    """
+    columns = tl.arange(0, PADDED)
+    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    # A maximum and a sum a lane of keys, joined at the end: no reduction over keys inside the loop.
+    top = tl.full([BLOCK_KEYS], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_KEYS], tl.float32)
+    for start in range(0, tokens, BLOCK_KEYS):
+        keys = start + tl.arange(0, BLOCK_KEYS)
+        within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
+        # [BLOCK_KEYS, PADDED]
+        k = tl.load(key + keys[:, None] * row_stride + columns[None, :], mask=within, other=0.0).to(tl.float32)
+        # Far below any score, and finite: a lane that never holds a key must not make NaN of -inf − -inf.
+        scores = tl.where(keys < tokens, tl.sum(q[None, :] * k, axis=1) * scale, -1.0e38)
+        higher = tl.maximum(top, scores)
+        total = total * tl.exp2(top - higher) + tl.where(keys < tokens, tl.exp2(scores - higher), 0.0)
+        top = higher
+    highest = tl.max(top, axis=0)
+    return highest, tl.sum(total * tl.exp2(top - highest), axis=0)
+
+
+@triton.jit
+@no_type_check
+def write_patches(
+    q,
+    highest,
+    whole,
+    key,
+    patches,
+    tokens,
+    row_stride,
+    width,
+    patches_token,
+    HEAD_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+):
+    """One query row's `α v` of every token, in float32 until it is stored, by its highest score and its sum."""
+    columns = tl.arange(0, PADDED)
+    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    for start in range(0, tokens, BLOCK_KEYS):
+        keys = start + tl.arange(0, BLOCK_KEYS)
+        within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
+        places = keys[:, None] * row_stride + columns[None, :]
+        # [BLOCK_KEYS, PADDED]
+        k = tl.load(key + places, mask=within, other=0.0).to(tl.float32)
+        v = tl.load(key + width + places, mask=within, other=0.0).to(tl.float32)
+        weights = tl.exp2(tl.sum(q[None, :] * k, axis=1) * scale - highest) / whole
+        tl.store(
+            patches + keys[:, None] * patches_token + columns[None, :],
+            (weights[:, None] * v).to(patches.dtype.element_ty),
+            mask=within,
+        )
+
+
+@triton.jit(do_not_specialize=["tokens", "heads"])
+@no_type_check
+def pool_patches(
+    qkv,
+    log_sums,
+    pooling,
+    patches,
+    tokens,
+    heads,
+    qkv_image,
+    qkv_token,
+    pooling_image,
+    patches_image,
+    patches_head,
+    patches_token,
+    HEAD_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+):
+    """`Σ_n pooling[n] α[n,m] v[m]` of a block of keys m, over all rows n."""
+    key_blocks = tl.cdiv(tokens, BLOCK_KEYS)
+    pair, block = tl.program_id(0) // key_blocks, tl.program_id(0) % key_blocks
+    image, head = (pair // heads).to(tl.int64), pair % heads
+    width = heads * HEAD_DIM
+    query = qkv + image * qkv_image + head * HEAD_DIM
+    keys = block * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
+    columns = tl.arange(0, PADDED)
+    within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
+    places = keys[:, None] * qkv_token + columns[None, :]
+    # [BLOCK_KEYS, PADDED]
+    k = tl.load(query + width + places, mask=within, other=0.0)
+    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    seen = tl.zeros([BLOCK_KEYS], tl.float32)
+    for start in range(0, tokens, BLOCK_ROWS):
+        rows = start + tl.arange(0, BLOCK_ROWS)
+        # [BLOCK_ROWS, PADDED]
+        q = tl.load(
+            query + rows[:, None] * qkv_token + columns[None, :],
+            mask=(columns < HEAD_DIM)[None, :] & (rows < tokens)[:, None],
+            other=0.0,
+        )
+        log_sum = tl.load(log_sums + pair.to(tl.int64) * tokens + rows, mask=rows < tokens, other=0.0)
+        row_weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
+        # [BLOCK_ROWS, BLOCK_KEYS]; scores of rows past the end are 0, and so is their weight.
+        weights = tl.exp2(tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale - log_sum[:, None])
+        seen += tl.sum(row_weights[:, None] * weights, axis=0)
+    v = tl.load(query + 2 * width + places, mask=within, other=0.0).to(tl.float32)
+    tl.store(
+        patches
+        + image * patches_image
+        + head.to(tl.int64) * patches_head
+        + keys[:, None] * patches_token
+        + columns[None, :],
+        (seen[:, None] * v).to(patches.dtype.element_ty),
+        mask=within,
+    )

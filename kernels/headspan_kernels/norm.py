@@ -1,0 +1,134 @@
+"""LayerNorm of rows, with the residual add before it and its statistics kept.
+
+    r = x + added,   μ = mean(r),   s⁻¹ = 1 / √(mean((r − μ)²) + ε),   y = (r − μ) s⁻¹ γ + β
+
+A program a row, which stays in registers: x and `added` are read once, r and y written once. r is rounded to
+the stream's type before its statistics are taken, in float32, since that is what later layers see.
+"""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from headspan_kernels.reference import Normed
+
+
+def layer_norm(
+    x: Float[Tensor, "*rows width"],
+    weight: Float[Tensor, " width"],
+    bias: Float[Tensor, " width"],
+    eps: float,
+) -> Float[Tensor, "*rows width"]:
+    """As `reference.layer_norm`."""
+    return add_layer_norm(x, None, weight, bias, eps).normed
+
+
+def add_layer_norm(
+    x: Float[Tensor, "*rows width"],
+    added: Float[Tensor, "*rows width"] | None,
+    weight: Float[Tensor, " width"],
+    bias: Float[Tensor, " width"],
+    eps: float,
+    with_statistics: bool = False,
+) -> Normed:
+    """As `reference.add_layer_norm`."""
+    rows = _rows(x)
+    summed = None if added is None else torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+    normed = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+    mean = rstd = None
+    if with_statistics:
+        mean, rstd = torch.empty(2, len(rows), dtype=torch.float32, device=x.device).unbind(0)
+    _launch(rows, None if added is None else _rows(added), weight, bias, eps, summed, normed, mean, rstd)
+    return Normed(
+        rows=x if summed is None else summed.view(x.shape),
+        normed=normed.view(x.shape),
+        mean=None if mean is None else mean.view(x.shape[:-1]),
+        rstd=None if rstd is None else rstd.view(x.shape[:-1]),
+    )
+
+
+def warps_for(width: int) -> int:
+    """Warps a row: some eight numbers a thread at ViT-L's width."""
+    return 4 if width <= 1024 else 8
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`x` as a matrix whose rows may lie apart but are contiguous themselves."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _launch(
+    x: Tensor,
+    added: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    summed: Tensor | None,
+    normed: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor | None,
+) -> None:
+    count, width = x.shape
+    if not count:
+        return
+    with torch.cuda.device_of(x):
+        normalise_rows[(count,)](
+            *(x, added, weight, bias, summed, normed, mean, rstd),
+            *(x.stride(0), 0 if added is None else added.stride(0), normed.stride(0), eps),
+            WIDTH=width,
+            PADDED=triton.next_power_of_2(width),
+            num_warps=warps_for(width),
+            enable_fp_fusion=True,
+        )
+
+
+@triton.jit
+@no_type_check
+def normalise_rows(
+    x,
+    added,
+    weight,
+    bias,
+    summed,
+    normed,
+    mean,
+    rstd,
+    x_row,
+    added_row,
+    out_row,
+    eps,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, PADDED)
+    inside = columns < WIDTH
+    # [PADDED]
+    values = tl.load(x + row * x_row + columns, mask=inside, other=0.0)
+    if added is not None:
+        # [PADDED]
+        more = tl.load(added + row * added_row + columns, mask=inside, other=0.0)
+        values = (values.to(tl.float32) + more.to(tl.float32)).to(x.dtype.element_ty)
+        tl.store(summed + row * out_row + columns, values, mask=inside)
+    exact = values.to(tl.float32)
+    middle = tl.sum(exact, axis=0) / WIDTH
+    centred = tl.where(inside, exact - middle, 0.0)
+    inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / WIDTH + eps)
+    # [PADDED]
+    gamma = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    beta = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(
+        normed + row * out_row + columns,
+        (centred * inverse * gamma + beta).to(normed.dtype.element_ty),
+        mask=inside,
+    )
+    if mean is not None:
+        tl.store(mean + row, middle)
+        tl.store(rstd + row, inverse)

@@ -1,0 +1,234 @@
+"""Every Triton kernel that the tower launches compiles for a GPU that is not there, and fits it.
+
+The towers run on the meta device, at real sizes without memory; a launch is compiled as it would be and its binary
+kept. Registers, stack, local and shared memory are read from the binary. What must hold: nothing is spilled on
+sm_90, and a program fits the shared memory of its GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from headspan.model.tower import Block, Linear, Norm, Tower
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
+pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
+
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from headspan_kernels import fused
+from headspan_kernels.attention import attention_emit_cut, candidates
+
+# Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
+SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+
+
+class Resources(NamedTuple):
+    """What a binary takes: registers a thread, bytes of stack and local memory a thread, of shared memory in all."""
+
+    registers: int
+    stack: int
+    local: int
+    shared: int
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Compiles launches for an architecture instead of running them."""
+
+    architecture: int
+    made: dict[str, list[Any]]
+
+    def get_current_device(self) -> int:
+        return self.architecture
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.architecture, 32)
+
+
+@pytest.fixture
+def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    launcher = Launcher(request.param, {})
+    run = JITFunction.run
+
+    def compile_only(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> Any:
+        binary = run(kernel, *arguments, grid=grid, warmup=True, **settings)
+        launcher.made.setdefault(kernel.fn.__name__, []).append(binary)
+        return binary
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr("headspan.model.tower.ops", lambda device: fused)
+    monkeypatch.setattr(driver, "_active", launcher)
+    return launcher
+
+
+def resources(binary: Any, folder: Path) -> Resources:
+    """As the binary itself says."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(binary.asm["cubin"])
+    command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
+    assert found, text
+    registers, stack, static, local = map(int, found.groups())
+    return Resources(registers, stack, local, static + binary.metadata.shared)
+
+
+def check(launcher: Launcher, folder: Path) -> None:
+    assert launcher.made
+    for name, binaries in launcher.made.items():
+        for binary in {id(binary): binary for binary in binaries}.values():
+            found = resources(binary, folder)
+            print(f"sm_{launcher.architecture} {name}: {found}")
+            assert 0 < found.registers <= 255
+            assert found.shared <= SHARED_LIMIT[launcher.architecture], f"{name}: {found}"
+            if launcher.architecture == 90:
+                assert found.stack == found.local == 0, f"{name} spills: {found}"
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> Tower:
+    """Two blocks, the first and the last, of a tower at 224 pixels in patches of 14; weights of no memory."""
+    width = heads * head_dim
+
+    def norm() -> Norm:
+        return Norm(meta(width), meta(width), 1e-5)
+
+    def linear(out: int, columns: int) -> Linear:
+        return Linear(meta(out, columns), meta(out))
+
+    block = Block(
+        norm(),
+        linear(3 * width, width),
+        linear(width, width),
+        norm(),
+        linear(4 * width, width),
+        linear(width, 4 * width),
+    )
+    whole = Tower(
+        patch_weight=meta(width, 3, 14, 14),
+        class_token=meta(width),
+        positions=meta(257, width),
+        norm_before=norm(),
+        blocks=(block, block),
+        norm_after=norm(),
+        projection=meta(width, 768),
+        heads=heads,
+        activation="gelu",
+        mean_pooled=mean_pooled,
+        norm_rows=True,
+    )
+    return whole.to(torch.device("meta"), dtype)
+
+
+def run_tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> None:
+    whole = tower(heads, head_dim, dtype, mean_pooled)
+    whole.forward(meta(3, 3, 224, 224), (0, 1), with_patches=True, patches_dtype=torch.float16)
+
+
+def add_moments(head_dim: int) -> None:
+    size, double = head_dim + 3, torch.float64
+    scale, shares = meta(3, dtype=double), meta(3, 3, dtype=double)
+    heads, total, gram = (
+        meta(3, 4, 16, head_dim),
+        meta(4, 16, size, dtype=double),
+        meta(4, 16, size, size, dtype=double),
+    )
+    fused.add_moments(heads, scale, shares, total, gram)
+
+
+def project(head_dim: int, dtype: torch.dtype) -> None:
+    mixes, directions = meta(3, 16, 257, head_dim, dtype=torch.float16), meta(16, head_dim + 3, 768, dtype=dtype)
+    for op in (fused.head_project, fused.text_maps):
+        op(mixes, meta(3), meta(3, 3), directions)
+
+
+def textspan_rounds() -> None:
+    """60 rounds over the published pool would be 60 launches of one kernel: one is enough here."""
+    double = torch.float64
+    fused.textspan_rounds(meta(64, 3498, 67, dtype=double), meta(64, 67, 67, dtype=double), 1, 1e-12)
+
+
+def preprocess() -> None:
+    pixels = meta(3, 480, 640, 3, dtype=torch.uint8)
+    fused.preprocess(pixels, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16)
+
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+# ViT-L has heads of 64, ViT-H of 80, ViT-g of 88, ViT-bigG of 104; EVA-8B of 128.
+slow = pytest.mark.slow
+TOWERS = [
+    (90, 64, BF16, False),
+    (90, 104, BF16, False),
+    (80, 64, BF16, False),
+    (100, 64, BF16, False),
+    pytest.param(90, 64, BF16, True, marks=slow),
+    pytest.param(90, 64, FP16, False, marks=slow),
+    pytest.param(90, 64, FP16, True, marks=slow),
+    pytest.param(90, 64, FP32, False, marks=slow),
+    pytest.param(90, 64, FP32, True, marks=slow),
+    *(pytest.param(90, size, BF16, pooled, marks=slow) for size in (80, 88, 128) for pooled in (False, True)),
+    pytest.param(90, 128, FP32, False, marks=slow),
+    pytest.param(80, 64, FP32, False, marks=slow),
+    pytest.param(80, 64, BF16, True, marks=slow),
+    pytest.param(80, 128, BF16, False, marks=slow),
+    pytest.param(100, 128, BF16, False, marks=slow),
+]
+
+
+@pytest.mark.parametrize(("launcher", "head_dim", "dtype", "mean_pooled"), TOWERS, indirect=["launcher"])
+def test_a_towers_kernels_fit_the_gpu(
+    launcher: Launcher, head_dim: int, dtype: torch.dtype, mean_pooled: bool, tmp_path: Path
+) -> None:
+    run_tower(16, head_dim, dtype, mean_pooled)
+    wanted = {"normalise_rows", "attend", "pool_patches"} if mean_pooled else {"normalise_rows", "attend", "attend_row"}
+    assert set(launcher.made) == wanted
+    check(launcher, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "work"),
+    [
+        (90, lambda: add_moments(64)),
+        (90, lambda: project(64, BF16)),
+        (90, textspan_rounds),
+        (90, preprocess),
+        pytest.param(90, lambda: project(64, FP32), marks=slow),
+        pytest.param(90, lambda: project(104, BF16), marks=slow),
+        pytest.param(90, lambda: add_moments(104), marks=slow),
+        pytest.param(80, lambda: project(64, BF16), marks=slow),
+        pytest.param(80, lambda: add_moments(64), marks=slow),
+    ],
+    indirect=["launcher"],
+)
+def test_the_kernels_behind_the_tower_fit_the_gpu(launcher: Launcher, work: Callable[[], None], tmp_path: Path) -> None:
+    work()
+    check(launcher, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [90], indirect=True)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_every_cut_that_a_benchmark_tries_fits_the_gpu(launcher: Launcher, head_dim: int, tmp_path: Path) -> None:
+    for cut in candidates(head_dim, BF16)[1:]:
+        attention_emit_cut(cut, meta(3, 257, 3 * 16 * head_dim, dtype=BF16), 16, None, True)
+    check(launcher, tmp_path)

@@ -1,0 +1,419 @@
+"""Every Triton op in Triton's interpreter, on a CPU, against float64 loops and the reference, and the whole tower.
+
+Runs in a process of its own with TRITON_INTERPRET=1, which Triton reads when it is imported; `tools/check.py`
+starts it. Inputs are drawn afresh in every run; a failure's output names the seed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu, gpu_tower
+from tests import tolerances
+from tests.kernels.test_reference import DTYPES, carry, coordinate_rows, every_row, preprocess_by_pillow
+from tests.tolerances import relative_error
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a process with TRITON_INTERPRET=1; tools/check.py starts one", allow_module_level=True)
+pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
+
+import triton.language as tl
+from triton.runtime import interpreter
+
+from benchmarks import gpu_ops
+from headspan.model.convert import to_tower
+from headspan_kernels import fused, reference
+from headspan_kernels.attention import attention_emit_cut, candidates
+from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
+
+# Batch, tokens, heads, head dimension: one token, one block of keys whole, a block and a tail, two blocks of rows.
+SIZES = [(1, 1, 1, 5), (1, 32, 1, 16), (3, 17, 3, 8), (2, 70, 1, 16)]
+# The head dimensions of CLIP's models.
+HEAD_DIMS = [64, 80, 88, 104, 128]
+
+
+@pytest.fixture(autouse=True)
+def random() -> torch.Generator:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print("seed", seed)
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_zero_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill what the ops allocate with NaN, so that a number that is never written shows."""
+    empty = torch.empty
+
+    def poisoned(*arguments: Any, **settings: Any) -> torch.Tensor:
+        tensor = empty(*arguments, **settings)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter multiplies bfloat16 matrices by their raw bits; here they are widened first."""
+    plain = interpreter.InterpreterBuilder.create_dot
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return plain(self, widened(a), widened(b), *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+def draw(random: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=random).to(dtype)
+
+
+def check_attention(
+    found: tuple[torch.Tensor, reference.Emitted],
+    qkv: torch.Tensor,
+    heads: int,
+    pooling: torch.Tensor | None,
+    tol: float,
+) -> None:
+    """Against loops, and against the reference."""
+    mixed, emitted = found
+    taken, wanted = every_row(qkv, heads)
+    weights = torch.eye(1, qkv.shape[1]) if pooling is None else pooling
+    weights = weights.expand(len(qkv), -1).double().numpy()
+    pooled = np.einsum("bhnmk,bn->bhmk", taken, weights)
+    assert mixed.dtype == qkv.dtype
+    assert emitted.heads.dtype == torch.float32
+    assert relative_error(mixed.float(), wanted) < tol
+    assert relative_error(emitted.heads, pooled.sum(axis=2)) < tol
+    plain_mixed, plain = reference.attention_emit(qkv, heads, pooling, True)
+    assert relative_error(mixed.float(), plain_mixed.float()) < tol
+    assert relative_error(emitted.heads, plain.heads) < tol
+    if emitted.patches is not None:
+        assert plain.patches is not None
+        assert relative_error(emitted.patches.float(), pooled) < tol
+        assert relative_error(emitted.patches.float(), plain.patches) < tol
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_attention_of_the_class_token(
+    random: torch.Generator, batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    qkv = draw(random, batch, tokens, 3 * heads * size, dtype=dtype)
+    for with_patches in (False, True):
+        found = fused.attention_emit(qkv, heads, None, with_patches)
+        assert (found[1].patches is not None) is with_patches
+        check_attention(found, qkv, heads, None, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("own_weights", [False, True])
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES[1:])
+def test_attention_of_a_weighted_mean_of_rows(
+    random: torch.Generator,
+    batch: int,
+    tokens: int,
+    heads: int,
+    size: int,
+    own_weights: bool,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    qkv = draw(random, batch, tokens, 3 * heads * size, dtype=dtype)
+    pooling = draw(random, batch if own_weights else 1, tokens).abs()
+    pooling /= pooling.sum(dim=1, keepdim=True)
+    for with_patches in (False, True):
+        check_attention(fused.attention_emit(qkv, heads, pooling, with_patches), qkv, heads, pooling, tolerance)
+
+
+@pytest.mark.parametrize("size", HEAD_DIMS)
+def test_attention_with_the_head_dimensions_of_clips_models(random: torch.Generator, size: int) -> None:
+    qkv = draw(random, 1, 33, 3 * size)
+    check_attention(fused.attention_emit(qkv, 1, None, True), qkv, 1, None, tolerances.FLOAT32_SUM)
+    row = fused.pooled_attention(qkv[:, 0, :size], qkv[:, :, size:], 1, True)
+    check_attention((fused.attention_emit(qkv, 1, None, False)[0], row[1]), qkv, 1, None, tolerances.FLOAT32_SUM)
+
+
+@pytest.mark.parametrize("cut", sorted({*candidates(64, torch.bfloat16), *candidates(128, torch.bfloat16)}))
+def test_attention_is_the_same_however_it_is_cut(random: torch.Generator, cut: Any) -> None:
+    qkv = draw(random, 1, 70, 3 * 16)
+    pooling = torch.full((1, 70), 1 / 70)
+    for weights in (None, pooling):
+        check_attention(attention_emit_cut(cut, qkv, 1, weights, True), qkv, 1, weights, tolerances.FLOAT32_SUM)
+
+
+@pytest.mark.parametrize("out", [torch.float16, torch.bfloat16, torch.float32])
+def test_rows_may_lie_apart_and_patches_go_where_the_caller_says(random: torch.Generator, out: torch.dtype) -> None:
+    wide = draw(random, 3, 19, 3 * 2 * 8 + 5)
+    qkv = wide[:, 1:18, : 3 * 2 * 8]
+    pooling = torch.full((1, 17), 1 / 17)
+    tolerance = {torch.float32: tolerances.FLOAT32_SUM, torch.float16: tolerances.FLOAT16_STORE}.get(
+        out, tolerances.BFLOAT16_ROUNDING
+    )
+    for weights in (None, pooling):
+        room = torch.full((3, 2, 2, 17, 8), torch.nan, dtype=out)
+        found = fused.attention_emit(qkv, 2, weights, True, room[:, 1])
+        check_attention(found, qkv, 2, weights, tolerance)
+        assert found[1].patches is not None
+        assert found[1].patches.data_ptr() == room[:, 1].data_ptr()
+        assert room[:, 0].isnan().all()
+        assert not room[:, 1].isnan().any()
+    room = torch.full((3, 2, 2, 17, 8), torch.nan, dtype=out)
+    found = fused.pooled_attention(qkv[:, 0, :16], qkv[:, :, 16:], 2, True, room[:, 1])
+    _, plain = reference.pooled_attention(qkv[:, 0, :16], qkv[:, :, 16:], 2, True)
+    assert plain.patches is not None
+    assert relative_error(room[:, 1].float(), plain.patches) < tolerance
+    assert room[:, 0].isnan().all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
+def test_attention_of_one_query_row(
+    random: torch.Generator, batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    width = heads * size
+    qkv = draw(random, batch, tokens, 3 * width, dtype=dtype)
+    taken, wanted = every_row(qkv, heads)
+    query, key_value = qkv[:, 0, :width], qkv[:, :, width:]
+    for rows, columns in ((query.contiguous(), key_value.contiguous()), (query, key_value)):
+        for with_patches in (False, True):
+            mixed, emitted = fused.pooled_attention(rows, columns, heads, with_patches)
+            assert mixed.dtype == dtype
+            assert relative_error(mixed.float(), wanted[:, 0]) < tolerance
+            assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
+            assert (emitted.patches is not None) is with_patches
+            if emitted.patches is not None:
+                assert relative_error(emitted.patches, taken[:, :, 0]) < tolerance
+
+
+def test_scores_far_beyond_the_exponential_stay_finite(random: torch.Generator) -> None:
+    qkv = 300 * draw(random, 2, 70, 3 * 8)
+    check_attention(fused.attention_emit(qkv, 1, None, True), qkv, 1, None, tolerances.FLOAT32_SUM)
+    taken, _ = every_row(qkv, 1)
+    _, emitted = fused.pooled_attention(qkv[:, 0, :8], qkv[:, :, 8:], 1, True)
+    assert emitted.patches is not None
+    assert relative_error(emitted.patches, taken[:, :, 0]) < tolerances.FLOAT32_SUM
+
+
+def test_a_batch_of_no_images_is_no_error() -> None:
+    mixed, emitted = fused.attention_emit(torch.zeros(0, 5, 24), 2, None, True)
+    assert mixed.shape == (0, 5, 8)
+    assert emitted.heads.shape == (0, 2, 4)
+    assert fused.layer_norm(torch.zeros(0, 8), torch.ones(8), torch.ones(8), 1e-5).shape == (0, 8)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 257), (2, 3, 5)])
+def test_a_layer_norm(random: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    # A mean far from zero: statistics in 16 bits would lose the spread.
+    x, added = (20 + draw(random, *shape)).to(dtype), draw(random, *shape, dtype=dtype)
+    weight, bias = draw(random, shape[-1], dtype=dtype), draw(random, shape[-1], dtype=dtype)
+    for more in (None, added):
+        found = fused.add_layer_norm(x, more, weight, bias, 1e-5, with_statistics=True)
+        assert found.mean is not None
+        assert found.rstd is not None
+        assert relative_error(found.rows.float(), (x if more is None else x + more).float()) < tolerance
+        # Of the rows as this device rounded them.
+        exact = found.rows.double().numpy()
+        spread = np.sqrt(exact.var(axis=-1) + 1e-5)
+        normed = (exact - exact.mean(axis=-1, keepdims=True)) / spread[..., None]
+        assert found.normed.dtype == dtype
+        wanted = normed * weight.double().numpy() + bias.double().numpy()
+        assert relative_error(found.normed.float(), wanted) < max(tolerance, 2 * tolerances.FLOAT32_SUM)
+        assert relative_error(found.mean, exact.mean(axis=-1)) < tolerances.FLOAT32_SUM
+        assert relative_error(found.rstd, 1 / spread) < 2 * tolerances.FLOAT32_SUM
+    assert torch.equal(
+        fused.layer_norm(x, weight, bias, 1e-5), fused.add_layer_norm(x, None, weight, bias, 1e-5).normed
+    )
+
+
+def test_a_layer_norm_of_rows_that_lie_apart(random: torch.Generator) -> None:
+    wide = draw(random, 5, 3, 7)
+    x, weight, bias = wide[:, 0], draw(random, 7), draw(random, 7)
+    found = fused.add_layer_norm(x, wide[:, 2], weight, bias, 1e-5)
+    wanted = reference.add_layer_norm(x, wide[:, 2], weight, bias, 1e-5)
+    assert torch.equal(found.rows, wanted.rows)
+    assert relative_error(found.normed, wanted.normed) < tolerances.FLOAT32_SUM
+
+
+@pytest.mark.parametrize("size", [1, 30, 64])
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_moments_are_added_in_place(random: torch.Generator, batch: int, size: int) -> None:
+    heads, shares = draw(random, batch, 1, 2, size), draw(random, batch, 3, dtype=torch.float64)
+    scale = draw(random, batch, dtype=torch.float64)
+    if batch == 3:
+        scale[1], heads[1, 0, 1], shares[1, 2] = 0, torch.nan, torch.inf
+    total = draw(random, 1, 2, size + 3, dtype=torch.float64)
+    gram = draw(random, 1, 2, size + 3, size + 3, dtype=torch.float64)
+    wanted_total, wanted_gram = total.clone(), gram.clone()
+    reference.add_moments(heads, scale, shares, wanted_total, wanted_gram)
+    before = gram[0, 1].clone().numpy()
+    fused.add_moments(heads, scale, shares, total, gram)
+    assert relative_error(total, wanted_total) < tolerances.FLOAT64
+    assert relative_error(gram, wanted_gram) < tolerances.FLOAT64
+    good = scale != 0
+    rows = coordinate_rows(heads[good, 0, 1], scale[good], shares[good])
+    assert relative_error(gram[0, 1], before + sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), [(1, 1, 1, 5), (3, 1, 2, 16), (2, 33, 2, 88)])
+def test_heads_and_patches_are_carried_along_their_directions(
+    random: torch.Generator, batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    # Read as the tower leaves them: one layer of several.
+    mixes = draw(random, batch, 2, heads, tokens, size, dtype=dtype)[:, 1]
+    directions = draw(random, heads, size + 3, 70, dtype=dtype)
+    scale, shares = draw(random, batch), draw(random, batch, 3)
+    wanted = carry(*(tensor.double().numpy() for tensor in (mixes, scale, shares, directions)))
+    projected = fused.head_project(mixes, scale, shares, directions)
+    maps = fused.text_maps(mixes, scale, shares, directions)
+    assert relative_error(projected, wanted) < tolerance
+    assert relative_error(maps, wanted.sum(axis=1)) < tolerance
+    assert relative_error(projected, reference.head_project(mixes, scale, shares, directions)) < tolerance
+    assert relative_error(maps, reference.text_maps(mixes, scale, shares, directions)) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    # Smaller, larger, of the wanted size already, and long; odd crops.
+    [(37, 53, 16), (11, 9, 16), (16, 16, 16), (16, 41, 16), (90, 20, 7)],
+)
+def test_preprocessing_is_pillows_to_within_one_grey_level(
+    random: torch.Generator, height: int, width: int, size: int
+) -> None:
+    pixels = torch.randint(0, 256, (3, height, width, 3), generator=random, dtype=torch.uint8)
+    mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
+    found = fused.preprocess(pixels, (size, size), mean, std, torch.float32)
+    wanted = preprocess_by_pillow(pixels.numpy(), size)
+    assert found.shape == (3, 3, size, size)
+    grey = found.permute(0, 2, 3, 1).double() * torch.tensor(std) * 255 + torch.tensor(mean) * 255
+    assert (grey - torch.from_numpy(wanted)).abs().max() < 1.001
+    plain = reference.preprocess(pixels, (size, size), mean, std, torch.float32)
+    assert (found - plain).abs().max() * 255 * min(std) < 1.001
+    # A border between two levels is crossed by rounding alone, and seldom.
+    assert (grey - torch.from_numpy(wanted)).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(("heads", "pool", "rank", "count"), [(1, 1, 1, 1), (3, 70, 5, 4), (2, 33, 17, 12)])
+def test_the_rounds_of_textspan_are_the_references(
+    random: torch.Generator, heads: int, pool: int, rank: int, count: int
+) -> None:
+    texts = draw(random, heads, pool, rank, dtype=torch.float64)
+    root = draw(random, heads, rank, rank, dtype=torch.float64)
+    covariance = root @ root.transpose(1, 2)
+    if heads == 3:
+        # A head of a smaller rank: it runs out of texts.
+        texts[1, :, 2:], covariance[1, 2:], covariance[1, :, 2:] = 0, 0, 0
+    chosen, directions, variances = fused.textspan_rounds(texts, covariance, count, 1e-12)
+    wanted = reference.textspan_rounds(texts, covariance, count, 1e-12)
+    assert torch.equal(chosen, wanted[0])
+    assert relative_error(directions, wanted[1]) < tolerances.FLOAT64
+    assert relative_error(variances, wanted[2]) < tolerances.FLOAT64
+    assert (chosen[:, 0] >= 0).all()
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The tower on the fused ops, and the names of those that it called."""
+    called: set[str] = set()
+
+    def recorded(name: str) -> Any:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            called.add(name)
+            return getattr(fused, name)(*arguments, **settings)
+
+        return call
+
+    module = ModuleType("recorded")
+    for name in fused.__all__:
+        setattr(module, name, recorded(name))
+    monkeypatch.setattr("headspan.model.description.ops", lambda device: module)
+    return called
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float32, tolerances.ORACLE_FLOAT32),
+        (torch.float16, tolerances.FLOAT16_PASS),
+        # The interpreter truncates where a GPU rounds: twice the error.
+        (torch.bfloat16, 2 * tolerances.BFLOAT16_PASS),
+    ],
+)
+@pytest.mark.parametrize(("pool", "norm_last"), [("tok", True), ("avg", True), ("avg", False)])
+def test_the_whole_tower_comes_apart_as_the_oracle_says(
+    used: set[str], pool: Any, norm_last: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    visual = toy_visual(pool, norm_last, True, False, "gelu")
+    pixels = toy_pixels(2)
+    tower = to_tower(visual, "toy").to(torch.device("cpu"), dtype)
+    found = tower.forward(torch.from_numpy(pixels).to(dtype), range(LAYERS), True, True)
+    oracle = take_apart(visual, "gelu", pixels)
+    assert found.patches is not None
+    assert relative_error(found.heads, np.stack([image.mixes for image in oracle])) < tolerance
+    assert relative_error(found.patches, np.stack([image.patch_mixes for image in oracle])) < tolerance
+    assert relative_error(found.state, np.stack([image.pooled() for image in oracle])) < tolerance
+    assert used >= {"add_layer_norm", "attention_emit"}
+    assert ("pooled_attention" in used) is (pool == "tok")
+
+
+def test_the_whole_tower_equals_the_reference(used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = to_tower(toy_visual("tok", True, False, False, "quick_gelu"), "toy")
+    for variant in (tower, replace(tower, mean_pooled=True, norm_rows=True)):
+        pixels = torch.from_numpy(toy_pixels(3))
+        found = variant.forward(pixels, (0, LAYERS - 1), with_patches=True, patches_dtype=torch.float16)
+        with monkeypatch.context() as patch:
+            patch.setattr("headspan.model.description.ops", lambda device: reference)
+            wanted = variant.forward(pixels, (0, LAYERS - 1), with_patches=True)
+        assert found.patches is not None
+        assert wanted.patches is not None
+        assert found.patches.dtype == torch.float16
+        assert relative_error(found.patches.float(), wanted.patches) < tolerances.FLOAT16_STORE
+        for name in ("state", "std", "heads"):
+            assert relative_error(getattr(found, name), getattr(wanted, name)) < tolerances.FLOAT32_SUM
+    assert used
+
+
+def test_the_gpu_benchmark_runs_as_a_toy(used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # On the CPU, nothing compiled or captured: what is left is every call that it makes on a GPU, once.
+    def once(work: Any, for_ms: int = 0) -> dict[str, float]:
+        work()
+        return {"ms": 1.0}
+
+    toy = gpu.Sizes(
+        batch=2, layers=2, heads=2, head_dim=8, joint=7, patch=4, pixels=16, texts=3, photo=(19, 23), pool=40, rounds=3
+    )
+    for name, value in (("DEVICE", "cpu"), ("SIZES", toy), ("milliseconds", once)):
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu_tower, "_graphed", lambda tower, pixels: {"ms": 1.0})
+    monkeypatch.setattr(gpu_tower, "_open_clip", lambda: None)
+    monkeypatch.setattr(torch, "compile", lambda work, **settings: work)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    ceilings = {"copy_tb_s": gpu.copy_rate(), "bf16_tflop_s": gpu.matmul_rate()}
+    accuracy = gpu_tower.accuracy(ceilings, lambda: 1e3)
+    assert accuracy["wrong"] == []
+    assert accuracy["fp32"]["sum_error"] < tolerances.ORACLE_FLOAT32
+    assert accuracy["bf16"]["sum_error"] < 2 * tolerances.BFLOAT16_PASS
+    assert gpu.accuracy_words(accuracy)[0].startswith("sum of contributions within")
+    monkeypatch.setitem(gpu_ops.TOLERANCE, torch.bfloat16, 3 * tolerances.BFLOAT16_ROUNDING)
+    ops = gpu_ops.run(ceilings, lambda: 1e3)
+    assert ops["wrong"] == []
+    # An op that beats nobody is not kept.
+    assert not any(row["kept"] for row in ops["rows"].values())
+    assert len(gpu.ops_words(ops)[0].split("; ")) == len(ops["rows"])
+    speed = gpu_tower.speed(ceilings, lambda: 1e3)
+    assert speed["images_a_second"] == 2000
+    assert gpu.tower_words(speed)[1].endswith("not yet measured")
+    assert used
