@@ -112,11 +112,16 @@ def flops() -> int:
 
 def random_tower() -> Tower:
     """ViT-L/14 with random weights, float32, on the GPU; every parameter is off its trivial value."""
-    size = gpu.SIZES
-    width = size.width
 
     def draw(*shape: int, spread: float = 1.0, centre: float = 0.0) -> Tensor:
         return torch.randn(shape, device=gpu.DEVICE) * spread + centre
+
+    return tower_of(gpu.SIZES, draw)
+
+
+def tower_of(size: gpu.Sizes, draw: Callable[..., Tensor], mean_pooled: bool = False) -> Tower:
+    """A tower of `size` with parameters from `draw(*shape, spread=…, centre=…)`; its final norm every row's, or one."""
+    width = size.width
 
     def norm() -> Norm:
         return Norm(draw(width, spread=0.2, centre=1.0), draw(width, spread=0.1), 1e-5)
@@ -150,14 +155,14 @@ def random_tower() -> Tower:
         positions=draw(size.tokens, width, spread=0.3),
         rotary=None,
         norm_before=norm(),
-        blocks=tuple(block() for _ in range(gpu.SIZES.layers)),
+        blocks=tuple(block() for _ in range(size.layers)),
         pool=None,
         norm_after=norm(),
         projection=draw(width, size.joint, spread=width**-0.5),
         projection_bias=draw(size.joint, spread=0.1),
         trunk_heads=size.heads,
-        mean_pooled=False,
-        norm_rows=False,
+        mean_pooled=mean_pooled,
+        norm_rows=mean_pooled,
     )
 
 

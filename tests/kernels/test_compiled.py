@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from headspan.model.tower import Block, Linear, Norm, Tower
+from benchmarks.gpu import Sizes
+from benchmarks.gpu_tower import tower_of
+from headspan.model.tower import Tower
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
@@ -73,7 +75,7 @@ def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         return binary
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    monkeypatch.setattr("headspan.model.tower.ops", lambda device: fused)
+    monkeypatch.setattr("headspan.model.description.ops", lambda device: fused)
     monkeypatch.setattr(driver, "_active", launcher)
     return launcher
 
@@ -108,36 +110,8 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> Tower:
     """Two blocks, the first and the last, of a tower at 224 pixels in patches of 14; weights of no memory."""
-    width = heads * head_dim
-
-    def norm() -> Norm:
-        return Norm(meta(width), meta(width), 1e-5)
-
-    def linear(out: int, columns: int) -> Linear:
-        return Linear(meta(out, columns), meta(out))
-
-    block = Block(
-        norm(),
-        linear(3 * width, width),
-        linear(width, width),
-        norm(),
-        linear(4 * width, width),
-        linear(width, 4 * width),
-    )
-    whole = Tower(
-        patch_weight=meta(width, 3, 14, 14),
-        class_token=meta(width),
-        positions=meta(257, width),
-        norm_before=norm(),
-        blocks=(block, block),
-        norm_after=norm(),
-        projection=meta(width, 768),
-        heads=heads,
-        activation="gelu",
-        mean_pooled=mean_pooled,
-        norm_rows=True,
-    )
-    return whole.to(torch.device("meta"), dtype)
+    size = Sizes(layers=2, heads=heads, head_dim=head_dim)
+    return tower_of(size, lambda *shape, **_: meta(*shape), mean_pooled).to(torch.device("meta"), dtype)
 
 
 def run_tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> None:
