@@ -139,14 +139,19 @@ def copy_rate() -> float:
     """Terabytes a second of a device-to-device copy, bytes read and bytes written."""
     source = torch.randn(SIZES.batch << 22, device=DEVICE)
     target = torch.empty_like(source)
-    return round(2 * source.nbytes / milliseconds(lambda: target.copy_(source))["ms"] / 1e9, 3)
+    return _digits(2 * source.nbytes / milliseconds(lambda: target.copy_(source))["ms"] / 1e9)
 
 
 def matmul_rate() -> float:
     """Teraflops of a large bf16 matrix product of random numbers."""
     size = 32 * SIZES.batch
     a, b = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    return round(2 * size**3 / milliseconds(lambda: a @ b)["ms"] / 1e9, 1)
+    return _digits(2 * size**3 / milliseconds(lambda: a @ b)["ms"] / 1e9)
+
+
+def _digits(value: float) -> float:
+    """Four significant digits."""
+    return float(f"{value:.4g}")
 
 
 def _make_importable() -> None:
