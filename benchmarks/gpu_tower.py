@@ -150,7 +150,7 @@ def tower_of(size: gpu.Sizes, draw: Callable[..., Tensor], mean_pooled: bool = F
 
     patch = draw(width, 3, size.patch, size.patch, spread=(3 * size.patch**2) ** -0.5)
     return Tower(
-        stem=(Convolution(patch, None, (size.patch, size.patch), None),),
+        stem=(Convolution(patch.flatten(1), None, (size.patch, size.patch), (size.patch, size.patch), None),),
         prefix=draw(1, width),
         positions=draw(size.tokens, width, spread=0.3),
         rotary=None,

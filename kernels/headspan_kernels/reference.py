@@ -6,6 +6,7 @@ Nothing here imports Triton or knows a model, a file or a store.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -13,6 +14,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int32, Int64, UInt8
 from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": F.silu,
+}
 
 
 class Emitted(NamedTuple):
@@ -29,6 +37,17 @@ class Normed(NamedTuple):
     normed: Float[Tensor, "*rows width"]
     mean: Float32[Tensor, "*rows"] | None
     rstd: Float32[Tensor, "*rows"] | None
+
+
+def linear(
+    x: Float[Tensor, "*rows in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None,
+    activation: str | None = None,
+) -> Float[Tensor, "*rows out"]:
+    """`x Wᵀ + b`, and that through an activation of `ACTIVATIONS` where one is named."""
+    y = F.linear(x, weight, bias)
+    return y if activation is None else ACTIVATIONS[activation](y)
 
 
 def layer_norm(
@@ -74,7 +93,7 @@ def attention_emit(
     With `patches_out`, `α v` is written there, in its type, once; otherwise it comes as float32. `bias` is added to
     the scores.
     """
-    query, key, value = _split_heads(qkv, 3, heads)
+    query, key, value = split_heads(qkv, 3, heads)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     if pooling is None:
         emitted_heads = mixed[:, :, 0].float()
@@ -84,7 +103,7 @@ def attention_emit(
     if with_patches:
         rows = query[:, :, :1] if pooling is None else query
         row_bias = bias if bias is None or pooling is not None else bias[:, :1]
-        weights = _attention_weights(rows, key, row_bias)
+        weights = softmax_weights(rows, key, row_bias)
         if pooling is None:
             weights = weights[:, :, 0]
         else:
@@ -107,10 +126,10 @@ def pooled_attention(
     """
     batch, width = query.shape
     row_bias = None if bias is None else bias[:, None]
-    key, value = _split_heads(key_value, 2, heads)
+    key, value = split_heads(key_value, 2, heads)
     rows = query.view(batch, heads, 1, width // heads)
     if with_patches:
-        emitted_patches = _attention_weights(rows, key, row_bias)[:, :, 0, :, None] * value.float()
+        emitted_patches = softmax_weights(rows, key, row_bias)[:, :, 0, :, None] * value.float()
         emitted_heads = emitted_patches.sum(dim=2)
         emitted_patches = _written(emitted_patches, patches_out)
         mixed = emitted_heads.to(query.dtype)
@@ -125,9 +144,9 @@ def attention_weights(
     query: Float[Tensor, "batch width"], key: Float[Tensor, "batch token width"], heads: int
 ) -> Float[Tensor, "batch head token"]:
     """How much of every token each head of one query row an image takes; sums to 1 over tokens, float32."""
-    (keys,) = _split_heads(key, 1, heads)
+    (keys,) = split_heads(key, 1, heads)
     rows = query.view(len(query), heads, 1, -1)
-    return _attention_weights(rows, keys, None)[:, :, 0]
+    return softmax_weights(rows, keys, None)[:, :, 0]
 
 
 def add_moments(
@@ -271,7 +290,7 @@ def textspan_rounds(
     return chosen, directions, variances
 
 
-def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """`[batch, token, parts · width]` to `parts` views `[batch, head, token, head_dim]`."""
     batch, tokens, _ = x.shape
     return x.view(batch, tokens, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -286,6 +305,7 @@ def _written(values: Tensor, out: Tensor | None) -> Tensor:
     return values if out is None else out.copy_(values)
 
 
-def _attention_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+def softmax_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    """The rows' weights over the tokens, float32 whatever the type of `[batch, head, row or token, head_dim]`."""
     scores = query.shape[-1] ** -0.5 * (query.float() @ key.float().transpose(-1, -2))
     return torch.softmax(scores if bias is None else scores + bias.float(), dim=-1)

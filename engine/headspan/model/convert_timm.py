@@ -80,14 +80,17 @@ def _stem_step(step: ConvNormAct) -> Convolution:
     scale = as_float(step.bn.weight) / torch.sqrt(as_float(step.bn.running_var) + step.bn.eps)
     shift = as_float(step.bn.bias) - as_float(step.bn.running_mean) * scale
     bias = shift if plain.bias is None else plain.bias * scale + shift
-    return plain._replace(weight=plain.weight * scale[:, None, None, None], bias=bias)
+    return plain._replace(weight=plain.weight * scale[:, None], bias=bias)
 
 
 def _convolution(conv: nn.Module, activation: str | None) -> Convolution:
     if type(conv) is not nn.Conv2d or conv.padding != (0, 0) or conv.dilation != (1, 1) or conv.groups != 1:
         raise Undecomposable(f"its stem is {conv}")
     bias = None if conv.bias is None else as_float(conv.bias)
-    return Convolution(as_float(conv.weight), bias, (conv.stride[0], conv.stride[1]), activation)
+    weight = as_float(conv.weight)
+    return Convolution(
+        weight.flatten(1), bias, (weight.shape[2], weight.shape[3]), (conv.stride[0], conv.stride[1]), activation
+    )
 
 
 def _prefix(trunk: Any) -> Tensor:

@@ -6,20 +6,10 @@ model does not have is None, or zeros where that costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "silu": F.silu,
-}
 
 
 class Norm(NamedTuple):
@@ -40,8 +30,11 @@ class Linear(NamedTuple):
 class Convolution(NamedTuple):
     """A step of the stem, without padding; most stems are one step, the patch embedding."""
 
-    weight: Float[Tensor, "out in height width"]
+    # In, height and width side by side: where patches do not overlap, a step is a linear map.
+    weight: Float[Tensor, "out patch"]
     bias: Float[Tensor, " out"] | None
+    # Height and width.
+    kernel: tuple[int, int]
     stride: tuple[int, int]
     activation: str | None
 

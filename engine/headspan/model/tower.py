@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan.model.description import Description
-from headspan.model.layers import ACTIVATIONS, AttentionPool, Block, Convolution, Mlp, Norm
-from headspan_kernels.reference import Emitted
+from headspan.model.layers import AttentionPool, Block, Convolution, Mlp, Norm
+from headspan_kernels.reference import ACTIVATIONS, Emitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,19 @@ class Tower(Description):
     def _embed(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.dtype)
         for step in self.stem:
-            x = _convolved(x, step)
+            x = self._convolved(x, step)
             x = x if step.activation is None else ACTIVATIONS[step.activation](x)
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1) + self.positions
         return self._normed(self.norm_before, x)
+
+    def _convolved(self, x: Tensor, step: Convolution) -> Tensor:
+        height, width = step.kernel
+        if step.stride != step.kernel:
+            return F.conv2d(x, step.weight.unflatten(1, (-1, height, width)), step.bias, stride=step.stride)
+        # Patches that do not overlap: a matrix product. cuDNN's convolution would take TF32 for float32.
+        patches = x.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5)
+        return self.ops.linear(patches.flatten(3), step.weight, step.bias).permute(0, 3, 1, 2)
 
     def _normed(self, norm: Norm | None, x: Tensor) -> Tensor:
         return x if norm is None else self.ops.layer_norm(x, *norm)
@@ -127,14 +135,12 @@ class Tower(Description):
     def _mlp(self, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """`x + added`, and the MLP's output on it."""
         rows, y = self._added(mlp.norm, x, added)
-        y = F.linear(y, *mlp.expand)
-        activation = ACTIVATIONS[mlp.activation]
         if mlp.gated:
-            gate, y = y.chunk(2, dim=-1)
-            y = activation(gate) * y
+            gate, y = self.ops.linear(y, *mlp.expand).chunk(2, dim=-1)
+            y = ACTIVATIONS[mlp.activation](gate) * y
         else:
-            y = activation(y)
-        return rows, self._normed(mlp.norm_output, F.linear(self._normed(mlp.norm_hidden, y), *mlp.shrink))
+            y = self.ops.linear(y, *mlp.expand, mlp.activation)
+        return rows, self._normed(mlp.norm_output, self.ops.linear(self._normed(mlp.norm_hidden, y), *mlp.shrink))
 
     def _attend(
         self, block: Block, x: Tensor, added: Tensor | None, pooling: Tensor | None, slot: Tensor | None
@@ -144,7 +150,7 @@ class Tower(Description):
         `α v` goes to `slot`, where there is one.
         """
         rows, y = self._added(block.norm_attention, x, added)
-        qkv = self._turned(F.linear(y, *block.qkv), 2)
+        qkv = self._turned(self.ops.linear(y, *block.qkv), 2)
         out = slot if block.emits_plainly else None
         mixed, emitted = self.ops.attention_emit(qkv, self.trunk_heads, pooling, slot is not None, out, block.bias)
         output, heads = self._output(block, mixed, emitted, slot)
@@ -170,7 +176,7 @@ class Tower(Description):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Attention pooling: one query, the same for every image, over the rows; nothing is added to it."""
         rows = x[:, pool.skip :]
-        key_value = F.linear(self.ops.layer_norm(rows, *pool.norm), *pool.key_value)
+        key_value = self.ops.linear(self.ops.layer_norm(rows, *pool.norm), *pool.key_value)
         query = pool.query.expand(len(x), -1)
         mixed, emitted = self.ops.pooled_attention(query, key_value, pool.heads, slot is not None, slot)
         carried = None
@@ -179,7 +185,7 @@ class Tower(Description):
             weights = self.ops.attention_weights(query, key, pool.heads) / _std(rows.float(), pool.norm.eps)[:, None]
             heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in mixes]
             carried = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
-        return F.linear(mixed, *pool.output), emitted.heads, carried
+        return self.ops.linear(mixed, *pool.output), emitted.heads, carried
 
     def _output(self, block: Block, mixed: Tensor, emitted: Emitted, slot: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the heads add to the stream, and what the norms on the way, if any, leave of what they emitted.
@@ -188,7 +194,7 @@ class Tower(Description):
         each head's share is linear again.
         """
         if block.emits_plainly:
-            return F.linear(mixed, *block.output), emitted.heads
+            return self.ops.linear(mixed, *block.output), emitted.heads
         if block.norm_mixed is not None:
             # Of the mean over all heads' numbers each number gives up its own share, each token 1/N of that.
             mean = emitted.heads.mean(dim=(1, 2), keepdim=True)
@@ -197,7 +203,7 @@ class Tower(Description):
             if patches is not None:
                 patches = (patches - mean[..., None] / patches.shape[2]) / std[..., None]
             mixed, emitted = self.ops.layer_norm(mixed, *block.norm_mixed), Emitted(heads, patches)
-        added = F.linear(mixed, *block.output)
+        added = self.ops.linear(mixed, *block.output)
         if block.norm_output is not None:
             # The output's bias is divided by `s` like the heads: one number more, 1 (1/N a token), takes it along.
             std = _std(_pool(added, None), block.norm_output.eps)[:, None, None]
@@ -260,15 +266,6 @@ def normalise(
 def _levels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Spread and middle in grey levels; kept, since bringing numbers to a GPU waits for all that it has to do."""
     return torch.tensor(std, device=device) * 255, torch.tensor(mean, device=device) * 255
-
-
-def _convolved(x: Tensor, step: Convolution) -> Tensor:
-    height, width = step.weight.shape[2:]
-    if step.stride != (height, width):
-        return F.conv2d(x, step.weight, step.bias, stride=step.stride)
-    # Patches that do not overlap: a matrix product. cuDNN's convolution would take TF32 for float32.
-    patches = x.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5)
-    return F.linear(patches.flatten(3), step.weight.flatten(1), step.bias).permute(0, 3, 1, 2)
 
 
 def _sum(x: Tensor, added: Tensor | None) -> Tensor:

@@ -1,0 +1,115 @@
+"""The ops of a CPU: oneDNN's linear maps with weights laid out once, bf16 attention as plain products.
+
+    linear:    activation(x Wᵀ + b) in one call, W in oneDNN's own blocks
+    attention: softmax(q kᵀ / √head_dim) v by images, as many at once as the scores of fit a cache
+
+Everything else is the reference's. PyTorch takes float32 products to MKL, which on AMD's processors leaves AVX-512
+alone, and lays bf16 weights out anew in every call; its fused attention is slower than plain products in bf16.
+benchmarks/NOTES.md has the numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from headspan_kernels import reference
+from headspan_kernels.reference import (
+    ACTIVATIONS,
+    Emitted,
+    add_layer_norm,
+    add_moments,
+    attention_weights,
+    head_project,
+    layer_norm,
+    pooled_attention,
+    preprocess,
+    text_maps,
+    textspan_rounds,
+)
+
+__all__ = [
+    "add_layer_norm",
+    "add_moments",
+    "attention_emit",
+    "attention_weights",
+    "head_project",
+    "layer_norm",
+    "linear",
+    "pooled_attention",
+    "preprocess",
+    "text_maps",
+    "textspan_rounds",
+]
+
+# What oneDNN applies on the way out: its name, and its algorithm.
+_FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
+_DTYPES = (torch.float32, torch.bfloat16)
+# Scores of the images that are mixed together; a few megabytes stay in the cache.
+_SCORES_BYTES = 8 << 20
+
+_laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def available() -> bool:
+    """Whether this PyTorch has oneDNN and what is asked of it here."""
+    names = ("_linear_pointwise", "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def linear(
+    x: Float[Tensor, "*rows in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None,
+    activation: str | None = None,
+) -> Float[Tensor, "*rows out"]:
+    """As `reference.linear`. The laid-out copy of `weight` lives as long as `weight`, which must not be changed."""
+    if x.dtype not in _DTYPES or not x.numel():
+        return reference.linear(x, weight, bias, activation)
+    packed = _laid_out.get(weight)
+    if packed is None:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), x.numel() // x.shape[-1])
+        _laid_out[weight] = packed
+    fused = _FUSED.get(activation)
+    name, algorithm = fused or _FUSED[None]
+    y = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, name, [], algorithm)
+    return y if fused or activation is None else ACTIVATIONS[activation](y)
+
+
+def attention_emit(
+    qkv: Float[Tensor, "batch token qkv_width"],
+    heads: int,
+    pooling: Float[Tensor, "pool_batch token"] | None,
+    with_patches: bool,
+    patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
+    bias: Float[Tensor, "head token token"] | None = None,
+) -> tuple[Float[Tensor, "batch token width"], Emitted]:
+    """As `reference.attention_emit`; scores of bf16 are bf16, but for those that become `α v`."""
+    if qkv.dtype != torch.bfloat16 or pooling is not None or bias is not None or not len(qkv):
+        return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
+    batch, tokens, columns = qkv.shape
+    query, key, value = reference.split_heads(qkv, 3, heads)
+    head_dim = query.shape[-1]
+    scale = head_dim**-0.5
+    mixed = torch.empty(batch, tokens, heads, head_dim, dtype=qkv.dtype)
+    emitted = torch.empty(batch, heads, head_dim)
+    patches = patches_out
+    if with_patches and patches is None:
+        patches = torch.empty(batch, heads, tokens, head_dim)
+    together = max(1, _SCORES_BYTES // (heads * tokens * tokens * qkv.itemsize))
+    for first in range(0, batch, together):
+        images = slice(first, first + together)
+        q, k, v = query[images], key[images], value[images]
+        weights = torch.softmax((q * scale) @ k.transpose(-1, -2), dim=-1)
+        mixed[images].transpose(1, 2).copy_(weights @ v)
+        if patches is not None:
+            own = reference.softmax_weights(q[:, :, :1], k, None)[:, :, 0, :, None] * v
+            patches[images] = own
+            # Of one kind: what the class token takes on is the sum of what is emitted.
+            emitted[images] = own.sum(dim=2)
+            mixed[images, 0] = emitted[images].to(qkv.dtype)
+    if patches is None:
+        emitted = mixed[:, 0].float()
+    return mixed.view(batch, tokens, columns // 3), Emitted(emitted, patches)
