@@ -87,7 +87,7 @@ def attention_emit(
     bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """As `reference.attention_emit`; scores of bf16 are bf16, but for those that become `α v`."""
-    if qkv.dtype != torch.bfloat16 or pooling is not None or bias is not None or not len(qkv):
+    if qkv.dtype != torch.bfloat16 or pooling is not None or bias is not None:
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
     batch, tokens, columns = qkv.shape
     query, key, value = reference.split_heads(qkv, 3, heads)

@@ -1,4 +1,4 @@
-"""Shards as two other readers see them: zarr-python and TensorStore."""
+"""Shards as other readers see them, zarr-python and TensorStore, and through memory maps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import StoreError
+from headspan.store import mapped
 from headspan.store.files import checksum, write_atomically
 from headspan.store.schema import ArraySpec, create_array, whole_array
 from headspan.store.shard_writer import ShardBuffer, write_array
@@ -69,7 +70,7 @@ SHAPES = [
 ]
 
 
-@READERS
+@pytest.mark.parametrize("read", [by_zarr, by_tensorstore, mapped.read])
 @pytest.mark.parametrize(("shape", "shard", "chunk", "dtype"), SHAPES)
 def test_shards_are_read_back_byte_for_byte(
     shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...], dtype: str, read: Reader, tmp_path: Path

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from headspan.emit.shares import head_coordinates
+from headspan.emit.shares import head_coordinates, share_coordinates
 from headspan.errors import SettingsError
 from headspan.store.reader import Store
 
@@ -49,9 +49,12 @@ def similarities(
     """Dot products of each query with every image's mean contribution through `heads`; NaN where an image failed."""
     heads = _distinct(store, heads)
     scores = np.zeros((len(vectors), store.images), np.float32)
+    # What multiplies a head's own numbers, `1/s`, and the three shares, which all heads of an image have in common.
+    shares = share_coordinates(store.norm, normalised=True)
     for layer, head in heads:
-        coordinates = head_coordinates(store.head_coordinates(layer, head), store.norm, normalised=True)
-        scores += (coordinates @ (store.head_directions(layer, head) @ vectors.T)).T
+        along = (store.head_directions(layer, head) @ vectors.T).astype(np.float32)
+        own, common = along[: store.head_dim], along[store.head_dim :]
+        scores += (store.head_products(layer, head, own) * shares[:, :1] + shares @ common).T
     return scores / len(heads)
 
 

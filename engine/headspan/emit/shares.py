@@ -54,10 +54,15 @@ def head_coordinates(
 
     `parts` is the number of source tokens over which the three shares are spread (1 for their sum).
     """
+    shares = share_coordinates(norm, normalised)
+    return np.concatenate([heads * shares[..., :1], shares / parts], axis=-1)
+
+
+def share_coordinates(norm: Float[np.ndarray, "*rows 3"], normalised: bool) -> Float[np.ndarray, "*rows share"]:
+    """`[1/s, μ/s, 1]`, all over `‖embedding‖` where `normalised`; the first is also what a head's numbers take."""
     mean, std, length = (norm[..., i : i + 1] for i in range(3))
     scale = 1 / length if normalised else np.ones_like(length)
-    shares = np.concatenate([scale / std, scale * mean / std, scale], axis=-1) / parts
-    return np.concatenate([heads * (scale / std), shares], axis=-1)
+    return np.concatenate([scale / std, scale * mean / std, scale], axis=-1)
 
 
 def head_directions(

@@ -6,7 +6,9 @@ either way every array, table and index of one `Store` counts the same images.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,16 @@ from headspan.emit.shares import (
 )
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.records import BadImage, Sample, Shard, Unit
+from headspan.store import mapped
 from headspan.store.commits import Commits, Files, UnitRecord
+from headspan.store.half import convert, to_float32
+from headspan.store.mapped import UnmappableError, shard_view
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.samples import read_notes, read_shards, read_table, read_unit
 from headspan.store.schema import ArraySpec, dimensions, open_group, row_arrays
+
+# Rows of one head whose float32 stays in the cache.
+_ROWS_AT_ONCE = 1024
 
 
 class Store:
@@ -150,7 +158,33 @@ class Store:
     def head_coordinates(self, layer: int, head: int) -> Float32[np.ndarray, "images head_dim"]:
         """One head's own coordinates, `Σ_n α v`."""
         kept = self.kept(layer, head)
-        return self._read("heads", kept, head).astype(np.float32)
+        return to_float32(self._read("heads", kept, head))
+
+    def head_products(
+        self, layer: int, head: int, matrix: Float32[np.ndarray, "head_dim column"]
+    ) -> Float32[np.ndarray, "images column"]:
+        """One head's own coordinates times `matrix`, chunk by chunk on all cores: nothing else is ever in memory."""
+        kept, spec = self.kept(layer, head), self.row_specs["heads"]
+        products = np.empty((spec.shape[0], matrix.shape[1]), np.float32)
+
+        def multiply(first_row: int) -> None:
+            shard = shard_view(self.path, spec, first_row, (kept, head))
+            chunk_rows = spec.chunk[0]
+            together = max(1, _ROWS_AT_ONCE // chunk_rows)
+            wide = np.empty((together, chunk_rows, self.head_dim), np.float32)
+            for chunk in range(0, len(shard), together):
+                # [row chunk, row in chunk, head_dim]
+                part = shard[chunk : chunk + together, :, 0]
+                convert(part, wide[: len(part)])
+                into = products[first_row + chunk * chunk_rows : first_row + spec.shard[0]][: len(part) * chunk_rows]
+                np.matmul(wide[: len(part)].reshape(-1, self.head_dim)[: len(into)], matrix, out=into)
+
+        try:
+            with ThreadPoolExecutor(os.cpu_count()) as threads:
+                list(threads.map(multiply, range(0, spec.shape[0], spec.shard[0])))
+        except UnmappableError:
+            return self.head_coordinates(layer, head) @ matrix
+        return self._shown(products)
 
     def head_directions(
         self, layer: int, head: int, convention: str = "even"
@@ -176,7 +210,7 @@ class Store:
         if not -self.images <= image < self.images:
             raise SettingsError(f"{self.path}: image {image} of {self.images}; count from 0 to {self.images - 1}")
         kept, row = self.kept(layer), int(self._rows[image])
-        patches = np.asarray(self._array("patches")[row, kept]).transpose(1, 0, 2).astype(np.float32)
+        patches = to_float32(self._row("patches", row, kept).transpose(1, 0, 2))
         return patches if self._committed[row] else np.full_like(patches, np.nan)
 
     def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
@@ -184,7 +218,7 @@ class Store:
         the model pools by attention, which may have none."""
         if not self.terms:
             return np.zeros((self.images, 0, self.joint), np.float32)
-        centred, means = self._read("mlps").astype(np.float32), self._read("mlp_means")
+        centred, means = to_float32(self._read("mlps")), self._read("mlp_means")
         return mlp_contributions(centred, means, self.norm, self.folded, check_convention(convention), normalised)
 
     def carried(self, layer: int, head: int, normalised: bool = True) -> Float32[np.ndarray, "images joint"]:
@@ -199,7 +233,7 @@ class Store:
                 f"{self.path}: head {head} of layer {layer} is not carried; stored are layers "
                 f"{spans(self.carried_layers)} with heads 0 to {array.shape[2] - 1}"
             )
-        found = self._read("carried", self.carried_layers.index(layer), head).astype(np.float32)
+        found = to_float32(self._read("carried", self.carried_layers.index(layer), head))
         return found / self.norm[:, 2:] if normalised else found
 
     def biases(self, normalised: bool = True) -> Float32[np.ndarray, "images bias joint"]:
@@ -291,12 +325,27 @@ class Store:
         return array
 
     def _read(self, name: str, *index: int) -> np.ndarray:
-        values = self._values(name, slice(None), *index)
+        self._array(name)
+        try:
+            values = mapped.read(self.path, self.row_specs[name], index)
+        except UnmappableError:
+            values = self._values(name, slice(None), *index)
+        return self._shown(values)
+
+    def _shown(self, values: np.ndarray) -> np.ndarray:
+        """The rows that this store shows, of an array of all."""
         if len(self._rows) < len(values):
             return values[self._rows]
         if not self._committed.all():
             values[~self._committed] = np.nan
         return values
+
+    def _row(self, name: str, row: int, *index: int) -> np.ndarray:
+        self._array(name)
+        try:
+            return mapped.read_row(self.path, self.row_specs[name], row, index)
+        except UnmappableError:
+            return self._values(name, row, *index)
 
     def _values(self, name: str, *selection: slice | int) -> np.ndarray:
         array = self._array(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,9 @@ class StoreWriter:
 
 
 class UnitWriter:
-    """The shards of one unit; each is staged as soon as its last row has come.
+    """The shards of one unit; each is staged by a thread as soon as its last row has come, one at a time.
 
-    As a context manager it deletes what was staged if the unit is not committed.
+    A context manager: it ends the thread, and deletes what was staged if the unit is not committed.
     """
 
     def __init__(self, store: StoreWriter, unit: Unit) -> None:
@@ -148,11 +149,14 @@ class UnitWriter:
         self._buffers: dict[str, ShardBuffer] = {}
         self._files: dict[str, tuple[int, int]] = {}
         self._images = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="headspan-write")
+        self._staging: Future[tuple[str, int, int]] | None = None
 
     def __enter__(self) -> UnitWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._thread.shutdown()
         if kind is not None:
             with suppress(OSError, StoreError):
                 # Interrupted after its claim, a unit is as good as done.
@@ -177,11 +181,13 @@ class UnitWriter:
         end = self._unit.first_row + self._unit.rows
         for buffer in self._buffers.values():
             self._stage(buffer)
+        self._settle()
         for spec in self._store.specs.values():
             # Shards whose images all failed exist too: full of NaN, not missing.
             for first_row in range(self._unit.first_row, end, spec.shard[0]):
                 if spec.file(first_row) not in self._files:
                     self._stage(ShardBuffer(spec, first_row))
+        self._settle()
         record = UnitRecord(
             unit=self._unit.index,
             first_row=self._unit.first_row,
@@ -207,8 +213,15 @@ class UnitWriter:
         return buffer
 
     def _stage(self, buffer: ShardBuffer) -> None:
-        file, size, checksum = buffer.stage(self._store.path, self._store.token)
-        self._files[file] = (size, checksum)
+        # No more than one waits: beside it stand the buffers that are being filled, and nothing else.
+        self._settle()
+        self._staging = self._thread.submit(buffer.stage, self._store.path, self._store.token)
+
+    def _settle(self) -> None:
+        if self._staging is not None:
+            file, size, checksum = self._staging.result()
+            self._files[file] = (size, checksum)
+            self._staging = None
 
 
 def _settings(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""The ops of a CPU against float64 loops, and that they are what a CPU's tower runs."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+from headspan.model.convert import to_tower
+from headspan_kernels import onednn, ops, reference
+from tests import tolerances
+from tests.engine.test_decomposition import LAYERS, toy_pixels, toy_visual
+from tests.kernels.test_reference import draw, every_row
+from tests.tolerances import relative_error
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="this PyTorch is built without oneDNN")
+DTYPES = [
+    (torch.float32, tolerances.FLOAT32_SUM),
+    # Falls to the reference.
+    (torch.float16, 3 * tolerances.FLOAT16_PRODUCT),
+    (torch.bfloat16, 3 * tolerances.BFLOAT16_ROUNDING),
+]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("activation", [None, *reference.ACTIVATIONS])
+@pytest.mark.parametrize(
+    ("rows", "columns", "out"), [((1,), 3, 1), ((3, 7), 16, 5), ((2, 257), 33, 64), ((0, 3), 4, 2)]
+)
+def test_a_linear_map_is_what_float64_says(
+    rows: tuple[int, ...], columns: int, out: int, activation: str | None, dtype: torch.dtype, tolerance: float
+) -> None:
+    x, weight, bias = draw(*rows, columns, dtype=dtype), draw(out, columns, dtype=dtype), draw(out, dtype=dtype)
+    for b in (bias, None):
+        wanted = x.double() @ weight.double().T + (0 if b is None else b.double())
+        wanted = wanted if activation is None else reference.ACTIVATIONS[activation](wanted)
+        found = onednn.linear(x, weight, b, activation)
+        assert found.dtype == dtype
+        assert found.shape == (*rows, out)
+        assert not found.numel() or relative_error(found.float(), wanted) < tolerance
+
+
+def test_strided_rows_and_a_second_call_give_the_same() -> None:
+    x, weight, bias = draw(5, 12, 7), draw(6, 7), draw(6)
+    found = onednn.linear(x[:, ::3], weight, bias)
+    assert relative_error(found, x[:, ::3].double() @ weight.double().T + bias.double()) < tolerances.FLOAT32_SUM
+    assert torch.equal(found, onednn.linear(x[:, ::3], weight, bias))
+
+
+def test_what_was_laid_out_goes_with_its_weight() -> None:
+    gc.collect()
+    before = len(onednn._laid_out)
+    weight = draw(6, 7)
+    onednn.linear(draw(3, 7), weight, None)
+    assert len(onednn._laid_out) == before + 1
+    del weight
+    gc.collect()
+    assert len(onednn._laid_out) == before
+
+
+@pytest.mark.parametrize("with_patches", [False, True])
+@pytest.mark.parametrize("scores_bytes", [1, 8 << 20])
+@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), [(1, 1, 1, 1), (3, 7, 3, 4), (2, 65, 2, 16)])
+def test_bf16_attention_is_what_the_loops_say(
+    batch: int,
+    tokens: int,
+    heads: int,
+    size: int,
+    scores_bytes: int,
+    with_patches: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onednn, "_SCORES_BYTES", scores_bytes)
+    qkv = draw(batch, tokens, 3 * heads * size, dtype=torch.bfloat16)
+    out = torch.full((batch, heads, tokens, size), torch.nan, dtype=torch.float16) if with_patches else None
+    mixed, emitted = onednn.attention_emit(qkv, heads, None, with_patches, out)
+    assert mixed.shape == (batch, tokens, heads * size)
+    taken, wanted = every_row(qkv, heads)
+    # Scores, weights and sums are rounded to bf16.
+    tolerance = 3 * tolerances.BFLOAT16_ROUNDING
+    assert relative_error(mixed.float(), wanted) < tolerance
+    assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
+    if out is not None:
+        assert emitted.patches is out
+        assert relative_error(out.float(), taken[:, :, 0]) < tolerances.FLOAT16_STORE
+        assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerances.FLOAT32_SUM
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_a_cpus_tower_runs_these_ops_and_is_the_references(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ops(torch.device("cpu")) is onednn
+    tower = to_tower(toy_visual(pool, True, True, False, "gelu"), "toy")
+    pixels = torch.from_numpy(toy_pixels(3))
+    calls: list[str | None] = []
+    linear = onednn.linear
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, bias: Any, activation: str | None = None) -> torch.Tensor:
+        calls.append(activation)
+        return linear(x, weight, bias, activation)
+
+    monkeypatch.setattr(onednn, "linear", counted)
+    found = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
+    assert calls.count("gelu") >= LAYERS
+    monkeypatch.setattr("headspan.model.description.ops", lambda device: reference)
+    wanted = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
+    for name in ("state", "std", "heads", "patches", "terms"):
+        assert relative_error(getattr(found, name), getattr(wanted, name)) < tolerances.FLOAT32_SUM
