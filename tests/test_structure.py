@@ -21,7 +21,7 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 # The data path from left to right: a module imports from its own group and from groups before it.
 FLOW = (
-    ("redact", "errors", "config", "records", "network", "sources", "tar"),
+    ("redact", "errors", "config", "records", "stage_times", "network", "sources", "tar"),
     ("world",),
     ("plan",),
     ("pixels", "decode", "in_hand"),

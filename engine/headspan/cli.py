@@ -33,6 +33,7 @@ from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
 from headspan.label_commands import add_label_commands
 from headspan.records import Progress, Summary
+from headspan.stage_times import IN_TURN, MEANWHILE
 from headspan.store.reader import Store
 from headspan.vote_commands import add_vote_commands
 
@@ -171,6 +172,8 @@ def _print_summary(summary: Summary) -> None:
     if summary.skipped:
         print(f"{summary.skipped:,} images were finished before, or by another process")
     print(f"{summary.images:,} images stored in {summary.path}")
+    if summary.images:
+        print(_where_time_went(summary.seconds))
     if summary.bad:
         print(f"{len(summary.bad):,} images set aside:")
         for bad in summary.bad[:10]:
@@ -183,6 +186,13 @@ def _print_summary(summary: Summary) -> None:
             f"unit {unit.index}, rows {unit.first_row} to {last_row}, was set aside, since it ended its process again "
             f"and again; `headspan repair {summary.path}` tries it once more"
         )
+
+
+def _where_time_went(seconds: dict[str, float]) -> str:
+    in_turn, meanwhile = (
+        ", ".join(f"{stage} {seconds[stage]:,.1f} s" for stage in stages) for stages in (IN_TURN, MEANWHILE)
+    )
+    return f"{seconds['total']:,.1f} s: {in_turn}; on other threads meanwhile: {meanwhile}"
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

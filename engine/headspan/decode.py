@@ -21,6 +21,7 @@ from headspan.errors import SourceError
 from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, raster_bytes, render
 from headspan.records import BadImage, DecodedImage, Sample
 from headspan.sources import ShardReader, open_shard
+from headspan.stage_times import StageTimes
 
 # Images of the queue per thread: enough to work around a slow one, few enough for an early first result.
 _QUEUE_PER_WORKER = 16
@@ -34,6 +35,7 @@ def decode(
     in_flight_bytes: int,
     open_source: Callable[[str], ShardReader] = open_shard,
     on_read: Callable[[Sample, bytes], None] | None = None,
+    times: StageTimes | None = None,
 ) -> Generator[DecodedImage, None, None]:
     """The samples' pixels, in their order whatever the number of threads; `workers` None means one a core.
 
@@ -41,11 +43,11 @@ def decode(
     (full size and resized, four bytes a pixel, as the image's header says) and finished pixels that are not
     yet yielded stay within `in_flight_bytes` together; an image larger than that passes alone. `on_bad` is
     called in row order, before the next good image is yielded; `on_read` in row order too, with each member's
-    bytes as they were read. `open_source` opens what a sample names as its url.
+    bytes as they were read. `open_source` opens what a sample names as its url; `times` takes reading and decoding.
 
     Raises SourceError where a shard cannot be read, after the images before it. Closing the generator ends its threads.
     """
-    workers = workers or os.cpu_count() or 1
+    workers, times = workers or os.cpu_count() or 1, times or StageTimes()
     queue: deque[tuple[Sample, Future[UInt8[np.ndarray, "height width 3"] | str]]] = deque()
     budget = _Budget(in_flight_bytes)
     height, width = preprocess.size
@@ -62,7 +64,8 @@ def decode(
 
     def work(image: Image.Image, transient_bytes: int) -> UInt8[np.ndarray, "height width 3"] | str:
         try:
-            return render(image, preprocess)
+            with times.of("decoding"):
+                return render(image, preprocess)
         except Undecodable as error:
             return str(error)
         finally:
@@ -77,7 +80,8 @@ def decode(
             ):
                 yield from take_first()
             try:
-                encoded = shards.read(sample)
+                with times.of("reading"):
+                    encoded = shards.read(sample)
             except SourceError:
                 # What was read before is good, and may complete a unit.
                 while queue:

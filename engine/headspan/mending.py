@@ -20,6 +20,7 @@ from headspan.model.encoder import prepare
 from headspan.pipeline import compute
 from headspan.records import Listener, ignore
 from headspan.sources import expand, is_remote, stored_names
+from headspan.stage_times import StageTimes
 from headspan.store.planned_sources import PlannedSources
 from headspan.store.planning import refuse_other_run, restored_plan_files
 from headspan.store.reader import Store
@@ -70,7 +71,7 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
         units = [unit for unit in store.units if unit.index in chosen]
         with (
             Work(store, only=units) as work,
-            closing(compute(store, work, sources, encoder, run, listen, again)) as made,
+            closing(compute(store, work, sources, encoder, run, listen, StageTimes(), again)) as made,
         ):
             done += [record.unit for record in made]
     store.finish()

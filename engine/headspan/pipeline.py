@@ -22,6 +22,7 @@ from headspan.model.encoder import Encoder, prepare
 from headspan.prefetch import prefetch
 from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
 from headspan.sources import expand, stored_names
+from headspan.stage_times import StageTimes
 from headspan.store.commits import UnitRecord
 from headspan.store.planned_sources import PlannedSources
 from headspan.store.planning import open_planned
@@ -44,12 +45,13 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
     encoder = prepare(settings)
     store = open_planned(settings, urls, encoder, listen)
     stored: list[UnitRecord] = []
+    times = StageTimes()
     if not store.commits.complete or any(other_writers(store.path)):
         sources = PlannedSources(read_shards(store.path), urls)
         bad = [image for record in store.commits.records() for image in record.bad]
         _refuse_bad(settings, store, bad)
         with Work(store) as work:
-            with closing(compute(store, work, sources, encoder, settings, listen)) as records:
+            with closing(compute(store, work, sources, encoder, settings, listen, times)) as records:
                 for record in records:
                     stored.append(record)
                     bad += record.bad
@@ -61,6 +63,7 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         bad=sorted((image for record in stored for image in record.bad), key=lambda image: image.row),
         skipped=sum(record.rows for record in store.commits.records()) - sum(record.rows for record in stored),
         aside=store.commits.units_aside(),
+        seconds=times.seconds(),
     )
 
 
@@ -71,6 +74,7 @@ def compute(
     encoder: Encoder,
     settings: PrecomputeSettings,
     listen: Listener,
+    times: StageTimes,
     again: bool = False,
 ) -> Generator[UnitRecord, None, None]:
     """Compute and commit the units that `work` gives, yielding the record of each that was committed here.
@@ -89,6 +93,7 @@ def compute(
             in_flight_bytes=settings.in_flight_bytes // 2,
             open_source=sources.open,
             on_read=in_hand.note_read,
+            times=times,
         )
         # Closed whatever happens, so that no thread outlives a failure.
         with closing(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes // 2)) as images:
@@ -97,7 +102,7 @@ def compute(
                 def tell(rows: int, before: int = finished, note: str = f"{bad} bad" if bad else "") -> None:
                     listen(Progress("images", min(before + rows, store.size.images), store.size.images, note))
 
-                record = compute_unit(store, unit, members, in_hand, encoder, settings.batch_size, tell, again)
+                record = compute_unit(store, unit, members, in_hand, encoder, settings.batch_size, tell, times, again)
                 work.finished(unit)
                 finished += unit.rows
                 if record is not None:
@@ -113,31 +118,44 @@ def compute_unit(
     encoder: Encoder,
     batch_size: int,
     tell: Callable[[int], None],
+    times: StageTimes,
     again: bool,
 ) -> UnitRecord | None:
     """Compute and commit one unit, telling the rows done so far; None where another writer has committed it."""
     size, overflows = store.size, []
-    with store.begin(unit) as writer:
+    with store.begin(unit, times) as writer:
         moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, encoder.device)
-        batches = iter(lambda: list(islice(images, batch_size)), [])
+        batches = iter(lambda: _next_batch(images, batch_size, times), [])
         # Where another writer was faster, the images pass by.
         needed = (batch for batch in batches if again or not store.commits.is_done(unit.index))
         # A GPU computes the next batch while this one's numbers travel and are written.
-        for batch, result in one_ahead(_launch(batch, encoder, moments) for batch in needed):
-            good, rows = result.good, np.array([image.row for image in batch])
+        for batch, result in one_ahead(_launch(batch, encoder, moments, times) for batch in needed):
+            with times.of("model"):
+                good, arrays = result.good, result.arrays
+            rows = np.array([image.row for image in batch])
             overflows += store.overflows(unit, rows[~good])
-            writer.put(rows[good], {name: array[good] for name, array in result.arrays.items()})
+            with times.of("storing"):
+                writer.put(rows[good], {name: array[good] for name, array in arrays.items()})
             tell(batch[-1].row + 1 - unit.first_row)
         crc32c, bad = in_hand.read_of(unit)
-        record = writer.commit(moments, [*bad, *overflows], crc32c, again)
+        with times.of("storing"):
+            record = writer.commit(moments, [*bad, *overflows], crc32c, again)
     tell(unit.rows)
     return record
 
 
-def _launch(batch: list[DecodedImage], encoder: Encoder, moments: Moments) -> tuple[list[DecodedImage], Contributions]:
+def _next_batch(images: Iterator[DecodedImage], size: int, times: StageTimes) -> list[DecodedImage]:
+    with times.of("waiting for images"):
+        return list(islice(images, size))
+
+
+def _launch(
+    batch: list[DecodedImage], encoder: Encoder, moments: Moments, times: StageTimes
+) -> tuple[list[DecodedImage], Contributions]:
     """Give the device a batch; nothing here waits for it."""
-    result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
-    moments.add(result.heads, result.norm, result.finite)
+    with times.of("model"):
+        result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
+        moments.add(result.heads, result.norm, result.finite)
     return batch, result
 
 

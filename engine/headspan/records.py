@@ -81,6 +81,8 @@ class Summary:
     skipped: int
     # Units that were set aside, since they ended the process again and again.
     aside: list[Unit] = field(default_factory=list)
+    # Of the streaming, in this call, as `StageTimes.seconds` gives them.
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

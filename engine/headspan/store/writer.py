@@ -22,6 +22,7 @@ from headspan.emit.moments import Moments
 from headspan.errors import StoreError
 from headspan.plan import units
 from headspan.records import BadImage, Sample, Unit
+from headspan.stage_times import StageTimes
 from headspan.store.commits import Commits, UnitRecord
 from headspan.store.files import TEMPORARY, checksum, new_token, staged, token_of
 from headspan.store.merged_moments import MergedMoments
@@ -87,9 +88,9 @@ class StoreWriter:
             if sample.row in wanted
         ]
 
-    def begin(self, unit: Unit) -> UnitWriter:
-        """Start a unit."""
-        return UnitWriter(self, unit)
+    def begin(self, unit: Unit, times: StageTimes | None = None) -> UnitWriter:
+        """Start a unit; what its shards take to be written is counted in `times`."""
+        return UnitWriter(self, unit, times or StageTimes())
 
     def refuse_full_disk(self) -> None:
         """Raise StoreError where the units that are left do not fit the disk."""
@@ -143,9 +144,10 @@ class UnitWriter:
     A context manager: it ends the thread, and deletes what was staged if the unit is not committed.
     """
 
-    def __init__(self, store: StoreWriter, unit: Unit) -> None:
+    def __init__(self, store: StoreWriter, unit: Unit, times: StageTimes) -> None:
         self._store = store
         self._unit = unit
+        self._times = times
         self._buffers: dict[str, ShardBuffer] = {}
         self._files: dict[str, tuple[int, int]] = {}
         self._images = 0
@@ -215,7 +217,11 @@ class UnitWriter:
     def _stage(self, buffer: ShardBuffer) -> None:
         # No more than one waits: beside it stand the buffers that are being filled, and nothing else.
         self._settle()
-        self._staging = self._thread.submit(buffer.stage, self._store.path, self._store.token)
+        self._staging = self._thread.submit(self._write, buffer)
+
+    def _write(self, buffer: ShardBuffer) -> tuple[str, int, int]:
+        with self._times.of("writing"):
+            return buffer.stage(self._store.path, self._store.token)
 
     def _settle(self) -> None:
         if self._staging is not None:
