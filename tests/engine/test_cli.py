@@ -1,6 +1,7 @@
 """Commands as a user types them: what they print, how they end, and that no error shows a traceback."""
 
 import os
+import re
 import resource
 import shlex
 import signal
@@ -43,6 +44,11 @@ def test_the_chain_runs_command_by_command(toy_run: ToyRun, tmp_path: Path, caps
     captured = capsys.readouterr()
     assert f"67 images stored in {store}" in captured.out
     assert "3 images set aside" in captured.out
+    stage_seconds = re.search(
+        r"^([\d.]+) s: waiting for images ([\d.]+) s, model ([\d.]+) s, storing ", captured.out, re.M
+    )
+    assert stage_seconds
+    assert "; on other threads meanwhile: reading " in captured.out
     assert "bytes an image" in captured.err
     assert "images: 70 of 70 (100%)" in captured.err
     for command, wanted in (

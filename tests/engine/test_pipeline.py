@@ -19,6 +19,7 @@ import headspan as hs
 from headspan.errors import HeadspanError, ModelError, SettingsError, SourceError, StoreError
 from headspan.pipeline import one_ahead
 from headspan.records import Progress
+from headspan.stage_times import IN_TURN
 from headspan.store import commits, shard_writer
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_files, write_tar, zarr_array
@@ -43,6 +44,10 @@ def test_bad_images_keep_their_row_with_nan_and_a_reason(toy_run: ToyRun, tmp_pa
     assert [bad.url for bad in summary.bad] == [str(toy_run.shards[n]) for n in (0, 2, 2)]
     # Cut off after 40 bytes: in JPEG's first segments and in PNG's header.
     assert all(bad.reason.startswith(("cannot be opened: ", "not an image")) for bad in summary.bad)
+    # The stages of the thread that holds the model are nearly all of the time, and every stage took some.
+    assert all(seconds > 0 for seconds in summary.seconds.values())
+    in_turn = sum(summary.seconds[stage] for stage in IN_TURN)
+    assert 0.5 * summary.seconds["total"] < in_turn <= summary.seconds["total"]
     store = hs.open(tmp_path / "s.zarr")
     assert store.bad_images() == summary.bad
     every = hs.open(tmp_path / "s.zarr", keep_failed=True)
