@@ -25,6 +25,7 @@ from headspan.records import BadImage, Listener, Progress, Sample, Shard, ignore
 from headspan.redact import redact
 from headspan.sources import describe
 from headspan.store.files import checksum, write_atomically
+from headspan.store.projection import projected_bytes
 from headspan.store.schema import FORMAT, Dimensions, image_bytes
 from headspan.store.staged import StagedStore
 from headspan.store.writer import StoreWriter
@@ -53,7 +54,10 @@ def open_planned(
     store = StoreWriter(path)
     per_image = image_bytes(store.specs)
     direct = encoder.exact.direct_layers
-    words = [f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image"]
+    memory = projected_bytes(settings, encoder, store.specs)
+    words = [
+        f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image; at most {memory / 1e6:,.0f} MB of memory"
+    ]
     if notes:
         words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")
     if direct.start > 0 and not encoder.carried:
