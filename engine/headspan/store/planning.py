@@ -56,7 +56,7 @@ def open_planned(
     direct = encoder.exact.direct_layers
     memory = projected_bytes(settings, encoder, store.specs)
     words = [
-        f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image; at most {memory / 1e6:,.0f} MB of memory"
+        f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image; memory at most {memory / 1e6:,.0f} MB"
     ]
     if notes:
         words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")
