@@ -24,7 +24,7 @@ FLOW = (
     ("redact", "errors", "config", "records", "stage_times", "network", "sources", "tar"),
     ("world",),
     ("plan",),
-    ("pixels", "decode", "in_hand"),
+    ("pixels", "fast_pixels", "decode", "in_hand"),
     ("prefetch",),
     ("model",),
     ("emit",),

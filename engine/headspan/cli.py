@@ -28,13 +28,14 @@ from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
 from headspan.analyse.verify import WHOLE_STORE, Verdict, verify
-from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
+from headspan.config import DECODERS, EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
 from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
 from headspan.label_commands import add_label_commands
 from headspan.records import Progress, Summary
 from headspan.stage_times import IN_TURN, MEANWHILE
 from headspan.store.reader import Store
+from headspan.store.schema import decoding
 from headspan.vote_commands import add_vote_commands
 
 
@@ -276,6 +277,7 @@ def _command_of(store: Store) -> str:
         "layers": spans_of(store.layers).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],
+        "decode": decoding(attributes),
         "image-size": attributes.get("image_size"),
         "unit-images": attributes["dimensions"]["unit_images"],
         "batch-size": made.get("batch_size"),
@@ -379,6 +381,7 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("--emit", help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
     precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
     precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32)")
+    precompute.add_argument("--decode", help=f"{' or '.join(DECODERS)}: JPEGs to two grey levels, or all to the bit")
     precompute.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
     precompute.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
     precompute.add_argument("--max-bad", help="end the run where more images are bad: 1%% of all, or a number")

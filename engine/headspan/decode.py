@@ -1,7 +1,7 @@
 """Tar members to uint8 pixels, in the order of the samples; the bad ones set aside and counted.
 
 An image that cannot be used goes to `on_bad` with its reason; none is dropped in silence. What the pixels
-are is pixels.py's.
+are is pixels.py's, or fast_pixels.py's, which needs torch and is loaded when it is asked for.
 """
 
 from __future__ import annotations
@@ -17,14 +17,37 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from headspan.config import Preprocess
-from headspan.errors import SourceError
+from headspan.errors import SettingsError, SourceError, one_line
 from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, raster_bytes, render
 from headspan.records import BadImage, DecodedImage, Sample
 from headspan.sources import ShardReader, open_shard
 from headspan.stage_times import StageTimes
 
+# Encoded image, the same with its header read, and what the model wants; raises Undecodable.
+Renderer = Callable[[bytes, Image.Image, Preprocess], UInt8[np.ndarray, "height width 3"]]
+
 # Images of the queue per thread: enough to work around a slow one, few enough for an early first result.
 _QUEUE_PER_WORKER = 16
+
+
+def exact_pixels(encoded: bytes, image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "height width 3"]:
+    """`pixels.render`, which needs no more than the opened image."""
+    return render(image, preprocess)
+
+
+def renderer(name: str) -> Renderer:
+    """How `--decode` of that name makes pixels. Raises SettingsError where its library cannot be loaded."""
+    if name == "exact":
+        return exact_pixels
+    try:
+        # Imported here, since only `fast` needs simplejpeg.
+        from headspan.fast_pixels import render_fast
+    except ImportError as error:
+        raise SettingsError(
+            f"--decode fast takes simplejpeg, which cannot be loaded here ({one_line(error)}); pip install simplejpeg, "
+            "or give --decode exact"
+        ) from error
+    return render_fast
 
 
 def decode(
@@ -36,6 +59,7 @@ def decode(
     open_source: Callable[[str], ShardReader] = open_shard,
     on_read: Callable[[Sample, bytes], None] | None = None,
     times: StageTimes | None = None,
+    to_pixels: Renderer = exact_pixels,
 ) -> Generator[DecodedImage, None, None]:
     """The samples' pixels, in their order whatever the number of threads; `workers` None means one a core.
 
@@ -43,7 +67,8 @@ def decode(
     (full size and resized, four bytes a pixel, as the image's header says) and finished pixels that are not
     yet yielded stay within `in_flight_bytes` together; an image larger than that passes alone. `on_bad` is
     called in row order, before the next good image is yielded; `on_read` in row order too, with each member's
-    bytes as they were read. `open_source` opens what a sample names as its url; `times` takes reading and decoding.
+    bytes as they were read. `open_source` opens what a sample names as its url, `to_pixels` renders it; `times` takes
+    reading and decoding.
 
     Raises SourceError where a shard cannot be read, after the images before it. Closing the generator ends its threads.
     """
@@ -62,10 +87,10 @@ def decode(
         else:
             yield DecodedImage(sample.row, result)
 
-    def work(image: Image.Image, transient_bytes: int) -> UInt8[np.ndarray, "height width 3"] | str:
+    def work(encoded: bytes, image: Image.Image, transient_bytes: int) -> UInt8[np.ndarray, "height width 3"] | str:
         try:
             with times.of("decoding"):
-                return render(image, preprocess)
+                return to_pixels(encoded, image, preprocess)
         except Undecodable as error:
             return str(error)
         finally:
@@ -101,7 +126,7 @@ def decode(
             while queue and not budget.has_room(transient_bytes + finished_bytes):
                 yield from take_first()
             budget.take(transient_bytes + finished_bytes)
-            queue.append((sample, pool.submit(work, image, transient_bytes)))
+            queue.append((sample, pool.submit(work, encoded, image, transient_bytes)))
             # The queue alone holds the image, and lets go of it once it is rendered.
             del encoded, image
         while queue:

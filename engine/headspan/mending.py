@@ -15,6 +15,7 @@ from typing import Any
 
 from headspan.analyse.verify import WHOLE_STORE, Verdict, verify
 from headspan.config import PrecomputeSettings
+from headspan.decode import renderer
 from headspan.errors import StoreError
 from headspan.model.encoder import prepare
 from headspan.pipeline import compute
@@ -25,6 +26,7 @@ from headspan.store.planned_sources import PlannedSources
 from headspan.store.planning import refuse_other_run, restored_plan_files
 from headspan.store.reader import Store
 from headspan.store.samples import read_shards
+from headspan.store.schema import decoding
 from headspan.store.work import Work
 from headspan.store.writer import StoreWriter
 
@@ -60,6 +62,7 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
         store.finish()
         return Repaired((), (), verdict)
     run = settings_of(store, shards, settings)
+    to_pixels = renderer(run.decode)
     urls = stored_names(expand(run.shards, run.allow_pipe))
     encoder = prepare(run)
     whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
@@ -71,7 +74,7 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
         units = [unit for unit in store.units if unit.index in chosen]
         with (
             Work(store, only=units) as work,
-            closing(compute(store, work, sources, encoder, run, listen, StageTimes(), again)) as made,
+            closing(compute(store, work, sources, encoder, to_pixels, run, listen, StageTimes(), again)) as made,
         ):
             done += [record.unit for record in made]
     store.finish()
@@ -97,6 +100,7 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         "layers": list(store.size.layers),
         "emit": known["emit"],
         "precision": known["precision"],
+        "decode": decoding(known),
         "image_size": known.get("image_size"),
         "unit_images": store.size.unit_images,
         "batch_size": made_with.get("batch_size", 32),

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from headspan.config import PrecomputeSettings, bad_limit
-from headspan.decode import decode
+from headspan.decode import Renderer, decode, renderer
 from headspan.emit.contributions import Contributions, contributions
 from headspan.emit.moments import Moments
 from headspan.errors import SourceError
@@ -41,6 +41,7 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
     are bad than `max_bad` allows; what was committed before stays valid.
     """
     # Before the model, whose weights may take minutes to fetch.
+    to_pixels = renderer(settings.decode)
     urls = stored_names(expand(settings.shards, settings.allow_pipe))
     encoder = prepare(settings)
     store = open_planned(settings, urls, encoder, listen)
@@ -51,7 +52,7 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         bad = [image for record in store.commits.records() for image in record.bad]
         _refuse_bad(settings, store, bad)
         with Work(store) as work:
-            with closing(compute(store, work, sources, encoder, settings, listen, times)) as records:
+            with closing(compute(store, work, sources, encoder, to_pixels, settings, listen, times)) as records:
                 for record in records:
                     stored.append(record)
                     bad += record.bad
@@ -72,6 +73,7 @@ def compute(
     work: Work,
     sources: PlannedSources,
     encoder: Encoder,
+    to_pixels: Renderer,
     settings: PrecomputeSettings,
     listen: Listener,
     times: StageTimes,
@@ -94,6 +96,7 @@ def compute(
             open_source=sources.open,
             on_read=in_hand.note_read,
             times=times,
+            to_pixels=to_pixels,
         )
         # Closed whatever happens, so that no thread outlives a failure.
         with closing(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes // 2)) as images:

@@ -77,7 +77,7 @@ def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Ima
         raise Undecodable(f"no pixels: {image.width}x{image.height}")
     if image.width * image.height > pixels_limit:
         raise Undecodable(f"more than {pixels_limit:,} pixels")
-    height, width = _resized(image.height, image.width, preprocess)
+    height, width = resized(image.height, image.width, preprocess)
     # A strip of 2 by 40,000 pixels fits any limit, and is 224 by 4,480,000 with its short side resized.
     if not 0 < width * height <= pixels_limit:
         raise Undecodable(f"too long and narrow: {image.width}x{image.height} resizes to {width}x{height}")
@@ -92,21 +92,19 @@ def render(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "hei
     make other embeddings, so it is kept.
     """
     try:
-        size = _resized(image.height, image.width, preprocess)
+        size = resized(image.height, image.width, preprocess)
         _silence()
         image.load()
         if size != (image.height, image.width):
-            image = image.resize(size[::-1], _resampling(preprocess))
+            image = image.resize(size[::-1], _RESAMPLING[interpolation(preprocess)])
         if preprocess.resize_mode != "squash":
-            # open_clip pads with the fill colour for "longest" only.
-            fill = preprocess.fill_color if preprocess.resize_mode == "longest" else 0
-            image = _crop_or_pad(image, preprocess.size, fill)
+            image = _crop_or_pad(image, preprocess.size, fill(preprocess))
         return np.array(image.convert("RGB"))
     except _PIL_ERRORS as error:
         raise Undecodable(f"cannot be decoded: {one_line(error)}") from error
 
 
-def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
+def resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
     """Height and width after resizing, before cropping: torchvision's Resize, open_clip's ResizeKeepRatio."""
     target_height, target_width = preprocess.size
     if preprocess.resize_mode == "squash":
@@ -120,39 +118,49 @@ def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]
     return round(height / ratio), round(width / ratio)
 
 
-def _resampling(preprocess: Preprocess) -> Image.Resampling:
+def interpolation(preprocess: Preprocess) -> str:
+    """The filter that the image is resized with: bicubic or bilinear."""
     # For a target that is not square, open_clip forgets to hand the interpolation on.
     if preprocess.resize_mode == "shortest" and preprocess.size[0] != preprocess.size[1]:
-        return Image.Resampling.BICUBIC
-    return _RESAMPLING[preprocess.interpolation]
+        return "bicubic"
+    return preprocess.interpolation
 
 
-def _crop_or_pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
+def fill(preprocess: Preprocess) -> int:
+    """The grey level of what is added around an image: open_clip pads with the fill colour for "longest" only."""
+    return preprocess.fill_color if preprocess.resize_mode == "longest" else 0
+
+
+def border(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Pixels to add left, above, right and below, where less than `size` is there; the odd one goes right and below."""
+    missing_height, missing_width = max(size[0] - height, 0), max(size[1] - width, 0)
+    return missing_width // 2, missing_height // 2, (missing_width + 1) // 2, (missing_height + 1) // 2
+
+
+def corner(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of the part of `size` that is kept."""
+    return round((height - size[0]) / 2), round((width - size[1]) / 2)
+
+
+def _crop_or_pad(image: Image.Image, size: tuple[int, int], level: int) -> Image.Image:
     """torchvision's CenterCrop and open_clip's CenterCropOrPad, whose arithmetic is one."""
     height, width = size
-    missing_width, missing_height = max(width - image.width, 0), max(height - image.height, 0)
-    if missing_width or missing_height:
-        # Left, top, right, bottom; the odd pixel goes right and below.
-        border = (
-            missing_width // 2,
-            missing_height // 2,
-            (missing_width + 1) // 2,
-            (missing_height + 1) // 2,
-        )
+    added = border(image.height, image.width, size)
+    if any(added):
         bands = len(image.getbands())
         palette = image.getpalette() if image.mode == "P" else None
-        image = ImageOps.expand(image, border=border, fill=(fill,) * bands if bands > 1 else fill)
+        image = ImageOps.expand(image, border=added, fill=(level,) * bands if bands > 1 else level)
         if palette is not None:
             image.putpalette(palette)
         if image.size == (width, height):
             return image
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    top, left = corner(image.height, image.width, size)
     return image.crop((left, top, left + width, top + height))
 
 
 def raster_bytes(image: Image.Image, preprocess: Preprocess) -> int:
     """Memory of the image at full size and resized; PIL's working copies are not in it."""
-    height, width = _resized(image.height, image.width, preprocess)
+    height, width = resized(image.height, image.width, preprocess)
     return _RASTER_BYTES * (image.width * image.height + width * height)
 
 

@@ -55,9 +55,7 @@ def open_planned(
     per_image = image_bytes(store.specs)
     direct = encoder.exact.direct_layers
     memory = projected_bytes(settings, encoder, store.specs)
-    words = [
-        f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image; memory at most {memory / 1e6:,.0f} MB"
-    ]
+    words = [f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image; memory at most {memory / 1e6:,.0f} MB"]
     if notes:
         words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")
     if direct.start > 0 and not encoder.carried:
@@ -79,6 +77,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "weights_sha256": model.weights_sha256,
         "preprocess": asdict(model.preprocess),
         "image_size": settings.image_size,
+        "decode": settings.decode,
         "precision": settings.precision,
         "emit": list(settings.emit),
         "dimensions": asdict(
@@ -133,7 +132,14 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
 
 def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
     """What makes the same bytes again on the same machine; a store may be continued with other values of these."""
-    libraries = ("torch", "open_clip_torch", "numpy", "pillow", "zarr")
+    libraries = [
+        "torch",
+        "open_clip_torch",
+        "numpy",
+        "pillow",
+        "zarr",
+        *(["simplejpeg"] if settings.decode == "fast" else []),
+    ]
     gpu = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else None
     return {
         "shards": [redact(shard) for shard in settings.shards],

@@ -182,6 +182,11 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     return root, attributes
 
 
+def decoding(attributes: dict[str, Any]) -> str:
+    """How the store's images became pixels; before there was a choice, they were exact."""
+    return str(attributes.get("decode", "exact"))
+
+
 def dimensions(attributes: dict[str, Any]) -> Dimensions:
     """The sizes that a store's attributes record."""
     values = dict(attributes["dimensions"])

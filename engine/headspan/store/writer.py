@@ -27,7 +27,7 @@ from headspan.store.commits import Commits, UnitRecord
 from headspan.store.files import TEMPORARY, checksum, new_token, staged, token_of
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.samples import read_shards, read_unit
-from headspan.store.schema import ArraySpec, dimensions, image_bytes, moment_arrays, open_group, row_arrays
+from headspan.store.schema import ArraySpec, decoding, dimensions, image_bytes, moment_arrays, open_group, row_arrays
 from headspan.store.shard_writer import ShardBuffer, write_array
 from headspan.store.writers import forget, other_writers
 
@@ -232,7 +232,7 @@ class UnitWriter:
 
 def _settings(attributes: dict[str, Any]) -> dict[str, Any]:
     """What two runs of one store must agree on, as JSON has it, the sizes each by its name."""
-    settings = json.loads(json.dumps(attributes))
+    settings = json.loads(json.dumps({**attributes, "decode": decoding(attributes)}))
     sizes = settings.pop("dimensions")
     return {**{key: value for key, value in settings.items() if key not in _INCIDENTAL}, **sizes}
 
