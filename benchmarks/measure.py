@@ -84,6 +84,16 @@ def benchmark(question: str, run: Callable[[bool], dict[str, Any]], arguments: S
             file.write(line + "\n")
 
 
+def latest_lines() -> dict[tuple[str, str], dict[str, Any]]:
+    """The last recorded line of each question and device."""
+    latest = {}
+    for file in sorted(RESULTS.glob("*.jsonl")):
+        for text in file.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            latest[line["question"], line["device"]] = line
+    return latest
+
+
 def circumstances() -> dict[str, Any]:
     """Date, machine, versions and commit."""
     return {
