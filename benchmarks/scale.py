@@ -60,7 +60,7 @@ def stored_bytes(size: Sizes, form: str, layers: int | None) -> int:
 
 
 def gpu_hours(name: str, images: int, decoding: str | None = None) -> float:
-    """GPU-hours of the forward pass; with `decoding`, as many as it takes to decode on the cores that come with them."""
+    """GPU-hours of the forward pass; with `decoding`, of a GPU whose own cores decode, which it may wait for."""
     rate = images_a_second(name)
     if decoding is not None:
         rate = min(rate, CORES_A_GPU * DECODED_A_SECOND[decoding])
