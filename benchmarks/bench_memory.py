@@ -1,24 +1,24 @@
-"""Does the memory of `precompute` grow with the number of images?
+"""Does the memory of `precompute` grow with the number of images, and is it what the command said it would be?
 
 The command runs in a process of its own over some images and over ten times as many; its peak resident
-memory is the operating system's count.
+memory is the operating system's count. Where the command names the memory that it projects, that is kept beside it.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import re
 import subprocess
 import sys
-import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.measure import benchmark
+from benchmarks.pictures import noise, write_shards
 
 QUESTION = "peak memory of precompute"
 _MODEL = {
@@ -31,50 +31,57 @@ _COMMAND = (
     "import resource, sys; from headspan.cli import main; code = main(sys.argv[1:]); "
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024); sys.exit(code)"
 )
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def run(toy: bool) -> dict[str, Any]:
     """Peak resident bytes over some images and over ten times as many."""
     images = 256 if toy else 2_000
+    random = np.random.default_rng()
+    # Noise of camera size: each is some 100 kB as a file and 1 MB decoded.
+    encoded = [noise(random, 640, 480) for _ in range(16)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bench-vit.json").write_text(json.dumps(_MODEL))
-        peaks = [_peak_bytes(folder, count) for count in (images, 10 * images)]
+        found = []
+        for count in (images, 10 * images):
+            write_shards(folder / f"shards-{count}", encoded, count)
+            found.append(_peak(folder, count))
+    peaks, projected = zip(*found, strict=True)
     return {
         "images": images,
         "peak_bytes": peaks[0],
         "peak_bytes_at_10_times": peaks[1],
         "growth": round(peaks[1] / peaks[0], 3),
+        "projected_bytes": projected[0],
+        "projected_bytes_at_10_times": projected[1],
+        "within_projected": None if None in projected else all(peak <= most for peak, most in found),
     }
 
 
-def _peak_bytes(folder: Path, images: int) -> int:
-    shards = folder / f"shards-{images}"
-    shards.mkdir()
-    _write_shards(shards, images)
-    out = folder / f"{images}.zarr"
-    command = [sys.executable, "-c", _COMMAND, "precompute", str(shards), "--out", str(out)]
-    command += ["--model", str(folder / "bench-vit.json"), "--pretrained", "random:0", "--layers", "all"]
-    command += ["--emit", "heads,patches", "--device", "cpu"]
+def _peak(folder: Path, images: int) -> tuple[int, int | None]:
+    """Peak resident bytes of the command, and the memory that it projected, if it said so."""
+    command = [sys.executable, "-c", _COMMAND, "precompute", str(folder / f"shards-{images}")]
+    command += ["--out", str(folder / f"{images}.zarr"), "--model", str(folder / "bench-vit.json")]
+    command += ["--pretrained", "random:0", "--layers", "all", "--emit", "heads,patches", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout.splitlines()[-1])
+    return int(done.stdout.splitlines()[-1]), projected_bytes(done.stderr)
 
 
-def _write_shards(folder: Path, images: int) -> None:
-    """Noise of camera size: each is some 100 kB as a file and 1 MB decoded."""
-    random = np.random.default_rng(0)
-    encoded = []
-    for _ in range(16):
-        buffer = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (480, 640, 3), dtype=np.uint8)).save(buffer, "JPEG", quality=50)
-        encoded.append(buffer.getvalue())
-    for first in range(0, images, 1000):
-        with tarfile.open(folder / f"{first // 1000:05d}.tar", "w") as tar:
-            for number in range(first, min(first + 1000, images)):
-                data = encoded[number % len(encoded)]
-                member = tarfile.TarInfo(f"{number:08d}.jpg")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+def projected_bytes(said: str) -> int | None:
+    """The bytes after the word "memory" in what the command said, as in `memory up to 1,400 MB`; None without one."""
+    found = re.search(rf"\bmemory\b[^\n;.]*?([\d,]+(?:\.\d+)?) ({'|'.join(_UNITS)})\b", said)
+    return round(float(found[1].replace(",", "")) * _UNITS[found[2]]) if found else None
+
+
+def words(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: the peak, and at ten times the images."""
+    projected = line.get("projected_bytes_at_10_times")
+    return (
+        f"{line['peak_bytes'] / 1e6:,.0f} MB at {line['images']:,} images",
+        f"{line['peak_bytes_at_10_times'] / 1e6:,.0f} MB at {10 * line['images']:,} images, {line['growth']:.2f}× of it"
+        + (f"; the command projects {projected / 1e6:,.0f} MB" if projected else ""),
+    )
 
 
 if __name__ == "__main__":

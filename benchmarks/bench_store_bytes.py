@@ -1,40 +1,41 @@
 """How many bytes does a store take an image, everything counted, against dense float32 contributions?
 
-The last 4 layers of ViT-L/14, heads only, written through the store's own writer with keys and captions;
-random numbers stand for a forward pass, since the size does not depend on them.
+The last 4 layers of ViT-L/14, heads only, written through the store's own writer with keys and captions; random
+numbers stand for a forward pass, since the size does not depend on them. Beside it, for four models, the bytes of
+the arrays with a row an image, counted on disk, for heads and for heads and patches of the last 4 layers.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from benchmarks.gpu import Sizes
 from benchmarks.measure import benchmark
-from headspan.emit.moments import Moments
-from headspan.emit.shares import Folded
-from headspan.records import Sample, Shard
-from headspan.store.schema import FORMAT, Dimensions
-from headspan.store.staged import StagedStore
-from headspan.store.writer import StoreWriter
+from benchmarks.models import MODELS, store_size
+from benchmarks.random_store import write_store
 
 QUESTION = "bytes an image"
 LIMIT_BYTES = 12_000
+# Images of a store of which the arrays alone are counted.
+_FEW = 8
 
 
 def run(toy: bool) -> dict[str, Any]:
-    """Bytes an image of a heads-only store of the last 4 layers of ViT-L/14."""
+    """Bytes an image of a heads-only store of the last 4 layers of ViT-L/14, and of the arrays of every model."""
     images = 600 if toy else 32_768
+    size = MODELS["ViT-L-14"]
+    random = np.random.default_rng()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.zarr"
-        write_store(path, images)
+        write_store(path, store_size(size, images, 1024, 4), ("heads",), random, with_captions=True)
         total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    fixed = (64 * 64 * 768 + 24 * 768) * 4
-    dense = 64 * 768 * 4
+    fixed = (4 * size.width * size.joint + size.layers * size.joint) * 4
+    dense = dense_bytes(size, 4, "heads")
     return {
         "images": images,
         "bytes_an_image": round(total / images, 1),
@@ -42,60 +43,47 @@ def run(toy: bool) -> dict[str, Any]:
         "limit": LIMIT_BYTES,
         "dense_float32_bytes_an_image": dense,
         "times_smaller": round(dense / (total / images), 2),
+        "models": {name: _of_model(each, random) for name, each in MODELS.items() if not toy or name == "ViT-B-32"},
     }
 
 
-def write_store(path: Path, images: int) -> None:
-    """A finished store at ViT-L/14's sizes."""
-    random = np.random.default_rng(0)
-    size = Dimensions(
-        images,
-        1024,
-        layers=(20, 21, 22, 23),
-        all_layers=24,
-        direct_layers=24,
-        heads=16,
-        head_dim=64,
-        tokens=257,
-        prefix_tokens=1,
-        joint=768,
-        terms=25,
-    )
-    attributes = {"format": FORMAT, "version": "benchmark", "emit": ["heads"], "dimensions": asdict(size)}
-    folded = Folded(
-        head_to_joint=np.ones((4, 16, 64, 768), np.float32),
-        head_mean=np.ones((4, 16, 64), np.float32),
-        bias_to_joint=np.ones((24, 768), np.float32),
-        bias_mean=np.ones(24, np.float32),
-        gain=np.ones(768, np.float32),
-        shift=np.ones(768, np.float32),
-        share_count=np.full(1, 49, np.float32),
-    )
-    samples = (
-        Sample(row, f"{row:09d}", f"{row // 10_000:05d}.tar", f"{row:09d}.jpg", 1536 * row, 30_000, _caption(random))
-        for row in range(images)
-    )
-    with StagedStore(path) as staged:
-        staged.plan(samples, size.unit_images, [])
-        staged.publish(attributes, [Shard("00000.tar", 0, images, None, None)], folded, ("heads",))
-    store = StoreWriter(path)
-    for unit in store.unfinished():
-        writer = store.begin(unit)
-        moments = Moments.zeros(4, 16, 64, torch.device("cpu"))
-        for first in range(unit.first_row, unit.first_row + unit.rows, 256):
-            rows = np.arange(first, min(first + 256, unit.first_row + unit.rows))
-            heads = random.standard_normal((len(rows), 4, 16, 64), dtype=np.float32)
-            norm = random.uniform(1, 2, (len(rows), 3)).astype(np.float32)
-            moments.add(torch.from_numpy(heads), torch.from_numpy(norm))
-            embedding = random.standard_normal((len(rows), 768), dtype=np.float32)
-            writer.put(rows, {"embedding": embedding, "norm": norm, "heads": heads.astype(np.float16)})
-        writer.commit(moments, [])
-    store.finish()
+def _of_model(size: Sizes, random: np.random.Generator) -> dict[str, Any]:
+    found = {}
+    for emit in (("heads",), ("heads", "patches")):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "run.zarr"
+            write_store(path, store_size(size, _FEW, _FEW, 4), emit, random)
+            total = sum(
+                file.stat().st_size
+                for array in ("ok", "embedding", "norm", *emit)
+                for file in (path / array / "c").rglob("*")
+                if file.is_file()
+            )
+        dense = dense_bytes(size, 4, emit[-1])
+        found[emit[-1]] = {
+            "bytes_an_image": round(total / _FEW),
+            "dense_float32_bytes_an_image": dense,
+            "times_smaller": round(dense / (total / _FEW), 2),
+        }
+    return found
 
 
-def _caption(random: np.random.Generator) -> str:
-    words = ("a", "dog", "on", "the", "red", "sofa", "two", "people", "near", "water", "old", "street", "photo", "of")
-    return " ".join(random.choice(words, size=9))
+def dense_bytes(size: Sizes, layers: int, form: str) -> int:
+    """Bytes an image of float32 contributions in joint space, of heads, or of every token through every head."""
+    return 4 * layers * size.heads * size.joint * (size.tokens if form == "patches" else 1)
+
+
+def words(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: bytes, and how many dense ones would be."""
+    factors = "; ".join(
+        f"{name}: heads {row['heads']['times_smaller']:.0f}×, patches {row['patches']['times_smaller']:.0f}×"
+        for name, row in line.get("models", {}).items()
+    )
+    return (
+        f"{line['bytes_an_image']:,.0f} (last 4 layers of ViT-L/14, {line['images']:,} images, everything counted)",
+        f"dense float32 contributions of the same heads: {line['dense_float32_bytes_an_image']:,}, "
+        f"so {line['times_smaller']:.1f}× larger" + (f"; by arrays, {factors}" if factors else ""),
+    )
 
 
 if __name__ == "__main__":

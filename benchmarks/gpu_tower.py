@@ -102,9 +102,9 @@ def speed(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, An
     }
 
 
-def flops() -> int:
+def flops(size: gpu.Sizes | None = None) -> int:
     """Floating-point operations of one image's encoding, a product and a sum apart, every row of every block."""
-    size = gpu.SIZES
+    size = size or gpu.SIZES
     linear = size.tokens * size.width * (3 * size.width + size.width + 8 * size.width)
     attention = 2 * size.tokens * size.tokens * size.width
     return 2 * (size.layers * (linear + attention) + (size.tokens - 1) * 3 * size.patch**2 * size.width)

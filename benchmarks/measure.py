@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,6 +46,31 @@ def seconds(work: Callable[[], object], repeats: int = 7, warmup: int = 1) -> Se
     return Seconds(float(median), float(low), float(high))
 
 
+def alternate(works: Mapping[str, Callable[[], object]], repeats: int = 7, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each of `works` in each of `repeats` rounds.
+
+    A round runs every one of them, every other round backwards, so that what else the machine does meets all alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(-warmup, repeats):
+        for name in reversed(works) if number % 2 else works:
+            began = time.perf_counter()
+            works[name]()
+            if number >= 0:
+                times[name].append(time.perf_counter() - began)
+    return times
+
+
+def ratio(times: Mapping[str, Sequence[float]], name: str, other: str) -> float:
+    """The time of `name` over that of `other`: the median of the rounds' own ratios."""
+    return round(float(np.median(np.divide(times[name], times[other]))), 4)
+
+
+def median(times: Sequence[float]) -> float:
+    """The median, to four digits."""
+    return float(f"{np.median(times):.4g}")
+
+
 def benchmark(question: str, run: Callable[[bool], dict[str, Any]], arguments: Sequence[str] | None = None) -> None:
     """The main function of a benchmark module: run it, print the line, and append it with `--record`."""
     parser = argparse.ArgumentParser(description=question)
@@ -57,6 +82,16 @@ def benchmark(question: str, run: Callable[[bool], dict[str, Any]], arguments: S
     if flags.record:
         with (RESULTS / f"{device_name()}.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def latest_lines() -> dict[tuple[str, str], dict[str, Any]]:
+    """The last recorded line of each question and device."""
+    latest = {}
+    for file in sorted(RESULTS.glob("*.jsonl")):
+        for text in file.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            latest[line["question"], line["device"]] = line
+    return latest
 
 
 def circumstances() -> dict[str, Any]:

@@ -5,46 +5,41 @@ Of every question the latest line of each device counts; a question without one 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_memory, bench_store_bytes, bench_textspan, gpu
-from benchmarks.measure import RESULTS
+from benchmarks import (
+    bench_dense,
+    bench_encode,
+    bench_growth,
+    bench_memory,
+    bench_neighbours,
+    bench_pipeline,
+    bench_store_bytes,
+    bench_store_io,
+    bench_textspan,
+    gpu,
+)
+from benchmarks.measure import latest_lines
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of benchmarks -->"
 
+_MODULES = (
+    bench_encode,
+    bench_dense,
+    bench_pipeline,
+    bench_store_io,
+    bench_store_bytes,
+    bench_textspan,
+    bench_neighbours,
+    bench_memory,
+    bench_growth,
+)
 # The question's name, its command, and how its line reads: the number, and what it is held against.
 _ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], tuple[str, str]]], ...] = (
-    (
-        bench_textspan.QUESTION,
-        "bench_textspan",
-        lambda line: (
-            f"{line['heads']} heads × {line['texts']:,} texts × {line['rounds']} rounds: {line['seconds']:.2f} s",
-            f"published procedure, dense, {line['images']:,} images: {line['published_seconds_a_head']:.1f} s a head, "
-            f"so {line['times_faster']:,.0f}× slower; same picks: {'yes' if line['same_picks'] else 'NO'}",
-        ),
-    ),
-    (
-        bench_store_bytes.QUESTION,
-        "bench_store_bytes",
-        lambda line: (
-            f"{line['bytes_an_image']:,.0f} (last 4 layers of ViT-L/14, {line['images']:,} images, everything counted)",
-            f"dense float32 contributions of the same heads: {line['dense_float32_bytes_an_image']:,}, "
-            f"so {line['times_smaller']:.1f}× larger",
-        ),
-    ),
-    (
-        bench_memory.QUESTION,
-        "bench_memory",
-        lambda line: (
-            f"{line['peak_bytes'] / 1e6:,.0f} MB at {line['images']:,} images",
-            f"{line['peak_bytes_at_10_times'] / 1e6:,.0f} MB at {10 * line['images']:,} images, "
-            f"{line['growth']:.2f}× of it",
-        ),
-    ),
+    *((module.QUESTION, module.__name__.rpartition(".")[2], module.words) for module in _MODULES),
     (gpu.TOWER, "gpu", gpu.tower_words),
     (gpu.OPS, "gpu", gpu.ops_words),
     (gpu.ACCURACY, "gpu", gpu.accuracy_words),
@@ -54,7 +49,7 @@ _ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], tuple[str, str]]], ...] 
 def table() -> str:
     """The table in Markdown."""
     lines = ["| question | measured | against | where |", "|---|---|---|---|"]
-    latest = _latest()
+    latest = latest_lines()
     for question, module, words in _ROWS:
         found = [(device, line) for (asked, device), line in sorted(latest.items()) if asked == question]
         for device, line in found:
@@ -70,15 +65,6 @@ def with_table(readme: str) -> str:
     """The README's text with the table brought up to date."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
-
-
-def _latest() -> dict[tuple[str, str], dict[str, Any]]:
-    latest = {}
-    for file in sorted(RESULTS.glob("*.jsonl")):
-        for text in file.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            latest[line["question"], line["device"]] = line
-    return latest
 
 
 if __name__ == "__main__":

@@ -1,23 +1,148 @@
 """Benchmarks run in their toy form, and the README's table is what the recorded lines say."""
 
+import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from benchmarks import bench_memory, bench_store_bytes, bench_textspan, gpu, gpu_tower, readme
-from benchmarks.measure import benchmark
+from benchmarks import (
+    bench_dense,
+    bench_encode,
+    bench_growth,
+    bench_memory,
+    bench_neighbours,
+    bench_pipeline,
+    bench_store_bytes,
+    bench_store_io,
+    bench_textspan,
+    gpu,
+    gpu_tower,
+    models,
+    pictures,
+    readme,
+    scale,
+)
+from benchmarks.measure import alternate, benchmark, ratio
+from headspan.model.convert import to_tower
+from tests.tolerances import FLOAT32_SUM, ORACLE_FLOAT32, relative_error
+
+MODULES = [
+    bench_dense,
+    bench_encode,
+    bench_growth,
+    bench_neighbours,
+    bench_pipeline,
+    bench_store_bytes,
+    bench_store_io,
+    bench_textspan,
+]
 
 
-@pytest.mark.parametrize("module", [bench_textspan, bench_store_bytes], ids=lambda module: module.__name__)
-def test_a_benchmark_ends_with_a_line_of_json(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_a_benchmark_ends_with_a_line_of_json_that_the_readme_has_words_for(
+    module: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     run: Callable[[bool], dict[str, Any]] = module.run
     benchmark(module.QUESTION, run, ["--toy"])
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["question"] == module.QUESTION
     assert line["versions"]["headspan"]
     assert line["device"]
+    number, against = module.words(line)
+    assert re.search(r"[1-9]", number)
+    assert re.search(r"[1-9]", against)
+    assert "|" not in number + against
+
+
+def test_works_are_run_by_turns_and_compared_round_by_round() -> None:
+    order: list[str] = []
+    times = alternate({name: lambda name=name: order.append(name) for name in "abc"}, repeats=2)  # type: ignore[misc]
+    assert "".join(order) == "cba" + "abc" + "cba"
+    assert [len(taken) for taken in times.values()] == [2, 2, 2]
+    # That the machine was slower in the second round says nothing.
+    assert ratio({"a": [1, 2, 9], "b": [2, 4, 9]}, "a", "b") == 0.5
+
+
+def test_hooks_that_make_dense_contributions_give_headspans_numbers() -> None:
+    visual = models.random_visual(models.TOY)
+    tower = to_tower(visual, "toy")
+    pixels = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        plain = visual(pixels)
+        patches, heads = (bench_dense.dense(visual, pixels, with_patches) for with_patches in (True, False))
+        for with_patches in (True, False):
+            assert bench_dense.disagreement(visual, tower, pixels, with_patches) < ORACLE_FLOAT32
+        # The hooks are gone, and were no part of the pass.
+        assert torch.equal(visual(pixels), plain)
+    for layer in range(3):
+        assert patches[layer].shape == (3, 3, 17, 24)
+        assert relative_error(patches[layer].sum(2, keepdim=True), heads[layer]) < FLOAT32_SUM
+
+
+def test_the_tower_is_counted_without_the_rows_that_its_last_block_leaves_out() -> None:
+    size = models.MODELS["ViT-L-14"]
+    assert gpu_tower.flops(size) == gpu_tower.flops()
+    block = (gpu_tower.flops(size) - 2 * 256 * 3 * 14**2 * 1024) / 24
+    # Two of a block's twelve squares of the width are keys and values, which every row is asked for.
+    assert gpu_tower.flops(size) - models.operations(size) == pytest.approx(block * 10 / 12, rel=0.02)
+
+
+def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_it() -> None:
+    random = np.random.default_rng(0)
+    first, second = (pictures.photo_like(random, 500, 375) for _ in range(2))
+    assert first != second
+    assert 20_000 < len(first) < 150_000
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.size == (500, 375)
+        neighbours = np.asarray(image.convert("L"), np.float64)
+    # As in photographs, a pixel says nearly all of the one beside it; in noise it says nothing.
+    assert np.corrcoef(neighbours[:, 1:].ravel(), neighbours[:, :-1].ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("12 images: 1.0 MB, 400 bytes an image; memory up to 1,400.5 MB\n", 1_400_500_000),
+        ("projected peak memory: 2 GiB", 2 << 30),
+        ("12 images: 1.0 MB, 400 bytes an image", None),
+        ("memory is no concern; 12 MB are written", None),
+    ],
+)
+def test_the_memory_that_a_command_projects_is_read_from_what_it_says(said: str, found: int | None) -> None:
+    assert bench_memory.projected_bytes(said) == found
+
+
+def test_the_plan_on_paper_is_what_its_arithmetic_gives() -> None:
+    text = scale.SCALE.read_text(encoding="utf-8")
+    assert scale.with_tables(text) == text
+
+
+def test_the_plan_counts_gpu_hours_and_bytes_as_one_does_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "latest_lines", dict)
+    # 434.5 TFLOP/s over the 162 GFLOP of ViT-L/14 are 2,682 images/s.
+    assert scale.images_a_second("ViT-L-14") == pytest.approx(2682, rel=0.01)
+    assert scale.gpu_hours("ViT-L-14", 4 * 10**8) == pytest.approx(4e8 / 2682 / 3600, rel=0.01)
+    # ViT-B/32 waits for its 16 cores, L/14 does not.
+    assert scale.gpu_hours("ViT-B-32", 10**6, "fast") == pytest.approx(1e6 / (16 * 548) / 3600)
+    assert scale.gpu_hours("ViT-L-14", 10**6, "fast") == scale.gpu_hours("ViT-L-14", 10**6)
+    # Embedding, norm and ok; 4 layers of 16 heads of 64 numbers of 2 bytes; the same for 257 tokens.
+    arrays, heads = 4 * 768 + 12 + 1, 2 * 4 * 16 * 64
+    assert scale.stored_bytes(models.MODELS["ViT-L-14"], "heads", 4) == arrays + heads
+    assert scale.stored_bytes(models.MODELS["ViT-L-14"], "patches", 4) == arrays + heads + 257 * heads
+    assert scale.stored_bytes(models.MODELS["ViT-L-14"], "heads", None) == arrays + 6 * heads
+
+
+def test_the_plan_takes_a_gpus_measured_rate_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = {"tflop_s": 300.0, "commit": "abc1234"}
+    monkeypatch.setattr(scale, "latest_lines", lambda: {(gpu.TOWER, "h200"): line})
+    assert scale.tower_rate() == (300.0, "measured on h200 with ViT-L/14, commit abc1234")
+    assert "not a measurement" not in scale.tables()
 
 
 def test_a_store_of_the_last_layers_of_vit_l_14_takes_at_most_12_kb_an_image() -> None:

@@ -1,0 +1,105 @@
+"""Are the nearest images of an image, through one head, found at the speed of memory?
+
+A store of 1,000,000 images in units as on a GPU, random numbers; the search runs on an open store whose files lie in
+the page cache. The ceiling is a scan of as many bytes as the search has to look at (the head's numbers and three
+scalars an image) in a memory-mapped file, summed as whole words on a thread a core.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import headspan as hs
+from benchmarks.measure import alternate, benchmark, median, ratio
+from benchmarks.random_store import write_store
+from headspan.store.schema import Dimensions
+
+QUESTION = "neighbours of an image through one head"
+MARK = 0.5
+# A thread's piece of the scan: several to a thread, so that none waits long for the last.
+_PIECE_BYTES = 4 << 20
+
+
+def run(toy: bool) -> dict[str, Any]:
+    """Seconds of a search, and its rate over that of the scan."""
+    images, unit_images = (600, 64) if toy else (1_000_000, 1_024)
+    size = Dimensions(
+        images,
+        unit_images,
+        layers=(0,),
+        all_layers=1,
+        direct_layers=1,
+        heads=2,
+        head_dim=64,
+        tokens=50,
+        prefix_tokens=1,
+        # Small, as an image's embedding is not read by a search.
+        joint=32,
+        terms=2,
+    )
+    random = np.random.default_rng()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_store(folder / "run.zarr", size, ("heads",), random)
+        store = hs.open(folder / "run.zarr")
+        found = hs.nearest_to_image(store, image=images // 3, heads=[(0, 1)])
+        correct = _is_nearest(store, images // 3, found.images)
+        numbers = store.head_coordinates(0, 1).astype(np.float16)
+        plain = folder / "plain.bin"
+        with plain.open("wb") as file:
+            numbers.tofile(file)
+            store.norm.tofile(file)
+        mapped = np.memmap(plain, np.uint64, mode="r")
+        threads = os.cpu_count() or 1
+        step = _PIECE_BYTES // mapped.itemsize
+        pieces = [mapped[first : first + step] for first in range(0, len(mapped), step)]
+        with ThreadPoolExecutor(threads) as pool:
+            times = alternate(
+                {
+                    "search": lambda: hs.nearest_to_image(store, image=images // 2, heads=[(0, 1)]),
+                    "scan": lambda: sum(map(int, pool.map(np.add.reduce, pieces))),
+                },
+                repeats=7,
+                warmup=2,
+            )
+        size_bytes = mapped.nbytes
+        del pieces, mapped
+    return {
+        "images": images,
+        "bytes": size_bytes,
+        "threads": threads,
+        "seconds": median(times["search"]),
+        "scan_gb_s": float(f"{size_bytes / median(times['scan']) / 1e9:.3g}"),
+        "share": ratio(times, "scan", "search"),
+        "mark": MARK,
+        "correct": correct,
+    }
+
+
+def _is_nearest(store: hs.Store, image: int, found: np.ndarray) -> bool:
+    """Whether dense contributions, as the store gives them, have the same nearest images."""
+    heads = store.heads(0, 1)
+    scores = heads @ heads[image]
+    scores[image] = -np.inf
+    # Neighbours that are alike to the last digits may change places.
+    return bool(np.allclose(np.sort(scores)[::-1][: len(found)], scores[found], rtol=1e-4))
+
+
+def words(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: seconds, and the scan."""
+    return (
+        f"{line['images']:,} images: {line['seconds'] * 1e3:,.0f} ms",
+        f"a scan of the same {line['bytes'] / 1e6:,.0f} MB in memory at {line['scan_gb_s']:.1f} GB/s, "
+        f"{line['threads']} threads: {line['share']:.2f} of its rate",
+    )
+
+
+if __name__ == "__main__":
+    benchmark(QUESTION, run)

@@ -1,0 +1,108 @@
+"""Does `precompute` cost what its slowest stage costs, and nothing more?
+
+End to end from JPEG shards to a finished store, against decoding alone (the same samples, the same settings) and the
+forward pass alone (the same batches of decoded images), by turns in one process. Loading the model is timed beside
+them and taken off the whole. The pictures are photo-like, 500 × 375, or those of the shards that HEADSPAN_PHOTOS
+names.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import alternate, benchmark, median
+from benchmarks.pictures import photo_like, write_shards
+from headspan.config import PrecomputeSettings
+from headspan.decode import decode
+from headspan.model.encoder import prepare
+from headspan.pipeline import precompute
+from headspan.plan import list_samples
+from headspan.records import BadImage, DecodedImage, Sample
+from headspan.sources import expand
+
+QUESTION = "precompute end to end"
+# The slower of decoding alone and the forward pass alone, over precompute without loading the model.
+MARK = 0.95
+
+
+def run(toy: bool) -> dict[str, Any]:
+    """Seconds of the whole, of its stages alone, and the share of the whole that the slower stage makes up."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos = os.environ.get("HEADSPAN_PHOTOS", "")
+        if not photos or toy:
+            random = np.random.default_rng()
+            images = 12 if toy else 320
+            write_shards(folder / "shards", [photo_like(random, 500, 375) for _ in range(images)], images)
+            photos = str(folder / "shards")
+        model = {"model": "reference"} if toy else {"model": "ViT-B-32", "pretrained": "random:0"}
+        settings = {"shards": photos, "device": "cpu", **model}
+        return {
+            "pictures": "shards of HEADSPAN_PHOTOS" if photos != str(folder / "shards") else "photo-like"
+        } | _stages(settings, folder, rounds=2 if toy else 3)
+
+
+def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]:
+    settings = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
+    encoder = prepare(settings)
+    bad: list[BadImage] = []
+    samples: list[Sample] = []
+    for _, found in list_samples(expand(settings.shards), on_note=bad.append):
+        samples += found
+
+    def decoded() -> list[DecodedImage]:
+        return list(
+            decode(
+                samples,
+                encoder.model.preprocess,
+                on_bad=bad.append,
+                workers=settings.workers,
+                in_flight_bytes=settings.in_flight_bytes // 2,
+            )
+        )
+
+    pixels = [image.pixels for image in decoded()]
+    size = settings.batch_size
+    batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]
+    outs = (str(folder / f"{number}.zarr") for number in count())
+    works: dict[str, Callable[[], object]] = {
+        "precompute": lambda: precompute(PrecomputeSettings.from_dict({**values, "out": next(outs)})),
+        "prepare": lambda: prepare(settings),
+        "decode": decoded,
+        "forward": lambda: [encoder(batch) for batch in batches],
+    }
+    times = {name: np.array(taken) for name, taken in alternate(works, rounds).items()}
+    running = times["precompute"] - times["prepare"]
+    slower = np.maximum(times["decode"], times["forward"])
+    return {
+        "model": settings.model,
+        "images": len(samples),
+        "bad": len({image.row for image in bad}),
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        **{f"{name}_seconds": median(list(taken)) for name, taken in times.items()},
+        "images_a_second": round(len(samples) / float(np.median(running)), 2),
+        "share": round(float(np.median(slower / running)), 4),
+        "mark": MARK,
+    }
+
+
+def words(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: images a second, and the share of the slower stage."""
+    return (
+        f"{line['model']}, {line['images']:,} JPEGs of 500 × 375: {line['images_a_second']:,.1f} images/s",
+        f"the slower of decoding alone ({line['decode_seconds']:.1f} s) and the forward pass alone "
+        f"({line['forward_seconds']:.1f} s): {line['share']:.2f} of it",
+    )
+
+
+if __name__ == "__main__":
+    benchmark(QUESTION, run)

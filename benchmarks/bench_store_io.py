@@ -1,0 +1,172 @@
+"""Are stores written and read at the disk's speed?
+
+Writing, unit by unit and by turns: a unit through the store's own writer, with its checksums, its moments and its
+commit, against `np.tofile` of the same arrays; every file of both is fsynced. Reading, by turns, of what lies in the
+page cache on both sides: every head over all images, and single images' patches in random order, against a plain
+read of a file that holds the same bytes in the order in which they are wanted. The store's numbers come as float32,
+so the plain read is timed with that conversion too.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import headspan as hs
+from benchmarks.measure import alternate, benchmark, ratio
+from benchmarks.models import MODELS, TOY, store_size
+from benchmarks.random_store import add_moments, planned_store, unit_batches, zero_moments
+from headspan.records import Unit
+from headspan.store.schema import Dimensions, image_bytes
+from headspan.store.writer import StoreWriter
+
+QUESTION = "store write and read"
+WRITE_MARK, READ_MARK = 0.85, 0.8
+
+
+def run(toy: bool) -> dict[str, Any]:
+    """Rates of writing and reading over those of plain files, for a store with patches and for one of heads."""
+    model = TOY if toy else MODELS["ViT-B-32"]
+    layers = 2 if toy else 4
+    # Half a gigabyte of patches; units as on a CPU and, for heads, as on a GPU.
+    patches = store_size(model, 24 if toy else 1_792, 8 if toy else 256, layers)
+    heads = store_size(model, 48 if toy else 32_768, 16 if toy else 1_024, layers)
+    random = np.random.default_rng()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        written = {
+            "patches": _write(folder / "patches", patches, ("heads", "patches"), random),
+            "heads": _write(folder / "heads", heads, ("heads",), random),
+        }
+        read = {
+            "patches": _read_patches(folder / "patches", random, 7),
+            "heads": _read_heads(folder / "heads", 7),
+        }
+    return {
+        "page_cache": "warm on both sides",
+        "write": written,
+        "write_mark": WRITE_MARK,
+        "read": read,
+        "read_mark": READ_MARK,
+    }
+
+
+def _write(folder: Path, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator) -> dict[str, Any]:
+    """Write a store and plain files of the same bytes; the rate of the one over the other's."""
+    folder.mkdir()
+    store = planned_store(folder / "run.zarr", size, emit, random)
+    taken: dict[str, list[float]] = {"store": [], "plain": []}
+    for unit in store.unfinished():
+        batches = list(unit_batches(unit, size, emit, random))
+        whole = {name: np.concatenate([arrays[name] for _, arrays in batches]) for name in batches[0][1]}
+        moments = zero_moments(size)
+        for _, arrays in batches:
+            add_moments(moments, arrays)
+
+        def through_the_store(unit: Unit = unit, batches: Any = batches, moments: Any = moments) -> None:
+            with store.begin(unit) as writer:
+                for rows, arrays in batches:
+                    writer.put(rows, arrays)
+                writer.commit(moments, [])
+
+        def plainly(unit: Unit = unit, whole: Any = whole) -> None:
+            for name, values in whole.items():
+                with (folder / f"{name}-{unit.index}.bin").open("wb") as file:
+                    values.tofile(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+
+        works = {"store": through_the_store, "plain": plainly}
+        for name in works if unit.index % 2 else reversed(works):
+            began = time.perf_counter()
+            works[name]()
+            taken[name].append(time.perf_counter() - began)
+    store.finish()
+    return {
+        "units": len(store.units),
+        "unit_bytes": size.unit_images * image_bytes(store.specs),
+        "gb_s": _gb_s(store, taken["store"]),
+        "plain_gb_s": _gb_s(store, taken["plain"]),
+        "share": ratio(taken, "plain", "store"),
+    }
+
+
+def _gb_s(store: StoreWriter, taken: list[float]) -> float:
+    return float(f"{store.size.images * image_bytes(store.specs) / sum(taken) / 1e9:.3g}")
+
+
+def _read_heads(folder: Path, rounds: int) -> dict[str, Any]:
+    """Every head over all images."""
+    store = hs.open(folder / "run.zarr")
+    heads = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    files = [folder / f"L{layer}.H{head}.bin" for layer, head in heads]
+    for (layer, head), file in zip(heads, files, strict=True):
+        store.head_coordinates(layer, head).astype(np.float16).tofile(file)
+    works: dict[str, Callable[[], object]] = {
+        "store": lambda: [store.head_coordinates(layer, head) for layer, head in heads],
+        "plain": lambda: [np.fromfile(file, np.float16) for file in files],
+        "plain, as float32": lambda: [np.fromfile(file, np.float16).astype(np.float32) for file in files],
+    }
+    return _read_rates(works, sum(file.stat().st_size for file in files), rounds)
+
+
+def _read_patches(folder: Path, random: np.random.Generator, rounds: int) -> dict[str, Any]:
+    """Single images' patches of all layers, in random order."""
+    store = hs.open(folder / "run.zarr")
+    images = random.permutation(store.images)[:256].tolist()
+    # A plain file has an image's numbers side by side, as they are wanted.
+    shape = (len(store.layers), store.heads_per_layer, store.tokens, store.head_dim)
+    row_bytes = int(np.prod(shape)) * 2
+    units = sorted(folder.glob("patches-*.bin"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    unit_images = units[0].stat().st_size // row_bytes
+    descriptors = [os.open(path, os.O_RDONLY) for path in units]
+
+    def plain(image: int) -> np.ndarray:
+        unit, place = divmod(image, unit_images)
+        return np.frombuffer(os.pread(descriptors[unit], row_bytes, place * row_bytes), np.float16).reshape(shape)
+
+    works: dict[str, Callable[[], object]] = {
+        "store": lambda: [store.patch_coordinates(image, layer) for image in images for layer in store.layers],
+        "plain": lambda: [plain(image) for image in images],
+        "plain, as float32": lambda: [plain(image).astype(np.float32) for image in images],
+    }
+    try:
+        own = np.stack([store.patch_coordinates(images[0], layer) for layer in store.layers])
+        assert (own.transpose(0, 2, 1, 3) == plain(images[0])).all(), "the plain files hold the store's numbers"
+        return _read_rates(works, len(images) * row_bytes, rounds)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _read_rates(works: Mapping[str, Callable[[], object]], size_bytes: int, rounds: int) -> dict[str, Any]:
+    times = alternate(works, rounds)
+    return {
+        "bytes": size_bytes,
+        "gb_s": float(f"{size_bytes / np.median(times['store']) / 1e9:.3g}"),
+        "plain_gb_s": float(f"{size_bytes / np.median(times['plain']) / 1e9:.3g}"),
+        "share": ratio(times, "plain", "store"),
+        "share_as_float32": ratio(times, "plain, as float32", "store"),
+    }
+
+
+def words(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: rates, and shares of plain files' rates."""
+    written, read = line["write"], line["read"]
+    return (
+        f"patches written at {written['patches']['gb_s']:.2f} GB/s, heads at {written['heads']['gb_s']:.2f}; "
+        f"read at {read['patches']['gb_s']:.2f} and {read['heads']['gb_s']:.2f} GB/s, page cache warm",
+        f"`np.tofile` with fsync: {written['patches']['share']:.2f} and {written['heads']['share']:.2f} of its rate; a "
+        f"plain read: {read['patches']['share']:.2f} and {read['heads']['share']:.2f}, with the conversion to float32 "
+        f"{read['patches']['share_as_float32']:.2f} and {read['heads']['share_as_float32']:.2f}",
+    )
+
+
+if __name__ == "__main__":
+    benchmark(QUESTION, run)

@@ -1,0 +1,68 @@
+"""The CLIP image towers that the benchmarks ask about: their sizes, their operations, and the store of each.
+
+All have a class token and a plain MLP of four times the width; weights are random, and off their trivial values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import open_clip
+import torch
+
+from benchmarks.gpu import Sizes
+from benchmarks.gpu_tower import flops
+from headspan.store.schema import Dimensions
+
+MODELS = {
+    "ViT-B-32": Sizes(layers=12, heads=12, head_dim=64, joint=512, patch=32),
+    "ViT-B-16": Sizes(layers=12, heads=12, head_dim=64, joint=512, patch=16),
+    "ViT-L-14": Sizes(layers=24, heads=16, head_dim=64, joint=768, patch=14),
+    "ViT-H-14": Sizes(layers=32, heads=16, head_dim=80, joint=1024, patch=14),
+}
+TOY = Sizes(layers=3, heads=3, head_dim=16, joint=24, patch=8, pixels=32)
+
+
+def random_visual(size: Sizes) -> Any:
+    """open_clip's image tower of that size with random weights, float32, in evaluation mode."""
+    vision = {
+        "image_size": size.pixels,
+        "patch_size": size.patch,
+        "width": size.width,
+        "layers": size.layers,
+        "head_width": size.head_dim,
+    }
+    text = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 1, "layers": 1}
+    visual = open_clip.CLIP(embed_dim=size.joint, vision_cfg=vision, text_cfg=text).visual.eval()
+    with torch.no_grad():
+        for parameter in visual.parameters():
+            # Norms begin at ones and biases at zeros, where mistakes would not show.
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return visual
+
+
+def operations(size: Sizes) -> int:
+    """Floating-point operations that one image takes of headspan's tower: of the last block, one row beside keys and
+    values."""
+    rows_left_out = size.tokens - 1
+    linear = rows_left_out * size.width * (size.width + size.width + 8 * size.width)
+    attention = 2 * rows_left_out * size.tokens * size.width
+    return flops(size) - 2 * (linear + attention)
+
+
+def store_size(size: Sizes, images: int, unit_images: int, last_layers: int) -> Dimensions:
+    """The sizes of a store of `images` images of that tower."""
+    return Dimensions(
+        images,
+        unit_images,
+        layers=tuple(range(size.layers - last_layers, size.layers)),
+        all_layers=size.layers,
+        direct_layers=size.layers,
+        heads=size.heads,
+        head_dim=size.head_dim,
+        tokens=size.tokens,
+        prefix_tokens=1,
+        joint=size.joint,
+        terms=size.layers + 1,
+    )

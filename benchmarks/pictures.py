@@ -1,0 +1,64 @@
+"""JPEG shards for benchmarks: photo-like pictures, or noise, which is the largest a JPEG can be.
+
+A photo-like picture is a sum of smooth random fields, coarse ones strong and fine ones weak, as the spectra of
+photographs are; its JPEG is some 30 to 60 kB at 500 × 375. Nothing here is a real photograph.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# A tar holds so many.
+_SHARD_IMAGES = 1000
+# Colours change no faster than over such a part of the width.
+_COLOUR_CELLS = 16
+
+
+def photo_like(random: np.random.Generator, width: int, height: int) -> bytes:
+    """One picture as a JPEG of quality 90."""
+    field = np.zeros((height, width, 3), np.float32)
+    cells = 2
+    while cells < max(width, height):
+        # Amplitude falls with frequency; what is fine is grey, as in photographs.
+        field += (_smooth(random, width, height, cells) * 2 / cells)[..., None]
+        if cells <= _COLOUR_CELLS:
+            colours = [_smooth(random, width, height, cells) / cells for _ in range(3)]
+            field += np.stack(colours, axis=-1)
+        cells *= 2
+    field = 128 + 56 * (field - field.mean()) / field.std()
+    return _jpeg(field.clip(0, 255).astype(np.uint8), 90)
+
+
+def noise(random: np.random.Generator, width: int, height: int) -> bytes:
+    """One picture of noise as a JPEG of quality 50."""
+    return _jpeg(random.integers(0, 256, (height, width, 3), dtype=np.uint8), 50)
+
+
+def write_shards(folder: Path, encoded: Sequence[bytes], images: int) -> None:
+    """Tars of `images` images in `folder`, which is made; the pictures come again in turn where there are fewer."""
+    folder.mkdir()
+    for first in range(0, images, _SHARD_IMAGES):
+        with tarfile.open(folder / f"{first // _SHARD_IMAGES:05d}.tar", "w") as tar:
+            for number in range(first, min(first + _SHARD_IMAGES, images)):
+                data = encoded[number % len(encoded)]
+                member = tarfile.TarInfo(f"{number:08d}.jpg")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def _smooth(random: np.random.Generator, width: int, height: int, cells: int) -> np.ndarray:
+    """A random field `[height, width]` of about unit spread that changes over a `cells`-th of the width."""
+    grid = random.standard_normal((cells * height // width + 2, cells + 2)).astype(np.float32)
+    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,102 @@
+"""Stores of random numbers, written through the store's own writer: what is measured does not depend on a model.
+
+Moments are those of the numbers, and the model's matrices are random too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from headspan.emit.moments import Moments
+from headspan.emit.shares import Folded
+from headspan.records import Sample, Shard, Unit
+from headspan.store.schema import FORMAT, Dimensions
+from headspan.store.staged import StagedStore
+from headspan.store.writer import StoreWriter
+
+# Rows that the writer is given at once, as a run's batches are.
+BATCH = 256
+_CAPTION_WORDS = ("a", "dog", "on", "the", "red", "sofa", "two", "people", "near", "water", "old", "street", "photo")
+
+
+def write_store(
+    path: Path, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator, with_captions: bool = False
+) -> None:
+    """A finished store; with captions of nine words where asked."""
+    store = planned_store(path, size, emit, random, with_captions)
+    for unit in store.unfinished():
+        moments = zero_moments(size)
+        with store.begin(unit) as writer:
+            for rows, arrays in unit_batches(unit, size, emit, random):
+                add_moments(moments, arrays)
+                writer.put(rows, arrays)
+            writer.commit(moments, [])
+    store.finish()
+
+
+def planned_store(
+    path: Path, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator, with_captions: bool = False
+) -> StoreWriter:
+    """A store of which no unit is finished yet."""
+    attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size)}
+    with StagedStore(path) as staged:
+        staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
+        staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], _folded(size, random), emit)
+    return StoreWriter(path)
+
+
+def unit_batches(
+    unit: Unit, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Rows of a unit and their numbers, batch by batch."""
+    end = unit.first_row + unit.rows
+    for first in range(unit.first_row, end, BATCH):
+        rows = np.arange(first, min(first + BATCH, end))
+        kept = (len(rows), len(size.layers), size.heads)
+        arrays = {
+            "embedding": random.standard_normal((len(rows), size.joint), dtype=np.float32),
+            "norm": random.uniform(1, 2, (len(rows), 3)).astype(np.float32),
+            "heads": random.standard_normal((*kept, size.head_dim), dtype=np.float32).astype(np.float16),
+        }
+        if "patches" in emit:
+            tail = (size.tokens, size.head_dim)
+            arrays["patches"] = random.standard_normal((*kept, *tail), dtype=np.float32).astype(np.float16)
+        yield rows, arrays
+
+
+def zero_moments(size: Dimensions) -> Moments:
+    """Moments of no image."""
+    return Moments.zeros(len(size.layers), size.heads, size.head_dim, torch.device("cpu"))
+
+
+def add_moments(moments: Moments, arrays: dict[str, np.ndarray]) -> None:
+    """Add a batch's numbers."""
+    moments.add(torch.from_numpy(arrays["heads"].astype(np.float32)), torch.from_numpy(arrays["norm"]))
+
+
+def _samples(images: int, random: np.random.Generator, with_captions: bool) -> Iterator[Sample]:
+    for row in range(images):
+        caption = " ".join(random.choice(_CAPTION_WORDS, size=9)) if with_captions else None
+        tar, member = f"{row // 10_000:05d}.tar", f"{row:09d}.jpg"
+        yield Sample(row, f"{row:09d}", tar, member, 1536 * row, 30_000, caption)
+
+
+def _folded(size: Dimensions, random: np.random.Generator) -> Folded:
+    def draw(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape, dtype=np.float32)
+
+    kept = (len(size.layers), size.heads, size.head_dim)
+    return Folded(
+        head_to_joint=draw(*kept, size.joint),
+        head_mean=draw(*kept),
+        bias_to_joint=draw(size.direct_layers, size.joint),
+        bias_mean=draw(size.direct_layers),
+        gain=draw(size.joint),
+        shift=draw(size.joint),
+        share_count=np.full(1, size.terms + size.direct_layers, np.float32),
+    )

@@ -1,0 +1,216 @@
+"""What a run over a million to billions of images takes: SCALE.md's tables, as arithmetic that can be done again.
+
+`python -m benchmarks.scale` rewrites them. Operations and bytes are headspan's own formulas. Rates are the latest
+recorded ones where there are any, else marks, and the tables say which; prices and the rest are assumptions,
+named below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import bench_encode, gpu
+from benchmarks.bench_store_bytes import dense_bytes
+from benchmarks.gpu import Sizes
+from benchmarks.gpu_tower import flops
+from benchmarks.measure import latest_lines
+from benchmarks.models import MODELS, store_size
+from headspan.emit.shares import EXTRA_COORDINATES
+from headspan.store.schema import image_bytes, row_arrays
+
+SCALE = Path(__file__).parent / "SCALE.md"
+BEGIN, END = "<!-- tables: python -m benchmarks.scale -->", "<!-- end of tables -->"
+
+IMAGES = (10**6, 4 * 10**8, 5 * 10**9)
+NAMES = ("ViT-B-32", "ViT-L-14", "ViT-H-14")
+# What is kept: the form, and whether of the last four layers or of all.
+FORMS = (("heads", 4), ("heads", None), ("patches", 4), ("patches", None))
+
+# A mark, used until a GPU's line is recorded: 55 % of the 790 TFLOP/s in bf16 that matrix products reach on an H200.
+MARK_TFLOP_S = 0.55 * 790
+# Images a second and core, JPEGs of 500 × 375: PIL, and the faster decoder.
+DECODED_A_SECOND = {"exact": 277, "fast": 548}
+
+# Assumptions.
+CORES_A_GPU = 16
+GPU_HOUR_DOLLARS = 3.50
+CORE_HOUR_DOLLARS = 0.04
+TB_MONTH_DOLLARS = 20.0
+IMAGE_FILE_BYTES = 60_000
+
+
+def tower_rate() -> tuple[float, str]:
+    """TFLOP/s of the image tower on a GPU, and where the number is from."""
+    for (question, device), line in sorted(latest_lines().items()):
+        if question == gpu.TOWER:
+            return float(line["tflop_s"]), f"measured on {device} with ViT-L/14, commit {line['commit']}"
+    return MARK_TFLOP_S, "a mark (55 % of 790 TFLOP/s, bf16, an H200), not a measurement"
+
+
+def images_a_second(name: str) -> float:
+    """Images a second of one GPU that is never kept waiting."""
+    return tower_rate()[0] * 1e12 / flops(MODELS[name])
+
+
+def stored_bytes(size: Sizes, form: str, layers: int | None) -> int:
+    """Bytes an image of the arrays with a row an image."""
+    emit = ("heads", "patches") if form == "patches" else ("heads",)
+    return image_bytes(row_arrays(store_size(size, 1, 1, layers or size.layers), emit))
+
+
+def gpu_hours(name: str, images: int, decoding: str | None = None) -> float:
+    """GPU-hours of the forward pass; with `decoding`, of a GPU whose own cores decode, which it may wait for."""
+    rate = images_a_second(name)
+    if decoding is not None:
+        rate = min(rate, CORES_A_GPU * DECODED_A_SECOND[decoding])
+    return images / rate / 3600
+
+
+def moments_bytes(size: Sizes, layers: int) -> int:
+    """Bytes of sum and Gram matrix of the heads of so many layers, all that TEXTSPAN needs."""
+    coordinates = size.head_dim + EXTRA_COORDINATES
+    return 8 * layers * size.heads * coordinates * (coordinates + 1)
+
+
+def tables() -> str:
+    """All tables, in Markdown."""
+    rate, source = tower_rate()
+    return "\n\n".join(
+        [
+            f"GPU rate: {rate:,.0f} TFLOP/s, {source}. Decoding: {DECODED_A_SECOND['fast']} images/s a core "
+            f"(`fast`), {DECODED_A_SECOND['exact']} (`exact`), measured. Assumed: {CORES_A_GPU} cores come with a GPU, "
+            f"together ${GPU_HOUR_DOLLARS:.2f} an hour; a core alone ${CORE_HOUR_DOLLARS:.2f} an hour; storage "
+            f"${TB_MONTH_DOLLARS:.0f} a TB and month; {IMAGE_FILE_BYTES // 1000} kB an image file.",
+            _rates(),
+            _bytes(),
+            _hours(),
+            _disks(),
+        ]
+    )
+
+
+def _rates() -> str:
+    head = (
+        "one GPU",
+        "GFLOP an image",
+        "images/s",
+        "cores to feed it: fast, exact",
+        "MB/s in",
+        "MB/s out: heads last 4, all; patches last 4, all",
+        "images/s of 2 CPU cores, fp32",
+    )
+    rows = []
+    for name in NAMES:
+        size, rate = MODELS[name], images_a_second(name)
+        cores = (f"{rate / DECODED_A_SECOND[kind]:,.0f}" for kind in ("fast", "exact"))
+        out = (f"{rate * stored_bytes(size, *form) / 1e6:,.0f}" for form in FORMS)
+        rows.append(
+            (
+                name,
+                f"{flops(size) / 1e9:,.1f}",
+                f"{rate:,.0f}",
+                ", ".join(cores),
+                f"{rate * IMAGE_FILE_BYTES / 1e6:,.0f}",
+                ", ".join(out),
+                _on_a_cpu(name),
+            )
+        )
+    return _markdown(head, rows)
+
+
+def _on_a_cpu(name: str) -> str:
+    found = [line["rows"].get(f"{name} fp32") for (q, _), line in latest_lines().items() if q == bench_encode.QUESTION]
+    return f"{found[-1]['images_a_second']:,.1f}" if found and found[-1] else "not yet measured"
+
+
+def _bytes() -> str:
+    head = ("bytes an image", *map(_form_words, FORMS), "dense float32 patches, last 4", "moments of all layers, once")
+    rows = []
+    for name in NAMES:
+        size = MODELS[name]
+        rows.append(
+            (
+                name,
+                *(f"{stored_bytes(size, *form):,}" for form in FORMS),
+                f"{dense_bytes(size, 4, 'patches'):,}",
+                f"{moments_bytes(size, size.layers) / 1e6:,.0f} MB",
+            )
+        )
+    return _markdown(head, rows)
+
+
+def _hours() -> str:
+    head = (
+        "images",
+        "model",
+        "GPU-hours, never waiting",
+        "core-hours of decoding: fast, exact",
+        f"GPU-hours with {CORES_A_GPU} cores each: fast, exact",
+        "dollars: fast, exact",
+        "dollars with decoding on cores of its own, fast",
+    )
+    rows = []
+    for images in IMAGES:
+        for name in NAMES:
+            hours = gpu_hours(name, images)
+            cores = {kind: images / rate / 3600 for kind, rate in DECODED_A_SECOND.items()}
+            paid = [gpu_hours(name, images, kind) for kind in ("fast", "exact")]
+            apart = hours * GPU_HOUR_DOLLARS
+            # What the GPUs' own cores do not manage.
+            apart += max(0.0, cores["fast"] - hours * CORES_A_GPU) * CORE_HOUR_DOLLARS
+            rows.append(
+                (
+                    f"{images:,}",
+                    name,
+                    _rounded(hours),
+                    ", ".join(_rounded(cores[kind]) for kind in ("fast", "exact")),
+                    ", ".join(map(_rounded, paid)),
+                    ", ".join(_rounded(each * GPU_HOUR_DOLLARS) for each in paid),
+                    _rounded(apart),
+                )
+            )
+    return _markdown(head, rows)
+
+
+def _disks() -> str:
+    head = ("images", "model", "TB read", *(f"TB, {_form_words(form)}" for form in FORMS), "dollars a month, each")
+    rows = []
+    for images in IMAGES:
+        for name in NAMES:
+            terabytes = [images * stored_bytes(MODELS[name], *form) / 1e12 for form in FORMS]
+            rows.append(
+                (
+                    f"{images:,}",
+                    name,
+                    _rounded(images * IMAGE_FILE_BYTES / 1e12),
+                    *map(_rounded, terabytes),
+                    ", ".join(_rounded(each * TB_MONTH_DOLLARS) for each in terabytes),
+                )
+            )
+    return _markdown(head, rows)
+
+
+def _form_words(form: tuple[str, int | None]) -> str:
+    kind, layers = form
+    return f"{kind}, {'all layers' if layers is None else f'last {layers}'}"
+
+
+def _rounded(number: float) -> str:
+    """Two digits are more than the assumptions are worth."""
+    return f"{float(f'{number:.2g}'):,.10g}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def with_tables(page: str) -> str:
+    """The page with its tables brought up to date."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    SCALE.write_text(with_tables(SCALE.read_text(encoding="utf-8")), encoding="utf-8")
