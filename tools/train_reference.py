@@ -38,6 +38,7 @@ _CAPTIONS = 2
 # Scenes are grouped among those of so many batches.
 _POOLED_BATCHES = 64
 _HARD_FACTORS = (*FACTORS, *("texture", "position") * 3, *("shape",) * 2, "size")
+_HARDEST_FACTORS = (*_HARD_FACTORS, *("texture",) * 6)
 # Of open_clip's training recipe: logits are at most a hundred times a cosine.
 _LARGEST_SCALE = math.log(100)
 
@@ -46,7 +47,7 @@ _LARGEST_SCALE = math.log(100)
 class Recipe:
     """What decides the weights."""
 
-    steps: int = 3_200
+    steps: int = 5_600
     batch_size: int = 256
     # Captions drawn for each image: the text tower is a small part of the work, so more are cheap.
     captions: int = 2
@@ -55,6 +56,8 @@ class Recipe:
     focused_from: int = 1_750
     # The step from which on that factor is more often one that is hard to learn.
     hard_from: int = 2_400
+    # The step from which on it is most often texture, the hardest, and three in four groups are alike in shape.
+    texture_from: int = 4_000
     learning_rate: float = 1e-3
     # For the matrices inside the blocks, which Muon trains; updates are scaled to the size of AdamW's.
     muon_learning_rate: float = 3e-3
@@ -96,6 +99,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         streams = [Stream(seed, each.index, _CAPTIONS) for each in scenes]
         focused = int(number >= self._recipe.focused_from)
         factors = _HARD_FACTORS if number >= self._recipe.hard_from else FACTORS
+        if number >= self._recipe.texture_from:
+            factors = _HARDEST_FACTORS
         pairs = list(zip(scenes, streams, strict=True))
         # All first captions, then all second ones.
         texts = [caption(*pair) for _ in range(self._recipe.captions - focused) for pair in pairs]
@@ -115,14 +120,15 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         random = np.random.default_rng([seed, pool])
         scenes = [scene(seed, "train", index) for index in range(pool * count, (pool + 1) * count)]
         # Scenes that are alike side by side, in random order among themselves; then groups in random order.
-        alike = sorted(random.permutation(count).tolist(), key=lambda at: _likeness(scenes[at]))
+        every = 4 if pool * _POOLED_BATCHES >= self._recipe.texture_from else 2
+        alike = sorted(random.permutation(count).tolist(), key=lambda at: _likeness(scenes[at], every))
         groups = random.permutation(np.array(alike).reshape(-1, group)).reshape(_POOLED_BATCHES, size)
         return [[scenes[at] for at in batch] for batch in groups.tolist()]
 
 
-def _likeness(each: Scene) -> tuple[bool, bool, bool, str, str]:
-    """What the scenes of a group have in common."""
-    main, by_shape = each.things[0], each.index % 2 == 0
+def _likeness(each: Scene, every: int) -> tuple[bool, bool, bool, str, str]:
+    """What the scenes of a group have in common; one scene in `every` is grouped by its texture."""
+    main, by_shape = each.things[0], each.index % every != 1
     return by_shape, each.repeated, each.count == 1, main.colour, main.shape if by_shape else main.texture
 
 

@@ -41,7 +41,7 @@ def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
     """The cuts worth measuring, the one in use first."""
     if dtype == torch.float32:
         # Three TF32 products for one float32's: their operands, split in two, fill the registers.
-        return (Blocks(64, 32, 4, 1),) if head_dim <= 64 else (Blocks(64, 32, 8, 1),)
+        return (Blocks(64, 32, 4, 1),)
     if head_dim <= 64:
         return (Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 64, 8, 2))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
@@ -56,10 +56,11 @@ def attention_emit(
     bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """As `reference.attention_emit`; `qkv`'s last axis must be contiguous, and so must `patches_out`'s."""
-    if bias is not None:
-        # Relative positions, which few models have: left to PyTorch.
+    head_dim = qkv.shape[2] // 3 // heads
+    if bias is not None or (head_dim > 64 and qkv.dtype == torch.float32):
+        # Left to PyTorch: relative positions, which few models have, and large heads in float32, which would spill.
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
-    cut = candidates(qkv.shape[2] // 3 // heads, qkv.dtype)[0]
+    cut = candidates(head_dim, qkv.dtype)[0]
     return attention_emit_cut(cut, qkv, heads, pooling, with_patches, patches_out)
 
 

@@ -161,7 +161,6 @@ TOWERS = [
     pytest.param(90, 64, FP32, False, marks=slow),
     pytest.param(90, 64, FP32, True, marks=slow),
     *(pytest.param(90, size, BF16, pooled, marks=slow) for size in (80, 88, 128) for pooled in (False, True)),
-    pytest.param(90, 128, FP32, False, marks=slow),
     pytest.param(80, 64, FP32, False, marks=slow),
     pytest.param(80, 64, BF16, True, marks=slow),
     pytest.param(80, 128, BF16, False, marks=slow),
