@@ -41,16 +41,14 @@ def test_the_demo_leaves_a_sound_store_of_scenes_and_a_report_that_leads_with_th
     assert hs.read_ground_truth(store, "world") == demo.truth
 
 
-# What was aimed at; texture and position stay short of 0.85, and are held to what the weights that ship reach, less a
-# little for other machines.
 @pytest.mark.parametrize(
     ("factor", "least"),
     [
         ("colour", 0.95),
         ("shape", 0.90),
-        ("texture", 0.65),
+        ("texture", 0.85),
         ("count", 0.80),
-        ("position", 0.64),
+        ("position", 0.85),
         ("size", 0.85),
     ],
 )
@@ -86,16 +84,17 @@ def test_maps_of_a_thing_fall_on_it(truth: GroundTruth) -> None:
 
 
 def test_ablating_the_heads_of_a_concept_hurts_its_own_factor_most(truth: GroundTruth) -> None:
+    # How much the own factor loses, of those concepts where it loses half as much again as any other.
     hurt = []
     for each in truth.ablations:
         lost = {factor: truth.zero_shot[factor].share - share for factor, share in each.accuracies.items()}
         own = lost.pop(FACTOR_OF[each.concept])
         # Backgrounds have two factors, kind and colour.
         others = [share for factor, share in lost.items() if not (each.concept == "backgrounds" and "back" in factor)]
-        # Five points, and twice what any other factor loses.
-        if own > 0.05 and own > 2 * max(others):
-            hurt.append(each.concept)
-    assert len(hurt) >= 4, truth.ablations
+        if own > 1.5 * max(others):
+            hurt.append(own)
+    assert sum(own > 0.01 for own in hurt) >= 4, truth.ablations
+    assert sum(own > 0.04 for own in hurt) >= 3, truth.ablations
 
 
 def test_a_second_demo_takes_the_place_of_the_first_and_nothing_else(tmp_path: Path) -> None:
