@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_memory, bench_store_bytes, bench_textspan, gpu
+from benchmarks import bench_decode, bench_memory, bench_store_bytes, bench_textspan, gpu
 from benchmarks.measure import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -45,6 +45,7 @@ _ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], tuple[str, str]]], ...] 
             f"{line['growth']:.2f}× of it",
         ),
     ),
+    (bench_decode.QUESTION, "bench_decode", bench_decode.words),
     (gpu.TOWER, "gpu", gpu.tower_words),
     (gpu.OPS, "gpu", gpu.ops_words),
     (gpu.ACCURACY, "gpu", gpu.accuracy_words),

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench_memory, bench_store_bytes, bench_textspan, gpu, gpu_tower, readme
+from benchmarks import bench_decode, bench_memory, bench_store_bytes, bench_textspan, gpu, gpu_tower, readme
 from benchmarks.measure import benchmark
 
 
-@pytest.mark.parametrize("module", [bench_textspan, bench_store_bytes], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [bench_textspan, bench_store_bytes, bench_decode], ids=lambda module: module.__name__
+)
 def test_a_benchmark_ends_with_a_line_of_json(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run: Callable[[bool], dict[str, Any]] = module.run
     benchmark(module.QUESTION, run, ["--toy"])
