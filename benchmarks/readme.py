@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    bench_decode,
     bench_dense,
     bench_encode,
     bench_growth,
@@ -29,6 +30,7 @@ BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of be
 _MODULES = (
     bench_encode,
     bench_dense,
+    bench_decode,
     bench_pipeline,
     bench_store_io,
     bench_store_bytes,

@@ -122,6 +122,8 @@ class ToyRun:
             "layers": "all",
             "emit": ("heads", "patches", "mlps"),
             "device": "cpu",
+            # Compared with open_clip's own transform.
+            "decode": "exact",
             "batch_size": 7,
             "workers": 2,
             "unit_images": 32,

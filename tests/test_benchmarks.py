@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import (
+    bench_decode,
     bench_dense,
     bench_encode,
     bench_growth,
@@ -33,6 +34,7 @@ from headspan.model.convert import to_tower
 from tests.tolerances import FLOAT32_SUM, ORACLE_FLOAT32, relative_error
 
 MODULES = [
+    bench_decode,
     bench_dense,
     bench_encode,
     bench_growth,

@@ -33,13 +33,8 @@ def render_fast(encoded: bytes, image: Image.Image, preprocess: Preprocess) -> U
     pixels = _decoded(encoded, image)
     if pixels is None:
         return render(image, preprocess)
-    pixels = _resize(pixels, resized(*pixels.shape[:2], preprocess), interpolation(preprocess))
-    left, above, right, below = border(*pixels.shape[:2], preprocess.size)
-    if left or above or right or below:
-        pixels = np.pad(pixels, ((above, below), (left, right), (0, 0)), constant_values=fill(preprocess))
-    height, width = preprocess.size
-    top, left = corner(*pixels.shape[:2], preprocess.size)
-    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    pixels = _resize(pixels, resized(image.height, image.width, preprocess), interpolation(preprocess))
+    return _crop_or_pad(pixels, preprocess.size, fill(preprocess))
 
 
 def _decoded(encoded: bytes, image: Image.Image) -> UInt8[np.ndarray, "height width 3"] | None:
@@ -71,3 +66,14 @@ def _resize(
             if step != tuple(batch.shape[2:]):
                 batch = interpolate(batch, size=step, mode=mode, antialias=True)
     return batch[0].permute(1, 2, 0).numpy()
+
+
+def _crop_or_pad(
+    pixels: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], level: int
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    left, above, right, below = border(pixels.shape[0], pixels.shape[1], size)
+    if left or above or right or below:
+        pixels = np.pad(pixels, ((above, below), (left, right), (0, 0)), constant_values=level)
+    top, left = corner(pixels.shape[0], pixels.shape[1], size)
+    # Copied, so that the rest is let go.
+    return pixels[top : top + size[0], left : left + size[1]].copy()

@@ -71,6 +71,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         "layers": "all",
         "emit": emit,
         "device": "cpu",
+        # Compared with open_clip's own transform.
+        "decode": "exact",
     }
     with timm_in_small(depth=2, embed_dim=24, num_heads=3, img_size=size):
         clip = load_model(str(config), "random:0").clip

@@ -25,7 +25,7 @@ def flags(toy_run: ToyRun, out: Path) -> list[str]:
     shards = [str(shard) for shard in toy_run.shards]
     model = ["--model", str(toy_run.config), "--pretrained", str(toy_run.weights), "--device", "cpu"]
     sizes = ["--layers", "all", "--emit", "heads,patches,mlps", "--batch-size", "7", "--unit-images", "32"]
-    return ["precompute", *shards, "--out", str(out), *model, *sizes]
+    return ["precompute", *shards, "--out", str(out), *model, *sizes, "--decode", "exact"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -94,6 +94,7 @@ def test_verify_ends_in_1_where_a_byte_has_changed(toy_copy: Path, capsys: pytes
         (lambda f: [*f, "--batch-size", "0"], "--batch-size 0 is too small"),
         (lambda f: [*f, "--device", "cuda:9"], "--device cuda:9: torch sees"),
         (lambda f: [*f, "--precision", "fp8"], "--precision fp8 is unknown"),
+        (lambda f: [*f, "--decode", "draft"], "--decode draft is unknown; choose from fast, exact"),
     ],
 )
 def test_a_wrong_flag_ends_in_one_sentence_and_code_2(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.errors import StoreError
 from headspan.mending import repair
 from tests.conftest import ToyRun, relative_files
 
@@ -44,6 +45,9 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     assert verdict.largest_error is not None
     # It goes on under the command that made it, and has nothing to do.
     made = {"model": "headspan-tiny.json", "pretrained": "random:0", "layers": "all", "emit": "heads,patches,mlps"}
+    with pytest.raises(StoreError, match='was made with decode "exact", this run asks for "fast"'):
+        hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made)
+    made["decode"] = "exact"
     assert hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made).skipped == 5
     before, embedding = relative_files(format_1), store.embedding
     (format_1 / "embedding" / "c" / "1" / "0").unlink()
