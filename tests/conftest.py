@@ -1,4 +1,4 @@
-"""What the tests share: shapes checked at every call, a toy model, shards of random images, a finished store.
+"""What the tests share: shapes checked at every call, a toy model, random images in shards, a finished store, scenes.
 
 The toy's parameters are all off their trivial values, and three of its seventy images are broken.
 """
@@ -33,6 +33,7 @@ import headspan as hs  # noqa: E402
 from headspan.emit.contributions import contributions  # noqa: E402
 from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
+from headspan.world import Scene, scene  # noqa: E402
 
 # Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
 TOY: dict[str, Any] = {
@@ -207,3 +208,15 @@ def toy_exact(toy_shards: tuple[Path, ...], toy_model: LoadedModel) -> dict[str,
 def toy_copy(toy_run: ToyRun, tmp_path: Path) -> Path:
     """A copy of the toy store, to be written into or damaged."""
     return Path(shutil.copytree(toy_run.path, tmp_path / "copy.zarr"))
+
+
+@pytest.fixture(scope="session")
+def train() -> list[Scene]:
+    """Scenes of the image world, of the combinations in training."""
+    return [scene(7, "train", index) for index in range(3000)]
+
+
+@pytest.fixture(scope="session")
+def held_out() -> list[Scene]:
+    """Scenes of the image world whose main object is of a combination that training leaves out."""
+    return [scene(7, "held_out", index) for index in range(1000)]

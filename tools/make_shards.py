@@ -27,6 +27,7 @@ from headspan.plan import IMAGE_EXTENSIONS
 from headspan.records import Progress
 from headspan.world import write_world_shards
 from headspan.world.factors import SPLITS
+from headspan.world.shards import numbered
 
 
 def make_shards(
@@ -76,8 +77,7 @@ def make_shards(
                         sample["txt"] = texts[file]
                     tar.write(sample)
                     progress.update()
-    last = len(starts) - 1
-    return str(out / (f"{{000000..{last:06d}}}.tar" if last else "000000.tar"))
+    return numbered(out, len(starts))
 
 
 def _find_images(images: Path) -> list[Path]:

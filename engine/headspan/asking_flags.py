@@ -9,11 +9,11 @@ from typing import TextIO
 
 from headspan.errors import SettingsError
 from headspan.llm.asking import Asker
-from headspan.llm.cache import AnswerCache, Question
-from headspan.llm.endpoint import OPENAI_URL, Endpoint
+from headspan.llm.cache import ANSWER_TOKENS, AnswerCache, Question
+from headspan.llm.endpoint import OPENAI_URL, PARALLEL, TIMEOUT_SECONDS, Endpoint
 
 # Each with its default, which the command line leaves out, so that a flag without a model is noticed.
-_DEFAULTS = {"parallel": 4, "timeout": 120.0, "answer_tokens": 256}
+_DEFAULTS = {"parallel": PARALLEL, "timeout": TIMEOUT_SECONDS, "answer_tokens": ANSWER_TOKENS}
 _FLAGS = ("base_url", "api_key", *_DEFAULTS, "max_calls", "max_tokens", "cache", "price", "dry_run")
 
 
@@ -23,9 +23,9 @@ def add_asking_flags(command: argparse.ArgumentParser) -> None:
     flags = command.add_argument_group("language models", "any endpoint with OpenAI's chat completions")
     flags.add_argument("--base-url", help=f"the endpoint (default: OPENAI_BASE_URL, else {OPENAI_URL})")
     flags.add_argument("--api-key", help="its key (default: OPENAI_API_KEY, which no list of processes shows)")
-    flags.add_argument("--parallel", type=int, help="requests at a time (default: 4)")
-    flags.add_argument("--timeout", type=float, help="seconds that a reply may take (default: 120)")
-    flags.add_argument("--answer-tokens", type=int, help="tokens that an answer may have (default: 256)")
+    flags.add_argument("--parallel", type=int, help=f"requests at a time (default: {PARALLEL})")
+    flags.add_argument("--timeout", type=float, help=f"seconds that a reply may take (default: {TIMEOUT_SECONDS:g})")
+    flags.add_argument("--answer-tokens", type=int, help=f"tokens that an answer may have (default: {ANSWER_TOKENS})")
     flags.add_argument("--max-calls", type=int, help="calls that this command may make (default: printed beforehand)")
     flags.add_argument("--max-tokens", type=int, help="tokens that it may use, both ways (default: printed beforehand)")
     flags.add_argument("--cache", help="folder of kept answers (default: headspan/answers in the user's cache folder)")

@@ -50,10 +50,10 @@ def _votes(flags: argparse.Namespace, progress: Listener) -> int:
     labels, votes = found.labels, found.votes
     spans = read_spans(store, labels.run)
     chosen = _head_of(flags.head, found) if flags.head else None
-    said = {(record["layer"], record["head"]): record for record in read_records(store, "labels", labels.run, "label")}
+    said = {(record["layer"], record["head"]): record for record in read_records(store, "labels", labels.run)}
     voted = {
         (record["judge"], record["layer"], record["head"], record["text"]): record
-        for record in read_records(store, "ccs", labels.run, "ccs")
+        for record in read_records(store, "ccs", labels.run)
     }
     print(f"labels by {labels.source}\nvotes by {votes.source}")
     for kept, layer in enumerate(labels.layers):

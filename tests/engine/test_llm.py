@@ -20,10 +20,10 @@ from headspan.llm.budget import Budget, BudgetSpentError
 from headspan.llm.cache import AnswerCache, Question, default_folder
 from headspan.llm.endpoint import OPENAI_URL, Endpoint, Patience
 from headspan.llm.failures import retry_after_seconds
-from headspan.llm.forms import Form, NotAsAskedError, one_field, read_field
+from headspan.llm.forms import Form, NotAsAskedError, object_of, read_field
 from tests.engine.chat_server import KEY, ChatServer, Handler, chat_server
 
-FORM = Form("label", one_field("label", {"type": "string"}), lambda text: read_field(text, "label"))
+FORM = Form("label", object_of(label={"type": "string"}), lambda text: read_field(text, "label"))
 IMPATIENT = Patience(attempts=4, first_wait_seconds=0.01, longest_retry_after_seconds=2.0)
 Mishap = Callable[[Handler], None]
 
@@ -407,7 +407,7 @@ def test_a_kept_answer_that_is_no_longer_taken_is_asked_for_again(chat: ChatServ
 
 
 def test_model_prompt_form_and_temperature_tell_answers_apart(chat: ChatServer, tmp_path: Path) -> None:
-    other = Form("other", one_field("label", {"type": "string"}), FORM.read)
+    other = Form("other", object_of(label={"type": "string"}), FORM.read)
     different = [
         Question("m", "p", FORM),
         Question("n", "p", FORM),

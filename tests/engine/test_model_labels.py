@@ -83,7 +83,7 @@ def test_a_model_labels_every_head_that_has_texts(store: hs.Store, asker: Asker,
 
 def test_every_label_can_be_traced_to_its_answer(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     label_by_model(store, asker, "m")
-    records = read_records(store, "labels", "hand", "label")
+    records = read_records(store, "labels", "hand")
     assert [(record["layer"], record["head"], record["value"]) for record in records] == [
         (0, 0, "place"),
         (0, 1, "colours"),
@@ -169,7 +169,7 @@ def test_a_head_about_which_nothing_usable_is_said_has_no_label(
     )
     labels = label_by_model(store, asker, "m")
     assert labels.names[0] == (None, "colours", "placement")
-    (record, *_) = read_records(store, "labels", "hand", "label")
+    (record, *_) = read_records(store, "labels", "hand")
     assert record["complaint"] == "holds a label of 8 words where one word is asked for"
     assert len(record["replies"]) == 3
     assert dict(store.group["labels/hand"].attrs)["unanswered"] == 1
@@ -246,7 +246,7 @@ def test_a_judge_is_added_from_elsewhere_though_nothing_is_kept_of_the_first(
         assert {request["model"] for request in other.requests} == {"stern", "even"}
     assert found.votes.judges == ("kind", "stern", "even")
     assert (found.votes.cast[[0, 2]] == before.votes.cast).all()
-    records = read_records(store, "ccs", "hand", "ccs")
+    records = read_records(store, "ccs", "hand")
     texts = 21
     assert len(records) == 3 * texts
     assert {(record["judge"], record["endpoint"]) for record in records} == {

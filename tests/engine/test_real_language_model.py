@@ -80,7 +80,7 @@ def test_labels_and_votes_come_from_a_real_model(
     said = capsys.readouterr()
     print(said.out, said.err)
     assert f"by gemma at {url}, shown 5 labelled examples" in said.out
-    records = read_records(store, "labels", "real", "label")
+    records = read_records(store, "labels", "real")
     assert len(records) == 3
     labelled = [record for record in records if record["value"] is not None]
     assert labelled
@@ -93,7 +93,7 @@ def test_labels_and_votes_come_from_a_real_model(
     print(said.out, said.err)
     found = hs.read_scores(hs.open(toy_copy))
     assert set(found.votes.cast.ravel().tolist()) <= {NO_VOTE, 0, 1}
-    votes = read_records(store, "ccs", "real", "ccs")
+    votes = read_records(store, "ccs", "real")
     assert len(votes) == (found.votes.cast != NO_VOTE).sum() + missing_votes(found)["gemma"]
     # Again, and nothing but what was never answered is asked.
     assert main(["label", str(toy_copy), "--llm", "gemma", *asking, "--dry-run"]) == 0

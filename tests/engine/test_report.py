@@ -226,7 +226,7 @@ def test_the_table_holds_what_the_analyses_found(made: Path, page: str) -> None:
 def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, page: str) -> None:
     store = headspan.open(made / "maps.zarr")
     spans = headspan.read_spans(store)
-    vectors = results.load(store, "texts", "awkward", "")[0]["vectors"]
+    vectors = results.load(store, "texts", "awkward")[0]["vectors"]
     keys = store.samples()["key"].to_pylist()
     sections = re.findall(r'<section class="head">.*?</section>', page, re.DOTALL)
     assert len(sections) == 6

@@ -36,16 +36,6 @@ from headspan.world.factors import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZE
 from tests.engine.world_reader import complaints
 
 
-@pytest.fixture(scope="module")
-def train() -> list[Scene]:
-    return [scene(7, "train", index) for index in range(3000)]
-
-
-@pytest.fixture(scope="module")
-def held_out() -> list[Scene]:
-    return [scene(7, "held_out", index) for index in range(1000)]
-
-
 def test_a_scene_is_the_same_in_every_batch_and_every_process(train: list[Scene]) -> None:
     # 257 scenes: more than four chunks, the last with one scene.
     together = render(train[:257])

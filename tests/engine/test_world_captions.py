@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from importlib.resources import files
 
-import pytest
-
 from headspan.world import (
     FACTORS,
     Scene,
@@ -15,23 +13,12 @@ from headspan.world import (
     caption,
     focused_caption,
     prompts,
-    scene,
 )
 from headspan.world.factors import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, STYLES, TEXTURES
 from tests.engine.world_reader import SAID, complaints, factors_in, skeleton
 from tools.make_world_pool import as_tsv, make_pool
 
 POOL = files("headspan") / "pools" / "world.tsv"
-
-
-@pytest.fixture(scope="module")
-def train() -> list[Scene]:
-    return [scene(7, "train", index) for index in range(3000)]
-
-
-@pytest.fixture(scope="module")
-def held_out() -> list[Scene]:
-    return [scene(7, "held_out", index) for index in range(1000)]
 
 
 def test_captions_say_nothing_false(train: list[Scene], held_out: list[Scene]) -> None:

@@ -18,11 +18,6 @@ from headspan.world import (
 from headspan.world.factors import SHAPES
 
 
-@pytest.fixture(scope="module")
-def train() -> list[Scene]:
-    return [scene(7, "train", index) for index in range(3000)]
-
-
 def test_masks_number_the_objects_and_lie_on_their_centres(train: list[Scene]) -> None:
     chosen = train[:300]
     _, masks = render(chosen, masks=True)

@@ -34,9 +34,9 @@ def as_array(records: Sequence[Record]) -> results.Named:
     return np.frombuffer(json.dumps(list(records)).encode(), np.uint8), ("byte",)
 
 
-def read_records(store: Store, kind: str, run: str, made_by: str) -> list[Record]:
+def read_records(store: Store, kind: str, run: str) -> list[Record]:
     """The records of a run; empty where no language model was asked for it."""
-    return records_of(results.load(store, kind, run, made_by)[0], f"{store.path}/{kind}/{run}")
+    return records_of(results.load(store, kind, run)[0], f"{store.path}/{kind}/{run}")
 
 
 def records_of(arrays: Mapping[str, np.ndarray], where: str) -> list[Record]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from headspan.analyse import results
-from headspan.analyse.labels import LABELLED_TEXTS, Labels, first_texts, read_labels
+from headspan.analyse.labels import LABELLED_TEXTS, Labels, read_labels
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.errors import SettingsError, StoreError
 from headspan.store.reader import Store
@@ -107,8 +107,7 @@ class ConceptConsistency:
     @property
     def association(self) -> float:
         """Mean over labelled heads of the share of their texts that are consistent; NaN without any. UNSOURCED."""
-        labelled = np.array([[name is not None for name in row] for row in self.labels.names])
-        known = labelled & (self.votes.texts > 0)
+        known = self.labels.labelled & (self.votes.texts > 0)
         return float((self.scores[known] / self.votes.texts[known]).mean()) if known.any() else float("nan")
 
     @property
@@ -158,8 +157,7 @@ def concept_consistency(store: Store, run: str | None = None) -> ConceptConsiste
     spans = read_spans(store, labels.run)
     texts = text_counts(spans)
     exists = np.arange(LABELLED_TEXTS) < texts[..., None]
-    labelled = np.array([[name is not None for name in row] for row in labels.names])[..., None]
-    cast = np.where(exists & labelled, labels.consistent.astype(np.int8), np.int8(NO_VOTE))
+    cast = np.where(exists & labels.labelled[..., None], labels.consistent.astype(np.int8), np.int8(NO_VOTE))
     found = ConceptConsistency(labels, Votes((labels.source,), cast[None], texts))
     save_scores(store, found)
     return found
@@ -167,13 +165,7 @@ def concept_consistency(store: Store, run: str | None = None) -> ConceptConsiste
 
 def text_counts(spans: HeadSpans) -> Int[np.ndarray, "layer head"]:
     """How many of the first five texts each head has."""
-    return np.array(
-        [
-            [len(first_texts(spans, kept, head)) for head in range(spans.indices.shape[1])]
-            for kept in range(len(spans.layers))
-        ],
-        np.int8,
-    )
+    return (spans.indices[..., :LABELLED_TEXTS] >= 0).sum(axis=2).astype(np.int8)
 
 
 def save_scores(
@@ -210,8 +202,8 @@ def save_scores(
 
 def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
     """The stored scores of a run, or of the only one there is."""
-    run = results.only_run(store, "ccs", run, "headspan ccs")
-    arrays, settings = results.load(store, "ccs", run, "headspan ccs")
+    run = results.only_run(store, "ccs", run)
+    arrays, settings = results.load(store, "ccs", run)
     if "votes" not in arrays:
         raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs again")
     return ConceptConsistency(

@@ -107,12 +107,16 @@ def check_ground_truth(
     classes = embed_classes(store, "world-prompts", {factor: prompts(factor) for factor in FACTORS}, listen)
     truths = {factor: [value_of(each, factor) for each in scenes] for factor in FACTORS}
     concepts = _heads_by_concept(found)
+    every = _all_heads(store)
+    alike = similarities(store, every, mean_contributions(store, every))
     checked = GroundTruth(
         run=run,
         zero_shot=_zero_shot(store.embedding, classes, truths),
         high_heads=_high_heads(found),
         high_heads_at_random=_high_heads(read_scores(at_random, run)) if at_random else None,
-        neighbours=tuple(_neighbours(store, concept, heads, truths[FACTOR_OF[concept]]) for concept, heads in concepts),
+        neighbours=tuple(
+            _neighbours(store, concept, heads, truths[FACTOR_OF[concept]], alike) for concept, heads in concepts
+        ),
         maps=_maps(store, scenes, listen),
         ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts),
     )
@@ -124,7 +128,7 @@ def read_ground_truth(store: Store, run: str) -> GroundTruth | None:
     """The stored answers of a CCS run; None where the questions were not asked."""
     if run not in results.runs(store, "truth"):
         return None
-    kept = results.load_settings(store, "truth", run, "headspan demo")["answers"]
+    kept = results.load_settings(store, "truth", run)["answers"]
     return GroundTruth(
         run=kept["run"],
         zero_shot={factor: Accuracy(**each) for factor, each in kept["zero_shot"].items()},
@@ -191,26 +195,37 @@ def _zero_shot(
     return {factor: accuracy(classes[factor].name(embeddings), truths[factor]) for factor in classes}
 
 
-def _neighbours(store: Store, concept: str, heads: tuple[Head, ...], truths: Sequence[str | None]) -> NeighbourCheck:
-    """Queries and candidates are the images that have a value of the factor."""
+def _all_heads(store: Store) -> list[Head]:
+    return [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+
+
+def _neighbours(
+    store: Store,
+    concept: str,
+    heads: tuple[Head, ...],
+    truths: Sequence[str | None],
+    alike: Float32[np.ndarray, "image image"],
+) -> NeighbourCheck:
+    """Queries and candidates are the images that have a value of the factor; `alike` is what all heads say of all."""
     having = np.flatnonzero([truth is not None for truth in truths])
     values = np.array([truth for truth in truths if truth is not None])
     same = values[:, None] == values
     np.fill_diagonal(same, False)
-    every = tuple((layer, head) for layer in store.layers for head in range(store.heads_per_layer))
+    through_heads = similarities(store, heads, mean_contributions(store, heads)[having])[:, having]
     return NeighbourCheck(
         concept,
         heads,
-        _precision(store, heads, having, same),
-        _precision(store, every, having, same),
+        _precision(through_heads, same),
+        _precision(alike[np.ix_(having, having)], same),
         float(same.sum() / (same.size - len(same))),
         len(having),
     )
 
 
-def _precision(store: Store, heads: Sequence[Head], having: np.ndarray, same: Bool[np.ndarray, "image image"]) -> float:
-    scores = similarities(store, heads, mean_contributions(store, heads)[having])[:, having]
-    np.fill_diagonal(scores, -np.inf)
+def _precision(scores: Float32[np.ndarray, "image image"], same: Bool[np.ndarray, "image image"]) -> float:
+    """Precision@10 of the images' scores for one another."""
+    # No image is its own neighbour.
+    scores = np.where(np.eye(len(scores), dtype=bool), -np.inf, scores)
     nearest = np.argpartition(-scores, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]
     return float(np.take_along_axis(same, nearest, axis=1).mean())
 
@@ -225,7 +240,7 @@ def _maps(store: Store, scenes: Sequence[Scene], listen: Listener) -> MapCheck:
     classes = embed_classes(store, "world-things", {"thing": {text: [text] for text in texts.values()}}, listen)
     vectors = classes["thing"].vectors
     order = {thing: at for at, thing in enumerate(texts)}
-    every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    every = _all_heads(store)
     chosen = [image for image, each in enumerate(scenes) if each.repeated][:_MAPPED_IMAGES]
     masks = render([scenes[image] for image in chosen], masks=True)[1] > 0
     measured = []

@@ -19,8 +19,8 @@ from headspan.analyse.labels import LABELLED_TEXTS, Labels, check_texts, first_t
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.errors import LanguageModelError, SettingsError, StoreError
 from headspan.llm.asking import Asker
-from headspan.llm.cache import Question
-from headspan.llm.forms import Form, NotAsAskedError, bare, one_field, read_field
+from headspan.llm.cache import ANSWER_TOKENS, Question
+from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
@@ -41,7 +41,7 @@ def _read(answer: str) -> int:
     return int(value)
 
 
-VOTE = Form("vote", one_field("associated", {"type": "integer", "enum": [0, 1]}), _read)
+VOTE = Form("vote", object_of(associated={"type": "integer", "enum": [0, 1]}), _read)
 
 
 def vote_prompt(label: str, text: str) -> str:
@@ -53,7 +53,9 @@ def vote_prompt(label: str, text: str) -> str:
     )
 
 
-def vote_questions(spans: HeadSpans, labels: Labels, judge: str, answer_tokens: int = 256) -> dict[Place, Question]:
+def vote_questions(
+    spans: HeadSpans, labels: Labels, judge: str, answer_tokens: int = ANSWER_TOKENS
+) -> dict[Place, Question]:
     """A question for every text of every labelled head."""
     questions = {}
     for kept, names in enumerate(labels.names):
@@ -65,7 +67,7 @@ def vote_questions(spans: HeadSpans, labels: Labels, judge: str, answer_tokens: 
 
 
 def all_vote_questions(
-    store: Store, judges: Sequence[str], run: str | None = None, answer_tokens: int = 256
+    store: Store, judges: Sequence[str], run: str | None = None, answer_tokens: int = ANSWER_TOKENS
 ) -> dict[str, dict[Place, Question]]:
     """What `judge_heads` asks each judge. SettingsError where a judge is named twice."""
     twice = sorted({judge for judge in judges if judges.count(judge) > 1})
@@ -85,7 +87,7 @@ def judge_heads(
     judges: Sequence[str],
     run: str | None = None,
     add: bool = False,
-    answer_tokens: int = 256,
+    answer_tokens: int = ANSWER_TOKENS,
     listen: Listener = ignore,
 ) -> ConceptConsistency:
     """Let every judge vote on every labelled head's texts; scores, votes and raw answers are kept as `ccs/<run>`.
@@ -125,8 +127,7 @@ def judge_heads(
 
 def missing_votes(found: ConceptConsistency) -> dict[str, int]:
     """For each judge, the texts of labelled heads that it has no vote on."""
-    labelled = np.array([[name is not None for name in row] for row in found.labels.names])
-    wanted = int(found.votes.texts[labelled].sum())
+    wanted = int(found.votes.texts[found.labels.labelled].sum())
     return {
         judge: wanted - int((cast != NO_VOTE).sum())
         for judge, cast in zip(found.votes.judges, found.votes.cast, strict=True)
@@ -149,7 +150,7 @@ def _stored(store: Store, run: str, judges: Sequence[str]) -> tuple[dict[str, np
     if run not in results.runs(store, "ccs"):
         return {}, []
     votes = read_scores(store, run).votes
-    arrays, _ = results.load(store, "ccs", run, "headspan ccs")
+    arrays, _ = results.load(store, "ccs", run)
     records = records_of(arrays, f"{store.path}/ccs/{run}")
     return (
         {judge: cast for judge, cast in zip(votes.judges, votes.cast, strict=True) if judge not in judges},

@@ -53,6 +53,11 @@ class Labels:
         one = merge_labels(name for row in self.names for name in row)
         return tuple(tuple(name and one[name] for name in row) for row in self.names)
 
+    @property
+    def labelled(self) -> Bool[np.ndarray, "layer head"]:
+        """Whether each head has a label."""
+        return np.array([[name is not None for name in row] for row in self.names])
+
     def name(self, layer: int, head: int) -> str | None:
         """The label of one head."""
         return self.names[self.layers.index(layer)][head]
@@ -117,8 +122,8 @@ def label_with(spans: HeadSpans, labeller: Labeller, judge: Judge, source: str) 
 
 def read_labels(store: Store, run: str | None = None) -> Labels:
     """The stored labels of a run, or of the only one there is."""
-    run = results.only_run(store, "labels", run, "headspan label")
-    arrays, settings = results.load(store, "labels", run, "headspan label")
+    run = results.only_run(store, "labels", run)
+    arrays, settings = results.load(store, "labels", run)
     names = tuple(tuple(row) for row in settings["labels"])
     free = bool(settings.get("free", False))
     return Labels(run, settings["source"], tuple(settings["layers"]), names, arrays.get("consistent"), free)

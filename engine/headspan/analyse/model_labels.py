@@ -16,8 +16,8 @@ from headspan.analyse.labels import Labels, check_texts, first_texts, save_label
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.errors import LanguageModelError
 from headspan.llm.asking import Asker
-from headspan.llm.cache import Question
-from headspan.llm.forms import Form, NotAsAskedError, bare, one_field, read_field
+from headspan.llm.cache import ANSWER_TOKENS, Question
+from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
@@ -51,7 +51,7 @@ def _read(text: str) -> str:
     return clean_label(read_field(text, "label"))
 
 
-LABEL = Form("label", one_field("label", {"type": "string"}), _read)
+LABEL = Form("label", object_of(label={"type": "string"}), _read)
 
 
 def label_prompt(texts: Sequence[str], examples: Sequence[Example]) -> str:
@@ -74,7 +74,7 @@ def _quoted(texts: Sequence[str]) -> str:
 
 
 def label_questions(
-    spans: HeadSpans, model: str, examples: Sequence[Example], answer_tokens: int = 256
+    spans: HeadSpans, model: str, examples: Sequence[Example], answer_tokens: int = ANSWER_TOKENS
 ) -> dict[tuple[int, int], Question]:
     """A question for every head that has texts, by the layer's place and head."""
     check_texts(spans)
@@ -93,7 +93,7 @@ def label_by_model(
     model: str,
     run: str | None = None,
     examples: Sequence[Example] = (),
-    answer_tokens: int = 256,
+    answer_tokens: int = ANSWER_TOKENS,
     listen: Listener = ignore,
 ) -> Labels:
     """Let `model` label every head of a TEXTSPAN run, and keep labels and raw answers as `labels/<run>`.

@@ -51,9 +51,7 @@ def write_pool(
                 f"{request.model} writes no list as asked: its answer {answers[0].complaint}; name another --llm, or "
                 f"ask for fewer texts at once with --per-call ({before} texts are kept in {path})"
             )
-        draft.add(
-            [[reply["content"] for reply in answer.replies][-1] for answer in answers if answer.value is not None]
-        )
+        draft.add(answer.replies[-1]["content"] for answer in answers if answer.value is not None)
         draft.save(count)
         listen(Progress("pool", min(count, len(draft.texts)), count, f"{draft.repeated:,} repeated"))
         idle = idle + 1 if len(draft.texts) == before else 0

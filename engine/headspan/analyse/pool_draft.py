@@ -10,7 +10,7 @@ from typing import Any
 
 from headspan.analyse.merging import merge_labels
 from headspan.analyse.pool_request import PoolRequest, Text, text_key
-from headspan.analyse.texts import ANSWERS_SUFFIX
+from headspan.analyse.texts import answers_path
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.llm.cache import Question
 from headspan.store.files import write_atomically
@@ -65,21 +65,17 @@ class Draft:
     @property
     def answers_path(self) -> Path:
         """Where the raw answers are kept."""
-        return self.path.with_name(self.path.name + ANSWERS_SUFFIX)
+        return answers_path(self.path)
 
     def next_round(self, count: int, parallel: int) -> list[Question]:
         """The lists to ask for side by side."""
-        lists = -(-max(0, count - len(self.texts)) // self.request.texts_per_call)
         avoid = [text for text, _ in self.texts[-_AVOIDED:]]
-        first = len(self.lists)
-        return [self.request.question(first + number, avoid) for number in range(min(parallel, lists))]
+        return [self.request.question(number, avoid) for number in self._lists_left(count)[:parallel]]
 
     def expected(self, count: int, parallel: int) -> list[Question]:
         """As many questions as `count` texts take at least: the next round's, and others as long as theirs will be."""
-        lists = -(-max(0, count - len(self.texts)) // self.request.texts_per_call)
-        first = len(self.lists)
         avoid = ["x" * _USUAL_TEXT] * _AVOIDED
-        later = [self.request.question(first + number, avoid) for number in range(min(lists, parallel), lists)]
+        later = [self.request.question(number, avoid) for number in self._lists_left(count)[parallel:]]
         return self.next_round(count, parallel) + later
 
     def add(self, lists: Iterable[str]) -> None:
@@ -107,6 +103,11 @@ class Draft:
         write_atomically(self.answers_path, [json.dumps(kept, ensure_ascii=False).encode()])
         write_atomically(self.path, [content])
         self._digests = digests
+
+    def _lists_left(self, count: int) -> range:
+        """The numbers of the lists that `count` texts take at least, counting from 0."""
+        first = len(self.lists)
+        return range(first, first + -(-max(0, count - len(self.texts)) // self.request.texts_per_call))
 
     def _about(self) -> dict[str, Any]:
         request = self.request

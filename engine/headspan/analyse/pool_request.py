@@ -11,7 +11,7 @@ from typing import Any
 from headspan.analyse.model_labels import clean_label
 from headspan.errors import SettingsError
 from headspan.llm.cache import Question
-from headspan.llm.forms import Form, NotAsAskedError, one_field, read_field
+from headspan.llm.forms import Form, NotAsAskedError, object_of, read_field
 
 _LONGEST_TEXT = 300
 _TOKENS_PER_TEXT = 60
@@ -108,11 +108,7 @@ def _some(texts: Iterable[tuple[str | None, str | None]]) -> list[Text]:
     return usable
 
 
-_PAIR = {
-    "type": "object",
-    "properties": {"text": {"type": "string"}, "concept": {"type": "string"}},
-    "required": ["text", "concept"],
-    "additionalProperties": False,
-}
-TEXTS = Form("texts", one_field("texts", {"type": "array", "items": {"type": "string"}}), _read_texts)
-PAIRS = Form("texts_with_concepts", one_field("texts", {"type": "array", "items": _PAIR}), _read_pairs)
+_WORDS: dict[str, Any] = {"type": "string"}
+_PAIR = object_of(text=_WORDS, concept=_WORDS)
+TEXTS = Form("texts", object_of(texts={"type": "array", "items": _WORDS}), _read_texts)
+PAIRS = Form("texts_with_concepts", object_of(texts={"type": "array", "items": _PAIR}), _read_pairs)

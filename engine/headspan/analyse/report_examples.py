@@ -49,7 +49,7 @@ def find_examples(
 ) -> tuple[list[HeadExamples], dict[int, str]]:
     """The best heads with their best images, and the reasons why images are missing, by row."""
     has_maps = "patches" in store.attributes["emit"]
-    vectors = results.load(store, "texts", spans.pool.name, "headspan textspan")[0]["vectors"]
+    vectors = results.load(store, "texts", spans.pool.name)[0]["vectors"]
     ranked = sorted(
         (head for head in heads if head.texts),
         key=lambda head: (-head.score, -head.explained_first, head.layer, head.head),

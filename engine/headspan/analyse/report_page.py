@@ -18,7 +18,7 @@ from string import Template
 
 from headspan.analyse.ground_truth import GroundTruth
 from headspan.analyse.labels import LABELLED_TEXTS
-from headspan.analyse.report_truth import render_truth
+from headspan.analyse.report_truth import percent, render_truth
 from headspan.records import BadImage
 
 # Of images that were set aside, and of characters of one text: beyond, the page would be long, not better.
@@ -141,7 +141,7 @@ def _bars(content: Content) -> str:
     return "".join(
         f'<li><span class="chip c{score}">{score}</span>'
         f'<span class="bar"><i class="c{score}" style="width:{100 * share / largest:.1f}%"></i></span>'
-        f"<b>{share * len(content.heads):.0f}</b><small>{_percent(share)}</small></li>"
+        f"<b>{share * len(content.heads):.0f}</b><small>{percent(share)}</small></li>"
         for score, share in reversed(list(enumerate(content.at_k)))
     )
 
@@ -198,7 +198,7 @@ def _row(head: DescribedHead) -> str:
 
 def _share_cell(share: float, name: str) -> str:
     value = -1.0 if math.isnan(share) else share
-    return f'<td class="share {name}" data-value="{value:.6f}">{_percent(share)}</td>'
+    return f'<td class="share {name}" data-value="{value:.6f}">{percent(share)}</td>'
 
 
 def _remarks(content: Content) -> str:
@@ -242,10 +242,6 @@ def _figure(example: Example) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.2g}".replace("-", "−")
-
-
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.1f}\u202f%"
 
 
 def _text(text: str, length: int = _TEXT_LENGTH) -> str:

@@ -5,6 +5,7 @@ Every number stands beside what it must be held against: chance, all heads, the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from headspan.analyse.ground_truth import FACTOR_OF, GroundTruth
@@ -29,8 +30,8 @@ def _zero_shot(truth: GroundTruth) -> str:
             _said(factor),
             f'<span class="against"><i style="width:{100 * each.share:.1f}%"></i>'
             f'<b style="left:{100 * each.chance:.1f}%"></b></span>',
-            _percent(each.share),
-            _percent(each.chance),
+            percent(each.share),
+            percent(each.chance),
             f"{each.images:,}",
         )
         for factor, each in truth.zero_shot.items()
@@ -44,23 +45,13 @@ def _zero_shot(truth: GroundTruth) -> str:
 
 
 def _high_heads(truth: GroundTruth) -> str:
-    random = truth.high_heads_at_random
-    concepts = [concept for concept in FACTOR_OF if concept in truth.high_heads or concept in (random or {})]
+    counts = (truth.high_heads, truth.high_heads_at_random)
     rows = [
-        (
-            concept,
-            f"{truth.high_heads.get(concept, 0)}",
-            "–" if random is None else f"{random.get(concept, 0)}",
-        )
-        for concept in concepts
+        (concept, *("–" if heads is None else f"{heads.get(concept, 0)}" for heads in counts))
+        for concept in FACTOR_OF
+        if any(concept in heads for heads in counts if heads is not None)
     ]
-    rows.append(
-        (
-            "<b>in all</b>",
-            f"{sum(truth.high_heads.values())}",
-            "–" if random is None else f"{sum(random.values())}",
-        )
-    )
+    rows.append(("<b>in all</b>", *("–" if heads is None else f"{sum(heads.values())}" for heads in counts)))
     return _block(
         "Concepts with heads of their own",
         "Heads whose first five texts all tell one concept (CCS 5), and as many with random weights.",
@@ -74,9 +65,9 @@ def _neighbours(truth: GroundTruth) -> str:
         (
             each.concept,
             f"{len(each.heads)}",
-            _percent(each.through_heads),
-            _percent(each.through_all),
-            _percent(each.chance),
+            percent(each.through_heads),
+            percent(each.through_all),
+            percent(each.chance),
         )
         for each in truth.neighbours
     )
@@ -92,9 +83,9 @@ def _neighbours(truth: GroundTruth) -> str:
 def _maps(truth: GroundTruth) -> str:
     maps = truth.maps
     rows = (
-        ("of its positive mass, inside the objects", _percent(maps.mass_inside)),
-        ("average precision of its pixels", _percent(maps.average_precision)),
-        ("the objects’ share of the image", _percent(maps.area)),
+        ("of its positive mass, inside the objects", percent(maps.mass_inside)),
+        ("average precision of its pixels", percent(maps.average_precision)),
+        ("the objects’ share of the image", percent(maps.area)),
     )
     return _block(
         "Where the evidence lies",
@@ -140,8 +131,9 @@ def _said(factor: str) -> str:
     return factor.replace("_", " ")
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\u202f%"
+def percent(share: float) -> str:
+    """A share, to a tenth of a percent; a dash where it is not defined."""
+    return "–" if math.isnan(share) else f"{100 * share:.1f}\u202f%"
 
 
 def _points(share: float) -> str:

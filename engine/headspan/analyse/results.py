@@ -20,6 +20,13 @@ _MADE_FROM = {
     "ccs": ("truth",),
     "truth": (),
 }
+_COMMANDS = {
+    "texts": "headspan textspan",
+    "textspan": "headspan textspan",
+    "labels": "headspan label",
+    "ccs": "headspan ccs",
+    "truth": "headspan demo",
+}
 # An array with the names of its axes.
 Named = tuple[np.ndarray, tuple[str, ...]]
 
@@ -55,21 +62,23 @@ def check_run(run: str) -> None:
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
-def load(store: Store, kind: str, run: str, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and settings of a run. StoreError where it is not there, naming the command that makes it."""
-    node = _open(store, kind, run, made_by)
+    node = _open(store, kind, run)
     return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
 
 
-def load_settings(store: Store, kind: str, run: str, made_by: str) -> dict[str, Any]:
+def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
     """The settings of a run alone, without reading its arrays; StoreError as in `load`."""
-    return dict(_open(store, kind, run, made_by).attrs)
+    return dict(_open(store, kind, run).attrs)
 
 
-def _open(store: Store, kind: str, run: str, made_by: str) -> zarr.Group:
+def _open(store: Store, kind: str, run: str) -> zarr.Group:
     node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
     if not isinstance(node, zarr.Group) or not node.attrs:
-        raise StoreError(f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {made_by}")
+        raise StoreError(
+            f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {_COMMANDS[kind]}"
+        )
     return node
 
 
@@ -79,13 +88,13 @@ def runs(store: Store, kind: str) -> list[str]:
     return sorted(name for name, group in node.groups() if group.attrs) if isinstance(node, zarr.Group) else []
 
 
-def only_run(store: Store, kind: str, run: str | None, made_by: str) -> str:
+def only_run(store: Store, kind: str, run: str | None) -> str:
     """`run`, or the one run of that kind there is. StoreError where there is none or a choice."""
     if run is not None:
         return run
     found = runs(store, kind)
     if len(found) != 1:
-        todo = f"run {made_by}" if not found else "name one with --run"
+        todo = f"run {_COMMANDS[kind]}" if not found else "name one with --run"
         raise StoreError(f"{store.path}: has {_listed(found)} as {kind} runs; {todo}")
     return found[0]
 

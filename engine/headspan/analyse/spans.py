@@ -119,8 +119,8 @@ def span_store(
 
 def read_spans(store: Store, run: str | None = None) -> HeadSpans:
     """The stored texts of a run, or of the only one there is."""
-    run = results.only_run(store, "textspan", run, "headspan textspan")
-    arrays, settings = results.load(store, "textspan", run, "headspan textspan")
+    run = results.only_run(store, "textspan", run)
+    arrays, settings = results.load(store, "textspan", run)
     pool = stored_pool(store, settings["pool"])
     if pool.sha256 != settings["pool_sha256"]:
         raise StoreError(

@@ -22,9 +22,6 @@ from headspan.errors import ModelError, TextsError
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
-# What the file of a language model's answers is called, after the pool that was made from them.
-ANSWERS_SUFFIX = ".answers.json"
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -88,10 +85,15 @@ def _parse(name: str, lines: Sequence[str], source: str) -> Pool:
     return Pool(name, tuple(row[0] for row in cells), tuple(row[1] for row in cells))
 
 
+def answers_path(pool: Path) -> Path:
+    """The file beside a pool that holds the language model's answers that it was made from."""
+    return pool.with_name(f"{pool.name}.answers.json")
+
+
 def _author(path: Path, content: bytes) -> str | None:
     """Who wrote the pool, as the file of answers beside it says."""
     try:
-        beside = json.loads(path.with_name(path.name + ANSWERS_SUFFIX).read_bytes())
+        beside = json.loads(answers_path(path).read_bytes())
         changed = "" if hashlib.sha256(content).hexdigest() in beside["sha256"] else ", changed since"
         return f"{beside['about']['model']}{changed}"
     # No such file, or one of something else.
@@ -106,7 +108,7 @@ def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32
     """
     name = stored_name(store, pool)
     if name in results.runs(store, "texts"):
-        return results.load(store, "texts", name, "headspan textspan")[0]["vectors"]
+        return results.load(store, "texts", name)[0]["vectors"]
     # Only here is the model needed, and with it torch.
     from headspan.model.load import load_model
     from headspan.model.text import encode_texts
@@ -138,12 +140,12 @@ def stored_name(store: Store, pool: Pool) -> str:
     """The name of `pool` in the store: its own, or, where another pool has that, with its checksum."""
     if pool.name not in results.runs(store, "texts"):
         return pool.name
-    settings = results.load_settings(store, "texts", pool.name, "headspan textspan")
+    settings = results.load_settings(store, "texts", pool.name)
     return pool.name if settings["pool_sha256"] == pool.sha256 else f"{pool.name}-{pool.sha256[:8]}"
 
 
 def stored_pool(store: Store, name: str) -> Pool:
     """The pool `name` as the store keeps it."""
-    settings = results.load_settings(store, "texts", name, "headspan textspan")
+    settings = results.load_settings(store, "texts", name)
     concepts = settings["concepts"]
     return Pool(name, tuple(settings["texts"]), tuple(concepts) if concepts else None, settings.get("author"))

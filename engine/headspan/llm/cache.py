@@ -19,6 +19,9 @@ from headspan.errors import LanguageModelError, StoreError
 from headspan.llm.forms import Form
 from headspan.store.files import make_folder, write_atomically
 
+# Tokens that an answer may have where nothing else is said.
+ANSWER_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -29,7 +32,7 @@ class Question:
     form: Form
     temperature: float = 0.0
     # Tokens that the answer may have, thoughts included.
-    answer_tokens: int = 256
+    answer_tokens: int = ANSWER_TOKENS
 
     @property
     def sha256(self) -> str:

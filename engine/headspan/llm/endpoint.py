@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from headspan.errors import LanguageModelError, SettingsError
 
 OPENAI_URL = "https://api.openai.com/v1"
+# How long a reply may take and how many requests are under way at a time, where nothing else is said.
+TIMEOUT_SECONDS, PARALLEL = 120.0, 4
 # The openai client wants some key even where an endpoint of one's own wants none.
 NO_KEY = "none"
 # Shorter keys are dummies ("ollama", "EMPTY"), and words that answers may hold.
@@ -37,8 +39,8 @@ class Endpoint:
 
     base_url: str = OPENAI_URL
     api_key: str = field(default="", repr=False)
-    timeout_seconds: float = 120.0
-    parallel: int = 4
+    timeout_seconds: float = TIMEOUT_SECONDS
+    parallel: int = PARALLEL
     patience: Patience = Patience()
 
     def __post_init__(self) -> None:
@@ -66,7 +68,11 @@ class Endpoint:
 
     @classmethod
     def from_environment(
-        cls, base_url: str | None = None, api_key: str | None = None, timeout_seconds: float = 120.0, parallel: int = 4
+        cls,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        parallel: int = PARALLEL,
     ) -> Endpoint:
         """What is given, else `OPENAI_BASE_URL` and `OPENAI_API_KEY`, else OpenAI itself."""
         return cls(

@@ -27,9 +27,9 @@ class Form:
     read: Callable[[str], Any]
 
 
-def one_field(name: str, content: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an object with one field, in the subset that structured outputs take."""
-    return {"type": "object", "properties": {name: content}, "required": [name], "additionalProperties": False}
+def object_of(**fields: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object with these fields, in the subset that structured outputs take."""
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
 def read_field(text: str, name: str) -> Any:

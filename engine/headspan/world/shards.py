@@ -62,7 +62,12 @@ def write_world_shards(
                     listen(Progress("shards", min(first + _BATCH, end), images))
     except OSError as error:
         raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another directory") from error
-    last = len(starts) - 1
+    return numbered(folder, len(starts))
+
+
+def numbered(folder: Path, shards: int) -> str:
+    """The pattern that names so many shards of `folder`: 000000.tar and so on."""
+    last = shards - 1
     return str(folder / (f"{{000000..{last:06d}}}.tar" if last else "000000.tar"))
 
 
