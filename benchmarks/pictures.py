@@ -1,8 +1,8 @@
 """JPEG shards for benchmarks: photo-like pictures, or noise, which is the largest a JPEG can be.
 
 A photo-like picture is a sum of smooth random fields, fine ones a little weaker than coarse ones, as in photographs. At
-500 × 375 its JPEG takes some 60 kB, and a pixel correlates with the next by 0.98; real ones of that size and quality lie
-at 40 to 110 kB and 0.82 to 0.98.
+500 × 375 its JPEG takes some 60 kB, and a pixel correlates with the next by 0.98; real ones of that size and quality
+lie at 40 to 110 kB and 0.82 to 0.98.
 """
 
 from __future__ import annotations
