@@ -51,9 +51,10 @@ def alternate(works: Mapping[str, Callable[[], object]], repeats: int = 7, warmu
 
     A round runs every one of them, every other round backwards, so that what else the machine does meets all alike.
     """
-    times: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warmup, repeats):
-        for name in reversed(works) if number % 2 else works:
+        for name in names[::-1] if number % 2 else names:
             began = time.perf_counter()
             works[name]()
             if number >= 0:

@@ -99,7 +99,7 @@ def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_i
     random = np.random.default_rng(0)
     first, second = (pictures.photo_like(random, 500, 375) for _ in range(2))
     assert first != second
-    assert 20_000 < len(first) < 150_000
+    assert 40_000 < len(first) < 110_000
     with Image.open(io.BytesIO(first)) as image:
         assert image.size == (500, 375)
         neighbours = np.asarray(image.convert("L"), np.float64)

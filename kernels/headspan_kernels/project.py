@@ -21,9 +21,6 @@ from torch import Tensor
 
 from headspan_kernels.attention import padded
 
-# Output columns a program.
-BLOCK_OUT = 64
-
 
 def head_project(
     mixes: Float[Tensor, "batch head token head_dim"],
@@ -51,17 +48,19 @@ def text_maps(
     return out
 
 
-def cut_for(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Rows (tokens of images) a program, and its warps: as many as keep the operands in registers."""
-    return 32 if dtype == torch.float32 else 64, 4 if head_dim <= 64 else 8
+def cut_for(head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Rows (tokens of images) and output columns a program, and its warps: what keeps the operands in registers."""
+    if dtype == torch.float32:
+        return (32, 64, 8) if head_dim <= 64 else (16, 32, 4)
+    return 64, 64, 4 if head_dim <= 64 else 8
 
 
 def _launch(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor, out: Tensor, summed: bool) -> None:
     batch, heads, tokens, head_dim = mixes.shape
     columns = directions.shape[2]
     directions = directions.contiguous()
-    rows, warps = cut_for(head_dim, directions.dtype)
-    grid = triton.cdiv(batch * tokens, rows) * triton.cdiv(columns, BLOCK_OUT) * (1 if summed else heads)
+    rows, out_columns, warps = cut_for(head_dim, directions.dtype)
+    grid = triton.cdiv(batch * tokens, rows) * triton.cdiv(columns, out_columns) * (1 if summed else heads)
     if not grid:
         return
     with torch.cuda.device_of(mixes):
@@ -72,7 +71,7 @@ def _launch(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor, ou
             SHARES=shares.shape[1],
             PADDED=padded(head_dim),
             BLOCK_ROWS=rows,
-            BLOCK_OUT=BLOCK_OUT,
+            BLOCK_OUT=out_columns,
             SUMMED=summed,
             num_warps=warps,
             num_stages=2,
