@@ -48,6 +48,7 @@ def run(toy: bool) -> dict[str, Any]:
             write_shards(folder / f"shards-{count}", encoded, count)
             found.append(_peak(folder, count))
     peaks, projected = zip(*found, strict=True)
+    kept_to = [peak <= most for peak, most in found if most is not None]
     return {
         "images": images,
         "peak_bytes": peaks[0],
@@ -55,7 +56,7 @@ def run(toy: bool) -> dict[str, Any]:
         "growth": round(peaks[1] / peaks[0], 3),
         "projected_bytes": projected[0],
         "projected_bytes_at_10_times": projected[1],
-        "within_projected": None if None in projected else all(peak <= most for peak, most in found),
+        "within_projected": all(kept_to) if len(kept_to) == len(found) else None,
     }
 
 

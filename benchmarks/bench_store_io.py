@@ -82,7 +82,7 @@ def _write(folder: Path, size: Dimensions, emit: tuple[str, ...], random: np.ran
                     file.flush()
                     os.fsync(file.fileno())
 
-        works = {"store": through_the_store, "plain": plainly}
+        works: dict[str, Callable[[], None]] = {"store": through_the_store, "plain": plainly}
         for name in works if unit.index % 2 else reversed(works):
             began = time.perf_counter()
             works[name]()

@@ -58,7 +58,7 @@ def unit_batches(
     for first in range(unit.first_row, end, BATCH):
         rows = np.arange(first, min(first + BATCH, end))
         kept = (len(rows), len(size.layers), size.heads)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "embedding": random.standard_normal((len(rows), size.joint), dtype=np.float32),
             "norm": random.uniform(1, 2, (len(rows), 3)).astype(np.float32),
             "heads": random.standard_normal((*kept, size.head_dim), dtype=np.float32).astype(np.float16),

@@ -98,7 +98,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
             scenes = self._grouped(number)
         streams = [Stream(seed, each.index, _CAPTIONS) for each in scenes]
         focused = int(number >= self._recipe.focused_from)
-        factors = _HARD_FACTORS if number >= self._recipe.hard_from else FACTORS
+        factors: tuple[str, ...] = _HARD_FACTORS if number >= self._recipe.hard_from else FACTORS
         if number >= self._recipe.texture_from:
             factors = _HARDEST_FACTORS
         pairs = list(zip(scenes, streams, strict=True))

@@ -25,7 +25,9 @@ def tower_of(visual: VisionTransformer) -> Tower:
     kernel = as_float(visual.conv1.weight)
     projection = as_float(visual.proj)
     return Tower(
-        stem=(Convolution(kernel.flatten(1), None, tuple(kernel.shape[2:]), tuple(visual.conv1.stride), None),),
+        stem=(
+            Convolution(kernel.flatten(1), None, (kernel.shape[2], kernel.shape[3]), tuple(visual.conv1.stride), None),
+        ),
         prefix=as_float(visual.class_embedding)[None],
         positions=as_float(visual.positional_embedding),
         rotary=None,
