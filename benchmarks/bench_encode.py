@@ -31,7 +31,7 @@ MARKS = {
 EMISSION_MARKS = {"heads": 1.02, "patches": 1.06}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Images a batch, and rounds.
-_RUNS = {"ViT-B-32": (16, 9), "ViT-B-16": (16, 5), "ViT-L-14": (4, 5)}
+_RUNS = {"ViT-B-32": (16, 7), "ViT-B-16": (16, 4), "ViT-L-14": (4, 4)}
 
 
 def run(toy: bool) -> dict[str, Any]:
