@@ -13,7 +13,8 @@ import pytest
 import headspan as hs
 from headspan.analyse.neighbours import similarities
 from headspan.errors import StoreError
-from headspan.store import half, mapped
+from headspan.store import half
+from headspan.store.mapped import MappedRows, UnmappableError
 from tests import tolerances
 from tests.conftest import ToyRun, zarr_array
 from tests.engine.test_shard_writer import random_values, spec_of, write_all
@@ -41,19 +42,19 @@ def test_one_place_of_the_first_axes_is_read_over_all_rows_or_in_one(tmp_path: P
     write_all(tmp_path, SPEC, values)
     for index in ((), (2,), (0, 3), (1, 2, 5)):
         place = (slice(None), *index)
-        assert (mapped.read(tmp_path, SPEC, index) == values[place]).all()
+        assert (MappedRows(tmp_path, SPEC).read(index) == values[place]).all()
         for row in (0, 7, 8, 12):
-            assert (mapped.read_row(tmp_path, SPEC, row, index) == values[(row, *index)]).all()
+            assert (MappedRows(tmp_path, SPEC).row(row, index) == values[(row, *index)]).all()
 
 
 def test_a_missing_shard_reads_as_nan(tmp_path: Path) -> None:
     values = random_values(SPEC.shape, SPEC.dtype)
     write_all(tmp_path, SPEC, values)
     (tmp_path / SPEC.file(8)).unlink()
-    found = mapped.read(tmp_path, SPEC)
+    found = MappedRows(tmp_path, SPEC).read()
     assert (found[:8] == values[:8]).all()
     assert np.isnan(found[8:]).all()
-    assert np.isnan(mapped.read_row(tmp_path, SPEC, 9)).all()
+    assert np.isnan(MappedRows(tmp_path, SPEC).row(9)).all()
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,8 @@ def test_a_shard_that_is_cut_off_or_has_a_damaged_index_is_not_mapped(
     write_all(tmp_path, SPEC, random_values(SPEC.shape, SPEC.dtype))
     path = tmp_path / SPEC.file(8)
     path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(mapped.UnmappableError):
-        mapped.read(tmp_path, SPEC)
+    with pytest.raises(UnmappableError):
+        MappedRows(tmp_path, SPEC).read()
 
 
 def test_a_store_reads_what_zarr_reads(toy_run: ToyRun) -> None:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import StoreError
-from headspan.store import mapped
 from headspan.store.files import checksum, write_atomically
+from headspan.store.mapped import MappedRows
 from headspan.store.schema import ArraySpec, create_array, whole_array
 from headspan.store.shard_writer import ShardBuffer, write_array
 from tests.conftest import zarr_array
@@ -54,6 +54,10 @@ def by_tensorstore(root: Path, spec: ArraySpec) -> np.ndarray:
     return np.asarray(ts.open({"driver": "zarr3", "kvstore": kvstore}, open=True).result().read().result())
 
 
+def by_mapping(root: Path, spec: ArraySpec) -> np.ndarray:
+    return MappedRows(root, spec).read()
+
+
 Reader = Callable[[Path, ArraySpec], np.ndarray]
 READERS = pytest.mark.parametrize("read", [by_zarr, by_tensorstore])
 # Rows are no multiple of chunks or of shards; chunks reach beyond the array; tails of no axis and of many.
@@ -70,7 +74,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("read", [by_zarr, by_tensorstore, mapped.read])
+@pytest.mark.parametrize("read", [by_zarr, by_tensorstore, by_mapping])
 @pytest.mark.parametrize(("shape", "shard", "chunk", "dtype"), SHAPES)
 def test_shards_are_read_back_byte_for_byte(
     shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...], dtype: str, read: Reader, tmp_path: Path

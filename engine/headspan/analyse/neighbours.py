@@ -60,27 +60,30 @@ def similarities(
 
 def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
     """The mean of one image's contributions through `heads`."""
-    return _mean(store, heads, slice(image, image + 1))[0]
+    heads = _distinct(store, heads)
+    total = np.zeros(store.joint, np.float32)
+    for layer, head in heads:
+        own = store.image_coordinates(image, layer, head)
+        total += head_coordinates(own, store.norm[image], normalised=True) @ store.head_directions(layer, head)
+    return total / len(heads)
 
 
 def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarray, "images joint"]:
     """The mean of every image's contributions through `heads`: queries for `similarities`."""
-    return _mean(store, heads, slice(None))
-
-
-def _mean(store: Store, heads: Sequence[Head], images: slice) -> Float32[np.ndarray, "images joint"]:
     heads = _distinct(store, heads)
-    norm = store.norm[images]
-    total = np.zeros((len(norm), store.joint), np.float32)
+    total = np.zeros((store.images, store.joint), np.float32)
     for layer, head in heads:
-        coordinates = head_coordinates(store.head_coordinates(layer, head)[images], norm, normalised=True)
-        total += coordinates @ store.head_directions(layer, head)
+        total += store.heads(layer, head)
     return total / len(heads)
 
 
 def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:
-    # NaN, of images that failed, sorts last.
-    best = np.argsort(-scores, kind="stable")[:count]
+    # NaN, of images that failed, is no neighbour; of equal scores, the first images are.
+    known = np.where(np.isfinite(scores), scores, -np.inf)
+    candidates = np.arange(len(known))
+    if count < len(known):
+        candidates = np.flatnonzero(known >= np.partition(known, -count)[-count]) if count > 0 else candidates[:0]
+    best = candidates[np.argsort(-known[candidates], kind="stable")][:count]
     best = best[np.isfinite(scores[best])]
     return Neighbours(best, scores[best])
 

@@ -29,10 +29,9 @@ from headspan.emit.shares import (
 )
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.records import BadImage, Sample, Shard, Unit
-from headspan.store import mapped
 from headspan.store.commits import Commits, Files, UnitRecord
 from headspan.store.half import convert, to_float32
-from headspan.store.mapped import UnmappableError, shard_view
+from headspan.store.mapped import MappedRows, UnmappableError
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.samples import read_notes, read_shards, read_table, read_unit
 from headspan.store.schema import ArraySpec, dimensions, open_group, row_arrays
@@ -60,6 +59,7 @@ class Store:
         self._committed = np.zeros(self._size.images, bool)
         for record in self.records:
             self._committed[record.first_row : record.first_row + record.rows] = True
+        self._mapped: dict[str, MappedRows] = {}
         self._rows = np.arange(self._size.images) if keep_failed else self._good_rows()
 
     def __repr__(self) -> str:
@@ -160,6 +160,12 @@ class Store:
         kept = self.kept(layer, head)
         return to_float32(self._read("heads", kept, head))
 
+    def image_coordinates(self, image: int, layer: int, head: int) -> Float32[np.ndarray, " head_dim"]:
+        """One head's own coordinates of the image of that index."""
+        kept, row = self.kept(layer, head), self._row_of(image)
+        values = to_float32(self._row("heads", row, kept, head))
+        return values if self._committed[row] else np.full_like(values, np.nan)
+
     def head_products(
         self, layer: int, head: int, matrix: Float32[np.ndarray, "head_dim column"]
     ) -> Float32[np.ndarray, "images column"]:
@@ -168,7 +174,7 @@ class Store:
         products = np.empty((spec.shape[0], matrix.shape[1]), np.float32)
 
         def multiply(first_row: int) -> None:
-            shard = shard_view(self.path, spec, first_row, (kept, head))
+            shard = self._maps("heads").shard(first_row, (kept, head))
             chunk_rows = spec.chunk[0]
             together = max(1, _ROWS_AT_ONCE // chunk_rows)
             wide = np.empty((together, chunk_rows, self.head_dim), np.float32)
@@ -207,9 +213,7 @@ class Store:
 
     def patch_coordinates(self, image: int, layer: int) -> Float32[np.ndarray, "token head head_dim"]:
         """`α v` of every source token and head of one layer, for the image of that index."""
-        if not -self.images <= image < self.images:
-            raise SettingsError(f"{self.path}: image {image} of {self.images}; count from 0 to {self.images - 1}")
-        kept, row = self.kept(layer), int(self._rows[image])
+        kept, row = self.kept(layer), self._row_of(image)
         patches = to_float32(self._row("patches", row, kept).transpose(1, 0, 2))
         return patches if self._committed[row] else np.full_like(patches, np.nan)
 
@@ -327,7 +331,7 @@ class Store:
     def _read(self, name: str, *index: int) -> np.ndarray:
         self._array(name)
         try:
-            values = mapped.read(self.path, self.row_specs[name], index)
+            values = self._maps(name).read(index)
         except UnmappableError:
             values = self._values(name, slice(None), *index)
         return self._shown(values)
@@ -340,10 +344,20 @@ class Store:
             values[~self._committed] = np.nan
         return values
 
+    def _row_of(self, image: int) -> int:
+        if not -self.images <= image < self.images:
+            raise SettingsError(f"{self.path}: image {image} of {self.images}; count from 0 to {self.images - 1}")
+        return int(self._rows[image])
+
+    def _maps(self, name: str) -> MappedRows:
+        if name not in self._mapped:
+            self._mapped[name] = MappedRows(self.path, self.row_specs[name])
+        return self._mapped[name]
+
     def _row(self, name: str, row: int, *index: int) -> np.ndarray:
         self._array(name)
         try:
-            return mapped.read_row(self.path, self.row_specs[name], row, index)
+            return self._maps(name).row(row, index)
         except UnmappableError:
             return self._values(name, row, *index)
 
