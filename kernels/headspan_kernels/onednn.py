@@ -49,6 +49,9 @@ _FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "t
 _DTYPES = (torch.float32, torch.bfloat16)
 # Scores of the images that are mixed together; a few megabytes stay in the cache.
 _SCORES_BYTES = 8 << 20
+# Rows for which weights are laid out, whatever the first call has: blocks decide the order of sums, and the bytes of a
+# run must not depend on the batch that it was resumed with.
+_ROWS = 1024
 
 _laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -70,7 +73,7 @@ def linear(
         return reference.linear(x, weight, bias, activation)
     packed = _laid_out.get(weight)
     if packed is None:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), x.numel() // x.shape[-1])
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
         _laid_out[weight] = packed
     fused = _FUSED.get(activation)
     name, algorithm = fused or _FUSED[None]

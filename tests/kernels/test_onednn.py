@@ -107,3 +107,13 @@ def test_a_cpus_tower_runs_these_ops_and_is_the_references(pool: Any, monkeypatc
     wanted = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
     for name in ("state", "std", "heads", "patches", "terms"):
         assert relative_error(getattr(found, name), getattr(wanted, name)) < tolerances.FLOAT32_SUM
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_map_gives_does_not_depend_on_the_rows_that_it_saw_first(dtype: torch.dtype) -> None:
+    weight, bias, x = draw(96, 80, dtype=dtype), draw(96, dtype=dtype), draw(50, 80, dtype=dtype)
+    wanted = onednn.linear(x, weight, bias)
+    for rows in (1, 3, 700):
+        again = weight.clone()
+        onednn.linear(draw(rows, 80, dtype=dtype), again, bias)
+        assert torch.equal(onednn.linear(x, again, bias), wanted)

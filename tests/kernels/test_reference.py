@@ -139,14 +139,14 @@ def test_a_bias_is_added_to_the_scores_of_every_head(batch: int, tokens: int, he
     pooling /= pooling.sum()
     for with_patches in (False, True):
         for rows in (None, pooling):
-            mixed, emitted = reference.attention_emit(qkv, heads, rows, with_patches, bias)
+            mixed, emitted = reference.attention_emit(qkv, heads, rows, with_patches, bias=bias)
             share = np.eye(tokens)[0] if rows is None else rows[0].double().numpy()
             assert relative_error(mixed, wanted) < tolerances.FLOAT32_SUM
             assert relative_error(emitted.heads, np.einsum("n,bhnmk->bhk", share, taken)) < tolerances.FLOAT32_SUM
             if emitted.patches is not None:
                 pooled = np.einsum("n,bhnmk->bhmk", share, taken)
                 assert relative_error(emitted.patches, pooled) < tolerances.FLOAT32_SUM
-        alone, _ = reference.pooled_attention(qkv[:, 0, :width], qkv[..., width:], heads, with_patches, bias[:, 0])
+        alone, _ = reference.pooled_attention(qkv[:, 0, :width], qkv[..., width:], heads, with_patches, bias=bias[:, 0])
         assert relative_error(alone, wanted[:, 0]) < tolerances.FLOAT32_SUM
 
 
