@@ -119,7 +119,7 @@ def _read_heads(folder: Path, rounds: int) -> dict[str, Any]:
 def _read_patches(folder: Path, random: np.random.Generator, rounds: int) -> dict[str, Any]:
     """Single images' patches of all layers, in random order."""
     store = hs.open(folder / "run.zarr")
-    images = random.permutation(store.images)[:256].tolist()
+    images = random.permutation(store.images)[:64].tolist()
     # A plain file has an image's numbers side by side, as they are wanted.
     shape = (len(store.layers), store.heads_per_layer, store.tokens, store.head_dim)
     row_bytes = int(np.prod(shape)) * 2
