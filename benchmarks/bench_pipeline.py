@@ -21,7 +21,7 @@ import torch
 from benchmarks.measure import alternate, benchmark, median
 from benchmarks.pictures import photo_like, write_shards
 from headspan.config import PrecomputeSettings
-from headspan.decode import decode
+from headspan.decode import decode, renderer
 from headspan.model.encoder import prepare
 from headspan.pipeline import precompute
 from headspan.plan import list_samples
@@ -66,6 +66,7 @@ def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]
                 on_bad=bad.append,
                 workers=settings.workers,
                 in_flight_bytes=settings.in_flight_bytes // 2,
+                to_pixels=renderer(settings.decode),
             )
         )
 
