@@ -49,6 +49,8 @@ _FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "t
 _DTYPES = (torch.float32, torch.bfloat16)
 # Scores of the images that are mixed together; a few megabytes stay in the cache.
 _SCORES_BYTES = 8 << 20
+# `α v` of the images that are written together, as float32.
+_NUMBERS_BYTES = 1 << 20
 # Rows for which weights are laid out, whatever the first call has: blocks decide the order of sums, and the bytes of a
 # run must not depend on the batch that it was resumed with.
 _ROWS = 1024
@@ -90,29 +92,44 @@ def attention_emit(
     bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """As `reference.attention_emit`; scores of bf16 are bf16, but for those that become `α v`."""
-    if qkv.dtype != torch.bfloat16 or pooling is not None or bias is not None:
+    if qkv.dtype not in _DTYPES or pooling is not None or bias is not None:
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
+    if qkv.dtype == torch.float32:
+        mixed, (emitted, patches) = reference.attention_emit(qkv, heads, None, False)
+    else:
+        mixed, patches = _mixed(qkv, heads), None
+        emitted = mixed[:, 0].unflatten(-1, (heads, -1)).float()
+    if with_patches:
+        patches = patches_out
+        if patches is None:
+            patches = torch.empty(len(qkv), heads, qkv.shape[1], emitted.shape[2])
+        _write_patches(qkv, heads, emitted, patches)
+        # Of one kind: what the class token takes on is the sum of what is emitted.
+        mixed[:, 0] = emitted.flatten(1).to(mixed.dtype)
+    return mixed, Emitted(emitted, patches)
+
+
+def _mixed(qkv: Tensor, heads: int) -> Tensor:
+    """`[batch, token, width]`: every row's mix, by as many images at once as their scores fit a cache."""
     batch, tokens, columns = qkv.shape
     query, key, value = reference.split_heads(qkv, 3, heads)
     head_dim = query.shape[-1]
-    scale = head_dim**-0.5
     mixed = torch.empty(batch, tokens, heads, head_dim, dtype=qkv.dtype)
-    emitted = torch.empty(batch, heads, head_dim)
-    patches = patches_out
-    if with_patches and patches is None:
-        patches = torch.empty(batch, heads, tokens, head_dim)
     together = max(1, _SCORES_BYTES // (heads * tokens * tokens * qkv.itemsize))
     for first in range(0, batch, together):
         images = slice(first, first + together)
-        q, k, v = query[images], key[images], value[images]
-        weights = torch.softmax((q * scale) @ k.transpose(-1, -2), dim=-1)
-        mixed[images].transpose(1, 2).copy_(weights @ v)
-        if patches is not None:
-            own = reference.softmax_weights(q[:, :, :1], k, None)[:, :, 0, :, None] * v
-            patches[images] = own
-            # Of one kind: what the class token takes on is the sum of what is emitted.
-            emitted[images] = own.sum(dim=2)
-            mixed[images, 0] = emitted[images].to(qkv.dtype)
-    if patches is None:
-        emitted = mixed[:, 0].float()
-    return mixed.view(batch, tokens, columns // 3), Emitted(emitted, patches)
+        weights = torch.softmax((query[images] * head_dim**-0.5) @ key[images].transpose(-1, -2), dim=-1)
+        mixed[images].transpose(1, 2).copy_(weights @ value[images])
+    return mixed.view(batch, tokens, columns // 3)
+
+
+def _write_patches(qkv: Tensor, heads: int, emitted: Tensor, patches: Tensor) -> None:
+    """Row 0's `α v` and its sum over tokens, float32 until it is stored, by as many images at once as fit a cache."""
+    query, key, value = reference.split_heads(qkv, 3, heads)
+    together = max(1, _NUMBERS_BYTES // (qkv[0].numel() // 3 * 4))
+    for first in range(0, len(qkv), together):
+        images = slice(first, first + together)
+        weights = reference.softmax_weights(query[images, :, :1], key[images], None)[:, :, 0, :, None]
+        own = weights * value[images]
+        torch.sum(own, dim=2, out=emitted[images])
+        patches[images] = own

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from headspan.config import PrecomputeSettings, parse_layers
 from headspan.errors import SettingsError
+from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel, load_model
 from headspan.model.tower import PooledRow, Tower, normalise
@@ -67,6 +68,8 @@ class Encoder:
 def prepare(settings: PrecomputeSettings) -> Encoder:
     """Load the model that the settings name and put its tower where they say."""
     device = _device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     kept = torch.get_float32_matmul_precision()
     if device.type == "cuda" and settings.precision == "fp32" and kept != "highest":
         raise SettingsError(
