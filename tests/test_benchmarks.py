@@ -154,7 +154,8 @@ def test_a_store_of_the_last_layers_of_vit_l_14_takes_at_most_12_kb_an_image() -
 
 def test_memory_of_precompute_does_not_grow_with_the_number_of_images() -> None:
     # What waits between stages fills up within the first few hundred images of camera size.
-    assert bench_memory.run(toy=True)["growth"] < 1.1
+    # The peak itself wanders by a tenth; 2,304 images' pixels would be a third of it.
+    assert bench_memory.run(toy=True)["growth"] < 1.2
 
 
 def test_the_readmes_table_is_made_from_the_recorded_lines() -> None:
