@@ -26,13 +26,18 @@ def to_float32(values: Float16[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*s
     return wide
 
 
-def convert(values: Float16[np.ndarray, "*shape"], out: Float32[np.ndarray, "*shape"]) -> None:
-    """Write a few numbers, whose last axis is contiguous, to `out` as float32."""
+def convert(values: Float16[np.ndarray, "*shape"], out: Float32[np.ndarray, "*shape"], finite: bool = False) -> None:
+    """Write a few numbers, whose last axis is contiguous, to `out` as float32.
+
+    Where the caller says that they are `finite`, infinity and NaN come out as numbers.
+    """
     bits, moved = values.view(np.int16), out.view(np.int32)
     np.copyto(moved, bits)
     np.left_shift(moved, 13, out=moved)
     np.bitwise_and(moved, _KEPT, out=moved)
     np.multiply(out, _SCALE, out=out)
+    if finite:
+        return
     endless = (bits & _EXPONENT) == _EXPONENT
     if endless.any():
         out[endless] = values[endless].astype(np.float32)

@@ -32,12 +32,12 @@ class MappedRows:
 
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         self._root = root
-        self._spec = spec
+        self.spec = spec
         self._chunks = lru_cache(_MAPS)(self._map)
 
     def read(self, index: Sequence[int] = ()) -> np.ndarray:
         """All rows, copied, at one place of each of the first axes behind them. Raises UnmappableError."""
-        spec = self._spec
+        spec = self.spec
         values = np.empty((spec.shape[0], *spec.shape[1 + len(index) :]), spec.dtype)
         for first_row in range(0, spec.shape[0], spec.shard[0]):
             shard = self.shard(first_row, index)
@@ -49,7 +49,7 @@ class MappedRows:
 
     def row(self, row: int, index: Sequence[int] = ()) -> np.ndarray:
         """One row, copied. Raises UnmappableError."""
-        spec = self._spec
+        spec = self.spec
         first_row = row // spec.shard[0] * spec.shard[0]
         chunk, inside = divmod(row - first_row, spec.chunk[0])
         return self.shard(first_row, index)[chunk, inside].reshape(spec.shape[1 + len(index) :]).copy()
@@ -62,9 +62,9 @@ class MappedRows:
         """
         # [row chunk, chunk along each axis …, row in chunk, place in chunk along each axis …]
         chunks = self._chunks(first_row)
-        left = len(self._spec.shape) - 1
+        left = len(self.spec.shape) - 1
         for axis, place in enumerate(index):
-            chunk, inside = divmod(place, self._spec.chunk[1 + axis])
+            chunk, inside = divmod(place, self.spec.chunk[1 + axis])
             # The axis of chunks is the first that is left, its counterpart in the chunk the first behind the rows.
             chunks = chunks[:, chunk][(slice(None),) * (left + 1) + (inside,)]
             left -= 1
@@ -72,7 +72,7 @@ class MappedRows:
         return chunks.transpose(order)
 
     def _map(self, first_row: int) -> np.ndarray:
-        spec = self._spec
+        spec = self.spec
         grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
         rows = min(spec.shard[0], spec.shape[0] - first_row)
         shape = (math.ceil(rows / spec.chunk[0]), *grid[1:], *spec.chunk)

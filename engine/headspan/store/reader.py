@@ -170,18 +170,20 @@ class Store:
         self, layer: int, head: int, matrix: Float32[np.ndarray, "head_dim column"]
     ) -> Float32[np.ndarray, "images column"]:
         """One head's own coordinates times `matrix`, chunk by chunk on all cores: nothing else is ever in memory."""
-        kept, spec = self.kept(layer, head), self.row_specs["heads"]
+        kept, maps = self.kept(layer, head), self._maps("heads")
+        spec = maps.spec
         products = np.empty((spec.shape[0], matrix.shape[1]), np.float32)
 
         def multiply(first_row: int) -> None:
-            shard = self._maps("heads").shard(first_row, (kept, head))
+            shard = maps.shard(first_row, (kept, head))
             chunk_rows = spec.chunk[0]
             together = max(1, _ROWS_AT_ONCE // chunk_rows)
             wide = np.empty((together, chunk_rows, self.head_dim), np.float32)
             for chunk in range(0, len(shard), together):
                 # [row chunk, row in chunk, head_dim]
                 part = shard[chunk : chunk + together, :, 0]
-                convert(part, wide[: len(part)])
+                # What is NaN is so by its norm too.
+                convert(part, wide[: len(part)], finite=True)
                 into = products[first_row + chunk * chunk_rows : first_row + spec.shard[0]][: len(part) * chunk_rows]
                 np.matmul(wide[: len(part)].reshape(-1, self.head_dim)[: len(into)], matrix, out=into)
 
@@ -329,7 +331,6 @@ class Store:
         return array
 
     def _read(self, name: str, *index: int) -> np.ndarray:
-        self._array(name)
         try:
             values = self._maps(name).read(index)
         except UnmappableError:
@@ -351,11 +352,12 @@ class Store:
 
     def _maps(self, name: str) -> MappedRows:
         if name not in self._mapped:
+            # Refused where it is not stored.
+            self._array(name)
             self._mapped[name] = MappedRows(self.path, self.row_specs[name])
         return self._mapped[name]
 
     def _row(self, name: str, row: int, *index: int) -> np.ndarray:
-        self._array(name)
         try:
             return self._maps(name).row(row, index)
         except UnmappableError:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,9 @@ class UnitWriter:
         """Place the numbers of images at `rows` (ascending), and mark them as good."""
         values = {**arrays, "ok": np.ones(len(rows), np.uint8)}
         for name, spec in self._store.specs.items():
-            for row, value in zip(rows.tolist(), values[name], strict=True):
-                self._buffer(spec, row).put(row, value[None])
+            for start, end in _runs(rows, spec.shard[0]):
+                row = int(rows[start])
+                self._buffer(spec, row).put(row, values[name][start:end])
         self._images += len(rows)
 
     def commit(
@@ -228,6 +230,13 @@ class UnitWriter:
             file, size, checksum = self._staging.result()
             self._files[file] = (size, checksum)
             self._staging = None
+
+
+def _runs(rows: np.ndarray, shard_rows: int) -> list[tuple[int, int]]:
+    """Where runs of consecutive rows of one shard begin and end in `rows`."""
+    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(rows // shard_rows) != 0)) + 1
+    edges = [0, *breaks.tolist(), len(rows)]
+    return list(pairwise(edges)) if len(rows) else []
 
 
 def _settings(attributes: dict[str, Any]) -> dict[str, Any]:
