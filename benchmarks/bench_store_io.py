@@ -22,6 +22,7 @@ import headspan as hs
 from benchmarks.measure import alternate, benchmark, ratio
 from benchmarks.models import MODELS, TOY, store_size
 from benchmarks.random_store import add_moments, planned_store, unit_batches, zero_moments
+from headspan.model.allocator import keep_freed_memory
 from headspan.records import Unit
 from headspan.store.schema import Dimensions, image_bytes
 from headspan.store.writer import StoreWriter
@@ -32,6 +33,8 @@ WRITE_MARK, READ_MARK = 0.85, 0.8
 
 def run(toy: bool) -> dict[str, Any]:
     """Rates of writing and reading over those of plain files, for a store with patches and for one of heads."""
+    # As a run does.
+    keep_freed_memory()
     model = TOY if toy else MODELS["ViT-B-32"]
     layers = 2 if toy else 4
     # Half a gigabyte of patches; units as on a CPU and, for heads, as on a GPU.

@@ -68,8 +68,8 @@ class Encoder:
 def prepare(settings: PrecomputeSettings) -> Encoder:
     """Load the model that the settings name and put its tower where they say."""
     device = _device(settings.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    # Of activations on a CPU, and of the shards being filled in any case.
+    keep_freed_memory()
     kept = torch.get_float32_matmul_precision()
     if device.type == "cuda" and settings.precision == "fp32" and kept != "highest":
         raise SettingsError(
