@@ -95,17 +95,19 @@ def attention_emit(
     if qkv.dtype not in _DTYPES or pooling is not None or bias is not None:
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
     if qkv.dtype == torch.float32:
-        mixed, (emitted, patches) = reference.attention_emit(qkv, heads, None, False)
+        mixed, _ = reference.attention_emit(qkv, heads, None, False)
     else:
-        mixed, patches = _mixed(qkv, heads), None
-        emitted = mixed[:, 0].unflatten(-1, (heads, -1)).float()
-    if with_patches:
-        patches = patches_out
-        if patches is None:
-            patches = torch.empty(len(qkv), heads, qkv.shape[1], emitted.shape[2])
-        _write_patches(qkv, heads, emitted, patches)
-        # Of one kind: what the class token takes on is the sum of what is emitted.
-        mixed[:, 0] = emitted.flatten(1).to(mixed.dtype)
+        mixed = _mixed(qkv, heads)
+    # A copy: a view of one row would keep all rows in memory.
+    emitted = mixed[:, 0].unflatten(-1, (heads, -1)).to(torch.float32, copy=True)
+    if not with_patches:
+        return mixed, Emitted(emitted, None)
+    patches = patches_out
+    if patches is None:
+        patches = torch.empty(len(qkv), heads, qkv.shape[1], emitted.shape[2])
+    _write_patches(qkv, heads, emitted, patches)
+    # Of one kind: what the class token takes on is the sum of what is emitted.
+    mixed[:, 0] = emitted.flatten(1)
     return mixed, Emitted(emitted, patches)
 
 

@@ -60,26 +60,29 @@ def test_what_was_laid_out_goes_with_its_weight() -> None:
     assert len(onednn._laid_out) == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_patches", [False, True])
-@pytest.mark.parametrize("scores_bytes", [1, 8 << 20])
+@pytest.mark.parametrize("bytes_together", [1, 8 << 20])
 @pytest.mark.parametrize(("batch", "tokens", "heads", "size"), [(1, 1, 1, 1), (3, 7, 3, 4), (2, 65, 2, 16)])
-def test_bf16_attention_is_what_the_loops_say(
+def test_attention_is_what_the_loops_say(
     batch: int,
     tokens: int,
     heads: int,
     size: int,
-    scores_bytes: int,
+    bytes_together: int,
     with_patches: bool,
+    dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onednn, "_SCORES_BYTES", scores_bytes)
-    qkv = draw(batch, tokens, 3 * heads * size, dtype=torch.bfloat16)
+    monkeypatch.setattr(onednn, "_SCORES_BYTES", bytes_together)
+    monkeypatch.setattr(onednn, "_NUMBERS_BYTES", bytes_together)
+    qkv = draw(batch, tokens, 3 * heads * size, dtype=dtype)
     out = torch.full((batch, heads, tokens, size), torch.nan, dtype=torch.float16) if with_patches else None
     mixed, emitted = onednn.attention_emit(qkv, heads, None, with_patches, out)
     assert mixed.shape == (batch, tokens, heads * size)
     taken, wanted = every_row(qkv, heads)
     # Scores, weights and sums are rounded to bf16.
-    tolerance = 3 * tolerances.BFLOAT16_ROUNDING
+    tolerance = 3 * tolerances.BFLOAT16_ROUNDING if dtype == torch.bfloat16 else tolerances.FLOAT32_SUM
     assert relative_error(mixed.float(), wanted) < tolerance
     assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
     if out is not None:
