@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bench_encode, gpu
+from benchmarks import bench_decode, bench_encode, gpu
 from benchmarks.bench_store_bytes import dense_bytes
 from benchmarks.gpu import Sizes
 from benchmarks.gpu_tower import flops
@@ -29,9 +29,6 @@ FORMS = (("heads", 4), ("heads", None), ("patches", 4), ("patches", None))
 
 # A mark, used until a GPU's line is recorded: 55 % of the 790 TFLOP/s in bf16 that matrix products reach on an H200.
 MARK_TFLOP_S = 0.55 * 790
-# Images a second and core, JPEGs of 500 × 375: PIL, and the faster decoder.
-DECODED_A_SECOND = {"exact": 277, "fast": 548}
-
 # Assumptions.
 CORES_A_GPU = 16
 GPU_HOUR_DOLLARS = 3.50
@@ -46,6 +43,12 @@ def tower_rate() -> tuple[float, str]:
         if question == gpu.TOWER:
             return float(line["tflop_s"]), f"measured on {device} with ViT-L/14, commit {line['commit']}"
     return MARK_TFLOP_S, "a mark (55 % of 790 TFLOP/s, bf16, an H200), not a measurement"
+
+
+def decoded_a_second() -> dict[str, float]:
+    """Images a second and core, JPEGs of 500 × 375, as last recorded."""
+    lines = [line for (question, _), line in sorted(latest_lines().items()) if question == bench_decode.QUESTION]
+    return {kind: lines[-1][f"{kind}_images_a_second"] for kind in ("exact", "fast")}
 
 
 def images_a_second(name: str) -> float:
@@ -63,7 +66,7 @@ def gpu_hours(name: str, images: int, decoding: str | None = None) -> float:
     """GPU-hours of the forward pass; with `decoding`, of a GPU whose own cores decode, which it may wait for."""
     rate = images_a_second(name)
     if decoding is not None:
-        rate = min(rate, CORES_A_GPU * DECODED_A_SECOND[decoding])
+        rate = min(rate, CORES_A_GPU * decoded_a_second()[decoding])
     return images / rate / 3600
 
 
@@ -75,11 +78,11 @@ def moments_bytes(size: Sizes, layers: int) -> int:
 
 def tables() -> str:
     """All tables, in Markdown."""
-    rate, source = tower_rate()
+    (rate, source), decoded = tower_rate(), decoded_a_second()
     return "\n\n".join(
         [
-            f"GPU rate: {rate:,.0f} TFLOP/s, {source}. Decoding: {DECODED_A_SECOND['fast']} images/s a core "
-            f"(`fast`), {DECODED_A_SECOND['exact']} (`exact`), measured. Assumed: {CORES_A_GPU} cores come with a GPU, "
+            f"GPU rate: {rate:,.0f} TFLOP/s, {source}. Decoding: {decoded['fast']:,.0f} images/s a core "
+            f"(`fast`), {decoded['exact']:,.0f} (`exact`), measured. Assumed: {CORES_A_GPU} cores come with a GPU, "
             f"together ${GPU_HOUR_DOLLARS:.2f} an hour; a core alone ${CORE_HOUR_DOLLARS:.2f} an hour; storage "
             f"${TB_MONTH_DOLLARS:.0f} a TB and month; {IMAGE_FILE_BYTES // 1000} kB an image file.",
             _rates(),
@@ -103,7 +106,7 @@ def _rates() -> str:
     rows = []
     for name in NAMES:
         size, rate = MODELS[name], images_a_second(name)
-        cores = (f"{rate / DECODED_A_SECOND[kind]:,.0f}" for kind in ("fast", "exact"))
+        cores = (f"{rate / decoded_a_second()[kind]:,.0f}" for kind in ("fast", "exact"))
         out = (f"{rate * stored_bytes(size, *form) / 1e6:,.0f}" for form in FORMS)
         rows.append(
             (
@@ -154,7 +157,7 @@ def _hours() -> str:
     for images in IMAGES:
         for name in NAMES:
             hours = gpu_hours(name, images)
-            cores = {kind: images / rate / 3600 for kind, rate in DECODED_A_SECOND.items()}
+            cores = {kind: images / rate / 3600 for kind, rate in decoded_a_second().items()}
             paid = [gpu_hours(name, images, kind) for kind in ("fast", "exact")]
             apart = hours * GPU_HOUR_DOLLARS
             # What the GPUs' own cores do not manage.

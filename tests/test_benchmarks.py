@@ -125,13 +125,16 @@ def test_the_plan_on_paper_is_what_its_arithmetic_gives() -> None:
     assert scale.with_tables(text) == text
 
 
+DECODED = {(bench_decode.QUESTION, "a core"): {"exact_images_a_second": 250.0, "fast_images_a_second": 700.0}}
+
+
 def test_the_plan_counts_gpu_hours_and_bytes_as_one_does_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "latest_lines", dict)
+    monkeypatch.setattr(scale, "latest_lines", lambda: DECODED)
     # 434.5 TFLOP/s over the 162 GFLOP of ViT-L/14 are 2,682 images/s.
     assert scale.images_a_second("ViT-L-14") == pytest.approx(2682, rel=0.01)
     assert scale.gpu_hours("ViT-L-14", 4 * 10**8) == pytest.approx(4e8 / 2682 / 3600, rel=0.01)
     # ViT-B/32 waits for its 16 cores, L/14 does not.
-    assert scale.gpu_hours("ViT-B-32", 10**6, "fast") == pytest.approx(1e6 / (16 * 548) / 3600)
+    assert scale.gpu_hours("ViT-B-32", 10**6, "fast") == pytest.approx(1e6 / (16 * 700) / 3600)
     assert scale.gpu_hours("ViT-L-14", 10**6, "fast") == scale.gpu_hours("ViT-L-14", 10**6)
     # Embedding, norm and ok; 4 layers of 16 heads of 64 numbers of 2 bytes; the same for 257 tokens.
     arrays, heads = 4 * 768 + 12 + 1, 2 * 4 * 16 * 64
@@ -142,7 +145,7 @@ def test_the_plan_counts_gpu_hours_and_bytes_as_one_does_by_hand(monkeypatch: py
 
 def test_the_plan_takes_a_gpus_measured_rate_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     line = {"tflop_s": 300.0, "commit": "abc1234"}
-    monkeypatch.setattr(scale, "latest_lines", lambda: {(gpu.TOWER, "h200"): line})
+    monkeypatch.setattr(scale, "latest_lines", lambda: {**DECODED, (gpu.TOWER, "h200"): line})
     assert scale.tower_rate() == (300.0, "measured on h200 with ViT-L/14, commit abc1234")
     assert "not a measurement" not in scale.tables()
 
