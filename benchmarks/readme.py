@@ -27,7 +27,7 @@ from benchmarks.measure import latest_lines
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of benchmarks -->"
 
-_MODULES = (
+MODULES = (
     bench_encode,
     bench_dense,
     bench_decode,
@@ -41,7 +41,7 @@ _MODULES = (
 )
 # The question's name, its command, and how its line reads: the number, and what it is held against.
 _ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], tuple[str, str]]], ...] = (
-    *((module.QUESTION, module.__name__.rpartition(".")[2], module.words) for module in _MODULES),
+    *((module.QUESTION, module.__name__.rpartition(".")[2], module.words) for module in MODULES),
     (gpu.TOWER, "gpu", gpu.tower_words),
     (gpu.OPS, "gpu", gpu.ops_words),
     (gpu.ACCURACY, "gpu", gpu.accuracy_words),

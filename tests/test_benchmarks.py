@@ -14,14 +14,8 @@ from PIL import Image
 from benchmarks import (
     bench_decode,
     bench_dense,
-    bench_encode,
-    bench_growth,
     bench_memory,
-    bench_neighbours,
-    bench_pipeline,
     bench_store_bytes,
-    bench_store_io,
-    bench_textspan,
     gpu,
     gpu_tower,
     models,
@@ -33,17 +27,8 @@ from benchmarks.measure import alternate, benchmark, ratio
 from headspan.model.convert import to_tower
 from tests.tolerances import FLOAT32_SUM, ORACLE_FLOAT32, relative_error
 
-MODULES = [
-    bench_decode,
-    bench_dense,
-    bench_encode,
-    bench_growth,
-    bench_neighbours,
-    bench_pipeline,
-    bench_store_bytes,
-    bench_store_io,
-    bench_textspan,
-]
+# Memory has a test of its own, which takes longest.
+MODULES = [module for module in readme.MODULES if module is not bench_memory]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

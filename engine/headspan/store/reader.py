@@ -162,9 +162,7 @@ class Store:
 
     def image_coordinates(self, image: int, layer: int, head: int) -> Float32[np.ndarray, " head_dim"]:
         """One head's own coordinates of the image of that index."""
-        kept, row = self.kept(layer, head), self._row_of(image)
-        values = to_float32(self._row("heads", row, kept, head))
-        return values if self._committed[row] else np.full_like(values, np.nan)
+        return to_float32(self._row("heads", image, self.kept(layer, head), head))
 
     def head_products(
         self, layer: int, head: int, matrix: Float32[np.ndarray, "head_dim column"]
@@ -215,9 +213,7 @@ class Store:
 
     def patch_coordinates(self, image: int, layer: int) -> Float32[np.ndarray, "token head head_dim"]:
         """`α v` of every source token and head of one layer, for the image of that index."""
-        kept, row = self.kept(layer), self._row_of(image)
-        patches = to_float32(self._row("patches", row, kept).transpose(1, 0, 2))
-        return patches if self._committed[row] else np.full_like(patches, np.nan)
+        return to_float32(self._row("patches", image, self.kept(layer)).transpose(1, 0, 2))
 
     def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
         """Contributions of the initial state (term 0) and of every layer's MLP; of the pooling's MLP alone where
@@ -357,11 +353,14 @@ class Store:
             self._mapped[name] = MappedRows(self.path, self.row_specs[name])
         return self._mapped[name]
 
-    def _row(self, name: str, row: int, *index: int) -> np.ndarray:
+    def _row(self, name: str, image: int, *index: int) -> np.ndarray:
+        """The image of that index, of an array of all; NaN where its unit is not committed."""
+        row = self._row_of(image)
         try:
-            return self._maps(name).row(row, index)
+            values = self._maps(name).row(row, index)
         except UnmappableError:
-            return self._values(name, row, *index)
+            values = self._values(name, row, *index)
+        return values if self._committed[row] else np.full_like(values, np.nan)
 
     def _values(self, name: str, *selection: slice | int) -> np.ndarray:
         array = self._array(name)
