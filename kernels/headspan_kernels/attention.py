@@ -25,7 +25,8 @@ from torch import Tensor
 from headspan_kernels import reference
 from headspan_kernels.reference import Emitted
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
+# Exponents are powers of two.
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 class Blocks(NamedTuple):
@@ -174,7 +175,7 @@ def attend(
     q = tl.load(
         query + rows[:, None] * qkv_token + columns[None, :], mask=(rows < tokens)[:, None] & inside[None, :], other=0.0
     )
-    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
     top = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     sums = tl.zeros([BLOCK_ROWS, PADDED], tl.float32)
@@ -296,7 +297,7 @@ def row_sums(q, key, tokens, row_stride, HEAD_DIM: tl.constexpr, PADDED: tl.cons
     Those of the matrix products round otherwise, and weights of scores far from 0 would not add up to 1.
     """
     columns = tl.arange(0, PADDED)
-    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
     # A maximum and a sum a lane of keys, joined at the end: no reduction over keys inside the loop.
     top = tl.full([BLOCK_KEYS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_KEYS], tl.float32)
@@ -332,7 +333,7 @@ def write_patches(
 ):
     """One query row's `α v` of every token, in float32 until it is stored, by its highest score and its sum."""
     columns = tl.arange(0, PADDED)
-    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
     for start in range(0, tokens, BLOCK_KEYS):
         keys = start + tl.arange(0, BLOCK_KEYS)
         within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
@@ -380,7 +381,7 @@ def pool_patches(
     places = keys[:, None] * qkv_token + columns[None, :]
     # [BLOCK_KEYS, PADDED]
     k = tl.load(query + width + places, mask=within, other=0.0)
-    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
     seen = tl.zeros([BLOCK_KEYS], tl.float32)
     for start in range(0, tokens, BLOCK_ROWS):
         rows = start + tl.arange(0, BLOCK_ROWS)

@@ -17,10 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan_kernels import reference
-from headspan_kernels.attention import padded, patch_strides, patches_buffer, write_patches
+from headspan_kernels.attention import LOG2_E, padded, patch_strides, patches_buffer, write_patches
 from headspan_kernels.reference import Emitted
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
 # Keys a step, and warps: 64 rows of 64 columns in two loads of 16 bytes a thread.
 BLOCK_KEYS = 64
 WARPS = 4
@@ -91,7 +90,7 @@ def attend_row(
     # [PADDED]
     q = tl.load(query + image * query_image + head * HEAD_DIM + columns, mask=inside, other=0.0).to(tl.float32)
     key = key_value + image * kv_image + head * HEAD_DIM
-    scale: tl.constexpr = _LOG2_E * HEAD_DIM**-0.5
+    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
     # Running maximum and sums a lane of keys, joined at the end: no reduction over keys inside the loop.
     top = tl.full([BLOCK_KEYS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_KEYS], tl.float32)
