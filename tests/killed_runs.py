@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from headspan.config import PrecomputeSettings
 from headspan.in_hand import InHand
 from headspan.records import Sample
 from headspan.store import commits, shard_writer, staged, writer
+from headspan.store.files import StagedFile
 
 # What a run does to the disk, by the module that calls it.
 STEPS = (
     (staged.Path, "rename"),
-    (shard_writer, "stage"),
+    (StagedFile, "write"),
+    (StagedFile, "finish"),
     (shard_writer, "write_atomically"),
     (commits, "stage"),
     (commits, "create_once"),
@@ -56,21 +58,16 @@ class Steps:
     def around(self, name: str, action: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
             self.pass_by(f"before {name}")
-            if name in ("stage", "write_atomically"):
-                path, parts, *rest = args
-                args = (path, self._amid(name, parts), *rest)
+            if name == "write":
+                file, part = args
+                action(file, part[: len(part) // 2])
+                self.pass_by(f"amid {name}")
+                args = (file, part[len(part) // 2 :])
             result = action(*args, **kwargs)
             self.pass_by(f"after {name}")
             return result
 
         return watched
-
-    def _amid(self, name: str, parts: Any) -> Iterator[Any]:
-        for part in parts:
-            half = len(part) // 2
-            yield part[:half]
-            self.pass_by(f"amid {name}")
-            yield part[half:]
 
 
 def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:

@@ -387,7 +387,9 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("--max-bad", help="end the run where more images are bad: 1%% of all, or a number")
     _pipe_flag(precompute)
     precompute.add_argument(
-        "--unit-images", type=int, help="images a unit of work (default: 256 on a CPU, 1024 on a GPU)"
+        "--unit-images",
+        type=int,
+        help="images a unit of work (default: 256 on a CPU; on a GPU 1024 with patches, 8192 without)",
     )
 
     _command(commands, "models", _models, "the models that open_clip has, and which are decomposed")

@@ -42,7 +42,7 @@ def open_planned(
         raise StoreError(f"{path}: exists and is no headspan store; choose another --out")
     shards: list[Shard] = []
     notes: list[BadImage] = []
-    unit_images = settings.unit_images or (256 if encoder.device.type == "cpu" else 1024)
+    unit_images = settings.unit_images or _unit_images(encoder.device.type, settings.emit)
     with StagedStore(path) as staged:
         images = staged.plan(_collected(list(urls.values()), shards, notes, listen), unit_images, notes)
         unit_images = _fitting(unit_images, images)
@@ -197,6 +197,16 @@ def restored_plan_files(
                 write_atomically(store.path / name, [made.read_bytes()], store.token)
                 restored.append(name)
     return restored
+
+
+def _unit_images(device: str, emit: Sequence[str]) -> int:
+    """The unit where none is asked for: minutes of work on a CPU, seconds on a GPU.
+
+    A unit of less than some 50 MB takes as long to be made durable as to be written.
+    """
+    if device == "cpu":
+        return 256
+    return 1024 if "patches" in emit else 8192
 
 
 def _fitting(unit_images: int, images: int) -> int:

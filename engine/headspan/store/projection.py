@@ -1,8 +1,8 @@
 """How much memory a run will take at most, said before it starts.
 
 What the process has already taken, with the model in it, and on top of that everything that is bounded: images in
-flight, a batch's activations, two batches of numbers (one being computed, one being stored), and the shards being
-filled and written. Images beyond a batch add nothing, so their number does not appear.
+flight, a batch's activations, two batches of numbers (one being computed, one being stored), and the pieces of shards
+being filled and written. Images beyond a batch add nothing, so their number does not appear.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from headspan.config import PrecomputeSettings
 from headspan.model.encoder import Encoder
 from headspan.model.tower import Tower
 from headspan.store.schema import ArraySpec
+from headspan.store.shard_writer import piece_rows
+from headspan.store.writer import WAITING_PIECES
 
 # What libraries set aside on first use: thread stacks, products' work space, the allocator's slack.
 _LIBRARIES_BYTES = 256 << 20
@@ -30,9 +32,10 @@ def projected_bytes(settings: PrecomputeSettings, encoder: Encoder, specs: dict[
     row_bytes = sum(spec.row_bytes for spec in specs.values())
     batch = settings.batch_size
     numbers = 2 * batch * row_bytes
-    # Those being filled, one of each array, and one more that is being written.
-    shards = [spec.shard[0] * spec.row_bytes for spec in specs.values()]
-    held = _resident_bytes() + _LIBRARIES_BYTES + settings.in_flight_bytes + numbers + sum(shards) + max(shards)
+    # Those being filled, one of each array, and those with the writing thread.
+    pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
+    waiting = WAITING_PIECES * max(pieces)
+    held = _resident_bytes() + _LIBRARIES_BYTES + settings.in_flight_bytes + numbers + sum(pieces) + waiting
     return held + (_pass_bytes(encoder.tower, batch, row_bytes) if encoder.device.type == "cpu" else 0)
 
 

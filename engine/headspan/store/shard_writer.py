@@ -1,80 +1,112 @@
-"""One Zarr shard, assembled in memory and written as one file: inner chunks, index, crc32c.
+"""One Zarr shard as one file: inner chunks, index, crc32c, given out piece by piece while rows come.
 
-Rows are put straight into their inner chunks, so that writing copies nothing. The format is Zarr v3's
-`sharding_indexed` with uncompressed little-endian chunks and the index at the end.
+Rows are put straight into their inner chunks, and whole rows of chunks go as soon as they are full, so that writing
+copies nothing and no shard is ever whole in memory. The format is Zarr v3's `sharding_indexed` with uncompressed
+little-endian chunks and the index at the end.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-from headspan.store.files import stage, write_atomically
+from headspan.store.files import write_atomically
 from headspan.store.schema import ArraySpec
 
 # What the index holds for an inner chunk that is not there.
 _MISSING = np.uint64(2**64 - 1)
+# Bytes that are given out at once, if a row of chunks is not larger.
+_PIECE_BYTES = 8 << 20
+
+Write = Callable[[memoryview], None]
 
 
-class ShardBuffer:
-    """The rows `first_row …` of one array, up to one shard of them, NaN until they are put."""
+class ShardPieces:
+    """The rows `first_row …` of one array, up to one shard of them, given to `write` in the order of the file.
 
-    def __init__(self, spec: ArraySpec, first_row: int) -> None:
+    Rows that are not put are NaN.
+    """
+
+    def __init__(self, spec: ArraySpec, first_row: int, write: Write) -> None:
         assert first_row % spec.shard[0] == 0, "a shard begins at a multiple of its rows"
         self.spec = spec
         self.first_row = first_row
-        self.rows = min(spec.shard[0], spec.shape[0] - first_row)
-        grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
-        self._chunks = np.full([*grid, *spec.chunk], spec.fill, dtype=spec.dtype)
-        # The same memory as [row chunk, row in chunk, axis chunk, place in chunk, …].
-        order = [axis for i in range(len(grid)) for axis in (i, i + len(grid))]
-        self._by_row = self._chunks.transpose(order)
+        self._write = write
+        self._grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
+        rows = min(spec.shard[0], spec.shape[0] - first_row)
+        # Whole rows of chunks beyond the array's end are left out.
+        self._used = math.ceil(rows / spec.chunk[0])
+        self._order = [axis for i in range(len(self._grid)) for axis in (i, i + len(self._grid))]
+        # The next row, counted from the shard's first, and the piece being filled.
+        self._row = 0
+        self._piece: np.ndarray | None = None
 
     def put(self, row: int, values: np.ndarray) -> None:
-        """Place consecutive rows, the first of them `row`."""
-        tail = self._by_row.shape[2:]
-        start, chunk_rows = row - self.first_row, self.spec.chunk[0]
-        done = 0
-        while done < len(values):
-            chunk, inside = divmod(start + done, chunk_rows)
-            count = min(chunk_rows - inside, len(values) - done)
-            self._by_row[chunk, inside : inside + count] = values[done : done + count].reshape(count, *tail)
-            done += count
+        """Place consecutive rows, the first of them `row`, behind those that were put before."""
+        assert row - self.first_row >= self._row, "rows come in order"
+        self._place_nothing(row - self.first_row)
+        self._place(values)
 
-    def write(self, root: Path, token: str = "") -> tuple[str, int, int]:
-        """Write the shard under the store `root`; returns its path there, its size and its crc32c.
-
-        Until it is whole, its name holds the writer's `token`, by which other writers know whose it is.
-        """
-        name = self.spec.file(self.first_row)
-        return name, *write_atomically(root / name, self._parts(), token)
-
-    def stage(self, root: Path, token: str) -> tuple[str, int, int]:
-        """As `write`, but the shard is only staged: on disk, and not yet under its name."""
-        name = self.spec.file(self.first_row)
-        return name, *stage(root / name, self._parts(), token)
-
-    def _parts(self) -> list[bytes | memoryview]:
-        """Inner chunks, index and its crc32c."""
-        # Whole inner chunks beyond the array's end are left out; the last axis grid runs fastest.
-        used_rows = math.ceil(self.rows / self.spec.chunk[0])
-        per_row = math.prod(self._chunks.shape[1 : len(self.spec.chunk)])
-        chunk_bytes = math.prod(self.spec.chunk) * self._chunks.itemsize
-        index = np.full((len(self._chunks) * per_row, 2), _MISSING, dtype="<u8")
-        used = used_rows * per_row
+    def end(self) -> None:
+        """Give out what is left: the last chunks, the index and its crc32c."""
+        self._place_nothing(self._used * self.spec.chunk[0])
+        # The last axis of the grid runs fastest.
+        per_row = math.prod(self._grid[1:])
+        chunk_bytes = math.prod(self.spec.chunk) * np.dtype(self.spec.dtype).itemsize
+        index = np.full((self._grid[0] * per_row, 2), _MISSING, dtype="<u8")
+        used = self._used * per_row
         index[:used, 0] = np.arange(used, dtype=np.uint64) * chunk_bytes
         index[:used, 1] = chunk_bytes
         index_bytes = index.tobytes()
-        crc = google_crc32c.value(index_bytes).to_bytes(4, "little")
-        body = self._chunks[:used_rows].reshape(-1).view(np.uint8).data
-        return [body, index_bytes, crc]
+        self._write(memoryview(index_bytes + google_crc32c.value(index_bytes).to_bytes(4, "little")))
+
+    def _place_nothing(self, row: int) -> None:
+        """Fill the rows before `row`, counted from the shard's first."""
+        tail = self.spec.shape[1:]
+        self._place(np.broadcast_to(np.asarray(self.spec.fill, self.spec.dtype), (row - self._row, *tail)))
+
+    def _place(self, values: np.ndarray) -> None:
+        chunk_rows = self.spec.chunk[0]
+        done = 0
+        while done < len(values):
+            if self._piece is None:
+                self._piece = self._next_piece()
+            # The same memory as [row chunk, row in chunk, axis chunk, place in chunk, …].
+            by_row = self._piece.transpose(self._order)
+            chunk, inside = divmod(self._row % piece_rows(self.spec), chunk_rows)
+            count = min(chunk_rows - inside, len(values) - done)
+            by_row[chunk, inside : inside + count] = values[done : done + count].reshape(count, *by_row.shape[2:])
+            done += count
+            self._row += count
+            if chunk + 1 == len(by_row) and inside + count == chunk_rows:
+                self._write(self._piece.reshape(-1).view(np.uint8).data)
+                self._piece = None
+
+    def _next_piece(self) -> np.ndarray:
+        """Room for the next rows of chunks, `[row chunk, axis chunk, …, row in chunk, place in chunk, …]`."""
+        left = self._used - self._row // self.spec.chunk[0]
+        chunks = min(piece_rows(self.spec) // self.spec.chunk[0], left)
+        return np.empty([chunks, *self._grid[1:], *self.spec.chunk], dtype=self.spec.dtype)
+
+
+def piece_rows(spec: ArraySpec) -> int:
+    """How many rows of an array are given out at once: a whole number of its chunks."""
+    chunks = min(spec.shard[0] // spec.chunk[0], _PIECE_BYTES // (spec.chunk[0] * spec.row_bytes))
+    return max(1, chunks) * spec.chunk[0]
 
 
 def write_array(root: Path, spec: ArraySpec, values: np.ndarray, token: str = "") -> tuple[str, int, int]:
-    """Write a whole array of one shard."""
-    buffer = ShardBuffer(spec, 0)
-    buffer.put(0, values)
-    return buffer.write(root, token)
+    """Write a whole array of one shard under the store `root`; returns its path there, its size and its crc32c.
+
+    Until it is whole, its name holds the writer's `token`, by which other writers know whose it is.
+    """
+    parts: list[memoryview] = []
+    pieces = ShardPieces(spec, 0, parts.append)
+    pieces.put(0, values)
+    pieces.end()
+    name = spec.file(0)
+    return name, *write_atomically(root / name, parts, token)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
@@ -25,15 +26,17 @@ from headspan.plan import units
 from headspan.records import BadImage, Sample, Unit
 from headspan.stage_times import StageTimes
 from headspan.store.commits import Commits, UnitRecord
-from headspan.store.files import TEMPORARY, checksum, new_token, staged, token_of
+from headspan.store.files import TEMPORARY, StagedFile, checksum, new_token, staged, token_of
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.samples import read_shards, read_unit
 from headspan.store.schema import ArraySpec, decoding, dimensions, image_bytes, moment_arrays, open_group, row_arrays
-from headspan.store.shard_writer import ShardBuffer, write_array
+from headspan.store.shard_writer import ShardPieces, write_array
 from headspan.store.writers import forget, other_writers
 
 # Attributes that may differ between two runs that make the same store.
 _INCIDENTAL = ("version", "backend", "made_with")
+# Pieces of shards that may be with the writing thread, the one being written among them.
+WAITING_PIECES = 2
 
 
 class StoreWriter:
@@ -140,7 +143,7 @@ class StoreWriter:
 
 
 class UnitWriter:
-    """The shards of one unit; each is staged by a thread as soon as its last row has come, one at a time.
+    """The shards of one unit, staged by a thread while their rows come.
 
     A context manager: it ends the thread, and deletes what was staged if the unit is not committed.
     """
@@ -149,17 +152,21 @@ class UnitWriter:
         self._store = store
         self._unit = unit
         self._times = times
-        self._buffers: dict[str, ShardBuffer] = {}
+        self._open: dict[str, tuple[ShardPieces, StagedFile]] = {}
+        self._begun: set[str] = set()
+        # Of the finished ones, size and checksum.
         self._files: dict[str, tuple[int, int]] = {}
         self._images = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="headspan-write")
-        self._staging: Future[tuple[str, int, int]] | None = None
+        self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> UnitWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._thread.shutdown()
+        for _, file in self._open.values():
+            file.close()
         if kind is not None:
             with suppress(OSError, StoreError):
                 # Interrupted after its claim, a unit is as good as done.
@@ -172,7 +179,7 @@ class UnitWriter:
         for name, spec in self._store.specs.items():
             for start, end in _runs(rows, spec.shard[0]):
                 row = int(rows[start])
-                self._buffer(spec, row).put(row, values[name][start:end])
+                self._pieces(spec, row).put(row, values[name][start:end])
         self._images += len(rows)
 
     def commit(
@@ -183,15 +190,13 @@ class UnitWriter:
         `again` puts the shards and the record in the place of those of a committed unit that is damaged.
         """
         end = self._unit.first_row + self._unit.rows
-        for buffer in self._buffers.values():
-            self._stage(buffer)
-        self._settle()
         for spec in self._store.specs.values():
             # Shards whose images all failed exist too: full of NaN, not missing.
             for first_row in range(self._unit.first_row, end, spec.shard[0]):
-                if spec.file(first_row) not in self._files:
-                    self._stage(ShardBuffer(spec, first_row))
-        self._settle()
+                if spec.file(first_row) not in self._begun:
+                    self._pieces(spec, first_row)
+            self._close(spec.name)
+        self._settle(0)
         record = UnitRecord(
             unit=self._unit.index,
             first_row=self._unit.first_row,
@@ -207,29 +212,42 @@ class UnitWriter:
             return record
         return record if self._store.commits.add(record, packed) else None
 
-    def _buffer(self, spec: ArraySpec, row: int) -> ShardBuffer:
+    def _pieces(self, spec: ArraySpec, row: int) -> ShardPieces:
+        """The shard that holds `row`, begun if it is not; the one before it is closed."""
         first_row = row // spec.shard[0] * spec.shard[0]
-        buffer = self._buffers.get(spec.name)
-        if buffer is None or buffer.first_row != first_row:
-            if buffer is not None:
-                self._stage(buffer)
-            buffer = self._buffers[spec.name] = ShardBuffer(spec, first_row)
-        return buffer
+        if spec.name in self._open and self._open[spec.name][0].first_row != first_row:
+            self._close(spec.name)
+        if spec.name not in self._open:
+            self._begun.add(spec.file(first_row))
+            file = StagedFile(self._store.path / spec.file(first_row), self._store.token)
+            pieces = ShardPieces(spec, first_row, lambda piece: self._later(lambda: file.write(piece)))
+            self._open[spec.name] = pieces, file
+        return self._open[spec.name][0]
 
-    def _stage(self, buffer: ShardBuffer) -> None:
-        # No more than one waits: beside it stand the buffers that are being filled, and nothing else.
-        self._settle()
-        self._staging = self._thread.submit(self._write, buffer)
+    def _close(self, name: str) -> None:
+        pieces, file = self._open[name]
+        pieces.end()
+        path = pieces.spec.file(pieces.first_row)
 
-    def _write(self, buffer: ShardBuffer) -> tuple[str, int, int]:
+        def finish() -> None:
+            self._files[path] = file.finish()
+
+        self._later(finish)
+        del self._open[name]
+
+    def _later(self, work: Callable[[], None]) -> None:
+        """Have the thread do it after what it has to do already; waits where that is much, and raises what it met."""
+        self._settle(WAITING_PIECES - 1)
+        self._waiting.append(self._thread.submit(self._timed, work))
+
+    def _timed(self, work: Callable[[], None]) -> None:
         with self._times.of("writing"):
-            return buffer.stage(self._store.path, self._store.token)
+            work()
 
-    def _settle(self) -> None:
-        if self._staging is not None:
-            file, size, checksum = self._staging.result()
-            self._files[file] = (size, checksum)
-            self._staging = None
+    def _settle(self, left: int) -> None:
+        """Wait until no more than so many pieces are left to the thread."""
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
 
 
 def _runs(rows: np.ndarray, shard_rows: int) -> list[tuple[int, int]]:
