@@ -1,7 +1,8 @@
 """Train the reference CLIP on the image world: one command, seeded, resumable, evaluated as it goes.
 
 `python tools/train_reference.py OUT` draws every batch as it is needed (no files), trains the model of
-`headspan-reference.json` with open_clip's contrastive loss, and writes to OUT `checkpoint.pt` (the same command goes
+`headspan-reference.json` with open_clip's contrastive loss (towards the end, also with one that has few heads speak of
+each text), and writes to OUT `checkpoint.pt` (the same command goes
 on from it), `log.jsonl`, and at the end `weights.safetensors` (float16). Batch number n of a seed is the same
 wherever a run was interrupted.
 """
@@ -47,7 +48,7 @@ _LARGEST_SCALE = math.log(100)
 class Recipe:
     """What decides the weights."""
 
-    steps: int = 5_600
+    steps: int = 7_200
     batch_size: int = 256
     # Captions drawn for each image: the text tower is a small part of the work, so more are cheap.
     captions: int = 2
@@ -73,6 +74,10 @@ class Recipe:
     # the scenes of a group apart; among scenes taken at random, that would hardly ever matter.
     grouped_from: int = 1_250
     group_size: int = 8
+    # From this step on, `spread` counts beside the contrastive loss, so much: what one head says of a text, others need
+    # not say again, and a head that says two things gives one of them up. It knows of no factor.
+    spread_from: int = 5_600
+    spread_weight: float = 0.2
     seed: int = 0
     # Steps between two evaluations, each followed by a checkpoint, and scenes of an evaluation.
     evaluate_every: int = 500
@@ -156,7 +161,8 @@ def train(
     seen = torch.zeros(model.vocab_size, dtype=torch.bool)
     step = _resume(out / "checkpoint.pt", model, optimisers, seen)
     loss_of = ClipLoss()
-    encode = torch.compile(model) if compiled else model
+    encoder = Encoder(model)
+    encode = torch.compile(encoder) if compiled else encoder
     accuracies: dict[str, float] = {}
     began, first = time.monotonic(), step
     batches = DataLoader(
@@ -171,11 +177,14 @@ def train(
         _set_rates(optimisers, step, recipe)
         seen[tokens.unique()] = True
         with torch.autocast(device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            found = encode(_normalised(pixels.to(device)), tokens.to(device))
+            with_heads = step >= recipe.spread_from
+            found = encode(_normalised(pixels.to(device)), tokens.to(device), with_heads)
             texts = found["text_features"].chunk(recipe.captions)
             losses = [loss_of(found["image_features"], each, found["logit_scale"]) for each in texts]
             loss = torch.stack(losses).mean()
-            loss.backward()
+            # Of the last captions, which name one factor each.
+            apart = spread(found["heads"], texts[-1]) if with_heads else torch.zeros(())
+            (loss + recipe.spread_weight * apart).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -186,10 +195,72 @@ def train(
         if step % recipe.evaluate_every == 0 or step == recipe.steps:
             accuracies = evaluate(model, tokenizer, recipe.evaluation_scenes, recipe.seed)
             rate = (step - first) * recipe.batch_size / (time.monotonic() - began)
-            _log(out, {"step": step, "loss": round(loss.item(), 4), "images_per_second": round(rate, 1), **accuracies})
+            known = {"loss": round(loss.item(), 4)} | ({"spread": round(apart.item(), 4)} if with_heads else {})
+            _log(out, {"step": step, **known, "images_per_second": round(rate, 1), **accuracies})
             _save(out / "checkpoint.pt", model, optimisers, seen, step)
     export(model, seen, out / "weights.safetensors")
     return accuracies
+
+
+class Encoder(nn.Module):
+    """open_clip's model, which also says what each head added to the image vector before its length was made one."""
+
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, pixels: Tensor, tokens: Tensor, with_heads: bool) -> dict[str, Tensor]:
+        """Unit vectors of images and texts, the scale of logits and, where asked for, `heads [image, head, joint]`,
+        of all layers one after the other, each centred by its own mean and without the output's bias."""
+        visual = self.clip.visual
+        rows = visual._embeds(pixels)
+        taken = []
+        for block in visual.transformer.resblocks:
+            if with_heads:
+                taken.append(_taken_by_class_token(block.ln_1(rows), block.attn))
+            rows = block(rows)
+        pooled, _ = visual._pool(rows)
+        found = {
+            "image_features": nn.functional.normalize(pooled @ visual.proj, dim=-1),
+            "text_features": self.clip.encode_text(tokens, normalize=True),
+            "logit_scale": self.clip.logit_scale.exp(),
+        }
+        if with_heads:
+            norm = visual.ln_post
+            heads = torch.cat(taken, dim=1).float()
+            heads = (heads - heads.mean(dim=-1, keepdim=True)) * norm.weight
+            deviation = (rows[:, 0].float().var(dim=1, unbiased=False) + norm.eps).sqrt()
+            found["heads"] = (heads @ visual.proj) / deviation[:, None, None]
+        return found
+
+
+def _taken_by_class_token(rows: Tensor, attention: nn.MultiheadAttention) -> Tensor:
+    """What each head adds to the class token's row, `[image, head, width]`: a query of one row costs next to nothing.
+
+    Keys and values of all rows never exist: the query is carried back through the keys' weights, and values are taken
+    of the mixed rows. The keys' bias adds the same to every score.
+    """
+    heads = attention.num_heads
+    query, key, value = (part.unflatten(0, (heads, -1)) for part in attention.in_proj_weight.chunk(3))
+    query_bias, _, value_bias = (part.unflatten(0, (heads, -1)) for part in attention.in_proj_bias.chunk(3))
+    queries = torch.einsum("bd,hcd->bhc", rows[:, 0], query) + query_bias
+    scores = torch.einsum("bhc,hcd->bhd", queries, key) * queries.shape[-1] ** -0.5 @ rows.transpose(1, 2)
+    values = torch.einsum("bhd,hcd->bhc", scores.softmax(dim=-1) @ rows, value) + value_bias
+    return torch.einsum("bhc,dhc->bhd", values, attention.out_proj.weight.unflatten(1, (heads, -1)))
+
+
+def spread(heads: Tensor, texts: Tensor) -> Tensor:
+    """Over how many heads the evidence for a text is spread: from 1 to the square root of their number, scale-free.
+
+    Of `heads [image, head, joint]` along `texts [text, joint]`, σ being a head's standard deviation over the images of
+    a batch: the mean over texts of Σσ / sqrt(Σσ²), the ratio of norms that measures sparsity (Hoyer, JMLR 2004). Only
+    what tells one text of the batch from another counts.
+    """
+    with torch.autocast(heads.device.type, enabled=False):
+        heads, texts = heads.float(), texts.float()
+        evidence = torch.einsum("bhd,td->hbt", heads - heads.mean(dim=0), texts - texts.mean(dim=0))
+        variance = evidence.square().mean(dim=1)
+        return ((variance + 1e-12).sqrt().sum(dim=0) / (variance.sum(dim=0) + 1e-12).sqrt()).mean()
 
 
 def build() -> tuple[Any, Any]:

@@ -3,16 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from headspan.emit.fold import fold
+from headspan.emit.shares import head_coordinates, head_directions
+from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from headspan.world import FACTORS, scene, value_of
-from tools.train_reference import CONFIG, Batches, Recipe, build, train
+from tools.train_reference import CONFIG, Batches, Encoder, Recipe, build, spread, train
 
-TOY = Recipe(steps=4, batch_size=32, warmup=1, grouped_from=3, evaluate_every=2, evaluation_scenes=64)
+TOY = Recipe(steps=4, batch_size=32, warmup=1, grouped_from=3, spread_from=3, evaluate_every=2, evaluation_scenes=64)
 
 
 def test_training_in_two_goes_gives_the_weights_of_one(tmp_path: Path) -> None:
@@ -75,3 +79,35 @@ def test_every_factor_has_scenes_that_are_asked_about_it() -> None:
         values = {value_of(each, factor) for each in scenes} - {None}
         assert len(values) > 1, factor
     assert open_clip.get_model_config(CONFIG.stem) is not None
+
+
+def test_what_training_takes_for_a_heads_contribution_is_what_the_decomposition_says() -> None:
+    model, tokenizer = build()
+    model.load_state_dict(load_file(CONFIG.with_name("weights.safetensors")))
+    pixels = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        found = Encoder(model)(pixels, tokenizer(["a red ring", "two stars"]), True)
+        assert torch.allclose(found["image_features"], model.encode_image(pixels, normalize=True), atol=1e-6)
+        tower = to_tower(model.visual, "reference")
+        layers = range(tower.layers)
+        emitted = tower.forward(pixels, layers)
+    folded = fold(tower, tuple(layers))
+    # The convention `own` has no use for the mean.
+    norm = np.stack([np.zeros(3), emitted.std.numpy(), np.ones(3)], axis=-1)
+    wanted = [
+        head_coordinates(emitted.heads[:, layer, head].numpy(), norm, normalised=False)
+        @ head_directions(folded, layer, layer, head, "own")
+        for layer in layers
+        for head in range(tower.heads)
+    ]
+    assert np.abs(found["heads"].numpy().transpose(1, 0, 2) - np.stack(wanted)).max() < 1e-5
+
+
+def test_evidence_of_one_head_is_not_spread_and_that_of_all_alike_is_spread_most() -> None:
+    along = torch.eye(5)
+    # Both texts are told by the first two numbers, which the first head has alone, or all four in the same measure.
+    alone, alike = torch.zeros(7, 4, 5), torch.zeros(7, 4, 5)
+    alone[:, 0, :2] = torch.randn(7, 2)
+    alike[:, :, :2] = alone[:, :1, :2]
+    assert spread(alone, along[:2]).item() == pytest.approx(1, abs=1e-3)
+    assert spread(alike * 9, along[:2]).item() == pytest.approx(2, abs=1e-3)
