@@ -63,8 +63,7 @@ def test_the_reference_model_names_a_factor_of_held_out_combinations(
 
 def test_concepts_have_high_heads_of_their_own_and_with_random_weights_none_has(truth: GroundTruth) -> None:
     own = {concept for concept, heads in truth.high_heads.items() if heads}
-    # Three are aimed at.
-    assert len(own) >= 2
+    assert len(own) >= 3
     assert truth.high_heads_at_random is not None
     assert sum(truth.high_heads_at_random.values()) == 0
 
@@ -93,8 +92,7 @@ def test_ablating_the_heads_of_a_concept_hurts_its_own_factor_most(truth: Ground
         others = [share for factor, share in lost.items() if not (each.concept == "backgrounds" and "back" in factor)]
         if own > 1.5 * max(others):
             hurt.append(own)
-    assert sum(own > 0.01 for own in hurt) >= 4, truth.ablations
-    assert sum(own > 0.04 for own in hurt) >= 3, truth.ablations
+    assert sum(own > 0.1 for own in hurt) >= 4, truth.ablations
 
 
 def test_a_second_demo_takes_the_place_of_the_first_and_nothing_else(tmp_path: Path) -> None:
