@@ -52,9 +52,9 @@ class MappedRows:
     def row(self, row: int, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
         """One row, copied as by `read`. Raises UnmappableError."""
         values = np.empty(self.spec.shape[1 + len(index) :], dtype or self.spec.dtype)
-        inside = row % self.spec.chunk[0]
-        (chunk,) = self.chunks(index, row - inside, row + 1)
-        _copy(chunk[inside], values)
+        begin = row - row % self.spec.shard[0]
+        where = (*divmod(row - begin, self.spec.chunk[0]), *self._places(index))
+        _copy(self._shards(begin)[where], values)
         return values
 
     def chunks(self, index: Sequence[int] = (), first_row: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
@@ -65,12 +65,16 @@ class MappedRows:
         """
         rows, shard_rows, chunk_rows = self.spec.shape[0], self.spec.shard[0], self.spec.chunk[0]
         end = rows if end is None else end
-        lengths = self.spec.chunk[1:]
-        places = [part for place, length in zip(index, lengths, strict=False) for part in divmod(place, length)]
-        where: tuple[slice | int, ...] = (slice(None), slice(None), *places)
+        where: tuple[slice | int, ...] = (slice(None), slice(None), *self._places(index))
         for begin in range(first_row // shard_rows * shard_rows, end, shard_rows):
             first, last = max(0, first_row - begin) // chunk_rows, -(-(end - begin) // chunk_rows)
             yield from self._shards(begin)[where][first:last]
+
+    def _places(self, index: Sequence[int]) -> list[int]:
+        """Chunk and place in it along each of the axes behind the rows that `index` has a place of."""
+        return [
+            part for place, length in zip(index, self.spec.chunk[1:], strict=False) for part in divmod(place, length)
+        ]
 
     def _map(self, first_row: int) -> np.ndarray:
         """The shard that begins with `first_row`, `[row chunk, row in chunk, chunk, place in chunk, …]`."""

@@ -352,9 +352,9 @@ class Store:
 
     def _maps(self, name: str) -> MappedRows:
         if name not in self._mapped:
-            spec = row_arrays(self._size, tuple(self.attributes["emit"]))[name]
             # Refused where it is not stored.
             array = self._array(name)
+            spec = row_arrays(self._size, tuple(self.attributes["emit"]))[name]
             self._mapped[name] = MappedRows(self.path, as_stored(spec, array, self._size.unit_images))
         return self._mapped[name]
 
