@@ -63,7 +63,11 @@ def summed_products(
                 if number:
                     total += part
             here = slice(row, row + count)
-            _add_shares(total[:count].T * scale, shares[:, here], common, sums[:, here])
+            for column, out in enumerate(sums[:, here]):
+                # A column after the other, since NumPy would else walk along the shorter axis.
+                np.multiply(total[:count, columns + column], scale[columns + column], out=out)
+                out += scale[column] * total[:count, column]
+                _add_shares(shares[:, here], common[:, column], out)
 
     firsts = range(0, rows, span_rows)
     with ThreadPoolExecutor(threads) as pool:
@@ -72,24 +76,19 @@ def summed_products(
 
 
 def _add_shares(
-    halves: Float32[np.ndarray, "two_columns rows"],
-    shares: Float32[np.ndarray, "3 rows"],
-    common: Float32[np.ndarray, "3 column"],
-    out: Float32[np.ndarray, "column rows"],
+    shares: Float32[np.ndarray, "3 rows"], common: Float32[np.ndarray, "3"], products: Float32[np.ndarray, " rows"]
 ) -> None:
-    """Products of heads' own numbers, `halves`, to products of their normalised coordinates, `out`."""
+    """Make products of heads' own numbers those of all normalised coordinates, in place."""
     over_s, mean, one = shares
-    coarse, fine = np.split(halves, 2)
-    np.add(coarse, fine, out=out)
-    out += common[0, :, None]
-    out *= over_s
-    out += common[1, :, None] * mean
-    out += common[2, :, None] * one
+    products += common[0]
+    products *= over_s
+    products += common[1] * mean
+    products += common[2] * one
 
 
 def _packed(
     own: Float32[np.ndarray, "head head_dim column"],
-) -> tuple[list[numkong.PackedMatrix], Float32[np.ndarray, "two_columns 1"]]:
+) -> tuple[list[numkong.PackedMatrix], Float32[np.ndarray, " two_columns"]]:
     """Each head's columns as the kernel takes them, and what to multiply the products by; NaN for an infinite column.
 
     A number is the sum of two float16 ones, the second what the first leaves over, both made large.
@@ -102,4 +101,4 @@ def _packed(
     fine = ((scaled - coarse) * _FINER).astype(np.float16)
     both = np.concatenate([coarse, fine], axis=2).swapaxes(1, 2)
     packed = [numkong.dots_pack(np.ascontiguousarray(columns)) for columns in both]
-    return packed, np.concatenate([scale, scale / _FINER])[:, None]
+    return packed, np.concatenate([scale, scale / _FINER])
