@@ -51,7 +51,7 @@ def run(toy: bool) -> dict[str, Any]:
         store = hs.open(folder / "run.zarr")
         found = hs.nearest_to_image(store, image=images // 3, heads=[(0, 1)])
         correct = _is_nearest(store, images // 3, found.images)
-        numbers = store.head_coordinates(0, 1).astype(np.float16)
+        numbers = store.head_coordinates(0, 1, np.float16)
         plain = folder / "plain.bin"
         with plain.open("wb") as file:
             numbers.tofile(file)

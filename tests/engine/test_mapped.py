@@ -1,7 +1,8 @@
-"""16 bits to 32, and shards read through memory maps: the same numbers, or left to Zarr."""
+"""Shards read, converted and multiplied through memory maps: the same numbers, or left to Zarr."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 import headspan as hs
 from headspan.analyse.neighbours import similarities
-from headspan.errors import StoreError
-from headspan.store import half
+from headspan.errors import SettingsError, StoreError
+from headspan.records import Progress
+from headspan.store import products, schema
 from headspan.store.mapped import MappedRows, UnmappableError
 from tests import tolerances
 from tests.conftest import ToyRun, zarr_array
@@ -21,17 +23,16 @@ from tests.engine.test_shard_writer import random_values, spec_of, write_all
 from tests.tolerances import relative_error
 
 
-def test_every_number_of_16_bits_is_the_same_in_32() -> None:
-    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    found = half.to_float32(every)
-    assert (found.view(np.uint32) == every.astype(np.float32).view(np.uint32)).all()
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (1,), (257, 3), (3, half._AT_ONCE // 2 + 1)])
-def test_arrays_of_any_shape_and_stride_are_converted(shape: tuple[int, ...]) -> None:
-    values = random_values(shape, "float16")
-    assert (half.to_float32(values) == values.astype(np.float32)).all()
-    assert (half.to_float32(values.T) == values.T.astype(np.float32)).all()
+def test_every_number_of_16_bits_is_the_same_in_32(tmp_path: Path) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 8, 64)
+    spec = spec_of(every.shape, every.shape, (1, 2, 64), "float16")
+    write_all(tmp_path, spec, every)
+    wanted = every.astype(np.float32)
+    for found in (MappedRows(tmp_path, spec).read(dtype=np.float32), MappedRows(tmp_path, spec).read()):
+        np.testing.assert_array_equal(found, wanted)
+        assert (np.signbit(found) == np.signbit(wanted)).all()
+    found = np.stack([MappedRows(tmp_path, spec).row(row, (3,), np.float32) for row in range(len(every))])
+    np.testing.assert_array_equal(found, wanted[:, 3])
 
 
 SPEC = spec_of((13, 3, 4, 6, 5), (8, 3, 4, 6, 5), (4, 1, 2, 6, 5), "float16")
@@ -73,10 +74,126 @@ def test_a_shard_that_is_cut_off_or_has_a_damaged_index_is_not_mapped(
 def test_a_store_reads_what_zarr_reads(toy_run: ToyRun) -> None:
     store = hs.open(toy_run.path)
     for layer in store.layers:
-        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.kept(layer), 1].astype(np.float32)
-        assert (store.head_coordinates(layer, 1) == wanted).all()
-        matrix = np.random.default_rng(layer).standard_normal((store.head_dim, 3)).astype(np.float32)
-        assert relative_error(store.head_products(layer, 1, matrix), wanted @ matrix) < tolerances.FLOAT32_SUM
+        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.kept(layer), 1]
+        found = store.head_coordinates(layer, 1, np.float16)
+        assert found.dtype == np.float16
+        assert (found == wanted).all()
+        assert (store.head_coordinates(layer, 1) == wanted.astype(np.float32)).all()
+        image = np.asarray(zarr_array(store.path, "patches")[...])[store.rows[7], store.kept(layer)].swapaxes(0, 1)
+        assert (store.patch_coordinates(7, layer, np.float16) == image).all()
+        assert (store.patch_coordinates(7, layer) == image.astype(np.float32)).all()
+
+
+def test_coordinates_of_other_precisions_are_refused(toy_run: ToyRun) -> None:
+    store = hs.open(toy_run.path)
+    for ask in (store.head_coordinates, store.patch_coordinates):
+        with pytest.raises(SettingsError, match="dtype float64: coordinates are given as float32, or as float16"):
+            ask(1, 1, np.float64)
+        with pytest.raises(SettingsError, match="dtype half a number: coordinates are given as float32"):
+            ask(1, 1, "half a number")
+
+
+def test_what_is_not_committed_is_nan_in_16_bits_too(toy_copy: Path) -> None:
+    (toy_copy / "records/commits/complete.json").unlink()
+    record = toy_copy / "records/commits/group-000000.json"
+    record.write_text(json.dumps([unit for unit in json.loads(record.read_text()) if unit["unit"] != 1]))
+    store = hs.open(toy_copy, keep_failed=True)
+    assert np.isnan(store.head_coordinates(0, 0, np.float16)[32:64]).all()
+    assert np.isnan(store.patch_coordinates(40, 0, np.float16)).all()
+    assert np.isfinite(store.patch_coordinates(4, 0, np.float16)).all()
+
+
+def exact_products(store: hs.Store, heads: list[tuple[int, int]], matrices: list[np.ndarray]) -> np.ndarray:
+    """In float64, from coordinates as Zarr reads them."""
+    total = np.zeros((matrices[0].shape[1], store.images))
+    mean, s, length = np.asarray(zarr_array(store.path, "norm")[...])[store.rows].astype(np.float64).T
+    for (layer, head), matrix in zip(heads, matrices, strict=True):
+        own = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.kept(layer), head].astype(np.float64)
+        coordinates = np.column_stack([own / s[:, None], 1 / s, mean / s, np.ones_like(s)]) / length[:, None]
+        total += (coordinates @ matrix).T
+    return total
+
+
+@pytest.mark.parametrize("columns", [1, 3, 257])
+@pytest.mark.parametrize("heads", [[(1, 1)], [(0, 2), (2, 0), (1, 1)]])
+def test_products_with_stored_coordinates_are_exact_to_float32(
+    columns: int, heads: list[tuple[int, int]], toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(columns)
+    for keep_failed in (False, True):
+        store = hs.open(toy_run.path, keep_failed)
+        matrices = [random.standard_normal((store.head_dim + 3, columns)) for _ in heads]
+        wanted = exact_products(store, heads, matrices)
+        # Blocks of one chunk, and of all.
+        for block_bytes in (1, 1 << 20):
+            monkeypatch.setattr(products, "_BLOCK_BYTES", block_bytes)
+            found = store.coordinate_products(heads, matrices)
+            assert (np.isnan(found) == np.isnan(wanted)).all()
+            good = ~np.isnan(wanted)
+            assert good.any()
+            assert relative_error(found[good], wanted[good]) < tolerances.FLOAT32_SUM
+
+
+def test_columns_of_any_size_are_multiplied_each_in_its_own_scale(toy_run: ToyRun) -> None:
+    store = hs.open(toy_run.path)
+    columns = np.random.default_rng(0).standard_normal((store.head_dim + 3, 6))
+    scales = np.array([1e-30, 1e30, 1.0, 0.0, 1.0, 1.0])
+    columns[:, 4], columns[0, 5] = np.nan, np.inf
+    # A few numbers far below the others.
+    columns[3:7, 2] *= 1e-6
+    found = store.coordinate_products([(1, 0)], [columns * scales])
+    wanted = exact_products(store, [(1, 0)], [columns[:, :3]]) * scales[:3, None]
+    for column in range(3):
+        assert relative_error(found[column], wanted[column]) < tolerances.FLOAT32_SUM
+    assert (found[3] == 0).all()
+    assert np.isnan(found[4:]).all()
+
+
+def test_a_missing_shard_is_nan_in_products(toy_copy: Path) -> None:
+    store = hs.open(toy_copy, keep_failed=True)
+    (toy_copy / store.row_specs["heads"].file(32)).unlink()
+    found = store.coordinate_products([(0, 0)], [np.ones((store.head_dim + 3, 1))])[0]
+    assert np.isnan(found[32:64]).all()
+    assert np.isfinite(found[:32]).sum() == 31
+
+
+def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planned(
+    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(event: Progress) -> None:
+        if event.stage == "images" and event.done > 32:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as before:
+        before.setattr(schema, "_CHUNK_ROWS", {"heads": 4, "patches": 2})
+        with pytest.raises(KeyboardInterrupt):
+            hs.precompute(out=tmp_path / "old.zarr", listen=interrupt, **toy_run.settings())
+    hs.precompute(out=tmp_path / "old.zarr", **toy_run.settings())
+    old, new = hs.open(tmp_path / "old.zarr"), hs.open(toy_run.path)
+    assert old.complete
+    assert (old.row_specs["heads"].chunk[0], new.row_specs["heads"].chunk[0]) == (4, 32)
+    vectors = np.random.default_rng(0).standard_normal((2, new.joint)).astype(np.float32)
+    # Through the maps, not by way of Zarr.
+    monkeypatch.setattr(hs.Store, "_values", None)
+    for layer in new.layers:
+        assert (old.head_coordinates(layer, 1) == new.head_coordinates(layer, 1)).all()
+        assert (old.patch_coordinates(3, layer) == new.patch_coordinates(3, layer)).all()
+    monkeypatch.undo()
+    heads = [(0, 1), (2, 0)]
+    assert relative_error(similarities(old, heads, vectors), similarities(new, heads, vectors)) < tolerances.FLOAT32_SUM
+    assert hs.verify(hs.open(old.path, keep_failed=True)).problems == ()
+
+
+@pytest.mark.parametrize("position", range(0, 1100, 100))
+def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int, toy_copy: Path) -> None:
+    path = toy_copy / "heads" / "zarr.json"
+    data = bytearray(path.read_bytes())
+    data[position] ^= 64
+    path.write_bytes(data)
+    store = hs.open(toy_copy, keep_failed=True)
+    assert store.row_specs.keys() == {"ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means"}
+    assert store.row_specs["patches"].chunk[0] == 8
+    assert [problem.where for problem in hs.verify(store).problems] == ["heads/zarr.json"]
 
 
 def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_copy: Path) -> None:
@@ -107,4 +224,4 @@ def test_a_damaged_shard_is_refused_with_what_to_do(toy_copy: Path) -> None:
     with pytest.raises(StoreError, match="heads cannot be read"):
         store.head_coordinates(store.layers[0], 0)
     with pytest.raises(StoreError, match="heads cannot be read"):
-        store.head_products(store.layers[0], 0, np.ones((store.head_dim, 1), np.float32))
+        store.coordinate_products([(store.layers[0], 0)], [np.ones((store.head_dim + 3, 1), np.float32)])

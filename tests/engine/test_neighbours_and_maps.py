@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse.neighbours import mean_contribution, nearest_to_image, nearest_to_vector, similarities
+from headspan.analyse.neighbours import _nearest, mean_contribution, nearest_to_image, nearest_to_vector, similarities
 from headspan.analyse.pruning import mean_ablated
 from headspan.analyse.segmentation import grid_shape, text_maps
 from headspan.errors import SettingsError
@@ -44,6 +44,26 @@ def test_the_nearest_images_to_an_image_leave_it_out(toy_store: hs.Store) -> Non
     scores = dense @ dense[9]
     order = [image for image in np.argsort(-scores).tolist() if image != 9]
     assert nearest_to_image(toy_store, 9, SOME_HEADS, count=1000).images.tolist() == order
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 10, 257, 1000, 5000])
+def test_the_nearest_are_the_first_of_all_images_in_order_of_their_scores(count: int) -> None:
+    random = np.random.default_rng(count)
+    for images in (0, 1, 3, 257, 1000):
+        for scores in (
+            random.standard_normal(images),
+            # Many are equal.
+            random.integers(0, 5, images),
+            np.zeros(images),
+            np.sort(random.standard_normal(images)),
+            np.full(images, np.nan),
+            random.choice([np.nan, np.inf, -np.inf, 1, 2, 3], images),
+        ):
+            known = scores.astype(np.float32)
+            ranked = [image for image in np.argsort(-known, kind="stable").tolist() if np.isfinite(known[image])]
+            found = _nearest(known, count)
+            assert found.images.tolist() == ranked[:count]
+            assert (found.scores == known[ranked[:count]]).all()
 
 
 def test_failed_images_are_nobodys_neighbours(toy_run: ToyRun, vectors: np.ndarray) -> None:

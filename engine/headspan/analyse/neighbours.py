@@ -2,7 +2,7 @@
 
 Source: Madasu et al., arXiv 2409.06579 (CLIP-InterpreT): raw contributions over `‖embedding‖`, plain dot
 products; several heads count by the mean of their contributions. Queries are carried to each head, so a
-search is one matrix-vector product a head over what is stored, and no dense contribution ever exists.
+search is one pass over what is stored of the heads, and no dense contribution ever exists.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from headspan.emit.shares import head_coordinates, share_coordinates
+from headspan.emit.shares import head_coordinates
 from headspan.errors import SettingsError
 from headspan.store.reader import Store
 
 # Layer and head.
 Head = tuple[int, int]
+# Blocks of images for each neighbour that is asked for.
+_BLOCKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,8 @@ def similarities(
 ) -> Float32[np.ndarray, "query images"]:
     """Dot products of each query with every image's mean contribution through `heads`; NaN where an image failed."""
     heads = _distinct(store, heads)
-    scores = np.zeros((len(vectors), store.images), np.float32)
-    # What multiplies a head's own numbers, `1/s`, and the three shares, which all heads of an image have in common.
-    shares = share_coordinates(store.norm, normalised=True)
-    for layer, head in heads:
-        along = (store.head_directions(layer, head) @ vectors.T).astype(np.float32)
-        own, common = along[: store.head_dim], along[store.head_dim :]
-        scores += (store.head_products(layer, head, own) * shares[:, :1] + shares @ common).T
-    return scores / len(heads)
+    along = [store.head_directions(layer, head) @ (vectors.T / len(heads)) for layer, head in heads]
+    return store.coordinate_products(heads, along)
 
 
 def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
@@ -78,13 +74,15 @@ def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarra
 
 
 def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:
+    # Among the blocks' largest scores are `count` images: what is below them all is not looked at.
+    block = max(1, len(scores) // (_BLOCKS * max(1, count)))
+    tops = np.fmax.reduceat(scores, np.arange(0, len(scores), block))
+    tops = tops[np.isfinite(tops)]
+    bound = np.partition(tops, -count)[-count] if 0 < count <= len(tops) else -np.inf
     # NaN, of images that failed, is no neighbour; of equal scores, the first images are.
-    known = np.where(np.isfinite(scores), scores, -np.inf)
-    candidates = np.arange(len(known))
-    if count < len(known):
-        candidates = np.flatnonzero(known >= np.partition(known, -count)[-count]) if count > 0 else candidates[:0]
-    best = candidates[np.argsort(-known[candidates], kind="stable")][:count]
-    best = best[np.isfinite(scores[best])]
+    candidates = np.flatnonzero(scores >= bound)
+    candidates = candidates[np.isfinite(scores[candidates])]
+    best = candidates[np.argsort(-scores[candidates], kind="stable")][: max(0, count)]
     return Neighbours(best, scores[best])
 
 

@@ -1,8 +1,8 @@
 """Arrays of rows read through memory maps of their shards, at the disk's speed.
 
-Uncompressed shards hold their inner chunks one after the other, as `ShardBuffer` wrote them, so a part of one is a
-view into the file. A shard of another size or with a damaged index is for Zarr to read, or to refuse; one that is
-missing reads as the fill value.
+Uncompressed shards hold their inner chunks one after the other, as `ShardPieces` gives them out, so a part of one is a
+view into the file, and what is read is copied, or converted, straight out of it. A shard of another size or with a
+damaged index is for Zarr to read, or to refuse; one that is missing reads as the fill value.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import google_crc32c
+import numkong
 import numpy as np
+from numpy.typing import DTypeLike
 
 from headspan.store.schema import ArraySpec
 
@@ -33,59 +35,75 @@ class MappedRows:
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         self._root = root
         self.spec = spec
-        self._chunks = lru_cache(_MAPS)(self._map)
+        self._shards = lru_cache(_MAPS)(self._map)
 
-    def read(self, index: Sequence[int] = ()) -> np.ndarray:
-        """All rows, copied, at one place of each of the first axes behind them. Raises UnmappableError."""
+    def read(self, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
+        """All rows, copied, at one place of each of the first axes behind them. Raises UnmappableError.
+
+        `dtype` may be float32 where float16 is stored.
+        """
         spec = self.spec
-        values = np.empty((spec.shape[0], *spec.shape[1 + len(index) :]), spec.dtype)
-        for first_row in range(0, spec.shape[0], spec.shard[0]):
-            shard = self.shard(first_row, index)
-            rows = values[first_row : first_row + spec.shard[0]]
-            for number, start in enumerate(range(0, len(rows), spec.chunk[0])):
-                part = rows[start : start + spec.chunk[0]]
-                part[...] = shard[number].reshape(-1, *part.shape[1:])[: len(part)]
+        values = np.empty((spec.shape[0], *spec.shape[1 + len(index) :]), dtype or spec.dtype)
+        for first_row, chunk in zip(range(0, len(values), spec.chunk[0]), self.chunks(index), strict=True):
+            rows = values[first_row : first_row + len(chunk)]
+            _copy(chunk[: len(rows)], rows)
         return values
 
-    def row(self, row: int, index: Sequence[int] = ()) -> np.ndarray:
-        """One row, copied. Raises UnmappableError."""
-        spec = self.spec
-        first_row = row // spec.shard[0] * spec.shard[0]
-        chunk, inside = divmod(row - first_row, spec.chunk[0])
-        return self.shard(first_row, index)[chunk, inside].reshape(spec.shape[1 + len(index) :]).copy()
+    def row(self, row: int, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
+        """One row, copied as by `read`. Raises UnmappableError."""
+        values = np.empty(self.spec.shape[1 + len(index) :], dtype or self.spec.dtype)
+        begin = row - row % self.spec.shard[0]
+        where = (*divmod(row - begin, self.spec.chunk[0]), *self._places(index))
+        _copy(self._shards(begin)[where], values)
+        return values
 
-    def shard(self, first_row: int, index: Sequence[int] = ()) -> np.ndarray:
-        """The shard that begins with `first_row`, `[row chunk, row in chunk, chunk, place in chunk, …]`, where it lies.
+    def chunks(self, index: Sequence[int] = (), first_row: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
+        """The inner chunks with rows from `first_row`, which begins one, to `end`; `[row, chunk, place in chunk, …]`.
 
-        `index` picks one place of each of the first axes behind the rows; of the others, each has two. The last chunk
-        may hold rows beyond the array's end. Raises UnmappableError.
+        They are views of where they lie. `index` picks one place of each of the first axes behind the rows; of the
+        others, each has two. The array's last chunk may hold rows beyond its end. Raises UnmappableError.
         """
-        # [row chunk, chunk along each axis …, row in chunk, place in chunk along each axis …]
-        chunks = self._chunks(first_row)
-        left = len(self.spec.shape) - 1
-        for axis, place in enumerate(index):
-            chunk, inside = divmod(place, self.spec.chunk[1 + axis])
-            # The axis of chunks is the first that is left, its counterpart in the chunk the first behind the rows.
-            chunks = chunks[:, chunk][(slice(None),) * (left + 1) + (inside,)]
-            left -= 1
-        order = [0, left + 1, *(axis for i in range(left) for axis in (1 + i, left + 2 + i))]
-        return chunks.transpose(order)
+        rows, shard_rows, chunk_rows = self.spec.shape[0], self.spec.shard[0], self.spec.chunk[0]
+        end = rows if end is None else end
+        where: tuple[slice | int, ...] = (slice(None), slice(None), *self._places(index))
+        for begin in range(first_row // shard_rows * shard_rows, end, shard_rows):
+            first, last = max(0, first_row - begin) // chunk_rows, -(-(end - begin) // chunk_rows)
+            yield from self._shards(begin)[where][first:last]
+
+    def _places(self, index: Sequence[int]) -> list[int]:
+        """Chunk and place in it along each of the axes behind the rows that `index` has a place of."""
+        return [
+            part for place, length in zip(index, self.spec.chunk[1:], strict=False) for part in divmod(place, length)
+        ]
 
     def _map(self, first_row: int) -> np.ndarray:
+        """The shard that begins with `first_row`, `[row chunk, row in chunk, chunk, place in chunk, …]`."""
         spec = self.spec
         grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
         rows = min(spec.shard[0], spec.shape[0] - first_row)
         shape = (math.ceil(rows / spec.chunk[0]), *grid[1:], *spec.chunk)
         body_bytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
         index_bytes = 16 * math.prod(grid)
+        order = [axis for i in range(len(grid)) for axis in (i, i + len(grid))]
         try:
             with (self._root / spec.file(first_row)).open("rb") as file:
                 if os.fstat(file.fileno()).st_size != body_bytes + index_bytes + 4:
                     raise UnmappableError
                 mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         except FileNotFoundError:
-            return np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape)
+            return np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape).transpose(order)
         index = mapped[body_bytes : body_bytes + index_bytes].tobytes()
         if google_crc32c.value(index).to_bytes(4, "little") != mapped[-4:].tobytes():
             raise UnmappableError
-        return mapped[:body_bytes].view(spec.dtype).reshape(shape)
+        return mapped[:body_bytes].view(spec.dtype).reshape(shape).transpose(order)
+
+
+def _copy(values: np.ndarray, out: np.ndarray) -> None:
+    """Write numbers that lie in inner chunks to the contiguous `out`."""
+    # A view, but where chunks cut an axis that is read whole.
+    values = values.reshape(out.shape)
+    if values.dtype == out.dtype:
+        out[...] = values
+    else:
+        # NumPy's own conversion from 16 bits takes twelve times as long.
+        numkong.astype(values, "float32", out=out)

@@ -6,9 +6,8 @@ either way every array, table and index of one `Store` counts the same images.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,36 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zarr
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
+from numpy.typing import DTypeLike
 
 from headspan.config import spans
 from headspan.emit.shares import (
+    EXTRA_COORDINATES,
     Folded,
     bias_contributions,
     check_convention,
     head_coordinates,
     head_directions,
     mlp_contributions,
+    share_coordinates,
 )
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.commits import Commits, Files, UnitRecord
-from headspan.store.half import convert, to_float32
 from headspan.store.mapped import MappedRows, UnmappableError
 from headspan.store.merged_moments import MergedMoments
+from headspan.store.products import summed_products
 from headspan.store.samples import read_notes, read_shards, read_table, read_unit
-from headspan.store.schema import ArraySpec, dimensions, open_group, row_arrays
-
-# Rows of one head whose float32 stays in the cache.
-_ROWS_AT_ONCE = 1024
+from headspan.store.schema import (
+    UNREADABLE,
+    ArraySpec,
+    as_stored,
+    dimensions,
+    open_group,
+    row_arrays,
+    stored_row_arrays,
+)
 
 
 class Store:
@@ -155,42 +162,33 @@ class Store:
         coordinates = head_coordinates(self.head_coordinates(layer, head), self.norm, normalised)
         return coordinates @ self.head_directions(layer, head, convention)
 
-    def head_coordinates(self, layer: int, head: int) -> Float32[np.ndarray, "images head_dim"]:
-        """One head's own coordinates, `Σ_n α v`."""
-        kept = self.kept(layer, head)
-        return to_float32(self._read("heads", kept, head))
+    def head_coordinates(
+        self, layer: int, head: int, dtype: DTypeLike = np.float32
+    ) -> Float[np.ndarray, "images head_dim"]:
+        """One head's own coordinates, `Σ_n α v`; as float16 they are what is stored."""
+        return self._read("heads", self.kept(layer, head), head, dtype=_offered(dtype))
 
     def image_coordinates(self, image: int, layer: int, head: int) -> Float32[np.ndarray, " head_dim"]:
         """One head's own coordinates of the image of that index."""
-        return to_float32(self._row("heads", image, self.kept(layer, head), head))
+        return self._row("heads", image, self.kept(layer, head), head, dtype=np.float32)
 
-    def head_products(
-        self, layer: int, head: int, matrix: Float32[np.ndarray, "head_dim column"]
-    ) -> Float32[np.ndarray, "images column"]:
-        """One head's own coordinates times `matrix`, chunk by chunk on all cores: nothing else is ever in memory."""
-        kept, maps = self.kept(layer, head), self._maps("heads")
-        spec = maps.spec
-        products = np.empty((spec.shape[0], matrix.shape[1]), np.float32)
+    def coordinate_products(
+        self, heads: Sequence[tuple[int, int]], matrices: Sequence[Float[np.ndarray, "coordinate column"]]
+    ) -> Float32[np.ndarray, "column images"]:
+        """Each image's normalised coordinates in each of `heads`, (layer, head), times that head's matrix, summed.
 
-        def multiply(first_row: int) -> None:
-            shard = maps.shard(first_row, (kept, head))
-            chunk_rows = spec.chunk[0]
-            together = max(1, _ROWS_AT_ONCE // chunk_rows)
-            wide = np.empty((together, chunk_rows, self.head_dim), np.float32)
-            for chunk in range(0, len(shard), together):
-                # [row chunk, row in chunk, head_dim]
-                part = shard[chunk : chunk + together, :, 0]
-                # What is NaN is so by its norm too.
-                convert(part, wide[: len(part)], finite=True)
-                into = products[first_row + chunk * chunk_rows : first_row + spec.shard[0]][: len(part) * chunk_rows]
-                np.matmul(wide[: len(part)].reshape(-1, self.head_dim)[: len(into)], matrix, out=into)
-
+        One pass over what is stored, on all cores: neither a dense form nor a float32 copy is ever in memory.
+        """
+        places = [(self.kept(layer, head), head) for layer, head in heads]
         try:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
-                list(threads.map(multiply, range(0, spec.shape[0], spec.shard[0])))
+            products = summed_products(self._maps("heads"), self._shares, places, matrices)
         except UnmappableError:
-            return self.head_coordinates(layer, head) @ matrix
-        return self._shown(products)
+            products = np.zeros((matrices[0].shape[1], self.images), np.float32)
+            for (layer, head), matrix in zip(heads, matrices, strict=True):
+                own = self.head_coordinates(layer, head)
+                products += (head_coordinates(own, self.norm, normalised=True) @ matrix).T
+            return products
+        return products if self.images == self.planned_images else products[:, self._rows]
 
     def head_directions(
         self, layer: int, head: int, convention: str = "even"
@@ -211,16 +209,18 @@ class Store:
             joint[:, head] = coordinates @ self.head_directions(layer, head, convention)
         return joint
 
-    def patch_coordinates(self, image: int, layer: int) -> Float32[np.ndarray, "token head head_dim"]:
-        """`α v` of every source token and head of one layer, for the image of that index."""
-        return to_float32(self._row("patches", image, self.kept(layer)).transpose(1, 0, 2))
+    def patch_coordinates(
+        self, image: int, layer: int, dtype: DTypeLike = np.float32
+    ) -> Float[np.ndarray, "token head head_dim"]:
+        """`α v` of every source token and head of one layer, for the image of that index; float16 is what is stored."""
+        return self._row("patches", image, self.kept(layer), dtype=_offered(dtype)).transpose(1, 0, 2)
 
     def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
         """Contributions of the initial state (term 0) and of every layer's MLP; of the pooling's MLP alone where
         the model pools by attention, which may have none."""
         if not self.terms:
             return np.zeros((self.images, 0, self.joint), np.float32)
-        centred, means = to_float32(self._read("mlps")), self._read("mlp_means")
+        centred, means = self._read("mlps", dtype=np.float32), self._read("mlp_means")
         return mlp_contributions(centred, means, self.norm, self.folded, check_convention(convention), normalised)
 
     def carried(self, layer: int, head: int, normalised: bool = True) -> Float32[np.ndarray, "images joint"]:
@@ -235,7 +235,7 @@ class Store:
                 f"{self.path}: head {head} of layer {layer} is not carried; stored are layers "
                 f"{spans(self.carried_layers)} with heads 0 to {array.shape[2] - 1}"
             )
-        found = to_float32(self._read("carried", self.carried_layers.index(layer), head))
+        found = self._read("carried", self.carried_layers.index(layer), head, dtype=np.float32)
         return found / self.norm[:, 2:] if normalised else found
 
     def biases(self, normalised: bool = True) -> Float32[np.ndarray, "images bias joint"]:
@@ -293,10 +293,10 @@ class Store:
         for name in self.row_specs:
             yield name, self._array(name)
 
-    @property
+    @cached_property
     def row_specs(self) -> dict[str, ArraySpec]:
-        """Shape, shards and chunks of those arrays, as the store's settings give them."""
-        return row_arrays(self._size, tuple(self.attributes["emit"]))
+        """Shape, shards and chunks of those arrays."""
+        return stored_row_arrays(self.group, self._size, tuple(self.attributes["emit"]))
 
     def kept(self, layer: int, head: int = 0) -> int:
         """The place of `layer` among the kept ones; SettingsError where it, or `head`, is not stored."""
@@ -319,22 +319,27 @@ class Store:
             raise SettingsError(f"{self.path}: holds no {name}; precompute with --emit heads,{name} to have them")
         try:
             array = self.group[name]
-        except ValueError as error:
+        except UNREADABLE as error:
             raise StoreError(
                 f"{self.path}: the metadata of {name} cannot be read ({one_line(error)}); headspan repair mends it"
             ) from error
         assert isinstance(array, zarr.Array), name
         return array
 
-    def _read(self, name: str, *index: int) -> np.ndarray:
+    @cached_property
+    def _shares(self) -> Float32[np.ndarray, "3 rows"]:
+        """The normalised `share_coordinates` of every row of the plan; NaN where it is not shown."""
+        shares = np.full((EXTRA_COORDINATES, self.planned_images), np.nan, np.float32)
+        shares[:, self._rows] = share_coordinates(self.norm, normalised=True).T
+        return shares
+
+    def _read(self, name: str, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
+        """The rows that this store shows, as `dtype` where it is not the stored one."""
         try:
-            values = self._maps(name).read(index)
+            values = self._maps(name).read(index, dtype)
         except UnmappableError:
             values = self._values(name, slice(None), *index)
-        return self._shown(values)
-
-    def _shown(self, values: np.ndarray) -> np.ndarray:
-        """The rows that this store shows, of an array of all."""
+            values = values.astype(dtype or values.dtype, copy=False)
         if len(self._rows) < len(values):
             return values[self._rows]
         if not self._committed.all():
@@ -349,17 +354,19 @@ class Store:
     def _maps(self, name: str) -> MappedRows:
         if name not in self._mapped:
             # Refused where it is not stored.
-            self._array(name)
-            self._mapped[name] = MappedRows(self.path, self.row_specs[name])
+            array = self._array(name)
+            spec = row_arrays(self._size, tuple(self.attributes["emit"]))[name]
+            self._mapped[name] = MappedRows(self.path, as_stored(spec, array, self._size.unit_images))
         return self._mapped[name]
 
-    def _row(self, name: str, image: int, *index: int) -> np.ndarray:
+    def _row(self, name: str, image: int, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
         """The image of that index, of an array of all; NaN where its unit is not committed."""
         row = self._row_of(image)
         try:
-            values = self._maps(name).row(row, index)
+            values = self._maps(name).row(row, index, dtype)
         except UnmappableError:
             values = self._values(name, row, *index)
+            values = values.astype(dtype or values.dtype, copy=False)
         return values if self._committed[row] else np.full_like(values, np.nan)
 
     def _values(self, name: str, *selection: slice | int) -> np.ndarray:
@@ -385,3 +392,12 @@ class Store:
 def open_store(path: str | Path, keep_failed: bool = False) -> Store:
     """Open a store; `keep_failed` shows images that failed (and unfinished ones) as NaN rows."""
     return Store(path, keep_failed)
+
+
+def _offered(dtype: DTypeLike) -> np.dtype[Any]:
+    """`dtype`; SettingsError where numbers of 16 bits are not given as it."""
+    with suppress(TypeError):
+        if (found := np.dtype(dtype)) in (np.float16, np.float32):
+            return found
+    name = getattr(dtype, "__name__", dtype)
+    raise SettingsError(f"dtype {name}: coordinates are given as float32, or as float16, which is what is stored")

@@ -8,7 +8,7 @@ so that a missing shard never reads as zeros. Nothing here writes numbers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
 # Rows in an inner chunk: many where one head is read over all images, few where one image's patches are.
-_CHUNK_ROWS = {"heads": 256, "patches": 8, "carried": 256}
+_CHUNK_ROWS = {"heads": 1024, "patches": 8, "carried": 256}
 _DEFAULT_CHUNK_ROWS = 64
 _SHARD_BYTES = 256 << 20
+# What zarr raises over an array's metadata that are damaged, wherever that is.
+UNREADABLE = (ValueError, TypeError, KeyError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,29 @@ def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
         shape = (len(size.carried), size.carried_heads, joint)
         axes["carried"] = (("carried_layer", "trunk_head", "joint"), shape, "float16")
     return {name: _row_spec(name, *spec, size) for name, spec in axes.items()}
+
+
+def stored_row_arrays(root: zarr.Group, size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
+    """`row_arrays` of the store `root`, in the shards and chunks that it was planned with.
+
+    An array whose metadata cannot be read, or contradict the settings, is as it would be planned now.
+    """
+    found = {}
+    for name, spec in row_arrays(size, emit).items():
+        try:
+            found[name] = as_stored(spec, root[name], size.unit_images)
+        except UNREADABLE:
+            found[name] = spec
+    return found
+
+
+def as_stored(spec: ArraySpec, array: zarr.Array[Any] | zarr.Group, unit_images: int) -> ArraySpec:
+    """`spec` in the shards and chunks of `array`; `spec` itself where those are not an array's of such a store."""
+    if not isinstance(array, zarr.Array) or array.shape != spec.shape or array.shards is None:
+        return spec
+    lengths = zip((unit_images, *spec.shape[1:]), array.shards, array.chunks, strict=True)
+    whole = all(length % shard == 0 and shard % chunk == 0 for length, shard, chunk in lengths)
+    return replace(spec, shard=array.shards, chunk=array.chunks) if whole else spec
 
 
 def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: str, size: Dimensions) -> ArraySpec:

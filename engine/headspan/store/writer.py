@@ -29,7 +29,15 @@ from headspan.store.commits import Commits, UnitRecord
 from headspan.store.files import TEMPORARY, StagedFile, checksum, new_token, staged, token_of
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.samples import read_shards, read_unit
-from headspan.store.schema import ArraySpec, decoding, dimensions, image_bytes, moment_arrays, open_group, row_arrays
+from headspan.store.schema import (
+    ArraySpec,
+    decoding,
+    dimensions,
+    image_bytes,
+    moment_arrays,
+    open_group,
+    stored_row_arrays,
+)
 from headspan.store.shard_writer import ShardPieces, write_array
 from headspan.store.writers import forget, other_writers
 
@@ -43,11 +51,11 @@ class StoreWriter:
     """An existing store, to be filled."""
 
     def __init__(self, path: Path) -> None:
-        _, self.attributes = open_group(path)
+        root, self.attributes = open_group(path)
         self.path = path
         self.token = new_token()
         self.size = dimensions(self.attributes)
-        self.specs = row_arrays(self.size, tuple(self.attributes["emit"]))
+        self.specs = stored_row_arrays(root, self.size, tuple(self.attributes["emit"]))
         self.units = units(self.size.images, self.size.unit_images)
         self.commits = Commits(path, len(self.units), self.token)
 

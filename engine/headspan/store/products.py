@@ -1,0 +1,104 @@
+"""Head coordinates of all images times a few columns: one pass over the memory maps, on all cores.
+
+SIMD kernels multiply the stored float16 numbers where they lie and sum in float32; there is no float32 copy of them.
+A column is two float16 ones to the kernel, so it keeps float32's precision beside its largest number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numkong
+import numpy as np
+from jaxtyping import Float, Float32
+
+from headspan.store.mapped import MappedRows
+
+# Products that a thread has in hand before it adds the shares stay in its core's cache.
+_BLOCK_BYTES = 1 << 18
+# Spans of rows for each thread: few, as each costs some 20 µs, and none waits long for the last.
+_SPANS = 4
+_FINER = np.float32(2.0**11)
+
+
+def summed_products(
+    maps: MappedRows,
+    shares: Float32[np.ndarray, "3 rows"],
+    places: Sequence[tuple[int, int]],
+    matrices: Sequence[Float[np.ndarray, "coordinate column"]],
+) -> Float32[np.ndarray, "column rows"]:
+    """Normalised coordinates of the heads at `places` of `maps`, times each head's matrix, summed over the heads.
+
+    `shares` are every row's `share_coordinates`; a row is NaN where they are. Raises UnmappableError.
+    """
+    stacked = np.stack(matrices).astype(np.float32)
+    own, common = stacked[:, : -len(shares)], stacked[:, -len(shares) :].sum(axis=0)
+    packed, scale = _packed(own)
+    rows, columns, chunk_rows = shares.shape[1], own.shape[2], maps.spec.chunk[0]
+    threads = os.cpu_count() or 1
+    span_rows = -(-rows // (_SPANS * threads * chunk_rows)) * chunk_rows
+    block_rows = min(max(1, _BLOCK_BYTES // (8 * columns * chunk_rows)) * chunk_rows, span_rows)
+    sums = np.empty((columns, rows), np.float32)
+
+    def multiply(first_row: int, end: int) -> None:
+        """The rows from `first_row`, which begins a chunk, to `end`, block by block."""
+        total, part = np.empty((2, block_rows, 2 * columns), np.float32)
+        outs = [
+            [numkong.from_dlpack(buffer[row : row + chunk_rows]) for row in range(0, block_rows, chunk_rows)]
+            for buffer in (total, part)
+        ]
+        for row in range(first_row, end, block_rows):
+            count = min(end - row, block_rows)
+            for number, (place, both) in enumerate(zip(places, packed, strict=True)):
+                # Listed first: between its products, a thread then hardly needs the interpreter's lock.
+                chunks = [
+                    # Copied where the shard is missing alone.
+                    np.ascontiguousarray(chunk.reshape(chunk_rows, -1))
+                    for chunk in maps.chunks(place, row, row + count)
+                ]
+                for chunk, out in zip(chunks, outs[number > 0], strict=False):
+                    numkong.dots_packed(chunk, both, out=out)
+                if number:
+                    total += part
+            here = slice(row, row + count)
+            for column, out in enumerate(sums[:, here]):
+                # A column after the other, since NumPy would else walk along the shorter axis.
+                np.multiply(total[:count, columns + column], scale[columns + column], out=out)
+                out += scale[column] * total[:count, column]
+                _add_shares(shares[:, here], common[:, column], out)
+
+    firsts = range(0, rows, span_rows)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(multiply, firsts, [*firsts[1:], rows]))
+    return sums
+
+
+def _add_shares(
+    shares: Float32[np.ndarray, "3 rows"], common: Float32[np.ndarray, "3"], products: Float32[np.ndarray, " rows"]
+) -> None:
+    """Make products of heads' own numbers those of all normalised coordinates, in place."""
+    over_s, mean, one = shares
+    products += common[0]
+    products *= over_s
+    products += common[1] * mean
+    products += common[2] * one
+
+
+def _packed(
+    own: Float32[np.ndarray, "head head_dim column"],
+) -> tuple[list[numkong.PackedMatrix], Float32[np.ndarray, " two_columns"]]:
+    """Each head's columns as the kernel takes them, and what to multiply the products by; NaN for an infinite column.
+
+    A number is the sum of two float16 ones, the second what the first leaves over, both made large.
+    """
+    scale = np.abs(own).max(axis=(0, 1))
+    scale[scale == 0] = 1
+    with np.errstate(invalid="ignore"):
+        scaled = own / scale
+    coarse = scaled.astype(np.float16)
+    fine = ((scaled - coarse) * _FINER).astype(np.float16)
+    both = np.concatenate([coarse, fine], axis=2).swapaxes(1, 2)
+    packed = [numkong.dots_pack(np.ascontiguousarray(columns)) for columns in both]
+    return packed, np.concatenate([scale, scale / _FINER])
