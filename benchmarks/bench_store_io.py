@@ -121,33 +121,29 @@ def _read_heads(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def _read_patches(folder: Path, random: np.random.Generator, rounds: int) -> dict[str, Any]:
-    """Single images' patches, a layer after the other, in random order."""
+    """Single images' patches of all layers, in random order."""
     store = hs.open(folder / "run.zarr")
-    images, layers = random.permutation(store.images)[:64].tolist(), store.layers
-    # A plain file has the numbers of an image's layer side by side, as they are wanted.
-    shape = (store.heads_per_layer, store.tokens, store.head_dim)
-    layer_bytes = int(np.prod(shape)) * 2
-    row_bytes = len(layers) * layer_bytes
+    images = random.permutation(store.images)[:64].tolist()
+    # A plain file has an image's numbers side by side, as they are wanted.
+    shape = (len(store.layers), store.heads_per_layer, store.tokens, store.head_dim)
+    row_bytes = int(np.prod(shape)) * 2
     units = sorted(folder.glob("patches-*.bin"), key=lambda path: int(path.stem.rpartition("-")[2]))
     unit_images = units[0].stat().st_size // row_bytes
     descriptors = [os.open(path, os.O_RDONLY) for path in units]
 
-    def plain(image: int, kept: int) -> np.ndarray:
+    def plain(image: int) -> np.ndarray:
         unit, place = divmod(image, unit_images)
-        data = os.pread(descriptors[unit], layer_bytes, place * row_bytes + kept * layer_bytes)
-        return np.frombuffer(data, np.float16).reshape(shape)
+        return np.frombuffer(os.pread(descriptors[unit], row_bytes, place * row_bytes), np.float16).reshape(shape)
 
     works: dict[str, Callable[[], object]] = {
-        "store": lambda: [store.patch_coordinates(image, layer, np.float16) for image in images for layer in layers],
-        "store, as float32": lambda: [store.patch_coordinates(image, layer) for image in images for layer in layers],
-        "plain": lambda: [plain(image, kept) for image in images for kept in range(len(layers))],
-        "plain, as float32": lambda: [
-            plain(image, kept).astype(np.float32) for image in images for kept in range(len(layers))
-        ],
+        "store": lambda: [store.patch_coordinates(image, dtype=np.float16) for image in images],
+        "store, as float32": lambda: [store.patch_coordinates(image) for image in images],
+        "plain": lambda: [plain(image) for image in images],
+        "plain, as float32": lambda: [plain(image).astype(np.float32) for image in images],
     }
     try:
-        own = store.patch_coordinates(images[0], layers[1])
-        assert (own.transpose(1, 0, 2) == plain(images[0], 1)).all(), "the plain files hold the store's numbers"
+        own = store.patch_coordinates(images[0]).transpose(0, 2, 1, 3)
+        assert (own == plain(images[0])).all(), "the plain files hold the store's numbers"
         return _read_rates(works, len(images) * row_bytes, rounds)
     finally:
         for descriptor in descriptors:

@@ -210,10 +210,12 @@ class Store:
         return joint
 
     def patch_coordinates(
-        self, image: int, layer: int, dtype: DTypeLike = np.float32
-    ) -> Float[np.ndarray, "token head head_dim"]:
-        """`α v` of every source token and head of one layer, for the image of that index; float16 is what is stored."""
-        return self._row("patches", image, self.kept(layer), dtype=_offered(dtype)).transpose(1, 0, 2)
+        self, image: int, layer: int | None = None, dtype: DTypeLike = np.float32
+    ) -> Float[np.ndarray, "*layer token head head_dim"]:
+        """`α v` of every source token and head, for the image of that index: of one layer, or without one of all that
+        are stored, with an axis of their own in front. As float16 they are what is stored."""
+        index = () if layer is None else (self.kept(layer),)
+        return self._row("patches", image, *index, dtype=_offered(dtype)).swapaxes(-3, -2)
 
     def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
         """Contributions of the initial state (term 0) and of every layer's MLP; of the pooling's MLP alone where

@@ -21,8 +21,11 @@ from headspan.errors import StoreError, one_line
 FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
-# Rows in an inner chunk: many where one head is read over all images, few where one image's patches are.
-_CHUNK_ROWS = {"heads": 1024, "patches": 8, "carried": 256}
+# Rows in an inner chunk: many where one head is read over all images, one where one image's patches are.
+_CHUNK_ROWS = {"heads": 1024, "patches": 1, "carried": 256}
+# The axes of which an inner chunk holds one place: a head is read without its neighbours, and the patches of an image
+# lie side by side.
+_APART = {"heads": ("layer", "head"), "patches": ("layer",), "carried": ("carried_layer", "trunk_head")}
 _DEFAULT_CHUNK_ROWS = 64
 _SHARD_BYTES = 256 << 20
 # What zarr raises over an array's metadata that are damaged, wherever that is.
@@ -138,8 +141,8 @@ def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: st
     parts = [n for n in range(1, unit // chunk_rows + 1) if (unit // chunk_rows) % n == 0]
     fitting = [n for n in parts if unit // n * row_bytes <= _SHARD_BYTES]
     shard_rows = unit // (fitting[0] if fitting else parts[-1])
-    # One layer and head a chunk, so that a head is read without its neighbours.
-    chunk_tail = tuple(1 if dim.endswith(("layer", "head")) else length for dim, length in zip(dims, tail, strict=True))
+    apart = _APART.get(name, ())
+    chunk_tail = tuple(1 if dim in apart else length for dim, length in zip(dims, tail, strict=True))
     return ArraySpec(
         name=name,
         dims=("image", *dims),
