@@ -29,7 +29,7 @@ _PIECE_BYTES = 4 << 20
 
 def run(toy: bool) -> dict[str, Any]:
     """Seconds of a search, and its rate over that of the scan."""
-    images, unit_images = (600, 64) if toy else (1_000_000, 1_024)
+    images, unit_images = (600, 64) if toy else (1_000_000, 8_192)
     size = Dimensions(
         images,
         unit_images,
@@ -66,7 +66,7 @@ def run(toy: bool) -> dict[str, Any]:
                     "search": lambda: hs.nearest_to_image(store, image=images // 2, heads=[(0, 1)]),
                     "scan": lambda: sum(map(int, pool.map(np.add.reduce, pieces))),
                 },
-                repeats=7,
+                repeats=21,
                 warmup=2,
             )
         size_bytes = mapped.nbytes

@@ -46,11 +46,12 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     server: Server
+    asked: dict[str, Any]
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         chat = self.server.chat
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with chat.lock:
             chat.requests.append(body)
             chat.times.append(time.monotonic())
@@ -91,7 +92,8 @@ class Handler(BaseHTTPRequestHandler):
             "message": {"role": "assistant", "content": content, **message},
         }
         usage = {} if chat.usage is None else {"usage": chat.usage}
-        model = f"{chat.requests[-1]['model']}-0613"
+        # Of this connection's request: others may have come since.
+        model = f"{self.asked['model']}-0613"
         self.reply(200, {"id": "x", "object": "chat.completion", "model": model, "choices": [choice], **usage})
 
     def fail(self, status: int, message: str, code: str | None, **headers: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numkong
 import numpy as np
@@ -65,14 +66,22 @@ def summed_products(
             here = slice(row, row + count)
             for column, out in enumerate(sums[:, here]):
                 # A column after the other, since NumPy would else walk along the shorter axis.
-                np.multiply(total[:count, columns + column], scale[columns + column], out=out)
-                out += scale[column] * total[:count, column]
+                pair = slice(2 * column, 2 * column + 2)
+                np.matmul(total[:count, pair], scale[pair], out=out)
                 _add_shares(shares[:, here], common[:, column], out)
 
     firsts = range(0, rows, span_rows)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(multiply, firsts, [*firsts[1:], rows]))
+    list(_threads(os.getpid(), threads).map(multiply, firsts, [*firsts[1:], rows]))
     return sums
+
+
+@lru_cache(1)
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """The process's threads, kept between searches: beginning them takes as long as a tenth of one.
+
+    A process that was forked has none of its parent's, and begins its own.
+    """
+    return ThreadPoolExecutor(count, thread_name_prefix="headspan-products")
 
 
 def _add_shares(
@@ -99,6 +108,7 @@ def _packed(
         scaled = own / scale
     coarse = scaled.astype(np.float16)
     fine = ((scaled - coarse) * _FINER).astype(np.float16)
-    both = np.concatenate([coarse, fine], axis=2).swapaxes(1, 2)
+    # [head, two columns, head_dim]
+    both = np.stack([coarse, fine], axis=-1).reshape(*own.shape[:2], -1).swapaxes(1, 2)
     packed = [numkong.dots_pack(np.ascontiguousarray(columns)) for columns in both]
-    return packed, np.concatenate([scale, scale / _FINER])
+    return packed, np.stack([scale, scale / _FINER], axis=-1).reshape(-1)

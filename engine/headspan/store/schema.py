@@ -22,7 +22,9 @@ FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
 # Rows in an inner chunk: many where one head is read over all images, one where one image's patches are.
-_CHUNK_ROWS = {"heads": 1024, "patches": 1, "carried": 256}
+_CHUNK_ROWS = {"heads": 8192, "patches": 1, "carried": 256}
+# What a row of chunks may take: it is filled in memory, whole.
+_ROW_OF_CHUNKS_BYTES = 64 << 20
 # The axes of which an inner chunk holds one place: a head is read without its neighbours, and the patches of an image
 # lie side by side.
 _APART = {"heads": ("layer", "head"), "patches": ("layer",), "carried": ("carried_layer", "trunk_head")}
@@ -134,9 +136,9 @@ def as_stored(spec: ArraySpec, array: zarr.Array[Any] | zarr.Group, unit_images:
 
 def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: str, size: Dimensions) -> ArraySpec:
     unit = size.unit_images
-    most = _CHUNK_ROWS.get(name, _DEFAULT_CHUNK_ROWS)
-    chunk_rows = next(rows for rows in range(min(most, unit), 0, -1) if unit % rows == 0)
     row_bytes = math.prod(tail) * np.dtype(dtype).itemsize
+    most = max(1, min(_CHUNK_ROWS.get(name, _DEFAULT_CHUNK_ROWS), _ROW_OF_CHUNKS_BYTES // row_bytes, unit))
+    chunk_rows = next(rows for rows in range(most, 0, -1) if unit % rows == 0)
     # The largest part of a unit that keeps a shard under its size, a whole number of inner chunks.
     parts = [n for n in range(1, unit // chunk_rows + 1) if (unit // chunk_rows) % n == 0]
     fitting = [n for n in parts if unit // n * row_bytes <= _SHARD_BYTES]
