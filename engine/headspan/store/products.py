@@ -18,9 +18,7 @@ from jaxtyping import Float, Float32
 from headspan.store.mapped import MappedRows
 
 # Products that a thread has in hand before it adds the shares stay in its core's cache.
-_BLOCK_BYTES = 1 << 18
-# Spans of rows for each thread: few, as each costs some 20 µs, and none waits long for the last.
-_SPANS = 4
+_BLOCK_BYTES = 1 << 19
 _FINER = np.float32(2.0**11)
 
 
@@ -39,16 +37,19 @@ def summed_products(
     packed, scale = _packed(own)
     rows, columns, chunk_rows = shares.shape[1], own.shape[2], maps.spec.chunk[0]
     threads = os.cpu_count() or 1
-    span_rows = -(-rows // (_SPANS * threads * chunk_rows)) * chunk_rows
+    # One span of rows for each thread.
+    span_rows = -(-rows // (threads * chunk_rows)) * chunk_rows
     block_rows = min(max(1, _BLOCK_BYTES // (8 * columns * chunk_rows)) * chunk_rows, span_rows)
     sums = np.empty((columns, rows), np.float32)
 
     def multiply(first_row: int, end: int) -> None:
         """The rows from `first_row`, which begins a chunk, to `end`, block by block."""
-        total, part = np.empty((2, block_rows, 2 * columns), np.float32)
+        # The sum over heads, and what a further head adds to it.
+        buffers = np.empty((min(2, len(places)), block_rows, 2 * columns), np.float32)
+        total, part = buffers[0], buffers[-1]
         outs = [
             [numkong.from_dlpack(buffer[row : row + chunk_rows]) for row in range(0, block_rows, chunk_rows)]
-            for buffer in (total, part)
+            for buffer in buffers
         ]
         for row in range(first_row, end, block_rows):
             count = min(end - row, block_rows)

@@ -22,7 +22,7 @@ FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
 # Rows in an inner chunk: many where one head is read over all images, one where one image's patches are.
-_CHUNK_ROWS = {"heads": 8192, "patches": 1, "carried": 256}
+_CHUNK_ROWS = {"heads": 4096, "patches": 1, "carried": 256}
 # What a row of chunks may take: it is filled in memory, whole.
 _ROW_OF_CHUNKS_BYTES = 64 << 20
 # The axes of which an inner chunk holds one place: a head is read without its neighbours, and the patches of an image
