@@ -34,7 +34,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Emission is a few hundredths of a pass, and so is what one round differs from the next.
 _EMISSION_ROUNDS = 15
 # Images a batch, and rounds.
-_RUNS = {"ViT-B-32": (16, 7), "ViT-B-16": (16, 4), "ViT-L-14": (4, 4)}
+_RUNS = {"ViT-B-32": (16, 7), "ViT-B-16": (16, 7), "ViT-L-14": (4, 9)}
 
 
 def run(toy: bool) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _PIECE_BYTES = 4 << 20
 
 def run(toy: bool) -> dict[str, Any]:
     """Seconds of a search, and its rate over that of the scan."""
-    images, unit_images = (600, 64) if toy else (1_000_000, 8_192)
+    images, unit_images = (600, 64) if toy else (1_000_000, 16_384)
     size = Dimensions(
         images,
         unit_images,

@@ -40,7 +40,7 @@ def run(toy: bool) -> dict[str, Any]:
         photos = os.environ.get("HEADSPAN_PHOTOS", "")
         if not photos or toy:
             random = np.random.default_rng()
-            images = 12 if toy else 256
+            images = 12 if toy else 768
             write_shards(folder / "shards", [photo_like(random, 500, 375) for _ in range(images)], images)
             photos = str(folder / "shards")
         model = {"model": "reference"} if toy else {"model": "ViT-B-32", "pretrained": "random:0"}

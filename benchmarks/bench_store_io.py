@@ -39,7 +39,7 @@ def run(toy: bool) -> dict[str, Any]:
     layers = 2 if toy else 4
     # Half a gigabyte of patches; units as on a CPU and, for heads, as on a GPU.
     patches = store_size(model, 24 if toy else 1_792, 8 if toy else 256, layers)
-    heads = store_size(model, 48 if toy else 65_536, 16 if toy else 8_192, layers)
+    heads = store_size(model, 48 if toy else 98_304, 16 if toy else 16_384, layers)
     random, rounds = np.random.default_rng(), 2 if toy else 7
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

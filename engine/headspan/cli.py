@@ -389,7 +389,7 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument(
         "--unit-images",
         type=int,
-        help="images a unit of work (default: 256 on a CPU; on a GPU 1024 with patches, 8192 without)",
+        help="images a unit of work (default: 256 on a CPU; on a GPU 1024 with patches, 16384 without)",
     )
 
     _command(commands, "models", _models, "the models that open_clip has, and which are decomposed")

@@ -68,7 +68,7 @@ class PrecomputeSettings:
     decode: str = "fast"
     # Threads that decode images; None means one a core.
     workers: int | None = None
-    # Images in a unit of work: what is lost when a job dies. None: 256 on a CPU, on a GPU 1,024 with patches and 8,192
+    # Images in a unit of work: what is lost when a job dies. None: 256 on a CPU, on a GPU 1,024 with patches and 16,384
     # without.
     unit_images: int | None = None
     # Shards may be `pipe:` commands, which are run.

@@ -206,7 +206,7 @@ def _unit_images(device: str, emit: Sequence[str]) -> int:
     """
     if device == "cpu":
         return 256
-    return 1024 if "patches" in emit else 8192
+    return 1024 if "patches" in emit else 16384
 
 
 def _fitting(unit_images: int, images: int) -> int:
