@@ -66,7 +66,7 @@ def run(toy: bool) -> dict[str, Any]:
                     "search": lambda: hs.nearest_to_image(store, image=images // 2, heads=[(0, 1)]),
                     "scan": lambda: sum(map(int, pool.map(np.add.reduce, pieces))),
                 },
-                repeats=21,
+                repeats=101,
                 warmup=2,
             )
         size_bytes = mapped.nbytes

@@ -72,7 +72,14 @@ def summed_products(
                 _add_shares(shares[:, here], common[:, column], out)
 
     firsts = range(0, rows, span_rows)
-    list(_threads(os.getpid(), threads).map(multiply, firsts, [*firsts[1:], rows]))
+    others = [
+        _threads(os.getpid(), threads).submit(multiply, first_row, min(first_row + span_rows, rows))
+        for first_row in firsts[1:]
+    ]
+    # This thread has nothing to wait for before its own span is done.
+    multiply(0, min(span_rows, rows))
+    for other in others:
+        other.result()
     return sums
 
 
