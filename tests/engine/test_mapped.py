@@ -10,6 +10,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
+import zarr
 
 import headspan as hs
 from headspan.analyse.neighbours import similarities
@@ -185,6 +186,29 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
     assert hs.verify(hs.open(old.path, keep_failed=True)).problems == ()
 
 
+def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chunks(
+    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(event: Progress) -> None:
+        if event.stage == "images" and event.done > 32:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "old.zarr"
+    with monkeypatch.context() as before:
+        before.setattr(schema, "_CHUNK_ROWS", {"heads": 4})
+        with pytest.raises(KeyboardInterrupt):
+            hs.precompute(out=path, listen=interrupt, **toy_run.settings())
+    whole = (path / "heads" / "zarr.json").read_bytes()
+    (path / "heads" / "zarr.json").write_bytes(whole[:100])
+    with pytest.raises(
+        StoreError, match=r"heads/zarr\.json: is not as it was planned; run headspan repair, and if that"
+    ):
+        hs.precompute(out=path, **toy_run.settings())
+    (path / "heads" / "zarr.json").write_bytes(whole)
+    hs.precompute(out=path, **toy_run.settings())
+    assert hs.verify(hs.open(path, keep_failed=True)).problems == ()
+
+
 @pytest.mark.parametrize("position", range(0, 1100, 100))
 def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int, toy_copy: Path) -> None:
     path = toy_copy / "heads" / "zarr.json"
@@ -195,6 +219,21 @@ def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int
     assert store.row_specs.keys() == {"ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means"}
     assert store.row_specs["patches"].chunk == zarr_array(store.path, "patches").chunks
     assert [problem.where for problem in hs.verify(store).problems] == ["heads/zarr.json"]
+
+
+def test_shards_that_zarr_wrote_anew_in_its_own_order_are_not_taken_for_ours(
+    toy_copy: Path,
+) -> None:
+    store = hs.open(toy_copy)
+    layer = store.layers[-1]
+    wanted = store.head_coordinates(layer, 1)
+    size = (toy_copy / store.row_specs["heads"].file(0)).stat().st_size
+    array = zarr.open_group(toy_copy, mode="r+")["heads"]
+    assert isinstance(array, zarr.Array)
+    array[...] = array[...]
+    # Of the same size, its index whole: what differs is where the chunks lie.
+    assert (toy_copy / store.row_specs["heads"].file(0)).stat().st_size == size
+    assert (hs.open(toy_copy).head_coordinates(layer, 1) == wanted).all()
 
 
 def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_copy: Path) -> None:

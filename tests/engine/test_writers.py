@@ -23,7 +23,7 @@ from headspan.emit.shares import Folded
 from headspan.errors import StoreError
 from headspan.records import Sample, Shard, Unit
 from headspan.store import commits, files, work
-from headspan.store.files import checksum
+from headspan.store.files import StagedFile, checksum
 from headspan.store.schema import FORMAT
 from headspan.store.staged import StagedStore
 from headspan.store.work import Work
@@ -506,3 +506,36 @@ def test_any_sequence_of_appends_crashes_resumes_and_second_writers_keeps_what_w
         max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
     )
     run_state_machine_as_test(WrittenStore, settings=hypothesis_run)
+
+
+@pytest.mark.parametrize("step", ["write", "finish"])
+def test_whatever_a_unit_writes_may_be_refused_and_nothing_of_it_is_left(
+    step: str, planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    store = StoreWriter(path)
+    before, action = relative_files(path), getattr(StagedFile, step)
+    refused = 0
+    while True:
+        left = [refused]
+
+        def refusing(file: StagedFile, *part: Any, left: list[int] = left) -> Any:
+            left[0] -= 1
+            if left[0] == -1:
+                # As the disk does it, within what tidies up.
+                with file._or_none():
+                    raise OSError(28, "No space left on device")
+            return action(file, *part)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StagedFile, step, refusing)
+            try:
+                assert write_unit(store, store.units[0], 1)
+                break
+            except StoreError:
+                pass
+        assert relative_files(path) == before
+        refused += 1
+    # Four arrays, moments, record and claim; each array is written in two goes, its chunks and its index.
+    assert refused >= {"write": 11, "finish": 7}[step]
+    assert variant_of(path, 0) == {0.125}

@@ -74,14 +74,12 @@ def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarra
 
 
 def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:
-    # Among the blocks' largest scores are `count` images: what is below them all is not looked at.
+    # The blocks' largest scores are those of `count` images and more: what is below them all is no candidate.
     block = max(1, len(scores) // (_BLOCKS * max(1, count)))
-    firsts = np.arange(0, len(scores), block)
-    tops = np.fmax.reduceat(scores, firsts)
-    known = tops[np.isfinite(tops)]
-    bound = np.partition(known, -count)[-count] if 0 < count <= len(known) else -np.inf
-    parts = [first + np.flatnonzero(scores[first : first + block] >= bound) for first in firsts[tops >= bound]]
-    candidates = np.concatenate([np.empty(0, int), *parts])
+    tops = np.fmax.reduceat(scores, np.arange(0, len(scores), block))
+    tops = tops[np.isfinite(tops)]
+    bound = np.partition(tops, -count)[-count] if 0 < count <= len(tops) else -np.inf
+    candidates = np.flatnonzero(scores >= bound)
     # NaN, of images that failed, is no neighbour; of equal scores, the first images are.
     candidates = candidates[np.isfinite(scores[candidates])]
     best = candidates[np.argsort(-scores[candidates], kind="stable")][: max(0, count)]

@@ -46,7 +46,7 @@ def token_of(temporary: Path) -> str:
 class StagedFile:
     """A file being written under `path`'s temporary name; what it raises is a StoreError where the disk refuses.
 
-    Left by an exception, or refused, no part of it stays behind.
+    Refused, or left by an exception where it is a context manager, no part of it stays behind.
     """
 
     def __init__(self, path: Path, token: str) -> None:

@@ -1,8 +1,9 @@
 """Arrays of rows read through memory maps of their shards, at the disk's speed.
 
 Uncompressed shards hold their inner chunks one after the other, as `ShardPieces` gives them out, so a part of one is a
-view into the file, and what is read is copied, or converted, straight out of it. A shard of another size or with a
-damaged index is for Zarr to read, or to refuse; one that is missing reads as the fill value.
+view into the file, and what is read is copied, or converted, straight out of it. A shard whose index is another one,
+since it is damaged or another program wrote it, is for Zarr to read, or to refuse; one that is missing reads as the
+fill value.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import google_crc32c
 import numkong
 import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.store.schema import ArraySpec
+from headspan.store.shard_writer import shard_index
 
 # A process may hold some 65,000 maps in all, by Linux's default.
 _MAPS = 4096
@@ -83,17 +84,16 @@ class MappedRows:
         rows = min(spec.shard[0], spec.shape[0] - first_row)
         shape = (math.ceil(rows / spec.chunk[0]), *grid[1:], *spec.chunk)
         body_bytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
-        index_bytes = 16 * math.prod(grid)
+        index = shard_index(spec, shape[0])
         order = [axis for i in range(len(grid)) for axis in (i, i + len(grid))]
         try:
             with (self._root / spec.file(first_row)).open("rb") as file:
-                if os.fstat(file.fileno()).st_size != body_bytes + index_bytes + 4:
+                if os.fstat(file.fileno()).st_size != body_bytes + len(index):
                     raise UnmappableError
                 mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         except FileNotFoundError:
             return np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape).transpose(order)
-        index = mapped[body_bytes : body_bytes + index_bytes].tobytes()
-        if google_crc32c.value(index).to_bytes(4, "little") != mapped[-4:].tobytes():
+        if mapped[body_bytes:].tobytes() != index:
             raise UnmappableError
         return mapped[:body_bytes].view(spec.dtype).reshape(shape).transpose(order)
 

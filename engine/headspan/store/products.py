@@ -39,8 +39,10 @@ def summed_products(
     threads = os.cpu_count() or 1
     # One span of rows for each thread.
     span_rows = -(-rows // (threads * chunk_rows)) * chunk_rows
-    block_rows = min(max(1, _BLOCK_BYTES // (8 * columns * chunk_rows)) * chunk_rows, span_rows)
+    block_rows = min(max(1, _BLOCK_BYTES // (8 * max(1, columns) * chunk_rows)) * chunk_rows, span_rows)
     sums = np.empty((columns, rows), np.float32)
+    if not columns:
+        return sums
 
     def multiply(first_row: int, end: int) -> None:
         """The rows from `first_row`, which begins a chunk, to `end`, block by block."""
@@ -63,7 +65,7 @@ def summed_products(
                 for chunk, out in zip(chunks, outs[number > 0], strict=False):
                     numkong.dots_packed(chunk, both, out=out)
                 if number:
-                    total += part
+                    total[:count] += part[:count]
             here = slice(row, row + count)
             for column, out in enumerate(sums[:, here]):
                 # A column after the other, since NumPy would else walk along the shorter axis.

@@ -39,10 +39,8 @@ from headspan.store.samples import read_notes, read_shards, read_table, read_uni
 from headspan.store.schema import (
     UNREADABLE,
     ArraySpec,
-    as_stored,
     dimensions,
     open_group,
-    row_arrays,
     stored_row_arrays,
 )
 
@@ -356,9 +354,8 @@ class Store:
     def _maps(self, name: str) -> MappedRows:
         if name not in self._mapped:
             # Refused where it is not stored.
-            array = self._array(name)
-            spec = row_arrays(self._size, tuple(self.attributes["emit"]))[name]
-            self._mapped[name] = MappedRows(self.path, as_stored(spec, array, self._size.unit_images))
+            self._array(name)
+            self._mapped[name] = MappedRows(self.path, self.row_specs[name])
         return self._mapped[name]
 
     def _row(self, name: str, image: int, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:

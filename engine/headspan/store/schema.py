@@ -23,7 +23,7 @@ FORMAT = 1
 RECORDS = "records"
 # Rows in an inner chunk: many where one head is read over all images, one where one image's patches are.
 _CHUNK_ROWS = {"heads": 4096, "patches": 1, "carried": 256}
-# What a row of chunks may take: it is filled in memory, whole.
+# What a row of chunks may take, unless it is one row of the array: it is filled in memory, whole.
 _ROW_OF_CHUNKS_BYTES = 64 << 20
 # The axes of which an inner chunk holds one place: a head is read without its neighbours, and the patches of an image
 # lie side by side.
@@ -114,24 +114,41 @@ def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
 def stored_row_arrays(root: zarr.Group, size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
     """`row_arrays` of the store `root`, in the shards and chunks that it was planned with.
 
-    An array whose metadata cannot be read, or contradict the settings, is as it would be planned now.
+    An array whose metadata cannot be read, or contradict the settings, is read as it would be planned now; from being
+    written it is kept by `refuse_unlike`.
     """
     found = {}
     for name, spec in row_arrays(size, emit).items():
         try:
-            found[name] = as_stored(spec, root[name], size.unit_images)
+            found[name] = _as_stored(spec, root[name], size.unit_images)
         except UNREADABLE:
             found[name] = spec
     return found
 
 
-def as_stored(spec: ArraySpec, array: zarr.Array[Any] | zarr.Group, unit_images: int) -> ArraySpec:
-    """`spec` in the shards and chunks of `array`; `spec` itself where those are not an array's of such a store."""
+def refuse_unlike(path: Path, specs: dict[str, ArraySpec], unit_images: int) -> None:
+    """Raise StoreError where the metadata of an array of the store at `path` are damaged, or are not `specs`'."""
+    root = zarr.open_group(path, mode="r")
+    for name, spec in specs.items():
+        try:
+            alike = _as_stored(spec, root[name], unit_images) == spec
+        except UNREADABLE:
+            alike = False
+        if not alike:
+            raise StoreError(
+                f"{path / name / 'zarr.json'}: is not as it was planned; run headspan repair, and if that does not "
+                "mend it, restore it from a copy of the store"
+            )
+
+
+def _as_stored(spec: ArraySpec, array: zarr.Array[Any] | zarr.Group, unit_images: int) -> ArraySpec:
+    """`spec` in the shards and chunks of `array`; ValueError where those are not an array's of such a store."""
     if not isinstance(array, zarr.Array) or array.shape != spec.shape or array.shards is None:
-        return spec
+        raise ValueError(f"{spec.name} is another array")
     lengths = zip((unit_images, *spec.shape[1:]), array.shards, array.chunks, strict=True)
-    whole = all(length % shard == 0 and shard % chunk == 0 for length, shard, chunk in lengths)
-    return replace(spec, shard=array.shards, chunk=array.chunks) if whole else spec
+    if not all(length % shard == 0 and shard % chunk == 0 for length, shard, chunk in lengths):
+        raise ValueError(f"{spec.name} has other shards")
+    return replace(spec, shard=array.shards, chunk=array.chunks)
 
 
 def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: str, size: Dimensions) -> ArraySpec:

@@ -43,6 +43,7 @@ class ShardPieces:
         self._order = [axis for i in range(len(self._grid)) for axis in (i, i + len(self._grid))]
         # The next row, counted from the shard's first, and the piece being filled.
         self._row = 0
+        self._piece_rows = piece_rows(spec)
         self._piece: np.ndarray | None = None
 
     def put(self, row: int, values: np.ndarray) -> None:
@@ -54,15 +55,7 @@ class ShardPieces:
     def end(self) -> None:
         """Give out what is left: the last chunks, the index and its crc32c."""
         self._place_nothing(self._used * self.spec.chunk[0])
-        # The last axis of the grid runs fastest.
-        per_row = math.prod(self._grid[1:])
-        chunk_bytes = math.prod(self.spec.chunk) * np.dtype(self.spec.dtype).itemsize
-        index = np.full((self._grid[0] * per_row, 2), _MISSING, dtype="<u8")
-        used = self._used * per_row
-        index[:used, 0] = np.arange(used, dtype=np.uint64) * chunk_bytes
-        index[:used, 1] = chunk_bytes
-        index_bytes = index.tobytes()
-        self._write(memoryview(index_bytes + google_crc32c.value(index_bytes).to_bytes(4, "little")))
+        self._write(memoryview(shard_index(self.spec, self._used)))
 
     def _place_nothing(self, row: int) -> None:
         """Fill the rows before `row`, counted from the shard's first."""
@@ -77,7 +70,7 @@ class ShardPieces:
                 self._piece = self._next_piece()
             # The same memory as [row chunk, row in chunk, axis chunk, place in chunk, …].
             by_row = self._piece.transpose(self._order)
-            chunk, inside = divmod(self._row % piece_rows(self.spec), chunk_rows)
+            chunk, inside = divmod(self._row % self._piece_rows, chunk_rows)
             count = min(chunk_rows - inside, len(values) - done)
             by_row[chunk, inside : inside + count] = values[done : done + count].reshape(count, *by_row.shape[2:])
             done += count
@@ -89,8 +82,21 @@ class ShardPieces:
     def _next_piece(self) -> np.ndarray:
         """Room for the next rows of chunks, `[row chunk, axis chunk, …, row in chunk, place in chunk, …]`."""
         left = self._used - self._row // self.spec.chunk[0]
-        chunks = min(piece_rows(self.spec) // self.spec.chunk[0], left)
+        chunks = min(self._piece_rows // self.spec.chunk[0], left)
         return np.empty([chunks, *self._grid[1:], *self.spec.chunk], dtype=self.spec.dtype)
+
+
+def shard_index(spec: ArraySpec, used: int) -> bytes:
+    """Index and crc32c of a shard whose first `used` rows of chunks are there, one after the other."""
+    grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
+    chunk_bytes = math.prod(spec.chunk) * np.dtype(spec.dtype).itemsize
+    index = np.full((math.prod(grid), 2), _MISSING, dtype="<u8")
+    # The last axis of the grid runs fastest.
+    there = index[: used * math.prod(grid[1:])]
+    there[:, 0] = np.arange(len(there), dtype=np.uint64) * chunk_bytes
+    there[:, 1] = chunk_bytes
+    data = index.tobytes()
+    return data + google_crc32c.value(data).to_bytes(4, "little")
 
 
 def piece_rows(spec: ArraySpec) -> int:

@@ -36,6 +36,7 @@ from headspan.store.schema import (
     image_bytes,
     moment_arrays,
     open_group,
+    refuse_unlike,
     stored_row_arrays,
 )
 from headspan.store.shard_writer import ShardPieces, write_array
@@ -101,7 +102,11 @@ class StoreWriter:
         ]
 
     def begin(self, unit: Unit, times: StageTimes | None = None) -> UnitWriter:
-        """Start a unit; what its shards take to be written is counted in `times`."""
+        """Start a unit; what its shards take to be written is counted in `times`.
+
+        Raises StoreError where the metadata of an array are damaged: how its other units are cut is then not known.
+        """
+        refuse_unlike(self.path, self.specs, self.size.unit_images)
         return UnitWriter(self, unit, times or StageTimes())
 
     def refuse_full_disk(self) -> None:
@@ -153,7 +158,7 @@ class StoreWriter:
 class UnitWriter:
     """The shards of one unit, staged by a thread while their rows come.
 
-    A context manager: it ends the thread, and deletes what was staged if the unit is not committed.
+    A context manager: it ends the thread, and left by an exception it deletes what was staged.
     """
 
     def __init__(self, store: StoreWriter, unit: Unit, times: StageTimes) -> None:
@@ -226,6 +231,7 @@ class UnitWriter:
         if spec.name in self._open and self._open[spec.name][0].first_row != first_row:
             self._close(spec.name)
         if spec.name not in self._open:
+            assert spec.file(first_row) not in self._begun, "rows come in order"
             self._begun.add(spec.file(first_row))
             file = StagedFile(self._store.path / spec.file(first_row), self._store.token)
             pieces = ShardPieces(spec, first_row, lambda piece: self._later(lambda: file.write(piece)))
