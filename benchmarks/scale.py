@@ -103,10 +103,10 @@ def _rates() -> str:
         "MB/s out: heads last 4, all; patches last 4, all",
         "images/s of 2 CPU cores, fp32",
     )
-    rows = []
+    rows, decoded = [], decoded_a_second()
     for name in NAMES:
         size, rate = MODELS[name], images_a_second(name)
-        cores = (f"{rate / decoded_a_second()[kind]:,.0f}" for kind in ("fast", "exact"))
+        cores = (f"{rate / decoded[kind]:,.0f}" for kind in ("fast", "exact"))
         out = (f"{rate * stored_bytes(size, *form) / 1e6:,.0f}" for form in FORMS)
         rows.append(
             (
@@ -153,11 +153,11 @@ def _hours() -> str:
         "dollars: fast, exact",
         "dollars with decoding on cores of its own, fast",
     )
-    rows = []
+    rows, decoded = [], decoded_a_second()
     for images in IMAGES:
         for name in NAMES:
             hours = gpu_hours(name, images)
-            cores = {kind: images / rate / 3600 for kind, rate in decoded_a_second().items()}
+            cores = {kind: images / rate / 3600 for kind, rate in decoded.items()}
             paid = [gpu_hours(name, images, kind) for kind in ("fast", "exact")]
             apart = hours * GPU_HOUR_DOLLARS
             # What the GPUs' own cores do not manage.

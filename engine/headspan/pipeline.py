@@ -83,6 +83,7 @@ def compute(
 
     `again` puts them in the place of units that are committed and damaged.
     """
+    store.refuse_damaged_metadata()
     finished, bad = store.size.images - sum(unit.rows for unit in store.unfinished()), 0
     for units in work.passes():
         in_hand = InHand(units, store.samples)

@@ -96,26 +96,21 @@ def test_pixels_are_open_clips_bit_for_bit(mode: str, resize_mode: str, target: 
     assert compared >= len(SIZES) - 2
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
-    target=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-    square=st.booleans(),
+# Sides of pictures, and what may be made of them.
+SIDES = st.tuples(st.integers(1, 400), st.integers(1, 400))
+TARGETS = st.tuples(st.integers(1, 90), st.integers(1, 90))
+PREPROCESSES = st.builds(
+    Preprocess,
+    size=TARGETS | TARGETS.map(lambda target: (target[0], target[0])),
     resize_mode=st.sampled_from(["shortest", "longest", "squash"]),
     interpolation=st.sampled_from(["bicubic", "bilinear"]),
-    mode=st.sampled_from(MODES),
+    fill_color=st.just(9),
 )
-def test_any_size_to_any_size_is_open_clips(
-    size: tuple[int, int],
-    target: tuple[int, int],
-    square: bool,
-    resize_mode: str,
-    interpolation: str,
-    mode: str,
-) -> None:
-    if square:
-        target = (target[0], target[0])
-    preprocess = Preprocess(size=target, resize_mode=resize_mode, interpolation=interpolation, fill_color=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=SIDES, preprocess=PREPROCESSES, mode=st.sampled_from(MODES))
+def test_any_size_to_any_size_is_open_clips(size: tuple[int, int], preprocess: Preprocess, mode: str) -> None:
     data = encoded(picture(mode, size))
     try:
         wanted = by_open_clip(data, preprocess)

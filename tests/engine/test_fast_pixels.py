@@ -26,7 +26,7 @@ from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, preprocess_im
 from headspan.plan import scan
 from headspan.sources import expand, open_shard
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files
-from tests.engine.test_decode import by_open_clip, encoded, picture
+from tests.engine.test_decode import PREPROCESSES, SIDES, by_open_clip, encoded, picture
 from tests.tolerances import relative_error
 
 PHOTOS = os.environ.get("HEADSPAN_PHOTOS", "")
@@ -127,20 +127,10 @@ def test_every_kind_of_sound_jpeg_goes_the_fast_route(mode: str, options: dict[s
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
-    target=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-    square=st.booleans(),
-    resize_mode=st.sampled_from(["shortest", "longest", "squash"]),
-    interpolation=st.sampled_from(["bicubic", "bilinear"]),
-    mode=st.sampled_from(["RGB", "L"]),
-)
+@given(size=SIDES, preprocess=PREPROCESSES, mode=st.sampled_from(["RGB", "L"]))
 def test_noise_of_any_size_to_any_size_stays_within_two_levels(
-    size: tuple[int, int], target: tuple[int, int], square: bool, resize_mode: str, interpolation: str, mode: str
+    size: tuple[int, int], preprocess: Preprocess, mode: str
 ) -> None:
-    if square:
-        target = (target[0], target[0])
-    preprocess = Preprocess(size=target, resize_mode=resize_mode, interpolation=interpolation, fill_color=9)
     agree(encoded(picture(mode, size), "JPEG", quality=95), preprocess)
 
 

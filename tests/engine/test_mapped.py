@@ -159,17 +159,23 @@ def test_a_missing_shard_is_nan_in_products(toy_copy: Path) -> None:
     assert np.isfinite(found[:32]).sum() == 31
 
 
-def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planned(
-    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def begin_in_chunks(rows: dict[str, int], path: Path, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precompute the first unit, in chunks of so many rows, as an older headspan might have."""
+
     def interrupt(event: Progress) -> None:
         if event.stage == "images" and event.done > 32:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as before:
-        before.setattr(schema, "_CHUNK_ROWS", {"heads": 4, "patches": 2})
+        before.setattr(schema, "_CHUNK_ROWS", rows)
         with pytest.raises(KeyboardInterrupt):
-            hs.precompute(out=tmp_path / "old.zarr", listen=interrupt, **toy_run.settings())
+            hs.precompute(out=path, listen=interrupt, **toy_run.settings())
+
+
+def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planned(
+    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_in_chunks({"heads": 4, "patches": 2}, tmp_path / "old.zarr", toy_run, monkeypatch)
     hs.precompute(out=tmp_path / "old.zarr", **toy_run.settings())
     old, new = hs.open(tmp_path / "old.zarr"), hs.open(toy_run.path)
     assert old.complete
@@ -189,15 +195,8 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
 def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chunks(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(event: Progress) -> None:
-        if event.stage == "images" and event.done > 32:
-            raise KeyboardInterrupt
-
     path = tmp_path / "old.zarr"
-    with monkeypatch.context() as before:
-        before.setattr(schema, "_CHUNK_ROWS", {"heads": 4})
-        with pytest.raises(KeyboardInterrupt):
-            hs.precompute(out=path, listen=interrupt, **toy_run.settings())
+    begin_in_chunks({"heads": 4}, path, toy_run, monkeypatch)
     whole = (path / "heads" / "zarr.json").read_bytes()
     (path / "heads" / "zarr.json").write_bytes(whole[:100])
     with pytest.raises(

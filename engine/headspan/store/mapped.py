@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.store.schema import ArraySpec
-from headspan.store.shard_writer import shard_index
+from headspan.store.shard_writer import rows_first, shard_index
 
 # A process may hold some 65,000 maps in all, by Linux's default.
 _MAPS = 4096
@@ -80,22 +80,19 @@ class MappedRows:
     def _map(self, first_row: int) -> np.ndarray:
         """The shard that begins with `first_row`, `[row chunk, row in chunk, chunk, place in chunk, …]`."""
         spec = self.spec
-        grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
-        rows = min(spec.shard[0], spec.shape[0] - first_row)
-        shape = (math.ceil(rows / spec.chunk[0]), *grid[1:], *spec.chunk)
+        shape = (spec.used_row_chunks(first_row), *spec.grid[1:], *spec.chunk)
         body_bytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
         index = shard_index(spec, shape[0])
-        order = [axis for i in range(len(grid)) for axis in (i, i + len(grid))]
         try:
             with (self._root / spec.file(first_row)).open("rb") as file:
                 if os.fstat(file.fileno()).st_size != body_bytes + len(index):
                     raise UnmappableError
                 mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         except FileNotFoundError:
-            return np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape).transpose(order)
+            return rows_first(np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape))
         if mapped[body_bytes:].tobytes() != index:
             raise UnmappableError
-        return mapped[:body_bytes].view(spec.dtype).reshape(shape).transpose(order)
+        return rows_first(mapped[:body_bytes].view(spec.dtype).reshape(shape))
 
 
 def _copy(values: np.ndarray, out: np.ndarray) -> None:

@@ -338,8 +338,7 @@ class Store:
         try:
             values = self._maps(name).read(index, dtype)
         except UnmappableError:
-            values = self._values(name, slice(None), *index)
-            values = values.astype(dtype or values.dtype, copy=False)
+            values = self._values(name, slice(None), *index, dtype=dtype)
         if len(self._rows) < len(values):
             return values[self._rows]
         if not self._committed.all():
@@ -364,14 +363,13 @@ class Store:
         try:
             values = self._maps(name).row(row, index, dtype)
         except UnmappableError:
-            values = self._values(name, row, *index)
-            values = values.astype(dtype or values.dtype, copy=False)
+            values = self._values(name, row, *index, dtype=dtype)
         return values if self._committed[row] else np.full_like(values, np.nan)
 
-    def _values(self, name: str, *selection: slice | int) -> np.ndarray:
+    def _values(self, name: str, *selection: slice | int, dtype: DTypeLike | None = None) -> np.ndarray:
         array = self._array(name)
         try:
-            return np.asarray(array[selection or ...])
+            return np.asarray(array[selection or ...], dtype)
         except (ValueError, OSError) as error:
             raise StoreError(
                 f"{self.path}: {name} cannot be read ({one_line(error)}); headspan verify says which unit is damaged"

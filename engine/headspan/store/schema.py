@@ -72,6 +72,16 @@ class ArraySpec:
     chunk: tuple[int, ...]
 
     @property
+    def grid(self) -> tuple[int, ...]:
+        """How many inner chunks a shard has along each axis."""
+        return tuple(length // part for length, part in zip(self.shard, self.chunk, strict=True))
+
+    def used_row_chunks(self, first_row: int) -> int:
+        """How many rows of chunks the shard that begins with `first_row` has; those beyond the array's end are left
+        out."""
+        return math.ceil(min(self.shard[0], self.shape[0] - first_row) / self.chunk[0])
+
+    @property
     def fill(self) -> float | int:
         """NaN, or 0 for whole numbers."""
         return float("nan") if np.dtype(self.dtype).kind == "f" else 0

@@ -36,11 +36,7 @@ class ShardPieces:
         self.spec = spec
         self.first_row = first_row
         self._write = write
-        self._grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
-        rows = min(spec.shard[0], spec.shape[0] - first_row)
-        # Whole rows of chunks beyond the array's end are left out.
-        self._used = math.ceil(rows / spec.chunk[0])
-        self._order = [axis for i in range(len(self._grid)) for axis in (i, i + len(self._grid))]
+        self._used = spec.used_row_chunks(first_row)
         # The next row, counted from the shard's first, and the piece being filled.
         self._row = 0
         self._piece_rows = piece_rows(spec)
@@ -68,8 +64,7 @@ class ShardPieces:
         while done < len(values):
             if self._piece is None:
                 self._piece = self._next_piece()
-            # The same memory as [row chunk, row in chunk, axis chunk, place in chunk, …].
-            by_row = self._piece.transpose(self._order)
+            by_row = rows_first(self._piece)
             chunk, inside = divmod(self._row % self._piece_rows, chunk_rows)
             count = min(chunk_rows - inside, len(values) - done)
             by_row[chunk, inside : inside + count] = values[done : done + count].reshape(count, *by_row.shape[2:])
@@ -83,16 +78,22 @@ class ShardPieces:
         """Room for the next rows of chunks, `[row chunk, axis chunk, …, row in chunk, place in chunk, …]`."""
         left = self._used - self._row // self.spec.chunk[0]
         chunks = min(self._piece_rows // self.spec.chunk[0], left)
-        return np.empty([chunks, *self._grid[1:], *self.spec.chunk], dtype=self.spec.dtype)
+        return np.empty([chunks, *self.spec.grid[1:], *self.spec.chunk], dtype=self.spec.dtype)
+
+
+def rows_first(chunks: np.ndarray) -> np.ndarray:
+    """Chunks as a shard has them, `[row chunk, axis chunk, …, row in chunk, place in chunk, …]`, as a view
+    `[row chunk, row in chunk, axis chunk, place in chunk, …]`."""
+    axes = chunks.ndim // 2
+    return chunks.transpose([axis for i in range(axes) for axis in (i, i + axes)])
 
 
 def shard_index(spec: ArraySpec, used: int) -> bytes:
     """Index and crc32c of a shard whose first `used` rows of chunks are there, one after the other."""
-    grid = [length // part for length, part in zip(spec.shard, spec.chunk, strict=True)]
     chunk_bytes = math.prod(spec.chunk) * np.dtype(spec.dtype).itemsize
-    index = np.full((math.prod(grid), 2), _MISSING, dtype="<u8")
+    index = np.full((math.prod(spec.grid), 2), _MISSING, dtype="<u8")
     # The last axis of the grid runs fastest.
-    there = index[: used * math.prod(grid[1:])]
+    there = index[: used * math.prod(spec.grid[1:])]
     there[:, 0] = np.arange(len(there), dtype=np.uint64) * chunk_bytes
     there[:, 1] = chunk_bytes
     data = index.tobytes()

@@ -102,12 +102,12 @@ class StoreWriter:
         ]
 
     def begin(self, unit: Unit, times: StageTimes | None = None) -> UnitWriter:
-        """Start a unit; what its shards take to be written is counted in `times`.
-
-        Raises StoreError where the metadata of an array are damaged: how its other units are cut is then not known.
-        """
-        refuse_unlike(self.path, self.specs, self.size.unit_images)
+        """Start a unit; what its shards take to be written is counted in `times`."""
         return UnitWriter(self, unit, times or StageTimes())
+
+    def refuse_damaged_metadata(self) -> None:
+        """Raise StoreError where the metadata of an array are damaged: how its units are cut is then not known."""
+        refuse_unlike(self.path, self.specs, self.size.unit_images)
 
     def refuse_full_disk(self) -> None:
         """Raise StoreError where the units that are left do not fit the disk."""
