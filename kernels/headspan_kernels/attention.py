@@ -4,9 +4,13 @@
 
 `lse[n]` is the base-2 logarithm of the row's sum, found online (Milakov and Gimelshein 2018). σ stands in the
 exponent's multiply-add, where it costs nothing and, unlike in 16-bit weights, rounds nothing. Queries, keys and
-values are read where the projection left them. The program that holds row 0 goes over K and V, then in the
-cache, again for `α[0,m] v[m]`; for a weighted mean of rows a second kernel sums α's columns with the saved
-`lse`. float32 operands are multiplied as three TF32 products, which together keep float32's digits.
+values are read where the projection left them. float32 operands are multiplied as three TF32 products, which together
+keep float32's digits.
+
+A class token stands apart: patches are a square, 256 of them four whole blocks, and with one row and one key more
+every head would pay for five by five. Its key is where the patches' online softmax begins; its row, which is the one
+that is emitted, has a program of its own beside theirs, while K and V are in the cache. For a weighted mean of rows a
+second kernel sums α's columns with the saved `lse`.
 
 No float atomics: the same input gives the same bits. Blocks are chosen by shape and type alone, never by timing,
 so that a run that is resumed ends with the bytes of one that was not.
@@ -23,10 +27,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan_kernels import reference
+from headspan_kernels.pooled import LOG2_E, mix_row, padded, patch_strides, patches_buffer
 from headspan_kernels.reference import Emitted
-
-# Exponents are powers of two.
-LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 class Blocks(NamedTuple):
@@ -77,7 +79,8 @@ def attention_emit_cut(
     batch, tokens, columns = qkv.shape
     head_dim = columns // 3 // heads
     assert qkv.stride(2) == 1
-    row_blocks = triton.cdiv(tokens, cut.rows)
+    apart = 1 if pooling is None else 0
+    row_blocks = triton.cdiv(tokens - apart, cut.rows)
     mixed = torch.empty(batch, tokens, columns // 3, dtype=qkv.dtype, device=qkv.device)
     # One partial sum a query block that holds rows of the mean.
     parts = torch.empty(
@@ -95,7 +98,7 @@ def attention_emit_cut(
     pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
     strides = (qkv.stride(0), qkv.stride(1))
     with torch.cuda.device_of(qkv):
-        attend[(batch * heads * row_blocks,)](
+        attend[(batch * heads * (row_blocks + apart),)](
             qkv,
             mixed,
             parts,
@@ -104,6 +107,7 @@ def attention_emit_cut(
             patches if pooling is None else None,
             *(tokens, heads, *strides, pool_stride, *patch_strides(patches)),
             **shape,
+            APART=apart,
             **launch,
         )
         if log_sums is not None and patches is not None and pooling is not None:
@@ -117,28 +121,6 @@ def attention_emit_cut(
                 **launch,
             )
     return mixed, Emitted(parts[:, :, 0] if pooling is None else parts.sum(dim=2), patches)
-
-
-def padded(head_dim: int) -> int:
-    """The power of two to which a head's columns are padded; a matrix product wants 16 at least."""
-    return max(16, triton.next_power_of_2(head_dim))
-
-
-def patches_buffer(
-    given: Tensor | None, wanted: bool, shape: tuple[int, int, int, int], device: torch.device
-) -> Tensor | None:
-    """Where `α v` is written: the caller's tensor, a new float32 one, or nowhere."""
-    if not wanted:
-        return None
-    if given is None:
-        return torch.empty(shape, dtype=torch.float32, device=device)
-    assert given.stride(3) == 1
-    return given
-
-
-def patch_strides(patches: Tensor | None) -> tuple[int, int, int]:
-    """Strides of image, head and token."""
-    return (0, 0, 0) if patches is None else (patches.stride(0), patches.stride(1), patches.stride(2))
 
 
 @triton.jit(do_not_specialize=["tokens", "heads"])
@@ -162,92 +144,94 @@ def attend(
     PADDED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
+    APART: tl.constexpr,
 ):
-    row_blocks = tl.cdiv(tokens, BLOCK_ROWS)
-    pair, block = tl.program_id(0) // row_blocks, tl.program_id(0) % row_blocks
+    programs = tl.cdiv(tokens - APART, BLOCK_ROWS) + APART
+    pair, block = tl.program_id(0) // programs, tl.program_id(0) % programs
     image, head = (pair // heads).to(tl.int64), pair % heads
     width = heads * HEAD_DIM
-    rows = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    columns = tl.arange(0, PADDED)
-    inside = columns < HEAD_DIM
     query = qkv + image * qkv_image + head * HEAD_DIM
-    # [BLOCK_ROWS, PADDED]
-    q = tl.load(
-        query + rows[:, None] * qkv_token + columns[None, :], mask=(rows < tokens)[:, None] & inside[None, :], other=0.0
-    )
-    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
-    top = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_ROWS], tl.float32)
-    sums = tl.zeros([BLOCK_ROWS, PADDED], tl.float32)
-    whole = tokens // BLOCK_KEYS * BLOCK_KEYS
-    for start in range(0, whole, BLOCK_KEYS):
-        sums, top, total = _step(
-            sums,
-            top,
-            total,
-            q,
-            query + width,
-            start,
-            tokens,
-            qkv_token,
-            width,
-            scale,
-            HEAD_DIM,
-            PADDED,
-            BLOCK_KEYS,
-            False,
-        )
-    if whole < tokens:
-        sums, top, total = _step(
-            sums,
-            top,
-            total,
-            q,
-            query + width,
-            whole,
-            tokens,
-            qkv_token,
-            width,
-            scale,
-            HEAD_DIM,
-            PADDED,
-            BLOCK_KEYS,
-            True,
-        )
-    sums = sums / total[:, None]
-    log_sum = top + tl.log2(total)
-    tl.store(
-        mixed + (image * tokens + rows[:, None]) * width + head * HEAD_DIM + columns[None, :],
-        sums.to(mixed.dtype.element_ty),
-        mask=(rows < tokens)[:, None] & inside[None, :],
-    )
-    if pooling is not None:
-        weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
-        # [PADDED]
-        part = tl.sum(weights[:, None] * sums, axis=0)
-        tl.store(parts + (pair.to(tl.int64) * row_blocks + block) * HEAD_DIM + columns, part, mask=inside)
-        if log_sums is not None:
-            tl.store(log_sums + pair.to(tl.int64) * tokens + rows, log_sum, mask=rows < tokens)
-    elif block == 0:
-        first = tl.sum(tl.where((rows == 0)[:, None], sums, 0.0), axis=0)
-        tl.store(parts + pair.to(tl.int64) * HEAD_DIM + columns, first, mask=inside)
-        if patches is not None:
-            row = tl.load(query + columns, mask=inside, other=0.0).to(tl.float32)
-            highest, powers = row_sums(row, query + width, tokens, qkv_token, HEAD_DIM, PADDED, BLOCK_KEYS)
-            write_patches(
-                row,
-                highest,
-                powers,
+    mixed += image * tokens * width + head * HEAD_DIM
+    parts += pair.to(tl.int64) * (1 if APART else programs) * HEAD_DIM
+    if APART:
+        if block == 0:
+            mix_row(
+                query,
                 query + width,
-                patches + image * patches_image + head.to(tl.int64) * patches_head,
+                width,
+                mixed,
+                parts,
+                patches,
+                image * patches_image + head.to(tl.int64) * patches_head,
                 tokens,
                 qkv_token,
-                width,
                 patches_token,
                 HEAD_DIM,
                 PADDED,
-                BLOCK_KEYS,
             )
+        else:
+            rows = 1 + (block - 1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+            _mix_rows(query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, True)
+    else:
+        rows = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        sums, log_sum = _mix_rows(
+            query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, False
+        )
+        weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
+        columns = tl.arange(0, PADDED)
+        # [PADDED]
+        part = tl.sum(weights[:, None] * sums, axis=0)
+        tl.store(parts + block * HEAD_DIM + columns, part, mask=columns < HEAD_DIM)
+        if log_sums is not None:
+            tl.store(log_sums + pair.to(tl.int64) * tokens + rows, log_sum, mask=rows < tokens)
+
+
+@triton.jit
+@no_type_check
+def _mix_rows(
+    query,
+    mixed,
+    rows,
+    tokens,
+    row_stride,
+    width,
+    HEAD_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    APART: tl.constexpr,
+):
+    """A block of one head's rows, stored, and returned in float32 with the logarithms of their sums."""
+    columns = tl.arange(0, PADDED)
+    inside = columns < HEAD_DIM
+    within = (rows < tokens)[:, None] & inside[None, :]
+    key = query + width
+    # [BLOCK_ROWS, PADDED]
+    q = tl.load(query + rows[:, None] * row_stride + columns[None, :], mask=within, other=0.0)
+    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
+    if APART:
+        # [PADDED]
+        k = tl.load(key + columns, mask=inside, other=0.0).to(tl.float32)
+        v = tl.load(key + width + columns, mask=inside, other=0.0).to(tl.float32)
+        top = tl.sum(q.to(tl.float32) * k[None, :], axis=1) * scale
+        total = tl.full([BLOCK_ROWS], 1.0, tl.float32)
+        sums = tl.zeros([BLOCK_ROWS, PADDED], tl.float32) + v[None, :]
+    else:
+        top = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK_ROWS], tl.float32)
+        sums = tl.zeros([BLOCK_ROWS, PADDED], tl.float32)
+    whole = APART + (tokens - APART) // BLOCK_KEYS * BLOCK_KEYS
+    for start in range(APART, whole, BLOCK_KEYS):
+        sums, top, total = _step(
+            sums, top, total, q, key, start, tokens, row_stride, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, False
+        )
+    if whole < tokens:
+        sums, top, total = _step(
+            sums, top, total, q, key, whole, tokens, row_stride, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, True
+        )
+    sums = sums / total[:, None]
+    tl.store(mixed + rows[:, None] * width + columns[None, :], sums.to(mixed.dtype.element_ty), mask=within)
+    return sums, top + tl.log2(total)
 
 
 @triton.jit
@@ -287,66 +271,6 @@ def _step(
     fade = tl.exp2(top - higher)
     sums = tl.dot(weights.to(v.dtype), v, sums * fade[:, None], input_precision="tf32x3")
     return sums, higher, total * fade + tl.sum(weights, axis=1)
-
-
-@triton.jit
-@no_type_check
-def row_sums(q, key, tokens, row_stride, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_KEYS: tl.constexpr):
-    """One query row's highest score and the sum of its powers, from products in the order of `write_patches`.
-
-    Those of the matrix products round otherwise, and weights of scores far from 0 would not add up to 1.
-    """
-    columns = tl.arange(0, PADDED)
-    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
-    # A maximum and a sum a lane of keys, joined at the end: no reduction over keys inside the loop.
-    top = tl.full([BLOCK_KEYS], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_KEYS], tl.float32)
-    for start in range(0, tokens, BLOCK_KEYS):
-        keys = start + tl.arange(0, BLOCK_KEYS)
-        within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
-        # [BLOCK_KEYS, PADDED]
-        k = tl.load(key + keys[:, None] * row_stride + columns[None, :], mask=within, other=0.0).to(tl.float32)
-        # Far below any score, and finite: a lane that never holds a key must not make NaN of -inf − -inf.
-        scores = tl.where(keys < tokens, tl.sum(q[None, :] * k, axis=1) * scale, -1.0e38)
-        higher = tl.maximum(top, scores)
-        total = total * tl.exp2(top - higher) + tl.where(keys < tokens, tl.exp2(scores - higher), 0.0)
-        top = higher
-    highest = tl.max(top, axis=0)
-    return highest, tl.sum(total * tl.exp2(top - highest), axis=0)
-
-
-@triton.jit
-@no_type_check
-def write_patches(
-    q,
-    highest,
-    whole,
-    key,
-    patches,
-    tokens,
-    row_stride,
-    width,
-    patches_token,
-    HEAD_DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-):
-    """One query row's `α v` of every token, in float32 until it is stored, by its highest score and its sum."""
-    columns = tl.arange(0, PADDED)
-    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
-    for start in range(0, tokens, BLOCK_KEYS):
-        keys = start + tl.arange(0, BLOCK_KEYS)
-        within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
-        places = keys[:, None] * row_stride + columns[None, :]
-        # [BLOCK_KEYS, PADDED]
-        k = tl.load(key + places, mask=within, other=0.0).to(tl.float32)
-        v = tl.load(key + width + places, mask=within, other=0.0).to(tl.float32)
-        weights = tl.exp2(tl.sum(q[None, :] * k, axis=1) * scale - highest) / whole
-        tl.store(
-            patches + keys[:, None] * patches_token + columns[None, :],
-            (weights[:, None] * v).to(patches.dtype.element_ty),
-            mask=within,
-        )
 
 
 @triton.jit(do_not_specialize=["tokens", "heads"])

@@ -3,9 +3,8 @@
     c[b] = [scale[b] · heads[b], shares[b]],   total += Σ_b c[b],   gram += Σ_b c[b] c[b]ᵀ
 
 A program owns a tile of one head's Gram matrix and goes through the batch, so nothing is atomic and the order of
-summation is fixed. Products and sums are float64: at under a billion of them a batch they cost nothing beside the
-tower, and the numerical rank that TEXTSPAN cuts at, 2⁻²⁰ of the largest singular value, needs 40 bits of Gram.
-The coordinates are never written out.
+summation is fixed. Products and sums are float64, on the tensor cores: the numerical rank that TEXTSPAN cuts at,
+2⁻²⁰ of the largest singular value, needs 40 bits of Gram. The coordinates are never written out.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ import triton.language as tl
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-# A tile's side, and the images whose loads are in flight together.
-TILE = 32
-UNROLLED = 4
+# A tile's rows and columns, and images a step.
+ROWS, COLUMNS, IMAGES = 32, 128, 16
 WARPS = 4
 
 
@@ -37,21 +35,21 @@ def add_moments(
     assert total.is_contiguous()
     assert gram.is_contiguous()
     heads, scale, shares = heads.contiguous(), scale.contiguous(), shares.contiguous()
-    side = triton.cdiv(size, TILE)
     with torch.cuda.device_of(heads):
-        accumulate[(layers * count * side * side,)](
-            *(heads, scale, shares, total, gram, batch, layers * count),
+        accumulate[(layers * count, triton.cdiv(size, ROWS), triton.cdiv(size, COLUMNS))](
+            *(heads, scale, shares, total, gram, batch),
             HEAD_DIM=head_dim,
             SHARES=shares.shape[1],
-            SIDE=side,
-            TILE=TILE,
-            UNROLLED=UNROLLED,
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
+            IMAGES=IMAGES,
             num_warps=WARPS,
+            num_stages=2,
             enable_fp_fusion=True,
         )
 
 
-@triton.jit(do_not_specialize=["batch", "heads_each"])
+@triton.jit(do_not_specialize=["batch"])
 @no_type_check
 def accumulate(
     heads,
@@ -60,53 +58,50 @@ def accumulate(
     total,
     gram,
     batch,
-    heads_each,
     HEAD_DIM: tl.constexpr,
     SHARES: tl.constexpr,
-    SIDE: tl.constexpr,
-    TILE: tl.constexpr,
-    UNROLLED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    IMAGES: tl.constexpr,
 ):
     size: tl.constexpr = HEAD_DIM + SHARES
-    head = (tl.program_id(0) // (SIDE * SIDE)).to(tl.int64)
-    tile = tl.program_id(0) % (SIDE * SIDE)
-    down = tile // SIDE * TILE + tl.arange(0, TILE)
-    across = tile % SIDE * TILE + tl.arange(0, TILE)
-    sums = tl.zeros([TILE], tl.float64)
-    products = tl.zeros([TILE, TILE], tl.float64)
-    for start in range(0, batch, UNROLLED):
-        for step in tl.static_range(UNROLLED):
-            image = start + step
-            # [TILE]
-            left = _coordinates(heads, scale, shares, image, batch, head, heads_each, down, HEAD_DIM, SHARES)
-            right = _coordinates(heads, scale, shares, image, batch, head, heads_each, across, HEAD_DIM, SHARES)
-            sums += left
-            products += left[:, None] * right[None, :]
+    head = tl.program_id(0).to(tl.int64)
+    down = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    own, image_stride = heads + head * HEAD_DIM, tl.num_programs(0) * HEAD_DIM
+    sums = tl.zeros([ROWS], tl.float64)
+    products = tl.zeros([ROWS, COLUMNS], tl.float64)
+    for start in range(0, batch, IMAGES):
+        images = start + tl.arange(0, IMAGES)
+        # [IMAGES, ROWS] and [IMAGES, COLUMNS]
+        left = _coordinates(own, scale, shares, images, batch, image_stride, down, HEAD_DIM, SHARES)
+        right = _coordinates(own, scale, shares, images, batch, image_stride, across, HEAD_DIM, SHARES)
+        sums += tl.sum(left, axis=0)
+        products = tl.dot(tl.trans(left), right, products, out_dtype=tl.float64)
     place = gram + head * size * size + down[:, None] * size + across[None, :]
     within = (down < size)[:, None] & (across < size)[None, :]
     tl.store(place, tl.load(place, mask=within, other=0.0) + products, mask=within)
-    if tile % SIDE == 0:
-        own = total + head * size + down
-        tl.store(own, tl.load(own, mask=down < size, other=0.0) + sums, mask=down < size)
+    if tl.program_id(2) == 0:
+        own_total = total + head * size + down
+        tl.store(own_total, tl.load(own_total, mask=down < size, other=0.0) + sums, mask=down < size)
 
 
 @triton.jit
 @no_type_check
 def _coordinates(
-    heads, scale, shares, image, batch, head, heads_each, columns, HEAD_DIM: tl.constexpr, SHARES: tl.constexpr
+    own, scale, shares, images, batch, image_stride, columns, HEAD_DIM: tl.constexpr, SHARES: tl.constexpr
 ):
-    """A stretch of one image's coordinates, float64; zeros past the batch and for an image of scale 0."""
-    # [TILE], all the same number.
-    factor = tl.load(scale + image + 0 * columns, mask=(image + 0 * columns) < batch, other=0.0)
-    used = factor != 0
-    own = tl.load(
-        heads + (image * heads_each + head) * HEAD_DIM + columns,
-        mask=(columns < HEAD_DIM) & used,
+    """A stretch of the coordinates of some images, float64; zeros past the batch and for an image of scale 0."""
+    factor = tl.load(scale + images, mask=images < batch, other=0.0)
+    used, behind = (factor != 0)[:, None], columns - HEAD_DIM
+    mixes = tl.load(
+        own + images.to(tl.int64)[:, None] * image_stride + columns[None, :],
+        mask=used & (columns < HEAD_DIM)[None, :],
         other=0.0,
     )
     shared = tl.load(
-        shares + image * SHARES + columns - HEAD_DIM,
-        mask=(columns >= HEAD_DIM) & (columns < HEAD_DIM + SHARES) & used,
+        shares + images[:, None] * SHARES + behind[None, :],
+        mask=used & ((behind >= 0) & (behind < SHARES))[None, :],
         other=0.0,
     )
-    return own.to(tl.float64) * factor + shared
+    return mixes.to(tl.float64) * factor[:, None] + shared

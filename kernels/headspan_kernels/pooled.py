@@ -1,9 +1,11 @@
-"""Attention of one query row an image, the last block's form.
+"""Attention of one query row an image: the last block's form, and every block's class token.
 
     mixed = Σ_m α[m] v[m],   α[m] = 2^(σ q·k[m] − lse),   σ = log2(e) / √head_dim
 
-One program a head of an image, everything in float32: with one row a matrix product would be idle, and the time
-is that of reading K and V once. `α v` takes a second loop over them, from the cache.
+A program a head of an image goes over K for the highest score and the sum of the powers, then over K and V for
+`α v`, which it stores where asked for and adds up. Scores come from the tensor cores, the row a matrix of one column
+that counts: what would be a reduction over columns for every key is then one product. Both times they are the same
+numbers, so weights add up to 1 however far from 0 the scores are. Everything else is float32.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan_kernels import reference
-from headspan_kernels.attention import LOG2_E, padded, patch_strides, patches_buffer, write_patches
 from headspan_kernels.reference import Emitted
 
-# Keys a step, and warps: 64 rows of 64 columns in two loads of 16 bytes a thread.
-BLOCK_KEYS = 64
+# Exponents are powers of two.
+LOG2_E = tl.constexpr(1.4426950408889634)
+# Keys a step: what one warp group multiplies at once. The fewest columns that a matrix product takes.
+ROW_KEYS = tl.constexpr(64)
+ROW_COLUMNS = tl.constexpr(16)
 WARPS = 4
 
 
@@ -55,11 +59,33 @@ def pooled_attention(
                 *(tokens, heads, query.stride(0), key_value.stride(0), key_value.stride(1), *patch_strides(patches)),
                 HEAD_DIM=head_dim,
                 PADDED=padded(head_dim),
-                BLOCK_KEYS=BLOCK_KEYS,
                 num_warps=WARPS,
+                num_stages=2,
                 enable_fp_fusion=True,
             )
     return mixed, Emitted(emitted, patches)
+
+
+def padded(head_dim: int) -> int:
+    """The power of two to which a head's columns are padded; a matrix product wants 16 at least."""
+    return max(16, triton.next_power_of_2(head_dim))
+
+
+def patches_buffer(
+    given: Tensor | None, wanted: bool, shape: tuple[int, int, int, int], device: torch.device
+) -> Tensor | None:
+    """Where `α v` is written: the caller's tensor, a new float32 one, or nowhere."""
+    if not wanted:
+        return None
+    if given is None:
+        return torch.empty(shape, dtype=torch.float32, device=device)
+    assert given.stride(3) == 1
+    return given
+
+
+def patch_strides(patches: Tensor | None) -> tuple[int, int, int]:
+    """Strides of image, head and token."""
+    return (0, 0, 0) if patches is None else (patches.stride(0), patches.stride(1), patches.stride(2))
 
 
 @triton.jit(do_not_specialize=["tokens", "heads"])
@@ -80,55 +106,90 @@ def attend_row(
     patches_token,
     HEAD_DIM: tl.constexpr,
     PADDED: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
 ):
     pair = tl.program_id(0)
     image, head = (pair // heads).to(tl.int64), pair % heads
-    width = heads * HEAD_DIM
-    columns = tl.arange(0, PADDED)
+    place = pair.to(tl.int64) * HEAD_DIM
+    mix_row(
+        query + image * query_image + head * HEAD_DIM,
+        key_value + image * kv_image + head * HEAD_DIM,
+        heads * HEAD_DIM,
+        mixed + place,
+        emitted + place,
+        patches,
+        image * patches_image + head.to(tl.int64) * patches_head,
+        tokens,
+        kv_token,
+        patches_token,
+        HEAD_DIM,
+        PADDED,
+    )
+
+
+@triton.jit
+@no_type_check
+def mix_row(
+    query,
+    key,
+    width,
+    mixed,
+    emitted,
+    patches,
+    patches_place,
+    tokens,
+    row_stride,
+    patches_token,
+    HEAD_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """One row of one head: `query` and `key` point at the head's columns, values lie `width` behind the keys."""
+    columns, ones = tl.arange(0, PADDED), tl.arange(0, ROW_COLUMNS)
     inside = columns < HEAD_DIM
-    # [PADDED]
-    q = tl.load(query + image * query_image + head * HEAD_DIM + columns, mask=inside, other=0.0).to(tl.float32)
-    key = key_value + image * kv_image + head * HEAD_DIM
-    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
-    # Running maximum and sums a lane of keys, joined at the end: no reduction over keys inside the loop.
-    top = tl.full([BLOCK_KEYS], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_KEYS], tl.float32)
-    sums = tl.zeros([BLOCK_KEYS, PADDED], tl.float32)
-    for start in range(0, tokens, BLOCK_KEYS):
-        keys = start + tl.arange(0, BLOCK_KEYS)
-        within = inside[None, :] & (keys < tokens)[:, None]
-        places = keys[:, None] * kv_token + columns[None, :]
-        # [BLOCK_KEYS, PADDED]
-        k = tl.load(key + places, mask=within, other=0.0).to(tl.float32)
-        v = tl.load(key + width + places, mask=within, other=0.0).to(tl.float32)
-        # Far below any score, and finite: a lane that never holds a key must not make NaN of -inf − -inf.
-        scores = tl.where(keys < tokens, tl.sum(q[None, :] * k, axis=1) * scale, -1.0e38)
+    # [PADDED, ROW_COLUMNS], zeros but for the first column.
+    q = tl.load(query + columns[:, None] + 0 * ones[None, :], mask=inside[:, None] & (ones == 0)[None, :], other=0.0)
+    # A maximum and a sum a lane of keys, joined at the end: no reduction over keys inside the loop.
+    top = tl.full([ROW_KEYS], float("-inf"), tl.float32)
+    total = tl.zeros([ROW_KEYS], tl.float32)
+    for start in range(0, tokens, ROW_KEYS):
+        scores = _row_scores(q, key, start, tokens, row_stride, HEAD_DIM, PADDED)
         higher = tl.maximum(top, scores)
-        fade, weights = tl.exp2(top - higher), tl.exp2(scores - higher)
-        weights = tl.where(keys < tokens, weights, 0.0)
-        sums = sums * fade[:, None] + weights[:, None] * v
-        total = total * fade + weights
+        present = start + tl.arange(0, ROW_KEYS) < tokens
+        total = total * tl.exp2(top - higher) + tl.where(present, tl.exp2(scores - higher), 0.0)
         top = higher
     highest = tl.max(top, axis=0)
-    share = tl.exp2(top - highest)
-    whole = tl.sum(total * share, axis=0)
-    taken = tl.sum(sums * share[:, None], axis=0) / whole
-    place = pair.to(tl.int64) * HEAD_DIM + columns
-    tl.store(mixed + place, taken.to(mixed.dtype.element_ty), mask=inside)
-    tl.store(emitted + place, taken, mask=inside)
-    if patches is not None:
-        write_patches(
-            q,
-            highest,
-            whole,
-            key,
-            patches + image * patches_image + head.to(tl.int64) * patches_head,
-            tokens,
-            kv_token,
-            width,
-            patches_token,
-            HEAD_DIM,
-            PADDED,
-            BLOCK_KEYS,
-        )
+    share = 1 / tl.sum(total * tl.exp2(top - highest), axis=0)
+    # Keys whose numbers one thread holds are added up at once.
+    sums = tl.zeros([ROW_KEYS // 4, PADDED], tl.float32)
+    for start in range(0, tokens, ROW_KEYS):
+        weights = tl.exp2(_row_scores(q, key, start, tokens, row_stride, HEAD_DIM, PADDED) - highest) * share
+        keys = start + tl.arange(0, ROW_KEYS)
+        within = inside[None, :] & (keys < tokens)[:, None]
+        # [ROW_KEYS, PADDED]
+        v = tl.load(key + width + keys[:, None] * row_stride + columns[None, :], mask=within, other=0.0)
+        taken = weights[:, None] * v.to(tl.float32)
+        sums += tl.sum(tl.reshape(taken, [4, ROW_KEYS // 4, PADDED]), axis=0)
+        if patches is not None:
+            tl.store(
+                patches + patches_place + keys[:, None] * patches_token + columns[None, :],
+                taken.to(patches.dtype.element_ty),
+                mask=within,
+            )
+    mix = tl.sum(sums, axis=0)
+    tl.store(mixed + columns, mix.to(mixed.dtype.element_ty), mask=inside)
+    tl.store(emitted + columns, mix, mask=inside)
+
+
+@triton.jit
+@no_type_check
+def _row_scores(q, key, start, tokens, row_stride, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr):
+    """Base-2 exponents of a block of keys; past the end far below any score, and finite: no NaN from -inf − -inf."""
+    keys, columns = start + tl.arange(0, ROW_KEYS), tl.arange(0, PADDED)
+    # [ROW_KEYS, PADDED]
+    k = tl.load(
+        key + keys[:, None] * row_stride + columns[None, :],
+        mask=(columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None],
+        other=0.0,
+    )
+    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
+    scores = tl.sum(tl.dot(k, q, input_precision="tf32x3"), axis=1) * scale
+    return tl.where(keys < tokens, scores, -1.0e38)

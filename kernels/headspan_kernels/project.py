@@ -19,7 +19,7 @@ import triton.language as tl
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from headspan_kernels.attention import padded
+from headspan_kernels.pooled import padded
 
 
 def head_project(
