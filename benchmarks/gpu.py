@@ -135,6 +135,15 @@ def milliseconds(work: Callable[[], object], for_ms: int = 200) -> dict[str, flo
     return {"ms": round(median, 4), "ms_20": round(low, 4), "ms_80": round(high, 4)}
 
 
+def or_why_not(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A row beside ours; one that cannot be measured says why, and the rest is measured all the same."""
+    try:
+        return measured()
+    # What PyTorch raises for too little memory, for what it cannot compile and for what it cannot capture.
+    except RuntimeError as problem:
+        return {"failed": f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"}
+
+
 def copy_rate() -> float:
     """Terabytes a second of a device-to-device copy, bytes read and bytes written."""
     source = torch.randn(SIZES.batch << 22, device=DEVICE)

@@ -79,13 +79,13 @@ def measure(case: Case, ceilings: dict[str, float], left: Callable[[], float]) -
     row: dict[str, Any] = {"fused": ours, "eager": gpu.milliseconds(lambda: peer(*case.arguments))}
     if case.compiles and left() > RESERVE_SECONDS:
         compiled = torch.compile(peer, dynamic=False)
-        row["compiled"] = gpu.milliseconds(lambda: compiled(*case.arguments))
+        row["compiled"] = gpu.or_why_not(lambda: gpu.milliseconds(lambda: compiled(*case.arguments)))
     floors = {
         "memory": case.bytes / ceilings["copy_tb_s"] / 1e9,
         "arithmetic": case.flops / ceilings["bf16_tflop_s"] / 1e9,
     }
     bound = max(floors, key=lambda name: floors[name])
-    best = min(value["ms"] for name, value in row.items() if name != "fused")
+    best = min(value["ms"] for name, value in row.items() if name != "fused" and "ms" in value)
     return {
         **row,
         "megabytes": round(case.bytes / 1e6, 1),

@@ -67,10 +67,10 @@ def speed(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, An
     rate = flops() * gpu.SIZES.batch / ours["ms"] / 1e9
     rows: dict[str, Any] = {"ours": ours}
     rows["ours, heads alone"] = gpu.milliseconds(lambda: half.forward(pixels, range(gpu.SIZES.layers)), 1000)
-    rows["ours, as a CUDA graph"] = _graphed(half, pixels)
+    rows["ours, as a CUDA graph"] = gpu.or_why_not(lambda: _graphed(half, pixels))
     with _compiled_mlps():
-        rows["ours, norms and MLPs compiled by PyTorch"] = gpu.milliseconds(
-            lambda: _emit(half, pixels, torch.float16), 1000
+        rows["ours, norms and MLPs compiled by PyTorch"] = gpu.or_why_not(
+            lambda: gpu.milliseconds(lambda: _emit(half, pixels, torch.float16), 1000)
         )
     with _pytorchs_ops():
         rows["same tower on PyTorch's ops, heads alone"] = gpu.milliseconds(
@@ -88,15 +88,15 @@ def speed(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, An
             left_out.append(name)
         else:
             with torch.inference_mode():
-                rows[name] = gpu.milliseconds(lambda work=work: work(pixels), 1000)  # type: ignore[misc]
-    compiled = rows.get("open_clip encode_image, bf16, compiled")
+                rows[name] = gpu.or_why_not(lambda work=work: gpu.milliseconds(lambda: work(pixels), 1000))  # type: ignore[misc]
+    compiled = rows.get("open_clip encode_image, bf16, compiled", {}).get("ms")
     return {
         "batch": gpu.SIZES.batch,
         "rows": rows,
         "images_a_second": round(gpu.SIZES.batch / ours["ms"] * 1e3),
         "tflop_s": round(rate, 1),
         "share_of_bf16": round(rate / ceilings["bf16_tflop_s"], 3),
-        "times_open_clip_compiled": None if compiled is None else round(compiled["ms"] / ours["ms"], 3),
+        "times_open_clip_compiled": None if compiled is None else round(compiled / ours["ms"], 3),
         "left_out": left_out,
         "peak_gb": round(peak_bytes / 1e9, 1),
     }

@@ -1,8 +1,8 @@
 """Every Triton kernel that the tower launches compiles for a GPU that is not there, and fits it.
 
 The towers run on the meta device, at real sizes without memory; a launch is compiled as it would be and its binary
-kept. Registers, stack, local and shared memory are read from the binary. What must hold: nothing is spilled on
-sm_90, and a program fits the shared memory of its GPU.
+kept. Registers, stack, local and shared memory are read from the binary, and its instructions. What must hold: a program
+fits the shared memory of its GPU, and on sm_90 nothing is spilled and matrix products run on Hopper's tensor cores.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ from headspan_kernels.attention import attention_emit_cut, candidates
 
 # Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+# The instructions that multiply matrices on sm_90: a warp group at once, or (float32's small blocks) a warp; in float64.
+TENSOR_CORES = {
+    **dict.fromkeys(("attend", "attend_row", "pool_patches"), "HGMMA"),
+    "project": "HG?MMA",
+    **dict.fromkeys(("accumulate", "take_round"), "DMMA"),
+}
 
 
 class Resources(NamedTuple):
@@ -82,14 +88,18 @@ def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def resources(binary: Any, folder: Path) -> Resources:
     """As the binary itself says."""
-    path = folder / "kernel.cubin"
-    path.write_bytes(binary.asm["cubin"])
-    command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    text = dumped(binary, "--dump-resource-usage", folder)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
     assert found, text
     registers, stack, static, local = map(int, found.groups())
     return Resources(registers, stack, local, static + binary.metadata.shared)
+
+
+def dumped(binary: Any, what: str, folder: Path) -> str:
+    path = folder / "kernel.cubin"
+    path.write_bytes(binary.asm["cubin"])
+    command = [knobs.nvidia.cuobjdump.path, what, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def check(launcher: Launcher, folder: Path) -> None:
@@ -102,6 +112,8 @@ def check(launcher: Launcher, folder: Path) -> None:
             assert found.shared <= SHARED_LIMIT[launcher.architecture], f"{name}: {found}"
             if launcher.architecture == 90:
                 assert found.stack == found.local == 0, f"{name} spills: {found}"
+                if name in TENSOR_CORES:
+                    assert re.search(TENSOR_CORES[name], dumped(binary, "--dump-sass", folder)), name
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
