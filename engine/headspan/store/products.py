@@ -19,6 +19,8 @@ from headspan.store.mapped import MappedRows
 
 # Products that a thread has in hand before it adds the shares stay in its core's cache.
 _BLOCK_BYTES = 1 << 19
+# Columns of a pass: with more, a chunk's products would leave that cache.
+_COLUMNS = 64
 _FINER = np.float32(2.0**11)
 
 
@@ -33,16 +35,27 @@ def summed_products(
     `shares` are every row's `share_coordinates`; a row is NaN where they are. Raises UnmappableError.
     """
     stacked = np.stack(matrices).astype(np.float32)
+    sums = np.empty((stacked.shape[2], shares.shape[1]), np.float32)
+    for first in range(0, len(sums), _COLUMNS):
+        _pass(maps, shares, places, stacked[..., first : first + _COLUMNS], sums[first : first + _COLUMNS])
+    return sums
+
+
+def _pass(
+    maps: MappedRows,
+    shares: Float32[np.ndarray, "3 rows"],
+    places: Sequence[tuple[int, int]],
+    stacked: Float32[np.ndarray, "head coordinate column"],
+    sums: Float32[np.ndarray, "column rows"],
+) -> None:
+    """Fill `sums` for some of the columns."""
     own, common = stacked[:, : -len(shares)], stacked[:, -len(shares) :].sum(axis=0)
     packed, scale = _packed(own)
     rows, columns, chunk_rows = shares.shape[1], own.shape[2], maps.spec.chunk[0]
     threads = os.cpu_count() or 1
     # One span of rows for each thread.
     span_rows = -(-rows // (threads * chunk_rows)) * chunk_rows
-    block_rows = min(max(1, _BLOCK_BYTES // (8 * max(1, columns) * chunk_rows)) * chunk_rows, span_rows)
-    sums = np.empty((columns, rows), np.float32)
-    if not columns:
-        return sums
+    block_rows = min(max(1, _BLOCK_BYTES // (8 * columns * chunk_rows)) * chunk_rows, span_rows)
 
     def multiply(first_row: int, end: int) -> None:
         """The rows from `first_row`, which begins a chunk, to `end`, block by block."""
@@ -82,7 +95,6 @@ def summed_products(
     multiply(0, min(span_rows, rows))
     for other in others:
         other.result()
-    return sums
 
 
 @lru_cache(1)
