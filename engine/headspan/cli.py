@@ -217,7 +217,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         for image in [*(bad if flags.bad else []), *(notes if flags.notes else [])]:
             print(f"{image.row}\t{image.key}\t{image.url}\t{image.reason}")
         return 0
-    size = sum(file.stat().st_size for file in Path(flags.store).rglob("*") if file.is_file())
+    size = store.stored_bytes
     rows = {
         "store": store.path,
         "model": f"{attributes['model']}, {attributes['pretrained'] or 'its own weights'}",

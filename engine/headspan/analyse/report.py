@@ -87,7 +87,6 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
     """What the run was, as lines of a table."""
     known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
     unfinished = store.planned_images - sum(record.rows for record in store.records)
-    stored_bytes = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
     described = "" if spans.layers == store.layers else f"; described: {spans_of(spans.layers)}"
     concepts = len(set(spans.pool.concepts or ()))
@@ -99,7 +98,7 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
         ("Heads", f"{store.heads_per_layer} a layer, of {store.head_dim} dimensions"),
         ("Emission", ", ".join(known["emit"])),
         ("Precision", f"{known['precision']}, {known['backend']}"),
-        ("Store", f"{_size(stored_bytes)} on disk, {row_bytes:,} bytes an image"),
+        ("Store", f"{_size(store.stored_bytes)} on disk, {row_bytes:,} bytes an image"),
         (
             "Text pool",
             f"{spans.pool.name}, {len(spans.pool.texts):,} texts" + f", {concepts} concepts" * bool(concepts),

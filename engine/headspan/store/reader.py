@@ -89,6 +89,11 @@ class Store:
         return sum(record.rows for record in self.records) == self._size.images
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes of all of the store's files on disk, of analyses and unfinished units too."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """The layers whose heads are stored."""
         return self._size.layers
