@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
 from typing import Any
 

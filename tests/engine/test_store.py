@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -112,6 +113,28 @@ def test_rows_samples_and_arrays_count_the_same_images(toy_run: ToyRun) -> None:
         assert store.samples()["caption"].to_pylist() == [f"caption {row}" for row in rows]
         assert [int(key) for key in store.samples()["key"].to_pylist()] == rows
         assert len(store.embedding) == len(store.heads(0, 0)) == len(store.mlps()) == store.images == len(rows)
+
+
+def test_the_samples_of_some_images_are_read_alone_and_in_the_order_asked_for(
+    toy_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = hs.open(toy_copy)
+    every = store.samples()
+    for images in ([], [66], [40, 3, 3, -1], range(67)):
+        assert store.samples(images).equals(every.take(np.array(images, np.int64) % 67))
+    read: list[int] = []
+    plain = pq.ParquetFile.read_row_group
+
+    def noted(file: pq.ParquetFile, group: int) -> pa.Table:
+        read.append(group)
+        return plain(file, group)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    store.samples([66, 65])
+    # Of three units of 32 the last alone.
+    assert read == [2]
+    with pytest.raises(IndexError):
+        store.samples([67])
 
 
 def test_the_numbers_of_each_image_are_its_own(toy_store: hs.Store, toy_exact: dict[str, np.ndarray]) -> None:

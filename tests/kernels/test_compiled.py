@@ -1,8 +1,8 @@
 """Every Triton kernel that the tower launches compiles for a GPU that is not there, and fits it.
 
 The towers run on the meta device, at real sizes without memory; a launch is compiled as it would be and its binary
-kept. Registers, stack, local and shared memory are read from the binary, and its instructions. What must hold: a program
-fits the shared memory of its GPU, and on sm_90 nothing is spilled and matrix products run on Hopper's tensor cores.
+kept. Registers, stack, local and shared memory, and the instructions, are read from the binary. What must hold: a
+program fits the shared memory of its GPU; on sm_90 nothing is spilled, and matrices are multiplied by tensor cores.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from headspan_kernels.attention import attention_emit_cut, candidates
 
 # Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-# The instructions that multiply matrices on sm_90: a warp group at once, or (float32's small blocks) a warp; in float64.
+# What multiplies matrices on sm_90: a warp group at once, or for float32's small blocks a warp; and in float64.
 TENSOR_CORES = {
     **dict.fromkeys(("attend", "attend_row", "pool_patches"), "HGMMA"),
     "project": "HG?MMA",

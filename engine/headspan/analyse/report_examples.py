@@ -59,7 +59,7 @@ def find_examples(
         for head in ranked[:_HEADS]
     ]
     wanted = sorted({image for best in chosen for image in best.images})
-    samples: dict[int, dict[str, Any]] = dict(zip(wanted, store.samples().take(wanted).to_pylist(), strict=True))
+    samples: dict[int, dict[str, Any]] = dict(zip(wanted, store.samples(wanted).to_pylist(), strict=True))
     images, missing = read_images(store.path, store.attributes["preprocess"], list(samples.values()))
     shown = []
     for done, best in enumerate(chosen, start=1):

@@ -35,7 +35,7 @@ from headspan.store.commits import Commits, Files, UnitRecord
 from headspan.store.mapped import MappedRows, UnmappableError
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.products import summed_products
-from headspan.store.samples import read_notes, read_shards, read_table, read_unit
+from headspan.store.samples import read_notes, read_rows, read_shards, read_table, read_unit
 from headspan.store.schema import (
     UNREADABLE,
     ArraySpec,
@@ -248,9 +248,17 @@ class Store:
         projection's own, where it has one)."""
         return bias_contributions(self.norm, self.folded, normalised)
 
-    def samples(self) -> pa.Table:
-        """Row, key, url, member, offset, size, caption, label and metadata of each image shown."""
-        return read_table(self.path).take(self._rows)
+    def samples(self, images: Sequence[int] | None = None) -> pa.Table:
+        """Row, key, url, member, offset, size, caption, label and metadata of each image shown.
+
+        With `images`, of those of these indices alone, in that order: what the plan says of the others is not read.
+        """
+        if images is not None:
+            return read_rows(self.path, self._rows[np.asarray(images, np.int64)], self._size.unit_images)
+        shown = np.zeros(self._size.images, bool)
+        shown[self._rows] = True
+        # Part by part, where `take` would first join the parts, whose captions together may pass Arrow's 2 GiB.
+        return read_table(self.path).filter(pa.array(shown))
 
     def bad_images(self) -> list[BadImage]:
         """The images that kept their row but could not be used, and why."""
@@ -283,7 +291,7 @@ class Store:
 
     def samples_of(self, record: UnitRecord) -> Iterator[Sample]:
         """The samples of one unit, in row order."""
-        return read_unit(self.path, Unit(record.unit, record.first_row, record.rows))
+        return read_unit(self.path, record.unit)
 
     def notes(self) -> list[BadImage]:
         """What the plan met that is no image: captions that cannot be read, members beside no image (row -1)."""

@@ -11,11 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from headspan.errors import StoreError, one_line
-from headspan.records import BadImage, Sample, Shard, Unit
+from headspan.records import BadImage, Sample, Shard
 from headspan.store.schema import RECORDS
 
 _UNITS_PER_FILE = 128
@@ -68,14 +70,27 @@ def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> in
     return total
 
 
-def read_unit(root: Path, unit: Unit) -> Iterator[Sample]:
-    """The samples of one unit, in row order."""
-    file, group = divmod(unit.index, _UNITS_PER_FILE)
+def read_unit(root: Path, unit: int) -> Iterator[Sample]:
+    """The samples of the unit of that index, in row order."""
+    for row in _unit_table(root, unit).to_pylist():
+        yield Sample(**row)
+
+
+def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa.Table:
+    """The samples of some rows, in the order given; only the units that hold them are read."""
+    wanted, place = np.unique(rows, return_inverse=True)
+    units = wanted // unit_images
+    tables = [
+        _unit_table(root, unit).take(wanted[units == unit] - unit * unit_images) for unit in np.unique(units).tolist()
+    ]
+    return pa.concat_tables([_SAMPLES.empty_table(), *tables]).take(place)
+
+
+def _unit_table(root: Path, unit: int) -> pa.Table:
+    file, group = divmod(unit, _UNITS_PER_FILE)
     path = root / RECORDS / "samples" / f"{file:05d}.parquet"
     with _damage(path), pq.ParquetFile(path) as parquet:
-        table = parquet.read_row_group(group)
-    for row in table.to_pylist():
-        yield Sample(**row)
+        return parquet.read_row_group(group)
 
 
 def read_table(root: Path) -> pa.Table:

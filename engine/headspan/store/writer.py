@@ -89,7 +89,7 @@ class StoreWriter:
 
     def samples(self, unit: Unit) -> Iterator[Sample]:
         """The samples of `unit`, in row order."""
-        return read_unit(self.path, unit)
+        return read_unit(self.path, unit.index)
 
     def overflows(self, unit: Unit, rows: np.ndarray) -> list[BadImage]:
         """The images of `unit` at `rows`, set aside because a number of theirs does not fit the store's types."""
@@ -97,7 +97,7 @@ class StoreWriter:
         # Nearly always there are none, and then nothing is read.
         return [
             BadImage(sample.row, sample.key, sample.url, "the model's numbers are not finite in 16 bits")
-            for sample in (read_unit(self.path, unit) if wanted else ())
+            for sample in (read_unit(self.path, unit.index) if wanted else ())
             if sample.row in wanted
         ]
 
