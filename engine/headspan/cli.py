@@ -322,7 +322,8 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
 def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
-    spans = textspan(store, flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name, progress)
+    also = [Store(path) for path in flags.also]
+    spans = textspan(store, flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name, progress, also)
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
@@ -419,6 +420,13 @@ def _parser() -> argparse.ArgumentParser:
     spans.add_argument("--texts-per-head", type=int, default=60, help="default: %(default)s")
     spans.add_argument("--layers", help="default: all that are stored")
     spans.add_argument("--rank", type=int, default=80, help="default: %(default)s")
+    spans.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="STORE",
+        help="further stores of the same model; heads are described over the images of all",
+    )
     _run_flag(spans)
     add_label_commands(partial(_command, commands), _run_flag)
     add_vote_commands(partial(_command, commands), _run_flag)

@@ -244,6 +244,16 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
     assert scores == sorted(scores, reverse=True)
 
 
+def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path: Path) -> None:
+    other = headspan.open(made / "plain.zarr")
+    store = headspan.open(shutil.copytree(other.path, tmp_path / "copy.zarr"))
+    headspan.textspan(store, POOL, texts_per_head=6, also=[other])
+    headspan.label_heads(store)
+    headspan.concept_consistency(store)
+    page = write_report(store, tmp_path / "report.html").read_text()
+    assert f"awkward, over {2 * other.images} images of 2 stores" in Outline(page).body_texts()
+
+
 def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
     events: list[Progress] = []
     plain = write_report(headspan.open(made / "plain.zarr"), made / "plain.html", listen=events.append).read_text()

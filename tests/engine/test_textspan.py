@@ -19,7 +19,7 @@ from headspan.analyse.textspan import Spread, span_heads
 from headspan.emit.shares import head_coordinates
 from headspan.errors import ModelError, SettingsError, StoreError, TextsError
 from tests import tolerances
-from tests.conftest import zarr_array
+from tests.conftest import ToyRun, zarr_array
 from tests.golden import recipe
 from tests.oracle import textspan as oracle_textspan
 from tests.tolerances import relative_error
@@ -173,7 +173,7 @@ def test_a_stores_spans_are_those_of_its_float32_contributions(
     assert relative_error(np.linalg.norm(vectors, axis=1), np.ones(len(TEXTS))) < tolerances.FLOAT32_SUM
     assert spans.indices.shape == spans.explained.shape == (2, 3, 7)
     assert list(spans.heads()) == [(layer, head) for layer in (0, 2) for head in range(3)]
-    found = span_store(store, vectors, 7, (0, 2), 80)
+    found = span_store(store, vectors, 7, (0, 2), 80, store.moments())
     for (layer, head), span in zip(spans.heads(), found, strict=True):
         coordinates = head_coordinates(toy_exact["heads"][:, layer, head], toy_exact["norm"], normalised=True)
         exact = coordinates @ store.head_directions(layer, head)
@@ -202,6 +202,35 @@ def test_spans_are_kept_with_their_settings_and_read_again(toy_copy: Path) -> No
     metadata = zarr_array(toy_copy, "textspan/first/indices").metadata
     assert isinstance(metadata, ArrayV3Metadata)
     assert metadata.dimension_names == ("layer", "head", "text")
+
+
+def test_heads_are_described_over_the_images_of_several_stores(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
+    parts = []
+    for number, shard in enumerate(toy_run.shards):
+        hs.precompute(out=tmp_path / f"{number}.zarr", **toy_run.settings(shards=[str(shard)]))
+        parts.append(hs.open(tmp_path / f"{number}.zarr"))
+    assert len(parts) > 1
+    wanted = hs.textspan(hs.open(toy_copy), texts=TEXTS, texts_per_head=5)
+    found = hs.textspan(parts[0], texts=TEXTS, texts_per_head=5, also=parts[1:])
+    assert (found.indices == wanted.indices).all()
+    np.testing.assert_allclose(found.explained, wanted.explained, rtol=1e-6)
+    alone = hs.textspan(parts[0], texts=TEXTS, texts_per_head=5, run="alone")
+    assert not np.allclose(alone.explained, wanted.explained, rtol=1e-3)
+    settings = zarr.open_group(parts[0].path, mode="r")[f"textspan/{found.run}"].attrs
+    assert settings["images"] == sum(part.images for part in parts)
+    assert settings["also"] == [str(part.path) for part in parts[1:]]
+
+
+def test_stores_that_cannot_be_added_are_refused_by_name(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
+    store = hs.open(toy_copy)
+    with pytest.raises(SettingsError, match="named twice"):
+        hs.textspan(store, texts=TEXTS, texts_per_head=5, also=[hs.open(toy_copy)])
+    for changed in ({"layers": "1-2"}, {"pretrained": "random:1"}):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
+        hs.precompute(out=out, **toy_run.settings(shards=[str(toy_run.shards[0])], **changed))
+        with pytest.raises(StoreError, match=f"{out}: image tower .* add stores of the same model and layers"):
+            hs.textspan(store, texts=TEXTS, texts_per_head=5, also=[hs.open(out)])
+    assert "textspan" not in zarr.open_group(toy_copy, mode="r")
 
 
 def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

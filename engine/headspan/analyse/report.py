@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from headspan.analyse import results
 from headspan.analyse.ccs import ConceptConsistency, read_scores
 from headspan.analyse.ground_truth import read_ground_truth
 from headspan.analyse.labels import LABELLED_TEXTS
@@ -88,6 +89,9 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
     known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
     unfinished = store.planned_images - sum(record.rows for record in store.records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
+    settings = results.load_settings(store, "textspan", spans.run)
+    stores = 1 + len(settings.get("also", ()))
+    described_over = f", over {settings['images']:,} images of {stores} stores" if stores > 1 else ""
     described = "" if spans.layers == store.layers else f"; described: {spans_of(spans.layers)}"
     concepts = len(set(spans.pool.concepts or ()))
     return [
@@ -106,7 +110,7 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
         ("Texts per head", f"{spans.indices.shape[2]}"),
         ("Labels from", found.labels.source),
         ("Votes from", found.votes.source),
-        ("Run", spans.run),
+        ("Run", spans.run + described_over),
         ("headspan", known["version"]),
     ]
 

@@ -12,8 +12,10 @@ from jaxtyping import Float, Int
 from headspan.analyse import results
 from headspan.analyse.texts import Pool, read_pool, stored_name, stored_pool, text_vectors
 from headspan.analyse.textspan import Spread, TextSpan, check_counts, span_heads
+from headspan.config import spans as layer_spans
 from headspan.errors import SettingsError, StoreError
 from headspan.records import Listener, ignore
+from headspan.store.merged_moments import MergedMoments
 from headspan.store.reader import Store
 
 
@@ -48,12 +50,16 @@ def textspan(
     rank: int = 80,
     run: str | None = None,
     listen: Listener = ignore,
+    also: Sequence[Store] = (),
 ) -> HeadSpans:
     """Describe every head of `layers` (all kept ones by default), from the store's moments alone.
 
     In the published convention (`even`), contributions over `‖embedding‖`. The result is kept in the
-    store as `textspan/<run>`; `run` is the pool's name by default. Raises SettingsError where sizes do
-    not fit, StoreError where fewer than two images are there, and what `text_vectors` raises.
+    store as `textspan/<run>`; `run` is the pool's name by default. `also` names further stores of the same model,
+    whose moments are added: heads are then described over the images of all of them, however many.
+
+    Raises SettingsError where sizes do not fit or a store is named twice, StoreError where fewer than two images are
+    there or a store is of other weights or layers, and what `text_vectors` raises.
     """
     pool = read_pool(texts)
     run = run or pool.name
@@ -65,7 +71,8 @@ def textspan(
         raise SettingsError(f"{store.path}: no layers to describe; name some, or leave layers out for all")
     for layer in chosen_layers:
         store.kept(layer)
-    spans = span_store(store, text_vectors(store, pool, listen), texts_per_head, chosen_layers, rank)
+    moments = _added_moments(store, also)
+    spans = span_store(store, text_vectors(store, pool, listen), texts_per_head, chosen_layers, rank, moments)
     shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
     result = HeadSpans(
         run=run,
@@ -87,17 +94,39 @@ def textspan(
             "texts_per_head": texts_per_head,
             "rank": rank,
             "convention": "even",
-            "images": store.moments().count,
+            "images": moments.count,
+            "also": [str(other.path) for other in also],
         },
     )
     return result
 
 
+def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
+    """The moments of several stores, which must be of one model, as of one."""
+    moments, paths = store.moments(), {store.path.resolve()}
+    for other in also:
+        if other.path.resolve() in paths:
+            raise SettingsError(f"{other.path}: named twice, and its images would count twice; name each store once")
+        paths.add(other.path.resolve())
+        own, wanted = (each.attributes["weights_sha256"][:12] for each in (other, store))
+        if (own, other.layers) != (wanted, store.layers):
+            raise StoreError(
+                f"{other.path}: image tower {own}, layers {layer_spans(other.layers)}, but {store.path} has {wanted}, "
+                f"{layer_spans(store.layers)}; add stores of the same model and layers"
+            )
+        moments += other.moments()
+    return moments
+
+
 def span_store(
-    store: Store, vectors: Float[np.ndarray, "text joint"], texts_per_head: int, layers: Sequence[int], rank: int
+    store: Store,
+    vectors: Float[np.ndarray, "text joint"],
+    texts_per_head: int,
+    layers: Sequence[int],
+    rank: int,
+    moments: MergedMoments,
 ) -> list[TextSpan]:
     """TEXTSPAN of all heads of `layers`, layer by layer, with what reconstruction needs."""
-    moments = store.moments()
     if moments.count < 2:
         raise StoreError(f"{store.path}: {moments.count} images; TEXTSPAN needs a variance, so at least 2")
     return span_heads(
