@@ -42,6 +42,8 @@ class ProgressPrinter:
     """Progress events as bars on a terminal, as plain lines every few seconds elsewhere; on standard error."""
 
     _LINE_SECONDS = 5.0
+    # A rate over less says nothing.
+    _RATE_SECONDS = 1.0
     _UNITS = {  # noqa: RUF012
         "plan": "tar",
         "images": "image",
@@ -94,7 +96,7 @@ class ProgressPrinter:
         if not last and now - self._printed.setdefault(event.stage, now) < self._LINE_SECONDS:
             return
         self._printed[event.stage] = now
-        rate = (event.done - done_then) / (now - began) if now > began else 0.0
+        rate = (event.done - done_then) / (now - began) if now - began > self._RATE_SECONDS else 0.0
         parts = [f"{event.stage}: {event.done:,}"]
         if event.total:
             parts[0] += f" of {event.total:,} ({event.done / event.total:.0%})"

@@ -85,6 +85,8 @@ def compute(
     """
     store.refuse_damaged_metadata()
     finished, bad = store.size.images - sum(unit.rows for unit in store.unfinished()), 0
+    # Told before the first batch too, so that its time is part of the rate that is shown.
+    listen(Progress("images", finished, store.size.images))
     for units in work.passes():
         in_hand = InHand(units, store.samples)
         decoded = decode(

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.cli import main
+from headspan.cli import ProgressPrinter, main
+from headspan.records import Progress
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files, write_tar
 
 HEADSPAN = [sys.executable, "-m", "headspan.cli"]
@@ -228,3 +229,24 @@ def test_a_max_bad_that_cannot_be_meant_is_refused(
 ) -> None:
     sentence = refused(capsys, *flags(toy_run, tmp_path / "s.zarr"), f"--max-bad={text}")
     assert f"--max-bad {text}: write a share of the images as in 1%" in sentence
+
+
+def test_lines_of_progress_tell_the_rate_from_the_start_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("headspan.cli.time.monotonic", lambda: now)
+    printer = ProgressPrinter()
+    for seconds, done in ((0.0, 0), (0.5, 10), (6.0, 50), (7.0, 60), (10.0, 100)):
+        now = 100.0 + seconds
+        printer(Progress("images", done, 100, "1 bad" if done else ""))
+    # Over so short a time a rate says nothing.
+    printer = ProgressPrinter()
+    for done in (0, 60):
+        now += 0.3
+        printer(Progress("images", done, 60))
+    assert capsys.readouterr().err.splitlines() == [
+        "images: 50 of 100 (50%), 8.3 images/s, 6 s left, 1 bad",
+        "images: 100 of 100 (100%), 10.0 images/s, 1 bad",
+        "images: 60 of 60 (100%)",
+    ]
