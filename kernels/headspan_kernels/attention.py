@@ -171,11 +171,11 @@ def attend(
             )
         else:
             rows = 1 + (block - 1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-            _mix_rows(query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, True)
+            _mix_rows(query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, APART)
     else:
         rows = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         sums, log_sum = _mix_rows(
-            query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, False
+            query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, APART
         )
         weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
         columns = tl.arange(0, PADDED)

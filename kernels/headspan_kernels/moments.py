@@ -18,7 +18,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 # A tile's rows and columns, and images a step.
-ROWS, COLUMNS, IMAGES = 32, 128, 16
+ROWS, COLUMNS, IMAGES = 16, 128, 16
 WARPS = 4
 
 
@@ -69,8 +69,11 @@ def accumulate(
     down = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     own, image_stride = heads + head * HEAD_DIM, tl.num_programs(0) * HEAD_DIM
-    sums = tl.zeros([ROWS], tl.float64)
-    products = tl.zeros([ROWS, COLUMNS], tl.float64)
+    sum_place = total + head * size + down
+    gram_place = gram + head * size * size + down[:, None] * size + across[None, :]
+    within = (down < size)[:, None] & (across < size)[None, :]
+    sums = tl.load(sum_place, mask=down < size, other=0.0)
+    products = tl.load(gram_place, mask=within, other=0.0)
     for start in range(0, batch, IMAGES):
         images = start + tl.arange(0, IMAGES)
         # [IMAGES, ROWS] and [IMAGES, COLUMNS]
@@ -78,12 +81,9 @@ def accumulate(
         right = _coordinates(own, scale, shares, images, batch, image_stride, across, HEAD_DIM, SHARES)
         sums += tl.sum(left, axis=0)
         products = tl.dot(tl.trans(left), right, products, out_dtype=tl.float64)
-    place = gram + head * size * size + down[:, None] * size + across[None, :]
-    within = (down < size)[:, None] & (across < size)[None, :]
-    tl.store(place, tl.load(place, mask=within, other=0.0) + products, mask=within)
+    tl.store(gram_place, products, mask=within)
     if tl.program_id(2) == 0:
-        own_total = total + head * size + down
-        tl.store(own_total, tl.load(own_total, mask=down < size, other=0.0) + sums, mask=down < size)
+        tl.store(sum_place, sums, mask=down < size)
 
 
 @triton.jit

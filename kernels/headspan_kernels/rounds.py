@@ -18,6 +18,8 @@ import triton.language as tl
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from headspan_kernels.pooled import padded
+
 # Texts a program: few programs a head, since each works out u and w. Texts a step; directions, or rows of the
 # covariance, a step.
 BLOCK, TEXTS, STEP = 1024, 32, 16
@@ -49,7 +51,7 @@ def textspan_rounds(
                 *(texts, covariance, scores, limit, best[old], place[old], best[new], place[new]),
                 *(chosen, directions, variances, pool, count, done),
                 RANK=rank,
-                PADDED=triton.next_power_of_2(rank),
+                PADDED=padded(rank),
                 BLOCKS=blocks,
                 PADDED_BLOCKS=triton.next_power_of_2(blocks),
                 BLOCK=BLOCK,
@@ -94,7 +96,8 @@ def take_round(
     top = tl.max(tops, axis=0)
     # Of equal scores the first text, as elsewhere.
     places = tl.load(place + head * BLOCKS + lanes, mask=lanes < BLOCKS, other=pool)
-    text = tl.min(tl.where(tops == top, places, pool), axis=0)
+    # Of scores that are all NaN none is the best, and the text is one past the end.
+    text = tl.minimum(tl.min(tl.where(tops == top, places, pool), axis=0), pool - 1)
     going = top > tl.load(limit + head)
 
     columns = tl.arange(0, PADDED)
