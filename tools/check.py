@@ -1,6 +1,7 @@
 """One command for format, lint, types and tests; exits with the first failure's code.
 
-The Triton kernels are tested in Triton's interpreter, in a second process: it is chosen when Triton is imported.
+The Triton kernels are tested compiled, on an emulated GPU, and in Triton's interpreter, in a second process: that is
+chosen when Triton is imported.
 
 `python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else
 goes to pytest.
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         "lint": ["ruff", "check", "--quiet", "."],
         "types": ["mypy", "--no-error-summary"],
         "tests": ["pytest", *tests],
-        "interpreted kernels": ["pytest", "tests/kernels/test_interpreted.py"],
+        "interpreted kernels": ["pytest", "tests/kernels/test_fused.py"],
     }
     for name, command in steps.items():
         print(f"{name}: {' '.join(command)}", flush=True)

@@ -27,12 +27,10 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 from triton import knobs
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 from headspan_kernels import fused
 from headspan_kernels.attention import attention_emit_cut, candidates
+from tests.kernels.compiling import hand_launches_on
 
 # Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
@@ -55,34 +53,19 @@ class Resources(NamedTuple):
 
 @dataclass(frozen=True)
 class Launcher:
-    """Compiles launches for an architecture instead of running them."""
+    """What was compiled for an architecture, by the kernels' names."""
 
     architecture: int
     made: dict[str, list[Any]]
-
-    def get_current_device(self) -> int:
-        return self.architecture
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.architecture, 32)
 
 
 @pytest.fixture
 def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Launcher:
     launcher = Launcher(request.param, {})
-    run = JITFunction.run
-
-    def compile_only(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> Any:
-        binary = run(kernel, *arguments, grid=grid, warmup=True, **settings)
-        launcher.made.setdefault(kernel.fn.__name__, []).append(binary)
-        return binary
-
-    monkeypatch.setattr(JITFunction, "run", compile_only)
+    hand_launches_on(
+        monkeypatch, launcher.architecture, lambda name, binary, *_: launcher.made.setdefault(name, []).append(binary)
+    )
     monkeypatch.setattr("headspan.model.description.ops", lambda device: fused)
-    monkeypatch.setattr(driver, "_active", launcher)
     return launcher
 
 

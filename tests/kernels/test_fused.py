@@ -1,13 +1,15 @@
-"""Every Triton op in Triton's interpreter, on a CPU, against float64 loops and the reference, and the whole tower.
+"""Every Triton op against float64 loops and the reference, and the whole tower, in one of two worlds without a GPU.
 
-Runs in a process of its own with TRITON_INTERPRET=1, which Triton reads when it is imported; `tools/check.py`
-starts it. Inputs are drawn afresh in every run; a failure's output names the seed.
+By default Triton compiles for sm_90 and an emulated processor runs the result; with TRITON_INTERPRET=1, which Triton
+reads when it is imported, its interpreter runs the Python. `tools/check.py` starts a process for each. Inputs, and the
+emulator's order, are drawn afresh in every run; a failure's output names the seeds.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -20,8 +22,6 @@ from tests import tolerances
 from tests.kernels.test_reference import DTYPES, carry, coordinate_rows, every_row, preprocess_by_pillow
 from tests.tolerances import relative_error
 
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs a process with TRITON_INTERPRET=1; tools/check.py starts one", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 import triton.language as tl
@@ -32,7 +32,10 @@ from headspan.model.convert import to_tower
 from headspan_kernels import fused, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
+from tests.kernels.compiling import hand_launches_on
+from tests.kernels.emulator.launch import run as emulate
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # Batch, tokens, heads, head dimension: one token, one block of keys whole, a block and a tail, two blocks of rows.
 SIZES = [(1, 1, 1, 5), (1, 32, 1, 16), (3, 17, 3, 8), (2, 70, 1, 16)]
 # The head dimensions of CLIP's models.
@@ -59,7 +62,18 @@ def nothing_is_zero_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter, or the emulated processor."""
+    if INTERPRETED:
+        widen_bfloat16_products(monkeypatch)
+        return
+    seed = int.from_bytes(os.urandom(4), "little")
+    print("emulator's seed", seed)
+    choices = Random(seed)
+    hand_launches_on(monkeypatch, 90, lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices))
+
+
+def widen_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton's interpreter multiplies bfloat16 matrices by their raw bits; here they are widened first."""
     plain = interpreter.InterpreterBuilder.create_dot
 
@@ -144,12 +158,26 @@ def test_attention_with_the_head_dimensions_of_clips_models(random: torch.Genera
     check_attention((fused.attention_emit(qkv, 1, None, False)[0], row[1]), qkv, 1, None, tolerances.FLOAT32_SUM)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "size"), [(50, 64), (197, 64), (257, 64), (256, 64), (257, 80), (257, 88), (257, 104), (50, 128)]
+)
+def test_attention_at_the_sizes_of_clips_models_in_16_bits(random: torch.Generator, tokens: int, size: int) -> None:
+    qkv = draw(random, 1, tokens, 3 * size, dtype=torch.bfloat16)
+    tolerance = tolerances.BFLOAT16_ROUNDING
+    check_attention(fused.attention_emit(qkv, 1, None, True), qkv, 1, None, tolerance)
+    mean = torch.full((1, tokens), 1 / tokens)
+    check_attention(fused.attention_emit(qkv, 1, mean, True), qkv, 1, mean, tolerance)
+
+
 @pytest.mark.parametrize("cut", sorted({*candidates(64, torch.bfloat16), *candidates(128, torch.bfloat16)}))
-def test_attention_is_the_same_however_it_is_cut(random: torch.Generator, cut: Any) -> None:
-    qkv = draw(random, 1, 70, 3 * 16)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_attention_is_the_same_however_it_is_cut(
+    random: torch.Generator, cut: Any, dtype: torch.dtype, tolerance: float
+) -> None:
+    qkv = draw(random, 1, 70, 3 * 16, dtype=dtype)
     pooling = torch.full((1, 70), 1 / 70)
     for weights in (None, pooling):
-        check_attention(attention_emit_cut(cut, qkv, 1, weights, True), qkv, 1, weights, tolerances.FLOAT32_SUM)
+        check_attention(attention_emit_cut(cut, qkv, 1, weights, True), qkv, 1, weights, tolerance)
 
 
 @pytest.mark.parametrize("out", [torch.float16, torch.bfloat16, torch.float32])

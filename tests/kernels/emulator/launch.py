@@ -1,0 +1,99 @@
+"""Launches of Triton's, compiled for sm_90 and run here, on tensors in the host's memory."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.kernels.emulator.memory import Fault, GlobalMemory, Memory
+from tests.kernels.emulator.program import Program, parse
+from tests.kernels.emulator.warp import Warp
+
+
+@dataclass
+class Block:
+    """A program of a launch: its number from 1 on, and the stretch between barriers that it is in, of all programs'."""
+
+    number: int
+    stretch: int
+
+
+def run(binary: Any, arguments: dict[str, Any], grid: Sequence[int], random: Random) -> None:
+    """Run what Triton compiled, its programs in random order; `arguments` by the kernel's names. Raises Fault."""
+    program = parse(binary.asm["ptx"])
+    given = [arguments[name] for name, kind in binary.src.signature.items() if kind != "constexpr"]
+    memory = GlobalMemory(_pieces([value for value in given if isinstance(value, torch.Tensor)]))
+    # What is behind the arguments are scratch areas, of no bytes.
+    bits = [_bits(value) for value in given] + [0] * (len(program.parameters) - len(given))
+    sizes = [*grid, 1, 1][:3]
+    places = list(product(*map(range, sizes)))
+    random.shuffle(places)
+    stretch = 1
+    for number, place in enumerate(places, start=1):
+        special = {f"ctaid.{axis}": index for axis, index in zip("xyz", place, strict=True)}
+        special |= {f"nctaid.{axis}": size for axis, size in zip("xyz", sizes, strict=True)}
+        block = Block(number, stretch)
+        parameters = dict(zip(program.parameters, bits, strict=True))
+        # Infinities and NaN are as good as other numbers to a GPU.
+        with np.errstate(all="ignore"):
+            _run_program(program, parameters, special, binary, memory, block, random)
+        stretch = block.stretch + 1
+
+
+def _run_program(
+    program: Program,
+    parameters: dict[str, int],
+    special: dict[str, int],
+    binary: Any,
+    memory: GlobalMemory,
+    block: Block,
+    random: Random,
+) -> None:
+    # Every float in it is NaN until it is written.
+    shared = Memory("shared memory", 0, np.full(binary.metadata.shared, 0xFF, np.uint8))
+    warps = [
+        Warp(program, parameters, (index, special), shared, memory, block, random)
+        for index in range(binary.metadata.num_warps)
+    ]
+    going = {warp.index: warp.run() for warp in warps}
+    waiting: set[int] = set()
+    while going:
+        ready = sorted(going.keys() - waiting)
+        if not ready:
+            waiting.clear()
+            block.stretch += 1
+            continue
+        index = random.choice(ready)
+        step = next(going[index], None)
+        if step is None:
+            del going[index]
+        elif step == "barrier":
+            waiting.add(index)
+    if waiting:
+        raise Fault("a warp waits at a barrier that the others have passed by ending")
+
+
+def _pieces(tensors: list[torch.Tensor]) -> list[Memory]:
+    """The tensors' storages, each once, as bytes."""
+    pieces = {}
+    for number, tensor in enumerate(tensors):
+        storage = tensor.untyped_storage()
+        data = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+        pieces.setdefault(storage.data_ptr(), Memory(f"tensor {number}", storage.data_ptr(), data))
+    return list(pieces.values())
+
+
+def _bits(value: Any) -> int:
+    """An argument as a kernel is given it."""
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr()
+    if isinstance(value, float):
+        return int(struct.unpack("<I", struct.pack("<f", value))[0])
+    return int(value) & (1 << 64) - 1

@@ -1,0 +1,162 @@
+"""Tensor cores: fragments of matrices in registers, tiles in shared memory, and their products.
+
+Layouts are those of the PTX ISA, sections on `mma`, `ldmatrix`, `stmatrix` and `wgmma` with its matrix descriptors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tests.kernels.emulator.arithmetic import LANES, from_bits, tf32, to_bits
+from tests.kernels.emulator.memory import Fault
+from tests.kernels.emulator.program import Instruction
+
+if TYPE_CHECKING:
+    from tests.kernels.emulator.warp import Warp
+
+_LANE = np.arange(LANES)
+# A lane's group of four, which is a row or a column, and its place in the group.
+_GROUP, _PLACE = _LANE >> 2, _LANE & 3
+# Bytes after which a swizzled tile's rows repeat, by the descriptor's last bits.
+_SWIZZLE_BYTES = {0: 16, 1: 128, 2: 64, 3: 32}
+
+
+def _listed(operand: str) -> list[str]:
+    return [name.strip() for name in operand.strip("{}").split(",")]
+
+
+def _mma(warp: Warp, instruction: Instruction) -> None:
+    """A warp's product of small matrices, in float64 or TF32."""
+    shape = re.fullmatch(r"m(\d+)n(\d+)k(\d+)", instruction.parts[3])
+    assert shape
+    rows, columns, inner = map(int, shape.groups())
+    kind = instruction.parts[7]
+    if kind not in ("f64", "tf32"):
+        raise Fault(f"not known here: {instruction.text}")
+    target, left, right, added = map(_listed, instruction.operands)
+    a, b = np.zeros((rows, inner)), np.zeros((inner, columns))
+    down, out = rows // 8, np.zeros((rows, columns))
+    for place, register in enumerate(left):
+        a[_GROUP + 8 * (place % down), _PLACE + 4 * (place // down)] = _operand(warp.bits(register), kind)
+    for place, register in enumerate(right):
+        b[_PLACE + 4 * place, _GROUP] = _operand(warp.bits(register), kind)
+    sums = "f64" if kind == "f64" else "f32"
+    places = [(_GROUP + 8 * (place // 2), 2 * _PLACE + place % 2) for place in range(len(target))]
+    for where, register in zip(places, added, strict=True):
+        out[where] = from_bits(warp.bits(register), sums)
+    product = (a @ b + out).astype(np.float64 if kind == "f64" else np.float32)
+    for where, register in zip(places, target, strict=True):
+        warp.put(register, to_bits(product[where]))
+
+
+def _ldmatrix(warp: Warp, instruction: Instruction) -> None:
+    """Tiles of 8 rows of 8 numbers of 16 bits, the rows at the addresses of 8 lanes each; two numbers a lane."""
+    registers = _listed(instruction.operands[0])
+    addresses = warp.address(instruction.operands[1])[: 8 * len(registers)]
+    tiles = warp.read_shared(addresses, 16, instruction).view(np.uint16).reshape(len(registers), 8, 8)
+    for register, tile in zip(registers, tiles, strict=True):
+        numbers = tile.T if "trans" in instruction.parts else tile
+        lower, upper = (numbers[_GROUP, 2 * _PLACE + half].astype(np.uint64) for half in range(2))
+        warp.put(register, upper << 16 | lower)
+
+
+def _stmatrix(warp: Warp, instruction: Instruction) -> None:
+    registers = _listed(instruction.operands[1])
+    tiles = np.zeros((len(registers), 8, 8), np.uint16)
+    for register, tile in zip(registers, tiles, strict=True):
+        numbers = tile.T if "trans" in instruction.parts else tile
+        for half in range(2):
+            numbers[_GROUP, 2 * _PLACE + half] = (warp.bits(register) >> 16 * half & 0xFFFF).astype(np.uint16)
+    addresses = warp.address(instruction.operands[0])[: 8 * len(registers)]
+    warp.write_shared(addresses, tiles.reshape(-1, 8).view(np.uint8), instruction)
+
+
+INSTRUCTIONS: dict[str, Callable[[Warp, Instruction], None]] = {
+    "mma": _mma,
+    "ldmatrix": _ldmatrix,
+    "stmatrix": _stmatrix,
+}
+
+
+def multiply_by_warp_group(warp: Warp, instruction: Instruction) -> None:
+    """Begin `wgmma.mma_async`: this warp's 16 of the 64 rows; the result is there once it is waited for."""
+    shape = re.fullmatch(r"m64n(\d+)k(\d+)", instruction.parts[4])
+    assert shape
+    columns, inner, kind = int(shape[1]), int(shape[2]), instruction.parts[6]
+    target, left, right, add, *flags = instruction.operands
+    # Neither operand negated; transposed ones are given by the last flags.
+    assert flags[:2] == ["1", "1"], instruction.text
+    in_registers = left.startswith("{")
+    transposed = [flag == "1" for flag in flags[2:]]
+    right_transposed = bool(transposed) and transposed[-1]
+    left_bits = [warp.bits(register) for register in _listed(left)]
+    right_bits, adds = warp.bits(right), bool(warp.bits(add)[0])
+    places = [
+        (_GROUP + 8 * (place % 4 // 2), 8 * (place // 4) + 2 * _PLACE + place % 2) for place in range(columns // 2)
+    ]
+
+    def work() -> None:
+        if in_registers:
+            a = _fragment(left_bits, inner, kind)
+        else:
+            first = 16 * (warp.index % 4)
+            a = _tile(warp, left_bits[0], range(first, first + 16), inner, transposed[0], kind, instruction)
+        b = _tile(warp, right_bits, range(columns), inner, right_transposed, kind, instruction)
+        sums = np.zeros((16, columns))
+        for where, register in zip(places, _listed(target), strict=True):
+            sums[where] = from_bits(warp.bits(register), "f32") if adds else 0
+        product = (a @ b.T + sums).astype(np.float32)
+        for where, register in zip(places, _listed(target), strict=True):
+            warp.put(register, to_bits(product[where]))
+
+    warp.begin_product(work)
+
+
+def _fragment(registers: list[np.ndarray], inner: int, kind: str) -> np.ndarray:
+    """The left matrix `[16, inner]` out of registers: one TF32 number each, or two of 16 bits."""
+    a = np.zeros((16, inner))
+    for place, bits in enumerate(registers):
+        rows, block = _GROUP + 8 * (place % 2), place // 2
+        if kind == "tf32":
+            a[rows, _PLACE + 4 * block] = _operand(bits, kind)
+        else:
+            for half in range(2):
+                a[rows, 2 * _PLACE + half + 8 * block] = from_bits(bits >> 16 * half, kind)
+    return a
+
+
+def _tile(
+    warp: Warp, bits: np.ndarray, rows: range, inner: int, transposed: bool, kind: str, instruction: Instruction
+) -> np.ndarray:
+    """A matrix `[row, inner]` out of shared memory, by its descriptor."""
+    descriptor = int(bits[0])
+    assert (bits == descriptor).all(), instruction.text
+    start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
+    swizzle = _SWIZZLE_BYTES[descriptor >> 62]
+    size = 4 if kind == "tf32" else 2
+    row, column = np.array(rows)[:, None], np.arange(inner)[None, :]
+    if transposed:
+        along, across = size * row, column
+    else:
+        along, across = size * column, row
+    offset = along // swizzle * leading + along % swizzle + across // 8 * stride + across % 8 * swizzle
+    places = start + offset
+    # The swizzle: bits 7 to 9 of the address upon bits 4 to 6, as many as the width has.
+    places ^= (places >> 7 & swizzle // 16 - 1) << 4
+    # Read as whole words, each once.
+    words = np.unique(places & ~3)
+    content = warp.read_shared(words, 4, instruction)
+    found = content[np.searchsorted(words, places & ~3)]
+    numbers = np.take_along_axis(found, (places & 3)[..., None] + np.arange(size), axis=-1)
+    flat = np.ascontiguousarray(numbers).view(np.uint32 if size == 4 else np.uint16)[..., 0]
+    return _operand(flat.astype(np.uint64), kind)
+
+
+def _operand(bits: np.ndarray, kind: str) -> np.ndarray:
+    """What the tensor cores multiply."""
+    values = from_bits(bits, kind)
+    return tf32(values) if kind == "tf32" else values

@@ -1,0 +1,96 @@
+"""Bytes at addresses, each access held against bounds, alignment, other warps' and other programs' accesses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Of one byte: read by several.
+_MANY = -1
+
+
+class Fault(Exception):
+    """An access that a GPU would refuse, or answer at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who asks: a warp of a program of a launch, in a stretch between barriers, and the instruction's text."""
+
+    program: int
+    stretch: int
+    warp: int
+    text: str
+
+
+class Memory:
+    """A piece of memory and who touched each byte last."""
+
+    def __init__(self, name: str, start: int, data: np.ndarray) -> None:
+        self.name, self.start, self.data = name, start, data
+        size = len(data)
+        self._written_in, self._writer, self._read_in, self._readers = np.zeros((4, size), np.int64)
+        self._writing_program, self._reading_program = np.zeros((2, size), np.int64)
+
+    def read(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
+        """`size` bytes at each of the addresses, `[address, size]`."""
+        places = self._places(addresses, size, who)
+        others = (self._written_in[places] == who.stretch) & (self._writer[places] != who.warp)
+        self._refuse(others, "reads what another warp wrote since the last barrier", who)
+        foreign = (self._writing_program[places] != 0) & (self._writing_program[places] != who.program)
+        self._refuse(foreign, "reads what another program of the launch wrote", who)
+        before = np.where(self._read_in[places] == who.stretch, self._readers[places], 0)
+        self._readers[places], self._read_in[places] = before | 1 << who.warp, who.stretch
+        known = self._reading_program[places]
+        self._reading_program[places] = np.where((known == 0) | (known == who.program), who.program, _MANY)
+        return self.data[places]
+
+    def write(self, addresses: np.ndarray, values: np.ndarray, who: Access) -> None:
+        """Put `values` `[address, size]` at the addresses. What a byte holds already may be written again by anyone."""
+        places = self._places(addresses, values.shape[1], who)
+        changed = places[self.data[places] != values]
+        self.data[places] = values
+        self.claim(changed, who)
+
+    def claim(self, places: np.ndarray, who: Access) -> None:
+        """Hold a write to those bytes against all other accesses."""
+        others = (self._written_in[places] == who.stretch) & (self._writer[places] != who.warp)
+        self._refuse(others, "writes what another warp wrote since the last barrier", who)
+        readers = np.where(self._read_in[places] == who.stretch, self._readers[places], 0)
+        self._refuse(readers & ~(1 << who.warp) != 0, "writes what another warp read since the last barrier", who)
+        for touched in (self._writing_program[places], self._reading_program[places]):
+            self._refuse((touched != 0) & (touched != who.program), "writes what another program touched", who)
+        self._written_in[places], self._writer[places] = who.stretch, who.warp
+        self._writing_program[places] = who.program
+
+    def places(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
+        """The bytes' indices, flat."""
+        return self._places(addresses, size, who).reshape(-1)
+
+    def _places(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
+        if (addresses % size).any():
+            raise Fault(f"{self.name}: misaligned by {size} bytes: {who.text}")
+        first = addresses - self.start
+        if (first < 0).any() or (first + size > len(self.data)).any():
+            raise Fault(f"{self.name}: out of bounds, at {first.min()} to {first.max() + size}: {who.text}")
+        return first[:, None] + np.arange(size)
+
+    def _refuse(self, wrong: np.ndarray, what: str, who: Access) -> None:
+        if wrong.any():
+            raise Fault(f"{self.name}: warp {who.warp} of program {who.program} {what}: {who.text}")
+
+
+class GlobalMemory:
+    """Several pieces, found by address."""
+
+    def __init__(self, pieces: Sequence[Memory]) -> None:
+        self._pieces = pieces
+
+    def of(self, addresses: np.ndarray, who: Access) -> Memory:
+        """The piece in which the first of the addresses lies, and all must."""
+        for piece in self._pieces:
+            if piece.start <= addresses[0] < piece.start + len(piece.data):
+                return piece
+        raise Fault(f"out of bounds, at {addresses[0]:#x}: {who.text}")

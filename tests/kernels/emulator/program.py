@@ -1,0 +1,50 @@
+"""PTX text to instructions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """`@guard parts operands`; `parts` is the mnemonic split at its points, `guard` empty or a predicate."""
+
+    guard: str
+    parts: tuple[str, ...]
+    operands: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A kernel's parameters by name, in order, its instructions, and the places of its labels."""
+
+    parameters: tuple[str, ...]
+    instructions: tuple[Instruction, ...]
+    labels: dict[str, int]
+
+
+def parse(ptx: str) -> Program:
+    """The one kernel that `ptx` holds."""
+    head, body = ptx[ptx.index(".visible .entry") :].split("\n{", 1)
+    instructions: list[Instruction] = []
+    labels: dict[str, int] = {}
+    for line in body.split("\n}", 1)[0].splitlines():
+        for statement in line.partition("//")[0].split(";"):
+            text = " ".join(statement.split())
+            if text.endswith(":"):
+                labels[text[:-1]] = len(instructions)
+            elif text and text not in ("{", "}") and not text.startswith("."):
+                instructions.append(_instruction(text))
+    return Program(tuple(re.findall(r"\w+_param_\d+", head)), tuple(instructions), labels)
+
+
+def _instruction(text: str) -> Instruction:
+    guard, rest = "", text
+    if text.startswith("@"):
+        guard, _, rest = text[1:].partition(" ")
+    mnemonic, _, operands = rest.partition(" ")
+    return Instruction(guard, tuple(mnemonic.split(".")), tuple(_OPERAND.findall(operands)), text)
