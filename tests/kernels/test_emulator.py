@@ -1,0 +1,190 @@
+"""What the emulated GPU notices, and that its arithmetic is PTX's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
+
+import triton
+import triton.language as tl
+
+from headspan_kernels import fused, reference
+from tests import tolerances
+from tests.kernels.compiling import hand_launches_on
+from tests.kernels.emulator.launch import run
+from tests.kernels.emulator.memory import Fault
+from tests.tolerances import relative_error
+
+# As long as a stretch that is in wrong order may go unnoticed.
+TRIES = 5
+
+
+@triton.jit
+def copy(source, target, offset, step, BLOCK: tl.constexpr):
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + tl.program_id(0) * step + tl.arange(0, BLOCK), tl.load(source + places + offset))
+
+
+@triton.jit
+def sum_from_one(source, target, size, STEP: tl.constexpr):
+    tl.store(target + tl.arange(0, STEP), summed(source, size, 1, STEP))
+
+
+@triton.jit
+def sum_from_true(source, target, size, STEP: tl.constexpr):
+    tl.store(target + tl.arange(0, STEP), summed(source, size, True, STEP))
+
+
+@triton.jit
+def summed(source, size, FIRST: tl.constexpr, STEP: tl.constexpr):
+    total = tl.zeros([STEP], tl.float32)
+    for start in range(FIRST, size, STEP):
+        total += tl.load(source + start + tl.arange(0, STEP))
+    return total
+
+
+@pytest.fixture
+def emulate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets launches run on the emulator, their PTX changed by `change`."""
+
+    def begin(change: Callable[[str], str] = lambda ptx: ptx) -> None:
+        def launched(name: str, binary: Any, arguments: dict[str, Any], grid: Sequence[int]) -> None:
+            changed = SimpleNamespace(asm={"ptx": change(binary.asm["ptx"])}, src=binary.src, metadata=binary.metadata)
+            run(changed, arguments, grid, Random())
+
+        hand_launches_on(monkeypatch, 90, launched)
+
+    return begin
+
+
+def without(instruction: str) -> Callable[[str], str]:
+    def change(ptx: str) -> str:
+        lines = ptx.splitlines()
+        kept = [line for line in lines if not line.strip().startswith(instruction)]
+        assert len(kept) < len(lines)
+        return "\n".join(kept)
+
+    return change
+
+
+def test_reading_past_the_end_is_a_fault(emulate: Callable[..., None]) -> None:
+    emulate()
+    source, target = torch.arange(256.0), torch.zeros(256)
+    copy[(2,)](source, target, 0, 128, BLOCK=128, enable_fp_fusion=True)
+    assert torch.equal(source, target)
+    for offset in (-1, 1):
+        with pytest.raises(Fault, match=r"out of bounds.*ld\.global"):
+            copy[(2,)](source, target, offset, 128, BLOCK=128, enable_fp_fusion=True)
+
+
+def test_programs_of_a_launch_that_meet_in_memory_are_a_fault(emulate: Callable[..., None]) -> None:
+    emulate()
+    both = torch.arange(384.0)
+    copy[(2,)](both, both, 0, 128, BLOCK=128, enable_fp_fusion=True)
+    with pytest.raises(Fault, match="another program"):
+        copy[(2,)](both, both, 128, 128, BLOCK=128, enable_fp_fusion=True)
+    with pytest.raises(Fault, match="writes what another program touched"):
+        copy[(2,)](torch.arange(256.0), torch.zeros(128), 0, 0, BLOCK=128, enable_fp_fusion=True)
+
+
+def test_a_loop_from_a_constant_true_begins_before_the_start_as_on_a_gpu(emulate: Callable[..., None]) -> None:
+    emulate()
+    source, target = torch.arange(65.0), torch.zeros(16)
+    sum_from_one[(1,)](source, target, 65, STEP=16, enable_fp_fusion=True)
+    assert target.sum() == source[1:].sum()
+    with pytest.raises(Fault, match="out of bounds"):
+        sum_from_true[(1,)](source, target, 65, STEP=16, enable_fp_fusion=True)
+
+
+def attention() -> tuple[torch.Tensor, torch.Tensor]:
+    """What the compiled kernel makes of 70 tokens, and what it should."""
+    qkv = torch.randn(1, 70, 3 * 16).bfloat16()
+    return fused.attention_emit(qkv, 1, None, True)[0], reference.attention_emit(qkv, 1, None, True)[0]
+
+
+@pytest.mark.parametrize("instruction", ["bar.sync", "cp.async.wait_group", "wgmma.wait_group"])
+def test_a_kernel_that_does_not_wait_is_noticed(emulate: Callable[..., None], instruction: str) -> None:
+    emulate()
+    found, wanted = attention()
+    assert relative_error(found.float(), wanted.float()) < 3 * tolerances.BFLOAT16_ROUNDING
+    emulate(without(instruction))
+    noticed = 0
+    for _ in range(TRIES):
+        try:
+            found, wanted = attention()
+            noticed += not relative_error(found.float(), wanted.float()) < 0.1
+        except Fault:
+            noticed += 1
+    assert noticed
+
+
+def test_an_instruction_that_is_not_known_is_refused(emulate: Callable[..., None]) -> None:
+    emulate(lambda ptx: ptx.replace("ld.global", "popc.global"))
+    with pytest.raises(Fault, match=r"not known here: .*popc"):
+        copy[(1,)](torch.zeros(128), torch.zeros(128), 0, 128, BLOCK=128, enable_fp_fusion=True)
+
+
+PTX = """.visible .entry small(
+	.param .u64 small_param_0
+)
+{{
+	ld.param.b64 %rd1, [small_param_0];
+	mov.u32 %r1, %tid.x;
+	mul.wide.u32 %rd2, %r1, 4;
+	add.s64 %rd3, %rd1, %rd2;
+	ld.global.b32 %r2, [%rd3];
+	{instruction}
+	st.global.b32 [%rd3], %r3;
+	ret;
+}}
+"""
+NUMBERS = np.array([*range(-8, 8), *(np.random.default_rng(0).integers(-(2**31), 2**31, 16))], np.int32)
+FLOATS = np.concatenate([np.random.default_rng(1).standard_normal(28) * 1e3, [np.nan, np.inf, -0.0, 2.5]]).astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "numbers", "wanted"),
+    [
+        ("div.s32 %r3, %r2, 3;", NUMBERS, np.trunc(NUMBERS / 3)),
+        ("shr.s32 %r3, %r2, 40;", NUMBERS, NUMBERS >> 31),
+        ("shl.b32 %r3, %r2, 32;", NUMBERS, NUMBERS * 0),
+        ("bfe.s32 %r3, %r2, 1, 3;", NUMBERS, ((NUMBERS >> 1 & 7) ^ 4) - 4),
+        ("shfl.sync.bfly.b32 %r3, %r2, 5, 31, -1;", NUMBERS, NUMBERS[np.arange(32) ^ 5]),
+        ("mul.hi.s32 %r3, %r2, 1000003;", NUMBERS, NUMBERS.astype(np.int64) * 1000003 >> 32),
+        ("cvt.rna.tf32.f32 %r3, %r2;", FLOATS[:28], None),
+        ("max.f32 %r3, %r2, 0f3F800000;", FLOATS, np.fmax(FLOATS, 1)),
+        ("fma.rn.f32 %r3, %r2, %r2, %r2;", FLOATS, (FLOATS.astype(float) ** 2 + FLOATS).astype("f4")),
+        ("cvt.rn.bf16x2.f32 %r3, %r2, 0f00000000;", FLOATS[:28], torch.from_numpy(FLOATS[:28]).bfloat16().float()),
+        ("setp.neu.f32 %p1, %r2, %r2;\n\tselp.b32 %r3, 1, 2, %p1;", FLOATS, np.where(np.isnan(FLOATS), 1, 2)),
+    ],
+)
+def test_instructions_do_what_their_manual_says(instruction: str, numbers: np.ndarray, wanted: Any) -> None:
+    data = torch.zeros(32, dtype=torch.int32)
+    data[: len(numbers)] = torch.from_numpy(numbers.view(np.int32))
+    binary = SimpleNamespace(
+        asm={"ptx": PTX.format(instruction=instruction)},
+        src=SimpleNamespace(signature={"data": "*i32"}),
+        metadata=SimpleNamespace(shared=0, num_warps=1),
+    )
+    run(binary, {"data": data}, (1,), Random())
+    found = data.numpy()[: len(numbers)]
+    if wanted is None:
+        # TF32 has ten bits of mantissa.
+        error = np.abs(found.view(np.float32) / numbers - 1)
+        assert 2**-13 < error.max() <= 2**-11
+        assert (found & 0x1FFF == 0).all()
+    elif numbers.dtype == np.float32 and "selp" not in instruction:
+        np.testing.assert_array_equal(found.view(np.float32), wanted)
+    else:
+        np.testing.assert_array_equal(found, np.asarray(wanted).astype(np.int32))
