@@ -1,19 +1,23 @@
 """How fast and how exact is the GPU path? One command for one GPU, under 8 minutes: `python -m benchmarks.gpu`.
 
-Correctness comes first, against float64; then ceilings (copy bandwidth, bf16 matrix products), every fused op
-beside PyTorch's own, and the tower with everything emitted beside its peers. Needs torch, triton and jaxtyping
-alone; the peer open_clip is left out, with a sentence, where it is not installed. Lines go to
-`benchmarks/results/<device>.jsonl`, and `python -m benchmarks.readme` puts them into the README's table.
+Ceilings first (copy bandwidth, matrix products in bf16 and float64), then three questions: the tower's contributions
+against a float64 pass, every fused op checked and timed beside PyTorch's own, and the tower with everything emitted
+beside its peers. What cannot be measured, the peer open_clip where it is not installed too, says why in its row, and
+what is wrong is timed all the same; the exit code is 1 where a question has no answer or a wrong one. Needs torch,
+numpy, triton and jaxtyping alone. Lines go to `benchmarks/results/<device>.jsonl`, each as soon as it is known, and
+`python -m benchmarks.readme` puts them into the README's table.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -21,10 +25,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import RESULTS, circumstances
-
 ACCURACY, OPS, TOWER = "GPU: bf16 contributions", "GPU: fused ops", "GPU: ViT-L/14 with all contributions"
-QUESTIONS = (ACCURACY, OPS, TOWER)
+# Each question's module and function.
+QUESTIONS = {ACCURACY: ("gpu_tower", "accuracy"), OPS: ("gpu_ops", "run"), TOWER: ("gpu_tower", "speed")}
 DEVICE = "cuda"
 # What the whole command may take; a peer whose compilation might not fit any more is left out and named.
 SECONDS = 450.0
@@ -62,7 +65,7 @@ class Sizes:
 
 # ViT-L/14 at 224 pixels.
 SIZES = Sizes()
-_NEEDED = ("triton", "jaxtyping")
+_NEEDED = ("numpy", "triton", "jaxtyping")
 _ENGINE = Path(__file__).parent.parent / "engine"
 
 
@@ -75,27 +78,35 @@ def main() -> int:
         print(f"benchmarks.gpu measures a CUDA GPU, but {found}; run it on a machine that has one", file=sys.stderr)
         return 2
     _make_importable()
-    # Not before: they import Triton's kernels.
-    from benchmarks import gpu_ops, gpu_tower
+    # Float32 products are float32's in the peers too: no TF32, whatever the environment says.
+    os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)
+    torch.set_float32_matmul_precision("highest")
+    # Not before: it imports numpy.
+    from benchmarks.measure import RESULTS
 
-    notes = [f"{name} is not installed, so its rows are left out" for name in ("open_clip",) if find_spec(name) is None]
-    ceilings = {"copy_tb_s": copy_rate(), "bf16_tflop_s": matmul_rate()}
-    print(f"{torch.cuda.get_device_name()}: {ceilings}; {'; '.join(notes)}", flush=True)
+    here = _circumstances()
+    ceilings: dict[str, Any] = {}
+    for name, rate in (("copy_tb_s", copy_rate), ("bf16_tflop_s", matmul_rate), ("fp64_tflop_s", float64_rate)):
+        ceilings |= or_why_not(lambda name=name, rate=rate: {name: rate()})  # type: ignore[misc]
+    say(here["device"], ceilings)
 
     def left() -> float:
         return SECONDS - (time.monotonic() - began)
 
-    for question, run in ((ACCURACY, gpu_tower.accuracy), (OPS, gpu_ops.run), (TOWER, gpu_tower.speed)):
-        line = {"question": question, **run(ceilings, left), "ceilings": ceilings, "notes": notes, **_circumstances()}
+    exit_code = 0
+    for question, (module, function) in QUESTIONS.items():
+        answer = or_why_not(lambda at=module, name=function: _function(at, name)(ceilings, left))  # type: ignore[misc]
+        line = {"question": question, **answer, "ceilings": ceilings, **here}
         text = json.dumps(line, ensure_ascii=False)
         print(text, flush=True)
         # Written at once, so that a run that is cut short has told what it knew.
         with (RESULTS / f"{line['device']}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
-        if line.get("wrong"):
-            print(f"wrong beyond tolerance: {line['wrong']}; nothing further is timed", file=sys.stderr)
-            return 1
-    return 0
+        for fault in ("failed", "wrong"):
+            if line.get(fault):
+                print(f"{question}: {fault}: {line[fault]}", file=sys.stderr)
+                exit_code = 1
+    return exit_code
 
 
 def accuracy_words(line: dict[str, Any]) -> tuple[str, str]:
@@ -109,20 +120,20 @@ def accuracy_words(line: dict[str, Any]) -> tuple[str, str]:
 
 def ops_words(line: dict[str, Any]) -> tuple[str, str]:
     """The README's cells of all ops."""
-    return (
-        "; ".join(f"{name}: {row['fused']['ms']:.3g} ms" for name, row in line["rows"].items()),
-        "the better of PyTorch eager and compiled: "
-        + "; ".join(
-            f"{row['times_faster']:.2g}×{'' if row['kept'] else ' (not kept)'}" for row in line["rows"].values()
-        ),
-    )
+    ours, against = [], []
+    for name, row in line["rows"].items():
+        ours.append(f"{name}: {row['fused']['ms']:.3g} ms" if "ms" in row["fused"] else f"{name}: failed")
+        times = "no ratio" if row["times_faster"] is None else f"{row['times_faster']:.2g}×"
+        against.append(times + (" (wrong)" if "wrong" in row else "" if row["kept"] else " (not kept)"))
+    return "; ".join(ours), "the best of PyTorch, eager and compiled: " + "; ".join(against)
 
 
 def tower_words(line: dict[str, Any]) -> tuple[str, str]:
     """The README's cells of the tower."""
-    times = line["times_open_clip_compiled"]
+    times, share = line["times_open_clip_compiled"], line["share_of_bf16"]
     return (
-        f"{line['images_a_second']:,} images/s, {line['share_of_bf16']:.0%} of the measured bf16 matrix rate",
+        f"{line['images_a_second']:,} images/s"
+        + ("" if share is None else f", {share:.0%} of the measured bf16 matrix rate"),
         "open_clip's `encode_image`, compiled: " + ("not yet measured" if times is None else f"{times:.2f}× its speed"),
     )
 
@@ -135,13 +146,36 @@ def milliseconds(work: Callable[[], object], for_ms: int = 200) -> dict[str, flo
     return {"ms": round(median, 4), "ms_20": round(low, 4), "ms_80": round(high, 4)}
 
 
+def replayed(work: Callable[[], object], for_ms: int = 200) -> dict[str, float]:
+    """The same work's time, captured once as a CUDA graph and replayed: what launching costs is gone."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return milliseconds(graph.replay, for_ms)
+
+
 def or_why_not(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A row beside ours; one that cannot be measured says why, and the rest is measured all the same."""
+    """A row or a line; one that cannot be measured says why, and the rest is measured all the same."""
     try:
         return measured()
-    # What PyTorch raises for too little memory, for what it cannot compile and for what it cannot capture.
-    except RuntimeError as problem:
-        return {"failed": f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"}
+    # Whatever it is, and Triton's errors share no base with PyTorch's: a run on a GPU is too dear to end at one row.
+    except Exception as problem:
+        # The end of it, which names the place; compilers put whole programs into what they say.
+        print(traceback.format_exc()[-1500:], file=sys.stderr, flush=True)
+        return {"failed": f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"}
+
+
+def say(name: str, row: dict[str, Any]) -> None:
+    """A row in one short line, at once, so that the log tells what was known before a crash."""
+    told = []
+    for key, value in row.items():
+        told.append(f"{key} {value.get('ms', value.get('failed')) if isinstance(value, dict) else value}")
+    print(f"{name}: {', '.join(told)}", flush=True)
 
 
 def copy_rate() -> float:
@@ -151,11 +185,16 @@ def copy_rate() -> float:
     return _digits(2 * source.nbytes / milliseconds(lambda: target.copy_(source))["ms"] / 1e9)
 
 
-def matmul_rate() -> float:
-    """Teraflops of a large bf16 matrix product of random numbers."""
+def matmul_rate(dtype: torch.dtype = torch.bfloat16) -> float:
+    """Teraflops of a large matrix product of random numbers."""
     size = 32 * SIZES.batch
-    a, b = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
     return _digits(2 * size**3 / milliseconds(lambda: a @ b)["ms"] / 1e9)
+
+
+def float64_rate() -> float:
+    """The same in float64."""
+    return matmul_rate(torch.float64)
 
 
 def _digits(value: float) -> float:
@@ -172,10 +211,20 @@ def _make_importable() -> None:
         sys.modules["headspan"] = package
 
 
+def _function(module: str, name: str) -> Callable[..., dict[str, Any]]:
+    """What answers a question; it is imported as late as this, since it brings Triton's kernels, which may fail."""
+    found: Callable[..., dict[str, Any]] = getattr(import_module(f"benchmarks.{module}"), name)
+    return found
+
+
 def _circumstances() -> dict[str, Any]:
+    import triton
+
+    from benchmarks.measure import circumstances
+
     here = circumstances()
     here["device"] = "-".join(torch.cuda.get_device_name().lower().split())
-    here["versions"] = {**here["versions"], "triton": version("triton"), "cuda": torch.version.cuda}
+    here["versions"] = {**here["versions"], "triton": triton.__version__, "cuda": torch.version.cuda}
     return here
 
 

@@ -1,16 +1,18 @@
 """Every fused op on a GPU at ViT-L/14's sizes: is it right, and does it beat PyTorch at the same work?
 
-Its peer is the reference, eager and compiled. Bytes and operations are the least that the op must move and do; the
-larger of the two times at the measured ceilings is the floor. An op is kept where it beats both peers.
+Its peers are the reference and, where that widens or sends over what need not be, PyTorch's fastest way, each eager and
+compiled. Bytes and operations are the least that the op must move and do; the larger of the two times at the measured
+ceilings is the floor. An op is kept where it is right and beats all of its peers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import gpu
@@ -35,66 +37,124 @@ class Case:
     flops: float
     # Whether PyTorch's compiler is a peer too: it would unroll TEXTSPAN's rounds, one by one.
     compiles: bool = True
+    # Whether its products are float64's.
     exactly: bool = False
+    # The same work in other ways of PyTorch's, each with its arguments.
+    peers: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = field(default_factory=dict)
 
 
-def run(ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, Any]:
-    """Correctness of every op, then every op's row."""
-    wrong = check()
-    if wrong:
-        return {"wrong": wrong}
+def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
+    """Every op's row: how wrong it is, if it is, and how fast beside its peers; and attention's time cut by cut."""
+    checks = {case.name: gpu.or_why_not(lambda case=case: {"error": error(case)}) for case in cases(3)}  # type: ignore[misc]
     work = cases(gpu.SIZES.batch)
-    rows = {case.name: measure(case, ceilings, left) for case in work}
+    rows, wrong = {}, []
+    for case in work:
+        rows[case.name] = row = measure(case, checks[case.name], ceilings, left)
+        gpu.say(case.name, row)
+        fault = row.get("wrong", row["fused"].get("failed"))
+        if fault is not None:
+            wrong.append(f"{case.name}: {fault}")
     attention = next(case for case in work if case.op == "attention_emit" and case.arguments[3]).arguments
     cuts = {
-        str(tuple(cut)): gpu.milliseconds(lambda cut=cut: attention_emit_cut(cut, *attention))["ms"]  # type: ignore[misc]
-        for cut in candidates(gpu.SIZES.head_dim, _BF16)
+        str(tuple(cut)): timed(attention_emit_cut, (cut, *attention)) for cut in candidates(gpu.SIZES.head_dim, _BF16)
     }
-    return {"batch": gpu.SIZES.batch, "rows": rows, "attention_cuts_ms": cuts, "wrong": []}
+    gpu.say("attention_emit, heads and patches, by cut", cuts)
+    return {"batch": gpu.SIZES.batch, "rows": rows, "attention_cuts": cuts, "wrong": wrong}
 
 
-def check() -> list[str]:
-    """The ops whose results, at real sizes and fresh random inputs, are not those of the reference in float64."""
-    wrong = []
-    for case in cases(3):
-        inputs = [value.clone() if isinstance(value, Tensor) else value for value in case.arguments]
-        exact = [_exact(value) for value in case.arguments]
-        if "attention" in case.op and isinstance(inputs[-1], Tensor):
-            # What receives the patches, so that a number never written shows.
-            inputs[-1].fill_(torch.nan)
-        # Sums in place are compared as what they added to.
-        found = _tensors(getattr(fused, case.op)(*inputs)) or [inputs[-2], inputs[-1]]
-        wanted = _tensors(getattr(reference, case.op)(*exact)) or [exact[-2], exact[-1]]
-        for got, want in zip(found, wanted, strict=True):
-            error = float((got.double() - want.double()).norm() / want.double().norm())
-            if not error <= TOLERANCE[torch.float64 if case.exactly else _BF16]:
-                wrong.append(f"{case.name}: {error:.2e}")
-    return wrong
+def error(case: Case) -> float:
+    """How far the op's results, at real sizes and fresh random inputs, are from those of the reference in float64."""
+    inputs = [value.clone() if isinstance(value, Tensor) else value for value in case.arguments]
+    exact = [_exact(value) for value in case.arguments]
+    if "attention" in case.op and isinstance(inputs[-1], Tensor):
+        # What receives the patches, so that a number never written shows.
+        inputs[-1].fill_(torch.nan)
+    # Sums in place are compared as what they added to.
+    found = _tensors(getattr(fused, case.op)(*inputs)) or [inputs[-2], inputs[-1]]
+    wanted = _tensors(getattr(reference, case.op)(*exact)) or [exact[-2], exact[-1]]
+    pairs = [(got.double(), want.double()) for got, want in zip(found, wanted, strict=True)]
+    # A tensor's maximum, since Python's may pass NaN over.
+    return float(f"{torch.stack([(got - want).norm() / want.norm() for got, want in pairs]).max():.3g}")
 
 
-def measure(case: Case, ceilings: dict[str, float], left: Callable[[], float]) -> dict[str, Any]:
-    """Time of the fused op and of its peers, and what share of its ceiling it reaches."""
-    ours = gpu.milliseconds(lambda: getattr(fused, case.op)(*case.arguments))
-    peer = getattr(reference, case.op)
-    row: dict[str, Any] = {"fused": ours, "eager": gpu.milliseconds(lambda: peer(*case.arguments))}
-    if case.compiles and left() > RESERVE_SECONDS:
-        compiled = torch.compile(peer, dynamic=False)
-        row["compiled"] = gpu.or_why_not(lambda: gpu.milliseconds(lambda: compiled(*case.arguments)))
+def timed(work: Callable[..., object], arguments: tuple[Any, ...], compiled: bool = False) -> dict[str, Any]:
+    """Time of a call, or why there is none."""
+
+    def measured() -> dict[str, float]:
+        call = torch.compile(work, dynamic=False) if compiled else work
+        return gpu.milliseconds(lambda: call(*arguments))
+
+    return gpu.or_why_not(measured)
+
+
+def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
+    """Time of the fused op and of its peers, and what share of its ceiling it reaches; `checked` is its error."""
+    row: dict[str, Any] = {"fused": timed(getattr(fused, case.op), case.arguments)}
+    own = (getattr(reference, case.op), case.arguments)
+    for name, (work, arguments) in {"reference": own, **case.peers}.items():
+        row[name] = timed(work, arguments)
+        if case.compiles and left() > RESERVE_SECONDS:
+            row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
+    ours = row["fused"].get("ms")
+    best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
+    arithmetic = "fp64_tflop_s" if case.exactly else "bf16_tflop_s"
     floors = {
-        "memory": case.bytes / ceilings["copy_tb_s"] / 1e9,
-        "arithmetic": case.flops / ceilings["bf16_tflop_s"] / 1e9,
+        bound: least / ceilings[ceiling] / 1e9
+        for bound, least, ceiling in (("memory", case.bytes, "copy_tb_s"), ("arithmetic", case.flops, arithmetic))
+        if ceiling in ceilings
     }
-    bound = max(floors, key=lambda name: floors[name])
-    best = min(value["ms"] for name, value in row.items() if name != "fused" and "ms" in value)
+    bound = max(floors, key=lambda name: floors[name], default=None)
+    if "failed" in checked:
+        row["wrong"] = checked["failed"]
+    elif not checked["error"] <= TOLERANCE[torch.float64 if case.exactly else _BF16]:
+        row["wrong"] = checked["error"]
     return {
         **row,
         "megabytes": round(case.bytes / 1e6, 1),
         "gigaflops": round(case.flops / 1e9, 2),
         "bound": bound,
-        "share_of_ceiling": round(floors[bound] / ours["ms"], 3),
-        "times_faster": round(best / ours["ms"], 2),
-        "kept": bool(best > ours["ms"]),
+        "share_of_ceiling": None if ours is None or bound is None else round(floors[bound] / ours, 3),
+        "times_faster": None if ours is None or best is None else round(best / ours, 2),
+        "kept": bool("wrong" not in row and ours is not None and best is not None and best > ours),
     }
+
+
+def bf16_project(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor) -> Tensor:
+    """`head_project` as one product on the tensor cores; rows of zeros bring `directions` to a multiple of 8."""
+    batch, heads, tokens, head_dim = mixes.shape
+    scaled = (mixes * scale[:, None, None, None]).to(directions.dtype)
+    shared = shares.to(directions.dtype)[:, None, None].expand(-1, heads, tokens, -1)
+    padding = directions.shape[1] - head_dim - shares.shape[1]
+    coordinates = F.pad(torch.cat([scaled, shared], dim=-1), (0, padding)).transpose(0, 1).flatten(1, 2)
+    return _product(coordinates, directions).unflatten(1, (batch, tokens)).transpose(0, 1)
+
+
+def bf16_text_maps(mixes: Tensor, scale: Tensor, shares: Tensor, carried: Tensor) -> Tensor:
+    """`text_maps` as one product on the tensor cores, over heads and their coordinates at once."""
+    batch, heads, tokens, head_dim = mixes.shape
+    rows = mixes.transpose(1, 2).to(carried.dtype, memory_format=torch.contiguous_format)
+    products = _product(rows.view(1, batch * tokens, -1), carried[:, :head_dim].reshape(1, heads * head_dim, -1))
+    shared = shares @ carried[:, head_dim:].float().sum(dim=0)
+    return torch.addcmul(shared[:, None], products.view(batch, tokens, -1), scale[:, None, None])
+
+
+def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: Tensor) -> Tensor:
+    """`preprocess` by PyTorch's own antialiased resize: float pixels, which are not rounded to grey levels."""
+    height, width = reference.resized((pixels.shape[1], pixels.shape[2]), size)
+    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    levels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    levels = F.interpolate(levels, (height, width), mode="bicubic", antialias=True)
+    return (levels[:, :, top : top + size[0], left : left + size[1]].clamp(0, 255) - shift) / spread
+
+
+def pixels_read(photo: tuple[int, int], size: tuple[int, int]) -> int:
+    """Pixels of a photograph that the rows and columns of its crop are made of."""
+    count = 1
+    for source, target, kept in zip(photo, reference.resized(photo, size), size, strict=True):
+        starts, weights = reference.bicubic_taps(source, target)
+        first = round((target - kept) / 2)
+        count *= min(int(starts[first + kept - 1]) + weights.shape[1], source) - int(starts[first])
+    return count
 
 
 def cases(batch: int) -> list[Case]:
@@ -118,6 +178,8 @@ def cases(batch: int) -> list[Case]:
     gram = torch.zeros(size.layers, size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
     sums = heads.flatten(1, 2)[:, :, None]
     photos = torch.randint(0, 256, (batch, *size.photo, 3), dtype=torch.uint8, device=gpu.DEVICE)
+    square, mean, std = (size.pixels, size.pixels), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+    levels = [255 * torch.tensor(value, device=gpu.DEVICE)[:, None, None] for value in (mean, std)]
     pool = torch.randn(4 * size.heads, size.pool, own, dtype=torch.float64, device=gpu.DEVICE)
     root = torch.randn(4 * size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
     covariance = root @ root.transpose(1, 2)
@@ -152,7 +214,8 @@ def cases(batch: int) -> list[Case]:
             "add_moments",
             (heads, scale.double(), shares.double(), total, gram),
             heads.nbytes + 2 * (total.nbytes + gram.nbytes),
-            0,
+            # The whole Gram matrix, as a matrix product makes it.
+            2 * batch * gram.numel(),
             exactly=True,
         ),
         Case(
@@ -161,6 +224,7 @@ def cases(batch: int) -> list[Case]:
             (sums, scale, shares, directions),
             sums.nbytes + directions.nbytes + 4 * batch * size.layers * size.heads * size.joint,
             2 * batch * size.layers * size.heads * own * size.joint,
+            peers={"bf16 product": (bf16_project, (sums, scale, shares, F.pad(directions, (0, 0, 0, -own % 8))))},
         ),
         Case(
             "text_maps",
@@ -168,13 +232,15 @@ def cases(batch: int) -> list[Case]:
             (mixes, scale, shares, carried),
             mixes.nbytes + carried.nbytes + 4 * rows * size.texts,
             2 * rows * size.heads * own * size.texts,
+            peers={"bf16 product": (bf16_text_maps, (mixes, scale, shares, carried))},
         ),
         Case(
             "preprocess",
             "preprocess",
-            (photos, (size.pixels, size.pixels), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), torch.float32),
-            photos.nbytes + 12 * batch * size.pixels**2,
+            (photos, square, mean, std, torch.float32),
+            3 * batch * (pixels_read(size.photo, square) + 4 * size.pixels**2),
             0,
+            peers={"F.interpolate": (interpolated, (photos, square, *levels))},
         ),
         Case(
             "textspan_rounds",
@@ -182,11 +248,17 @@ def cases(batch: int) -> list[Case]:
             (pool, covariance, size.rounds, 1e-12),
             # A round reads every text once.
             size.rounds * pool.nbytes,
-            0,
+            # The first scores; in a round the covariance times u, and every text times u and w.
+            2 * len(pool) * (size.pool * own**2 + size.rounds * (own**2 + 2 * size.pool * own)),
             compiles=False,
             exactly=True,
         ),
     ]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """16-bit matrices' products, summed and left in float32; on a CPU, where PyTorch has no such product, widened."""
+    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a, b).float()
 
 
 def _draw(*shape: int) -> Tensor:

@@ -86,12 +86,13 @@ def benchmark(question: str, run: Callable[[bool], dict[str, Any]], arguments: S
 
 
 def latest_lines() -> dict[tuple[str, str], dict[str, Any]]:
-    """The last recorded line of each question and device."""
+    """The last recorded line of each question and device, of those that hold an answer."""
     latest = {}
     for file in sorted(RESULTS.glob("*.jsonl")):
         for text in file.read_text(encoding="utf-8").splitlines():
             line = json.loads(text)
-            latest[line["question"], line["device"]] = line
+            if "failed" not in line:
+                latest[line["question"], line["device"]] = line
     return latest
 
 

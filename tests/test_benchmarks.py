@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from benchmarks import (
     bench_store_bytes,
     gpu,
     gpu_tower,
+    measure,
     models,
     pictures,
     readme,
@@ -78,6 +82,20 @@ def test_the_tower_is_counted_without_the_rows_that_its_last_block_leaves_out() 
     block = (gpu_tower.flops(size) - 2 * 256 * 3 * 14**2 * 1024) / 24
     # Two of a block's twelve squares of the width are keys and values, which every row is asked for.
     assert gpu_tower.flops(size) - models.operations(size) == pytest.approx(block * 10 / 12, rel=0.02)
+
+
+def test_the_operations_of_a_tiny_tower_are_what_one_counts_by_hand() -> None:
+    # One patch and the class token, width 2.
+    tiny = gpu.Sizes(batch=1, layers=1, heads=1, head_dim=2, joint=3, patch=2, pixels=2)
+    patch, keys_and_values = 12 * 2, 2 * 2 * 4
+    query, scores, mix, output, mlp = 4, 2 * 2, 2 * 2, 4, 2 * 8 + 8 * 2
+    alone = patch + keys_and_values + query + scores + mix + output + mlp
+    assert gpu_tower.flops_done(tiny) == 2 * alone
+    block = keys_and_values + 2 * (query + scores + mix + output + mlp)
+    assert gpu_tower.flops(tiny) == 2 * (patch + block)
+    assert gpu_tower.flops_done(replace(tiny, layers=3)) == 2 * (alone + 2 * block)
+    for size in models.MODELS.values():
+        assert gpu_tower.flops_done(size) == models.operations(size)
 
 
 def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_it() -> None:
@@ -162,6 +180,37 @@ def test_without_a_gpu_its_benchmark_ends_in_one_sentence(
     assert "CUDA GPU" in said.err
 
 
+def test_a_question_that_fails_costs_the_gpu_benchmark_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch.set_float32_matmul_precision("high")
+    monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(gpu, "DEVICE", "nowhere")
+    monkeypatch.setattr(gpu, "_make_importable", lambda: None)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu_tower, "accuracy", lambda ceilings, left: {"known": list(ceilings), "in_time": left() > 1})
+    questions = {"first": ("gpu_nothing", "run"), "second": ("gpu_tower", "accuracy")}
+    monkeypatch.setattr(gpu, "QUESTIONS", questions)
+    assert gpu.main() == 1
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" not in os.environ
+    first, second = map(json.loads, (tmp_path / "some-gpu.jsonl").read_text().splitlines())
+    assert first["failed"].startswith("ModuleNotFoundError: No module named 'benchmarks.gpu_nothing'")
+    # There is no such device to measure ceilings on, and the line says so.
+    assert second["known"] == ["failed"]
+    assert "nowhere" in second["ceilings"]["failed"]
+    assert second["in_time"]
+    assert "failed" not in second
+    assert second["versions"]["triton"]
+    said = capsys.readouterr()
+    assert [json.loads(text) for text in said.out.splitlines()[1:]] == [first, second]
+    assert "first: failed: ModuleNotFoundError" in said.err
+    # What has no answer does not hide an earlier one.
+    assert list(measure.latest_lines()) == [("second", "some-gpu")]
+
+
 def test_the_operations_of_vit_l_14_are_what_is_published() -> None:
     # open_clip's profile of ViT-L-14's image tower: 162.03 GFLOP, a product and a sum apart.
     assert gpu_tower.flops() / 1e9 == pytest.approx(162.03, rel=0.01)
@@ -173,6 +222,11 @@ def test_the_readmes_words_fit_the_lines_of_the_gpu_benchmark() -> None:
     number, against = gpu.ops_words({"rows": {"attention": attention, "norm": norm}})
     assert number == "attention: 0.5 ms; norm: 0.25 ms"
     assert against.endswith("1.5×; 0.75× (not kept)")
+    wrong = {**attention, "wrong": 0.125, "kept": False}
+    failed = {"fused": {"failed": "Exhausted: no room"}, "times_faster": None, "kept": False}
+    number, against = gpu.ops_words({"rows": {"attention": wrong, "norm": failed}})
+    assert number == "attention: 0.5 ms; norm: failed"
+    assert against.endswith("1.5× (wrong); no ratio (not kept)")
     line = {"images_a_second": 3000, "share_of_bf16": 0.61, "times_open_clip_compiled": None}
     assert gpu.tower_words(line) == (
         "3,000 images/s, 61% of the measured bf16 matrix rate",

@@ -221,13 +221,15 @@ def _mix_rows(
         total = tl.zeros([BLOCK_ROWS], tl.float32)
         sums = tl.zeros([BLOCK_ROWS, PADDED], tl.float32)
     whole = APART + (tokens - APART) // BLOCK_KEYS * BLOCK_KEYS
-    for start in range(APART, whole, BLOCK_KEYS):
-        sums, top, total = _step(
-            sums, top, total, q, key, start, tokens, row_stride, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, False
-        )
+    # The keys behind the last whole block come first: after the loop, Triton 3.6 would move its sums to where the next
+    # product wants them before they have arrived.
     if whole < tokens:
         sums, top, total = _step(
             sums, top, total, q, key, whole, tokens, row_stride, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, True
+        )
+    for start in range(APART, whole, BLOCK_KEYS):
+        sums, top, total = _step(
+            sums, top, total, q, key, start, tokens, row_stride, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, False
         )
     sums = sums / total[:, None]
     tl.store(mixed + rows[:, None] * width + columns[None, :], sums.to(mixed.dtype.element_ty), mask=within)
