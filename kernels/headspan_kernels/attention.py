@@ -32,12 +32,13 @@ from headspan_kernels.reference import Emitted
 
 
 class Blocks(NamedTuple):
-    """How a launch is cut: query rows and keys a step, warps, and steps in flight."""
+    """How a launch is cut: query rows and keys a step, warps, steps in flight, and registers a thread at most."""
 
     rows: int
     keys: int
     warps: int
     stages: int
+    registers: int = 255
 
 
 def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
@@ -46,7 +47,8 @@ def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
         # Three TF32 products for one float32's: their operands, split in two, fill the registers.
         return (Blocks(64, 32, 4, 1),)
     if head_dim <= 64:
-        return (Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 64, 8, 2))
+        # 16 warps share a processor's registers, one more a thread and it were 12.
+        return (Blocks(64, 64, 4, 2, 128), Blocks(64, 32, 4, 3), Blocks(128, 64, 8, 2, 128))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
 
 
@@ -94,7 +96,12 @@ def attention_emit_cut(
         return mixed, Emitted(parts.sum(dim=2), patches)
     shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
     # The fusion of products and sums is asked for, since Triton 3.10 changes its default.
-    launch = {"num_warps": cut.warps, "num_stages": cut.stages, "enable_fp_fusion": True}
+    launch = {
+        "num_warps": cut.warps,
+        "num_stages": cut.stages,
+        "maxnreg": cut.registers,
+        "enable_fp_fusion": True,
+    }
     pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
     strides = (qkv.stride(0), qkv.stride(1))
     with torch.cuda.device_of(qkv):
