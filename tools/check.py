@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         "lint": ["ruff", "check", "--quiet", "."],
         "types": ["mypy", "--no-error-summary"],
         "tests": ["pytest", *tests],
-        "interpreted kernels": ["pytest", "tests/kernels/test_fused.py"],
+        "interpreted kernels": ["pytest", "tests/kernels/test_fused.py", "tests/kernels/test_gpu_benchmark.py"],
     }
     for name, command in steps.items():
         print(f"{name}: {' '.join(command)}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from random import Random
 from typing import Any
@@ -13,16 +12,8 @@ import numpy as np
 import torch
 
 from tests.kernels.emulator.memory import Fault, GlobalMemory, Memory
-from tests.kernels.emulator.program import Program, parse
-from tests.kernels.emulator.warp import Warp
-
-
-@dataclass
-class Block:
-    """A program of a launch: its number from 1 on, and the stretch between barriers that it is in, of all programs'."""
-
-    number: int
-    stretch: int
+from tests.kernels.emulator.program import parse
+from tests.kernels.emulator.warp import Around, Block, Warp
 
 
 def run(binary: Any, arguments: dict[str, Any], grid: Sequence[int], random: Random) -> None:
@@ -32,6 +23,7 @@ def run(binary: Any, arguments: dict[str, Any], grid: Sequence[int], random: Ran
     memory = GlobalMemory(_pieces([value for value in given if isinstance(value, torch.Tensor)]))
     # What is behind the arguments are scratch areas, of no bytes.
     bits = [_bits(value) for value in given] + [0] * (len(program.parameters) - len(given))
+    parameters = dict(zip(program.parameters, bits, strict=True))
     sizes = [*grid, 1, 1][:3]
     places = list(product(*map(range, sizes)))
     random.shuffle(places)
@@ -39,29 +31,18 @@ def run(binary: Any, arguments: dict[str, Any], grid: Sequence[int], random: Ran
     for number, place in enumerate(places, start=1):
         special = {f"ctaid.{axis}": index for axis, index in zip("xyz", place, strict=True)}
         special |= {f"nctaid.{axis}": size for axis, size in zip("xyz", sizes, strict=True)}
+        # Every float in it is NaN until it is written.
+        shared = Memory("shared memory", 0, np.full(binary.metadata.shared, 0xFF, np.uint8))
         block = Block(number, stretch)
-        parameters = dict(zip(program.parameters, bits, strict=True))
+        around = Around(program, parameters, special, shared, memory, block, random)
         # Infinities and NaN are as good as other numbers to a GPU.
         with np.errstate(all="ignore"):
-            _run_program(program, parameters, special, binary, memory, block, random)
+            _run_program([Warp(index, around) for index in range(binary.metadata.num_warps)], block, random)
         stretch = block.stretch + 1
 
 
-def _run_program(
-    program: Program,
-    parameters: dict[str, int],
-    special: dict[str, int],
-    binary: Any,
-    memory: GlobalMemory,
-    block: Block,
-    random: Random,
-) -> None:
-    # Every float in it is NaN until it is written.
-    shared = Memory("shared memory", 0, np.full(binary.metadata.shared, 0xFF, np.uint8))
-    warps = [
-        Warp(program, parameters, (index, special), shared, memory, block, random)
-        for index in range(binary.metadata.num_warps)
-    ]
+def _run_program(warps: list[Warp], block: Block, random: Random) -> None:
+    """Warps by turns, at random, until all have ended."""
     going = {warp.index: warp.run() for warp in warps}
     waiting: set[int] = set()
     while going:
@@ -74,10 +55,10 @@ def _run_program(
         step = next(going[index], None)
         if step is None:
             del going[index]
+            if waiting:
+                raise Fault("a warp ends while others wait for it at a barrier")
         elif step == "barrier":
             waiting.add(index)
-    if waiting:
-        raise Fault("a warp waits at a barrier that the others have passed by ending")
 
 
 def _pieces(tensors: list[torch.Tensor]) -> list[Memory]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.kernels.emulator.arithmetic import LANES, from_bits, tf32, to_bits
 from tests.kernels.emulator.memory import Fault
-from tests.kernels.emulator.program import Instruction
+from tests.kernels.emulator.program import Instruction, listed
 
 if TYPE_CHECKING:
     from tests.kernels.emulator.warp import Warp
@@ -25,11 +25,7 @@ _GROUP, _PLACE = _LANE >> 2, _LANE & 3
 _SWIZZLE_BYTES = {0: 16, 1: 128, 2: 64, 3: 32}
 
 
-def _listed(operand: str) -> list[str]:
-    return [name.strip() for name in operand.strip("{}").split(",")]
-
-
-def _mma(warp: Warp, instruction: Instruction) -> None:
+def _mma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     """A warp's product of small matrices, in float64 or TF32."""
     shape = re.fullmatch(r"m(\d+)n(\d+)k(\d+)", instruction.parts[3])
     assert shape
@@ -37,7 +33,7 @@ def _mma(warp: Warp, instruction: Instruction) -> None:
     kind = instruction.parts[7]
     if kind not in ("f64", "tf32"):
         raise Fault(f"not known here: {instruction.text}")
-    target, left, right, added = map(_listed, instruction.operands)
+    target, left, right, added = map(listed, instruction.operands)
     a, b = np.zeros((rows, inner)), np.zeros((inner, columns))
     down, out = rows // 8, np.zeros((rows, columns))
     for place, register in enumerate(left):
@@ -53,37 +49,34 @@ def _mma(warp: Warp, instruction: Instruction) -> None:
         warp.put(register, to_bits(product[where]))
 
 
-def _ldmatrix(warp: Warp, instruction: Instruction) -> None:
+def _ldmatrix(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     """Tiles of 8 rows of 8 numbers of 16 bits, the rows at the addresses of 8 lanes each; two numbers a lane."""
-    registers = _listed(instruction.operands[0])
+    registers = listed(instruction.operands[0])
     addresses = warp.address(instruction.operands[1])[: 8 * len(registers)]
-    tiles = warp.read_shared(addresses, 16, instruction).view(np.uint16).reshape(len(registers), 8, 8)
+    tiles = (
+        warp.around.shared.read(addresses, 16, warp.access(instruction)).view(np.uint16).reshape(len(registers), 8, 8)
+    )
     for register, tile in zip(registers, tiles, strict=True):
         numbers = tile.T if "trans" in instruction.parts else tile
         lower, upper = (numbers[_GROUP, 2 * _PLACE + half].astype(np.uint64) for half in range(2))
         warp.put(register, upper << 16 | lower)
 
 
-def _stmatrix(warp: Warp, instruction: Instruction) -> None:
-    registers = _listed(instruction.operands[1])
+def _stmatrix(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    registers = listed(instruction.operands[1])
     tiles = np.zeros((len(registers), 8, 8), np.uint16)
     for register, tile in zip(registers, tiles, strict=True):
         numbers = tile.T if "trans" in instruction.parts else tile
         for half in range(2):
             numbers[_GROUP, 2 * _PLACE + half] = (warp.bits(register) >> 16 * half & 0xFFFF).astype(np.uint16)
     addresses = warp.address(instruction.operands[0])[: 8 * len(registers)]
-    warp.write_shared(addresses, tiles.reshape(-1, 8).view(np.uint8), instruction)
+    warp.around.shared.write(addresses, tiles.reshape(-1, 8).view(np.uint8), warp.access(instruction))
 
 
-INSTRUCTIONS: dict[str, Callable[[Warp, Instruction], None]] = {
-    "mma": _mma,
-    "ldmatrix": _ldmatrix,
-    "stmatrix": _stmatrix,
-}
-
-
-def multiply_by_warp_group(warp: Warp, instruction: Instruction) -> None:
-    """Begin `wgmma.mma_async`: this warp's 16 of the 64 rows; the result is there once it is waited for."""
+def _wgmma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    """This warp's 16 of a warp group's 64 rows; the result is there once it is waited for."""
+    if warp.products.close_or_wait(instruction) or "fence" in instruction.parts:
+        return
     shape = re.fullmatch(r"m64n(\d+)k(\d+)", instruction.parts[4])
     assert shape
     columns, inner, kind = int(shape[1]), int(shape[2]), instruction.parts[6]
@@ -93,7 +86,7 @@ def multiply_by_warp_group(warp: Warp, instruction: Instruction) -> None:
     in_registers = left.startswith("{")
     transposed = [flag == "1" for flag in flags[2:]]
     right_transposed = bool(transposed) and transposed[-1]
-    left_bits = [warp.bits(register) for register in _listed(left)]
+    left_bits = [warp.bits(register) for register in listed(left)]
     right_bits, adds = warp.bits(right), bool(warp.bits(add)[0])
     places = [
         (_GROUP + 8 * (place % 4 // 2), 8 * (place // 4) + 2 * _PLACE + place % 2) for place in range(columns // 2)
@@ -107,13 +100,13 @@ def multiply_by_warp_group(warp: Warp, instruction: Instruction) -> None:
             a = _tile(warp, left_bits[0], range(first, first + 16), inner, transposed[0], kind, instruction)
         b = _tile(warp, right_bits, range(columns), inner, right_transposed, kind, instruction)
         sums = np.zeros((16, columns))
-        for where, register in zip(places, _listed(target), strict=True):
+        for where, register in zip(places, listed(target), strict=True):
             sums[where] = from_bits(warp.bits(register), "f32") if adds else 0
         product = (a @ b.T + sums).astype(np.float32)
-        for where, register in zip(places, _listed(target), strict=True):
+        for where, register in zip(places, listed(target), strict=True):
             warp.put(register, to_bits(product[where]))
 
-    warp.begin_product(work)
+    warp.products.begin(work)
 
 
 def _fragment(registers: list[np.ndarray], inner: int, kind: str) -> np.ndarray:
@@ -149,7 +142,7 @@ def _tile(
     places ^= (places >> 7 & swizzle // 16 - 1) << 4
     # Read as whole words, each once.
     words = np.unique(places & ~3)
-    content = warp.read_shared(words, 4, instruction)
+    content = warp.around.shared.read(words, 4, warp.access(instruction))
     found = content[np.searchsorted(words, places & ~3)]
     numbers = np.take_along_axis(found, (places & 3)[..., None] + np.arange(size), axis=-1)
     flat = np.ascontiguousarray(numbers).view(np.uint32 if size == 4 else np.uint16)[..., 0]
@@ -160,3 +153,11 @@ def _operand(bits: np.ndarray, kind: str) -> np.ndarray:
     """What the tensor cores multiply."""
     values = from_bits(bits, kind)
     return tf32(values) if kind == "tf32" else values
+
+
+INSTRUCTIONS: dict[str, Callable[[Warp, Instruction, np.ndarray], None]] = {
+    "mma": _mma,
+    "ldmatrix": _ldmatrix,
+    "stmatrix": _stmatrix,
+    "wgmma": _wgmma,
+}

@@ -48,3 +48,8 @@ def _instruction(text: str) -> Instruction:
         guard, _, rest = text[1:].partition(" ")
     mnemonic, _, operands = rest.partition(" ")
     return Instruction(guard, tuple(mnemonic.split(".")), tuple(_OPERAND.findall(operands)), text)
+
+
+def listed(operand: str) -> list[str]:
+    """The registers of `{a, b}`, or of `a`."""
+    return [name.strip() for name in operand.strip("{}").split(",")]

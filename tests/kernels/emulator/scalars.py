@@ -1,0 +1,142 @@
+"""Instructions on registers alone: moves, conversions, comparisons, choices, shuffles and arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tests.kernels.emulator import arithmetic
+from tests.kernels.emulator.arithmetic import DTYPES, LANES, bfloat16_bits, from_bits, to_bits
+from tests.kernels.emulator.memory import Fault
+from tests.kernels.emulator.program import Instruction, listed
+
+if TYPE_CHECKING:
+    from tests.kernels.emulator.warp import Warp
+
+
+def _arithmetic(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    parts, operands = instruction.parts, instruction.operands
+    kind, operation = parts[-1], arithmetic.OPERATIONS[parts[0]]
+    if kind.endswith("x2"):
+        halves = []
+        for low in (0, 16):
+            numbers = [from_bits(warp.bits(operand) >> low, kind[:-2]) for operand in operands[1:]]
+            halves.append(_rounded(operation(*numbers), kind[:-2]))
+        warp.put(operands[0], halves[1] << 16 | halves[0], mask)
+        return
+    if kind == "pred":
+        result = operation(*(warp.value(operand, "pred") for operand in operands[1:]))
+        warp.put(operands[0], result.astype(np.uint64), mask)
+        return
+    # A shift's count has 32 bits whatever is shifted.
+    kinds = [kind, "u32"] if parts[0] in ("shl", "shr") else [kind] * 3
+    numbers = [warp.value(operand, each) for operand, each in zip(operands[1:], kinds, strict=False)]
+    if "wide" in parts or "hi" in parts:
+        wide = np.dtype(f"{'i' if kind.startswith('s') else 'u'}{2 * numbers[0].dtype.itemsize}")
+        product = numbers[0].astype(wide) * numbers[1].astype(wide)
+        if "hi" in parts:
+            product = (product >> 8 * numbers[0].dtype.itemsize).astype(numbers[0].dtype)
+        if parts[0] == "mad":
+            product += warp.bits(operands[3]).astype(f"u{product.dtype.itemsize}").view(product.dtype)
+        warp.put(operands[0], to_bits(product), mask)
+    else:
+        result = operation(*numbers).astype(numbers[0].dtype)
+        warp.put(operands[0], _rounded(result, kind) if kind == "bf16" else to_bits(result), mask)
+
+
+def _mov(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    target, source = instruction.operands
+    size = 1 if instruction.parts[-1] == "pred" else DTYPES[instruction.parts[-1]](0).itemsize
+    if target.startswith("{") or source.startswith("{"):
+        # Packed, or taken apart, the lowest first.
+        pieces = listed(target if target.startswith("{") else source)
+        width = np.uint64(8 * size // len(pieces))
+        if target.startswith("{"):
+            for place, piece in enumerate(pieces):
+                warp.put(piece, warp.bits(source) >> width * place & ((1 << int(width)) - 1), mask)
+        else:
+            joined = [warp.bits(piece) << width * place for place, piece in enumerate(pieces)]
+            warp.put(target, np.bitwise_or.reduce(joined), mask)
+    elif instruction.parts[-1] == "pred":
+        warp.put(target, (warp.bits(source) != 0).astype(np.uint64), mask)
+    else:
+        warp.put(target, warp.bits(source) & ((1 << 8 * size) - 1), mask)
+
+
+def _cvt(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    parts, operands = instruction.parts, instruction.operands
+    target, source = parts[-2:]
+    values = [warp.value(operand, source) for operand in operands[1:]]
+    if target.endswith("x2"):
+        # The first operand is the upper half.
+        upper, lower = (_rounded(value, target[:-2]) for value in values)
+        bits = upper << 16 | lower
+    elif target in ("f16", "bf16"):
+        bits = _rounded(values[0], target)
+    elif target == "tf32":
+        # To the nearest, ties away from zero.
+        bits = (warp.bits(operands[1]) + 0x1000) & 0xFFFFE000
+    else:
+        value = values[0]
+        if value.dtype.kind == "f" and DTYPES[target](0).dtype.kind != "f":
+            value = np.trunc(value) if "rzi" in parts else np.rint(value)
+        elif "rmi" in parts:
+            value = np.floor(value)
+        bits = to_bits(value.astype(DTYPES[target]))
+    warp.put(operands[0], bits, mask)
+
+
+def _setp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    (_, comparison, *between, kind), operands = instruction.parts, instruction.operands
+    if set(between) & {"and", "or", "xor"}:
+        raise Fault(f"not known here: {instruction.text}")
+    result = arithmetic.COMPARISONS[comparison](*(warp.value(operand, kind) for operand in operands[1:]))
+    warp.put(operands[0], result.astype(np.uint64), mask)
+
+
+def _selp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    target, yes, no, chosen = instruction.operands
+    warp.put(target, np.where(warp.value(chosen, "pred"), warp.bits(yes), warp.bits(no)), mask)
+
+
+def _bfe(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    target, source, first, count = instruction.operands
+    width = int(count, 0)
+    field = warp.bits(source) >> int(first, 0) & ((1 << width) - 1)
+    if instruction.parts[-1] == "s32":
+        sign = np.uint64(1 << width - 1)
+        field = to_bits(((field ^ sign).astype(np.int64) - int(sign)).astype(np.int32))
+    warp.put(target, field, mask)
+
+
+def _shfl(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    target, source, other = instruction.operands[:3]
+    lanes = np.arange(LANES)
+    if not mask.all() or instruction.parts[2] not in ("bfly", "idx"):
+        raise Fault(f"not known here: {instruction.text}")
+    by = warp.value(other, "s32")
+    warp.put(target, warp.bits(source)[lanes ^ by if instruction.parts[2] == "bfly" else by & LANES - 1])
+
+
+def _redux(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    values = warp.value(instruction.operands[1], instruction.parts[-1])
+    best = {"min": values.min, "max": values.max}[instruction.parts[2]]()
+    warp.put(instruction.operands[0], to_bits(np.full(LANES, best)))
+
+
+def _rounded(values: np.ndarray, kind: str) -> np.ndarray:
+    return bfloat16_bits(values.astype(np.float32)) if kind == "bf16" else to_bits(values.astype(np.float16))
+
+
+INSTRUCTIONS: dict[str, Callable[[Warp, Instruction, np.ndarray], None]] = {
+    **dict.fromkeys(arithmetic.OPERATIONS, _arithmetic),
+    "mov": _mov,
+    "cvt": _cvt,
+    "setp": _setp,
+    "selp": _selp,
+    "bfe": _bfe,
+    "shfl": _shfl,
+    "redux": _redux,
+}
