@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import Sizes
+from benchmarks.gpu_tower import flops_done
 from benchmarks.measure import alternate, benchmark, median, ratio
-from benchmarks.models import MODELS, TOY, operations, random_visual
+from benchmarks.models import MODELS, TOY, random_visual
 from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.tower import Tower
@@ -70,7 +71,7 @@ def _row(size: Sizes, tower: Tower, visual: Any, pixels: Tensor, rounds: int, em
     with torch.inference_mode():
         times = alternate({"open_clip": lambda: visual(pixels), **emitting, "products": products}, rounds)
         emission = alternate({"nothing": lambda: tower.forward(pixels, last), **emitting}, emission_rounds)
-    per_operation = operations(size) * len(pixels) / product_operations
+    per_operation = flops_done(size) * len(pixels) / product_operations
     return {
         "batch": len(pixels),
         "rounds": rounds,

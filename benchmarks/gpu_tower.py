@@ -21,7 +21,7 @@ from headspan.model.layers import Block, Convolution, Linear, Mlp, Norm
 from headspan.model.tower import PooledRow, Tower
 from headspan_kernels import reference
 
-# The marks for bf16: sum of contributions against the exact embedding.
+# The marks for bf16: sum of contributions against the exact embedding.
 SUM_ERROR, COSINE = 1e-2, 0.9999
 # float32 against the float64 pass: 24 layers of roundings make some 1e-5; TF32, which errs by 1e-3, would show.
 FLOAT32_ERROR = 1e-4

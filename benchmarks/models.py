@@ -1,4 +1,4 @@
-"""The CLIP image towers that the benchmarks ask about: their sizes, their operations, and the store of each.
+"""The CLIP image towers that the benchmarks ask about: their sizes, and the store of each.
 
 All have a class token and a plain MLP of four times the width; weights are random, and off their trivial values.
 """
@@ -11,7 +11,6 @@ import open_clip
 import torch
 
 from benchmarks.gpu import Sizes
-from benchmarks.gpu_tower import flops
 from headspan.store.schema import Dimensions
 
 MODELS = {
@@ -40,15 +39,6 @@ def random_visual(size: Sizes) -> Any:
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn_like(parameter)
     return visual
-
-
-def operations(size: Sizes) -> int:
-    """Floating-point operations that one image takes of headspan's tower: of the last block, one row beside keys and
-    values."""
-    rows_left_out = size.tokens - 1
-    linear = rows_left_out * size.width * (size.width + size.width + 8 * size.width)
-    attention = 2 * rows_left_out * size.tokens * size.width
-    return flops(size) - 2 * (linear + attention)
 
 
 def store_size(size: Sizes, images: int, unit_images: int, last_layers: int) -> Dimensions:
