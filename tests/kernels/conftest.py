@@ -39,9 +39,12 @@ def nothing_is_zero_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter, or the emulated processor."""
+def world(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Triton's interpreter, or the emulated processor; a parameter asks for that of another architecture."""
+    architecture = getattr(request, "param", 90)
     if INTERPRETED:
+        if architecture != 90:
+            pytest.skip("Triton's interpreter knows no architectures")
         widen_bfloat16_products(monkeypatch)
         return
     # Here, since Triton's wheels exist for Linux only.
@@ -51,7 +54,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
     seed = int.from_bytes(os.urandom(4), "little")
     print("emulator's seed", seed)
     choices = Random(seed)
-    hand_launches_on(monkeypatch, 90, lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices))
+    hand_launches_on(
+        monkeypatch, architecture, lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices)
+    )
 
 
 def widen_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,26 @@ def test_attention_of_one_query_row(
                 assert relative_error(emitted.patches, taken[:, :, 0]) < tolerance
 
 
+@pytest.mark.parametrize("world", [80], indirect=True)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_ops_with_matrix_products_on_an_older_gpu(
+    random: torch.Generator, world: None, dtype: torch.dtype, tolerance: float
+) -> None:
+    qkv = draw(random, 1, 65, 3 * 2 * 64, dtype=dtype)
+    for pooling in (None, torch.full((1, 65), 1 / 65)):
+        check_attention(fused.attention_emit(qkv, 2, pooling, True), qkv, 2, pooling, tolerance)
+    mixes, scale, shares = draw(random, 2, 2, 9, 64, dtype=dtype), draw(random, 2), draw(random, 2, 3)
+    directions = draw(random, 2, 67, 70, dtype=dtype)
+    wanted = reference.text_maps(mixes, scale, shares, directions)
+    assert relative_error(fused.text_maps(mixes, scale, shares, directions), wanted) < tolerance
+    heads, scale, shares = draw(random, 5, 1, 2, 64), draw(random, 5).double(), draw(random, 5, 3).double()
+    found, exact = ((torch.zeros(1, 2, 67).double(), torch.zeros(1, 2, 67, 67).double()) for _ in range(2))
+    fused.add_moments(heads, scale, shares, *found)
+    reference.add_moments(heads, scale, shares, *exact)
+    for got, want in zip(found, exact, strict=True):
+        assert relative_error(got, want) < tolerances.FLOAT64
+
+
 def test_scores_far_beyond_the_exponential_stay_finite(random: torch.Generator) -> None:
     qkv = 300 * draw(random, 2, 70, 3 * 8)
     check_attention(fused.attention_emit(qkv, 1, None, True), qkv, 1, None, tolerances.FLOAT32_SUM)

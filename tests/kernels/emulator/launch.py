@@ -1,4 +1,4 @@
-"""Launches of Triton's, compiled for sm_90 and run here, on tensors in the host's memory."""
+"""Launches of Triton's, compiled for a GPU and run here, on tensors in the host's memory."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.kernels.emulator.arithmetic import LANES, from_bits, tf32, to_bits
-from tests.kernels.emulator.memory import Fault
+from tests.kernels.emulator.arithmetic import DTYPES, LANES, from_bits, tf32, to_bits
 from tests.kernels.emulator.program import Instruction, listed
 
 if TYPE_CHECKING:
@@ -21,32 +20,50 @@ if TYPE_CHECKING:
 _LANE = np.arange(LANES)
 # A lane's group of four, which is a row or a column, and its place in the group.
 _GROUP, _PLACE = _LANE >> 2, _LANE & 3
+_NARROW = ("bf16", "f16")
 # Bytes after which a swizzled tile's rows repeat, by the descriptor's last bits.
 _SWIZZLE_BYTES = {0: 16, 1: 128, 2: 64, 3: 32}
 
 
 def _mma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
-    """A warp's product of small matrices, in float64 or TF32."""
-    shape = re.fullmatch(r"m(\d+)n(\d+)k(\d+)", instruction.parts[3])
-    assert shape
-    rows, columns, inner = map(int, shape.groups())
-    kind = instruction.parts[7]
-    if kind not in ("f64", "tf32"):
-        raise Fault(f"not known here: {instruction.text}")
-    target, left, right, added = map(listed, instruction.operands)
-    a, b = np.zeros((rows, inner)), np.zeros((inner, columns))
-    down, out = rows // 8, np.zeros((rows, columns))
-    for place, register in enumerate(left):
-        a[_GROUP + 8 * (place % down), _PLACE + 4 * (place // down)] = _operand(warp.bits(register), kind)
-    for place, register in enumerate(right):
-        b[_PLACE + 4 * place, _GROUP] = _operand(warp.bits(register), kind)
-    sums = "f64" if kind == "f64" else "f32"
+    """A warp's product of small matrices: in float64, TF32 or 16 bits."""
+    shape = re.fullmatch(r"m(\d+)n8k(\d+)", instruction.parts[3])
+    assert shape, instruction.text
+    rows, inner, kind = int(shape[1]), int(shape[2]), instruction.parts[7]
+    target, *operands = map(listed, instruction.operands)
+    left, right, added = ([warp.bits(register) for register in registers] for registers in operands)
+    sums = np.zeros((rows, 8))
     places = [(_GROUP + 8 * (place // 2), 2 * _PLACE + place % 2) for place in range(len(target))]
-    for where, register in zip(places, added, strict=True):
-        out[where] = from_bits(warp.bits(register), sums)
-    product = (a @ b + out).astype(np.float64 if kind == "f64" else np.float32)
+    for where, bits in zip(places, added, strict=True):
+        sums[where] = from_bits(bits, instruction.parts[-1])
+    product = (_left(left, rows, inner, kind) @ _right(right, inner, kind) + sums).astype(DTYPES[instruction.parts[-1]])
     for where, register in zip(places, target, strict=True):
         warp.put(register, to_bits(product[where]))
+
+
+def _left(registers: list[np.ndarray], rows: int, inner: int, kind: str) -> np.ndarray:
+    """The left matrix `[rows, inner]` out of registers: of 16 bits there are two numbers in each."""
+    a = np.zeros((rows, inner))
+    for place, bits in enumerate(registers):
+        down, block = _GROUP + 8 * (place % (rows // 8)), place // (rows // 8)
+        if kind in _NARROW:
+            for half in range(2):
+                a[down, 2 * _PLACE + half + 8 * block] = from_bits(bits >> 16 * half, kind)
+        else:
+            a[down, _PLACE + 4 * block] = _operand(bits, kind)
+    return a
+
+
+def _right(registers: list[np.ndarray], inner: int, kind: str) -> np.ndarray:
+    """The right matrix `[inner, 8]` out of registers, likewise."""
+    b = np.zeros((inner, 8))
+    for place, bits in enumerate(registers):
+        if kind in _NARROW:
+            for half in range(2):
+                b[2 * _PLACE + half + 8 * place, _GROUP] = from_bits(bits >> 16 * half, kind)
+        else:
+            b[_PLACE + 4 * place, _GROUP] = _operand(bits, kind)
+    return b
 
 
 def _ldmatrix(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
@@ -94,7 +111,7 @@ def _wgmma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
     def work() -> None:
         if in_registers:
-            a = _fragment(left_bits, inner, kind)
+            a = _left(left_bits, 16, inner, kind)
         else:
             first = 16 * (warp.index % 4)
             a = _tile(warp, left_bits[0], range(first, first + 16), inner, transposed[0], kind, instruction)
@@ -107,19 +124,6 @@ def _wgmma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
             warp.put(register, to_bits(product[where]))
 
     warp.products.begin(work)
-
-
-def _fragment(registers: list[np.ndarray], inner: int, kind: str) -> np.ndarray:
-    """The left matrix `[16, inner]` out of registers: one TF32 number each, or two of 16 bits."""
-    a = np.zeros((16, inner))
-    for place, bits in enumerate(registers):
-        rows, block = _GROUP + 8 * (place % 2), place // 2
-        if kind == "tf32":
-            a[rows, _PLACE + 4 * block] = _operand(bits, kind)
-        else:
-            for half in range(2):
-                a[rows, 2 * _PLACE + half + 8 * block] = from_bits(bits >> 16 * half, kind)
-    return a
 
 
 def _tile(
