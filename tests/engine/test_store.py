@@ -122,6 +122,8 @@ def test_the_samples_of_some_images_are_read_alone_and_in_the_order_asked_for(
     every = store.samples()
     for images in ([], [66], [40, 3, 3, -1], range(67)):
         assert store.samples(images).equals(every.take(np.array(images, np.int64) % 67))
+    mask = np.arange(67) % 30 == 4
+    assert store.samples(mask).equals(every.filter(pa.array(mask)))
     read: list[int] = []
     plain = pq.ParquetFile.read_row_group
 

@@ -248,13 +248,15 @@ class Store:
         projection's own, where it has one)."""
         return bias_contributions(self.norm, self.folded, normalised)
 
-    def samples(self, images: Sequence[int] | None = None) -> pa.Table:
+    def samples(self, images: Sequence[int] | np.ndarray | None = None) -> pa.Table:
         """Row, key, url, member, offset, size, caption, label and metadata of each image shown.
 
-        With `images`, of those of these indices alone, in that order: what the plan says of the others is not read.
+        With `images`, of those of these indices alone, in that order, or where a mask is true: what the plan says of the
+        others is not read.
         """
         if images is not None:
-            return read_rows(self.path, self._rows[np.asarray(images, np.int64)], self._size.unit_images)
+            chosen = images if isinstance(images, np.ndarray) else list(images)
+            return read_rows(self.path, self._rows[chosen], self._size.unit_images)
         shown = np.zeros(self._size.images, bool)
         shown[self._rows] = True
         # Part by part, where `take` would first join the parts, whose captions together may pass Arrow's 2 GiB.
