@@ -251,8 +251,8 @@ class Store:
     def samples(self, images: Sequence[int] | np.ndarray | None = None) -> pa.Table:
         """Row, key, url, member, offset, size, caption, label and metadata of each image shown.
 
-        With `images`, of those of these indices alone, in that order, or where a mask is true: what the plan says of the
-        others is not read.
+        With `images`, of those of these indices alone, in that order, or where a mask is true: what the plan says of
+        the others is not read.
         """
         if images is not None:
             chosen = images if isinstance(images, np.ndarray) else list(images)
