@@ -1,4 +1,4 @@
-"""Attention of every token, and what the pooled row took from each head, from one pass over K and V.
+"""Attention of every token, and what the pooled row took from each head, in one launch or two.
 
     mixed[n] = Σ_m α[n,m] v[m],   α[n,m] = 2^(σ q[n]·k[m] − lse[n]),   σ = log2(e) / √head_dim
 
@@ -47,7 +47,7 @@ def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
         # Three TF32 products for one float32's: their operands, split in two, fill the registers.
         return (Blocks(64, 32, 4, 1),)
     if head_dim <= 64:
-        # 16 warps share a processor's registers, one more a thread and it were 12.
+        # 16 warps share a processor's registers; with one more a thread there would be fewer.
         return (Blocks(64, 64, 4, 2, 128), Blocks(64, 32, 4, 3), Blocks(128, 64, 8, 2, 128))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
 

@@ -72,7 +72,9 @@ def accumulate(
     sum_place = total + head * size + down
     gram_place = gram + head * size * size + down[:, None] * size + across[None, :]
     within = (down < size)[:, None] & (across < size)[None, :]
-    sums = tl.load(sum_place, mask=down < size, other=0.0)
+    # The first program of these rows has their sums.
+    first = down + tl.program_id(2) * size < size
+    sums = tl.load(sum_place, mask=first, other=0.0)
     products = tl.load(gram_place, mask=within, other=0.0)
     for start in range(0, batch, IMAGES):
         images = start + tl.arange(0, IMAGES)
@@ -82,8 +84,7 @@ def accumulate(
         sums += tl.sum(left, axis=0)
         products = tl.dot(tl.trans(left), right, products, out_dtype=tl.float64)
     tl.store(gram_place, products, mask=within)
-    if tl.program_id(2) == 0:
-        tl.store(sum_place, sums, mask=down < size)
+    tl.store(sum_place, sums, mask=first)
 
 
 @triton.jit

@@ -128,7 +128,7 @@ def take_round(
     # [PADDED, 16]: u, w, and nothing, in as many columns as a matrix product takes.
     column = tl.arange(0, 16)[None, :]
     pair = tl.where(column == 0, u[:, None], tl.where(column == 1, w[:, None], 0.0))
-    highest, highest_place = tl.load(limit + head) * 0 + float("-inf"), (pool + 0 * head).to(tl.int64)
+    highest, highest_place = tl.full([], float("-inf"), tl.float64), pool.to(tl.int64)
     for start in range(block * BLOCK, tl.minimum((block + 1) * BLOCK, pool), TEXTS):
         rows = start + tl.arange(0, TEXTS)
         # [TEXTS, PADDED]

@@ -252,6 +252,7 @@ def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path
     headspan.concept_consistency(store)
     page = write_report(store, tmp_path / "report.html").read_text()
     assert f"awkward, over {2 * other.images} images of 2 stores" in Outline(page).body_texts()
+    assert f"what it adds to {2 * other.images} image embeddings" in page
 
 
 def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:

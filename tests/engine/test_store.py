@@ -135,8 +135,9 @@ def test_the_samples_of_some_images_are_read_alone_and_in_the_order_asked_for(
     store.samples([66, 65])
     # Of three units of 32 the last alone.
     assert read == [2]
-    with pytest.raises(IndexError):
-        store.samples([67])
+    for other in ([67], np.ones(66, bool)):
+        with pytest.raises(SettingsError, match=r"of other images than its 67 .*; count from 0 to 66, or give a mask"):
+            store.samples(other)
 
 
 def test_the_numbers_of_each_image_are_its_own(toy_store: hs.Store, toy_exact: dict[str, np.ndarray]) -> None:

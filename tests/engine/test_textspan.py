@@ -218,7 +218,7 @@ def test_heads_are_described_over_the_images_of_several_stores(toy_run: ToyRun, 
     assert not np.allclose(alone.explained, wanted.explained, rtol=1e-3)
     settings = zarr.open_group(parts[0].path, mode="r")[f"textspan/{found.run}"].attrs
     assert settings["images"] == sum(part.images for part in parts)
-    assert settings["also"] == [str(part.path) for part in parts[1:]]
+    assert settings["also"] == [str(part.path.resolve()) for part in parts[1:]]
 
 
 def test_stores_that_cannot_be_added_are_refused_by_name(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:

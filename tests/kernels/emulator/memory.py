@@ -52,6 +52,7 @@ class Memory:
         places = self._places(addresses, values.shape[1], who)
         changed = places[self.data[places] != values]
         self.data[places] = values
+        self._refuse(self.data[places] != values, "writes two values to one byte", who)
         self.claim(changed, who)
 
     def claim(self, places: np.ndarray, who: Access) -> None:

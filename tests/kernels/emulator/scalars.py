@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def _arithmetic(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     parts, operands = instruction.parts, instruction.operands
     kind, operation = parts[-1], arithmetic.OPERATIONS[parts[0]]
-    if kind.endswith("x2"):
+    _refuse_others(instruction, {"lo", "hi", "wide", "rn", "approx", "full", "ftz"})
+    if kind in ("f16x2", "bf16x2"):
         halves = []
         for low in (0, 16):
             numbers = [from_bits(warp.bits(operand) >> low, kind[:-2]) for operand in operands[1:]]
@@ -68,8 +69,12 @@ def _mov(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 def _cvt(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     parts, operands = instruction.parts, instruction.operands
     target, source = parts[-2:]
+    between = set(parts[1:-2]) - {"ftz"}
+    # Rounded to the nearest, unless one of these says otherwise, and only in the ways that are known here.
+    if between - {"rn"} and (target, between) not in (("tf32", {"rna"}), ("f32", {"rmi"}), ("u16", {"rzi"})):
+        raise Fault(f"not known here: {instruction.text}")
     values = [warp.value(operand, source) for operand in operands[1:]]
-    if target.endswith("x2"):
+    if target in ("f16x2", "bf16x2"):
         # The first operand is the upper half.
         upper, lower = (_rounded(value, target[:-2]) for value in values)
         bits = upper << 16 | lower
@@ -81,8 +86,12 @@ def _cvt(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     else:
         value = values[0]
         if value.dtype.kind == "f" and DTYPES[target](0).dtype.kind != "f":
-            value = np.trunc(value) if "rzi" in parts else np.rint(value)
-        elif "rmi" in parts:
+            value = np.trunc(value) if "rzi" in between else np.rint(value)
+            # Beyond the type's numbers, and of NaN, a GPU gives what NumPy does not.
+            limits = np.iinfo(DTYPES[target])
+            if not ((value >= limits.min) & (value <= limits.max) | ~mask).all():
+                raise Fault(f"not known here, of such a number: {instruction.text}")
+        elif "rmi" in between:
             value = np.floor(value)
         bits = to_bits(value.astype(DTYPES[target]))
     warp.put(operands[0], bits, mask)
@@ -90,7 +99,7 @@ def _cvt(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
 def _setp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     (_, comparison, *between, kind), operands = instruction.parts, instruction.operands
-    if set(between) & {"and", "or", "xor"}:
+    if between or comparison not in arithmetic.COMPARISONS:
         raise Fault(f"not known here: {instruction.text}")
     result = arithmetic.COMPARISONS[comparison](*(warp.value(operand, kind) for operand in operands[1:]))
     warp.put(operands[0], result.astype(np.uint64), mask)
@@ -103,6 +112,8 @@ def _selp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
 def _bfe(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     target, source, first, count = instruction.operands
+    if instruction.parts[-1] not in ("s32", "u32") or first.startswith("%") or count.startswith("%"):
+        raise Fault(f"not known here: {instruction.text}")
     width = int(count, 0)
     field = warp.bits(source) >> int(first, 0) & ((1 << width) - 1)
     if instruction.parts[-1] == "s32":
@@ -112,9 +123,9 @@ def _bfe(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
 
 def _shfl(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
-    target, source, other = instruction.operands[:3]
+    target, source, other, *whole = instruction.operands
     lanes = np.arange(LANES)
-    if not mask.all() or instruction.parts[2] not in ("bfly", "idx"):
+    if whole != ["31", "-1"] or instruction.parts[2] not in ("bfly", "idx"):
         raise Fault(f"not known here: {instruction.text}")
     by = warp.value(other, "s32")
     warp.put(target, warp.bits(source)[lanes ^ by if instruction.parts[2] == "bfly" else by & LANES - 1])
@@ -124,6 +135,12 @@ def _redux(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     values = warp.value(instruction.operands[1], instruction.parts[-1])
     best = {"min": values.min, "max": values.max}[instruction.parts[2]]()
     warp.put(instruction.operands[0], to_bits(np.full(LANES, best)))
+
+
+def _refuse_others(instruction: Instruction, known: set[str]) -> None:
+    """Refuse modifiers between the mnemonic and its type that would change what it does."""
+    if not set(instruction.parts[1:-1]) <= known:
+        raise Fault(f"not known here: {instruction.text}")
 
 
 def _rounded(values: np.ndarray, kind: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.kernels.emulator.arithmetic import DTYPES, LANES, to_bits
+from tests.kernels.emulator.memory import Fault
 from tests.kernels.emulator.program import Instruction, listed
 
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def _cp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
         return
     target, source, count = instruction.operands[:3]
     size, who = int(count, 0), warp.access(instruction)
-    # What is not copied is filled with zeros.
-    wanted = mask & (warp.value(instruction.operands[3], "u32") > 0 if len(instruction.operands) > 3 else True)
+    # All of it is copied, or nothing and zeros are filled in.
+    given = warp.value(instruction.operands[3], "u32") if len(instruction.operands) > 3 else np.full(LANES, size)
+    if (mask & (given != 0) & (given != size)).any():
+        raise Fault(f"not known here: {instruction.text}")
+    wanted = mask & (given == size)
     data = np.zeros((LANES, size), np.uint8)
     if wanted.any():
         addresses = warp.address(source)[wanted]

@@ -17,8 +17,12 @@ from tests.kernels.emulator.program import Instruction, Program
 INSTRUCTIONS = {**scalars.INSTRUCTIONS, **transfers.INSTRUCTIONS, **matrices.INSTRUCTIONS}
 _ADDRESS = re.compile(r"\[\s*([%\w]+)\s*(?:\+\s*(-?\w+))?\s*\]")
 _FLOAT = re.compile(r"0[dDfF]([0-9A-Fa-f]+)$")
+# What no lane may be left out of.
+_OF_WHOLE_WARPS = ("shfl", "redux", *matrices.INSTRUCTIONS)
 # The mask of an instruction without a guard.
 _EVERY = np.ones(LANES, bool)
+# What a register holds in lanes that have not written it: NaN of every type.
+_UNKNOWN = np.full(LANES, (1 << 64) - 1, np.uint64)
 
 
 class Block:
@@ -93,9 +97,15 @@ class Warp:
                 elif mask.any():
                     raise Fault(f"lanes part: {instruction.text}")
                 yield "turn"
-            elif kind in ("bar", "barrier"):
-                yield "barrier"
+            elif kind == "bar":
+                # Among a warp's own lanes, which are in step, there is nothing to wait for.
+                if instruction.parts[1] != "warp":
+                    if instruction.operands != ("0",) or not mask.all():
+                        raise Fault(f"not known here: {instruction.text}")
+                    yield "barrier"
             elif kind in INSTRUCTIONS:
+                if kind in _OF_WHOLE_WARPS and not mask.all():
+                    raise Fault(f"lanes part: {instruction.text}")
                 INSTRUCTIONS[kind](self, instruction, mask)
                 if "global" in instruction.parts:
                     yield "turn"
@@ -123,7 +133,7 @@ class Warp:
     def put(self, register: str, bits: np.ndarray, mask: np.ndarray = _EVERY) -> None:
         """Set a register in the lanes of `mask`."""
         if mask is not _EVERY and not mask.all():
-            bits = np.where(mask, bits, self._registers.get(register, np.zeros(LANES, np.uint64)))
+            bits = np.where(mask, bits, self._registers.get(register, _UNKNOWN))
         self._registers[register] = bits
 
     def access(self, instruction: Instruction) -> Access:
