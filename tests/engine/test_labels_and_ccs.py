@@ -36,7 +36,7 @@ def keep(store: hs.Store, indices: Sequence[Sequence[Sequence[int]]], pool: Pool
         "textspan",
         run,
         {"indices": (values, dims), "explained": (np.zeros(values.shape), dims)},
-        {"pool": pool.name, "pool_sha256": pool.sha256, "layers": layers},
+        {"pool": pool.name, "pool_sha256": pool.sha256, "layers": layers, "images": store.images},
     )
 
 
