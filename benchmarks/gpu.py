@@ -197,6 +197,11 @@ def float64_rate() -> float:
     return matmul_rate(torch.float64)
 
 
+def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """‖got − wanted‖ / ‖wanted‖; NaN is an error that no mark forgives."""
+    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+
+
 def _digits(value: float) -> float:
     """Four significant digits."""
     return float(f"{value:.4g}")

@@ -188,10 +188,10 @@ def _errors(exact: Tower, pixels: Tensor, dtype: torch.dtype, wanted: PooledRow,
     assert row.patches is not None
     assert wanted.patches is not None
     return {
-        "sum_error": _error(total, embedding),
+        "sum_error": gpu.relative_error(total, embedding),
         "cosine": float(torch.cosine_similarity(total, embedding).min()),
-        "heads_error": _error(row.heads, wanted.heads),
-        "patches_error": _error(row.patches, wanted.patches),
+        "heads_error": gpu.relative_error(row.heads, wanted.heads),
+        "patches_error": gpu.relative_error(row.patches, wanted.patches),
     }
 
 
@@ -257,11 +257,6 @@ def _embedding(state: Tensor, row: PooledRow, tower: Tower) -> Tensor:
     mean = state.mean(dim=1, keepdim=True)
     normed = (state - mean) / row.std.double()[:, None] * weight.double() + bias.double()
     return normed @ tower.projection.double() + tower.projection_bias.double()
-
-
-def _error(got: Tensor, wanted: Tensor) -> float:
-    """‖got − wanted‖ / ‖wanted‖; NaN is an error that no mark forgives."""
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 def _timed(work: Callable[[], object], within: AbstractContextManager[None] | None = None) -> dict[str, float]:

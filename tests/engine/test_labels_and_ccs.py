@@ -148,7 +148,7 @@ def test_a_layers_number_is_the_models_not_its_place() -> None:
 
 def test_any_labeller_and_judge_may_take_their_places() -> None:
     indices = np.array([[[4, 2, -1], [-1, -1, -1]], [[0, 1, 2], [6, 5, 4]]])
-    spans = HeadSpans("hand", POOL, (3, 7), indices, np.zeros(indices.shape))
+    spans = HeadSpans("hand", POOL, (3, 7), indices, np.zeros(indices.shape), images=2)
     asked: list[list[int]] = []
 
     def labeller(texts: Sequence[int]) -> str | None:

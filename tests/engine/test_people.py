@@ -24,6 +24,7 @@ SPANS = HeadSpans(
     (8, 9),
     np.array([[[0, 1, 2, 3, 4, 5], [5, 6, 7, 8, 9, 0]], [[9, -1, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]]]),
     np.zeros((2, 2, 6)),
+    images=2,
 )
 LABELS = Labels("hand", "by hand", (8, 9), (("numbers", "odd"), ("umlauts", None)), None)
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from headspan.analyse import results
 from headspan.analyse.ccs import ConceptConsistency, read_scores
 from headspan.analyse.ground_truth import read_ground_truth
 from headspan.analyse.labels import LABELLED_TEXTS
@@ -35,13 +33,12 @@ def write_report(store: Store, path: str | Path, run: str | None = None, listen:
     spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
     examples, missing = find_examples(store, spans, heads, listen)
-    settings = results.load_settings(store, "textspan", spans.run)
     content = Content(
         notices=[notice] if (notice := random_weights_notice(store)) else [],
         model=str(store.attributes["model"]),
         weights=str(store.attributes["pretrained"] or ""),
-        facts=_facts(store, spans, found, settings),
-        images=settings["images"],
+        facts=_facts(store, spans, found),
+        images=spans.images,
         layers=spans.layers,
         heads=heads,
         texts_per_head=spans.indices.shape[2],
@@ -86,15 +83,12 @@ def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[Described
         )
 
 
-def _facts(
-    store: Store, spans: HeadSpans, found: ConceptConsistency, settings: dict[str, Any]
-) -> list[tuple[str, str]]:
+def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tuple[str, str]]:
     """What the run was, as lines of a table."""
     known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
     unfinished = store.planned_images - sum(record.rows for record in store.records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
-    stores = 1 + len(settings.get("also", ()))
-    described_over = f", over {settings['images']:,} images of {stores} stores" if stores > 1 else ""
+    described_over = f", over {spans.images:,} images of {spans.stores} stores" if spans.stores > 1 else ""
     described = "" if spans.layers == store.layers else f"; described: {spans_of(spans.layers)}"
     concepts = len(set(spans.pool.concepts or ()))
     return [

@@ -29,6 +29,9 @@ class HeadSpans:
     indices: Int[np.ndarray, "layer head text"]
     # Cumulative share of the variance of the head's contributions.
     explained: Float[np.ndarray, "layer head text"]
+    # How many images they were chosen over, and of how many stores.
+    images: int
+    stores: int = 1
 
     def texts(self, layer: int, head: int, count: int | None = None) -> list[str]:
         """The first `count` texts of a head, all by default."""
@@ -81,6 +84,8 @@ def textspan(
         layers=chosen_layers,
         indices=np.stack([span.indices for span in spans]).reshape(shape),
         explained=np.stack([span.explained for span in spans]).reshape(shape),
+        images=moments.count,
+        stores=1 + len(also),
     )
     dims = ("layer", "head", "text")
     results.save(
@@ -95,7 +100,7 @@ def textspan(
             "texts_per_head": texts_per_head,
             "rank": rank,
             "convention": "even",
-            "images": moments.count,
+            "images": result.images,
             "also": [str(other.path.resolve()) for other in also],
         },
     )
@@ -109,11 +114,11 @@ def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
         if other.path.resolve() in paths:
             raise SettingsError(f"{other.path}: named twice, and its images would count twice; name each store once")
         paths.add(other.path.resolve())
-        own, wanted = (each.attributes["weights_sha256"][:12] for each in (other, store))
+        own, wanted = (each.attributes["weights_sha256"] for each in (other, store))
         if (own, other.layers) != (wanted, store.layers):
             raise StoreError(
-                f"{other.path}: image tower {own}, layers {layer_spans(other.layers)}, but {store.path} has {wanted}, "
-                f"{layer_spans(store.layers)}; add stores of the same model and layers"
+                f"{other.path}: image tower {own[:12]}, layers {layer_spans(other.layers)}, but {store.path} has "
+                f"{wanted[:12]}, {layer_spans(store.layers)}; add stores of the same model and layers"
             )
         moments += other.moments()
     return moments
@@ -156,4 +161,7 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
         raise StoreError(
             f"{store.path}: the pool {pool.name} has changed since textspan run {run!r}; run headspan textspan again"
         )
-    return HeadSpans(run, pool, tuple(settings["layers"]), arrays["indices"], arrays["explained"])
+    # Runs before there was `also` are over one store.
+    stores = 1 + len(settings.get("also", ()))
+    layers, images = tuple(settings["layers"]), settings["images"]
+    return HeadSpans(run, pool, layers, arrays["indices"], arrays["explained"], images, stores)

@@ -97,7 +97,7 @@ class StoreWriter:
         # Nearly always there are none, and then nothing is read.
         return [
             BadImage(sample.row, sample.key, sample.url, "the model's numbers are not finite in 16 bits")
-            for sample in (read_unit(self.path, unit.index) if wanted else ())
+            for sample in (self.samples(unit) if wanted else ())
             if sample.row in wanted
         ]
 

@@ -36,7 +36,7 @@ class Memory:
 
     def read(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
         """`size` bytes at each of the addresses, `[address, size]`."""
-        places = self._places(addresses, size, who)
+        places = self.places(addresses, size, who)
         others = (self._written_in[places] == who.stretch) & (self._writer[places] != who.warp)
         self._refuse(others, "reads what another warp wrote since the last barrier", who)
         foreign = (self._writing_program[places] != 0) & (self._writing_program[places] != who.program)
@@ -49,7 +49,7 @@ class Memory:
 
     def write(self, addresses: np.ndarray, values: np.ndarray, who: Access) -> None:
         """Put `values` `[address, size]` at the addresses. What a byte holds already may be written again by anyone."""
-        places = self._places(addresses, values.shape[1], who)
+        places = self.places(addresses, values.shape[1], who)
         changed = places[self.data[places] != values]
         self.data[places] = values
         self._refuse(self.data[places] != values, "writes two values to one byte", who)
@@ -67,10 +67,7 @@ class Memory:
         self._writing_program[places] = who.program
 
     def places(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
-        """The bytes' indices, flat."""
-        return self._places(addresses, size, who).reshape(-1)
-
-    def _places(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
+        """The bytes' indices, `[address, size]`."""
         if (addresses % size).any():
             raise Fault(f"{self.name}: misaligned by {size} bytes: {who.text}")
         first = addresses - self.start
