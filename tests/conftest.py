@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,14 @@ def zarr_array(root: Path, name: str) -> zarr.Array[Any]:
     array = zarr.open_group(root, mode="r")[name]
     assert isinstance(array, zarr.Array)
     return array
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children that take interrupts: shells start what runs in the background with them ignored, which is inherited."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture(scope="session")

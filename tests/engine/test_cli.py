@@ -150,16 +150,14 @@ def test_a_disk_that_refuses_ends_in_one_sentence_and_the_run_goes_on_later(toy_
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
     number: signal.Signals, code: int, word: str, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"
     # Units of eight images, so that the run is long enough to be interrupted in the middle.
     command = [*HEADSPAN, *flags(toy_run, out), "--unit-images", "8", "--batch-size", "1"]
-    # Shells start what runs in the background with interrupts ignored, and children inherit that.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, previous)
     commits = out / "records" / "commits"
     while not list(commits.glob("unit-*.json")):
         assert process.poll() is None, "the run ended before it could be interrupted"

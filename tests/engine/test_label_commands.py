@@ -259,6 +259,7 @@ def test_no_key_for_openai_is_refused(
     assert "api.openai.com/v1: no API key; set OPENAI_API_KEY" in refused(capsys, "label", path, "--llm", "gpt-4o")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_run_that_is_interrupted_keeps_its_answers_and_goes_on(path: str, chat: ChatServer) -> None:
     chat.delay_seconds = 0.3
     command = [*HEADSPAN, "label", path, "--llm", "m", "--parallel", "1"]
