@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,15 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import gpu
-from headspan.model import description
+from benchmarks.precision import FLOAT32_ERROR, Exact, marks_met, pytorchs_ops
 from headspan.model.layers import Block, Convolution, Linear, Mlp, Norm
 from headspan.model.tower import PooledRow, Tower
 from headspan_kernels import reference
 
-# The marks for bf16: sum of contributions against the exact embedding.
-SUM_ERROR, COSINE = 1e-2, 0.9999
-# float32 against the float64 pass: 24 layers of roundings make some 1e-5; TF32, which errs by 1e-3, would show.
-FLOAT32_ERROR = 1e-4
 OPEN_CLIP = "open_clip encode_image, bf16"
 OPEN_CLIP_COMPILED = f"{OPEN_CLIP}, compiled"
 # Seconds that compiling a peer of 24 layers may take.
@@ -33,19 +28,16 @@ COMPILE_SECONDS = 100.0
 
 def accuracy(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
     """Contributions of the fused tower in float32 and bf16 against a float64 pass on PyTorch's ops."""
-    exact = random_tower()
     pixels = _pixels(4)
-    with _pytorchs_ops():
-        wanted = _emit(_double(exact), pixels.double(), torch.float32, with_terms=True)
-    embedding = _embedding(wanted.state.double(), wanted, exact)
+    exact = Exact(random_tower(), pixels)
     found: dict[str, Any] = {"images": len(pixels), "wrong": []}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        found[name] = gpu.or_why_not(lambda dtype=dtype: _errors(exact, pixels, dtype, wanted, embedding))  # type: ignore[misc]
+        found[name] = gpu.or_why_not(lambda dtype=dtype: exact.errors(dtype))  # type: ignore[misc]
         gpu.say(name, found[name])
         if "failed" in found[name]:
             found["failed"] = f"{name}: {found[name]['failed']}"
     if "failed" not in found:
-        found["marks_met"] = bool(found["bf16"]["sum_error"] <= SUM_ERROR and found["bf16"]["cosine"] >= COSINE)
+        found["marks_met"] = marks_met(found["bf16"])
         if not all(found["fp32"][key] <= FLOAT32_ERROR for key in ("sum_error", "heads_error", "patches_error")):
             found["wrong"].append(f"fp32: {found['fp32']}")
     return found
@@ -63,7 +55,7 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
     pixels = _pixels(gpu.SIZES.batch).bfloat16()
 
     def emit() -> PooledRow:
-        return _emit(half, pixels, torch.float16)
+        return _emit(half, pixels)
 
     def heads_alone() -> PooledRow:
         return half.forward(pixels, range(gpu.SIZES.layers))
@@ -72,7 +64,7 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
         "ours": lambda: _with_peak_memory(emit),
         "ours, heads alone": lambda: _timed(heads_alone),
         "ours, as a CUDA graph": lambda: gpu.replayed(emit, 1000),
-        "same tower on PyTorch's ops, heads alone": lambda: _timed(heads_alone, _pytorchs_ops()),
+        "same tower on PyTorch's ops, heads alone": lambda: _timed(heads_alone, pytorchs_ops()),
         OPEN_CLIP: lambda: _peer(loaded, pixels, compiled=False),
         OPEN_CLIP_COMPILED: lambda: _peer(loaded, pixels, compiled=True),
         "ours, norms and MLPs compiled by PyTorch": lambda: _timed(emit, _compiled_mlps()),
@@ -177,32 +169,8 @@ def _pixels(images: int) -> Tensor:
     return torch.randn(images, 3, gpu.SIZES.pixels, gpu.SIZES.pixels, device=gpu.DEVICE)
 
 
-def _emit(tower: Tower, pixels: Tensor, patches_dtype: torch.dtype, with_terms: bool = False) -> PooledRow:
-    return tower.forward(pixels, range(gpu.SIZES.layers), True, with_terms, patches_dtype=patches_dtype)
-
-
-def _errors(exact: Tower, pixels: Tensor, dtype: torch.dtype, wanted: PooledRow, embedding: Tensor) -> dict[str, float]:
-    """How far the fused tower in `dtype` is from the float64 pass, part by part."""
-    row = _emit(exact.to(torch.device(gpu.DEVICE), dtype), pixels.to(dtype), torch.float32, with_terms=True)
-    total = _embedding(_sum_of_terms(row, exact), row, exact)
-    assert row.patches is not None
-    assert wanted.patches is not None
-    return {
-        "sum_error": gpu.relative_error(total, embedding),
-        "cosine": float(torch.cosine_similarity(total, embedding).min()),
-        "heads_error": gpu.relative_error(row.heads, wanted.heads),
-        "patches_error": gpu.relative_error(row.patches, wanted.patches),
-    }
-
-
-@contextmanager
-def _pytorchs_ops() -> Iterator[None]:
-    """The tower on the reference within."""
-    fused, description.ops = description.ops, lambda device: reference
-    try:
-        yield
-    finally:
-        description.ops = fused
+def _emit(tower: Tower, pixels: Tensor) -> PooledRow:
+    return tower.forward(pixels, range(gpu.SIZES.layers), True, patches_dtype=torch.float16)
 
 
 @contextmanager
@@ -225,38 +193,6 @@ def _compiled_mlps() -> Iterator[None]:
         yield
     finally:
         Tower._mlp = plain  # type: ignore[method-assign]
-
-
-def _double(tower: Tower) -> Tower:
-    """All of it in float64, the final norm and the projection too."""
-    moved = tower.to(torch.device(gpu.DEVICE), torch.float64)
-    assert tower.norm_after is not None
-    weight, bias, eps = tower.norm_after
-    return replace(
-        moved,
-        norm_after=Norm(weight.double(), bias.double(), eps),
-        projection=tower.projection.double(),
-        projection_bias=tower.projection_bias.double(),
-    )
-
-
-def _sum_of_terms(row: PooledRow, tower: Tower) -> Tensor:
-    """The pooled row as the sum of what is emitted, float64, by the exact weights."""
-    assert row.terms is not None
-    total = row.terms.double().sum(dim=1)
-    for layer, block in enumerate(tower.blocks):
-        mixes = row.heads[:, layer].flatten(1).double()
-        total += mixes @ block.output.weight.double().T + block.output.bias.double()
-    return total
-
-
-def _embedding(state: Tensor, row: PooledRow, tower: Tower) -> Tensor:
-    """A pooled row through the final norm, with the run's own spread, and the projection."""
-    assert tower.norm_after is not None
-    weight, bias, _ = tower.norm_after
-    mean = state.mean(dim=1, keepdim=True)
-    normed = (state - mean) / row.std.double()[:, None] * weight.double() + bias.double()
-    return normed @ tower.projection.double() + tower.projection_bias.double()
 
 
 def _timed(work: Callable[[], object], within: AbstractContextManager[None] | None = None) -> dict[str, float]:

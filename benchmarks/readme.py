@@ -17,6 +17,7 @@ from benchmarks import (
     bench_memory,
     bench_neighbours,
     bench_pipeline,
+    bench_precision,
     bench_store_bytes,
     bench_store_io,
     bench_textspan,
@@ -30,6 +31,7 @@ BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of be
 MODULES = (
     bench_encode,
     bench_dense,
+    bench_precision,
     bench_decode,
     bench_pipeline,
     bench_store_io,

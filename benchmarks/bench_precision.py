@@ -1,0 +1,75 @@
+"""How exact are contributions that a CPU computes in fewer bits?
+
+A pass in float32, bf16 and float16 against one in float64, all layers: the sum of contributions, every head, every
+patch. ViT-L/14 with random weights over random pixels, and the model that ships with headspan, which is trained, over
+scenes of its world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import Sizes
+from benchmarks.measure import benchmark
+from benchmarks.models import MODELS, TOY, random_visual
+from benchmarks.precision import Exact, marks_met
+from headspan.model.convert import to_tower
+from headspan.model.load import REFERENCE, load_model
+from headspan.model.tower import normalise
+from headspan.world.drawing import render
+from headspan.world.scenes import scene
+
+QUESTION = "contributions in fewer bits on a CPU"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Images of random pixels, and scenes.
+_IMAGES, _SCENES = 4, 64
+
+
+def run(toy: bool) -> dict[str, Any]:
+    """Every model's errors in every type, and whether those in bf16 are within the marks."""
+    torch.manual_seed(0)
+    name, size, scenes = ("toy", TOY, 2) if toy else ("ViT-L-14", MODELS["ViT-L-14"], _SCENES)
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for model, exact in ((name, _random(size)), (REFERENCE, _trained(scenes))):
+        rows[model] = {kind: _short(exact.errors(dtype)) for kind, dtype in _DTYPES.items()}
+    met = all(marks_met(row["bf16"]) for row in rows.values())
+    return {"images": _IMAGES, "scenes": scenes, "rows": rows, "marks_met": met}
+
+
+def _random(size: Sizes) -> Exact:
+    return Exact(to_tower(random_visual(size), "random"), torch.randn(_IMAGES, 3, size.pixels, size.pixels))
+
+
+def _trained(scenes: int) -> Exact:
+    model = load_model(REFERENCE, None)
+    pixels = torch.from_numpy(render(scene(0, "held_out", index) for index in range(scenes)))
+    normalised = normalise(pixels, model.preprocess.mean, model.preprocess.std, torch.float32)
+    return Exact(to_tower(model.clip.visual, REFERENCE), normalised)
+
+
+def _short(errors: Mapping[str, float]) -> dict[str, float]:
+    """To three digits; of a cosine, what it lacks."""
+    return {name: round(value, 7) if name == "cosine" else float(f"{value:.3g}") for name, value in errors.items()}
+
+
+def words(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: the numbers by type, and what they are held against."""
+    rows: Mapping[str, Mapping[str, Mapping[str, float]]] = line["rows"]
+    told = []
+    for name, row in rows.items():
+        sums = ", ".join(f"{kind} {errors['sum_error']:.1e}" for kind, errors in row.items())
+        told.append(f"{name}: sum of contributions within {sums}")
+    worst = {kind: max(row[kind]["heads_error"] for row in rows.values()) for kind in _DTYPES}
+    cosine = min(row["bf16"]["cosine"] for row in rows.values())
+    return (
+        "; ".join(told),
+        f"float64 pass; for bf16 1e-2 and a cosine of 0.9999, {'met' if line['marks_met'] else 'MISSED'} "
+        f"({cosine:.5f}); heads within " + ", ".join(f"{kind} {error:.1e}" for kind, error in worst.items()),
+    )
+
+
+if __name__ == "__main__":
+    benchmark(QUESTION, run)
