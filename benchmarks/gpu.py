@@ -24,6 +24,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 ACCURACY, OPS, TOWER = "GPU: bf16 contributions", "GPU: fused ops", "GPU: ViT-L/14 with all contributions"
 # Each question's module and function.
@@ -65,6 +67,8 @@ class Sizes:
 
 # ViT-L/14 at 224 pixels.
 SIZES = Sizes()
+# Of a kernel's name, so much is kept.
+_NAME_LENGTH = 80
 _NEEDED = ("numpy", "triton", "jaxtyping")
 _ENGINE = Path(__file__).parent.parent / "engine"
 
@@ -159,6 +163,22 @@ def replayed(work: Callable[[], object], for_ms: int = 200) -> dict[str, float]:
     return milliseconds(graph.replay, for_ms)
 
 
+def kernels(work: Callable[[], object], named: int = 12) -> dict[str, float]:
+    """Milliseconds of one call by what it runs on the device, the longest first, and the rest in one number."""
+    work()
+    with profile(activities=[getattr(ProfilerActivity, DEVICE.upper())], acc_events=True) as seen:
+        work()
+    took: dict[str, float] = {}
+    for event in seen.events():
+        if event.device_type == getattr(DeviceType, DEVICE.upper()):
+            # C++ puts whole types into its names.
+            name = event.name[:_NAME_LENGTH]
+            took[name] = took.get(name, 0.0) + event.time_range.elapsed_us() / 1e3
+    ranked = sorted(took.items(), key=lambda item: -item[1])
+    shown = {name: round(time, 4) for name, time in ranked[:named]}
+    return {**shown, "others": round(sum(time for _, time in ranked[named:]), 4)}
+
+
 def or_why_not(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A row or a line; one that cannot be measured says why, and the rest is measured all the same."""
     try:
@@ -174,7 +194,7 @@ def say(name: str, row: dict[str, Any]) -> None:
     """A row in one short line, at once, so that the log tells what was known before a crash."""
     told = []
     for key, value in row.items():
-        told.append(f"{key} {value.get('ms', value.get('failed')) if isinstance(value, dict) else value}")
+        told.append(f"{key} {value.get('ms', value.get('failed', value)) if isinstance(value, dict) else value}")
     print(f"{name}: {', '.join(told)}", flush=True)
 
 

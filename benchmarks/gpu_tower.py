@@ -61,7 +61,7 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
         return half.forward(pixels, range(gpu.SIZES.layers))
 
     works: dict[str, Callable[[], dict[str, Any]]] = {
-        "ours": lambda: _with_peak_memory(emit),
+        "ours": lambda: _profiled(emit),
         "ours, heads alone": lambda: _timed(heads_alone),
         "ours, as a CUDA graph": lambda: gpu.replayed(emit, 1000),
         "same tower on PyTorch's ops, heads alone": lambda: _timed(heads_alone, pytorchs_ops()),
@@ -200,10 +200,12 @@ def _timed(work: Callable[[], object], within: AbstractContextManager[None] | No
         return gpu.milliseconds(work, 1000)
 
 
-def _with_peak_memory(work: Callable[[], object]) -> dict[str, float]:
+def _profiled(work: Callable[[], object]) -> dict[str, Any]:
+    """Its time, its memory, and where the time goes."""
     torch.cuda.reset_peak_memory_stats()
-    took = gpu.milliseconds(work, 2000)
-    return {**took, "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1)}
+    took = gpu.milliseconds(work, 1000)
+    peak = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+    return {**took, "peak_gb": peak, "kernels": gpu.or_why_not(lambda: gpu.kernels(work))}
 
 
 def _open_clip() -> Any:
@@ -220,7 +222,7 @@ def _peer(loaded: dict[str, Any], pixels: Tensor, compiled: bool) -> dict[str, A
     visual = loaded["visual"].to(gpu.DEVICE).bfloat16().eval()
     work = torch.compile(visual) if compiled else visual
     with torch.inference_mode():
-        return _timed(lambda: work(pixels))
+        return _profiled(lambda: work(pixels))
 
 
 def _to_tower(visual: Any) -> Tower:

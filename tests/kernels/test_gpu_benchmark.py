@@ -88,6 +88,11 @@ def test_the_gpu_benchmark_runs_as_a_toy(run_toy: Callable[[], dict[str, Any]], 
     assert len(gpu.ops_words(ops)[0].split("; ")) == len(ops["rows"])
     assert speed["images_a_second"] == round(2000 / speed["rows"]["ours"]["ms"])
     assert speed["left_out"] == []
+    for name in ("ours", gpu_tower.OPEN_CLIP_COMPILED):
+        took = list(speed["rows"][name]["kernels"].values())
+        assert len(took) == 13
+        assert took[:-1] == sorted(took[:-1], reverse=True)
+        assert took[0] > 0
     assert speed["times_open_clip_compiled"] > 1
     assert speed["share_of_bf16"] == pytest.approx(
         speed["flops"] * 2 / speed["rows"]["ours"]["ms"] / 1e9 / speed["ceilings"]["bf16_tflop_s"], abs=1e-3
