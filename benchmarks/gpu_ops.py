@@ -140,8 +140,7 @@ def bf16_text_maps(mixes: Tensor, scale: Tensor, shares: Tensor, carried: Tensor
 
 def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: Tensor) -> Tensor:
     """`preprocess` by PyTorch's own antialiased resize: float pixels, which are not rounded to grey levels."""
-    height, width = reference.resized((pixels.shape[1], pixels.shape[2]), size)
-    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    (height, width), (top, left) = reference.resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
     levels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     levels = F.interpolate(levels, (height, width), mode="bicubic", antialias=True)
     return (levels[:, :, top : top + size[0], left : left + size[1]].clamp(0, 255) - shift) / spread
@@ -150,9 +149,8 @@ def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: T
 def pixels_read(photo: tuple[int, int], size: tuple[int, int]) -> int:
     """Pixels of a photograph that the rows and columns of its crop are made of."""
     count = 1
-    for source, target, kept in zip(photo, reference.resized(photo, size), size, strict=True):
+    for source, target, first, kept in zip(photo, *reference.resize_and_crop(photo, size), size, strict=True):
         starts, weights = reference.bicubic_taps(source, target)
-        first = round((target - kept) / 2)
         count *= min(int(starts[first + kept - 1]) + weights.shape[1], source) - int(starts[first])
     return count
 

@@ -17,7 +17,7 @@ import triton.language as tl
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from headspan_kernels.reference import bicubic_taps, resized
+from headspan_kernels.reference import bicubic_taps, resize_and_crop
 
 # Output pixels a program, three channels each.
 BLOCK = 64
@@ -33,8 +33,7 @@ def preprocess(
 ) -> Float[Tensor, "batch 3 out_height out_width"]:
     """As `reference.preprocess`."""
     batch, source_height, source_width, _ = pixels.shape
-    height, width = resized((source_height, source_width), size)
-    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    (height, width), (top, left) = resize_and_crop((source_height, source_width), size)
     # First row that any kept row reads, and the number of rows up to the last.
     starts, row_weights = bicubic_taps(source_height, height)
     first = int(starts[top])

@@ -212,8 +212,7 @@ def preprocess(
 
     Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32.
     """
-    height, width = resized((pixels.shape[1], pixels.shape[2]), size)
-    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    (height, width), (top, left) = resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
     levels = pixels.float()
     for axis, target, first, count in ((2, width, left, size[1]), (1, height, top, size[0])):
         starts, weights = bicubic_taps(pixels.shape[axis], target)
@@ -229,10 +228,12 @@ def preprocess(
     return ((levels - shift) / scale).permute(0, 3, 1, 2).to(dtype)
 
 
-def resized(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image whose short side is brought to the square `target`'s; the long is rounded down."""
+def resize_and_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of an image whose short side is brought to the square `target`'s, the long rounded down; and
+    where in it, top and left, the `target` in its middle begins."""
     long = int(target[0] * max(source) / min(source))
-    return (long, target[1]) if source[1] <= source[0] else (target[0], long)
+    height, width = (long, target[1]) if source[1] <= source[0] else (target[0], long)
+    return (height, width), (round((height - target[0]) / 2), round((width - target[1]) / 2))
 
 
 @cache
