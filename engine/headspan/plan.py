@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from headspan.errors import SourceError
 from headspan.records import BadImage, Listener, Progress, Sample, Shard, Unit, ignore
-from headspan.sources import describe, open_shard, stored_names
+from headspan.sources import describe, describe_each, open_shard, stored_names
 from headspan.tar import Member, Tar
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -33,8 +33,9 @@ def list_samples(
     if there was no image in any.
     """
     images = 0
-    for done, (name, url) in enumerate(stored_names(urls).items(), start=1):
-        shard, samples = scan(url, images, on_note, name)
+    names = stored_names(urls)
+    for done, (name, described) in enumerate(zip(names, describe_each(names.values()), strict=True), start=1):
+        shard, samples = scan(names[name], images, on_note, name, described)
         images += shard.images
         listen(Progress(stage="plan", done=done, total=len(urls), note=f"{images} images"))
         yield shard, samples
@@ -46,9 +47,15 @@ def list_samples(
 
 
 def scan(
-    url: str, first_row: int, on_note: Callable[[BadImage], None], called: str | None = None
+    url: str,
+    first_row: int,
+    on_note: Callable[[BadImage], None],
+    called: str | None = None,
+    described: tuple[int | None, int | None] | None = None,
 ) -> tuple[Shard, list[Sample]]:
     """One shard and its images, in tar order, from `first_row` on; it may hold none. Records name it `called`.
+
+    `described` is what `describe` says of it, if that has been asked.
 
     A member is an image by its last extension, whatever the case; its key is its path without it. `key.txt`,
     `key.json` and `key.cls` are found anywhere in the tar; one that cannot be read leaves None and is told to
@@ -57,7 +64,7 @@ def scan(
     Two images with one key keep a row each. Raises SourceError for what is not a whole tar.
     """
     source = called or url
-    size_bytes, modified_ns = describe(url)
+    size_bytes, modified_ns = described or describe(url)
     images: list[tuple[str, Member]] = []
     companions: dict[str, dict[str, list[tuple[int, bytes | None]]]] = {kind: {} for kind in _COMPANIONS}
     others: list[tuple[str, str]] = []

@@ -13,13 +13,17 @@ import gzip
 import io
 import os
 import stat
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import braceexpand
 
+from headspan.blocks import Blocks, fetching
 from headspan.errors import SourceError, one_line
 from headspan.network import (
     LOCAL_ERRORS,
@@ -38,6 +42,8 @@ from headspan.redact import redact
 ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _DISCARD_BYTES = 1 << 20
+# A server takes tens of milliseconds for each, and a plan may have tens of thousands.
+_ASKED_AT_ONCE = 16
 # A command that is told to stop because nobody reads on: the shell's and the system's way to say SIGPIPE.
 _CUT_SHORT = (141, -13)
 
@@ -101,6 +107,35 @@ def describe(url: str) -> tuple[int | None, int | None]:
     except LOCAL_ERRORS as error:
         raise unreadable(url, error) from error
     return found.st_size, found.st_mtime_ns
+
+
+def describe_each(urls: Iterable[str]) -> Iterator[tuple[int | None, int | None]]:
+    """`describe` of each, in their order; servers are asked about several at once."""
+    asked: deque[Future[tuple[int | None, int | None]]] = deque()
+    for url in urls:
+        if len(asked) == _ASKED_AT_ONCE:
+            yield asked.popleft().result()
+        asked.append(_asked(url))
+    while asked:
+        yield asked.popleft().result()
+
+
+def _asked(url: str) -> Future[tuple[int | None, int | None]]:
+    answer: Future[tuple[int | None, int | None]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(describe(url))
+        # Handed over, not handled: whoever takes the answer raises it.
+        except BaseException as error:
+            answer.set_exception(error)
+
+    if is_remote(url):
+        # A daemon, so that a server that does not answer cannot keep the interpreter from ending.
+        threading.Thread(target=ask, name="headspan-describe", daemon=True).start()
+    else:
+        ask()
+    return answer
 
 
 def _describe_remote(url: str) -> tuple[int | None, int | None]:
@@ -178,10 +213,14 @@ def open_shard(url: str) -> ShardReader:
 def _open_remote(url: str) -> ShardReader:
     try:
         fs, path = file_system(url)
-        source = fs.open(path, "rb")
-        if source.seekable() and source.read(2) != _GZIP_MAGIC:
-            return _Seekable(url, source)
-        source.close()
+        with fs.open(path, "rb") as source:
+            size = source.seek(0, io.SEEK_END) if source.seekable() else None
+        if size is not None:
+            fetch, ahead = fetching(fs, path)
+            blocks = Blocks(fetch, size, ahead)
+            if blocks.read(0, 2) != _GZIP_MAGIC:
+                return _Seekable(url, blocks)
+            blocks.close()
         return _Stream(url, lambda: fs.open(path, "rb"))
     except remote_errors() as error:
         raise unreadable(url, error) from shown_cause(url, error)
@@ -235,26 +274,24 @@ class _LocalFile(ShardReader):
 
 
 class _Seekable(ShardReader):
-    def __init__(self, url: str, source: Any) -> None:
+    def __init__(self, url: str, blocks: Blocks) -> None:
         super().__init__(url)
-        self._source = source
-        self._size = source.seek(0, io.SEEK_END)
+        self._blocks = blocks
 
     def read_up_to(self, offset: int, size: int) -> bytes:
-        if offset > self._size:
-            raise self._truncated(offset, size, self._size)
+        if offset > self._blocks.size:
+            raise self._truncated(offset, size, self._blocks.size)
         try:
-            self._source.seek(offset)
-            data = self._source.read(min(size, self._size - offset))
+            data = self._blocks.read(offset, size)
         except remote_errors() as error:
             raise unreadable(self.url, error) from shown_cause(self.url, error)
-        if len(data) < min(size, self._size - offset):
+        if len(data) < min(size, self._blocks.size - offset):
             # The server knows of more than it gave.
             raise PassingError(str(self._truncated(offset, size, offset + len(data))))
-        return bytes(data)
+        return data
 
     def close(self) -> None:
-        self._source.close()
+        self._blocks.close()
 
 
 class _Stream(ShardReader):

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import headspan as hs
-from headspan import network
+from headspan import blocks, network
 from headspan.errors import HeadspanError, SourceError
 from headspan.records import Shard
 from headspan.redact import redact
-from headspan.sources import describe, expand, open_shard, stored_names
+from headspan.sources import describe, describe_each, expand, open_shard, stored_names
 from headspan.store.planned_sources import PlannedSources
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 
@@ -30,9 +30,12 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
-        # What to do with the next requests for data: a status to answer with, or "cut" to stop half-way.
+        # What to do with the next requests for data: a status to answer with, "cut" to stop half-way, or "whole" to
+        # send the file where a part was asked for.
         self.troubles: list[int | str] = []
         self.requests = 0
+        # Questions about a file are answered when so many are waiting.
+        self.together: threading.Barrier | None = None
 
     def url(self, name: str, secret: bool = True) -> str:
         host, port = self.server_address[:2]
@@ -45,6 +48,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_HEAD(self) -> None:
+        if self.server.together is not None:
+            self.server.together.wait(timeout=30)
         self._answer(with_body=False)
 
     def do_GET(self) -> None:
@@ -59,7 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         start, end = 0, len(data) - 1
-        if asked := self.headers.get("Range"):
+        asked = None if trouble == "whole" else self.headers.get("Range")
+        if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last or end), end)
         self.send_response(206 if asked else 200)
@@ -114,6 +120,51 @@ def test_a_source_that_stays_away_ends_in_a_sentence_after_six_tries(server: Ser
     with pytest.raises(SourceError, match=r"a\.tar\?…: cannot be read \(503.*it was tried 6 times"):
         open_shard(server.url("a.tar"))
     assert waits == list(network.RETRY_SECONDS)
+
+
+def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(
+    server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    data = bytes(range(256)) * 500
+    (server.folder / "a.tar").write_bytes(data)
+    found = b""
+    with open_shard(server.url("a.tar")) as reader:
+        for troubles in ([], [503, "cut", 500, "cut", 503], ["cut"], [429, 500]):
+            server.troubles = list(troubles)
+            for _ in range(40):
+                found += reader.read_at(len(found), 700)
+            assert server.troubles == []
+    assert found == data[: len(found)]
+    assert 3 <= len(waits) <= 8
+
+
+def test_a_server_that_knows_no_parts_is_refused_in_a_sentence(
+    server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    (server.folder / "a.tar").write_bytes(bytes(9_000))
+    server.troubles = ["whole"] * 9
+    with pytest.raises(SourceError, match=r"a\.tar\?…: cannot be read .the server sends whole files where parts"):
+        open_shard(server.url("a.tar"))
+    assert waits == []
+
+
+def test_servers_are_asked_about_many_shards_at_once_and_answers_keep_their_order(
+    server: Server, tmp_path: Path
+) -> None:
+    for number in range(40):
+        (server.folder / f"{number}.tar").write_bytes(bytes(number))
+    (tmp_path / "local.tar").write_bytes(bytes(99))
+    urls = [server.url(f"{number}.tar") for number in range(40)] + [str(tmp_path / "local.tar")]
+    server.together = threading.Barrier(8)
+    found = describe_each(urls)
+    assert [size for size, _ in found] == [*range(40), 99]
+    server.together = None
+    answers = describe_each([urls[3], server.url("none.tar"), urls[4]])
+    assert next(answers) == (3, None)
+    with pytest.raises(SourceError, match=r"none\.tar.*cannot be read"):
+        next(answers)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

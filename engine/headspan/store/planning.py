@@ -23,7 +23,7 @@ from headspan.model.tower import Tower
 from headspan.plan import list_samples
 from headspan.records import BadImage, Listener, Progress, Sample, Shard, ignore
 from headspan.redact import redact
-from headspan.sources import describe
+from headspan.sources import describe_each
 from headspan.store.files import checksum, write_atomically
 from headspan.store.projection import projected_bytes
 from headspan.store.schema import FORMAT, Dimensions, image_bytes
@@ -173,7 +173,7 @@ def refuse_other_run(
     # The plan is not made again: sizes and times tell whether the shards are the ones that were planned.
     store.refuse_other(
         store_attributes(settings, encoder, store.size.images, store.size.unit_images),
-        [(name, *describe(url)) for name, url in urls.items()],
+        [(name, *found) for name, found in zip(urls, describe_each(urls.values()), strict=True)],
     )
 
 

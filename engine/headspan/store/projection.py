@@ -1,7 +1,7 @@
 """How much memory a run will take at most, said before it starts.
 
 What the process has already taken, with the model in it, and on top of that everything that is bounded: images in
-flight, a batch's activations, two batches of numbers (one being computed, one being stored), and the pieces of shards
+flight and blocks of a remote shard, a batch's activations, two batches of numbers (one being computed, one being stored), and the pieces of shards
 being filled and written. Images beyond a batch add nothing, so their number does not appear.
 """
 
@@ -13,9 +13,11 @@ import sys
 
 import torch
 
+from headspan.blocks import MOST_BYTES
 from headspan.config import PrecomputeSettings
 from headspan.model.encoder import Encoder
 from headspan.model.tower import Tower
+from headspan.network import is_remote
 from headspan.store.schema import ArraySpec
 from headspan.store.shard_writer import piece_rows
 from headspan.store.writer import WAITING_PIECES
@@ -36,6 +38,7 @@ def projected_bytes(settings: PrecomputeSettings, encoder: Encoder, specs: dict[
     pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
     waiting = WAITING_PIECES * max(pieces)
     held = _resident_bytes() + _LIBRARIES_BYTES + settings.in_flight_bytes + numbers + sum(pieces) + waiting
+    held += MOST_BYTES if any(is_remote(shard) for shard in settings.shards) else 0
     return held + (_pass_bytes(encoder.tower, batch, row_bytes) if encoder.device.type == "cpu" else 0)
 
 
