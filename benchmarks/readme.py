@@ -18,6 +18,7 @@ from benchmarks import (
     bench_neighbours,
     bench_pipeline,
     bench_precision,
+    bench_shards,
     bench_store_bytes,
     bench_store_io,
     bench_textspan,
@@ -29,6 +30,7 @@ README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of benchmarks -->"
 
 MODULES = (
+    bench_shards,
     bench_encode,
     bench_dense,
     bench_precision,

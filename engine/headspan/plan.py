@@ -133,16 +133,19 @@ def _belongs_to_another(key: str, keys: set[str]) -> bool:
 
 def _nearest(found: list[tuple[int, bytes | None]], archive: int) -> bytes | None:
     """The last companion in the image's own archive, else the last: `cat a.tar b.tar` may repeat its keys."""
+    if len(found) == 1:
+        return found[0][1]
     own = [data for where, data in found if where == archive]
     return own[-1] if own else found[-1][1]
 
 
 def _caption(data: bytes) -> str:
-    return data.decode("utf-8-sig").strip()
+    # Some write a byte order mark; the codec that takes it away is slow.
+    return data.decode().removeprefix("\ufeff").strip()
 
 
 def _metadata(data: bytes) -> str:
-    text = data.decode("utf-8-sig").strip()
+    text = _caption(data)
     json.loads(text)
     return text
 

@@ -1,8 +1,9 @@
 """How much memory a run will take at most, said before it starts.
 
 What the process has already taken, with the model in it, and on top of that everything that is bounded: images in
-flight and blocks of a remote shard, a batch's activations, two batches of numbers (one being computed, one being stored), and the pieces of shards
-being filled and written. Images beyond a batch add nothing, so their number does not appear.
+flight and blocks of a remote shard, a batch's activations, two batches of numbers (one being computed, one being
+stored), and the pieces of shards being filled and written. Images beyond a batch add nothing, so their number does not
+appear.
 """
 
 from __future__ import annotations
