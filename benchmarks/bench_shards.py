@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from benchmarks.measure import benchmark
+from benchmarks.measure import alternate, benchmark, median
 from headspan.blocks import AHEAD
 from headspan.plan import scan
 from headspan.records import BadImage, Sample
@@ -51,12 +51,13 @@ def run(toy: bool) -> dict[str, Any]:
             url = f"{address}/{tar.name}"
             # The driver is imported with the first question.
             describe(url)
-            found = {
+            found: dict[str, Callable[[], object]] = {
                 "far_plan": lambda: _plan(url),
                 "far_read": lambda: _read(url, samples),
                 "far_read_fsspec": lambda: _read_fsspec(url, samples),
             }
-            far = {f"{key}_mb_s": round(size / _seconds(work) / 1e6, 1) for key, work in found.items()}
+            times = alternate(found, repeats=1 if toy else 3, warmup=0)
+            far = {f"{key}_mb_s": round(size / median(taken) / 1e6, 1) for key, taken in times.items()}
     return {
         "images": images,
         "megabytes": round(size / 1e6, 1),
@@ -129,12 +130,6 @@ def _processor_seconds(work: Callable[[], object]) -> float:
     began = time.thread_time()
     work()
     return time.thread_time() - began
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def words(line: Mapping[str, Any]) -> tuple[str, str]:
