@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Self
 
 import braceexpand
 
-from headspan.blocks import Blocks, fetching
+from headspan.blocks import BLOCK_BYTES, Blocks, fetching
 from headspan.errors import SourceError, one_line
 from headspan.network import (
     LOCAL_ERRORS,
@@ -213,17 +213,31 @@ def open_shard(url: str) -> ShardReader:
 def _open_remote(url: str) -> ShardReader:
     try:
         fs, path = file_system(url)
-        with fs.open(path, "rb") as source:
-            size = source.seek(0, io.SEEK_END) if source.seekable() else None
-        if size is not None:
-            fetch, ahead = fetching(fs, path)
-            blocks = Blocks(fetch, size, ahead)
-            if blocks.read(0, 2) != _GZIP_MAGIC:
-                return _Seekable(url, blocks)
-            blocks.close()
+        size = _size_of_parts(fs, path)
+        if size is None:
+            return _Stream(url, lambda: fs.open(path, "rb", block_size=0))
+        fetch, ahead = fetching(fs, path)
+        blocks = Blocks(fetch, size, ahead)
+        if blocks.read(0, 2) != _GZIP_MAGIC:
+            return _Seekable(url, blocks)
+        blocks.close()
         return _Stream(url, lambda: fs.open(path, "rb"))
     except remote_errors() as error:
         raise unreadable(url, error) from shown_cause(url, error)
+
+
+def _size_of_parts(fs: Any, path: str) -> int | None:
+    """The file's size, None where it cannot be read in parts."""
+    with fs.open(path, "rb", cache_type="none") as source:
+        try:
+            size: int = source.seek(0, io.SEEK_END)
+            if size > BLOCK_BYTES:
+                # A byte beyond the first block; where a server sends the whole file instead, it is not read.
+                source.seek(BLOCK_BYTES)
+                source.read(1)
+        except ValueError:
+            return None
+        return size
 
 
 class _Persistent(ShardReader):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import headspan as hs
-from headspan import blocks, network
+from headspan import blocks, network, sources
 from headspan.errors import HeadspanError, SourceError
 from headspan.records import Shard
 from headspan.redact import redact
@@ -139,14 +139,21 @@ def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(
     assert 3 <= len(waits) <= 8
 
 
-def test_a_server_that_knows_no_parts_is_refused_in_a_sentence(
-    server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [0, 2, 999, 1000, 1001, 9_000])
+def test_a_server_that_knows_no_parts_is_read_from_the_beginning(
+    size: int, server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
-    (server.folder / "a.tar").write_bytes(bytes(9_000))
-    server.troubles = ["whole"] * 9
-    with pytest.raises(SourceError, match=r"a\.tar\?…: cannot be read .the server sends whole files where parts"):
-        open_shard(server.url("a.tar"))
+    for module in (blocks, sources):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
+    data = bytes(range(250)) * 36
+    (server.folder / "a.tar").write_bytes(data[:size])
+    server.troubles = ["whole"] * 99
+    with open_shard(server.url("a.tar")) as reader:
+        for offset in (0, 1, 998, 5_000, 8_990, 3):
+            if offset <= size:
+                assert reader.read_up_to(offset, 1_500) == data[offset : min(offset + 1_500, size)]
+        with pytest.raises(SourceError, match="truncated"):
+            reader.read_at(max(0, size - 1), 2)
     assert waits == []
 
 
