@@ -21,7 +21,8 @@ from headspan.config import DECODERS, Preprocess
 from headspan.decode import renderer
 from headspan.pixels import PIXELS_LIMIT, open_image
 from headspan.plan import list_samples
-from headspan.sources import expand, open_shard
+from headspan.shard_urls import expand
+from headspan.sources import open_shard
 
 QUESTION = "JPEGs decoded by one core"
 

@@ -26,7 +26,7 @@ from headspan.model.encoder import prepare
 from headspan.pipeline import precompute
 from headspan.plan import list_samples
 from headspan.records import BadImage, DecodedImage, Sample
-from headspan.sources import expand
+from headspan.shard_urls import expand
 
 QUESTION = "precompute end to end"
 # The slower of decoding alone and the forward pass alone, over precompute without loading the model.

@@ -21,7 +21,7 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 # The data path from left to right: a module imports from its own group and from groups before it.
 FLOW = (
-    ("redact", "errors", "config", "records", "stage_times", "network", "blocks", "sources", "tar"),
+    ("redact", "errors", "config", "records", "stage_times", "network", "shard_urls", "blocks", "sources", "tar"),
     ("world",),
     ("plan",),
     ("pixels", "fast_pixels", "decode", "in_hand"),

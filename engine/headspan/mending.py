@@ -18,9 +18,10 @@ from headspan.config import PrecomputeSettings
 from headspan.decode import renderer
 from headspan.errors import StoreError
 from headspan.model.encoder import prepare
+from headspan.network import is_remote
 from headspan.pipeline import compute
 from headspan.records import Listener, ignore
-from headspan.sources import expand, is_remote, stored_names
+from headspan.shard_urls import expand, stored_names
 from headspan.stage_times import StageTimes
 from headspan.store.planned_sources import PlannedSources
 from headspan.store.planning import refuse_other_run, restored_plan_files

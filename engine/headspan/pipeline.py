@@ -21,7 +21,7 @@ from headspan.in_hand import InHand
 from headspan.model.encoder import Encoder, prepare
 from headspan.prefetch import prefetch
 from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
-from headspan.sources import expand, stored_names
+from headspan.shard_urls import expand, stored_names
 from headspan.stage_times import StageTimes
 from headspan.store.commits import UnitRecord
 from headspan.store.planned_sources import PlannedSources

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from headspan.errors import SourceError
 from headspan.records import BadImage, Listener, Progress, Sample, Shard, Unit, ignore
-from headspan.sources import describe, describe_each, open_shard, stored_names
+from headspan.shard_urls import stored_names
+from headspan.sources import describe, describe_each, open_shard
 from headspan.tar import Member, Tar
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})

@@ -1,4 +1,4 @@
-"""Shard patterns to urls, and urls to bytes at an offset.
+"""Urls to bytes at an offset, and to sizes and times.
 
 Local files are read in place, remote ones through fsspec, `pipe:` commands through webdataset's gopen;
 what cannot seek (pipes, gzip) is read forwards and opened again to go back. A short read, a command that
@@ -8,7 +8,6 @@ for again, after longer and longer waits, where another try may help. What the b
 
 from __future__ import annotations
 
-import glob
 import gzip
 import io
 import os
@@ -16,12 +15,10 @@ import stat
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, Self
-
-import braceexpand
 
 from headspan.blocks import BLOCK_BYTES, Blocks, fetching
 from headspan.errors import SourceError, one_line
@@ -37,60 +34,14 @@ from headspan.network import (
     stream_errors,
     unreadable,
 )
-from headspan.redact import redact
+from headspan.shard_urls import local_path, not_a_file
 
-ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _DISCARD_BYTES = 1 << 20
 # A server takes tens of milliseconds for each, and a plan may have tens of thousands.
 _ASKED_AT_ONCE = 16
 # A command that is told to stop because nobody reads on: the shell's and the system's way to say SIGPIPE.
 _CUT_SHORT = (141, -13)
-
-
-def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
-    """The shard urls that `patterns` name, in the order given; globs and directories are sorted.
-
-    A pattern is a tar, a brace pattern (`data/{0000..0127}.tar`), a glob, a directory (its .tar, .tar.gz and
-    .tgz files), a url or a `pipe:` command; in the last two only braces are expanded.
-
-    Raises SourceError for a pattern that names nothing, a missing file, a shard named twice, and a `pipe:` command
-    unless `allow_pipe`: a list of shards may come from somebody else, and commands can do anything.
-    """
-    urls: list[str] = []
-    for pattern in patterns:
-        urls += _expand_one(pattern)
-    if not urls:
-        raise SourceError("no shards were given; name at least one tar, pattern or directory")
-    seen: set[str] = set()
-    for url in urls:
-        if url.startswith("pipe:") and not allow_pipe:
-            raise SourceError(
-                f"{url}: is a command, which runs with your rights; if you trust it give --allow-pipe "
-                "(allow_pipe=True in Python)"
-            )
-        try:
-            url.encode()
-        except UnicodeEncodeError as error:
-            raise SourceError(f"{os.fsencode(url)!r}: the file's name is not UTF-8; rename it") from error
-        identity = url if is_remote(url) else str(Path(_local(url)).absolute())
-        if identity in seen:
-            raise SourceError(f"{url}: named twice among the shards; name each shard once")
-        seen.add(identity)
-    return urls
-
-
-def stored_names(urls: Sequence[str]) -> dict[str, str]:
-    """Each url by the name that stores and messages have for it: without secrets, and different for each."""
-    names: dict[str, str] = {}
-    for url in urls:
-        name = plain = redact(url) if is_remote(url) else url
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{plain} ({number})"
-        names[name] = url
-    return names
 
 
 def describe(url: str) -> tuple[int | None, int | None]:
@@ -103,7 +54,7 @@ def describe(url: str) -> tuple[int | None, int | None]:
     if is_remote(url):
         return again(lambda: _describe_remote(url))
     try:
-        found = Path(_local(url)).stat()
+        found = Path(local_path(url)).stat()
     except LOCAL_ERRORS as error:
         raise unreadable(url, error) from error
     return found.st_size, found.st_mtime_ns
@@ -198,9 +149,9 @@ def open_shard(url: str) -> ShardReader:
     if is_remote(url):
         return _Persistent(url)
     try:
-        path = _local(url)
+        path = local_path(url)
         if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise _not_a_file(url)
+            raise not_a_file(url)
         local = _LocalFile(url, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
         if local.read_up_to(0, 2) != _GZIP_MAGIC:
             return local
@@ -409,47 +360,3 @@ def _open_pipe(url: str) -> Any:
     from webdataset.gopen import gopen
 
     return gopen(url, "rb")
-
-
-def _expand_one(pattern: str) -> list[str]:
-    if not is_remote(pattern) and Path(_local(pattern)).is_file():
-        return [pattern]
-    try:
-        # Without braces nothing is to expand, and backslashes (in a pipe's command) stay as they are.
-        names = list(braceexpand.braceexpand(pattern)) if "{" in pattern else [pattern]
-    except ValueError as error:
-        raise SourceError(f"{pattern}: its braces do not match; close each, as in {{0000..0127}}") from error
-    return [url for name in names for url in ([name] if is_remote(name) else _find_local(name, pattern))]
-
-
-def _find_local(name: str, pattern: str) -> list[str]:
-    path = Path(_local(name))
-    if path.is_file():
-        return [name]
-    if path.is_dir():
-        tars = (tar for kind in ARCHIVES for tar in path.glob(kind))
-        # macOS leaves a `._name` beside every file that it copies.
-        found = sorted(str(tar) for tar in tars if not tar.name.startswith("."))
-        if not found:
-            raise SourceError(f"{name}: no .tar in this directory; name the directory that holds the shards")
-        return found
-    if path.exists():
-        raise _not_a_file(name)
-    if glob.has_magic(name):
-        files = (match for match in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if match.is_file())
-        found = sorted(str(match) for match in files if not match.name.startswith("."))
-        if not found:
-            raise SourceError(f"{name}: the pattern matches no file; check the path and quote the pattern")
-        return found
-    of = "" if name == pattern else f" (of the pattern {pattern})"
-    raise SourceError(f"{name}: no such file{of}; check the path and the pattern's range")
-
-
-def _local(url: str) -> str:
-    path = url.removeprefix("file:")
-    return str(Path("/" + path.lstrip("/") if path.startswith("//") else path).expanduser())
-
-
-def _not_a_file(url: str) -> SourceError:
-    # A named pipe gives its bytes once, and a shard is read at least twice.
-    return SourceError(f"{url}: not a regular file; name a file, or a command as in 'pipe:cat a.tar'")

@@ -24,7 +24,8 @@ from headspan.fast_pixels import render_fast
 from headspan.mending import repair
 from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, preprocess_image
 from headspan.plan import scan
-from headspan.sources import expand, open_shard
+from headspan.shard_urls import expand
+from headspan.sources import open_shard
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files
 from tests.engine.test_decode import PREPROCESSES, SIDES, by_open_clip, encoded, picture
 from tests.tolerances import relative_error

@@ -11,7 +11,8 @@ import webdataset
 
 from headspan.plan import list_samples
 from headspan.records import Sample
-from headspan.sources import expand, open_shard
+from headspan.shard_urls import expand
+from headspan.sources import open_shard
 from tools.make_shards import main, make_shards
 
 

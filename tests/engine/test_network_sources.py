@@ -15,7 +15,8 @@ from headspan import blocks, network, sources
 from headspan.errors import HeadspanError, SourceError
 from headspan.records import Shard
 from headspan.redact import redact
-from headspan.sources import describe, describe_each, expand, open_shard, stored_names
+from headspan.shard_urls import expand, stored_names
+from headspan.sources import describe, describe_each, open_shard
 from headspan.store.planned_sources import PlannedSources
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 

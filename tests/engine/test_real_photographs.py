@@ -8,7 +8,8 @@ import pytest
 
 import headspan as hs
 from headspan.analyse.verify import SUM_TOLERANCES, verify
-from headspan.sources import expand, open_shard
+from headspan.shard_urls import expand
+from headspan.sources import open_shard
 from tests.tolerances import FLOAT16_STORE, relative_error
 
 PHOTOS = os.environ.get("HEADSPAN_PHOTOS", "")

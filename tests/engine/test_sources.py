@@ -18,7 +18,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from headspan.errors import SourceError
-from headspan.sources import describe, expand, open_shard
+from headspan.shard_urls import expand
+from headspan.sources import describe, open_shard
 
 CONTENT = os.urandom(3_000_017)
 

@@ -21,7 +21,7 @@ from PIL import Image
 from headspan.errors import SettingsError
 from headspan.plan import list_samples
 from headspan.records import Progress
-from headspan.sources import expand
+from headspan.shard_urls import expand
 from headspan.world import (
     Scene,
     Stream,

@@ -16,8 +16,9 @@ import numpy as np
 
 from headspan.emit.shares import EXTRA_COORDINATES, head_coordinates, mlp_contributions
 from headspan.errors import SourceError
+from headspan.network import is_remote
 from headspan.records import Listener, Progress, ignore
-from headspan.sources import is_remote, open_shard
+from headspan.sources import open_shard
 from headspan.store.commits import UnitRecord
 from headspan.store.files import checksum
 from headspan.store.planned_sources import change
