@@ -46,8 +46,10 @@ class _Handler(BaseHTTPRequestHandler):
         with path.open("rb") as file:
             file.seek(start)
             for at in range(start, end, _PIECE_BYTES):
-                self.wfile.write(file.read(min(_PIECE_BYTES, end - at)))
-                time.sleep(max(0.0, began + (at - start) / self.bytes_a_second - time.monotonic()))
+                piece = file.read(min(_PIECE_BYTES, end - at))
+                self.wfile.write(piece)
+                sent = at + len(piece) - start
+                time.sleep(max(0.0, began + sent / self.bytes_a_second - time.monotonic()))
 
     def log_message(self, *args: Any) -> None:
         """Say nothing."""

@@ -74,8 +74,9 @@ def again(attempt: Callable[[], T]) -> T:
 
 
 def remote_errors() -> tuple[type[Exception], ...]:
-    drivers = [(sys.modules[module], name) for module, name in _DRIVER_ERRORS if module in sys.modules]
-    return (*LOCAL_ERRORS, *(getattr(driver, name) for driver, name in drivers))
+    # One that another thread is still importing has raised nothing, and may lack the name.
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _DRIVER_ERRORS)
+    return (*LOCAL_ERRORS, *(error for error in found if error is not None))
 
 
 def stream_errors() -> tuple[type[Exception], ...]:

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from headspan.blocks import BLOCK_BYTES, Blocks, fetching
+from headspan.blocks import Blocks, OpenFile, open_forwards, open_in_parts
 from headspan.errors import SourceError, one_line
 from headspan.network import (
     LOCAL_ERRORS,
@@ -85,7 +85,10 @@ def _asked(url: str) -> Future[tuple[int | None, int | None]]:
         # A daemon, so that a server that does not answer cannot keep the interpreter from ending.
         threading.Thread(target=ask, name="headspan-describe", daemon=True).start()
     else:
-        ask()
+        try:
+            answer.set_result(describe(url))
+        except SourceError as error:
+            answer.set_exception(error)
     return answer
 
 
@@ -164,35 +167,19 @@ def open_shard(url: str) -> ShardReader:
 def _open_remote(url: str) -> ShardReader:
     try:
         fs, path = file_system(url)
-        size = _size_of_parts(fs, path)
-        if size is None:
-            return _Stream(url, lambda: fs.open(path, "rb", block_size=0))
-        fetch, ahead = fetching(fs, path)
-        blocks = Blocks(fetch, size, ahead)
-        if blocks.read(0, 2) != _GZIP_MAGIC:
-            return _Seekable(url, blocks)
-        blocks.close()
+        file = open_in_parts(fs, path)
+        if file is None:
+            return _Stream(url, lambda: open_forwards(fs, path))
+        if file.read(0, 2) != _GZIP_MAGIC:
+            return _Seekable(url, file)
+        file.close()
         return _Stream(url, lambda: fs.open(path, "rb"))
     except remote_errors() as error:
         raise unreadable(url, error) from shown_cause(url, error)
 
 
-def _size_of_parts(fs: Any, path: str) -> int | None:
-    """The file's size, None where it cannot be read in parts."""
-    with fs.open(path, "rb", cache_type="none") as source:
-        try:
-            size: int = source.seek(0, io.SEEK_END)
-            if size > BLOCK_BYTES:
-                # A byte beyond the first block; where a server sends the whole file instead, it is not read.
-                source.seek(BLOCK_BYTES)
-                source.read(1)
-        except ValueError:
-            return None
-        return size
-
-
 class _Persistent(ShardReader):
-    """A network source, opened again and read from the same place where a try fails."""
+    """A network source, read from the same place again where a try fails, and opened again where it is a stream."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -208,7 +195,8 @@ class _Persistent(ShardReader):
         try:
             return self._reader.read_up_to(offset, size)
         except PassingError:
-            self.close()
+            if not isinstance(self._reader, _Seekable):
+                self.close()
             raise
 
     def close(self) -> None:
@@ -239,24 +227,24 @@ class _LocalFile(ShardReader):
 
 
 class _Seekable(ShardReader):
-    def __init__(self, url: str, blocks: Blocks) -> None:
+    def __init__(self, url: str, file: Blocks | OpenFile) -> None:
         super().__init__(url)
-        self._blocks = blocks
+        self._file = file
 
     def read_up_to(self, offset: int, size: int) -> bytes:
-        if offset > self._blocks.size:
-            raise self._truncated(offset, size, self._blocks.size)
+        if offset > self._file.size:
+            raise self._truncated(offset, size, self._file.size)
         try:
-            data = self._blocks.read(offset, size)
+            data = self._file.read(offset, size)
         except remote_errors() as error:
             raise unreadable(self.url, error) from shown_cause(self.url, error)
-        if len(data) < min(size, self._blocks.size - offset):
+        if len(data) < min(size, self._file.size - offset):
             # The server knows of more than it gave.
             raise PassingError(str(self._truncated(offset, size, offset + len(data))))
         return data
 
     def close(self) -> None:
-        self._blocks.close()
+        self._file.close()
 
 
 class _Stream(ShardReader):

@@ -16,7 +16,7 @@ from headspan.sources import ShardReader
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
-# Adler-32's lower half is 1 and all bytes, modulo this: two sums of a header are alike there in one case of 65,521.
+# Adler-32's lower half is 1 and all bytes, modulo this; a header's sum is at most twice as large.
 _ADLER_MODULUS = 65521
 # Holds an image's companions and the next image's header in the usual tar, so that one read serves them all.
 _WINDOW_BYTES = 8192

@@ -21,22 +21,24 @@ class Remote:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.cancelled: list[int] = []
-        self.failures: dict[int, Exception] = {}
+        # Of the next times that a block is asked for.
+        self.failures: dict[int, list[Exception]] = {}
 
     def fetch(self, start: int, end: int) -> Future[bytes]:
         index = start // SIZE
         assert end == min(start + SIZE, len(DATA))
         self.asked.append(index)
-        remote = self
+        failures, cancelled = self.failures.get(index, []), self.cancelled
+        failure = failures.pop() if failures else None
 
         class Coming(Future[bytes]):
             def result(self, timeout: float | None = None) -> bytes:
-                if index in remote.failures:
-                    raise remote.failures.pop(index)
+                if failure is not None:
+                    raise failure
                 return DATA[start:end]
 
             def cancel(self) -> bool:
-                remote.cancelled.append(index)
+                cancelled.append(index)
                 return True
 
         return Coming()
@@ -87,14 +89,57 @@ def test_what_lies_apart_is_fetched_alone_and_the_rest_is_given_up() -> None:
 
 def test_a_block_that_failed_is_asked_for_anew() -> None:
     remote = Remote()
-    remote.failures = {2: OSError("gone"), 7: OSError("gone")}
+    remote.failures = {2: [OSError("gone")] * 2, 9: [OSError("gone")]}
     file = Blocks(remote.fetch, len(DATA))
     assert file.read(0, 2 * SIZE) == DATA[: 2 * SIZE]
-    for block in (2, 7):
-        offset = block * SIZE
-        with pytest.raises(OSError, match="gone"):
-            file.read(offset - SIZE, 2 * SIZE)
-        assert file.read(offset - SIZE, 2 * SIZE) == DATA[offset - SIZE : offset + SIZE]
+    # One of several that were on their way: once more without a word, then the caller is told.
+    with pytest.raises(OSError, match="gone"):
+        file.read(2 * SIZE, 1)
+    assert file.read(2 * SIZE, SIZE) == DATA[2 * SIZE : 3 * SIZE]
+    assert remote.asked.count(2) == 3
+    with pytest.raises(OSError, match="gone"):
+        file.read(9 * SIZE, 1)
+    assert file.read(9 * SIZE, SIZE) == DATA[9 * SIZE : 10 * SIZE]
+
+
+def test_after_a_failure_fewer_are_on_their_way() -> None:
+    remote = Remote()
+    remote.failures = {index: [OSError("too many")] for index in (5, 9, 14)}
+    file = Blocks(remote.fetch, len(DATA))
+    ahead = []
+    for index in range(25):
+        assert file.read(index * SIZE, 1) == DATA[index * SIZE : index * SIZE + 1]
+        ahead.append(max(remote.asked) - index)
+    assert ahead[3:5] == [AHEAD, AHEAD]
+    assert ahead[20:] == [AHEAD // 8] * 5
+    for index in range(25, len(DATA) // SIZE):
+        file.read(index * SIZE, 1)
+        ahead.append(max(remote.asked) - index)
+    # One more after sixteen that came.
+    assert max(ahead[25:]) == AHEAD // 8 + 1
+
+
+def test_blocks_far_ahead_are_given_up_after_a_step_back() -> None:
+    remote = Remote()
+    file = Blocks(remote.fetch, len(DATA))
+    file.read(0, 12 * SIZE)
+    remote.cancelled.clear()
+    file.read(0, 1)
+    assert min(remote.cancelled) == AHEAD + 1
+
+
+def test_a_file_of_whole_blocks_has_no_block_behind_its_end() -> None:
+    asked: list[int] = []
+
+    def fetch(start: int, end: int) -> Future[bytes]:
+        asked.append(start)
+        assert end > start
+        done: Future[bytes] = Future()
+        done.set_result(DATA[start:end])
+        return done
+
+    assert Blocks(fetch, 6 * SIZE).read(0, len(DATA)) == DATA[: 6 * SIZE]
+    assert asked == [index * SIZE for index in range(6)]
 
 
 def test_a_block_that_is_cut_short_is_not_taken_for_the_end() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import headspan as hs
-from headspan import blocks, network, sources
+from headspan import blocks, network
 from headspan.errors import HeadspanError, SourceError
 from headspan.records import Shard
 from headspan.redact import redact
@@ -31,12 +34,35 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
-        # What to do with the next requests for data: a status to answer with, "cut" to stop half-way, or "whole" to
-        # send the file where a part was asked for.
+        # What to do with the next requests for data: a status to answer with, "cut" to stop half-way, "short" to call
+        # half of it all, or "whole" to send the file where a part was asked for.
         self.troubles: list[int | str] = []
         self.requests = 0
-        # Questions about a file are answered when so many are waiting.
+        # Questions about a file, or for data, are answered when so many are waiting.
+        self.heads_together: threading.Barrier | None = None
         self.together: threading.Barrier | None = None
+        # More requests for data at once than that are refused; 0: none.
+        self.most_at_once = 0
+        self._now, self._lock = 0, threading.Lock()
+        # Whether files have a size that is told, and parts.
+        self.tells_sizes = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may go."""
+
+    def enter(self) -> bool:
+        """Whether there is room for one more request for data, which counts until `leave` and takes a moment."""
+        with self._lock:
+            self._now += 1
+            room = self._now <= self.most_at_once
+        if self.most_at_once and room:
+            threading.Event().wait(0.005)
+        return room or not self.most_at_once
+
+    def leave(self) -> None:
+        """One request for data less."""
+        with self._lock:
+            self._now -= 1
 
     def url(self, name: str, secret: bool = True) -> str:
         host, port = self.server_address[:2]
@@ -49,8 +75,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_HEAD(self) -> None:
-        if self.server.together is not None:
-            self.server.together.wait(timeout=30)
+        if self.server.heads_together is not None:
+            self.server.heads_together.wait(timeout=30)
         self._answer(with_body=False)
 
     def do_GET(self) -> None:
@@ -60,23 +86,38 @@ class Handler(BaseHTTPRequestHandler):
         path = self.server.folder / self.path.partition("?")[0].strip("/")
         trouble = self.server.troubles.pop(0) if with_body and self.server.troubles else None
         self.server.requests += with_body
+        try:
+            if with_body and not self.server.enter():
+                self.send_error(503)
+            else:
+                self._answer_now(path, trouble, with_body)
+        finally:
+            if with_body:
+                self.server.leave()
+
+    def _answer_now(self, path: Path, trouble: int | str | None, with_body: bool) -> None:
         if isinstance(trouble, int) or not path.is_file():
             self.send_error(trouble if isinstance(trouble, int) else 404)
             return
+        if with_body and self.server.together is not None:
+            self.server.together.wait(timeout=30)
         data = path.read_bytes()
         start, end = 0, len(data) - 1
-        asked = None if trouble == "whole" else self.headers.get("Range")
+        asked = None if trouble == "whole" or not self.server.tells_sizes else self.headers.get("Range")
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last or end), end)
         self.send_response(206 if asked else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(end - start + 1))
+        body = data[start : end + 1]
+        if trouble == "short":
+            body = body[: len(body) // 2]
+        if self.server.tells_sizes:
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(body)))
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
         self.end_headers()
         if with_body:
-            body = data[start : end + 1]
             self.wfile.write(body[: len(body) // 2] if trouble == "cut" else body)
 
     def log_message(self, *args: Any) -> None:
@@ -137,15 +178,15 @@ def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(
                 found += reader.read_at(len(found), 700)
             assert server.troubles == []
     assert found == data[: len(found)]
-    assert 3 <= len(waits) <= 8
+    # Nearly all of it was on its way together, and is asked for again at once.
+    assert len(waits) <= 4
 
 
 @pytest.mark.parametrize("size", [0, 2, 999, 1000, 1001, 9_000])
 def test_a_server_that_knows_no_parts_is_read_from_the_beginning(
     size: int, server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (blocks, sources):
-        monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
     data = bytes(range(250)) * 36
     (server.folder / "a.tar").write_bytes(data[:size])
     server.troubles = ["whole"] * 99
@@ -158,6 +199,70 @@ def test_a_server_that_knows_no_parts_is_read_from_the_beginning(
     assert waits == []
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_server_that_tells_no_size_is_read_from_the_beginning(packed: bool, server: Server) -> None:
+    data = bytes(range(250)) * 36
+    (server.folder / "a.tar").write_bytes(gzip.compress(data) if packed else data)
+    server.tells_sizes = False
+    with open_shard(server.url("a.tar")) as reader:
+        assert [reader.read_at(offset, 500) for offset in (0, 700, 40)] == [
+            data[offset : offset + 500] for offset in (0, 700, 40)
+        ]
+
+
+def test_blocks_that_are_read_in_a_row_are_on_their_way_together(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    data = bytes(range(250)) * 100
+    (server.folder / "a.tar").write_bytes(data)
+    with open_shard(server.url("a.tar")) as reader:
+        assert reader.read_at(0, 2_500) == data[:2_500]
+        # Of the next, so many are asked for before the first is there.
+        server.together = threading.Barrier(5)
+        assert reader.read_at(2_500, 6_500) == data[2_500:9_000]
+        server.together.reset()
+        server.together = None
+
+
+def test_a_server_that_answers_few_at_once_is_asked_for_fewer(
+    server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    data = bytes(range(250)) * 400
+    (server.folder / "a.tar").write_bytes(data)
+    server.most_at_once = 2
+
+    def sleep(seconds: float) -> None:
+        # A tenth of the wait: what was given up must have left the server.
+        waits.append(seconds)
+        threading.Event().wait(seconds / 10)
+
+    monkeypatch.setattr(network.time, "sleep", sleep)
+    with open_shard(server.url("a.tar")) as reader:
+        assert b"".join(reader.read_at(offset, 500) for offset in range(0, len(data), 500)) == data
+    assert sum(waits) < 10
+
+
+@pytest.mark.parametrize("troubles", [["short"], ["short", "cut", "short"]])
+def test_half_an_answer_is_not_taken_for_the_end(
+    troubles: list[int | str], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    data = bytes(range(250)) * 16
+    (server.folder / "a.tar").write_bytes(data)
+    with open_shard(server.url("a.tar")) as reader:
+        server.troubles = list(troubles)
+        assert reader.read_at(1_100, 2_600) == data[1_100:3_700]
+    assert server.troubles == []
+
+
+def test_a_driver_that_is_still_being_imported_has_raised_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", ModuleType("botocore.exceptions"))
+    assert issubclass(OSError, network.remote_errors())
+    assert all(issubclass(error, Exception) for error in network.remote_errors())
+
+
 def test_servers_are_asked_about_many_shards_at_once_and_answers_keep_their_order(
     server: Server, tmp_path: Path
 ) -> None:
@@ -165,10 +270,10 @@ def test_servers_are_asked_about_many_shards_at_once_and_answers_keep_their_orde
         (server.folder / f"{number}.tar").write_bytes(bytes(number))
     (tmp_path / "local.tar").write_bytes(bytes(99))
     urls = [server.url(f"{number}.tar") for number in range(40)] + [str(tmp_path / "local.tar")]
-    server.together = threading.Barrier(8)
+    server.heads_together = threading.Barrier(8)
     found = describe_each(urls)
     assert [size for size, _ in found] == [*range(40), 99]
-    server.together = None
+    server.heads_together = None
     answers = describe_each([urls[3], server.url("none.tar"), urls[4]])
     assert next(answers) == (3, None)
     with pytest.raises(SourceError, match=r"none\.tar.*cannot be read"):
