@@ -89,7 +89,7 @@ def test_what_lies_apart_is_fetched_alone_and_the_rest_is_given_up() -> None:
 
 def test_a_block_that_failed_is_asked_for_anew() -> None:
     remote = Remote()
-    remote.failures = {2: [OSError("gone")] * 2, 9: [OSError("gone")]}
+    remote.failures = {2: [OSError("gone")] * 2, 20: [OSError("gone")]}
     file = Blocks(remote.fetch, len(DATA))
     assert file.read(0, 2 * SIZE) == DATA[: 2 * SIZE]
     # One of several that were on their way: once more without a word, then the caller is told.
@@ -98,8 +98,8 @@ def test_a_block_that_failed_is_asked_for_anew() -> None:
     assert file.read(2 * SIZE, SIZE) == DATA[2 * SIZE : 3 * SIZE]
     assert remote.asked.count(2) == 3
     with pytest.raises(OSError, match="gone"):
-        file.read(9 * SIZE, 1)
-    assert file.read(9 * SIZE, SIZE) == DATA[9 * SIZE : 10 * SIZE]
+        file.read(20 * SIZE, 1)
+    assert file.read(20 * SIZE, SIZE) == DATA[20 * SIZE : 21 * SIZE]
 
 
 def test_after_a_failure_fewer_are_on_their_way() -> None:
