@@ -21,6 +21,9 @@ class Remote:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.cancelled: list[int] = []
+        # Asked for, and neither taken nor given up; more than it bears are refused.
+        self.on_their_way: set[int] = set()
+        self.bears, self.refused = 99, 0
         # Of the next times that a block is asked for.
         self.failures: dict[int, list[Exception]] = {}
 
@@ -30,14 +33,21 @@ class Remote:
         self.asked.append(index)
         failures, cancelled = self.failures.get(index, []), self.cancelled
         failure = failures.pop() if failures else None
+        on_their_way = self.on_their_way
+        on_their_way.add(index)
+        if len(on_their_way) > self.bears:
+            failure = OSError("too many")
+            self.refused += 1
 
         class Coming(Future[bytes]):
             def result(self, timeout: float | None = None) -> bytes:
+                on_their_way.discard(index)
                 if failure is not None:
                     raise failure
                 return DATA[start:end]
 
             def cancel(self) -> bool:
+                on_their_way.discard(index)
                 cancelled.append(index)
                 return True
 
@@ -102,21 +112,20 @@ def test_a_block_that_failed_is_asked_for_anew() -> None:
     assert file.read(20 * SIZE, SIZE) == DATA[20 * SIZE : 21 * SIZE]
 
 
-def test_after_a_failure_fewer_are_on_their_way() -> None:
+def test_a_server_that_bears_few_at_once_is_asked_for_fewer_and_now_and_then_for_one_more() -> None:
     remote = Remote()
-    remote.failures = {index: [OSError("too many")] for index in (5, 9, 14)}
+    remote.bears = 3
     file = Blocks(remote.fetch, len(DATA))
-    ahead = []
-    for index in range(25):
-        assert file.read(index * SIZE, 1) == DATA[index * SIZE : index * SIZE + 1]
-        ahead.append(max(remote.asked) - index)
-    assert ahead[3:5] == [AHEAD, AHEAD]
-    assert ahead[20:] == [AHEAD // 8] * 5
-    for index in range(25, len(DATA) // SIZE):
-        file.read(index * SIZE, 1)
-        ahead.append(max(remote.asked) - index)
-    # One more after sixteen that came.
-    assert max(ahead[25:]) == AHEAD // 8 + 1
+    most, refused = [], []
+    for offset in range(0, len(DATA), SIZE):
+        assert file.read(offset, SIZE) == DATA[offset : offset + SIZE]
+        most.append(len(remote.on_their_way))
+        refused.append(remote.refused)
+    # All that were asked for together with the first that failed; later one, now and then.
+    assert refused[10] > 10
+    assert refused[-1] - refused[10] <= 2
+    # What is on its way beside the one that was just taken.
+    assert set(most[20:]) <= {1, 2}
 
 
 def test_blocks_far_ahead_are_given_up_after_a_step_back() -> None:
