@@ -21,7 +21,7 @@ from headspan.config import DECODERS, Preprocess
 from headspan.decode import renderer
 from headspan.pixels import PIXELS_LIMIT, open_image
 from headspan.plan import list_samples
-from headspan.shard_urls import expand
+from headspan.shard_urls import expand, stored_names
 from headspan.sources import open_shard
 
 QUESTION = "JPEGs decoded by one core"
@@ -67,7 +67,7 @@ def _picture(seed: int) -> bytes:
 
 def _photographs(shards: str) -> list[bytes]:
     found = []
-    for shard, samples in list_samples(expand([shards]), on_note=lambda note: None):
+    for shard, samples in list_samples(stored_names(expand([shards])), on_note=lambda note: None):
         with open_shard(shard.url) as reader:
             found += [reader.read_at(sample.offset, sample.size_bytes) for sample in samples]
     return found

@@ -26,7 +26,7 @@ from headspan.model.encoder import prepare
 from headspan.pipeline import precompute
 from headspan.plan import list_samples
 from headspan.records import BadImage, DecodedImage, Sample
-from headspan.shard_urls import expand
+from headspan.shard_urls import expand, stored_names
 
 QUESTION = "precompute end to end"
 # The slower of decoding alone and the forward pass alone, over precompute without loading the model.
@@ -55,7 +55,7 @@ def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]
     encoder = prepare(settings)
     bad: list[BadImage] = []
     samples: list[Sample] = []
-    for _, found in list_samples(expand(settings.shards), on_note=bad.append):
+    for _, found in list_samples(stored_names(expand(settings.shards)), on_note=bad.append):
         samples += found
 
     def decoded() -> list[DecodedImage]:

@@ -308,7 +308,8 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
     if verdict.unreached:
         print(f"{verdict.unreached:,} source tars are remote or not there, and were not compared with the plan")
     if verdict.problems:
-        todo = "" if all(p.of_source for p in verdict.problems) else f"; `headspan repair {store.path}` mends the store"
+        of_store = any(problem.of_store for problem in verdict.problems)
+        todo = f"; `headspan repair {store.path}` mends the store" if of_store else ""
         print(f"{len(verdict.problems)} problems in {verdict.units} units{todo}")
         return 1
     print(f"{verdict.images:,} images in {verdict.units:,} units: files, records, rows and moments agree")

@@ -23,11 +23,13 @@ from headspan.pipeline import compute
 from headspan.records import Listener, ignore
 from headspan.shard_urls import expand, stored_names
 from headspan.stage_times import StageTimes
+from headspan.store.commits import Commits
+from headspan.store.files import checksum, faults, write_atomically
 from headspan.store.planned_sources import PlannedSources
 from headspan.store.planning import refuse_other_run, restored_plan_files
 from headspan.store.reader import Store
 from headspan.store.samples import read_shards
-from headspan.store.schema import decoding
+from headspan.store.schema import ROOT_COPY, decoding
 from headspan.store.work import Work
 from headspan.store.writer import StoreWriter
 
@@ -44,15 +46,17 @@ class Repaired:
 def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
     """Compute again the units of the store at `path` that are damaged, or were set aside.
 
-    `shards` are needed where the store's names of them lack their secrets, or they lie elsewhere than they did.
+    `shards` are needed where the store's names of them lack their secrets, or they lie elsewhere than they did; they
+    are named in the order of the run.
     `settings` may be `batch_size`, `device`, `workers`, `in_flight_bytes` and `allow_pipe`; by default the batch size
     is the store's, which on the same machine gives the same bytes. Raises HeadspanError where model or shards are not
     those that the store was made with.
     """
+    root = _restored_root(Path(path))
     store = StoreWriter(Path(path))
     withdrawn = store.commits.withdraw_damaged()
     verdict = verify(Store(path, keep_failed=True), listen)
-    problems = [problem for problem in verdict.problems if not problem.of_source]
+    problems = [problem for problem in verdict.problems if problem.of_store]
     if any(problem.where.startswith("moments/") for problem in problems):
         # Added up again from the groups; those whose moments are not kept are computed again.
         store.commits.reopen()
@@ -61,10 +65,12 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
     damaged = {problem.unit for problem in problems} - {WHOLE_STORE} - aside - withdrawn
     if not problems and not withdrawn:
         store.finish()
-        return Repaired((), (), verdict)
+        return Repaired((), root, verdict)
     run = settings_of(store, shards, settings)
     to_pixels = renderer(run.decode)
     urls = stored_names(expand(run.shards, run.allow_pipe))
+    if shards:
+        urls = _by_planned_names(store.path, urls)
     encoder = prepare(run)
     whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, whole, urls, encoder)
@@ -79,7 +85,31 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
         ):
             done += [record.unit for record in made]
     store.finish()
-    return Repaired(tuple(sorted(done)), tuple(files), verify(Store(path, keep_failed=True), listen))
+    return Repaired(tuple(sorted(done)), (*root, *files), verify(Store(path, keep_failed=True), listen))
+
+
+def _restored_root(path: Path) -> tuple[str, ...]:
+    """Put the root's metadata back from their copy where they are not as they were written; returns what was mended."""
+    name, copy = "zarr.json", path / ROOT_COPY
+    if not copy.is_file():
+        return ()
+    written = Commits(path, 0).planned_files().get(name)
+    if written is None or not list(faults(path, {name: written})) or checksum(copy) != written:
+        return ()
+    write_atomically(path / name, [copy.read_bytes()])
+    return (name,)
+
+
+def _by_planned_names(path: Path, urls: dict[str, str]) -> dict[str, str]:
+    """The shards by the names that they had when they were planned; size and time tell whether they are the ones."""
+    try:
+        planned = read_shards(path)
+    except StoreError:
+        # The table is what is damaged, and is made again from the names of today.
+        return urls
+    if len(planned) != len(urls):
+        return urls
+    return {shard.url: url for shard, url in zip(planned, urls.values(), strict=True)}
 
 
 def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, Any]) -> PrecomputeSettings:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from headspan.errors import SourceError
 from headspan.records import BadImage, Listener, Progress, Sample, Shard, Unit, ignore
-from headspan.shard_urls import stored_names
 from headspan.sources import describe, describe_each, open_shard
 from headspan.tar import Member, Tar
 
@@ -25,18 +24,17 @@ COMPANION_BYTES = 16 << 20
 
 
 def list_samples(
-    urls: Sequence[str], *, on_note: Callable[[BadImage], None], listen: Listener = ignore
+    urls: Mapping[str, str], *, on_note: Callable[[BadImage], None], listen: Listener = ignore
 ) -> Iterator[tuple[Shard, list[Sample]]]:
     """Each shard with its images, rows consecutive over all shards; a `Progress` of stage `plan` after each.
 
-    Shards and samples name their source as `stored_names` does, without its secrets. `on_note` hears of companions
-    that cannot be read (see `scan`). Raises SourceError for a shard that is no whole tar, and, after the last shard,
-    if there was no image in any.
+    `urls` has them by the names that shards and samples are to have, as `stored_names` gives them. `on_note` hears of
+    companions that cannot be read (see `scan`). Raises SourceError for a shard that is no whole tar, and, after the
+    last shard, if there was no image in any.
     """
     images = 0
-    names = stored_names(urls)
-    for done, (name, described) in enumerate(zip(names, describe_each(names.values()), strict=True), start=1):
-        shard, samples = scan(names[name], images, on_note, name, described)
+    for done, (name, described) in enumerate(zip(urls, describe_each(urls.values()), strict=True), start=1):
+        shard, samples = scan(urls[name], images, on_note, name, described)
         images += shard.images
         listen(Progress(stage="plan", done=done, total=len(urls), note=f"{images} images"))
         yield shard, samples

@@ -11,7 +11,7 @@ import webdataset
 
 from headspan.plan import list_samples
 from headspan.records import Sample
-from headspan.shard_urls import expand
+from headspan.shard_urls import expand, stored_names
 from headspan.sources import open_shard
 from tools.make_shards import main, make_shards
 
@@ -32,7 +32,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def plan(pattern: str) -> list[Sample]:
-    return [sample for _, samples in list_samples(expand([pattern]), on_note=pytest.fail) for sample in samples]
+    return [
+        sample
+        for _, samples in list_samples(stored_names(expand([pattern])), on_note=pytest.fail)
+        for sample in samples
+    ]
 
 
 def name_of(sample: Sample) -> str:

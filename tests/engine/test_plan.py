@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from headspan.errors import SourceError
 from headspan.plan import COMPANION_BYTES, NO_ROW, list_samples, scan, units
 from headspan.records import BadImage, Progress, Sample, Unit
+from headspan.shard_urls import stored_names
 
 Members = Iterable[tuple[str, bytes]]
 
@@ -430,7 +431,7 @@ def test_gzip_and_pipe_give_the_plan_of_the_file(tmp_path: Path) -> None:
 def test_rows_run_on_over_shards_and_progress_is_told(tmp_path: Path) -> None:
     urls = [write(tmp_path / f"{n}.tar", tar_bytes(pairs(count))) for n, count in enumerate((3, 0, 1, 257))]
     events: list[Progress] = []
-    found = list(list_samples(urls, on_note=unexpected, listen=events.append))
+    found = list(list_samples(stored_names(urls), on_note=unexpected, listen=events.append))
     assert [(shard.url, shard.first_row, shard.images) for shard, _ in found] == [
         (urls[0], 0, 3), (urls[1], 3, 0), (urls[2], 3, 1), (urls[3], 4, 257),
     ]  # fmt: skip
@@ -446,7 +447,7 @@ def test_rows_run_on_over_shards_and_progress_is_told(tmp_path: Path) -> None:
 def test_shards_without_any_image_are_an_error(tmp_path: Path, count: int) -> None:
     urls: Sequence[str] = [write(tmp_path / f"{n}.tar", tar_bytes([("a.txt", b"x")])) for n in range(count)]
     with pytest.raises(SourceError, match=rf"no image in {count} shards \(first: .*\*.jpeg, \*.jpg, \*.png"):
-        list(list_samples(urls, on_note=unexpected))
+        list(list_samples(stored_names(urls), on_note=unexpected))
 
 
 @pytest.mark.parametrize("images", [0, 1, 256, 257, 1000])

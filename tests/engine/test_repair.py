@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.analyse import results
 from headspan.analyse.verify import Verdict, verify
 from headspan.errors import StoreError
 from headspan.in_hand import InHand
@@ -136,6 +139,90 @@ def test_a_unit_of_an_unfinished_store_is_repaired_and_the_rest_left_to_precompu
     assert not hs.open(out).complete
     hs.precompute(out=out, **toy_run.settings())
     assert relative_files(out) == relative_files(toy_run.path)
+
+
+@pytest.mark.parametrize("name", ["group-000000.json", "group-000000.moments"])
+def test_records_that_are_lost_are_made_again_with_their_units(
+    name: str, toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
+) -> None:
+    (toy_copy / COMMITS / name).unlink()
+    assert any(f"{name} is missing" in what for what in whats(verify(hs.open(toy_copy, keep_failed=True))))
+    assert mended(toy_copy).units == (0, 1, 2)
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+def test_a_run_that_goes_on_makes_lost_records_again(toy_run: ToyRun, toy_copy: Path) -> None:
+    (toy_copy / COMMITS / "group-000000.json").unlink()
+    assert hs.open(toy_copy).images == 0
+    assert hs.precompute(out=toy_copy, **toy_run.settings()).images == 67
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "another number"])
+def test_the_roots_metadata_are_put_back_from_their_copy(
+    damage: str, toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
+) -> None:
+    root = toy_copy / "zarr.json"
+    good = root.read_text()
+    root.write_text({"empty": "", "cut": good[:-9], "another number": good.replace("70", "71")}.get(damage, good))
+    if damage == "gone":
+        root.unlink()
+    if damage != "another number":
+        with pytest.raises(StoreError, match=r"zarr\.json: is (missing|damaged .*); run headspan repair"):
+            hs.open(toy_copy)
+    assert mended(toy_copy).files == ("zarr.json",)
+    assert read_rows == []
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
+def test_shards_that_were_moved_are_taken_where_they_are_named(toy_run: ToyRun, tmp_path: Path) -> None:
+    for shard in toy_run.shards[:2]:
+        (tmp_path / "first").mkdir(exist_ok=True)
+        shutil.copy2(shard, tmp_path / "first")
+    names = [shard.name for shard in toy_run.shards[:2]]
+    store = tmp_path / "s.zarr"
+    hs.precompute(out=store, **toy_run.settings(shards=[str(tmp_path / "first" / name) for name in names]))
+    wanted = relative_files(store)
+    (tmp_path / "first").rename(tmp_path / "second")
+    flip(store / "heads/c/0/0/0/0")
+    flip(next((store / "records" / "samples").glob("*.parquet")))
+    moved = [str(tmp_path / "second" / name) for name in names]
+    with pytest.raises(StoreError, match=r"another name.*name the same shards"):
+        hs.precompute(out=store, **toy_run.settings(shards=moved))
+    with pytest.raises(StoreError, match=r"is not the shard that was planned .*: another (size and )?time"):
+        repair(store, moved[::-1])
+    assert repair(store, moved).verdict.problems == ()
+    assert relative_files(store) == wanted
+
+
+def test_what_an_analysis_added_is_watched_and_made_again_by_the_analysis(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    vectors = np.random.default_rng(0).standard_normal((9, store.joint)).astype(np.float32)
+    results.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": list("abcdefghi")})
+    files = sorted(
+        path for folder in ("texts", "records/results") for path in (toy_copy / folder).rglob("*") if path.is_file()
+    )
+    assert len(files) >= 5
+    for path in files:
+        good = path.read_bytes()
+        for bad in (b"", good[:-1], bytes([good[0] ^ 4]) + good[1:], None):
+            path.unlink() if bad is None else path.write_bytes(bad)
+            if bad is None and path.parent.parent.name == "results":
+                # Without its record it is as runs were before there were any.
+                path.write_bytes(good)
+                continue
+            found = verify(store)
+            assert found.problems
+            assert not any(problem.of_store for problem in found.problems)
+            assert all(problem.what.endswith("run headspan textspan again") for problem in found.problems)
+            with pytest.raises(StoreError, match=r"damaged.*run headspan textspan again"):
+                results.load(store, "texts", "pool")
+            path.write_bytes(good)
+    (toy_copy / "texts" / "zarr.json").write_bytes(b"")
+    files[0].write_bytes(b"")
+    results.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": []})
+    assert verify(store).problems == ()
+    assert np.array_equal(results.load(store, "texts", "pool")[0]["vectors"], vectors)
 
 
 def test_a_repair_that_is_interrupted_leaves_the_store_no_worse_and_goes_on(toy_run: ToyRun, toy_copy: Path) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from headspan.errors import SettingsError
 from headspan.plan import list_samples
 from headspan.records import Progress
-from headspan.shard_urls import expand
+from headspan.shard_urls import expand, stored_names
 from headspan.world import (
     Scene,
     Stream,
@@ -133,7 +133,9 @@ def test_shards_hold_what_was_drawn_and_the_plan_takes_the_masks_for_companions(
     pattern = write_world_shards(tmp_path / "a", 7, 11, 3, 33, "held_out", events.append)
     assert pattern == f"{tmp_path}/a/{{000000..000002}}.tar"
     assert [event.done for event in events] == [3, 6, 7]
-    samples = [each for _, found in list_samples(expand([pattern]), on_note=pytest.fail) for each in found]
+    samples = [
+        each for _, found in list_samples(stored_names(expand([pattern])), on_note=pytest.fail) for each in found
+    ]
     scenes = [scene(11, "held_out", index) for index in range(7)]
     pixels, masks = render(scenes, 33, masks=True)
     assert [sample.key for sample in samples] == [f"{index:09d}" for index in range(7)]

@@ -1,16 +1,27 @@
-"""What analyses add to a store: one group a run, `<kind>/<run>`, its arrays, and its settings as attributes."""
+"""What analyses add to a store: one group a run, `<kind>/<run>`, its arrays, and its settings as attributes.
+
+Size and checksum of a run's files are recorded (`records/results/<kind>/<run>.json`), and a run is read only where its
+files are as they were written. Runs that are older than these records are read as they are.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from headspan.errors import SettingsError, StoreError
+from headspan.errors import SettingsError, StoreError, one_line
+from headspan.store.files import checksum, faults, write_atomically
 from headspan.store.reader import Store
+from headspan.store.schema import RECORDS, UNREADABLE
+
+_RECORDS = f"{RECORDS}/results"
 
 # What is made from a run of each kind, under the same name.
 _MADE_FROM = {
@@ -41,15 +52,14 @@ def save(
     """Write arrays and settings in place of an earlier run of that name, and drop what was made from that run."""
     check_run(run)
     try:
-        root = zarr.open_group(store.path, mode="r+")
-        for later in _MADE_FROM[kind]:
-            if f"{later}/{run}" in root:
-                del root[f"{later}/{run}"]
-        group = root.require_group(kind).create_group(run, overwrite=True)
+        for each in (kind, *_MADE_FROM[kind]):
+            _remove(store.path, each, run)
+        group = _group_of(store.path, kind).create_group(run, overwrite=True)
         for name, (values, dims) in arrays.items():
             group.create_array(name, data=values, dimension_names=list(dims))
         # Last, since a group without settings counts as none: it was interrupted while being written.
         group.attrs.update(settings)
+        _note(store.path, kind, run)
     except OSError as error:
         raise StoreError(
             f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); make room or mend its permissions"
@@ -63,19 +73,35 @@ def check_run(run: str) -> None:
 
 
 def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and settings of a run. StoreError where it is not there, naming the command that makes it."""
+    """The arrays and settings of a run.
+
+    StoreError where it is not there, or not as it was written, naming the command that makes it.
+    """
+    _refuse_damaged(store, kind, run)
     node = _open(store, kind, run)
     return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
 
 
 def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
     """The settings of a run alone, without reading its arrays; StoreError as in `load`."""
+    _refuse_damaged(store, kind, run, metadata_alone=True)
     return dict(_open(store, kind, run).attrs)
 
 
+def _node(store: Store, kind: str, run: str) -> zarr.Group | None:
+    """The group of a run; None where there is none, or one that was interrupted while being written."""
+    try:
+        node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
+    except UNREADABLE as error:
+        raise StoreError(
+            f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {_COMMANDS[kind]} again"
+        ) from error
+    return node if isinstance(node, zarr.Group) and node.attrs else None
+
+
 def _open(store: Store, kind: str, run: str) -> zarr.Group:
-    node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
-    if not isinstance(node, zarr.Group) or not node.attrs:
+    node = _node(store, kind, run)
+    if node is None:
         raise StoreError(
             f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {_COMMANDS[kind]}"
         )
@@ -83,9 +109,68 @@ def _open(store: Store, kind: str, run: str) -> zarr.Group:
 
 
 def runs(store: Store, kind: str) -> list[str]:
-    """The names of the runs of one kind."""
-    node = zarr.open_group(store.path, mode="r").get(kind)
-    return sorted(name for name, group in node.groups() if group.attrs) if isinstance(node, zarr.Group) else []
+    """The names of the runs of one kind. StoreError where the metadata of one are damaged."""
+    folder = store.path / kind
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.is_dir():
+            continue
+        _refuse_damaged(store, kind, path.name, metadata_alone=True)
+        if _node(store, kind, path.name) is not None:
+            found.append(path.name)
+    return found
+
+
+def damaged(store: Store) -> Iterator[tuple[str, str]]:
+    """Files of runs that are not as they were written, by their path in the store: what is wrong, and what to do."""
+    for kind, command in _COMMANDS.items():
+        for record in sorted((store.path / _RECORDS / kind).glob("*.json")):
+            try:
+                for name, what in faults(store.path, _recorded(record)):
+                    yield name, f"{what}; run {command} again"
+            except StoreError as error:
+                yield str(record.relative_to(store.path)), str(error)
+
+
+def _refuse_damaged(store: Store, kind: str, run: str, metadata_alone: bool = False) -> None:
+    record = store.path / _RECORDS / kind / f"{run}.json"
+    files = _recorded(record) if record.is_file() else {}
+    wanted = {name: found for name, found in files.items() if not metadata_alone or name.endswith("zarr.json")}
+    for _, what in faults(store.path, wanted):
+        raise StoreError(f"{store.path}: the {kind} run {run!r} is damaged: {what}; run {_COMMANDS[kind]} again")
+
+
+def _recorded(record: Path) -> dict[str, tuple[int, int]]:
+    try:
+        return {name: (size, crc) for name, (size, crc) in json.loads(record.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        command = _COMMANDS[record.parent.name]
+        raise StoreError(f"{record}: this record is damaged ({one_line(error)}); run {command} again") from error
+
+
+def _note(root: Path, kind: str, run: str) -> None:
+    """Record the files of a run."""
+    paths = [root / kind / "zarr.json", *sorted(path for path in (root / kind / run).rglob("*") if path.is_file())]
+    record = root / _RECORDS / kind / f"{run}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, [json.dumps({str(path.relative_to(root)): checksum(path) for path in paths}).encode()])
+
+
+def _remove(root: Path, kind: str, run: str) -> None:
+    """Take a run away, however damaged it is."""
+    (root / _RECORDS / kind / f"{run}.json").unlink(missing_ok=True)
+    if (root / kind / run).is_dir():
+        shutil.rmtree(root / kind / run)
+
+
+def _group_of(root: Path, kind: str) -> zarr.Group:
+    """The group of a kind's runs, whose metadata say nothing, and are written anew where they are damaged."""
+    store = zarr.open_group(root, mode="r+")
+    try:
+        return store.require_group(kind)
+    except UNREADABLE:
+        (root / kind / "zarr.json").unlink()
+        return store.require_group(kind)
 
 
 def only_run(store: Store, kind: str, run: str | None) -> str:

@@ -14,13 +14,14 @@ from itertools import groupby
 import google_crc32c
 import numpy as np
 
+from headspan.analyse import results
 from headspan.emit.shares import EXTRA_COORDINATES, head_coordinates, mlp_contributions
 from headspan.errors import SourceError
 from headspan.network import is_remote
 from headspan.records import Listener, Progress, ignore
 from headspan.sources import open_shard
 from headspan.store.commits import UnitRecord
-from headspan.store.files import checksum
+from headspan.store.files import faults
 from headspan.store.planned_sources import change
 from headspan.store.reader import Store
 
@@ -47,6 +48,13 @@ class Problem:
     where: str = ""
     # Whether not the store but what it was made from has changed.
     of_source: bool = False
+    # Whether it is in what an analysis added, which the analysis makes again.
+    of_analysis: bool = False
+
+    @property
+    def of_store(self) -> bool:
+        """Whether `headspan repair` is to mend it."""
+        return not (self.of_source or self.of_analysis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,8 @@ class Verdict:
 
 
 def verify(store: Store, listen: Listener = ignore, sources: bool = False) -> Verdict:
-    """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them.
+    """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them; and what
+    analyses added.
 
     Contributions are summed where the store has all layers and the MLPs; elsewhere only the embedding's
     length is held against `norm`. Of local source tars size and time are compared; with `sources` every image is read
@@ -98,29 +107,20 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False) -> Ve
             found += _checksum_problems(store, record)
         problems.extend(found)
         listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
-    if store.records and all(problem.of_source or problem.unit in aside for problem in problems):
+    if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
         problems.extend(_moment_problems(store, count, total))
+    for name, what in results.damaged(store):
+        problems.append(Problem(WHOLE_STORE, 0, store.planned_images, what, name, of_analysis=True))
     return Verdict(len(store.records), count, tuple(problems), largest, unreached)
 
 
 def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
     shard_rows = {name: spec.shard[0] for name, spec in store.row_specs.items()}
-    for name, (size, crc) in record.files.items():
-        path, array = store.path / name, name.partition("/c/")[0]
-        first_row, rows = record.first_row, record.rows
+    for name, what in faults(store.path, record.files):
+        array, first_row, rows = name.partition("/c/")[0], record.first_row, record.rows
         if array in shard_rows and record.unit != WHOLE_STORE:
             first_row = int(name.removeprefix(f"{array}/c/").partition("/")[0]) * shard_rows[array]
             rows = min(shard_rows[array], record.first_row + record.rows - first_row)
-        if not path.is_file():
-            yield Problem(record.unit, first_row, rows, f"{name} is missing", name)
-            continue
-        found_size, found_crc = checksum(path)
-        if found_size != size:
-            what = f"{name} has {found_size} bytes, its record says {size}"
-        elif found_crc != crc:
-            what = f"{name} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})"
-        else:
-            continue
         yield Problem(record.unit, first_row, rows, what, name)
 
 

@@ -168,9 +168,12 @@ class Commits:
         except StoreError:
             recorded = {}
             self.reopen()
-        for path in sorted([*self._folder.glob("unit-*.json"), *self._folder.glob("group-*.json")]):
+        lost = {path for name in recorded if (path := self._root / name).match("commits/group-*.json")}
+        for path in sorted({*self._folder.glob("unit-*.json"), *self._folder.glob("group-*.json"), *lost}):
             pair = (path, path.with_suffix(".moments"))
             try:
+                if path in lost and not path.is_file():
+                    raise FileNotFoundError(path)
                 _read_records(path)
                 for each in pair:
                     wanted = recorded.get(str(each.relative_to(self._root)))
@@ -214,7 +217,7 @@ class Commits:
     @property
     def complete(self) -> bool:
         """Whether the whole run is finished and its moments stand in the store's arrays."""
-        return (self._folder / "complete.json").is_file()
+        return (self._folder / "complete.json").is_file() and all(path.is_file() for path in self.group_files())
 
     def merge_groups(self) -> None:
         """Merge every group whose units are all done, and tidy what an interrupted merge left."""
@@ -237,7 +240,11 @@ class Commits:
 
     def other_files(self) -> Files:
         """Size and crc32c of the files that belong to no unit."""
-        return {**self._files("planned.json"), **self._files("complete.json")}
+        return {**self.planned_files(), **self._files("complete.json")}
+
+    def planned_files(self) -> Files:
+        """Those of them that the plan wrote."""
+        return self._files("planned.json")
 
     def _files(self, name: str) -> Files:
         path = self._folder / name

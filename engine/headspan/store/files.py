@@ -10,7 +10,7 @@ import ctypes
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -206,3 +206,16 @@ def checksum(path: Path) -> tuple[int, int]:
             size += len(block)
             value = google_crc32c.extend(value, block)
     return size, value
+
+
+def faults(root: Path, files: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    """Those of `files`, size and crc32c by their path in `root`, that are not as they were written, and how."""
+    for name, (size, crc) in files.items():
+        if not (root / name).is_file():
+            yield name, f"{name} is missing"
+            continue
+        found_size, found_crc = checksum(root / name)
+        if found_size != size:
+            yield name, f"{name} has {found_size} bytes, its record says {size}"
+        elif found_crc != crc:
+            yield name, f"{name} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})"

@@ -44,7 +44,7 @@ def open_planned(
     notes: list[BadImage] = []
     unit_images = settings.unit_images or _unit_images(encoder.device.type, settings.emit)
     with StagedStore(path) as staged:
-        images = staged.plan(_collected(list(urls.values()), shards, notes, listen), unit_images, notes)
+        images = staged.plan(_collected(urls, shards, notes, listen), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
         first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
@@ -188,7 +188,7 @@ def restored_plan_files(
     shards: list[Shard] = []
     notes: list[BadImage] = []
     with StagedStore(store.path) as staged:
-        staged.plan(_collected(list(urls.values()), shards, notes, ignore), store.size.unit_images, notes)
+        staged.plan(_collected(urls, shards, notes, ignore), store.size.unit_images, notes)
         folded = fold(encoder.exact, encoder.layers)
         staged.write(store.attributes, shards, folded, tuple(store.attributes["emit"]))
         for name, found in recorded.items():
@@ -214,7 +214,9 @@ def _fitting(unit_images: int, images: int) -> int:
     return min(unit_images, -(-images // 64) * 64)
 
 
-def _collected(urls: Sequence[str], shards: list[Shard], notes: list[BadImage], listen: Listener) -> Iterator[Sample]:
+def _collected(
+    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], listen: Listener
+) -> Iterator[Sample]:
     for shard, samples in list_samples(urls, on_note=notes.append, listen=listen):
         shards.append(shard)
         yield from samples

@@ -21,6 +21,8 @@ from headspan.errors import StoreError, one_line
 FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
+# Of the root's metadata, without which nothing else can be read.
+ROOT_COPY = f"{RECORDS}/root.json"
 # Rows in an inner chunk: many where one head is read over all images, one where one image's patches are.
 _CHUNK_ROWS = {"heads": 4096, "patches": 1, "carried": 256}
 # What a row of chunks may take, unless it is one row of the array: it is filled in memory, whole.
@@ -221,12 +223,17 @@ def image_bytes(specs: dict[str, ArraySpec]) -> int:
 
 def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     """The store's root group and its `headspan` attributes; StoreError where it is no store of this format."""
+    todo = "run headspan repair" if (path / ROOT_COPY).is_file() else "restore it from a copy of the store"
     if not (path / "zarr.json").is_file():
+        if (path / RECORDS).is_dir():
+            raise StoreError(f"{path / 'zarr.json'}: is missing; {todo}")
         what = "no such folder" if not path.exists() else "is not a headspan store"
         raise StoreError(f"{path}: {what}; give the path that `headspan precompute --out` wrote")
     try:
         root = zarr.open_group(path, mode="r")
-    except (ValueError, KeyError) as error:
+    except UNREADABLE as error:
+        if (path / RECORDS).is_dir():
+            raise StoreError(f"{path / 'zarr.json'}: is damaged ({one_line(error)}); {todo}") from error
         raise StoreError(f"{path}: is no Zarr group ({one_line(error)}); give the path of a headspan store") from error
     attributes = root.attrs.get("headspan")
     if not isinstance(attributes, dict):

@@ -21,7 +21,15 @@ from headspan.records import BadImage, Sample, Shard
 from headspan.store.commits import Commits
 from headspan.store.files import checksum, new_token, sync_folder, sync_tree
 from headspan.store.samples import write_notes, write_samples, write_shards
-from headspan.store.schema import create_array, dimensions, image_bytes, moment_arrays, row_arrays, whole_array
+from headspan.store.schema import (
+    ROOT_COPY,
+    create_array,
+    dimensions,
+    image_bytes,
+    moment_arrays,
+    row_arrays,
+    whole_array,
+)
 from headspan.store.shard_writer import write_array
 from headspan.store.writers import WriterLog, alone, forget, other_writers
 
@@ -120,6 +128,7 @@ class StagedStore:
             write_array(self.folder, spec, values, self._token)
         for spec in moment_arrays(size).values():
             create_array(root, spec)
+        (self.folder / ROOT_COPY).write_bytes((self.folder / "zarr.json").read_bytes())
         files = {
             str(path.relative_to(self.folder)): checksum(path)
             for path in sorted(self.folder.rglob("*"))

@@ -76,10 +76,14 @@ class StoreWriter:
                 "shards to go on, or use another --out"
             )
         for plan, found in zip(planned, shards, strict=True):
-            if (plan.url, plan.size_bytes, plan.modified_ns) != found:
+            known = (plan.url, plan.size_bytes, plan.modified_ns)
+            parts = ("name", "size", "time of modification")
+            others = [part for part, mine, theirs in zip(parts, known, found, strict=True) if mine != theirs]
+            if others:
+                todo = "name the same shards" if others == ["name"] else "restore it"
                 raise StoreError(
                     f"{self.path}: {found[0]} ({found[1]} bytes) is not the shard that was planned ({plan.url}, "
-                    f"{plan.size_bytes} bytes, by its time too); restore it to go on, or use another --out"
+                    f"{plan.size_bytes} bytes): another {' and '.join(others)}; {todo} to go on, or use another --out"
                 )
 
     def unfinished(self) -> list[Unit]:
