@@ -5,7 +5,8 @@
 
 Where every image lies in a subfolder, the subfolder is its class: `cls` holds the class's number, and
 OUT/classes.txt the names, one a line. `json` holds the image's path in IMAGES. The same folder always gives
-the same bytes. Images are copied as they are, unopened: `headspan precompute` sets the broken ones aside.
+the same bytes. Without `--captions`, a text file beside an image, of the same name, is its caption. Images are copied
+as they are, unopened: `headspan precompute` sets the broken ones aside.
 With `--world`, scenes of the image world are drawn instead, with captions, metadata and masks.
 """
 
@@ -41,12 +42,13 @@ def make_shards(
 
     Images are taken in the order of their paths, or shuffled with the seed `shuffle`. `captions` is a CSV
     file with the columns `file` (a path in `images`) and `caption`; an image that it leaves out has no
-    caption. Raises HeadspanError where there is no image, `out` is not empty, or a caption has no image.
+    caption. Without it, captions are text files beside the images. Raises HeadspanError where there is no
+    image, `out` is not empty, or a caption has no image.
     """
     if images_per_shard < 1:
         raise SettingsError(f"--images-per-shard {images_per_shard} is too small; give at least 1")
     files = _find_images(images)
-    texts = {} if captions is None else _read_captions(captions, files)
+    texts = _captions_beside(images, files) if captions is None else _read_captions(captions, files)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SettingsError(f"{out}: exists and is not an empty directory; name another, or remove it")
     try:
@@ -100,6 +102,21 @@ def _find_images(images: Path) -> list[Path]:
     return files
 
 
+def _captions_beside(images: Path, files: Sequence[Path]) -> dict[Path, str]:
+    """Of the images that have a text file of their name beside them, its text."""
+    texts: dict[Path, str] = {}
+    for file in files:
+        path = images / file.with_suffix(".txt")
+        if path.is_file():
+            try:
+                texts[file] = path.read_text(encoding="utf-8-sig").strip()
+            except UnicodeDecodeError as error:
+                raise SourceError(
+                    f"{path}: this caption is not UTF-8 ({error.reason}); convert it, or move it"
+                ) from error
+    return texts
+
+
 def _read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
     known = set(files)
     texts: dict[Path, str] = {}
@@ -133,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="a directory that is new or empty")
     parser.add_argument("--images-per-shard", type=int, default=1000, help="1000 if not given")
     folder = parser.add_argument_group("from a folder")
-    folder.add_argument("--captions", type=Path, help="a CSV file with the columns file and caption")
+    folder.add_argument("--captions", type=Path, help="a CSV file: file,caption (default: X.txt beside X.jpg)")
     folder.add_argument("--shuffle", type=int, metavar="SEED", help="a seed; without it the order is by path")
     world = parser.add_argument_group("from the image world")
     world.add_argument("--world", type=int, metavar="SCENES", help="draw so many scenes, and take no folder")

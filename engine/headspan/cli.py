@@ -233,7 +233,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         "emitted": ", ".join(attributes["emit"]),
         "precision": f"{attributes['precision']}, {attributes['backend']}",
         "size": f"{size / 1e6:,.1f} MB on disk, {size / max(store.images, 1):,.0f} bytes an image, all files counted",
-        "units": f"{len(store.records):,} of {attributes['dimensions']['unit_images']} images"
+        "units": f"{len(store.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
         + (
             f"; set aside: {spans_of([unit.index for unit in aside])}, which `headspan repair` tries again"
             if aside
@@ -294,7 +294,9 @@ def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store, keep_failed=True)
     verdict = verify(store, progress, flags.sources)
     progress.close()
-    return _print_verdict(store, verdict)
+    found = _print_verdict(store, verdict)
+    # What was asked for has not been done.
+    return 1 if flags.sources and verdict.unreached else found
 
 
 def _print_verdict(store: Store, verdict: Verdict) -> int:
@@ -306,7 +308,10 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
             where = "whole store"
         print(f"{where}: {problem.what}")
     if verdict.unreached:
-        print(f"{verdict.unreached:,} source tars are remote or not there, and were not compared with the plan")
+        print(
+            f"{verdict.unreached:,} source tars are commands, remote or not there (relative paths are those of the "
+            "run), and were not compared with the plan"
+        )
     if verdict.problems:
         of_store = any(problem.of_store for problem in verdict.problems)
         todo = f"; `headspan repair {store.path}` mends the store" if of_store else ""
@@ -336,8 +341,9 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
     explained = spans.explained[spans.layers.index(layer), head]
-    print(f"L{layer}.H{head}  {explained[-1]:.0%} of the variance")
-    for text in spans.texts(layer, head, 5):
+    first = spans.texts(layer, head, 5)
+    print(f"L{layer}.H{head}  {explained[-1]:.0%} of the variance by {len(explained)} texts, the first {len(first)}:")
+    for text in first:
         print(f"    {text}")
 
 

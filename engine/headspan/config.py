@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from headspan.errors import SettingsError
@@ -81,6 +82,7 @@ class PrecomputeSettings:
     def __post_init__(self) -> None:
         if not self.shards:
             raise SettingsError("no shards were given; name at least one tar, pattern or directory")
+        object.__setattr__(self, "out", str(Path(self.out).expanduser()) if self.out.startswith("~") else self.out)
         if "://" in self.out:
             raise SettingsError(f"--out {self.out}: stores are written to local folders; give a path and copy it after")
         unknown = [name for name in self.emit if name not in EMISSIONS]

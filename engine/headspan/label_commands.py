@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency
@@ -126,7 +127,7 @@ def _print_scores(found: ConceptConsistency) -> None:
             print(f"{judge} gives no vote on {missing:,} texts; run the same command to ask again")
     print(", ".join(f"{name} {count}" for name, count in found.groups.items()))
     print("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
-    print(f"CCR {found.ccr:.3f}")
+    print("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
     shown = list(found.heads_per_concept.items())[:_SHOWN_CONCEPTS]
     left = len(found.heads_per_concept) - len(shown)
     print("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))

@@ -52,8 +52,9 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
     is the store's, which on the same machine gives the same bytes. Raises HeadspanError where model or shards are not
     those that the store was made with.
     """
-    root = _restored_root(Path(path))
-    store = StoreWriter(Path(path))
+    path = Path(path).expanduser()
+    root = _restored_root(path)
+    store = StoreWriter(path)
     withdrawn = store.commits.withdraw_damaged()
     verdict = verify(Store(path, keep_failed=True), listen)
     problems = [problem for problem in verdict.problems if problem.of_store]

@@ -86,13 +86,17 @@ def stream_errors() -> tuple[type[Exception], ...]:
 
 def unreadable(url: str, error: Exception) -> SourceError:
     kind = PassingError if may_pass(url, error) else SourceError
-    return kind(f"{url}: cannot be read ({one_line(error)}); check the path, the connection and the permissions")
+    todo = "check the path, the connection and the permissions"
+    if isinstance(error, ImportError):
+        todo = "pip install 'headspan[remote]' has drivers for http, s3 and gs"
+    return kind(f"{url}: cannot be read ({one_line(_reason(error))}); {todo}")
 
 
 def may_pass(url: str, error: Exception) -> bool:
     """Whether a network source that failed so may answer when it is asked again."""
     if not is_remote(url) or url.startswith("pipe:"):
         return False
+    error = _reason(error)
     # botocore has the answer's status in a dictionary, the other drivers as an attribute.
     metadata = getattr(error, "response", None)
     status = metadata.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(metadata, dict) else None
@@ -101,6 +105,12 @@ def may_pass(url: str, error: Exception) -> bool:
         return int(str(status)) in _ASK_AGAIN
     settled = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, ImportError)
     return not isinstance(error, settled)
+
+
+def _reason(error: Exception) -> Exception:
+    """What a driver met; fsspec calls whatever goes wrong with a first question a file that is not there."""
+    cause = error.__cause__
+    return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
 
 
 def shown_cause(url: str, error: Exception) -> Exception | None:

@@ -146,6 +146,11 @@ class Tar:
         url = self._reader.url
         if offset == 0 and not block:
             raise SourceError(f"{url}: empty (0 bytes), where a tar was wanted; fetch the shard again")
+        if offset == 0 and len(block) < _BLOCK:
+            raise SourceError(
+                f"{url}: not a tar: {len(block)} bytes, where a header alone takes {_BLOCK}; give .tar or .tar.gz "
+                "shards, or fetch the shard again"
+            )
         if open_header or (block and not (closed and not any(block))):
             end = offset + len(block)
             raise SourceError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
+from headspan.errors import SourceError
 from headspan.plan import list_samples
 from headspan.records import Sample
 from headspan.shard_urls import expand, stored_names
@@ -89,6 +90,18 @@ def test_captions_go_to_their_images_and_a_flat_folder_has_no_classes(folder: Pa
     assert captions == {"cat/ü 1.png": "one, two", "top.jpg": "Grüße"}
     assert {sample.label for sample in samples} == {None}
     assert not (tmp_path / "out" / "classes.txt").exists()
+
+
+def test_text_files_beside_images_are_their_captions(folder: Path, tmp_path: Path) -> None:
+    (folder / "dog/a.b.txt").write_text("\ufeff  Grüße\n", encoding="utf-8")
+    (folder / "of-nothing.txt").write_text("lost")
+    samples = plan(make_shards(folder, tmp_path / "out"))
+    assert {name_of(sample): sample.caption for sample in samples if sample.caption is not None} == {
+        "dog/a.b.JPG": "Grüße"
+    }
+    (folder / "dog/a.b.txt").write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(SourceError, match=r"a\.b\.txt: this caption is not UTF-8"):
+        make_shards(folder, tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,22 @@ def test_a_model_that_cannot_be_decomposed_is_refused_before_its_weights(name: s
 def test_an_unknown_model_is_refused_with_those_of_like_names() -> None:
     with pytest.raises(ModelError, match=r"^ViT-B-33: open_clip has no such model; near it are .*ViT-B-32"):
         load_model("ViT-B-33", "openai")
-    with pytest.raises(ModelError, match=r"^qqqqqqq: open_clip has no such model; see open_clip.list_models\(\)"):
+    with pytest.raises(ModelError, match=r"^qqqqqqq: open_clip has no such model; `headspan models` lists"):
         load_model("qqqqqqq", "openai")
+
+
+def test_a_misspelt_name_is_answered_with_what_was_meant() -> None:
+    for name, meant in (("refernce", "reference"), ("ViT-B32", "ViT-B-32"), ("vit-l-14", "ViT-L-14")):
+        with pytest.raises(ModelError, match=rf"^{name}: open_clip has no such model; near it are .*{meant}"):
+            load_model(name, "openai")
+
+
+def test_the_reference_model_takes_other_image_sizes_though_its_weights_have_16_bits() -> None:
+    model = load_model("reference", None, 96)
+    assert model.clip.visual.positional_embedding.shape == (1 + 12 * 12, 192)
+    assert model.clip.visual.positional_embedding.dtype == torch.float32
+    # Twice as many patches a side say at every second place what they said before, or nearly so.
+    assert model.clip(torch.zeros(1, 3, 96, 96))[0].isfinite().all()
 
 
 def test_an_unknown_tag_is_refused_with_the_tags_there_are() -> None:

@@ -81,10 +81,19 @@ def test_a_map_is_each_patchs_contribution_along_the_text(toy_store: hs.Store, v
 
 
 def test_no_heads_are_refused_in_one_sentence(toy_store: hs.Store, vectors: np.ndarray) -> None:
-    with pytest.raises(SettingsError, match="no heads to search through; name at least one"):
+    with pytest.raises(SettingsError, match="no heads were named; name at least one"):
         nearest_to_vector(toy_store, vectors[0], [])
-    with pytest.raises(SettingsError, match="no heads to map through; name at least one"):
+    with pytest.raises(SettingsError, match="no heads were named; name at least one"):
         text_maps(toy_store, 0, vectors, [])
+
+
+def test_what_are_no_heads_or_no_vectors_is_refused_in_one_sentence(toy_store: hs.Store, vectors: np.ndarray) -> None:
+    for heads in ((1, 0), [(1,)], [1]):
+        with pytest.raises(SettingsError, match=r"give a list of pairs \(layer, head\)"):
+            nearest_to_image(toy_store, 0, heads)  # type: ignore[arg-type]
+    for wrong in (vectors[0], vectors[:, :-1]):
+        with pytest.raises(SettingsError, match=r"vectors of shape .*: give \[text, 24\], as text_vectors"):
+            text_maps(toy_store, 0, wrong, SOME_HEADS)
 
 
 def test_mean_ablation_leaves_the_embedding_but_for_the_heads_spread(toy_store: hs.Store) -> None:

@@ -378,7 +378,7 @@ def test_a_pax_size_and_a_global_header_count(tmp_path: Path) -> None:
     [
         (b"", r"a.tar: empty \(0 bytes\), where a tar was wanted; fetch"),
         (b"<html>" * 200, "not a tar: at offset 0 comes no tar header"),
-        (b"PK\x03\x04", "truncated: wanted 512 bytes at offset 0, the file ends at 4"),
+        (b"PK\x03\x04", "a.tar: not a tar: 4 bytes, where a header alone takes 512; give .tar"),
         (header(b"a.jpg", b"\xff" * 12), "not a tar: .* a member of -1 bytes"),
         (header(b"a.jpg", b"00000000000\0") + header(b"L", b"77777777777\0", kind=b"L"), "offset 512 .* a name or pax"),
         (header(b"a.jpg", b"00000000003\0", kind=b"S") + bytes(512), "a.jpg is stored sparse"),

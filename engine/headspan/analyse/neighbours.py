@@ -49,14 +49,15 @@ def similarities(
     store: Store, heads: Sequence[Head], vectors: Float[np.ndarray, "query joint"]
 ) -> Float32[np.ndarray, "query images"]:
     """Dot products of each query with every image's mean contribution through `heads`; NaN where an image failed."""
-    heads = _distinct(store, heads)
+    refuse_other_vectors(store, vectors)
+    heads = distinct(store, heads)
     along = [store.head_directions(layer, head) @ (vectors.T / len(heads)) for layer, head in heads]
     return store.coordinate_products(heads, along)
 
 
 def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
     """The mean of one image's contributions through `heads`."""
-    heads = _distinct(store, heads)
+    heads = distinct(store, heads)
     total = np.zeros(store.joint, np.float32)
     for layer, head in heads:
         own = store.image_coordinates(image, layer, head)
@@ -66,7 +67,7 @@ def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float3
 
 def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarray, "images joint"]:
     """The mean of every image's contributions through `heads`: queries for `similarities`."""
-    heads = _distinct(store, heads)
+    heads = distinct(store, heads)
     total = np.zeros((store.images, store.joint), np.float32)
     for layer, head in heads:
         total += store.heads(layer, head)
@@ -86,8 +87,19 @@ def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:
     return Neighbours(best, scores[best])
 
 
-def _distinct(store: Store, heads: Sequence[Head]) -> list[Head]:
-    """Each head once."""
+def distinct(store: Store, heads: Sequence[Head]) -> list[Head]:
+    """Each head once. SettingsError where there is none, or they are not pairs of numbers."""
+    if not all(isinstance(head, Sequence) and len(head) == 2 for head in heads):
+        raise SettingsError(f"heads {heads!r}: give a list of pairs (layer, head), as in [(22, 13)]")
     if not heads:
-        raise SettingsError(f"{store.path}: no heads to search through; name at least one as (layer, head)")
-    return list(dict.fromkeys(heads))
+        raise SettingsError(f"{store.path}: no heads were named; name at least one as (layer, head)")
+    return list(dict.fromkeys((layer, head) for layer, head in heads))
+
+
+def refuse_other_vectors(store: Store, vectors: Float[np.ndarray, "text joint"]) -> None:
+    """Raise SettingsError where `vectors` are not rows in the store's joint space."""
+    shape = np.shape(vectors)
+    if len(shape) != 2 or shape[1] != store.joint:
+        raise SettingsError(
+            f"vectors of shape {shape}: give [text, {store.joint}], as text_vectors(store, texts) makes them"
+        )

@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from PIL import Image
 
-from headspan.analyse.neighbours import Head
+from headspan.analyse.neighbours import Head, distinct, refuse_other_vectors
 from headspan.emit.shares import head_coordinates
-from headspan.errors import SettingsError
 from headspan.store.reader import Store
 
 
@@ -24,10 +23,10 @@ def text_maps(
     """Maps of unit texts over the patch grid of the image of that index, through `heads`.
 
     Texts are carried to each head, so that no patch's contribution is ever formed in joint space. Raises
-    SettingsError where the store holds no patches.
+    SettingsError where the store holds no patches, heads are no pairs, or vectors are of another width.
     """
-    if not heads:
-        raise SettingsError(f"{store.path}: no heads to map through; name at least one as (layer, head)")
+    refuse_other_vectors(store, vectors)
+    heads = distinct(store, heads)
     norm = np.broadcast_to(store.norm[image], (store.tokens, 3))
     maps = np.zeros((store.tokens, len(vectors)), np.float32)
     for layer in sorted({layer for layer, _ in heads}):

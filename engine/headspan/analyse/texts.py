@@ -101,11 +101,14 @@ def _author(path: Path, content: bytes) -> str | None:
         return None
 
 
-def text_vectors(store: Store, pool: Pool, listen: Listener = ignore) -> Float32[np.ndarray, "text joint"]:
-    """Unit vectors of the pool's texts, from the store if it has them, else from its model.
+def text_vectors(
+    store: Store, texts: str | Path | Sequence[str] | Pool, listen: Listener = ignore
+) -> Float32[np.ndarray, "text joint"]:
+    """Unit vectors of the texts of a pool, as `read_pool` takes it, from the store if it has them, else from its model.
 
-    Raises ModelError where the model at hand is not the one that made the store.
+    Raises TextsError as `read_pool` does, and ModelError where the model at hand is not the one that made the store.
     """
+    pool = read_pool(texts)
     name = stored_name(store, pool)
     if name in results.runs(store, "texts"):
         return results.load(store, "texts", name)[0]["vectors"]

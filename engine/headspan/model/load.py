@@ -14,11 +14,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip import factory
 from open_clip.factory import get_model_config, parse_model_name
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from safetensors import SafetensorError
@@ -31,6 +33,7 @@ from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, 
 REFERENCE = "reference"
 _REFERENCE_CONFIG = Path(__file__).parents[1] / "reference" / "headspan-reference.json"
 _REFERENCE_WEIGHTS = _REFERENCE_CONFIG.with_name("weights.safetensors")
+_POSITIONS = "visual.positional_embedding"
 # The config files that this process has told open_clip of, by the name that they have there.
 _REGISTERED: dict[str, Path] = {}
 # What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
@@ -105,7 +108,7 @@ def load_model(name: str, pretrained: str | None, image_size: int | None = None)
         )
     source, seed = _weights_source(name, registered, pretrained)
     try:
-        with _quiet_logging(), torch.random.fork_rng(devices=[]):
+        with _quiet_logging(), _positions_in_float32(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             clip = open_clip.create_model(
                 registered,
@@ -165,10 +168,13 @@ def _config(name: str, registered: str) -> dict[str, Any]:
             "connected machine and give local-dir:FOLDER"
         ) from error
     if config is None:
-        near = [known for known in open_clip.list_models() if name.lower().replace("/", "-")[:6] in known.lower()]
+        known = {each.lower(): each for each in (REFERENCE, *open_clip.list_models())}
+        asked = name.lower().replace("/", "-")
+        near = [known[each] for each in get_close_matches(asked, known, n=8)]
+        near += [each for lower, each in known.items() if asked[:6] in lower and each not in near]
         raise ModelError(
             f"{name}: open_clip has no such model; "
-            + (f"near it are {', '.join(near[:8])}" if near else "see open_clip.list_models()")
+            + (f"near it are {', '.join(near[:8])}" if near else "`headspan models` lists those that it has")
         )
     return config
 
@@ -264,6 +270,23 @@ def _digest(visual: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _positions_in_float32() -> Iterator[None]:
+    """PyTorch interpolates no 16-bit numbers on a CPU, and open_clip asks that of it where weights have 16 bits."""
+    resize = factory.resize_pos_embed
+
+    def widened(state_dict: dict[str, Any], *arguments: Any, **settings: Any) -> None:
+        if (positions := state_dict.get(_POSITIONS)) is not None:
+            state_dict[_POSITIONS] = positions.float()
+        resize(state_dict, *arguments, **settings)
+
+    factory.resize_pos_embed = widened
+    try:
+        yield
+    finally:
+        factory.resize_pos_embed = resize
 
 
 @contextmanager

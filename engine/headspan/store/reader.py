@@ -55,7 +55,7 @@ class Store:
 
     def __init__(self, path: str | Path, keep_failed: bool = False) -> None:
         """Open the store at `path`. Raises StoreError where there is none, or of another format."""
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.group, self.attributes = open_group(self.path)
         self._size = dimensions(self.attributes)
         self._commits = Commits(self.path, -(-self._size.images // self._size.unit_images))

@@ -114,7 +114,7 @@ class StagedStore:
         needed, free = size.images * image_bytes(specs), shutil.disk_usage(self.folder).free
         if needed > free:
             raise StoreError(
-                f"{self.path}: the store will take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; "
+                f"{self.path}: the store will take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there; "
                 "make room, choose another --out, or emit fewer layers"
             )
         write_shards(self.folder, shards)

@@ -119,8 +119,8 @@ class StoreWriter:
         free = shutil.disk_usage(self.path).free
         if needed > free:
             raise StoreError(
-                f"{self.path}: the rest of the store will take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free "
-                "there; make room, then run the same command to go on"
+                f"{self.path}: the rest of the store will take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are "
+                "free there; make room, then run the same command to go on"
             )
 
     def drop_staged(self, unit: Unit, token: str) -> None:
