@@ -113,6 +113,7 @@ def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_i
     [
         ("12 images: 1.0 MB, 400 bytes an image; memory up to 1,400.5 MB\n", 1_400_500_000),
         ("projected peak memory: 2 GiB", 2 << 30),
+        ("1.0 MB: 400 bytes an image, and 9.0 MB of tables; memory at most 1,416 MB", 1_416_000_000),
         ("12 images: 1.0 MB, 400 bytes an image", None),
         ("memory is no concern; 12 MB are written", None),
     ],

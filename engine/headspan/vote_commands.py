@@ -55,7 +55,7 @@ def _votes(flags: argparse.Namespace, progress: Listener) -> int:
         (record["judge"], record["layer"], record["head"], record["text"]): record
         for record in read_records(store, "ccs", labels.run)
     }
-    print(f"labels by {labels.source}\nvotes by {votes.source}")
+    print(f"labels by {labels.source}\nvotes by {votes.source}; by majority + fits the label, - does not")
     for kept, layer in enumerate(labels.layers):
         for head, name in enumerate(labels.names[kept]):
             if chosen not in (None, (layer, head)):

@@ -199,7 +199,9 @@ def test_the_summary_counts_images_layers_and_bytes(made: Path, page: str) -> No
     assert facts["Images"] == "11 good, 1 set aside"
     assert facts["Layers kept"] == "0-1 of 2"
     # 2 layers of 3 heads of 16 numbers, with 17 source tokens, in 16 bits; embedding, norm and ok.
-    assert facts["Store"].endswith(f" on disk, {2 * 3 * 16 * 2 * (1 + 17) + (32 + 3) * 4 + 1:,} bytes an image")
+    assert facts["Store"].endswith(
+        f" on disk; {2 * 3 * 16 * 2 * (1 + 17) + (32 + 3) * 4 + 1:,} bytes an image, the rest once"
+    )
     used = sum(path.stat().st_size for path in (made / "maps.zarr").rglob("*") if path.is_file())
     assert float(facts["Store"].split()[0]) == pytest.approx(used / 1000, rel=0.01)
     assert facts["Text pool"] == "awkward, 14 texts, 2 concepts"

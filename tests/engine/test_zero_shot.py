@@ -11,6 +11,7 @@ import pytest
 import headspan as hs
 from headspan.analyse.segmentation import average_precision, resized
 from headspan.analyse.zero_shot import accuracy, embed_classes
+from headspan.errors import SettingsError
 
 
 def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) -> None:
@@ -29,6 +30,16 @@ def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) 
     np.testing.assert_allclose(found["pet"].vectors[0], wanted, atol=1e-6)
     np.testing.assert_allclose(found["size"].vectors[1], single[0], atol=1e-6)
     assert found["pet"].name(np.stack([wanted * 7, found["pet"].vectors[1] / 3])) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "missing"), [({"pet": {}}, "there is no class"), ({"pet": {"cat": []}}, "class 'cat' has")]
+)
+def test_a_set_without_classes_or_prompts_is_refused(
+    sets: dict[str, dict[str, list[str]]], missing: str, toy_store: hs.Store
+) -> None:
+    with pytest.raises(SettingsError, match=rf"classes of 'pet': {missing}"):
+        embed_classes(toy_store, "pets", sets)
 
 
 def test_accuracy_leaves_out_images_without_a_truth() -> None:

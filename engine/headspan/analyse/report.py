@@ -99,7 +99,7 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
         ("Heads", f"{store.heads_per_layer} a layer, of {store.head_dim} dimensions"),
         ("Emission", ", ".join(known["emit"])),
         ("Precision", f"{known['precision']}, {known['backend']}"),
-        ("Store", f"{_size(store.stored_bytes)} on disk, {row_bytes:,} bytes an image"),
+        ("Store", f"{_size(store.stored_bytes)} on disk; {row_bytes:,} bytes an image, the rest once"),
         (
             "Text pool",
             f"{spans.pool.name}, {len(spans.pool.texts):,} texts" + f", {concepts} concepts" * bool(concepts),

@@ -179,7 +179,7 @@ def only_run(store: Store, kind: str, run: str | None) -> str:
         return run
     found = runs(store, kind)
     if len(found) != 1:
-        todo = f"run {_COMMANDS[kind]}" if not found else "name one with --run"
+        todo = f"run {_COMMANDS[kind]}" if not found else "name one with --run, in Python with run="
         raise StoreError(f"{store.path}: has {_listed(found)} as {kind} runs; {todo}")
     return found[0]
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from headspan.analyse.texts import Pool, text_vectors
+from headspan.errors import SettingsError
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
@@ -35,7 +36,15 @@ class Classes:
 def embed_classes(
     store: Store, name: str, sets: Mapping[str, Prompts], listen: Listener = ignore
 ) -> dict[str, Classes]:
-    """The classes of every set; all prompts are kept in the store as the pool `name`."""
+    """The classes of every set; all prompts are kept in the store as the pool `name`.
+
+    Raises SettingsError for a set without classes, or a class without prompts.
+    """
+    for factor, prompts in sets.items():
+        empty = [each for each, ways in prompts.items() if not ways]
+        if empty or not prompts:
+            missing = f"class {empty[0]!r} has no prompt" if empty else "there is no class"
+            raise SettingsError(f"classes of {factor!r}: {missing}; give each class a list of prompts")
     texts = [text for prompts in sets.values() for ways in prompts.values() for text in ways]
     vectors = iter(text_vectors(store, Pool(name, tuple(texts)), listen))
     found = {}

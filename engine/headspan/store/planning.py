@@ -26,7 +26,7 @@ from headspan.redact import redact
 from headspan.sources import describe_each
 from headspan.store.files import checksum, write_atomically
 from headspan.store.projection import projected_bytes
-from headspan.store.schema import FORMAT, Dimensions, image_bytes
+from headspan.store.schema import FORMAT, Dimensions, image_bytes, moment_arrays
 from headspan.store.staged import StagedStore
 from headspan.store.writer import StoreWriter
 
@@ -55,13 +55,23 @@ def open_planned(
     per_image = image_bytes(store.specs)
     direct = encoder.exact.direct_layers
     memory = projected_bytes(settings, encoder, store.specs)
-    words = [f"{images * per_image / 1e6:,.1f} MB, {per_image:,} bytes an image; memory at most {memory / 1e6:,.0f} MB"]
+    once = _bytes_once(store)
+    words = [
+        f"{(images * per_image + once) / 1e6:,.1f} MB: {per_image:,} bytes an image, and {once / 1e6:,.1f} MB of "
+        f"tables, matrices and moments; memory at most {memory / 1e6:,.0f} MB"
+    ]
     if notes:
         words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")
     if direct.start > 0 and not encoder.carried:
         words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
     listen(Progress("planned", images, images, "; ".join(words)))
     return store
+
+
+def _bytes_once(store: StoreWriter) -> int:
+    """Bytes of what has no row an image: the plan's files, which are there, and the moments of all units."""
+    written = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
+    return written + sum(spec.shape[0] * spec.row_bytes for spec in moment_arrays(store.size).values())
 
 
 def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int, unit_images: int) -> dict[str, Any]:
