@@ -380,7 +380,7 @@ def test_a_store_that_does_not_fit_the_disk_is_refused_with_both_sizes(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(StoreError, match=r"s\.zarr: the store will take \d+\.\d GB, and 0\.0 GB are free there"):
+    with pytest.raises(StoreError, match=r"s\.zarr: the store will take \d\.\d MB, and 0\.0 MB are free there"):
         run(toy_run, tmp_path / "s.zarr")
     assert list(tmp_path.iterdir()) == []
 
