@@ -95,7 +95,8 @@ def test_what_are_no_heads_or_no_vectors_is_refused_in_one_sentence(toy_store: h
     program = """
 import sys, numpy as np, headspan as hs
 store = hs.open(sys.argv[1])
-for heads, vectors in (((1, 0), None), ([(1,)], None), ([1], None), ([(1, 1)], np.ones(24)), ([(1, 1)], np.ones((2, 5)))):
+wrong_heads, wrong_vectors = [(1, 0), [(1,)], [1]], [np.ones(24), np.ones((2, 5))]
+for heads, vectors in [(heads, None) for heads in wrong_heads] + [([(1, 1)], vectors) for vectors in wrong_vectors]:
     try:
         hs.nearest_to_image(store, 0, heads) if vectors is None else hs.text_maps(store, 0, vectors, heads)
     except hs.HeadspanError as error:
