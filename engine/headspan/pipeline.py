@@ -47,6 +47,9 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
     store = open_planned(settings, urls, encoder, listen)
     stored: list[UnitRecord] = []
     times = StageTimes()
+    if not store.commits.complete:
+        # Whatever says so of a store whose records were lost since: its moments are to be written again.
+        store.commits.reopen()
     if not store.commits.complete or any(other_writers(store.path)):
         sources = PlannedSources(read_shards(store.path), urls)
         bad = [image for record in store.commits.records() for image in record.bad]

@@ -6,10 +6,13 @@ files are as they were written. Runs that are older than these records are read 
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ import numpy as np
 import zarr
 
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.store.files import checksum, faults, write_atomically
+from headspan.store.files import checksum, faults, new_token, write_atomically
 from headspan.store.reader import Store
 from headspan.store.schema import RECORDS, UNREADABLE
 
 _RECORDS = f"{RECORDS}/results"
+# What is being written is no older.
+_LEFT_SECONDS = 3600
 
 # What is made from a run of each kind, under the same name.
 _MADE_FROM = {
@@ -49,18 +54,30 @@ def save(
     arrays: Mapping[str, Named],
     settings: dict[str, Any],
 ) -> None:
-    """Write arrays and settings in place of an earlier run of that name, and drop what was made from that run."""
+    """Write arrays and settings in place of an earlier run of that name, and drop what was made from that run.
+
+    Interrupted, it leaves the earlier run or none. Raises StoreError where it cannot be written.
+    """
     check_run(run)
     try:
-        for each in (kind, *_MADE_FROM[kind]):
-            _remove(store.path, each, run)
-        group = _group_of(store.path, kind).create_group(run, overwrite=True)
-        for name, (values, dims) in arrays.items():
-            group.create_array(name, data=values, dimension_names=list(dims))
-        # Last, since a group without settings counts as none: it was interrupted while being written.
-        group.attrs.update(settings)
+        # Under a name of its own first, so that a run is there whole or not at all.
+        unnamed = _unnamed(store.path / kind, run)
+        try:
+            group = _group_of(store.path, kind).create_group(unnamed.name)
+            for name, (values, dims) in arrays.items():
+                group.create_array(name, data=values, dimension_names=list(dims))
+            group.attrs.update(settings)
+            for each in (*_MADE_FROM[kind], kind):
+                _remove(store.path, each, run)
+            unnamed.rename(store.path / kind / run)
+        finally:
+            shutil.rmtree(unnamed, ignore_errors=True)
         _note(store.path, kind, run)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise StoreError(
+                f"{store.path}/{kind}/{run}: another process has just written this run; run one at a time"
+            ) from error
         raise StoreError(
             f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); make room or mend its permissions"
         ) from error
@@ -68,7 +85,7 @@ def save(
 
 def check_run(run: str) -> None:
     """Raise SettingsError where `run` cannot be the name of a run."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run) or run == "zarr.json":
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
@@ -109,25 +126,42 @@ def _open(store: Store, kind: str, run: str) -> zarr.Group:
 
 
 def runs(store: Store, kind: str) -> list[str]:
-    """The names of the runs of one kind. StoreError where the metadata of one are damaged."""
+    """The names of the runs of one kind, of those too that are damaged, which `load` then says."""
     folder = store.path / kind
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not path.is_dir():
-            continue
-        _refuse_damaged(store, kind, path.name, metadata_alone=True)
-        if _node(store, kind, path.name) is not None:
-            found.append(path.name)
+        if path.is_dir() and not path.name.startswith("."):
+            try:
+                there = _node(store, kind, path.name) is not None
+            except StoreError:
+                there = True
+            if there:
+                found.append(path.name)
     return found
+
+
+def sound(store: Store, kind: str, run: str, metadata_alone: bool = False) -> bool:
+    """Whether there is that run, as it was written."""
+    if run not in runs(store, kind):
+        return False
+    try:
+        _refuse_damaged(store, kind, run, metadata_alone)
+        return _node(store, kind, run) is not None
+    except StoreError:
+        return False
 
 
 def damaged(store: Store) -> Iterator[tuple[str, str]]:
     """Files of runs that are not as they were written, by their path in the store: what is wrong, and what to do."""
     for kind, command in _COMMANDS.items():
         for record in sorted((store.path / _RECORDS / kind).glob("*.json")):
+            again = f"run {command} again for run {record.stem}"
+            if not (store.path / kind / record.stem).is_dir():
+                yield f"{kind}/{record.stem}", f"{kind}/{record.stem} is missing; {again}, or delete {record}"
+                continue
             try:
                 for name, what in faults(store.path, _recorded(record)):
-                    yield name, f"{what}; run {command} again"
+                    yield name, f"{what}; {again}"
             except StoreError as error:
                 yield str(record.relative_to(store.path)), str(error)
 
@@ -157,10 +191,21 @@ def _note(root: Path, kind: str, run: str) -> None:
 
 
 def _remove(root: Path, kind: str, run: str) -> None:
-    """Take a run away, however damaged it is."""
+    """Take a run away, however damaged it is; whole, in one step."""
     (root / _RECORDS / kind / f"{run}.json").unlink(missing_ok=True)
     if (root / kind / run).is_dir():
-        shutil.rmtree(root / kind / run)
+        unnamed = _unnamed(root / kind, run)
+        (root / kind / run).rename(unnamed)
+        shutil.rmtree(unnamed)
+
+
+def _unnamed(folder: Path, run: str) -> Path:
+    """Where a run lies before it has its name, and after; what the killed left there an hour ago is removed."""
+    for left in folder.glob(f".{run}.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    return folder / f".{run}.{new_token()}"
 
 
 def _group_of(root: Path, kind: str) -> zarr.Group:

@@ -110,7 +110,7 @@ def text_vectors(
     """
     pool = read_pool(texts)
     name = stored_name(store, pool)
-    if name in results.runs(store, "texts"):
+    if results.sound(store, "texts", name):
         return results.load(store, "texts", name)[0]["vectors"]
     # Only here is the model needed, and with it torch.
     from headspan.model.load import load_model
@@ -141,7 +141,8 @@ def text_vectors(
 
 def stored_name(store: Store, pool: Pool) -> str:
     """The name of `pool` in the store: its own, or, where another pool has that, with its checksum."""
-    if pool.name not in results.runs(store, "texts"):
+    # One whose texts cannot be read is made anew.
+    if not results.sound(store, "texts", pool.name, metadata_alone=True):
         return pool.name
     settings = results.load_settings(store, "texts", pool.name)
     return pool.name if settings["pool_sha256"] == pool.sha256 else f"{pool.name}-{pool.sha256[:8]}"

@@ -217,7 +217,8 @@ class Commits:
     @property
     def complete(self) -> bool:
         """Whether the whole run is finished and its moments stand in the store's arrays."""
-        return (self._folder / "complete.json").is_file() and all(path.is_file() for path in self.group_files())
+        whole = all(self._group_path(group).is_file() for group in self._groups)
+        return whole and (self._folder / "complete.json").is_file()
 
     def merge_groups(self) -> None:
         """Merge every group whose units are all done, and tidy what an interrupted merge left."""
@@ -284,7 +285,12 @@ class Commits:
                 if not whole.is_file():
                     return merged
         # Whole from the start, or merged by another process while its units were being read.
-        return unpack(whole.with_suffix(".moments"))
+        try:
+            return unpack(whole.with_suffix(".moments"))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{error.filename}: the moments of committed units are missing; run headspan repair"
+            ) from error
 
     def _unit_moments(self, group: int) -> MergedMoments | None:
         merged: MergedMoments | None = None
