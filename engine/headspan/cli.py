@@ -389,7 +389,7 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
     precompute.add_argument("--emit", help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
     precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
-    precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32)")
+    precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32; fp16 is for GPUs)")
     precompute.add_argument("--decode", help=f"{' or '.join(DECODERS)}: JPEGs to two grey levels, or all to the bit")
     precompute.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
     precompute.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
