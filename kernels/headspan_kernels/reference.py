@@ -210,7 +210,8 @@ def preprocess(
 ) -> Float[Tensor, "batch 3 out_height out_width"]:
     """Antialiased bicubic resize of the short side, centre crop to `size`, and the model's normalisation.
 
-    Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32.
+    Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32. Pillow 13
+    takes tall images rows first, and differs by a level or two there.
     """
     (height, width), (top, left) = resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
     levels = pixels.float()
