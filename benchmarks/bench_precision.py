@@ -51,7 +51,7 @@ def _trained(scenes: int) -> Exact:
 
 
 def _short(errors: Mapping[str, float]) -> dict[str, float]:
-    """To three digits; of a cosine, what it lacks."""
+    """To three digits; a cosine, which is nearly 1, to seven."""
     return {name: round(value, 7) if name == "cosine" else float(f"{value:.3g}") for name, value in errors.items()}
 
 

@@ -136,6 +136,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
         thread.join()
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of some kilobytes have many."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+
+
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits that were asked for, none of them waited."""
@@ -164,10 +170,8 @@ def test_a_source_that_stays_away_ends_in_a_sentence_after_six_tries(server: Ser
     assert waits == list(network.RETRY_SECONDS)
 
 
-def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(
-    server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+@pytest.mark.usefixtures("small_blocks")
+def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(server: Server, waits: list[float]) -> None:
     data = bytes(range(256)) * 500
     (server.folder / "a.tar").write_bytes(data)
     found = b""
@@ -183,10 +187,8 @@ def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(
 
 
 @pytest.mark.parametrize("size", [0, 2, 999, 1000, 1001, 9_000])
-def test_a_server_that_knows_no_parts_is_read_from_the_beginning(
-    size: int, server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+@pytest.mark.usefixtures("small_blocks")
+def test_a_server_that_knows_no_parts_is_read_from_the_beginning(size: int, server: Server, waits: list[float]) -> None:
     data = bytes(range(250)) * 36
     (server.folder / "a.tar").write_bytes(data[:size])
     server.troubles = ["whole"] * 99
@@ -210,10 +212,8 @@ def test_a_server_that_tells_no_size_is_read_from_the_beginning(packed: bool, se
         ]
 
 
-def test_blocks_that_are_read_in_a_row_are_on_their_way_together(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_that_are_read_in_a_row_are_on_their_way_together(server: Server) -> None:
     data = bytes(range(250)) * 100
     (server.folder / "a.tar").write_bytes(data)
     with open_shard(server.url("a.tar")) as reader:
@@ -225,10 +225,10 @@ def test_blocks_that_are_read_in_a_row_are_on_their_way_together(
         server.together = None
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_a_server_that_answers_few_at_once_is_asked_for_fewer(
     server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
     data = bytes(range(250)) * 400
     (server.folder / "a.tar").write_bytes(data)
     server.most_at_once = 2
@@ -245,10 +245,8 @@ def test_a_server_that_answers_few_at_once_is_asked_for_fewer(
 
 
 @pytest.mark.parametrize("troubles", [["short"], ["short", "cut", "short"]])
-def test_half_an_answer_is_not_taken_for_the_end(
-    troubles: list[int | str], server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+@pytest.mark.usefixtures("small_blocks")
+def test_half_an_answer_is_not_taken_for_the_end(troubles: list[int | str], server: Server) -> None:
     data = bytes(range(250)) * 16
     (server.folder / "a.tar").write_bytes(data)
     with open_shard(server.url("a.tar")) as reader:

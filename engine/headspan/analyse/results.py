@@ -142,8 +142,6 @@ def runs(store: Store, kind: str) -> list[str]:
 
 def sound(store: Store, kind: str, run: str, metadata_alone: bool = False) -> bool:
     """Whether there is that run, as it was written."""
-    if run not in runs(store, kind):
-        return False
     try:
         _refuse_damaged(store, kind, run, metadata_alone)
         return _node(store, kind, run) is not None
@@ -167,11 +165,15 @@ def damaged(store: Store) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_damaged(store: Store, kind: str, run: str, metadata_alone: bool = False) -> None:
-    record = store.path / _RECORDS / kind / f"{run}.json"
+    record = _record(store.path, kind, run)
     files = _recorded(record) if record.is_file() else {}
     wanted = {name: found for name, found in files.items() if not metadata_alone or name.endswith("zarr.json")}
     for _, what in faults(store.path, wanted):
         raise StoreError(f"{store.path}: the {kind} run {run!r} is damaged: {what}; run {_COMMANDS[kind]} again")
+
+
+def _record(root: Path, kind: str, run: str) -> Path:
+    return root / _RECORDS / kind / f"{run}.json"
 
 
 def _recorded(record: Path) -> dict[str, tuple[int, int]]:
@@ -185,14 +187,14 @@ def _recorded(record: Path) -> dict[str, tuple[int, int]]:
 def _note(root: Path, kind: str, run: str) -> None:
     """Record the files of a run."""
     paths = [root / kind / "zarr.json", *sorted(path for path in (root / kind / run).rglob("*") if path.is_file())]
-    record = root / _RECORDS / kind / f"{run}.json"
+    record = _record(root, kind, run)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, [json.dumps({str(path.relative_to(root)): checksum(path) for path in paths}).encode()])
 
 
 def _remove(root: Path, kind: str, run: str) -> None:
     """Take a run away, however damaged it is; whole, in one step."""
-    (root / _RECORDS / kind / f"{run}.json").unlink(missing_ok=True)
+    _record(root, kind, run).unlink(missing_ok=True)
     if (root / kind / run).is_dir():
         unnamed = _unnamed(root / kind, run)
         (root / kind / run).rename(unnamed)

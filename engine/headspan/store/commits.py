@@ -172,8 +172,6 @@ class Commits:
         for path in sorted({*self._folder.glob("unit-*.json"), *self._folder.glob("group-*.json"), *lost}):
             pair = (path, path.with_suffix(".moments"))
             try:
-                if path in lost and not path.is_file():
-                    raise FileNotFoundError(path)
                 _read_records(path)
                 for each in pair:
                     wanted = recorded.get(str(each.relative_to(self._root)))
@@ -217,8 +215,8 @@ class Commits:
     @property
     def complete(self) -> bool:
         """Whether the whole run is finished and its moments stand in the store's arrays."""
-        whole = all(self._group_path(group).is_file() for group in self._groups)
-        return whole and (self._folder / "complete.json").is_file()
+        noted = (self._folder / "complete.json").is_file()
+        return noted and all(self._group_path(group).is_file() for group in self._groups)
 
     def merge_groups(self) -> None:
         """Merge every group whose units are all done, and tidy what an interrupted merge left."""
