@@ -24,10 +24,12 @@ from open_clip import factory
 from open_clip.factory import get_model_config, parse_model_name
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from safetensors import SafetensorError
+from torch import Tensor
 
 from headspan.config import Preprocess
 from headspan.errors import ModelError, SettingsError
-from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, unsupported_reason
+from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, to_tower, unsupported_reason
+from headspan.model.tower import Tower
 
 # The model that ships with headspan: its name, its config and its weights.
 REFERENCE = "reference"
@@ -62,6 +64,10 @@ class LoadedModel:
     preprocess: Preprocess
     # SHA-256 over the image tower's parameters, by name, as float32.
     weights_sha256: str
+    # The same over everything else but the logits' scale and bias: the text tower.
+    text_sha256: str
+    # The activation of the image tower's MLPs as they run, such as `gelu` or `quick_gelu`.
+    activation: str
 
     def tokenizer(self) -> Any:
         """open_clip's tokenizer for this model; ModelError where it needs what is not there."""
@@ -133,7 +139,9 @@ def load_model(name: str, pretrained: str | None, image_size: int | None = None)
         clip=clip,
         config=config,
         preprocess=_preprocess(clip.visual),
-        weights_sha256=_digest(clip.visual),
+        weights_sha256=_digest(clip.visual.state_dict()),
+        text_sha256=_digest(_text_state(clip.state_dict())),
+        activation=_activation(to_tower(clip.visual, name)),
     )
 
 
@@ -264,9 +272,22 @@ def _preprocess(visual: Any) -> Preprocess:
     )
 
 
-def _digest(visual: torch.nn.Module) -> str:
+def _text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Everything but the image tower and the logits' scale and bias, which move no text vector."""
+    return {k: v for k, v in state.items() if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias")}
+
+
+def _activation(tower: Tower) -> str:
+    mlps = [block.mlp for block in tower.blocks]
+    if tower.pool is not None and tower.pool.mlp is not None:
+        mlps.append(tower.pool.mlp)
+    return ", ".join(sorted({mlp.activation for mlp in mlps}))
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    """SHA-256 over tensors, by name, as float32."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(visual.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
