@@ -275,7 +275,7 @@ def _command_of(store: Store) -> str:
     flags = {
         "model": attributes["model"],
         "pretrained": attributes["pretrained"],
-        "layers": spans_of(store.layers).replace(" ", ""),
+        "layers": spans_of([*store.carried_layers, *store.layers]).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],
         "decode": decoding(attributes),

@@ -129,7 +129,8 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         "out": str(store.path),
         "model": known["model"],
         "pretrained": known["pretrained"],
-        "layers": list(store.size.layers),
+        # Those carried through an attention pooling are before the layer that pools.
+        "layers": [*store.size.carried, *store.size.layers],
         "emit": known["emit"],
         "precision": known["precision"],
         "decode": decoding(known),

@@ -108,7 +108,7 @@ def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
 def _node(store: Store, kind: str, run: str) -> zarr.Group | None:
     """The group of a run; None where there is none, or one that was interrupted while being written."""
     try:
-        node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
+        node = zarr.open_group(store.path, mode="r", use_consolidated=False).get(f"{kind}/{run}")
     except UNREADABLE as error:
         raise StoreError(
             f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {_COMMANDS[kind]} again"
@@ -212,7 +212,7 @@ def _unnamed(folder: Path, run: str) -> Path:
 
 def _group_of(root: Path, kind: str) -> zarr.Group:
     """The group of a kind's runs, whose metadata say nothing, and are written anew where they are damaged."""
-    store = zarr.open_group(root, mode="r+")
+    store = zarr.open_group(root, mode="r+", use_consolidated=False)
     try:
         return store.require_group(kind)
     except UNREADABLE:

@@ -18,7 +18,9 @@ import torch
 from headspan.config import PrecomputeSettings
 from headspan.emit.fold import fold
 from headspan.errors import StoreError
+from headspan.model.description import parts_of
 from headspan.model.encoder import Encoder
+from headspan.model.layers import Mlp, Norm
 from headspan.model.tower import Tower
 from headspan.plan import list_samples
 from headspan.records import BadImage, Listener, Progress, Sample, Shard, ignore
@@ -85,6 +87,8 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "pretrained": model.pretrained,
         "model_config": model.config,
         "weights_sha256": model.weights_sha256,
+        "text_sha256": model.text_sha256,
+        "tower": describe_tower(tower),
         "preprocess": asdict(model.preprocess),
         "image_size": settings.image_size,
         "decode": settings.decode,
@@ -117,6 +121,17 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
             "norm": "mean and sqrt(var + eps) of the final residual state (0, 1 without norm), length of the embedding",
             "embedding": "the model's own, not normalised",
         },
+    }
+
+
+def describe_tower(tower: Tower) -> dict[str, Any]:
+    """What decides how the tower runs and stands neither in its weights nor in the store's sizes."""
+    pooling = "mean of the patches" if tower.mean_pooled else "class token"
+    return {
+        "activation": sorted({mlp.activation for mlp in parts_of(tower, Mlp)}),
+        "norm_eps": sorted({norm.eps for norm in parts_of(tower, Norm)}),
+        "pooling": pooling if tower.pool is None else "attention",
+        "norm_before_pooling": tower.norm_rows,
     }
 
 

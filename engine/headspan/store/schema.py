@@ -140,7 +140,7 @@ def stored_row_arrays(root: zarr.Group, size: Dimensions, emit: tuple[str, ...])
 
 def refuse_unlike(path: Path, specs: dict[str, ArraySpec], unit_images: int) -> None:
     """Raise StoreError where the metadata of an array of the store at `path` are damaged, or are not `specs`'."""
-    root = zarr.open_group(path, mode="r")
+    root = zarr.open_group(path, mode="r", use_consolidated=False)
     for name, spec in specs.items():
         try:
             alike = _as_stored(spec, root[name], unit_images) == spec
@@ -230,7 +230,7 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         what = "no such folder" if not path.exists() else "is not a headspan store"
         raise StoreError(f"{path}: {what}; give the path that `headspan precompute --out` wrote")
     try:
-        root = zarr.open_group(path, mode="r")
+        root = zarr.open_group(path, mode="r", use_consolidated=False)
     except UNREADABLE as error:
         if (path / RECORDS).is_dir():
             raise StoreError(f"{path / 'zarr.json'}: is damaged ({one_line(error)}); {todo}") from error
