@@ -20,11 +20,14 @@ import numpy as np
 import zarr
 
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.store.files import checksum, faults, new_token, write_atomically
+from headspan.store.files import checksum, faults, named, new_token, write_atomically
 from headspan.store.reader import Store
 from headspan.store.schema import RECORDS, UNREADABLE
 
 _RECORDS = f"{RECORDS}/results"
+# What a run may be called, and what the files of a Zarr group are called: its metadata and its chunks.
+_RUN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_ZARR_FILE = r"zarr\.json|c|[0-9]+"
 # What is being written is no older.
 _LEFT_SECONDS = 3600
 
@@ -85,7 +88,7 @@ def save(
 
 def check_run(run: str) -> None:
     """Raise SettingsError where `run` cannot be the name of a run."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run) or run == "zarr.json":
+    if not re.fullmatch(_RUN, run) or run == "zarr.json":
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
@@ -96,7 +99,15 @@ def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict
     """
     _refuse_damaged(store, kind, run)
     node = _open(store, kind, run)
-    return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
+    # By the folders that are arrays: zarr-python's own listing warns of each file that is none.
+    names = sorted(path.parent.name for path in (store.path / kind / run).glob("*/zarr.json"))
+    return {name: np.asarray(_array(node, name)[...]) for name in names}, dict(node.attrs)
+
+
+def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = node[name]
+    assert isinstance(array, zarr.Array), name
+    return array
 
 
 def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
@@ -152,8 +163,10 @@ def sound(store: Store, kind: str, run: str, metadata_alone: bool = False) -> bo
 def damaged(store: Store) -> Iterator[tuple[str, str]]:
     """Files of runs that are not as they were written, by their path in the store: what is wrong, and what to do."""
     for kind, command in _COMMANDS.items():
-        for record in sorted((store.path / _RECORDS / kind).glob("*.json")):
+        for record in named(store.path / _RECORDS / kind, rf"{_RUN}\.json"):
             again = f"run {command} again for run {record.stem}"
+            if not _vouches(store.path, kind, record):
+                continue
             if not (store.path / kind / record.stem).is_dir():
                 yield f"{kind}/{record.stem}", f"{kind}/{record.stem} is missing; {again}, or delete {record}"
                 continue
@@ -162,6 +175,18 @@ def damaged(store: Store) -> Iterator[tuple[str, str]]:
                     yield name, f"{what}; {again}"
             except StoreError as error:
                 yield str(record.relative_to(store.path)), str(error)
+
+
+def _vouches(root: Path, kind: str, record: Path) -> bool:
+    """Whether a file that is named like a record is one: of a run that is there, or of files of a run that is lost.
+
+    A sync tool's copy of a record names the files of another run.
+    """
+    if (root / kind / record.stem).is_dir():
+        return True
+    with suppress(StoreError):
+        return any(name.startswith(f"{kind}/{record.stem}/") for name in _recorded(record))
+    return False
 
 
 def _refuse_damaged(store: Store, kind: str, run: str, metadata_alone: bool = False) -> None:
@@ -186,7 +211,8 @@ def _recorded(record: Path) -> dict[str, tuple[int, int]]:
 
 def _note(root: Path, kind: str, run: str) -> None:
     """Record the files of a run."""
-    paths = [root / kind / "zarr.json", *sorted(path for path in (root / kind / run).rglob("*") if path.is_file())]
+    files = (path for path in (root / kind / run).rglob("*") if path.is_file() and re.fullmatch(_ZARR_FILE, path.name))
+    paths = [root / kind / "zarr.json", *sorted(files)]
     record = _record(root, kind, run)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, [json.dumps({str(path.relative_to(root)): checksum(path) for path in paths}).encode()])
