@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from headspan.analyse import results
 from headspan.analyse.texts import Pool, read_pool, stored_name, stored_pool, text_vectors
 from headspan.analyse.textspan import Spread, TextSpan, check_counts, span_heads
-from headspan.config import spans as layer_spans
 from headspan.errors import SettingsError, StoreError
 from headspan.records import Listener, ignore
+from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.reader import Store
 
@@ -114,11 +114,10 @@ def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
         if other.path.resolve() in paths:
             raise SettingsError(f"{other.path}: named twice, and its images would count twice; name each store once")
         paths.add(other.path.resolve())
-        own, wanted = (each.attributes["weights_sha256"] for each in (other, store))
-        if (own, other.layers) != (wanted, store.layers):
+        for what, own, wanted in differences(other.attributes, store.attributes, (*MODEL_KEYS, "layers")):
             raise StoreError(
-                f"{other.path}: image tower {own[:12]}, layers {layer_spans(other.layers)}, but {store.path} has "
-                f"{wanted[:12]}, {layer_spans(store.layers)}; add stores of the same model and layers"
+                f"{other.path}: was made with {what} {own}, but {store.path} with {wanted}; add stores of the same "
+                "model, preprocessing and layers"
             )
         moments += other.moments()
     return moments

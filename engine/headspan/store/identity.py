@@ -36,7 +36,7 @@ _DIGITS = 12
 def identity(attributes: dict[str, Any]) -> dict[str, Any]:
     """The compared values by their key, as JSON has them; keys that the attributes lack are left out."""
     flat = {**attributes, "decode": decoding(attributes), **attributes["dimensions"]}
-    if "emit" in flat:
+    if isinstance(flat.get("emit"), list):
         flat["emit"] = sorted(flat["emit"])
     known = {key: flat[key] for key in (*MODEL_KEYS, *RUN_KEYS, *SIZE_KEYS) if key in flat}
     found: dict[str, Any] = json.loads(json.dumps(known))
@@ -54,8 +54,8 @@ def differences(first: dict[str, Any], second: dict[str, Any], keys: tuple[str, 
 def _in_words(key: str, own: dict[str, Any], other: dict[str, Any], attributes: dict[str, Any]) -> str:
     value = own[key]
     if key.endswith("sha256"):
-        return f"{_model(attributes)} (sha256 {value[:_DIGITS]})"
-    if isinstance(value, dict):
+        return f"{_model(attributes)} (sha256 {str(value)[:_DIGITS]})"
+    if isinstance(value, dict) and isinstance(other[key], dict):
         # What differs alone: the rest would bury it.
         names = [name for name in {**value, **other[key]} if value.get(name) != other[key].get(name)]
         return ", ".join(f"{name.replace('_', ' ')} {brief(value.get(name))}" for name in names)
