@@ -10,7 +10,10 @@ _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """`@guard parts operands`; `parts` is the mnemonic split at its points, `guard` empty or a predicate."""
+    """`@guard parts operands`; `parts` is the mnemonic split at its points, `guard` empty or a predicate.
+
+    A program's own shared memory is always called `shared` here: Triton 3.8 writes its full name, `shared::cta`.
+    """
 
     guard: str
     parts: tuple[str, ...]
@@ -47,7 +50,8 @@ def _instruction(text: str) -> Instruction:
     if text.startswith("@"):
         guard, _, rest = text[1:].partition(" ")
     mnemonic, _, operands = rest.partition(" ")
-    return Instruction(guard, tuple(mnemonic.split(".")), tuple(_OPERAND.findall(operands)), text)
+    parts = tuple("shared" if part == "shared::cta" else part for part in mnemonic.split("."))
+    return Instruction(guard, parts, tuple(_OPERAND.findall(operands)), text)
 
 
 def listed(operand: str) -> list[str]:
