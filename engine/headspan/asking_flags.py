@@ -33,6 +33,11 @@ def add_asking_flags(command: argparse.ArgumentParser) -> None:
     flags.add_argument("--dry-run", action="store_true", default=None, help="print prompts and cost, and ask nothing")
 
 
+def overwrite_flag(command: argparse.ArgumentParser, deleted: str) -> None:
+    """The flag without which a command deletes no result."""
+    command.add_argument("--overwrite", action="store_true", help=f"replace the run, and delete {deleted}")
+
+
 def refuse_asking_flags(flags: argparse.Namespace, wanted: str, *others: str) -> None:
     """Raise SettingsError where a flag is given that says nothing without a language model."""
     for name in (*_FLAGS, *others):

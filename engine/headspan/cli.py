@@ -23,10 +23,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from headspan.analyse import results
 from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
 from headspan.analyse.verify import WHOLE_STORE, Verdict, verify
+from headspan.asking_flags import overwrite_flag
 from headspan.config import DECODERS, EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
 from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
@@ -62,9 +64,10 @@ class ProgressPrinter:
         self._on_terminal = sys.stderr.isatty()
 
     def __call__(self, event: Progress) -> None:
-        if event.stage == "planned":
+        if event.stage in ("planned", results.STAGE):
             self.close()
-            print(f"{event.done:,} images: {event.note}", file=sys.stderr)
+            counted = f"{event.done:,} images: " if event.stage == "planned" else ""
+            print(counted + event.note, file=sys.stderr)
         elif self._on_terminal:
             self._draw(event)
         else:
@@ -331,7 +334,8 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     also = [Store(path) for path in flags.also]
-    spans = textspan(store, flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name, progress, also)
+    given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
+    spans = textspan(store, *given, progress, also, flags.overwrite)
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
@@ -437,6 +441,7 @@ def _parser() -> argparse.ArgumentParser:
         help="further stores of the same model; heads are described over the images of all",
     )
     _run_flag(spans)
+    overwrite_flag(spans, "the labels and scores made from it")
     add_label_commands(partial(_command, commands), _run_flag)
     add_vote_commands(partial(_command, commands), _run_flag)
     report = _command(commands, "report", _report, "one HTML file, no network")

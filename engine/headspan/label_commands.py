@@ -10,15 +10,22 @@ from pathlib import Path
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency
 from headspan.analyse.examples import read_examples
-from headspan.analyse.judging import all_vote_questions, judge_heads, missing_votes
+from headspan.analyse.judging import judge_heads, missing_votes, open_ballot
 from headspan.analyse.labels import Labels, label_heads
-from headspan.analyse.model_labels import label_by_model, label_questions
+from headspan.analyse.model_labels import label_by_model, label_questions, open_label_questions
 from headspan.analyse.model_pool import write_pool
 from headspan.analyse.pool_draft import Draft
 from headspan.analyse.pool_request import PoolRequest
 from headspan.analyse.results import runs
 from headspan.analyse.spans import read_spans
-from headspan.asking_flags import add_asking_flags, asker_of, go_ahead, refuse_asking_flags, value_of
+from headspan.asking_flags import (
+    add_asking_flags,
+    asker_of,
+    go_ahead,
+    overwrite_flag,
+    refuse_asking_flags,
+    value_of,
+)
 from headspan.errors import SettingsError
 from headspan.llm.asking import Asker
 from headspan.records import Listener
@@ -38,12 +45,14 @@ def add_label_commands(
     label.add_argument("store")
     run_flag(label)
     label.add_argument("--llm", metavar="MODEL", help="let this language model label (default: the pool's concepts)")
+    overwrite_flag(label, "other labels, and the scores made from them")
     label.add_argument("--examples", action="append", metavar="FILE", help="more labelled heads to show it (TOML)")
     add_asking_flags(label)
     ccs = add("ccs", _ccs, "Concept Consistency Scores, from the pool's concepts or from judges")
     ccs.add_argument("store")
     run_flag(ccs)
     ccs.add_argument("--judge", action="append", metavar="MODEL", help="a language model that votes; may be repeated")
+    overwrite_flag(ccs, "the votes of other judges")
     ccs.add_argument("--add", action="store_true", default=None, help="keep the votes of other judges that are there")
     add_asking_flags(ccs)
     pool = add("pool", _pool, "a text pool written by a language model")
@@ -59,14 +68,18 @@ def add_label_commands(
 def _label(flags: argparse.Namespace, progress: Listener) -> int:
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
-        labels = label_heads(Store(flags.store), flags.run_name)
+        labels = label_heads(Store(flags.store), flags.run_name, flags.overwrite, progress)
     else:
         store, examples = Store(flags.store), read_examples(flags.examples or ())
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
-        questions = label_questions(read_spans(store, flags.run_name), flags.llm, examples, answer_tokens)
-        if not go_ahead(asker, list(questions.values()), flags):
+        spans = read_spans(store, flags.run_name)
+        questions = label_questions(spans, flags.llm, examples, answer_tokens)
+        wanted = open_label_questions(store, spans, questions, flags.overwrite)
+        if not go_ahead(asker, list(wanted.values()), flags):
             return 0
-        labels = label_by_model(store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress)
+        labels = label_by_model(
+            store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
+        )
         _print_spent(asker)
     print(f"by {labels.source}")
     for layer, names in zip(labels.layers, labels.names, strict=True):
@@ -102,16 +115,17 @@ def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
     if not runs(store, "labels"):
         if flags.dry_run:
             raise SettingsError(f"{store.path}: no head is labelled yet; run headspan label, then --dry-run")
-        label_heads(store, flags.run_name)
+        label_heads(store, flags.run_name, listen=progress)
     if flags.judge:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
-        asked = all_vote_questions(store, flags.judge, flags.run_name, answer_tokens)
+        given = (flags.run_name, bool(flags.add), answer_tokens)
+        asked = open_ballot(store, flags.judge, *given, flags.overwrite).open
         if not go_ahead(asker, [one for questions in asked.values() for one in questions.values()], flags):
             return 0
-        found = judge_heads(store, asker, flags.judge, flags.run_name, bool(flags.add), answer_tokens, progress)
+        found = judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite)
         _print_spent(asker)
     else:
-        found = concept_consistency(store, flags.run_name)
+        found = concept_consistency(store, flags.run_name, flags.overwrite, progress)
     _print_scores(found)
     return 0
 
