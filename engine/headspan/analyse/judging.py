@@ -168,8 +168,8 @@ def judge_heads(
     Votes that the run has from these judges are not asked for again. With `add`, the votes that it has from other
     judges stay; without, they are refused with a StoreError unless `overwrite`, which asks for every vote and deletes
     what is there. A judge's answer that is none is a vote that is missing, and is asked for again the next time. Raises
-    LanguageModelError where a judge gives no vote at all, and what `Asker.ask` raises; answers that came before are kept
-    on disk.
+    LanguageModelError where a judge gives no vote at all, and what `Asker.ask` raises; answers that came before are
+    kept on disk.
     """
     ballot = open_ballot(store, judges, run, add, answer_tokens, overwrite)
     labels = ballot.labels

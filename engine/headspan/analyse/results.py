@@ -63,8 +63,8 @@ def save(
 ) -> None:
     """Write arrays and settings as a run.
 
-    A run that holds the same content stays, with what was made from it; `listen` is told. Other content is refused with a
-    StoreError unless `overwrite`: then the run is replaced, and what was made from it is deleted. A damaged run is
+    A run that holds the same content stays, with what was made from it; `listen` is told. Other content is refused with
+    a StoreError unless `overwrite`: then the run is replaced, and what was made from it is deleted. A damaged run is
     replaced, and what was made from it stays where the new files are those that were recorded.
 
     Interrupted, it leaves the earlier run or none. Raises StoreError where it cannot be written.
@@ -168,7 +168,7 @@ def _open(store: Store, kind: str, run: str) -> zarr.Group:
     node = _node(store, kind, run)
     if node is None:
         raise StoreError(
-            f"{store.path}: has no {kind} run {run!r} ({_listed(runs(store, kind))}); run {_COMMANDS[kind]}"
+            f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {_COMMANDS[kind]}"
         )
     return node
 
@@ -315,10 +315,10 @@ def only_run(store: Store, kind: str, run: str | None) -> str:
     found = runs(store, kind)
     if len(found) != 1:
         todo = f"run {_COMMANDS[kind]}" if not found else "name one with --run, in Python with run="
-        there = f"several {kind} runs ({', '.join(found)})" if found else f"no {kind} run"
+        there = f"the {kind} runs {_listed(found)}" if found else f"no {kind} run"
         raise StoreError(f"{store.path}: has {there}; {todo}")
     return found[0]
 
 
 def _listed(names: list[str]) -> str:
-    return f"but {', '.join(names)}" if names else "and no other"
+    return ", ".join(names) or "none"

@@ -64,8 +64,8 @@ def textspan(
     layers, however they were decoded and at whatever precision: their moments are added, and heads described over the
     images of all.
 
-    A run that was made from the same texts, settings and images is returned as it is kept. One that was made otherwise is
-    refused unless `overwrite`, which replaces it and deletes the labels and scores that were made from it.
+    A run that was made from the same texts, settings and images is returned as it is kept. One that was made otherwise
+    is refused unless `overwrite`, which replaces it and deletes the labels and scores that were made from it.
 
     Raises SettingsError where sizes do not fit or a store is named twice, StoreError where fewer than two images are
     there, a store is of other weights or layers, or another run of that name is there, and what `text_vectors` raises.
