@@ -31,6 +31,7 @@ from headspan.llm.asking import Asker
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.store.reader import Store
+from headspan.terminal import say, say_row
 
 _SHOWN_CONCEPTS = 12
 _LONGEST_NAME = 60
@@ -81,10 +82,10 @@ def _label(flags: argparse.Namespace, progress: Listener) -> int:
             store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
         )
         _print_spent(asker)
-    print(f"by {labels.source}")
+    say(f"by {labels.source}")
     for layer, names in zip(labels.layers, labels.names, strict=True):
         for head, name in enumerate(names):
-            print(f"L{layer}.H{head}\t{name or '-'}")
+            say_row(f"L{layer}.H{head}", name or "-")
     if labels.free:
         _print_merged(labels)
     return 0
@@ -98,14 +99,14 @@ def _print_merged(labels: Labels) -> None:
                 joined.setdefault(concept, set()).add(name)
     for concept, names_of_one in sorted(joined.items()):
         if len(names_of_one) > 1:
-            print(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
+            say(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
     without = sum(name is None for row in labels.names for name in row)
     if without:
-        print(f"heads without a label: {without}, which have no texts or no answer that was one")
+        say(f"heads without a label: {without}, which have no texts or no answer that was one")
 
 
 def _print_spent(asker: Asker) -> None:
-    print(f"{asker.budget.calls:,} calls were made and {asker.budget.tokens:,} tokens used")
+    say(f"{asker.budget.calls:,} calls were made and {asker.budget.tokens:,} tokens used")
 
 
 def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
@@ -134,17 +135,18 @@ def _print_scores(found: ConceptConsistency) -> None:
     labels = found.labels
     for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
         for head, score in enumerate(scores):
-            print(f"L{layer}.H{head}\t{score}\t{labels.name(layer, head) or '-'}")
-    print(f"labels by {labels.source}\nvotes by {found.votes.source}")
+            say_row(f"L{layer}.H{head}", score, labels.name(layer, head) or "-")
+    say(f"labels by {labels.source}")
+    say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():
         if missing:
-            print(f"{judge} gives no vote on {missing:,} texts; run the same command to ask again")
-    print(", ".join(f"{name} {count}" for name, count in found.groups.items()))
-    print("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
-    print("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
+            say(f"{judge} gives no vote on {missing:,} texts; run the same command to ask again")
+    say(", ".join(f"{name} {count}" for name, count in found.groups.items()))
+    say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
+    say("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
     shown = list(found.heads_per_concept.items())[:_SHOWN_CONCEPTS]
     left = len(found.heads_per_concept) - len(shown)
-    print("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
+    say("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
     rows = [score_row("all", found), *(score_row(f"L{layer}", found.layer(layer)) for layer in labels.layers)]
     print_table([("layer", *SCORE_COLUMNS), *rows])
     print_unsourced(found)
@@ -159,7 +161,8 @@ def _pool(flags: argparse.Namespace, progress: Listener) -> int:
     draft = Draft.open(out, request)
     expected = draft.expected(flags.count, asker.endpoint.parallel)
     if flags.dry_run:
-        print("later lists are asked for with the texts that are there by then, here x in their place\n")
+        say("later lists are asked for with the texts that are there by then, here x in their place")
+        say()
     if not go_ahead(asker, expected, flags):
         return 0
     # For all rounds together, as it was printed.
@@ -167,8 +170,8 @@ def _pool(flags: argparse.Namespace, progress: Listener) -> int:
     asker = Asker(asker.endpoint, asker.cache, calls, tokens)
     written = write_pool(asker, request, flags.count, out, progress)
     _print_spent(asker)
-    print(f"{written.texts:,} texts by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
-    print(f"the model repeated {written.repeated:,} texts; its raw answers are in {draft.answers_path}")
+    say(f"{written.texts:,} texts by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
+    say(f"the model repeated {written.repeated:,} texts; its raw answers are in {draft.answers_path}")
     return 0
 
 

@@ -149,8 +149,8 @@ def concept_consistency(
 ) -> ConceptConsistency:
     """CCS of a run whose labels brought their votes, or of the only one there is; kept as `ccs/<run>`.
 
-    SettingsError where the labels are a language model's, whose votes judges must give (`judge_heads`). StoreError where
-    the run has other votes (judges', say), unless `overwrite`, which deletes them.
+    SettingsError where the labels are a language model's, whose votes judges must give (`judge_heads`). StoreError
+    where the run has other votes (judges', say), unless `overwrite`, which deletes them.
     """
     labels = read_labels(store, run)
     if labels.consistent is None:

@@ -111,7 +111,7 @@ def _drop_dependents(store: Store, kind: str, run: str, overwrite: bool, listen:
     if dependents and not overwrite:
         raise refusal(store, kind, run, f"{kind} run {run!r} is damaged or missing, and was not made again as it was")
     for name in dependents:
-        _remove(store.path, *name.split("/"))
+        _remove(store.path, name.split("/")[0], run)
     if dependents:
         listen(Progress(STAGE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
 
