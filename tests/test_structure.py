@@ -21,7 +21,19 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 # The data path from left to right: a module imports from its own group and from groups before it.
 FLOW = (
-    ("redact", "errors", "config", "records", "stage_times", "network", "shard_urls", "blocks", "sources", "tar"),
+    (
+        "escapes",
+        "redact",
+        "errors",
+        "config",
+        "records",
+        "stage_times",
+        "network",
+        "shard_urls",
+        "blocks",
+        "sources",
+        "tar",
+    ),
     ("world",),
     ("plan",),
     ("pixels", "fast_pixels", "decode", "in_hand"),
@@ -32,9 +44,11 @@ FLOW = (
     ("pipeline",),
     ("cluster", "analyse", "llm"),
     ("demo", "mending"),
+    ("terminal",),
     ("asking_flags", "score_tables"),
     ("label_commands", "vote_commands"),
     ("cli",),
+    ("__main__",),
 )
 PLACE = {name: place for place, group in enumerate(FLOW) for name in group}
 
@@ -99,6 +113,28 @@ def test_imports_of_the_engine_flow_one_way() -> None:
         if module != "headspan":
             complaints += flow_complaints(path.read_text(), module, path.name == "__init__.py")
     assert not complaints, "\n".join(complaints)
+
+
+def prints(source: str) -> list[int]:
+    """The lines on which a module prints or writes to a standard stream itself."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            found.append(node.lineno)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
+            found += [node.lineno] * (node.attr in ("stdout", "stderr"))
+    return found
+
+
+def test_one_file_prints() -> None:
+    found = {path.name: prints(path.read_text()) for path in sorted(ENGINE.rglob("*.py"))}
+    # The command line compares what argparse gives it with standard output, and hands it on.
+    assert {name: len(lines) for name, lines in found.items() if lines} == {"cli.py": 1}
+    assert "getattr(sys, self._name)" in (ENGINE / "terminal.py").read_text()
+
+
+def test_the_check_of_printing_sees_what_it_should() -> None:
+    assert prints("import sys\nprint(1)\nsys.stderr.write('x')\nsys.exit()") == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from headspan.errors import SettingsError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, AnswerCache, Question
 from headspan.llm.endpoint import OPENAI_URL, PARALLEL, TIMEOUT_SECONDS, Endpoint
+from headspan.terminal import say, tell
 
 # Each with its default, which the command line leaves out, so that a flag without a model is noticed.
 _DEFAULTS = {"parallel": PARALLEL, "timeout": TIMEOUT_SECONDS, "answer_tokens": ANSWER_TOKENS}
@@ -31,6 +30,11 @@ def add_asking_flags(command: argparse.ArgumentParser) -> None:
     flags.add_argument("--cache", help="folder of kept answers (default: headspan/answers in the user's cache folder)")
     flags.add_argument("--price", help="dollars a million tokens, as IN,OUT, to print the cost in money too")
     flags.add_argument("--dry-run", action="store_true", default=None, help="print prompts and cost, and ask nothing")
+
+
+def overwrite_flag(command: argparse.ArgumentParser, deleted: str) -> None:
+    """The flag without which a command deletes no result."""
+    command.add_argument("--overwrite", action="store_true", help=f"replace the run, and delete {deleted}")
 
 
 def refuse_asking_flags(flags: argparse.Namespace, wanted: str, *others: str) -> None:
@@ -61,35 +65,35 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
     """Print what asking `questions` takes; False where that was all that was wanted (`--dry-run`)."""
     plan = asker.plan(questions)
     price = _price(flags.price)
-    out: TextIO = sys.stdout if flags.dry_run else sys.stderr
+    out = say if flags.dry_run else tell
     if flags.dry_run:
         for number, question in enumerate(plan.open, start=1):
-            print(f"--- {question.model}, question {number} of {len(plan.open)}\n{question.prompt}\n")
+            say(f"--- {question.model}, question {number} of {len(plan.open)}")
+            for line in question.prompt.split("\n"):
+                say(line)
+            say()
     if not plan.questions:
-        print("there is nothing to ask", file=out)
+        out("there is nothing to ask")
         return not flags.dry_run
     models = ", ".join(dict.fromkeys(question.model for question in questions))
-    print(
+    out(
         f"{plan.questions:,} questions to {models} at {asker.endpoint.shown_url}: {plan.kept:,} answered before, "
         f"{len(plan.open):,} to ask",
-        file=out,
     )
     if plan.elsewhere:
-        print(f"  kept answers came from {', '.join(plan.elsewhere)}", file=out)
+        out(f"  kept answers came from {', '.join(plan.elsewhere)}")
     if plan.open:
         calls, tokens = asker.limits(plan)
-        print(
+        out(
             f"  that takes some {plan.prompt_tokens:,} tokens of prompts and at most {plan.answer_tokens:,} of answers"
             + (f", ${_money(plan.prompt_tokens, plan.answer_tokens, *price):,.2f} at most" if price else ""),
-            file=out,
         )
-        print(
+        out(
             f"  budget: {calls:,} calls and {tokens:,} tokens, retries counted (a question may reserve "
             f"{plan.max_tokens // len(plan.open):,} tokens until its reply says the use)",
-            file=out,
         )
     if flags.dry_run:
-        print("nothing was asked (--dry-run)")
+        say("nothing was asked (--dry-run)")
     return not flags.dry_run
 
 

@@ -1,40 +1,44 @@
-"""Flags to settings to one call; with the `…_commands` and what they share, the only files that print.
+"""Flags to settings to one call, and what the commands say.
 
 Errors are one sentence on standard error and exit code 2; an interrupted precompute says how to go on and exits
 with 130, or with 143 where it was told to end (SIGTERM). `verify` and `repair` exit with 1 where something does not
-agree, `precompute` where units had to be set aside.
+agree, `precompute` where units had to be set aside or no image could be used.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from headspan.analyse import results
 from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
 from headspan.analyse.verify import WHOLE_STORE, Verdict, verify
+from headspan.asking_flags import overwrite_flag
 from headspan.config import DECODERS, EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
 from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
+from headspan.escapes import escaped, shell_command
 from headspan.label_commands import add_label_commands
 from headspan.records import Progress, Summary
 from headspan.stage_times import IN_TURN, MEANWHILE
 from headspan.store.reader import Store
 from headspan.store.schema import decoding
+from headspan.terminal import ERR, OUT, conclude, prepare, say, say_row, tell
 from headspan.vote_commands import add_vote_commands
 
 
@@ -59,12 +63,13 @@ class ProgressPrinter:
         self._started: dict[str, tuple[float, int]] = {}
         self._printed: dict[str, float] = {}
         self._finished: dict[str, int | None] = {}
-        self._on_terminal = sys.stderr.isatty()
+        self._on_terminal = ERR.isatty()
 
     def __call__(self, event: Progress) -> None:
-        if event.stage == "planned":
+        if event.stage in ("planned", results.STAGE):
             self.close()
-            print(f"{event.done:,} images: {event.note}", file=sys.stderr)
+            counted = f"{event.done:,} images: " if event.stage == "planned" else ""
+            tell(counted + event.note)
         elif self._on_terminal:
             self._draw(event)
         else:
@@ -80,9 +85,9 @@ class ProgressPrinter:
         bar = self._bars.get(event.stage)
         if bar is None:
             unit = f" {self._UNITS.get(event.stage, 'step')}s"
-            bar = tqdm(desc=event.stage, total=event.total, initial=event.done, unit=unit, file=sys.stderr)
+            bar = tqdm(desc=event.stage, total=event.total, initial=event.done, unit=unit, file=ERR, dynamic_ncols=True)
             self._bars[event.stage] = bar
-        bar.set_postfix_str(event.note, refresh=False)
+        bar.set_postfix_str(escaped(event.note), refresh=False)
         bar.update(event.done - bar.n)
 
     def _line(self, event: Progress) -> None:
@@ -106,7 +111,7 @@ class ProgressPrinter:
                 parts.append(f"{(event.total - event.done) / rate:,.0f} s left")
         if event.note:
             parts.append(event.note)
-        print(", ".join(parts), file=sys.stderr, flush=True)
+        tell(", ".join(parts))
 
 
 class Terminated(KeyboardInterrupt):
@@ -119,7 +124,14 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    flags = _parser().parse_args(arguments)
+    prepare()
+    try:
+        return _run(_parser().parse_args(arguments))
+    finally:
+        conclude()
+
+
+def _run(flags: argparse.Namespace) -> int:
     progress = ProgressPrinter()
     # Python takes signal handlers in its main thread alone.
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -128,18 +140,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(flags.run(flags, progress))
     except HeadspanError as error:
         progress.close()
-        print(f"headspan: {error}", file=sys.stderr)
+        tell(f"headspan: {error}")
         return 2
     except KeyboardInterrupt as error:
         progress.close()
         kept = f"; {flags.kept} are kept, run the same command to go on" if "kept" in flags else ""
         ended = isinstance(error, Terminated)
-        print(f"headspan: {'terminated' if ended else 'interrupted'}{kept}", file=sys.stderr)
+        tell(f"headspan: {'terminated' if ended else 'interrupted'}{kept}")
         return 143 if ended else 130
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; nothing more can be told, not even at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     finally:
         progress.close()
         if in_main_thread:
@@ -154,6 +162,13 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     summary = precompute(PrecomputeSettings.from_dict(given), progress)
     progress.close()
     _print_summary(summary)
+    store = Store(summary.path)
+    if store.complete and not store.images:
+        say(
+            f"none of the {store.planned_images:,} images could be used, so the store holds no numbers; "
+            f"`{shell_command(['headspan', 'info', summary.path, '--bad'])}` lists the reasons"
+        )
+        return 1
     return 1 if summary.aside else 0
 
 
@@ -165,28 +180,29 @@ def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     done = repair(flags.store, flags.shards, progress, **given)
     progress.close()
     for name in done.files:
-        print(f"{name} made again")
-    print(f"{len(done.units):,} units computed again" + (f": {spans_of(done.units)}" if done.units else ""))
+        say(f"{name} made again")
+    say(f"{len(done.units):,} units computed again" + (f": {spans_of(done.units)}" if done.units else ""))
     return _print_verdict(Store(flags.store, keep_failed=True), done.verdict)
 
 
 def _print_summary(summary: Summary) -> None:
     if summary.skipped:
-        print(f"{summary.skipped:,} images were finished before, or by another process")
-    print(f"{summary.images:,} images stored in {summary.path}")
+        say(f"{summary.skipped:,} images were finished before, or by another process")
+    say(f"{summary.images:,} images stored in {summary.path}")
     if summary.images:
-        print(_where_time_went(summary.seconds))
+        say(_where_time_went(summary.seconds))
     if summary.bad:
-        print(f"{len(summary.bad):,} images set aside:")
+        say(f"{len(summary.bad):,} images set aside:")
         for bad in summary.bad[:10]:
-            print(f"  row {bad.row}, {bad.key} in {bad.url}: {bad.reason}")
+            say(f"  row {bad.row}, {bad.key} in {bad.url}: {bad.reason}")
         if len(summary.bad) > 10:
-            print(f"  and {len(summary.bad) - 10:,} more; `headspan info {summary.path} --bad` lists all")
+            lists = shell_command(["headspan", "info", summary.path, "--bad"])
+            say(f"  and {len(summary.bad) - 10:,} more; `{lists}` lists all")
     for unit in summary.aside:
         last_row = unit.first_row + unit.rows - 1
-        print(
+        say(
             f"unit {unit.index}, rows {unit.first_row} to {last_row}, was set aside, since it ended its process again "
-            f"and again; `headspan repair {summary.path}` tries it once more"
+            f"and again; `{shell_command(['headspan', 'repair', summary.path])}` tries it once more"
         )
 
 
@@ -204,9 +220,9 @@ def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     width = max(map(len, reasons))
     for name, reason in reasons.items():
         yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"
-        print(f"{name:<{width}}  {'no: ' + reason if reason else yes}")
+        say(f"{name:<{width}}  {'no: ' + reason if reason else yes}")
     supported = sum(reason is None for reason in reasons.values())
-    print(f"{supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed")
+    say(f"{supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed")
     return 0
 
 
@@ -216,7 +232,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     notes, aside = store.notes(), store.units_aside()
     if flags.bad or flags.notes:
         for image in [*(bad if flags.bad else []), *(notes if flags.notes else [])]:
-            print(f"{image.row}\t{image.key}\t{image.url}\t{image.reason}")
+            say_row(image.row, image.key, image.url, image.reason)
         return 0
     size = store.stored_bytes
     rows = {
@@ -248,7 +264,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     }
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
     return 0
 
 
@@ -284,9 +300,16 @@ def _command_of(store: Store) -> str:
         "batch-size": made.get("batch_size"),
         "device": made.get("device"),
     }
-    words = ["headspan", "precompute", *(made.get("shards") or [shard.url for shard in store.shards()])]
-    words += [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
-    return shlex.join([*words, *(["--allow-pipe"] if made.get("allow_pipe") else []), "--out", store.path.name])
+    shards = made.get("shards") or [shard.url for shard in store.shards()]
+    flags["out"] = store.path.name
+    options = ["--allow-pipe"] if made.get("allow_pipe") else []
+    for name, value in flags.items():
+        if value is not None:
+            # A value that begins with a dash would be taken for a flag.
+            options += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    if any(shard.startswith("-") for shard in shards):
+        return shell_command(["headspan", "precompute", *options, "--", *shards])
+    return shell_command(["headspan", "precompute", *shards, *options])
 
 
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -306,24 +329,25 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
             where = f"unit {problem.unit}, {where}"
         elif not problem.of_source:
             where = "whole store"
-        print(f"{where}: {problem.what}")
+        say(f"{where}: {problem.what}")
     if verdict.unreached:
-        print(
+        say(
             f"{verdict.unreached:,} source tars are commands, remote or not there (relative paths are those of the "
             "run), and were not compared with the plan"
         )
     if verdict.problems:
         of_store = any(problem.of_store for problem in verdict.problems)
-        todo = f"; `headspan repair {store.path}` mends the store" if of_store else ""
-        print(f"{len(verdict.problems)} problems in {verdict.units} units{todo}")
+        mends = shell_command(["headspan", "repair", str(store.path)])
+        todo = f"; `{mends}` mends the store" if of_store else ""
+        say(f"{len(verdict.problems)} problems in {verdict.units} units{todo}")
         return 1
-    print(f"{verdict.images:,} images in {verdict.units:,} units: files, records, rows and moments agree")
+    say(f"{verdict.images:,} images in {verdict.units:,} units: files, records, rows and moments agree")
     if verdict.largest_error is None:
-        print("contributions were not summed: that takes all layers and --emit heads,mlps")
+        say("contributions were not summed: that takes all layers and --emit heads,mlps")
     else:
-        print(f"contributions sum to the embeddings within {verdict.largest_error:.1e} (16-bit numbers)")
+        say(f"contributions sum to the embeddings within {verdict.largest_error:.1e} (16-bit numbers)")
     if not store.complete:
-        print("the run is unfinished: the same precompute command goes on")
+        say("the run is unfinished: the same precompute command goes on")
     return 0
 
 
@@ -331,20 +355,21 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     also = [Store(path) for path in flags.also]
-    spans = textspan(store, flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name, progress, also)
+    given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
+    spans = textspan(store, *given, progress, also, flags.overwrite)
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
-    print(f"kept as textspan/{spans.run} in {store.path}")
+    say(f"kept as textspan/{spans.run} in {store.path}")
     return 0
 
 
 def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
     explained = spans.explained[spans.layers.index(layer), head]
     first = spans.texts(layer, head, 5)
-    print(f"L{layer}.H{head}  {explained[-1]:.0%} of the variance by {len(explained)} texts, the first {len(first)}:")
+    say(f"L{layer}.H{head}  {explained[-1]:.0%} of the variance by {len(explained)} texts, the first {len(first)}:")
     for text in first:
-        print(f"    {text}")
+        say(f"    {text}")
 
 
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -352,7 +377,7 @@ def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     path = store.path.resolve()
     written = write_report(store, flags.out or path.with_name(f"{path.stem}-report.html"), flags.run_name, progress)
     progress.close()
-    print(f"report written to {written}")
+    say(f"report written to {written}")
     return 0
 
 
@@ -364,15 +389,45 @@ def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     _print_summary(result.summary)
     named = ", ".join(f"{factor.replace('_', ' ')} {each.share:.1%}" for factor, each in result.truth.zero_shot.items())
-    print(f"named right, zero-shot: {named}")
-    print(f"open {result.report} in a browser ({time.monotonic() - began:.0f} s)")
+    say(f"named right, zero-shot: {named}")
+    say(f"open {result.report} in a browser ({time.monotonic() - began:.0f} s)")
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that prints where all is printed, and answers an unknown flag with its own command's usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # A command's own; those of the whole line are told apart by the command that they follow.
+        if self._subparsers is None:
+            for word in args[: args.index("--")] if "--" in args else args:
+                if re.fullmatch(r"--[\w-]+(=.*)?", word, re.DOTALL):
+                    self._refuse_unknown(word.split("=")[0])
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"one argument too many, {left[0]}; {self.prog} --help lists what it takes")
+        return found, left
+
+    def _refuse_unknown(self, flag: str) -> None:
+        known = self._option_string_actions
+        if not any(name.startswith(flag) for name in known):
+            near = get_close_matches(flag, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the flags"
+            self.error(f"there is no flag {flag}; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        # argparse would print the usage to standard output where standard error is closed.
+        ERR.write(self.format_usage())
+        tell(f"{self.prog}: error: {message}")
+        self.exit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = OUT if file is sys.stdout and file is not None else ERR
+        stream.write("\n".join(map(escaped, message.split("\n"))))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="headspan", description="Every attention head of CLIP image encoders, taken apart."
-    )
+    parser = _Parser(prog="headspan", description="Every attention head of CLIP image encoders, taken apart.")
     parser.add_argument("--version", action="version", version=f"headspan {version('headspan')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -437,6 +492,7 @@ def _parser() -> argparse.ArgumentParser:
         help="further stores of the same model; heads are described over the images of all",
     )
     _run_flag(spans)
+    overwrite_flag(spans, "the labels and scores made from it")
     add_label_commands(partial(_command, commands), _run_flag)
     add_vote_commands(partial(_command, commands), _run_flag)
     report = _command(commands, "report", _report, "one HTML file, no network")

@@ -6,14 +6,18 @@ The command line prints the sentence and exits with code 2; from Python they are
 
 from __future__ import annotations
 
+from headspan.escapes import escaped
 from headspan.redact import redact
 
 
 class HeadspanError(Exception):
-    """Base of all errors that headspan raises on purpose; catch this one. No secret of a url gets into its text."""
+    """Base of all errors that headspan raises on purpose; catch this one.
+
+    Its text is one line. No secret of a url gets into it, and nothing that steers a terminal.
+    """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(redact(sentence))
+        super().__init__(escaped(redact(sentence)))
 
 
 class SettingsError(HeadspanError):

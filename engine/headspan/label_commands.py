@@ -10,20 +10,28 @@ from pathlib import Path
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency
 from headspan.analyse.examples import read_examples
-from headspan.analyse.judging import all_vote_questions, judge_heads, missing_votes
+from headspan.analyse.judging import judge_heads, missing_votes, open_ballot
 from headspan.analyse.labels import Labels, label_heads
-from headspan.analyse.model_labels import label_by_model, label_questions
+from headspan.analyse.model_labels import label_by_model, label_questions, open_label_questions
 from headspan.analyse.model_pool import write_pool
 from headspan.analyse.pool_draft import Draft
 from headspan.analyse.pool_request import PoolRequest
 from headspan.analyse.results import runs
 from headspan.analyse.spans import read_spans
-from headspan.asking_flags import add_asking_flags, asker_of, go_ahead, refuse_asking_flags, value_of
+from headspan.asking_flags import (
+    add_asking_flags,
+    asker_of,
+    go_ahead,
+    overwrite_flag,
+    refuse_asking_flags,
+    value_of,
+)
 from headspan.errors import SettingsError
 from headspan.llm.asking import Asker
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.store.reader import Store
+from headspan.terminal import say, say_row
 
 _SHOWN_CONCEPTS = 12
 _LONGEST_NAME = 60
@@ -38,12 +46,14 @@ def add_label_commands(
     label.add_argument("store")
     run_flag(label)
     label.add_argument("--llm", metavar="MODEL", help="let this language model label (default: the pool's concepts)")
+    overwrite_flag(label, "other labels, and the scores made from them")
     label.add_argument("--examples", action="append", metavar="FILE", help="more labelled heads to show it (TOML)")
     add_asking_flags(label)
     ccs = add("ccs", _ccs, "Concept Consistency Scores, from the pool's concepts or from judges")
     ccs.add_argument("store")
     run_flag(ccs)
     ccs.add_argument("--judge", action="append", metavar="MODEL", help="a language model that votes; may be repeated")
+    overwrite_flag(ccs, "the votes of other judges")
     ccs.add_argument("--add", action="store_true", default=None, help="keep the votes of other judges that are there")
     add_asking_flags(ccs)
     pool = add("pool", _pool, "a text pool written by a language model")
@@ -59,19 +69,23 @@ def add_label_commands(
 def _label(flags: argparse.Namespace, progress: Listener) -> int:
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
-        labels = label_heads(Store(flags.store), flags.run_name)
+        labels = label_heads(Store(flags.store), flags.run_name, flags.overwrite, progress)
     else:
         store, examples = Store(flags.store), read_examples(flags.examples or ())
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
-        questions = label_questions(read_spans(store, flags.run_name), flags.llm, examples, answer_tokens)
-        if not go_ahead(asker, list(questions.values()), flags):
+        spans = read_spans(store, flags.run_name)
+        questions = label_questions(spans, flags.llm, examples, answer_tokens)
+        wanted = open_label_questions(store, spans, questions, flags.overwrite)
+        if not go_ahead(asker, list(wanted.values()), flags):
             return 0
-        labels = label_by_model(store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress)
+        labels = label_by_model(
+            store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
+        )
         _print_spent(asker)
-    print(f"by {labels.source}")
+    say(f"by {labels.source}")
     for layer, names in zip(labels.layers, labels.names, strict=True):
         for head, name in enumerate(names):
-            print(f"L{layer}.H{head}\t{name or '-'}")
+            say_row(f"L{layer}.H{head}", name or "-")
     if labels.free:
         _print_merged(labels)
     return 0
@@ -85,14 +99,14 @@ def _print_merged(labels: Labels) -> None:
                 joined.setdefault(concept, set()).add(name)
     for concept, names_of_one in sorted(joined.items()):
         if len(names_of_one) > 1:
-            print(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
+            say(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
     without = sum(name is None for row in labels.names for name in row)
     if without:
-        print(f"heads without a label: {without}, which have no texts or no answer that was one")
+        say(f"heads without a label: {without}, which have no texts or no answer that was one")
 
 
 def _print_spent(asker: Asker) -> None:
-    print(f"{asker.budget.calls:,} calls were made and {asker.budget.tokens:,} tokens used")
+    say(f"{asker.budget.calls:,} calls were made and {asker.budget.tokens:,} tokens used")
 
 
 def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
@@ -102,16 +116,17 @@ def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
     if not runs(store, "labels"):
         if flags.dry_run:
             raise SettingsError(f"{store.path}: no head is labelled yet; run headspan label, then --dry-run")
-        label_heads(store, flags.run_name)
+        label_heads(store, flags.run_name, listen=progress)
     if flags.judge:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
-        asked = all_vote_questions(store, flags.judge, flags.run_name, answer_tokens)
+        given = (flags.run_name, bool(flags.add), answer_tokens)
+        asked = open_ballot(store, flags.judge, *given, flags.overwrite).open
         if not go_ahead(asker, [one for questions in asked.values() for one in questions.values()], flags):
             return 0
-        found = judge_heads(store, asker, flags.judge, flags.run_name, bool(flags.add), answer_tokens, progress)
+        found = judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite)
         _print_spent(asker)
     else:
-        found = concept_consistency(store, flags.run_name)
+        found = concept_consistency(store, flags.run_name, flags.overwrite, progress)
     _print_scores(found)
     return 0
 
@@ -120,17 +135,18 @@ def _print_scores(found: ConceptConsistency) -> None:
     labels = found.labels
     for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
         for head, score in enumerate(scores):
-            print(f"L{layer}.H{head}\t{score}\t{labels.name(layer, head) or '-'}")
-    print(f"labels by {labels.source}\nvotes by {found.votes.source}")
+            say_row(f"L{layer}.H{head}", score, labels.name(layer, head) or "-")
+    say(f"labels by {labels.source}")
+    say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():
         if missing:
-            print(f"{judge} gives no vote on {missing:,} texts; run the same command to ask again")
-    print(", ".join(f"{name} {count}" for name, count in found.groups.items()))
-    print("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
-    print("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
+            say(f"{judge} gives no vote on {missing:,} texts; run the same command to ask again")
+    say(", ".join(f"{name} {count}" for name, count in found.groups.items()))
+    say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
+    say("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
     shown = list(found.heads_per_concept.items())[:_SHOWN_CONCEPTS]
     left = len(found.heads_per_concept) - len(shown)
-    print("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
+    say("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
     rows = [score_row("all", found), *(score_row(f"L{layer}", found.layer(layer)) for layer in labels.layers)]
     print_table([("layer", *SCORE_COLUMNS), *rows])
     print_unsourced(found)
@@ -145,7 +161,8 @@ def _pool(flags: argparse.Namespace, progress: Listener) -> int:
     draft = Draft.open(out, request)
     expected = draft.expected(flags.count, asker.endpoint.parallel)
     if flags.dry_run:
-        print("later lists are asked for with the texts that are there by then, here x in their place\n")
+        say("later lists are asked for with the texts that are there by then, here x in their place")
+        say()
     if not go_ahead(asker, expected, flags):
         return 0
     # For all rounds together, as it was printed.
@@ -153,8 +170,8 @@ def _pool(flags: argparse.Namespace, progress: Listener) -> int:
     asker = Asker(asker.endpoint, asker.cache, calls, tokens)
     written = write_pool(asker, request, flags.count, out, progress)
     _print_spent(asker)
-    print(f"{written.texts:,} texts by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
-    print(f"the model repeated {written.repeated:,} texts; its raw answers are in {draft.answers_path}")
+    say(f"{written.texts:,} texts by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
+    say(f"the model repeated {written.repeated:,} texts; its raw answers are in {draft.answers_path}")
     return 0
 
 

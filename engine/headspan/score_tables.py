@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 from headspan.analyse.ccs import UNSOURCED, ConceptConsistency
+from headspan.escapes import escaped
+from headspan.terminal import say
 
 # Of `score_row`, after the name.
 SCORE_COLUMNS = (
@@ -28,14 +30,15 @@ def _share(value: float) -> str:
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Columns under one another, the first flush left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    shown = [tuple(map(escaped, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join((row[0].ljust(len(first)), *others)))
+        say("  ".join((row[0].ljust(len(first)), *others)))
 
 
 def print_unsourced(*found: ConceptConsistency) -> None:
     """Name what was not read at its source."""
-    print(f"* [unsourced], our reading: {UNSOURCED['association']}; {UNSOURCED['entanglement']}")
+    say(f"* [unsourced], our reading: {UNSOURCED['association']}; {UNSOURCED['entanglement']}")
     if any(len(one.votes.judges) > 1 for one in found):
-        print(f"[unsourced] too: {UNSOURCED['majority']}")
+        say(f"[unsourced] too: {UNSOURCED['majority']}")

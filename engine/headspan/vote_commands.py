@@ -20,6 +20,7 @@ from headspan.errors import SettingsError
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.store.reader import Store
+from headspan.terminal import say
 
 Run = Callable[[argparse.Namespace, Listener], int]
 
@@ -55,17 +56,18 @@ def _votes(flags: argparse.Namespace, progress: Listener) -> int:
         (record["judge"], record["layer"], record["head"], record["text"]): record
         for record in read_records(store, "ccs", labels.run)
     }
-    print(f"labels by {labels.source}\nvotes by {votes.source}; by majority + fits the label, - does not")
+    say(f"labels by {labels.source}")
+    say(f"votes by {votes.source}; by majority + fits the label, - does not")
     for kept, layer in enumerate(labels.layers):
         for head, name in enumerate(labels.names[kept]):
             if chosen not in (None, (layer, head)):
                 continue
-            print(f"L{layer}.H{head}  {name or '-'}  CCS {found.scores[kept, head]}")
+            say(f"L{layer}.H{head}  {name or '-'}  CCS {found.scores[kept, head]}")
             _print_replies("    label", said.get((layer, head)))
             for place, text in enumerate(spans.texts(layer, head, found.consistent.shape[2])):
-                print(f"    {'+' if found.consistent[kept, head, place] else '-'} {text}")
+                say(f"    {'+' if found.consistent[kept, head, place] else '-'} {text}")
                 for judge, cast in zip(votes.judges, votes.cast[:, kept, head, place].tolist(), strict=True):
-                    print(f"        {'no vote' if cast == NO_VOTE else cast}  {judge}")
+                    say(f"        {'no vote' if cast == NO_VOTE else cast}  {judge}")
                     _print_replies("           ", voted.get((judge, layer, head, place + 1)))
     return 0
 
@@ -81,7 +83,7 @@ def _head_of(text: str, found: ConceptConsistency) -> tuple[int, int]:
 def _print_replies(indent: str, record: Record | None) -> None:
     for reply in record["replies"] if record is not None else ():
         words = " ".join((reply["content"] or reply["refusal"] or "").split())
-        print(f"{indent} ← {words or 'nothing'}")
+        say(f"{indent} ← {words or 'nothing'}")
 
 
 def _agreement(flags: argparse.Namespace, progress: Listener) -> int:
@@ -90,7 +92,7 @@ def _agreement(flags: argparse.Namespace, progress: Listener) -> int:
     spans = read_spans(store, labels.run)
     if flags.write:
         written = write_spans(spans, labels, flags.write, flags.count, flags.seed)
-        print(f"{written} texts written to {flags.write}: fill the column associated with 1 or 0, then give --human")
+        say(f"{written} texts written to {flags.write}: fill the column associated with 1 or 0, then give --human")
         return 0
     people = {str(path): read_votes(spans, labels, path) for path in flags.human or ()}
     found = read_scores(store, labels.run)
@@ -100,25 +102,25 @@ def _agreement(flags: argparse.Namespace, progress: Listener) -> int:
             f"votes of run {labels.run!r} are by {found.votes.source} alone, and agreement takes two; add a judge with "
             "headspan ccs --judge, or a person with --write and --human"
         )
-    print(f"labels by {labels.source}")
+    say(f"labels by {labels.source}")
     for pair in pairs:
-        print(f"{pair.first} and {pair.second}")
+        say(f"{pair.first} and {pair.second}")
         _print_agreement("texts", pair.texts)
         _print_agreement("scores of heads", pair.heads)
-    print("95 % intervals from 1,000 bootstrap samples of heads; - where a rater never varies. Of votes of 0 and 1, ρ")
-    print("and τ-b are one number. κ of scores is unweighted.")
+    say("95 % intervals from 1,000 bootstrap samples of heads; - where a rater never varies. Of votes of 0 and 1, ρ")
+    say("and τ-b are one number. κ of scores is unweighted.")
     if len(found.votes.judges) > 1:
-        print(f"[unsourced]: {UNSOURCED['majority']}")
+        say(f"[unsourced]: {UNSOURCED['majority']}")
     return 0
 
 
 def _print_agreement(what: str, found: Agreement) -> None:
     if not found.pairs:
-        print(f"    {what}: none that both rated")
+        say(f"    {what}: none that both rated")
         return
     measures = (("κ", found.kappa), ("ρ", found.spearman), ("τ-b", found.kendall))
     shown = "  ".join(f"{name} {_measure(measure)}" for name, measure in measures)
-    print(f"    {found.pairs:,} {what}, {found.same:.1%} the same  {shown}")
+    say(f"    {found.pairs:,} {what}, {found.same:.1%} the same  {shown}")
 
 
 def _measure(measure: Measure) -> str:
@@ -133,9 +135,9 @@ def _compare(flags: argparse.Namespace, progress: Listener) -> int:
     rows = [_compared_row(one, ways.index(one.way) + 1) for one in compared]
     print_table([("model", "store", "run", "way", *SCORE_COLUMNS), *rows])
     for number, (pool, labeller, judges) in enumerate(ways, start=1):
-        print(f"way {number}: texts of pool {pool}, labels by {labeller}, votes by {judges}")
+        say(f"way {number}: texts of pool {pool}, labels by {labeller}, votes by {judges}")
     if len(ways) > 1:
-        print("scores made in different ways do not compare")
+        say("scores made in different ways do not compare")
     print_unsourced(*(one.found for one in compared))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 import headspan as hs
 from headspan.analyse.ground_truth import FACTOR_OF, GroundTruth
 from headspan.analyse.verify import verify
-from headspan.demo import DemoResult, run_demo
+from headspan.demo import MARKER, DemoResult, run_demo
 from headspan.errors import StoreError
+from tests.conftest import relative_files
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +97,100 @@ def test_ablating_the_heads_of_a_concept_hurts_its_own_factor_most(truth: Ground
     assert sum(own > 0.1 for own in hurt) >= 4, truth.ablations
 
 
-def test_a_second_demo_takes_the_place_of_the_first_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "run.zarr").mkdir()
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(StoreError, match="is not empty and no earlier demo"):
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo that draws two shards and stops before the model is needed."""
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headspan.demo._IMAGES", 4)
+    monkeypatch.setattr("headspan.demo._IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("headspan.demo._analyse", stop)
+
+
+def folder_of_names_like_ours(folder: Path) -> dict[str, bytes]:
+    """What somebody might keep under the names that a demo uses, as earlier versions made it."""
+    for name in ("shards/000000.tar", "run.zarr/zarr.json", "random.zarr/zarr.json", "report.html"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years of work")
+    return relative_files(folder)
+
+
+@pytest.mark.parametrize("marker", [None, "", "{}", "[]", '{"files": 3}', '{"files": {"report.html": 1}}'])
+def test_a_folder_that_no_demo_marked_is_refused_and_left_as_it_is(
+    marker: str | None, tmp_path: Path, quick: None
+) -> None:
+    folder_of_names_like_ours(tmp_path)
+    if marker is not None:
+        (tmp_path / MARKER).write_text(marker)
+    before = relative_files(tmp_path)
+    with pytest.raises(StoreError, match=r"choose another --out, or (delete the folder yourself|move it away)"):
         run_demo(tmp_path)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert relative_files(tmp_path) == before
+
+
+def test_a_demo_that_was_interrupted_is_made_again(tmp_path: Path, quick: None) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out)
+    drawn = relative_files(out)
+    assert set(drawn) == {MARKER, "shards/000000.tar", "shards/000001.tar"}
+    # What kills leave behind: half a store, half a plan, half a report.
+    for name in ("run.zarr/heads/c/0", ".random.zarr.planning-1a2b/zarr.json", ".report.html.1a2b.tmp"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("half")
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out)
+    assert relative_files(out) == drawn
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "shards/thesis.txt", "shards/own/000000.tar", "run.zarr.backup/zarr.json", "run.zarr"]
+)
+def test_what_somebody_put_into_a_half_made_demo_is_kept(name: str, tmp_path: Path, quick: None) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    if name == "run.zarr":
+        (tmp_path / "elsewhere.zarr").mkdir()
+        (out / name).symlink_to(tmp_path / "elsewhere.zarr")
+    else:
+        (out / name).write_text("years of work")
+    before = relative_files(tmp_path)
+    with pytest.raises(StoreError, match=rf"out: holds {name}, which the earlier demo did not make"):
+        run_demo(out)
+    assert relative_files(tmp_path) == before
+    assert (tmp_path / "elsewhere.zarr").is_dir() == (name == "run.zarr")
+
+
+@pytest.mark.parametrize("change", ["labels", "thesis", "report"])
+def test_what_somebody_added_to_a_finished_demo_is_kept(
+    change: str, demo: DemoResult, tmp_path: Path, quick: None
+) -> None:
+    out = Path(shutil.copytree(demo.report.parent, tmp_path / "out"))
+    if change == "labels":
+        hs.textspan(hs.open(out / "run.zarr"), "world", texts_per_head=5, run="mine")
+    elif change == "thesis":
+        (out / "run.zarr" / "thesis.txt").write_text("years of work")
+    else:
+        (out / "report.html").write_text("notes")
+    before = relative_files(out)
+    with pytest.raises(StoreError, match=r"which the earlier demo did not make or which has changed since; choose"):
+        run_demo(out)
+    assert relative_files(out) == before
+
+
+def test_a_second_demo_takes_the_place_of_the_first(demo: DemoResult, tmp_path: Path, quick: None) -> None:
+    out = Path(shutil.copytree(demo.report.parent, tmp_path / "out"))
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out)
+    assert set(relative_files(out)) == {MARKER, "shards/000000.tar", "shards/000001.tar"}
+
+
+def test_a_file_as_the_demos_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("work")
+    with pytest.raises(StoreError, match="is a file; choose another --out"):
+        run_demo(tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "work"

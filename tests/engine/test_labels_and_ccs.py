@@ -175,9 +175,9 @@ def test_a_pool_without_concepts_is_refused_with_what_to_give(toy_copy: Path) ->
 
 def test_scores_without_labels_are_refused_with_the_command_that_makes_them(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
-    with pytest.raises(StoreError, match=r"copy\.zarr: has none as labels runs; run headspan label"):
+    with pytest.raises(StoreError, match=r"copy\.zarr: has no labels run; run headspan label"):
         concept_consistency(store)
-    with pytest.raises(StoreError, match=r"copy\.zarr: has none as textspan runs; run headspan textspan"):
+    with pytest.raises(StoreError, match=r"copy\.zarr: has no textspan run; run headspan textspan"):
         label_heads(store)
 
 

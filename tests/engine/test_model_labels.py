@@ -26,7 +26,8 @@ from headspan.llm.asking import Asker
 from headspan.llm.cache import AnswerCache
 from headspan.llm.endpoint import Endpoint, Patience
 from headspan.llm.forms import NotAsAskedError
-from tests.conftest import zarr_array
+from headspan.records import Progress
+from tests.conftest import relative_files, zarr_array
 from tests.engine.chat_server import ChatServer, chat_server
 from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
 
@@ -243,23 +244,26 @@ def test_a_judge_is_added_from_elsewhere_though_nothing_is_kept_of_the_first(
         other.answer = say
         elsewhere = Asker(Endpoint(other.url), AnswerCache(tmp_path / "elsewhere"))
         found = judge_heads(store, elsewhere, ["stern", "even"], add=True)
-        assert {request["model"] for request in other.requests} == {"stern", "even"}
-    assert found.votes.judges == ("kind", "stern", "even")
-    assert (found.votes.cast[[0, 2]] == before.votes.cast).all()
-    records = read_records(store, "ccs", "hand")
+        # The votes that the run has are asked for again only where they may be overwritten.
+        assert {request["model"] for request in other.requests} == {"stern"}
+        assert found.votes.judges == ("kind", "stern", "even")
+        assert (found.votes.cast[[0, 2]] == before.votes.cast).all()
+        assert voters(store) == {("kind", chat.url), ("stern", other.url), ("even", chat.url)}
+        judge_heads(store, elsewhere, ["even"], add=True, overwrite=True)
+        assert voters(store) == {("kind", chat.url), ("stern", other.url), ("even", other.url)}
     texts = 21
-    assert len(records) == 3 * texts
-    assert {(record["judge"], record["endpoint"]) for record in records} == {
-        ("kind", chat.url),
-        ("stern", other.url),
-        ("even", other.url),
-    }
+    assert len(read_records(store, "ccs", "hand")) == 3 * texts
     about = dict(hs.open(store.path).group["ccs/hand"].attrs)["judged_by"]
     assert [(judge["name"], judge["endpoints"], judge["votes"]) for judge in about] == [
         ("kind", [chat.url], texts),
         ("stern", [other.url], texts),
         ("even", [other.url], texts),
     ]
+
+
+def voters(store: hs.Store) -> set[tuple[str, str]]:
+    """Every judge of the run, with the endpoint of its answers."""
+    return {(record["judge"], record["endpoint"]) for record in read_records(store, "ccs", "hand")}
 
 
 def test_a_tie_among_an_even_number_of_judges_is_not_consistent(store: hs.Store, asker: Asker) -> None:
@@ -306,8 +310,11 @@ def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> 
     assert found.labels.source == "concepts of pool hand"
     assert found.votes.source == "kind"
     assert found.scores.tolist() == [[5, 5, 5], [5, 1, 0]]
-    # And the pool's own votes come back without judges.
-    assert hs.concept_consistency(store).votes.source == "concepts of pool hand"
+    # The pool's own votes come back without judges, in place of those that were asked for, on request alone.
+    with pytest.raises(StoreError, match=r"ccs run 'hand' \(by kind\) .* --overwrite .* which deletes ccs/hand$"):
+        hs.concept_consistency(store)
+    assert read_scores(store).votes.source == "kind"
+    assert hs.concept_consistency(store, overwrite=True).votes.source == "concepts of pool hand"
 
 
 def test_labels_of_a_model_without_judges_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
@@ -324,11 +331,55 @@ def test_a_judge_named_twice_is_refused(store: hs.Store, asker: Asker) -> None:
         judge_heads(store, asker, ["kind", "even", "kind"])
 
 
-def test_new_labels_drop_the_votes_on_the_old_ones(store: hs.Store, asker: Asker) -> None:
-    label_by_model(store, asker, "m")
+def test_labels_asked_for_again_are_those_that_are_there_and_ask_nothing(
+    store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
+) -> None:
+    labels = label_by_model(store, asker, "m")
     judge_heads(store, asker, ["kind"])
+    before = relative_files(store.path)
+    chat.requests.clear()
+    events: list[Progress] = []
+    # Nothing is kept in this cache: what the store holds is enough.
+    forgetful = Asker(asker.endpoint, AnswerCache(tmp_path / "new"))
+    assert label_by_model(store, forgetful, "m", listen=events.append) == labels
+    judge_heads(store, forgetful, ["kind"], listen=events.append)
+    assert chat.requests == []
+    assert relative_files(store.path) == before
+    assert ["left as" in event.note for event in events if event.stage == results.STAGE] == [True, True]
+
+
+def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(
+    store: hs.Store, asker: Asker, chat: ChatServer
+) -> None:
     label_by_model(store, asker, "m")
+    judge_heads(store, asker, ["kind", "even"])
+    before = relative_files(store.path)
+    chat.requests.clear()
+    lost = r"give --overwrite \(in Python overwrite=True\), which deletes "
+    for relabel in (
+        lambda: label_by_model(store, asker, "n"),
+        lambda: label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))]),
+    ):
+        with pytest.raises(StoreError, match=rf"labels run 'hand' was made otherwise .* {lost}labels/hand, ccs/hand$"):
+            relabel()
+    for judges in (["low"], ["kind"]):
+        with pytest.raises(StoreError, match=rf"has votes by .*even, which stay .* --add; .* {lost}ccs/hand$"):
+            judge_heads(store, asker, judges)
+    assert chat.requests == []
+    assert relative_files(store.path) == before
+    label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))], overwrite=True)
     assert results.runs(store, "ccs") == []
+
+
+def test_heads_without_a_usable_answer_are_asked_about_again_until_scores_are_made(
+    store: hs.Store, asker: Asker, chat: ChatServer
+) -> None:
+    chat.answer = lambda model, prompt: "hm, hm" if first_of(prompt) == "text 0" else say(model, prompt)
+    assert label_by_model(store, asker, "m").names[0][0] is None
+    chat.requests.clear()
+    chat.answer = say
+    assert label_by_model(store, asker, "m").names[0][0] == "place"
+    assert {first_of(prompt) for prompt in chat.prompts()} == {"text 0"}
 
 
 def test_scores_of_one_layer_are_that_layers(store: hs.Store, asker: Asker) -> None:
@@ -375,7 +426,7 @@ def test_the_report_says_who_labelled_and_who_voted(store: hs.Store, asker: Aske
 
 def test_votes_of_an_earlier_store_are_asked_for_again(store: hs.Store, asker: Asker) -> None:
     results.save(store, "ccs", "old", {"scores": (np.zeros((1, 3), np.int8), ("layer", "head"))}, {"source": "x"})
-    with pytest.raises(StoreError, match="ccs run 'old' was made by an earlier headspan; run headspan ccs again"):
+    with pytest.raises(StoreError, match="ccs run 'old' was made by an earlier headspan; run headspan ccs --overwrite"):
         read_scores(store, "old")
 
 

@@ -253,7 +253,7 @@ def test_a_run_of_an_analysis_is_whole_or_not_there_wherever_it_is_interrupted(
 
     def save(value: int) -> None:
         arrays = {each: (np.full(3, value), ("x",)) for each in ("a", "b")}
-        results.save(store, "ccs", "r", arrays, {"value": value})
+        results.save(store, "ccs", "r", arrays, {"value": value}, overwrite=True)
 
     def interrupt(*arguments: Any, **settings: Any) -> None:
         raise KeyboardInterrupt

@@ -249,7 +249,7 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
 def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path: Path) -> None:
     other = headspan.open(made / "plain.zarr")
     store = headspan.open(shutil.copytree(other.path, tmp_path / "copy.zarr"))
-    headspan.textspan(store, POOL, texts_per_head=6, also=[other])
+    headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True)
     headspan.label_heads(store)
     headspan.concept_consistency(store)
     page = write_report(store, tmp_path / "report.html").read_text()
@@ -390,7 +390,7 @@ def test_the_largest_models_page_stays_under_three_megabytes() -> None:
 def test_without_a_ccs_run_the_next_step_is_named(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     shutil.rmtree(tmp_path / "run.zarr" / "ccs")
-    with pytest.raises(StoreError, match="has none as ccs runs; run headspan ccs"):
+    with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
         write_report(headspan.open(tmp_path / "run.zarr"), tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
@@ -398,8 +398,8 @@ def test_without_a_ccs_run_the_next_step_is_named(made: Path, tmp_path: Path) ->
 def test_what_was_made_from_an_earlier_textspan_run_is_not_shown_beside_a_new_one(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     store = headspan.open(tmp_path / "run.zarr")
-    headspan.textspan(store, POOL, texts_per_head=6, rank=1)
-    with pytest.raises(StoreError, match="has none as ccs runs; run headspan ccs"):
+    headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True)
+    with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
         write_report(store, tmp_path / "report.html")
     headspan.label_heads(store)
     headspan.concept_consistency(store)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from hypothesis import strategies as st
 from zarr.core.metadata import ArrayV3Metadata
 
 import headspan as hs
+from headspan.analyse import results
 from headspan.analyse.spans import span_store
 from headspan.analyse.textspan import Spread, span_heads
 from headspan.emit.shares import head_coordinates
 from headspan.errors import ModelError, SettingsError, StoreError, TextsError
+from headspan.records import Progress
 from tests import tolerances
-from tests.conftest import ToyRun, zarr_array
+from tests.conftest import ToyRun, relative_files, zarr_array
 from tests.golden import recipe
 from tests.oracle import textspan as oracle_textspan
 from tests.tolerances import relative_error
@@ -234,6 +238,110 @@ def test_stores_that_cannot_be_added_are_refused_by_name(toy_run: ToyRun, toy_co
     assert "textspan" not in zarr.open_group(toy_copy, mode="r")
 
 
+def scored(path: Path) -> hs.Store:
+    """A store with spans, labels and scores under the run `pool`."""
+    store = hs.open(path)
+    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    hs.label_heads(store)
+    hs.concept_consistency(store)
+    return store
+
+
+CONCEPTS = hs.Pool("pool", tuple(TEXTS), tuple(text.split(" in ")[1] for text in TEXTS))
+
+
+def test_the_same_textspan_again_changes_nothing_and_says_so(toy_copy: Path) -> None:
+    store = scored(toy_copy)
+    before = relative_files(toy_copy)
+    events: list[Progress] = []
+    again = hs.textspan(hs.open(toy_copy), CONCEPTS, texts_per_head=5, listen=events.append)
+    assert (again.indices == hs.read_spans(store).indices).all()
+    hs.label_heads(store, listen=events.append)
+    hs.concept_consistency(store, listen=events.append)
+    assert [event.note.split(" ")[0] for event in events] == ["textspan/pool", "labels/pool", "ccs/pool"]
+    assert relative_files(toy_copy) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"texts_per_head": 6}, "texts per head 5, now 6"),
+        ({"rank": 3}, "rank 80, now 3"),
+        ({"layers": (2, 1, 0)}, "other layers"),
+        ({"texts": hs.Pool("pool", CONCEPTS.texts[::-1], CONCEPTS.concepts)}, "other texts"),
+        ({"texts": hs.Pool("pool", CONCEPTS.texts, CONCEPTS.texts)}, "other texts"),
+    ],
+)
+def test_other_settings_under_the_same_name_are_refused_and_nothing_is_deleted(
+    changed: dict[str, Any], why: str, toy_copy: Path
+) -> None:
+    store = scored(toy_copy)
+    before = relative_files(toy_copy)
+    settings = {"texts": CONCEPTS, "texts_per_head": 5, "run": "pool", **changed}
+    with pytest.raises(
+        StoreError,
+        match=rf"copy\.zarr: textspan run 'pool' was made otherwise \({why}\); choose another --run, or give "
+        r"--overwrite \(in Python overwrite=True\), which deletes textspan/pool, labels/pool, ccs/pool$",
+    ):
+        hs.textspan(store, **settings)
+    assert relative_files(toy_copy) == before
+    events: list[Progress] = []
+    hs.textspan(store, **settings, overwrite=True, listen=events.append)
+    assert "deleted labels/pool, ccs/pool, made from the earlier textspan/pool" in [event.note for event in events]
+    assert results.runs(store, "labels") == results.runs(store, "ccs") == []
+
+
+def test_a_textspan_over_other_images_is_another_one(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
+    others = []
+    for name, shard in zip(("b", "c"), toy_run.shards[::2], strict=True):
+        hs.precompute(out=tmp_path / f"{name}.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",)))
+        others.append(hs.open(tmp_path / f"{name}.zarr"))
+    store = scored(toy_copy)
+    with pytest.raises(StoreError, match=rf"number of images {store.images}, now {store.images + others[0].images}"):
+        hs.textspan(store, CONCEPTS, texts_per_head=5, also=others[:1])
+    both = hs.textspan(store, CONCEPTS, texts_per_head=5, also=others, run="both")
+    before = relative_files(toy_copy)
+    # In whatever order they are named, and wherever they lie.
+    moved = hs.open(shutil.move(others[0].path, tmp_path / "moved.zarr"))
+    again = hs.textspan(store, CONCEPTS, texts_per_head=5, also=[others[1], moved], run="both")
+    assert (again.explained == both.explained).all()
+    assert relative_files(toy_copy) == before
+
+
+def test_a_run_of_an_earlier_version_counts_as_made_with_what_it_says(toy_copy: Path) -> None:
+    store = scored(toy_copy)
+    group = zarr.open_group(toy_copy, mode="r+")["textspan/pool"]
+    # Earlier versions noted the number of images alone.
+    about = {name: value for name, value in group.attrs.items() if name != "moments_sha256"}
+    group.attrs.clear()
+    group.attrs.update(about)
+    shutil.rmtree(toy_copy / "records" / "results")
+    before = relative_files(toy_copy)
+    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    hs.label_heads(store)
+    hs.concept_consistency(store)
+    assert relative_files(toy_copy) == before
+    with pytest.raises(StoreError, match="rank 80, now 3"):
+        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
+
+
+def test_a_damaged_run_that_is_made_again_as_it_was_keeps_its_labels(toy_copy: Path) -> None:
+    store = scored(toy_copy)
+    before = relative_files(toy_copy)
+    damaged = toy_copy / "textspan" / "pool" / "indices" / "zarr.json"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(
+        StoreError, match=r"is damaged or missing, and was not made again as it was; .*deletes textspan"
+    ):
+        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
+    shutil.rmtree(toy_copy / "textspan" / "pool" / "explained")
+    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    assert relative_files(toy_copy) == before
+    shutil.rmtree(toy_copy / "textspan" / "pool")
+    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    assert relative_files(toy_copy) == before
+
+
 def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = hs.open(toy_copy)
     first = hs.textspan(store, TEXTS, texts_per_head=3)
@@ -260,11 +368,11 @@ def test_other_weights_than_the_stores_are_refused(toy_copy: Path) -> None:
 
 def test_a_run_that_is_not_there_or_not_the_only_one_is_refused(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
-    with pytest.raises(StoreError, match=r"copy\.zarr: has none as textspan runs; run headspan textspan"):
+    with pytest.raises(StoreError, match=r"copy\.zarr: has no textspan run; run headspan textspan"):
         hs.read_spans(store)
     for run in ("one", "two"):
         hs.textspan(store, TEXTS, texts_per_head=1, run=run)
-    with pytest.raises(StoreError, match=r"copy\.zarr: has one, two as textspan runs; name one with --run"):
+    with pytest.raises(StoreError, match=r"copy\.zarr: has the textspan runs one, two; name one with --run"):
         hs.read_spans(store)
     with pytest.raises(StoreError, match=r"holds no textspan run 'three' \(has one, two\); run headspan textspan"):
         hs.read_spans(store, "three")

@@ -18,6 +18,7 @@ from headspan.analyse import results
 from headspan.analyse.labels import LABELLED_TEXTS, Labels, read_labels
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.errors import SettingsError, StoreError
+from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
 # A vote that is not there: no label, no text, or an answer that was none.
@@ -143,10 +144,13 @@ class ConceptConsistency:
         return found
 
 
-def concept_consistency(store: Store, run: str | None = None) -> ConceptConsistency:
+def concept_consistency(
+    store: Store, run: str | None = None, overwrite: bool = False, listen: Listener = ignore
+) -> ConceptConsistency:
     """CCS of a run whose labels brought their votes, or of the only one there is; kept as `ccs/<run>`.
 
-    SettingsError where the labels are a language model's, whose votes judges must give (`judge_heads`).
+    SettingsError where the labels are a language model's, whose votes judges must give (`judge_heads`). StoreError
+    where the run has other votes (judges', say), unless `overwrite`, which deletes them.
     """
     labels = read_labels(store, run)
     if labels.consistent is None:
@@ -159,7 +163,7 @@ def concept_consistency(store: Store, run: str | None = None) -> ConceptConsiste
     exists = np.arange(LABELLED_TEXTS) < texts[..., None]
     cast = np.where(exists & labels.labelled[..., None], labels.consistent.astype(np.int8), np.int8(NO_VOTE))
     found = ConceptConsistency(labels, Votes((labels.source,), cast[None], texts))
-    save_scores(store, found)
+    save_scores(store, found, overwrite=overwrite, listen=listen)
     return found
 
 
@@ -173,8 +177,10 @@ def save_scores(
     found: ConceptConsistency,
     arrays: dict[str, results.Named] | None = None,
     settings: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    listen: Listener = ignore,
 ) -> None:
-    """Keep scores, votes and what they were made from as `ccs/<run>`."""
+    """Keep scores, votes and what they were made from as `ccs/<run>`; StoreError as in `results.save`."""
     votes = found.votes
     results.save(
         store,
@@ -197,6 +203,8 @@ def save_scores(
             "unsourced": UNSOURCED,
             **(settings or {}),
         },
+        overwrite,
+        listen,
     )
 
 
@@ -205,7 +213,7 @@ def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
     run = results.only_run(store, "ccs", run)
     arrays, settings = results.load(store, "ccs", run)
     if "votes" not in arrays:
-        raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs again")
+        raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs --overwrite")
     return ConceptConsistency(
         read_labels(store, run), Votes(tuple(settings["judges"]), arrays["votes"], arrays["texts"])
     )

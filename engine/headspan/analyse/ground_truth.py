@@ -93,13 +93,17 @@ class GroundTruth:
 
 
 def check_ground_truth(
-    store: Store, run: str | None = None, at_random: Store | None = None, listen: Listener = ignore
+    store: Store,
+    run: str | None = None,
+    at_random: Store | None = None,
+    listen: Listener = ignore,
+    overwrite: bool = False,
 ) -> GroundTruth:
     """Ask the five questions of a store of the image world that holds `patches`, and keep them as `truth/<run>`.
 
     The heads of a concept are those that the CCS run labels with it. `at_random` is a store of the same images
     and a random model of the same shape, with a CCS run of the same name. Raises SettingsError where the images
-    are no scenes of the world.
+    are no scenes of the world, StoreError where other answers are kept there, unless `overwrite`, which replaces them.
     """
     found = read_scores(store, run)
     run = found.labels.run
@@ -120,7 +124,7 @@ def check_ground_truth(
         maps=_maps(store, scenes, listen),
         ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts),
     )
-    results.save(store, "truth", run, {}, {"answers": asdict(checked)})
+    results.save(store, "truth", run, {}, {"answers": asdict(checked)}, overwrite, listen)
     return checked
 
 

@@ -19,6 +19,7 @@ from headspan.analyse import results
 from headspan.analyse.merging import merge_labels
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.errors import SettingsError, TextsError
+from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
 # Both studies look at the first five texts.
@@ -63,12 +64,13 @@ class Labels:
         return self.names[self.layers.index(layer)][head]
 
 
-def label_heads(store: Store, run: str | None = None) -> Labels:
+def label_heads(store: Store, run: str | None = None, overwrite: bool = False, listen: Listener = ignore) -> Labels:
     """Label every head of a TEXTSPAN run by the concepts of its pool, and keep it as `labels/<run>`.
 
     A head's label is the commonest concept among its first five texts (of equally common ones, the one
     chosen first), and a text is consistent where it carries that concept. Raises TextsError where the
-    pool has no concepts, SettingsError where the run has fewer than five texts a head.
+    pool has no concepts, SettingsError where the run has fewer than five texts a head, StoreError where the run has
+    other labels (a language model's, say), unless `overwrite`: then they and the scores made from them are deleted.
     """
     spans = read_spans(store, run)
     concepts = spans.pool.concepts
@@ -85,7 +87,7 @@ def label_heads(store: Store, run: str | None = None) -> Labels:
         source=f"concepts of pool {spans.pool.name}"
         + (f", written by {spans.pool.author}" if spans.pool.author else ""),
     )
-    save_labels(store, labels)
+    save_labels(store, labels, overwrite=overwrite, listen=listen)
     return labels
 
 
@@ -134,8 +136,13 @@ def save_labels(
     labels: Labels,
     arrays: Mapping[str, results.Named] | None = None,
     settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    listen: Listener = ignore,
 ) -> None:
-    """Keep `labels` as `labels/<run>`, with what else belongs to the way in which they were made."""
+    """Keep `labels` as `labels/<run>`, with what else belongs to the way in which they were made.
+
+    StoreError as in `results.save` where other labels are there.
+    """
     votes: dict[str, results.Named] = {}
     if labels.consistent is not None:
         votes["consistent"] = (labels.consistent, ("layer", "head", "text"))
@@ -152,4 +159,6 @@ def save_labels(
             "concepts": [list(row) for row in labels.concepts],
             **(settings or {}),
         },
+        overwrite,
+        listen,
     )

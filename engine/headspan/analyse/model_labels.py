@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from headspan.analyse.answers import as_array, endpoints, record, served_as
+from headspan.analyse import results
+from headspan.analyse.answers import Record, as_array, endpoints, read_records, record, served_as
 from headspan.analyse.examples import Example
-from headspan.analyse.labels import Labels, check_texts, first_texts, save_labels
+from headspan.analyse.labels import Labels, check_texts, first_texts, read_labels, save_labels
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.errors import LanguageModelError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
-from headspan.records import Listener, ignore
+from headspan.records import Listener, Progress, ignore
 from headspan.store.reader import Store
+
+# A head: the layer's place among the described ones, and the head.
+Place = tuple[int, int]
 
 # One word is asked for; a few, which become one with hyphens, still name something.
 _MOST_WORDS, _MOST_LETTERS = 3, 40
@@ -75,7 +79,7 @@ def _quoted(texts: Sequence[str]) -> str:
 
 def label_questions(
     spans: HeadSpans, model: str, examples: Sequence[Example], answer_tokens: int = ANSWER_TOKENS
-) -> dict[tuple[int, int], Question]:
+) -> dict[Place, Question]:
     """A question for every head that has texts, by the layer's place and head."""
     check_texts(spans)
     questions = {}
@@ -87,6 +91,20 @@ def label_questions(
     return questions
 
 
+def open_label_questions(
+    store: Store, spans: HeadSpans, questions: Mapping[Place, Question], overwrite: bool = False
+) -> dict[Place, Question]:
+    """Those of `questions` that the labels of the run, where there are any, do not answer.
+
+    None are open where scores were made from these labels: the labels stay as they are. StoreError where the labels
+    were made otherwise, unless `overwrite`.
+    """
+    answered = {} if overwrite else _answered(store, spans, questions)
+    if answered and results.made_from(store, "labels", spans.run):
+        return {}
+    return {place: question for place, question in questions.items() if place not in answered}
+
+
 def label_by_model(
     store: Store,
     asker: Asker,
@@ -95,29 +113,39 @@ def label_by_model(
     examples: Sequence[Example] = (),
     answer_tokens: int = ANSWER_TOKENS,
     listen: Listener = ignore,
+    overwrite: bool = False,
 ) -> Labels:
     """Let `model` label every head of a TEXTSPAN run, and keep labels and raw answers as `labels/<run>`.
 
-    A head about which the model says nothing usable has no label. Raises LanguageModelError where no head
-    gets one, and what `Asker.ask` raises; answers that came before are kept on disk.
+    A head about which the model says nothing usable has no label, and is asked about again the next time, until scores
+    are made from the labels. Labels that are there from the same model and prompts stay; others are refused with a
+    StoreError unless `overwrite`, which asks about every head and deletes the scores that were made from the earlier
+    labels. Raises LanguageModelError where no head gets a label, and what `Asker.ask` raises; answers that came before
+    are kept on disk.
     """
     spans = read_spans(store, run)
     questions = label_questions(spans, model, examples, answer_tokens)
-    answers = dict(zip(questions, asker.ask(list(questions.values()), listen), strict=True))
-    if answers and all(answer.value is None for answer in answers.values()):
+    wanted = open_label_questions(store, spans, questions, overwrite)
+    found = {} if overwrite else _answered(store, spans, questions)
+    if found and not wanted:
+        listen(
+            Progress(results.STAGE, 1, 1, f"labels/{spans.run} are by {model} and the same prompts; left as they are")
+        )
+        return read_labels(store, spans.run)
+    answers = dict(zip(wanted, asker.ask(list(wanted.values()), listen), strict=True))
+    if answers and not found and all(answer.value is None for answer in answers.values()):
         complaint = next(iter(answers.values())).complaint
         raise LanguageModelError(
             f"{model} labels none of {len(answers)} heads: its answer {complaint}; name another --llm, or "
             "allow longer answers with --answer-tokens"
         )
+    for (kept, head), answer in answers.items():
+        found[kept, head] = record(questions[kept, head], answer, layer=spans.layers[kept], head=head)
+    records = [found[place] for place in questions]
     names = tuple(
-        tuple(answers[kept, head].value if (kept, head) in answers else None for head in range(spans.indices.shape[1]))
+        tuple(found[kept, head]["value"] if (kept, head) in found else None for head in range(spans.indices.shape[1]))
         for kept in range(len(spans.layers))
     )
-    records = [
-        record(questions[kept, head], answer, layer=spans.layers[kept], head=head)
-        for (kept, head), answer in answers.items()
-    ]
     where = endpoints(records) or [asker.endpoint.shown_url]
     source = f"{model} at {', '.join(where)}, shown {len(examples)} labelled examples"
     labels = Labels(spans.run, source, spans.layers, names, consistent=None, free=True)
@@ -126,7 +154,21 @@ def label_by_model(
         "endpoints": where,
         "served_as": served_as(records),
         "examples": [example.label for example in examples],
-        "unanswered": sum(answer.value is None for answer in answers.values()),
+        "unanswered": sum(one["value"] is None for one in records),
     }
-    save_labels(store, labels, {"answers": as_array(records)}, settings)
+    # What is there are answers to some of these questions, or may be overwritten.
+    save_labels(store, labels, {"answers": as_array(records)}, settings, overwrite=True, listen=listen)
     return labels
+
+
+def _answered(store: Store, spans: HeadSpans, questions: Mapping[Place, Question]) -> dict[Place, Record]:
+    """The usable answers of the labels that are there; StoreError where these are not answers to `questions`."""
+    if not results.sound(store, "labels", spans.run):
+        return {}
+    kept = {(one["layer"], one["head"]): one for one in read_records(store, "labels", spans.run)}
+    heads = {place: (spans.layers[place[0]], place[1]) for place in questions}
+    asked = {head: (one["model"], one["prompt"]) for head, one in kept.items()}
+    if not kept or asked != {heads[place]: (each.model, each.prompt) for place, each in questions.items()}:
+        source = read_labels(store, spans.run).source
+        raise results.refusal(store, "labels", spans.run, f"labels run {spans.run!r} was made otherwise (by {source})")
+    return {place: kept[head] for place, head in heads.items() if kept[head]["value"] is not None}

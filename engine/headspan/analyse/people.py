@@ -106,7 +106,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
     except UnicodeDecodeError as error:
         raise TextsError(f"{path}: byte {error.start} is not UTF-8; save the file as CSV in UTF-8") from error
     # Spreadsheets of some countries write semicolons.
-    delimiter = max(",;\t", key=(content.splitlines() or [""])[0].count)
+    delimiter = max(",;\t", key=content.split("\n", 1)[0].count)
     try:
         lines: Sequence[dict[str, str]] = list(csv.DictReader(io.StringIO(content), delimiter=delimiter, strict=True))
     except csv.Error as error:

@@ -1,7 +1,9 @@
 """What analyses add to a store: one group a run, `<kind>/<run>`, its arrays, and its settings as attributes.
 
-Size and checksum of a run's files are recorded (`records/results/<kind>/<run>.json`), and a run is read only where its
-files are as they were written. Runs that are older than these records are read as they are.
+No run is replaced or deleted unless the caller asks for it: a second run of the same content is left as it is, with
+what was made from it, and other content under the same name is refused. Size and checksum of a run's files are recorded
+(`records/results/<kind>/<run>.json`), and a run is read only where its files are as they were written. Runs that are
+older than these records are read as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 import zarr
 
 from headspan.errors import SettingsError, StoreError, one_line
+from headspan.records import Listener, Progress, ignore
 from headspan.store.files import checksum, faults, named, new_token, write_atomically
 from headspan.store.reader import Store
 from headspan.store.schema import RECORDS, UNREADABLE
@@ -28,6 +31,8 @@ _RECORDS = f"{RECORDS}/results"
 # What a run may be called, and what the files of a Zarr group are called: its metadata and its chunks.
 _RUN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ZARR_FILE = r"zarr\.json|c|[0-9]+"
+# The stage of the events that say what became of an earlier run.
+STAGE = "results"
 # What is being written is no older.
 _LEFT_SECONDS = 3600
 
@@ -56,12 +61,25 @@ def save(
     run: str,
     arrays: Mapping[str, Named],
     settings: dict[str, Any],
+    overwrite: bool = False,
+    listen: Listener = ignore,
 ) -> None:
-    """Write arrays and settings in place of an earlier run of that name, and drop what was made from that run.
+    """Write arrays and settings as a run.
+
+    A run that holds the same content stays, with what was made from it; `listen` is told. Other content is refused with
+    a StoreError unless `overwrite`: then the run is replaced, and what was made from it is deleted. A damaged run is
+    replaced, and what was made from it stays where the new files are those that were recorded.
 
     Interrupted, it leaves the earlier run or none. Raises StoreError where it cannot be written.
     """
     check_run(run)
+    existed = (store.path / kind / run).is_dir()
+    same = _holds(store, kind, run, arrays, settings)
+    if same and not _older(store, kind, run, arrays, settings):
+        listen(Progress(STAGE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
+        return
+    if not same and sound(store, kind, run) and not overwrite:
+        raise refusal(store, kind, run, f"{_said(store, kind, run)} is there already and holds something else")
     try:
         # Under a name of its own first, so that a run is there whole or not at all.
         unnamed = _unnamed(store.path / kind, run)
@@ -70,8 +88,12 @@ def save(
             for name, (values, dims) in arrays.items():
                 group.create_array(name, data=values, dimension_names=list(dims))
             group.attrs.update(settings)
-            for each in (*_MADE_FROM[kind], kind):
-                _remove(store.path, each, run)
+            as_recorded = _is_recorded(store.path, kind, run, unnamed)
+            if not (same or as_recorded):
+                _drop_dependents(store, kind, run, overwrite, listen)
+            # A run that was not there when this one was begun is another process's.
+            if existed:
+                _remove(store.path, kind, run, keep_record=as_recorded)
             unnamed.rename(store.path / kind / run)
         finally:
             shutil.rmtree(unnamed, ignore_errors=True)
@@ -84,6 +106,32 @@ def save(
         raise StoreError(
             f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); make room or mend its permissions"
         ) from error
+
+
+def _drop_dependents(store: Store, kind: str, run: str, overwrite: bool, listen: Listener) -> None:
+    """Delete what was made from an earlier run, or refuse to."""
+    dependents = made_from(store, kind, run)
+    if dependents and not overwrite:
+        raise refusal(store, kind, run, f"{kind} run {run!r} is damaged or missing, and was not made again as it was")
+    for name in dependents:
+        _remove(store.path, name.split("/")[0], run)
+    if dependents:
+        listen(Progress(STAGE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
+
+
+def made_from(store: Store, kind: str, run: str) -> list[str]:
+    """What was made from a run, as `<kind>/<run>`, damaged or not."""
+    return [f"{each}/{run}" for each in _MADE_FROM[kind] if run in runs(store, each)]
+
+
+def refusal(store: Store, kind: str, run: str, why: str) -> StoreError:
+    """The error of a caller who would replace a run, or delete what was made from it, without having asked for it."""
+    lost = [f"{kind}/{run}"] * (run in runs(store, kind)) + made_from(store, kind, run)
+    elsewhere = "choose another --run" if kind == "textspan" else "make it under another --run of headspan textspan"
+    return StoreError(
+        f"{store.path}: {why}; {elsewhere}, or give --overwrite (in Python overwrite=True), which deletes "
+        f"{', '.join(lost)}"
+    )
 
 
 def check_run(run: str) -> None:
@@ -160,6 +208,33 @@ def sound(store: Store, kind: str, run: str, metadata_alone: bool = False) -> bo
         return False
 
 
+def _holds(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
+    """Whether there is a sound run, all of whose arrays and settings are among these, with these values."""
+    if not sound(store, kind, run):
+        return False
+    kept_arrays, kept = load(store, kind, run)
+    # NaN equals NaN, and a tuple the list that JSON makes of it.
+    return all(
+        name in arrays and np.array_equal(np.asarray(arrays[name][0]), values) for name, values in kept_arrays.items()
+    ) and all(name in settings and _as_json(settings[name]) == _as_json(value) for name, value in kept.items())
+
+
+def _older(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
+    """Whether a run, by an earlier headspan, lacks some of these arrays or settings."""
+    kept_arrays, kept = load(store, kind, run)
+    return not (arrays.keys() <= kept_arrays.keys() and settings.keys() <= kept.keys())
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _said(store: Store, kind: str, run: str) -> str:
+    """A run, and who made it where its settings say so."""
+    source = load_settings(store, kind, run).get("source")
+    return f"{kind} run {run!r}" + (f" (by {source})" if source else "")
+
+
 def damaged(store: Store) -> Iterator[tuple[str, str]]:
     """Files of runs that are not as they were written, by their path in the store: what is wrong, and what to do."""
     for kind, command in _COMMANDS.items():
@@ -218,9 +293,22 @@ def _note(root: Path, kind: str, run: str) -> None:
     write_atomically(record, [json.dumps({str(path.relative_to(root)): checksum(path) for path in paths}).encode()])
 
 
-def _remove(root: Path, kind: str, run: str) -> None:
+def _is_recorded(root: Path, kind: str, run: str, unnamed: Path) -> bool:
+    """Whether the files of a run that has no name yet are those that were recorded of the earlier run."""
+    try:
+        recorded = _recorded(_record(root, kind, run))
+    except (StoreError, OSError):
+        return False
+    own = f"{kind}/{run}/"
+    return {name.removeprefix(own): found for name, found in recorded.items() if name.startswith(own)} == {
+        str(path.relative_to(unnamed)): checksum(path) for path in unnamed.rglob("*") if path.is_file()
+    }
+
+
+def _remove(root: Path, kind: str, run: str, keep_record: bool = False) -> None:
     """Take a run away, however damaged it is; whole, in one step."""
-    _record(root, kind, run).unlink(missing_ok=True)
+    if not keep_record:
+        _record(root, kind, run).unlink(missing_ok=True)
     if (root / kind / run).is_dir():
         unnamed = _unnamed(root / kind, run)
         (root / kind / run).rename(unnamed)
@@ -253,7 +341,8 @@ def only_run(store: Store, kind: str, run: str | None) -> str:
     found = runs(store, kind)
     if len(found) != 1:
         todo = f"run {_COMMANDS[kind]}" if not found else "name one with --run, in Python with run="
-        raise StoreError(f"{store.path}: has {_listed(found)} as {kind} runs; {todo}")
+        there = f"the {kind} runs {_listed(found)}" if found else f"no {kind} run"
+        raise StoreError(f"{store.path}: has {there}; {todo}")
     return found[0]
 
 

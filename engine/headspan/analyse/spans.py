@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from headspan.analyse import results
 from headspan.analyse.texts import Pool, read_pool, stored_name, stored_pool, text_vectors
 from headspan.analyse.textspan import Spread, TextSpan, check_counts, span_heads
 from headspan.errors import SettingsError, StoreError
-from headspan.records import Listener, ignore
+from headspan.records import Listener, Progress, ignore
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.reader import Store
@@ -54,6 +55,7 @@ def textspan(
     run: str | None = None,
     listen: Listener = ignore,
     also: Sequence[Store] = (),
+    overwrite: bool = False,
 ) -> HeadSpans:
     """Describe every head of `layers` (all kept ones by default), from the store's moments alone.
 
@@ -62,8 +64,11 @@ def textspan(
     layers, however they were decoded and at whatever precision: their moments are added, and heads described over the
     images of all.
 
+    A run that was made from the same texts, settings and images is returned as it is kept. One that was made otherwise
+    is refused unless `overwrite`, which replaces it and deletes the labels and scores that were made from it.
+
     Raises SettingsError where sizes do not fit or a store is named twice, StoreError where fewer than two images are
-    there or a store is of other weights or layers, and what `text_vectors` raises.
+    there, a store is of other weights or layers, or another run of that name is there, and what `text_vectors` raises.
     """
     pool = read_pool(texts)
     run = run or pool.name
@@ -76,6 +81,24 @@ def textspan(
     for layer in chosen_layers:
         store.kept(layer)
     moments = _added_moments(store, also)
+    settings = {
+        "pool": stored_name(store, pool),
+        "pool_sha256": pool.sha256,
+        "layers": list(chosen_layers),
+        "texts_per_head": texts_per_head,
+        "rank": rank,
+        "convention": "even",
+        "images": moments.count,
+        # Of this store, and of the others in an order that does not depend on how they were named.
+        "moments_sha256": [store.moments().sha256, *sorted(other.moments().sha256 for other in also)],
+        "also": [str(other.path.resolve()) for other in also],
+    }
+    if not overwrite and results.sound(store, "textspan", run):
+        _refuse_otherwise_made(store, run, settings)
+        if not results.sound(store, "texts", str(settings["pool"])):
+            text_vectors(store, pool, listen)
+        listen(Progress(results.STAGE, 1, 1, f"textspan/{run} was made with the same settings before; it is unchanged"))
+        return read_spans(store, run)
     spans = span_store(store, text_vectors(store, pool, listen), texts_per_head, chosen_layers, rank, moments)
     shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
     result = HeadSpans(
@@ -93,18 +116,41 @@ def textspan(
         "textspan",
         run,
         {"indices": (result.indices, dims), "explained": (result.explained, dims)},
-        {
-            "pool": stored_name(store, pool),
-            "pool_sha256": pool.sha256,
-            "layers": list(chosen_layers),
-            "texts_per_head": texts_per_head,
-            "rank": rank,
-            "convention": "even",
-            "images": result.images,
-            "also": [str(other.path.resolve()) for other in also],
-        },
+        settings,
+        overwrite,
+        listen,
     )
     return result
+
+
+# How settings that decide a run's result are called in a sentence.
+_DECIDING = {
+    "pool_sha256": "texts",
+    "layers": "layers",
+    "texts_per_head": "texts per head",
+    "rank": "rank",
+    "convention": "convention",
+    "images": "number of images",
+    "moments_sha256": "images",
+}
+
+
+def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) -> None:
+    """StoreError where the run that is there was made with other settings or from other images."""
+    kept = results.load_settings(store, "textspan", run)
+    deciding = {**_DECIDING}
+    if "moments_sha256" not in kept:
+        # Runs of earlier versions tell other images by these alone.
+        deciding["also"] = "further stores"
+    different = [name for name in deciding if name in kept and kept[name] != settings[name]]
+    if different:
+        now = ", ".join(
+            f"{deciding[name]} {kept[name]}, now {settings[name]}"
+            if isinstance(settings[name], int)
+            else f"other {deciding[name]}"
+            for name in different
+        )
+        raise results.refusal(store, "textspan", run, f"textspan run {run!r} was made otherwise ({now})")
 
 
 def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:

@@ -1,6 +1,6 @@
 """Text pools: read from a file or from the package, and embedded once per store by its own model.
 
-A pool is a text file with one description a line, or a TSV of description and concept. The vectors are
+A pool is a text file with one description a line, or with lines of text<TAB>concept (`pool_file`). The vectors are
 kept in the store as `texts/<pool>`, so that only the first analysis over a pool needs the model.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.analyse import results
+from headspan.analyse.pool_file import read_lines
 from headspan.errors import ModelError, TextsError
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
@@ -43,46 +44,35 @@ class Pool:
 def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
     """A pool from a file, from a sequence of texts, or one that ships with headspan (`general`, `world`).
 
-    Raises TextsError where the file is missing, empty, not UTF-8, or annotates only some of its lines.
+    Raises TextsError where the file is missing, empty, of another kind, or annotates only some of its lines.
     """
     if isinstance(source, Pool):
         return source
     if not isinstance(source, str | Path):
-        texts = tuple(source)
-        if not texts:
-            raise TextsError("an empty list of texts; give at least one description")
-        return Pool(f"list-{hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:8]}", texts)
+        return _listed(tuple(source))
     shipped = files("headspan") / "pools" / f"{source}.tsv"
     path = Path(source)
     try:
         content = shipped.read_bytes() if shipped.is_file() and not path.is_file() else path.read_bytes()
-        lines = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise TextsError(
             f"{source}: cannot be read ({error.strerror}); give a file with one description a line, "
             "or general or world, which ship with headspan"
         ) from error
-    except UnicodeDecodeError as error:
-        raise TextsError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    if not lines:
-        raise TextsError(f"{source}: holds no descriptions; write one a line")
+    columns = list(zip(*read_lines(content, str(source)), strict=True))
     # As a name in the store; the checksum tells pools of one name apart.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "pool"
-    return replace(_parse(name, lines, str(source)), author=_author(path, content))
+    return Pool(name, columns[0], columns[1] if len(columns) > 1 else None, _author(path, content))
 
 
-def _parse(name: str, lines: Sequence[str], source: str) -> Pool:
-    cells = [[cell.strip() for cell in line.split("\t")] for line in lines]
-    widths = [len(row) for row in cells]
-    if all(width == 1 for width in widths):
-        return Pool(name, tuple(row[0] for row in cells))
-    for number, row in enumerate(cells, start=1):
-        if len(row) != 2 or not all(row):
-            raise TextsError(
-                f"{source}: description {number} ({lines[number - 1][:60]!r}) is not text<TAB>concept as others are; "
-                "annotate every line or none"
-            )
-    return Pool(name, tuple(row[0] for row in cells), tuple(row[1] for row in cells))
+def _listed(texts: tuple[str, ...]) -> Pool:
+    if not texts:
+        raise TextsError("an empty list of texts; give at least one description")
+    try:
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise TextsError(f"a text of the list holds {error.object[error.start]!a}, which is no letter") from error
+    return Pool(f"list-{digest[:8]}", texts)
 
 
 def answers_path(pool: Path) -> Path:

@@ -5,6 +5,7 @@ A file holds the Gram matrices' upper triangles, since they are symmetric; zip's
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ class MergedMoments:
     count: int
     total: np.ndarray
     gram: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the images that they were taken of: equal only where every number is."""
+        digest = hashlib.sha256(str(self.count).encode())
+        for numbers in (self.total, self.gram):
+            digest.update(np.ascontiguousarray(numbers).data)
+        return digest.hexdigest()
 
     def __add__(self, other: MergedMoments) -> MergedMoments:
         return MergedMoments(self.count + other.count, self.total + other.total, self.gram + other.gram)

@@ -1,0 +1,135 @@
+"""A file of texts, line by line: plain texts, or `text<TAB>concept` with or without a line of column names.
+
+Lines end where files have line ends (`\\n`, `\\r\\n`, `\\r`) and nowhere else: separators that Unicode and ASCII know
+besides are letters of a text. Files of other kinds are refused by what they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from headspan.errors import TextsError
+
+_WANTED = "give a UTF-8 text file with one description a line, or lines of text<TAB>concept"
+# How files of other kinds begin.
+_BEGINNINGS = {
+    b"PAR1": "Parquet",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive or spreadsheet",
+    b"%PDF": "PDF",
+    b"\x93NUMPY": "a NumPy array",
+    b"SQLite format 3": "a database",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+}
+_UTF_16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+# What people call columns, in small letters and the singular.
+_TEXT_NAMES = {"text", "description", "caption", "prompt", "sentence", "phrase"}
+_CONCEPT_NAMES = {"concept", "category", "label", "class", "class name", "topic", "group", "property", "factor"}
+_OTHER_NAMES = {
+    "id",
+    "index",
+    "key",
+    "number",
+    "no",
+    "n",
+    "url",
+    "source",
+    "score",
+    "name",
+    "file",
+    "split",
+    "language",
+}
+_NAMES = _TEXT_NAMES | _CONCEPT_NAMES | _OTHER_NAMES
+
+
+def read_lines(content: bytes, source: str) -> list[tuple[str, ...]]:
+    """The texts of a file, each alone or with its concept, without white space around them and without empty lines.
+
+    Raises TextsError, naming `source`, where the file is of another kind, empty, or annotates only some of its lines.
+    """
+    text = _decoded(content, source)
+    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    if lines and (kind := _kind(text, lines, source)):
+        raise TextsError(f"{source}: is {kind}; {_WANTED}")
+    rows = [tuple(cell.strip() for cell in line.split("\t")) for line in lines]
+    if rows and _is_header(rows[0], source):
+        del rows[0], lines[0]
+    if not rows:
+        raise TextsError(f"{source}: holds no descriptions; write one a line")
+    if any(len(row) != 1 for row in rows):
+        for number, row in enumerate(rows, start=1):
+            if len(row) != 2 or not all(row):
+                raise TextsError(
+                    f"{source}: description {number} ({lines[number - 1][:60]!r}) is not text<TAB>concept as others "
+                    "are; annotate every line or none"
+                )
+    return rows
+
+
+def _decoded(content: bytes, source: str) -> str:
+    if content.startswith(_UTF_16_OR_32):
+        raise TextsError(f"{source}: is UTF-16 or UTF-32, by its first bytes; save it as UTF-8")
+    for beginning, kind in _BEGINNINGS.items():
+        if content.startswith(beginning):
+            raise TextsError(f"{source}: is {kind}, by its first bytes; {_WANTED}")
+    if b"\0" in content:
+        raise TextsError(f"{source}: holds zero bytes, as UTF-16 and files that are no text do; {_WANTED}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TextsError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+
+
+def _kind(text: str, lines: Sequence[str], source: str) -> str | None:
+    """What else a text file is; None where it may be lines of texts."""
+    if _holds_json(text):
+        return "JSON"
+    if _holds_json(lines[0]):
+        return "JSON, line by line"
+    if re.match(r"\s*<(\?xml|!doctype|html)\b", text, re.IGNORECASE):
+        return "XML or HTML"
+    for comma in ",;":
+        names = [_name(cell) for cell in lines[0].split(comma)]
+        if len(names) > 1 and _TEXT_NAMES & set(names) and set(names) <= _NAMES:
+            return f"CSV, by its first line {lines[0][:60]!r}"
+    quoted = r'"(?:[^"]|"")*"(?:[,;](?:"(?:[^"]|"")*"|[^",;]*))+'
+    if all(re.fullmatch(quoted, line.strip()) for line in lines):
+        return f"CSV, by its quoted cells as in {lines[0][:60]!r}"
+    if source.lower().endswith(".csv"):
+        return "CSV, by its name"
+    return None
+
+
+def _holds_json(text: str) -> bool:
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_header(row: Sequence[str], source: str) -> bool:
+    """Whether a line names the columns text and concept; TextsError where it names others, or these the other way."""
+    names = [_name(cell) for cell in row]
+    if len(names) == 1:
+        # In a list of plain texts, a text may be "text".
+        return names[0] in _TEXT_NAMES and source.lower().endswith(".tsv")
+    if not (set(names) <= _NAMES and _TEXT_NAMES & set(names)):
+        return False
+    if len(names) == 2 and names[0] in _TEXT_NAMES and names[1] in _CONCEPT_NAMES:
+        return True
+    raise TextsError(f"{source}: its first line names the columns {', '.join(row)}; keep two, the text and its concept")
+
+
+def _name(cell: str) -> str:
+    """A column's name as `_NAMES` has it."""
+    name = re.sub(r"[\W_]+", " ", cell).strip().casefold()
+    for plural, singular in (("ies", "y"), ("classes", "class"), ("s", "")):
+        if name.endswith(plural) and name.removesuffix(plural) + singular in _NAMES:
+            return name.removesuffix(plural) + singular
+    return name

@@ -1,0 +1,51 @@
+"""Text from data, shown: keys, captions, paths and answers come from other people, and may steer a terminal.
+
+Control characters, line and paragraph separators, invisible format characters (those that turn the direction of
+writing around among them) and halves of surrogate pairs are shown as Python writes them, as in `\\x1b`. All other
+letters stay, and so do the two joiners that some scripts and emoji need.
+"""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Iterable
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"
+
+
+def escaped(text: str) -> str:
+    """`text` on one line, with nothing in it that steers a terminal. Doing it twice changes nothing."""
+    if text.isprintable():
+        return text
+    return "".join(_escape(letter) if _is_hidden(letter) else letter for letter in text)
+
+
+def _is_hidden(letter: str) -> bool:
+    return unicodedata.category(letter) in _HIDDEN and letter not in _JOINERS
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """A command line that a shell splits into `words` again, on one line; `$'…'`, where needed, takes bash or zsh."""
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(word: str) -> str:
+    if not any(map(_is_hidden, word)):
+        return shlex.quote(word)
+    return "$'" + "".join(map(_shell_letter, word)) + "'"
+
+
+def _shell_letter(letter: str) -> str:
+    """A letter between `$'` and `'`; numbers of fixed length, as what follows may be a digit."""
+    if "\udc80" <= letter <= "\udcff":
+        # A byte of a file's name that is not UTF-8.
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    if _is_hidden(letter):
+        return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
+    return f"\\{letter}" if letter in "\\'" else letter
