@@ -65,6 +65,9 @@ class ProgressPrinter:
         if event.stage == "planned":
             self.close()
             print(f"{event.done:,} images: {event.note}", file=sys.stderr)
+        elif event.stage == "note":
+            self.close()
+            print(event.note, file=sys.stderr, flush=True)
         elif self._on_terminal:
             self._draw(event)
         else:
@@ -160,7 +163,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     from headspan.mending import repair
 
-    names = ("batch_size", "device", "workers", "allow_pipe")
+    names = ("batch_size", "device", "workers", "allow_pipe", "weights")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     done = repair(flags.store, flags.shards, progress, **given)
     progress.close()
@@ -331,7 +334,17 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     also = [Store(path) for path in flags.also]
-    spans = textspan(store, flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name, progress, also)
+    spans = textspan(
+        store,
+        flags.texts,
+        flags.texts_per_head,
+        layers,
+        flags.rank,
+        flags.run_name,
+        progress,
+        also,
+        weights=flags.weights,
+    )
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
@@ -383,9 +396,14 @@ def _parser() -> argparse.ArgumentParser:
     precompute.set_defaults(kept="finished units")
     precompute.add_argument("shards", nargs="+", help="tars: brace patterns, globs, directories, urls")
     precompute.add_argument("--out", required=True, help="the store to write, a folder such as run.zarr")
-    precompute.add_argument("--model", help="open_clip name, hf-hub:…, local-dir:… or config .json (default: ViT-B-32)")
+    precompute.add_argument(
+        "--model",
+        help="open_clip name, hf-hub:…, local-dir:…, config .json, or reference, which ships with headspan "
+        "(default: ViT-B-32)",
+    )
     precompute.add_argument("--image-size", type=int, help="pixels, if not the model's own; positions are interpolated")
-    precompute.add_argument("--pretrained", help="open_clip tag, .pt or .safetensors file, or random:SEED")
+    precompute.add_argument("--pretrained", help="open_clip tag, hf-hub:…, .pt or .safetensors file, or random:SEED")
+    _weights_flag(precompute, "file or folder that holds the weights of --pretrained TAG, or of --model")
     precompute.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
     precompute.add_argument("--emit", help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
     precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
@@ -414,6 +432,7 @@ def _parser() -> argparse.ArgumentParser:
     mend.set_defaults(kept="finished units")
     mend.add_argument("store")
     mend.add_argument("shards", nargs="*", help="the shards, where they moved or their urls hold secrets")
+    _weights_flag(mend)
     mend.add_argument("--batch-size", type=int, help="default: the store's")
     mend.add_argument("--device", help="default: the store's")
     mend.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
@@ -436,6 +455,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STORE",
         help="further stores of the same model; heads are described over the images of all",
     )
+    _weights_flag(spans)
     _run_flag(spans)
     add_label_commands(partial(_command, commands), _run_flag)
     add_vote_commands(partial(_command, commands), _run_flag)
@@ -454,6 +474,11 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _pipe_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument("--allow-pipe", action="store_true", default=None, help="run shards that are `pipe:` commands")
+
+
+def _weights_flag(command: argparse.ArgumentParser, text: str | None = None) -> None:
+    moved = "where the model's weights lie now, if they moved: a file, a folder, or hf-hub:NAME to fetch them"
+    command.add_argument("--weights", metavar="PATH", help=text or moved)
 
 
 def _run_flag(command: argparse.ArgumentParser) -> None:

@@ -54,13 +54,15 @@ def textspan(
     run: str | None = None,
     listen: Listener = ignore,
     also: Sequence[Store] = (),
+    *,
+    weights: str | Path | None = None,
 ) -> HeadSpans:
     """Describe every head of `layers` (all kept ones by default), from the store's moments alone.
 
     In the published convention (`even`), contributions over `‖embedding‖`. The result is kept in the
     store as `textspan/<run>`; `run` is the pool's name by default. `also` are further stores of the same weights and
     layers, however they were decoded and at whatever precision: their moments are added, and heads described over the
-    images of all.
+    images of all. `weights` says where the model's weights lie now, as for `text_vectors`.
 
     Raises SettingsError where sizes do not fit or a store is named twice, StoreError where fewer than two images are
     there or a store is of other weights or layers, and what `text_vectors` raises.
@@ -76,7 +78,8 @@ def textspan(
     for layer in chosen_layers:
         store.kept(layer)
     moments = _added_moments(store, also)
-    spans = span_store(store, text_vectors(store, pool, listen), texts_per_head, chosen_layers, rank, moments)
+    vectors = text_vectors(store, pool, listen, weights=weights)
+    spans = span_store(store, vectors, texts_per_head, chosen_layers, rank, moments)
     shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
     result = HeadSpans(
         run=run,
