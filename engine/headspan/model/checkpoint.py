@@ -80,7 +80,7 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def known_tag(path: Path, tags: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The tag, among `tags` (name: settings of open_clip), whose file this is: by its place in a hub cache, or its bytes.
+    """The tag, among `tags` (each with its settings), whose file this is: by its place in a hub cache, or its bytes.
 
     Tags that share a file have the same settings, so the first is as good as any.
     """

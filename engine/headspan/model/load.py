@@ -27,12 +27,14 @@ from headspan.config import Preprocess
 from headspan.errors import ModelError, SettingsError, one_line
 from headspan.model import hub
 from headspan.model.checkpoint import load_into
-from headspan.model.configs import REFERENCE, NamedConfig, find_config
+from headspan.model.configs import REFERENCE, REFERENCE_CONFIG, REFERENCE_WEIGHTS, NamedConfig, find_config
 from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, to_tower, unsupported_reason
 from headspan.model.provenance import Settings, Weights, find_weights, settle
 from headspan.model.tower import Tower
 from headspan.records import Listener, Progress, ignore
 
+# The files of the reference model, under the names that they have had here from the first release on.
+_REFERENCE_CONFIG, _REFERENCE_WEIGHTS = REFERENCE_CONFIG, REFERENCE_WEIGHTS
 # What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
 _LOADING_ERRORS = (
     RuntimeError,
