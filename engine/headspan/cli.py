@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from headspan.analyse import results
 from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
@@ -34,7 +33,7 @@ from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
 from headspan.escapes import escaped, shell_command
 from headspan.label_commands import add_label_commands
-from headspan.records import Progress, Summary
+from headspan.records import NOTE, Progress, Summary
 from headspan.stage_times import IN_TURN, MEANWHILE
 from headspan.store.reader import Store
 from headspan.store.schema import decoding
@@ -66,7 +65,7 @@ class ProgressPrinter:
         self._on_terminal = ERR.isatty()
 
     def __call__(self, event: Progress) -> None:
-        if event.stage in ("planned", results.STAGE):
+        if event.stage in ("planned", NOTE):
             self.close()
             counted = f"{event.done:,} images: " if event.stage == "planned" else ""
             tell(counted + event.note)
@@ -175,7 +174,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     from headspan.mending import repair
 
-    names = ("batch_size", "device", "workers", "allow_pipe")
+    names = ("batch_size", "device", "workers", "allow_pipe", "weights")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     done = repair(flags.store, flags.shards, progress, **given)
     progress.close()
@@ -356,7 +355,7 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     also = [Store(path) for path in flags.also]
     given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
-    spans = textspan(store, *given, progress, also, flags.overwrite)
+    spans = textspan(store, *given, progress, also, flags.overwrite, weights=flags.weights)
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
@@ -438,9 +437,14 @@ def _parser() -> argparse.ArgumentParser:
     precompute.set_defaults(kept="finished units")
     precompute.add_argument("shards", nargs="+", help="tars: brace patterns, globs, directories, urls")
     precompute.add_argument("--out", required=True, help="the store to write, a folder such as run.zarr")
-    precompute.add_argument("--model", help="open_clip name, hf-hub:…, local-dir:… or config .json (default: ViT-B-32)")
+    precompute.add_argument(
+        "--model",
+        help="open_clip name, hf-hub:…, local-dir:…, config .json, or reference, which ships with headspan "
+        "(default: ViT-B-32)",
+    )
     precompute.add_argument("--image-size", type=int, help="pixels, if not the model's own; positions are interpolated")
-    precompute.add_argument("--pretrained", help="open_clip tag, .pt or .safetensors file, or random:SEED")
+    precompute.add_argument("--pretrained", help="open_clip tag, hf-hub:…, .pt or .safetensors file, or random:SEED")
+    _weights_flag(precompute, "file or folder that holds the weights of --pretrained TAG, or of --model")
     precompute.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
     precompute.add_argument("--emit", help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
     precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
@@ -469,6 +473,7 @@ def _parser() -> argparse.ArgumentParser:
     mend.set_defaults(kept="finished units")
     mend.add_argument("store")
     mend.add_argument("shards", nargs="*", help="the shards, where they moved or their urls hold secrets")
+    _weights_flag(mend)
     mend.add_argument("--batch-size", type=int, help="default: the store's")
     mend.add_argument("--device", help="default: the store's")
     mend.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
@@ -491,6 +496,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STORE",
         help="further stores of the same model; heads are described over the images of all",
     )
+    _weights_flag(spans)
     _run_flag(spans)
     overwrite_flag(spans, "the labels and scores made from it")
     add_label_commands(partial(_command, commands), _run_flag)
@@ -510,6 +516,11 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _pipe_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument("--allow-pipe", action="store_true", default=None, help="run shards that are `pipe:` commands")
+
+
+def _weights_flag(command: argparse.ArgumentParser, text: str | None = None) -> None:
+    moved = "where the model's weights lie now, if they moved: a file, a folder, or hf-hub:NAME to fetch them"
+    command.add_argument("--weights", metavar="PATH", help=text or moved)
 
 
 def _run_flag(command: argparse.ArgumentParser) -> None:

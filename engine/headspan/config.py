@@ -56,6 +56,8 @@ class PrecomputeSettings:
     model: str = "ViT-B-32"
     # An open_clip tag, a local .pt or .safetensors file, or `random:SEED`; None where `model` brings weights.
     pretrained: str | None = None
+    # Where the weights that `pretrained` (or `model`) names lie now: a file, a folder, or `hf-hub:…`.
+    weights: str | None = None
     # `all`, `last4`, `8-11`, or numbers with commas: the layers whose heads (and patches) are kept.
     layers: str = "last4"
     # What is stored beside `heads` and `moments`, which always are; `carried` is for attention pooling.
@@ -83,6 +85,8 @@ class PrecomputeSettings:
         if not self.shards:
             raise SettingsError("no shards were given; name at least one tar, pattern or directory")
         object.__setattr__(self, "out", str(Path(self.out).expanduser()) if self.out.startswith("~") else self.out)
+        if isinstance(self.weights, Path):
+            object.__setattr__(self, "weights", str(self.weights))
         if "://" in self.out:
             raise SettingsError(f"--out {self.out}: stores are written to local folders; give a path and copy it after")
         unknown = [name for name in self.emit if name not in EMISSIONS]

@@ -18,6 +18,7 @@ from headspan.config import PrecomputeSettings
 from headspan.decode import renderer
 from headspan.errors import StoreError
 from headspan.model.encoder import prepare
+from headspan.model.load import load_stored_model
 from headspan.network import is_remote
 from headspan.pipeline import compute
 from headspan.records import Listener, ignore
@@ -43,11 +44,18 @@ class Repaired:
     verdict: Verdict
 
 
-def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
+def repair(
+    path: str | Path,
+    shards: Sequence[str] = (),
+    listen: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+    **settings: Any,
+) -> Repaired:
     """Compute again the units of the store at `path` that are damaged, or were set aside.
 
     `shards` are needed where the store's names of them lack their secrets, or they lie elsewhere than they did; they
-    are named in the order of the run.
+    are named in the order of the run. `weights` says where the model's weights lie now, as for `text_vectors`.
     `settings` may be `batch_size`, `device`, `workers`, `in_flight_bytes` and `allow_pipe`; by default the batch size
     is the store's, which on the same machine gives the same bytes. Raises HeadspanError where model or shards are not
     those that the store was made with.
@@ -72,7 +80,7 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
     urls = stored_names(expand(run.shards, run.allow_pipe))
     if shards:
         urls = _by_planned_names(store.path, urls)
-    encoder = prepare(run)
+    encoder = prepare(run, lambda: load_stored_model(store.attributes, path, weights, listen))
     whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, whole, urls, encoder)
     refuse_other_run(store, run, urls, encoder)

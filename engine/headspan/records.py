@@ -85,6 +85,10 @@ class Summary:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+# The stage of an event that is a remark, its `note`, and no progress.
+NOTE = "note"
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """An event: `done` of `total` things of one `stage`; `total` is None while it is unknown."""

@@ -349,7 +349,7 @@ def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, mon
     def refuse(*args: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("headspan.model.load.load_model", refuse)
+    monkeypatch.setattr("headspan.model.load.load_stored_model", refuse)
     second = hs.textspan(store, TEXTS, texts_per_head=3, run="second")
     assert (second.indices == first.indices).all()
     with pytest.raises(AssertionError, match="the model was loaded"):

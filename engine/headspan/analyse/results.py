@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.records import Listener, Progress, ignore
+from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.store.files import checksum, faults, named, new_token, write_atomically
 from headspan.store.reader import Store
 from headspan.store.schema import RECORDS, UNREADABLE
@@ -31,8 +31,6 @@ _RECORDS = f"{RECORDS}/results"
 # What a run may be called, and what the files of a Zarr group are called: its metadata and its chunks.
 _RUN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ZARR_FILE = r"zarr\.json|c|[0-9]+"
-# The stage of the events that say what became of an earlier run.
-STAGE = "results"
 # What is being written is no older.
 _LEFT_SECONDS = 3600
 
@@ -76,7 +74,7 @@ def save(
     existed = (store.path / kind / run).is_dir()
     same = _holds(store, kind, run, arrays, settings)
     if same and not _older(store, kind, run, arrays, settings):
-        listen(Progress(STAGE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
+        listen(Progress(NOTE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
         return
     if not same and sound(store, kind, run) and not overwrite:
         raise refusal(store, kind, run, f"{_said(store, kind, run)} is there already and holds something else")
@@ -116,7 +114,7 @@ def _drop_dependents(store: Store, kind: str, run: str, overwrite: bool, listen:
     for name in dependents:
         _remove(store.path, name.split("/")[0], run)
     if dependents:
-        listen(Progress(STAGE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
+        listen(Progress(NOTE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
 
 
 def made_from(store: Store, kind: str, run: str) -> list[str]:

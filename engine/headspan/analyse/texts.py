@@ -19,7 +19,7 @@ from jaxtyping import Float32
 
 from headspan.analyse import results
 from headspan.analyse.pool_file import read_lines
-from headspan.errors import ModelError, TextsError
+from headspan.errors import TextsError
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
@@ -92,27 +92,27 @@ def _author(path: Path, content: bytes) -> str | None:
 
 
 def text_vectors(
-    store: Store, texts: str | Path | Sequence[str] | Pool, listen: Listener = ignore
+    store: Store,
+    texts: str | Path | Sequence[str] | Pool,
+    listen: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
 ) -> Float32[np.ndarray, "text joint"]:
     """Unit vectors of the texts of a pool, as `read_pool` takes it, from the store if it has them, else from its model.
 
-    Raises TextsError as `read_pool` does, and ModelError where the model at hand is not the one that made the store.
+    `weights` says where the model's weights lie now, if they have moved: a file, a folder, or `hf-hub:NAME`, which may
+    then be fetched. Raises TextsError as `read_pool` does, and ModelError where the model cannot be had, or is not the
+    one that made the store.
     """
     pool = read_pool(texts)
     name = stored_name(store, pool)
     if results.sound(store, "texts", name):
         return results.load(store, "texts", name)[0]["vectors"]
     # Only here is the model needed, and with it torch.
-    from headspan.model.load import load_model
+    from headspan.model.load import load_stored_model
     from headspan.model.text import encode_texts
 
-    model = load_model(*(store.attributes[name] for name in ("model", "pretrained", "image_size")))
-    wanted = store.attributes["weights_sha256"]
-    if model.weights_sha256 != wanted:
-        raise ModelError(
-            f"{model.name} {model.pretrained}: image tower {model.weights_sha256[:12]}, but {store.path} was made with "
-            f"{wanted[:12]}; restore the weights that made the store"
-        )
+    model = load_stored_model(store.attributes, store.path, weights, listen)
     vectors = encode_texts(model, pool.texts, listen=listen)
     results.save(
         store,

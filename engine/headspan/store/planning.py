@@ -175,6 +175,10 @@ def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}" + (f", {gpu}" if gpu else ""),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in libraries},
+        # Relative names, of shards and of files of the model, are relative to this folder.
+        "folder": str(Path.cwd()),
+        "paths": encoder.model.paths,
+        "weights": {"quick_gelu": encoder.model.quick_gelu, "assumed": encoder.model.assumed},
     }
 
 

@@ -246,6 +246,11 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     return root, attributes
 
 
+def attributes_of(path: Path) -> dict[str, Any] | None:
+    """The attributes of the store at `path`; None where there is no store yet."""
+    return open_group(path)[1] if (path / "zarr.json").is_file() else None
+
+
 def decoding(attributes: dict[str, Any]) -> str:
     """How the store's images became pixels; before there was a choice, they were exact."""
     return str(attributes.get("decode", "exact"))
