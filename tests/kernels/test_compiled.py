@@ -7,7 +7,6 @@ program fits the shared memory of its GPU; on sm_90 nothing is spilled, and matr
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -21,10 +20,11 @@ import torch
 from benchmarks.gpu import Sizes
 from benchmarks.gpu_tower import tower_of
 from headspan.model.tower import Tower
+from tests.kernels.tritons import DEPRECATIONS, why_not_compiled
 
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
+if reason := why_not_compiled():
+    pytest.skip(reason, allow_module_level=True)
 
 from triton import knobs
 
@@ -32,6 +32,7 @@ from headspan_kernels import fused
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.kernels.compiling import hand_launches_on
 
+pytestmark = DEPRECATIONS
 # Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 # What multiplies matrices on sm_90: a warp group at once, or for float32's small blocks a warp; and in float64.

@@ -1,4 +1,4 @@
-"""Every Triton op against float64 loops and the reference, and the whole tower, in either world of conftest.py."""
+"""Every Triton op against float64 loops and the reference, and the whole tower, in the worlds of conftest.py."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 from tests import tolerances
 from tests.kernels.test_reference import DTYPES, carry, coordinate_rows, every_row, preprocess_by_pillow
+from tests.kernels.tritons import DEPRECATIONS
 from tests.tolerances import relative_error
 
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
-
 
 from headspan.model.convert import to_tower
 from headspan_kernels import fused, reference, rounds
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
 
-pytestmark = pytest.mark.usefixtures("world", "nothing_is_zero_by_chance")
+pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEPRECATIONS]
 # Batch, tokens, heads, head dimension: from one token to two blocks of rows and keys.
 SIZES = [(1, 1, 1, 5), (1, 32, 1, 16), (3, 17, 3, 8), (2, 70, 1, 16)]
 # The head dimensions of CLIP's models.
