@@ -32,13 +32,12 @@ from headspan_kernels.reference import Emitted
 
 
 class Blocks(NamedTuple):
-    """How a launch is cut: query rows and keys a step, warps, steps in flight, and registers a thread at most."""
+    """How a launch is cut: query rows and keys a step, warps, and steps in flight."""
 
     rows: int
     keys: int
     warps: int
     stages: int
-    registers: int = 255
 
 
 def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
@@ -95,13 +94,9 @@ def attention_emit_cut(
     if not batch:
         return mixed, Emitted(parts.sum(dim=2), patches)
     shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
-    # The fusion of products and sums is asked for, since Triton 3.10 changes its default.
-    launch = {
-        "num_warps": cut.warps,
-        "num_stages": cut.stages,
-        "maxnreg": cut.registers,
-        "enable_fp_fusion": True,
-    }
+    # Fusion of products and sums is asked for, since Triton 3.10 changes its default. So are all registers that a
+    # thread can have: ptxas holds itself to fewer otherwise, and spills (Triton 3.6 on sm_100).
+    launch = {"num_warps": cut.warps, "num_stages": cut.stages, "maxnreg": 255, "enable_fp_fusion": True}
     pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
     strides = (qkv.stride(0), qkv.stride(1))
     with torch.cuda.device_of(qkv):
