@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
 
@@ -30,8 +31,9 @@ class Program:
     labels: dict[str, int]
 
 
+@cache
 def parse(ptx: str) -> Program:
-    """The one kernel that `ptx` holds."""
+    """The one kernel that `ptx` holds. A kernel that is launched again is parsed once."""
     head, body = ptx[ptx.index(".visible .entry") :].split("\n{", 1)
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
