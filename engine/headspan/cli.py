@@ -295,7 +295,7 @@ def _command_of(store: Store) -> str:
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Every row, since which ones are good is among what is checked.
     store = Store(flags.store, keep_failed=True)
-    verdict = verify(store, progress, flags.sources)
+    verdict = verify(store, progress, flags.sources, flags.shards)
     progress.close()
     found = _print_verdict(store, verdict)
     # What was asked for has not been done.
@@ -363,7 +363,8 @@ def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     path = store.path.resolve()
-    written = write_report(store, flags.out or path.with_name(f"{path.stem}-report.html"), flags.run_name, progress)
+    out = flags.out or path.with_name(f"{path.stem}-report.html")
+    written = write_report(store, out, flags.run_name, progress, flags.shards)
     progress.close()
     print(f"report written to {written}")
     return 0
@@ -428,6 +429,7 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "verify", _verify, "files, records, sums and moments agree")
     check.add_argument("store")
     check.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
+    _shards_flag(check)
     mend = _command(commands, "repair", _repair, "compute damaged units again")
     mend.set_defaults(kept="finished units")
     mend.add_argument("store")
@@ -462,6 +464,7 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "one HTML file, no network")
     report.add_argument("store")
     report.add_argument("--out", help="default: STORE-report.html beside the store")
+    _shards_flag(report)
     _run_flag(report)
     return parser
 
@@ -474,6 +477,10 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _pipe_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument("--allow-pipe", action="store_true", default=None, help="run shards that are `pipe:` commands")
+
+
+def _shards_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--shards", nargs="+", default=[], help="the shards where they lie now, if they moved: all")
 
 
 def _weights_flag(command: argparse.ArgumentParser, text: str | None = None) -> None:
