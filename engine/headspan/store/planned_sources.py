@@ -37,8 +37,9 @@ def places(
 ) -> dict[str, str]:
     """Where each planned shard lies now, by the name that the store has for it.
 
-    `shards` name all of them, in the order of the run. Without them, relative names are looked for in the folder
-    that the run was started in, as the store's `attributes` record it, and then in the current one. Raises SourceError where `shards` are not as many as were planned.
+    `shards` name all of them, in the order of the run. Without them, relative names are looked for in the folder that
+    the run was started in, as the store's `attributes` record it, and then in the current one. Raises SourceError where
+    `shards` are not as many as were planned.
     """
     if not shards:
         return {shard.url: _place(shard.url, attributes) for shard in planned}
