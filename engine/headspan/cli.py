@@ -201,12 +201,13 @@ def _where_time_went(seconds: dict[str, float]) -> str:
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    from headspan.model.convert import catalogue, waiting
+    from headspan.model.convert import catalogue, running_twice, waiting
 
-    reasons, later = catalogue(), waiting()
+    reasons, later, twice = catalogue(), waiting(), running_twice()
     width = max(map(len, reasons))
     for name, reason in reasons.items():
         yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"
+        yes += ", in two passes an image, since its rows are normed before their mean" if name in twice else ""
         print(f"{name:<{width}}  {'no: ' + reason if reason else yes}")
     supported = sum(reason is None for reason in reasons.values())
     print(f"{supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed")
@@ -278,6 +279,7 @@ def _command_of(store: Store) -> str:
     flags = {
         "model": attributes["model"],
         "pretrained": attributes["pretrained"],
+        "weights": made.get("weights", {}).get("given"),
         "layers": spans_of(store.layers).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],

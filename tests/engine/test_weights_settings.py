@@ -26,9 +26,9 @@ import headspan as hs
 from headspan.cli import main
 from headspan.errors import ModelError
 from headspan.model import hub
-from headspan.model.convert import to_tower
+from headspan.model.convert import running_twice, to_tower
 from headspan.model.load import LoadedModel, load_model, load_stored_model
-from headspan.model.tower import normalise
+from headspan.model.tower import Tower, normalise
 from headspan.pixels import preprocess_image
 from headspan.records import Progress
 from tests import tolerances
@@ -562,3 +562,35 @@ def test_weights_without_a_tag_are_weights_and_those_of_a_seed_are_refused(
         load_model(str(toy_config), None, weights=str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match=rf"--weights {tmp_path}: this folder holds no weights"):
         load_model(str(toy_config), None, weights=str(tmp_path))
+
+
+def test_models_whose_rows_are_normed_before_their_mean_are_said_to_run_twice(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert running_twice() == {"vit_medium_patch16_gap_256"}
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
+    for pooling, twice in (({"pool_type": "avg"}, True), ({"pool_type": "avg", "final_ln_after_pool": True}, False)):
+        config = tmp_path / f"headspan-toy-twice-{twice}.json"
+        config.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], **pooling}}))
+        events: list[Progress] = []
+        passes: list[int] = []
+        embed = Tower._embed
+        monkeypatch.setattr(
+            Tower, "_embed", lambda self, pixels, embed=embed, passes=passes: (passes.append(1), embed(self, pixels))[1]
+        )
+        run: dict[str, Any] = {"model": str(config), "pretrained": "random:0", "layers": "all", "device": "cpu"}
+        hs.precompute(shard, tmp_path / f"{twice}.zarr", events.append, **run)
+        monkeypatch.undo()
+        assert len(passes) == 1 + twice
+        assert any("two passes an image" in event.note for event in events) is twice
+
+
+def test_the_command_that_makes_a_store_again_names_its_weights(
+    toy_config: Path, toy_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
+    flags = ["--pretrained", str(tmp_path / "gone.pt"), "--weights", str(toy_weights), "--layers", "all"]
+    assert main(["precompute", shard, "--model", str(toy_config), *flags, "--out", str(tmp_path / "s.zarr")]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "s.zarr")]) == 0
+    assert f"--pretrained {tmp_path / 'gone.pt'} --weights {toy_weights}" in capsys.readouterr().out
