@@ -213,12 +213,13 @@ def _where_time_went(seconds: dict[str, float]) -> str:
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    from headspan.model.convert import catalogue, waiting
+    from headspan.model.convert import catalogue, running_twice, waiting
 
-    reasons, later = catalogue(), waiting()
+    reasons, later, twice = catalogue(), waiting(), running_twice()
     width = max(map(len, reasons))
     for name, reason in reasons.items():
         yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"
+        yes += ", in two passes an image, since its rows are normed before their mean" if name in twice else ""
         say(f"{name:<{width}}  {'no: ' + reason if reason else yes}")
     supported = sum(reason is None for reason in reasons.values())
     say(f"{supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed")
@@ -290,6 +291,7 @@ def _command_of(store: Store) -> str:
     flags = {
         "model": attributes["model"],
         "pretrained": attributes["pretrained"],
+        "weights": made.get("weights", {}).get("given"),
         "layers": spans_of([*store.carried_layers, *store.layers]).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],
@@ -314,7 +316,7 @@ def _command_of(store: Store) -> str:
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Every row, since which ones are good is among what is checked.
     store = Store(flags.store, keep_failed=True)
-    verdict = verify(store, progress, flags.sources)
+    verdict = verify(store, progress, flags.sources, flags.shards)
     progress.close()
     found = _print_verdict(store, verdict)
     # What was asked for has not been done.
@@ -374,7 +376,8 @@ def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     path = store.path.resolve()
-    written = write_report(store, flags.out or path.with_name(f"{path.stem}-report.html"), flags.run_name, progress)
+    out = flags.out or path.with_name(f"{path.stem}-report.html")
+    written = write_report(store, out, flags.run_name, progress, flags.shards)
     progress.close()
     say(f"report written to {written}")
     return 0
@@ -469,6 +472,7 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "verify", _verify, "files, records, sums and moments agree")
     check.add_argument("store")
     check.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
+    _shards_flag(check)
     mend = _command(commands, "repair", _repair, "compute damaged units again")
     mend.set_defaults(kept="finished units")
     mend.add_argument("store")
@@ -504,6 +508,7 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "one HTML file, no network")
     report.add_argument("store")
     report.add_argument("--out", help="default: STORE-report.html beside the store")
+    _shards_flag(report)
     _run_flag(report)
     return parser
 
@@ -516,6 +521,10 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _pipe_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument("--allow-pipe", action="store_true", default=None, help="run shards that are `pipe:` commands")
+
+
+def _shards_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--shards", nargs="+", default=[], help="the shards where they lie now, if they moved: all")
 
 
 def _weights_flag(command: argparse.ArgumentParser, text: str | None = None) -> None:

@@ -26,7 +26,7 @@ from headspan.shard_urls import expand, stored_names
 from headspan.stage_times import StageTimes
 from headspan.store.commits import Commits
 from headspan.store.files import checksum, faults, write_atomically
-from headspan.store.planned_sources import PlannedSources
+from headspan.store.planned_sources import PlannedSources, places
 from headspan.store.planning import refuse_other_run, restored_plan_files
 from headspan.store.reader import Store
 from headspan.store.samples import read_shards
@@ -78,8 +78,7 @@ def repair(
     run = settings_of(store, shards, settings)
     to_pixels = renderer(run.decode)
     urls = stored_names(expand(run.shards, run.allow_pipe))
-    if shards:
-        urls = _by_planned_names(store.path, urls)
+    urls = _by_planned_names(store, urls, run)
     encoder = prepare(run, lambda: load_stored_model(store.attributes, path, weights, listen))
     whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, whole, urls, encoder)
@@ -109,23 +108,23 @@ def _restored_root(path: Path) -> tuple[str, ...]:
     return (name,)
 
 
-def _by_planned_names(path: Path, urls: dict[str, str]) -> dict[str, str]:
+def _by_planned_names(store: StoreWriter, urls: dict[str, str], run: PrecomputeSettings) -> dict[str, str]:
     """The shards by the names that they had when they were planned; size and time tell whether they are the ones."""
     try:
-        planned = read_shards(path)
+        planned = read_shards(store.path)
     except StoreError:
         # The table is what is damaged, and is made again from the names of today.
         return urls
     if len(planned) != len(urls):
         return urls
-    return {shard.url: url for shard, url in zip(planned, urls.values(), strict=True)}
+    return places(planned, store.attributes, run.shards, run.allow_pipe)
 
 
 def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, Any]) -> PrecomputeSettings:
     """The settings with which the store was made, from `shards` if they are named."""
     known = store.attributes
     made_with = known.get("made_with", {})
-    names = list(shards) or [shard.url for shard in read_shards(store.path)]
+    names = list(shards) or list(places(read_shards(store.path), known).values())
     hidden = [name for name in names if is_remote(name) and "…" in name]
     if hidden:
         raise StoreError(

@@ -59,6 +59,8 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
             goes_on=made,
         ),
     )
+    if encoder.exact.runs_twice:
+        listen(Progress("note", 0, None, f"{settings.model} norms its rows before their mean: two passes an image"))
     store = open_planned(settings, urls, encoder, listen)
     stored: list[UnitRecord] = []
     times = StageTimes()

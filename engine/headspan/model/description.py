@@ -94,6 +94,12 @@ class Description:
         return len(self.blocks) + 1 if self.pool is None else int(self.pool.mlp is not None)
 
     @property
+    def runs_twice(self) -> bool:
+        """Whether a pass needs a plain one before it: each row is normed before their mean, by a scale of its own that
+        is known only at the end, and what the mean took from every head is weighted by it."""
+        return self.mean_pooled and self.norm_rows and self.norm_after is not None
+
+    @property
     def dtype(self) -> torch.dtype:
         """The activations' type."""
         return self.positions.dtype

@@ -178,7 +178,11 @@ def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
         # Relative names, of shards and of files of the model, are relative to this folder.
         "folder": str(Path.cwd()),
         "paths": encoder.model.paths,
-        "weights": {"quick_gelu": encoder.model.quick_gelu, "assumed": encoder.model.assumed},
+        "weights": {
+            "given": settings.weights,
+            "quick_gelu": encoder.model.quick_gelu,
+            "assumed": encoder.model.assumed,
+        },
     }
 
 
