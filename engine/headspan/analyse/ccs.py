@@ -214,6 +214,6 @@ def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
     arrays, settings = results.load(store, "ccs", run)
     if "votes" not in arrays:
         raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs --overwrite")
-    return ConceptConsistency(
-        read_labels(store, run), Votes(tuple(settings["judges"]), arrays["votes"], arrays["texts"])
-    )
+    with results.as_written(store, "ccs", run):
+        judges, votes, texts = tuple(map(str, settings["judges"])), arrays["votes"], arrays["texts"]
+    return ConceptConsistency(read_labels(store, run), Votes(judges, votes, texts))

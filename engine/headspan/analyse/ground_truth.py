@@ -9,7 +9,7 @@ samples' metadata, so truths and masks come from the world itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -132,20 +132,51 @@ def read_ground_truth(store: Store, run: str) -> GroundTruth | None:
     """The stored answers of a CCS run; None where the questions were not asked."""
     if run not in results.runs(store, "truth"):
         return None
-    kept = results.load_settings(store, "truth", run)["answers"]
-    return GroundTruth(
-        run=kept["run"],
-        zero_shot={factor: Accuracy(**each) for factor, each in kept["zero_shot"].items()},
-        high_heads=kept["high_heads"],
-        high_heads_at_random=kept["high_heads_at_random"],
-        neighbours=tuple(NeighbourCheck(**{**each, "heads": _as_heads(each)}) for each in kept["neighbours"]),
-        maps=MapCheck(**kept["maps"]),
-        ablations=tuple(Ablation(**{**each, "heads": _as_heads(each)}) for each in kept["ablations"]),
-    )
+    settings = results.load_settings(store, "truth", run)
+    # Whatever the file holds, numbers are numbers here.
+    with results.as_written(store, "truth", run):
+        kept = settings["answers"]
+        at_random = kept["high_heads_at_random"]
+        return GroundTruth(
+            run=str(kept["run"]),
+            zero_shot={
+                factor: Accuracy(float(each["share"]), float(each["chance"]), int(each["images"]))
+                for factor, each in kept["zero_shot"].items()
+            },
+            high_heads=_as_counts(kept["high_heads"]),
+            high_heads_at_random=None if at_random is None else _as_counts(at_random),
+            neighbours=tuple(
+                NeighbourCheck(
+                    str(each["concept"]),
+                    _as_heads(each["heads"]),
+                    float(each["through_heads"]),
+                    float(each["through_all"]),
+                    float(each["chance"]),
+                    int(each["queries"]),
+                )
+                for each in kept["neighbours"]
+            ),
+            maps=MapCheck(
+                int(kept["maps"]["images"]),
+                *(float(kept["maps"][name]) for name in ("mass_inside", "area", "average_precision")),
+            ),
+            ablations=tuple(
+                Ablation(
+                    str(each["concept"]),
+                    _as_heads(each["heads"]),
+                    {factor: float(each["accuracies"][factor]) for factor in kept["zero_shot"]},
+                )
+                for each in kept["ablations"]
+            ),
+        )
 
 
-def _as_heads(kept: dict[str, Any]) -> tuple[Head, ...]:
-    return tuple((layer, head) for layer, head in kept["heads"])
+def _as_heads(kept: Iterable[Iterable[Any]]) -> tuple[Head, ...]:
+    return tuple((int(layer), int(head)) for layer, head in kept)
+
+
+def _as_counts(kept: Mapping[str, Any]) -> dict[str, int]:
+    return {concept: int(count) for concept, count in kept.items()}
 
 
 def _scenes(store: Store) -> list[Scene]:

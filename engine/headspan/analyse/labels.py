@@ -126,9 +126,10 @@ def read_labels(store: Store, run: str | None = None) -> Labels:
     """The stored labels of a run, or of the only one there is."""
     run = results.only_run(store, "labels", run)
     arrays, settings = results.load(store, "labels", run)
-    names = tuple(tuple(row) for row in settings["labels"])
-    free = bool(settings.get("free", False))
-    return Labels(run, settings["source"], tuple(settings["layers"]), names, arrays.get("consistent"), free)
+    with results.as_written(store, "labels", run):
+        names = tuple(tuple(None if name is None else str(name) for name in row) for row in settings["labels"])
+        source, layers = str(settings["source"]), tuple(map(int, settings["layers"]))
+    return Labels(run, source, layers, names, arrays.get("consistent"), bool(settings.get("free", False)))
 
 
 def save_labels(

@@ -13,9 +13,10 @@ from headspan.analyse.ccs import ConceptConsistency, read_scores
 from headspan.analyse.ground_truth import read_ground_truth
 from headspan.analyse.labels import LABELLED_TEXTS
 from headspan.analyse.report_examples import find_examples
-from headspan.analyse.report_page import Content, DescribedHead, render
+from headspan.analyse.report_page import KIND, Content, DescribedHead, render
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.config import spans as spans_of
+from headspan.errors import StoreError
 from headspan.records import Listener, ignore
 from headspan.store.files import write_atomically
 from headspan.store.reader import Store
@@ -32,9 +33,11 @@ def write_report(
     """Write the report of a CCS run, or of the only one there is, to `path`; returns the path.
 
     Images are read from the shards where those are still in their place, or from `shards`, which name all of them where
-    they lie now. Raises StoreError where the store has no such run, or `path` cannot be written.
+    they lie now. An earlier report is replaced. Raises StoreError where the store has no such run, or `path` is another
+    file or cannot be written.
     """
     path = Path(path)
+    _refuse_other_files(path)
     found = read_scores(store, run)
     spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
@@ -57,8 +60,22 @@ def write_report(
         missing=missing,
         has_maps="patches" in store.attributes["emit"],
     )
-    write_atomically(path, [render(content).encode()])
+    # A store's attributes may hold halves of surrogate pairs, which are no UTF-8.
+    write_atomically(path, [render(content).encode(errors="backslashreplace")])
     return path
+
+
+def _refuse_other_files(path: Path) -> None:
+    """StoreError where something other than a report lies at `path`."""
+    try:
+        if path.is_file():
+            page = path.read_bytes()
+            if page.startswith(b"<!doctype html>") and KIND.encode() in page:
+                return
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); choose another --out") from error
+    if path.exists():
+        raise StoreError(f"{path}: is there already, and no report that headspan wrote; choose another --out")
 
 
 def random_weights_notice(store: Store) -> str | None:
@@ -99,7 +116,7 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
     concepts = len(set(spans.pool.concepts or ()))
     return [
         ("Model", known["model"]),
-        ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {known['weights_sha256'][:12]})"),
+        ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {str(known['weights_sha256'])[:12]})"),
         ("Images", f"{good:,} good, {bad:,} set aside" + (f", {unfinished:,} not yet done" if unfinished else "")),
         ("Layers kept", f"{spans_of(store.layers)} of {store.all_layers}" + described),
         ("Heads", f"{store.heads_per_layer} a layer, of {store.head_dim} dimensions"),

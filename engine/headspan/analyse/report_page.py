@@ -1,26 +1,29 @@
-"""What the report looks like: its content as one HTML page with style and script inside.
+"""What the report looks like: its content as one HTML page with style and script inside, from `templates`.
 
-Everything that comes from shards, pools or models is escaped here, and the page's content policy lets
-nothing load and no script run but the page's own. Without scripts it reads as well; only sorting,
-filtering and the grid's tips are missing.
+The template engine escapes every value, whatever it comes from, and the page's content policy lets nothing load and no
+script run but the page's own. Without scripts it reads as well; only sorting, filtering and the grid's tips are
+missing.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
-from string import Template
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
 from headspan.analyse.ground_truth import GroundTruth
 from headspan.analyse.labels import LABELLED_TEXTS
-from headspan.analyse.report_truth import percent, render_truth
+from headspan.analyse.report_truth import images_of, percent, truth_tables
 from headspan.records import BadImage
 
+# By these words, on every page, a report is known.
+KIND = "Attention heads, read with headspan"
 # Of images that were set aside, and of characters of one text: beyond, the page would be long, not better.
 _BAD_SHOWN = 20
 _TEXT_LENGTH = 200
@@ -96,112 +99,64 @@ class Content:
 
 def render(content: Content) -> str:
     """The page."""
-    folder = files("headspan.analyse")
-    page, style, script = (
-        (folder / f"report.{kind}").read_text(encoding="utf-8").strip() for kind in ("html", "css", "js")
-    )
-    return Template(page).substitute(
-        # Names this one script in the content policy, so that no other runs.
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=style,
-        script=script,
-        notice=_notice(content.notices),
-        model=_text(content.model),
-        weights=_text(content.weights),
-        lede=_lede(content),
-        truth=render_truth(content.truth) if content.truth else "",
-        facts="".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in content.facts),
-        bars=_bars(content),
-        groups=_groups(content),
-        bad=_bad_images(content.bad),
-        legend="".join(f'<li class="c{score}">{score}</li>' for score in range(LABELLED_TEXTS + 1)),
-        grid=_grid(content),
-        first=LABELLED_TEXTS,
-        all=content.texts_per_head,
-        rows="\n".join(map(_row, content.heads)),
-        remarks=_remarks(content),
-        examples="\n".join(map(_head_examples, content.examples)),
-    )
-
-
-def _notice(notices: Sequence[str]) -> str:
-    return f'<p class="notice" role="note">{_text(" ".join(notices), _REMARK_LENGTH)}</p>' if notices else ""
-
-
-def _lede(content: Content) -> str:
-    count = len(content.heads)
+    style, script = (_source(f"report.{kind}").strip() for kind in ("css", "js"))
     return (
-        f"{count:,} attention heads, each described by the texts that explain most of what it adds to "
-        f"{content.images:,} image embeddings, and scored by how well its first {LABELLED_TEXTS} texts agree."
-    )
-
-
-def _bars(content: Content) -> str:
-    largest = max(content.at_k) or 1.0
-    return "".join(
-        f'<li><span class="chip c{score}">{score}</span>'
-        f'<span class="bar"><i class="c{score}" style="width:{100 * share / largest:.1f}%"></i></span>'
-        f"<b>{share * len(content.heads):.0f}</b><small>{percent(share)}</small></li>"
-        for score, share in reversed(list(enumerate(content.at_k)))
-    )
-
-
-def _groups(content: Content) -> str:
-    meaning = {"high": "CCS 5", "moderate": "CCS 3", "low": "CCS 0–1"}
-    shown = [(name, f"{count}", meaning[name]) for name, count in content.groups.items()]
-    ccr = "–" if math.isnan(content.ccr) else f"{content.ccr:.2f}"
-    shown.append(("CCR", ccr, "no high heads" if math.isnan(content.ccr) else "concepts of several high heads"))
-    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd><dd>{note}</dd></div>" for name, value, note in shown)
-
-
-def _bad_images(bad: Sequence[BadImage]) -> str:
-    if not bad:
-        return ""
-    rows = "".join(
-        f"<tr><td>{_text(image.key)}</td><td>{_text(image.reason)}</td><td>{_text(image.url)}</td></tr>"
-        for image in bad[:_BAD_SHOWN]
-    )
-    more = f"<p>{len(bad) - _BAD_SHOWN:,} more are in the store’s records.</p>" if len(bad) > _BAD_SHOWN else ""
-    return (
-        f"<details><summary>{len(bad):,} image{'s' * (len(bad) > 1)} set aside, and why</summary>"
-        f'<div class="wide"><table class="bad"><thead><tr><th>Key</th><th>Reason</th><th>Shard</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{more}</details>"
-    )
-
-
-def _grid(content: Content) -> str:
-    heads = len(content.heads) // len(content.layers)
-    columns = "".join(f'<th scope="col">{head}</th>' for head in range(heads))
-    rows = []
-    for place, layer in enumerate(content.layers):
-        cells = "".join(
-            f'<td><a class="c{head.score}" href="#{head.name}"><b>{head.score}</b>'
-            f"<span><span>{_text(head.label or '–')}</span></span></a></td>"
-            for head in content.heads[place * heads : (place + 1) * heads]
+        _templates()
+        .get_template("report.html")
+        .render(
+            # Names this one script in the content policy, so that no other runs.
+            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            # Headspan's own, without anything from a store.
+            style=Markup(style),
+            script=Markup(script),
+            kind=KIND,
+            content=content,
+            first=LABELLED_TEXTS,
+            bad_shown=_BAD_SHOWN,
+            remark_length=_REMARK_LENGTH,
+            groups=_groups(content),
+            remarks=_remarks(content),
+            truth_images=images_of(content.truth) if content.truth else 0,
+            truth_tables=truth_tables(content.truth) if content.truth else (),
         )
-        rows.append(f'<tr><th scope="row">L{layer}</th>{cells}</tr>')
-    return f'<thead><tr><th scope="col">head</th>{columns}</tr></thead><tbody>{"".join(rows)}</tbody>'
-
-
-def _row(head: DescribedHead) -> str:
-    texts = "".join(
-        f'<li class="{"yes" if consistent else "no"}">{_text(text)}</li>' for text, consistent in head.texts
-    )
-    return (
-        f'<tr id="{head.name}"><th scope="row" data-value="{head.layer * 1000 + head.head}">{head.name}</th>'
-        f'<td class="label">{_text(head.label or "–")}</td>'
-        f'<td class="score" data-value="{head.score}"><span class="chip c{head.score}">{head.score}</span></td>'
-        f'<td class="group">{head.group or "–"}</td><td class="texts"><ol>{texts}</ol></td>'
-        f"{_share_cell(head.explained_first, 'first')}{_share_cell(head.explained_all, 'all')}</tr>"
     )
 
 
-def _share_cell(share: float, name: str) -> str:
-    value = -1.0 if math.isnan(share) else share
-    return f'<td class="share {name}" data-value="{value:.6f}">{percent(share)}</td>'
+def _source(name: str) -> str:
+    return (files("headspan.analyse") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _remarks(content: Content) -> str:
+@cache
+def _templates() -> Environment:
+    """The templates. Every value that they show is escaped; one that is not there is an error."""
+    templates = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "brief": _brief,
+        "commas": lambda count: f"{count:,}",
+        "percent": percent,
+        "width": lambda share: f"{100 * share:.1f}",
+        "whole": lambda count: f"{count:.0f}",
+        "two_digits": lambda value: f"{value:.2g}".replace("-", "−"),
+        "sortable": lambda share: f"{-1.0 if math.isnan(share) else share:.6f}",
+    }
+    return templates
+
+
+def _groups(content: Content) -> list[tuple[str, str, str]]:
+    """Name, number and meaning of each group of heads, and of the ratio."""
+    meaning = {"high": "CCS 5", "moderate": "CCS 3", "low": "CCS 0–1"}
+    ccr = "–" if math.isnan(content.ccr) else f"{content.ccr:.2f}"
+    ratio = ("CCR", ccr, "no high heads" if math.isnan(content.ccr) else "concepts of several high heads")
+    return [*((name, f"{count}", meaning[name]) for name, count in content.groups.items()), ratio]
+
+
+def _remarks(content: Content) -> list[str]:
     remarks = []
     if content.missing:
         images = len(content.missing)
@@ -209,42 +164,10 @@ def _remarks(content: Content) -> str:
         remarks.append(f"{images} of the images could not be read and are shown by name alone: {reason}.")
     if not content.has_maps:
         remarks.append("Maps need each patch’s share: run precompute with --emit heads,patches.")
-    return "".join(f'<p class="remark">{_text(remark, _REMARK_LENGTH)}</p>' for remark in remarks)
+    return remarks
 
 
-def _head_examples(shown: HeadExamples) -> str:
-    head = shown.head
-    scale = (
-        f'<p class="scale"><span>−{shown.strongest:.2g}</span><i></i><span>+{shown.strongest:.2g} a patch</span></p>'
-        if any(example.map for example in shown.examples)
-        else ""
-    )
-    figures = "".join(map(_figure, shown.examples))
-    return (
-        f'<section class="head"><header><h3><a href="#{head.name}">{head.name}</a> {_text(head.label or "")}</h3>'
-        f'<span class="chip c{head.score}" title="CCS">{head.score}</span>'
-        f"<p><q>{_text(head.texts[0][0])}</q></p>{scale}</header>"
-        f'<div class="{"pairs" if scale else "singles"}">{figures}</div></section>'
-    )
-
-
-def _figure(example: Example) -> str:
-    name = example.caption or example.key
-    pictures = [f'<img src="{example.picture}" alt="{_text(name)}">' if example.picture else ""]
-    if example.map:
-        pictures.append(f'<img src="{example.map}" alt="Map of the text over this image">')
-    return (
-        f"<figure><div>{''.join(pictures)}</div>"
-        f"<figcaption><b>{_number(example.score)}</b> "
-        f'<span title="{_text(example.key)}">{_text(name)}</span></figcaption></figure>'
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:.2g}".replace("-", "−")
-
-
-def _text(text: str, length: int = _TEXT_LENGTH) -> str:
-    """Escaped for text and attributes, on one line, and not longer than can be read at a glance."""
-    words = " ".join(text.split())
-    return html.escape(words if len(words) <= length else words[: length - 1].rstrip() + "…")
+def _brief(text: object, length: int = _TEXT_LENGTH) -> str:
+    """On one line, and not longer than can be read at a glance."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= length else words[: length - 1].rstrip() + "…"

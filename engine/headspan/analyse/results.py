@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,18 @@ def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
     """The settings of a run alone, without reading its arrays; StoreError as in `load`."""
     _refuse_damaged(store, kind, run, metadata_alone=True)
     return dict(_open(store, kind, run).attrs)
+
+
+@contextmanager
+def as_written(store: Store, kind: str, run: str) -> Iterator[None]:
+    """While a run's settings are read: StoreError where they are not of the kind that headspan writes."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise StoreError(
+            f"{store.path}: the {kind} run {run!r} holds settings that headspan does not write ({one_line(error)}); "
+            f"run {_COMMANDS[kind]} again, with --overwrite where it has that flag"
+        ) from error
 
 
 def _node(store: Store, kind: str, run: str) -> zarr.Group | None:

@@ -204,12 +204,15 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
     """The stored texts of a run, or of the only one there is."""
     run = results.only_run(store, "textspan", run)
     arrays, settings = results.load(store, "textspan", run)
-    pool = stored_pool(store, settings["pool"])
-    if pool.sha256 != settings["pool_sha256"]:
+    with results.as_written(store, "textspan", run):
+        pool_name, checksum = str(settings["pool"]), str(settings["pool_sha256"])
+        layers, images = tuple(map(int, settings["layers"])), int(settings["images"])
+        # Runs before there was `also` are over one store.
+        stores = 1 + len(settings.get("also", ()))
+        indices, explained = arrays["indices"], arrays["explained"]
+    pool = stored_pool(store, pool_name)
+    if pool.sha256 != checksum:
         raise StoreError(
             f"{store.path}: the pool {pool.name} has changed since textspan run {run!r}; run headspan textspan again"
         )
-    # Runs before there was `also` are over one store.
-    stores = 1 + len(settings.get("also", ()))
-    layers, images = tuple(settings["layers"]), settings["images"]
-    return HeadSpans(run, pool, layers, arrays["indices"], arrays["explained"], images, stores)
+    return HeadSpans(run, pool, layers, indices, explained, images, stores)

@@ -141,5 +141,11 @@ def stored_name(store: Store, pool: Pool) -> str:
 def stored_pool(store: Store, name: str) -> Pool:
     """The pool `name` as the store keeps it."""
     settings = results.load_settings(store, "texts", name)
-    concepts = settings["concepts"]
-    return Pool(name, tuple(settings["texts"]), tuple(concepts) if concepts else None, settings.get("author"))
+    with results.as_written(store, "texts", name):
+        concepts, author = settings["concepts"], settings.get("author")
+        return Pool(
+            name,
+            tuple(map(str, settings["texts"])),
+            tuple(map(str, concepts)) if concepts else None,
+            author and str(author),
+        )

@@ -1,0 +1,304 @@
+"""Whatever a store holds, the report's elements, attributes and scripts are headspan's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, is_dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import headspan as hs
+from headspan.analyse import results
+from headspan.analyse.answers import as_array
+from headspan.analyse.ccs import read_scores
+from headspan.analyse.ground_truth import Ablation, GroundTruth, MapCheck, NeighbourCheck
+from headspan.analyse.report import write_report
+from headspan.analyse.report_page import Content, DescribedHead, Example, HeadExamples, render
+from headspan.analyse.texts import stored_pool
+from headspan.analyse.zero_shot import Accuracy
+from headspan.errors import HeadspanError, StoreError
+from headspan.records import BadImage
+from tests.engine.test_labels_and_ccs import HEADS, keep
+
+POISONS = (
+    "<script>alert(1)</script>",
+    '<meta http-equiv=refresh content="0;url=https://example.org">',
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    '" style="position:fixed" onclick="alert(1)',
+    "</title></style></script><script>alert(1)</script>",
+    "<!--<script>",
+    "--><svg onload=alert(1)><![CDATA[",
+    "]]></textarea></select></table><base href=//example.org><form action=//example.org>",
+    "{{ 7 * 7 }}{% raw %}&lt;script&gt;&#60;b&#62;",
+    "javascript:alert(1)//\x00<\x00b>",
+    "\ud83d<b>",
+)
+TRUTH = GroundTruth(
+    "hand",
+    {"colour": Accuracy(0.9, 0.1, 2000), "background_colour": Accuracy(0.5, 0.4, 1800)},
+    {"colours": 3, "shapes": 0},
+    {"colours": 0},
+    (NeighbourCheck("colours", ((1, 2),), 0.5, 0.4, 0.1, 100),),
+    MapCheck(300, 0.5, 0.1, 0.7),
+    (Ablation("colours", ((1, 2),), {"colour": 0.3, "background_colour": 0.56}),),
+)
+
+
+class Skeleton(HTMLParser):
+    """What a page is made of, without its words: tags with the names of their attributes, comments, declarations."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.parts: list[tuple[str, ...]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._open = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        # What attributes say that is no word for the reader must be the same too.
+        fixed = [str(value) for name, value in attrs if name not in ("alt", "title", "src")]
+        self.parts.append((tag, *names, *fixed))
+        self._open = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.parts.append((f"/{tag}",))
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open in ("script", "style"):
+            self.scripts.append(data)
+        else:
+            self.words.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.parts.append(("comment", data))
+
+    def handle_decl(self, decl: str) -> None:
+        self.parts.append(("declaration", decl))
+
+    def handle_pi(self, data: str) -> None:
+        self.parts.append(("instruction", data))
+
+    def unknown_decl(self, data: str) -> None:
+        self.parts.append(("unknown", data))
+
+
+def changed(value: Any, change: Callable[[str], str]) -> Any:
+    """`value` with every string in it changed, keys too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {changed(key, change): changed(each, change) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(changed(each, change) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: changed(getattr(value, field.name), change) for field in fields(value)})
+    return value
+
+
+def content() -> Content:
+    """Everything that a page can show."""
+    texts = (("a text", True), ("another", False))
+    heads = [DescribedHead(1, head, None if head else "x", head, "high", texts, 0.5, 0.9) for head in range(3)]
+    uri = "data:image/jpeg;base64,AAAA"
+    return Content(
+        notices=["one", "two"],
+        model="model",
+        weights="weights",
+        facts=[("name", "value")],
+        images=1,
+        layers=(1,),
+        heads=heads,
+        texts_per_head=2,
+        at_k=[0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
+        groups={"high": 0, "moderate": 0, "low": 3},
+        ccr=0.5,
+        truth=TRUTH,
+        bad=[BadImage(row, "key", "url", "reason") for row in range(23)],
+        examples=[HeadExamples(heads[0], [Example("key", "caption", 0.5, uri, uri), Example("key", None, 0.1)], 0.1)],
+        missing={3: "gone"},
+        has_maps=True,
+    )
+
+
+@pytest.mark.parametrize("poison", POISONS)
+def test_no_string_of_a_pages_content_becomes_markup(poison: str) -> None:
+    def poisoned(change: Callable[[str], str]) -> str:
+        # The names of the groups are the page's own.
+        return render(replace(changed(content(), change), groups=content().groups))
+
+    clean, page = poisoned(lambda text: f"x{text}"), poisoned(lambda text: f"{poison}{text}")
+    assert Skeleton(page).parts == Skeleton(clean).parts
+    assert Skeleton(page).scripts == Skeleton(clean).scripts
+    assert "49" not in page.replace(clean, "")
+    # The reader sees the poison as it is.
+    seen = " ".join(poison.split()).replace("\x00", "")
+    assert sum(seen in text.replace("\x00", "") for text in Skeleton(page).words) > 20
+
+
+def test_the_skeleton_sees_what_it_should() -> None:
+    for poison in ("<b>", "<!-- -->", '" onclick="', "</p>", "<script>1</script>"):
+        pages = [Skeleton(f'<p title="{text}">{text}</p>') for text in ("x", poison)]
+        assert (pages[0].parts, pages[0].scripts) != (pages[1].parts, pages[1].scripts), poison
+
+
+@pytest.fixture(scope="module")
+def full(toy_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with everything that analyses keep: spans, labels, judges with their answers, answers about the truth."""
+    path = Path(shutil.copytree(toy_run.path, tmp_path_factory.mktemp("poison") / "run.zarr"))
+    store = hs.open(path)
+    keep(store, HEADS)
+    hs.label_heads(store)
+    hs.concept_consistency(store)
+    found = read_scores(store)
+    arrays, settings = results.load(store, "ccs", "hand")
+    judges = {"judges": ["one", "two"], "judged_by": [{"name": "one", "endpoints": ["u"], "served_as": ["m"]}]}
+    records = [
+        {"judge": "one", "layer": 0, "head": 0, "text": 1, "prompt": "p", "value": 1, "replies": [{"content": "c"}]}
+    ]
+    arrays["votes"] = np.concatenate([arrays["votes"]] * 2)
+    named = {name: (values, tuple("abcd"[: values.ndim])) for name, values in arrays.items()}
+    results.save(store, "ccs", "hand", {**named, "answers": as_array(records)}, {**settings, **judges}, overwrite=True)
+    results.save(store, "truth", "hand", {}, {"answers": asdict(TRUTH)})
+    assert read_scores(store).scores.tolist() == found.scores.tolist()
+    # As runs were before there were records of their files: what is changed below is read.
+    shutil.rmtree(path / "records" / "results")
+    return path
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to every value that holds no others; of a list, to its first alone."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from leaves(each, (*path, key))
+    elif isinstance(value, list):
+        for place, each in enumerate(value[:1]):
+            yield from leaves(each, (*path, place))
+    else:
+        yield path
+
+
+def at(value: Any, path: tuple[str | int, ...]) -> Any:
+    """The leaf at the end of a way."""
+    for step in path:
+        value = value[step]
+    return value
+
+
+def put(value: Any, path: tuple[str | int, ...], leaf: Any) -> Any:
+    """A copy of `value` with another leaf."""
+    if not path:
+        return leaf
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = put(value[path[0]], path[1:], leaf)
+    return copy
+
+
+def poison_tables(store: Path, change: Callable[[str], str]) -> None:
+    """Change every string of every table."""
+    for path in store.rglob("*.parquet"):
+        with pq.ParquetFile(path) as file:
+            groups = [file.read_row_group(group) for group in range(file.num_row_groups)]
+            schema = file.schema_arrow
+        # As many groups of rows as there were, since each is a unit's.
+        with pq.ParquetWriter(path, schema) as writer:
+            for group in groups:
+                rows = [{name: changed(value, change) for name, value in row.items()} for row in group.to_pylist()]
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def attributes_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("poison", [POISONS[1], POISONS[5]])
+def test_no_string_of_a_store_becomes_markup(poison: str, full: Path, tmp_path: Path) -> None:
+    def page(name: str, change: Callable[[str], str]) -> str:
+        path = Path(shutil.copytree(full, tmp_path / name / "run.zarr"))
+        poison_tables(path, change)
+        for file in path.rglob("zarr.json"):
+            kind = file.relative_to(path).parts[0]
+            if kind in ("texts", "textspan", "labels", "ccs", "truth"):
+                about = attributes_of(file)
+                kept = about["attributes"]
+                about["attributes"] = changed_values(kept, change)
+                file.write_text(json.dumps(about))
+        # The pool's name and checksum say where the pool lies.
+        checksum = stored_pool(hs.open(path), "hand").sha256
+        file = path / "textspan" / "hand" / "zarr.json"
+        about = attributes_of(file)
+        about["attributes"] |= {"pool": "hand", "pool_sha256": checksum}
+        file.write_text(json.dumps(about))
+        return write_report(hs.open(path), tmp_path / name / "report.html").read_text(encoding="utf-8")
+
+    clean, poisoned = page("clean", lambda text: f"x{text}"), page("poisoned", lambda text: f"{poison}{text}")
+    assert Skeleton(poisoned).parts == Skeleton(clean).parts
+    assert Skeleton(poisoned).scripts == Skeleton(clean).scripts
+    # Captions, keys, urls, reasons, texts, labels, judges, factors, concepts: all are there, as they are.
+    assert sum(poison in text for text in Skeleton(poisoned).words) > 60
+
+
+def changed_values(value: Any, change: Callable[[str], str]) -> Any:
+    """`value` with every string changed; the names of headspan's own settings stay, those of data do not."""
+    if isinstance(value, dict):
+        data = {"colour", "colours", "background_colour", "shapes", "places", "animals"}
+        return {change(key) if key in data else key: changed_values(each, change) for key, each in value.items()}
+    if isinstance(value, list):
+        return [changed_values(each, change) for each in value]
+    return change(value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("kind", ["texts", "textspan", "labels", "ccs", "truth", "root"])
+def test_one_value_of_another_kind_is_shown_escaped_or_refused_in_a_sentence(
+    kind: str, full: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(full, tmp_path / "run.zarr"))
+    # Without its shards, so that every page is quick.
+    poison_tables(path, lambda text: text.replace(".tar", ".gone"))
+    clean = Skeleton(write_report(hs.open(path), tmp_path / "report.html").read_text())
+    file = path / "zarr.json" if kind == "root" else path / kind / "hand" / "zarr.json"
+    good = attributes_of(file)
+    ways = list(leaves(good["attributes"]))
+    if kind == "root":
+        # Numbers there are sizes of arrays.
+        ways = [way for way in ways if isinstance(at(good["attributes"], way), str)]
+    assert len(ways) > 2
+    for way in ways:
+        file.write_text(json.dumps({**good, "attributes": put(good["attributes"], way, POISONS[0])}))
+        try:
+            page = write_report(hs.open(path), tmp_path / "report.html").read_text()
+        except HeadspanError:
+            continue
+        found = Skeleton(page)
+        assert found.scripts == clean.scripts, way
+        assert {part[0] for part in found.parts} <= {part[0] for part in clean.parts}, way
+        assert [part for part in found.parts if part[0] in ("meta", "script", "style")] == [
+            part for part in clean.parts if part[0] in ("meta", "script", "style")
+        ], way
+
+
+@pytest.mark.parametrize("content", ["years of work", "<!doctype html><p>another page", ""])
+def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(content: str, full: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(content)
+    with pytest.raises(StoreError, match=r"report\.html: is there already, and no report that headspan wrote; choose"):
+        write_report(hs.open(full), path)
+    assert path.read_text() == content
+    path.unlink()
+    first = write_report(hs.open(full), path).read_bytes()
+    assert write_report(hs.open(full), path).read_bytes() == first
+    with pytest.raises(StoreError, match="is there already, and no report"):
+        write_report(hs.open(full), tmp_path)
