@@ -21,9 +21,21 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 # The data path from left to right: a module imports from its own group and from groups before it.
 FLOW = (
-    ("redact", "errors", "config", "records", "stage_times", "network", "shard_urls", "blocks", "sources", "tar"),
+    (
+        "redact",
+        "errors",
+        "config",
+        "records",
+        "stage_times",
+        "network",
+        "shard_urls",
+        "blocks",
+        "sources",
+        "links",
+        "tar",
+    ),
     ("world",),
-    ("plan",),
+    ("joining", "plan"),
     ("pixels", "fast_pixels", "decode", "in_hand"),
     ("prefetch",),
     ("model",),
