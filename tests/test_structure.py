@@ -35,7 +35,7 @@ FLOW = (
         "tar",
     ),
     ("world",),
-    ("joining", "plan"),
+    ("joining", "plan", "image_folder"),
     ("pixels", "fast_pixels", "decode", "in_hand"),
     ("prefetch",),
     ("model",),

@@ -29,14 +29,8 @@ _CONNECT_SECONDS, _SILENCE_SECONDS = 30.0, 60.0
 _ASK_AGAIN = (408, 425, 429)
 # What Python raises for a path that does not work.
 LOCAL_ERRORS = (OSError, ValueError)
-# What another try does not change: a server's settled answer, a missing driver, or a mistake in a driver.
-_SETTLED = (
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    ValueError,
-    ImportError,
+# What Python raises for a mistake in a driver.
+_MISTAKES = (
     TypeError,
     AttributeError,
     LookupError,
@@ -46,6 +40,16 @@ _SETTLED = (
     SyntaxError,
     NotImplementedError,
     RecursionError,
+)
+# What another try does not change: these, a server's settled answer, and a driver that is missing.
+_SETTLED = (
+    *_MISTAKES,
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+    ImportError,
 )
 # Where one stands in a password as it is, every driver takes it for the end of the host.
 _TO_BE_ENCODED = re.compile(r"[/?#\s'\"<>]")
@@ -119,10 +123,10 @@ def unreadable(url: str, error: Exception) -> SourceError:
 
 
 def told(url: str, error: Exception) -> str:
-    """What the error says, without the secrets of `url`; of what is no error of a file system, the type too."""
+    """What the error says, without the secrets of `url`; of a mistake in a driver, whose text says little, the type."""
     reason = _reason(error)
     text = one_line(reason)
-    if not isinstance(reason, OSError | ImportError) and text != type(reason).__name__:
+    if isinstance(reason, _MISTAKES) and text != type(reason).__name__:
         text = f"{type(reason).__name__}: {text}"
     return redact_all_of(url, text) if is_remote(url) else text
 

@@ -149,7 +149,7 @@ def test_a_file_of_whole_blocks_has_no_block_behind_its_end() -> None:
         done.set_result(DATA[start:end])
         return done
 
-    assert Blocks(fetch, 6 * SIZE).read(0, len(DATA), URL) == DATA[: 6 * SIZE]
+    assert Blocks(fetch, 6 * SIZE, URL).read(0, len(DATA)) == DATA[: 6 * SIZE]
     assert asked == [index * SIZE for index in range(6)]
 
 
