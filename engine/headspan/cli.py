@@ -297,6 +297,9 @@ def _command_of(store: Store) -> str:
         "precision": attributes["precision"],
         "decode": decoding(attributes),
         "image-size": attributes.get("image_size"),
+        "image-member": attributes.get("image_member"),
+        "caption-member": attributes.get("caption_member"),
+        "caption-json": attributes.get("caption_json"),
         "unit-images": attributes["dimensions"]["unit_images"],
         "batch-size": made.get("batch_size"),
         "device": made.get("device"),
@@ -453,6 +456,15 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
     precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32; fp16 is for GPUs)")
     precompute.add_argument("--decode", help=f"{' or '.join(DECODERS)}: JPEGs to two grey levels, or all to the bit")
+    precompute.add_argument(
+        "--image-member",
+        metavar="FIELD",
+        help="what the images' names have behind their first dot, as input.jpg or *.left.png (default: all images)",
+    )
+    precompute.add_argument("--caption-member", metavar="FIELD", help="the same of the captions (default: txt)")
+    precompute.add_argument(
+        "--caption-json", metavar="KEY", help="the captions are under this key of the .json members"
+    )
     precompute.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
     precompute.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
     precompute.add_argument("--max-bad", help="end the run where more images are bad: 1%% of all, or a number")

@@ -23,12 +23,12 @@ from headspan.model.encoder import Encoder
 from headspan.model.layers import Mlp, Norm
 from headspan.model.tower import Tower
 from headspan.plan import list_samples
-from headspan.records import BadImage, Listener, Progress, Sample, Shard, ignore
+from headspan.records import BadImage, Listener, MemberNames, Progress, Sample, Shard, ignore
 from headspan.redact import redact
 from headspan.sources import describe_each
 from headspan.store.files import checksum, write_atomically
 from headspan.store.projection import projected_bytes
-from headspan.store.schema import FORMAT, Dimensions, image_bytes, moment_arrays
+from headspan.store.schema import FORMAT, Dimensions, image_bytes, member_names, moment_arrays
 from headspan.store.staged import StagedStore
 from headspan.store.writer import StoreWriter
 
@@ -46,7 +46,7 @@ def open_planned(
     notes: list[BadImage] = []
     unit_images = settings.unit_images or _unit_images(encoder.device.type, settings.emit)
     with StagedStore(path) as staged:
-        images = staged.plan(_collected(urls, shards, notes, listen), unit_images, notes)
+        images = staged.plan(_collected(urls, shards, notes, listen, settings.member_names), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
         first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
@@ -91,6 +91,9 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "tower": describe_tower(tower),
         "preprocess": asdict(model.preprocess),
         "image_size": settings.image_size,
+        "image_member": settings.image_member,
+        "caption_member": settings.caption_member,
+        "caption_json": settings.caption_json,
         "decode": settings.decode,
         "precision": settings.precision,
         "emit": list(settings.emit),
@@ -221,7 +224,8 @@ def restored_plan_files(
     shards: list[Shard] = []
     notes: list[BadImage] = []
     with StagedStore(store.path) as staged:
-        staged.plan(_collected(urls, shards, notes, ignore), store.size.unit_images, notes)
+        names = member_names(store.attributes)
+        staged.plan(_collected(urls, shards, notes, ignore, names), store.size.unit_images, notes)
         folded = fold(encoder.exact, encoder.layers)
         staged.write(store.attributes, shards, folded, tuple(store.attributes["emit"]))
         for name, found in recorded.items():
@@ -248,8 +252,8 @@ def _fitting(unit_images: int, images: int) -> int:
 
 
 def _collected(
-    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], listen: Listener
+    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], listen: Listener, names: MemberNames
 ) -> Iterator[Sample]:
-    for shard, samples in list_samples(urls, on_note=notes.append, listen=listen):
+    for shard, samples in list_samples(urls, on_note=notes.append, listen=listen, names=names):
         shards.append(shard)
         yield from samples

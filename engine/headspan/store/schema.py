@@ -17,6 +17,7 @@ import zarr
 
 from headspan.emit.shares import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line
+from headspan.records import MemberNames
 
 FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
@@ -254,6 +255,11 @@ def attributes_of(path: Path) -> dict[str, Any] | None:
 def decoding(attributes: dict[str, Any]) -> str:
     """How the store's images became pixels; before there was a choice, they were exact."""
     return str(attributes.get("decode", "exact"))
+
+
+def member_names(attributes: dict[str, Any]) -> MemberNames:
+    """Which members the store's images and captions came from; before they could be named, by their extensions."""
+    return MemberNames(*(attributes.get(name) for name in ("image_member", "caption_member", "caption_json")))
 
 
 def dimensions(attributes: dict[str, Any]) -> Dimensions:
