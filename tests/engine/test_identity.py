@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import headspan as hs
-from headspan.errors import StoreError
+from headspan.errors import ModelError, StoreError
 from headspan.mending import repair
 from headspan.store.commits import Commits
 from headspan.store.files import checksum
@@ -114,6 +116,37 @@ def test_a_store_without_the_newer_keys_is_not_compared_in_them(toy_copy: Path, 
         del metadata["attributes"]["headspan"][key]
     (toy_copy / "zarr.json").write_text(json.dumps(metadata, indent=2))
     assert hs.precompute(out=toy_copy, **toy_run.settings()).skipped == 70
+
+
+def other_text_tower(toy_run: ToyRun, tmp_path: Path) -> Path:
+    """The toy's weights with the image tower as it is, and another text tower."""
+    tensors = load_file(toy_run.weights)
+    tensors["text_projection"][0, 0] += 1
+    path = tmp_path / "other-text.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_text_vectors_of_another_text_tower_are_refused(toy_copy: Path, toy_run: ToyRun, tmp_path: Path) -> None:
+    other = other_text_tower(toy_run, tmp_path)
+    with pytest.raises(
+        ModelError, match=r"other-text\.safetensors: text tower [0-9a-f]{12}, but .*copy\.zarr was made"
+    ):
+        hs.text_vectors(hs.open(toy_copy), ["a cat"], weights=other)
+
+
+def test_all_texts_of_a_store_that_does_not_record_its_text_tower_are_of_one(
+    toy_copy: Path, toy_run: ToyRun, tmp_path: Path
+) -> None:
+    metadata = json.loads((toy_copy / "zarr.json").read_text())
+    del metadata["attributes"]["headspan"]["text_sha256"]
+    (toy_copy / "zarr.json").write_text(json.dumps(metadata, indent=2))
+    store = hs.open(toy_copy)
+    first = hs.text_vectors(store, ["a cat"])
+    with pytest.raises(ModelError, match=r"the weights .*other-text.* are of text tower .*, but the store's texts"):
+        hs.text_vectors(store, ["a dog"], weights=other_text_tower(toy_run, tmp_path))
+    np.testing.assert_array_equal(hs.text_vectors(store, ["a cat"]), first)
+    assert hs.text_vectors(store, ["a dog"]).shape == first.shape
 
 
 @pytest.mark.parametrize("key", MODEL_KEYS)
