@@ -143,7 +143,7 @@ def test_all_texts_of_a_store_that_does_not_record_its_text_tower_are_of_one(
     (toy_copy / "zarr.json").write_text(json.dumps(metadata, indent=2))
     store = hs.open(toy_copy)
     first = hs.text_vectors(store, ["a cat"])
-    with pytest.raises(ModelError, match=r"the weights .*other-text.* are of text tower .*, but the store's texts"):
+    with pytest.raises(ModelError, match=r"the weights .*other-text.* are of text tower .*, but its other texts"):
         hs.text_vectors(store, ["a dog"], weights=other_text_tower(toy_run, tmp_path))
     np.testing.assert_array_equal(hs.text_vectors(store, ["a cat"]), first)
     assert hs.text_vectors(store, ["a dog"]).shape == first.shape

@@ -150,7 +150,7 @@ def _text_tower(store: Store) -> str | None:
 def _refuse_other_text_tower(store: Store, found: str | None, wanted: str | None, what: str) -> None:
     if found and wanted and found != wanted:
         raise ModelError(
-            f"{store.path}: {what} are of text tower {found[:12]}, but the store's texts are embedded by {wanted[:12]}; "
+            f"{store.path}: {what} are of text tower {found[:12]}, but its other texts are of {wanted[:12]}; "
             "give the weights of that tower"
         )
 
