@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import webdataset
 
 from headspan.errors import SourceError
 from headspan.plan import list_samples
-from headspan.records import Sample
+from headspan.records import BadImage, Sample
 from headspan.shard_urls import expand, stored_names
 from headspan.sources import open_shard
 from tools.make_shards import main, make_shards
@@ -32,11 +33,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def plan(pattern: str) -> list[Sample]:
+def no_note(note: BadImage) -> None:
+    raise AssertionError(note)
+
+
+def plan(pattern: str, on_note: Callable[[BadImage], None] = no_note) -> list[Sample]:
     return [
-        sample
-        for _, samples in list_samples(stored_names(expand([pattern])), on_note=pytest.fail)
-        for sample in samples
+        sample for _, samples in list_samples(stored_names(expand([pattern])), on_note=on_note) for sample in samples
     ]
 
 
@@ -160,8 +163,10 @@ def test_scenes_of_the_world_are_written_with_captions_masks_and_metadata(
     assert main(["--world", "7", str(tmp_path / "out"), "--seed", "3", "--split", "held_out", "--side", "96"]) == 0
     command = capsys.readouterr().out
     assert "--model reference --out" in command
-    samples = plan(command.split("'")[1])
+    notes: list[BadImage] = []
+    samples = plan(command.split("'")[1], notes.append)
     assert len(samples) == 7
+    assert [note.reason[:47] for note in notes] == ["taken for masks of the images beside them, so n"]
     assert all(sample.caption for sample in samples)
     known = json.loads(samples[6].metadata or "{}")
     assert (known["seed"], known["split"], known["index"], known["side"]) == (3, "held_out", 6, 96)
