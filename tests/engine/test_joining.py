@@ -21,7 +21,7 @@ from headspan.plan import NO_ROW, list_samples, scan
 from headspan.records import BadImage, MemberNames, Sample
 from headspan.shard_urls import stored_names
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
-from tests.engine.test_plan import tar_bytes
+from tests.engine.tars import tar_bytes
 
 MASKS = ("mask.png", "left.mask.png")
 IMAGES = ("jpg", "PNG", "left.jpg", "right.jpg", "input.gif")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import struct
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,7 @@ from headspan.errors import SourceError
 from headspan.plan import COMPANION_BYTES, NO_ROW, list_samples, scan, units
 from headspan.records import BadImage, Progress, Sample, Unit
 from headspan.shard_urls import stored_names
-
-Members = Iterable[tuple[str, bytes]]
-
-
-def tar_bytes(members: Members, form: int = tarfile.GNU_FORMAT, **options: object) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=form, **options) as tar:  # type: ignore[call-overload]
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return file.getvalue()
+from tests.engine.tars import header, pairs, tar_bytes
 
 
 def write(path: Path, data: bytes) -> str:
@@ -48,14 +36,6 @@ def plan(data: bytes, path: Path, notes: list[BadImage] | None = None) -> list[S
     assert shard.images == len(samples)
     assert [sample.row for sample in samples] == list(range(len(samples)))
     return samples
-
-
-def pairs(count: int, size: int = 700) -> list[tuple[str, bytes]]:
-    """`count` images of some `size` bytes, each followed by its caption."""
-    members = []
-    for n in range(count):
-        members += [(f"{n:06d}.jpg", bytes([n % 251]) * (size + n)), (f"{n:06d}.txt", b"caption %d" % n)]
-    return members
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -320,15 +300,6 @@ def test_a_pipe_that_dies_is_an_error(tmp_path: Path) -> None:
     # A command that fails after a whole tar is suspect all the same.
     with pytest.raises(SourceError, match="status 9"):
         scan(f"pipe:cat {path}; exit 9", 0, unexpected)
-
-
-def header(name: bytes, size: bytes, kind: bytes = b"0", prefix: bytes = b"", magic: bytes = b"ustar\x0000") -> bytes:
-    """A header block, written by hand."""
-    block = bytearray(struct.pack("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x",
-        name, b"0000644\0", b"0000000\0", b"0000000\0", size, b"00000000000\0", b" " * 8, kind, b"", magic, b"", b"",
-        b"", b"", prefix))  # fmt: skip
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headspan.errors import SourceError
 from headspan.plan import NO_ROW, scan
 from headspan.records import BadImage, Sample
-from tests.engine.test_plan import header, pairs, tar_bytes
+from tests.engine.tars import header, pairs, tar_bytes
 
 RECORD = 10_240
 
