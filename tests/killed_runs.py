@@ -103,7 +103,7 @@ def main() -> None:
     given: dict[str, Any] = json.loads(sys.stdin.readline())
     commits.GROUP_UNITS = 2
     encoder = pipeline.prepare(PrecomputeSettings.from_dict({**given, "out": "none"}))
-    pipeline.prepare = lambda settings: encoder
+    pipeline.prepare = lambda *arguments: encoder
     for line in sys.stdin:
         order = json.loads(line)
         log = Path(tempfile.mkstemp()[1])

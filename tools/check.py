@@ -1,10 +1,10 @@
 """One command for format, lint, types and tests; exits with the first failure's code.
 
-The Triton kernels are tested compiled, on an emulated GPU, and in Triton's interpreter, in a second process: that is
-chosen when Triton is imported.
+The Triton kernels are tested compiled, on an emulated GPU, and then interpreted, in a second run of pytest, since that
+is chosen when Triton is imported. Tests run in one process a core, up to four.
 
-`python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else
-goes to pytest.
+`python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else goes to
+pytest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# A process takes some 2 GB.
+_PROCESSES = min(4, os.cpu_count() or 1)
+# Files are dealt out whole, so that what their tests share is made once; interpreted kernels share nothing.
+_BY_FILE = ["-n", f"{_PROCESSES}", "--dist", "loadfile"]
+_BY_TEST = ["-n", f"{_PROCESSES}", "--dist", "worksteal"]
+INTERPRETED = ("tests/kernels/test_fused.py", "tests/kernels/test_gpu_benchmark.py")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,12 +33,14 @@ def main(arguments: Sequence[str]) -> int:
         "format": ["ruff", "format", "--check", "--quiet", "."],
         "lint": ["ruff", "check", "--quiet", "."],
         "types": ["mypy", "--no-error-summary"],
-        "tests": ["pytest", *tests],
-        "interpreted kernels": ["pytest", "tests/kernels/test_fused.py", "tests/kernels/test_gpu_benchmark.py"],
+        "tests": ["pytest", *_BY_FILE, *tests],
+        "interpreted kernels": ["pytest", *_BY_TEST, *INTERPRETED],
     }
     for name, command in steps.items():
         print(f"{name}: {' '.join(command)}", flush=True)
         environment = {**os.environ, "TRITON_INTERPRET": "1" if name == "interpreted kernels" else "0"}
+        # Each process has a core of its own: more threads would only wait for one another.
+        environment.setdefault("OMP_NUM_THREADS", "1")
         code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode
         if code:
             print(f"{name} failed", file=sys.stderr)

@@ -3,10 +3,12 @@
     python tools/make_shards.py IMAGES OUT [--captions captions.csv] [--images-per-shard 1000] [--shuffle SEED]
     python tools/make_shards.py --world 100000 OUT [--seed 0] [--split train] [--side 64]
 
-Where every image lies in a subfolder, the subfolder is its class: `cls` holds the class's number, and
-OUT/classes.txt the names, one a line. `json` holds the image's path in IMAGES. The same folder always gives
-the same bytes. Without `--captions`, a text file beside an image, of the same name, is its caption. Images are copied
-as they are, unopened: `headspan precompute` sets the broken ones aside.
+A sample's key is the image's path in IMAGES without its extension, dots written as `_`, since webdataset cuts keys at
+their first dot. The `.txt`, `.json` and `.cls` beside an image, of the same name, are its caption, metadata and class;
+an image without a `.json` gets one that holds its path. Where every image lies in a subfolder, the subfolder is its
+class, unless all are numbered as shards are: `cls` holds the class's number, and OUT/classes.txt the names, one a
+line. Links are followed. What is left out is counted, and listed in OUT/left-out.txt. The same folder always gives the
+same bytes. Images are copied as they are, unopened: `headspan precompute` sets the broken ones aside.
 With `--world`, scenes of the image world are drawn instead, with captions, metadata and masks.
 """
 
@@ -17,14 +19,14 @@ import csv
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from headspan.errors import HeadspanError, SettingsError, SourceError
-from headspan.plan import IMAGE_EXTENSIONS
+from headspan.image_folder import CLASSES, ImageFolder, left_out, read_folder
 from headspan.records import Progress
 from headspan.world import write_world_shards
 from headspan.world.factors import SPLITS
@@ -37,83 +39,118 @@ def make_shards(
     captions: Path | None = None,
     images_per_shard: int = 1000,
     shuffle: int | None = None,
+    classes: str = "auto",
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> str:
-    """Write `out/000000.tar` and so on; the pattern that names them all.
+    """Write `out/000000.tar` and so on; the pattern that names them all. `say` hears what was done.
 
     Images are taken in the order of their paths, or shuffled with the seed `shuffle`. `captions` is a CSV
     file with the columns `file` (a path in `images`) and `caption`; an image that it leaves out has no
-    caption. Without it, captions are text files beside the images. Raises HeadspanError where there is no
-    image, `out` is not empty, or a caption has no image.
+    caption. Without it, captions are text files beside the images. `classes` is one of CLASSES, as
+    `ImageFolder.classes` has them. Raises HeadspanError where there is no image, `out` is not empty, or a caption has
+    no image.
     """
     if images_per_shard < 1:
         raise SettingsError(f"--images-per-shard {images_per_shard} is too small; give at least 1")
-    files = _find_images(images)
-    texts = _captions_beside(images, files) if captions is None else _read_captions(captions, files)
+    folder = read_folder(images)
+    names, classes_sentence = folder.classes(classes)
+    texts = _captions_beside(folder) if captions is None else _read_captions(captions, folder.images)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SettingsError(f"{out}: exists and is not an empty directory; name another, or remove it")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if names:
+            _write_lines(out / "classes.txt", names)
+        if folder.left_out:
+            _write_lines(out / "left-out.txt", [f"{path.as_posix()}\t{why}" for path, why in folder.left_out])
+        shards = _write(folder, out, texts, names, images_per_shard, shuffle)
     except OSError as error:
-        raise SettingsError(f"{out}: cannot be written ({error.strerror}); name another directory") from error
+        raise SettingsError(
+            f"{error.filename or out}: cannot be read or written ({error.strerror}); mend that and begin again with "
+            "another directory"
+        ) from error
+    kept = sum("json" in companions for companions in folder.companions.values())
+    say(
+        f"{len(folder.images):,} images in {shards:,} shards, {len(texts):,} with captions, {kept:,} with metadata of "
+        f"their own; {classes_sentence}"
+    )
+    if folder.left_out:
+        say(f"{left_out(folder)}; {out / 'left-out.txt'} has all of them and the reasons")
+    return numbered(out, shards)
 
-    names = sorted({file.parts[0] for file in files}) if all(len(file.parts) > 1 for file in files) else []
-    if names:
-        (out / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+def _write(
+    folder: ImageFolder, out: Path, texts: dict[Path, str], names: list[str], images_per_shard: int, seed: int | None
+) -> int:
+    """Write the tars; returns how many."""
     labels = {name: label for label, name in enumerate(names)}
-    if shuffle is not None:
-        random.Random(shuffle).shuffle(files)
-
+    keys = _keys(folder.images)
+    files = list(folder.images)
+    if seed is not None:
+        random.Random(seed).shuffle(files)
     starts = range(0, len(files), images_per_shard)
     with tqdm(total=len(files), unit="image", disable=None) as progress:
         for shard, start in enumerate(starts):
             # A fixed time, since the same images should give the same bytes.
             with TarWriter(str(out / f"{shard:06d}.tar"), mtime=0) as tar:
-                for index, file in enumerate(files[start : start + images_per_shard], start):
-                    # A number rather than the path: webdataset cuts keys at their first dot.
-                    sample: dict[str, str | bytes] = {"__key__": f"{index:09d}"}
-                    sample[file.suffix[1:].lower()] = (images / file).read_bytes()
-                    sample["json"] = json.dumps({"file": file.as_posix()}, ensure_ascii=False)
+                for file in files[start : start + images_per_shard]:
+                    beside = folder.companions.get(file, {})
+                    sample: dict[str, str | bytes] = {"__key__": keys[file]}
+                    sample[file.suffix[1:].lower()] = (folder.root / file).read_bytes()
+                    sample["json"] = json.dumps({"file": _utf8(file.as_posix())}, ensure_ascii=False)
+                    sample |= {
+                        kind: (folder.root / beside[kind]).read_bytes() for kind in ("json", "cls") if kind in beside
+                    }
                     if names:
                         sample["cls"] = str(labels[file.parts[0]])
                     if file in texts:
                         sample["txt"] = texts[file]
                     tar.write(sample)
                     progress.update()
-    return numbered(out, len(starts))
+    return len(starts)
 
 
-def _find_images(images: Path) -> list[Path]:
-    """Paths relative to `images`, sorted; hidden files and folders are left out."""
-    if not images.is_dir():
-        raise SourceError(f"{images}: not a directory; name the folder that holds the images")
-    paths = (path.relative_to(images) for path in images.rglob("*") if path.is_file())
-    files = sorted(
-        (
-            path
-            for path in paths
-            if path.suffix[1:].lower() in IMAGE_EXTENSIONS
-            and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
-        ),
-        key=Path.as_posix,
-    )
-    if not files:
-        wanted = ", ".join(f".{extension}" for extension in sorted(IMAGE_EXTENSIONS))
-        raise SourceError(f"{images}: no image in this folder or below; files that end in {wanted} are taken")
-    return files
+def _keys(files: Sequence[Path]) -> dict[Path, str]:
+    """A key for each image that shows its path, and that no other image has."""
+    keys: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        key = plain = _utf8(file.with_name(file.stem.replace(".", "_")).as_posix())
+        if key.startswith("__"):
+            # Webdataset passes over folders whose names begin and end so.
+            key = plain = f"0{key}"
+        number = 1
+        while key in taken:
+            number += 1
+            key = f"{plain}_{number}"
+        taken.add(key)
+        keys[file] = key
+    return keys
 
 
-def _captions_beside(images: Path, files: Sequence[Path]) -> dict[Path, str]:
+def _utf8(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("".join(f"{_utf8(line)}\n" for line in lines), encoding="utf-8")
+
+
+def _captions_beside(folder: ImageFolder) -> dict[Path, str]:
     """Of the images that have a text file of their name beside them, its text."""
     texts: dict[Path, str] = {}
-    for file in files:
-        path = images / file.with_suffix(".txt")
-        if path.is_file():
+    for image, companions in folder.companions.items():
+        if "txt" in companions:
+            path = folder.root / companions["txt"]
             try:
-                texts[file] = path.read_text(encoding="utf-8-sig").strip()
+                texts[image] = path.read_text(encoding="utf-8-sig").strip()
             except UnicodeDecodeError as error:
                 raise SourceError(
                     f"{path}: this caption is not UTF-8 ({error.reason}); convert it, or move it"
                 ) from error
+            except OSError as error:
+                raise SourceError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
     return texts
 
 
@@ -151,6 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images-per-shard", type=int, default=1000, help="1000 if not given")
     folder = parser.add_argument_group("from a folder")
     folder.add_argument("--captions", type=Path, help="a CSV file: file,caption (default: X.txt beside X.jpg)")
+    folder.add_argument(
+        "--classes",
+        choices=CLASSES,
+        default="auto",
+        help="from subfolders or none; auto, if not given, takes subfolders that are not numbered as shards are",
+    )
     folder.add_argument("--shuffle", type=int, metavar="SEED", help="a seed; without it the order is by path")
     world = parser.add_argument_group("from the image world")
     world.add_argument("--world", type=int, metavar="SCENES", help="draw so many scenes, and take no folder")
@@ -172,7 +215,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make(chosen: argparse.Namespace) -> tuple[str, str]:
     """The shards' pattern, and a model that suits them."""
     if chosen.world is None:
-        pattern = make_shards(chosen.images, chosen.out, chosen.captions, chosen.images_per_shard, chosen.shuffle)
+        pattern = make_shards(
+            chosen.images,
+            chosen.out,
+            chosen.captions,
+            chosen.images_per_shard,
+            chosen.shuffle,
+            chosen.classes,
+            say=lambda sentence: print(sentence, file=sys.stderr),
+        )
         return pattern, "ViT-B-32 --pretrained laion2b_s34b_b79k"
     with tqdm(total=chosen.world, unit="image", disable=None) as progress:
 

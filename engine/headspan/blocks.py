@@ -11,11 +11,13 @@ import asyncio
 import io
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from fsspec.asyn import AsyncFileSystem
 
-from headspan.network import remote_errors
+from headspan.errors import SourceError
+from headspan.network import asking_driver
 
 BLOCK_BYTES = 4 << 20
 # Blocks on their way, behind the one that is read: after the second in a row, and from the third on.
@@ -29,10 +31,10 @@ Fetch = Callable[[int, int], Future[bytes]]
 
 
 class Blocks:
-    """A file of `size` bytes, read by one thread; `fetch(start, end)` begins to bring a span of it."""
+    """The file `url` of `size` bytes, read by one thread; `fetch(start, end)` begins to bring a span of it."""
 
-    def __init__(self, fetch: Fetch, size: int) -> None:
-        self._fetch, self.size, self._most_ahead = fetch, size, AHEAD
+    def __init__(self, fetch: Fetch, size: int, url: str) -> None:
+        self._fetch, self.size, self._url, self._most_ahead = fetch, size, url, AHEAD
         self._coming: dict[int, Future[bytes]] = {}
         # The last block that was read, and how many in a row were read before it.
         self._last, self._in_a_row = -2, 0
@@ -42,7 +44,7 @@ class Blocks:
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes at `offset`, fewer only at the end, or where a server gives less of a block than was asked for.
 
-        Raises what `fetch` does; the same call may be made again.
+        Raises SourceError for whatever a span that `fetch` began ends with; the same call may be made again.
         """
         end = min(offset + size, self.size)
         parts = []
@@ -77,7 +79,7 @@ class Blocks:
             self._ask_for(wanted)
         try:
             return self._arrived(index)
-        except remote_errors():
+        except SourceError:
             # Perhaps too many at once: fewer for a while, and this one again, if it was one of several.
             self._most_ahead, self._calm = self._most_ahead // 2, 0
             self.close()
@@ -92,13 +94,18 @@ class Blocks:
             self._coming[index] = self._fetch(start, min(start + BLOCK_BYTES, self.size))
 
     def _arrived(self, index: int) -> bytes:
+        coming = self._coming[index]
         try:
-            data = self._coming[index].result()
+            with asking_driver(self._url):
+                data = coming.result()
         except BaseException:
             self._give_up(index)
             raise
         if len(data) > BLOCK_BYTES:
-            raise ValueError("the server sends whole files where parts were asked for")
+            raise SourceError(
+                f"{self._url}: cannot be read (the server sends whole files where parts were asked for); fetch the "
+                "shard to a file and name that"
+            )
         return data
 
     def _give_up(self, index: int) -> None:
@@ -108,32 +115,38 @@ class Blocks:
 class OpenFile:
     """The same of a file object that can seek, as it comes."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.size: int = file.seek(0, io.SEEK_END)
+    def __init__(self, file: Any, url: str) -> None:
+        self._file, self._url = file, url
+        with asking_driver(url):
+            self.size: int = file.seek(0, io.SEEK_END)
 
     def read(self, offset: int, size: int) -> bytes:
         """As `Blocks.read`."""
-        self._file.seek(offset)
-        return bytes(self._file.read(max(0, min(size, self.size - offset))))
+        with asking_driver(self._url):
+            self._file.seek(offset)
+            return bytes(self._file.read(max(0, min(size, self.size - offset))))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        # Nothing more is wanted of it.
+        with suppress(Exception):
+            self._file.close()
 
 
-def open_in_parts(file_system: Any, path: str) -> Blocks | OpenFile | None:
+def open_in_parts(file_system: Any, path: str, url: str) -> Blocks | OpenFile | None:
     """`path`, to be read anywhere, by an fsspec driver; None where a server gives it from its beginning alone.
 
     Drivers for networks are coroutines on a thread of fsspec's own, by the names of their methods after an underscore.
+    Raises SourceError for whatever the driver raises; errors name `url`.
     """
     if not isinstance(file_system, AsyncFileSystem):
-        plain = open_forwards(file_system, path)
-        if plain.seekable():
-            return OpenFile(plain)
-        plain.close()
-        return None
-    with file_system.open(path, "rb", cache_type="none") as file:
+        with asking_driver(url):
+            plain = open_forwards(file_system, path)
+            seeks = plain.seekable()
+            if not seeks:
+                plain.close()
+        return OpenFile(plain, url) if seeks else None
+    with asking_driver(url), file_system.open(path, "rb", cache_type="none") as file:
         try:
             size: int = file.seek(0, io.SEEK_END)
             if size > BLOCK_BYTES:
@@ -144,9 +157,11 @@ def open_in_parts(file_system: Any, path: str) -> Blocks | OpenFile | None:
             return None
 
     def fetch(start: int, end: int) -> Future[bytes]:
-        return asyncio.run_coroutine_threadsafe(file_system._cat_file(path, start=start, end=end), file_system.loop)
+        with asking_driver(url):
+            coming = file_system._cat_file(path, start=start, end=end)
+            return asyncio.run_coroutine_threadsafe(coming, file_system.loop)
 
-    return Blocks(fetch, size)
+    return Blocks(fetch, size, url)
 
 
 def open_forwards(file_system: Any, path: str) -> Any:

@@ -21,7 +21,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from headspan.analyse import results
 from headspan.analyse.report import write_report
 from headspan.analyse.results import runs
 from headspan.analyse.spans import HeadSpans, textspan
@@ -33,7 +32,7 @@ from headspan.errors import HeadspanError
 from headspan.escapes import escaped, shell_command
 from headspan.flag_parser import Parser
 from headspan.label_commands import add_label_commands
-from headspan.records import Progress, Summary
+from headspan.records import NOTE, Progress, Summary
 from headspan.stage_times import IN_TURN, MEANWHILE
 from headspan.store.reader import Store
 from headspan.store.schema import decoding
@@ -65,7 +64,7 @@ class ProgressPrinter:
         self._on_terminal = ERR.isatty()
 
     def __call__(self, event: Progress) -> None:
-        if event.stage in ("planned", results.STAGE):
+        if event.stage in ("planned", NOTE):
             self.close()
             images = f"{counted(event.done, 'image')}: " if event.stage == "planned" else ""
             tell(images + event.note)
@@ -174,7 +173,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     from headspan.mending import repair
 
-    names = ("batch_size", "device", "workers", "allow_pipe")
+    names = ("batch_size", "device", "workers", "allow_pipe", "weights")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     done = repair(flags.store, flags.shards, progress, **given)
     progress.close()
@@ -213,12 +212,13 @@ def _where_time_went(seconds: dict[str, float]) -> str:
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    from headspan.model.convert import catalogue, waiting
+    from headspan.model.convert import catalogue, running_twice, waiting
 
-    reasons, later = catalogue(), waiting()
+    reasons, later, twice = catalogue(), waiting(), running_twice()
     width = max(map(len, reasons))
     for name, reason in reasons.items():
         yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"
+        yes += ", in two passes an image, since its rows are normed before their mean" if name in twice else ""
         say(f"{name:<{width}}  {'no: ' + reason if reason else yes}")
     supported = sum(reason is None for reason in reasons.values())
     say(f"{supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed")
@@ -290,11 +290,15 @@ def _command_of(store: Store) -> str:
     flags = {
         "model": attributes["model"],
         "pretrained": attributes["pretrained"],
-        "layers": spans_of(store.layers).replace(" ", ""),
+        "weights": made.get("weights", {}).get("given"),
+        "layers": spans_of([*store.carried_layers, *store.layers]).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],
         "decode": decoding(attributes),
         "image-size": attributes.get("image_size"),
+        "image-member": attributes.get("image_member"),
+        "caption-member": attributes.get("caption_member"),
+        "caption-json": attributes.get("caption_json"),
         "unit-images": attributes["dimensions"]["unit_images"],
         "batch-size": made.get("batch_size"),
         "device": made.get("device"),
@@ -314,7 +318,7 @@ def _command_of(store: Store) -> str:
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Every row, since which ones are good is among what is checked.
     store = Store(flags.store, keep_failed=True)
-    verdict = verify(store, progress, flags.sources)
+    verdict = verify(store, progress, flags.sources, flags.shards)
     progress.close()
     found = _print_verdict(store, verdict)
     # What was asked for has not been done.
@@ -356,7 +360,7 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     also = [Store(path) for path in flags.also]
     given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
-    spans = textspan(store, *given, progress, also, flags.overwrite)
+    spans = textspan(store, *given, progress, also, flags.overwrite, weights=flags.weights)
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
@@ -376,7 +380,8 @@ def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     path = store.path.resolve()
-    written = write_report(store, flags.out or path.with_name(f"{path.stem}-report.html"), flags.run_name, progress)
+    out = flags.out or path.with_name(f"{path.stem}-report.html")
+    written = write_report(store, out, flags.run_name, progress, flags.shards)
     progress.close()
     say(f"report written to {written}")
     return 0
@@ -407,14 +412,28 @@ def _parser() -> argparse.ArgumentParser:
     precompute.set_defaults(kept="finished units")
     precompute.add_argument("shards", nargs="+", help="tars: brace patterns, globs, directories, urls")
     precompute.add_argument("--out", required=True, help="the store to write, a folder such as run.zarr")
-    precompute.add_argument("--model", help="open_clip name, hf-hub:…, local-dir:… or config .json (default: ViT-B-32)")
+    precompute.add_argument(
+        "--model",
+        help="open_clip name, hf-hub:…, local-dir:…, config .json, or reference, which ships with headspan "
+        "(default: ViT-B-32)",
+    )
     precompute.add_argument("--image-size", type=int, help="pixels, if not the model's own; positions are interpolated")
-    precompute.add_argument("--pretrained", help="open_clip tag, .pt or .safetensors file, or random:SEED")
+    precompute.add_argument("--pretrained", help="open_clip tag, hf-hub:…, .pt or .safetensors file, or random:SEED")
+    _weights_flag(precompute, "file or folder that holds the weights of --pretrained TAG, or of --model")
     precompute.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
     precompute.add_argument("--emit", help=f"with commas, of {', '.join(EMISSIONS)} (default: heads)")
     precompute.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
     precompute.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32; fp16 is for GPUs)")
     precompute.add_argument("--decode", help=f"{' or '.join(DECODERS)}: JPEGs to two grey levels, or all to the bit")
+    precompute.add_argument(
+        "--image-member",
+        metavar="FIELD",
+        help="what the images' names have behind their first dot, as input.jpg or *.left.png (default: all images)",
+    )
+    precompute.add_argument("--caption-member", metavar="FIELD", help="the same of the captions (default: txt)")
+    precompute.add_argument(
+        "--caption-json", metavar="KEY", help="the captions are under this key of the .json members"
+    )
     precompute.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
     precompute.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
     precompute.add_argument("--max-bad", help="end the run where more images are bad: 1%% of all, or a number")
@@ -434,10 +453,12 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "verify", _verify, "files, records, sums and moments agree")
     check.add_argument("store")
     check.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
+    _shards_flag(check)
     mend = _command(commands, "repair", _repair, "compute damaged units again")
     mend.set_defaults(kept="finished units")
     mend.add_argument("store")
     mend.add_argument("shards", nargs="*", help="the shards, where they moved or their urls hold secrets")
+    _weights_flag(mend)
     mend.add_argument("--batch-size", type=int, help="default: the store's")
     mend.add_argument("--device", help="default: the store's")
     mend.add_argument("--workers", type=int, help="decoding threads (default: one a core)")
@@ -460,6 +481,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STORE",
         help="further stores of the same model; heads are described over the images of all",
     )
+    _weights_flag(spans)
     _run_flag(spans)
     overwrite_flag(spans, "the labels and scores made from it")
     add_label_commands(partial(_command, commands), _run_flag)
@@ -467,6 +489,7 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "one HTML file, no network")
     report.add_argument("store")
     report.add_argument("--out", help="default: STORE-report.html beside the store")
+    _shards_flag(report)
     _run_flag(report)
     return parser
 
@@ -479,6 +502,15 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _pipe_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument("--allow-pipe", action="store_true", default=None, help="run shards that are `pipe:` commands")
+
+
+def _shards_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--shards", nargs="+", default=[], help="the shards where they lie now, if they moved: all")
+
+
+def _weights_flag(command: argparse.ArgumentParser, text: str | None = None) -> None:
+    moved = "where the model's weights lie now, if they moved: a file, a folder, or hf-hub:NAME to fetch them"
+    command.add_argument("--weights", metavar="PATH", help=text or moved)
 
 
 def _run_flag(command: argparse.ArgumentParser) -> None:

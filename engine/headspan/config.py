@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.errors import SettingsError
+from headspan.records import MemberNames
 
 EMISSIONS = ("heads", "patches", "mlps", "carried")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -56,6 +57,8 @@ class PrecomputeSettings:
     model: str = "ViT-B-32"
     # An open_clip tag, a local .pt or .safetensors file, or `random:SEED`; None where `model` brings weights.
     pretrained: str | None = None
+    # Where the weights that `pretrained` (or `model`) names lie now: a file, a folder, or `hf-hub:…`.
+    weights: str | None = None
     # `all`, `last4`, `8-11`, or numbers with commas: the layers whose heads (and patches) are kept.
     layers: str = "last4"
     # What is stored beside `heads` and `moments`, which always are; `carried` is for attention pooling.
@@ -72,6 +75,11 @@ class PrecomputeSettings:
     # Images in a unit of work: what is lost when a job dies. None: 256 on a CPU, on a GPU 1,024 with patches and 16,384
     # without.
     unit_images: int | None = None
+    # Fields of a sample that are its image and its caption, as in records.py's MemberNames; None: by their extensions.
+    image_member: str | None = None
+    caption_member: str | None = None
+    # A key of the sample's JSON that holds the caption.
+    caption_json: str | None = None
     # Shards may be `pipe:` commands, which are run.
     allow_pipe: bool = False
     # `1%` of all images, or a number of images: more bad ones end the run. None: any number is set aside.
@@ -83,6 +91,8 @@ class PrecomputeSettings:
         if not self.shards:
             raise SettingsError("no shards were given; name at least one tar, pattern or directory")
         object.__setattr__(self, "out", str(Path(self.out).expanduser()) if self.out.startswith("~") else self.out)
+        if isinstance(self.weights, Path):
+            object.__setattr__(self, "weights", str(self.weights))
         if "://" in self.out:
             raise SettingsError(f"--out {self.out}: stores are written to local folders; give a path and copy it after")
         unknown = [name for name in self.emit if name not in EMISSIONS]
@@ -96,10 +106,27 @@ class PrecomputeSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {value} is too small; give at least 1")
+        if self.caption_member is not None and self.caption_json is not None:
+            raise SettingsError(
+                f"--caption-member {self.caption_member} and --caption-json {self.caption_json} name two captions; "
+                "give one of them"
+            )
+        for name in ("image_member", "caption_member"):
+            value = getattr(self, name)
+            if value is not None and any(not part.strip() or "/" in part for part in value.split(",")):
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} {value}: write what a member's name has behind its first dot, as in "
+                    "input.jpg, several with commas"
+                )
         if self.max_bad is not None:
             bad_limit(self.max_bad, 0)
         # `heads` is always stored; saying so or not is the same setting.
         object.__setattr__(self, "emit", tuple(name for name in EMISSIONS if name == "heads" or name in self.emit))
+
+    @property
+    def member_names(self) -> MemberNames:
+        """Which members of a sample are its image and its caption."""
+        return MemberNames(self.image_member, self.caption_member, self.caption_json)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrecomputeSettings:

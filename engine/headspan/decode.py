@@ -22,6 +22,7 @@ from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, raster_bytes,
 from headspan.records import BadImage, DecodedImage, Sample
 from headspan.sources import ShardReader, open_shard
 from headspan.stage_times import StageTimes
+from headspan.tar import BLOCK_BYTES, dead_link_of
 
 # Encoded image, the same with its header read, and what the model wants; raises Undecodable.
 Renderer = Callable[[bytes, Image.Image, Preprocess], UInt8[np.ndarray, "height width 3"]]
@@ -106,7 +107,7 @@ def decode(
                 yield from take_first()
             try:
                 with times.of("reading"):
-                    encoded = shards.read(sample)
+                    encoded, link = shards.read(sample)
             except SourceError:
                 # What was read before is good, and may complete a unit.
                 while queue:
@@ -115,6 +116,8 @@ def decode(
             if on_read is not None:
                 on_read(sample, encoded)
             try:
+                if link is not None:
+                    raise Undecodable(link)
                 image = open_image(encoded, preprocess, PIXELS_LIMIT)
             except Undecodable as error:
                 failed: Future[UInt8[np.ndarray, "height width 3"] | str] = Future()
@@ -165,11 +168,15 @@ class _OneShard:
         self._url = ""
         self._reader: ShardReader | None = None
 
-    def read(self, sample: Sample) -> bytes:
+    def read(self, sample: Sample) -> tuple[bytes, str | None]:
+        """The member's bytes; where there are none since it is a link to nothing, the sentence that says so."""
         if self._reader is None or self._url != sample.url:
             self.close()
             self._reader, self._url = self._open_source(sample.url), sample.url
-        return self._reader.read_at(sample.offset, sample.size_bytes)
+        if sample.size_bytes == 0:
+            # The header in front tells a link from an empty file.
+            return b"", dead_link_of(self._reader.read_at(sample.offset - BLOCK_BYTES, BLOCK_BYTES))
+        return self._reader.read_at(sample.offset, sample.size_bytes), None
 
     def close(self) -> None:
         if self._reader is not None:

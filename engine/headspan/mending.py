@@ -18,6 +18,7 @@ from headspan.config import PrecomputeSettings
 from headspan.decode import renderer
 from headspan.errors import StoreError
 from headspan.model.encoder import prepare
+from headspan.model.load import load_stored_model
 from headspan.network import is_remote
 from headspan.pipeline import compute
 from headspan.records import Listener, ignore
@@ -25,7 +26,7 @@ from headspan.shard_urls import expand, stored_names
 from headspan.stage_times import StageTimes
 from headspan.store.commits import Commits
 from headspan.store.files import checksum, faults, write_atomically
-from headspan.store.planned_sources import PlannedSources
+from headspan.store.planned_sources import PlannedSources, places
 from headspan.store.planning import refuse_other_run, restored_plan_files
 from headspan.store.reader import Store
 from headspan.store.samples import read_shards
@@ -43,11 +44,18 @@ class Repaired:
     verdict: Verdict
 
 
-def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
+def repair(
+    path: str | Path,
+    shards: Sequence[str] = (),
+    listen: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+    **settings: Any,
+) -> Repaired:
     """Compute again the units of the store at `path` that are damaged, or were set aside.
 
     `shards` are needed where the store's names of them lack their secrets, or they lie elsewhere than they did; they
-    are named in the order of the run.
+    are named in the order of the run. `weights` says where the model's weights lie now, as for `text_vectors`.
     `settings` may be `batch_size`, `device`, `workers`, `in_flight_bytes` and `allow_pipe`; by default the batch size
     is the store's, which on the same machine gives the same bytes. Raises HeadspanError where model or shards are not
     those that the store was made with.
@@ -70,9 +78,8 @@ def repair(path: str | Path, shards: Sequence[str] = (), listen: Listener = igno
     run = settings_of(store, shards, settings)
     to_pixels = renderer(run.decode)
     urls = stored_names(expand(run.shards, run.allow_pipe))
-    if shards:
-        urls = _by_planned_names(store.path, urls)
-    encoder = prepare(run)
+    urls = _by_planned_names(store, urls, run)
+    encoder = prepare(run, lambda: load_stored_model(store.attributes, path, weights, listen))
     whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, whole, urls, encoder)
     refuse_other_run(store, run, urls, encoder)
@@ -101,23 +108,23 @@ def _restored_root(path: Path) -> tuple[str, ...]:
     return (name,)
 
 
-def _by_planned_names(path: Path, urls: dict[str, str]) -> dict[str, str]:
+def _by_planned_names(store: StoreWriter, urls: dict[str, str], run: PrecomputeSettings) -> dict[str, str]:
     """The shards by the names that they had when they were planned; size and time tell whether they are the ones."""
     try:
-        planned = read_shards(path)
+        planned = read_shards(store.path)
     except StoreError:
         # The table is what is damaged, and is made again from the names of today.
         return urls
     if len(planned) != len(urls):
         return urls
-    return {shard.url: url for shard, url in zip(planned, urls.values(), strict=True)}
+    return places(planned, store.attributes, run.shards, run.allow_pipe)
 
 
 def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, Any]) -> PrecomputeSettings:
     """The settings with which the store was made, from `shards` if they are named."""
     known = store.attributes
     made_with = known.get("made_with", {})
-    names = list(shards) or [shard.url for shard in read_shards(store.path)]
+    names = list(shards) or list(places(read_shards(store.path), known).values())
     hidden = [name for name in names if is_remote(name) and "…" in name]
     if hidden:
         raise StoreError(
@@ -129,11 +136,15 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         "out": str(store.path),
         "model": known["model"],
         "pretrained": known["pretrained"],
-        "layers": list(store.size.layers),
+        # Those carried through an attention pooling are before the layer that pools.
+        "layers": [*store.size.carried, *store.size.layers],
         "emit": known["emit"],
         "precision": known["precision"],
         "decode": decoding(known),
         "image_size": known.get("image_size"),
+        "image_member": known.get("image_member"),
+        "caption_member": known.get("caption_member"),
+        "caption_json": known.get("caption_json"),
         "unit_images": store.size.unit_images,
         "batch_size": made_with.get("batch_size", 32),
         "device": made_with.get("device", "auto"),

@@ -1,22 +1,23 @@
 """Sources over a network: their drivers, how they fail, and when to ask again.
 
-What may pass (a server that is busy, a connection that broke) is tried again after longer and longer waits; what a
-server has settled (no such file, no permission) is not. No error shows a url's secrets.
+Drivers are other people's code and raise what they like. Whatever one raises is a SourceError, by catching every
+exception around each call of a driver, and around nothing else, so that headspan's own mistakes stay visible. What may
+pass (a server that is busy, a connection that broke) is tried again after longer and longer waits; what a server has
+settled (no such file, no permission), and what looks like a driver's mistake, is not. No error shows a url's secrets.
 """
 
 from __future__ import annotations
 
-import sys
+import re
 import time
-import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import fsspec
 
 from headspan.errors import SourceError, one_line
-from headspan.redact import redact
+from headspan.redact import redact, redact_all_of, users_of
 
 T = TypeVar("T")
 
@@ -26,15 +27,32 @@ RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _CONNECT_SECONDS, _SILENCE_SECONDS = 30.0, 60.0
 # Answers of servers that another try does not change: all of 400 to 499 but these.
 _ASK_AGAIN = (408, 425, 429)
-# What file systems raise for a url that does not work; ImportError: no driver (s3fs, aiohttp).
-LOCAL_ERRORS = (OSError, ValueError, ImportError)
-# Errors of fsspec's drivers that are none of these; a driver that raises has been imported.
-_DRIVER_ERRORS = (
-    ("aiohttp", "ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("gcsfs.retry", "HttpError"),
+# What Python raises for a path that does not work.
+LOCAL_ERRORS = (OSError, ValueError)
+# What Python raises for a mistake in a driver.
+_MISTAKES = (
+    TypeError,
+    AttributeError,
+    LookupError,
+    NameError,
+    AssertionError,
+    ArithmeticError,
+    SyntaxError,
+    NotImplementedError,
+    RecursionError,
 )
+# What another try does not change: these, a server's settled answer, and a driver that is missing.
+_SETTLED = (
+    *_MISTAKES,
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+    ImportError,
+)
+# Where one stands in a password as it is, every driver takes it for the end of the host.
+_TO_BE_ENCODED = re.compile(r"[/?#\s'\"<>]")
 
 
 class PassingError(SourceError):
@@ -46,8 +64,20 @@ def is_remote(url: str) -> bool:
     return url.startswith("pipe:") or ("://" in url and not url.startswith("file:"))
 
 
+def refuse_password(url: str) -> None:
+    """Raise SourceError where a user or password holds what ends it for every driver, so that part of it is sent and
+    shown as a host."""
+    if url.startswith("pipe:") or not any(_TO_BE_ENCODED.search(user) for user in users_of(url)):
+        return
+    raise SourceError(
+        f"{url.partition('://')[0]}://…: the user or password in this url holds a slash, ?, #, a quote or a space; "
+        "write each in percent encoding (a slash is %2F)"
+    )
+
+
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's driver for `url`, and the path that it knows it by."""
+    """fsspec's driver for `url`, and the path that it knows it by. Raises SourceError where there is none."""
+    refuse_password(url)
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         # A driver that comes with an extra; where it is missing, fsspec says so below.
@@ -56,8 +86,9 @@ def file_system(url: str) -> tuple[Any, str]:
 
             waits = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
             options = {"client_kwargs": {"timeout": waits}}
-    found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
-    return found
+    with asking_driver(url):
+        fs, path = fsspec.core.url_to_fs(url, **options)
+    return fs, path
 
 
 def again(attempt: Callable[[], T]) -> T:
@@ -73,23 +104,31 @@ def again(attempt: Callable[[], T]) -> T:
         raise SourceError(f"{error}; it was tried {len(RETRY_SECONDS) + 1} times") from error.__cause__
 
 
-def remote_errors() -> tuple[type[Exception], ...]:
-    # One that another thread is still importing has raised nothing, and may lack the name.
-    found = (getattr(sys.modules.get(module), name, None) for module, name in _DRIVER_ERRORS)
-    return (*LOCAL_ERRORS, *(error for error in found if error is not None))
-
-
-def stream_errors() -> tuple[type[Exception], ...]:
-    # A gzip stream that is cut off or damaged besides.
-    return (*remote_errors(), EOFError, zlib.error)
+@contextmanager
+def asking_driver(url: str) -> Iterator[None]:
+    """Around calls of the driver of `url`: what it raises, whatever that is, becomes a SourceError."""
+    try:
+        yield
+    except Exception as error:
+        raise unreadable(url, error) from shown_cause(url, error)
 
 
 def unreadable(url: str, error: Exception) -> SourceError:
+    """The sentence for a url that cannot be read; PassingError where another try may help."""
     kind = PassingError if may_pass(url, error) else SourceError
     todo = "check the path, the connection and the permissions"
     if isinstance(error, ImportError):
         todo = "pip install 'headspan[remote]' has drivers for http, s3 and gs"
-    return kind(f"{url}: cannot be read ({one_line(_reason(error))}); {todo}")
+    return kind(f"{url}: cannot be read ({told(url, error)}); {todo}")
+
+
+def told(url: str, error: Exception) -> str:
+    """What the error says, without the secrets of `url`; of a mistake in a driver, whose text says little, the type."""
+    reason = _reason(error)
+    text = one_line(reason)
+    if isinstance(reason, _MISTAKES) and text != type(reason).__name__:
+        text = f"{type(reason).__name__}: {text}"
+    return redact_all_of(url, text) if is_remote(url) else text
 
 
 def may_pass(url: str, error: Exception) -> bool:
@@ -97,14 +136,25 @@ def may_pass(url: str, error: Exception) -> bool:
     if not is_remote(url) or url.startswith("pipe:"):
         return False
     error = _reason(error)
-    # botocore has the answer's status in a dictionary, the other drivers as an attribute.
-    metadata = getattr(error, "response", None)
-    status = metadata.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(metadata, dict) else None
-    status = status or getattr(error, "status", None) or getattr(error, "code", None)
-    if str(status).isdigit() and 400 <= int(str(status)) < 500:
-        return int(str(status)) in _ASK_AGAIN
-    settled = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, ImportError)
-    return not isinstance(error, settled)
+    status = _status(error)
+    if status is not None and 400 <= status < 500:
+        return status in _ASK_AGAIN
+    return not isinstance(error, _SETTLED)
+
+
+def _status(error: Exception) -> int | None:
+    """The status of the server's answer, where the error has one."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):
+        # botocore's; requests and httpx have an answer of their own, the other drivers attributes of the error.
+        return _number(answer.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    holders = ((answer, "status_code"), (error, "status"), (error, "code"))
+    # One at a time: aiohttp warns of whoever asks for its `code`.
+    return next((found for each, name in holders if (found := _number(getattr(each, name, None))) is not None), None)
+
+
+def _number(value: object) -> int | None:
+    return int(str(value)) if str(value).isdecimal() else None
 
 
 def _reason(error: Exception) -> Exception:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from headspan.errors import SourceError
 from headspan.escapes import shell_command
 from headspan.in_hand import InHand
 from headspan.model.encoder import Encoder, prepare
+from headspan.model.load import load_model
 from headspan.prefetch import prefetch
 from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
 from headspan.shard_urls import expand, stored_names
@@ -28,6 +30,7 @@ from headspan.store.commits import UnitRecord
 from headspan.store.planned_sources import PlannedSources
 from headspan.store.planning import open_planned
 from headspan.store.samples import read_shards
+from headspan.store.schema import attributes_of
 from headspan.store.work import Work
 from headspan.store.writer import StoreWriter
 from headspan.store.writers import other_writers
@@ -44,7 +47,21 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
     # Before the model, whose weights may take minutes to fetch.
     to_pixels = renderer(settings.decode)
     urls = stored_names(expand(settings.shards, settings.allow_pipe))
-    encoder = prepare(settings)
+    # A store that is gone on with keeps the preprocessing and activation that it was made with.
+    made = attributes_of(Path(settings.out))
+    encoder = prepare(
+        settings,
+        lambda: load_model(
+            settings.model,
+            settings.pretrained,
+            settings.image_size,
+            weights=settings.weights,
+            listen=listen,
+            goes_on=made,
+        ),
+    )
+    if encoder.exact.runs_twice:
+        listen(Progress("note", 0, None, f"{settings.model} norms its rows before their mean: two passes an image"))
     store = open_planned(settings, urls, encoder, listen)
     stored: list[UnitRecord] = []
     times = StageTimes()

@@ -2,46 +2,59 @@
 
 Reads tar headers and the small companions of an image (caption, metadata, class), never an image. A tar that
 is cut off or holds garbage is a SourceError with its offset: the members after it are not lost in silence.
-Rows are consecutive in the order of the shards and of their members.
+Rows are consecutive in the order of the shards and of their members. Which members are one sample is joining.py's.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from headspan.errors import SourceError
-from headspan.records import BadImage, Listener, Progress, Sample, Shard, Unit, ignore
+from headspan.joining import COMPANIONS, IMAGE, IMAGE_EXTENSIONS, OTHER, Entry, Joined, Left, Run, join, runs
+from headspan.records import BadImage, Listener, MemberNames, Progress, Sample, Shard, Unit, ignore
 from headspan.sources import describe, describe_each, open_shard
-from headspan.tar import Member, Tar
+from headspan.tar import Tar
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 # The row of a note on what is no image.
 NO_ROW = -1
 # A companion is read whole at plan time; one that is larger than this is none.
 COMPANION_BYTES = 16 << 20
+# Where many members have no row for one reason, a note names so many.
+_NAMED_MEMBERS = 10
+_ANY_NAMES = MemberNames()
 
 
 def list_samples(
-    urls: Mapping[str, str], *, on_note: Callable[[BadImage], None], listen: Listener = ignore
+    urls: Mapping[str, str],
+    *,
+    on_note: Callable[[BadImage], None],
+    listen: Listener = ignore,
+    names: MemberNames = _ANY_NAMES,
 ) -> Iterator[tuple[Shard, list[Sample]]]:
     """Each shard with its images, rows consecutive over all shards; a `Progress` of stage `plan` after each.
 
-    `urls` has them by the names that shards and samples are to have, as `stored_names` gives them. `on_note` hears of
-    companions that cannot be read (see `scan`). Raises SourceError for a shard that is no whole tar, and, after the
-    last shard, if there was no image in any.
+    `urls` has them by the names that shards and samples are to have, as `stored_names` gives them. `on_note` and
+    `names` are those of `scan`. Raises SourceError for a shard that is no whole tar, and, after the last shard, if
+    there was no image in any.
     """
     images = 0
+    fields: Counter[str] = Counter()
     for done, (name, described) in enumerate(zip(urls, describe_each(urls.values()), strict=True), start=1):
-        shard, samples = scan(urls[name], images, on_note, name, described)
+        shard, samples = scan(urls[name], images, on_note, name, described, names, fields)
         images += shard.images
         listen(Progress(stage="plan", done=done, total=len(urls), note=f"{images} images"))
         yield shard, samples
     if images == 0:
+        wanted = f"members named {', '.join(f'*.{extension}' for extension in sorted(IMAGE_EXTENSIONS))}"
+        if names.image is not None:
+            wanted = f"with --image-member {names.image} the members that have this behind their key"
+        found = ", ".join(f"{field or 'nothing'} {count:,} times" for field, count in fields.most_common(5))
         raise SourceError(
-            f"no image in {len(urls)} shards (first: {next(iter(urls), 'none')}); check them, headspan takes "
-            f"members named {', '.join(f'*.{extension}' for extension in sorted(IMAGE_EXTENSIONS))}"
+            f"no image in {len(urls)} shards (first: {next(iter(urls), 'none')}), where headspan takes {wanted}; "
+            f"names have behind their first dot: {found or 'nothing, as there is no member'}; check the shards"
         )
 
 
@@ -51,66 +64,38 @@ def scan(
     on_note: Callable[[BadImage], None],
     called: str | None = None,
     described: tuple[int | None, int | None] | None = None,
+    names: MemberNames = _ANY_NAMES,
+    fields: Counter[str] | None = None,
 ) -> tuple[Shard, list[Sample]]:
     """One shard and its images, in tar order, from `first_row` on; it may hold none. Records name it `called`.
 
-    `described` is what `describe` says of it, if that has been asked.
+    `described` is what `describe` says of it, if that has been asked. A row's key is the image's path without its
+    last extension; two images with one key keep a row each. `names` says which members are images and captions;
+    `fields`, if given, counts what the members of a shard without an image have behind their keys.
 
-    A member is an image by its last extension, whatever the case; its key is its path without it. `key.txt`,
-    `key.json` and `key.cls` are found anywhere in the tar; one that cannot be read leaves None and is told to
-    `on_note`, and so is a member that is no image and lies beside none. `k.mask.png` is a companion where
-    there is an image `k`, and an image of its own where not; `k.1.png` always is one.
-    Two images with one key keep a row each. Raises SourceError for what is not a whole tar.
+    `on_note` hears of every companion that cannot be read, or cannot be told from another's, and leaves None; of
+    members that are no part of an image's sample; of images that are no rows; and of what is odd about the tar. A link
+    is what it leads to within the tar; one that leads to nothing has a row of no bytes if it is an image. Raises
+    SourceError for what is not a whole tar.
     """
     source = called or url
     size_bytes, modified_ns = described or describe(url)
-    images: list[tuple[str, Member]] = []
-    companions: dict[str, dict[str, list[tuple[int, bytes | None]]]] = {kind: {} for kind in _COMPANIONS}
-    others: list[tuple[str, str]] = []
     with open_shard(url) as reader:
         tar = Tar(reader)
-        for member in tar.members():
-            name, offset, size, archive = member
-            base = name[name.rfind("/") + 1 :]
-            stem, _, extension = base.rpartition(".")
-            # macOS packs `._name` and `__MACOSX/` beside the files proper.
-            if base.startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name:
-                continue
-            key = name[: -len(extension) - 1] if stem else name
-            kind = extension.lower() if stem else ""
-            if kind in IMAGE_EXTENSIONS:
-                images.append((key, member))
-            elif kind in companions:
-                data = tar.read(offset, size) if size <= COMPANION_BYTES else None
-                companions[kind].setdefault(key, []).append((archive, data))
-                others.append((key, name))
-            else:
-                others.append((key, name))
-
-    keys = {key for key, _ in images}
-    for key, name in others:
-        # What lies beside an image is a part of its sample; what lies alone may be an image under another name.
-        if key not in keys and not _belongs_to_another(key, keys):
-            on_note(BadImage(NO_ROW, name, source, "no image, and beside none"))
+        found, data, links = _read_members(tar, names)
+    left = Left()
     samples: list[Sample] = []
-    for key, (name, offset, size, archive) in images:
-        if _belongs_to_another(key, keys):
-            continue
-        row = first_row + len(samples)
-        values: dict[str, str | int | None] = {}
-        for kind, (field, parse, wanted) in _COMPANIONS.items():
-            if key not in companions[kind]:
-                continue
-            data = _nearest(companions[kind][key], archive)
-            try:
-                if data is None:
-                    raise ValueError("too large")
-                values[field] = parse(data)
-            except (ValueError, RecursionError):
-                values[field] = None
-                limit = f" of at most {COMPANION_BYTES >> 20} MiB" if data is None else ""
-                on_note(BadImage(row, key, source, f"{field} is not {wanted}{limit}"))
-        samples.append(Sample(row, key, source, name, offset, size, **values))  # type: ignore[arg-type]
+    for joined in join(found, left):
+        samples.append(_sample(joined, data, links, first_row + len(samples), source, names, on_note))
+    for text in tar.remarks:
+        on_note(BadImage(NO_ROW, "", source, text))
+    _note_members(left, source, names, on_note)
+    for run in found if links else ():
+        for kind, name, offset, _ in run.entries:
+            if kind.role == OTHER and offset in links:
+                on_note(BadImage(NO_ROW, name, source, links[offset]))
+    if fields is not None and not samples:
+        fields.update(entry[0].text for run in found for entry in run.entries)
     return Shard(source, first_row, len(samples), size_bytes, modified_ns), samples
 
 
@@ -120,22 +105,105 @@ def units(images: int, unit_images: int) -> list[Unit]:
     return [Unit(index, start, min(unit_images, images - start)) for index, start in enumerate(starts)]
 
 
-def _belongs_to_another(key: str, keys: set[str]) -> bool:
-    """Whether `key` is another image's key with a word after a dot, as a mask's is; numbers count images."""
-    dot = key.find(".", key.rfind("/") + 2)
-    while dot >= 0:
-        if key[:dot] in keys and not key[dot + 1 :].isdigit():
-            return True
-        dot = key.find(".", dot + 1)
-    return False
+def _read_members(tar: Tar, names: MemberNames) -> tuple[list[Run], dict[int, bytes | None], dict[int, str]]:
+    """The tar's members in runs, links led to their files; companions' data by their offsets, None for those that are
+    too large; and what is to be told of links that lead to nothing, by the offsets behind their headers."""
+    data: dict[int, bytes | None] = {}
+    told: dict[int, str] = {}
+    late: list[tuple[int, int]] = []
+    links: list[tuple[Run, int]] = []
+
+    def read(entry: Entry) -> None:
+        _, _, offset, size = entry
+        if size > COMPANION_BYTES:
+            data[offset] = None
+        elif tar.has_passed(offset):
+            late.append((offset, size))
+        else:
+            data[offset] = tar.read(offset, size)
+
+    found = runs(tar.members(), names, read, lambda run: links.append((run, len(run.entries) - 1)))
+    for run, place in links:
+        kind, name, offset, _ = run.entries[place]
+        if (target := tar.links.target(offset)) is not None:
+            run.entries[place] = kind, name, *target
+            if kind.role in COMPANIONS:
+                late.append(target)
+            continue
+        if kind.role == IMAGE:
+            # A row of no bytes, whose header tells the decoder that it is a link.
+            run.entries[place] = kind, name, offset, 0
+        # An image that leads to nothing is set aside with that as its reason; a folder's files are members themselves.
+        expected = kind.role == IMAGE or (kind.role == OTHER and tar.links.leads_to_a_folder(offset))
+        if tar.links.leads_to_several(offset) or not expected:
+            told[offset] = tar.links.what_is_wrong(offset)
+    # In their order, since a stream is opened anew to go back.
+    for offset, size in sorted(set(late)):
+        if offset not in data:
+            data[offset] = tar.read(offset, size) if size <= COMPANION_BYTES else None
+    return found, data, told
 
 
-def _nearest(found: list[tuple[int, bytes | None]], archive: int) -> bytes | None:
-    """The last companion in the image's own archive, else the last: `cat a.tar b.tar` may repeat its keys."""
-    if len(found) == 1:
-        return found[0][1]
-    own = [data for where, data in found if where == archive]
-    return own[-1] if own else found[-1][1]
+def _sample(
+    joined: Joined,
+    data: Mapping[int, bytes | None],
+    links: Mapping[int, str],
+    row: int,
+    source: str,
+    names: MemberNames,
+    on_note: Callable[[BadImage], None],
+) -> Sample:
+    """The image's row, with what its companions say."""
+    kind, member, offset, size = joined.image
+    key = member[: len(member) - kind.extension_length]
+    values: dict[str, str | int | None] = {}
+    notes: list[str] = []
+    for field, entry in joined.companions.items():
+        parse, wanted = _COMPANIONS[field]
+        content = data.get(entry[2])
+        try:
+            if content is None:
+                raise ValueError
+            values[field] = parse(content)
+        except (ValueError, RecursionError):
+            values[field] = None
+            limit = f" of at most {COMPANION_BYTES >> 20} MiB" if content is None else ""
+            wrong = links[entry[2]] if entry[3] < 0 else f"not {wanted}{limit}"
+            notes.append(f"{field} is {wrong}")
+    for field, members in joined.unclear:
+        flag = "; name one with --caption-member" if field == "caption" else ""
+        notes.append(f"{field} may be any of {', '.join(members)}, so none is kept{flag}")
+    for field in joined.withheld:
+        notes.append(f"no {field} lies beside this image, and its key comes again in the tar, so none is kept")
+    if names.caption_json is not None and isinstance(metadata := values.get("metadata"), str):
+        values["caption"] = _caption_of(metadata, names.caption_json)
+        if values["caption"] is None:
+            notes.append(f"metadata have no text under the key {names.caption_json}, so there is no caption")
+    if size == 0 and offset in links:
+        notes.append(links[offset])
+    for reason in notes:
+        on_note(BadImage(row, key, source, reason))
+    return Sample(row, key, source, member, offset, size, **values)  # type: ignore[arg-type]
+
+
+def _note_members(left: Left, source: str, names: MemberNames, on_note: Callable[[BadImage], None]) -> None:
+    """Tell of members that are neither rows nor companions of one."""
+    for name in left.alone:
+        # What lies beside an image is a part of its sample; what lies alone may be an image under another name.
+        on_note(BadImage(NO_ROW, name, source, "no image, and beside none"))
+    for name in left.astray:
+        on_note(BadImage(NO_ROW, name, source, "its key comes again in the tar and no image lies beside it; not used"))
+    if left.masks:
+        reason = f"taken for masks of the images beside them, so no rows: {_listed(left.masks)}"
+        on_note(BadImage(NO_ROW, left.masks[0], source, f"{reason}; --image-member names what is to have a row"))
+    if left.unnamed:
+        reason = f"images of another member than --image-member {names.image}, so no rows: {_listed(left.unnamed)}"
+        on_note(BadImage(NO_ROW, left.unnamed[0], source, reason))
+
+
+def _listed(members: Sequence[str]) -> str:
+    more = f" and {len(members) - _NAMED_MEMBERS:,} more" if len(members) > _NAMED_MEMBERS else ""
+    return f"{len(members):,} ({', '.join(members[:_NAMED_MEMBERS])}{more})"
 
 
 def _caption(data: bytes) -> str:
@@ -155,9 +223,16 @@ def _label(data: bytes) -> int:
     return int(data)
 
 
-# The companion's extension: the Sample's field, how it is read, and what it should have been.
-_COMPANIONS: dict[str, tuple[str, Callable[[bytes], str | int], str]] = {
-    "txt": ("caption", _caption, "UTF-8"),
-    "json": ("metadata", _metadata, "JSON"),
-    "cls": ("label", _label, "an integer"),
+def _caption_of(metadata: str, key: str) -> str | None:
+    """The text that the metadata have under `key`, if they have one."""
+    values = json.loads(metadata)
+    text = values.get(key) if isinstance(values, dict) else None
+    return text.strip() if isinstance(text, str) else None
+
+
+# The Sample's field: how a companion is read, and what it should have been.
+_COMPANIONS: dict[str, tuple[Callable[[bytes], str | int], str]] = {
+    "caption": (_caption, "UTF-8"),
+    "metadata": (_metadata, "JSON"),
+    "label": (_label, "an integer"),
 }

@@ -44,6 +44,19 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberNames:
+    """Which members of a sample are its image and its caption, where the usual extensions do not say it.
+
+    `image` and `caption` are fields (what a name has behind the first dot), such as `input.jpg`, or patterns of them
+    such as `*.outputs.txt`, several with commas. `caption_json` is a key of the sample's JSON that holds the caption.
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    caption_json: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DecodedImage:
     """One image, resized and cropped as the model wants it, not yet normalised."""
 
@@ -83,6 +96,10 @@ class Summary:
     aside: list[Unit] = field(default_factory=list)
     # Of the streaming, in this call, as `StageTimes.seconds` gives them.
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+# The stage of an event that is a remark, its `note`, and no progress.
+NOTE = "note"
 
 
 @dataclass(frozen=True, slots=True)

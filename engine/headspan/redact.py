@@ -1,24 +1,36 @@
 """Urls and commands without the secrets in them: users, passwords, keys, signatures, tokens.
 
-What is left names the source to a person, and is the same when a signature is renewed. Secrets in a url's path,
-and in a command's words that nothing marks as such, are not recognised.
+What is left names the source to a person, and is the same when a signature is renewed. A password may hold any
+characters but spaces, quotes and angle brackets; where it is digits up to its first slash it is not found, since
+`name:80/` is a host and its port. Secrets in a url's path, and in a command's words that nothing marks as such, are
+not recognised.
 """
 
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qsl, unquote
 
 _HIDDEN = "…"
-_USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
+# A url behind its scheme, to where a sentence goes on.
+_REST = re.compile(r"(?<=://)[^\s'\"<>]+")
+# What stands before another url within it, as in `zip://a.tar::s3://bucket/a.zip`.
+_OUTER = re.compile(r"[^:@]*::(?=[\w.+-]+(?:://|::))")
+_AUTHORITY = re.compile(r"[^/?#]*")
+_HOST_AND_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::[0-9]{1,5})?")
 # Everything after `?` or `#`, but for what ends the sentence or the bracket that the url stands in.
 _QUERY = re.compile(r"(://[^\s?#'\"<>]*)[?#][^\s'\"<>]*?(?=[:;,.)\]]*(?:[\s'\"<>]|$))")
+_QUOTED = r"'[^']*'|\"[^\"]*\""
 _WORDS = (
     re.compile(r"(?i)\b((?:bearer|basic|token)\s+)[^\s'\"]+"),
+    re.compile(rf"(?i)((?:^|\s)(?:-u|-H|--user|--proxy-user|--header|--password|--token)[\s=]*)({_QUOTED}|\S+)"),
     re.compile(
-        r"(?i)((?:^|\s)(?:-u|-H|--user|--proxy-user|--header|--password|--token)[\s=]*)('[^']*'|\"[^\"]*\"|\S+)"
+        r"(?i)([\w-]*(?:token|secret|passw|key|credential|auth|signature)[\w-]*\s*[=:]\s*)"
+        rf"({_QUOTED}|[^\s'\"&]+)"
     ),
-    re.compile(r"(?i)([\w-]*(?:token|secret|passw|key|credential|auth|signature)[\w-]*\s*[=:]\s*)[^\s'\"&]+"),
 )
+# Values of a query that are shorter are numbers and names, which stand in many sentences.
+_SECRET_LETTERS = 6
 
 
 def redact(text: str) -> str:
@@ -27,4 +39,52 @@ def redact(text: str) -> str:
     if "pipe:" in text:
         for secret in _WORDS:
             text = secret.sub(rf"\g<1>{_HIDDEN}", text)
-    return _QUERY.sub(rf"\1?{_HIDDEN}", _USER.sub("", text)) if "://" in text else text
+    if "://" not in text:
+        return text
+    return _QUERY.sub(rf"\1?{_HIDDEN}", _REST.sub(_without_user, text))
+
+
+def redact_all_of(url: str, text: str) -> str:
+    """`redact(text)`, without the user, the password and the query of `url` where they stand alone in it too."""
+    text = redact(text)
+    for secret in sorted(_secrets(url), key=len, reverse=True):
+        text = re.sub(rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])", _HIDDEN, text)
+    return text
+
+
+def users_of(url: str) -> list[str]:
+    """The user and password of a url, with the `@` behind them, and of each url within it; none where it has none."""
+    rest = url.partition("://")[2]
+    if outer := _OUTER.match(rest):
+        return users_of(rest[outer.end() :])
+    return [user] if (user := _user(rest)) else []
+
+
+def _without_user(rest: re.Match[str]) -> str:
+    if outer := _OUTER.match(rest[0]):
+        return outer[0] + _REST.sub(_without_user, rest[0][outer.end() :])
+    return rest[0][len(_user(rest[0])) :]
+
+
+def _user(rest: str) -> str:
+    """What stands before the host in a url without its scheme."""
+    end = 0
+    while True:
+        authority = _AUTHORITY.match(rest, end)
+        assert authority is not None
+        before, at, _ = authority[0].rpartition("@")
+        if (":" in before if at else not _HOST_AND_PORT.fullmatch(authority[0])) and "@" in rest[end:]:
+            # A password, which may hold an @ or a slash itself: the last @ is sure to be behind it.
+            return rest[: rest.rindex("@") + 1]
+        if not at:
+            return rest[:end]
+        end += len(before) + 1
+
+
+def _secrets(url: str) -> set[str]:
+    found: set[str] = set()
+    for user in users_of(url):
+        found |= {user[:-1], *user[:-1].split(":", 1)}
+        url = url.replace(user, "")
+    found |= {value for _, value in parse_qsl(re.sub(r"^[^?#]*", "", url)[1:]) if len(value) >= _SECRET_LETTERS}
+    return {form for secret in found for form in (secret, unquote(secret)) if form}

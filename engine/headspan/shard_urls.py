@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import braceexpand
 
 from headspan.errors import SourceError
-from headspan.network import is_remote
+from headspan.network import LOCAL_ERRORS, is_remote, refuse_password, unreadable
 from headspan.redact import redact
 
 ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
@@ -41,6 +42,7 @@ def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
             url.encode()
         except UnicodeEncodeError as error:
             raise SourceError(f"{os.fsencode(url)!r}: the file's name is not UTF-8; rename it") from error
+        refuse_password(url)
         identity = url if is_remote(url) else str(Path(local_path(url)).absolute())
         if identity in seen:
             raise SourceError(f"{url}: named twice among the shards; name each shard once")
@@ -64,7 +66,10 @@ def stored_names(urls: Sequence[str]) -> dict[str, str]:
 def local_path(url: str) -> str:
     """The path of a local url, `file:` and `~` resolved."""
     path = url.removeprefix("file:")
-    return str(Path("/" + path.lstrip("/") if path.startswith("//") else path).expanduser())
+    try:
+        return str(Path("/" + path.lstrip("/") if path.startswith("//") else path).expanduser())
+    except RuntimeError as error:
+        raise SourceError(f"{url}: no such user; write the path out") from error
 
 
 def not_a_file(url: str) -> SourceError:
@@ -74,6 +79,14 @@ def not_a_file(url: str) -> SourceError:
 
 
 def _expand_one(pattern: str) -> list[str]:
+    try:
+        return _expand_known(pattern)
+    except (*LOCAL_ERRORS, NotImplementedError, re.error) as error:
+        # A name that is too long, a folder that may not be read, a glob that Python does not know.
+        raise unreadable(pattern, error) from error
+
+
+def _expand_known(pattern: str) -> list[str]:
     if not is_remote(pattern) and Path(local_path(pattern)).is_file():
         return [pattern]
     try:

@@ -2,8 +2,9 @@
 
 Local files are read in place, remote ones through fsspec, `pipe:` commands through webdataset's gopen;
 what cannot seek (pipes, gzip) is read forwards and opened again to go back. A short read, a command that
-fails or a stream that stops early is a SourceError, never an early end. What comes over a network is asked
-for again, after longer and longer waits, where another try may help. What the bytes mean is not known here.
+fails, a stream that stops early or whatever a driver raises is a SourceError, never an early end. What comes over a
+network is asked for again, after longer and longer waits, where another try may help. What the bytes mean is not known
+here.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from headspan.blocks import Blocks, OpenFile, open_forwards, open_in_parts
-from headspan.errors import SourceError, one_line
+from headspan.errors import SourceError
 from headspan.network import (
     LOCAL_ERRORS,
     PassingError,
     again,
+    asking_driver,
     file_system,
     is_remote,
     may_pass,
-    remote_errors,
     shown_cause,
-    stream_errors,
+    told,
     unreadable,
 )
 from headspan.shard_urls import local_path, not_a_file
@@ -93,16 +95,17 @@ def _asked(url: str) -> Future[tuple[int | None, int | None]]:
 
 
 def _describe_remote(url: str) -> tuple[int | None, int | None]:
-    try:
-        fs, path = file_system(url)
+    fs, path = file_system(url)
+    with asking_driver(url):
         size = fs.info(path).get("size")
-        try:
-            modified_ns = int(fs.modified(path).timestamp() * 1e9)
-        except (NotImplementedError, KeyError):
-            modified_ns = None
-        return size, modified_ns
-    except remote_errors() as error:
-        raise unreadable(url, error) from shown_cause(url, error)
+    try:
+        modified_ns = int(fs.modified(path).timestamp() * 1e9)
+    except Exception as error:
+        if may_pass(url, error):
+            raise unreadable(url, error) from shown_cause(url, error)
+        # The driver knows no times.
+        modified_ns = None
+    return size if isinstance(size, int) else None, modified_ns
 
 
 class ShardReader(ABC):
@@ -110,6 +113,8 @@ class ShardReader(ABC):
 
     # False where a stream that stops early looks like one that is finished: a pipe, say.
     knows_its_end = True
+    # Whether bytes that are no gzip lie behind the end of a gzip stream; known when the end has been read.
+    has_garbage_behind = False
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -165,17 +170,14 @@ def open_shard(url: str) -> ShardReader:
 
 
 def _open_remote(url: str) -> ShardReader:
-    try:
-        fs, path = file_system(url)
-        file = open_in_parts(fs, path)
-        if file is None:
-            return _Stream(url, lambda: open_forwards(fs, path))
-        if file.read(0, 2) != _GZIP_MAGIC:
-            return _Seekable(url, file)
-        file.close()
-        return _Stream(url, lambda: fs.open(path, "rb"))
-    except remote_errors() as error:
-        raise unreadable(url, error) from shown_cause(url, error)
+    fs, path = file_system(url)
+    file = open_in_parts(fs, path, url)
+    if file is None:
+        return _Stream(url, lambda: open_forwards(fs, path))
+    if file.read(0, 2) != _GZIP_MAGIC:
+        return _Seekable(url, file)
+    file.close()
+    return _Stream(url, lambda: fs.open(path, "rb"))
 
 
 class _Persistent(ShardReader):
@@ -234,10 +236,7 @@ class _Seekable(ShardReader):
     def read_up_to(self, offset: int, size: int) -> bytes:
         if offset > self._file.size:
             raise self._truncated(offset, size, self._file.size)
-        try:
-            data = self._file.read(offset, size)
-        except remote_errors() as error:
-            raise unreadable(self.url, error) from shown_cause(self.url, error)
+        data = self._file.read(offset, size)
         if len(data) < min(size, self._file.size - offset):
             # The server knows of more than it gave.
             raise PassingError(str(self._truncated(offset, size, offset + len(data))))
@@ -258,18 +257,13 @@ class _Stream(ShardReader):
     def _open(self) -> None:
         self._position = 0
         self._ended = False
-        try:
+        with asking_driver(self.url):
             self._source = self._opener()
             buffered = io.BufferedReader(_Raw(self._source), _DISCARD_BYTES)
-            self._stream: BinaryIO = buffered
-            if buffered.peek(2)[:2] == _GZIP_MAGIC:
-                # gzip says where it ends, and proves it with a checksum.
-                self.knows_its_end = True
-                self._stream = gzip.GzipFile(fileobj=buffered)  # type: ignore[assignment]
-            else:
-                self.knows_its_end = False
-        except remote_errors() as error:
-            raise unreadable(self.url, error) from shown_cause(self.url, error)
+            packed = buffered.peek(2)[:2] == _GZIP_MAGIC
+        # gzip says where it ends, and proves it with a checksum.
+        self.knows_its_end = packed
+        self._stream: io.BufferedReader[Any] | gzip.GzipFile = gzip.GzipFile(fileobj=buffered) if packed else buffered
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         if offset < self._position:
@@ -289,24 +283,35 @@ class _Stream(ShardReader):
         if self._ended:
             return b""
         try:
-            data = self._stream.read(size)
-        except stream_errors() as error:
-            self._finish()
-            kind = PassingError if may_pass(self.url, error) else SourceError
-            raise kind(
-                f"{self.url}: reading failed after {self._position} bytes ({one_line(error)}); fetch the shard again"
-            ) from shown_cause(self.url, error)
+            # What came before a failure is handed out first, which `read` would lose.
+            data = self._stream.read1(size)
+        except Exception as error:
+            if not self._is_garbage_behind(error):
+                self._finish()
+                kind = PassingError if may_pass(self.url, error) else SourceError
+                raise kind(
+                    f"{self.url}: reading failed after {self._position} bytes ({told(self.url, error)}); fetch the "
+                    "shard again"
+                ) from shown_cause(self.url, error)
+            self.has_garbage_behind, data = True, b""
         self._position += len(data)
         if not data:
             self._finish()
             self._ended = True
         return data
 
+    def _is_garbage_behind(self, error: Exception) -> bool:
+        """Whether a gzip stream has ended, its checksum right, and what comes behind it is no gzip stream."""
+        return (
+            isinstance(error, gzip.BadGzipFile) and self._position > 0 and str(error).startswith("Not a gzipped file")
+        )
+
     def _finish(self) -> None:
         """Close the source, and ask a command how it ended."""
         process = getattr(self._source, "proc", None)
         if process is None:
-            self._source.close()
+            with asking_driver(self.url):
+                self._source.close()
             return
         self._source.stream.close()
         status = process.wait()
@@ -324,7 +329,9 @@ class _Stream(ShardReader):
             self._source.stream.close()
             process.wait()
         else:
-            self._source.close()
+            # Nothing more is wanted of it.
+            with suppress(Exception):
+                self._source.close()
 
 
 class _Raw(io.RawIOBase):

@@ -27,28 +27,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan_kernels import reference
-from headspan_kernels.pooled import LOG2_E, mix_row, padded, patch_strides, patches_buffer
+from headspan_kernels.pooled import LOG2_E, mix_row, padded, patch_strides, patches_buffer, too_large
 from headspan_kernels.reference import Emitted
 
 
 class Blocks(NamedTuple):
-    """How a launch is cut: query rows and keys a step, warps, steps in flight, and registers a thread at most."""
+    """How a launch is cut: query rows and keys a step, warps, and steps in flight."""
 
     rows: int
     keys: int
     warps: int
     stages: int
-    registers: int = 255
 
 
 def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
-    """The cuts worth measuring, the one in use first."""
+    """The cuts worth measuring, the one in use first. None of them spills registers on sm_80, sm_90 or sm_100."""
     if dtype == torch.float32:
         # Three TF32 products for one float32's: their operands, split in two, fill the registers.
-        return (Blocks(64, 32, 4, 1),)
+        return (Blocks(32, 32, 4, 1),)
     if head_dim <= 64:
-        # 16 warps share a processor's registers; with one more a thread there would be fewer.
-        return (Blocks(64, 64, 4, 2, 128), Blocks(64, 32, 4, 3), Blocks(128, 64, 8, 2, 128))
+        # Blocks of 64 by 64 need about 130 registers a thread: held to 128, they spill under some Tritons.
+        return (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 64, 8, 2))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
 
 
@@ -62,8 +61,8 @@ def attention_emit(
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
     """As `reference.attention_emit`; `qkv`'s last axis must be contiguous, and so must `patches_out`'s."""
     head_dim = qkv.shape[2] // 3 // heads
-    if bias is not None or (head_dim > 64 and qkv.dtype == torch.float32):
-        # Left to PyTorch: relative positions, which few models have, and large heads in float32, which would spill.
+    if bias is not None or too_large(head_dim, qkv.dtype):
+        # Relative positions, which few models have, are left to PyTorch too.
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
     cut = candidates(head_dim, qkv.dtype)[0]
     return attention_emit_cut(cut, qkv, heads, pooling, with_patches, patches_out)
@@ -95,13 +94,9 @@ def attention_emit_cut(
     if not batch:
         return mixed, Emitted(parts.sum(dim=2), patches)
     shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
-    # The fusion of products and sums is asked for, since Triton 3.10 changes its default.
-    launch = {
-        "num_warps": cut.warps,
-        "num_stages": cut.stages,
-        "maxnreg": cut.registers,
-        "enable_fp_fusion": True,
-    }
+    # Fusion of products and sums is asked for, since Triton 3.10 changes its default. So are all registers that a
+    # thread can have: ptxas holds itself to fewer otherwise, and spills (Triton 3.6 on sm_100).
+    launch = {"num_warps": cut.warps, "num_stages": cut.stages, "maxnreg": 255, "enable_fp_fusion": True}
     pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
     strides = (qkv.stride(0), qkv.stride(1))
     with torch.cuda.device_of(qkv):

@@ -3,12 +3,15 @@
     linear:    activation(x Wᵀ + b) in one call, W in oneDNN's own blocks
     attention: softmax(q kᵀ / √head_dim) v by images, as many at once as the scores of fit a cache
 
-Everything else is the reference's. PyTorch takes float32 products to MKL, which on AMD's processors leaves AVX-512
+Everything else is the reference's, and so is a type of numbers that oneDNN does not multiply on this processor:
+bf16 needs AVX-512 or AVX-NE-CONVERT. PyTorch takes float32 products to MKL, which on AMD's processors leaves AVX-512
 alone, and lays bf16 weights out anew in every call; its fused attention is slower than plain products in bf16.
 benchmarks/NOTES.md has the numbers.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -58,10 +61,18 @@ _ROWS = 1024
 _laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def available() -> bool:
-    """Whether this PyTorch has oneDNN and what is asked of it here."""
-    names = ("_linear_pointwise", "_reorder_linear_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+@cache
+def available(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether oneDNN multiplies matrices of this type on this processor. It is tried once, on a single number."""
+    if dtype not in _DTYPES or not torch.backends.mkldnn.is_available():
+        return False
+    one = torch.ones(1, 1, dtype=dtype)
+    try:
+        _multiplied(one, _reordered(one), None, None)
+    except (AttributeError, RuntimeError):
+        # This PyTorch lacks the private ops, or the processor lacks instructions for this type.
+        return False
+    return True
 
 
 def linear(
@@ -71,16 +82,23 @@ def linear(
     activation: str | None = None,
 ) -> Float[Tensor, "*rows out"]:
     """As `reference.linear`. The laid-out copy of `weight` lives as long as `weight`, which must not be changed."""
-    if x.dtype not in _DTYPES or not x.numel():
+    if not x.numel() or not available(x.dtype):
         return reference.linear(x, weight, bias, activation)
     packed = _laid_out.get(weight)
     if packed is None:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
-        _laid_out[weight] = packed
-    fused = _FUSED.get(activation)
-    name, algorithm = fused or _FUSED[None]
-    y = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, name, [], algorithm)
-    return y if fused or activation is None else ACTIVATIONS[activation](y)
+        packed = _laid_out[weight] = _reordered(weight)
+    if activation is None or activation in _FUSED:
+        return _multiplied(x, packed, bias, activation)
+    return ACTIVATIONS[activation](_multiplied(x, packed, bias, None))
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
+
+
+def _multiplied(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    name, algorithm = _FUSED[activation]
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, name, [], algorithm)
 
 
 def attention_emit(
@@ -94,7 +112,7 @@ def attention_emit(
     """As `reference.attention_emit`; scores of bf16 are bf16, but for those that become `α v`."""
     if qkv.dtype not in _DTYPES or pooling is not None or bias is not None:
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
-    if qkv.dtype == torch.float32:
+    if qkv.dtype == torch.float32 or not available(qkv.dtype):
         mixed, _ = reference.attention_emit(qkv, heads, None, False)
     else:
         mixed = _mixed(qkv, heads)

@@ -38,8 +38,8 @@ def pooled_attention(
     bias: Float[Tensor, "head token"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
     """As `reference.pooled_attention`; last axes must be contiguous."""
-    if bias is not None:
-        # Relative positions, which few models have: left to PyTorch.
+    if bias is not None or too_large(query.shape[1] // heads, query.dtype):
+        # Relative positions, which few models have, are left to PyTorch too.
         return reference.pooled_attention(query, key_value, heads, with_patches, patches_out, bias)
     batch, width = query.shape
     tokens, head_dim = key_value.shape[1], width // heads
@@ -64,6 +64,11 @@ def pooled_attention(
                 enable_fp_fusion=True,
             )
     return mixed, Emitted(emitted, patches)
+
+
+def too_large(head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether these heads are left to PyTorch: in float32, those of more than 64 numbers would spill registers."""
+    return head_dim > 64 and dtype == torch.float32
 
 
 def padded(head_dim: int) -> int:

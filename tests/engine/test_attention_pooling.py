@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from headspan.errors import ModelError, SettingsError, StoreError
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from tests import tolerances
-from tests.conftest import TOY, ToyRun, encoded_image, write_tar
+from tests.conftest import TOY, ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.test_every_model import facts_of, randomise_all, timm_in_small, weights_of
 from tests.oracle import Decomposition
 from tests.oracle_towers import decompose_tower
@@ -202,6 +204,40 @@ def test_another_image_size_is_kept_with_the_store_and_its_texts_are_found(
     command = ["precompute", run["shards"], "--out", str(tmp_path / "small.zarr"), "--model", run["model"]]
     assert main([*command, "--pretrained", run["pretrained"], "--image-size", "8"]) == 2
     assert "--image-size 8: a patch of " in capsys.readouterr().err
+
+
+def test_the_command_that_info_prints_goes_on_with_the_store_and_makes_the_same_bytes(
+    run: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = run["out"]
+    assert main(["info", str(store)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("made again by"))
+    words = shlex.split(line.removeprefix("made again by"))
+    assert words[:2] == ["headspan", "precompute"]
+    monkeypatch.chdir(store.parent)
+    assert main(words[1:]) == 0
+    assert f"{IMAGES} images were finished before" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(words[1:]) == 0
+    arrays = {*hs.open(store).row_specs, "moments", "model"}
+    first, second = (
+        {name: data for name, data in relative_files(path).items() if "/c/" in name and name.split("/")[0] in arrays}
+        for path in (store, tmp_path / store.name)
+    )
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_a_damaged_unit_is_computed_again(run: dict[str, Any], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run["out"], tmp_path / "copy.zarr"))
+    specs = hs.open(copy).row_specs
+    for spec in specs.values():
+        file = copy / spec.file(0)
+        file.write_bytes(file.read_bytes()[:-1])
+    done = hs.repair(copy)
+    assert (done.units, done.verdict.problems) == ((0,), ())
+    before, after = relative_files(run["out"]), relative_files(copy)
+    assert [spec.name for spec in specs.values() if before[spec.file(0)] != after[spec.file(0)]] == []
 
 
 def test_layers_that_hold_nothing_direct_are_refused_and_what_is_left_out_is_told(

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from headspan import blocks
 from headspan.blocks import AHEAD, Blocks
+from headspan.errors import SourceError
 
 SIZE = 64
 DATA = bytes(range(256)) * 9 + b"the end"
+URL = "https://h/a.tar"
 
 
 class Remote:
@@ -62,14 +64,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(spans=st.lists(st.tuples(st.integers(0, len(DATA) + 9), st.integers(0, 5 * SIZE)), max_size=12))
 def test_any_spans_in_any_order_are_the_files_bytes(spans: list[tuple[int, int]]) -> None:
     # The fixture holds for the whole test, all examples of it alike.
-    file = Blocks(Remote().fetch, len(DATA))
+    file = Blocks(Remote().fetch, len(DATA), URL)
     for offset, size in spans:
         assert file.read(offset, size) == DATA[offset : offset + size]
 
 
 def test_forwards_every_block_is_asked_for_once_and_many_are_on_their_way() -> None:
     remote = Remote()
-    file = Blocks(remote.fetch, len(DATA))
+    file = Blocks(remote.fetch, len(DATA), URL)
     ahead = []
     for offset in range(0, len(DATA), 10):
         assert file.read(offset, 10) == DATA[offset : offset + 10]
@@ -84,7 +86,7 @@ def test_forwards_every_block_is_asked_for_once_and_many_are_on_their_way() -> N
 
 def test_what_lies_apart_is_fetched_alone_and_the_rest_is_given_up() -> None:
     remote = Remote()
-    file = Blocks(remote.fetch, len(DATA))
+    file = Blocks(remote.fetch, len(DATA), URL)
     for index in (9, 3, 20, 5):
         file.read(index * SIZE + 1, 5)
     assert remote.asked == [9, 3, 20, 5]
@@ -100,14 +102,14 @@ def test_what_lies_apart_is_fetched_alone_and_the_rest_is_given_up() -> None:
 def test_a_block_that_failed_is_asked_for_anew() -> None:
     remote = Remote()
     remote.failures = {2: [OSError("gone")] * 2, 20: [OSError("gone")]}
-    file = Blocks(remote.fetch, len(DATA))
+    file = Blocks(remote.fetch, len(DATA), URL)
     assert file.read(0, 2 * SIZE) == DATA[: 2 * SIZE]
     # One of several that were on their way: once more without a word, then the caller is told.
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(SourceError, match=r"h/a\.tar: cannot be read \(gone\)"):
         file.read(2 * SIZE, 1)
     assert file.read(2 * SIZE, SIZE) == DATA[2 * SIZE : 3 * SIZE]
     assert remote.asked.count(2) == 3
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(SourceError, match=r"h/a\.tar: cannot be read \(gone\)"):
         file.read(20 * SIZE, 1)
     assert file.read(20 * SIZE, SIZE) == DATA[20 * SIZE : 21 * SIZE]
 
@@ -115,7 +117,7 @@ def test_a_block_that_failed_is_asked_for_anew() -> None:
 def test_a_server_that_bears_few_at_once_is_asked_for_fewer_and_now_and_then_for_one_more() -> None:
     remote = Remote()
     remote.bears = 3
-    file = Blocks(remote.fetch, len(DATA))
+    file = Blocks(remote.fetch, len(DATA), URL)
     most, refused = [], []
     for offset in range(0, len(DATA), SIZE):
         assert file.read(offset, SIZE) == DATA[offset : offset + SIZE]
@@ -130,7 +132,7 @@ def test_a_server_that_bears_few_at_once_is_asked_for_fewer_and_now_and_then_for
 
 def test_blocks_far_ahead_are_given_up_after_a_step_back() -> None:
     remote = Remote()
-    file = Blocks(remote.fetch, len(DATA))
+    file = Blocks(remote.fetch, len(DATA), URL)
     file.read(0, 12 * SIZE)
     remote.cancelled.clear()
     file.read(0, 1)
@@ -147,18 +149,18 @@ def test_a_file_of_whole_blocks_has_no_block_behind_its_end() -> None:
         done.set_result(DATA[start:end])
         return done
 
-    assert Blocks(fetch, 6 * SIZE).read(0, len(DATA)) == DATA[: 6 * SIZE]
+    assert Blocks(fetch, 6 * SIZE, URL).read(0, len(DATA)) == DATA[: 6 * SIZE]
     assert asked == [index * SIZE for index in range(6)]
 
 
 def test_a_block_that_is_cut_short_is_not_taken_for_the_end() -> None:
     done: Future[bytes] = Future()
     done.set_result(DATA[:40])
-    assert Blocks(lambda start, end: done, len(DATA)).read(0, 60) == DATA[:40]
+    assert Blocks(lambda start, end: done, len(DATA), URL).read(0, 60) == DATA[:40]
 
 
 def test_more_than_was_asked_for_is_refused() -> None:
     done: Future[bytes] = Future()
     done.set_result(DATA)
-    with pytest.raises(ValueError, match="whole files"):
-        Blocks(lambda start, end: done, len(DATA)).read(SIZE, 1)
+    with pytest.raises(SourceError, match="whole files"):
+        Blocks(lambda start, end: done, len(DATA), URL).read(SIZE, 1)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,71 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     # Other versions of the libraries may round otherwise.
     np.testing.assert_allclose(hs.open(format_1).embedding, embedding, rtol=1e-4, atol=1e-5)
     assert set(relative_files(format_1)) == set(before)
+
+
+@pytest.fixture
+def of_78a7b61(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of three stores that commit 78a7b61 wrote, with their models and shards.
+
+    `whole.zarr` has all emissions and a run of every analysis, `begun.zarr` is of the same model and images and was
+    interrupted after two units of five, `pooled.zarr` is of a model that pools by attention and emits `carried`.
+    Image 3 of nine is broken.
+    """
+    with zipfile.ZipFile(DATA / "commit-78a7b61.zip") as archive:
+        archive.extractall(tmp_path)
+    for shard in tmp_path.glob("*.tar"):
+        os.utime(shard, (WRITTEN, WRITTEN))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settings_of_78a7b61(name: str) -> dict[str, Any]:
+    pooled = name == "pooled.zarr"
+    emit = {"whole.zarr": "heads,patches,mlps", "begun.zarr": "heads", "pooled.zarr": "heads,mlps,carried"}[name]
+    model = "headspan-pooled.json" if pooled else "headspan-tiny-2.json"
+    return {"model": model, "pretrained": "random:0", "layers": "all", "emit": emit, "device": "cpu", "batch_size": 2}
+
+
+@pytest.mark.parametrize("name", ["whole.zarr", "begun.zarr", "pooled.zarr"])
+def test_a_store_of_commit_78a7b61_opens_verifies_resumes_and_is_repaired(name: str, of_78a7b61: Path) -> None:
+    store = hs.open(of_78a7b61 / name)
+    done = 3 if name == "begun.zarr" else 8
+    assert (store.images, store.complete) == (done, name != "begun.zarr")
+    assert hs.verify(hs.open(store.path, keep_failed=True), sources=True).problems == ()
+    summary = hs.precompute(["0.tar", "1.tar"], store.path, **settings_of_78a7b61(name))
+    assert (summary.images, summary.skipped) == (8 - done, 9 if done == 8 else 4)
+    whole = hs.open(store.path)
+    assert whole.complete
+    assert whole.samples()["caption"].to_pylist() == [f"caption {row}" for row in range(9) if row != 3]
+    before = {array: whole._read(array) for array in whole.row_specs}
+    for spec in whole.row_specs.values():
+        # Of the second unit, rows 2 and 3.
+        (store.path / spec.file(2)).unlink()
+    repaired = repair(store.path, batch_size=2)
+    assert (repaired.units, repaired.verdict.problems) == ((1,), ())
+    for array, values in before.items():
+        # Other versions of the libraries may round otherwise.
+        np.testing.assert_allclose(hs.open(store.path)._read(array), values, rtol=2e-3, atol=2e-3, err_msg=array)
+
+
+def test_a_store_that_commit_78a7b61_began_ends_as_the_one_that_it_finished(of_78a7b61: Path) -> None:
+    hs.precompute(["0.tar", "1.tar"], "begun.zarr", **settings_of_78a7b61("begun.zarr"))
+    begun, whole = hs.open("begun.zarr"), hs.open("whole.zarr")
+    np.testing.assert_allclose(begun.embedding, whole.embedding, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(begun.moments().gram, whole.moments().gram, rtol=1e-4, atol=1e-6)
+
+
+def test_the_analyses_of_commit_78a7b61_are_read_and_go_on(of_78a7b61: Path) -> None:
+    store = hs.open("whole.zarr")
+    spans = hs.read_spans(store)
+    assert (spans.run, spans.indices.shape, spans.pool.concepts) == (
+        "pool",
+        (2, 2, 6),
+        hs.read_pool("pool.tsv").concepts,
+    )
+    assert hs.read_scores(store).scores.shape == (2, 2)
+    again = hs.textspan(store, "pool.tsv", texts_per_head=6, run="again")
+    np.testing.assert_array_equal(again.indices, spans.indices)
 
 
 ZARR_ALONE = """

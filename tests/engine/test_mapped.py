@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,27 @@ from tests import tolerances
 from tests.conftest import ToyRun, zarr_array
 from tests.engine.test_shard_writer import random_values, spec_of, write_all
 from tests.tolerances import relative_error
+
+WITHOUT_NUMKONG = """
+import sys
+sys.modules["numkong"] = None
+import numpy as np, headspan as hs
+store = hs.open(sys.argv[1])
+query = np.linspace(-1, 1, store.joint, dtype=np.float32)[None]
+np.savez(sys.argv[2], heads=store.heads(1, 2), half=store.head_coordinates(1, 2, np.float16),
+         similar=hs.similarities(store, [(1, 2), (2, 0)], query))
+"""
+
+
+def test_without_numkong_the_same_numbers_are_read_and_multiplied(toy_store: hs.Store, tmp_path: Path) -> None:
+    saved = tmp_path / "found.npz"
+    subprocess.run([sys.executable, "-c", WITHOUT_NUMKONG, str(toy_store.path), str(saved)], check=True)
+    found = np.load(saved)
+    query = np.linspace(-1, 1, toy_store.joint, dtype=np.float32)[None]
+    np.testing.assert_array_equal(found["half"], toy_store.head_coordinates(1, 2, np.float16))
+    np.testing.assert_array_equal(found["heads"], toy_store.heads(1, 2))
+    similar = hs.similarities(toy_store, [(1, 2), (2, 0)], query)
+    np.testing.assert_allclose(found["similar"], similar, rtol=1e-4, atol=1e-6)
 
 
 def test_every_number_of_16_bits_is_the_same_in_32(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from headspan.llm.asking import Asker
 from headspan.llm.cache import AnswerCache
 from headspan.llm.endpoint import Endpoint, Patience
 from headspan.llm.forms import NotAsAskedError
-from headspan.records import Progress
+from headspan.records import NOTE, Progress
 from tests.conftest import relative_files, zarr_array
 from tests.engine.chat_server import ChatServer, chat_server
 from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
@@ -345,7 +345,7 @@ def test_labels_asked_for_again_are_those_that_are_there_and_ask_nothing(
     judge_heads(store, forgetful, ["kind"], listen=events.append)
     assert chat.requests == []
     assert relative_files(store.path) == before
-    assert ["left as" in event.note for event in events if event.stage == results.STAGE] == [True, True]
+    assert ["left as" in event.note for event in events if event.stage == NOTE] == [True, True]
 
 
 def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(

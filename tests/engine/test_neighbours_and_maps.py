@@ -11,6 +11,7 @@ from headspan.analyse.neighbours import _nearest, mean_contribution, nearest_to_
 from headspan.analyse.pruning import mean_ablated
 from headspan.analyse.segmentation import grid_shape, text_maps
 from headspan.errors import SettingsError
+from headspan.store.merged_moments import MergedMoments
 from tests.conftest import BROKEN_ROWS, ToyRun
 from tests.tolerances import FLOAT32_SUM, relative_error
 
@@ -117,6 +118,18 @@ def test_mean_ablation_leaves_the_embedding_but_for_the_heads_spread(toy_store: 
     # The mean over images stays where it was.
     assert relative_error(ablated.mean(axis=0), whole.mean(axis=0)) < FLOAT32_SUM
     assert relative_error(mean_ablated(toy_store, []), whole) < FLOAT32_SUM
+
+
+def test_mean_ablation_takes_its_means_from_the_moments(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As of a hundred million images, of which a float32 sum row by row would have lost most.
+    moments = toy_store.moments()
+    many = MergedMoments(moments.count * 10**6, moments.total * 1e6, moments.gram * 1e6)
+    expected = mean_ablated(toy_store, SOME_HEADS)
+    monkeypatch.setattr(hs.Store, "moments", lambda store: many)
+    np.testing.assert_array_equal(mean_ablated(toy_store, SOME_HEADS), expected)
+    elsewhere = MergedMoments(moments.count, moments.total + 1, moments.gram)
+    monkeypatch.setattr(hs.Store, "moments", lambda store: elsewhere)
+    assert not np.allclose(mean_ablated(toy_store, SOME_HEADS), expected)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -253,12 +251,6 @@ def test_half_an_answer_is_not_taken_for_the_end(troubles: list[int | str], serv
         server.troubles = list(troubles)
         assert reader.read_at(1_100, 2_600) == data[1_100:3_700]
     assert server.troubles == []
-
-
-def test_a_driver_that_is_still_being_imported_has_raised_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "botocore.exceptions", ModuleType("botocore.exceptions"))
-    assert issubclass(OSError, network.remote_errors())
-    assert all(issubclass(error, Exception) for error in network.remote_errors())
 
 
 def test_servers_are_asked_about_many_shards_at_once_and_answers_keep_their_order(

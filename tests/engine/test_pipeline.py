@@ -262,8 +262,8 @@ def other_model(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"model": other_model, "pretrained": "random:0"}, r"was made with model .*headspan-toy\.json.*deeper"),
-        ({"pretrained": "random:0"}, r"was made with pretrained .*toy\.safetensors.*random:0"),
+        ({"model": other_model, "pretrained": "random:0"}, r"was made with image tower .*headspan-toy\.json.*deeper"),
+        ({"pretrained": "random:0"}, r"was made with image tower .*toy\.safetensors.*random:0"),
         ({"layers": "last2"}, r"was made with layers 0-2, this run asks for 1-2"),
         ({"emit": ("heads", "mlps")}, r'was made with emit \["heads"\], this run asks for \["heads", "mlps"\]'),
         ({"precision": "bf16"}, r'was made with precision "fp32", this run asks for "bf16"'),
@@ -301,18 +301,25 @@ def test_weights_that_changed_under_the_same_name_are_refused(toy_run: ToyRun, t
     tensors = load_file(weights)
     tensors["visual.proj"][0, 0] += 1
     save_file(tensors, weights)
-    with pytest.raises(StoreError, match=r"s\.zarr: was made with weights_sha256 "):
+    with pytest.raises(
+        StoreError, match=r"s\.zarr: was made with image tower .* \(sha256 [0-9a-f]{12}\), this run asks for "
+    ):
         run(toy_run, tmp_path / "s.zarr", pretrained=str(weights))
 
 
-def test_the_text_towers_weights_are_no_part_of_the_store(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_the_weights_of_another_text_tower_are_refused(toy_run: ToyRun, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     shutil.copy(toy_run.weights, weights)
     run(toy_run, tmp_path / "s.zarr", pretrained=str(weights))
     tensors = load_file(weights)
+    tensors["logit_scale"] += 1
+    save_file(tensors, weights)
+    # The scale of the logits moves no vector, so it is no other text tower.
+    assert run(toy_run, tmp_path / "s.zarr", pretrained=str(weights)).skipped == 70
     tensors["text_projection"][0, 0] += 1
     save_file(tensors, weights)
-    assert run(toy_run, tmp_path / "s.zarr", pretrained=str(weights)).skipped == 70
+    with pytest.raises(StoreError, match=r"s\.zarr: was made with text tower .* \(sha256 [0-9a-f]{12}\), this run"):
+        run(toy_run, tmp_path / "s.zarr", pretrained=str(weights))
 
 
 def test_other_shards_are_refused_by_number_and_by_name(toy_run: ToyRun, tmp_path: Path) -> None:

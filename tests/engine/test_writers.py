@@ -36,6 +36,8 @@ ATTRIBUTES: dict[str, Any] = {
     "format": FORMAT,
     "version": "test",
     "model": "none",
+    "weights_sha256": "00",
+    "precision": "fp32",
     "emit": ["heads"],
     "dimensions": {
         "images": IMAGES,
@@ -439,7 +441,7 @@ class WrittenStore(RuleBasedStateMachine):
         if session := self.sessions[place]:
             session.store.finish()
 
-    @rule(setting=st.sampled_from(["model", "format", "emit", "shards"]))
+    @rule(setting=st.sampled_from(["weights_sha256", "precision", "emit", "shards"]))
     def changed_settings(self, setting: str) -> None:
         before = relative_files(self.path)
         attributes, shards = dict(ATTRIBUTES), list(SHARDS)

@@ -1,4 +1,4 @@
-"""Triton's launches, compiled for a GPU that is not there, and handed on instead of being launched."""
+"""Triton's launches: compiled for a GPU that is not there and handed on, or run on one that is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -42,3 +43,26 @@ def hand_launches_on(monkeypatch: pytest.MonkeyPatch, architecture: int, launche
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
     monkeypatch.setattr(driver, "_active", _Device(architecture))
+
+
+def launch_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launch with copies on the GPU of what the tensors given lie in, strides and all, and copy it back."""
+    run = JITFunction.run
+
+    def launch(kernel: Any, *arguments: Any, grid: Sequence[int], warmup: bool, **settings: Any) -> Any:
+        copies: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+        def moved(argument: Any) -> Any:
+            if not isinstance(argument, torch.Tensor) or argument.is_cuda:
+                return argument
+            storage = argument.untyped_storage()
+            _, copy = copies.setdefault(storage.data_ptr(), (storage, storage.cuda()))
+            empty = torch.tensor([], dtype=argument.dtype, device="cuda")
+            return empty.set_(copy, argument.storage_offset(), argument.size(), argument.stride())
+
+        launched = run(kernel, *map(moved, arguments), grid=grid, warmup=warmup, **settings)
+        for storage, copy in copies.values():
+            storage.copy_(copy)
+        return launched
+
+    monkeypatch.setattr(JITFunction, "run", launch)

@@ -1,22 +1,25 @@
-"""The worlds in which Triton's ops run without a GPU.
+"""What the tests of the kernels share: random inputs, memory of NaN, the world they run in, and the ops called.
 
-By default Triton compiles for sm_90 and an emulated processor runs the result; with TRITON_INTERPRET=1, which Triton
-reads when it is imported, its interpreter runs the Python. Inputs, and the emulator's order, are drawn afresh in every
-run; a failure's output names the seeds.
+Inputs are drawn afresh in every run; a failure's output names the seed.
 """
 
 from __future__ import annotations
 
 import os
-from random import Random
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+from tests.kernels import worlds
+from tests.kernels.tritons import installed_and_untried
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once why tests of compiled code were skipped."""
+    if reason := installed_and_untried():
+        terminalreporter.write_line(reason)
 
 
 @pytest.fixture
@@ -40,42 +43,8 @@ def nothing_is_zero_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Triton's interpreter, or the emulated processor; a parameter asks for that of another architecture."""
-    architecture = getattr(request, "param", 90)
-    if INTERPRETED:
-        if architecture != 90:
-            pytest.skip("Triton's interpreter knows no architectures")
-        widen_bfloat16_products(monkeypatch)
-        return
-    # Here, since Triton's wheels exist for Linux only.
-    from tests.kernels.compiling import hand_launches_on
-    from tests.kernels.emulator.launch import run as emulate
-
-    seed = int.from_bytes(os.urandom(4), "little")
-    print("emulator's seed", seed)
-    choices = Random(seed)
-    hand_launches_on(
-        monkeypatch, architecture, lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices)
-    )
-
-
-def widen_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter multiplies bfloat16 matrices by their raw bits; here they are widened first."""
-    # Here, since Triton's wheels exist for Linux only.
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    plain = interpreter.InterpreterBuilder.create_dot
-
-    def widened(handle: Any) -> Any:
-        if handle.dtype.scalar != tl.bfloat16:
-            return handle
-        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return plain(self, widened(a), widened(b), *rest)
-
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+    """Where Triton's ops run in this process; a parameter asks for another architecture than sm_90."""
+    worlds.enter(monkeypatch, getattr(request, "param", 90))
 
 
 @pytest.fixture

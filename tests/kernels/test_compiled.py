@@ -2,12 +2,11 @@
 
 The towers run on the meta device, at real sizes without memory; a launch is compiled as it would be and its binary
 kept. Registers, stack, local and shared memory, and the instructions, are read from the binary. What must hold: a
-program fits the shared memory of its GPU; on sm_90 nothing is spilled, and matrices are multiplied by tensor cores.
+program fits the shared memory of its GPU; nothing is spilled; on sm_90 matrices are multiplied by tensor cores.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -21,10 +20,11 @@ import torch
 from benchmarks.gpu import Sizes
 from benchmarks.gpu_tower import tower_of
 from headspan.model.tower import Tower
+from tests.kernels.tritons import DEPRECATIONS, why_not_compiled
 
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
+if reason := why_not_compiled():
+    pytest.skip(reason, allow_module_level=True)
 
 from triton import knobs
 
@@ -32,6 +32,7 @@ from headspan_kernels import fused
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.kernels.compiling import hand_launches_on
 
+pytestmark = DEPRECATIONS
 # Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 # What multiplies matrices on sm_90: a warp group at once, or for float32's small blocks a warp; and in float64.
@@ -93,10 +94,11 @@ def check(launcher: Launcher, folder: Path) -> None:
             print(f"sm_{launcher.architecture} {name}: {found}")
             assert 0 < found.registers <= 255
             assert found.shared <= SHARED_LIMIT[launcher.architecture], f"{name}: {found}"
-            if launcher.architecture == 90:
-                assert found.stack == found.local == 0, f"{name} spills: {found}"
-                if name in TENSOR_CORES:
-                    assert re.search(TENSOR_CORES[name], dumped(binary, "--dump-sass", folder)), name
+            assert found.stack == found.local == 0, f"{name} spills: {found}"
+            if launcher.architecture == 90 and name in TENSOR_CORES:
+                in_float32 = binary.src.signature.get("qkv") == "*fp32"
+                wanted = "HG?MMA" if in_float32 else TENSOR_CORES[name]
+                assert re.search(wanted, dumped(binary, "--dump-sass", folder)), name
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -142,6 +144,10 @@ def preprocess() -> None:
     fused.preprocess(pixels, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16)
 
 
+def registers_of(name: str, launcher: Launcher, folder: Path) -> int:
+    return max(resources(binary, folder).registers for binary in launcher.made[name])
+
+
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # ViT-L has heads of 64, ViT-H of 80, ViT-g of 88, ViT-bigG of 104; EVA-8B of 128.
 slow = pytest.mark.slow
@@ -171,6 +177,16 @@ def test_a_towers_kernels_fit_the_gpu(
     wanted = {"normalise_rows", "attend", "pool_patches"} if mean_pooled else {"normalise_rows", "attend", "attend_row"}
     assert set(launcher.made) == wanted
     check(launcher, tmp_path)
+
+
+@pytest.mark.parametrize("launcher", [90], indirect=True)
+@pytest.mark.parametrize("pooling", [None, meta(1, 257)])
+def test_sixteen_warps_of_attention_share_a_processor(
+    launcher: Launcher, pooling: torch.Tensor | None, tmp_path: Path
+) -> None:
+    """ViT-L/14 in bf16 on an H100, which has 65,536 registers a processor for 16 warps of 32 threads."""
+    fused.attention_emit(meta(3, 257, 3 * 16 * 64, dtype=BF16), 16, pooling, True)
+    assert registers_of("attend", launcher, tmp_path) <= 65536 // (16 * 32)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from random import Random
 from types import SimpleNamespace
@@ -12,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kernels.tritons import DEPRECATIONS, why_not_compiled
+
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
+if reason := why_not_compiled():
+    pytest.skip(reason, allow_module_level=True)
 
 import triton
 import triton.language as tl
@@ -26,6 +27,7 @@ from tests.kernels.emulator.launch import run
 from tests.kernels.emulator.memory import Fault
 from tests.tolerances import relative_error
 
+pytestmark = DEPRECATIONS
 # Runs of a wrong kernel, of which one at least must be noticed: an order by chance may be right.
 TRIES = 5
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -14,17 +13,17 @@ import torch
 
 from benchmarks import gpu, gpu_tower, measure, models
 from tests import tolerances
+from tests.kernels.tritons import DEPRECATIONS, INTERPRETED
 from tests.tolerances import relative_error
 
-if os.environ.get("TRITON_INTERPRET") != "1":
+if not INTERPRETED:
     pytest.skip("needs a process with TRITON_INTERPRET=1; tools/check.py starts one", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
-
 
 from benchmarks import gpu_ops
 from headspan_kernels import fused, reference
 
-pytestmark = pytest.mark.usefixtures("world", "nothing_is_zero_by_chance")
+pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEPRECATIONS]
 
 
 @pytest.fixture

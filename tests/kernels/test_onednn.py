@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -120,3 +124,65 @@ def test_what_a_map_gives_does_not_depend_on_the_rows_that_it_saw_first(dtype: t
         again = weight.clone()
         onednn.linear(draw(rows, 80, dtype=dtype), again, bias)
         assert torch.equal(onednn.linear(x, again, bias), wanted)
+
+
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A processor with AVX2 and no more: oneDNN refuses bf16 weights, as it does there."""
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+
+    def refuses(weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if weight.dtype != torch.float32:
+            raise RuntimeError("mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx_ne_convert or more")
+        return reorder(weight, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuses)
+    onednn.available.cache_clear()
+    yield
+    onednn.available.cache_clear()
+
+
+def test_a_processor_is_asked_once_for_each_type(without_bf16: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert onednn.available()
+    assert onednn.available(torch.float32)
+    assert not onednn.available(torch.bfloat16)
+    assert not onednn.available(torch.float16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+    assert onednn.available()
+    assert not onednn.available(torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_the_reference_serves_where_onednn_refuses_a_type(without_bf16: None, pool: Any, dtype: torch.dtype) -> None:
+    exact = to_tower(toy_visual(pool, True, True, False, "gelu"), "toy")
+    tower = exact.to(torch.device("cpu"), dtype)
+    assert tower.ops is onednn
+    pixels = torch.from_numpy(toy_pixels(3))
+    found = tower.forward(pixels.to(dtype), range(LAYERS), with_patches=True, with_terms=True)
+    wanted = exact.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
+    tolerance = tolerances.BFLOAT16_PASS if dtype == torch.bfloat16 else tolerances.FLOAT16_PASS
+    for name in ("state", "heads", "patches", "terms"):
+        assert relative_error(getattr(found, name), getattr(wanted, name)) < tolerance
+
+
+def test_a_linear_map_of_a_refused_type_is_the_references(without_bf16: None) -> None:
+    x, weight, bias = (draw(*shape, dtype=torch.bfloat16) for shape in ((5, 7), (6, 7), (6,)))
+    for activation in (None, "gelu", "quick_gelu"):
+        wanted = reference.linear(x, weight, bias, activation)
+        assert torch.equal(onednn.linear(x, weight, bias, activation), wanted)
+
+
+def test_no_type_fails_where_onednn_may_use_avx2_alone() -> None:
+    code = (
+        "import torch; from headspan_kernels import onednn\n"
+        "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
+        "    x, weight = torch.full((3, 5), 0.5, dtype=dtype), torch.full((2, 5), 2.0, dtype=dtype)\n"
+        "    assert onednn.linear(x, weight, None).eq(5).all()\n"
+        "print(onednn.available(torch.bfloat16), torch.ops.mkldnn._is_mkldnn_bf16_supported())"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    # PyTorch's own answer, which comes from the processor's flags.
+    tried, told = done.stdout.split()
+    assert tried == told

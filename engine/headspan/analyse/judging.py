@@ -22,7 +22,7 @@ from headspan.errors import LanguageModelError, SettingsError, StoreError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
-from headspan.records import Listener, Progress, ignore
+from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.store.reader import Store
 
 
@@ -174,7 +174,7 @@ def judge_heads(
     ballot = open_ballot(store, judges, run, add, answer_tokens, overwrite)
     labels = ballot.labels
     if ballot.unchanged:
-        listen(Progress(results.STAGE, 1, 1, f"ccs/{labels.run} has the votes of these judges; it was left as it is"))
+        listen(Progress(NOTE, 1, 1, f"ccs/{labels.run} has the votes of these judges; it was left as it is"))
         return read_scores(store, labels.run)
     shape = (len(labels.layers), ballot.spans.indices.shape[1], LABELLED_TEXTS)
     votes, records = dict(ballot.others), list(ballot.other_records)

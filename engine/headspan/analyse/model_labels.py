@@ -19,7 +19,7 @@ from headspan.errors import LanguageModelError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
-from headspan.records import Listener, Progress, ignore
+from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.store.reader import Store
 
 # A head: the layer's place among the described ones, and the head.
@@ -128,9 +128,7 @@ def label_by_model(
     wanted = open_label_questions(store, spans, questions, overwrite)
     found = {} if overwrite else _answered(store, spans, questions)
     if found and not wanted:
-        listen(
-            Progress(results.STAGE, 1, 1, f"labels/{spans.run} are by {model} and the same prompts; left as they are")
-        )
+        listen(Progress(NOTE, 1, 1, f"labels/{spans.run} are by {model} and the same prompts; left as they are"))
         return read_labels(store, spans.run)
     answers = dict(zip(wanted, asker.ask(list(wanted.values()), listen), strict=True))
     if answers and not found and all(answer.value is None for answer in answers.values()):

@@ -6,7 +6,7 @@ is the page's matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from headspan.analyse.ccs import ConceptConsistency, read_scores
@@ -23,18 +23,25 @@ from headspan.store.reader import Store
 from headspan.store.schema import dimensions, image_bytes, row_arrays
 
 
-def write_report(store: Store, path: str | Path, run: str | None = None, listen: Listener = ignore) -> Path:
+def write_report(
+    store: Store,
+    path: str | Path,
+    run: str | None = None,
+    listen: Listener = ignore,
+    shards: Sequence[str] = (),
+) -> Path:
     """Write the report of a CCS run, or of the only one there is, to `path`; returns the path.
 
-    Images are read from the shards where those are still in their place. An earlier report is replaced. Raises
-    StoreError where the store has no such run, or `path` is another file or cannot be written.
+    Images are read from the shards where those are still in their place, or from `shards`, which name all of them where
+    they lie now. An earlier report is replaced. Raises StoreError where the store has no such run, or `path` is another
+    file or cannot be written.
     """
     path = Path(path)
     _refuse_other_files(path)
     found = read_scores(store, run)
     spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
-    examples, missing = find_examples(store, spans, heads, listen)
+    examples, missing = find_examples(store, spans, heads, listen, shards)
     content = Content(
         notices=[notice] if (notice := random_weights_notice(store)) else [],
         model=str(store.attributes["model"]),

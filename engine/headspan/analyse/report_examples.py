@@ -20,6 +20,7 @@ from headspan.analyse.report_page import DescribedHead, Example, HeadExamples
 from headspan.analyse.segmentation import text_maps
 from headspan.analyse.spans import HeadSpans
 from headspan.records import Listener, Progress
+from headspan.store.planned_sources import places
 from headspan.store.reader import Store
 
 _HEADS = 6
@@ -45,9 +46,12 @@ class _Best:
 
 
 def find_examples(
-    store: Store, spans: HeadSpans, heads: Sequence[DescribedHead], listen: Listener
+    store: Store, spans: HeadSpans, heads: Sequence[DescribedHead], listen: Listener, shards: Sequence[str] = ()
 ) -> tuple[list[HeadExamples], dict[int, str]]:
-    """The best heads with their best images, and the reasons why images are missing, by row."""
+    """The best heads with their best images, and the reasons why images are missing, by row.
+
+    `shards` name the tars where they lie now, if they have moved.
+    """
     has_maps = "patches" in store.attributes["emit"]
     vectors = results.load(store, "texts", spans.pool.name)[0]["vectors"]
     ranked = sorted(
@@ -60,7 +64,8 @@ def find_examples(
     ]
     wanted = sorted({image for best in chosen for image in best.images})
     samples: dict[int, dict[str, Any]] = dict(zip(wanted, store.samples(wanted).to_pylist(), strict=True))
-    images, missing = read_images(store.path, store.attributes["preprocess"], list(samples.values()))
+    urls = places(store.shards(), store.attributes, shards)
+    images, missing = read_images(store.path, store.attributes["preprocess"], list(samples.values()), urls)
     shown = []
     for done, best in enumerate(chosen, start=1):
         maps = [text_maps(store, image, best.vector[None], [best.place])[0] for image in best.images if has_maps]

@@ -32,11 +32,15 @@ _GREY_LIFT = 0.35
 
 
 def read_images(
-    store_path: Path, preprocess: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
+    store_path: Path,
+    preprocess: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+    urls: Mapping[str, str] | None = None,
 ) -> tuple[dict[int, Image.Image], dict[int, str]]:
     """Thumbnails by row, and the reason for each row without one.
 
-    `samples` are lines of the store's table; `preprocess` is the store's attribute of that name.
+    `samples` are lines of the store's table; `preprocess` is the store's attribute of that name. `urls` says where
+    each shard lies now, by the name that the store has for it; without it shards lie where their names say.
     """
     # JSON has no tuples.
     fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()}
@@ -44,12 +48,12 @@ def read_images(
     planned_bytes = {shard.url: shard.size_bytes for shard in read_shards(store_path)}
     images: dict[int, Image.Image] = {}
     failed: dict[int, str] = {}
-    for url, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
-        wanted = list(members)
+    for name, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
+        url, wanted = (urls or {}).get(name, name), list(members)
         try:
             if url.startswith("pipe:"):
                 raise SourceError(f"{url}: a command, which a report does not run; make it from shards that are files")
-            if describe(url)[0] != planned_bytes.get(url):
+            if describe(url)[0] != planned_bytes.get(name):
                 raise SourceError(f"{url}: has changed since precompute read it; put the shard back as it was")
             with open_shard(url) as shard:
                 for sample in wanted:

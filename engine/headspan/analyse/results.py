@@ -22,14 +22,15 @@ import numpy as np
 import zarr
 
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.records import Listener, Progress, ignore
-from headspan.store.files import checksum, faults, new_token, write_atomically
+from headspan.records import NOTE, Listener, Progress, ignore
+from headspan.store.files import checksum, faults, named, new_token, write_atomically
 from headspan.store.reader import Store
 from headspan.store.schema import RECORDS, UNREADABLE
 
 _RECORDS = f"{RECORDS}/results"
-# The stage of the events that say what became of an earlier run.
-STAGE = "results"
+# What a run may be called, and what the files of a Zarr group are called: its metadata and its chunks.
+_RUN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_ZARR_FILE = r"zarr\.json|c|[0-9]+"
 # What is being written is no older.
 _LEFT_SECONDS = 3600
 
@@ -73,7 +74,7 @@ def save(
     existed = (store.path / kind / run).is_dir()
     same = _holds(store, kind, run, arrays, settings)
     if same and not _older(store, kind, run, arrays, settings):
-        listen(Progress(STAGE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
+        listen(Progress(NOTE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
         return
     if not same and sound(store, kind, run) and not overwrite:
         raise refusal(store, kind, run, f"{_said(store, kind, run)} is there already and holds something else")
@@ -113,7 +114,7 @@ def _drop_dependents(store: Store, kind: str, run: str, overwrite: bool, listen:
     for name in dependents:
         _remove(store.path, name.split("/")[0], run)
     if dependents:
-        listen(Progress(STAGE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
+        listen(Progress(NOTE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
 
 
 def made_from(store: Store, kind: str, run: str) -> list[str]:
@@ -133,7 +134,7 @@ def refusal(store: Store, kind: str, run: str, why: str) -> StoreError:
 
 def check_run(run: str) -> None:
     """Raise SettingsError where `run` cannot be the name of a run."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run) or run == "zarr.json":
+    if not re.fullmatch(_RUN, run) or run == "zarr.json":
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
@@ -144,7 +145,15 @@ def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict
     """
     _refuse_damaged(store, kind, run)
     node = _open(store, kind, run)
-    return {name: np.asarray(array[...]) for name, array in node.arrays()}, dict(node.attrs)
+    # By the folders that are arrays: zarr-python's own listing warns of each file that is none.
+    names = sorted(path.parent.name for path in (store.path / kind / run).glob("*/zarr.json"))
+    return {name: np.asarray(_array(node, name)[...]) for name in names}, dict(node.attrs)
+
+
+def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = node[name]
+    assert isinstance(array, zarr.Array), name
+    return array
 
 
 def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
@@ -168,7 +177,7 @@ def as_written(store: Store, kind: str, run: str) -> Iterator[None]:
 def _node(store: Store, kind: str, run: str) -> zarr.Group | None:
     """The group of a run; None where there is none, or one that was interrupted while being written."""
     try:
-        node = zarr.open_group(store.path, mode="r").get(f"{kind}/{run}")
+        node = zarr.open_group(store.path, mode="r", use_consolidated=False).get(f"{kind}/{run}")
     except UNREADABLE as error:
         raise StoreError(
             f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {_COMMANDS[kind]} again"
@@ -239,8 +248,10 @@ def _said(store: Store, kind: str, run: str) -> str:
 def damaged(store: Store) -> Iterator[tuple[str, str]]:
     """Files of runs that are not as they were written, by their path in the store: what is wrong, and what to do."""
     for kind, command in _COMMANDS.items():
-        for record in sorted((store.path / _RECORDS / kind).glob("*.json")):
+        for record in named(store.path / _RECORDS / kind, rf"{_RUN}\.json"):
             again = f"run {command} again for run {record.stem}"
+            if not _vouches(store.path, kind, record):
+                continue
             if not (store.path / kind / record.stem).is_dir():
                 yield f"{kind}/{record.stem}", f"{kind}/{record.stem} is missing; {again}, or delete {record}"
                 continue
@@ -249,6 +260,18 @@ def damaged(store: Store) -> Iterator[tuple[str, str]]:
                     yield name, f"{what}; {again}"
             except StoreError as error:
                 yield str(record.relative_to(store.path)), str(error)
+
+
+def _vouches(root: Path, kind: str, record: Path) -> bool:
+    """Whether a file that is named like a record is one: of a run that is there, or of files of a run that is lost.
+
+    A sync tool's copy of a record names the files of another run.
+    """
+    if (root / kind / record.stem).is_dir():
+        return True
+    with suppress(StoreError):
+        return any(name.startswith(f"{kind}/{record.stem}/") for name in _recorded(record))
+    return False
 
 
 def _refuse_damaged(store: Store, kind: str, run: str, metadata_alone: bool = False) -> None:
@@ -273,7 +296,8 @@ def _recorded(record: Path) -> dict[str, tuple[int, int]]:
 
 def _note(root: Path, kind: str, run: str) -> None:
     """Record the files of a run."""
-    paths = [root / kind / "zarr.json", *sorted(path for path in (root / kind / run).rglob("*") if path.is_file())]
+    files = (path for path in (root / kind / run).rglob("*") if path.is_file() and re.fullmatch(_ZARR_FILE, path.name))
+    paths = [root / kind / "zarr.json", *sorted(files)]
     record = _record(root, kind, run)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, [json.dumps({str(path.relative_to(root)): checksum(path) for path in paths}).encode()])
@@ -312,7 +336,7 @@ def _unnamed(folder: Path, run: str) -> Path:
 
 def _group_of(root: Path, kind: str) -> zarr.Group:
     """The group of a kind's runs, whose metadata say nothing, and are written anew where they are damaged."""
-    store = zarr.open_group(root, mode="r+")
+    store = zarr.open_group(root, mode="r+", use_consolidated=False)
     try:
         return store.require_group(kind)
     except UNREADABLE:

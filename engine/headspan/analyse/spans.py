@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from headspan.analyse import results
 from headspan.analyse.texts import Pool, read_pool, stored_name, stored_pool, text_vectors
 from headspan.analyse.textspan import Spread, TextSpan, check_counts, span_heads
-from headspan.config import spans as layer_spans
 from headspan.errors import SettingsError, StoreError
-from headspan.records import Listener, Progress, ignore
+from headspan.records import NOTE, Listener, Progress, ignore
+from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.reader import Store
 
@@ -56,13 +56,15 @@ def textspan(
     listen: Listener = ignore,
     also: Sequence[Store] = (),
     overwrite: bool = False,
+    *,
+    weights: str | Path | None = None,
 ) -> HeadSpans:
     """Describe every head of `layers` (all kept ones by default), from the store's moments alone.
 
     In the published convention (`even`), contributions over `‖embedding‖`. The result is kept in the
     store as `textspan/<run>`; `run` is the pool's name by default. `also` are further stores of the same weights and
     layers, however they were decoded and at whatever precision: their moments are added, and heads described over the
-    images of all.
+    images of all. `weights` says where the model's weights lie now, as for `text_vectors`.
 
     A run that was made from the same texts, settings and images is returned as it is kept. One that was made otherwise
     is refused unless `overwrite`, which replaces it and deletes the labels and scores that were made from it.
@@ -96,10 +98,11 @@ def textspan(
     if not overwrite and results.sound(store, "textspan", run):
         _refuse_otherwise_made(store, run, settings)
         if not results.sound(store, "texts", str(settings["pool"])):
-            text_vectors(store, pool, listen)
-        listen(Progress(results.STAGE, 1, 1, f"textspan/{run} was made with the same settings before; it is unchanged"))
+            text_vectors(store, pool, listen, weights=weights)
+        listen(Progress(NOTE, 1, 1, f"textspan/{run} was made with the same settings before; it is unchanged"))
         return read_spans(store, run)
-    spans = span_store(store, text_vectors(store, pool, listen), texts_per_head, chosen_layers, rank, moments)
+    vectors = text_vectors(store, pool, listen, weights=weights)
+    spans = span_store(store, vectors, texts_per_head, chosen_layers, rank, moments)
     shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
     result = HeadSpans(
         run=run,
@@ -160,11 +163,10 @@ def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
         if other.path.resolve() in paths:
             raise SettingsError(f"{other.path}: named twice, and its images would count twice; name each store once")
         paths.add(other.path.resolve())
-        own, wanted = (each.attributes["weights_sha256"] for each in (other, store))
-        if (own, other.layers) != (wanted, store.layers):
+        for what, own, wanted in differences(other.attributes, store.attributes, (*MODEL_KEYS, "layers")):
             raise StoreError(
-                f"{other.path}: image tower {own[:12]}, layers {layer_spans(other.layers)}, but {store.path} has "
-                f"{wanted[:12]}, {layer_spans(store.layers)}; add stores of the same model and layers"
+                f"{other.path}: was made with {what} {own}, but {store.path} with {wanted}; add stores of the same "
+                "model, preprocessing and layers"
             )
         moments += other.moments()
     return moments

@@ -92,27 +92,31 @@ def _author(path: Path, content: bytes) -> str | None:
 
 
 def text_vectors(
-    store: Store, texts: str | Path | Sequence[str] | Pool, listen: Listener = ignore
+    store: Store,
+    texts: str | Path | Sequence[str] | Pool,
+    listen: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
 ) -> Float32[np.ndarray, "text joint"]:
     """Unit vectors of the texts of a pool, as `read_pool` takes it, from the store if it has them, else from its model.
 
-    Raises TextsError as `read_pool` does, and ModelError where the model at hand is not the one that made the store.
+    `weights` says where the model's weights lie now, if they have moved: a file, a folder, or `hf-hub:NAME`, which may
+    then be fetched. Raises TextsError as `read_pool` does, and ModelError where the model cannot be had, or is not the
+    one that made the store.
     """
     pool = read_pool(texts)
     name = stored_name(store, pool)
+    wanted = _text_tower(store)
     if results.sound(store, "texts", name):
-        return results.load(store, "texts", name)[0]["vectors"]
+        arrays, settings = results.load(store, "texts", name)
+        _refuse_other_text_tower(store, settings.get("text_sha256"), wanted, f"the stored vectors of pool {name!r}")
+        return arrays["vectors"]
     # Only here is the model needed, and with it torch.
-    from headspan.model.load import load_model
+    from headspan.model.load import load_stored_model
     from headspan.model.text import encode_texts
 
-    model = load_model(*(store.attributes[name] for name in ("model", "pretrained", "image_size")))
-    wanted = store.attributes["weights_sha256"]
-    if model.weights_sha256 != wanted:
-        raise ModelError(
-            f"{model.name} {model.pretrained}: image tower {model.weights_sha256[:12]}, but {store.path} was made with "
-            f"{wanted[:12]}; restore the weights that made the store"
-        )
+    model = load_stored_model(store.attributes, store.path, weights, listen)
+    _refuse_other_text_tower(store, model.text_sha256, wanted, f"the weights {weights or model.pretrained}")
     vectors = encode_texts(model, pool.texts, listen=listen)
     results.save(
         store,
@@ -121,12 +125,34 @@ def text_vectors(
         {"vectors": (vectors, ("text", "joint"))},
         {
             "pool_sha256": pool.sha256,
+            "text_sha256": model.text_sha256,
             "texts": list(pool.texts),
             "concepts": pool.concepts and list(pool.concepts),
             "author": pool.author,
         },
     )
     return vectors
+
+
+def _text_tower(store: Store) -> str | None:
+    """The checksum of the text tower whose vectors the store takes: the store's own; where it is older and records
+    none, that of the first vectors which record one."""
+    own = store.attributes.get("text_sha256")
+    names = [] if own else results.runs(store, "texts")
+    recorded = (
+        results.load_settings(store, "texts", name).get("text_sha256")
+        for name in names
+        if results.sound(store, "texts", name, metadata_alone=True)
+    )
+    return own or next(filter(None, recorded), None)
+
+
+def _refuse_other_text_tower(store: Store, found: str | None, wanted: str | None, what: str) -> None:
+    if found and wanted and found != wanted:
+        raise ModelError(
+            f"{store.path}: {what} are of text tower {found[:12]}, but its other texts are of {wanted[:12]}; "
+            "give the weights of that tower"
+        )
 
 
 def stored_name(store: Store, pool: Pool) -> str:

@@ -6,7 +6,7 @@ grow with the store. Nothing is changed, and no `pipe:` command is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -18,11 +18,11 @@ from headspan.analyse import results
 from headspan.emit.shares import EXTRA_COORDINATES, head_coordinates, mlp_contributions
 from headspan.errors import SourceError
 from headspan.network import is_remote
-from headspan.records import Listener, Progress, ignore
+from headspan.records import Listener, Progress, Shard, ignore
 from headspan.sources import open_shard
 from headspan.store.commits import UnitRecord
 from headspan.store.files import faults
-from headspan.store.planned_sources import change
+from headspan.store.planned_sources import change, places
 from headspan.store.reader import Store
 
 # Stored numbers carry 11 bits each, and some hundred of them add up to an embedding. In 16-bit passes the
@@ -71,13 +71,14 @@ class Verdict:
     unreached: int = 0
 
 
-def verify(store: Store, listen: Listener = ignore, sources: bool = False) -> Verdict:
+def verify(store: Store, listen: Listener = ignore, sources: bool = False, shards: Sequence[str] = ()) -> Verdict:
     """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them; and what
     analyses added.
 
     Contributions are summed where the store has all layers and the MLPs; elsewhere only the embedding's
     length is held against `norm`. Of local source tars size and time are compared; with `sources` every image is read
-    again, from remote tars too, and held against the checksum taken when its unit was computed.
+    again, from remote tars too, and held against the checksum taken when its unit was computed. `shards` name all tars
+    where they lie now, if they have moved.
     """
     problems: list[Problem] = []
     largest: float | None = None
@@ -93,7 +94,9 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False) -> Ve
         problems.append(Problem(left.index, left.first_row, left.rows, "was set aside, since it ended its process"))
     unreached = 0
     if readable:
-        changed, unreached = _source_problems(store, sources)
+        planned = store.shards()
+        urls = places(planned, store.attributes, shards)
+        changed, unreached = _source_problems(planned, urls, sources)
         problems.extend(changed)
     for done, record in enumerate(store.records, start=1):
         found = list(_file_problems(store, record))
@@ -104,7 +107,7 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False) -> Ve
             count += int(unit.good.sum())
             total += unit.coordinate_sums()
         if sources and readable:
-            found += _checksum_problems(store, record)
+            found += _checksum_problems(store, record, urls)
         problems.extend(found)
         listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
     if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
@@ -124,15 +127,16 @@ def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
         yield Problem(record.unit, first_row, rows, what, name)
 
 
-def _source_problems(store: Store, remote_too: bool) -> tuple[list[Problem], int]:
+def _source_problems(planned: Sequence[Shard], urls: Mapping[str, str], remote_too: bool) -> tuple[list[Problem], int]:
     """What tells that a source tar is not the one that was planned, and how many could not be compared."""
     problems, unreached = [], 0
-    for shard in store.shards():
-        if shard.url.startswith("pipe:") or (is_remote(shard.url) and not remote_too):
+    for shard in planned:
+        url = urls[shard.url]
+        if url.startswith("pipe:") or (is_remote(url) and not remote_too):
             unreached += 1
             continue
         try:
-            what = change(shard, shard.url)
+            what = change(shard, url)
         except SourceError:
             unreached += 1
             continue
@@ -143,17 +147,17 @@ def _source_problems(store: Store, remote_too: bool) -> tuple[list[Problem], int
     return problems, unreached
 
 
-def _checksum_problems(store: Store, record: UnitRecord) -> list[Problem]:
+def _checksum_problems(store: Store, record: UnitRecord, urls: Mapping[str, str]) -> list[Problem]:
     """Whether the unit's images are still the bytes that they were, where their tars can be reached."""
     if record.source_crc32c is None:
         return []
-    found, urls = 0, set()
+    found, read = 0, set()
     try:
         for url, samples in groupby(store.samples_of(record), key=lambda sample: sample.url):
-            if url.startswith("pipe:"):
+            if urls[url].startswith("pipe:"):
                 return []
-            urls.add(url)
-            with open_shard(url) as reader:
+            read.add(url)
+            with open_shard(urls[url]) as reader:
                 for sample in samples:
                     found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
     except SourceError:
@@ -161,7 +165,7 @@ def _checksum_problems(store: Store, record: UnitRecord) -> list[Problem]:
         return []
     if found == record.source_crc32c:
         return []
-    what = f"the images in {', '.join(sorted(urls))} are not the bytes that were computed from"
+    what = f"the images in {', '.join(sorted(read))} are not the bytes that were computed from"
     return [Problem(record.unit, record.first_row, record.rows, what, of_source=True)]
 
 

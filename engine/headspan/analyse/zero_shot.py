@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -34,10 +35,16 @@ class Classes:
 
 
 def embed_classes(
-    store: Store, name: str, sets: Mapping[str, Prompts], listen: Listener = ignore
+    store: Store,
+    name: str,
+    sets: Mapping[str, Prompts],
+    listen: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
 ) -> dict[str, Classes]:
     """The classes of every set; all prompts are kept in the store as the pool `name`.
 
+    `weights` says where the model's weights lie now, as for `text_vectors`.
     Raises SettingsError for a set without classes, or a class without prompts.
     """
     for factor, prompts in sets.items():
@@ -46,7 +53,7 @@ def embed_classes(
             missing = f"class {empty[0]!r} has no prompt" if empty else "there is no class"
             raise SettingsError(f"classes of {factor!r}: {missing}; give each class a list of prompts")
     texts = [text for prompts in sets.values() for ways in prompts.values() for text in ways]
-    vectors = iter(text_vectors(store, Pool(name, tuple(texts)), listen))
+    vectors = iter(text_vectors(store, Pool(name, tuple(texts)), listen, weights=weights))
     found = {}
     for factor, prompts in sets.items():
         means = np.stack([np.mean([next(vectors) for _ in ways], axis=0) for ways in prompts.values()])

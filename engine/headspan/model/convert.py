@@ -47,6 +47,16 @@ def waiting() -> set[str]:
     return {name for name in open_clip.list_models() if lacks_transformers(get_model_config(name))}
 
 
+def running_twice() -> set[str]:
+    """The models of open_clip that are decomposed in two passes an image (see `Description.runs_twice`)."""
+    found = set()
+    for name in open_clip.list_models():
+        config = get_model_config(name)
+        if unsupported_reason(config) is None and _verdict_of(config)[1]:
+            found.add(name)
+    return found
+
+
 def lacks_transformers(config: dict[str, Any]) -> bool:
     """Whether open_clip cannot build this config's text tower for want of the package transformers."""
     return bool(config["text_cfg"].get("hf_model_name")) and find_spec("transformers") is None
@@ -64,9 +74,15 @@ def unsupported_reason(config: dict[str, Any]) -> str | None:
         family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
         if family in _OTHERS:
             return f"its image tower is timm's {name}, {_OTHERS[family]}"
+    return _verdict_of(config)[0]
+
+
+def _verdict_of(config: dict[str, Any]) -> tuple[str | None, bool]:
+    vision = config["vision_cfg"]
     # What does not decide is made the same, so that one answer serves many configs; one block stands for all.
-    alike = {"timm_drop": 0.0, "timm_drop_path": None, "image_size": 224} if name else {"layers": 1}
-    return _refusal(dumps({**vision, **alike}, sort_keys=True), config["embed_dim"], bool(config.get("quick_gelu")))
+    of_timm = vision.get("timm_model_name")
+    alike = {"timm_drop": 0.0, "timm_drop_path": None, "image_size": 224} if of_timm else {"layers": 1}
+    return _verdict(dumps({**vision, **alike}, sort_keys=True), config["embed_dim"], bool(config.get("quick_gelu")))
 
 
 def patch_pixels(config: dict[str, Any]) -> int:
@@ -113,10 +129,9 @@ class _NoStart(TorchFunctionMode):
 
 
 @cache
-def _refusal(vision: str, joint: int, quick_gelu: bool) -> str | None:
-    """`unsupported_reason` by the vision config as JSON."""
+def _verdict(vision: str, joint: int, quick_gelu: bool) -> tuple[str | None, bool]:
+    """`unsupported_reason` by the vision config as JSON, and whether the tower runs twice."""
     try:
-        _tower_of(_without_numbers(joint, loads(vision), quick_gelu))
+        return None, _tower_of(_without_numbers(joint, loads(vision), quick_gelu)).runs_twice
     except Undecomposable as reason:
-        return str(reason)
-    return None
+        return str(reason), False

@@ -42,7 +42,8 @@ def tower_of(visual: TimmModel) -> Tower:
     before, after = norm_of(trunk.norm), norm_of(trunk.fc_norm)
     if pool is None and before is not None and after is not None:
         raise Undecomposable("it has a norm before its pooling and one behind it")
-    projection, bias = _projection(visual, trunk.embed_dim if pool is None else pool.out_features)
+    pooled = None if pool is None else _pool(trunk, pool)
+    projection, bias = _projection(visual, trunk.embed_dim if pooled is None else len(pooled.output.weight))
     return Tower(
         stem=_stem(trunk.patch_embed),
         prefix=prefix,
@@ -50,7 +51,7 @@ def tower_of(visual: TimmModel) -> Tower:
         rotary=_rotary(trunk),
         norm_before=norm_of(getattr(trunk, "norm_pre", nn.Identity())),
         blocks=blocks,
-        pool=None if pool is None else _pool(trunk, pool),
+        pool=pooled,
         norm_after=after if pool is not None or before is None else before,
         projection=projection,
         projection_bias=bias,

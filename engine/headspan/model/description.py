@@ -6,6 +6,7 @@ How it runs is in tower.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from types import ModuleType
 from typing import Any, TypeVar
@@ -14,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headspan.model.layers import AttentionPool, Block, Convolution, Norm
+from headspan.model.layers import AttentionPool, Block, Convolution, Mlp, Norm
 from headspan_kernels import ops
 
 _Kind = TypeVar("_Kind", bound="Description")
+_Part = TypeVar("_Part", Norm, Mlp)
 # What a change of precision leaves in float32: what follows the pooled row, and the angles.
 _ALWAYS_FLOAT32 = ("norm_after", "projection", "projection_bias", "rotary")
 
@@ -92,6 +94,12 @@ class Description:
         return len(self.blocks) + 1 if self.pool is None else int(self.pool.mlp is not None)
 
     @property
+    def runs_twice(self) -> bool:
+        """Whether a pass needs a plain one before it: each row is normed before their mean, by a scale of its own that
+        is known only at the end, and what the mean took from every head is weighted by it."""
+        return self.mean_pooled and self.norm_rows and self.norm_after is not None
+
+    @property
     def dtype(self) -> torch.dtype:
         """The activations' type."""
         return self.positions.dtype
@@ -108,6 +116,18 @@ class Description:
             for f in fields(self)
         }
         return replace(self, **moved)
+
+
+def parts_of(value: Any, kind: type[_Part]) -> Iterator[_Part]:
+    """Every part of that kind within a description, a part or a tuple of parts."""
+    if isinstance(value, kind):
+        yield value
+    if isinstance(value, tuple):
+        for item in value:
+            yield from parts_of(item, kind)
+    elif isinstance(value, Description):
+        for field in fields(value):
+            yield from parts_of(getattr(value, field.name), kind)
 
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,8 +65,8 @@ class Encoder:
         )
 
 
-def prepare(settings: PrecomputeSettings) -> Encoder:
-    """Load the model that the settings name and put its tower where they say."""
+def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None = None) -> Encoder:
+    """Put the tower of the model that the settings name, or that `load` loads, where they say."""
     device = _device(settings.device)
     # Of activations on a CPU, and of the shards being filled in any case.
     keep_freed_memory()
@@ -76,7 +76,7 @@ def prepare(settings: PrecomputeSettings) -> Encoder:
             f"--precision fp32, but torch multiplies float32 matrices at precision {kept!r}, which is TF32; call "
             "torch.set_float32_matmul_precision('highest') or ask for bf16"
         )
-    model = load_model(settings.model, settings.pretrained, settings.image_size)
+    model = load() if load else load_model(settings.model, settings.pretrained, settings.image_size)
     exact = to_tower(model.clip.visual, settings.model)
     layers, carried = _layers(settings, exact)
     return Encoder(

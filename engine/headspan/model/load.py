@@ -11,31 +11,30 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip import factory
-from open_clip.factory import get_model_config, parse_model_name
-from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from safetensors import SafetensorError
+from torch import Tensor
 
 from headspan.config import Preprocess
-from headspan.errors import ModelError, SettingsError
-from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, unsupported_reason
+from headspan.errors import ModelError, SettingsError, one_line
+from headspan.model import hub
+from headspan.model.checkpoint import load_into
+from headspan.model.configs import REFERENCE, REFERENCE_CONFIG, REFERENCE_WEIGHTS, NamedConfig, find_config
+from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, to_tower, unsupported_reason
+from headspan.model.provenance import Settings, Weights, find_weights, settle
+from headspan.model.tower import Tower
+from headspan.records import NOTE, Listener, Progress, ignore
 
-# The model that ships with headspan: its name, its config and its weights.
-REFERENCE = "reference"
-_REFERENCE_CONFIG = Path(__file__).parents[1] / "reference" / "headspan-reference.json"
-_REFERENCE_WEIGHTS = _REFERENCE_CONFIG.with_name("weights.safetensors")
-_POSITIONS = "visual.positional_embedding"
-# The config files that this process has told open_clip of, by the name that they have there.
-_REGISTERED: dict[str, Path] = {}
+# The files of the reference model, under the names that they have had here from the first release on.
+_REFERENCE_CONFIG, _REFERENCE_WEIGHTS = REFERENCE_CONFIG, REFERENCE_WEIGHTS
 # What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
 _LOADING_ERRORS = (
     RuntimeError,
@@ -48,6 +47,8 @@ _LOADING_ERRORS = (
     TypeError,
     StopIteration,
 )
+# Of the parameters that are missing or too many, so many are named.
+_NAMED_PARAMETERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +63,140 @@ class LoadedModel:
     preprocess: Preprocess
     # SHA-256 over the image tower's parameters, by name, as float32.
     weights_sha256: str
+    # The same over everything else but the logits' scale and bias: the text tower.
+    text_sha256: str
+    # The activation of the image tower's MLPs as they run, such as `gelu` or `quick_gelu`.
+    activation: str
+    # Whether open_clip was told to run QuickGELU in both towers.
+    quick_gelu: bool
+    named: NamedConfig
+    # What was assumed of preprocessing and activation, since nothing told it.
+    assumed: str | None = None
+    # Absolute paths of what was given as a path: `model` (config or folder) and `weights`.
+    paths: dict[str, str] = field(default_factory=dict)
+    # Whether what a tokenizer needs may be fetched.
+    download: bool = True
 
     def tokenizer(self) -> Any:
         """open_clip's tokenizer for this model; ModelError where it needs what is not there."""
         try:
-            return open_clip.get_tokenizer(_registered(self.name))
+            with hub.offline(not self.download), _quiet_logging():
+                return self.named.tokenizer()
         except ImportError as error:
             raise ModelError(
                 f"{self.name}: open_clip's tokenizer for it needs a package ({_first_line(error)}); install it with "
                 "pip install transformers sentencepiece"
             ) from error
         except (OSError, RuntimeError, ValueError) as error:
+            todo = (
+                "check the network" if self.download else "name its repository with --weights hf-hub:NAME to fetch it"
+            )
             raise ModelError(
-                f"{self.name}: its tokenizer could not be loaded ({_first_line(error)}); check the network"
+                f"{self.name}: its tokenizer could not be loaded ({_first_line(error)}); {todo}"
             ) from error
 
 
-def load_model(name: str, pretrained: str | None, image_size: int | None = None) -> LoadedModel:
+def load_model(
+    name: str,
+    pretrained: str | None,
+    image_size: int | None = None,
+    *,
+    weights: str | None = None,
+    download: bool = True,
+    listen: Listener = ignore,
+    goes_on: Mapping[str, Any] | None = None,
+) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
     `name` is an open_clip model name, `hf-hub:…`, `local-dir:…`, the path of an open_clip config (`.json`), or
     `reference`, which ships with headspan and needs no `pretrained`; `pretrained` an open_clip tag, `hf-hub:…`,
     a local `.pt` or `.safetensors` file, or `random:SEED`; `image_size` the height and width of its images, if not
-    its own: positions are interpolated as open_clip does it.
+    its own: positions are interpolated as open_clip does it. `weights` says where the named weights lie: a file or a
+    folder, or `hf-hub:…`. With `download` False nothing is fetched: repositories are read from the local cache alone.
+    `goes_on` are the attributes of a store whose preprocessing and activation are to be kept.
+
+    `listen` hears what is fetched, after two seconds, and what was assumed of preprocessing and activation.
     Raises SettingsError where the images would be smaller than a patch, ModelError where the model is unknown
-    or cannot be decomposed, or its weights are missing, hold pickled objects, or belong to another model.
+    or cannot be decomposed, its config asks for remote code, or its weights are missing, hold pickled objects, or
+    belong to another model.
     """
-    registered = _registered(name)
-    config = _config(name, registered)
+    return _load(name, pretrained, image_size, weights, download, listen, goes_on, None)
+
+
+def load_stored_model(
+    attributes: Mapping[str, Any], path: Path, weights: str | Path | None = None, listen: Listener = ignore
+) -> LoadedModel:
+    """The model that made the store at `path`, by its attributes; `weights` says where its weights lie now.
+
+    A store may come from somebody else, so a repository that it names is read from the local cache alone, unless
+    `weights` names it too (`hf-hub:…`). Raises ModelError where the model cannot be had, or is not the one that made
+    the store.
+    """
+    name, pretrained, image_size = (attributes.get(key) for key in ("model", "pretrained", "image_size"))
+    place = None if weights is None else str(weights)
+    by_user = place is not None and place.startswith(hub.PREFIX)
+    # Tags and tokenizers of a model of open_clip's come from open_clip's own tables, whoever names it.
+    by_open_clip = name in open_clip.list_models() and not (
+        place is None and str(pretrained or "").startswith(hub.PREFIX)
+    )
+    model = _load(str(name), pretrained, image_size, place, by_user or by_open_clip, listen, attributes, attributes)
+    _refuse_other_weights(model, attributes, path, place)
+    return model
+
+
+def _refuse_other_weights(model: LoadedModel, attributes: Mapping[str, Any], path: Path, place: str | None) -> None:
+    found = {"image": ("weights_sha256", model.weights_sha256), "text": ("text_sha256", model.text_sha256)}
+    for tower, (key, own) in found.items():
+        # Stores of the first release do not record the text tower.
+        wanted = attributes.get(key, own)
+        if own != wanted:
+            todo = "give the weights that made the store" if place else "say with --weights where they lie"
+            raise ModelError(
+                f"{place or f'{model.name} {model.pretrained}'}: {tower} tower {own[:12]}, but {path} was made with "
+                f"{wanted[:12]}; restore the weights that made the store, or {todo}"
+            )
+
+
+def _load(
+    name: str,
+    pretrained: str | None,
+    image_size: int | None,
+    weights: str | None,
+    download: bool,
+    listen: Listener,
+    goes_on: Mapping[str, Any] | None,
+    made: Mapping[str, Any] | None,
+) -> LoadedModel:
+    with hub.offline(not download):
+        with hub.announced(listen, f"fetching the config of {name}"):
+            named = find_config(name, weights, download, made)
+        _refuse_unsupported(name, named.config, image_size)
+        found = find_weights(name, named, pretrained, weights, download, listen, made)
+        settings = settle(name, named, found, pretrained, image_size, download, goes_on)
+        if settings.note and made is None:
+            listen(Progress(NOTE, 0, None, settings.note))
+        clip = _built(name, named, found, settings, image_size)
+        _fill(clip, name, weights or pretrained, found)
+    clip.eval().requires_grad_(False)
+    return LoadedModel(
+        name=name,
+        # A store keeps the words that it was made with.
+        pretrained=pretrained if made is not None or named.with_weights else pretrained or weights,
+        clip=clip,
+        config=named.config,
+        preprocess=_preprocess(clip.visual),
+        weights_sha256=_digest(clip.visual.state_dict()),
+        text_sha256=_digest(_text_state(clip.state_dict())),
+        activation=_activation(to_tower(clip.visual, name)),
+        quick_gelu=settings.quick_gelu,
+        named=named,
+        assumed=settings.note,
+        paths={} if name == REFERENCE else _paths(named, found, pretrained, weights),
+        download=download,
+    )
+
+
+def _refuse_unsupported(name: str, config: dict[str, Any], image_size: int | None) -> None:
     try:
         reason = unsupported_reason(config)
     except _LOADING_ERRORS as error:
@@ -106,132 +213,64 @@ def load_model(name: str, pretrained: str | None, image_size: int | None = None)
         raise SettingsError(
             f"--image-size {image_size}: a patch of {name} takes {patch} pixels; give a multiple of that"
         )
-    source, seed = _weights_source(name, registered, pretrained)
+
+
+def _built(name: str, named: NamedConfig, found: Weights, settings: Settings, image_size: int | None) -> Any:
+    """The model without its weights, or with random ones, as open_clip builds it of a local folder's config."""
+    config = {**named.config, "quick_gelu": settings.quick_gelu}
+    if not settings.quick_gelu:
+        config.pop("quick_gelu")
+    with tempfile.TemporaryDirectory(prefix="headspan-model-") as folder:
+        whole = {"model_cfg": config, "preprocess_cfg": settings.preprocess}
+        (Path(folder) / hub.CONFIG).write_text(json.dumps(whole), encoding="utf-8")
+        try:
+            with _quiet_logging(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(found.seed)
+                return open_clip.create_model(
+                    f"local-dir:{folder}", force_image_size=image_size, load_weights=False, pretrained_text=False
+                )
+        except _LOADING_ERRORS as error:
+            raise ModelError(_config_failure(name, error)) from error
+
+
+def _fill(clip: Any, name: str, pretrained: str | None, found: Weights) -> None:
+    """Load the weights, unless they are random."""
+    if found.path is None:
+        return
+    shown = pretrained or str(found.path)
     try:
-        with _quiet_logging(), _positions_in_float32(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            clip = open_clip.create_model(
-                registered,
-                pretrained=source,
-                force_quick_gelu=_needs_quick_gelu(registered, source),
-                force_image_size=image_size,
-                # A folder or hub repository without weights would give a model at random.
-                require_pretrained=parse_model_name(registered)[0] is not None,
-                weights_only=True,
-            )
+        with _quiet_logging():
+            load_into(clip, found.path)
     except (pickle.UnpicklingError, SafetensorError) as error:
-        raise ModelError(
-            f"{pretrained}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, "
-            "so save the state dict as .safetensors"
-        ) from error
+        raise ModelError(_no_plain_weights(shown, error)) from error
     except _LOADING_ERRORS as error:
-        raise ModelError(_load_failure(name, pretrained, error)) from error
-    clip.eval().requires_grad_(False)
-    return LoadedModel(
-        name=name,
-        pretrained=pretrained,
-        clip=clip,
-        config=config,
-        preprocess=_preprocess(clip.visual),
-        weights_sha256=_digest(clip.visual),
-    )
-
-
-def _registered(name: str) -> str:
-    """The name under which open_clip knows the model; a config file is registered under its stem."""
-    if name != REFERENCE and not name.endswith(".json"):
-        return name
-    path = _REFERENCE_CONFIG if name == REFERENCE else Path(name)
-    if not path.is_file():
-        raise ModelError(f"{name}: no such model config; give the path of an open_clip config, or a model name")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{name}: is not JSON ({error}); give an open_clip model config") from error
-    parts = [config.get(part) for part in ("vision_cfg", "text_cfg")] if isinstance(config, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or "embed_dim" not in config:
-        raise ModelError(f"{name}: an open_clip config needs embed_dim, vision_cfg and text_cfg; add what is missing")
-    known = get_model_config(path.stem)
-    if known not in (None, config) and _REGISTERED.get(path.stem) != path:
-        raise ModelError(f"{name}: open_clip has another model named {path.stem}; rename the file")
-    open_clip.add_model_config(path)
-    _REGISTERED[path.stem] = path
-    return path.stem
-
-
-def _config(name: str, registered: str) -> dict[str, Any]:
-    try:
-        config = get_model_config(registered)
-    except (OSError, RuntimeError, ValueError) as error:
+        text = str(error)
+        if "loading state_dict" in text or isinstance(error, AssertionError):
+            raise ModelError(
+                f"{shown}: its weights do not fit {name} ({_mismatch(text)}); name the model they were made for"
+            ) from error
+        if "TorchScript" in text or "weights_only" in text.lower():
+            raise ModelError(_no_plain_weights(shown, error)) from error
         raise ModelError(
-            f"{name}: its config could not be read ({_first_line(error)}); check the name, or fetch it on a "
-            "connected machine and give local-dir:FOLDER"
+            f"{shown}: could not be loaded as weights of {name} ({_first_line(error)}); give a whole .safetensors or "
+            ".pt file with --pretrained"
         ) from error
-    if config is None:
-        known = {each.lower(): each for each in (REFERENCE, *open_clip.list_models())}
-        asked = name.lower().replace("/", "-")
-        near = [known[each] for each in get_close_matches(asked, known, n=8)]
-        near += [each for lower, each in known.items() if asked[:6] in lower and each not in near]
-        raise ModelError(
-            f"{name}: open_clip has no such model; "
-            + (f"near it are {', '.join(near[:8])}" if near else "`headspan models` lists those that it has")
-        )
-    return config
 
 
-def _weights_source(name: str, registered: str, pretrained: str | None) -> tuple[str | None, int]:
-    """What open_clip is to load (None: nothing), and the seed of random weights."""
-    schema, _ = parse_model_name(registered)
-    if schema:
-        if pretrained:
-            raise ModelError(f"{name} brings its own weights; leave --pretrained {pretrained} out")
-        return None, 0
-    tags = open_clip.list_pretrained_tags_by_model(registered)
-    choices = f"a tag ({', '.join(tags)}), " if tags else ""
-    wanted = f"give {choices}hf-hub:NAME, a .pt or .safetensors file, or random:SEED"
-    if pretrained is None and name == REFERENCE:
-        return str(_REFERENCE_WEIGHTS), 0
-    if pretrained is None:
-        raise ModelError(f"{name}: no weights named; {wanted} with --pretrained")
-    if pretrained.startswith("random:"):
-        seed = pretrained.removeprefix("random:")
-        if not re.fullmatch(r"[0-9]{1,18}", seed):
-            raise ModelError(f"--pretrained {pretrained}: the seed must be a whole number, as in random:0")
-        return None, int(seed)
-    if pretrained.startswith("hf-hub:"):
-        return _from_hub(name, pretrained), 0
-    if get_pretrained_cfg(registered, pretrained) or Path(pretrained).is_file():
-        return pretrained, 0
-    raise ModelError(f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {wanted}")
+def _paths(named: NamedConfig, found: Weights, pretrained: str | None, weights: str | None) -> dict[str, str]:
+    paths = {}
+    if (place := named.folder or named.file) is not None and not named.known_as.startswith(hub.PREFIX):
+        paths["model"] = str(place)
+    given = next((each for each in (weights, pretrained) if each), None)
+    if found.path is not None and given is not None and Path(given).expanduser().exists():
+        paths["weights"] = str(found.path.absolute())
+    return paths
 
 
-def _from_hub(name: str, pretrained: str) -> str:
-    """The local copy of a hub repository's weights."""
-    try:
-        return str(download_pretrained_from_hf(pretrained.removeprefix("hf-hub:")))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(_load_failure(name, pretrained, error)) from error
-
-
-def _needs_quick_gelu(registered: str, source: str | None) -> bool:
-    # Some tags were trained with QuickGELU under a config that says GELU; open_clip only warns.
-    return bool(source and get_pretrained_cfg(registered, source).get("quick_gelu"))
-
-
-def _load_failure(name: str, pretrained: str | None, error: Exception) -> str:
-    text = str(error)
-    if "loading state_dict" in text or isinstance(error, AssertionError):
-        return f"{pretrained}: its weights do not fit {name} ({_mismatch(text)}); name the model they were made for"
-    if "TorchScript" in text or "weights_only" in text.lower():
-        return (
-            f"{pretrained}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, "
-            "so save the state dict as .safetensors"
-        )
-    if isinstance(error, TypeError):
-        return _config_failure(name, error)
+def _no_plain_weights(shown: str, error: Exception) -> str:
     return (
-        f"{name}: weights {pretrained or 'of the model'} could not be loaded ({_first_line(error)}); "
-        "check the network, or fetch them on a connected machine and give the file with --pretrained"
+        f"{shown}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, so save the state "
+        "dict as .safetensors"
     )
 
 
@@ -240,14 +279,19 @@ def _config_failure(name: str, error: Exception) -> str:
 
 
 def _mismatch(text: str) -> str:
+    """What does not fit, from PyTorch's list of it: the first kind, and of its parameters the first few."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    detail = lines[1] if len(lines) > 1 else lines[0]
-    return detail if len(detail) < 160 else detail[:157] + "..."
+    detail = (lines[1] if len(lines) > 1 else lines[0]).rstrip(".")
+    kind, _, names = detail.partition(": ")
+    parameters = re.findall(r'"([^"]+)"', names)
+    if len(parameters) <= _NAMED_PARAMETERS:
+        return detail
+    return f"{kind}: {', '.join(parameters[:_NAMED_PARAMETERS])} and {len(parameters) - _NAMED_PARAMETERS} more"
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160].rstrip(".")
+    return one_line(ValueError(text.splitlines()[0])).rstrip(".")
 
 
 def _preprocess(visual: Any) -> Preprocess:
@@ -264,29 +308,25 @@ def _preprocess(visual: Any) -> Preprocess:
     )
 
 
-def _digest(visual: torch.nn.Module) -> str:
+def _text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Everything but the image tower and the logits' scale and bias, which move no text vector."""
+    return {k: v for k, v in state.items() if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias")}
+
+
+def _activation(tower: Tower) -> str:
+    mlps = [block.mlp for block in tower.blocks]
+    if tower.pool is not None and tower.pool.mlp is not None:
+        mlps.append(tower.pool.mlp)
+    return ", ".join(sorted({mlp.activation for mlp in mlps}))
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    """SHA-256 over tensors, by name, as float32."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(visual.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _positions_in_float32() -> Iterator[None]:
-    """PyTorch interpolates no 16-bit numbers on a CPU, and open_clip asks that of it where weights have 16 bits."""
-    resize = factory.resize_pos_embed
-
-    def widened(state_dict: dict[str, Any], *arguments: Any, **settings: Any) -> None:
-        if (positions := state_dict.get(_POSITIONS)) is not None:
-            state_dict[_POSITIONS] = positions.float()
-        resize(state_dict, *arguments, **settings)
-
-    factory.resize_pos_embed = widened
-    try:
-        yield
-    finally:
-        factory.resize_pos_embed = resize
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
+from headspan.model.hub import announced
 from headspan.model.load import LoadedModel
 from headspan.records import Listener, Progress, ignore
 
@@ -25,7 +26,9 @@ def encode_texts(
     model: LoadedModel, texts: Sequence[str], batch_size: int = 128, listen: Listener = ignore
 ) -> Float32[np.ndarray, "text joint"]:
     """Embed raw sentences, no template, each divided by its length; float32 on the CPU."""
-    tokens = model.tokenizer()(list(texts))
+    with announced(listen, f"fetching the tokenizer of {model.name}"):
+        tokenizer = model.tokenizer()
+    tokens = tokenizer(list(texts))
     lengths = _lengths(model.clip, tokens)
     # A text that fills the context may have lost its end, as open_clip's tokenizers cut without a word.
     full = 0 if lengths is None else int((lengths == tokens.shape[1]).sum())

@@ -235,7 +235,7 @@ class Tower(Description):
         prefix, tokens = len(self.prefix), len(self.positions)
         pooling = torch.full((1, tokens), 1 / (tokens - prefix), device=pixels.device)
         pooling[:, :prefix] = 0
-        if not self.norm_rows or self.norm_after is None:
+        if not self.runs_twice or self.norm_after is None:
             return pooling
         # Each row is divided by its own s, known only at the end: a plain pass first, then the weights
         # that make the mean of the normalised rows the norm of one weighted mean.

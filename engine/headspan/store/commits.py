@@ -21,6 +21,7 @@ from headspan.records import BadImage, Unit
 from headspan.store.files import (
     checksum,
     create_once,
+    named,
     new_token,
     refusals,
     stage,
@@ -64,8 +65,8 @@ class Commits:
         """The records of all finished units, in order."""
         found: dict[int, UnitRecord] = {}
         # Units first: one that is merged into its group in between is then found there.
-        for pattern in ("unit-*.json", "group-*.json"):
-            for path in sorted(self._folder.glob(pattern)):
+        for listed in (self._unit_files, self._group_records):
+            for path in listed():
                 found.update({record.unit: record for record in _read_records(path)})
         return [found[unit] for unit in sorted(found)]
 
@@ -131,7 +132,7 @@ class Commits:
 
     def settle_all(self) -> None:
         """Finish what killed writers claimed."""
-        for claim in sorted(self._folder.glob("unit-*.claim")):
+        for claim in self._unit_files("claim"):
             self.settle(int(claim.stem.removeprefix("unit-")))
 
     def replace(self, record: UnitRecord, moments: MergedMoments) -> None:
@@ -169,7 +170,7 @@ class Commits:
             recorded = {}
             self.reopen()
         lost = {path for name in recorded if (path := self._root / name).match("commits/group-*.json")}
-        for path in sorted({*self._folder.glob("unit-*.json"), *self._folder.glob("group-*.json"), *lost}):
+        for path in sorted({*self._unit_files(), *self._group_records(), *lost}):
             pair = (path, path.with_suffix(".moments"))
             try:
                 _read_records(path)
@@ -200,7 +201,7 @@ class Commits:
 
     def units_aside(self) -> list[Unit]:
         """The units that were set aside, in order."""
-        notes = [json.loads(path.read_bytes()) for path in sorted(self._folder.glob("unit-*.aside"))]
+        notes = [json.loads(path.read_bytes()) for path in self._unit_files("aside")]
         return [Unit(note["unit"], note["first_row"], note["rows"]) for note in notes]
 
     def moments(self) -> MergedMoments | None:
@@ -262,6 +263,12 @@ class Commits:
 
     def _unit_path(self, unit: int) -> Path:
         return self._folder / f"unit-{unit:08d}.json"
+
+    def _unit_files(self, kind: str = "json") -> list[Path]:
+        return named(self._folder, rf"unit-\d{{8}}\.{kind}")
+
+    def _group_records(self) -> list[Path]:
+        return named(self._folder, r"group-\d{6}\.json")
 
     def _group_path(self, group: int) -> Path:
         return self._folder / f"group-{group:06d}.json"

@@ -15,12 +15,17 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import numkong
 import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.store.schema import ArraySpec
 from headspan.store.shard_writer import rows_first, shard_index
+
+try:
+    import numkong
+except ImportError:
+    # There is no wheel for every processor; NumPy then converts, more slowly.
+    numkong = None  # type: ignore[assignment]
 
 # A process may hold some 65,000 maps in all, by Linux's default.
 _MAPS = 4096
@@ -99,7 +104,7 @@ def _copy(values: np.ndarray, out: np.ndarray) -> None:
     """Write numbers that lie in inner chunks to the contiguous `out`."""
     # A view, but where chunks cut an axis that is read whole.
     values = values.reshape(out.shape)
-    if values.dtype == out.dtype:
+    if values.dtype == out.dtype or numkong is None:
         out[...] = values
     else:
         # NumPy's own conversion from 16 bits takes twelve times as long.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from headspan.errors import SourceError
+from headspan.network import is_remote
 from headspan.records import Shard
+from headspan.shard_urls import expand, local_path
 from headspan.sources import ShardReader, describe, open_shard
 
 
@@ -26,6 +30,34 @@ class PlannedSources:
         if changed:
             raise SourceError(f"{name}: {changed}; restore it to go on, or use another --out")
         return open_shard(url)
+
+
+def places(
+    planned: Sequence[Shard], attributes: Mapping[str, Any], shards: Sequence[str] = (), allow_pipe: bool = False
+) -> dict[str, str]:
+    """Where each planned shard lies now, by the name that the store has for it.
+
+    `shards` name all of them, in the order of the run. Without them, relative names are looked for in the folder that
+    the run was started in, as the store's `attributes` record it, and then in the current one. Raises SourceError where
+    `shards` are not as many as were planned.
+    """
+    if not shards:
+        return {shard.url: _place(shard.url, attributes) for shard in planned}
+    urls = expand(shards, allow_pipe)
+    if len(urls) != len(planned):
+        raise SourceError(
+            f"{len(urls)} shards are named, and the store was planned over {len(planned)}; name all of them, in the "
+            "order of the run"
+        )
+    return {shard.url: url for shard, url in zip(planned, urls, strict=True)}
+
+
+def _place(name: str, attributes: Mapping[str, Any]) -> str:
+    folder = (attributes.get("made_with") or {}).get("folder")
+    if folder is None or is_remote(name) or Path(local_path(name)).is_absolute():
+        return name
+    recorded = Path(folder) / local_path(name)
+    return str(recorded) if recorded.is_file() else name
 
 
 def change(shard: Shard, url: str) -> str | None:

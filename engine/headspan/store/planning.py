@@ -19,15 +19,17 @@ from headspan.config import PrecomputeSettings
 from headspan.emit.fold import fold
 from headspan.errors import StoreError
 from headspan.escapes import shell_command
+from headspan.model.description import parts_of
 from headspan.model.encoder import Encoder
+from headspan.model.layers import Mlp, Norm
 from headspan.model.tower import Tower
 from headspan.plan import list_samples
-from headspan.records import BadImage, Listener, Progress, Sample, Shard, ignore
+from headspan.records import BadImage, Listener, MemberNames, Progress, Sample, Shard, ignore
 from headspan.redact import redact
 from headspan.sources import describe_each
 from headspan.store.files import checksum, write_atomically
 from headspan.store.projection import projected_bytes
-from headspan.store.schema import FORMAT, Dimensions, image_bytes, moment_arrays
+from headspan.store.schema import FORMAT, Dimensions, image_bytes, member_names, moment_arrays
 from headspan.store.staged import StagedStore
 from headspan.store.writer import StoreWriter
 
@@ -45,7 +47,7 @@ def open_planned(
     notes: list[BadImage] = []
     unit_images = settings.unit_images or _unit_images(encoder.device.type, settings.emit)
     with StagedStore(path) as staged:
-        images = staged.plan(_collected(urls, shards, notes, listen), unit_images, notes)
+        images = staged.plan(_collected(urls, shards, notes, listen, settings.member_names), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
         first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
@@ -87,8 +89,13 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "pretrained": model.pretrained,
         "model_config": model.config,
         "weights_sha256": model.weights_sha256,
+        "text_sha256": model.text_sha256,
+        "tower": describe_tower(tower),
         "preprocess": asdict(model.preprocess),
         "image_size": settings.image_size,
+        "image_member": settings.image_member,
+        "caption_member": settings.caption_member,
+        "caption_json": settings.caption_json,
         "decode": settings.decode,
         "precision": settings.precision,
         "emit": list(settings.emit),
@@ -119,6 +126,17 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
             "norm": "mean and sqrt(var + eps) of the final residual state (0, 1 without norm), length of the embedding",
             "embedding": "the model's own, not normalised",
         },
+    }
+
+
+def describe_tower(tower: Tower) -> dict[str, Any]:
+    """What decides how the tower runs and stands neither in its weights nor in the store's sizes."""
+    pooling = "mean of the patches" if tower.mean_pooled else "class token"
+    return {
+        "activation": sorted({mlp.activation for mlp in parts_of(tower, Mlp)}),
+        "norm_eps": sorted({norm.eps for norm in parts_of(tower, Norm)}),
+        "pooling": pooling if tower.pool is None else "attention",
+        "norm_before_pooling": tower.norm_rows,
     }
 
 
@@ -162,6 +180,14 @@ def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}" + (f", {gpu}" if gpu else ""),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in libraries},
+        # Relative names, of shards and of files of the model, are relative to this folder.
+        "folder": str(Path.cwd()),
+        "paths": encoder.model.paths,
+        "weights": {
+            "given": settings.weights,
+            "quick_gelu": encoder.model.quick_gelu,
+            "assumed": encoder.model.assumed,
+        },
     }
 
 
@@ -200,7 +226,8 @@ def restored_plan_files(
     shards: list[Shard] = []
     notes: list[BadImage] = []
     with StagedStore(store.path) as staged:
-        staged.plan(_collected(urls, shards, notes, ignore), store.size.unit_images, notes)
+        names = member_names(store.attributes)
+        staged.plan(_collected(urls, shards, notes, ignore, names), store.size.unit_images, notes)
         folded = fold(encoder.exact, encoder.layers)
         staged.write(store.attributes, shards, folded, tuple(store.attributes["emit"]))
         for name, found in recorded.items():
@@ -227,8 +254,8 @@ def _fitting(unit_images: int, images: int) -> int:
 
 
 def _collected(
-    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], listen: Listener
+    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], listen: Listener, names: MemberNames
 ) -> Iterator[Sample]:
-    for shard, samples in list_samples(urls, on_note=notes.append, listen=listen):
+    for shard, samples in list_samples(urls, on_note=notes.append, listen=listen, names=names):
         shards.append(shard)
         yield from samples

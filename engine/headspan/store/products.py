@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-import numkong
 import numpy as np
 from jaxtyping import Float, Float32
 
-from headspan.store.mapped import MappedRows
+from headspan.store.mapped import MappedRows, UnmappableError
+
+try:
+    import numkong
+except ImportError:
+    numkong = None  # type: ignore[assignment]
 
 # Products that a thread has in hand before it adds the shares stay in its core's cache.
 _BLOCK_BYTES = 1 << 19
@@ -32,8 +36,11 @@ def summed_products(
 ) -> Float32[np.ndarray, "column rows"]:
     """Normalised coordinates of the heads at `places` of `maps`, times each head's matrix, summed over the heads.
 
-    `shares` are every row's `share_coordinates`; a row is NaN where they are. Raises UnmappableError.
+    `shares` are every row's `share_coordinates`; a row is NaN where they are. Raises UnmappableError where the shards
+    cannot be mapped, or there are no kernels for this processor: the caller then multiplies in NumPy.
     """
+    if numkong is None:
+        raise UnmappableError("numkong is not installed")
     stacked = np.stack(matrices).astype(np.float32)
     sums = np.empty((stacked.shape[2], shares.shape[1]), np.float32)
     for first in range(0, len(sums), _COLUMNS):

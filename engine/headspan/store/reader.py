@@ -271,7 +271,7 @@ class Store:
         shown = np.zeros(self._size.images, bool)
         shown[self._rows] = True
         # Part by part, where `take` would first join the parts, whose captions together may pass Arrow's 2 GiB.
-        return read_table(self.path).filter(pa.array(shown))
+        return read_table(self.path, -(-self._size.images // self._size.unit_images)).filter(pa.array(shown))
 
     def bad_images(self) -> list[BadImage]:
         """The images that kept their row but could not be used, and why."""

@@ -20,6 +20,7 @@ from headspan.errors import StoreError, one_line
 from headspan.records import BadImage, Sample, Shard
 from headspan.store.schema import RECORDS
 
+SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet"
 _UNITS_PER_FILE = 128
 _SAMPLES = pa.schema(
     [
@@ -48,8 +49,7 @@ _NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string
 
 def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> int:
     """Write all samples in row order; returns how many there are. Memory is that of one unit."""
-    folder = root / RECORDS / "samples"
-    folder.mkdir(parents=True)
+    (root / RECORDS / "samples").mkdir(parents=True)
     stream, total, writer = iter(samples), 0, None
     try:
         unit = 0
@@ -57,9 +57,7 @@ def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> in
             if unit % _UNITS_PER_FILE == 0:
                 if writer is not None:
                     writer.close()
-                writer = pq.ParquetWriter(
-                    folder / f"{unit // _UNITS_PER_FILE:05d}.parquet", _SAMPLES, compression="zstd"
-                )
+                writer = pq.ParquetWriter(root / _file_of(unit), _SAMPLES, compression="zstd")
             assert writer is not None
             writer.write_table(_table(group, _SAMPLES), row_group_size=unit_images)
             total += len(group)
@@ -87,36 +85,43 @@ def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa
 
 
 def _unit_table(root: Path, unit: int) -> pa.Table:
-    file, group = divmod(unit, _UNITS_PER_FILE)
-    path = root / RECORDS / "samples" / f"{file:05d}.parquet"
+    path = root / _file_of(unit)
     with _damage(path), pq.ParquetFile(path) as parquet:
-        return parquet.read_row_group(group)
+        return parquet.read_row_group(unit % _UNITS_PER_FILE)
 
 
-def read_table(root: Path) -> pa.Table:
-    """All samples, one line a row of the arrays."""
-    files = sorted((root / RECORDS / "samples").glob("*.parquet"))
-    return pa.concat_tables([_read(file) for file in files])
+def read_table(root: Path, units: int) -> pa.Table:
+    """All samples of a plan of so many units, one line a row of the arrays."""
+    return pa.concat_tables([_read(root / name) for name in sample_files(units)])
+
+
+def sample_files(units: int) -> list[str]:
+    """The tables of samples of a plan of so many units, by their path in the store."""
+    return [_file_of(unit) for unit in range(0, units, _UNITS_PER_FILE)]
+
+
+def _file_of(unit: int) -> str:
+    return f"{RECORDS}/samples/{unit // _UNITS_PER_FILE:05d}.parquet"
 
 
 def write_shards(root: Path, shards: Sequence[Shard]) -> None:
     """Write what the plan found of every tar."""
-    pq.write_table(_table(shards, _SHARDS), root / RECORDS / "shards.parquet", compression="zstd")
+    pq.write_table(_table(shards, _SHARDS), root / SHARDS_FILE, compression="zstd")
 
 
 def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
     """Write what the plan could not read beside the images: captions, metadata, labels."""
-    pq.write_table(_table(notes, _NOTES), root / RECORDS / "notes.parquet", compression="zstd")
+    pq.write_table(_table(notes, _NOTES), root / NOTES_FILE, compression="zstd")
 
 
 def read_notes(root: Path) -> list[BadImage]:
     """What the plan could not read beside the images."""
-    return [BadImage(**row) for row in _read(root / RECORDS / "notes.parquet").to_pylist()]
+    return [BadImage(**row) for row in _read(root / NOTES_FILE).to_pylist()]
 
 
 def read_shards(root: Path) -> list[Shard]:
     """Every tar of the plan."""
-    return [Shard(**row) for row in _read(root / RECORDS / "shards.parquet").to_pylist()]
+    return [Shard(**row) for row in _read(root / SHARDS_FILE).to_pylist()]
 
 
 def _read(path: Path) -> pa.Table:

@@ -17,6 +17,7 @@ import zarr
 
 from headspan.emit.shares import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line
+from headspan.records import MemberNames
 
 FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
@@ -140,7 +141,7 @@ def stored_row_arrays(root: zarr.Group, size: Dimensions, emit: tuple[str, ...])
 
 def refuse_unlike(path: Path, specs: dict[str, ArraySpec], unit_images: int) -> None:
     """Raise StoreError where the metadata of an array of the store at `path` are damaged, or are not `specs`'."""
-    root = zarr.open_group(path, mode="r")
+    root = zarr.open_group(path, mode="r", use_consolidated=False)
     for name, spec in specs.items():
         try:
             alike = _as_stored(spec, root[name], unit_images) == spec
@@ -230,7 +231,7 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         what = "no such folder" if not path.exists() else "is not a headspan store"
         raise StoreError(f"{path}: {what}; give the path that `headspan precompute --out` wrote")
     try:
-        root = zarr.open_group(path, mode="r")
+        root = zarr.open_group(path, mode="r", use_consolidated=False)
     except UNREADABLE as error:
         if (path / RECORDS).is_dir():
             raise StoreError(f"{path / 'zarr.json'}: is damaged ({one_line(error)}); {todo}") from error
@@ -246,9 +247,19 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     return root, attributes
 
 
+def attributes_of(path: Path) -> dict[str, Any] | None:
+    """The attributes of the store at `path`; None where there is no store yet."""
+    return open_group(path)[1] if (path / "zarr.json").is_file() else None
+
+
 def decoding(attributes: dict[str, Any]) -> str:
     """How the store's images became pixels; before there was a choice, they were exact."""
     return str(attributes.get("decode", "exact"))
+
+
+def member_names(attributes: dict[str, Any]) -> MemberNames:
+    """Which members the store's images and captions came from; before they could be named, by their extensions."""
+    return MemberNames(*(attributes.get(name) for name in ("image_member", "caption_member", "caption_json")))
 
 
 def dimensions(attributes: dict[str, Any]) -> Dimensions:

@@ -20,7 +20,7 @@ from headspan.errors import StoreError
 from headspan.records import BadImage, Sample, Shard
 from headspan.store.commits import Commits
 from headspan.store.files import checksum, new_token, sync_folder, sync_tree
-from headspan.store.samples import write_notes, write_samples, write_shards
+from headspan.store.samples import NOTES_FILE, SHARDS_FILE, sample_files, write_notes, write_samples, write_shards
 from headspan.store.schema import (
     ROOT_COPY,
     create_array,
@@ -119,19 +119,18 @@ class StagedStore:
             )
         write_shards(self.folder, shards)
         root = zarr.create_group(store=self.folder, zarr_format=3, attributes={"headspan": attributes})
-        for spec in specs.values():
-            create_array(root, spec)
+        arrays = [*specs.values(), *moment_arrays(size).values()]
+        files = {"zarr.json", ROOT_COPY, SHARDS_FILE, NOTES_FILE, *sample_files(-(-size.images // size.unit_images))}
         for field in fields(folded):
             values = getattr(folded, field.name)
             spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
-            create_array(root, spec)
             write_array(self.folder, spec, values, self._token)
-        for spec in moment_arrays(size).values():
+            arrays.append(spec)
+            files.add(spec.file(0))
+        for spec in arrays:
             create_array(root, spec)
+            # The metadata of the array, and of the group that it is in, if any.
+            files |= {f"{place}/zarr.json" for place in (spec.name, spec.name.rpartition("/")[0]) if place}
         (self.folder / ROOT_COPY).write_bytes((self.folder / "zarr.json").read_bytes())
-        files = {
-            str(path.relative_to(self.folder)): checksum(path)
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.suffix != ".log"
-        }
-        Commits(self.folder, 0).note_plan(files)
+        # By their names: what else lies there, an operating system or a sync tool may have left.
+        Commits(self.folder, 0).note_plan({name: checksum(self.folder / name) for name in sorted(files)})

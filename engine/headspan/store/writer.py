@@ -7,7 +7,6 @@ after some tries.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from headspan.config import spans
 from headspan.emit.moments import Moments
 from headspan.errors import StoreError
 from headspan.plan import units
@@ -27,11 +25,11 @@ from headspan.records import BadImage, Sample, Unit
 from headspan.stage_times import StageTimes
 from headspan.store.commits import Commits, UnitRecord
 from headspan.store.files import TEMPORARY, StagedFile, checksum, new_token, staged, token_of
+from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.merged_moments import MergedMoments
 from headspan.store.samples import read_shards, read_unit
 from headspan.store.schema import (
     ArraySpec,
-    decoding,
     dimensions,
     image_bytes,
     moment_arrays,
@@ -42,8 +40,6 @@ from headspan.store.schema import (
 from headspan.store.shard_writer import ShardPieces, write_array
 from headspan.store.writers import forget, other_writers
 
-# Attributes that may differ between two runs that make the same store.
-_INCIDENTAL = ("version", "backend", "made_with")
 # Pieces of shards that may be with the writing thread, the one being written among them.
 WAITING_PIECES = 2
 
@@ -62,13 +58,11 @@ class StoreWriter:
 
     def refuse_other(self, attributes: dict[str, Any], shards: Sequence[tuple[str, int | None, int | None]]) -> None:
         """Raise StoreError where this store was made with other settings or from other shards (name, bytes, time)."""
-        mine, wanted = _settings(self.attributes), _settings(attributes)
-        for key in wanted:
-            if mine.get(key) != wanted[key]:
-                raise StoreError(
-                    f"{self.path}: was made with {key} {_brief(mine.get(key))}, this run asks for "
-                    f"{_brief(wanted[key])}; use the same settings to go on, or another --out"
-                )
+        for what, mine, wanted in differences(self.attributes, attributes, (*MODEL_KEYS, *RUN_KEYS, *SIZE_KEYS)):
+            raise StoreError(
+                f"{self.path}: was made with {what} {mine}, this run asks for {wanted}; use the same settings to go "
+                "on, or another --out"
+            )
         planned = read_shards(self.path)
         if len(planned) != len(shards):
             raise StoreError(
@@ -273,17 +267,3 @@ def _runs(rows: np.ndarray, shard_rows: int) -> list[tuple[int, int]]:
     breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(rows // shard_rows) != 0)) + 1
     edges = [0, *breaks.tolist(), len(rows)]
     return list(pairwise(edges)) if len(rows) else []
-
-
-def _settings(attributes: dict[str, Any]) -> dict[str, Any]:
-    """What two runs of one store must agree on, as JSON has it, the sizes each by its name."""
-    settings = json.loads(json.dumps({**attributes, "decode": decoding(attributes)}))
-    sizes = settings.pop("dimensions")
-    return {**{key: value for key, value in settings.items() if key not in _INCIDENTAL}, **sizes}
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return spans(value)
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headspan.errors import HeadspanError
-from headspan.store.files import make_folder, refusals
+from headspan.store.files import make_folder, named, refusals
 from headspan.store.schema import RECORDS
 
 
@@ -72,7 +72,7 @@ class WriterLog:
 
 def other_writers(root: Path, token: str = "") -> Iterator[OtherWriter]:
     """All writers that left a log, but for the one of `token`."""
-    for path in sorted(_folder(root).glob("*.log")):
+    for path in named(_folder(root), r"[0-9a-f]{8}\.log"):
         if path.stem == token:
             continue
         try:

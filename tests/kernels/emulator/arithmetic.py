@@ -18,20 +18,24 @@ DTYPES: dict[str, Any] = {
 }
 
 
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+# Each type's NumPy type, and how many of it lie in 64 bits.
+_PIECES = {kind: (np.dtype(dtype), 8 // np.dtype(dtype).itemsize) for kind, dtype in DTYPES.items()}
+_PIECES |= {"tf32": _PIECES["f32"], "pred": _PIECES["b8"]}
+
+
 def to_bits(values: np.ndarray) -> np.ndarray:
     """Numbers as the low bits of 64."""
-    unsigned = values.view(np.dtype(f"u{values.dtype.itemsize}"))
-    return unsigned.astype(np.uint64)
+    return values.view(_UNSIGNED[values.dtype.itemsize]).astype(np.uint64)
 
 
 def from_bits(bits: np.ndarray, kind: str) -> np.ndarray:
     """The low bits of 64 as numbers of a type; bfloat16 comes as float32."""
     if kind == "bf16":
         return ((bits & 0xFFFF) << 16).astype(np.uint32).view(np.float32)
-    if kind in ("tf32", "pred"):
-        kind = "f32" if kind == "tf32" else "b8"
-    dtype = np.dtype(DTYPES[kind])
-    return bits.astype(f"u{dtype.itemsize}").view(dtype)
+    dtype, pieces = _PIECES[kind]
+    # The lowest bits come first in memory: a view, and no copy.
+    return bits.view(dtype)[..., ::pieces]
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:

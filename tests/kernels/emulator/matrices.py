@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,9 +134,18 @@ def _tile(
     """A matrix `[row, inner]` out of shared memory, by its descriptor."""
     descriptor = int(bits[0])
     assert (bits == descriptor).all(), instruction.text
+    size = 4 if kind == "tf32" else 2
+    words, where = _tile_words(descriptor, rows, inner, transposed, size)
+    content = warp.around.shared.read(words, 4, warp.access(instruction))
+    numbers = content.view(np.uint32 if size == 4 else np.uint16).ravel()[where]
+    return _operand(numbers.astype(np.uint64), kind)
+
+
+@cache
+def _tile_words(descriptor: int, rows: range, inner: int, transposed: bool, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Addresses of the words of four bytes that a matrix lies in, each once, and where in them each number is."""
     start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
     swizzle = _SWIZZLE_BYTES[descriptor >> 62]
-    size = 4 if kind == "tf32" else 2
     row, column = np.array(rows)[:, None], np.arange(inner)[None, :]
     if transposed:
         along, across = size * row, column
@@ -145,13 +155,8 @@ def _tile(
     places = start + offset
     # The swizzle: bits 7 to 9 of the address upon bits 4 to 6, as many as the width has.
     places ^= (places >> 7 & swizzle // 16 - 1) << 4
-    # Read as whole words, each once.
     words = np.unique(places & ~3)
-    content = warp.around.shared.read(words, 4, warp.access(instruction))
-    found = content[np.searchsorted(words, places & ~3)]
-    numbers = np.take_along_axis(found, (places & 3)[..., None] + np.arange(size), axis=-1)
-    flat = np.ascontiguousarray(numbers).view(np.uint32 if size == 4 else np.uint16)[..., 0]
-    return _operand(flat.astype(np.uint64), kind)
+    return words, np.searchsorted(words, places & ~3) * (4 // size) + (places & 3) // size
 
 
 def _operand(bits: np.ndarray, kind: str) -> np.ndarray:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# What an access of any size adds to its first byte's place.
+_ARANGE = np.arange(64)
 # Of one byte: read by several.
 _MANY = -1
 
@@ -68,12 +70,12 @@ class Memory:
 
     def places(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
         """The bytes' indices, `[address, size]`."""
-        if (addresses % size).any():
+        if (addresses & size - 1).any():
             raise Fault(f"{self.name}: misaligned by {size} bytes: {who.text}")
         first = addresses - self.start
         if (first < 0).any() or (first + size > len(self.data)).any():
             raise Fault(f"{self.name}: out of bounds, at {first.min()} to {first.max() + size}: {who.text}")
-        return first[:, None] + np.arange(size)
+        return first[:, None] + _ARANGE[:size]
 
     def _refuse(self, wrong: np.ndarray, what: str, who: Access) -> None:
         if wrong.any():

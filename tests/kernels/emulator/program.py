@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """`@guard parts operands`; `parts` is the mnemonic split at its points, `guard` empty or a predicate."""
+    """`@guard parts operands`; `parts` is the mnemonic split at its points, `guard` empty or a predicate.
+
+    A program's own shared memory is always called `shared` here: Triton 3.8 writes its full name, `shared::cta`.
+    """
 
     guard: str
     parts: tuple[str, ...]
@@ -27,8 +31,9 @@ class Program:
     labels: dict[str, int]
 
 
+@cache
 def parse(ptx: str) -> Program:
-    """The one kernel that `ptx` holds."""
+    """The one kernel that `ptx` holds. A kernel that is launched again is parsed once."""
     head, body = ptx[ptx.index(".visible .entry") :].split("\n{", 1)
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
@@ -47,7 +52,8 @@ def _instruction(text: str) -> Instruction:
     if text.startswith("@"):
         guard, _, rest = text[1:].partition(" ")
     mnemonic, _, operands = rest.partition(" ")
-    return Instruction(guard, tuple(mnemonic.split(".")), tuple(_OPERAND.findall(operands)), text)
+    parts = tuple("shared" if part == "shared::cta" else part for part in mnemonic.split("."))
+    return Instruction(guard, parts, tuple(_OPERAND.findall(operands)), text)
 
 
 def listed(operand: str) -> list[str]:

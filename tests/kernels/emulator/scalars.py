@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 def _arithmetic(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     parts, operands = instruction.parts, instruction.operands
     kind, operation = parts[-1], arithmetic.OPERATIONS[parts[0]]
-    _refuse_others(instruction, {"lo", "hi", "wide", "rn", "approx", "full", "ftz"})
+    form = _form(parts)
+    if form == "unknown":
+        raise Fault(f"not known here: {instruction.text}")
+    if form == "plain":
+        result = operation(*[from_bits(warp.bits(operand), kind) for operand in operands[1:]])
+        warp.put(operands[0], to_bits(result), mask)
+        return
     if kind in ("f16x2", "bf16x2"):
         halves = []
         for low in (0, 16):
@@ -137,10 +144,13 @@ def _redux(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     warp.put(instruction.operands[0], to_bits(np.full(LANES, best)))
 
 
-def _refuse_others(instruction: Instruction, known: set[str]) -> None:
-    """Refuse modifiers between the mnemonic and its type that would change what it does."""
-    if not set(instruction.parts[1:-1]) <= known:
-        raise Fault(f"not known here: {instruction.text}")
+@cache
+def _form(parts: tuple[str, ...]) -> str:
+    """Whether arithmetic is "plain", of one type that its result has too; "other"; or "unknown", by its modifiers."""
+    if not set(parts[1:-1]) <= {"lo", "hi", "wide", "rn", "approx", "full", "ftz"}:
+        return "unknown"
+    plain = parts[0] not in ("shl", "shr") and not {"wide", "hi"} & set(parts)
+    return "plain" if plain and parts[-1] in DTYPES else "other"
 
 
 def _rounded(values: np.ndarray, kind: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.kernels.emulator.arithmetic import DTYPES, LANES, to_bits
-from tests.kernels.emulator.memory import Fault
+from tests.kernels.emulator.memory import Access, Fault, Memory
 from tests.kernels.emulator.program import Instruction, listed
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def _ld(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
         data = np.zeros((LANES, size), np.uint8)
         if mask.any():
             addresses, who = warp.address(source)[mask], warp.access(instruction)
-            memory = warp.around.shared if space == "shared" else warp.around.memory.of(addresses, who)
-            data[mask] = memory.read(addresses, size, who)
+            data[mask] = _memory(warp, space, addresses, who).read(addresses, size, who)
     for place, register in enumerate(registers):
         piece = data[:, place * dtype.itemsize : (place + 1) * dtype.itemsize]
         values = np.ascontiguousarray(piece).view(dtype)[:, 0]
@@ -41,8 +40,7 @@ def _st(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     if mask.any():
         data = np.concatenate([_bytes(warp.bits(register), size) for register in listed(source)], axis=1)
         addresses, who = warp.address(target)[mask], warp.access(instruction)
-        memory = warp.around.shared if instruction.parts[1] == "shared" else warp.around.memory.of(addresses, who)
-        memory.write(addresses, data[mask], who)
+        _memory(warp, instruction.parts[1], addresses, who).write(addresses, data[mask], who)
 
 
 def _cp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
@@ -72,6 +70,15 @@ def _cp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
         arrive()
     else:
         warp.copies.begin(arrive)
+
+
+def _memory(warp: Warp, space: str, addresses: np.ndarray, who: Access) -> Memory:
+    """What the addresses of a state space point into."""
+    if space == "shared":
+        return warp.around.shared
+    if space == "global":
+        return warp.around.memory.of(addresses, who)
+    raise Fault(f"state space not known here: {who.text}")
 
 
 def _bytes(bits: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,126 @@
+"""What lies in a folder of images: the images with their companions, the classes, and every file that is neither.
+
+Linked folders are followed, each real folder once, so that a circle of links ends. Nothing is left out in silence:
+`left_out` names every other file with a reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headspan.errors import SettingsError, SourceError
+from headspan.joining import COMPANIONS, IMAGE_EXTENSIONS
+
+CLASSES = ("auto", "folders", "none")
+# A folder that is a shard, a part or a date rather than a class: 00000, shard-0003, part_00012, 2019.
+_NUMBERED = re.compile(r"(?:[A-Za-z]+[-_.]?)?[0-9]{4,}")
+
+
+@dataclass(slots=True)
+class ImageFolder:
+    """The files of `root`, by their paths in it, in the order of those."""
+
+    root: Path
+    images: list[Path] = field(default_factory=list)
+    # An image's companions by their extensions, in lower case.
+    companions: dict[Path, dict[str, Path]] = field(default_factory=dict)
+    # Every other file, link and folder that was not read, and why.
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+
+    def classes(self, wanted: str) -> tuple[list[str], str]:
+        """The classes' names, which are those of the folders right below the root, and a sentence that says so.
+
+        `wanted` is one of CLASSES; `auto` takes folders for classes if every image lies in one, and if not all of them
+        are numbered as shards are.
+        """
+        nested = all(len(image.parts) > 1 for image in self.images)
+        names = sorted({image.parts[0] for image in self.images}) if nested else []
+        if wanted == "folders" and not names:
+            raise SettingsError(f"{self.root}: --classes folders, but not every image lies in a folder below it")
+        if wanted == "none" or not names:
+            return [], "no classes"
+        if any("cls" in companions for companions in self.companions.values()):
+            return [], "classes as the .cls files have them"
+        if wanted == "auto" and all(_NUMBERED.fullmatch(name) for name in names):
+            shown = _listed(names)
+            return [], f"no classes, since the folders are numbered ({shown}); --classes folders makes classes of them"
+        return names, f"{len(names):,} classes by folder ({_listed(names)}); --classes none makes none"
+
+
+def read_folder(root: Path) -> ImageFolder:
+    """What lies in `root` and below. SourceError where that is no folder, or one without an image."""
+    if not root.is_dir():
+        raise SourceError(f"{root}: not a directory; name the folder that holds the images")
+    found = ImageFolder(root)
+    others: list[Path] = []
+    for path in sorted(_files(root, found.left_out), key=Path.as_posix):
+        if not (root / path).is_file():
+            reason = "a link to nothing" if (root / path).is_symlink() else "no regular file"
+            found.left_out.append((path, reason))
+        elif path.suffix[1:].lower() in IMAGE_EXTENSIONS:
+            found.images.append(path)
+        else:
+            others.append(path)
+    by_stem: dict[Path, list[Path]] = {}
+    for image in found.images:
+        by_stem.setdefault(image.with_suffix(""), []).append(image)
+    for path in others:
+        extension = path.suffix[1:].lower()
+        beside = by_stem.get(path.with_suffix(""), []) if extension in COMPANIONS.values() else []
+        if not beside:
+            found.left_out.append((path, "no image, nor a .txt, .json or .cls of the name of one beside it"))
+        for image in beside:
+            if (known := found.companions.setdefault(image, {}).setdefault(extension, path)) != path:
+                found.left_out.append((path, f"{known.as_posix()} is the .{extension} of the image beside it"))
+    found.left_out.sort(key=lambda each: each[0].as_posix())
+    if not found.images:
+        wanted = ", ".join(f".{extension}" for extension in sorted(IMAGE_EXTENSIONS))
+        others_named = f"; {left_out(found)}" if found.left_out else ""
+        raise SourceError(
+            f"{root}: no image in this folder or below; files that end in {wanted} are taken{others_named}"
+        )
+    return found
+
+
+def left_out(found: ImageFolder) -> str:
+    """How many files were left out, and the first of them."""
+    return f"{len(found.left_out):,} left out ({_listed([path.as_posix() for path, _ in found.left_out])})"
+
+
+def _files(root: Path, left: list[tuple[Path, str]]) -> Iterator[Path]:
+    """Every file below `root`, relative to it; hidden ones, and folders that are not entered, go to `left`."""
+    top = root.resolve()
+    entered = {top}
+
+    def fail(error: OSError) -> None:
+        raise SourceError(f"{error.filename}: cannot be read ({error.strerror}); mend its permissions") from error
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
+        here = Path(folder).relative_to(root)
+        kept = []
+        for name in sorted(folders):
+            path, real = here / name, (root / here / name).resolve()
+            if name.startswith((".", "__MACOSX")):
+                left.append((path, "a hidden folder"))
+            elif not (root / path).is_symlink():
+                kept.append(name)
+            elif any(each in entered for each in (real, *real.parents)) or real in top.parents:
+                # Its files are taken where they are, or it is a circle.
+                left.append((path, "a link to a folder that is read already, or that holds this one"))
+            else:
+                entered.add(real)
+                kept.append(name)
+        folders[:] = kept
+        for name in files:
+            if name.startswith("."):
+                left.append((here / name, "a hidden file"))
+            else:
+                yield here / name
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,0 +1,227 @@
+"""A model's name to its open_clip config: a model of open_clip, a config file, a local folder, a hub repository.
+
+Configs that ask for code from elsewhere are refused. Nothing is loaded here.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import open_clip
+from open_clip.factory import get_model_config, parse_model_name
+
+from headspan.errors import ModelError, one_line
+from headspan.model import hub
+from headspan.model.hints import hugging_face_hint, unknown_model
+
+# The model that ships with headspan: its name, its config and its weights.
+REFERENCE = "reference"
+REFERENCE_CONFIG = Path(__file__).parents[1] / "reference" / "headspan-reference.json"
+REFERENCE_WEIGHTS = REFERENCE_CONFIG.with_name("weights.safetensors")
+_FOLDER = "local-dir:"
+# The config files that this process has told open_clip of, by the name that they have there.
+_REGISTERED: dict[str, Path] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedConfig:
+    """What a model's name stands for."""
+
+    # open_clip's model config.
+    config: dict[str, Any]
+    # The name under which open_clip finds the same model's tokenizer, and tags where it has some.
+    known_as: str
+    # Whether the config comes with weights of its own: a repository's or a local folder's.
+    with_weights: bool = False
+    # How images are prepared, where the config's file says it.
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    # The config's file; None for a model of open_clip.
+    file: Path | None = None
+    # The folder that holds the weights too; None where a repository is asked for them.
+    folder: Path | None = None
+
+    def tokenizer(self) -> Any:
+        """open_clip's tokenizer for the model."""
+        if self.file is not None and self.file.stem == self.known_as:
+            # Another config of this name may have been registered since.
+            _register(self.file, self.config)
+        return open_clip.get_tokenizer(self.known_as)
+
+
+def find_config(
+    name: str, weights: str | None = None, download: bool = True, made: Mapping[str, Any] | None = None
+) -> NamedConfig:
+    """The config that `name` stands for.
+
+    `weights` may be a folder or a file beside an `open_clip_config.json`, which then stands for the local folder or
+    repository `name`. `made` are the attributes of a store that was made with the model: they serve where its config
+    file has moved. Raises ModelError where there is no such config, or it asks for code from elsewhere.
+    """
+    found = _find(name, weights, download, made)
+    refuse_remote_code(name, found.config)
+    return found
+
+
+def _find(name: str, weights: str | None, download: bool, made: Mapping[str, Any] | None) -> NamedConfig:
+    if name == REFERENCE:
+        return _from_file(REFERENCE, REFERENCE_CONFIG)
+    if name.endswith(".json"):
+        return _from_file(name, Path(name)) if made is None else _from_store(Path(name).stem, made)
+    try:
+        schema, identifier = parse_model_name(name)
+    except ValueError as error:
+        raise ModelError(f"{name}: {one_line(error)}; write hf-hub:ORGANISATION/NAME or local-dir:FOLDER") from error
+    if schema is None:
+        config = get_model_config(name)
+        if config is None:
+            raise ModelError(f"{name}: {unknown_model(name, [REFERENCE])}")
+        return NamedConfig(config, name)
+    if weights is not None and not weights.startswith(hub.PREFIX):
+        given = Path(weights).expanduser()
+        folder = given if given.is_dir() else given.parent
+        if (folder / hub.CONFIG).is_file():
+            return _from_folder(name, folder)
+        if made is not None:
+            return _from_store("headspan-model-of-a-store", made, with_weights=True)
+    recorded = recorded_paths(made).get("model")
+    if recorded and (Path(recorded) / hub.CONFIG).is_file():
+        return _from_folder(name, Path(recorded))
+    if schema == "local-dir":
+        return _from_folder(name, Path(identifier).expanduser())
+    repository = weights.removeprefix(hub.PREFIX) if weights and weights.startswith(hub.PREFIX) else identifier
+    return _from_hub(name, repository, download)
+
+
+def recorded_paths(made: Mapping[str, Any] | None) -> dict[str, str]:
+    """The absolute paths of the files that a store was made from, as its attributes record them."""
+    found: dict[str, str] = ((made or {}).get("made_with") or {}).get("paths") or {}
+    return found
+
+
+def refuse_remote_code(name: str, config: Any) -> None:
+    """Raise ModelError where a config asks, wherever in it, to run code that comes with a model."""
+    if isinstance(config, Mapping):
+        if config.get("trust_remote_code"):
+            raise ModelError(
+                f"{name}: its config asks for trust_remote_code, which would run code from a repository; headspan "
+                "loads no such model, so remove that setting from a copy of the config, and give the copy"
+            )
+        for value in config.values():
+            refuse_remote_code(name, value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            refuse_remote_code(name, value)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ModelError where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: is not JSON ({one_line(error)}); give an open_clip model config") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); give an open_clip model config") from error
+
+
+def _from_file(name: str, path: Path) -> NamedConfig:
+    if not path.is_file():
+        raise ModelError(f"{name}: no such model config; give the path of an open_clip config, or a model name")
+    config = read_json(path)
+    refuse_remote_code(name, config)
+    if not _is_whole(config):
+        raise ModelError(f"{name}: an open_clip config needs embed_dim, vision_cfg and text_cfg; add what is missing")
+    known = get_model_config(path.stem)
+    if known not in (None, config) and path.stem not in _REGISTERED:
+        raise ModelError(f"{name}: open_clip has another model named {path.stem}; rename the file")
+    _register(path.absolute(), config)
+    return NamedConfig(config, path.stem, file=path.absolute())
+
+
+def _is_whole(config: Any) -> TypeGuard[dict[str, Any]]:
+    parts = [config.get(part) for part in ("vision_cfg", "text_cfg")] if isinstance(config, dict) else [None]
+    return all(isinstance(part, dict) for part in parts) and "embed_dim" in config
+
+
+def _register(path: Path, config: dict[str, Any]) -> None:
+    if get_model_config(path.stem) != config or path.stem not in _REGISTERED:
+        open_clip.add_model_config(path)
+    _REGISTERED[path.stem] = path
+
+
+def _from_store(stem: str, made: Mapping[str, Any], with_weights: bool = False) -> NamedConfig:
+    """The config that a store's attributes hold, under the name that its file had."""
+    config = dict(made["model_config"])
+    refuse_remote_code(stem, config)
+    known = get_model_config(stem)
+    if known is not None and known != config and stem not in _REGISTERED:
+        # A model of open_clip has the name now.
+        stem = f"headspan-{stem}"
+    path = _scratch() / f"{stem}.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    _register(path, config)
+    return NamedConfig(config, stem, with_weights=with_weights, preprocess=dict(made["preprocess"]), file=path)
+
+
+@cache
+def _scratch() -> Path:
+    """A folder for configs that open_clip is told of, which takes them from files alone; it goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="headspan-configs-")
+    _KEPT.append(folder)
+    return Path(folder.name)
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _from_folder(name: str, folder: Path) -> NamedConfig:
+    file = (folder / hub.CONFIG).absolute()
+    if not file.is_file():
+        raise ModelError(
+            f"{name}: its config could not be read (there is no {file}); give the folder of a model that open_clip "
+            "saved, with its open_clip_config.json"
+        )
+    return _with_preprocessing(name, file, f"{_FOLDER}{folder.absolute()}", folder.absolute())
+
+
+def _from_hub(name: str, repository: str, download: bool) -> NamedConfig:
+    try:
+        file = hub.fetch(repository, [hub.CONFIG], download)
+    except ModelError as error:
+        hint = hugging_face_hint(f"{hub.PREFIX}{repository}")
+        if not download:
+            raise ModelError(not_cached(name, f"hf-hub:{repository}")) from error
+        raise ModelError(
+            f"{name}: {hint}"
+            if hint and "transformers" in hint
+            else f"{name}: its config could not be read ({error}); check the name and the network, or fetch the "
+            "repository on a connected machine and give local-dir:FOLDER"
+        ) from error
+    return _with_preprocessing(name, file, f"{hub.PREFIX}{repository}", None)
+
+
+def not_cached(name: str, repository: str) -> str:
+    """The sentence for what a store names, and what is fetched for nobody who has not named it."""
+    return (
+        f"{name}: is not in the local cache of Hugging Face, and what a store names is fetched only if you name it "
+        f"too; if you trust it give --weights {repository} (weights= in Python), or the folder or file with --weights "
+        "PATH"
+    )
+
+
+def _with_preprocessing(name: str, file: Path, known_as: str, folder: Path | None) -> NamedConfig:
+    whole = read_json(file)
+    refuse_remote_code(name, whole)
+    config = whole.get("model_cfg") if isinstance(whole, dict) else None
+    if not _is_whole(config):
+        raise ModelError(
+            f"{name}: {file} has no model_cfg with embed_dim, vision_cfg and text_cfg; give a config that "
+            "open_clip saved"
+        )
+    preprocess = whole.get("preprocess_cfg") or {}
+    return NamedConfig(config, known_as, True, preprocess, file, folder)

@@ -1,0 +1,89 @@
+"""Files of Hugging Face repositories: from the network, or from the local cache alone.
+
+Nothing here knows a model. A fetch that takes longer than two seconds is announced to the listener.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+
+from headspan.errors import ModelError, one_line
+from headspan.records import NOTE, Listener, Progress
+
+PREFIX = "hf-hub:"
+CONFIG = "open_clip_config.json"
+# The names under which open_clip looks for weights in a repository, in its order.
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_QUIET_SECONDS = 2.0
+_SNAPSHOT = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/[^/]+/")
+_BLOCK_BYTES = 1 << 22
+
+
+def fetch(repository: str, names: Sequence[str], download: bool) -> Path:
+    """The local path of the first file of `names` that the repository has.
+
+    With `download` False only the local cache is looked at. Raises ModelError, whose text is the reason alone.
+    """
+    reason = ""
+    for name in names:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, name, local_files_only=not download))
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = one_line(error).rstrip(".")
+    raise ModelError(reason)
+
+
+@contextmanager
+def offline(active: bool) -> Iterator[None]:
+    """Keep everything that uses Hugging Face's client from the network, where `active`."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or active
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def announced(listen: Listener, what: str) -> Iterator[None]:
+    """Tell the listener `what` is going on, if it is still going on after two seconds."""
+    timer = threading.Timer(_QUIET_SECONDS, listen, [Progress(NOTE, 0, None, what)])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def repository_of(path: Path) -> str | None:
+    """The repository whose snapshot in a hub cache `path` is a file of; None for a file elsewhere."""
+    found = _SNAPSHOT.search(path.absolute().as_posix())
+    return f"{found[1]}/{found[2]}" if found else None
+
+
+def has_bytes(repository: str, name: str, size: int, sha256: Callable[[], str]) -> bool:
+    """Whether the local cache has the file `name` of the repository with this size, and then with this checksum."""
+    cached = huggingface_hub.try_to_load_from_cache(repository, name)
+    if not isinstance(cached, str) or Path(cached).stat().st_size != size:
+        return False
+    # The cache calls a large file by its checksum.
+    known = Path(cached).resolve().name
+    return sha256() == (known if re.fullmatch(r"[0-9a-f]{64}", known) else checksum(Path(cached)))
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,334 @@
+"""Where a model's weights lie, and what decides how its images are prepared and which activation it runs.
+
+The same weights have the same settings however they are named. In this order of authority: the tag of open_clip that
+the user names; the tag whose file it is known to be, by its place in a hub cache or by its bytes; the
+`open_clip_config.json` of the repository, or beside the file; and, where none of these is there, open_clip's defaults,
+which is said in a note. A store that is gone on with keeps the settings that it was made with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import download_pretrained
+from open_clip.transform import PreprocessCfg
+
+from headspan.errors import ModelError, one_line
+from headspan.model import hub
+from headspan.model.checkpoint import known_tag, weights_in
+from headspan.model.configs import (
+    REFERENCE,
+    REFERENCE_WEIGHTS,
+    NamedConfig,
+    not_cached,
+    read_json,
+    recorded_paths,
+    refuse_remote_code,
+)
+from headspan.model.hints import hugging_face_hint
+from headspan.records import Listener
+
+# What a tag or a config says of preprocessing; the size is the image tower's.
+_PREPROCESS = [each.name for each in fields(PreprocessCfg) if each.name != "size"]
+# What does not shape a tower's function: training, and which tokenizer is fetched from where.
+_SHAPELESS = {
+    "patch_dropout", "output_tokens", "timm_drop", "timm_drop_path", "timm_model_pretrained", "hf_model_pretrained",
+    "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs",
+}  # fmt: skip
+# What shapes an image tower of timm's; the other fields say nothing of it.
+_OF_TIMM = {"timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias", "image_size"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a model's images are prepared (what differs from open_clip's defaults), and whether it runs QuickGELU."""
+
+    preprocess: dict[str, Any]
+    quick_gelu: bool
+    # The note that tells what was assumed, or what was decided against what.
+    note: str | None = None
+
+    def same_as(self, other: Settings) -> bool:
+        """Whether both give the same numbers."""
+        return (self.quick_gelu, _whole(self.preprocess)) == (other.quick_gelu, _whole(other.preprocess))
+
+    def __str__(self) -> str:
+        known = _whole(self.preprocess)
+        mean, std = ([round(float(x), 4) for x in known[name]] for name in ("mean", "std"))
+        activation = "QuickGELU" if self.quick_gelu else "GELU"
+        return f"mean {mean}, std {std}, {known['interpolation']}, {known['resize_mode']}, {activation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model's weights: a file, or, where `path` is None, random numbers."""
+
+    path: Path | None
+    seed: int = 0
+    # The repository that they were asked for from, or whose snapshot they lie in.
+    repository: str | None = None
+
+
+def find_weights(
+    name: str,
+    named: NamedConfig,
+    pretrained: str | None,
+    weights: str | None,
+    download: bool,
+    listen: Listener,
+    made: Mapping[str, Any] | None,
+) -> Weights:
+    """The weights that `pretrained` names, or that lie at `weights` now.
+
+    `made` are the attributes of the store that names them, which may say where they lay. Raises ModelError where there
+    are none.
+    """
+    if named.with_weights and pretrained:
+        raise ModelError(f"{name} brings its own weights; leave --pretrained {pretrained} out")
+    if pretrained is not None and pretrained.startswith("random:"):
+        return _at_random(pretrained, weights)
+    if weights is not None:
+        return _at_place(name, weights, download, listen)
+    recorded = recorded_paths(made).get("weights")
+    if recorded and Path(recorded).is_file():
+        return _file(Path(recorded))
+    if named.with_weights:
+        if named.folder is None:
+            return _from_repository(name, named.known_as, download, listen)
+        path = weights_in(named.folder)
+        if path is None:
+            raise ModelError(f"{name}: {named.folder} holds no weights; put its .safetensors there")
+        return Weights(path)
+    if pretrained is None and name == REFERENCE:
+        return Weights(REFERENCE_WEIGHTS)
+    if pretrained is None:
+        raise ModelError(f"{name}: no weights named; {_choices(named)} with --pretrained")
+    if pretrained.startswith(hub.PREFIX):
+        return _from_repository(name, pretrained, download, listen)
+    if tag := open_clip.get_pretrained_cfg(named.known_as, pretrained):
+        return _of_tag(name, pretrained, tag, download, listen)
+    if Path(pretrained).expanduser().is_file():
+        return _file(Path(pretrained).expanduser())
+    if made is not None:
+        raise ModelError(
+            f"{recorded or pretrained}: the weights that the store was made with are not there; say where they lie now "
+            "with --weights PATH (weights= in Python)"
+        )
+    hint = hugging_face_hint(pretrained)
+    raise ModelError(
+        f"{name}: --pretrained {pretrained} {hint}"
+        if hint
+        else f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {_choices(named)}"
+    )
+
+
+def settle(
+    name: str,
+    named: NamedConfig,
+    found: Weights,
+    pretrained: str | None,
+    image_size: int | None,
+    download: bool,
+    made: Mapping[str, Any] | None,
+) -> Settings:
+    """The preprocessing and activation of the weights `found`; those of the store `made`, where one goes on."""
+    own = bool(named.config.get("quick_gelu"))
+    tag = open_clip.get_pretrained_cfg(named.known_as, pretrained) if pretrained and not named.with_weights else {}
+    if tag:
+        return _of(tag, own)
+    if named.with_weights:
+        now = Settings(_known(named.preprocess), own)
+    elif found.path in (None, REFERENCE_WEIGHTS):
+        now = Settings({}, own)
+    else:
+        assert found.path is not None
+        now = _of_file(name, named, found.path, found.repository, image_size, download)
+    if made is None:
+        return now
+    as_made = Settings(
+        _known(made["preprocess"]),
+        bool(((made.get("made_with") or {}).get("weights") or {}).get("quick_gelu", own)),
+    )
+    if as_made.same_as(now):
+        return as_made
+    return Settings(
+        as_made.preprocess,
+        as_made.quick_gelu,
+        f"the store goes on as it was made, with {as_made}; a new store of these weights would have {now}",
+    )
+
+
+def _of(tag: Mapping[str, Any], own: bool) -> Settings:
+    # open_clip only warns where a tag was trained with QuickGELU under a config that says GELU.
+    return Settings(_known(tag), own or bool(tag.get("quick_gelu")))
+
+
+def _of_file(
+    name: str, named: NamedConfig, path: Path, repository: str | None, image_size: int | None, download: bool
+) -> Settings:
+    own = bool(named.config.get("quick_gelu"))
+    tags = {
+        tag: open_clip.get_pretrained_cfg(named.known_as, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(named.known_as)
+    }
+    known = known_tag(path, tags)
+    beside = _config_beside(path, repository, download)
+    if known is not None:
+        return _of(tags[known], own)
+    if beside is None:
+        assumed = Settings({}, own)
+        tag = next(iter(tags), None)
+        todo = f"name their tag with --pretrained TAG --weights {path} (tags: {', '.join(tags)}), or " if tag else ""
+        return Settings(
+            {},
+            own,
+            f"{path}: nothing tells the preprocessing and activation of these weights, so open_clip's defaults were "
+            f"assumed ({assumed}); if they are others, {todo}put their repository's {hub.CONFIG} beside the file",
+        )
+    file, whole = beside
+    refuse_remote_code(str(file), whole)
+    config = whole.get("model_cfg", whole if "embed_dim" in whole else {})
+    _refuse_contradiction(name, named.config, file, config, image_size)
+    return Settings(_known(whole.get("preprocess_cfg") or {}), bool(config.get("quick_gelu", own)))
+
+
+def _config_beside(path: Path, repository: str | None, download: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The config that describes a file of weights: beside it, or in its repository."""
+    file = path.parent / hub.CONFIG
+    if not file.is_file() and repository is not None:
+        try:
+            file = hub.fetch(repository, [hub.CONFIG], download)
+        except ModelError:
+            return None
+    if not file.is_file():
+        return None
+    whole = read_json(file)
+    if not isinstance(whole, dict):
+        raise ModelError(f"{file}: is no config of open_clip's; correct it, or take it away from beside the weights")
+    return file, whole
+
+
+def _refuse_contradiction(
+    name: str, own: Mapping[str, Any], file: Path, other: Mapping[str, Any], image_size: int | None
+) -> None:
+    """Raise ModelError where the config beside the weights describes another model than the one that was named."""
+    if not other:
+        return
+    pairs = {
+        **_differences("vision_cfg", open_clip.CLIPVisionCfg, own, other),
+        **_differences("text_cfg", open_clip.CLIPTextCfg, own, other),
+    }
+    if own.get("embed_dim") != other.get("embed_dim"):
+        pairs["embed_dim"] = (own.get("embed_dim"), other.get("embed_dim"))
+    if own.get("quick_gelu") and not other.get("quick_gelu"):
+        pairs["quick_gelu"] = (True, False)
+    if image_size is not None:
+        pairs.pop("vision_cfg.image_size", None)
+    if pairs:
+        key, (mine, theirs) = next(iter(pairs.items()))
+        raise ModelError(
+            f"{file}: describes another model than {name} ({key} is {theirs!r}, {name} has {mine!r}); name the model "
+            "that the weights were made for, or take the config away if it is not theirs"
+        )
+
+
+def _differences(part: str, kind: Any, own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    mine, theirs = dict(own.get(part) or {}), dict(other.get(part) or {})
+    found = {}
+    of_timm = part == "vision_cfg" and (mine.get("timm_model_name") or theirs.get("timm_model_name"))
+    for each in fields(kind):
+        if each.name in _SHAPELESS or (of_timm and each.name not in _OF_TIMM):
+            continue
+        pair = tuple(_plain(config.get(each.name, each.default)) for config in (mine, theirs))
+        if pair[0] != pair[1]:
+            found[f"{part}.{each.name}"] = (pair[0], pair[1])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A square size as one number; None and an empty table are the same."""
+    if isinstance(value, list | tuple):
+        return value[0] if len(set(value)) == 1 else list(value)
+    return value or None
+
+
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {each: settings[each] for each in _PREPROCESS if settings.get(each) is not None}
+
+
+def _whole(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = PreprocessCfg()
+    found = {each: preprocess.get(each, getattr(defaults, each)) for each in _PREPROCESS}
+    return {each: list(value) if isinstance(value, list | tuple) else value for each, value in found.items()}
+
+
+def _choices(named: NamedConfig) -> str:
+    tags = open_clip.list_pretrained_tags_by_model(named.known_as)
+    choices = f"a tag ({', '.join(tags)}), " if tags else ""
+    return f"give {choices}hf-hub:NAME, a .pt or .safetensors file, or random:SEED"
+
+
+def _at_random(pretrained: str, weights: str | None) -> Weights:
+    seed = pretrained.removeprefix("random:")
+    if not re.fullmatch(r"[0-9]{1,18}", seed):
+        raise ModelError(f"--pretrained {pretrained}: the seed must be a whole number, as in random:0")
+    if weights is not None:
+        raise ModelError(
+            f"--weights {weights}: --pretrained {pretrained} has no file of weights; leave one of them out"
+        )
+    return Weights(None, int(seed))
+
+
+def _at_place(name: str, weights: str, download: bool, listen: Listener) -> Weights:
+    """The weights where the user says that they lie: a file, a folder, or a repository."""
+    if weights.startswith(hub.PREFIX):
+        return _from_repository(name, weights, download, listen)
+    place = Path(weights.removeprefix("local-dir:")).expanduser()
+    path = weights_in(place) if place.is_dir() else place
+    if path is None or not path.is_file():
+        what = "this folder holds no weights" if place.is_dir() else "no such file or folder"
+        raise ModelError(f"--weights {weights}: {what}; give the .safetensors or .pt file of {name}, or its folder")
+    return _file(path)
+
+
+def _file(path: Path) -> Weights:
+    path = path.absolute()
+    return Weights(path, repository=hub.repository_of(path))
+
+
+def _from_repository(name: str, named: str, download: bool, listen: Listener) -> Weights:
+    repository = named.removeprefix(hub.PREFIX)
+    what = f"fetching the weights of {name} from https://huggingface.co/{repository}"
+    try:
+        with hub.announced(listen, what):
+            return Weights(hub.fetch(repository, hub.WEIGHTS, download), repository=repository)
+    except ModelError as error:
+        if not download:
+            raise ModelError(not_cached(name, f"{hub.PREFIX}{repository}")) from error
+        hint = hugging_face_hint(f"{hub.PREFIX}{repository}")
+        raise ModelError(
+            f"{named} {hint}"
+            if hint and "transformers" in hint
+            else f"{name}: the weights {hub.PREFIX}{repository} could not be fetched ({error}); check the name and the "
+            "network, or fetch them on a connected machine and say with --weights where they lie"
+        ) from error
+
+
+def _of_tag(name: str, tag: str, settings: Mapping[str, Any], download: bool, listen: Listener) -> Weights:
+    home = str(settings.get("hf_hub") or "").rpartition("/")[0]
+    source = f"https://huggingface.co/{home}" if home else str(settings.get("url"))
+    try:
+        with hub.announced(listen, f"fetching the weights {tag} of {name} from {source}"):
+            return Weights(Path(download_pretrained(dict(settings))))
+    except (OSError, RuntimeError, ValueError) as error:
+        # open_clip's own sentence about which file it was adds nothing to the reason.
+        reason = one_line(error).rpartition("Last error: ")[2].rstrip(".")
+        raise ModelError(
+            f"{name}: the weights {tag} could not be fetched from {source} ({reason}); check the network, or fetch "
+            f"them on a connected machine and give the file with --pretrained {tag} --weights FILE"
+        ) from error

@@ -1,0 +1,596 @@
+"""The same weights give the same embeddings however they are named; what nothing tells is said to be assumed.
+
+A stand-in for the hub's cache holds a toy's weights under a tag that the test adds to open_clip's table.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip import pretrained as open_clip_tags
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import headspan as hs
+from headspan.cli import main
+from headspan.errors import ModelError
+from headspan.model import hub
+from headspan.model.convert import running_twice, to_tower
+from headspan.model.load import LoadedModel, load_model, load_stored_model
+from headspan.model.tower import Tower, normalise
+from headspan.pixels import preprocess_image
+from headspan.records import Progress
+from tests import tolerances
+from tests.conftest import TOY, ToyRun, encoded_image, image_members, write_tar
+from tests.tolerances import relative_error
+
+REPOSITORY = "headspan-tests/Toy"
+TAG = "trained_s1b"
+HALF, ONE = [0.5, 0.5, 0.5], [1.0, 1.0, 1.0]
+# Each differs from open_clip's defaults in what a family of its tags differs in.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "QuickGELU": {"quick_gelu": True},
+    "SigLIP": {"mean": HALF, "std": HALF, "resize_mode": "squash"},
+    "MobileCLIP": {"mean": [0.0, 0.0, 0.0], "std": ONE, "interpolation": "bilinear"},
+    "longest": {"interpolation": "bilinear", "resize_mode": "longest", "fill_color": 7, "quick_gelu": True},
+    "mean and std of a half": {"mean": HALF, "std": HALF},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A toy whose weights have a tag, a repository in the hub's cache, and a checksum in an url."""
+
+    name: str
+    config: Path
+    snapshot: Path
+    plain_pt: Path
+    family: dict[str, Any]
+
+    @property
+    def weights(self) -> Path:
+        return self.snapshot / hub.WEIGHTS[0]
+
+
+def whole_config(family: dict[str, Any], model: dict[str, Any] = TOY) -> str:
+    preprocess = {name: value for name, value in family.items() if name != "quick_gelu"}
+    quick_gelu = {"quick_gelu": True} if family.get("quick_gelu") else {}
+    return json.dumps({"model_cfg": {**model, **quick_gelu}, "preprocess_cfg": preprocess})
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and no network."""
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+def fill_cache(cache: Path, repository: str, config: str, weights: Path) -> Path:
+    """Put a config and weights into the cache, these as a link to a file named by its checksum, as the hub does."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / "1234567"
+    for each in (snapshot, folder / "refs", folder / "blobs"):
+        each.mkdir(parents=True)
+    (folder / "refs" / "main").write_text("1234567")
+    (snapshot / hub.CONFIG).write_text(config)
+    blob = folder / "blobs" / hub.checksum(weights)
+    shutil.copy(weights, blob)
+    (snapshot / hub.WEIGHTS[0]).symlink_to(blob)
+    return snapshot
+
+
+def trained(
+    family: dict[str, Any], cache: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Trained:
+    config = tmp_path / "headspan-trained.json"
+    config.write_text(json.dumps(TOY))
+    snapshot = fill_cache(cache, REPOSITORY, whole_config(family), toy_weights)
+    plain = tmp_path / "plain.pt"
+    torch.save(load_file(toy_weights), plain)
+    settings = {
+        "hf_hub": f"{REPOSITORY}/",
+        "url": f"https://github.com/mlfoundations/open_clip/releases/download/toy-{hub.checksum(plain)[:8]}.pt",
+        **{"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, **family},
+    }
+    others = {"another": {"hf_hub": "headspan-tests/Another/", "mean": ONE}}
+    monkeypatch.setitem(open_clip_tags._PRETRAINED, "headspan-trained", {**others, TAG: settings})
+    return Trained(str(config), config, snapshot, plain, family)
+
+
+def embedding_bytes(model: LoadedModel) -> bytes:
+    tower = to_tower(model.clip.visual, model.name)
+    pixels = torch.from_numpy(preprocess_image(encoded_image(3, 50, 90, "PNG"), model.preprocess))[None]
+    row = tower.forward(
+        normalise(pixels, model.preprocess.mean, model.preprocess.std, torch.float32), range(tower.layers)
+    )
+    return row.state.numpy().tobytes()
+
+
+def elsewhere(source: Path, folder: Path, config: str | None = None) -> Path:
+    folder.mkdir()
+    if config is not None:
+        (folder / hub.CONFIG).write_text(config)
+    return Path(shutil.copy(source, folder / source.name))
+
+
+def resaved(toy: Trained, folder: Path, config: str | None) -> Path:
+    """The same tensors in a file of other bytes."""
+    folder.mkdir()
+    if config is not None:
+        (folder / hub.CONFIG).write_text(config)
+    path = folder / "open_clip_model.safetensors"
+    save_file(load_file(toy.weights), path, {"saved": "again"})
+    return path
+
+
+def unlinked(toy: Trained, tmp_path: Path) -> str:
+    """The same file, recognised by the checksum that a tag's url tells alone."""
+    shutil.rmtree(toy.snapshot.parents[1])
+    return str(elsewhere(toy.plain_pt, tmp_path / "downloads"))
+
+
+Way = Callable[[Trained, Path], dict[str, Any]]
+WAYS: dict[str, Way] = {
+    "tag with a file": lambda toy, tmp: {
+        "pretrained": TAG,
+        "weights": str(resaved(toy, tmp / "bare", None)),
+    },
+    "tag with a folder": lambda toy, tmp: {
+        "pretrained": TAG,
+        "weights": str(resaved(toy, tmp / "bare", None).parent),
+    },
+    "repository as weights": lambda toy, tmp: {"pretrained": f"hf-hub:{REPOSITORY}"},
+    "repository as weights, its file elsewhere": lambda toy, tmp: {
+        "pretrained": f"hf-hub:{REPOSITORY}",
+        "weights": str(elsewhere(toy.weights, tmp / "moved", whole_config(toy.family))),
+    },
+    "repository as model": lambda toy, tmp: {"name": f"hf-hub:{REPOSITORY}", "pretrained": None},
+    "local folder": lambda toy, tmp: {"name": f"local-dir:{toy.snapshot}", "pretrained": None},
+    "file in the hub's cache": lambda toy, tmp: {"pretrained": str(toy.weights)},
+    "file with the bytes of the hub's": lambda toy, tmp: {"pretrained": str(elsewhere(toy.weights, tmp / "moved"))},
+    "file with a known checksum": lambda toy, tmp: {"pretrained": unlinked(toy, tmp)},
+    "file beside a config": lambda toy, tmp: {"pretrained": str(resaved(toy, tmp / "saved", whole_config(toy.family)))},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_way_to_name_the_same_weights_gives_the_same_bytes(
+    family: str, hub_cache: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, (way, named) in enumerate(WAYS.items()):
+        folder, cache = tmp_path / str(number), hub_cache / str(number)
+        folder.mkdir()
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+        toy = trained(FAMILIES[family], cache, toy_weights, folder, monkeypatch)
+        by_tag = load_model(toy.name, TAG)
+        events: list[Progress] = []
+        found = load_model(**{"name": toy.name, **named(toy, folder)}, listen=events.append)
+        assert found.preprocess == by_tag.preprocess, way
+        assert found.activation == by_tag.activation == ("quick_gelu" if toy.family.get("quick_gelu") else "gelu"), way
+        assert (found.weights_sha256, found.text_sha256) == (by_tag.weights_sha256, by_tag.text_sha256), way
+        assert embedding_bytes(found) == embedding_bytes(by_tag), way
+        assert found.assumed is None, way
+        assert not events, way
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tag_is_prepared_and_computed_as_open_clip_does_it(
+    family: str, hub_cache: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = trained(FAMILIES[family], hub_cache, toy_weights, tmp_path, monkeypatch)
+    model = load_model(toy.name, TAG)
+    # What is there to be told apart from open_clip's defaults.
+    clip = open_clip.create_model("headspan-trained", TAG, force_quick_gelu=bool(toy.family.get("quick_gelu"))).eval()
+    transform = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
+    path = tmp_path / "image.png"
+    path.write_bytes(encoded_image(3, 50, 90, "PNG"))
+    with torch.inference_mode(), Image.open(path) as image:
+        wanted = clip.encode_image(transform(image)[None]).numpy()
+    tower = to_tower(model.clip.visual, "toy")
+    state = np.frombuffer(embedding_bytes(model), np.float32)[None]
+    row = torch.nn.functional.layer_norm(torch.from_numpy(state.copy()), state.shape[1:], *tower.norm_after[:2])
+    assert relative_error((row @ tower.projection).numpy(), wanted) < tolerances.FLOAT32_SUM
+
+
+def test_what_nothing_tells_is_assumed_in_one_sentence_and_recorded(
+    hub_cache: Path,
+    toy_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    toy = trained(FAMILIES["SigLIP"], hub_cache, toy_weights, tmp_path, monkeypatch)
+    file = resaved(toy, tmp_path / "bare", None)
+    shard = write_tar(tmp_path / "a.tar", image_members(range(2)))
+    out = tmp_path / "s.zarr"
+    command = ["precompute", str(shard), "--model", toy.name, "--layers", "all", "--device", "cpu", "--out", str(out)]
+    assert main([*command, "--pretrained", str(file)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "assumed" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"{file}: nothing tells the preprocessing and activation of these weights")
+    assert "mean [0.4815, 0.4578, 0.4082]" in said[0]
+    assert "bicubic, shortest, GELU" in said[0]
+    assert f"--pretrained TAG --weights {file} (tags: another, {TAG})" in said[0]
+    assert hs.open(out).attributes["made_with"]["weights"]["assumed"] == said[0]
+    # Told the tag, it is another store, of which nothing is assumed.
+    assert main([*command[:-2], "--out", str(tmp_path / "t.zarr"), "--pretrained", TAG, "--weights", str(file)]) == 0
+    assert "assumed" not in capsys.readouterr().err
+    told = hs.open(tmp_path / "t.zarr").attributes
+    assert told["preprocess"]["resize_mode"] == "squash"
+    assert told["made_with"]["weights"]["assumed"] is None
+    assert told["pretrained"] == TAG
+
+
+def test_random_weights_and_the_reference_model_assume_nothing(toy_config: Path) -> None:
+    assert load_model(str(toy_config), "random:0").assumed is None
+    assert load_model("reference", None).assumed is None
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "text"),
+    [
+        ("vision_cfg", {"layers": 4}, r"vision_cfg\.layers is 4, .* has 3"),
+        # Positions would be interpolated without a word.
+        ("vision_cfg", {"image_size": 48}, r"vision_cfg\.image_size is 48, .* has 32"),
+        # As many parameters of the same shapes, and other numbers.
+        ("vision_cfg", {"head_width": 8}, r"vision_cfg\.head_width is 8, .* has 16"),
+        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}, r"vision_cfg\.act_kwargs is .*tanh.* has None"),
+        ("text_cfg", {"heads": 4}, r"text_cfg\.heads is 4, .* has 2"),
+    ],
+)
+def test_a_config_beside_the_weights_that_describes_another_model_is_refused(
+    part: str, change: dict[str, Any], text: str, toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    model = {**TOY, part: {**TOY[part], **change}}
+    file = elsewhere(toy_weights, tmp_path / "saved", whole_config({}, model))
+    with pytest.raises(ModelError, match=rf"open_clip_config\.json: describes another model than .*{text}\); name the"):
+        load_model(str(toy_config), str(file))
+
+
+def test_a_config_that_writes_defaults_out_describes_the_same_model(
+    toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    model = {
+        **TOY,
+        "vision_cfg": {**TOY["vision_cfg"], "image_size": [32, 32], "mlp_ratio": 4.0, "ls_init_value": None},
+        "text_cfg": {**TOY["text_cfg"], "vocab_size": 49408, "hf_tokenizer_name": ""},
+    }
+    file = elsewhere(toy_weights, tmp_path / "saved", whole_config(FAMILIES["SigLIP"], model))
+    assert load_model(str(toy_config), str(file)).preprocess.resize_mode == "squash"
+
+
+def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
+    hub_cache: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = trained(FAMILIES["longest"], hub_cache, toy_weights, tmp_path, monkeypatch)
+    file = resaved(toy, tmp_path / "bare", None)
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
+    run: dict[str, Any] = {"model": toy.name, "pretrained": str(file), "device": "cpu", "layers": "all"}
+    hs.precompute(shard, tmp_path / "s.zarr", **run)
+    # The config comes to lie beside the weights afterwards, as if an earlier headspan had not read it.
+    (file.parent / hub.CONFIG).write_text(whole_config(toy.family))
+    events: list[Progress] = []
+    hs.precompute(shard, tmp_path / "s.zarr", events.append, **run)
+    notes = [event.note for event in events if event.stage == "note"]
+    assert len(notes) == 1
+    assert "the store goes on as it was made" in notes[0]
+    assert "QuickGELU" in notes[0]
+    damaged = next((tmp_path / "s.zarr" / "heads").rglob("0*"))
+    while damaged.is_dir():
+        damaged = next(iter(sorted(damaged.iterdir())))
+    before = damaged.read_bytes()
+    damaged.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    repaired = hs.repair(tmp_path / "s.zarr")
+    assert not repaired.verdict.problems
+    assert damaged.read_bytes() == before
+    hs.precompute(shard, tmp_path / "new.zarr", **run)
+    assert hs.open(tmp_path / "new.zarr").attributes["preprocess"]["resize_mode"] == "longest"
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+        lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
+        lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {name.replace("visual.", "visual._orig_mod."): tensor for name, tensor in state.items()},
+        lambda state: {"model": state, "optimizer": {"lr": 1.0}},
+        lambda state: {"model": "ViT", "state_dict": {f"model.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {"epoch": 3, "model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {"state_dict": {"model": state}},
+        lambda state: {name: tensor.half().float() for name, tensor in state.items()},
+    ],
+)
+def test_checkpoints_of_training_scripts_load_to_the_same_tensors(
+    wrapped: Callable[[dict[str, Any]], dict[str, Any]], toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    state = {name: tensor.half().float() for name, tensor in load_file(toy_weights).items()}
+    torch.save(state, tmp_path / "plain.pt")
+    torch.save(wrapped(state), tmp_path / "wrapped.pt")
+    plain, found = (load_model(str(toy_config), str(tmp_path / f"{name}.pt")) for name in ("plain", "wrapped"))
+    assert (found.weights_sha256, found.text_sha256) == (plain.weights_sha256, plain.text_sha256)
+
+
+def test_a_checkpoint_of_torch_compile_itself_loads(toy_config: Path, toy_weights: Path, tmp_path: Path) -> None:
+    plain = load_model(str(toy_config), str(toy_weights))
+    torch.save(torch.compile(plain.clip).state_dict(), tmp_path / "compiled.pt")
+    assert any("_orig_mod." in name for name in torch.load(tmp_path / "compiled.pt"))
+    found = load_model(str(toy_config), str(tmp_path / "compiled.pt"))
+    assert (found.weights_sha256, found.text_sha256) == (plain.weights_sha256, plain.text_sha256)
+
+
+def test_the_text_towers_checksum_and_the_activation_are_of_what_runs(
+    toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    plain = load_model(str(toy_config), str(toy_weights))
+    tensors = load_file(toy_weights)
+    for name, same in (("text_projection", False), ("logit_scale", True), ("visual.class_embedding", True)):
+        save_file({**tensors, name: tensors[name] + 1}, tmp_path / "changed.safetensors")
+        assert (
+            load_model(str(toy_config), str(tmp_path / "changed.safetensors")).text_sha256 == plain.text_sha256
+        ) is same
+    assert plain.activation == "gelu"
+    tanh = tmp_path / "headspan-toy-tanh.json"
+    tanh.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "act_kwargs": {"approximate": "tanh"}}}))
+    assert load_model(str(tanh), "random:0").activation == "gelu_tanh"
+
+
+def test_a_stored_model_is_found_from_another_folder_and_where_it_moved(
+    toy_config: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, other = tmp_path / "work", tmp_path / "other"
+    for folder in (work / "w", work / "saved", other):
+        folder.mkdir(parents=True)
+    shutil.copy(toy_weights, work / "w" / "toy.safetensors")
+    (work / "w" / "headspan-moved.json").write_text(json.dumps(TOY))
+    shutil.copy(toy_weights, work / "saved" / hub.WEIGHTS[0])
+    (work / "saved" / hub.CONFIG).write_text(whole_config(FAMILIES["QuickGELU"]))
+    write_tar(work / "a.tar", image_members(range(2)))
+    monkeypatch.chdir(work)
+    runs: dict[str, dict[str, Any]] = {
+        "file": {"model": "w/headspan-moved.json", "pretrained": "w/toy.safetensors"},
+        "folder": {"model": "local-dir:saved"},
+    }
+    for name, run in runs.items():
+        hs.precompute("a.tar", f"{name}.zarr", device="cpu", layers="all", **run)
+    monkeypatch.chdir(other)
+    stores = {name: hs.open(work / f"{name}.zarr") for name in runs}
+    for name, store in stores.items():
+        assert store.attributes["model"] == runs[name]["model"]
+        assert hs.text_vectors(store, ["a", "b"]).shape == (2, 24)
+    # The shard was named relative to the run's folder too.
+    assert hs.verify(stores["file"], sources=True).unreached == 0
+    third = tmp_path / "third"
+    third.mkdir()
+    (work / "w").rename(third / "w")
+    (work / "saved").rename(third / "saved")
+    (work / "a.tar").rename(third / "b.tar")
+    for store in stores.values():
+        with pytest.raises(ModelError, match=r"(--weights PATH|could not be read)"):
+            hs.text_vectors(store, ["c", "d"])
+    places = {"file": third / "w" / "toy.safetensors", "folder": third / "saved"}
+    for name, store in stores.items():
+        assert hs.textspan(store, ["c", "d", "e"], 1, weights=places[name]).indices.shape[2] == 1
+    assert hs.verify(stores["file"], sources=True).unreached == 1
+    moved = hs.verify(stores["file"], sources=True, shards=[str(third / "b.tar")])
+    assert moved.unreached == 0
+    assert not moved.problems
+    # The weights alone do, where the folder's config is recorded; those of another model do not.
+    lone = elsewhere(third / "saved" / hub.WEIGHTS[0], tmp_path / "lone")
+    assert hs.text_vectors(stores["folder"], ["f"], weights=lone).shape == (1, 24)
+    tensors = load_file(toy_weights)
+    for name, tower in (("visual.proj", "image"), ("text_projection", "text")):
+        save_file({**tensors, name: tensors[name] + 1}, tmp_path / "other.safetensors")
+        attributes = {
+            **stores["file"].attributes,
+            "text_sha256": load_model(str(toy_config), str(toy_weights)).text_sha256,
+        }
+        with pytest.raises(ModelError, match=rf"other\.safetensors: {tower} tower .* was made with .*; restore"):
+            load_stored_model(attributes, stores["file"].path, tmp_path / "other.safetensors")
+
+
+def test_nothing_that_a_store_names_is_fetched_unless_the_user_names_it(
+    toy_weights: Path, toy_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def fetched(repository: str, name: str, local_files_only: bool = False) -> str:
+        asked.append((repository, local_files_only))
+        raise OSError("no such file in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetched)
+    attributes = {**hs.open(toy_copy).attributes, "made_with": {}}
+    foreign = [
+        {**attributes, "model": "hf-hub:evil/model", "pretrained": None},
+        {**attributes, "pretrained": "hf-hub:evil/weights"},
+        {**attributes, "model": "ViT-B-32", "pretrained": "hf-hub:evil/weights"},
+    ]
+    for each in foreign:
+        with pytest.raises(ModelError, match=r"evil/\w+; .*|not in the local cache .* --weights hf-hub:evil/"):
+            load_stored_model(each, toy_copy)
+    assert asked
+    assert all(local for _, local in asked)
+    asked.clear()
+    with pytest.raises(ModelError, match=r"could not be read"):
+        load_stored_model(foreign[0], toy_copy, "hf-hub:evil/model")
+    assert asked == [("evil/model", False)]
+
+
+def test_the_text_tower_of_a_stores_config_is_not_fetched_either(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    with hub.offline(True):
+        seen.append(huggingface_hub.constants.is_offline_mode())
+    assert seen == [True]
+
+
+def poisoned(place: str) -> dict[str, Any]:
+    asks = {"trust_remote_code": True}
+    text = {**TOY["text_cfg"], "tokenizer_kwargs": asks}
+    if place == "model_cfg":
+        return {**TOY, "text_cfg": text}
+    if place == "nested":
+        return {**TOY, "text_cfg": {**TOY["text_cfg"], "hf_model_config": [{"deep": asks}]}}
+    return {**TOY, "vision_cfg": {**TOY["vision_cfg"], **asks}}
+
+
+@pytest.mark.parametrize("place", ["model_cfg", "nested", "vision"])
+def test_a_config_that_asks_for_remote_code_is_refused_before_anything_is_loaded(
+    place: str,
+    hub_cache: Path,
+    toy_config: Path,
+    toy_weights: Path,
+    toy_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("a model was built"))
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("a tokenizer was built"))
+    whole = json.dumps({"model_cfg": poisoned(place)})
+    fill_cache(hub_cache, "evil/model", whole, toy_weights)
+    beside = elsewhere(toy_weights, tmp_path / "saved", whole)
+    (tmp_path / "headspan-evil.json").write_text(json.dumps(poisoned(place)))
+    attributes = {**hs.open(toy_copy).attributes, "model_config": poisoned(place)}
+    loads: list[Callable[[], Any]] = [
+        lambda: load_model("hf-hub:evil/model", None),
+        lambda: load_model(f"local-dir:{beside.parent}", None),
+        lambda: load_model(str(tmp_path / "headspan-evil.json"), "random:0"),
+        lambda: load_model(str(toy_config), str(beside)),
+        lambda: load_stored_model(attributes, toy_copy),
+        lambda: load_stored_model({**attributes, "model": "hf-hub:evil/model", "pretrained": None}, toy_copy),
+    ]
+    for load in loads:
+        with pytest.raises(ModelError, match=r": its config asks for trust_remote_code, which would run code"):
+            load()
+
+
+def test_a_slow_fetch_is_announced_and_a_failed_one_ends_in_a_whole_sentence(
+    toy_weights: Path, tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = trained({}, hub_cache, toy_weights, tmp_path, monkeypatch)
+    monkeypatch.setattr(hub, "_QUIET_SECONDS", 0.05)
+    reason = "We could not connect to the hub, " + "and that took long, " * 20 + "so it was given up"
+    heard: list[str] = []
+
+    def slow(*_: Any, **__: Any) -> str:
+        # As long as it takes until the listener was told.
+        while not heard:
+            pass
+        raise OSError(reason)
+
+    monkeypatch.setattr(open_clip_tags, "hf_hub_download", slow)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", slow)
+    for pretrained, source in (
+        (TAG, f"https://huggingface.co/{REPOSITORY}"),
+        ("hf-hub:some/weights", "https://huggingface.co/some/weights"),
+    ):
+        heard.clear()
+        with pytest.raises(ModelError) as refusal:
+            load_model(toy.name, pretrained, listen=lambda event: heard.append(event.note))
+        assert heard[0].startswith("fetching the weights")
+        assert heard[0].endswith(source)
+        assert reason in str(refusal.value)
+        assert "fetch them on a connected machine" in str(refusal.value)
+
+
+def test_a_quick_fetch_is_not_announced(toy_run: ToyRun) -> None:
+    events: list[Progress] = []
+    load_model("reference", None, listen=events.append)
+    assert not events
+
+
+def test_a_long_list_of_parameters_is_summed_up_and_no_name_is_cut(
+    toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    tensors = {name: tensor for name, tensor in load_file(toy_weights).items() if ".mlp." not in name}
+    save_file(tensors, tmp_path / "few.safetensors")
+    with pytest.raises(
+        ModelError, match=r"\(Missing key\(s\) in state_dict: [\w.]+, [\w.]+, [\w.]+ and 17 more\)"
+    ) as said:
+        load_model(str(toy_config), str(tmp_path / "few.safetensors"))
+    assert "..." not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("openai/clip-vit-base-patch32", "--model ViT-B-32 --pretrained openai"),
+        ("openai/clip-vit-large-patch14-336", "--model ViT-L-14-336 --pretrained openai"),
+        ("google/siglip-base-patch16-224", "--model ViT-B-16-SigLIP --pretrained webli"),
+        ("google/siglip2-so400m-patch14-384", "--model ViT-SO400M-14-SigLIP2-378 --pretrained webli"),
+        ("google/siglip-base-patch16-256-multilingual", "--model ViT-B-16-SigLIP-i18n-256 --pretrained webli"),
+        ("facebook/metaclip-l14-fullcc2.5b", "--model ViT-L-14 --pretrained metaclip_fullcc"),
+        ("facebook/PE-Core-L14-336", "--model PE-Core-L-14-336 --pretrained meta"),
+        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "--model ViT-B-32 --pretrained laion2b_s34b_b79k"),
+        ("somebody/their-own-model", "write hf-hub:somebody/their-own-model"),
+    ],
+)
+def test_hugging_faces_names_are_answered_with_open_clips(name: str, meant: str) -> None:
+    with pytest.raises(ModelError, match=rf"^{name}: .*{meant}"):
+        load_model(name, None)
+
+
+def test_hugging_faces_names_behind_a_prefix_or_as_weights_are_answered_too(hub_cache: Path) -> None:
+    for name, pretrained in (
+        ("hf-hub:openai/clip-vit-base-patch32", None),
+        ("ViT-B-32", "openai/clip-vit-base-patch32"),
+    ):
+        with pytest.raises(ModelError, match=r"format of the package transformers, .* --pretrained openai"):
+            load_model(name, pretrained)
+
+
+def test_weights_without_a_tag_are_weights_and_those_of_a_seed_are_refused(
+    toy_config: Path, toy_weights: Path, toy_model: LoadedModel, tmp_path: Path
+) -> None:
+    assert load_model(str(toy_config), None, weights=str(toy_weights)).weights_sha256 == toy_model.weights_sha256
+    with pytest.raises(ModelError, match=r"--weights .*: --pretrained random:0 has no file of weights"):
+        load_model(str(toy_config), "random:0", weights=str(toy_weights))
+    with pytest.raises(ModelError, match=r"--weights .*nowhere: no such file or folder; give the"):
+        load_model(str(toy_config), None, weights=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match=rf"--weights {tmp_path}: this folder holds no weights"):
+        load_model(str(toy_config), None, weights=str(tmp_path))
+
+
+def test_models_whose_rows_are_normed_before_their_mean_are_said_to_run_twice(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert running_twice() == {"vit_medium_patch16_gap_256"}
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
+    for pooling, twice in (({"pool_type": "avg"}, True), ({"pool_type": "avg", "final_ln_after_pool": True}, False)):
+        config = tmp_path / f"headspan-toy-twice-{twice}.json"
+        config.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], **pooling}}))
+        events: list[Progress] = []
+        passes: list[int] = []
+        embed = Tower._embed
+        monkeypatch.setattr(
+            Tower, "_embed", lambda self, pixels, embed=embed, passes=passes: (passes.append(1), embed(self, pixels))[1]
+        )
+        run: dict[str, Any] = {"model": str(config), "pretrained": "random:0", "layers": "all", "device": "cpu"}
+        hs.precompute(shard, tmp_path / f"{twice}.zarr", events.append, **run)
+        monkeypatch.undo()
+        assert len(passes) == 1 + twice
+        assert any("two passes an image" in event.note for event in events) is twice
+
+
+def test_the_command_that_makes_a_store_again_names_its_weights(
+    toy_config: Path, toy_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
+    flags = ["--pretrained", str(tmp_path / "gone.pt"), "--weights", str(toy_weights), "--layers", "all"]
+    assert main(["precompute", shard, "--model", str(toy_config), *flags, "--out", str(tmp_path / "s.zarr")]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "s.zarr")]) == 0
+    assert f"--pretrained {tmp_path / 'gone.pt'} --weights {toy_weights}" in capsys.readouterr().out

@@ -1,0 +1,49 @@
+"""The Tritons whose compiled code these tests were tried with, and what happens with another one.
+
+Tests of compiled code read what Triton makes: PTX in the emulator, registers and instructions in binaries. A new Triton
+may write PTX that the emulator does not know, so with a Triton that was not tried those tests are skipped with the
+reason. Tests in Triton's interpreter, and tests on a GPU, run with any Triton.
+
+To try a new Triton: install it, set NEWEST to its version, and run tests/kernels.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+import torch
+from packaging.version import Version
+
+OLDEST, NEWEST = "3.6.0", "3.9.0"
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = torch.cuda.is_available() and not INTERPRETED
+# What newer Tritons and PyTorchs call deprecated is no error of these kernels, which run with older ones too.
+DEPRECATIONS = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
+
+
+def why_untried(version: str) -> str:
+    """One line on why compiled code is not tested with this Triton; empty where it is."""
+    if Version(OLDEST).release <= Version(version).release <= Version(NEWEST).release:
+        return ""
+    return (
+        f"Triton {version}: compiled kernels are tested with Triton {OLDEST} to {NEWEST} only; "
+        "tests/kernels/tritons.py says how to try another"
+    )
+
+
+def installed_and_untried() -> str:
+    """As `why_untried`, of the Triton that is installed; empty where there is none, or where it compiles nothing."""
+    if INTERPRETED or find_spec("triton") is None:
+        return ""
+    # Here, since Triton's wheels exist for Linux only.
+    import triton
+
+    return why_untried(triton.__version__)
+
+
+def why_not_compiled() -> str:
+    """One line on why there is no compiled code to test in this process; empty where there is."""
+    return "Triton's interpreter compiles nothing" if INTERPRETED else installed_and_untried()

@@ -1,0 +1,61 @@
+"""The worlds in which Triton's ops run: a GPU where there is one, an emulated processor, and Triton's interpreter.
+
+Without a GPU Triton compiles for sm_90 and an emulated processor runs the result, in an order drawn afresh in every
+run; a failure's output names the seed. With TRITON_INTERPRET=1, which Triton reads when it is imported, its interpreter
+runs the Python.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kernels import tritons
+
+
+def enter(monkeypatch: pytest.MonkeyPatch, architecture: int) -> None:
+    """Let launches run in this process's world, or skip the test where it has none."""
+    if architecture != 90 and (tritons.INTERPRETED or tritons.ON_GPU):
+        pytest.skip("only the emulator has another architecture")
+    if tritons.INTERPRETED:
+        widen_bfloat16_products(monkeypatch)
+        return
+    # Here, since Triton's wheels exist for Linux only.
+    from tests.kernels.compiling import hand_launches_on, launch_on_gpu
+
+    if tritons.ON_GPU:
+        launch_on_gpu(monkeypatch)
+        return
+    if reason := tritons.installed_and_untried():
+        pytest.skip(reason)
+    from tests.kernels.emulator.launch import run as emulate
+
+    seed = int.from_bytes(os.urandom(4), "little")
+    print("emulator's seed", seed)
+    choices = Random(seed)
+    hand_launches_on(
+        monkeypatch, architecture, lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices)
+    )
+
+
+def widen_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter multiplies bfloat16 matrices by their raw bits; here they are widened first."""
+    # Here, since Triton's wheels exist for Linux only.
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    plain = interpreter.InterpreterBuilder.create_dot
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return plain(self, widened(a), widened(b), *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
