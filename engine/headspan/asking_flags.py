@@ -9,7 +9,7 @@ from headspan.errors import SettingsError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, AnswerCache, Question
 from headspan.llm.endpoint import OPENAI_URL, PARALLEL, TIMEOUT_SECONDS, Endpoint
-from headspan.terminal import say, tell
+from headspan.terminal import counted, say, tell
 
 # Each with its default, which the command line leaves out, so that a flag without a model is noticed.
 _DEFAULTS = {"parallel": PARALLEL, "timeout": TIMEOUT_SECONDS, "answer_tokens": ANSWER_TOKENS}
@@ -77,8 +77,8 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
         return not flags.dry_run
     models = ", ".join(dict.fromkeys(question.model for question in questions))
     out(
-        f"{plan.questions:,} questions to {models} at {asker.endpoint.shown_url}: {plan.kept:,} answered before, "
-        f"{len(plan.open):,} to ask",
+        f"{counted(plan.questions, 'question')} to {models} at {asker.endpoint.shown_url}: {plan.kept:,} answered "
+        f"before, {len(plan.open):,} to ask",
     )
     if plan.elsewhere:
         out(f"  kept answers came from {', '.join(plan.elsewhere)}")
@@ -89,8 +89,8 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
             + (f", ${_money(plan.prompt_tokens, plan.answer_tokens, *price):,.2f} at most" if price else ""),
         )
         out(
-            f"  budget: {calls:,} calls and {tokens:,} tokens, retries counted (a question may reserve "
-            f"{plan.max_tokens // len(plan.open):,} tokens until its reply says the use)",
+            f"  budget: {counted(calls, 'call')} and {counted(tokens, 'token')}, retries counted (a question may "
+            f"reserve {plan.max_tokens // len(plan.open):,} tokens until its reply says the use)",
         )
     if flags.dry_run:
         say("nothing was asked (--dry-run)")

@@ -8,18 +8,16 @@ agree, `precompute` where units had to be set aside or no image could be used.
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
@@ -32,12 +30,13 @@ from headspan.config import DECODERS, EMISSIONS, PRECISIONS, PrecomputeSettings,
 from headspan.config import spans as spans_of
 from headspan.errors import HeadspanError
 from headspan.escapes import escaped, shell_command
+from headspan.flag_parser import Parser
 from headspan.label_commands import add_label_commands
 from headspan.records import NOTE, Progress, Summary
 from headspan.stage_times import IN_TURN, MEANWHILE
 from headspan.store.reader import Store
 from headspan.store.schema import decoding
-from headspan.terminal import ERR, OUT, conclude, prepare, say, say_row, tell
+from headspan.terminal import ERR, conclude, counted, prepare, say, say_row, tell
 from headspan.vote_commands import add_vote_commands
 
 
@@ -67,8 +66,8 @@ class ProgressPrinter:
     def __call__(self, event: Progress) -> None:
         if event.stage in ("planned", NOTE):
             self.close()
-            counted = f"{event.done:,} images: " if event.stage == "planned" else ""
-            tell(counted + event.note)
+            images = f"{counted(event.done, 'image')}: " if event.stage == "planned" else ""
+            tell(images + event.note)
         elif self._on_terminal:
             self._draw(event)
         else:
@@ -164,7 +163,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(summary.path)
     if store.complete and not store.images:
         say(
-            f"none of the {store.planned_images:,} images could be used, so the store holds no numbers; "
+            f"none of {counted(store.planned_images, 'image')} could be used, so the store holds no numbers; "
             f"`{shell_command(['headspan', 'info', summary.path, '--bad'])}` lists the reasons"
         )
         return 1
@@ -180,18 +179,18 @@ def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     for name in done.files:
         say(f"{name} made again")
-    say(f"{len(done.units):,} units computed again" + (f": {spans_of(done.units)}" if done.units else ""))
+    say(f"{counted(len(done.units), 'unit')} computed again" + (f": {spans_of(done.units)}" if done.units else ""))
     return _print_verdict(Store(flags.store, keep_failed=True), done.verdict)
 
 
 def _print_summary(summary: Summary) -> None:
     if summary.skipped:
-        say(f"{summary.skipped:,} images were finished before, or by another process")
-    say(f"{summary.images:,} images stored in {summary.path}")
+        say(f"finished before, or by another process: {counted(summary.skipped, 'image')}")
+    say(f"{counted(summary.images, 'image')} stored in {summary.path}")
     if summary.images:
         say(_where_time_went(summary.seconds))
     if summary.bad:
-        say(f"{len(summary.bad):,} images set aside:")
+        say(f"{counted(len(summary.bad), 'image')} set aside:")
         for bad in summary.bad[:10]:
             say(f"  row {bad.row}, {bad.key} in {bad.url}: {bad.reason}")
         if len(summary.bad) > 10:
@@ -336,16 +335,17 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
         say(f"{where}: {problem.what}")
     if verdict.unreached:
         say(
-            f"{verdict.unreached:,} source tars are commands, remote or not there (relative paths are those of the "
-            "run), and were not compared with the plan"
+            f"not compared with the plan: {counted(verdict.unreached, 'source tar')}, commands, remote or not there "
+            "(relative paths are those of the run)"
         )
     if verdict.problems:
         of_store = any(problem.of_store for problem in verdict.problems)
         mends = shell_command(["headspan", "repair", str(store.path)])
         todo = f"; `{mends}` mends the store" if of_store else ""
-        say(f"{len(verdict.problems)} problems in {verdict.units} units{todo}")
+        say(f"{counted(len(verdict.problems), 'problem')} in {counted(verdict.units, 'unit')}{todo}")
         return 1
-    say(f"{verdict.images:,} images in {verdict.units:,} units: files, records, rows and moments agree")
+    checked = f"{counted(verdict.images, 'image')} in {counted(verdict.units, 'unit')}"
+    say(f"{checked}: files, records, rows and moments agree")
     if verdict.largest_error is None:
         say("contributions were not summed: that takes all layers and --emit heads,mlps")
     else:
@@ -371,7 +371,8 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
     explained = spans.explained[spans.layers.index(layer), head]
     first = spans.texts(layer, head, 5)
-    say(f"L{layer}.H{head}  {explained[-1]:.0%} of the variance by {len(explained)} texts, the first {len(first)}:")
+    texts = counted(len(explained), "text")
+    say(f"L{layer}.H{head}  {explained[-1]:.0%} of the variance by {texts}, the first {len(first)}:")
     for text in first:
         say(f"    {text}")
 
@@ -399,40 +400,8 @@ def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that prints where all is printed, and answers an unknown flag with its own command's usage."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        # A command's own; those of the whole line are told apart by the command that they follow.
-        if self._subparsers is None:
-            for word in args[: args.index("--")] if "--" in args else args:
-                if re.fullmatch(r"--[\w-]+(=.*)?", word, re.DOTALL):
-                    self._refuse_unknown(word.split("=")[0])
-        found, left = super().parse_known_args(args, namespace)
-        if left:
-            self.error(f"one argument too many, {left[0]}; {self.prog} --help lists what it takes")
-        return found, left
-
-    def _refuse_unknown(self, flag: str) -> None:
-        known = self._option_string_actions
-        if not any(name.startswith(flag) for name in known):
-            near = get_close_matches(flag, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the flags"
-            self.error(f"there is no flag {flag}; {hint}")
-
-    def error(self, message: str) -> NoReturn:
-        # argparse would print the usage to standard output where standard error is closed.
-        ERR.write(self.format_usage())
-        tell(f"{self.prog}: error: {message}")
-        self.exit(2)
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        stream = OUT if file is sys.stdout and file is not None else ERR
-        stream.write("\n".join(map(escaped, message.split("\n"))))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="headspan", description="Every attention head of CLIP image encoders, taken apart.")
+    parser = Parser(prog="headspan", description="Every attention head of CLIP image encoders, taken apart.")
     parser.add_argument("--version", action="version", version=f"headspan {version('headspan')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

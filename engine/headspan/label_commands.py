@@ -31,7 +31,7 @@ from headspan.llm.asking import Asker
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.store.reader import Store
-from headspan.terminal import say, say_row
+from headspan.terminal import counted, say, say_row
 
 _SHOWN_CONCEPTS = 12
 _LONGEST_NAME = 60
@@ -106,7 +106,7 @@ def _print_merged(labels: Labels) -> None:
 
 
 def _print_spent(asker: Asker) -> None:
-    say(f"{asker.budget.calls:,} calls were made and {asker.budget.tokens:,} tokens used")
+    say(f"made {counted(asker.budget.calls, 'call')} and used {counted(asker.budget.tokens, 'token')}")
 
 
 def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
@@ -140,7 +140,7 @@ def _print_scores(found: ConceptConsistency) -> None:
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():
         if missing:
-            say(f"{judge} gives no vote on {missing:,} texts; run the same command to ask again")
+            say(f"{judge} gives no vote on {counted(missing, 'text')}; run the same command to ask again")
     say(", ".join(f"{name} {count}" for name, count in found.groups.items()))
     say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
     say("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
@@ -170,8 +170,8 @@ def _pool(flags: argparse.Namespace, progress: Listener) -> int:
     asker = Asker(asker.endpoint, asker.cache, calls, tokens)
     written = write_pool(asker, request, flags.count, out, progress)
     _print_spent(asker)
-    say(f"{written.texts:,} texts by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
-    say(f"the model repeated {written.repeated:,} texts; its raw answers are in {draft.answers_path}")
+    say(f"{counted(written.texts, 'text')} by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
+    say(f"the model repeated {counted(written.repeated, 'text')}; its raw answers are in {draft.answers_path}")
     return 0
 
 

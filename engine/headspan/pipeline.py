@@ -18,6 +18,7 @@ from headspan.decode import Renderer, decode, renderer
 from headspan.emit.contributions import Contributions, contributions
 from headspan.emit.moments import Moments
 from headspan.errors import SourceError
+from headspan.escapes import shell_command
 from headspan.in_hand import InHand
 from headspan.model.encoder import Encoder, prepare
 from headspan.model.load import load_model
@@ -200,9 +201,10 @@ def _refuse_bad(settings: PrecomputeSettings, store: StoreWriter, bad: list[BadI
     images = store.size.images
     if settings.max_bad is not None and len(bad) > bad_limit(settings.max_bad, images):
         last = bad[-1]
+        lists = shell_command(["headspan", "info", str(store.path), "--bad"])
         raise SourceError(
             f"{store.path}: {len(bad):,} of {images:,} images are bad, more than --max-bad {settings.max_bad} allows "
-            f"(row {last.row}, {last.key} in {last.url}: {last.reason}); see headspan info {store.path} --bad, mend "
+            f"(row {last.row}, {last.key} in {last.url}: {last.reason}); see {lists}, mend "
             "the shards, or allow more to go on"
         )
 

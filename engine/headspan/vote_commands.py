@@ -20,7 +20,7 @@ from headspan.errors import SettingsError
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.store.reader import Store
-from headspan.terminal import say
+from headspan.terminal import counted, say
 
 Run = Callable[[argparse.Namespace, Listener], int]
 
@@ -92,7 +92,8 @@ def _agreement(flags: argparse.Namespace, progress: Listener) -> int:
     spans = read_spans(store, labels.run)
     if flags.write:
         written = write_spans(spans, labels, flags.write, flags.count, flags.seed)
-        say(f"{written} texts written to {flags.write}: fill the column associated with 1 or 0, then give --human")
+        texts = counted(written, "text")
+        say(f"{texts} written to {flags.write}: fill the column associated with 1 or 0, then give --human")
         return 0
     people = {str(path): read_votes(spans, labels, path) for path in flags.human or ()}
     found = read_scores(store, labels.run)

@@ -63,6 +63,18 @@ def test_the_chain_runs_command_by_command(toy_run: ToyRun, tmp_path: Path, caps
         assert main(command) == 0
         assert wanted in capsys.readouterr().out
     assert "<html" in (tmp_path / "report.html").read_text()
+    again = ["textspan", str(store), "--texts", str(pool), "--texts-per-head", "5"]
+    before = relative_files(store)
+    assert main(again) == 0
+    assert "textspan/pool was made with the same settings before; it is unchanged" in capsys.readouterr().err
+    sentence = refused(capsys, *again, "--rank", "3")
+    assert "rank 80, now 3" in sentence
+    assert sentence.endswith(
+        "--overwrite (in Python overwrite=True), which deletes textspan/pool, labels/pool, ccs/pool"
+    )
+    assert relative_files(store) == before
+    assert main([*again, "--rank", "3", "--overwrite"]) == 0
+    assert "deleted labels/pool, ccs/pool, made from the earlier textspan/pool" in capsys.readouterr().err
 
 
 def test_info_lists_the_bad_images_with_shard_key_and_reason(
@@ -185,10 +197,10 @@ def test_repair_says_what_it_did_and_that_all_agrees(toy_copy: Path, capsys: pyt
     shard = toy_copy / "heads" / "c" / "1" / "0" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     assert main(["verify", str(toy_copy)]) == 1
-    assert f"1 problems in 3 units; `headspan repair {toy_copy}` mends the store" in capsys.readouterr().out
+    assert f"1 problem in 3 units; `headspan repair {toy_copy}` mends the store" in capsys.readouterr().out
     assert main(["repair", str(toy_copy)]) == 0
     out = capsys.readouterr().out
-    assert "1 units computed again: 1" in out
+    assert "1 unit computed again: 1" in out
     assert "files, records, rows and moments agree" in out
     assert main(["verify", str(toy_copy), "--sources"]) == 0
 

@@ -56,7 +56,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     out, err = run(capsys, "label", path, "--llm", "m")
     assert f"5 questions to m at {chat.url}: 0 answered before, 5 to ask" in err
     assert re.search(r"budget: 25 calls and [\d,]+ tokens, retries counted", err)
-    assert "5 calls were made and 250 tokens used" in out
+    assert "made 5 calls and used 250 tokens" in out
     assert f"by m at {chat.url}, shown 5 labelled examples" in out
     assert "L0.H2\tplacement" in out
     assert "L1.H2\t-" in out
@@ -208,6 +208,33 @@ def test_the_budget_that_is_printed_is_that_of_the_whole_pool(
     assert len(chat.requests) == int(budget) == 25
     assert "give more with --max-calls and --max-tokens" in said.err
     assert len((tmp_path / "p.txt").read_text().splitlines()) >= 20
+
+
+def test_paid_labels_and_votes_are_replaced_on_request_alone(
+    path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "label", path, "--llm", "m")
+    run(capsys, "ccs", path, "--judge", "kind")
+    before, asked = relative_files(Path(path)), len(chat.requests)
+    for command in (
+        ["label", path, "--llm", "n"],
+        ["label", path, "--llm", "n", "--dry-run"],
+        ["ccs", path, "--judge", "even"],
+        ["ccs", path, "--judge", "even", "--dry-run"],
+    ):
+        assert "or give --overwrite" in refused(capsys, *command)
+    assert relative_files(Path(path)) == before
+    assert len(chat.requests) == asked
+    # The same again says that it is there, and asks nothing.
+    _, err = run(capsys, "label", path, "--llm", "m")
+    assert "labels/hand are by m and the same prompts; left as they are" in err
+    out, err = run(capsys, "ccs", path, "--judge", "kind")
+    assert "ccs/hand has the votes of these judges; it was left as it is" in err
+    assert "votes by kind" in out
+    assert relative_files(Path(path)) == before
+    _, err = run(capsys, "ccs", path, "--judge", "even", "--overwrite")
+    _, err = run(capsys, "label", path, "--llm", "n", "--overwrite")
+    assert "deleted ccs/hand, made from the earlier labels/hand" in err
 
 
 @pytest.mark.parametrize(

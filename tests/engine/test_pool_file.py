@@ -91,7 +91,7 @@ def as_parquet() -> bytes:
         ("pool.txt", "a dog\n".encode("utf-16-le"), "holds zero bytes, as UTF-16"),
         ("pool.txt", "Städte\n".encode("latin-1"), "byte 2 is not UTF-8; save the file as UTF-8"),
         ("pool.parquet", as_parquet(), "is Parquet, by its first bytes"),
-        ("pool.txt.gz", gzip.compress(b"a dog\n"), "is gzip, by its first bytes"),
+        ("pool.txt.gz", gzip.compress(b"a dog\n", mtime=0), "is gzip, by its first bytes"),
         ("pool.xlsx", b"PK\x03\x04rest", "is a zip archive or spreadsheet"),
         ("pool.html", b"<!DOCTYPE html><p>a dog", "is XML or HTML"),
         ("pool.txt", b"\n \n\t\n", "holds no descriptions"),

@@ -381,6 +381,6 @@ def test_a_run_in_which_no_image_can_be_used_ends_in_1(
         assert main(command) == 1
         said = capsys.readouterr().out.splitlines()[-1]
         assert said == (
-            f"none of the 3 images could be used, so the store holds no numbers; `headspan info '{out}' --bad` lists "
+            f"none of 3 images could be used, so the store holds no numbers; `headspan info '{out}' --bad` lists "
             "the reasons"
         )

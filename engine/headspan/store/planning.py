@@ -18,6 +18,7 @@ import torch
 from headspan.config import PrecomputeSettings
 from headspan.emit.fold import fold
 from headspan.errors import StoreError
+from headspan.escapes import shell_command
 from headspan.model.description import parts_of
 from headspan.model.encoder import Encoder
 from headspan.model.layers import Mlp, Norm
@@ -63,7 +64,8 @@ def open_planned(
         f"tables, matrices and moments; memory at most {memory / 1e6:,.0f} MB"
     ]
     if notes:
-        words.append(f"{len(notes):,} notes on captions and other members; `headspan info {path} --notes` lists them")
+        lists = shell_command(["headspan", "info", str(path), "--notes"])
+        words.append(f"{len(notes):,} notes on captions and other members; `{lists}` lists them")
     if direct.start > 0 and not encoder.carried:
         words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
     listen(Progress("planned", images, images, "; ".join(words)))
