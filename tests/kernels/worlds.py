@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from tests.kernels import tritons
 
@@ -23,6 +24,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, architecture: int) -> None:
         pytest.skip("only the emulator has another architecture")
     if tritons.INTERPRETED:
         widen_bfloat16_products(monkeypatch)
+        take_numbers_out_of_arrays(monkeypatch)
         return
     # Here, since Triton's wheels exist for Linux only.
     from tests.kernels.compiling import hand_launches_on, launch_on_gpu
@@ -59,3 +61,20 @@ def widen_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
         return plain(self, widened(a), widened(b), *rest)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+def take_numbers_out_of_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6's interpreter makes a number of an array of one element, which NumPy refuses from 2.4 on."""
+    # Here, since Triton's wheels exist for Linux only.
+    import triton
+    from triton.runtime import interpreter
+
+    if Version(triton.__version__).release >= (3, 7):
+        return
+    plain = interpreter._patch_lang_tensor
+
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        plain(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
