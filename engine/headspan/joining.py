@@ -26,6 +26,8 @@ IMAGE_EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs"}
 )
 IMAGE, UNNAMED_IMAGE, OTHER = "image", "image of another member", "other"
+# A link that leads to no file of the tar, and would be none of the above.
+DEAD_LINK = "link"
 # The Sample's fields that companions fill, and the extension that each has if no other member is named.
 COMPANIONS = {"caption": "txt", "metadata": "json", "label": "cls"}
 # An image beside another of its key is a part of that one's sample where a word of its field says so.
@@ -42,7 +44,7 @@ class Field:
     """What a member's name has behind its key, in lower case, and what the member is by that."""
 
     text: str
-    # IMAGE, one of COMPANIONS, UNNAMED_IMAGE (an image where another member is named as the image), or OTHER.
+    # IMAGE, one of COMPANIONS, UNNAMED_IMAGE (an image where another member is named as the image), DEAD_LINK or OTHER.
     role: str
     # The text without its last extension, and how long that is with its dot.
     stem: str
@@ -173,11 +175,11 @@ def _simple(run: Run) -> Joined | None:
             image = entry
         elif role == UNNAMED_IMAGE:
             return None
-        elif role != OTHER:
+        elif role in COMPANIONS:
             if role in companions:
                 return None
             companions[role] = entry
-        if kind.stem and role != OTHER:
+        if kind.stem and (role == IMAGE or role in COMPANIONS):
             return None
     return None if image is None else Joined(image, companions)
 
@@ -216,7 +218,7 @@ def _join_key(found: Sequence[Run], left: Left) -> dict[int, list[Joined]]:
         for each in parts.values():
             _withhold_what_is_unclear(each)
     elif not any(entry[0].role == UNNAMED_IMAGE for entry in members):
-        left.alone += [entry[1] for entry in members]
+        left.alone += [entry[1] for entry in members if entry[0].role != DEAD_LINK]
     return {run: [joined for part in each for joined in part.joined] for run, each in parts.items()}
 
 

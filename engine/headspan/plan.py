@@ -11,9 +11,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from headspan.errors import SourceError
-from headspan.joining import COMPANIONS, IMAGE, IMAGE_EXTENSIONS, OTHER, Entry, Joined, Left, Run, join, runs
+from headspan.joining import COMPANIONS, DEAD_LINK, IMAGE, IMAGE_EXTENSIONS, OTHER, Entry, Joined, Left, Run, join, runs
 from headspan.records import BadImage, Listener, MemberNames, Progress, Sample, Shard, Unit, ignore
 from headspan.sources import describe, describe_each, open_shard
 from headspan.tar import Tar
@@ -92,7 +93,7 @@ def scan(
     _note_members(left, source, names, on_note)
     for run in found if links else ():
         for kind, name, offset, _ in run.entries:
-            if kind.role == OTHER and offset in links:
+            if kind.role == DEAD_LINK and offset in links:
                 on_note(BadImage(NO_ROW, name, source, links[offset]))
     if fields is not None and not samples:
         fields.update(entry[0].text for run in found for entry in run.entries)
@@ -124,7 +125,7 @@ def _read_members(tar: Tar, names: MemberNames) -> tuple[list[Run], dict[int, by
 
     found = runs(tar.members(), names, read, lambda run: links.append((run, len(run.entries) - 1)))
     for run, place in links:
-        kind, name, offset, _ = run.entries[place]
+        kind, name, offset, size = run.entries[place]
         if (target := tar.links.target(offset)) is not None:
             run.entries[place] = kind, name, *target
             if kind.role in COMPANIONS:
@@ -133,6 +134,8 @@ def _read_members(tar: Tar, names: MemberNames) -> tuple[list[Run], dict[int, by
         if kind.role == IMAGE:
             # A row of no bytes, whose header tells the decoder that it is a link.
             run.entries[place] = kind, name, offset, 0
+        elif kind.role == OTHER:
+            run.entries[place] = replace(kind, role=DEAD_LINK), name, offset, size
         # An image that leads to nothing is set aside with that as its reason; a folder's files are members themselves.
         expected = kind.role == IMAGE or (kind.role == OTHER and tar.links.leads_to_a_folder(offset))
         if tar.links.leads_to_several(offset) or not expected:

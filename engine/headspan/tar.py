@@ -209,11 +209,13 @@ class Tar:
     def _check_zeros(self, begin: int, end: int, stop: int, followed: bool = False) -> None:
         """Whether the zeros from `end` to `stop` may end the archive that began at `begin`; `followed` by other bytes.
 
-        Raises SourceError for more zeros than fill up a record of the usual size, unless they fill up a larger one
-        to its end. Where zeros are allowed and yet unusual, there is a remark.
+        Raises SourceError for more zeros than fill up a record of the usual size, or two as `tar -A` leaves them,
+        unless they fill up a larger record to its end. Where zeros are allowed and yet unusual, there is a remark.
         """
         zeros, length, whole = stop - end, stop - begin, end + _MARKER - begin
-        too_many = zeros > _RECORD + _MARKER - BLOCK_BYTES
+        most = _RECORD + _MARKER - BLOCK_BYTES
+        # GNU tar appends an archive with the zeros behind it, and fills up once more.
+        too_many = zeros > (most + _RECORD if stop % _RECORD == 0 and end > begin else most)
         if end == begin and zeros <= _RECORD:
             self.remarks.append(f"an archive of {zeros:,} bytes at offset {begin} is zeros and holds no member")
             return
@@ -228,10 +230,10 @@ class Tar:
                 f"{zeros:,} bytes of zeros lie between members, from offset {end} to {stop}; they were taken for the "
                 "end of one tar and the beginning of another, but a member may be lost there"
             )
-        elif too_many or not (other or zeros < _MARKER + BLOCK_BYTES):
+        elif zeros > most or not (other or zeros < _MARKER + BLOCK_BYTES):
             self.remarks.append(
                 f"{zeros:,} bytes of zeros follow the last member, from offset {end} to {stop}, more than tar writes "
-                "without -b; if the tar was not written so, its last members are lost"
+                "without -A or -b; if it was not written so, its last members are lost"
             )
 
     def _zeros(self, begin: int, end: int, stop: str) -> SourceError:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import webdataset
 
-from headspan.errors import SourceError
+from headspan.errors import SettingsError, SourceError
 from headspan.plan import list_samples
-from headspan.records import Sample
+from headspan.records import BadImage, Sample
 from headspan.shard_urls import expand, stored_names
 from headspan.sources import open_shard
 from tools.make_shards import main, make_shards
@@ -32,11 +34,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def plan(pattern: str) -> list[Sample]:
+def no_note(note: BadImage) -> None:
+    raise AssertionError(note)
+
+
+def plan(pattern: str, on_note: Callable[[BadImage], None] = no_note) -> list[Sample]:
     return [
-        sample
-        for _, samples in list_samples(stored_names(expand([pattern])), on_note=pytest.fail)
-        for sample in samples
+        sample for _, samples in list_samples(stored_names(expand([pattern])), on_note=on_note) for sample in samples
     ]
 
 
@@ -160,8 +164,10 @@ def test_scenes_of_the_world_are_written_with_captions_masks_and_metadata(
     assert main(["--world", "7", str(tmp_path / "out"), "--seed", "3", "--split", "held_out", "--side", "96"]) == 0
     command = capsys.readouterr().out
     assert "--model reference --out" in command
-    samples = plan(command.split("'")[1])
+    notes: list[BadImage] = []
+    samples = plan(command.split("'")[1], notes.append)
     assert len(samples) == 7
+    assert [note.reason[:47] for note in notes] == ["taken for masks of the images beside them, so n"]
     assert all(sample.caption for sample in samples)
     known = json.loads(samples[6].metadata or "{}")
     assert (known["seed"], known["split"], known["index"], known["side"]) == (3, "held_out", 6, 96)
@@ -172,3 +178,110 @@ def test_a_folder_and_the_world_exclude_each_other(arguments: list[str], capsys:
     with pytest.raises(SystemExit):
         main(arguments)
     assert "give a folder of images, or --world SCENES without one" in capsys.readouterr().err
+
+
+def test_an_images_path_is_its_key_and_no_two_have_one(folder: Path, tmp_path: Path) -> None:
+    for name in ("dog/a_b.jpg", "dog/a.b.png", "__cat__/x.jpg", "dog/a_b_2.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    samples = plan(make_shards(folder, tmp_path / "out"))
+    keys = {name_of(sample): sample.key for sample in samples}
+    assert len(set(keys.values())) == len(keys) == 11
+    assert (keys["cat/ü 1.png"], keys["dog/a.b.JPG"], keys["__cat__/x.jpg"]) == ("cat/ü 1", "dog/a_b", "0__cat__/x")
+
+
+def test_numbered_folders_are_no_classes_unless_that_is_wanted(tmp_path: Path) -> None:
+    said: list[str] = []
+    for name in ("00000/000000000.jpg", "00001/000010000.jpg"):
+        path = tmp_path / "files" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"image")
+    make_shards(tmp_path / "files", tmp_path / "auto", say=said.append)
+    assert {sample.label for sample in plan(str(tmp_path / "auto"))} == {None}
+    assert "no classes, since the folders are numbered (00000, 00001); --classes folders makes classes" in said[0]
+    make_shards(tmp_path / "files", tmp_path / "folders", classes="folders", say=said.append)
+    assert [sample.label for sample in plan(str(tmp_path / "folders"))] == [0, 1]
+    assert "2 classes by folder (00000, 00001); --classes none makes none" in said[1]
+    (tmp_path / "files" / "top.jpg").write_bytes(b"image")
+    with pytest.raises(SettingsError, match="--classes folders, but not every image lies in a folder"):
+        make_shards(tmp_path / "files", tmp_path / "more", classes="folders")
+
+
+@pytest.mark.parametrize("names", [("0", "1", "9"), ("cat", "dog"), ("00", "01"), ("n01440764", "cat")])
+def test_other_folders_are_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.jpg").write_bytes(b"image")
+    make_shards(tmp_path / "in", tmp_path / "out")
+    assert [sample.label for sample in plan(str(tmp_path / "out"))] == list(range(len(names)))
+
+
+def test_what_lies_beside_an_image_is_kept_whatever_its_case(folder: Path, tmp_path: Path) -> None:
+    metadata = b'{"url": "https://example.org/1.jpg"}\n'
+    (folder / "cat/z.JSON").write_bytes(metadata)
+    (folder / "cat/z.TXT").write_text("a cat")
+    (folder / "cat/z.Cls").write_text("7")
+    samples = {sample.key: sample for sample in plan(make_shards(folder, tmp_path / "out"))}
+    assert (samples["cat/z"].caption, samples["cat/z"].label) == ("a cat", 7)
+    assert samples["cat/z"].metadata == metadata.decode().strip()
+    # Numbers of files and numbers of folders do not mix.
+    assert samples["dog/z"].label is None
+
+
+@pytest.mark.parametrize("extension", ["bmp", "tiff", "TIF", "gif", "avif", "jfif", "jpe", "dib"])
+def test_every_format_that_is_decoded_is_taken(extension: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / f"in/a.{extension}").write_bytes(b"image")
+    assert [sample.member for sample in plan(make_shards(tmp_path / "in", tmp_path / "out"))] == [
+        f"a.{extension.lower()}"
+    ]
+
+
+def test_every_file_that_is_left_out_is_counted_and_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        (folder / f"cat/{number:02d}.heic").write_bytes(b"")
+    (folder / "dog/a.b.txt").write_text("taken")
+    (folder / "dog/a.b.TXT").write_text("again")
+    (folder / "dog/gone.jpg").symlink_to("nowhere.jpg")
+    assert main([str(folder), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1
+    # Four of the fixture's, and those above.
+    assert "17 left out (.thumbs, cat/00.heic, cat/01.heic, " in said.err
+    assert "and 7 more)" in said.err
+    lines = (tmp_path / "out" / "left-out.txt").read_text().splitlines()
+    assert len(lines) == 17
+    assert [line for line in lines if "heic" not in line] == [
+        ".thumbs\ta hidden folder",
+        "dog/._a.jpg\ta hidden file",
+        "dog/a.b.txt\tdog/a.b.TXT is the .txt of the image beside it",
+        "dog/gone.jpg\ta link to nothing",
+        "notes.txt\tno image, nor a .txt, .json or .cls of the name of one beside it",
+    ]
+
+
+def test_links_are_followed_once_and_circles_end(folder: Path, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "cat").symlink_to(folder / "cat")
+    (links / "kitten").symlink_to("../images/cat")
+    (links / "self").symlink_to(".")
+    (links / "up").symlink_to("..")
+    (links / "dogs").mkdir()
+    (links / "dogs/b.jpg").symlink_to("../../images/dog/z.jpg")
+    (folder / "cat" / "back").symlink_to(links)
+    samples = plan(make_shards(links, tmp_path / "out"))
+    assert [sample.key for sample in samples] == ["cat/a", "cat/deep/x", "cat/z", "cat/ü 1", "dogs/b"]
+    left = [line.split("\t")[0] for line in (tmp_path / "out" / "left-out.txt").read_text().splitlines()]
+    assert left == ["cat/back", "kitten", "self", "up"]
+
+
+def test_a_name_that_is_not_utf8_is_written_escaped(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in (b"caf\xe9.jpg", b"caf\xe9.pdf"):
+        Path(os.fsdecode(bytes(tmp_path / "in") + b"/" + name)).write_bytes(b"image")
+    (sample,) = plan(make_shards(tmp_path / "in", tmp_path / "out"))
+    assert (sample.key, name_of(sample)) == ("caf\\udce9", "caf\\udce9.jpg")
+    assert (tmp_path / "out" / "left-out.txt").read_text().startswith("caf\\udce9.pdf\t")

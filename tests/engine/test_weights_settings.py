@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from headspan.model.tower import Tower, normalise
 from headspan.pixels import preprocess_image
 from headspan.records import Progress
 from tests import tolerances
-from tests.conftest import TOY, ToyRun, encoded_image, image_members, write_tar
+from tests.conftest import TOY, encoded_image, image_members, write_tar
 from tests.tolerances import relative_error
 
 REPOSITORY = "headspan-tests/Toy"
@@ -171,6 +172,8 @@ WAYS: dict[str, Way] = {
 def test_every_way_to_name_the_same_weights_gives_the_same_bytes(
     family: str, hub_cache: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However slow the machine is.
+    monkeypatch.setattr(hub, "_QUIET_SECONDS", 600.0)
     for number, (way, named) in enumerate(WAYS.items()):
         folder, cache = tmp_path / str(number), hub_cache / str(number)
         folder.mkdir()
@@ -273,6 +276,14 @@ def test_a_config_that_writes_defaults_out_describes_the_same_model(
     assert load_model(str(toy_config), str(file)).preprocess.resize_mode == "squash"
 
 
+def flip_last_byte(store: Path) -> tuple[Path, bytes]:
+    """Damage a file of the heads; returns its path and what it held."""
+    path = next(path for path in sorted((store / "heads" / "c").rglob("*")) if path.is_file())
+    held = path.read_bytes()
+    path.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+    return path, held
+
+
 def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
     hub_cache: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,11 +300,7 @@ def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
     assert len(notes) == 1
     assert "the store goes on as it was made" in notes[0]
     assert "QuickGELU" in notes[0]
-    damaged = next((tmp_path / "s.zarr" / "heads").rglob("0*"))
-    while damaged.is_dir():
-        damaged = next(iter(sorted(damaged.iterdir())))
-    before = damaged.read_bytes()
-    damaged.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    damaged, before = flip_last_byte(tmp_path / "s.zarr")
     repaired = hs.repair(tmp_path / "s.zarr")
     assert not repaired.verdict.problems
     assert damaged.read_bytes() == before
@@ -389,6 +396,10 @@ def test_a_stored_model_is_found_from_another_folder_and_where_it_moved(
     moved = hs.verify(stores["file"], sources=True, shards=[str(third / "b.tar")])
     assert moved.unreached == 0
     assert not moved.problems
+    flip_last_byte(stores["file"].path)
+    repaired = hs.repair(stores["file"].path, [str(third / "b.tar")], weights=places["file"])
+    assert repaired.units == (0,)
+    assert not [problem for problem in repaired.verdict.problems if problem.of_store]
     # The weights alone do, where the folder's config is recorded; those of another model do not.
     lone = elsewhere(third / "saved" / hub.WEIGHTS[0], tmp_path / "lone")
     assert hs.text_vectors(stores["folder"], ["f"], weights=lone).shape == (1, 24)
@@ -430,11 +441,41 @@ def test_nothing_that_a_store_names_is_fetched_unless_the_user_names_it(
     assert asked == [("evil/model", False)]
 
 
-def test_the_text_tower_of_a_stores_config_is_not_fetched_either(tmp_path: Path) -> None:
+def test_a_stores_model_is_built_and_its_tokenizer_made_off_the_network(
+    toy_copy: Path, toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[bool] = []
-    with hub.offline(True):
-        seen.append(huggingface_hub.constants.is_offline_mode())
-    assert seen == [True]
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            # Whatever a text tower of Hugging Face's or its tokenizer asks for goes through this client.
+            seen.append(huggingface_hub.constants.is_offline_mode())
+            return function(*arguments, **settings)
+
+        return call
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for name in ("create_model", "get_tokenizer"):
+        monkeypatch.setattr(open_clip, name, watched(getattr(open_clip, name)))
+    load_stored_model(hs.open(toy_copy).attributes, toy_copy).tokenizer()
+    assert seen == [True, True]
+    load_model(str(toy_config), "random:0").tokenizer()
+    assert seen == [True, True, False, False]
+    assert not huggingface_hub.constants.is_offline_mode()
+
+
+def test_a_repository_whose_config_and_tag_disagree_is_said_to(
+    hub_cache: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = trained(FAMILIES["QuickGELU"], hub_cache, toy_weights, tmp_path, monkeypatch)
+    (toy.snapshot / hub.CONFIG).write_text(whole_config(FAMILIES["SigLIP"]))
+    events: list[Progress] = []
+    model = load_model(f"hf-hub:{REPOSITORY}", None, listen=events.append)
+    assert (model.activation, model.preprocess.resize_mode) == ("gelu", "squash")
+    assert "squash, GELU, and open_clip's tag of the same weights" in events[0].note
+    assert events[0].note.endswith(f"give --model headspan-trained --pretrained {TAG} for the latter")
+    # As weights of the model that has the tag, they are the tag's.
+    assert load_model(toy.name, f"hf-hub:{REPOSITORY}").activation == "quick_gelu"
 
 
 def poisoned(place: str) -> dict[str, Any]:
@@ -506,9 +547,12 @@ def test_a_slow_fetch_is_announced_and_a_failed_one_ends_in_a_whole_sentence(
         assert "fetch them on a connected machine" in str(refusal.value)
 
 
-def test_a_quick_fetch_is_not_announced(toy_run: ToyRun) -> None:
+def test_what_is_quick_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_QUIET_SECONDS", 0.05)
     events: list[Progress] = []
-    load_model("reference", None, listen=events.append)
+    with hub.announced(events.append, "fetching"):
+        pass
+    time.sleep(0.15)
     assert not events
 
 

@@ -150,7 +150,8 @@ def registers_of(name: str, launcher: Launcher, folder: Path) -> int:
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # ViT-L has heads of 64, ViT-H of 80, ViT-g of 88, ViT-bigG of 104; EVA-8B of 128.
-slow = pytest.mark.slow
+# Those marked full_size differ from others in a constant, and are run when cuts or Tritons change.
+slow, by_hand = pytest.mark.slow, pytest.mark.full_size
 TOWERS = [
     (90, 64, BF16, False),
     (90, 104, BF16, False),
@@ -158,11 +159,13 @@ TOWERS = [
     (100, 64, BF16, False),
     pytest.param(90, 64, BF16, True, marks=slow),
     pytest.param(90, 64, FP16, False, marks=slow),
-    pytest.param(90, 64, FP16, True, marks=slow),
+    pytest.param(90, 64, FP16, True, marks=by_hand),
     pytest.param(90, 64, FP32, False, marks=slow),
     pytest.param(90, 64, FP32, True, marks=slow),
-    *(pytest.param(90, size, BF16, pooled, marks=slow) for size in (80, 88, 128) for pooled in (False, True)),
-    pytest.param(80, 64, FP32, False, marks=slow),
+    *(pytest.param(90, 128, BF16, pooled, marks=slow) for pooled in (False, True)),
+    *(pytest.param(90, size, BF16, pooled, marks=by_hand) for size in (80, 88) for pooled in (False, True)),
+    *(pytest.param(architecture, 64, FP32, False, marks=slow) for architecture in (80, 100)),
+    pytest.param(100, 64, BF16, True, marks=slow),
     pytest.param(80, 64, BF16, True, marks=slow),
     pytest.param(80, 128, BF16, False, marks=slow),
     pytest.param(100, 128, BF16, False, marks=slow),

@@ -144,6 +144,20 @@ def test_an_instruction_that_is_not_known_is_refused(emulate: Callable[..., None
         copy[(1,)](torch.zeros(128), torch.zeros(128), 0, 128, BLOCK=128, enable_fp_fusion=True)
 
 
+@pytest.mark.parametrize(("store", "load"), [("shared", "shared::cta"), ("shared::cta", "shared")])
+def test_a_programs_shared_memory_has_two_names_in_ptx(store: str, load: str) -> None:
+    data = torch.arange(32, dtype=torch.int32)
+    move = f"shl.b32 %r4, %r1, 2;\n\tst.{store}.b32 [%r4], %r2;\n\tld.{load}.b32 %r5, [%r4];"
+    run_small(f"{move}\n\tadd.s32 %r3, %r5, 1;", data)
+    assert torch.equal(data, torch.arange(1, 33, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("space", ["local", "shared::cluster", "const"])
+def test_a_state_space_that_is_not_known_is_refused(space: str) -> None:
+    with pytest.raises(Fault, match=f"state space not known here: .*{space}"):
+        run_small(f"ld.{space}.b32 %r3, [%rd1];", torch.zeros(32, dtype=torch.int32))
+
+
 PTX = """.visible .entry small(
 	.param .u64 small_param_0
 )
@@ -167,7 +181,7 @@ def run_small(instruction: str, data: torch.Tensor) -> None:
     binary = SimpleNamespace(
         asm={"ptx": PTX.format(instruction=instruction)},
         src=SimpleNamespace(signature={"data": "*i32"}),
-        metadata=SimpleNamespace(shared=0, num_warps=1),
+        metadata=SimpleNamespace(shared=128, num_warps=1),
     )
     run(binary, {"data": data}, (1,), Random(0))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -49,7 +51,15 @@ def test_the_emulator_is_skipped_and_the_interpreter_is_not_with_an_unknown_trit
     worlds.enter(monkeypatch, 90)
 
 
-def test_the_reason_is_said_once_behind_the_tests(unknown: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tritons.installed_and_untried() == tritons.why_untried("99.0.0")
+def test_the_reason_is_said_in_one_line_behind_the_tests(
+    unknown: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    path = Path(__file__).with_name("conftest.py")
+    conftest: Any = request.config.pluginmanager.get_plugin(str(path))
+    said: list[str] = []
+    reporter = SimpleNamespace(write_line=said.append)
+    conftest.pytest_terminal_summary(reporter)
+    assert said == [tritons.why_untried("99.0.0")]
     monkeypatch.setattr(tritons, "INTERPRETED", True)
-    assert tritons.installed_and_untried() == ""
+    conftest.pytest_terminal_summary(reporter)
+    assert len(said) == 1

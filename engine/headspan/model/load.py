@@ -167,12 +167,14 @@ def _load(
     goes_on: Mapping[str, Any] | None,
     made: Mapping[str, Any] | None,
 ) -> LoadedModel:
+    weights = weights and weights.removeprefix("local-dir:")
     with hub.offline(not download):
         with hub.announced(listen, f"fetching the config of {name}"):
             named = find_config(name, weights, download, made)
         _refuse_unsupported(name, named.config, image_size)
         found = find_weights(name, named, pretrained, weights, download, listen, made)
-        settings = settle(name, named, found, pretrained, image_size, download, goes_on)
+        with hub.announced(listen, f"looking for the preprocessing and activation of the weights of {name}"):
+            settings = settle(name, named, found, pretrained, image_size, download, goes_on)
         if settings.note and made is None:
             listen(Progress(NOTE, 0, None, settings.note))
         clip = _built(name, named, found, settings, image_size)

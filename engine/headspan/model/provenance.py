@@ -142,7 +142,7 @@ def settle(
     if tag:
         return _of(tag, own)
     if named.with_weights:
-        now = Settings(_known(named.preprocess), own)
+        now = _beside(Settings(_known(named.preprocess), own), _tag_of_repository(found.repository), named.file)
     elif found.path in (None, REFERENCE_WEIGHTS):
         now = Settings({}, own)
     else:
@@ -168,6 +168,27 @@ def _of(tag: Mapping[str, Any], own: bool) -> Settings:
     return Settings(_known(tag), own or bool(tag.get("quick_gelu")))
 
 
+def _tag_of_repository(repository: str | None) -> tuple[str, Settings] | None:
+    """The tag of open_clip that lives in a repository, and its settings."""
+    for model, tag in open_clip.list_pretrained() if repository else []:
+        known = open_clip.get_pretrained_cfg(model, tag)
+        if known.get("hf_hub") == f"{repository}/":
+            return f"--model {model} --pretrained {tag}", _of(known, False)
+    return None
+
+
+def _beside(own: Settings, tag: tuple[str, Settings] | None, file: Path | None) -> Settings:
+    """The settings of a repository's own config, with a note where open_clip's tag of the same weights has others."""
+    if tag is None or own.same_as(tag[1]):
+        return own
+    return Settings(
+        own.preprocess,
+        own.quick_gelu,
+        f"{file}: says {own}, and open_clip's tag of the same weights {tag[1]}; the former is taken, so give {tag[0]} "
+        "for the latter",
+    )
+
+
 def _of_file(
     name: str, named: NamedConfig, path: Path, repository: str | None, image_size: int | None, download: bool
 ) -> Settings:
@@ -177,9 +198,9 @@ def _of_file(
         for tag in open_clip.list_pretrained_tags_by_model(named.known_as)
     }
     known = known_tag(path, tags)
-    beside = _config_beside(path, repository, download)
     if known is not None:
         return _of(tags[known], own)
+    beside = _config_beside(path, repository, download)
     if beside is None:
         assumed = Settings({}, own)
         tag = next(iter(tags), None)
@@ -288,7 +309,7 @@ def _at_place(name: str, weights: str, download: bool, listen: Listener) -> Weig
     """The weights where the user says that they lie: a file, a folder, or a repository."""
     if weights.startswith(hub.PREFIX):
         return _from_repository(name, weights, download, listen)
-    place = Path(weights.removeprefix("local-dir:")).expanduser()
+    place = Path(weights).expanduser()
     path = weights_in(place) if place.is_dir() else place
     if path is None or not path.is_file():
         what = "this folder holds no weights" if place.is_dir() else "no such file or folder"

@@ -1,0 +1,324 @@
+"""Samples joined from members: against webdataset on random archives, and where keys come again or hold many images."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+
+import headspan as hs
+from headspan.cli import main
+from headspan.errors import SettingsError, SourceError
+from headspan.plan import NO_ROW, list_samples, scan
+from headspan.records import BadImage, MemberNames, Sample
+from headspan.shard_urls import stored_names
+from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
+from tests.engine.tars import tar_bytes
+
+MASKS = ("mask.png", "left.mask.png")
+IMAGES = ("jpg", "PNG", "left.jpg", "right.jpg", "input.gif")
+OWN = ("txt", "json", "cls")
+FIELDS = (*IMAGES, *MASKS, *OWN, "left.txt", "outputs.txt", "npy", "scores.bin")
+
+
+def members_of(names: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Members whose content tells them apart, in the form that their extension wants."""
+    members = []
+    for number, name in enumerate(names):
+        text = {"json": f'{{"n": {number}}}', "cls": str(number)}.get(name.rpartition(".")[2], f"member {number}")
+        members.append((name, text.encode()))
+    return members
+
+
+def planned(names: Sequence[str], path: Path, chosen: MemberNames | None = None) -> tuple[list[Sample], list[BadImage]]:
+    notes: list[BadImage] = []
+    (path / "a.tar").write_bytes(tar_bytes(members_of(names)))
+    _, samples = scan(str(path / "a.tar"), 0, notes.append, names=chosen or MemberNames())
+    return samples, notes
+
+
+def captions(names: Sequence[str], path: Path) -> list[tuple[str, str | None]]:
+    """Each row's member, and the member that its caption came from."""
+    samples, _ = planned(names, path)
+    return [(s.member, names[int(s.caption.split()[1])] if s.caption else None) for s in samples]
+
+
+def by_webdataset(data: bytes) -> Iterator[dict[str, Any]]:
+    """The samples that webdataset finds."""
+    members = tar_file_expander(iter([{"url": "a.tar", "stream": io.BytesIO(data)}]))
+    yield from group_by_keys(members)
+
+
+@st.composite
+def archives(draw: st.DrawFn) -> list[str]:
+    """Names of members: keys in runs of different fields, where keys may come again further on."""
+    names: list[str] = []
+    last = ""
+    for _ in range(draw(st.integers(1, 6))):
+        key = draw(st.sampled_from([key for key in ("a", "b", "d/a", "v1.2/c") if key != last]))
+        last = key
+        names += [f"{key}.{field}" for field in draw(st.lists(st.sampled_from(FIELDS), min_size=1, unique=True))]
+    return names
+
+
+@settings(max_examples=300, deadline=None)
+@given(names=archives())
+def test_samples_are_those_of_webdataset(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    path = tmp_path_factory.getbasetemp()
+    samples, notes = planned(names, path)
+    rows = {sample.member: [other for other in samples if other.member == sample.member] for sample in samples}
+    fields = Counter(name.lower() for name in names)
+    repeated = {base_plus_ext(name)[0] for name in names if fields[name.lower()] > 1}
+    met: Counter[str] = Counter()
+    for group in by_webdataset((path / "a.tar").read_bytes()):
+        key = group["__key__"]
+        for field in IMAGES:
+            if field.lower() not in group:
+                continue
+            name = f"{key}.{field}"
+            row = rows[name][met[name]]
+            met[name] += 1
+            # The text of its own name, else the sample's, else the only other one.
+            own = f"{field.lower().rpartition('.')[0]}.txt"
+            wanted = group.get(own, group.get("txt"))
+            if wanted is None and "left.txt" not in group:
+                wanted = group.get("outputs.txt")
+            # One that lies alone further on may be nearer by its name.
+            elsewhere = {f"{key}.{other}" for other in ("txt", own, "outputs.txt", "left.txt") if other not in group}
+            if wanted is not None and not elsewhere & set(names):
+                assert row.caption == wanted.decode()
+            elif key in repeated and not any(other.endswith("txt") for other in group):
+                assert row.caption is None
+            for value, companion in ((row.metadata, "json"), (row.label, "cls")):
+                if companion in group:
+                    assert str(value) == group[companion].decode()
+                elif key in repeated:
+                    # Where a key comes again, nothing is taken from elsewhere.
+                    assert value is None
+    assert met == Counter(sample.member for sample in samples if not sample.member.endswith(MASKS))
+    # What is no row, and an image by its name, is told to be a mask.
+    masks = Counter(name for name in names if name.endswith(MASKS))
+    told = sum(int(note.reason.split(": ")[1].split(" ")[0]) for note in notes if "masks" in note.reason)
+    assert told == masks.total() - sum(sample.member.endswith(MASKS) for sample in samples)
+
+
+@settings(max_examples=200, deadline=None)
+@given(names=archives(), seed=st.randoms(use_true_random=False))
+def test_where_every_name_is_unique_the_order_of_members_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], seed: Any
+) -> None:
+    path = tmp_path_factory.getbasetemp()
+    # One image a key: companions of a run with an image are that image's alone.
+    unique = [name for name in dict.fromkeys(names) if not name.endswith((*IMAGES[1:], *MASKS))]
+    wanted = {(s.member, s.caption and unique[int(s.caption.split()[1])]) for s in planned(unique, path)[0]}
+    shuffled = list(unique)
+    seed.shuffle(shuffled)
+    assert {(s.member, s.caption and shuffled[int(s.caption.split()[1])]) for s in planned(shuffled, path)[0]} == wanted
+
+
+def test_a_key_that_comes_again_takes_the_companion_beside_it(tmp_path: Path) -> None:
+    for name in "AB":
+        own = name.encode()
+        members = [("0.jpg", b"1"), ("0.txt", own), ("1.txt", b"late " + own), ("1.jpg", b"2"), ("2.jpg", b"3")]
+        write_tar(tmp_path / f"{name}.tar", [*members, *([("2.txt", own)] if name == "A" else [])])
+    subprocess.run(["tar", "-A", "-f", "A.tar", "B.tar"], cwd=tmp_path, check=True)
+    notes: list[BadImage] = []
+    _, samples = scan(str(tmp_path / "A.tar"), 0, notes.append)
+    assert [(s.key, s.caption) for s in samples] == [
+        ("0", "A"), ("1", "late A"), ("2", "A"), ("0", "B"), ("1", "late B"), ("2", None),
+    ]  # fmt: skip
+    assert [note.reason for note in notes if note.row != NO_ROW] == [
+        "no caption lies beside this image, and its key comes again in the tar, so none is kept"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        # The second 0 has none beside it, so it has none.
+        ("0.jpg 0.txt 1.jpg 0.jpg", {0: 1}),
+        ("0.jpg 1.jpg 0.jpg 0.txt", {2: 3}),
+        # A key that a writer repeats at once.
+        ("0.jpg 0.txt 0.jpg 0.txt", {0: 1, 2: 3}),
+        ("0.txt 0.jpg 0.txt 0.jpg", {1: 0, 3: 2}),
+        ("0.txt 0.jpg 0.jpg 0.txt", {1: 0, 2: 3}),
+        ("0.jpg 0.txt 0.jpg 1.jpg", {0: 1}),
+        # A caption that was appended to replace the first.
+        ("0.jpg 0.txt 1.jpg 0.txt", {0: 1}),
+        # Nothing tells whose these are.
+        ("0.jpg 0.jpg 0.txt 0.txt", {}),
+        ("0.jpg 0.txt 0.png 0.txt", {}),
+        ("0.jpg 1.jpg 0.jpg 0.txt 0.txt", {}),
+        ("0.jpg 1.jpg 0.jpg 2.jpg 0.txt", {}),
+        ("0.jpg 1.jpg 0.txt 2.jpg 0.txt", {}),
+        # Another picture of the same name, whose sample has no caption.
+        ("0.jpg 1.jpg 0.png 0.txt", {2: 3}),
+        # All pictures first, then all captions, of pictures in two formats.
+        ("0.jpg 1.jpg 0.png 1.png 0.txt 1.txt", {0: 4, 1: 5, 2: 4, 3: 5}),
+        # Names with dots that come again.
+        ("i.0.jpg i.0.txt i.1.jpg i.0.jpg i.0.txt i.1.jpg i.1.txt", {0: 1, 3: 4, 5: 6}),
+    ],
+)
+def test_no_image_takes_the_companion_of_another_sample(names: str, wanted: dict[int, int], tmp_path: Path) -> None:
+    members = names.split()
+    samples, notes = planned(members, tmp_path)
+    images = [place for place, name in enumerate(members) if not name.endswith("txt")]
+    found = {place: sample.caption for place, sample in zip(images, samples, strict=True) if sample.caption is not None}
+    assert found == {place: f"member {text}" for place, text in wanted.items()}
+    # Each image whose caption lies elsewhere, or may be another's, is told.
+    captioned = {name.rpartition(".")[0] for name in members if name.endswith("txt")}
+    lost = [sample.row for sample in samples if sample.caption is None and sample.key in captioned]
+    assert [note.row for note in notes if note.row != NO_ROW] == lost
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["k.input.jpg", "k.outputs.txt"], ["k.outputs.txt"]),
+        (["k.left.jpg", "k.right.jpg", "k.txt"], ["k.txt", "k.txt"]),
+        (["k.left.jpg", "k.left.txt", "k.right.jpg", "k.txt"], ["k.left.txt", "k.txt"]),
+        (["k.0.jpg", "k.1.jpg", "k.txt"], ["k.txt", "k.txt"]),
+        (["k.left.cam1.jpg", "k.left.txt", "k.txt"], ["k.left.txt"]),
+        (["k.jpg", "k.ocr.txt", "k.txt"], ["k.txt"]),
+        # Another image's is nobody else's.
+        (["k.left.jpg", "k.left.txt", "k.right.jpg"], ["k.left.txt", None]),
+        (["p.rome.jpg", "p.rome.txt", "p.oslo.jpg", "p.bern.txt"], ["p.rome.txt", None]),
+        (["i.0001.jpg", "i.0002.txt"], [None]),
+        # Several that might be meant.
+        (["k.jpg", "k.one.txt", "k.two.txt"], [None]),
+    ],
+)
+def test_companions_of_a_key_belong_to_all_its_images(
+    names: list[str], wanted: list[str | None], tmp_path: Path
+) -> None:
+    assert [companion for _, companion in captions(names, tmp_path)] == wanted
+
+
+def test_several_companions_that_might_be_meant_are_told_with_the_flag(tmp_path: Path) -> None:
+    _, notes = planned(["k.jpg", "k.one.txt", "k.two.txt"], tmp_path)
+    assert [(note.row, note.reason) for note in notes] == [
+        (0, "caption may be any of k.one.txt, k.two.txt, so none is kept; name one with --caption-member")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "masks"),
+    [
+        (["photo.jpg", "photo.final.jpg", "photo.v1.2.png"], ["photo", "photo.final", "photo.v1.2"], 0),
+        (["a.jpg", "a.mask.png", "a.mask_1.png", "a.left.depth.tiff"], ["a"], 3),
+        (["a.jpg", "a.mask.png", "a.mask.txt"], ["a", "a.mask"], 0),
+        (["b.mask.png", "c.depth.png"], ["b.mask", "c.depth"], 0),
+        (["a.input.jpg", "a.seg.png"], ["a.input"], 1),
+        (["i.1.jpg", "i.2.mask.png", "i.1.mask.png"], ["i.1", "i.2.mask"], 1),
+        (["masks/a.png", "mask.png", "depth.map.jpg"], ["masks/a", "mask", "depth.map"], 0),
+        (["a.jpg", "b.jpg", "a.mask.png"], ["a", "b"], 1),
+        (["a.jpg", "a.gif", "a.tiff"], ["a", "a", "a"], 0),
+    ],
+)
+def test_an_image_is_a_row_unless_it_is_a_mask_of_another(
+    names: list[str], rows: list[str], masks: int, tmp_path: Path
+) -> None:
+    samples, notes = planned(names, tmp_path)
+    assert [sample.key for sample in samples] == rows
+    assert len(notes) == (masks > 0)
+    if masks:
+        assert f"{masks} (" in notes[0].reason
+        assert all(name in notes[0].reason for name in names if name.rpartition(".")[0] not in rows)
+
+
+def test_every_format_that_is_decoded_is_an_image_by_the_extensions_of_pil() -> None:
+    from PIL import Image
+
+    from headspan.joining import IMAGE_EXTENSIONS
+    from headspan.pixels import FORMATS
+
+    Image.init()
+    assert {end[1:] for end, name in Image.registered_extensions().items() if name in FORMATS} <= IMAGE_EXTENSIONS
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wanted", "unnamed"),
+    [
+        (MemberNames(image="input.jpg"), [("k.input", "member 2")], 3),
+        (MemberNames(image="*.jpg", caption="outputs.txt"), [("k.input", "member 4"), ("k.target", "member 4")], 2),
+        (MemberNames(image="INPUT.JPG, jpg"), [("k", "member 2"), ("k.input", "member 2")], 2),
+        (MemberNames(image="photo"), [("k", "member 2")], 4),
+        (MemberNames(image="jpg", caption="words"), [("k", "member 6")], 3),
+        (MemberNames(image="jpg", caption_json="n"), [("k", None)], 3),
+    ],
+)
+def test_named_members_are_images_and_captions(
+    chosen: MemberNames, wanted: list[tuple[str, str | None]], unnamed: int, tmp_path: Path
+) -> None:
+    names = ["k.jpg", "k.input.jpg", "k.txt", "k.target.jpg", "k.outputs.txt", "k.png", "k.words", "k.photo", "k.json"]
+    samples, notes = planned(names, tmp_path, chosen)
+    assert [(sample.key, sample.caption) for sample in samples] == wanted
+    assert [note.reason.split(": ")[1][: len(str(unnamed))] for note in notes if note.row == NO_ROW] == [str(unnamed)]
+
+
+def test_captions_come_from_a_key_of_the_metadata(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [
+        ("a.jpg", b""), ("a.json", b'{"text": " a dog "}'), ("a.txt", b"no"), ("b.jpg", b""),
+        ("b.json", b'{"text": 3}'), ("c.jpg", b""), ("c.json", b'["text"]'), ("d.jpg", b""),
+    ])  # fmt: skip
+    notes: list[BadImage] = []
+    _, samples = scan(str(tar), 0, notes.append, names=MemberNames(caption_json="text"))
+    assert [sample.caption for sample in samples] == ["a dog", None, None, None]
+    assert [(note.row, note.reason) for note in notes] == [
+        (row, "metadata have no text under the key text, so there is no caption") for row in (1, 2)
+    ]
+
+
+def test_a_member_that_no_shard_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.txt", b""), ("b.jpg", b"")])
+    with pytest.raises(SourceError, match=r"--image-member inputs.jpg .*: jpg 2 times, txt 1 times; check"):
+        list(list_samples(stored_names([str(tar)]), on_note=lambda note: None, names=MemberNames(image="inputs.jpg")))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"caption_member": "txt", "caption_json": "text"}, "--caption-member txt and --caption-json text name two"),
+        ({"image_member": ""}, "--image-member : write what"),
+        ({"image_member": "a/b.jpg"}, "--image-member a/b.jpg: write what"),
+        ({"caption_member": "txt,"}, "--caption-member txt,: write what"),
+    ],
+)
+def test_member_names_that_cannot_be_meant_are_refused(given: dict[str, str], said: str, toy_run: ToyRun) -> None:
+    with pytest.raises(SettingsError, match=said):
+        hs.precompute(out="s.zarr", **toy_run.settings(**given))
+
+
+def test_named_members_are_kept_in_the_store_and_resumed_and_repaired_with(
+    toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [
+        (f"{n}.{field}", encoded_image(n) if field.endswith("jpg") else b"words %d" % n)
+        for n in range(3)
+        for field in ("input.jpg", "target.jpg", "words")
+    ]
+    shard = write_tar(tmp_path / "a.tar", members)
+    path = tmp_path / "s.zarr"
+    chosen = {"image_member": "input.jpg", "caption_member": "words"}
+    settings_ = toy_run.settings(shards=[str(shard)], emit=("heads",), **chosen)
+    hs.precompute(out=path, **settings_)
+    assert hs.precompute(out=path, **settings_).skipped == 3
+    table = hs.open(path).samples()
+    assert table["key"].to_pylist() == ["0.input", "1.input", "2.input"]
+    assert table["caption"].to_pylist() == ["words 0", "words 1", "words 2"]
+    assert main(["info", str(path)]) == 0
+    assert "--image-member input.jpg --caption-member words" in capsys.readouterr().out
+    with pytest.raises(hs.HeadspanError, match="image_member"):
+        hs.precompute(out=path, **{**settings_, "image_member": None})
+    wanted = relative_files(path)
+    (path / "records" / "samples" / "00000.parquet").write_bytes(b"lost")
+    assert hs.repair(path).files == ("records/samples/00000.parquet",)
+    assert relative_files(path)["records/samples/00000.parquet"] == wanted["records/samples/00000.parquet"]

@@ -1,0 +1,115 @@
+"""Links in tars: read where what they lead to is in the tar, and said to be links where it is not."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from headspan.config import Preprocess
+from headspan.decode import decode
+from headspan.plan import scan
+from headspan.records import BadImage, DecodedImage, Sample
+from tests.conftest import encoded_image
+
+MISSING = "a symbolic link, whose file is not in this tar; pack with tar -h"
+
+
+def tar_of(members: list[tuple[str, bytes | str]], hard: bool = False) -> bytes:
+    """A tar of files (bytes) and of links to what the text names."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.LNKTYPE if hard else tarfile.SYMTYPE, content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def planned(data: bytes, folder: Path, name: str = "a.tar") -> tuple[list[Sample], list[BadImage]]:
+    notes: list[BadImage] = []
+    (folder / name).write_bytes(data)
+    return scan(str(folder / name), 0, notes.append)[1], notes
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "members",
+    [
+        # Before and behind what they lead to, up and down, through links and linked folders.
+        [("real/a.jpg", b"data"), ("real/a.txt", b"words"), ("b/k.jpg", "../real/a.jpg"), ("b/k.txt", "../real/a.txt")],
+        [("k.jpg", "real/a.jpg"), ("k.txt", "real/a.txt"), ("real/a.jpg", b"data"), ("real/a.txt", b"words")],
+        [("k.jpg", "k2"), ("k2", "k3"), ("k3", "./real/../real/a.jpg"), ("real/a.jpg", b"data"), ("k.txt", "t"),
+         ("t", b"words")],
+        [("folder", "real"), ("k.jpg", "folder/a.jpg"), ("k.txt", "folder/a.txt"), ("real/a.jpg", b"data"),
+         ("real/a.txt", b"words")],
+        [("./k.jpg", "/real/a.jpg"), ("./k.txt", "real/a.txt"), ("./real/a.jpg", b"data"), ("./real/a.txt", b"words")],
+    ],
+)  # fmt: skip
+def test_links_to_files_of_the_tar_are_those_files(
+    members: list[tuple[str, bytes | str]], packed: bool, tmp_path: Path
+) -> None:
+    data = tar_of(members)
+    samples, notes = planned(gzip.compress(data) if packed else data, tmp_path)
+    (sample,) = [sample for sample in samples if sample.key.endswith("k")]
+    assert data[sample.offset :][: sample.size_bytes] == b"data"
+    assert sample.caption == "words"
+    # Files that links alone lead to are nobody's companions by their names; linked folders are no files.
+    assert {note.key for note in notes} <= {"k2", "k3", "t"}
+
+
+@pytest.mark.parametrize("between", [0, 1, 9])
+def test_a_hard_linked_caption_is_that_of_its_file_wherever_it_lies(between: int, tmp_path: Path) -> None:
+    # Data that came shortly before is behind what is at hand, and must not be taken from there.
+    members: list[tuple[str, bytes | str]] = [("a.jpg", b"1"), ("a.txt", b"the words")]
+    members += [(f"{n}.txt", b"other text") for n in range(between)]
+    samples, _ = planned(tar_of([*members, ("b.jpg", b"2"), ("b.txt", "a.txt")], hard=True), tmp_path)
+    assert [sample.caption for sample in samples] == ["the words", "the words"]
+
+
+def test_links_to_nothing_are_set_aside_or_told(tmp_path: Path) -> None:
+    members: list[tuple[str, bytes | str]] = [
+        ("a.jpg", "../elsewhere/a.jpg"), ("a.txt", "../elsewhere/a.txt"), ("b.jpg", encoded_image(1)), ("b.json", "no"),
+        ("b.npy", "no.npy"), ("round1.jpg", "round2.jpg"), ("round2.jpg", "round1.jpg"), ("cat", "../classes/cat"),
+        ("empty.jpg", b""), ("d.jpg", "d.jpg/d.jpg"), ("real/e.txt", b"alone"), ("to", "real"), ("f.txt", "real"),
+        ("f.jpg", encoded_image(2)),
+    ]  # fmt: skip
+    samples, notes = planned(tar_of(members), tmp_path)
+    assert [(note.key, note.reason) for note in notes if note.reason != "no image, and beside none"] == [
+        ("a", f"caption is {MISSING}"), ("b", f"metadata is {MISSING}"), ("f", f"caption is {MISSING}"),
+        ("b.npy", MISSING), ("cat", MISSING),
+    ]  # fmt: skip
+    assert [sample.caption for sample in samples] == [None] * 7
+    bad: list[BadImage] = []
+    good = list(decode(samples, Preprocess(size=(8, 8)), bad.append, 1, 1 << 20))
+    assert [type(image) for image in good] == [DecodedImage] * 2
+    assert [(image.key, image.reason) for image in bad] == [
+        ("a", MISSING), ("round1", MISSING), ("round2", MISSING), ("empty", "empty (0 bytes)"), ("d", MISSING),
+    ]  # fmt: skip
+
+
+def test_a_hard_link_to_nothing_says_so(tmp_path: Path) -> None:
+    samples, _ = planned(tar_of([("a.jpg", "real/a.jpg")], hard=True), tmp_path)
+    bad: list[BadImage] = []
+    assert list(decode(samples, Preprocess(size=(8, 8)), bad.append, 1, 1 << 20)) == []
+    assert bad[0].reason == "a hard link, whose file is not in this tar; pack with tar --hard-dereference"
+
+
+def test_of_two_files_of_one_name_a_link_takes_neither_but_that_of_its_own_archive(tmp_path: Path) -> None:
+    one: list[tuple[str, bytes | str]] = [("k.jpg", "real/a.jpg"), ("real/a.jpg", b"one")]
+    two: list[tuple[str, bytes | str]] = [("k.jpg", "real/a.jpg"), ("real/a.jpg", b"two")]
+    data = tar_of(one) + tar_of(two)
+    samples, _ = planned(data, tmp_path)
+    assert [data[s.offset :][: s.size_bytes] for s in samples if s.key == "k"] == [b"one", b"two"]
+    samples, notes = planned(tar_of([*one, *two]), tmp_path)
+    assert [s.size_bytes for s in samples if s.key == "k"] == [0, 0]
+    assert [(note.row, note.reason) for note in notes] == [
+        (row, "a symbolic link, whose file comes more than once in this tar; pack with tar -h") for row in (0, 2)
+    ]

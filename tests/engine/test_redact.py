@@ -1,0 +1,131 @@
+"""Secrets of urls: whatever characters they hold, nothing of them is in a message, a name or a traceback."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from headspan import network
+from headspan.errors import HeadspanError, SourceError
+from headspan.redact import redact, redact_all_of
+from headspan.shard_urls import expand, stored_names
+from headspan.sources import describe, open_shard
+from tests.engine.troubled_driver import DriverError, Troubled
+
+# Letters of secrets are capital, those of all else small, so that any capital letter left is a leak.
+SECRETS = st.text(alphabet="QXZ0189@/?#:%&=+.,;-_~!$*()[]{}", min_size=1, max_size=12)
+USERS = st.text(alphabet="QXZ0189.-_", min_size=1, max_size=6)
+SCHEMES = st.sampled_from(["https", "http", "s3", "gs", "ftp", "webdav"])
+
+
+def looks_like_a_port(password: str) -> bool:
+    """Whether the password cannot be told from a port, as in `host:80/path`."""
+    return re.match(r"[0-9]{1,5}[/?#]", password) is not None
+
+
+@settings(max_examples=500)
+@given(scheme=SCHEMES, user=USERS, password=SECRETS, around=st.sampled_from(["{}", "{}: cannot be read", "(see '{}')"]))
+def test_no_part_of_a_password_is_left_whatever_it_holds(scheme: str, user: str, password: str, around: str) -> None:
+    assume(not looks_like_a_port(password))
+    url = f"{scheme}://{user}:{password}@host/dir/a.tar"
+    text = around.format(url)
+    assert redact(text) == around.format(f"{scheme}://host/dir/a.tar")
+    assert redact(redact(text)) == redact(text)
+    assert str(HeadspanError(text)) == redact(text)
+    assert list(stored_names([url])) == [f"{scheme}://host/dir/a.tar"]
+
+
+@settings(max_examples=1000)
+@given(text=st.text(alphabet="ab1:@/?#.,;) '…=[]\"<h", max_size=40))
+def test_redacting_twice_changes_nothing(text: str) -> None:
+    for each in (text, text.replace("h", "https://"), "pipe:curl -u a:b " + text.replace("h", "s3://")):
+        assert redact(redact(each)) == redact(each)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h:8080/a@b.tar", "http://[::1]:8080/a@b.tar", "http://[::1]/a@b.tar", "hf://datasets/o/n@main/a.tar",
+        "zip://a.tar::s3://bucket/x@y.zip", "simplecache::s3://bucket/a@2x.tar", "s3://bucket/{0..3}@x.tar",
+    ],
+)  # fmt: skip
+def test_an_at_sign_in_a_path_is_no_user(url: str) -> None:
+    assert redact(url) == url
+    assert expand(["s3://b/a.tar", url])[1:]
+
+
+def test_users_of_urls_within_urls_are_left_out() -> None:
+    assert redact("zip://a.tar::https://me:p@ss@h/x.zip and simplecache::s3://k:s@b/a.tar") == (
+        "zip://a.tar::https://h/x.zip and simplecache::s3://b/a.tar"
+    )
+
+
+def test_what_stands_alone_in_a_drivers_text_is_left_out_too() -> None:
+    url = "https://me:p%40ss@h/a.tar?sig=c2lnbmVk&n=1"
+    text = "no access for me with p@ss (p%40ss, c2lnbmVk) to the same name 1"
+    assert redact_all_of(url, text) == "no access for … with … (…, …) to the same name 1"
+
+
+def refusal_of(ask: Callable[[], object]) -> SourceError | None:
+    """The error that `ask` ends with, if any."""
+    try:
+        ask()
+    except SourceError as error:
+        return error
+    return None
+
+
+@settings(max_examples=100, deadline=None)
+@given(user=USERS, password=SECRETS, encoded=st.booleans())
+def test_no_message_of_a_command_shows_a_part_of_a_user_or_password(user: str, password: str, encoded: bool) -> None:
+    assume(not looks_like_a_port(password) and re.search("[QXZ]", user + password))
+    secret = f"{user}:{quote(password, safe='') if encoded else password}"
+    url = f"troubled://{secret}@host/a.tar"
+    refused = not encoded and re.search(r"[/?#]", password)
+    for ask in (
+        lambda: expand([url.replace("{", "[").replace("}", "]")]),
+        lambda: describe(url),
+        lambda: open_shard(url),
+    ):
+        # Drivers tell the url, and its parts as they take it apart.
+        Troubled.trouble = {"init": [KeyError(f"{url}, {secret}, {user} and {password}")]}
+        shown: BaseException | None = refusal_of(ask)
+        assert not refused or "percent encoding" in str(shown)
+        while shown is not None:
+            assert not re.search("[QXZ]", str(shown)), shown
+            shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+    Troubled.trouble = {}
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa?ss", "pa#ss", "pa ss", "pa'ss", "/", "p@s/s"])
+def test_a_password_that_drivers_would_take_for_a_host_is_refused(password: str) -> None:
+    url = f"https://me:{password}@h/a.tar"
+    for ask in (lambda: expand([url]), lambda: open_shard(url)):
+        with pytest.raises(SourceError, match=r"^https://…: the user or password in this url holds .*%2F"):
+            ask()
+
+
+def test_a_driver_that_is_asked_again_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Troubled, "trouble", {"info": [DriverError("no access for QQQ with XXX")] * 9})
+    with pytest.raises(SourceError, match=r"no access for … with ….*tried 6 times"):
+        describe("troubled://QQQ:XXX@host/a.tar")
+
+
+@pytest.mark.parametrize(
+    ("command", "left"),
+    [
+        ("pipe:TOKEN='s3 cret' aws s3 cp s3://b/a.tar -", "pipe:TOKEN=… aws s3 cp s3://b/a.tar -"),
+        ('pipe:curl --password "s3 cret" https://h/a.tar', "pipe:curl --password … https://h/a.tar"),
+        ("pipe:curl https://me:p@/s?s@h/a.tar", "pipe:curl https://h/a.tar"),
+        ("pipe:curl -ume:pa/ss https://h/a.tar", "pipe:curl -u… https://h/a.tar"),
+    ],
+)
+def test_secrets_of_commands_are_left_out(command: str, left: str) -> None:
+    assert redact(command) == left
+    assert redact(left) == left
