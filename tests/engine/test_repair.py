@@ -245,7 +245,7 @@ def test_a_complete_store_needs_no_moments_but_those_of_its_arrays(toy_copy: Pat
         hs.open(toy_copy).moments()
 
 
-@pytest.mark.parametrize("name", ["_group_of", "_remove", "_note", "shutil"])
+@pytest.mark.parametrize("name", ["_group_of", "_remove", "note", "shutil"])
 def test_a_run_of_an_analysis_is_whole_or_not_there_wherever_it_is_interrupted(
     name: str, toy_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +265,7 @@ def test_a_run_of_an_analysis_is_whole_or_not_there_wherever_it_is_interrupted(
         patch.setattr(*target, interrupt)
         with pytest.raises(KeyboardInterrupt):
             save(2)
-    kept = {"_group_of": 1, "_remove": 1, "_note": 2, "shutil": None}[name]
+    kept = {"_group_of": 1, "_remove": 1, "note": 2, "shutil": None}[name]
     assert results.runs(store, "ccs") == ([] if kept is None else ["r"])
     if kept is not None:
         arrays, settings = results.load(store, "ccs", "r")

@@ -1,9 +1,8 @@
 """What analyses add to a store: one group a run, `<kind>/<run>`, its arrays, and its settings as attributes.
 
 No run is replaced or deleted unless the caller asks for it: a second run of the same content is left as it is, with
-what was made from it, and other content under the same name is refused. Size and checksum of a run's files are recorded
-(`records/results/<kind>/<run>.json`), and a run is read only where its files are as they were written. Runs that are
-older than these records are read as they are.
+what was made from it, and other content under the same name is refused. A run is read only where its files are as they
+were written (`result_files`); runs that are older than records of files are read as they are.
 """
 
 from __future__ import annotations
@@ -21,16 +20,13 @@ from typing import Any
 import numpy as np
 import zarr
 
+from headspan.analyse.result_files import COMMANDS, RUN_NAME, is_recorded, note, record_path, refuse_damaged
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.records import NOTE, Listener, Progress, ignore
-from headspan.store.files import checksum, faults, named, new_token, write_atomically
+from headspan.store.files import new_token
 from headspan.store.reader import Store
-from headspan.store.schema import RECORDS, UNREADABLE
+from headspan.store.schema import UNREADABLE
 
-_RECORDS = f"{RECORDS}/results"
-# What a run may be called, and what the files of a Zarr group are called: its metadata and its chunks.
-_RUN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_ZARR_FILE = r"zarr\.json|c|[0-9]+"
 # What is being written is no older.
 _LEFT_SECONDS = 3600
 
@@ -41,13 +37,6 @@ _MADE_FROM = {
     "labels": ("ccs", "truth"),
     "ccs": ("truth",),
     "truth": (),
-}
-_COMMANDS = {
-    "texts": "headspan textspan",
-    "textspan": "headspan textspan",
-    "labels": "headspan label",
-    "ccs": "headspan ccs",
-    "truth": "headspan demo",
 }
 # An array with the names of its axes.
 Named = tuple[np.ndarray, tuple[str, ...]]
@@ -86,16 +75,18 @@ def save(
             for name, (values, dims) in arrays.items():
                 group.create_array(name, data=values, dimension_names=list(dims))
             group.attrs.update(settings)
-            as_recorded = _is_recorded(store.path, kind, run, unnamed)
+            as_recorded = is_recorded(store.path, kind, run, unnamed)
             if not (same or as_recorded):
                 _drop_dependents(store, kind, run, overwrite, listen)
             # A run that was not there when this one was begun is another process's.
             if existed:
                 _remove(store.path, kind, run, keep_record=as_recorded)
             unnamed.rename(store.path / kind / run)
+            if existed and not (same or as_recorded):
+                listen(Progress(NOTE, 1, 1, f"replaced the earlier {kind}/{run}"))
         finally:
             shutil.rmtree(unnamed, ignore_errors=True)
-        _note(store.path, kind, run)
+        note(store.path, kind, run)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise StoreError(
@@ -134,7 +125,7 @@ def refusal(store: Store, kind: str, run: str, why: str) -> StoreError:
 
 def check_run(run: str) -> None:
     """Raise SettingsError where `run` cannot be the name of a run."""
-    if not re.fullmatch(_RUN, run) or run == "zarr.json":
+    if not re.fullmatch(RUN_NAME, run) or run == "zarr.json":
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
@@ -143,7 +134,7 @@ def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict
 
     StoreError where it is not there, or not as it was written, naming the command that makes it.
     """
-    _refuse_damaged(store, kind, run)
+    refuse_damaged(store, kind, run)
     node = _open(store, kind, run)
     # By the folders that are arrays: zarr-python's own listing warns of each file that is none.
     names = sorted(path.parent.name for path in (store.path / kind / run).glob("*/zarr.json"))
@@ -158,7 +149,7 @@ def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
     """The settings of a run alone, without reading its arrays; StoreError as in `load`."""
-    _refuse_damaged(store, kind, run, metadata_alone=True)
+    refuse_damaged(store, kind, run, metadata_alone=True)
     return dict(_open(store, kind, run).attrs)
 
 
@@ -170,7 +161,7 @@ def as_written(store: Store, kind: str, run: str) -> Iterator[None]:
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise StoreError(
             f"{store.path}: the {kind} run {run!r} holds settings that headspan does not write ({one_line(error)}); "
-            f"run {_COMMANDS[kind]} again, with --overwrite where it has that flag"
+            f"run {COMMANDS[kind]} again, with --overwrite where it has that flag"
         ) from error
 
 
@@ -180,7 +171,7 @@ def _node(store: Store, kind: str, run: str) -> zarr.Group | None:
         node = zarr.open_group(store.path, mode="r", use_consolidated=False).get(f"{kind}/{run}")
     except UNREADABLE as error:
         raise StoreError(
-            f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {_COMMANDS[kind]} again"
+            f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {COMMANDS[kind]} again"
         ) from error
     return node if isinstance(node, zarr.Group) and node.attrs else None
 
@@ -189,7 +180,7 @@ def _open(store: Store, kind: str, run: str) -> zarr.Group:
     node = _node(store, kind, run)
     if node is None:
         raise StoreError(
-            f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {_COMMANDS[kind]}"
+            f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {COMMANDS[kind]}"
         )
     return node
 
@@ -212,7 +203,7 @@ def runs(store: Store, kind: str) -> list[str]:
 def sound(store: Store, kind: str, run: str, metadata_alone: bool = False) -> bool:
     """Whether there is that run, as it was written."""
     try:
-        _refuse_damaged(store, kind, run, metadata_alone)
+        refuse_damaged(store, kind, run, metadata_alone)
         return _node(store, kind, run) is not None
     except StoreError:
         return False
@@ -245,80 +236,10 @@ def _said(store: Store, kind: str, run: str) -> str:
     return f"{kind} run {run!r}" + (f" (by {source})" if source else "")
 
 
-def damaged(store: Store) -> Iterator[tuple[str, str]]:
-    """Files of runs that are not as they were written, by their path in the store: what is wrong, and what to do."""
-    for kind, command in _COMMANDS.items():
-        for record in named(store.path / _RECORDS / kind, rf"{_RUN}\.json"):
-            again = f"run {command} again for run {record.stem}"
-            if not _vouches(store.path, kind, record):
-                continue
-            if not (store.path / kind / record.stem).is_dir():
-                yield f"{kind}/{record.stem}", f"{kind}/{record.stem} is missing; {again}, or delete {record}"
-                continue
-            try:
-                for name, what in faults(store.path, _recorded(record)):
-                    yield name, f"{what}; {again}"
-            except StoreError as error:
-                yield str(record.relative_to(store.path)), str(error)
-
-
-def _vouches(root: Path, kind: str, record: Path) -> bool:
-    """Whether a file that is named like a record is one: of a run that is there, or of files of a run that is lost.
-
-    A sync tool's copy of a record names the files of another run.
-    """
-    if (root / kind / record.stem).is_dir():
-        return True
-    with suppress(StoreError):
-        return any(name.startswith(f"{kind}/{record.stem}/") for name in _recorded(record))
-    return False
-
-
-def _refuse_damaged(store: Store, kind: str, run: str, metadata_alone: bool = False) -> None:
-    record = _record(store.path, kind, run)
-    files = _recorded(record) if record.is_file() else {}
-    wanted = {name: found for name, found in files.items() if not metadata_alone or name.endswith("zarr.json")}
-    for _, what in faults(store.path, wanted):
-        raise StoreError(f"{store.path}: the {kind} run {run!r} is damaged: {what}; run {_COMMANDS[kind]} again")
-
-
-def _record(root: Path, kind: str, run: str) -> Path:
-    return root / _RECORDS / kind / f"{run}.json"
-
-
-def _recorded(record: Path) -> dict[str, tuple[int, int]]:
-    try:
-        return {name: (size, crc) for name, (size, crc) in json.loads(record.read_bytes()).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        command = _COMMANDS[record.parent.name]
-        raise StoreError(f"{record}: this record is damaged ({one_line(error)}); run {command} again") from error
-
-
-def _note(root: Path, kind: str, run: str) -> None:
-    """Record the files of a run."""
-    files = (path for path in (root / kind / run).rglob("*") if path.is_file() and re.fullmatch(_ZARR_FILE, path.name))
-    paths = [root / kind / "zarr.json", *sorted(files)]
-    record = _record(root, kind, run)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, [json.dumps({str(path.relative_to(root)): checksum(path) for path in paths}).encode()])
-
-
-def _is_recorded(root: Path, kind: str, run: str, unnamed: Path) -> bool:
-    """Whether the files of a run that has no name yet are those that were recorded of the earlier run."""
-    try:
-        recorded = _recorded(_record(root, kind, run))
-    except (StoreError, OSError):
-        return False
-    own = f"{kind}/{run}/"
-    return {name.removeprefix(own): found for name, found in recorded.items() if name.startswith(own)} == {
-        str(path.relative_to(unnamed)): checksum(path) for path in unnamed.rglob("*") if path.is_file()
-    }
-
-
 def _remove(root: Path, kind: str, run: str, keep_record: bool = False) -> None:
     """Take a run away, however damaged it is; whole, in one step."""
     if not keep_record:
-        _record(root, kind, run).unlink(missing_ok=True)
+        record_path(root, kind, run).unlink(missing_ok=True)
     if (root / kind / run).is_dir():
         unnamed = _unnamed(root / kind, run)
         (root / kind / run).rename(unnamed)
@@ -350,7 +271,7 @@ def only_run(store: Store, kind: str, run: str | None) -> str:
         return run
     found = runs(store, kind)
     if len(found) != 1:
-        todo = f"run {_COMMANDS[kind]}" if not found else "name one with --run, in Python with run="
+        todo = f"run {COMMANDS[kind]}" if not found else "name one with --run, in Python with run="
         there = f"the {kind} runs {_listed(found)}" if found else f"no {kind} run"
         raise StoreError(f"{store.path}: has {there}; {todo}")
     return found[0]

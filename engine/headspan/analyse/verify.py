@@ -14,7 +14,7 @@ from itertools import groupby
 import google_crc32c
 import numpy as np
 
-from headspan.analyse import results
+from headspan.analyse.result_files import damaged
 from headspan.emit.shares import EXTRA_COORDINATES, head_coordinates, mlp_contributions
 from headspan.errors import SourceError
 from headspan.network import is_remote
@@ -112,7 +112,7 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False, shard
         listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
     if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
         problems.extend(_moment_problems(store, count, total))
-    for name, what in results.damaged(store):
+    for name, what in damaged(store):
         problems.append(Problem(WHOLE_STORE, 0, store.planned_images, what, name, of_analysis=True))
     return Verdict(len(store.records), count, tuple(problems), largest, unreached)
 
