@@ -625,7 +625,10 @@ def test_weights_without_a_tag_are_weights_and_those_of_a_seed_are_refused(
 def test_models_whose_rows_are_normed_before_their_mean_are_said_to_run_twice(
     toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    names = ["ViT-B-32", "ViT-B-16-SigLIP", "RN50", "vit_medium_patch16_gap_256"]
+    monkeypatch.setattr(open_clip, "list_models", lambda: names)
     assert running_twice() == {"vit_medium_patch16_gap_256"}
+    monkeypatch.undo()
     shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
     for pooling, twice in (({"pool_type": "avg"}, True), ({"pool_type": "avg", "final_ln_after_pool": True}, False)):
         config = tmp_path / f"headspan-toy-twice-{twice}.json"
