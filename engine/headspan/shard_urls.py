@@ -72,6 +72,11 @@ def local_path(url: str) -> str:
         raise SourceError(f"{url}: no such user; write the path out") from error
 
 
+def is_relative(url: str) -> bool:
+    """Whether a name of shards depends on the current folder."""
+    return not is_remote(url) and not Path(local_path(url)).is_absolute()
+
+
 def not_a_file(url: str) -> SourceError:
     """What a folder, a named pipe or a device is answered with, where a shard is wanted."""
     # A named pipe gives its bytes once, and a shard is read at least twice.

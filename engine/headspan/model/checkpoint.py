@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -11,11 +12,27 @@ from typing import Any
 import open_clip
 import torch
 from open_clip import factory
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from headspan.errors import ModelError, one_line
 from headspan.model import hub
 
+# What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
+LOADING_ERRORS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    OSError,
+    EOFError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    StopIteration,
+)
+# Of the parameters that are missing or too many, so many are named.
+_NAMED_PARAMETERS = 3
 # Where training scripts keep the state dict within a checkpoint, the usual place first.
 _WITHIN = ("state_dict", "model_state_dict", "model", "module")
 # What wraps a whole model or a part of it: torch.compile, and two wrappers of distributed training.
@@ -35,13 +52,30 @@ _PREFERRED = (
 )
 
 
-def load_into(clip: torch.nn.Module, path: Path) -> None:
-    """Load the weights of a file, every one of which must fit, into an open_clip model."""
+def load_into(clip: torch.nn.Module, path: Path, name: str, shown: str) -> None:
+    """Load the weights of a file, every one of which must fit, into an open_clip model.
+
+    Raises ModelError, which calls the model `name` and the file `shown`.
+    """
     # open_clip converts other projects' names and interpolates positions; headspan reads the file in its place.
     theirs = factory.load_state_dict
     factory.load_state_dict = read_state
     try:
         open_clip.load_checkpoint(clip, str(path), strict=True, weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError) as error:
+        raise ModelError(_no_plain_weights(shown, error)) from error
+    except LOADING_ERRORS as error:
+        text = str(error)
+        if "loading state_dict" in text or isinstance(error, AssertionError):
+            raise ModelError(
+                f"{shown}: its weights do not fit {name} ({_mismatch(text)}); name the model they were made for"
+            ) from error
+        if "TorchScript" in text or "weights_only" in text.lower():
+            raise ModelError(_no_plain_weights(shown, error)) from error
+        raise ModelError(
+            f"{shown}: could not be loaded as weights of {name} ({first_line(error)}); give a whole .safetensors or "
+            ".pt file with --pretrained"
+        ) from error
     finally:
         factory.load_state_dict = theirs
 
@@ -113,3 +147,27 @@ def _told_checksum(tag: Mapping[str, Any]) -> str | None:
         return url.split("/")[-2]
     found = re.search(r"-([0-9a-f]{8})\.pt$", url)
     return found[1] if found and "mlfoundations" in url else None
+
+
+def _no_plain_weights(shown: str, error: Exception) -> str:
+    return (
+        f"{shown}: holds no plain weights ({first_line(error)}); headspan never unpickles objects, so save the state "
+        "dict as .safetensors"
+    )
+
+
+def _mismatch(text: str) -> str:
+    """What does not fit, from PyTorch's list of it: the first kind, and of its parameters the first few."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    detail = (lines[1] if len(lines) > 1 else lines[0]).rstrip(".")
+    kind, _, names = detail.partition(": ")
+    parameters = re.findall(r'"([^"]+)"', names)
+    if len(parameters) <= _NAMED_PARAMETERS:
+        return detail
+    return f"{kind}: {', '.join(parameters[:_NAMED_PARAMETERS])} and {len(parameters) - _NAMED_PARAMETERS} more"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, whole, fit for a place within a sentence."""
+    text = str(error).strip() or type(error).__name__
+    return one_line(ValueError(text.splitlines()[0])).rstrip(".")

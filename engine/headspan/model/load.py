@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,35 +18,21 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from headspan.config import Preprocess
-from headspan.errors import ModelError, SettingsError, one_line
+from headspan.errors import ModelError, SettingsError
 from headspan.model import hub
-from headspan.model.checkpoint import load_into
+from headspan.model.checkpoint import LOADING_ERRORS, first_line, load_into
 from headspan.model.configs import REFERENCE, REFERENCE_CONFIG, REFERENCE_WEIGHTS, NamedConfig, find_config
 from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, to_tower, unsupported_reason
-from headspan.model.provenance import Settings, Weights, find_weights, settle
+from headspan.model.places import Weights, find_weights
+from headspan.model.provenance import Settings, settle
 from headspan.model.tower import Tower
 from headspan.records import NOTE, Listener, Progress, ignore
 
 # The files of the reference model, under the names that they have had here from the first release on.
 _REFERENCE_CONFIG, _REFERENCE_WEIGHTS = REFERENCE_CONFIG, REFERENCE_WEIGHTS
-# What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
-_LOADING_ERRORS = (
-    RuntimeError,
-    ValueError,
-    LookupError,
-    OSError,
-    EOFError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    StopIteration,
-)
-# Of the parameters that are missing or too many, so many are named.
-_NAMED_PARAMETERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +68,14 @@ class LoadedModel:
                 return self.named.tokenizer()
         except ImportError as error:
             raise ModelError(
-                f"{self.name}: open_clip's tokenizer for it needs a package ({_first_line(error)}); install it with "
+                f"{self.name}: open_clip's tokenizer for it needs a package ({first_line(error)}); install it with "
                 "pip install transformers sentencepiece"
             ) from error
         except (OSError, RuntimeError, ValueError) as error:
             todo = (
                 "check the network" if self.download else "name its repository with --weights hf-hub:NAME to fetch it"
             )
-            raise ModelError(
-                f"{self.name}: its tokenizer could not be loaded ({_first_line(error)}); {todo}"
-            ) from error
+            raise ModelError(f"{self.name}: its tokenizer could not be loaded ({first_line(error)}); {todo}") from error
 
 
 def load_model(
@@ -178,7 +160,9 @@ def _load(
         if settings.note and made is None:
             listen(Progress(NOTE, 0, None, settings.note))
         clip = _built(name, named, found, settings, image_size)
-        _fill(clip, name, weights or pretrained, found)
+        if found.path is not None:
+            with _quiet_logging():
+                load_into(clip, found.path, name, weights or pretrained or str(found.path))
     clip.eval().requires_grad_(False)
     return LoadedModel(
         name=name,
@@ -201,7 +185,7 @@ def _load(
 def _refuse_unsupported(name: str, config: dict[str, Any], image_size: int | None) -> None:
     try:
         reason = unsupported_reason(config)
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise ModelError(_config_failure(name, error)) from error
     if reason:
         raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}")
@@ -231,32 +215,8 @@ def _built(name: str, named: NamedConfig, found: Weights, settings: Settings, im
                 return open_clip.create_model(
                     f"local-dir:{folder}", force_image_size=image_size, load_weights=False, pretrained_text=False
                 )
-        except _LOADING_ERRORS as error:
+        except LOADING_ERRORS as error:
             raise ModelError(_config_failure(name, error)) from error
-
-
-def _fill(clip: Any, name: str, pretrained: str | None, found: Weights) -> None:
-    """Load the weights, unless they are random."""
-    if found.path is None:
-        return
-    shown = pretrained or str(found.path)
-    try:
-        with _quiet_logging():
-            load_into(clip, found.path)
-    except (pickle.UnpicklingError, SafetensorError) as error:
-        raise ModelError(_no_plain_weights(shown, error)) from error
-    except _LOADING_ERRORS as error:
-        text = str(error)
-        if "loading state_dict" in text or isinstance(error, AssertionError):
-            raise ModelError(
-                f"{shown}: its weights do not fit {name} ({_mismatch(text)}); name the model they were made for"
-            ) from error
-        if "TorchScript" in text or "weights_only" in text.lower():
-            raise ModelError(_no_plain_weights(shown, error)) from error
-        raise ModelError(
-            f"{shown}: could not be loaded as weights of {name} ({_first_line(error)}); give a whole .safetensors or "
-            ".pt file with --pretrained"
-        ) from error
 
 
 def _paths(named: NamedConfig, found: Weights, pretrained: str | None, weights: str | None) -> dict[str, str]:
@@ -269,31 +229,8 @@ def _paths(named: NamedConfig, found: Weights, pretrained: str | None, weights: 
     return paths
 
 
-def _no_plain_weights(shown: str, error: Exception) -> str:
-    return (
-        f"{shown}: holds no plain weights ({_first_line(error)}); headspan never unpickles objects, so save the state "
-        "dict as .safetensors"
-    )
-
-
 def _config_failure(name: str, error: Exception) -> str:
-    return f"{name}: open_clip builds no model of this config ({_first_line(error)}); correct the config"
-
-
-def _mismatch(text: str) -> str:
-    """What does not fit, from PyTorch's list of it: the first kind, and of its parameters the first few."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    detail = (lines[1] if len(lines) > 1 else lines[0]).rstrip(".")
-    kind, _, names = detail.partition(": ")
-    parameters = re.findall(r'"([^"]+)"', names)
-    if len(parameters) <= _NAMED_PARAMETERS:
-        return detail
-    return f"{kind}: {', '.join(parameters[:_NAMED_PARAMETERS])} and {len(parameters) - _NAMED_PARAMETERS} more"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return one_line(ValueError(text.splitlines()[0])).rstrip(".")
+    return f"{name}: open_clip builds no model of this config ({first_line(error)}); correct the config"
 
 
 def _preprocess(visual: Any) -> Preprocess:

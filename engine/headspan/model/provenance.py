@@ -1,4 +1,4 @@
-"""Where a model's weights lie, and what decides how its images are prepared and which activation it runs.
+"""What decides how a model's images are prepared, and which activation it runs.
 
 The same weights have the same settings however they are named. In this order of authority: the tag of open_clip that
 the user names; the tag whose file it is known to be, by its place in a hub cache or by its bytes; the
@@ -8,30 +8,19 @@ which is said in a note. A store that is gone on with keeps the settings that it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.pretrained import download_pretrained
 from open_clip.transform import PreprocessCfg
 
-from headspan.errors import ModelError, one_line
+from headspan.errors import ModelError
 from headspan.model import hub
-from headspan.model.checkpoint import known_tag, weights_in
-from headspan.model.configs import (
-    REFERENCE,
-    REFERENCE_WEIGHTS,
-    NamedConfig,
-    not_cached,
-    read_json,
-    recorded_paths,
-    refuse_remote_code,
-)
-from headspan.model.hints import hugging_face_hint
-from headspan.records import Listener
+from headspan.model.checkpoint import known_tag
+from headspan.model.configs import REFERENCE_WEIGHTS, NamedConfig, read_json, refuse_remote_code
+from headspan.model.places import Weights
 
 # What a tag or a config says of preprocessing; the size is the image tower's.
 _PREPROCESS = [each.name for each in fields(PreprocessCfg) if each.name != "size"]
@@ -62,69 +51,6 @@ class Settings:
         mean, std = ([round(float(x), 4) for x in known[name]] for name in ("mean", "std"))
         activation = "QuickGELU" if self.quick_gelu else "GELU"
         return f"mean {mean}, std {std}, {known['interpolation']}, {known['resize_mode']}, {activation}"
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A model's weights: a file, or, where `path` is None, random numbers."""
-
-    path: Path | None
-    seed: int = 0
-    # The repository that they were asked for from, or whose snapshot they lie in.
-    repository: str | None = None
-
-
-def find_weights(
-    name: str,
-    named: NamedConfig,
-    pretrained: str | None,
-    weights: str | None,
-    download: bool,
-    listen: Listener,
-    made: Mapping[str, Any] | None,
-) -> Weights:
-    """The weights that `pretrained` names, or that lie at `weights` now.
-
-    `made` are the attributes of the store that names them, which may say where they lay. Raises ModelError where there
-    are none.
-    """
-    if named.with_weights and pretrained:
-        raise ModelError(f"{name} brings its own weights; leave --pretrained {pretrained} out")
-    if pretrained is not None and pretrained.startswith("random:"):
-        return _at_random(pretrained, weights)
-    if weights is not None:
-        return _at_place(name, weights, download, listen)
-    recorded = recorded_paths(made).get("weights")
-    if recorded and Path(recorded).is_file():
-        return _file(Path(recorded))
-    if named.with_weights:
-        if named.folder is None:
-            return _from_repository(name, named.known_as, download, listen)
-        path = weights_in(named.folder)
-        if path is None:
-            raise ModelError(f"{name}: {named.folder} holds no weights; put its .safetensors there")
-        return Weights(path)
-    if pretrained is None and name == REFERENCE:
-        return Weights(REFERENCE_WEIGHTS)
-    if pretrained is None:
-        raise ModelError(f"{name}: no weights named; {_choices(named)} with --pretrained")
-    if pretrained.startswith(hub.PREFIX):
-        return _from_repository(name, pretrained, download, listen)
-    if tag := open_clip.get_pretrained_cfg(named.known_as, pretrained):
-        return _of_tag(name, pretrained, tag, download, listen)
-    if Path(pretrained).expanduser().is_file():
-        return _file(Path(pretrained).expanduser())
-    if made is not None:
-        raise ModelError(
-            f"{recorded or pretrained}: the weights that the store was made with are not there; say where they lie now "
-            "with --weights PATH (weights= in Python)"
-        )
-    hint = hugging_face_hint(pretrained)
-    raise ModelError(
-        f"{name}: --pretrained {pretrained} {hint}"
-        if hint
-        else f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {_choices(named)}"
-    )
 
 
 def settle(
@@ -286,70 +212,3 @@ def _whole(preprocess: Mapping[str, Any]) -> dict[str, Any]:
     defaults = PreprocessCfg()
     found = {each: preprocess.get(each, getattr(defaults, each)) for each in _PREPROCESS}
     return {each: list(value) if isinstance(value, list | tuple) else value for each, value in found.items()}
-
-
-def _choices(named: NamedConfig) -> str:
-    tags = open_clip.list_pretrained_tags_by_model(named.known_as)
-    choices = f"a tag ({', '.join(tags)}), " if tags else ""
-    return f"give {choices}hf-hub:NAME, a .pt or .safetensors file, or random:SEED"
-
-
-def _at_random(pretrained: str, weights: str | None) -> Weights:
-    seed = pretrained.removeprefix("random:")
-    if not re.fullmatch(r"[0-9]{1,18}", seed):
-        raise ModelError(f"--pretrained {pretrained}: the seed must be a whole number, as in random:0")
-    if weights is not None:
-        raise ModelError(
-            f"--weights {weights}: --pretrained {pretrained} has no file of weights; leave one of them out"
-        )
-    return Weights(None, int(seed))
-
-
-def _at_place(name: str, weights: str, download: bool, listen: Listener) -> Weights:
-    """The weights where the user says that they lie: a file, a folder, or a repository."""
-    if weights.startswith(hub.PREFIX):
-        return _from_repository(name, weights, download, listen)
-    place = Path(weights).expanduser()
-    path = weights_in(place) if place.is_dir() else place
-    if path is None or not path.is_file():
-        what = "this folder holds no weights" if place.is_dir() else "no such file or folder"
-        raise ModelError(f"--weights {weights}: {what}; give the .safetensors or .pt file of {name}, or its folder")
-    return _file(path)
-
-
-def _file(path: Path) -> Weights:
-    path = path.absolute()
-    return Weights(path, repository=hub.repository_of(path))
-
-
-def _from_repository(name: str, named: str, download: bool, listen: Listener) -> Weights:
-    repository = named.removeprefix(hub.PREFIX)
-    what = f"fetching the weights of {name} from https://huggingface.co/{repository}"
-    try:
-        with hub.announced(listen, what):
-            return Weights(hub.fetch(repository, hub.WEIGHTS, download), repository=repository)
-    except ModelError as error:
-        if not download:
-            raise ModelError(not_cached(name, f"{hub.PREFIX}{repository}")) from error
-        hint = hugging_face_hint(f"{hub.PREFIX}{repository}")
-        raise ModelError(
-            f"{named} {hint}"
-            if hint and "transformers" in hint
-            else f"{name}: the weights {hub.PREFIX}{repository} could not be fetched ({error}); check the name and the "
-            "network, or fetch them on a connected machine and say with --weights where they lie"
-        ) from error
-
-
-def _of_tag(name: str, tag: str, settings: Mapping[str, Any], download: bool, listen: Listener) -> Weights:
-    home = str(settings.get("hf_hub") or "").rpartition("/")[0]
-    source = f"https://huggingface.co/{home}" if home else str(settings.get("url"))
-    try:
-        with hub.announced(listen, f"fetching the weights {tag} of {name} from {source}"):
-            return Weights(Path(download_pretrained(dict(settings))))
-    except (OSError, RuntimeError, ValueError) as error:
-        # open_clip's own sentence about which file it was adds nothing to the reason.
-        reason = one_line(error).rpartition("Last error: ")[2].rstrip(".")
-        raise ModelError(
-            f"{name}: the weights {tag} could not be fetched from {source} ({reason}); check the network, or fetch "
-            f"them on a connected machine and give the file with --pretrained {tag} --weights FILE"
-        ) from error

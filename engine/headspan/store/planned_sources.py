@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from headspan.errors import SourceError
-from headspan.network import is_remote
 from headspan.records import Shard
-from headspan.shard_urls import expand, local_path
+from headspan.shard_urls import expand, is_relative, local_path
 from headspan.sources import ShardReader, describe, open_shard
 
 
@@ -54,7 +53,7 @@ def places(
 
 def _place(name: str, attributes: Mapping[str, Any]) -> str:
     folder = (attributes.get("made_with") or {}).get("folder")
-    if folder is None or is_remote(name) or Path(local_path(name)).is_absolute():
+    if folder is None or not is_relative(name):
         return name
     recorded = Path(folder) / local_path(name)
     return str(recorded) if recorded.is_file() else name

@@ -26,6 +26,7 @@ from headspan.model.tower import Tower
 from headspan.plan import list_samples
 from headspan.records import BadImage, Listener, MemberNames, Progress, Sample, Shard, ignore
 from headspan.redact import redact
+from headspan.shard_urls import is_relative
 from headspan.sources import describe_each
 from headspan.store.files import checksum, write_atomically
 from headspan.store.projection import projected_bytes
@@ -180,8 +181,8 @@ def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}" + (f", {gpu}" if gpu else ""),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in libraries},
-        # Relative names, of shards and of files of the model, are relative to this folder.
-        "folder": str(Path.cwd()),
+        # The folder that relative names of shards are relative to.
+        "folder": str(Path.cwd()) if any(map(is_relative, settings.shards)) else None,
         "paths": encoder.model.paths,
         "weights": {
             "given": settings.weights,

@@ -1,0 +1,149 @@
+"""Where a model's weights lie: with a tag of open_clip, in a repository, in a file or folder, or nowhere (random)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import download_pretrained
+
+from headspan.errors import ModelError, one_line
+from headspan.model import hub
+from headspan.model.checkpoint import weights_in
+from headspan.model.configs import REFERENCE, REFERENCE_WEIGHTS, NamedConfig, not_cached, recorded_paths
+from headspan.model.hints import hugging_face_hint
+from headspan.records import Listener
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model's weights: a file, or, where `path` is None, random numbers."""
+
+    path: Path | None
+    seed: int = 0
+    # The repository that they were asked for from, or whose snapshot they lie in.
+    repository: str | None = None
+
+
+def find_weights(
+    name: str,
+    named: NamedConfig,
+    pretrained: str | None,
+    weights: str | None,
+    download: bool,
+    listen: Listener,
+    made: Mapping[str, Any] | None,
+) -> Weights:
+    """The weights that `pretrained` names, or that lie at `weights` now.
+
+    `made` are the attributes of the store that names them, which may say where they lay. Raises ModelError where there
+    are none.
+    """
+    if named.with_weights and pretrained:
+        raise ModelError(f"{name} brings its own weights; leave --pretrained {pretrained} out")
+    if pretrained is not None and pretrained.startswith("random:"):
+        return _at_random(pretrained, weights)
+    if weights is not None:
+        return _at_place(name, weights, download, listen)
+    recorded = recorded_paths(made).get("weights")
+    if recorded and Path(recorded).is_file():
+        return _file(Path(recorded))
+    if named.with_weights:
+        if named.folder is None:
+            return _from_repository(name, named.known_as, download, listen)
+        path = weights_in(named.folder)
+        if path is None:
+            raise ModelError(f"{name}: {named.folder} holds no weights; put its .safetensors there")
+        return Weights(path)
+    if pretrained is None and name == REFERENCE:
+        return Weights(REFERENCE_WEIGHTS)
+    if pretrained is None:
+        raise ModelError(f"{name}: no weights named; {_choices(named)} with --pretrained")
+    if pretrained.startswith(hub.PREFIX):
+        return _from_repository(name, pretrained, download, listen)
+    if tag := open_clip.get_pretrained_cfg(named.known_as, pretrained):
+        return _of_tag(name, pretrained, tag, download, listen)
+    if Path(pretrained).expanduser().is_file():
+        return _file(Path(pretrained).expanduser())
+    if made is not None:
+        raise ModelError(
+            f"{recorded or pretrained}: the weights that the store was made with are not there; say where they lie now "
+            "with --weights PATH (weights= in Python)"
+        )
+    hint = hugging_face_hint(pretrained)
+    raise ModelError(
+        f"{name}: --pretrained {pretrained} {hint}"
+        if hint
+        else f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {_choices(named)}"
+    )
+
+
+def _choices(named: NamedConfig) -> str:
+    tags = open_clip.list_pretrained_tags_by_model(named.known_as)
+    choices = f"a tag ({', '.join(tags)}), " if tags else ""
+    return f"give {choices}hf-hub:NAME, a .pt or .safetensors file, or random:SEED"
+
+
+def _at_random(pretrained: str, weights: str | None) -> Weights:
+    seed = pretrained.removeprefix("random:")
+    if not re.fullmatch(r"[0-9]{1,18}", seed):
+        raise ModelError(f"--pretrained {pretrained}: the seed must be a whole number, as in random:0")
+    if weights is not None:
+        raise ModelError(
+            f"--weights {weights}: --pretrained {pretrained} has no file of weights; leave one of them out"
+        )
+    return Weights(None, int(seed))
+
+
+def _at_place(name: str, weights: str, download: bool, listen: Listener) -> Weights:
+    """The weights where the user says that they lie: a file, a folder, or a repository."""
+    if weights.startswith(hub.PREFIX):
+        return _from_repository(name, weights, download, listen)
+    place = Path(weights).expanduser()
+    path = weights_in(place) if place.is_dir() else place
+    if path is None or not path.is_file():
+        what = "this folder holds no weights" if place.is_dir() else "no such file or folder"
+        raise ModelError(f"--weights {weights}: {what}; give the .safetensors or .pt file of {name}, or its folder")
+    return _file(path)
+
+
+def _file(path: Path) -> Weights:
+    path = path.absolute()
+    return Weights(path, repository=hub.repository_of(path))
+
+
+def _from_repository(name: str, named: str, download: bool, listen: Listener) -> Weights:
+    repository = named.removeprefix(hub.PREFIX)
+    what = f"fetching the weights of {name} from https://huggingface.co/{repository}"
+    try:
+        with hub.announced(listen, what):
+            return Weights(hub.fetch(repository, hub.WEIGHTS, download), repository=repository)
+    except ModelError as error:
+        if not download:
+            raise ModelError(not_cached(name, f"{hub.PREFIX}{repository}")) from error
+        hint = hugging_face_hint(f"{hub.PREFIX}{repository}")
+        raise ModelError(
+            f"{named} {hint}"
+            if hint and "transformers" in hint
+            else f"{name}: the weights {hub.PREFIX}{repository} could not be fetched ({error}); check the name and the "
+            "network, or fetch them on a connected machine and say with --weights where they lie"
+        ) from error
+
+
+def _of_tag(name: str, tag: str, settings: Mapping[str, Any], download: bool, listen: Listener) -> Weights:
+    home = str(settings.get("hf_hub") or "").rpartition("/")[0]
+    source = f"https://huggingface.co/{home}" if home else str(settings.get("url"))
+    try:
+        with hub.announced(listen, f"fetching the weights {tag} of {name} from {source}"):
+            return Weights(Path(download_pretrained(dict(settings))))
+    except (OSError, RuntimeError, ValueError) as error:
+        # open_clip's own sentence about which file it was adds nothing to the reason.
+        reason = one_line(error).rpartition("Last error: ")[2].rstrip(".")
+        raise ModelError(
+            f"{name}: the weights {tag} could not be fetched from {source} ({reason}); check the network, or fetch "
+            f"them on a connected machine and give the file with --pretrained {tag} --weights FILE"
+        ) from error
