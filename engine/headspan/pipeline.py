@@ -23,11 +23,11 @@ from headspan.in_hand import InHand
 from headspan.model.encoder import Encoder, prepare
 from headspan.model.load import load_model
 from headspan.prefetch import prefetch
-from headspan.records import BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
+from headspan.records import NOTE, BadImage, DecodedImage, Listener, Progress, Summary, Unit, ignore
 from headspan.shard_urls import expand, stored_names
 from headspan.stage_times import StageTimes
 from headspan.store.commits import UnitRecord
-from headspan.store.planned_sources import PlannedSources
+from headspan.store.planned_sources import PlannedSources, as_planned
 from headspan.store.planning import open_planned
 from headspan.store.samples import read_shards
 from headspan.store.schema import attributes_of
@@ -61,7 +61,7 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         ),
     )
     if encoder.exact.runs_twice:
-        listen(Progress("note", 0, None, f"{settings.model} norms its rows before their mean: two passes an image"))
+        listen(Progress(NOTE, 0, None, f"{settings.model} norms its rows before their mean: two passes an image"))
     store = open_planned(settings, urls, encoder, listen)
     stored: list[UnitRecord] = []
     times = StageTimes()
@@ -69,7 +69,8 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         # Whatever says so of a store whose records were lost since: its moments are to be written again.
         store.commits.reopen()
     if not store.commits.complete or any(other_writers(store.path)):
-        sources = PlannedSources(read_shards(store.path), urls)
+        planned = read_shards(store.path)
+        sources = PlannedSources(planned, as_planned(planned, store.attributes, urls))
         bad = [image for record in store.commits.records() for image in record.bad]
         _refuse_bad(settings, store, bad)
         with Work(store) as work:

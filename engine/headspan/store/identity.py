@@ -14,11 +14,13 @@ from typing import Any
 from headspan.config import spans
 from headspan.store.schema import decoding
 
+# Which members of the shards are images and captions; unset in stores that are older than the choice.
+_MEMBERS = ("image_member", "caption_member", "caption_json")
 # The model as it runs: checksums of the weights of both towers, what the weights do not say (activation, pooling,
 # epsilons of the norms), and what happens to an image before it (which includes the image size).
 MODEL_KEYS = ("weights_sha256", "text_sha256", "tower", "preprocess")
 # What is computed with it, and how it is laid out.
-RUN_KEYS = ("layers", "carried", "emit", "precision", "decode", "unit_images", "images")
+RUN_KEYS = ("layers", "carried", "emit", "precision", "decode", "unit_images", "images", *_MEMBERS)
 # The sizes that follow from the model.
 SIZE_KEYS = ("all_layers", "direct_layers", "heads", "head_dim", "tokens", "prefix_tokens", "joint", "terms")
 
@@ -29,13 +31,14 @@ _WORDS = {
     "preprocess": "preprocessing",
     "carried": "carried layers",
     "unit_images": "units of",
+    **{name: f"--{name.replace('_', '-')}" for name in _MEMBERS},
 }
 _DIGITS = 12
 
 
 def identity(attributes: dict[str, Any]) -> dict[str, Any]:
     """The compared values by their key, as JSON has them; keys that the attributes lack are left out."""
-    flat = {**attributes, "decode": decoding(attributes), **attributes["dimensions"]}
+    flat = {**dict.fromkeys(_MEMBERS), **attributes, "decode": decoding(attributes), **attributes["dimensions"]}
     if isinstance(flat.get("emit"), list):
         flat["emit"] = sorted(flat["emit"])
     known = {key: flat[key] for key in (*MODEL_KEYS, *RUN_KEYS, *SIZE_KEYS) if key in flat}

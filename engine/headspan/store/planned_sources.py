@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.errors import SourceError
+from headspan.network import is_remote
 from headspan.records import Shard
 from headspan.shard_urls import expand, is_relative, local_path
 from headspan.sources import ShardReader, describe, open_shard
@@ -49,6 +50,29 @@ def places(
             "order of the run"
         )
     return {shard.url: url for shard, url in zip(planned, urls, strict=True)}
+
+
+def as_planned(planned: Sequence[Shard], attributes: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
+    """`urls` by the names that the store has for them: those of a run that names the shards in another way, or after
+    they have moved.
+
+    A shard counts as the planned one in its place where it is the same file, or where name, size and time of
+    modification are the same in another folder. Any other keeps its own name, which is then refused.
+    """
+    if len(planned) != len(urls):
+        return dict(urls)
+    pairs = zip(planned, urls.items(), strict=True)
+    return {
+        shard.url if name != shard.url and _is_planned(shard, attributes, url) else name: url
+        for shard, (name, url) in pairs
+    }
+
+
+def _is_planned(shard: Shard, attributes: Mapping[str, Any], url: str) -> bool:
+    if is_remote(url) or is_remote(shard.url):
+        return False
+    before, now = Path(local_path(_place(shard.url, attributes))), Path(local_path(url))
+    return before.absolute() == now.absolute() or (before.name == now.name and change(shard, url) is None)
 
 
 def _place(name: str, attributes: Mapping[str, Any]) -> str:

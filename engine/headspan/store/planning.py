@@ -29,7 +29,9 @@ from headspan.redact import redact
 from headspan.shard_urls import is_relative
 from headspan.sources import describe_each
 from headspan.store.files import checksum, write_atomically
+from headspan.store.planned_sources import as_planned
 from headspan.store.projection import projected_bytes
+from headspan.store.samples import read_shards
 from headspan.store.schema import FORMAT, Dimensions, image_bytes, member_names, moment_arrays
 from headspan.store.staged import StagedStore
 from headspan.store.writer import StoreWriter
@@ -200,7 +202,7 @@ def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, e
             f"{path}: was planned in units of {store.size.unit_images} images, this run asks for "
             f"{settings.unit_images}; leave --unit-images out to go on, or use another --out"
         )
-    refuse_other_run(store, settings, urls, encoder)
+    refuse_other_run(store, settings, as_planned(read_shards(path), store.attributes, urls), encoder)
     store.refuse_full_disk()
     return store
 
