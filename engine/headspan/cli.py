@@ -170,8 +170,8 @@ def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     for problem in done.verdict.problems:
         if problem.unit == WHOLE_STORE and problem.of_store and problem.where:
             print(
-                f"{problem.where} could not be made again, since shards and model, planned by this headspan, give another "
-                "file; restore it from a copy of the store, or precompute into another --out"
+                f"{problem.where} could not be made again, since shards and model, planned by this headspan, give "
+                "another file; restore it from a copy of the store, or precompute into another --out"
             )
     return _print_verdict(Store(flags.store, keep_failed=True), done.verdict)
 
