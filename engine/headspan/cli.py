@@ -180,6 +180,12 @@ def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     for name in done.files:
         say(f"{name} made again")
     say(f"{counted(len(done.units), 'unit')} computed again" + (f": {spans_of(done.units)}" if done.units else ""))
+    for problem in done.verdict.problems:
+        if problem.unit == WHOLE_STORE and problem.of_store and problem.where:
+            say(
+                f"{problem.where} could not be made again, since shards and model, planned by this headspan, give "
+                "another file; restore it from a copy of the store, or precompute into another --out"
+            )
     return _print_verdict(Store(flags.store, keep_failed=True), done.verdict)
 
 

@@ -331,6 +331,43 @@ def test_other_shards_are_refused_by_number_and_by_name(toy_run: ToyRun, tmp_pat
         run(toy_run, tmp_path / "s.zarr", shards=[second, first, third])
 
 
+@pytest.mark.parametrize("spelling", ["from elsewhere", "relative", "moved"])
+def test_shards_that_are_the_planned_ones_by_another_name_resume(
+    spelling: str, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(toy_run.shards[0].parent, tmp_path / "shards"))
+    whole = [str(folder / shard.name) for shard in toy_run.shards]
+    named = [f"shards/{shard.name}" for shard in toy_run.shards]
+    monkeypatch.chdir(tmp_path)
+    planned, again = (named, whole) if spelling == "from elsewhere" else (whole, named)
+    events: list[Progress] = []
+
+    def stop(event: Progress) -> None:
+        events.append(event)
+        if event.stage == "images" and event.done >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_run, tmp_path / "s.zarr", stop, shards=planned)
+    if spelling == "from elsewhere":
+        monkeypatch.chdir("/")
+    if spelling == "moved":
+        folder.rename(tmp_path / "elsewhere")
+        again = [str(tmp_path / "elsewhere" / shard.name) for shard in toy_run.shards]
+    assert run(toy_run, tmp_path / "s.zarr", shards=again).skipped == 32
+    found, wanted = hs.open(tmp_path / "s.zarr").embedding, hs.open(toy_run.path).embedding
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_shards_of_other_bytes_in_another_folder_are_refused(toy_run: ToyRun, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_run.shards[0].parent, tmp_path / "shards"))
+    run(toy_run, tmp_path / "s.zarr")
+    last = folder / toy_run.shards[-1].name
+    os.utime(last, ns=(1, 1))
+    with pytest.raises(StoreError, match=r"002\.tar \(\d+ bytes\) is not the shard that was planned .*time of modif"):
+        run(toy_run, tmp_path / "s.zarr", shards=[str(folder / shard.name) for shard in toy_run.shards])
+
+
 @pytest.mark.parametrize("change", ["bytes", "time"])
 def test_a_shard_that_changed_since_the_plan_is_refused_by_its_name(
     change: str, toy_run: ToyRun, tmp_path: Path
