@@ -216,7 +216,7 @@ def test_the_command_that_info_prints_goes_on_with_the_store_and_makes_the_same_
     assert words[:2] == ["headspan", "precompute"]
     monkeypatch.chdir(store.parent)
     assert main(words[1:]) == 0
-    assert f"{IMAGES} images were finished before" in capsys.readouterr().out
+    assert f"finished before, or by another process: {IMAGES} images" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(words[1:]) == 0
     arrays = {*hs.open(store).row_specs, "moments", "model"}

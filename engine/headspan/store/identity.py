@@ -73,4 +73,4 @@ def brief(value: Any) -> str:
     """A value of a setting as a sentence quotes it: layers as spans, anything else as JSON."""
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
         return spans(value)
-    return json.dumps(value, ensure_ascii=False)
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
