@@ -25,6 +25,7 @@ from headspan.analyse import results
 from headspan.analyse.report import write_report
 from headspan.analyse.report_images import data_uri, overlay, read_images
 from headspan.analyse.report_page import Content, DescribedHead, Example, HeadExamples, render
+from headspan.cli import main
 from headspan.errors import StoreError
 from headspan.records import BadImage, Progress
 
@@ -296,6 +297,24 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     assert {"gone": "cannot be read", "longer": "has changed", "a command": "does not run"}[change] in said
     assert page.count("<figure>") == 6 * 6
     assert not (tmp_path / "ran").exists()
+
+
+def test_images_are_read_from_shards_where_they_are_said_to_lie_now(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made / "maps.zarr", tmp_path / "maps.zarr")
+    moved = str(shutil.copy2(made / "shard.tar", tmp_path / "moved.tar"))
+    hidden = (made / "shard.tar").rename(made / "hidden.tar")
+    try:
+        command = ["report", str(tmp_path / "maps.zarr"), "--out", str(tmp_path / "report.html")]
+        assert main(command) == 0
+        assert "<img" not in (tmp_path / "report.html").read_text()
+        assert main([*command, "--shards", moved]) == 0
+        assert (tmp_path / "report.html").read_text().count("<img") > 10
+        assert main([*command, "--shards", moved, str(hidden)]) == 2
+        assert "2 shards are named, and the store was planned over 1" in capsys.readouterr().err
+    finally:
+        hidden.rename(made / "shard.tar")
 
 
 def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
