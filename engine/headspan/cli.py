@@ -263,6 +263,8 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         "written by": f"headspan {attributes['version']}, store format {attributes['format']}",
         "made with": _made_with(store),
         "made again by": _command_of(store),
+        # Where a name among the shards is relative.
+        **({"run from": folder} if (folder := attributes.get("made_with", {}).get("folder")) else {}),
         "textspan": ", ".join(runs(store, "textspan")) or "none",
         "labels": ", ".join(runs(store, "labels")) or "none",
         "ccs": ", ".join(runs(store, "ccs")) or "none",
@@ -342,7 +344,7 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
     if verdict.unreached:
         say(
             f"not compared with the plan: {counted(verdict.unreached, 'source tar')}, commands, remote or not there "
-            "(relative paths are those of the run)"
+            "(relative paths are those of the run); --shards names them where they lie now"
         )
     if verdict.problems:
         of_store = any(problem.of_store for problem in verdict.problems)

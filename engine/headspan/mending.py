@@ -22,7 +22,7 @@ from headspan.model.load import load_stored_model
 from headspan.network import is_remote
 from headspan.pipeline import compute
 from headspan.records import Listener, ignore
-from headspan.shard_urls import expand, stored_names
+from headspan.shard_urls import expand, local_path, stored_names
 from headspan.stage_times import StageTimes
 from headspan.store.commits import Commits
 from headspan.store.files import checksum, faults, write_atomically
@@ -64,7 +64,7 @@ def repair(
     root = _restored_root(path)
     store = StoreWriter(path)
     withdrawn = store.commits.withdraw_damaged()
-    verdict = verify(Store(path, keep_failed=True), listen)
+    verdict = verify(Store(path, keep_failed=True), listen, shards=shards)
     problems = [problem for problem in verdict.problems if problem.of_store]
     if any(problem.where.startswith("moments/") for problem in problems):
         # Added up again from the groups; those whose moments are not kept are computed again.
@@ -93,7 +93,7 @@ def repair(
         ):
             done += [record.unit for record in made]
     store.finish()
-    return Repaired(tuple(sorted(done)), (*root, *files), verify(Store(path, keep_failed=True), listen))
+    return Repaired(tuple(sorted(done)), (*root, *files), verify(Store(path, keep_failed=True), listen, shards=shards))
 
 
 def _restored_root(path: Path) -> tuple[str, ...]:
@@ -131,6 +131,13 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
             f"{store.path}: keeps {hidden[0]} without its secrets, so it cannot be read again; name the shards after "
             "the store"
         )
+    if not shards:
+        gone = [name for name in names if not is_remote(name) and not Path(local_path(name)).is_file()]
+        if gone:
+            raise StoreError(
+                f"{store.path}: {gone[0]} is not there any more; name the shards where they lie now after the store, "
+                "in the order of the run"
+            )
     given = {
         "shards": names,
         "out": str(store.path),

@@ -119,10 +119,26 @@ def test_consolidated_metadata_are_no_damage_and_hide_no_later_run(toy_copy: Pat
         assert "consolidated_metadata" in (toy_copy / "zarr.json").read_text()
         analysed(hs.open(toy_copy))
         zarr.consolidate_metadata(toy_copy, path="textspan/pool")
+        zarr.consolidate_metadata(toy_copy)
     assert hs.verify(hs.open(toy_copy, keep_failed=True)).problems == ()
     assert hs.read_scores(hs.open(toy_copy)).labels.run == "pool"
     assert repair(toy_copy).files == ()
     assert "consolidated_metadata" in (toy_copy / "zarr.json").read_text()
+
+
+def test_a_run_that_is_added_or_replaced_takes_the_stale_copy_out_of_the_metadata(toy_copy: Path) -> None:
+    before = (toy_copy / "zarr.json").read_bytes()
+    analysed(hs.open(toy_copy))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(toy_copy)
+        zarr.consolidate_metadata(toy_copy, path="textspan")
+    hs.textspan(hs.open(toy_copy), POOL, texts_per_head=2, overwrite=True)
+    assert (toy_copy / "zarr.json").read_bytes() == before
+    group = zarr.open_group(toy_copy, mode="r")
+    assert group["textspan/pool"].attrs["texts_per_head"] == 2
+    assert np.asarray(group["textspan/pool/indices"][...]).shape == (3, 3, 2)
+    assert hs.verify(hs.open(toy_copy, keep_failed=True)).problems == ()
 
 
 def test_other_changes_of_consolidated_metadata_are_damage(toy_copy: Path) -> None:

@@ -17,7 +17,7 @@ from headspan.analyse.report_page import KIND, Content, DescribedHead, render
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.config import spans as spans_of
 from headspan.errors import StoreError
-from headspan.records import Listener, ignore
+from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.store.files import write_atomically
 from headspan.store.reader import Store
 from headspan.store.schema import dimensions, image_bytes, row_arrays
@@ -42,6 +42,10 @@ def write_report(
     spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
     examples, missing = find_examples(store, spans, heads, listen, shards)
+    if missing:
+        why = next(iter(missing.values()))
+        todo = "" if shards else "; --shards (in Python shards=) names the tars where they lie now"
+        listen(Progress(NOTE, 0, None, f"{len(missing)} of the images to show could not be read (first: {why}){todo}"))
     content = Content(
         notices=[notice] if (notice := random_weights_notice(store)) else [],
         model=str(store.attributes["model"]),

@@ -46,11 +46,15 @@ def recorded(record: Path) -> dict[str, tuple[int, int]]:
 
 def note(root: Path, kind: str, run: str) -> None:
     """Record the files of a run."""
-    files = (path for path in (root / kind / run).rglob("*") if path.is_file() and re.fullmatch(_ZARR_FILE, path.name))
-    paths = [root / kind / "zarr.json", *sorted(files)]
+    paths = [root / kind / "zarr.json", *_files_of(root / kind / run)]
     record = record_path(root, kind, run)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, [json.dumps({str(path.relative_to(root)): checksum(path) for path in paths}).encode()])
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files of Zarr's in a folder, and none that an operating system or a sync tool left there."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and re.fullmatch(_ZARR_FILE, path.name))
 
 
 def is_recorded(root: Path, kind: str, run: str, unnamed: Path) -> bool:
@@ -61,7 +65,7 @@ def is_recorded(root: Path, kind: str, run: str, unnamed: Path) -> bool:
         return False
     own = f"{kind}/{run}/"
     return {name.removeprefix(own): found for name, found in files.items() if name.startswith(own)} == {
-        str(path.relative_to(unnamed)): checksum(path) for path in unnamed.rglob("*") if path.is_file()
+        str(path.relative_to(unnamed)): checksum(path) for path in _files_of(unnamed)
     }
 
 

@@ -23,7 +23,7 @@ import zarr
 from headspan.analyse.result_files import COMMANDS, RUN_NAME, is_recorded, note, record_path, refuse_damaged
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.records import NOTE, Listener, Progress, ignore
-from headspan.store.files import new_token
+from headspan.store.files import drop_consolidated, new_token
 from headspan.store.reader import Store
 from headspan.store.schema import UNREADABLE
 
@@ -68,6 +68,9 @@ def save(
     if not same and sound(store, kind, run) and not overwrite:
         raise refusal(store, kind, run, f"{_said(store, kind, run)} is there already and holds something else")
     try:
+        for folder in (store.path, store.path / kind):
+            # Zarr would go on to read what `zarr.consolidate_metadata` copied there of the runs as they were.
+            drop_consolidated(folder)
         # Under a name of its own first, so that a run is there whole or not at all.
         unnamed = _unnamed(store.path / kind, run)
         try:

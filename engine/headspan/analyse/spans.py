@@ -83,6 +83,7 @@ def textspan(
     for layer in chosen_layers:
         store.kept(layer)
     moments = _added_moments(store, also)
+    _refuse_too_few(store, moments)
     settings = {
         "pool": stored_name(store, pool),
         "pool_sha256": pool.sha256,
@@ -172,6 +173,11 @@ def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
     return moments
 
 
+def _refuse_too_few(store: Store, moments: MergedMoments) -> None:
+    if moments.count < 2:
+        raise StoreError(f"{store.path}: {moments.count} images; TEXTSPAN needs a variance, so at least 2")
+
+
 def span_store(
     store: Store,
     vectors: Float[np.ndarray, "text joint"],
@@ -181,8 +187,7 @@ def span_store(
     moments: MergedMoments,
 ) -> list[TextSpan]:
     """TEXTSPAN of all heads of `layers`, layer by layer, with what reconstruction needs."""
-    if moments.count < 2:
-        raise StoreError(f"{store.path}: {moments.count} images; TEXTSPAN needs a variance, so at least 2")
+    _refuse_too_few(store, moments)
     return span_heads(
         (
             Spread(

@@ -210,18 +210,24 @@ def checksum(path: Path) -> tuple[int, int]:
     return size, value
 
 
-def _without_consolidated(path: Path) -> tuple[int, int] | None:
-    """Size and crc32c that a group's metadata had before they were consolidated; None for any other file."""
+def _without_consolidated(path: Path) -> bytes | None:
+    """A group's metadata as they were before they were consolidated; None for any other file."""
     if path.name != "zarr.json":
         return None
     try:
         metadata = json.loads(path.read_bytes())
         del metadata["consolidated_metadata"]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     # As zarr-python writes it.
-    data = json.dumps(metadata, indent=2).encode()
-    return len(data), google_crc32c.value(data)
+    return json.dumps(metadata, indent=2).encode()
+
+
+def drop_consolidated(folder: Path) -> None:
+    """Take the copy of what lies below out of a group's metadata, before what lies below changes."""
+    data = _without_consolidated(folder / "zarr.json")
+    if data is not None:
+        write_atomically(folder / "zarr.json", [data])
 
 
 def named(folder: Path, pattern: str) -> list[Path]:
@@ -244,8 +250,10 @@ def faults(root: Path, files: Mapping[str, tuple[int, int]]) -> Iterator[tuple[s
             yield name, f"{name} is missing"
             continue
         found_size, found_crc = checksum(root / name)
-        if (found_size, found_crc) != (size, crc) and _without_consolidated(root / name) == (size, crc):
-            continue
+        if (found_size, found_crc) != (size, crc):
+            data = _without_consolidated(root / name)
+            if data is not None and (len(data), google_crc32c.value(data)) == (size, crc):
+                continue
         if found_size != size:
             yield name, f"{name} has {found_size} bytes, its record says {size}"
         elif found_crc != crc:
