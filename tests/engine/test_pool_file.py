@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.analyse.pool_file import read_lines
-from headspan.analyse.texts import read_pool
+from headspan.analyse.texts import Pool, read_pool
 from headspan.errors import TextsError
 
 # What Unicode and ASCII separate lines with, and files do not.
@@ -75,10 +75,22 @@ def as_parquet() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("pool.csv", as_csv(",", True), "is CSV, by its first line 'text,concept'; give a UTF-8 text file"),
-        ("pool.txt", as_csv(";", True), "is CSV, by its first line 'text;concept'"),
-        ("pool.txt", b"id,caption\n1,a dog\n", "is CSV, by its first line 'id,caption'"),
-        ("pool.txt", as_csv(",", False, csv.QUOTE_ALL), "is CSV, by its quoted cells"),
+        ("pool.csv", as_csv(",", True), "is CSV, by its lines as in 'text,concept'; give a UTF-8 text file"),
+        ("pool.txt", as_csv(";", True), "is CSV, by its lines as in 'text;concept'"),
+        ("pool.txt", b"id,caption\n1,a dog\n", "is CSV, by its lines as in 'id,caption'"),
+        ("pool.txt", as_csv(",", False, csv.QUOTE_ALL), "is CSV, by its lines as in"),
+        ("pool.txt", b"image,caption\na.jpg,a dog\n", "is CSV, by its lines as in 'image,caption'"),
+        ("pool.txt", b"text|concept\na dog|animals\n", "is CSV, by its lines as in 'text|concept'"),
+        ("pool.txt", b'"a dog, wet",animals\na red car,colours\n', "is CSV, by its lines as in"),
+        ("pool.tsv", b'"text"\t"concept"\n"a dog"\t"animals"\n', "is CSV, by its lines as in"),
+        ("pool.tsv", b"image_id\tcaption\n1\ta dog\n", "names the columns image_id, caption; keep two"),
+        ("pool.tsv", b"filename\tcaption\na.jpg\ta dog\n", "names the columns filename, caption; keep two"),
+        ("pool.tsv", b"prompt\ttype\na dog\tanimals\n", "names the columns prompt, type; keep two"),
+        ("pool.tsv", b"english\tconcept\na dog\tanimals\n", "names the columns english, concept; keep two"),
+        ("pool.md", b"| text | concept |\n|---|---|\n| a dog | animals |\n", "is a table of Markdown"),
+        ("pool.json", b'["a dog",\n "a cat",\n]\n', "is JSON or alike, by its brackets"),
+        ("pool.rtf", b"{\\rtf1 a dog}", "is RTF"),
+        ("pool.htm", b"<div>a dog</div>\n", "is XML or HTML"),
         ("pool.CSV", b"a dog\na cat\n", "is CSV, by its name"),
         ("pool.tsv", b"id\ttext\tconcept\n1\ta dog\tanimals\n", "names the columns id, text, concept; keep two"),
         ("pool.tsv", b"concept\ttext\nanimals\ta dog\n", "names the columns concept, text; keep two"),
@@ -114,6 +126,14 @@ def test_texts_that_only_resemble_other_kinds_are_texts(line: str, tmp_path: Pat
     assert read_pool(tmp_path / "pool.txt").texts == (line, "a cat")
 
 
-def test_half_a_letter_in_a_list_of_texts_is_refused() -> None:
-    with pytest.raises(TextsError, match=r"holds '.ud800', which is no letter"):
-        read_pool(["a dog", "half \ud800"])
+@pytest.mark.parametrize("text", ["half \ud800", "a cat\na dog", "a cat\tanimals", "a cat\r"])
+def test_a_text_that_is_not_one_line_is_refused(text: str) -> None:
+    # Joined by line ends and tabs, it would have the checksum of other texts.
+    with pytest.raises(TextsError, match=r"pool list: the text .* holds .*; give each text in one line"):
+        read_pool(["a dog", text])
+    with pytest.raises(TextsError, match=r"pool p: the text .* holds .*; give each text in one line"):
+        Pool("p", ("a dog",), (text,))
+
+
+def test_what_is_not_seen_is_no_part_of_a_text() -> None:
+    assert read_lines("a dog\n\ufeffa cat\n\u200b\n".encode(), "pool.txt") == [("a dog",), ("a cat",)]

@@ -6,6 +6,7 @@ besides are letters of a text. Files of other kinds are refused by what they are
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Sequence
@@ -28,22 +29,9 @@ _UTF_16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 # What people call columns, in small letters and the singular.
 _TEXT_NAMES = {"text", "description", "caption", "prompt", "sentence", "phrase"}
 _CONCEPT_NAMES = {"concept", "category", "label", "class", "class name", "topic", "group", "property", "factor"}
-_OTHER_NAMES = {
-    "id",
-    "index",
-    "key",
-    "number",
-    "no",
-    "n",
-    "url",
-    "source",
-    "score",
-    "name",
-    "file",
-    "split",
-    "language",
-}
-_NAMES = _TEXT_NAMES | _CONCEPT_NAMES | _OTHER_NAMES
+_NAMES = _TEXT_NAMES | _CONCEPT_NAMES
+# What is not seen, and no part of a text: byte order marks in the middle, and spaces of no width.
+_UNSEEN = "\ufeff\u200b"
 
 
 def read_lines(content: bytes, source: str) -> list[tuple[str, ...]]:
@@ -52,10 +40,10 @@ def read_lines(content: bytes, source: str) -> list[tuple[str, ...]]:
     Raises TextsError, naming `source`, where the file is of another kind, empty, or annotates only some of its lines.
     """
     text = _decoded(content, source)
-    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    lines = [line for line in re.split(r"\r\n|\r|\n", text) if _bare(line)]
     if lines and (kind := _kind(text, lines, source)):
         raise TextsError(f"{source}: is {kind}; {_WANTED}")
-    rows = [tuple(cell.strip() for cell in line.split("\t")) for line in lines]
+    rows = [tuple(_bare(cell) for cell in line.split("\t")) for line in lines]
     if rows and _is_header(rows[0], source):
         del rows[0], lines[0]
     if not rows:
@@ -90,18 +78,35 @@ def _kind(text: str, lines: Sequence[str], source: str) -> str | None:
         return "JSON"
     if _holds_json(lines[0]):
         return "JSON, line by line"
-    if re.match(r"\s*<(\?xml|!doctype|html)\b", text, re.IGNORECASE):
+    bare = text.strip()
+    if bare[0] + bare[-1] in ("{}", "[]"):
+        return "RTF" if bare.startswith("{\\rtf") else "JSON or alike, by its brackets"
+    if re.match(r"<(\?xml|!doctype|html)\b", bare, re.IGNORECASE) or (bare[0] == "<" and bare[-1] == ">"):
         return "XML or HTML"
-    for comma in ",;":
-        names = [_name(cell) for cell in lines[0].split(comma)]
-        if len(names) > 1 and _TEXT_NAMES & set(names) and set(names) <= _NAMES:
-            return f"CSV, by its first line {lines[0][:60]!r}"
-    quoted = r'"(?:[^"]|"")*"(?:[,;](?:"(?:[^"]|"")*"|[^",;]*))+'
-    if all(re.fullmatch(quoted, line.strip()) for line in lines):
-        return f"CSV, by its quoted cells as in {lines[0][:60]!r}"
+    if len(lines) > 1 and all(line.strip()[0] + line.strip()[-1] == "||" for line in lines):
+        return "a table of Markdown"
+    if any(_is_csv(lines, comma) for comma in ",;|\t"):
+        return f"CSV, by its lines as in {lines[0][:60]!r}"
     if source.lower().endswith(".csv"):
         return "CSV, by its name"
     return None
+
+
+def _is_csv(lines: Sequence[str], comma: str) -> bool:
+    """Whether the lines are rows of as many cells each, parted by `comma`, that are quoted or have columns' names."""
+    try:
+        # A quoted cell may hold the comma.
+        rows = list(csv.reader(lines, delimiter=comma, strict=True))
+    except csv.Error:
+        return False
+    if len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
+        return False
+    if comma == "\t":
+        # Tabs part texts and concepts here too, and a text may quote somebody; no line of those is quoted throughout.
+        return all(re.fullmatch(r'"[^"]*"(\t"[^"]*")+', line.strip()) for line in lines)
+    named = any(_name(cell) in _NAMES for cell in rows[0]) and all(len(cell.split()) < 3 for cell in rows[0])
+    quoted = any(re.match(rf'"[^"]*"\s*{re.escape(comma)}', line.strip()) for line in lines)
+    return named or (quoted and len(rows) > 1)
 
 
 def _holds_json(text: str) -> bool:
@@ -119,11 +124,17 @@ def _is_header(row: Sequence[str], source: str) -> bool:
     if len(names) == 1:
         # In a list of plain texts, a text may be "text".
         return names[0] in _TEXT_NAMES and source.lower().endswith(".tsv")
-    if not (set(names) <= _NAMES and _TEXT_NAMES & set(names)):
+    # A concept may well be called "label", but no text is called "caption", and no concept "concept".
+    if not (_TEXT_NAMES & set(names) or "concept" in names):
         return False
     if len(names) == 2 and names[0] in _TEXT_NAMES and names[1] in _CONCEPT_NAMES:
         return True
     raise TextsError(f"{source}: its first line names the columns {', '.join(row)}; keep two, the text and its concept")
+
+
+def _bare(text: str) -> str:
+    """`text` without what is not seen at its ends."""
+    return text.strip().strip(_UNSEEN).strip()
 
 
 def _name(cell: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from headspan.errors import ModelError, TextsError
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
+# Line ends and tabs part texts and concepts; half of a surrogate pair is no letter.
+_NOT_IN_A_TEXT = re.compile(r"[\n\r\t\ud800-\udfff]")
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -33,6 +36,17 @@ class Pool:
     concepts: tuple[str, ...] | None = None
     # The language model that wrote texts and concepts, where one did.
     author: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise TextsError for what is no text of one line: the checksum would take two of those for the same."""
+        for text in (*self.texts, *(self.concepts or ())):
+            if not isinstance(text, str):
+                raise TextsError(f"pool {self.name}: {text!r} is no text; give strings")
+            if found := _NOT_IN_A_TEXT.search(text):
+                raise TextsError(
+                    f"pool {self.name}: the text {text[:60]!a} holds {found[0]!a}; give each text in one line, without "
+                    "tabs and halves of letters"
+                )
 
     @property
     def sha256(self) -> str:
@@ -54,10 +68,10 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
     path = Path(source)
     try:
         content = shipped.read_bytes() if shipped.is_file() and not path.is_file() else path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise TextsError(
-            f"{source}: cannot be read ({error.strerror}); give a file with one description a line, "
-            "or general or world, which ship with headspan"
+            f"{source}: cannot be read ({getattr(error, 'strerror', None) or error}); give a file with one description "
+            "a line, or general or world, which ship with headspan"
         ) from error
     columns = list(zip(*read_lines(content, str(source)), strict=True))
     # As a name in the store; the checksum tells pools of one name apart.
@@ -68,11 +82,8 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
 def _listed(texts: tuple[str, ...]) -> Pool:
     if not texts:
         raise TextsError("an empty list of texts; give at least one description")
-    try:
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    except UnicodeEncodeError as error:
-        raise TextsError(f"a text of the list holds {error.object[error.start]!a}, which is no letter") from error
-    return Pool(f"list-{digest[:8]}", texts)
+    pool = Pool("list", texts)
+    return replace(pool, name=f"list-{pool.sha256[:8]}")
 
 
 def answers_path(pool: Path) -> Path:
