@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from math import isnan
 from pathlib import Path
+from typing import TypeVar
 
 from headspan.analyse.ccs import ConceptConsistency, concept_consistency
 from headspan.analyse.examples import read_examples
@@ -26,7 +27,7 @@ from headspan.asking_flags import (
     refuse_asking_flags,
     value_of,
 )
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, StoreError
 from headspan.llm.asking import Asker
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
@@ -36,6 +37,7 @@ from headspan.terminal import counted, say, say_row
 _SHOWN_CONCEPTS = 12
 _LONGEST_NAME = 60
 Run = Callable[[argparse.Namespace, Listener], int]
+T = TypeVar("T")
 
 
 def add_label_commands(
@@ -75,7 +77,7 @@ def _label(flags: argparse.Namespace, progress: Listener) -> int:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
         spans = read_spans(store, flags.run_name)
         questions = label_questions(spans, flags.llm, examples, answer_tokens)
-        wanted = open_label_questions(store, spans, questions, flags.overwrite)
+        wanted = _even_where_kept(lambda overwrite: open_label_questions(store, spans, questions, overwrite), flags)
         if not go_ahead(asker, list(wanted.values()), flags):
             return 0
         labels = label_by_model(
@@ -89,6 +91,16 @@ def _label(flags: argparse.Namespace, progress: Listener) -> int:
     if labels.free:
         _print_merged(labels)
     return 0
+
+
+def _even_where_kept(opened: Callable[[bool], T], flags: argparse.Namespace) -> T:
+    """What is to be asked. A dry run tells it also where the run would be refused, since other results are kept."""
+    try:
+        return opened(flags.overwrite)
+    except StoreError:
+        if not flags.dry_run:
+            raise
+        return opened(True)
 
 
 def _print_merged(labels: Labels) -> None:
@@ -120,7 +132,7 @@ def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
     if flags.judge:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
         given = (flags.run_name, bool(flags.add), answer_tokens)
-        asked = open_ballot(store, flags.judge, *given, flags.overwrite).open
+        asked = _even_where_kept(lambda overwrite: open_ballot(store, flags.judge, *given, overwrite), flags).open
         if not go_ahead(asker, [one for questions in asked.values() for one in questions.values()], flags):
             return 0
         found = judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite)
