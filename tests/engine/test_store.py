@@ -438,3 +438,28 @@ def test_the_samples_are_parquet_that_others_read(toy_run: ToyRun) -> None:
     with pq.ParquetFile(file) as parquet:
         assert parquet.metadata.num_rows == PLANNED
         assert [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)] == [32, 32, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pretrained", 5),
+        ("model", None),
+        ("model_config", "x"),
+        ("model_config", None),
+        ("preprocess", [1]),
+        ("made_with", "x"),
+        ("dimensions", []),
+        ("emit", "heads"),
+        ("image_size", "224"),
+        ("weights_sha256", {"a": "b" * 100}),
+    ],
+)
+def test_an_attribute_of_another_kind_is_one_sentence(name: str, value: object, toy_copy: Path) -> None:
+    metadata = json.loads((toy_copy / "zarr.json").read_text())
+    metadata["attributes"]["headspan"][name] = value
+    (toy_copy / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(
+        StoreError, match=rf"zarr\.json: the attribute {name} is .*, which no headspan writes; run head"
+    ):
+        hs.open(toy_copy)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,15 @@ _ROW_OF_CHUNKS_BYTES = 64 << 20
 _APART = {"heads": ("layer", "head"), "patches": ("layer",), "carried": ("carried_layer", "trunk_head")}
 _DEFAULT_CHUNK_ROWS = 64
 _SHARD_BYTES = 256 << 20
+# The kinds of those root attributes that say how the arrays are read, and the model that made them loaded.
+_KINDS: dict[str, type | UnionType] = {
+    **dict.fromkeys(("model", "weights_sha256", "text_sha256", "precision", "decode"), str),
+    **dict.fromkeys(("model_config", "preprocess", "dimensions", "made_with", "tower", "sum"), dict),
+    "pretrained": str | None,
+    "image_size": int | None,
+    "emit": list,
+}
+_LONGEST_QUOTE = 60
 # What zarr raises over an array's metadata that are damaged, wherever that is.
 UNREADABLE = (ValueError, TypeError, KeyError, ArithmeticError)
 
@@ -244,7 +254,18 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         raise StoreError(
             f"{path}: format {found}, this headspan reads {FORMAT}; precompute again or use headspan {written_by}"
         )
+    for name, kind in _KINDS.items():
+        if name in attributes and not isinstance(attributes[name], kind):
+            raise StoreError(
+                f"{path / 'zarr.json'}: the attribute {name} is {_shortened(attributes[name])}, which no headspan "
+                f"writes; {todo}"
+            )
     return root, attributes
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
 def attributes_of(path: Path) -> dict[str, Any] | None:
