@@ -342,7 +342,9 @@ def test_captions_come_from_a_key_of_the_metadata(tmp_path: Path) -> None:
 def test_a_caption_that_is_no_unicode_text_is_stored_escaped(toy_run: ToyRun, tmp_path: Path) -> None:
     metadata = b'{"text": "\\ud83d cut emoji"}'
     shard = write_tar(tmp_path / "a.tar", [("a.jpg", encoded_image(1)), ("a.json", metadata)])
-    hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",), caption_json="text"))
+    hs.precompute(
+        out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",), caption_json="text")
+    )
     table = hs.open(tmp_path / "s.zarr").samples()
     assert table["caption"].to_pylist() == ["\\ud83d cut emoji"]
     assert table["metadata"].to_pylist() == [metadata.decode()]
@@ -361,6 +363,8 @@ def test_a_member_that_no_shard_has_is_refused_with_those_that_there_are(tmp_pat
         ({"image_member": ""}, "--image-member : write what"),
         ({"image_member": "a/b.jpg"}, "--image-member a/b.jpg: write what"),
         ({"caption_member": "txt,"}, "--caption-member txt,: write what"),
+        # A byte that is not UTF-8, as Python has it from the command line.
+        ({"caption_json": "caf\udce9"}, r"--caption-json caf\\udce9 is not UTF-8; write"),
     ],
 )
 def test_member_names_that_cannot_be_meant_are_refused(given: dict[str, str], said: str, toy_run: ToyRun) -> None:
