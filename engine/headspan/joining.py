@@ -387,16 +387,13 @@ def _withhold_what_is_unclear(parts: Sequence[_Part]) -> None:
 def _is_complete(text: str, parts: Sequence[_Part]) -> bool:
     """Whether each part that has images has a companion of the field `text`, so that no image may be without it.
 
-    Parts of several images must be alike, since a part that differs may mix two samples.
+    Where parts have several images, all parts must have the same fields in the same order: one that differs may hold
+    members of two samples.
     """
-    orders = []
-    for part in parts:
-        if part.images:
-            images = {entry[0].text for entry in part.images}
-            orders.append([entry[0].text for entry in part.entries if entry[0].text in images | {text}])
-    if not all(text in order for order in orders):
+    fields = [[entry[0].text for entry in part.entries if entry[0].role != OTHER] for part in parts]
+    if any(text not in each for part, each in zip(parts, fields, strict=True) if part.images):
         return False
-    return all(len(order) == 2 for order in orders) or all(order == orders[0] for order in orders)
+    return all(len(part.images) <= 1 for part in parts) or all(each == fields[0] for each in fields)
 
 
 def _lies_with_its_image(text: str, entries: Sequence[Entry]) -> bool:

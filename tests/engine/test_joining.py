@@ -158,6 +158,7 @@ def test_a_key_that_comes_again_takes_the_companion_beside_it(tmp_path: Path) ->
         ("0.txt 0.jpg 0.jpg 0.txt 0.jpg", {}),
         ("0.jpg 0.txt 0.png 0.txt 0.jpg", {}),
         ("0.jpg 0.txt 0.png 0.txt 0.jpg 0.png", {}),
+        ("0.txt 0.png 0.jpg 0.txt", {}),
         ("0.left.jpg 0.txt 0.left.jpg 0.txt 0.left.jpg", {}),
         # The same key further on, where its sample is complete.
         ("0.jpg 0.txt 0.jpg 1.jpg 0.txt 0.jpg", {5: 4}),
@@ -223,6 +224,24 @@ def test_samples_of_one_key_keep_a_field_only_where_all_have_it(
     assert [sample.metadata for sample in found] == [*metadata, *map(str, range(1, more + 1))]
     lost = [values for name, values in (("cls", labels), ("json", metadata)) if any(name in each for each in samples)]
     assert sum(note.row != NO_ROW for note in notes) >= sum(values.count(None) for values in lost)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    order=st.permutations(["jpg", "cls", "json", "npy"]),
+    samples=st.lists(st.sets(st.sampled_from(["cls", "json", "npy"])), min_size=2, max_size=5),
+)
+def test_no_sample_of_a_repeated_key_takes_the_companion_of_another_whatever_the_order_of_fields(
+    tmp_path_factory: pytest.TempPathFactory, order: list[str], samples: list[set[str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "a.tar"
+    written = [" ".join(field for field in order if field == "jpg" or field in sample) for sample in samples]
+    path.write_bytes(tar_bytes(single_key(*written)))
+    _, found = scan(str(path), 0, lambda note: None)
+    everywhere = set.intersection(*samples)
+    for number, sample in enumerate(found, 1):
+        assert sample.label == (number if "cls" in everywhere else None)
+        assert sample.metadata == (str(number) if "json" in everywhere else None)
 
 
 def test_companions_that_no_image_takes_are_told_once_a_shard(tmp_path: Path) -> None:
