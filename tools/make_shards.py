@@ -6,9 +6,10 @@
 A sample's key is the image's path in IMAGES without its extension, dots written as `_`, since webdataset cuts keys at
 their first dot. The `.txt`, `.json` and `.cls` beside an image, of the same name, are its caption, metadata and class;
 an image without a `.json` gets one that holds its path. Where every image lies in a subfolder, the subfolder is its
-class, unless all are numbered as shards are: `cls` holds the class's number, and OUT/classes.txt the names, one a
-line. Links are followed. What is left out is counted, and listed in OUT/left-out.txt. The same folder always gives the
-same bytes. Images are copied as they are, unopened: `headspan precompute` sets the broken ones aside.
+class, unless images have `.cls` files or all subfolders are numbered as shards are: `cls` holds the class's number, and
+OUT/classes.txt the names, one a line. Links are followed. What is left out is counted, and listed in OUT/left-out.txt;
+control characters in names are escaped there. The same folder always gives the same bytes. Images are copied as they
+are, unopened: `headspan precompute` sets the broken ones aside.
 With `--world`, scenes of the image world are drawn instead, with captions, metadata and masks.
 """
 
@@ -19,13 +20,14 @@ import csv
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from headspan.errors import HeadspanError, SettingsError, SourceError
+from headspan.escapes import escaped, shell_command
 from headspan.image_folder import CLASSES, ImageFolder, left_out, read_folder
 from headspan.records import Progress
 from headspan.world import write_world_shards
@@ -54,15 +56,20 @@ def make_shards(
         raise SettingsError(f"--images-per-shard {images_per_shard} is too small; give at least 1")
     folder = read_folder(images)
     names, classes_sentence = folder.classes(classes)
-    texts = _captions_beside(folder) if captions is None else _read_captions(captions, folder.images)
+    if captions is None:
+        texts = _captions_beside(folder)
+    else:
+        texts = _read_captions(captions, folder.images)
+        folder.leave_out("txt", "--captions was given")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SettingsError(f"{out}: exists and is not an empty directory; name another, or remove it")
     try:
         out.mkdir(parents=True, exist_ok=True)
         if names:
-            _write_lines(out / "classes.txt", names)
+            _write_lines(out / "classes.txt", map(escaped, names))
         if folder.left_out:
-            _write_lines(out / "left-out.txt", [f"{path.as_posix()}\t{why}" for path, why in folder.left_out])
+            lines = [f"{escaped(path.as_posix())}\t{escaped(why)}" for path, why in folder.left_out]
+            _write_lines(out / "left-out.txt", lines)
         shards = _write(folder, out, texts, names, images_per_shard, shuffle)
     except OSError as error:
         raise SettingsError(
@@ -133,8 +140,8 @@ def _utf8(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(f"{_utf8(line)}\n" for line in lines), encoding="utf-8")
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _captions_beside(folder: ImageFolder) -> dict[Path, str]:
@@ -206,9 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         pattern, model = _make(chosen)
     except HeadspanError as error:
-        print(f"make_shards: {error}", file=sys.stderr)
+        print(f"make_shards: {escaped(str(error))}", file=sys.stderr)
         return 2
-    print(f"headspan precompute '{pattern}' --model {model} --out run.zarr")
+    # Quotes keep a shell from expanding the braces.
+    word = f"'{pattern}'" if pattern.isprintable() and "'" not in pattern else shell_command([pattern])
+    print(f"headspan precompute {word} --model {model} --out run.zarr")
     return 0
 
 
@@ -222,7 +231,7 @@ def _make(chosen: argparse.Namespace) -> tuple[str, str]:
             chosen.images_per_shard,
             chosen.shuffle,
             chosen.classes,
-            say=lambda sentence: print(sentence, file=sys.stderr),
+            say=lambda sentence: print(escaped(sentence), file=sys.stderr),
         )
         return pattern, "ViT-B-32 --pretrained laion2b_s34b_b79k"
     with tqdm(total=chosen.world, unit="image", disable=None) as progress:

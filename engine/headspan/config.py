@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.errors import SettingsError
+from headspan.escapes import escaped
 from headspan.records import MemberNames
 
 EMISSIONS = ("heads", "patches", "mlps", "carried")
@@ -117,6 +118,12 @@ class PrecomputeSettings:
                 raise SettingsError(
                     f"--{name.replace('_', '-')} {value}: write what a member's name has behind its first dot, as in "
                     "input.jpg, several with commas"
+                )
+        for name in ("image_member", "caption_member", "caption_json"):
+            value = getattr(self, name)
+            if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} {escaped(value)} is not UTF-8; write the name in UTF-8"
                 )
         if self.max_bad is not None:
             bad_limit(self.max_bad, 0)

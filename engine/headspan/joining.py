@@ -7,7 +7,8 @@ only one of its sample, so that `k.outputs.txt` serves `k.input.jpg`. No image t
 
 WebDataset begins a sample wherever the key changes. Here a companion that lies alone is joined to its key's image
 anywhere in the tar, as long as no field of the key comes twice. Where one does, archives that lie one after the other
-are looked at one by one, and within an archive an image takes what lies beside it, or nothing.
+are looked at one by one, and within an archive an image takes what lies beside it, or nothing. Where samples of one
+key follow each other and one of them lacks a field, no image of them takes it: it may be the next image's.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Field:
     # The text without its last extension, and how long that is with its dot.
     stem: str
     extension_length: int
+    # Whether it is the caption that the user named in full, such as `3.txt`, whose words may then be numbers too.
+    is_chosen: bool = False
 
 
 # A member of a sample: its field, its path, and where its data lies.
@@ -83,8 +86,10 @@ class Left:
     masks: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
     # Of keys without an image, and of keys that come again, where no image lies beside them.
-    alone: list[str] = field(default_factory=list)
-    astray: list[str] = field(default_factory=list)
+    alone: list[Entry] = field(default_factory=list)
+    astray: list[Entry] = field(default_factory=list)
+    # Companions of samples that have an image, where no image takes them and no image's note tells why.
+    untaken: list[Entry] = field(default_factory=list)
 
 
 def runs(
@@ -154,7 +159,8 @@ def _field(text: str, names: MemberNames) -> Field:
         role = by_extension.get(extension, OTHER)
         if role == "caption" and (names.caption is not None or names.caption_json is not None):
             role = OTHER
-    return Field(lower, role, stem, len(extension) + 1 if text else 0)
+    is_chosen = role == "caption" and lower in [each.strip().lower() for each in (names.caption or "").split(",")]
+    return Field(lower, role, stem, len(extension) + 1 if text else 0, is_chosen)
 
 
 def _named(text: str, patterns: str | None) -> bool:
@@ -214,11 +220,12 @@ def _join_key(found: Sequence[Run], left: Left) -> dict[int, list[Joined]]:
         for scope in scopes:
             _join_scope(scope, everything, owned)
             if not any(part.images for part in scope):
-                left.astray += [entry[1] for part in scope for entry in part.entries if entry[0].role in COMPANIONS]
+                left.astray += [entry for part in scope for entry in part.entries if entry[0].role in COMPANIONS]
         for each in parts.values():
             _withhold_what_is_unclear(each)
+        left.untaken += [entry for scope in scopes for entry in _untaken(scope)]
     elif not any(entry[0].role == UNNAMED_IMAGE for entry in members):
-        left.alone += [entry[1] for entry in members if entry[0].role != DEAD_LINK]
+        left.alone += [entry for entry in members if entry[0].role != DEAD_LINK]
     return {run: [joined for part in each for joined in part.joined] for run, each in parts.items()}
 
 
@@ -301,7 +308,7 @@ class _Companions:
             self._named[role, stem] = entry
             words = stem.split(".") if stem else []
             for place, word in enumerate(words):
-                if _WORD.fullmatch(word):
+                if entry[0].is_chosen or _WORD.fullmatch(word):
                     under = (role, ".".join(words[:place]))
                     if stem not in owned:
                         self._free.add(under)
@@ -350,23 +357,76 @@ def _find(role: str, stem: str, sources: Sequence[_Companions]) -> list[Entry]:
 
 
 def _withhold_what_is_unclear(parts: Sequence[_Part]) -> None:
-    """Of a run in which fields come again, give no image a field that lies untaken elsewhere in the run.
+    """Of a run in which fields come again, give no image a companion whose sample is unclear.
 
-    In `a.jpg a.jpg a.txt a.txt` nothing tells which text is whose.
+    Where each part has images and the companion, the samples are complete and each image keeps its own. Where the
+    companion is missing from one part, it may be the next sample's: in `a.jpg a.cls a.jpg`, the class may stand before
+    its image or behind it.
     """
     if len(parts) == 1:
         return
-    taken = [{entry[0].text for joined in part.joined for entry in joined.companions.values()} for part in parts]
-    used = set().union(*taken)
     unclear = {
         entry[0].text
-        for part, own in zip(parts, taken, strict=True)
-        for entry in part.entries
-        if entry[0].role in COMPANIONS and entry[0].text in used - own
+        for part in parts
+        for joined in part.joined
+        for entry in joined.companions.values()
+        if not _is_complete(entry[0].text, parts)
     }
+    spoilt = {entry[0].text for part in parts for entry in _not_taken(part)}
+    neighbours = [entry for part in parts for entry in part.entries]
+    apart = {text for text in unclear - spoilt if _lies_with_its_image(text, neighbours)}
     for part in parts:
         for joined in part.joined:
             for role, entry in list(joined.companions.items()):
-                if entry[0].text in unclear:
+                own = entry[0].text in apart and entry[0].stem == joined.image[0].stem
+                if entry[0].text in unclear | spoilt and not own:
                     del joined.companions[role]
                     joined.withheld = (*joined.withheld, role)
+
+
+def _is_complete(text: str, parts: Sequence[_Part]) -> bool:
+    """Whether each part that has images has a companion of the field `text`, so that no image may be without it.
+
+    Where parts have several images, all parts must have the same fields in the same order: one that differs may hold
+    members of two samples.
+    """
+    fields = [[entry[0].text for entry in part.entries if entry[0].role != OTHER] for part in parts]
+    if any(text not in each for part, each in zip(parts, fields, strict=True) if part.images):
+        return False
+    return all(len(part.images) <= 1 for part in parts) or all(each == fields[0] for each in fields)
+
+
+def _lies_with_its_image(text: str, entries: Sequence[Entry]) -> bool:
+    """Whether each companion of the field `text` lies in a stretch of its name's members, with one image of that name.
+
+    In `i.0.jpg i.1.jpg i.0.jpg i.0.txt`, the text is the second image's.
+    """
+    stem = text.rpartition(".")[0]
+    if not stem:
+        # It serves images of any name, so that the one beside it is not the only one that may own it.
+        return False
+    for same, group in groupby(entries, key=lambda entry: entry[0].stem == stem):
+        kinds = [entry[0] for entry in group]
+        if same and any(kind.text == text for kind in kinds):
+            images = sum(kind.role == IMAGE for kind in kinds)
+            if images != 1 or sum(kind.text == text for kind in kinds) != 1:
+                return False
+    return True
+
+
+def _not_taken(part: _Part) -> list[Entry]:
+    taken = {id(entry) for joined in part.joined for entry in joined.companions.values()}
+    return [entry for entry in part.entries if entry[0].role in COMPANIONS and id(entry) not in taken]
+
+
+def _untaken(scope: Sequence[_Part]) -> list[Entry]:
+    """Companions that no image of the scope took, unless an image has a note on companions of that role."""
+    everything = [joined for part in scope for joined in part.joined]
+    taken = {id(entry) for joined in everything for entry in joined.companions.values()}
+    told = {role for joined in everything for role in (*joined.withheld, *(role for role, _ in joined.unclear))}
+    return [
+        entry
+        for part in scope
+        for entry in (part.entries if everything else ())
+        if entry[0].role in COMPANIONS and entry[0].role not in told and id(entry) not in taken
+    ]

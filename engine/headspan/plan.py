@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from headspan.errors import SourceError
@@ -86,11 +86,14 @@ def scan(
         found, data, links = _read_members(tar, names)
     left = Left()
     samples: list[Sample] = []
+    # Where the data lies that rows and their companions have, by links too.
+    used: set[int] = set()
     for joined in join(found, left):
+        used.update(entry[2] for entry in (joined.image, *joined.companions.values()))
         samples.append(_sample(joined, data, links, first_row + len(samples), source, names, on_note))
     for text in tar.remarks:
         on_note(BadImage(NO_ROW, "", source, text))
-    _note_members(left, source, names, on_note)
+    _note_members(left, used, source, names, on_note)
     for run in found if links else ():
         for kind, name, offset, _ in run.entries:
             if kind.role == DEAD_LINK and offset in links:
@@ -177,7 +180,7 @@ def _sample(
         flag = "; name one with --caption-member" if field == "caption" else ""
         notes.append(f"{field} may be any of {', '.join(members)}, so none is kept{flag}")
     for field in joined.withheld:
-        notes.append(f"no {field} lies beside this image, and its key comes again in the tar, so none is kept")
+        notes.append(f"its key comes again in the tar, and no {field} is certain to be this image's, so none is kept")
     if names.caption_json is not None and isinstance(metadata := values.get("metadata"), str):
         values["caption"] = _caption_of(metadata, names.caption_json)
         if values["caption"] is None:
@@ -189,13 +192,23 @@ def _sample(
     return Sample(row, key, source, member, offset, size, **values)  # type: ignore[arg-type]
 
 
-def _note_members(left: Left, source: str, names: MemberNames, on_note: Callable[[BadImage], None]) -> None:
-    """Tell of members that are neither rows nor companions of one."""
-    for name in left.alone:
+def _note_members(
+    left: Left, used: Set[int], source: str, names: MemberNames, on_note: Callable[[BadImage], None]
+) -> None:
+    """Tell of members that are neither rows nor companions of one; not of those whose data are `used` by a link."""
+    for _, name, offset, _ in left.alone:
         # What lies beside an image is a part of its sample; what lies alone may be an image under another name.
-        on_note(BadImage(NO_ROW, name, source, "no image, and beside none"))
-    for name in left.astray:
-        on_note(BadImage(NO_ROW, name, source, "its key comes again in the tar and no image lies beside it; not used"))
+        if offset not in used:
+            on_note(BadImage(NO_ROW, name, source, "no image, and beside none"))
+    for _, name, offset, _ in left.astray:
+        if offset not in used:
+            reason = "its key comes again in the tar and no image lies beside it; not used"
+            on_note(BadImage(NO_ROW, name, source, reason))
+    if untaken := [entry for entry in left.untaken if entry[2] not in used]:
+        paths = [path for _, path, _, _ in untaken]
+        reason = f"companions of a key that has an image, but of no image by their names, so not used: {_listed(paths)}"
+        flag = "; --caption-member names the one to take" if any(each[0].role == "caption" for each in untaken) else ""
+        on_note(BadImage(NO_ROW, paths[0], source, reason + flag))
     if left.masks:
         reason = f"taken for masks of the images beside them, so no rows: {_listed(left.masks)}"
         on_note(BadImage(NO_ROW, left.masks[0], source, f"{reason}; --image-member names what is to have a row"))
@@ -230,7 +243,8 @@ def _caption_of(metadata: str, key: str) -> str | None:
     """The text that the metadata have under `key`, if they have one."""
     values = json.loads(metadata)
     text = values.get(key) if isinstance(values, dict) else None
-    return text.strip() if isinstance(text, str) else None
+    # JSON can hold half of a surrogate pair, as where a text was cut within an emoji; no UTF-8 table can.
+    return text.strip().encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else None
 
 
 # The Sample's field: how a companion is read, and what it should have been.

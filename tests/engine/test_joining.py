@@ -136,7 +136,7 @@ def test_a_key_that_comes_again_takes_the_companion_beside_it(tmp_path: Path) ->
         ("0", "A"), ("1", "late A"), ("2", "A"), ("0", "B"), ("1", "late B"), ("2", None),
     ]  # fmt: skip
     assert [note.reason for note in notes if note.row != NO_ROW] == [
-        "no caption lies beside this image, and its key comes again in the tar, so none is kept"
+        "its key comes again in the tar, and no caption is certain to be this image's, so none is kept"
     ]
 
 
@@ -150,7 +150,18 @@ def test_a_key_that_comes_again_takes_the_companion_beside_it(tmp_path: Path) ->
         ("0.jpg 0.txt 0.jpg 0.txt", {0: 1, 2: 3}),
         ("0.txt 0.jpg 0.txt 0.jpg", {1: 0, 3: 2}),
         ("0.txt 0.jpg 0.jpg 0.txt", {1: 0, 2: 3}),
-        ("0.jpg 0.txt 0.jpg 1.jpg", {0: 1}),
+        ("0.txt 0.jpg 0.txt 0.png 0.txt 0.jpg", {1: 0, 3: 2, 5: 4}),
+        ("0.jpg 0.txt 0.png 0.jpg 0.txt 0.png", {0: 1, 2: 1, 3: 4, 5: 4}),
+        # One of the samples of a repeated key has no caption, and the order of the fields tells nothing.
+        ("0.jpg 0.txt 0.jpg 1.jpg", {}),
+        ("0.jpg 0.txt 0.jpg 0.txt 0.jpg", {}),
+        ("0.txt 0.jpg 0.jpg 0.txt 0.jpg", {}),
+        ("0.jpg 0.txt 0.png 0.txt 0.jpg", {}),
+        ("0.jpg 0.txt 0.png 0.txt 0.jpg 0.png", {}),
+        ("0.txt 0.png 0.jpg 0.txt", {}),
+        ("0.left.jpg 0.txt 0.left.jpg 0.txt 0.left.jpg", {}),
+        # The same key further on, where its sample is complete.
+        ("0.jpg 0.txt 0.jpg 1.jpg 0.txt 0.jpg", {5: 4}),
         # A caption that was appended to replace the first.
         ("0.jpg 0.txt 1.jpg 0.txt", {0: 1}),
         # Nothing tells whose these are.
@@ -175,8 +186,77 @@ def test_no_image_takes_the_companion_of_another_sample(names: str, wanted: dict
     assert found == {place: f"member {text}" for place, text in wanted.items()}
     # Each image whose caption lies elsewhere, or may be another's, is told.
     captioned = {name.rpartition(".")[0] for name in members if name.endswith("txt")}
-    lost = [sample.row for sample in samples if sample.caption is None and sample.key in captioned]
+    lost = [
+        sample.row for sample in samples
+        if sample.caption is None and captioned & {sample.key, sample.key.partition(".")[0]}
+    ]  # fmt: skip
     assert [note.row for note in notes if note.row != NO_ROW] == lost
+
+
+def single_key(*samples: str) -> list[tuple[str, bytes]]:
+    """Members of one key; each sample is the fields that it has, and their data its number."""
+    return [(f"s.{name}", b"%d" % number) for number, names in enumerate(samples, 1) for name in names.split()]
+
+
+@pytest.mark.parametrize(
+    ("samples", "labels", "metadata"),
+    [
+        # Fields in alphabetical order, as webdataset's writer puts them, and the first sample has no class.
+        (("jpg", "cls jpg", "cls jpg", "cls jpg"), [None] * 4, [None] * 4),
+        (("cls jpg", "jpg", "cls jpg"), [None] * 3, [None] * 3),
+        (("jpg json", "cls jpg json", "cls jpg json"), [None] * 3, ["1", "2", "3"]),
+        (("cls jpg", "cls jpg json", "cls jpg json"), [1, 2, 3], [None] * 3),
+        (("cls jpg json", "cls jpg json", "cls jpg json"), [1, 2, 3], ["1", "2", "3"]),
+    ],
+)
+@pytest.mark.parametrize("joined_by_cat", [False, True])
+def test_samples_of_one_key_keep_a_field_only_where_all_have_it(
+    samples: tuple[str, ...], labels: list[int | None], metadata: list[str | None], joined_by_cat: bool, tmp_path: Path
+) -> None:
+    data = tar_bytes(single_key(*samples))
+    # In another archive the samples are complete, and keep what they have.
+    data += tar_bytes(single_key("cls jpg json", "cls jpg json")) if joined_by_cat else b""
+    (tmp_path / "a.tar").write_bytes(data)
+    notes: list[BadImage] = []
+    _, found = scan(str(tmp_path / "a.tar"), 0, notes.append)
+    more = 2 * joined_by_cat
+    assert [sample.label for sample in found] == [*labels, *range(1, more + 1)]
+    assert [sample.metadata for sample in found] == [*metadata, *map(str, range(1, more + 1))]
+    lost = [values for name, values in (("cls", labels), ("json", metadata)) if any(name in each for each in samples)]
+    assert sum(note.row != NO_ROW for note in notes) >= sum(values.count(None) for values in lost)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    order=st.permutations(["jpg", "cls", "json", "npy"]),
+    samples=st.lists(st.sets(st.sampled_from(["cls", "json", "npy"])), min_size=2, max_size=5),
+)
+def test_no_sample_of_a_repeated_key_takes_the_companion_of_another_whatever_the_order_of_fields(
+    tmp_path_factory: pytest.TempPathFactory, order: list[str], samples: list[set[str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "a.tar"
+    written = [" ".join(field for field in order if field == "jpg" or field in sample) for sample in samples]
+    path.write_bytes(tar_bytes(single_key(*written)))
+    _, found = scan(str(path), 0, lambda note: None)
+    everywhere = set.intersection(*samples)
+    for number, sample in enumerate(found, 1):
+        assert sample.label == (number if "cls" in everywhere else None)
+        assert sample.metadata == (str(number) if "json" in everywhere else None)
+
+
+def test_companions_that_no_image_takes_are_told_once_a_shard(tmp_path: Path) -> None:
+    names = [f"{key}.{number}.txt" for key in "ab" for number in range(7)]
+    samples, notes = planned(["a.jpg", *names[:7], "b.jpg", *names[7:], "c.jpg", "c.txt"], tmp_path)
+    assert [sample.caption for sample in samples] == [None, None, "member 17"]
+    assert [(note.row, note.reason) for note in notes] == [
+        (
+            NO_ROW,
+            "companions of a key that has an image, but of no image by their names, so not used: 14 "
+            f"({', '.join(names[:10])} and 4 more); --caption-member names the one to take",
+        )
+    ]
+    chosen, notes = planned(["a.jpg", *names[:7]], tmp_path, MemberNames(caption="3.txt"))
+    assert ([sample.caption for sample in chosen], notes) == (["member 4"], [])
 
 
 @pytest.mark.parametrize(
@@ -261,7 +341,8 @@ def test_named_members_are_images_and_captions(
     names = ["k.jpg", "k.input.jpg", "k.txt", "k.target.jpg", "k.outputs.txt", "k.png", "k.words", "k.photo", "k.json"]
     samples, notes = planned(names, tmp_path, chosen)
     assert [(sample.key, sample.caption) for sample in samples] == wanted
-    assert [note.reason.split(": ")[1][: len(str(unnamed))] for note in notes if note.row == NO_ROW] == [str(unnamed)]
+    told = [note.reason.split(": ")[1] for note in notes if "images of another member" in note.reason]
+    assert [each[: len(str(unnamed))] for each in told] == [str(unnamed)]
 
 
 def test_captions_come_from_a_key_of_the_metadata(tmp_path: Path) -> None:
@@ -277,6 +358,17 @@ def test_captions_come_from_a_key_of_the_metadata(tmp_path: Path) -> None:
     ]
 
 
+def test_a_caption_that_is_no_unicode_text_is_stored_escaped(toy_run: ToyRun, tmp_path: Path) -> None:
+    metadata = b'{"text": "\\ud83d cut emoji"}'
+    shard = write_tar(tmp_path / "a.tar", [("a.jpg", encoded_image(1)), ("a.json", metadata)])
+    hs.precompute(
+        out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",), caption_json="text")
+    )
+    table = hs.open(tmp_path / "s.zarr").samples()
+    assert table["caption"].to_pylist() == ["\\ud83d cut emoji"]
+    assert table["metadata"].to_pylist() == [metadata.decode()]
+
+
 def test_a_member_that_no_shard_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.txt", b""), ("b.jpg", b"")])
     with pytest.raises(SourceError, match=r"--image-member inputs.jpg .*: jpg 2 times, txt 1 times; check"):
@@ -290,6 +382,8 @@ def test_a_member_that_no_shard_has_is_refused_with_those_that_there_are(tmp_pat
         ({"image_member": ""}, "--image-member : write what"),
         ({"image_member": "a/b.jpg"}, "--image-member a/b.jpg: write what"),
         ({"caption_member": "txt,"}, "--caption-member txt,: write what"),
+        # A byte that is not UTF-8, as Python has it from the command line.
+        ({"caption_json": "caf\udce9"}, r"--caption-json caf\\udce9 is not UTF-8; write"),
     ],
 )
 def test_member_names_that_cannot_be_meant_are_refused(given: dict[str, str], said: str, toy_run: ToyRun) -> None:

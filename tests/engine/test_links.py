@@ -65,6 +65,16 @@ def test_links_to_files_of_the_tar_are_those_files(
     assert {note.key for note in notes} <= {"k2", "k3", "t"}
 
 
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("target", ["captions/a.txt", "a.0.txt"])
+def test_a_member_that_a_link_uses_is_not_told_to_be_unused(hard: bool, target: str, tmp_path: Path) -> None:
+    members: list[tuple[str, bytes | str]] = [(target, b"the words"), ("a.jpg", b"1"), ("a.txt", target)]
+    members += [("captions/b.txt", b"of nobody")]
+    samples, notes = planned(tar_of(members, hard=hard), tmp_path)
+    assert [sample.caption for sample in samples] == ["the words"]
+    assert [(note.key, note.reason) for note in notes] == [("captions/b.txt", "no image, and beside none")]
+
+
 @pytest.mark.parametrize("between", [0, 1, 9])
 def test_a_hard_linked_caption_is_that_of_its_file_wherever_it_lies(between: int, tmp_path: Path) -> None:
     # Data that came shortly before is behind what is at hand, and must not be taken from there.

@@ -207,7 +207,28 @@ def test_numbered_folders_are_no_classes_unless_that_is_wanted(tmp_path: Path) -
         make_shards(tmp_path / "files", tmp_path / "more", classes="folders")
 
 
-@pytest.mark.parametrize("names", [("0", "1", "9"), ("cat", "dog"), ("00", "01"), ("n01440764", "cat")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("00000", "00001"), ("shard-0003", "shard-0004"), ("part_00012",), ("part-0", "part-1"), ("Batch 1", "chunk.2"),
+        ("train-00000-of-00016", "validation-00000-of-00002"), ("train_shard_7", "split12"), ("2019", "2020"),
+    ],
+)  # fmt: skip
+def test_folders_named_as_shards_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.jpg").write_bytes(b"image")
+    make_shards(tmp_path / "in", tmp_path / "out")
+    assert {sample.label for sample in plan(str(tmp_path / "out"))} == {None}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0", "1", "9"), ("cat", "dog"), ("00", "01"), ("n01440764", "cat"), ("n01440764", "n01443537", "n02102040"),
+        ("id0001", "id0002"), ("car1234", "shard-0001"),
+    ],
+)  # fmt: skip
 def test_other_folders_are_classes(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -276,6 +297,83 @@ def test_links_are_followed_once_and_circles_end(folder: Path, tmp_path: Path) -
     assert [sample.key for sample in samples] == ["cat/a", "cat/deep/x", "cat/z", "cat/ü 1", "dogs/b"]
     left = [line.split("\t")[0] for line in (tmp_path / "out" / "left-out.txt").read_text().splitlines()]
     assert left == ["cat/back", "kitten", "self", "up"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "said"),
+    [
+        ("folders", {"cat/z": 0, "dog/z": 1}, "2 classes by folder (cat, dog)"),
+        ("none", {"cat/z": None, "dog/z": None}, "no classes"),
+        ("auto", {"cat/z": 7, "dog/z": None}, "classes as the .cls files have them, of 1 images"),
+    ],
+)
+def test_classes_are_those_that_were_asked_for_and_unused_cls_files_are_listed(
+    folder: Path, tmp_path: Path, classes: str, labels: dict[str, int | None], said: str
+) -> None:
+    (folder / "cat/z.cls").write_text("7")
+    heard: list[str] = []
+    samples = plan(make_shards(folder, tmp_path / "out", classes=classes, say=heard.append))
+    assert {sample.key: sample.label for sample in samples if sample.key in labels} == labels
+    assert said in heard[0]
+    lines = (tmp_path / "out" / "left-out.txt").read_text().splitlines()
+    assert (f"cat/z.cls\t--classes {classes} was given" in lines) == (classes != "auto")
+
+
+def test_cls_files_of_a_flat_folder_are_classes_and_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").write_bytes(b"image")
+    (tmp_path / "in/a.cls").write_text("3")
+    heard: list[str] = []
+    assert [sample.label for sample in plan(make_shards(tmp_path / "in", tmp_path / "out", say=heard.append))] == [3]
+    assert "classes as the .cls files have them" in heard[0]
+
+
+def test_text_files_that_a_table_of_captions_replaces_are_counted_and_listed(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat/z.txt").write_text("beside")
+    (tmp_path / "c.csv").write_text("file,caption\ncat/a.jpeg,from the table\n")
+    heard: list[str] = []
+    samples = plan(make_shards(folder, tmp_path / "out", captions=tmp_path / "c.csv", say=heard.append))
+    assert {sample.key: sample.caption for sample in samples if sample.caption} == {"cat/a": "from the table"}
+    assert "4 left out (.thumbs, cat/z.txt, " in heard[1]
+    assert "cat/z.txt\t--captions was given" in (tmp_path / "out" / "left-out.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("links", [{"a": "d", "b": "d/e"}, {"a": "d/e", "b": "d"}, {"a": "d/e", "b": "d", "c": "d"}])
+def test_a_folder_that_several_links_lead_to_is_read_once(links: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "store/d/e").mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    for name in ("in/1.jpg", "store/d/2.jpg", "store/d/e/3.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    for name, target in links.items():
+        (tmp_path / "in" / name).symlink_to(Path("../store") / target)
+    samples = plan(make_shards(tmp_path / "in", tmp_path / "out"))
+    assert sorted(Path(sample.key).name for sample in samples) == ["1", "2", "3"]
+    # The second path to a folder is listed: a link, or the folder itself within another.
+    assert len((tmp_path / "out" / "left-out.txt").read_text().splitlines()) == len(links) - 1
+
+
+def test_a_link_to_a_hidden_folder_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "in/.cache/images").mkdir(parents=True)
+    (tmp_path / "in/.cache/images/a.jpg").write_bytes(b"image")
+    (tmp_path / "in/cat").symlink_to(".cache/images")
+    assert [sample.key for sample in plan(make_shards(tmp_path / "in", tmp_path / "out"))] == ["cat/a"]
+
+
+def test_names_with_control_characters_stay_on_their_line_and_steer_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("new\nclass/a.jpg", "red\x1b[31m/b.jpg", "red\x1b[31m/tab\tand\nline.heic"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"image")
+    assert main([str(tmp_path / "in"), str(tmp_path / "out\x1b[2J")]) == 0
+    assert main([str(tmp_path / "in"), str(tmp_path / "out\x1b[2J")]) == 2
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert (said.out.count("\n"), said.err.count("\n")) == (1, 3)
+    out = tmp_path / "out\x1b[2J"
+    assert (out / "classes.txt").read_text().splitlines() == ["new\\nclass", "red\\x1b[31m"]
+    (line,) = (out / "left-out.txt").read_text().splitlines()
+    assert line.split("\t")[0] == "red\\x1b[31m/tab\\tand\\nline.heic"
 
 
 def test_a_name_that_is_not_utf8_is_written_escaped(tmp_path: Path) -> None:
