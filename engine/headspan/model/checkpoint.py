@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,9 @@ LOADING_ERRORS = (
     AssertionError,
     AttributeError,
     TypeError,
+    ArithmeticError,
     StopIteration,
+    struct.error,
 )
 # Of the parameters that are missing or too many, so many are named.
 _NAMED_PARAMETERS = 3

@@ -156,7 +156,7 @@ def _load(
         with hub.announced(listen, f"fetching the config of {name}"):
             named = find_config(name, weights, download, made, goes_on)
         _refuse_unsupported(name, named.config, image_size)
-        found = find_weights(name, named, pretrained, weights, download, listen, made)
+        found = find_weights(name, named, pretrained, weights, download, listen, made, goes_on)
         with hub.announced(listen, f"looking for the preprocessing and activation of the weights of {name}"):
             settings = settle(name, named, found, pretrained, image_size, download, goes_on)
         if settings.note and made is None:

@@ -38,18 +38,22 @@ def find_weights(
     download: bool,
     listen: Listener,
     made: Mapping[str, Any] | None,
+    goes_on: Mapping[str, Any] | None = None,
 ) -> Weights:
     """The weights that `pretrained` names, or that lie at `weights` now.
 
-    `made` are the attributes of the store that names them, which may say where they lay. Raises ModelError where there
-    are none.
+    `made` are the attributes of the store that names them, which may say where they lay; `goes_on` are those of a store
+    that a run goes on with, whose weights may have moved. Raises ModelError where there are none, or where `pretrained`
+    and `weights` contradict each other.
     """
     if named.with_weights and pretrained:
         raise ModelError(f"{name} brings its own weights; leave --pretrained {pretrained} out")
     if pretrained is not None and pretrained.startswith("random:"):
         return _at_random(pretrained, weights)
     if weights is not None:
-        if made is None and pretrained is not None and pretrained != weights:
+        moved = goes_on is not None and goes_on.get("pretrained") == pretrained
+        if made is None and pretrained not in (None, weights) and not moved:
+            assert pretrained is not None
             _refuse_contradiction(name, named, pretrained, weights)
         return _at_place(name, weights, download, listen)
     recorded = recorded_paths(made).get("weights")
@@ -99,7 +103,7 @@ def _refuse_contradiction(name: str, named: NamedConfig, pretrained: str, weight
 def _unknown(name: str, named: NamedConfig, pretrained: str) -> ModelError:
     hint = hugging_face_hint(pretrained)
     folder = pretrained.removeprefix("local-dir:")
-    if hint is None and expand_user(folder, ModelError).is_dir():
+    if hint is None and folder and expand_user(folder, ModelError).is_dir():
         hint = f"is a folder; give a file of weights in it, or the folder as --weights {folder}"
     if hint is not None:
         return ModelError(f"{name}: --pretrained {pretrained} {hint}")
