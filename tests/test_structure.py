@@ -28,6 +28,7 @@ FLOW = (
         "config",
         "records",
         "stage_times",
+        "user_paths",
         "network",
         "shard_urls",
         "blocks",

@@ -14,10 +14,14 @@ from typing import Any
 from headspan.errors import SettingsError
 from headspan.escapes import escaped
 from headspan.records import MemberNames
+from headspan.user_paths import expand_user
 
 EMISSIONS = ("heads", "patches", "mlps", "carried")
 PRECISIONS = ("fp32", "bf16", "fp16")
 DECODERS = ("fast", "exact")
+# Of open_clip's ways to resize an image, those that headspan has.
+INTERPOLATIONS = ("bicubic", "bilinear")
+RESIZE_MODES = ("shortest", "longest", "squash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,12 @@ class Preprocess:
     fill_color: int = 0
 
     def __post_init__(self) -> None:
-        if self.interpolation not in ("bicubic", "bilinear"):
+        if self.interpolation not in INTERPOLATIONS:
             raise SettingsError(
                 f"interpolation {self.interpolation!r} in the model's preprocessing; "
                 "headspan knows bicubic and bilinear, so set one of them"
             )
-        if self.resize_mode not in ("shortest", "longest", "squash"):
+        if self.resize_mode not in RESIZE_MODES:
             raise SettingsError(
                 f"resize mode {self.resize_mode!r} in the model's preprocessing; "
                 "headspan knows shortest, longest and squash, so set one of them"
@@ -91,7 +95,7 @@ class PrecomputeSettings:
     def __post_init__(self) -> None:
         if not self.shards:
             raise SettingsError("no shards were given; name at least one tar, pattern or directory")
-        object.__setattr__(self, "out", str(Path(self.out).expanduser()) if self.out.startswith("~") else self.out)
+        object.__setattr__(self, "out", str(expand_user(self.out)) if self.out.startswith("~") else self.out)
         if isinstance(self.weights, Path):
             object.__setattr__(self, "weights", str(self.weights))
         if "://" in self.out:

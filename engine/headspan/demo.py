@@ -26,6 +26,7 @@ from headspan.pipeline import precompute
 from headspan.records import Listener, Summary, ignore
 from headspan.store.files import refusals, write_atomically
 from headspan.store.reader import Store
+from headspan.user_paths import expand_user
 from headspan.world import write_world_shards
 
 # Seed 0 is what the model was trained on, seed 1 what it was tuned on.
@@ -49,7 +50,7 @@ def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
 
     An earlier demo there is deleted. Where the folder holds anything that no demo made, nothing is deleted: StoreError.
     """
-    folder = Path(out)
+    folder = expand_user(out)
     _make_anew(folder)
     shards = write_world_shards(
         folder / _SHARDS, _IMAGES, _SEED, images_per_shard=_IMAGES_PER_SHARD, split="held_out", listen=listen

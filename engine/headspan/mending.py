@@ -33,6 +33,7 @@ from headspan.store.samples import read_shards
 from headspan.store.schema import ROOT_COPY, decoding
 from headspan.store.work import Work
 from headspan.store.writer import StoreWriter
+from headspan.user_paths import expand_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def repair(
     is the store's, which on the same machine gives the same bytes. Raises HeadspanError where model or shards are not
     those that the store was made with.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path, StoreError)
     root = _restored_root(path)
     store = StoreWriter(path)
     withdrawn = store.commits.withdraw_damaged()

@@ -13,6 +13,7 @@ import braceexpand
 from headspan.errors import SourceError
 from headspan.network import LOCAL_ERRORS, is_remote, refuse_password, unreadable
 from headspan.redact import redact
+from headspan.user_paths import expand_user
 
 ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
 
@@ -66,10 +67,7 @@ def stored_names(urls: Sequence[str]) -> dict[str, str]:
 def local_path(url: str) -> str:
     """The path of a local url, `file:` and `~` resolved."""
     path = url.removeprefix("file:")
-    try:
-        return str(Path("/" + path.lstrip("/") if path.startswith("//") else path).expanduser())
-    except RuntimeError as error:
-        raise SourceError(f"{url}: no such user; write the path out") from error
+    return str(expand_user("/" + path.lstrip("/") if path.startswith("//") else path, SourceError))
 
 
 def is_relative(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from headspan.cli import main
 from headspan.errors import ModelError
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel, load_model
 from headspan.model.text import encode_texts
 from headspan.records import Progress
 from tests import tolerances
-from tests.conftest import TOY
+from tests.conftest import TOY, image_members, write_tar
 from tests.tolerances import relative_error
 
 
@@ -186,6 +188,73 @@ def test_a_file_that_holds_no_weights_is_refused_by_its_name(
         load_model(str(toy_config), str(file))
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", r"\(the file is empty\)"),
+        (b"hello", r"\(it is no checkpoint of PyTorch's, as it begins with b'hello'\)"),
+        (b"<!DOCTYPE html><title>404</title>", r"as it begins with b'<!DOCTYPE html>"),
+        (argparse.Namespace(lr=1), r"\(it has objects of argparse\.Namespace beside or instead of tensors\)"),
+        (b"\x80\x02junk", r"weights\.pt: "),
+    ],
+)
+def test_torchs_advice_to_unpickle_a_file_is_never_repeated(
+    content: bytes | argparse.Namespace, text: str, toy_config: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save({"model": {"w": torch.ones(1)}, "args": content}, file)
+    with pytest.raises(ModelError, match=text) as refusal:
+        load_model(str(toy_config), str(file))
+    for advice in ("weights_only", "Re-running", "trust", "(101)"):
+        assert advice not in str(refusal.value)
+
+
+def test_a_path_in_the_wrong_place_is_answered_with_how_to_give_it(
+    toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    folder = local_folder(tmp_path, TOY)
+    for name, pretrained, text in (
+        (str(folder), None, f"^{folder}: is a folder; give it as --model local-dir:{folder}$"),
+        (str(tmp_path), None, rf"^{tmp_path}: is a folder without open_clip_config\.json; give the name of the model"),
+        (str(toy_weights), None, r"toy\.safetensors: is a file, not a model's name; give .* with --pretrained"),
+        (f"{folder}/open_clip_config.json", "random:0", f"so give --model local-dir:{folder}; without them save"),
+        (str(toy_config), str(folder), f"--pretrained {folder} is a folder; .* or the folder as --weights {folder}"),
+        ("", None, "^--model is empty; give a model's name"),
+    ):
+        with pytest.raises(ModelError, match=text):
+            load_model(name, pretrained)
+
+
+def test_a_path_with_a_user_who_does_not_exist_is_refused_in_one_sentence(
+    toy_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = "~nobody-of-that-name/x"
+    out = ["--out", "s.zarr"]
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(1))))
+    model = ["precompute", shard, "--model", str(toy_config)]
+    for command in (
+        [*model, "--pretrained", place, *out],
+        [*model, "--weights", place, *out],
+        [*model, "--pretrained", "random:0", "--out", place],
+        ["precompute", shard, "--model", f"local-dir:{place}", *out],
+        ["precompute", shard, "--model", f"{place}.json", *out],
+        ["precompute", place, "--model", "reference", *out],
+        ["info", place],
+        ["verify", place],
+        ["repair", place],
+        ["demo", "--out", place],
+    ):
+        assert main(command) == 2, command
+        said = capsys.readouterr().err.strip()
+        assert said.endswith(": no such user; write the path out"), command
+        assert len(said.splitlines()) == 1, command
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar"]
+
+
 def local_folder(tmp_path: Path, config: dict[str, Any]) -> Path:
     folder = tmp_path / "local"
     folder.mkdir()
@@ -242,6 +311,16 @@ def test_a_config_with_a_setting_that_open_clip_does_not_know_is_refused_by_its_
     path = tmp_path / "headspan-toy-colour.json"
     path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "colour": 3}}))
     with pytest.raises(ModelError, match=r"headspan-toy-colour\.json: .*colour"):
+        load_model(str(path), "random:0")
+
+
+@pytest.mark.parametrize(
+    ("part", "field"), [("vision_cfg", "patch_size"), ("vision_cfg", "head_width"), ("text_cfg", "layers")]
+)
+def test_a_config_with_a_zero_that_open_clip_divides_by_is_refused(part: str, field: str, tmp_path: Path) -> None:
+    path = tmp_path / "headspan-toy-zero.json"
+    path.write_text(json.dumps({**TOY, part: {**TOY[part], field: 0}}))
+    with pytest.raises(ModelError, match=r"headspan-toy-zero\.json: open_clip builds no model of this config \("):
         load_model(str(path), "random:0")
 
 

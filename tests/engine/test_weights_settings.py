@@ -424,7 +424,9 @@ def test_a_stored_model_is_found_from_another_folder_and_where_it_moved(
             **stores["file"].attributes,
             "text_sha256": load_model(str(toy_config), str(toy_weights)).text_sha256,
         }
-        with pytest.raises(ModelError, match=rf"other\.safetensors: {tower} tower .* was made with .*; restore"):
+        with pytest.raises(
+            ModelError, match=rf"other\.safetensors: {tower} tower .* was made with \w+; give the weights that made"
+        ):
             load_stored_model(attributes, stores["file"].path, tmp_path / "other.safetensors")
 
 
@@ -650,8 +652,166 @@ def test_the_command_that_makes_a_store_again_names_its_weights(
     toy_config: Path, toy_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
-    flags = ["--pretrained", str(tmp_path / "gone.pt"), "--weights", str(toy_weights), "--layers", "all"]
-    assert main(["precompute", shard, "--model", str(toy_config), *flags, "--out", str(tmp_path / "s.zarr")]) == 0
+    run = ["precompute", shard, "--model", str(toy_config), "--layers", "all", "--out", str(tmp_path / "s.zarr")]
+    assert main([*run, "--weights", str(toy_weights)]) == 0
     capsys.readouterr()
     assert main(["info", str(tmp_path / "s.zarr")]) == 0
-    assert f"--pretrained {tmp_path / 'gone.pt'} --weights {toy_weights}" in capsys.readouterr().out
+    named = f"--pretrained {toy_weights} --weights {toy_weights}"
+    assert named in capsys.readouterr().out
+    assert main([*run, *named.split()]) == 0
+    # Those that the store was made with may lie elsewhere now.
+    moved = shutil.copy(toy_weights, tmp_path / "moved.safetensors")
+    attributes = {**hs.open(tmp_path / "s.zarr").attributes, "pretrained": "gone.pt"}
+    assert load_model(str(toy_config), "gone.pt", weights=str(moved), goes_on=attributes).pretrained == "gone.pt"
+
+
+@pytest.mark.parametrize("pretrained", ["laion2b_s34b_b79k", "nosuch.safetensors", "local-dir:nosuch", ""])
+def test_a_tag_or_file_that_does_not_exist_is_refused_whatever_the_weights(
+    pretrained: str, toy_config: Path, toy_weights: Path
+) -> None:
+    refused = rf"--pretrained {pretrained} is neither a tag of this model nor a file"
+    for weights in (str(toy_weights), str(toy_weights.parent), "hf-hub:some/weights"):
+        with pytest.raises(ModelError, match=refused):
+            load_model(str(toy_config), pretrained, weights=weights)
+
+
+def test_two_different_files_of_weights_contradict_each_other(
+    toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    other = elsewhere(toy_weights, tmp_path / "other")
+    for weights in (str(other), str(other.parent), "hf-hub:some/weights"):
+        with pytest.raises(ModelError, match=rf"--weights {weights} name two different files of weights; leave one"):
+            load_model(str(toy_config), str(toy_weights), weights=weights)
+    # The same file by two names, or in its folder, is no contradiction.
+    (tmp_path / "link.safetensors").symlink_to(other)
+    for weights in (other, other.parent):
+        assert load_model(str(toy_config), str(tmp_path / "link.safetensors"), weights=str(weights)).paths["weights"]
+
+
+def test_a_folder_with_several_files_of_weights_is_refused_with_their_names(
+    toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    folder = elsewhere(toy_weights, tmp_path / "run", whole_config({}, TOY)).parent
+    # What macOS leaves beside a file that it copies.
+    (folder / "._toy.safetensors").write_bytes(b"\0\5\26\7")
+    lone = load_model(f"local-dir:{folder}", None)
+    assert lone.paths == {"model": str(folder), "weights": str(folder / "toy.safetensors")}
+    for name in ("epoch_1.pt", "optimizer.safetensors"):
+        (folder / name).write_bytes(b"")
+    several = (
+        rf"{folder}: holds several files of weights \(epoch_1\.pt, optimizer\.safetensors, toy\.safetensors\); say"
+    )
+    for load in (
+        lambda: load_model(f"local-dir:{folder}", None),
+        lambda: load_model(str(toy_config), None, weights=str(folder)),
+    ):
+        with pytest.raises(ModelError, match=several):
+            load()
+    named = load_model(f"local-dir:{folder}", None, weights=str(folder / "toy.safetensors"))
+    assert named.paths == lone.paths
+    # A name that open_clip prefers leaves no doubt.
+    shutil.copy(toy_weights, folder / hub.WEIGHTS[0])
+    assert load_model(f"local-dir:{folder}", None).paths["weights"] == str(folder / hub.WEIGHTS[0])
+
+
+NUMBERS = "a list of three finite numbers"
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "text"),
+    [
+        ("whole", {"model_cfg": None}, "model_cfg is null, not a JSON object"),
+        ("whole", {"model_cfg": [1]}, r"model_cfg is \[1\], not a JSON object"),
+        ("whole", {"model_cfg": "ViT-B-32"}, 'model_cfg is "ViT-B-32", not a JSON object'),
+        ("whole", {"preprocess_cfg": [1]}, r"preprocess_cfg is \[1\], not a JSON object"),
+        ("whole", {"preprocess_cfg": "x"}, 'preprocess_cfg is "x", not a JSON object'),
+        ("model_cfg", {"vision_cfg": [1]}, r"model_cfg\.vision_cfg is \[1\], not a JSON object"),
+        ("model_cfg", {"text_cfg": None}, r"model_cfg\.text_cfg is null, not a JSON object"),
+        ("model_cfg", {"quick_gelu": "false"}, r'model_cfg\.quick_gelu is "false", not true or false'),
+        (
+            "vision_cfg",
+            {"image_size": [{"a": 1}]},
+            r"model_cfg\.vision_cfg\.image_size is .*, not a whole number, or a list of",
+        ),
+        ("vision_cfg", {"image_size": 0}, r"model_cfg\.vision_cfg\.image_size is 0, not a whole number"),
+        ("preprocess_cfg", {"mean": 0.5}, rf"preprocess_cfg\.mean is 0\.5, not {NUMBERS}"),
+        ("preprocess_cfg", {"mean": "abc"}, rf'preprocess_cfg\.mean is "abc", not {NUMBERS}'),
+        ("preprocess_cfg", {"mean": [[0.5], [0.5], [0.5]]}, rf"preprocess_cfg\.mean is .*, not {NUMBERS}"),
+        ("preprocess_cfg", {"mean": [0.5]}, rf"preprocess_cfg\.mean is \[0\.5\], not {NUMBERS}"),
+        ("preprocess_cfg", {"std": [0.5] * 4}, rf"preprocess_cfg\.std is .*, not {NUMBERS}"),
+        ("preprocess_cfg", {"mean": [float("nan")] * 3}, rf"preprocess_cfg\.mean is \[NaN, .*, not {NUMBERS}"),
+        ("preprocess_cfg", {"mean": [10**400, 0, 0]}, rf"preprocess_cfg\.mean is .*, not {NUMBERS}"),
+        ("preprocess_cfg", {"mean": [True] * 3}, rf"preprocess_cfg\.mean is .*, not {NUMBERS}"),
+        (
+            "preprocess_cfg",
+            {"std": [0, 0, 0]},
+            r"preprocess_cfg\.std is \[0, 0, 0\], not a list of three numbers above 0",
+        ),
+        ("preprocess_cfg", {"std": [-1, 1, 1]}, r"preprocess_cfg\.std is .*, not a list of three numbers above 0"),
+        ("preprocess_cfg", {"fill_color": "x"}, r'preprocess_cfg\.fill_color is "x", not a whole number from 0 to 255'),
+        ("preprocess_cfg", {"fill_color": 256}, r"preprocess_cfg\.fill_color is 256, not a whole number from 0 to 255"),
+        (
+            "preprocess_cfg",
+            {"interpolation": ["bicubic"]},
+            r"preprocess_cfg\.interpolation is .*, not one of bicubic, ",
+        ),
+        ("preprocess_cfg", {"resize_mode": "x"}, r'preprocess_cfg\.resize_mode is "x", not one of shortest, '),
+    ],
+)
+def test_a_config_with_a_field_of_the_wrong_type_is_refused_by_file_and_field(
+    part: str, change: dict[str, Any], text: str, toy_config: Path, tmp_path: Path
+) -> None:
+    vision = {**TOY["vision_cfg"], **(change if part == "vision_cfg" else {})}
+    model = {**TOY, "vision_cfg": vision, **(change if part == "model_cfg" else {})}
+    preprocess = {"mean": HALF, "std": HALF, **(change if part == "preprocess_cfg" else {})}
+    whole = {"model_cfg": model, "preprocess_cfg": preprocess, **(change if part == "whole" else {})}
+    (tmp_path / hub.CONFIG).write_text(json.dumps(whole))
+    # The config is refused before its weights are read.
+    (tmp_path / "w.pt").write_bytes(b"PK")
+    for load in (
+        lambda: load_model(str(toy_config), str(tmp_path / "w.pt")),
+        lambda: load_model(f"local-dir:{tmp_path}", None),
+    ):
+        with pytest.raises(ModelError, match=rf"^{tmp_path / hub.CONFIG}: {text}.*; correct the file$"):
+            load()
+
+
+def test_a_link_to_weights_keeps_the_config_beside_what_it_links_to(
+    hub_cache: Path, toy_config: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    snapshot = fill_cache(hub_cache, REPOSITORY, whole_config(FAMILIES["SigLIP"], TOY), toy_weights)
+    (tmp_path / "one.safetensors").symlink_to(snapshot / hub.WEIGHTS[0])
+    (tmp_path / "two.safetensors").symlink_to("one.safetensors")
+    (tmp_path / "folder").symlink_to(snapshot)
+    for link in (tmp_path / "one.safetensors", tmp_path / "two.safetensors", tmp_path / "folder" / hub.WEIGHTS[0]):
+        assert hub.repository_of(link) == REPOSITORY
+        found = load_model(str(toy_config), str(link))
+        assert (found.preprocess.resize_mode, found.assumed) == ("squash", None)
+    # A config beside the link comes first, and a repository is known by the link without any config.
+    beside = elsewhere(toy_weights, tmp_path / "beside", whole_config(FAMILIES["longest"] | {"quick_gelu": False}, TOY))
+    beside.unlink()
+    beside.symlink_to(tmp_path / "two.safetensors")
+    assert load_model(str(toy_config), str(beside)).preprocess.resize_mode == "longest"
+    (tmp_path / "circle").symlink_to("circle")
+    assert hub.repository_of(tmp_path / "circle") is None
+
+
+@pytest.mark.parametrize("kind", ["hf-hub", "local-dir"])
+def test_a_run_goes_on_with_its_weights_though_the_models_config_is_gone(
+    kind: str, hub_cache: Path, toy_weights: Path, tmp_path: Path
+) -> None:
+    snapshot = fill_cache(hub_cache, REPOSITORY, whole_config(FAMILIES["SigLIP"], TOY), toy_weights)
+    name = f"hf-hub:{REPOSITORY}" if kind == "hf-hub" else f"local-dir:{snapshot}"
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
+    run: dict[str, Any] = {"model": name, "device": "cpu", "layers": "all"}
+    hs.precompute(shard, tmp_path / "s.zarr", **run)
+    shutil.rmtree(snapshot.parents[1])
+    lone = elsewhere(toy_weights, tmp_path / "lone")
+    assert hs.precompute(shard, tmp_path / "s.zarr", weights=str(lone), **run).skipped == 2
+    attributes = hs.open(tmp_path / "s.zarr").attributes
+    model = load_model(name, None, weights=str(lone), goes_on=attributes)
+    assert (model.preprocess.resize_mode, model.paths) == ("squash", {"weights": str(lone)})
+    # A store that another model made says nothing of this one, and a new store has nothing to go by.
+    for other in ({**attributes, "model": "hf-hub:some/other"}, None):
+        with pytest.raises(ModelError, match=r"its config could not be read"):
+            load_model(name, None, weights=str(lone), goes_on=other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -29,10 +30,14 @@ LOADING_ERRORS = (
     AssertionError,
     AttributeError,
     TypeError,
+    ArithmeticError,
     StopIteration,
+    struct.error,
 )
 # Of the parameters that are missing or too many, so many are named.
 _NAMED_PARAMETERS = 3
+# Of the files of weights in a folder, so many are named.
+_NAMED_FILES = 8
 # Where training scripts keep the state dict within a checkpoint, the usual place first.
 _WITHIN = ("state_dict", "model_state_dict", "model", "module")
 # What wraps a whole model or a part of it: torch.compile, and two wrappers of distributed training.
@@ -62,7 +67,11 @@ def load_into(clip: torch.nn.Module, path: Path, name: str, shown: str) -> None:
     factory.load_state_dict = read_state
     try:
         open_clip.load_checkpoint(clip, str(path), strict=True, weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError) as error:
+    except SafetensorError as error:
+        raise ModelError(
+            f"{shown}: is not a whole .safetensors file ({first_line(error)}); fetch or save it again"
+        ) from error
+    except pickle.UnpicklingError as error:
         raise ModelError(_no_plain_weights(shown, error)) from error
     except LOADING_ERRORS as error:
         text = str(error)
@@ -73,7 +82,7 @@ def load_into(clip: torch.nn.Module, path: Path, name: str, shown: str) -> None:
         if "TorchScript" in text or "weights_only" in text.lower():
             raise ModelError(_no_plain_weights(shown, error)) from error
         raise ModelError(
-            f"{shown}: could not be loaded as weights of {name} ({first_line(error)}); give a whole .safetensors or "
+            f"{shown}: could not be loaded as weights of {name} ({_reason(error)}); give a whole .safetensors or "
             ".pt file with --pretrained"
         ) from error
     finally:
@@ -88,6 +97,7 @@ def read_state(path: str, *arguments: Any, **settings: Any) -> dict[str, Tensor]
     if path.endswith(".safetensors"):
         found: Any = load_file(path)
     else:
+        _refuse_other_formats(Path(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
     while isinstance(found, Mapping):
         within = next((found[key] for key in _WITHIN if isinstance(found.get(key), Mapping)), None)
@@ -106,11 +116,21 @@ def read_state(path: str, *arguments: Any, **settings: Any) -> dict[str, Tensor]
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file of weights in a folder that open_clip would take, None where there is none."""
-    found = sorted(path for kind in ("*.safetensors", "*.bin", "*.pth", "*.pt") for path in folder.glob(kind))
+    """The file of weights in a folder: the first of the names that open_clip prefers, or the only file; None if none.
+
+    Raises ModelError where there are several, of which none has such a name.
+    """
+    files = (path for kind in ("*.safetensors", "*.bin", "*.pth", "*.pt") for path in folder.glob(kind))
+    # macOS leaves a `._name` beside every file that it copies.
+    found = sorted(path for path in files if not path.name.startswith(".") and path.is_file())
     named = [folder / name for name in _PREFERRED if folder / name in found]
-    plain = [path for path in found if path.suffix == ".safetensors"]
-    return next(iter([*named, *plain, *found]), None)
+    if len(found) > 1 and not named:
+        names = ", ".join(path.name for path in found[:_NAMED_FILES])
+        more = f" and {len(found) - _NAMED_FILES} more" if len(found) > _NAMED_FILES else ""
+        raise ModelError(
+            f"{folder}: holds several files of weights ({names}{more}); say which one to take with --weights FILE"
+        )
+    return next(iter([*named, *found]), None)
 
 
 def known_tag(path: Path, tags: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -119,9 +139,10 @@ def known_tag(path: Path, tags: Mapping[str, Mapping[str, Any]]) -> str | None:
     Tags that share a file have the same settings, so the first is as good as any.
     """
     repository = hub.repository_of(path)
+    names_on_the_way = {place.name for place in hub.places_of(path)}
     for name, tag in tags.items():
         home, names = _home(tag)
-        if home and home == repository and path.name in names:
+        if home and home == repository and not names_on_the_way.isdisjoint(names):
             return name
     checksum = cache(lambda: hub.checksum(path))
     for name, tag in tags.items():
@@ -150,10 +171,35 @@ def _told_checksum(tag: Mapping[str, Any]) -> str | None:
 
 
 def _no_plain_weights(shown: str, error: Exception) -> str:
+    # torch's own text advises to unpickle the file, which headspan never does.
+    text = str(error)
+    asked = re.search(r"(?:GLOBAL|global:?|class:?) `?([\w.]+\.[\w.]+)", text)
+    if asked:
+        reason = f"it has objects of {asked[1]} beside or instead of tensors"
+    elif "TorchScript" in text:
+        reason = "it is a TorchScript archive"
+    else:
+        reason = "torch cannot read it as tensors alone"
     return (
-        f"{shown}: holds no plain weights ({first_line(error)}); headspan never unpickles objects, so save the state "
-        "dict as .safetensors"
+        f"{shown}: holds no plain weights ({reason}); headspan never unpickles objects, so save the state dict as "
+        ".safetensors"
     )
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Raise ValueError where a file does not begin as a checkpoint of PyTorch does: as a ZIP archive or a pickle."""
+    with path.open("rb") as file:
+        beginning = file.read(16)
+    if not beginning:
+        raise ValueError("the file is empty")
+    if not beginning.startswith((b"PK\x03\x04", b"\x80")):
+        raise ValueError(f"it is no checkpoint of PyTorch's, as it begins with {beginning!r}")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, with its type where the text is no sentence."""
+    text = first_line(error)
+    return text if " " in text or text == type(error).__name__ else f"{type(error).__name__}: {text}"
 
 
 def _mismatch(text: str) -> str:

@@ -18,13 +18,17 @@ from open_clip.factory import get_model_config, parse_model_name
 
 from headspan.errors import ModelError, one_line
 from headspan.model import hub
+from headspan.model.config_file import check_model, read_json, read_saved, refuse_remote_code
 from headspan.model.hints import hugging_face_hint, unknown_model
+from headspan.user_paths import expand_user
 
 # The model that ships with headspan: its name, its config and its weights.
 REFERENCE = "reference"
 REFERENCE_CONFIG = Path(__file__).parents[1] / "reference" / "headspan-reference.json"
 REFERENCE_WEIGHTS = REFERENCE_CONFIG.with_name("weights.safetensors")
 _FOLDER = "local-dir:"
+# The name under which open_clip is told of the config that a store holds of a folder or a repository.
+_OF_A_STORE = "headspan-model-of-a-store"
 # The config files that this process has told open_clip of, by the name that they have there.
 _REGISTERED: dict[str, Path] = {}
 
@@ -45,6 +49,8 @@ class NamedConfig:
     file: Path | None = None
     # The folder that holds the weights too; None where a repository is asked for them.
     folder: Path | None = None
+    # Whether the config was read from a store's attributes; its file then lasts as long as the process.
+    of_store: bool = False
 
     def tokenizer(self) -> Any:
         """open_clip's tokenizer for the model."""
@@ -54,16 +60,35 @@ class NamedConfig:
         return open_clip.get_tokenizer(self.known_as)
 
 
+class _MissingConfig(ModelError):
+    """The config of a local folder or a repository that cannot be had."""
+
+
 def find_config(
-    name: str, weights: str | None = None, download: bool = True, made: Mapping[str, Any] | None = None
+    name: str,
+    weights: str | None = None,
+    download: bool = True,
+    made: Mapping[str, Any] | None = None,
+    goes_on: Mapping[str, Any] | None = None,
 ) -> NamedConfig:
     """The config that `name` stands for.
 
     `weights` may be a folder or a file beside an `open_clip_config.json`, which then stands for the local folder or
     repository `name`. `made` are the attributes of a store that was made with the model: they serve where its config
-    file has moved. Raises ModelError where there is no such config, or it asks for code from elsewhere.
+    file has moved. `goes_on` are those of a store that a run goes on with: they serve where the store names the same
+    local folder or repository, its config cannot be had, and `weights` is a local path.
+
+    Raises ModelError where there is no such config, or it asks for code from elsewhere.
     """
-    found = _find(name, weights, download, made)
+    if not name.strip():
+        raise ModelError("--model is empty; give a model's name (`headspan models` lists those of open_clip)")
+    try:
+        found = _find(name, weights, download, made)
+    except _MissingConfig:
+        local = weights is not None and not weights.startswith(hub.PREFIX)
+        if not local or goes_on is None or goes_on.get("model") != name:
+            raise
+        found = _from_store(_OF_A_STORE, goes_on, with_weights=True)
     refuse_remote_code(name, found.config)
     return found
 
@@ -72,7 +97,7 @@ def _find(name: str, weights: str | None, download: bool, made: Mapping[str, Any
     if name == REFERENCE:
         return _from_file(REFERENCE, REFERENCE_CONFIG)
     if name.endswith(".json"):
-        return _from_file(name, Path(name)) if made is None else _from_store(Path(name).stem, made)
+        return _from_file(name, expand_user(name, ModelError)) if made is None else _from_store(Path(name).stem, made)
     try:
         schema, identifier = parse_model_name(name)
     except ValueError as error:
@@ -80,22 +105,37 @@ def _find(name: str, weights: str | None, download: bool, made: Mapping[str, Any
     if schema is None:
         config = get_model_config(name)
         if config is None:
-            raise ModelError(f"{name}: {unknown_model(name, [REFERENCE])}")
+            raise ModelError(f"{name}: {_path_hint(name) or unknown_model(name, [REFERENCE])}")
         return NamedConfig(config, name)
     if weights is not None and not weights.startswith(hub.PREFIX):
-        given = Path(weights).expanduser()
-        folder = given if given.is_dir() else given.parent
-        if (folder / hub.CONFIG).is_file():
-            return _from_folder(name, folder)
+        given = expand_user(weights, ModelError)
+        config = given / hub.CONFIG if given.is_dir() else hub.beside(given, hub.CONFIG)
+        if config is not None and config.is_file():
+            return _from_folder(name, config.parent)
         if made is not None:
-            return _from_store("headspan-model-of-a-store", made, with_weights=True)
+            return _from_store(_OF_A_STORE, made, with_weights=True)
     recorded = recorded_paths(made).get("model")
     if recorded and (Path(recorded) / hub.CONFIG).is_file():
         return _from_folder(name, Path(recorded))
     if schema == "local-dir":
-        return _from_folder(name, Path(identifier).expanduser())
+        return _from_folder(name, expand_user(identifier, ModelError))
     repository = weights.removeprefix(hub.PREFIX) if weights and weights.startswith(hub.PREFIX) else identifier
     return _from_hub(name, repository, download)
+
+
+def _path_hint(name: str) -> str | None:
+    """The end of the sentence that begins with `name`, where it is a path instead of a model's name."""
+    path = expand_user(name, ModelError)
+    if path.is_dir():
+        if (path / hub.CONFIG).is_file():
+            return f"is a folder; give it as --model {_FOLDER}{name}"
+        return (
+            f"is a folder without {hub.CONFIG}; give the name of the model, and the folder with --weights if its "
+            "weights lie there"
+        )
+    if path.is_file():
+        return "is a file, not a model's name; give the name of the model, and a file of weights with --pretrained"
+    return None
 
 
 def recorded_paths(made: Mapping[str, Any] | None) -> dict[str, str]:
@@ -104,38 +144,19 @@ def recorded_paths(made: Mapping[str, Any] | None) -> dict[str, str]:
     return found
 
 
-def refuse_remote_code(name: str, config: Any) -> None:
-    """Raise ModelError where a config asks, wherever in it, to run code that comes with a model."""
-    if isinstance(config, Mapping):
-        if config.get("trust_remote_code"):
-            raise ModelError(
-                f"{name}: its config asks for trust_remote_code, which would run code from a repository; headspan "
-                "loads no such model, so remove that setting from a copy of the config, and give the copy"
-            )
-        for value in config.values():
-            refuse_remote_code(name, value)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            refuse_remote_code(name, value)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises ModelError where it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: is not JSON ({one_line(error)}); give an open_clip model config") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); give an open_clip model config") from error
-
-
 def _from_file(name: str, path: Path) -> NamedConfig:
     if not path.is_file():
         raise ModelError(f"{name}: no such model config; give the path of an open_clip config, or a model name")
     config = read_json(path)
     refuse_remote_code(name, config)
+    if isinstance(config, dict) and "model_cfg" in config and "embed_dim" not in config:
+        raise ModelError(
+            f"{name}: is the config of a folder with its weights, so give --model {_FOLDER}{path.parent}; without them "
+            "save what it has under model_cfg as a file of its own, and give that"
+        )
     if not _is_whole(config):
         raise ModelError(f"{name}: an open_clip config needs embed_dim, vision_cfg and text_cfg; add what is missing")
+    check_model(name, config)
     known = get_model_config(path.stem)
     if known not in (None, config) and path.stem not in _REGISTERED:
         raise ModelError(f"{name}: open_clip has another model named {path.stem}; rename the file")
@@ -165,7 +186,9 @@ def _from_store(stem: str, made: Mapping[str, Any], with_weights: bool = False) 
     path = _scratch() / f"{stem}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     _register(path, config)
-    return NamedConfig(config, stem, with_weights=with_weights, preprocess=dict(made["preprocess"]), file=path)
+    return NamedConfig(
+        config, stem, with_weights=with_weights, preprocess=dict(made["preprocess"]), file=path, of_store=True
+    )
 
 
 @cache
@@ -182,7 +205,7 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 def _from_folder(name: str, folder: Path) -> NamedConfig:
     file = (folder / hub.CONFIG).absolute()
     if not file.is_file():
-        raise ModelError(
+        raise _MissingConfig(
             f"{name}: its config could not be read (there is no {file}); give the folder of a model that open_clip "
             "saved, with its open_clip_config.json"
         )
@@ -195,8 +218,8 @@ def _from_hub(name: str, repository: str, download: bool) -> NamedConfig:
     except ModelError as error:
         hint = hugging_face_hint(f"{hub.PREFIX}{repository}")
         if not download:
-            raise ModelError(not_cached(name, f"hf-hub:{repository}")) from error
-        raise ModelError(
+            raise _MissingConfig(not_cached(name, f"hf-hub:{repository}")) from error
+        raise _MissingConfig(
             f"{name}: {hint}"
             if hint and "transformers" in hint
             else f"{name}: its config could not be read ({error}); check the name and the network, or fetch the "
@@ -215,9 +238,8 @@ def not_cached(name: str, repository: str) -> str:
 
 
 def _with_preprocessing(name: str, file: Path, known_as: str, folder: Path | None) -> NamedConfig:
-    whole = read_json(file)
-    refuse_remote_code(name, whole)
-    config = whole.get("model_cfg") if isinstance(whole, dict) else None
+    whole = read_saved(file, name)
+    config = whole.get("model_cfg")
     if not _is_whole(config):
         raise ModelError(
             f"{name}: {file} has no model_cfg with embed_dim, vision_cfg and text_cfg; give a config that "

@@ -25,6 +25,8 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _QUIET_SECONDS = 2.0
 _SNAPSHOT = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/[^/]+/")
 _BLOCK_BYTES = 1 << 22
+# As many links on the way to a file as Linux follows.
+_MOST_LINKS = 40
 
 
 def fetch(repository: str, names: Sequence[str], download: bool) -> Path:
@@ -65,9 +67,34 @@ def announced(listen: Listener, what: str) -> Iterator[None]:
 
 
 def repository_of(path: Path) -> str | None:
-    """The repository whose snapshot in a hub cache `path` is a file of; None for a file elsewhere."""
-    found = _SNAPSHOT.search(path.absolute().as_posix())
+    """The repository whose snapshot in a hub cache `path` is a file of, or a link to one; None for a file elsewhere."""
+    found = next(filter(None, (_SNAPSHOT.search(place.as_posix()) for place in places_of(path))), None)
     return f"{found[1]}/{found[2]}" if found else None
+
+
+def places_of(path: Path) -> Iterator[Path]:
+    """The absolute path, and where it is a link, what each link on the way points to.
+
+    A file of a snapshot is itself a link, to a file that is named by its checksum; so links are followed one by one.
+    """
+    path = path.absolute()
+    yield path
+    for _ in range(_MOST_LINKS):
+        try:
+            path = path.parent.resolve() / path.name
+            yield path
+            if not path.is_symlink():
+                return
+            path = path.parent / path.readlink()
+        except (OSError, RuntimeError):
+            # A link that leads in a circle, or through a folder that may not be read.
+            return
+
+
+def beside(path: Path, name: str) -> Path | None:
+    """The file called `name` in the folder of `path`, or of what it links to; None where there is none."""
+    found = (place.with_name(name) for place in places_of(path))
+    return next((file for file in found if file.is_file()), None)
 
 
 def has_bytes(repository: str, name: str, size: int, sha256: Callable[[], str]) -> bool:

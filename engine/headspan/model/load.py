@@ -30,6 +30,7 @@ from headspan.model.places import Weights, find_weights
 from headspan.model.provenance import Settings, settle
 from headspan.model.tower import Tower
 from headspan.records import NOTE, Listener, Progress, ignore
+from headspan.user_paths import expand_user
 
 # The files of the reference model, under the names that they have had here from the first release on.
 _REFERENCE_CONFIG, _REFERENCE_WEIGHTS = REFERENCE_CONFIG, REFERENCE_WEIGHTS
@@ -56,7 +57,7 @@ class LoadedModel:
     named: NamedConfig
     # What was assumed of preprocessing and activation, since nothing told it.
     assumed: str | None = None
-    # Absolute paths of what was given as a path: `model` (config or folder) and `weights`.
+    # Absolute paths of what was given as a path: `model` (config or folder) and `weights` (the file that was read).
     paths: dict[str, str] = field(default_factory=dict)
     # Whether what a tokenizer needs may be fetched.
     download: bool = True
@@ -132,10 +133,11 @@ def _refuse_other_weights(model: LoadedModel, attributes: Mapping[str, Any], pat
         # Stores of the first release do not record the text tower.
         wanted = attributes.get(key, own)
         if own != wanted:
-            todo = "give the weights that made the store" if place else "say with --weights where they lie"
+            todo = "give" if place else "restore"
+            also = "" if place else ", or say with --weights where they lie"
             raise ModelError(
                 f"{place or f'{model.name} {model.pretrained}'}: {tower} tower {own[:12]}, but {path} was made with "
-                f"{wanted[:12]}; restore the weights that made the store, or {todo}"
+                f"{wanted[:12]}; {todo} the weights that made the store{also}"
             )
 
 
@@ -152,9 +154,9 @@ def _load(
     weights = weights and weights.removeprefix("local-dir:")
     with hub.offline(not download):
         with hub.announced(listen, f"fetching the config of {name}"):
-            named = find_config(name, weights, download, made)
+            named = find_config(name, weights, download, made, goes_on)
         _refuse_unsupported(name, named.config, image_size)
-        found = find_weights(name, named, pretrained, weights, download, listen, made)
+        found = find_weights(name, named, pretrained, weights, download, listen, made, goes_on)
         with hub.announced(listen, f"looking for the preprocessing and activation of the weights of {name}"):
             settings = settle(name, named, found, pretrained, image_size, download, goes_on)
         if settings.note and made is None:
@@ -221,10 +223,13 @@ def _built(name: str, named: NamedConfig, found: Weights, settings: Settings, im
 
 def _paths(named: NamedConfig, found: Weights, pretrained: str | None, weights: str | None) -> dict[str, str]:
     paths = {}
-    if (place := named.folder or named.file) is not None and not named.known_as.startswith(hub.PREFIX):
+    of_repository = named.of_store or named.known_as.startswith(hub.PREFIX)
+    if (place := named.folder or named.file) is not None and not of_repository:
         paths["model"] = str(place)
     given = next((each for each in (weights, pretrained) if each), None)
-    if found.path is not None and given is not None and Path(given).expanduser().exists():
+    by_path = given is not None and expand_user(given, ModelError).exists()
+    # Of a folder the file is recorded that was taken.
+    if found.path is not None and (by_path or named.folder is not None):
         paths["weights"] = str(found.path.absolute())
     return paths
 

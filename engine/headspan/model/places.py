@@ -17,6 +17,7 @@ from headspan.model.checkpoint import weights_in
 from headspan.model.configs import REFERENCE, REFERENCE_WEIGHTS, NamedConfig, not_cached, recorded_paths
 from headspan.model.hints import hugging_face_hint
 from headspan.records import Listener
+from headspan.user_paths import expand_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,23 @@ def find_weights(
     download: bool,
     listen: Listener,
     made: Mapping[str, Any] | None,
+    goes_on: Mapping[str, Any] | None = None,
 ) -> Weights:
     """The weights that `pretrained` names, or that lie at `weights` now.
 
-    `made` are the attributes of the store that names them, which may say where they lay. Raises ModelError where there
-    are none.
+    `made` are the attributes of the store that names them, which may say where they lay; `goes_on` are those of a store
+    that a run goes on with, whose weights may have moved. Raises ModelError where there are none, or where `pretrained`
+    and `weights` contradict each other.
     """
     if named.with_weights and pretrained:
         raise ModelError(f"{name} brings its own weights; leave --pretrained {pretrained} out")
     if pretrained is not None and pretrained.startswith("random:"):
         return _at_random(pretrained, weights)
     if weights is not None:
+        moved = goes_on is not None and goes_on.get("pretrained") == pretrained
+        if made is None and pretrained not in (None, weights) and not moved:
+            assert pretrained is not None
+            _refuse_contradiction(name, named, pretrained, weights)
         return _at_place(name, weights, download, listen)
     recorded = recorded_paths(made).get("weights")
     if recorded and Path(recorded).is_file():
@@ -67,19 +74,40 @@ def find_weights(
         return _from_repository(name, pretrained, download, listen)
     if tag := open_clip.get_pretrained_cfg(named.known_as, pretrained):
         return _of_tag(name, pretrained, tag, download, listen)
-    if Path(pretrained).expanduser().is_file():
-        return _file(Path(pretrained).expanduser())
+    if (file := expand_user(pretrained, ModelError)).is_file():
+        return _file(file)
     if made is not None:
         raise ModelError(
             f"{recorded or pretrained}: the weights that the store was made with are not there; say where they lie now "
             "with --weights PATH (weights= in Python)"
         )
+    raise _unknown(name, named, pretrained)
+
+
+def _refuse_contradiction(name: str, named: NamedConfig, pretrained: str, weights: str) -> None:
+    """Raise ModelError where `pretrained` names no weights, or a file other than the one that lies at `weights`."""
+    if pretrained.startswith(hub.PREFIX) or open_clip.get_pretrained_cfg(named.known_as, pretrained):
+        return
+    file = expand_user(pretrained, ModelError)
+    if not file.is_file():
+        raise _unknown(name, named, pretrained)
+    place = expand_user(weights, ModelError)
+    taken = weights_in(place) if place.is_dir() else place
+    if weights.startswith(hub.PREFIX) or (taken is not None and taken.exists() and not taken.samefile(file)):
+        raise ModelError(
+            f"--pretrained {pretrained} and --weights {weights} name two different files of weights; leave one of them "
+            "out"
+        )
+
+
+def _unknown(name: str, named: NamedConfig, pretrained: str) -> ModelError:
     hint = hugging_face_hint(pretrained)
-    raise ModelError(
-        f"{name}: --pretrained {pretrained} {hint}"
-        if hint
-        else f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {_choices(named)}"
-    )
+    folder = pretrained.removeprefix("local-dir:")
+    if hint is None and folder and expand_user(folder, ModelError).is_dir():
+        hint = f"is a folder; give a file of weights in it, or the folder as --weights {folder}"
+    if hint is not None:
+        return ModelError(f"{name}: --pretrained {pretrained} {hint}")
+    return ModelError(f"{name}: --pretrained {pretrained} is neither a tag of this model nor a file; {_choices(named)}")
 
 
 def _choices(named: NamedConfig) -> str:
@@ -103,7 +131,7 @@ def _at_place(name: str, weights: str, download: bool, listen: Listener) -> Weig
     """The weights where the user says that they lie: a file, a folder, or a repository."""
     if weights.startswith(hub.PREFIX):
         return _from_repository(name, weights, download, listen)
-    place = Path(weights).expanduser()
+    place = expand_user(weights, ModelError)
     path = weights_in(place) if place.is_dir() else place
     if path is None or not path.is_file():
         what = "this folder holds no weights" if place.is_dir() else "no such file or folder"

@@ -19,7 +19,8 @@ from open_clip.transform import PreprocessCfg
 from headspan.errors import ModelError
 from headspan.model import hub
 from headspan.model.checkpoint import known_tag
-from headspan.model.configs import REFERENCE_WEIGHTS, NamedConfig, read_json, refuse_remote_code
+from headspan.model.config_file import read_saved
+from headspan.model.configs import REFERENCE_WEIGHTS, NamedConfig
 from headspan.model.places import Weights
 
 # What a tag or a config says of preprocessing; the size is the image tower's.
@@ -138,7 +139,6 @@ def _of_file(
             f"assumed ({assumed}); if they are others, {todo}put their repository's {hub.CONFIG} beside the file",
         )
     file, whole = beside
-    refuse_remote_code(str(file), whole)
     config = whole.get("model_cfg", whole if "embed_dim" in whole else {})
     _refuse_contradiction(name, named.config, file, config, image_size)
     return Settings(_known(whole.get("preprocess_cfg") or {}), bool(config.get("quick_gelu", own)))
@@ -146,18 +146,13 @@ def _of_file(
 
 def _config_beside(path: Path, repository: str | None, download: bool) -> tuple[Path, dict[str, Any]] | None:
     """The config that describes a file of weights: beside it, or in its repository."""
-    file = path.parent / hub.CONFIG
-    if not file.is_file() and repository is not None:
+    file = hub.beside(path, hub.CONFIG)
+    if file is None and repository is not None:
         try:
             file = hub.fetch(repository, [hub.CONFIG], download)
         except ModelError:
             return None
-    if not file.is_file():
-        return None
-    whole = read_json(file)
-    if not isinstance(whole, dict):
-        raise ModelError(f"{file}: is no config of open_clip's; correct it, or take it away from beside the weights")
-    return file, whole
+    return None if file is None else (file, read_saved(file, str(file)))
 
 
 def _refuse_contradiction(
@@ -200,7 +195,7 @@ def _differences(part: str, kind: Any, own: Mapping[str, Any], other: Mapping[st
 def _plain(value: Any) -> Any:
     """A square size as one number; None and an empty table are the same."""
     if isinstance(value, list | tuple):
-        return value[0] if len(set(value)) == 1 else list(value)
+        return value[0] if value and all(each == value[0] for each in value) else list(value)
     return value or None
 
 

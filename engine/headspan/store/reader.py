@@ -43,6 +43,7 @@ from headspan.store.schema import (
     open_group,
     stored_row_arrays,
 )
+from headspan.user_paths import expand_user
 
 
 class Store:
@@ -55,7 +56,7 @@ class Store:
 
     def __init__(self, path: str | Path, keep_failed: bool = False) -> None:
         """Open the store at `path`. Raises StoreError where there is none, or of another format."""
-        self.path = Path(path).expanduser()
+        self.path = expand_user(path, StoreError)
         self.group, self.attributes = open_group(self.path)
         self._size = dimensions(self.attributes)
         self._commits = Commits(self.path, -(-self._size.images // self._size.unit_images))

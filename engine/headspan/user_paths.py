@@ -1,0 +1,15 @@
+"""Local paths as users write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headspan.errors import HeadspanError, SettingsError
+
+
+def expand_user(path: str | Path, error: type[HeadspanError] = SettingsError) -> Path:
+    """The path with `~` or `~user` replaced by that user's home folder. Raises `error` where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as failure:
+        raise error(f"{path}: no such user; write the path out") from failure
