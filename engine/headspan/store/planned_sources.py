@@ -58,7 +58,8 @@ def as_planned(planned: Sequence[Shard], attributes: Mapping[str, Any], urls: Ma
     they have moved.
 
     A shard counts as the planned one in its place where it is the same file, or where name, size and time of
-    modification are the same in another folder; a remote one where its name without secrets is the same. Any other keeps its own name, which is then refused.
+    modification are the same in another folder; a remote one where its name without secrets is the same. Any other
+    keeps its own name, which is then refused.
     """
     if len(planned) != len(urls):
         return dict(urls)
