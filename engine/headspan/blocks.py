@@ -11,13 +11,12 @@ import asyncio
 import io
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any
 
 from fsspec.asyn import AsyncFileSystem
 
 from headspan.errors import SourceError
-from headspan.network import asking_driver
+from headspan.network import asking_driver, close_quietly
 
 BLOCK_BYTES = 4 << 20
 # Blocks on their way, behind the one that is read: after the second in a row, and from the third on.
@@ -97,7 +96,7 @@ class Blocks:
         coming = self._coming[index]
         try:
             with asking_driver(self._url):
-                data = coming.result()
+                data = _bytes(coming.result())
         except BaseException:
             self._give_up(index)
             raise
@@ -118,19 +117,21 @@ class OpenFile:
     def __init__(self, file: Any, url: str) -> None:
         self._file, self._url = file, url
         with asking_driver(url):
-            self.size: int = file.seek(0, io.SEEK_END)
+            self.size = _size(file)
 
     def read(self, offset: int, size: int) -> bytes:
         """As `Blocks.read`."""
         with asking_driver(self._url):
             self._file.seek(offset)
-            return bytes(self._file.read(max(0, min(size, self.size - offset))))
+            asked = max(0, min(size, self.size - offset))
+            data = _bytes(self._file.read(asked))
+            if len(data) > asked:
+                raise ValueError(f"{len(data)} bytes came where {asked} were asked for")
+            return data
 
     def close(self) -> None:
         """Close the file."""
-        # Nothing more is wanted of it.
-        with suppress(Exception):
-            self._file.close()
+        close_quietly(self._file)
 
 
 def open_in_parts(file_system: Any, path: str, url: str) -> Blocks | OpenFile | None:
@@ -148,7 +149,7 @@ def open_in_parts(file_system: Any, path: str, url: str) -> Blocks | OpenFile | 
         return OpenFile(plain, url) if seeks else None
     with asking_driver(url), file_system.open(path, "rb", cache_type="none") as file:
         try:
-            size: int = file.seek(0, io.SEEK_END)
+            size = _size(file)
             if size > BLOCK_BYTES:
                 # A byte beyond the first block; where a server sends the whole file instead, it is not read.
                 file.seek(BLOCK_BYTES)
@@ -168,3 +169,16 @@ def open_forwards(file_system: Any, path: str) -> Any:
     """`path` as a file object that need not be able to seek."""
     whole = {"block_size": 0} if isinstance(file_system, AsyncFileSystem) else {}
     return file_system.open(path, "rb", **whole)
+
+
+def _size(file: Any) -> int:
+    """The size of a driver's file; TypeError where the driver tells none."""
+    size = file.seek(0, io.SEEK_END)
+    if type(size) is not int or size < 0:
+        raise TypeError(f"the file's size was told as {size!r}")
+    return size
+
+
+def _bytes(data: Any) -> bytes:
+    """What a driver gave as bytes; TypeError where it is no such thing."""
+    return data if type(data) is bytes else bytes(memoryview(data))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ DECODERS = ("fast", "exact")
 # Of open_clip's ways to resize an image, those that headspan has.
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
+# Counts, and the largest of each that some machine could work with; beyond them counts overflow elsewhere.
+_MOST = {
+    "image_size": 1 << 14,
+    "batch_size": 1 << 20,
+    "workers": 1 << 12,
+    "unit_images": 1 << 30,
+    "in_flight_bytes": 1 << 50,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +116,17 @@ class PrecomputeSettings:
             raise SettingsError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
         if self.decode not in DECODERS:
             raise SettingsError(f"--decode {self.decode} is unknown; choose from {', '.join(DECODERS)}")
-        for name in ("image_size", "batch_size", "workers", "unit_images", "in_flight_bytes"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"--{name.replace('_', '-')} {value} is too small; give at least 1")
+            if value is None:
+                continue
+            flag = f"--{name.replace('_', '-')}"
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise SettingsError(f"{flag} {value!r} is no whole number; give one from 1 to {most:,}")
+            if int(value) < 1:
+                raise SettingsError(f"{flag} {value} is too small; give at least 1")
+            if int(value) > most:
+                raise SettingsError(f"{flag} is too large; give at most {most:,}")
         if self.caption_member is not None and self.caption_json is not None:
             raise SettingsError(
                 f"--caption-member {self.caption_member} and --caption-json {self.caption_json} name two captions; "
@@ -174,14 +190,14 @@ def parse_layers(text: str, total: int) -> tuple[int, ...]:
     """The layers that `text` names in a model of `total` layers, ascending: `all`, `last4`, `8-11`, `0,3,8-11`."""
     if text == "all":
         return tuple(range(total))
-    if last := re.fullmatch(r"last(\d+)", text):
+    if last := re.fullmatch(r"last(\d{1,9})", text):
         count = int(last[1])
         if not 1 <= count <= total:
             raise SettingsError(f"--layers {text}: the model has {total} layers; ask for last1 to last{total}")
         return tuple(range(total - count, total))
     layers: set[int] = set()
     for part in text.split(","):
-        span = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        span = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if not span:
             raise SettingsError(f"--layers {text}: write all, last4, 8-11 or 0,3,8-11, counting from 0")
         first, last_layer = int(span[1]), int(span[2] or span[1])

@@ -47,3 +47,11 @@ class LanguageModelError(HeadspanError):
 def one_line(error: BaseException) -> str:
     """What another library's error says, fit for a place within a sentence."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(text: str, letters: int = 500) -> str:
+    """`text` with an ellipsis behind the last word that ends within `letters`, where it is longer."""
+    if len(text) <= letters:
+        return text
+    kept = text[: letters + 1].rpartition(" ")[0] or text[:letters]
+    return f"{kept} …"

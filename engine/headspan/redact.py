@@ -20,15 +20,26 @@ _AUTHORITY = re.compile(r"[^/?#]*")
 _HOST_AND_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::[0-9]{1,5})?")
 # Everything after `?` or `#`, but for what ends the sentence or the bracket that the url stands in.
 _QUERY = re.compile(r"(://[^\s?#'\"<>]*)[?#][^\s'\"<>]*?(?=[:;,.)\]]*(?:[\s'\"<>]|$))")
+# A word of a shell, with the quoted parts in it; and what stands between a flag and its value.
+_WORD = r"(?:'[^']*'|\"(?:[^\"\\]|\\.)*\"|\\.|\S)+"
+_GAP = r"(?:(?:\s|\\\n)+|=)"
 _QUOTED = r"'[^']*'|\"[^\"]*\""
+_MARK = "token|secret|passw|passphrase|key|credential|auth|signature|cookie"
 _WORDS = (
+    # A url that is quoted ends where its quote does.
+    re.compile(r"(\"[\w.+:-]*://[^\"?#]*[?#])[^\"]*"),
+    re.compile(r"('[\w.+:-]*://[^'?#]*[?#])[^']*"),
     re.compile(r"(?i)\b((?:bearer|basic|token)\s+)[^\s'\"]+"),
-    re.compile(rf"(?i)((?:^|\s)(?:-u|-H|--user|--proxy-user|--header|--password|--token)[\s=]*)({_QUOTED}|\S+)"),
-    re.compile(
-        r"(?i)([\w-]*(?:token|secret|passw|key|credential|auth|signature)[\w-]*\s*[=:]\s*)"
-        rf"({_QUOTED}|[^\s'\"&]+)"
-    ),
+    re.compile(rf"(?i)((?:^|\s)(?:-u|-H|--user|--proxy-user|--header|--password|--token){_GAP}?){_WORD}"),
+    # `--account-key X`, and `X_TOKEN=X` before a command. What begins with a hyphen is the next flag.
+    re.compile(rf"(?i)((?:^|\s)-{{1,2}}(?:[\w-]*(?:{_MARK})[\w-]*|pass\w*){_GAP})(?!-){_WORD}"),
+    re.compile(rf"(?i)((?:^|\s|pipe:)[\w-]*(?:{_MARK})[\w-]*=){_WORD}"),
+    re.compile(rf"(?i)([\w-]*(?:{_MARK})[\w-]*\s*[=:]\s*)({_QUOTED}|[^\s'\"&]+)"),
+    re.compile(rf"(\bsshpass\b[^|;]*?\s-p{_GAP}?){_WORD}"),
 )
+# Flags of curl that hold secrets, alone or behind flags without values: cookies, users, headers, certificates.
+_OF_CURL = re.compile(rf"((?:^|\s)-[0-9sSfLkviIgnqOJNRGaBjlp#]*[buHUE]{_GAP}?){_WORD}")
+_CURL = re.compile(r"\bcurl\b")
 # Values of a query that are shorter are numbers and names, which stand in many sentences.
 _SECRET_LETTERS = 6
 
@@ -39,6 +50,8 @@ def redact(text: str) -> str:
     if "pipe:" in text:
         for secret in _WORDS:
             text = secret.sub(rf"\g<1>{_HIDDEN}", text)
+        if curl := _CURL.search(text):
+            text = text[: curl.end()] + _OF_CURL.sub(rf"\g<1>{_HIDDEN}", text[curl.end() :])
     if "://" not in text:
         return text
     return _QUERY.sub(rf"\1?{_HIDDEN}", _REST.sub(_without_user, text))

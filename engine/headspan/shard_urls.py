@@ -11,7 +11,7 @@ from pathlib import Path
 import braceexpand
 
 from headspan.errors import SourceError
-from headspan.network import LOCAL_ERRORS, is_remote, refuse_password, unreadable
+from headspan.network import LOCAL_ERRORS, is_remote, refuse_unencoded, unreadable
 from headspan.redact import redact
 from headspan.user_paths import expand_user
 
@@ -43,7 +43,7 @@ def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
             url.encode()
         except UnicodeEncodeError as error:
             raise SourceError(f"{os.fsencode(url)!r}: the file's name is not UTF-8; rename it") from error
-        refuse_password(url)
+        refuse_unencoded(url)
         identity = url if is_remote(url) else str(Path(local_path(url)).absolute())
         if identity in seen:
             raise SourceError(f"{url}: named twice among the shards; name each shard once")
@@ -82,6 +82,8 @@ def not_a_file(url: str) -> SourceError:
 
 
 def _expand_one(pattern: str) -> list[str]:
+    # Before any other sentence names it.
+    refuse_unencoded(pattern)
     try:
         return _expand_known(pattern)
     except (*LOCAL_ERRORS, NotImplementedError, re.error) as error:

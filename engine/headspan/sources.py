@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +28,7 @@ from headspan.network import (
     PassingError,
     again,
     asking_driver,
+    close_quietly,
     file_system,
     is_remote,
     may_pass,
@@ -42,6 +42,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _DISCARD_BYTES = 1 << 20
 # A server takes tens of milliseconds for each, and a plan may have tens of thousands.
 _ASKED_AT_ONCE = 16
+# Padding behind a gzip stream, and empty gzip streams, may take so much: a command or a server may go on for ever.
+_MOST_PADDING_BYTES = 16 << 20
 # A command that is told to stop because nobody reads on: the shell's and the system's way to say SIGPIPE.
 _CUT_SHORT = (141, -13)
 
@@ -97,15 +99,22 @@ def _asked(url: str) -> Future[tuple[int | None, int | None]]:
 def _describe_remote(url: str) -> tuple[int | None, int | None]:
     fs, path = file_system(url)
     with asking_driver(url):
-        size = fs.info(path).get("size")
+        size = _whole(fs.info(path).get("size"))
     try:
-        modified_ns = int(fs.modified(path).timestamp() * 1e9)
-    except Exception as error:
+        modified_ns = _whole(int(fs.modified(path).timestamp() * 1e9))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if may_pass(url, error):
             raise unreadable(url, error) from shown_cause(url, error)
         # The driver knows no times.
         modified_ns = None
-    return size if isinstance(size, int) else None, modified_ns
+    return size, modified_ns
+
+
+def _whole(number: object) -> int | None:
+    """A driver's number, if it is a count that a table can hold."""
+    return number if type(number) is int and 0 <= number < 1 << 63 else None
 
 
 class ShardReader(ABC):
@@ -259,7 +268,8 @@ class _Stream(ShardReader):
         self._ended = False
         with asking_driver(self.url):
             self._source = self._opener()
-            buffered = io.BufferedReader(_Raw(self._source), _DISCARD_BYTES)
+            self._raw = _Raw(self._source)
+            buffered = io.BufferedReader(self._raw, _DISCARD_BYTES)
             packed = buffered.peek(2)[:2] == _GZIP_MAGIC
         # gzip says where it ends, and proves it with a checksum.
         self.knows_its_end = packed
@@ -285,7 +295,9 @@ class _Stream(ShardReader):
         try:
             # What came before a failure is handed out first, which `read` would lose.
             data = self._stream.read1(size)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if not self._is_garbage_behind(error):
                 self._finish()
                 kind = PassingError if may_pass(self.url, error) else SourceError
@@ -294,17 +306,16 @@ class _Stream(ShardReader):
                     "shard again"
                 ) from shown_cause(self.url, error)
             self.has_garbage_behind, data = True, b""
+        self._raw.given = 0
         self._position += len(data)
         if not data:
             self._finish()
             self._ended = True
         return data
 
-    def _is_garbage_behind(self, error: Exception) -> bool:
+    def _is_garbage_behind(self, error: BaseException) -> bool:
         """Whether a gzip stream has ended, its checksum right, and what comes behind it is no gzip stream."""
-        return (
-            isinstance(error, gzip.BadGzipFile) and self._position > 0 and str(error).startswith("Not a gzipped file")
-        )
+        return type(error) is gzip.BadGzipFile and self._position > 0 and str(error).startswith("Not a gzipped file")
 
     def _finish(self) -> None:
         """Close the source, and ask a command how it ended."""
@@ -329,9 +340,7 @@ class _Stream(ShardReader):
             self._source.stream.close()
             process.wait()
         else:
-            # Nothing more is wanted of it.
-            with suppress(Exception):
-                self._source.close()
+            close_quietly(self._source)
 
 
 class _Raw(io.RawIOBase):
@@ -339,6 +348,8 @@ class _Raw(io.RawIOBase):
 
     def __init__(self, source: Any) -> None:
         self._source = source
+        # Bytes since the reader above it was given any.
+        self.given = 0
 
     def readable(self) -> bool:
         return True
@@ -347,6 +358,9 @@ class _Raw(io.RawIOBase):
         # gopen's pipe raises on the command's status before its last bytes are read; its stream does not.
         data = getattr(self._source, "stream", self._source).read(len(buffer))
         buffer[: len(data)] = data
+        self.given += len(data)
+        if self.given > _MOST_PADDING_BYTES:
+            raise ValueError(f"{self.given:,} bytes of padding came, and nothing that unpacks to data")
         return len(data)
 
 

@@ -36,6 +36,9 @@ _OTHER_RECORDS = tuple(BLOCK_BYTES << power for power in range(12))
 # Two blocks of zeros end a tar.
 _MARKER = 2 * BLOCK_BYTES
 
+# Bytes behind the end are read so far: a command or a server may go on for ever.
+_MOST_BEHIND_BYTES = 16 << 20
+
 # Stands for the size of a link whose file has not come up to here; `Tar.links` knows it when all members have.
 LINK = -1
 # A regular member or a link: its path, where its data lies, its size, and which of the tar's archives it is in.
@@ -258,6 +261,11 @@ class Tar:
         """
         place = offset
         while block := self._take(place, BLOCK_BYTES):
+            if place - offset >= _MOST_BEHIND_BYTES:
+                raise SourceError(
+                    f"{self._reader.url}: more than {_MOST_BEHIND_BYTES >> 20} MiB lie behind the end of the tar, from "
+                    f"offset {offset} on, and are no tar; end the source there"
+                )
             if len(block) == BLOCK_BYTES and block != _ZEROS and self._is_header(block):
                 raise SourceError(
                     f"{self._reader.url}: damaged: at offset {end} come {offset - end:,} bytes of zeros and at "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from headspan.errors import SourceError
 from headspan.plan import scan
 from headspan.shard_urls import expand
 from headspan.sources import describe, open_shard
-from tests.engine.troubled_driver import DATA, DriverError, StatusError, Troubled
+from tests.engine.troubled_driver import DATA, DriverError, StatusError, Troubled, TroubledFile
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +82,73 @@ def test_a_stream_whose_driver_fails_half_way_is_read_again(waits: list[float]) 
         keys("troubled://bucket/a.tar")
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), NotImplementedError(), TypeError("x"), ValueError("x")], ids=repr)
-def test_a_driver_that_tells_no_times_has_none(error: Exception) -> None:
+class Mute(Exception):
+    """One that cannot be asked what it says, nor for the server's answer."""
+
+    status = 9**5_000
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    @property
+    def response(self) -> object:
+        raise RuntimeError("no answer")
+
+
+class Own(BaseException):
+    """A driver's own, which is no Exception."""
+
+
+ODD = [asyncio.CancelledError(), GeneratorExit(), SystemExit(3), Own("own"), Mute()]
+
+
+@pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["init", "info", "open", "seekable", "seek", "read", "stream"])
+def test_odd_errors_are_one_sentence_in_every_place(place: str, error: BaseException) -> None:
+    Troubled.trouble = {place: [error] * 99}
+    if place == "stream":
+        Troubled.trouble = {"stream": [], "read": [error] * 99}
+    with pytest.raises(SourceError, match=rf"^troubled://bucket/a\.tar: cannot be read \({type(error).__name__}"):
+        keys("troubled://bucket/a.tar")
+
+
+@pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
+def test_odd_errors_in_the_middle_of_a_stream_are_one_sentence(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headspan.sources._DISCARD_BYTES", 512)
+    Troubled.trouble = {"stream": [], "read": []}
+    with open_shard("troubled://bucket/a.tar") as reader:
+        Troubled.trouble["read"] = [error] * 99
+        with pytest.raises(SourceError, match=r"a\.tar: (cannot be read|reading failed)"):
+            reader.read_at(len(DATA) - 9, 9)
+
+
+def test_a_long_text_is_cut_at_the_end_of_a_word_and_keeps_no_part_of_a_secret() -> None:
+    for before in range(480, 500):
+        Troubled.trouble = {"info": [KeyError("w" * before + " QQQQQQQQQQ " + "word " * 20_000)]}
+        with pytest.raises(SourceError) as found:
+            describe("troubled://me:QQQQQQQQQQ@bucket/a.tar")
+        assert len(str(found.value)) < 620
+        assert " …); check" in str(found.value)
+        assert "Q" not in str(found.value)
+
+
+@pytest.mark.parametrize("size", [True, -5, 3.5, "x", 10**30, float("nan")])
+def test_a_size_that_is_no_count_is_unknown(size: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Troubled, "info", lambda self, path, **options: {"size": size})
+    assert describe("troubled://bucket/a.tar") == (None, None)
+
+
+@pytest.mark.parametrize("given", ["text", None, 5, b"x" * 10_000])
+def test_what_a_driver_gives_for_bytes_is_refused_unless_it_is(given: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TroubledFile, "read", lambda self, size=-1: given)
+    with pytest.raises(SourceError, match=r"^troubled://bucket/a\.tar: cannot be read \("):
+        keys("troubled://bucket/a.tar")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), NotImplementedError(), ValueError("x"), SystemExit(3)], ids=repr)
+def test_a_driver_that_tells_no_times_has_none(error: BaseException) -> None:
     Troubled.trouble = {"modified": [error]}
     assert describe("troubled://bucket/a.tar") == (len(DATA), None)
 

@@ -163,3 +163,21 @@ def test_a_tar_without_an_end_is_read_from_a_file_and_told(tmp_path: Path) -> No
         f"the tar has no end marker at offset {end_of(whole)}, so it may be cut short there; all members before were "
         "read"
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("cat {}; yes", "more than 0 MiB lie behind the end of the tar, from offset"),
+        ("gzip -c {}; cat /dev/zero", "bytes of padding came, and nothing that unpacks to data"),
+        ("(cat {}; yes) | gzip", "more than 0 MiB lie behind the end of the tar, from offset"),
+    ],
+)
+def test_a_source_that_never_ends_is_one_sentence(
+    command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headspan.tar._MOST_BEHIND_BYTES", 1 << 19)
+    monkeypatch.setattr("headspan.sources._MOST_PADDING_BYTES", 1 << 21)
+    (tmp_path / "a.tar").write_bytes(tar_bytes(pairs(3)))
+    with pytest.raises(SourceError, match=said):
+        scan(f"pipe:{command.format(tmp_path / 'a.tar')}", 0, lambda note: None)

@@ -1,6 +1,9 @@
 """verify finds what disagrees, and says where."""
 
+import gzip
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,12 @@ import zarr
 
 import headspan as hs
 from headspan.analyse.verify import SUM_TOLERANCES, Verdict, verify
+from headspan.cli import main
 from headspan.errors import StoreError
 from headspan.store.files import checksum
-from tests.conftest import BROKEN_ROWS, ToyRun
+from tests.conftest import BROKEN_ROWS, ToyRun, image_members
+from tests.engine.tars import tar_bytes
+from tests.engine.troubled_driver import Troubled
 
 
 def whats(verdict: Verdict) -> list[str]:
@@ -128,3 +134,36 @@ def test_sums_are_not_claimed_where_they_cannot_be_formed(toy_run: ToyRun, tmp_p
     verdict = verify(hs.open(tmp_path / "part.zarr"))
     assert verdict.problems == ()
     assert verdict.largest_error is None
+
+
+def test_a_gzip_that_can_no_longer_be_read_does_not_agree(toy_run: ToyRun, tmp_path: Path) -> None:
+    tar = tmp_path / "a.tar.gz"
+    tar.write_bytes(gzip.compress(tar_bytes(image_members(range(5)))))
+    hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(tar)], emit=("heads",), unit_images=2))
+    store, before = hs.open(tmp_path / "s.zarr", keep_failed=True), tar.stat()
+    assert hs.verify(store, sources=True).problems == ()
+    data = bytearray(tar.read_bytes())
+    data[20:84] = b"\xff" * 64
+    tar.write_bytes(data)
+    os.utime(tar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # Once for the tar, not once a unit.
+    (problem,) = hs.verify(store, sources=True).problems
+    assert (problem.first_row, problem.rows, problem.of_source) == (0, 5, True)
+    assert re.match(r"cannot be read again: .*a\.tar\.gz: reading failed after \d+ bytes", problem.what)
+    assert main(["verify", str(store.path), "--sources"]) == 1
+
+
+@pytest.mark.parametrize("place", ["open", "read"])
+def test_a_driver_that_fails_at_reading_does_not_agree(
+    place: str, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Troubled, "trouble", {})
+    monkeypatch.setattr("tests.engine.troubled_driver.DATA", tar_bytes(image_members(range(3))))
+    settings = toy_run.settings(shards=["troubled://b/a.tar"], emit=("heads",))
+    hs.precompute(out=tmp_path / "s.zarr", **settings)
+    store = hs.open(tmp_path / "s.zarr", keep_failed=True)
+    assert hs.verify(store, sources=True).problems == ()
+    Troubled.trouble = {place: [KeyError("x")]}
+    (problem,) = hs.verify(store, sources=True).problems
+    assert problem.of_source
+    assert problem.what.startswith("cannot be read again: troubled://b/a.tar: cannot be read (KeyError: 'x')")

@@ -96,8 +96,10 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False, shard
     if readable:
         planned = store.shards()
         urls = places(planned, store.attributes, shards)
-        changed, unreached = _source_problems(planned, urls, sources)
+        changed, not_compared = _source_problems(planned, urls, sources)
         problems.extend(changed)
+        unreached = len(not_compared)
+        again = _SourceImages(planned, urls, {*not_compared, *(problem.where for problem in changed)})
     for done, record in enumerate(store.records, start=1):
         found = list(_file_problems(store, record))
         if not found and readable:
@@ -107,7 +109,7 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False, shard
             count += int(unit.good.sum())
             total += unit.coordinate_sums()
         if sources and readable:
-            found += _checksum_problems(store, record, urls)
+            found += again.problems(store, record)
         problems.extend(found)
         listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
     if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
@@ -127,18 +129,20 @@ def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
         yield Problem(record.unit, first_row, rows, what, name)
 
 
-def _source_problems(planned: Sequence[Shard], urls: Mapping[str, str], remote_too: bool) -> tuple[list[Problem], int]:
-    """What tells that a source tar is not the one that was planned, and how many could not be compared."""
-    problems, unreached = [], 0
+def _source_problems(
+    planned: Sequence[Shard], urls: Mapping[str, str], remote_too: bool
+) -> tuple[list[Problem], set[str]]:
+    """What tells that a source tar is not the one that was planned, and the names of those not compared."""
+    problems, unreached = [], set()
     for shard in planned:
         url = urls[shard.url]
         if url.startswith("pipe:") or (is_remote(url) and not remote_too):
-            unreached += 1
+            unreached.add(shard.url)
             continue
         try:
             what = change(shard, url)
         except SourceError:
-            unreached += 1
+            unreached.add(shard.url)
             continue
         if what is not None:
             problems.append(
@@ -147,26 +151,41 @@ def _source_problems(planned: Sequence[Shard], urls: Mapping[str, str], remote_t
     return problems, unreached
 
 
-def _checksum_problems(store: Store, record: UnitRecord, urls: Mapping[str, str]) -> list[Problem]:
-    """Whether the unit's images are still the bytes that they were, where their tars can be reached."""
-    if record.source_crc32c is None:
-        return []
-    found, read = 0, set()
-    try:
-        for url, samples in groupby(store.samples_of(record), key=lambda sample: sample.url):
-            if urls[url].startswith("pipe:"):
+class _SourceImages:
+    """The images of units, read again from the source tars."""
+
+    def __init__(self, planned: Sequence[Shard], urls: Mapping[str, str], told: set[str]) -> None:
+        """`told` names the tars of which the verdict says already that they changed or could not be compared."""
+        self._planned = {shard.url: shard for shard in planned}
+        self._urls, self._told = urls, told
+        # Tars that could not be read; they are not read again for other units.
+        self._unreadable: set[str] = set()
+
+    def problems(self, store: Store, record: UnitRecord) -> list[Problem]:
+        """Whether the images of the unit are still the bytes that they were."""
+        if record.source_crc32c is None:
+            return []
+        found, read = 0, set()
+        for name, samples in groupby(store.samples_of(record), key=lambda sample: sample.url):
+            if self._urls[name].startswith("pipe:") or name in self._unreadable:
                 return []
-            read.add(url)
-            with open_shard(urls[url]) as reader:
-                for sample in samples:
-                    found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
-    except SourceError:
-        # That it changed in size, or cannot be reached, is told of the whole tar.
-        return []
-    if found == record.source_crc32c:
-        return []
-    what = f"the images in {', '.join(sorted(read))} are not the bytes that were computed from"
-    return [Problem(record.unit, record.first_row, record.rows, what, of_source=True)]
+            read.add(name)
+            try:
+                with open_shard(self._urls[name]) as reader:
+                    for sample in samples:
+                        found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
+            except SourceError as error:
+                self._unreadable.add(name)
+                return [] if name in self._told else [self._unread(name, error)]
+        if found == record.source_crc32c:
+            return []
+        what = f"the images in {', '.join(sorted(read))} are not the bytes that were computed from"
+        return [Problem(record.unit, record.first_row, record.rows, what, of_source=True)]
+
+    def _unread(self, name: str, error: SourceError) -> Problem:
+        shard = self._planned[name]
+        what = f"cannot be read again: {error}"
+        return Problem(WHOLE_STORE, shard.first_row, shard.images, what, name, of_source=True)
 
 
 class _Unit:

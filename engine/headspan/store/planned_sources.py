@@ -9,6 +9,7 @@ from typing import Any
 from headspan.errors import SourceError
 from headspan.network import is_remote
 from headspan.records import Shard
+from headspan.redact import redact
 from headspan.shard_urls import expand, is_relative, local_path
 from headspan.sources import ShardReader, describe, open_shard
 
@@ -57,20 +58,22 @@ def as_planned(planned: Sequence[Shard], attributes: Mapping[str, Any], urls: Ma
     they have moved.
 
     A shard counts as the planned one in its place where it is the same file, or where name, size and time of
-    modification are the same in another folder. Any other keeps its own name, which is then refused.
+    modification are the same in another folder; a remote one where its name without secrets is the same. Any other
+    keeps its own name, which is then refused.
     """
     if len(planned) != len(urls):
         return dict(urls)
     pairs = zip(planned, urls.items(), strict=True)
     return {
-        shard.url if name != shard.url and _is_planned(shard, attributes, url) else name: url
+        shard.url if name != shard.url and _is_planned(shard, attributes, name, url) else name: url
         for shard, (name, url) in pairs
     }
 
 
-def _is_planned(shard: Shard, attributes: Mapping[str, Any], url: str) -> bool:
+def _is_planned(shard: Shard, attributes: Mapping[str, Any], name: str, url: str) -> bool:
     if is_remote(url) or is_remote(shard.url):
-        return False
+        # A store may be older than the knowledge of a secret that its name for the shard still holds.
+        return redact(shard.url) == name
     before, now = Path(local_path(_place(shard.url, attributes))), Path(local_path(url))
     return before.absolute() == now.absolute() or (before.name == now.name and change(shard, url) is None)
 
