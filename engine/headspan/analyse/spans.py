@@ -73,7 +73,7 @@ def textspan(
     there, a store is of other weights or layers, or another run of that name is there, and what `text_vectors` raises.
     """
     pool = read_pool(texts)
-    run = run or pool.name
+    run = pool.name if run is None else run
     chosen_layers = tuple(store.layers if layers is None else layers)
     # What can be refused is refused before the texts are embedded, which takes longest.
     results.check_run(run)
