@@ -152,6 +152,7 @@ def precompute(
     it goes on where it was interrupted. Raises HeadspanError, with what to do.
     """
     # A call that needs torch; reading and analysing do not.
+    from headspan.config import PrecomputeSettings
     from headspan.pipeline import precompute as run
     from headspan.records import ignore
 

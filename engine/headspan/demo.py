@@ -52,6 +52,8 @@ def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
 
     An earlier demo there is deleted. Where the folder holds anything that no demo made, nothing is deleted: StoreError.
     """
+    if not str(out):
+        raise StoreError("--out is empty; name the folder to write, such as headspan-demo")
     place = _Place.begin(Path(out))
     made = write_world_shards(
         place.making / _SHARDS, _IMAGES, _SEED, images_per_shard=_IMAGES_PER_SHARD, split="held_out", listen=listen
@@ -108,6 +110,8 @@ class _Place:
     @classmethod
     def begin(cls, folder: Path) -> _Place:
         """Delete an earlier demo in `folder`, whole or interrupted, and begin one; StoreError at anything else."""
+        if "\0" in str(folder):
+            raise StoreError(f"{folder}: no folder can have that name; choose another --out")
         with refusals(folder):
             if folder.exists() and not folder.is_dir():
                 raise StoreError(f"{folder}: is a file; choose another --out")

@@ -47,3 +47,8 @@ class LanguageModelError(HeadspanError):
 def one_line(error: BaseException) -> str:
     """What another library's error says, fit for a place within a sentence."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def counted(count: int, noun: str) -> str:
+    """As in "1 image" and "2,000 images"."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
