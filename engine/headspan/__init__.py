@@ -1,43 +1,74 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
-`open` reads a store and needs no torch; `precompute` makes one.
+`open` reads a store and needs no torch; `precompute` makes one. Names are imported from their modules when they are
+first used, so that `import headspan` takes no time and Ctrl-C is answered while the command line loads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headspan.analyse.ccs import ConceptConsistency, concept_consistency, read_scores
-from headspan.analyse.compare import compare
-from headspan.analyse.examples import read_examples
-from headspan.analyse.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
-from headspan.analyse.judging import judge_heads
-from headspan.analyse.labels import Labels, label_heads
-from headspan.analyse.model_labels import label_by_model
-from headspan.analyse.model_pool import write_pool
-from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, similarities
-from headspan.analyse.pool_request import PoolRequest
-from headspan.analyse.pruning import mean_ablated
-from headspan.analyse.raters import rater_agreement
-from headspan.analyse.segmentation import text_maps
-from headspan.analyse.spans import HeadSpans, read_spans, textspan
-from headspan.analyse.texts import Pool, read_pool, text_vectors
-from headspan.analyse.textspan import TextSpan, textspan_dense
-from headspan.analyse.verify import verify
-from headspan.analyse.zero_shot import Accuracy, Classes, accuracy, embed_classes
-from headspan.config import PrecomputeSettings
-from headspan.errors import HeadspanError
-from headspan.llm.asking import Asker
-from headspan.llm.cache import AnswerCache
-from headspan.llm.endpoint import Endpoint
-from headspan.records import Listener, Summary, ignore
-from headspan.store.reader import Store
-from headspan.store.reader import open_store as open  # noqa: A004
-
 if TYPE_CHECKING:
+    from headspan.analyse.ccs import ConceptConsistency, concept_consistency, read_scores
+    from headspan.analyse.compare import compare
+    from headspan.analyse.examples import read_examples
+    from headspan.analyse.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
+    from headspan.analyse.judging import judge_heads
+    from headspan.analyse.labels import Labels, label_heads
+    from headspan.analyse.model_labels import label_by_model
+    from headspan.analyse.model_pool import write_pool
+    from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, similarities
+    from headspan.analyse.pool_request import PoolRequest
+    from headspan.analyse.pruning import mean_ablated
+    from headspan.analyse.raters import rater_agreement
+    from headspan.analyse.segmentation import text_maps
+    from headspan.analyse.spans import HeadSpans, read_spans, textspan
+    from headspan.analyse.texts import Pool, read_pool, text_vectors
+    from headspan.analyse.textspan import TextSpan, textspan_dense
+    from headspan.analyse.verify import verify
+    from headspan.analyse.zero_shot import Accuracy, Classes, accuracy, embed_classes
+    from headspan.config import PrecomputeSettings
+    from headspan.errors import HeadspanError
+    from headspan.llm.asking import Asker
+    from headspan.llm.cache import AnswerCache
+    from headspan.llm.endpoint import Endpoint
     from headspan.mending import Repaired
+    from headspan.records import Listener, Summary
+    from headspan.store.reader import Store
+    from headspan.store.reader import open_store as open  # noqa: A004
+
+# Public names by the module that they come from; the same as the imports above.
+_MODULES = {
+    "analyse.ccs": ("ConceptConsistency", "concept_consistency", "read_scores"),
+    "analyse.compare": ("compare",),
+    "analyse.examples": ("read_examples",),
+    "analyse.ground_truth": ("GroundTruth", "check_ground_truth", "read_ground_truth"),
+    "analyse.judging": ("judge_heads",),
+    "analyse.labels": ("Labels", "label_heads"),
+    "analyse.model_labels": ("label_by_model",),
+    "analyse.model_pool": ("write_pool",),
+    "analyse.neighbours": ("nearest_to_image", "nearest_to_vector", "similarities"),
+    "analyse.pool_request": ("PoolRequest",),
+    "analyse.pruning": ("mean_ablated",),
+    "analyse.raters": ("rater_agreement",),
+    "analyse.segmentation": ("text_maps",),
+    "analyse.spans": ("HeadSpans", "read_spans", "textspan"),
+    "analyse.texts": ("Pool", "read_pool", "text_vectors"),
+    "analyse.textspan": ("TextSpan", "textspan_dense"),
+    "analyse.verify": ("verify",),
+    "analyse.zero_shot": ("Accuracy", "Classes", "accuracy", "embed_classes"),
+    "config": ("PrecomputeSettings",),
+    "errors": ("HeadspanError",),
+    "llm.asking": ("Asker",),
+    "llm.cache": ("AnswerCache",),
+    "llm.endpoint": ("Endpoint",),
+    "store.reader": ("Store", "open"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Accuracy",
@@ -86,6 +117,24 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a module of the package, when it is first used."""
+    if name in _MODULE_OF:
+        module = import_module(f"headspan.{_MODULE_OF[name]}")
+        found = getattr(module, "open_store" if name == "open" else name)
+    elif find_spec(f"headspan.{name}"):
+        found = import_module(f"headspan.{name}")
+    else:
+        raise AttributeError(f"module 'headspan' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names too that have not been used yet."""
+    return sorted({*globals(), *__all__})
+
+
 def models() -> dict[str, str | None]:
     """Every model that open_clip has, by name: None where headspan decomposes it, else why not."""
     # This call needs torch too.
@@ -94,25 +143,30 @@ def models() -> dict[str, str | None]:
     return catalogue()
 
 
-def precompute(shards: str | Sequence[str], out: str | Path, listen: Listener = ignore, **settings: Any) -> Summary:
+def precompute(
+    shards: str | Sequence[str], out: str | Path, listen: Listener | None = None, **settings: Any
+) -> Summary:
     """Stream `shards` through an image encoder into the store `out`; returns what was done.
 
     `settings` are the fields of PrecomputeSettings, as in `model="ViT-L-14", layers="all"`. Called again,
     it goes on where it was interrupted. Raises HeadspanError, with what to do.
     """
     # A call that needs torch; reading and analysing do not.
+    from headspan.config import PrecomputeSettings
     from headspan.pipeline import precompute as run
+    from headspan.records import ignore
 
     named = shards if isinstance(shards, str) else list(shards)
-    return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), listen)
+    return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), listen or ignore)
 
 
-def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener = ignore, **settings: Any) -> Repaired:
+def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener | None = None, **settings: Any) -> Repaired:
     """Compute again what `verify` finds damaged, or what was set aside, in a store; see headspan.mending.
 
     Raises HeadspanError where the model or the shards are not those that the store was made with.
     """
     # Needs torch, as `precompute` does.
     from headspan.mending import repair as run
+    from headspan.records import ignore
 
-    return run(store, shards, listen, **settings)
+    return run(store, shards, listen or ignore, **settings)

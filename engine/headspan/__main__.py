@@ -1,7 +1,40 @@
-"""`python -m headspan`: the command line."""
+"""The command line's entry: Ctrl-C ends a command with one sentence and exit code 130 while its modules load, too."""
 
+from __future__ import annotations
+
+import os
+import signal
 import sys
+from types import FrameType
 
-from headspan.cli import main
+from headspan.terminal import tell
 
-sys.exit(main())
+_INTERRUPTED = 130
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End at once: nothing has been begun, and an exception might be taken for a failed import."""
+    tell("headspan: interrupted")
+    os._exit(_INTERRUPTED)
+
+
+def main() -> int:
+    """Load the command line and run it; returns the exit code."""
+    # Signals that are ignored, as in a shell's background, stay ignored.
+    may_end = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if may_end:
+        signal.signal(signal.SIGINT, _end)
+    from headspan.cli import main as run
+
+    try:
+        if may_end:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return run()
+    except KeyboardInterrupt:
+        # Before the command began, or after it ended.
+        tell("headspan: interrupted")
+        return _INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, AnswerCache, Question
 from headspan.llm.endpoint import OPENAI_URL, PARALLEL, TIMEOUT_SECONDS, Endpoint
-from headspan.terminal import counted, say, tell
+from headspan.terminal import say, tell
 
 # Each with its default, which the command line leaves out, so that a flag without a model is noticed.
 _DEFAULTS = {"parallel": PARALLEL, "timeout": TIMEOUT_SECONDS, "answer_tokens": ANSWER_TOKENS}

@@ -28,7 +28,7 @@ from headspan.analyse.verify import WHOLE_STORE, Verdict, verify
 from headspan.asking_flags import overwrite_flag
 from headspan.config import DECODERS, EMISSIONS, PRECISIONS, PrecomputeSettings, parse_layers
 from headspan.config import spans as spans_of
-from headspan.errors import HeadspanError
+from headspan.errors import HeadspanError, counted
 from headspan.escapes import escaped, shell_command
 from headspan.flag_parser import Parser
 from headspan.label_commands import add_label_commands
@@ -36,7 +36,7 @@ from headspan.records import NOTE, Progress, Summary
 from headspan.stage_times import IN_TURN, MEANWHILE
 from headspan.store.reader import Store
 from headspan.store.schema import decoding
-from headspan.terminal import ERR, conclude, counted, prepare, say, say_row, tell
+from headspan.terminal import ERR, conclude, prepare, say, say_row, tell
 from headspan.vote_commands import add_vote_commands
 
 
@@ -465,7 +465,7 @@ def _parser() -> argparse.ArgumentParser:
     mend = _command(commands, "repair", _repair, "compute damaged units again")
     mend.set_defaults(kept="finished units")
     mend.add_argument("store")
-    mend.add_argument("shards", nargs="*", help="the shards, where they moved or their urls hold secrets")
+    mend.add_argument("shards", nargs="*", default=[], help="the shards, where they moved or their urls hold secrets")
     _weights_flag(mend)
     mend.add_argument("--batch-size", type=int, help="default: the store's")
     mend.add_argument("--device", help="default: the store's")

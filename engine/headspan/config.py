@@ -104,6 +104,8 @@ class PrecomputeSettings:
     def __post_init__(self) -> None:
         if not self.shards:
             raise SettingsError("no shards were given; name at least one tar, pattern or directory")
+        if not self.out:
+            raise SettingsError("--out is empty; name the store to write, a folder such as run.zarr")
         object.__setattr__(self, "out", str(expand_user(self.out)) if self.out.startswith("~") else self.out)
         if isinstance(self.weights, Path):
             object.__setattr__(self, "weights", str(self.weights))
@@ -201,7 +203,9 @@ def parse_layers(text: str, total: int) -> tuple[int, ...]:
         if not span:
             raise SettingsError(f"--layers {text}: write all, last4, 8-11 or 0,3,8-11, counting from 0")
         first, last_layer = int(span[1]), int(span[2] or span[1])
-        if last_layer < first or last_layer >= total:
+        if last_layer < first:
+            raise SettingsError(f"--layers {text}: {part.strip()} runs backwards; write {last_layer}-{first}")
+        if last_layer >= total:
             raise SettingsError(f"--layers {text}: the model's layers are 0 to {total - 1}; choose among them")
         layers.update(range(first, last_layer + 1))
     return tuple(sorted(layers))

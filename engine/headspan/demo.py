@@ -3,15 +3,17 @@
 The images are held-out scenes of the image world and the model is the reference CLIP, so the report leads with
 what the analyses say beside what is true. The same chain with random weights is what they are held against.
 
-A second demo in the same folder deletes the first, and nothing else: a file of the demo's own lists what it made.
+A second demo in the same folder deletes the first, and nothing else. A demo is made in a folder with a random name, and
+its marker records that name, and the size and checksum of every file before the file is moved to its final place.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from headspan.config import PrecomputeSettings
 from headspan.errors import StoreError
 from headspan.pipeline import precompute
 from headspan.records import Listener, Summary, ignore
-from headspan.store.files import refusals, write_atomically
+from headspan.store.files import checksum, new_token, refusals, staged, write_atomically
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 from headspan.world import write_world_shards
@@ -32,8 +34,9 @@ from headspan.world import write_world_shards
 # Seed 0 is what the model was trained on, seed 1 what it was tuned on.
 _IMAGES, _IMAGES_PER_SHARD, _SEED = 2000, 500, 2
 _SHARDS, _STORE, _AT_RANDOM, _REPORT = "shards", "run.zarr", "random.zarr", "report.html"
-# Written before anything else; at the end of a demo it lists every file that the demo made, with its size.
 MARKER = ".headspan-demo.json"
+# Files by their path in the folder, with size and crc32c; None stands for a folder.
+Entries = dict[str, list[int] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +53,19 @@ def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
 
     An earlier demo there is deleted. Where the folder holds anything that no demo made, nothing is deleted: StoreError.
     """
-    folder = expand_user(out)
-    _make_anew(folder)
-    shards = write_world_shards(
-        folder / _SHARDS, _IMAGES, _SEED, images_per_shard=_IMAGES_PER_SHARD, split="held_out", listen=listen
+    if not str(out):
+        raise StoreError("--out is empty; name the folder to write, such as headspan-demo")
+    place = _Place.begin(expand_user(out))
+    made = write_world_shards(
+        place.making / _SHARDS, _IMAGES, _SEED, images_per_shard=_IMAGES_PER_SHARD, split="held_out", listen=listen
     )
+    # Stores record where their shards lie, so these are moved first.
+    place.move(_SHARDS)
+    shards = str(place.folder / _SHARDS / Path(made).name)
     store, summary = _analyse(
         PrecomputeSettings(
             shards=(shards,),
-            out=str(folder / _STORE),
+            out=str(place.making / _STORE),
             model="reference",
             layers="all",
             emit=("heads", "patches", "mlps"),
@@ -66,13 +73,16 @@ def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
         listen,
     )
     at_random, _ = _analyse(
-        PrecomputeSettings(shards=(shards,), out=str(folder / _AT_RANDOM), model="reference", pretrained="random:0"),
+        PrecomputeSettings(
+            shards=(shards,), out=str(place.making / _AT_RANDOM), model="reference", pretrained="random:0"
+        ),
         listen,
     )
     truth = check_ground_truth(store, at_random=at_random, listen=listen)
-    report = write_report(store, folder / _REPORT, listen=listen)
-    _mark(folder, _files(folder))
-    return DemoResult(report, truth, summary)
+    write_report(store, place.making / _REPORT, listen=listen)
+    place.move(_STORE, _AT_RANDOM, _REPORT)
+    place.making.rmdir()
+    return DemoResult(place.folder / _REPORT, truth, replace(summary, path=str(place.folder / _STORE)))
 
 
 def _analyse(settings: PrecomputeSettings, listen: Listener) -> tuple[Store, Summary]:
@@ -85,63 +95,100 @@ def _analyse(settings: PrecomputeSettings, listen: Listener) -> tuple[Store, Sum
     return store, summary
 
 
-def _make_anew(folder: Path) -> None:
-    """A folder that holds no more than the marker of a demo that has begun."""
-    with refusals(folder):
-        if folder.exists():
-            _refuse_others(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        _mark(folder, None)
-        for path in list(folder.iterdir()):
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != MARKER:
-                path.unlink()
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The folder of a demo, and what its marker says: the token of the folder it is made in, and the files in place."""
+
+    folder: Path
+    token: str
+    made: Entries
+
+    @property
+    def making(self) -> Path:
+        """Where the demo is made."""
+        return self.folder / f".headspan-demo-{self.token}"
+
+    @classmethod
+    def begin(cls, folder: Path) -> _Place:
+        """Delete an earlier demo in `folder`, whole or interrupted, and begin one; StoreError at anything else."""
+        if "\0" in str(folder):
+            raise StoreError(f"{folder}: no folder can have that name; choose another --out")
+        with refusals(folder):
+            if folder.exists() and not folder.is_dir():
+                raise StoreError(f"{folder}: is a file; choose another --out")
+            if not folder.exists() or not any(folder.iterdir()):
+                folder.mkdir(parents=True, exist_ok=True)
+                place = cls(folder, new_token(), {})
+            else:
+                place = cls(folder, *_read_marker(folder))
+                place._delete_made()
+            place._mark()
+            place.making.mkdir()
+        return place
+
+    def move(self, *names: str) -> None:
+        """Move what was made to its final place; the marker lists it before."""
+        with refusals(self.folder):
+            self.made.update(_entries(self.making))
+            self._mark()
+            for name in names:
+                if (self.folder / name).exists():
+                    raise StoreError(f"{self.folder / name}: was put there meanwhile; choose another --out")
+                (self.making / name).rename(self.folder / name)
+
+    def _delete_made(self) -> None:
+        """Delete what the marker lists, and the folder that a demo was made in; StoreError where there is more."""
+        own = {MARKER, staged(self.folder / MARKER, self.token).name, self.making.name}
+        if self.making.is_symlink():
+            own.remove(self.making.name)
+        found = _entries(self.folder, skip=own)
+        strangers = sorted(name for name, entry in found.items() if entry == [] or self.made.get(name, ()) != entry)
+        if strangers:
+            raise StoreError(
+                f"{self.folder}: holds {strangers[0]}, which the earlier demo did not make or which has changed since; "
+                "choose another --out, or move it away"
+            )
+        shutil.rmtree(self.making, ignore_errors=True)
+        for name in sorted(found, reverse=True):
+            if found[name] is None:
+                (self.folder / name).rmdir()
+            else:
+                (self.folder / name).unlink()
+        self.made.clear()
+
+    def _mark(self) -> None:
+        content = {"made by": f"headspan {version('headspan')} demo", "making": self.token, "files": self.made}
+        write_atomically(self.folder / MARKER, [json.dumps(content, indent=0).encode()], self.token)
 
 
-def _refuse_others(folder: Path) -> None:
-    """StoreError where `folder` holds anything but what an earlier demo made, whole or interrupted."""
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: is a file; choose another --out")
-    if not any(folder.iterdir()):
-        return
+def _read_marker(folder: Path) -> tuple[str, Entries]:
+    """Token and files that an earlier demo recorded in `folder`."""
     try:
-        made = json.loads((folder / MARKER).read_bytes())["files"]
-        strangers = sorted(name for name, size in _files(folder).items() if not _is_made(name, size, made))
-    except (OSError, ValueError, LookupError, TypeError):
+        marker = json.loads((folder / MARKER).read_bytes())
+        token, made = marker["making"], dict(marker["files"])
+        if not re.fullmatch("[0-9a-f]{8}", token):
+            raise ValueError("not a token")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise StoreError(
             f"{folder}: is not empty and has no readable {MARKER}, so no demo of this version made it; choose another "
             "--out, or delete the folder yourself"
         ) from None
-    if strangers:
-        raise StoreError(
-            f"{folder}: holds {strangers[0]}, which the earlier demo did not make or which has changed since; choose "
-            "another --out, or move it away"
-        )
+    return token, made
 
 
-def _is_made(name: str, size: int | None, made: dict[str, int] | None) -> bool:
-    """Whether a demo made a file of that size; `made` is None of a demo that was interrupted."""
-    if size is None:
-        return False
-    top, _, below = name.partition("/")
-    if made is not None:
-        return top == MARKER or (name in made and made[name] == size)
-    if top == _SHARDS:
-        return fnmatch(below, "[0-9]*.tar") and "/" not in below
-    # Each under its name or, while it is being written, under a temporary one.
-    return any(top == each or fnmatch(top, f".{each}.*") for each in (MARKER, _STORE, _AT_RANDOM, _REPORT))
+def _entries(folder: Path, skip: Collection[str] = ()) -> Entries:
+    """Every file and folder below `folder`, but for the entries that are named in `skip`.
 
-
-def _files(folder: Path) -> dict[str, int | None]:
-    """The size of every file in `folder`; None for links and whatever else a demo does not make."""
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size if path.is_file() and not path.is_symlink() else None
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    }
-
-
-def _mark(folder: Path, files: dict[str, int | None] | None) -> None:
-    content = {"made by": f"headspan {version('headspan')} demo", "files": files}
-    write_atomically(folder / MARKER, [json.dumps(content, indent=0).encode()])
+    Links, and whatever else a demo does not make, have an entry that no marker holds.
+    """
+    found: Entries = {}
+    for top in sorted(folder.iterdir()):
+        if top.name in skip:
+            continue
+        for path in (top, *(top.rglob("*") if top.is_dir() and not top.is_symlink() else ())):
+            name = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                found[name] = []
+            else:
+                found[name] = None if path.is_dir() else list(checksum(path))
+    return found

@@ -55,3 +55,8 @@ def shortened(text: str, letters: int = 500) -> str:
         return text
     kept = text[: letters + 1].rpartition(" ")[0] or text[:letters]
     return f"{kept} …"
+
+
+def counted(count: int, noun: str) -> str:
+    """As in "1 image" and "2,000 images"."""
+    return f"{count:,} {noun}" + "s" * (count != 1)

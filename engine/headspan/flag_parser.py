@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from headspan.escapes import escaped
@@ -16,11 +17,14 @@ class Parser(argparse.ArgumentParser):
     """A parser that prints where all is printed, and answers an unknown flag with its own command's usage."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        # A command's own; those of the whole line are told apart by the command that they follow.
-        if self._subparsers is None:
-            for word in args[: args.index("--")] if "--" in args else args:
-                if re.fullmatch(r"--[\w-]+(=.*)?", word, re.DOTALL):
-                    self._refuse_unknown(word.split("=")[0])
+        args = sys.argv[1:] if args is None else list(args)
+        words = args[: args.index("--")] if "--" in args else args
+        if self._subparsers is not None:
+            # Those that follow the command are the command's.
+            words = list(takewhile(lambda word: word.startswith("-"), words))
+        for word in words:
+            if re.fullmatch(r"--[\w-]+(=.*)?|-[A-Za-z]\S*", word, re.DOTALL):
+                self._refuse_unknown(word.split("=")[0] if word.startswith("--") else word[:2])
         found, left = super().parse_known_args(args, namespace)
         if left:
             self.error(f"one argument too many, {left[0]}; {self.prog} --help lists what it takes")

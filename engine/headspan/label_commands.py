@@ -14,7 +14,7 @@ from headspan.analyse.examples import read_examples
 from headspan.analyse.judging import judge_heads, missing_votes, open_ballot
 from headspan.analyse.labels import Labels, label_heads
 from headspan.analyse.model_labels import label_by_model, label_questions, open_label_questions
-from headspan.analyse.model_pool import write_pool
+from headspan.analyse.model_pool import check_count, write_pool
 from headspan.analyse.pool_draft import Draft
 from headspan.analyse.pool_request import PoolRequest
 from headspan.analyse.results import runs
@@ -27,12 +27,12 @@ from headspan.asking_flags import (
     refuse_asking_flags,
     value_of,
 )
-from headspan.errors import SettingsError, StoreError
+from headspan.errors import SettingsError, StoreError, counted
 from headspan.llm.asking import Asker
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.store.reader import Store
-from headspan.terminal import counted, say, say_row
+from headspan.terminal import say, say_row
 
 _SHOWN_CONCEPTS = 12
 _LONGEST_NAME = 60
@@ -167,6 +167,7 @@ def _print_scores(found: ConceptConsistency) -> None:
 def _pool(flags: argparse.Namespace, progress: Listener) -> int:
     if flags.answer_tokens is not None:
         raise SettingsError("--answer-tokens has no say here; ask for fewer texts at once with --per-call")
+    check_count(flags.count)
     request = PoolRequest(flags.llm, flags.ask, flags.concepts, flags.per_call)
     asker = asker_of(flags)
     out = Path(flags.out or _named_after(flags.ask, flags.concepts))

@@ -17,7 +17,7 @@ from headspan.config import PrecomputeSettings, bad_limit
 from headspan.decode import Renderer, decode, renderer
 from headspan.emit.contributions import Contributions, contributions
 from headspan.emit.moments import Moments
-from headspan.errors import SourceError
+from headspan.errors import SourceError, counted
 from headspan.escapes import shell_command
 from headspan.in_hand import InHand
 from headspan.model.encoder import Encoder, prepare
@@ -204,7 +204,8 @@ def _refuse_bad(settings: PrecomputeSettings, store: StoreWriter, bad: list[BadI
         last = bad[-1]
         lists = shell_command(["headspan", "info", str(store.path), "--bad"])
         raise SourceError(
-            f"{store.path}: {len(bad):,} of {images:,} images are bad, more than --max-bad {settings.max_bad} allows "
+            f"{store.path}: {len(bad):,} of {counted(images, 'image')} {'is' if len(bad) == 1 else 'are'} bad, "
+            f"more than --max-bad {settings.max_bad} allows "
             f"(row {last.row}, {last.key} in {last.url}: {last.reason}); see {lists}, mend "
             "the shards, or allow more to go on"
         )

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
-from headspan.errors import SourceError
+from headspan.errors import SourceError, counted
 from headspan.joining import COMPANIONS, DEAD_LINK, IMAGE, IMAGE_EXTENSIONS, OTHER, Entry, Joined, Left, Run, join, runs
 from headspan.records import BadImage, Listener, MemberNames, Progress, Sample, Shard, Unit, ignore
 from headspan.sources import describe, describe_each, open_shard
@@ -46,15 +46,16 @@ def list_samples(
     for done, (name, described) in enumerate(zip(urls, describe_each(urls.values()), strict=True), start=1):
         shard, samples = scan(urls[name], images, on_note, name, described, names, fields)
         images += shard.images
-        listen(Progress(stage="plan", done=done, total=len(urls), note=f"{images} images"))
+        listen(Progress(stage="plan", done=done, total=len(urls), note=counted(images, "image")))
         yield shard, samples
     if images == 0:
         wanted = f"members named {', '.join(f'*.{extension}' for extension in sorted(IMAGE_EXTENSIONS))}"
         if names.image is not None:
             wanted = f"with --image-member {names.image} the members that have this behind their key"
-        found = ", ".join(f"{field or 'nothing'} {count:,} times" for field, count in fields.most_common(5))
+        found = ", ".join(f"{field or 'nothing'} {counted(count, 'time')}" for field, count in fields.most_common(5))
         raise SourceError(
-            f"no image in {len(urls)} shards (first: {next(iter(urls), 'none')}), where headspan takes {wanted}; "
+            f"no image in {counted(len(urls), 'shard')} (first: {next(iter(urls), 'none')}), where headspan "
+            f"takes {wanted}; "
             f"names have behind their first dot: {found or 'nothing, as there is no member'}; check the shards"
         )
 
@@ -199,7 +200,7 @@ def _note_members(
     for _, name, offset, _ in left.alone:
         # What lies beside an image is a part of its sample; what lies alone may be an image under another name.
         if offset not in used:
-            on_note(BadImage(NO_ROW, name, source, "no image, and beside none"))
+            on_note(BadImage(NO_ROW, name, source, "is neither an image nor a companion of one"))
     for _, name, offset, _ in left.astray:
         if offset not in used:
             reason = "its key comes again in the tar and no image lies beside it; not used"

@@ -29,6 +29,8 @@ def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
     """
     urls: list[str] = []
     for pattern in patterns:
+        if not pattern:
+            raise SourceError("an empty name was given as a shard; name a tar, pattern or directory")
         urls += _expand_one(pattern)
     if not urls:
         raise SourceError("no shards were given; name at least one tar, pattern or directory")

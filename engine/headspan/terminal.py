@@ -97,11 +97,6 @@ def tell(line: str) -> None:
     ERR.flush()
 
 
-def counted(count: int, noun: str) -> str:
-    """As in "1 image" and "2,000 images"."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
-
-
 def prepare() -> None:
     """Begin a command.
 

@@ -16,11 +16,11 @@ from headspan.analyse.labels import read_labels
 from headspan.analyse.people import read_votes, write_spans
 from headspan.analyse.raters import rater_agreement
 from headspan.analyse.spans import read_spans
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted
 from headspan.records import Listener
 from headspan.score_tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.store.reader import Store
-from headspan.terminal import counted, say
+from headspan.terminal import say
 
 Run = Callable[[argparse.Namespace, Listener], int]
 

@@ -122,7 +122,7 @@ def test_bad_images_of_every_kind_are_set_aside_and_the_others_stored(toy_run: T
         ("latin", "caption is not UTF-8"),
         ("broken", "metadata is not JSON"),
         ("word", "label is not an integer"),
-        ("alone.txt", "no image, and beside none"),
+        ("alone.txt", "is neither an image nor a companion of one"),
     }
     # Keys that look like paths lead nowhere.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

@@ -15,6 +15,7 @@ import pytest
 
 import headspan as hs
 from headspan.cli import ProgressPrinter, main
+from headspan.config import parse_layers
 from headspan.records import Progress
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files, write_tar
 
@@ -185,6 +186,65 @@ def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
     assert not list(out.rglob(".*.tmp"))
     assert not list(out.rglob("*.log"))
     assert not hs.open(out).complete
+
+
+def test_an_interruption_while_the_command_line_loads_has_its_exit_code() -> None:
+    # The signal comes when the first module with a long import is looked for.
+    code = """
+import os, runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "headspan.cli":
+            assert "numpy" not in sys.modules
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["headspan", "models"]
+runpy.run_module("headspan", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "headspan: interrupted\n")
+
+
+def test_every_public_name_is_there_when_it_is_asked_for() -> None:
+    found = {name: getattr(hs, name) for name in hs.__all__}
+    assert all(callable(each) for each in found.values())
+    assert set(found) <= set(dir(hs))
+    assert hs.open is found["open"] is hs.store.reader.open_store
+    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
+        hs.nope  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["info", ""], "the name of the store is empty"),
+        (["precompute", "", "--out", "x"], "an empty name was given as a shard"),
+        (["precompute", "a.tar", "--out", ""], "--out is empty; name the store"),
+        (["demo", "--out", ""], "--out is empty; name the folder"),
+        (["demo", "--out", "a\0b"], "no folder can have that name"),
+        (["pool", "--llm", "m", "--ask", "x", "--count", "0"], "--count 0 is too small; give at least 1"),
+    ],
+)
+def test_empty_arguments_are_named_in_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert sentence in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_run_backwards_are_said_to() -> None:
+    with pytest.raises(hs.HeadspanError, match="--layers 0,3-1: 3-1 runs backwards; write 1-3"):
+        parse_layers("0,3-1", 6)
 
 
 def test_every_command_explains_itself() -> None:

@@ -117,7 +117,22 @@ def folder_of_names_like_ours(folder: Path) -> dict[str, bytes]:
     return relative_files(folder)
 
 
-@pytest.mark.parametrize("marker", [None, "", "{}", "[]", '{"files": 3}', '{"files": {"report.html": 1}}'])
+@pytest.mark.parametrize(
+    "marker",
+    [
+        None,
+        "",
+        "{}",
+        "[]",
+        "[" * 100_000,
+        '{"files": 3}',
+        '{"files": null}',
+        '{"files": {"report.html": 13}}',
+        '{"making": "../..", "files": {}}',
+        '{"making": "0a1b2c3d", "files": null}',
+        '{"making": "0a1b2c3d", "files": {"report.html": [13, 1], "shards": null}}',
+    ],
+)
 def test_a_folder_that_no_demo_marked_is_refused_and_left_as_it_is(
     marker: str | None, tmp_path: Path, quick: None
 ) -> None:
@@ -130,42 +145,80 @@ def test_a_folder_that_no_demo_marked_is_refused_and_left_as_it_is(
     assert relative_files(tmp_path) == before
 
 
+def half_made(out: Path) -> Path:
+    """A demo in `out` that was interrupted; returns the folder in which it was being made."""
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out)
+    return out / f".headspan-demo-{json.loads((out / MARKER).read_bytes())['making']}"
+
+
 def test_a_demo_that_was_interrupted_is_made_again(tmp_path: Path, quick: None) -> None:
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        run_demo(out)
+    making = half_made(out)
     drawn = relative_files(out)
     assert set(drawn) == {MARKER, "shards/000000.tar", "shards/000001.tar"}
-    # What kills leave behind: half a store, half a plan, half a report.
-    for name in ("run.zarr/heads/c/0", ".random.zarr.planning-1a2b/zarr.json", ".report.html.1a2b.tmp"):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text("half")
-    with pytest.raises(KeyboardInterrupt):
-        run_demo(out)
+    # What kills leave behind: half a store, half a plan, half a report, half a marker.
+    token = making.name.split("-")[-1]
+    for path in (
+        making / "run.zarr/heads/c/0",
+        making / ".random.zarr.planning-1a2b/zarr.json",
+        making / ".report.html.1a2b.tmp",
+        out / f".{MARKER}.{token}.tmp",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    half_made(out)
     assert relative_files(out) == drawn
 
 
+def test_a_demo_that_was_interrupted_between_its_moves_is_made_again(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        half_made(out)
+    half_made(out)
+    assert set(relative_files(out)) == {MARKER, "shards/000000.tar", "shards/000001.tar"}
+
+
 @pytest.mark.parametrize(
-    "name", ["thesis.txt", "shards/thesis.txt", "shards/own/000000.tar", "run.zarr.backup/zarr.json", "run.zarr"]
+    "name",
+    [
+        "thesis.txt",
+        "shards/thesis.txt",
+        "shards/0042-mine.tar",
+        "shards/own/000000.tar",
+        "run.zarr.backup/zarr.json",
+        "run.zarr/zarr.json",
+        "run.zarr",
+        "report.html",
+        ".report.html.backup/v",
+        "link",
+        "photos/",
+        "shards/photos/",
+    ],
 )
 def test_what_somebody_put_into_a_half_made_demo_is_kept(name: str, tmp_path: Path, quick: None) -> None:
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        run_demo(out)
-    (out / name).parent.mkdir(parents=True, exist_ok=True)
-    if name == "run.zarr":
+    half_made(out)
+    path = out / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name == "link":
         (tmp_path / "elsewhere.zarr").mkdir()
-        (out / name).symlink_to(tmp_path / "elsewhere.zarr")
+        path.symlink_to(tmp_path / "elsewhere.zarr")
+    elif name.endswith("/"):
+        path.mkdir()
     else:
-        (out / name).write_text("years of work")
+        path.write_text("years of work")
     before = relative_files(tmp_path)
-    with pytest.raises(StoreError, match=rf"out: holds {name}, which the earlier demo did not make"):
+    with pytest.raises(StoreError, match=r"out: holds \S+, which the earlier demo did not make"):
         run_demo(out)
     assert relative_files(tmp_path) == before
-    assert (tmp_path / "elsewhere.zarr").is_dir() == (name == "run.zarr")
+    assert path.exists()
 
 
-@pytest.mark.parametrize("change", ["labels", "thesis", "report"])
+@pytest.mark.parametrize("change", ["labels", "thesis", "folder", "report", "same size"])
 def test_what_somebody_added_to_a_finished_demo_is_kept(
     change: str, demo: DemoResult, tmp_path: Path, quick: None
 ) -> None:
@@ -174,12 +227,18 @@ def test_what_somebody_added_to_a_finished_demo_is_kept(
         hs.textspan(hs.open(out / "run.zarr"), "world", texts_per_head=5, run="mine")
     elif change == "thesis":
         (out / "run.zarr" / "thesis.txt").write_text("years of work")
+    elif change == "folder":
+        (out / "run.zarr" / "photos").mkdir()
+    elif change == "same size":
+        page = (out / "report.html").read_bytes()
+        (out / "report.html").write_bytes(page[:-2] + b"!" + page[-1:])
     else:
         (out / "report.html").write_text("notes")
     before = relative_files(out)
     with pytest.raises(StoreError, match=r"which the earlier demo did not make or which has changed since; choose"):
         run_demo(out)
     assert relative_files(out) == before
+    assert (out / "run.zarr" / "photos").is_dir() == (change == "folder")
 
 
 def test_a_second_demo_takes_the_place_of_the_first(demo: DemoResult, tmp_path: Path, quick: None) -> None:

@@ -15,7 +15,7 @@ import pytest
 import headspan as hs
 from headspan.analyse import results
 from headspan.analyse.verify import Verdict, verify
-from headspan.errors import StoreError
+from headspan.errors import SettingsError, StoreError
 from headspan.in_hand import InHand
 from headspan.mending import Repaired, repair
 from headspan.records import Progress, Sample
@@ -248,35 +248,88 @@ def test_a_complete_store_needs_no_moments_but_those_of_its_arrays(toy_copy: Pat
         hs.open(toy_copy).moments()
 
 
-@pytest.mark.parametrize("name", ["_group_of", "_remove", "note", "shutil"])
-def test_a_run_of_an_analysis_is_whole_or_not_there_wherever_it_is_interrupted(
-    name: str, toy_copy: Path, monkeypatch: pytest.MonkeyPatch
+class Step:
+    """A function that raises `error` in place of its call number `fails_at`; `after` lets that call be made first."""
+
+    def __init__(self, function: Any, fails_at: int, error: BaseException, after: bool) -> None:
+        self.function, self.fails_at, self.error, self.after, self.calls = function, fails_at, error, after, 0
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.fails_at and not self.after:
+            raise self.error
+        found = self.function(*arguments, **settings)
+        if self.calls == self.fails_at:
+            raise self.error
+        return found
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    ("name", "fails_at"),
+    [("_group_of", 1), ("is_recorded", 1), ("rename", 1), ("rename", 2), ("rename", 3), ("note", 1), ("discard", 1)],
+)
+def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
+    name: str, fails_at: int, error: BaseException, after: bool, toy_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = hs.open(toy_copy)
 
-    def save(value: int) -> None:
+    def save(value: int, kind: str = "ccs") -> None:
         arrays = {each: (np.full(3, value), ("x",)) for each in ("a", "b")}
-        results.save(store, "ccs", "r", arrays, {"value": value}, overwrite=True)
-
-    def interrupt(*arguments: Any, **settings: Any) -> None:
-        raise KeyboardInterrupt
+        results.save(store, kind, "r", arrays, {"value": value}, overwrite=True)
 
     save(1)
+    save(1, "truth")
     with monkeypatch.context() as patch:
-        # `shutil` removes what the earlier run was, which has no name any more.
-        target = (results.shutil, "rmtree") if name == "shutil" else (results, name)
-        patch.setattr(*target, interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        holder, attribute = {"rename": (Path, "rename"), "discard": (results, "_discard")}.get(name, (results, name))
+        step = Step(getattr(holder, attribute), fails_at, error, after)
+        patch.setattr(holder, attribute, lambda *arguments: step(*arguments))
+        with pytest.raises((KeyboardInterrupt, StoreError)):
             save(2)
-    kept = {"_group_of": 1, "_remove": 1, "note": 2, "shutil": None}[name]
-    assert results.runs(store, "ccs") == ([] if kept is None else ["r"])
-    if kept is not None:
-        arrays, settings = results.load(store, "ccs", "r")
-        assert settings == {"value": kept}
-        assert {each: set(values.tolist()) for each, values in arrays.items()} == {"a": {kept}, "b": {kept}}
-    assert verify(store).problems == ()
+    assert step.calls >= fails_at
+    # Once the new run is recorded it stays; what was made from the earlier one is then gone.
+    replaced = name == "discard" or (name == "note" and after)
+    for kind, kept in (("ccs", 2 if replaced else 1), ("truth", None if replaced else 1)):
+        assert results.runs(store, kind) == ([] if kept is None else ["r"])
+        if kept is not None:
+            arrays, settings = results.load(store, kind, "r")
+            assert settings == {"value": kept}
+            assert {each: set(values.tolist()) for each, values in arrays.items()} == {"a": {kept}, "b": {kept}}
+    if name != "discard":
+        assert verify(store).problems == ()
+        assert not list(toy_copy.glob("*/.r.*"))
     save(3)
     assert results.load(store, "ccs", "r")[1] == {"value": 3}
+    assert results.runs(store, "truth") == []
+
+
+def test_a_run_without_a_record_is_recorded_when_it_is_made_again(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    arrays = {"a": (np.arange(3), ("x",))}
+    results.save(store, "ccs", "r", arrays, {"value": 1})
+    record = next((toy_copy / "records" / "results" / "ccs").glob("r.json"))
+    wanted = record.read_bytes()
+    record.unlink()
+    results.save(store, "ccs", "r", arrays, {"value": 1})
+    assert record.read_bytes() == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("x" * 300, "has 300 letters; use at most 100"), ("../../six", "use letters, digits"), ("", "")]
+)
+def test_a_name_that_no_run_can_have_is_refused_wherever_it_is_given(name: str, wrong: str, toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    for use in (
+        lambda: hs.read_spans(store, name),
+        lambda: hs.read_scores(store, name),
+        lambda: hs.label_heads(store, name),
+        lambda: hs.textspan(store, ["a", "b"], texts_per_head=1, run=name),
+        lambda: results.load(store, "textspan", name),
+        lambda: results.load_settings(store, "textspan", name),
+    ):
+        with pytest.raises(SettingsError, match=rf"run name .*{wrong}"):
+            use()
 
 
 def test_a_repair_that_is_interrupted_leaves_the_store_no_worse_and_goes_on(toy_run: ToyRun, toy_copy: Path) -> None:

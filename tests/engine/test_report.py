@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 import headspan
@@ -270,13 +271,16 @@ def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
     assert [(event.done, event.total) for event in events] == [(done, 6) for done in range(1, 7)]
 
 
-@pytest.mark.parametrize("change", ["gone", "longer", "a command"])
+@pytest.mark.parametrize("change", ["gone", "longer", "a command", "a network"])
 def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     made: Path, tmp_path: Path, change: str
 ) -> None:
     shard = tmp_path / "moved.tar"
     shutil.copyfile(made / "shard.tar", shard)
     url = f"pipe:touch {tmp_path}/ran; cat {shard}" if change == "a command" else str(shard)
+    if change == "a network":
+        url = "memory://report/shard.tar"
+        MemoryFileSystem().pipe_file("/report/shard.tar", shard.read_bytes())
     store_path = tmp_path / "moved.zarr"
     config = made / "report-test-vit.json"
     made_with = {"model": str(config), "pretrained": "random:0", "layers": "all", "device": "cpu", "workers": 1}
@@ -294,9 +298,16 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     assert "<img" not in page
     assert Outline(page).complaints == []
     said = next(text for text in Outline(page).body_texts() if "could not be read" in text)
-    assert {"gone": "cannot be read", "longer": "has changed", "a command": "does not run"}[change] in said
+    assert {
+        "gone": "cannot be read",
+        "longer": "has changed",
+        "a command": "does not run",
+        "a network": "lies on a network",
+    }[change] in said
     assert page.count("<figure>") == 6 * 6
     assert not (tmp_path / "ran").exists()
+    if change == "a network":
+        assert "<img" in write_report(store, tmp_path / "report.html", shards=[url]).read_text()
 
 
 def test_images_are_read_from_shards_where_they_are_said_to_lie_now(

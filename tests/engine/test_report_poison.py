@@ -41,7 +41,10 @@ POISONS = (
     "{{ 7 * 7 }}{% raw %}&lt;script&gt;&#60;b&#62;",
     "javascript:alert(1)//\x00<\x00b>",
     "\ud83d<b>",
+    "\x1b]0;title\x07\u202e\u2066<b>",
 )
+# Letters that steer a terminal, or the direction of writing.
+STEERING = "\x00\x07\x1b\u202e\u2066\ud83d"
 TRUTH = GroundTruth(
     "hand",
     {"colour": Accuracy(0.9, 0.1, 2000), "background_colour": Accuracy(0.5, 0.4, 1800)},
@@ -143,9 +146,13 @@ def test_no_string_of_a_pages_content_becomes_markup(poison: str) -> None:
     assert Skeleton(page).parts == Skeleton(clean).parts
     assert Skeleton(page).scripts == Skeleton(clean).scripts
     assert "49" not in page.replace(clean, "")
-    # The reader sees the poison as it is.
-    seen = " ".join(poison.split()).replace("\x00", "")
-    assert sum(seen in text.replace("\x00", "") for text in Skeleton(page).words) > 20
+    # The reader sees the poison as it is, with letters that steer written as escapes.
+    seen = "".join(
+        letter.encode("unicode_escape").decode() if letter in STEERING else letter
+        for letter in " ".join(poison.split())
+    )
+    assert sum(seen in text for text in Skeleton(page).words) > 20
+    assert not set(STEERING) & set(page)
 
 
 def test_the_skeleton_sees_what_it_should() -> None:

@@ -327,10 +327,15 @@ def test_a_full_output_and_an_old_locale_cost_a_process_neither_its_exit_code_no
             "no flag --text-per-head; did you mean --texts-per-head?",
         ),
         (["info", "s", "--frobnicate"], "info", "no flag --frobnicate; headspan info --help lists the flags"),
-        (["info", "s", "-x"], "info", "one argument too many, -x; headspan info --help lists what it takes"),
+        (["info", "s", "-x"], "info", "there is no flag -x; headspan info --help lists the flags"),
         (["info", "s", "t"], "info", "one argument too many, t; headspan info --help lists what it takes"),
         (["report", "s", "--out"], "report", "argument --out: expected one argument"),
-        (["--modle"], "COMMAND", "the following arguments are required: COMMAND"),
+        (["--modle"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
+        (["--modle", "info", "s"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
+        (["-x"], "COMMAND", "there is no flag -x; headspan --help lists the flags"),
+        ([], "COMMAND", "the following arguments are required: COMMAND"),
+        (["repair", "-x"], "repair", "there is no flag -x; headspan repair --help lists the flags"),
+        (["repair"], "repair", "the following arguments are required: store"),
     ],
 )
 def test_an_unknown_flag_shows_the_commands_own_usage_and_the_nearest_flag(

@@ -18,7 +18,7 @@ from headspan.analyse.answers import Record, as_array, endpoints, read_records, 
 from headspan.analyse.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores, save_scores, text_counts
 from headspan.analyse.labels import LABELLED_TEXTS, Labels, check_texts, first_texts, read_labels
 from headspan.analyse.spans import HeadSpans, read_spans
-from headspan.errors import LanguageModelError, SettingsError, StoreError
+from headspan.errors import LanguageModelError, SettingsError, StoreError, counted
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
@@ -195,7 +195,8 @@ def judge_heads(
             records.append(found)
         if questions and (cast == NO_VOTE).all():
             raise LanguageModelError(
-                f"{judge} votes on none of {len(questions)} texts: its answer {complaint}; name another --judge, or "
+                f"{judge} votes on none of {counted(len(questions), 'text')}: its answer {complaint}; name "
+                f"another --judge, or "
                 "allow longer answers with --answer-tokens"
             )
         votes[judge] = cast

@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from headspan.analyse import results
 from headspan.analyse.merging import merge_labels
 from headspan.analyse.spans import HeadSpans, read_spans
-from headspan.errors import SettingsError, TextsError
+from headspan.errors import SettingsError, TextsError, counted
 from headspan.records import Listener, ignore
 from headspan.store.reader import Store
 
@@ -96,7 +96,7 @@ def check_texts(spans: HeadSpans) -> None:
     chosen = spans.indices.shape[2]
     if chosen < LABELLED_TEXTS:
         raise SettingsError(
-            f"textspan run {spans.run!r} has {chosen} texts a head, labels and scores look at the first "
+            f"textspan run {spans.run!r} has {counted(chosen, 'text')} a head, labels and scores look at the first "
             f"{LABELLED_TEXTS}; run headspan textspan with --texts-per-head {LABELLED_TEXTS} or more"
         )
 

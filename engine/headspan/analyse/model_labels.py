@@ -15,7 +15,7 @@ from headspan.analyse.answers import Record, as_array, endpoints, read_records, 
 from headspan.analyse.examples import Example
 from headspan.analyse.labels import Labels, check_texts, first_texts, read_labels, save_labels
 from headspan.analyse.spans import HeadSpans, read_spans
-from headspan.errors import LanguageModelError
+from headspan.errors import LanguageModelError, counted
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
@@ -134,7 +134,7 @@ def label_by_model(
     if answers and not found and all(answer.value is None for answer in answers.values()):
         complaint = next(iter(answers.values())).complaint
         raise LanguageModelError(
-            f"{model} labels none of {len(answers)} heads: its answer {complaint}; name another --llm, or "
+            f"{model} labels none of {counted(len(answers), 'head')}: its answer {complaint}; name another --llm, or "
             "allow longer answers with --answer-tokens"
         )
     for (kept, head), answer in answers.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headspan.analyse.pool_draft import Draft
 from headspan.analyse.pool_request import PoolRequest
-from headspan.errors import LanguageModelError, SettingsError
+from headspan.errors import LanguageModelError, SettingsError, counted
 from headspan.llm.asking import Asker
 from headspan.records import Listener, Progress, ignore
 
@@ -28,6 +28,12 @@ class WrittenPool:
     repeated: int
 
 
+def check_count(count: int) -> None:
+    """Raise SettingsError where `count` is no number of texts to write."""
+    if count < 1:
+        raise SettingsError(f"--count {count} is too small; give at least 1")
+
+
 def write_pool(
     asker: Asker, request: PoolRequest, count: int, path: str | Path, listen: Listener = ignore
 ) -> WrittenPool:
@@ -38,8 +44,7 @@ def write_pool(
     `Asker.ask` raises; what is there until then is kept in the file.
     """
     path = Path(path)
-    if count < 1:
-        raise SettingsError(f"--count {count} is too small; give at least 1")
+    check_count(count)
     draft = Draft.open(path, request)
     idle = 0
     while len(draft.texts) < count:
@@ -49,7 +54,7 @@ def write_pool(
         if all(answer.value is None for answer in answers):
             raise LanguageModelError(
                 f"{request.model} writes no list as asked: its answer {answers[0].complaint}; name another --llm, or "
-                f"ask for fewer texts at once with --per-call ({before} texts are kept in {path})"
+                f"ask for fewer texts at once with --per-call ({counted(before, 'text')} kept in {path})"
             )
         draft.add(answer.replies[-1]["content"] for answer in answers if answer.value is not None)
         draft.save(count)
@@ -57,7 +62,8 @@ def write_pool(
         idle = idle + 1 if len(draft.texts) == before else 0
         if idle == _IDLE_ROUNDS:
             raise LanguageModelError(
-                f"{request.model} repeats itself: {before} of {count} texts after {len(draft.lists)} lists, kept in "
+                f"{request.model} repeats itself: {before} of {counted(count, 'text')} after "
+                f"{counted(len(draft.lists), 'list')}, kept in "
                 f"{path}; lower --count, or ask for more with another --ask and another --out"
             )
     draft.save(count)

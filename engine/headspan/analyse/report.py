@@ -16,7 +16,7 @@ from headspan.analyse.report_examples import find_examples
 from headspan.analyse.report_page import KIND, Content, DescribedHead, render
 from headspan.analyse.spans import HeadSpans, read_spans
 from headspan.config import spans as spans_of
-from headspan.errors import StoreError
+from headspan.errors import StoreError, counted
 from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.store.files import write_atomically
 from headspan.store.reader import Store
@@ -115,7 +115,7 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
     known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
     unfinished = store.planned_images - sum(record.rows for record in store.records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
-    described_over = f", over {spans.images:,} images of {spans.stores} stores" if spans.stores > 1 else ""
+    described_over = f", over {counted(spans.images, 'image')} of {spans.stores} stores" if spans.stores > 1 else ""
     described = "" if spans.layers == store.layers else f"; described: {spans_of(spans.layers)}"
     concepts = len(set(spans.pool.concepts or ()))
     return [
@@ -123,13 +123,14 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
         ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {str(known['weights_sha256'])[:12]})"),
         ("Images", f"{good:,} good, {bad:,} set aside" + (f", {unfinished:,} not yet done" if unfinished else "")),
         ("Layers kept", f"{spans_of(store.layers)} of {store.all_layers}" + described),
-        ("Heads", f"{store.heads_per_layer} a layer, of {store.head_dim} dimensions"),
+        ("Heads", f"{store.heads_per_layer} a layer, of {counted(store.head_dim, 'dimension')}"),
         ("Emission", ", ".join(known["emit"])),
         ("Precision", f"{known['precision']}, {known['backend']}"),
         ("Store", f"{_size(store.stored_bytes)} on disk; {row_bytes:,} bytes an image, the rest once"),
         (
             "Text pool",
-            f"{spans.pool.name}, {len(spans.pool.texts):,} texts" + f", {concepts} concepts" * bool(concepts),
+            f"{spans.pool.name}, {counted(len(spans.pool.texts), 'text')}"
+            + f", {counted(concepts, 'concept')}" * bool(concepts),
         ),
         ("Texts per head", f"{spans.indices.shape[2]}"),
         ("Labels from", found.labels.source),

@@ -65,7 +65,8 @@ def find_examples(
     wanted = sorted({image for best in chosen for image in best.images})
     samples: dict[int, dict[str, Any]] = dict(zip(wanted, store.samples(wanted).to_pylist(), strict=True))
     urls = places(store.shards(), store.attributes, shards)
-    images, missing = read_images(store.path, store.attributes["preprocess"], list(samples.values()), urls)
+    given = urls.values() if shards else ()
+    images, missing = read_images(store.path, store.attributes["preprocess"], list(samples.values()), urls, given)
     shown = []
     for done, best in enumerate(chosen, start=1):
         maps = [text_maps(store, image, best.vector[None], [best.place])[0] for image in best.images if has_maps]

@@ -1,14 +1,15 @@
 """The report's pictures: images as the model sees them, and maps laid over them, as JPEG data URIs.
 
 Shards are read once, forwards. An image that cannot be had any more is named with its reason and left
-out; that fails no report. Commands (`pipe:`) are not run: a store may come from somebody else.
+out; that fails no report. A store may come from somebody else, so commands (`pipe:`) that it names are not run, and
+nothing is read over a network from an address that only the store gives.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps
 
 from headspan.config import Preprocess
 from headspan.errors import SourceError
+from headspan.network import is_remote
 from headspan.pixels import Undecodable, preprocess_image
 from headspan.sources import describe, open_shard
 from headspan.store.samples import read_shards
@@ -36,11 +38,13 @@ def read_images(
     preprocess: Mapping[str, Any],
     samples: Sequence[Mapping[str, Any]],
     urls: Mapping[str, str] | None = None,
+    given: Collection[str] = (),
 ) -> tuple[dict[int, Image.Image], dict[int, str]]:
     """Thumbnails by row, and the reason for each row without one.
 
     `samples` are lines of the store's table; `preprocess` is the store's attribute of that name. `urls` says where
-    each shard lies now, by the name that the store has for it; without it shards lie where their names say.
+    each shard lies now, by the name that the store has for it; without it shards lie where their names say. Of
+    remote shards, only those whose url is among `given`, the urls that the caller named, are read.
     """
     # JSON has no tuples.
     fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()}
@@ -53,6 +57,10 @@ def read_images(
         try:
             if url.startswith("pipe:"):
                 raise SourceError(f"{url}: a command, which a report does not run; make it from shards that are files")
+            if is_remote(url) and url not in given:
+                raise SourceError(
+                    f"{url}: lies on a network, which a report uses for shards that --shards names and for no other"
+                )
             if describe(url)[0] != planned_bytes.get(name):
                 raise SourceError(f"{url}: has changed since precompute read it; put the shard back as it was")
             with open_shard(url) as shard:

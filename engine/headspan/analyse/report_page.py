@@ -20,6 +20,7 @@ from markupsafe import Markup
 from headspan.analyse.ground_truth import GroundTruth
 from headspan.analyse.labels import LABELLED_TEXTS
 from headspan.analyse.report_truth import images_of, percent, truth_tables
+from headspan.escapes import escaped
 from headspan.records import BadImage
 
 # By these words, on every page, a report is known.
@@ -133,6 +134,7 @@ def _templates() -> Environment:
         loader=FunctionLoader(_source),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -146,6 +148,11 @@ def _templates() -> Environment:
         "sortable": lambda share: f"{-1.0 if math.isnan(share) else share:.6f}",
     }
     return templates
+
+
+def _shown(value: object) -> object:
+    """Text without letters that steer a terminal, or turn the direction of writing; style and script stay."""
+    return escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _groups(content: Content) -> list[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import time
@@ -29,6 +30,8 @@ from headspan.store.schema import UNREADABLE
 
 # What is being written is no older.
 _LEFT_SECONDS = 3600
+# Files are called after runs, and file systems take names of 255 bytes.
+_LONGEST_NAME = 100
 
 # What is made from a run of each kind, under the same name.
 _MADE_FROM = {
@@ -57,17 +60,21 @@ def save(
     a StoreError unless `overwrite`: then the run is replaced, and what was made from it is deleted. A damaged run is
     replaced, and what was made from it stays where the new files are those that were recorded.
 
-    Interrupted, it leaves the earlier run or none. Raises StoreError where it cannot be written.
+    Interrupted or refused by the disk, it leaves everything as it was. Raises StoreError where it cannot be written.
     """
     check_run(run)
     existed = (store.path / kind / run).is_dir()
     same = _holds(store, kind, run, arrays, settings)
     if same and not _older(store, kind, run, arrays, settings):
+        if not record_path(store.path, kind, run).is_file():
+            # Its writer was killed before it could record the files.
+            with _refusals(store, kind, run):
+                note(store.path, kind, run)
         listen(Progress(NOTE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
         return
     if not same and sound(store, kind, run) and not overwrite:
         raise refusal(store, kind, run, f"{_said(store, kind, run)} is there already and holds something else")
-    try:
+    with _refusals(store, kind, run):
         for folder in (store.path, store.path / kind):
             # Zarr would go on to read what `zarr.consolidate_metadata` copied there of the runs as they were.
             drop_consolidated(folder)
@@ -78,18 +85,23 @@ def save(
             for name, (values, dims) in arrays.items():
                 group.create_array(name, data=values, dimension_names=list(dims))
             group.attrs.update(settings)
-            as_recorded = is_recorded(store.path, kind, run, unnamed)
-            if not (same or as_recorded):
-                _drop_dependents(store, kind, run, overwrite, listen)
+            changed = not (same or is_recorded(store.path, kind, run, unnamed))
+            dependents = _dependents(store, kind, run, overwrite) if changed else []
             # A run that was not there when this one was begun is another process's.
-            if existed:
-                _remove(store.path, kind, run, keep_record=as_recorded)
-            unnamed.rename(store.path / kind / run)
-            if existed and not (same or as_recorded):
-                listen(Progress(NOTE, 1, 1, f"replaced the earlier {kind}/{run}"))
+            _swap(store.path, kind, run, unnamed, [f"{kind}/{run}"] * existed + dependents)
         finally:
             shutil.rmtree(unnamed, ignore_errors=True)
-        note(store.path, kind, run)
+    if dependents:
+        listen(Progress(NOTE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
+    if existed and changed:
+        listen(Progress(NOTE, 1, 1, f"replaced the earlier {kind}/{run}"))
+
+
+@contextmanager
+def _refusals(store: Store, kind: str, run: str) -> Iterator[None]:
+    """What the disk refuses while a run is written, as a StoreError."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise StoreError(
@@ -100,15 +112,50 @@ def save(
         ) from error
 
 
-def _drop_dependents(store: Store, kind: str, run: str, overwrite: bool, listen: Listener) -> None:
-    """Delete what was made from an earlier run, or refuse to."""
+def _swap(root: Path, kind: str, run: str, unnamed: Path, leaving: list[str]) -> None:
+    """Give the new run at `unnamed` its name, record its files, and delete the runs of `leaving` (as `kind/run`).
+
+    Whatever is raised, either all runs are as they were before, or the new one is in place and recorded.
+    """
+    named = root / kind / run
+    aside = {root / each: _unnamed(root / each.split("/")[0], run) for each in leaving}
+    try:
+        for folder, hidden in aside.items():
+            if folder.is_dir():
+                # Other processes delete hidden runs that are old.
+                with suppress(OSError):
+                    os.utime(folder)
+                folder.rename(hidden)
+        unnamed.rename(named)
+        note(root, kind, run)
+    except BaseException:
+        if not unnamed.exists():
+            if is_recorded(root, kind, run, named):
+                _discard(root, kind, run, aside)
+                raise
+            named.rename(unnamed)
+        for folder, hidden in aside.items():
+            if hidden.is_dir():
+                hidden.rename(folder)
+        raise
+    _discard(root, kind, run, aside)
+
+
+def _discard(root: Path, kind: str, run: str, aside: Mapping[Path, Path]) -> None:
+    """Delete runs that were moved aside, and the records of those whose place the new run has not taken."""
+    for folder in aside:
+        if folder.parent.name != kind:
+            record_path(root, folder.parent.name, run).unlink(missing_ok=True)
+    for hidden in aside.values():
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _dependents(store: Store, kind: str, run: str, overwrite: bool) -> list[str]:
+    """What was made from an earlier run; StoreError where there is any and it must not be deleted."""
     dependents = made_from(store, kind, run)
     if dependents and not overwrite:
         raise refusal(store, kind, run, f"{kind} run {run!r} is damaged or missing, and was not made again as it was")
-    for name in dependents:
-        _remove(store.path, name.split("/")[0], run)
-    if dependents:
-        listen(Progress(NOTE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
+    return dependents
 
 
 def made_from(store: Store, kind: str, run: str) -> list[str]:
@@ -128,6 +175,8 @@ def refusal(store: Store, kind: str, run: str, why: str) -> StoreError:
 
 def check_run(run: str) -> None:
     """Raise SettingsError where `run` cannot be the name of a run."""
+    if len(run) > _LONGEST_NAME:
+        raise SettingsError(f"run name {run[:20]}…: has {len(run)} letters; use at most {_LONGEST_NAME}")
     if not re.fullmatch(RUN_NAME, run) or run == "zarr.json":
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
@@ -135,8 +184,10 @@ def check_run(run: str) -> None:
 def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and settings of a run.
 
-    StoreError where it is not there, or not as it was written, naming the command that makes it.
+    StoreError where it is not there, or not as it was written, naming the command that makes it; SettingsError where
+    no run can have that name.
     """
+    check_run(run)
     refuse_damaged(store, kind, run)
     node = _open(store, kind, run)
     # By the folders that are arrays: zarr-python's own listing warns of each file that is none.
@@ -152,6 +203,7 @@ def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
     """The settings of a run alone, without reading its arrays; StoreError as in `load`."""
+    check_run(run)
     refuse_damaged(store, kind, run, metadata_alone=True)
     return dict(_open(store, kind, run).attrs)
 
@@ -239,16 +291,6 @@ def _said(store: Store, kind: str, run: str) -> str:
     return f"{kind} run {run!r}" + (f" (by {source})" if source else "")
 
 
-def _remove(root: Path, kind: str, run: str, keep_record: bool = False) -> None:
-    """Take a run away, however damaged it is; whole, in one step."""
-    if not keep_record:
-        record_path(root, kind, run).unlink(missing_ok=True)
-    if (root / kind / run).is_dir():
-        unnamed = _unnamed(root / kind, run)
-        (root / kind / run).rename(unnamed)
-        shutil.rmtree(unnamed)
-
-
 def _unnamed(folder: Path, run: str) -> Path:
     """Where a run lies before it has its name, and after; what the killed left there an hour ago is removed."""
     for left in folder.glob(f".{run}.*"):
@@ -271,6 +313,7 @@ def _group_of(root: Path, kind: str) -> zarr.Group:
 def only_run(store: Store, kind: str, run: str | None) -> str:
     """`run`, or the one run of that kind there is. StoreError where there is none or a choice."""
     if run is not None:
+        check_run(run)
         return run
     found = runs(store, kind)
     if len(found) != 1:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from headspan.analyse import results
 from headspan.analyse.texts import Pool, read_pool, stored_name, stored_pool, text_vectors
 from headspan.analyse.textspan import Spread, TextSpan, check_counts, span_heads
-from headspan.errors import SettingsError, StoreError
+from headspan.errors import SettingsError, StoreError, counted
 from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.merged_moments import MergedMoments
@@ -73,7 +73,7 @@ def textspan(
     there, a store is of other weights or layers, or another run of that name is there, and what `text_vectors` raises.
     """
     pool = read_pool(texts)
-    run = run or pool.name
+    run = pool.name if run is None else run
     chosen_layers = tuple(store.layers if layers is None else layers)
     # What can be refused is refused before the texts are embedded, which takes longest.
     results.check_run(run)
@@ -175,7 +175,7 @@ def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
 
 def _refuse_too_few(store: Store, moments: MergedMoments) -> None:
     if moments.count < 2:
-        raise StoreError(f"{store.path}: {moments.count} images; TEXTSPAN needs a variance, so at least 2")
+        raise StoreError(f"{store.path}: {counted(moments.count, 'image')}; TEXTSPAN needs a variance, so at least 2")
 
 
 def span_store(

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from threadpoolctl import threadpool_limits
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted
 
 # Singular values below this share of the largest are the rounding of float32 contributions (16 ulps of 1).
 RANK_TOLERANCE = 2.0**-20
@@ -92,14 +92,14 @@ def span_heads(
 def check_counts(pool: int, texts_per_head: int, rank: int) -> None:
     """Raise SettingsError where so many texts a head cannot be had of a pool of that size, or the rank is none."""
     if not 1 <= texts_per_head <= pool:
-        raise SettingsError(f"{texts_per_head} texts a head from a pool of {pool}; ask for 1 to {pool}")
+        raise SettingsError(f"{counted(texts_per_head, 'text')} a head from a pool of {pool}; ask for 1 to {pool}")
     if rank < 1:
         raise SettingsError(f"rank {rank}; ask for at least 1")
 
 
 def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_per_head: int, rank: int) -> TextSpan:
     if spread.images < 2:
-        raise SettingsError(f"TEXTSPAN over {spread.images} images; a variance needs at least 2")
+        raise SettingsError(f"TEXTSPAN over {counted(spread.images, 'image')}; a variance needs at least 2")
     # Orthonormal joint directions make the change of coordinates an isometry.
     orthonormal, triangle = np.linalg.qr(spread.directions.T.astype(np.float64))
     gram = triangle @ spread.gram @ triangle.T

@@ -16,7 +16,7 @@ import numpy as np
 
 from headspan.analyse.result_files import damaged
 from headspan.emit.shares import EXTRA_COORDINATES, head_coordinates, mlp_contributions
-from headspan.errors import SourceError
+from headspan.errors import SourceError, counted
 from headspan.network import is_remote
 from headspan.records import Listener, Progress, Shard, ignore
 from headspan.sources import open_shard
@@ -111,7 +111,7 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False, shard
         if sources and readable:
             found += again.problems(store, record)
         problems.extend(found)
-        listen(Progress("verify", done, len(store.records), f"{len(problems)} problems" if problems else ""))
+        listen(Progress("verify", done, len(store.records), counted(len(problems), "problem") if problems else ""))
     if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
         problems.extend(_moment_problems(store, count, total))
     for name, what in damaged(store):
@@ -206,9 +206,11 @@ class _Unit:
     def problems(self) -> Iterator[Problem]:
         record, good = self._record, self.good
         if good.sum() != record.images:
-            yield _problem(record, f"ok marks {good.sum()} images, the record says {record.images}")
+            yield _problem(record, f"ok marks {counted(int(good.sum()), 'image')}, the record says {record.images}")
         if record.images + len(record.bad) != record.rows:
-            yield _problem(record, f"{record.images} images and {len(record.bad)} bad ones in {record.rows} rows")
+            yield _problem(
+                record, f"{counted(record.images, 'image')} and {len(record.bad)} bad in {counted(record.rows, 'row')}"
+            )
         for name, values in self._arrays.items():
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
             if not (finite[good]).all():
@@ -252,7 +254,7 @@ class _Unit:
 def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Problem]:
     moments, rows = store.moments(), store.planned_images
     if moments.count != count:
-        yield Problem(WHOLE_STORE, 0, rows, f"moments count {moments.count} images, the arrays {count}")
+        yield Problem(WHOLE_STORE, 0, rows, f"moments count {counted(moments.count, 'image')}, the arrays {count}")
         return
     scale = np.sqrt(np.einsum("lhcc->lhc", moments.gram) * max(count, 1))
     # Rounding to 16 bits moves each summand by 2⁻¹¹ of itself at most, and tiny ones by half a subnormal step.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted
 from headspan.llm.budget import Budget
 from headspan.llm.cache import Answer, AnswerCache, Question
 from headspan.llm.connection import Connection
@@ -102,6 +102,6 @@ class Asker:
                 with closing(crew.run(plan.open)) as arriving:
                     for question, answer in arriving:
                         found[question] = answer
-                        note = f"{self.budget.calls:,} calls, {self.budget.tokens:,} tokens"
+                        note = f"{counted(self.budget.calls, 'call')}, {counted(self.budget.tokens, 'token')}"
                         listen(Progress("answers", len(found), plan.questions, note))
         return [found[question] for question in questions]

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 
-from headspan.errors import LanguageModelError
+from headspan.errors import LanguageModelError, counted
 from headspan.llm.budget import Budget, BudgetSpentError
 from headspan.llm.cache import Answer, AnswerCache, Question
 from headspan.llm.connection import Connection, Message, Reply, RequestFailedError
@@ -80,8 +80,9 @@ class Crew:
         if isinstance(failure, BudgetSpentError):
             budget = self._budget
             raise LanguageModelError(
-                f"the budget of {budget.max_calls:,} calls and {budget.max_tokens:,} tokens has no room for another "
-                f"question ({budget.calls:,} calls and {budget.tokens:,} tokens are spent, {answered} of "
+                f"the budget of {counted(budget.max_calls, 'call')} and {counted(budget.max_tokens, 'token')} "
+                "has no room for another question (spent: "
+                f"{counted(budget.calls, 'call')} and {counted(budget.tokens, 'token')}; {answered} of "
                 f"{len(questions)} answers are there and kept); give more with --max-calls and --max-tokens, and run "
                 "the same command to go on"
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headspan.errors import SourceError
+from headspan.errors import SourceError, counted
 from headspan.network import is_remote
 from headspan.records import Shard
 from headspan.redact import redact
@@ -47,7 +47,8 @@ def places(
     urls = expand(shards, allow_pipe)
     if len(urls) != len(planned):
         raise SourceError(
-            f"{len(urls)} shards are named, and the store was planned over {len(planned)}; name all of them, in the "
+            f"{counted(len(urls), 'shard')} {'is' if len(urls) == 1 else 'are'} named, and the store was "
+            f"planned over {len(planned)}; name all of them, in the "
             "order of the run"
         )
     return {shard.url: url for shard, url in zip(planned, urls, strict=True)}

@@ -17,7 +17,7 @@ import torch
 
 from headspan.config import PrecomputeSettings
 from headspan.emit.fold import fold
-from headspan.errors import StoreError
+from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.model.description import parts_of
 from headspan.model.encoder import Encoder
@@ -68,7 +68,7 @@ def open_planned(
     ]
     if notes:
         lists = shell_command(["headspan", "info", str(path), "--notes"])
-        words.append(f"{len(notes):,} notes on captions and other members; `{lists}` lists them")
+        words.append(f"{counted(len(notes), 'note')} on captions and other members; `{lists}` lists them")
     if direct.start > 0 and not encoder.carried:
         words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
     listen(Progress("planned", images, images, "; ".join(words)))
@@ -199,7 +199,7 @@ def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, e
     wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
         raise StoreError(
-            f"{path}: was planned in units of {store.size.unit_images} images, this run asks for "
+            f"{path}: was planned in units of {counted(store.size.unit_images, 'image')}, this run asks for "
             f"{settings.unit_images}; leave --unit-images out to go on, or use another --out"
         )
     refuse_other_run(store, settings, as_planned(read_shards(path), store.attributes, urls), encoder)

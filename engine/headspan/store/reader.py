@@ -29,7 +29,7 @@ from headspan.emit.shares import (
     mlp_contributions,
     share_coordinates,
 )
-from headspan.errors import SettingsError, StoreError, one_line
+from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.records import BadImage, Sample, Shard, Unit
 from headspan.store.commits import Commits, Files, UnitRecord
 from headspan.store.mapped import MappedRows, UnmappableError
@@ -56,6 +56,8 @@ class Store:
 
     def __init__(self, path: str | Path, keep_failed: bool = False) -> None:
         """Open the store at `path`. Raises StoreError where there is none, or of another format."""
+        if not str(path):
+            raise StoreError("the name of the store is empty; give the path that `headspan precompute --out` wrote")
         self.path = expand_user(path, StoreError)
         self.group, self.attributes = open_group(self.path)
         self._size = dimensions(self.attributes)
@@ -70,7 +72,7 @@ class Store:
 
     def __repr__(self) -> str:
         return (
-            f"Store({str(self.path)!r}: {self.images} images, layers {spans(self.layers)}, "
+            f"Store({str(self.path)!r}: {counted(self.images, 'image')}, layers {spans(self.layers)}, "
             f"{self.heads_per_layer} heads of {self.head_dim}, joint {self.joint})"
         )
 
@@ -407,7 +409,8 @@ class Store:
         recorded = sum(record.images for record in self.records)
         if len(good) != recorded:
             raise StoreError(
-                f"{self.path}: ok marks {len(good)} images, the commit records {recorded}; headspan verify says which "
+                f"{self.path}: ok marks {counted(len(good), 'image')}, the commit records {recorded}; headspan "
+                f"verify says which "
                 "unit is damaged"
             )
         return good

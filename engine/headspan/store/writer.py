@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from headspan.emit.moments import Moments
-from headspan.errors import StoreError
+from headspan.errors import StoreError, counted
 from headspan.plan import units
 from headspan.records import BadImage, Sample, Unit
 from headspan.stage_times import StageTimes
@@ -66,7 +66,8 @@ class StoreWriter:
         planned = read_shards(self.path)
         if len(planned) != len(shards):
             raise StoreError(
-                f"{self.path}: was planned over {len(planned)} shards, this run names {len(shards)}; name the same "
+                f"{self.path}: was planned over {counted(len(planned), 'shard')}, this run names {len(shards)}; "
+                f"name the same "
                 "shards to go on, or use another --out"
             )
         for plan, found in zip(planned, shards, strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted
 from headspan.records import Listener, Progress, ignore
 from headspan.world.captions import caption
 from headspan.world.drawing import render
@@ -46,7 +46,9 @@ def write_world_shards(
     """
     folder = Path(folder)
     if images < 1 or images_per_shard < 1:
-        raise SettingsError(f"{images} images, {images_per_shard} a shard: nothing to write; give at least 1 of each")
+        raise SettingsError(
+            f"{counted(images, 'image')}, {images_per_shard} a shard: nothing to write; give at least 1 of each"
+        )
     # What else is wrong is refused here, before anything is written.
     render([scene(seed, split, 0)], side)
     try:
