@@ -150,7 +150,7 @@ def test_coordinates_and_directions_give_what_the_dense_contributions_give() -> 
         ({"texts_per_head": 0}, r"0 texts a head from a pool of 5; ask for 1 to 5"),
         ({"texts_per_head": 6}, r"6 texts a head from a pool of 5; ask for 1 to 5"),
         ({"rank": 0}, r"rank 0; ask for at least 1"),
-        ({"contributions": np.ones((1, 4))}, r"TEXTSPAN over 1 images; a variance needs at least 2"),
+        ({"contributions": np.ones((1, 4))}, r"TEXTSPAN over 1 image; a variance needs at least 2"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str) -> None:
@@ -320,7 +320,10 @@ def test_a_run_of_an_earlier_version_counts_as_made_with_what_it_says(toy_copy: 
     hs.textspan(store, CONCEPTS, texts_per_head=5)
     hs.label_heads(store)
     hs.concept_consistency(store)
-    assert relative_files(toy_copy) == before
+    after = relative_files(toy_copy)
+    # The files of runs that had no record are recorded now.
+    recorded = {name for name in after if name.startswith("records/results/")}
+    assert {name: data for name, data in after.items() if name not in recorded} == before
     with pytest.raises(StoreError, match="rank 80, now 3"):
         hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
 
