@@ -371,7 +371,7 @@ def test_a_caption_that_is_no_unicode_text_is_stored_escaped(toy_run: ToyRun, tm
 
 def test_a_member_that_no_shard_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.txt", b""), ("b.jpg", b"")])
-    with pytest.raises(SourceError, match=r"--image-member inputs.jpg .*: jpg 2 times, txt 1 times; check"):
+    with pytest.raises(SourceError, match=r"--image-member inputs.jpg .*: jpg 2 times, txt 1 time; check"):
         list(list_samples(stored_names([str(tar)]), on_note=lambda note: None, names=MemberNames(image="inputs.jpg")))
 
 
