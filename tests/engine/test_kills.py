@@ -102,6 +102,8 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
         out = tmp_path / str(number) / "run.zarr"
         out.parent.mkdir()
         killed = runs.run(out, **order)
+        # A run may be done before the moment that was drawn for it, on a machine that has become faster.
+        assert killed["status"] == -9 or "after" in order
         kills += killed["status"] == -9
         committed: set[int] = set()
         if out.exists():
@@ -120,7 +122,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
         assert not committed & set(again["rows"]), order
         assert sorted({*killed["rows"], *again["rows"]}) == list(range(IMAGES)), order
         assert len(set(again["rows"])) == len(again["rows"]), order
-    assert kills >= 50
+    assert kills > AT_STEPS
     assert verify(hs.open(out)).problems == ()
 
 
