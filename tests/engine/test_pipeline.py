@@ -384,7 +384,7 @@ def test_a_shard_that_changed_since_the_plan_is_refused_by_its_name(
 
 def test_input_without_an_image_is_an_error_and_leaves_nothing_behind(toy_run: ToyRun, tmp_path: Path) -> None:
     empty = write_tar(tmp_path / "texts.tar", [("a.txt", b"caption"), ("b.json", b"{}")])
-    with pytest.raises(SourceError, match=r"no image in 1 shards \(first: .*texts\.tar\)"):
+    with pytest.raises(SourceError, match=r"no image in 1 shard \(first: .*texts\.tar\)"):
         run(toy_run, tmp_path / "s.zarr", shards=[str(empty)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.tar"]
 
