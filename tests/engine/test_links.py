@@ -72,7 +72,9 @@ def test_a_member_that_a_link_uses_is_not_told_to_be_unused(hard: bool, target: 
     members += [("captions/b.txt", b"of nobody")]
     samples, notes = planned(tar_of(members, hard=hard), tmp_path)
     assert [sample.caption for sample in samples] == ["the words"]
-    assert [(note.key, note.reason) for note in notes] == [("captions/b.txt", "is neither an image nor a companion of one")]
+    assert [(note.key, note.reason) for note in notes] == [
+        ("captions/b.txt", "is neither an image nor a companion of one")
+    ]
 
 
 @pytest.mark.parametrize("between", [0, 1, 9])
