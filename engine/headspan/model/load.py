@@ -26,9 +26,10 @@ from headspan.model import hub
 from headspan.model.checkpoint import LOADING_ERRORS, first_line, load_into
 from headspan.model.configs import REFERENCE, REFERENCE_CONFIG, REFERENCE_WEIGHTS, NamedConfig, find_config
 from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, to_tower, unsupported_reason
+from headspan.model.description import parts_of
+from headspan.model.layers import Mlp
 from headspan.model.places import Weights, find_weights
 from headspan.model.provenance import Settings, settle
-from headspan.model.tower import Tower
 from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.user_paths import expand_user
 
@@ -50,8 +51,6 @@ class LoadedModel:
     weights_sha256: str
     # The same over everything else but the logits' scale and bias: the text tower.
     text_sha256: str
-    # The activation of the image tower's MLPs as they run, such as `gelu` or `quick_gelu`.
-    activation: str
     # Whether open_clip was told to run QuickGELU in both towers.
     quick_gelu: bool
     named: NamedConfig
@@ -61,6 +60,12 @@ class LoadedModel:
     paths: dict[str, str] = field(default_factory=dict)
     # Whether what a tokenizer needs may be fetched.
     download: bool = True
+
+    @property
+    def activation(self) -> str:
+        """The activation of the image tower's MLPs as they run, such as `gelu` or `quick_gelu`."""
+        tower = to_tower(self.clip.visual, self.name)
+        return ", ".join(sorted({mlp.activation for mlp in parts_of(tower, Mlp)}))
 
     def tokenizer(self) -> Any:
         """open_clip's tokenizer for this model; ModelError where it needs what is not there."""
@@ -175,7 +180,6 @@ def _load(
         preprocess=_preprocess(clip.visual),
         weights_sha256=_digest(clip.visual.state_dict()),
         text_sha256=_digest(_text_state(clip.state_dict())),
-        activation=_activation(to_tower(clip.visual, name)),
         quick_gelu=settings.quick_gelu,
         named=named,
         assumed=settings.note,
@@ -255,13 +259,6 @@ def _preprocess(visual: Any) -> Preprocess:
 def _text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Everything but the image tower and the logits' scale and bias, which move no text vector."""
     return {k: v for k, v in state.items() if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias")}
-
-
-def _activation(tower: Tower) -> str:
-    mlps = [block.mlp for block in tower.blocks]
-    if tower.pool is not None and tower.pool.mlp is not None:
-        mlps.append(tower.pool.mlp)
-    return ", ".join(sorted({mlp.activation for mlp in mlps}))
 
 
 def _digest(state: dict[str, Tensor]) -> str:

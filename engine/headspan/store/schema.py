@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 
 from headspan.emit.shares import EXTRA_COORDINATES
-from headspan.errors import StoreError, one_line
+from headspan.errors import StoreError, one_line, shortened
 from headspan.records import MemberNames
 
 FORMAT = 1
@@ -256,16 +256,11 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         )
     for name, kind in _KINDS.items():
         if name in attributes and not isinstance(attributes[name], kind):
+            quoted = shortened(repr(attributes[name]), _LONGEST_QUOTE)
             raise StoreError(
-                f"{path / 'zarr.json'}: the attribute {name} is {_shortened(attributes[name])}, which no headspan "
-                f"writes; {todo}"
+                f"{path / 'zarr.json'}: the attribute {name} is {quoted}, which no headspan writes; {todo}"
             )
     return root, attributes
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
 def attributes_of(path: Path) -> dict[str, Any] | None:
