@@ -18,11 +18,11 @@ from PIL import Image
 
 from benchmarks.measure import benchmark
 from headspan.config import DECODERS, Preprocess
-from headspan.decode import renderer
-from headspan.pixels import PIXELS_LIMIT, open_image
-from headspan.plan import list_samples
-from headspan.shard_urls import expand, stored_names
-from headspan.sources import open_shard
+from headspan.decode.exact import PIXELS_LIMIT, open_image
+from headspan.decode.workers import renderer
+from headspan.shards.plan import list_samples
+from headspan.shards.sources import open_shard
+from headspan.shards.urls import expand, stored_names
 
 QUESTION = "JPEGs decoded by one core"
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks.gpu import Sizes
 from benchmarks.measure import alternate, benchmark, median, ratio
 from benchmarks.models import MODELS, TOY, random_visual
-from headspan.emit.contributions import contributions
-from headspan.emit.fold import fold
-from headspan.emit.shares import head_coordinates, head_directions
+from headspan.decompose.contributions import contributions
+from headspan.decompose.fold import fold
+from headspan.decompose.formula import head_coordinates, head_directions
 from headspan.model.convert import to_tower
 from headspan.model.tower import Tower
 

@@ -19,9 +19,9 @@ import numpy as np
 from benchmarks.bench_textspan import head_spread
 from benchmarks.measure import alternate, benchmark, median
 from benchmarks.pictures import photo_like, write_shards
-from headspan.analyse.textspan import span_heads
 from headspan.config import PrecomputeSettings
-from headspan.pipeline import precompute
+from headspan.run.precompute import precompute
+from headspan.spans.algorithm import span_heads
 
 QUESTION = "growth"
 _ROUNDS = 60

@@ -21,12 +21,13 @@ import torch
 from benchmarks.measure import alternate, benchmark, median
 from benchmarks.pictures import photo_like, write_shards
 from headspan.config import PrecomputeSettings
-from headspan.decode import decode, renderer
-from headspan.model.encoder import prepare
-from headspan.pipeline import precompute
-from headspan.plan import list_samples
-from headspan.records import BadImage, DecodedImage, Sample
-from headspan.shard_urls import expand, stored_names
+from headspan.decode.images import DecodedImage
+from headspan.decode.workers import decode, renderer
+from headspan.run.encoder import prepare
+from headspan.run.precompute import precompute
+from headspan.shards.plan import list_samples
+from headspan.shards.samples import BadImage, Sample
+from headspan.shards.urls import expand, stored_names
 
 QUESTION = "precompute end to end"
 # The slower of decoding alone and the forward pass alone, over precompute without loading the model.

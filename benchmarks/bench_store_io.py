@@ -23,9 +23,9 @@ from benchmarks.measure import alternate, benchmark, ratio
 from benchmarks.models import MODELS, TOY, store_size
 from benchmarks.random_store import add_moments, planned_store, unit_batches, zero_moments
 from headspan.model.allocator import keep_freed_memory
-from headspan.records import Unit
+from headspan.shards.samples import Unit
 from headspan.store.schema import Dimensions, image_bytes
-from headspan.store.writer import StoreWriter
+from headspan.store.write.unit import StoreWriter
 
 QUESTION = "store write and read"
 WRITE_MARK, READ_MARK = 0.85, 0.8

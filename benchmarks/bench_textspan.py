@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import Seconds, benchmark, seconds
-from headspan.analyse.textspan import Spread, span_heads
+from headspan.spans.algorithm import Spread, span_heads
 
 QUESTION = "TEXTSPAN of all heads"
 # Times faster than the published procedure at 10,000 images, and seconds for 384 heads.

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headspan.emit.moments import Moments
-from headspan.emit.shares import Folded
-from headspan.records import Sample, Shard, Unit
+from headspan.decompose.formula import Folded
+from headspan.decompose.moments import Moments
+from headspan.shards.samples import Sample, Shard, Unit
 from headspan.store.schema import FORMAT, Dimensions
-from headspan.store.staged import StagedStore
-from headspan.store.writer import StoreWriter
+from headspan.store.write.create import StagedStore
+from headspan.store.write.unit import StoreWriter
 
 # Rows that the writer is given at once, as a run's batches are.
 BATCH = 256

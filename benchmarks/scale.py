@@ -16,7 +16,7 @@ from benchmarks.gpu import Sizes
 from benchmarks.gpu_tower import flops
 from benchmarks.measure import latest_lines
 from benchmarks.models import MODELS, store_size
-from headspan.emit.shares import EXTRA_COORDINATES
+from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.store.schema import image_bytes, row_arrays
 
 SCALE = Path(__file__).parent / "SCALE.md"

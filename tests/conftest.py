@@ -25,13 +25,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-# Every shape that a signature states is checked at every call. `headspan.sources` is left out: its
+# Every shape that a signature states is checked at every call. `headspan.shards.sources` is left out: its
 # methods return `Self`, which beartype takes in decorated classes alone.
 _CHECKED = ("analyse", "config", "decode", "emit", "llm", "model", "pipeline", "plan", "prefetch", "records", "store")
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
 import headspan as hs  # noqa: E402
-from headspan.emit.contributions import contributions  # noqa: E402
+from headspan.decompose.contributions import contributions  # noqa: E402
 from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402

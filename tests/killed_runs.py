@@ -16,12 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headspan import pipeline
 from headspan.config import PrecomputeSettings
-from headspan.in_hand import InHand
-from headspan.records import Sample
-from headspan.store import commits, shard_writer, staged, writer
-from headspan.store.files import StagedFile
+from headspan.decode.in_flight import InHand
+from headspan.io.local import StagedFile
+from headspan.run import precompute as pipeline
+from headspan.shards.samples import Sample
+from headspan.store.write import commits
+from headspan.store.write import create as staged
+from headspan.store.write import shard as shard_writer
+from headspan.store.write import unit as writer
 
 # What a run does to the disk, by the module that calls it.
 STEPS = (

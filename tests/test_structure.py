@@ -19,40 +19,36 @@ ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine" / "headspan"
 KERNELS = ROOT / "kernels" / "headspan_kernels"
 
-# The data path from left to right: a module imports from its own group and from groups before it.
-FLOW = (
-    (
-        "escapes",
-        "redact",
-        "errors",
-        "config",
-        "records",
-        "stage_times",
-        "user_paths",
-        "network",
-        "shard_urls",
-        "blocks",
-        "sources",
-        "links",
-        "tar",
-    ),
-    ("world",),
-    ("joining", "plan", "image_folder"),
-    ("pixels", "fast_pixels", "decode", "in_hand"),
-    ("prefetch",),
-    ("model",),
-    ("emit",),
-    ("store",),
-    ("pipeline",),
-    ("cluster", "analyse", "llm"),
-    ("demo", "mending"),
-    ("terminal", "flag_parser"),
-    ("asking_flags", "score_tables"),
-    ("label_commands", "vote_commands"),
-    ("cli",),
-    ("__main__",),
+# The order of imports, from the ground up: a folder, or a module beside them, imports only what stands before it.
+ORDER = (
+    "escapes",
+    "redact",
+    "timing",
+    "events",
+    "errors",
+    "user_paths",
+    "config",
+    "io",
+    "shards",
+    "llm",
+    "model",
+    "decode",
+    "decompose",
+    "store",
+    "store.write",
+    "run",
+    "texts",
+    "explore",
+    "spans",
+    "prune",
+    "concepts",
+    "world",
+    "report",
+    "demo",
+    "cli",
+    "__main__",
 )
-PLACE = {name: place for place, group in enumerate(FLOW) for name in group}
+RANK = {name: rank for rank, name in enumerate(ORDER)}
 
 # What a machine that only reads stores need not have.
 HEAVY = ("torch", "open_clip", "torchvision", "triton")
@@ -81,21 +77,27 @@ def imported_modules(source: str, module: str, is_package: bool) -> Iterator[tup
                 yield node.lineno, f"{origin}.{alias.name}"
 
 
-def flow_complaints(source: str, module: str, is_package: bool) -> list[str]:
-    """What is wrong with the imports of one engine module, a sentence each."""
-    own = module.split(".")[1]
-    if own not in PLACE:
-        return [f"{module}: `{own}` has no place in the order of imports; give it one in FLOW"]
+def place_of(module: str) -> str | None:
+    """The entry of ORDER that a module of headspan belongs to: the longest one that its name begins with."""
+    name = module.removeprefix("headspan.")
+    found = [place for place in ORDER if is_in(name, place)]
+    return max(found, key=len) if found else None
+
+
+def order_complaints(source: str, module: str, is_package: bool) -> list[str]:
+    """What is wrong with the imports of one engine module, one sentence for each import."""
+    own = place_of(module)
+    if own is None:
+        return [f"{module}: has no place in the order of imports; give it one in ORDER"]
     complaints = []
     for line, name in imported_modules(source, module, is_package):
-        parts = name.split(".")
-        if parts[0] != "headspan":
+        if not is_in(name, "headspan"):
             continue
-        target = parts[1] if len(parts) > 1 else "the whole package"
-        if target not in PLACE:
-            complaints.append(f"{module}, line {line}: imports {name}, and `{target}` has no place in FLOW")
-        elif PLACE[target] > PLACE[own]:
-            complaints.append(f"{module}, line {line}: imports {name}, which comes after `{own}` in the flow")
+        target = place_of(name)
+        if target is None:
+            complaints.append(f"{module}, line {line}: imports {name}, which has no place in ORDER")
+        elif RANK[target] > RANK[own]:
+            complaints.append(f"{module}, line {line}: imports {name}, which comes after `{own}` in ORDER")
     return complaints
 
 
@@ -108,13 +110,51 @@ def is_in(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def test_imports_of_the_engine_flow_one_way() -> None:
-    complaints: list[str] = []
-    for path in sorted(ENGINE.rglob("*.py")):
-        module = module_name(path, ENGINE.parent)
-        if module != "headspan":
-            complaints += flow_complaints(path.read_text(), module, path.name == "__init__.py")
+def engine_modules() -> dict[str, Path]:
+    """Every module of the engine by its dotted name, but for the package itself, which re-exports names lazily."""
+    found = {module_name(path, ENGINE.parent): path for path in sorted(ENGINE.rglob("*.py"))}
+    del found["headspan"]
+    return found
+
+
+def test_every_module_imports_only_from_folders_before_its_own() -> None:
+    complaints = [
+        complaint
+        for module, path in engine_modules().items()
+        for complaint in order_complaints(path.read_text(), module, path.name == "__init__.py")
+    ]
     assert not complaints, "\n".join(complaints)
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import one another, directly or through others."""
+    reached: dict[str, set[str]] = {}
+    for module in imports:
+        seen: set[str] = set()
+        waiting = [module]
+        while waiting:
+            for name in imports.get(waiting.pop(), set()) - seen:
+                seen.add(name)
+                waiting.append(name)
+        reached[module] = seen
+    groups = {frozenset(other for other in reached[module] if module in reached[other]) for module in imports}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    modules = engine_modules()
+    imports = {}
+    for module, path in modules.items():
+        found = {name for _, name in imported_modules(path.read_text(), module, path.name == "__init__.py")}
+        # `from headspan.a import b`: the module a.b, or a name in the module a.
+        named = {name if name in modules else name.rpartition(".")[0] for name in found}
+        imports[module] = (named & modules.keys()) - {module}
+    assert circles(imports) == []
+
+
+def test_the_search_for_circles_finds_them() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [["b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
 def prints(source: str) -> list[int]:
@@ -132,7 +172,7 @@ def test_one_file_prints() -> None:
     found = {path.name: prints(path.read_text()) for path in sorted(ENGINE.rglob("*.py"))}
     # What argparse gives for standard output is compared with it, and handed on.
     assert {name: len(lines) for name, lines in found.items() if lines} == {"flag_parser.py": 1}
-    assert "getattr(sys, self._name)" in (ENGINE / "terminal.py").read_text()
+    assert "getattr(sys, self._name)" in (ENGINE / "cli" / "terminal.py").read_text()
 
 
 def test_the_check_of_printing_sees_what_it_should() -> None:
@@ -142,20 +182,21 @@ def test_the_check_of_printing_sees_what_it_should() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("headspan.decode", "from headspan.plan import plan", None),
+        ("headspan.decode.workers", "from headspan.shards.plan import plan", None),
         ("headspan.config", "import headspan.errors", None),
-        ("headspan.store.reader", "from .schema import FORMAT\nfrom ..emit import fold", None),
-        ("headspan.analyse.ccs", "from headspan import llm", None),
-        ("headspan.plan", "from headspan.decode import decode", "comes after `plan`"),
-        ("headspan.plan", "def late():\n    import headspan.cli", "line 2: imports headspan.cli"),
-        ("headspan.emit.fold", "from ..store import reader", "comes after `emit`"),
-        ("headspan.emit.fold", "from headspan import open", "`open` has no place"),
-        ("headspan.emit.fold", "import headspan", "`the whole package` has no place"),
-        ("headspan.helpers", "", "`helpers` has no place"),
+        ("headspan.store.reader", "from .schema import FORMAT\nfrom ..decompose import fold", None),
+        ("headspan.store.write.commits", "from headspan.store import schema", None),
+        ("headspan.store.reader", "from headspan.store.write import commits", "comes after `store`"),
+        ("headspan.llm.cache", "from headspan.concepts import ccs", "comes after `llm`"),
+        ("headspan.shards.plan", "from headspan.decode.workers import decode", "comes after `shards`"),
+        ("headspan.shards.plan", "def late():\n    import headspan.cli", "line 2: imports headspan.cli"),
+        ("headspan.decompose.fold", "from headspan import open", "imports headspan.open, which has no place"),
+        ("headspan.decompose.fold", "import headspan", "imports headspan, which has no place"),
+        ("headspan.helpers", "", "has no place in the order"),
     ],
 )
-def test_the_check_of_the_flow_sees_what_it_should(module: str, source: str, complaint: str | None) -> None:
-    found = flow_complaints(source, module, is_package=False)
+def test_the_check_of_the_order_sees_what_it_should(module: str, source: str, complaint: str | None) -> None:
+    found = order_complaints(source, module, is_package=False)
     if complaint is None:
         assert found == []
     else:
@@ -221,9 +262,13 @@ def failures_without(heavy: tuple[str, ...], modules: list[str]) -> dict[str, st
     return failures
 
 
+# What runs over a finished store, on a laptop: everything that reads it, and every analysis.
+WITHOUT_TORCH = ("store", "texts", "explore", "spans", "prune", "concepts", "world", "report", "llm")
+
+
 def test_stores_are_read_and_analysed_without_torch() -> None:
-    analyses = [module_name(path, ENGINE.parent) for path in sorted((ENGINE / "analyse").rglob("*.py"))]
-    failures = failures_without(HEAVY, ["headspan", "headspan.store.reader", *analyses])
+    modules = [module for module in engine_modules() if place_of(module) in WITHOUT_TORCH]
+    failures = failures_without(HEAVY, ["headspan", "headspan.run.verify", *modules])
     assert not failures, "\n".join(f"{module}\n{trace}" for module, trace in failures.items())
 
 

@@ -1,4 +1,4 @@
-"""Write the general text pool that ships with headspan: engine/headspan/pools/general.tsv.
+"""Write the general text pool that ships with headspan: engine/headspan/texts/pools/general.tsv.
 
     python tools/make_pool.py      # rewrites the file and prints how many texts each concept has
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WORDS = Path(__file__).with_name("pool_words.toml")
-POOL = Path(__file__).resolve().parents[1] / "engine" / "headspan" / "pools" / "general.tsv"
+POOL = Path(__file__).resolve().parents[1] / "engine" / "headspan" / "texts" / "pools" / "general.tsv"
 
 # Written with a consonant and spoken with a vowel, and the reverse, as far as the words after "a(n)" go.
 SPOKEN_WITH_VOWEL = ("hour",)

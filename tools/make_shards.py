@@ -28,8 +28,8 @@ from webdataset.writer import TarWriter
 
 from headspan.errors import HeadspanError, SettingsError, SourceError
 from headspan.escapes import escaped, shell_command
-from headspan.image_folder import CLASSES, ImageFolder, left_out, read_folder
-from headspan.records import Progress
+from headspan.events import Progress
+from headspan.shards.image_folder import CLASSES, ImageFolder, left_out, read_folder
 from headspan.world import write_world_shards
 from headspan.world.factors import SPLITS
 from headspan.world.shards import numbered

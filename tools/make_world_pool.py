@@ -1,4 +1,4 @@
-"""Write the image world's text pool that ships with headspan: engine/headspan/pools/world.tsv.
+"""Write the image world's text pool that ships with headspan: engine/headspan/texts/pools/world.tsv.
 
     python tools/make_world_pool.py      # rewrites the file and prints how many texts each concept has
 
@@ -24,7 +24,7 @@ from headspan.world.words import (
     with_article,
 )
 
-POOL = Path(__file__).resolve().parents[1] / "engine" / "headspan" / "pools" / "world.tsv"
+POOL = Path(__file__).resolve().parents[1] / "engine" / "headspan" / "texts" / "pools" / "world.tsv"
 
 # Factor, concept, and the number of frames each phrase is put in, which evens the concepts out.
 CONCEPTS = (

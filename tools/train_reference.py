@@ -33,7 +33,7 @@ from headspan.config import Preprocess
 from headspan.model.tower import normalise
 from headspan.world import FACTORS, Scene, Stream, caption, focused_caption, prompts, render, scene, value_of
 
-CONFIG = Path(__file__).parent.parent / "engine" / "headspan" / "reference" / "headspan-reference.json"
+CONFIG = Path(__file__).parent.parent / "engine" / "headspan" / "world" / "reference" / "headspan-reference.json"
 # The stream of a scene's captions, beside the scene's own.
 _CAPTIONS = 2
 # Scenes are grouped among those of so many batches.

@@ -13,54 +13,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headspan.analyse.ccs import ConceptConsistency, concept_consistency, read_scores
-    from headspan.analyse.compare import compare
-    from headspan.analyse.examples import read_examples
-    from headspan.analyse.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
-    from headspan.analyse.judging import judge_heads
-    from headspan.analyse.labels import Labels, label_heads
-    from headspan.analyse.model_labels import label_by_model
-    from headspan.analyse.model_pool import write_pool
-    from headspan.analyse.neighbours import nearest_to_image, nearest_to_vector, similarities
-    from headspan.analyse.pool_request import PoolRequest
-    from headspan.analyse.pruning import mean_ablated
-    from headspan.analyse.raters import rater_agreement
-    from headspan.analyse.segmentation import text_maps
-    from headspan.analyse.spans import HeadSpans, read_spans, textspan
-    from headspan.analyse.texts import Pool, read_pool, text_vectors
-    from headspan.analyse.textspan import TextSpan, textspan_dense
-    from headspan.analyse.verify import verify
-    from headspan.analyse.zero_shot import Accuracy, Classes, accuracy, embed_classes
+    from headspan.concepts.ccs import ConceptConsistency, concept_consistency, read_scores
+    from headspan.concepts.compare import compare
+    from headspan.concepts.examples import read_examples
+    from headspan.concepts.labels import Labels, label_heads
+    from headspan.concepts.llm_judges import judge_heads
+    from headspan.concepts.llm_labels import label_by_model
+    from headspan.concepts.pool_writer.request import PoolRequest
+    from headspan.concepts.pool_writer.write import write_pool
+    from headspan.concepts.raters import rater_agreement
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
+    from headspan.events import Listener
+    from headspan.explore.neighbours import nearest_to_image, nearest_to_vector, similarities
+    from headspan.explore.segmentation import text_maps
     from headspan.llm.asking import Asker
     from headspan.llm.cache import AnswerCache
     from headspan.llm.endpoint import Endpoint
-    from headspan.mending import Repaired
-    from headspan.records import Listener, Summary
+    from headspan.prune.ablation import mean_ablated
+    from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
+    from headspan.run.repair import Repaired
+    from headspan.run.summary import Summary
+    from headspan.run.verify import verify
+    from headspan.spans.algorithm import TextSpan, textspan_dense
+    from headspan.spans.over_store import HeadSpans, read_spans, textspan
     from headspan.store.reader import Store
     from headspan.store.reader import open_store as open  # noqa: A004
+    from headspan.texts.pool import Pool, read_pool, text_vectors
+    from headspan.world.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
 
 # Public names by the module that they come from; the same as the imports above.
 _MODULES = {
-    "analyse.ccs": ("ConceptConsistency", "concept_consistency", "read_scores"),
-    "analyse.compare": ("compare",),
-    "analyse.examples": ("read_examples",),
-    "analyse.ground_truth": ("GroundTruth", "check_ground_truth", "read_ground_truth"),
-    "analyse.judging": ("judge_heads",),
-    "analyse.labels": ("Labels", "label_heads"),
-    "analyse.model_labels": ("label_by_model",),
-    "analyse.model_pool": ("write_pool",),
-    "analyse.neighbours": ("nearest_to_image", "nearest_to_vector", "similarities"),
-    "analyse.pool_request": ("PoolRequest",),
-    "analyse.pruning": ("mean_ablated",),
-    "analyse.raters": ("rater_agreement",),
-    "analyse.segmentation": ("text_maps",),
-    "analyse.spans": ("HeadSpans", "read_spans", "textspan"),
-    "analyse.texts": ("Pool", "read_pool", "text_vectors"),
-    "analyse.textspan": ("TextSpan", "textspan_dense"),
-    "analyse.verify": ("verify",),
-    "analyse.zero_shot": ("Accuracy", "Classes", "accuracy", "embed_classes"),
+    "concepts.ccs": ("ConceptConsistency", "concept_consistency", "read_scores"),
+    "concepts.compare": ("compare",),
+    "concepts.examples": ("read_examples",),
+    "world.ground_truth": ("GroundTruth", "check_ground_truth", "read_ground_truth"),
+    "concepts.llm_judges": ("judge_heads",),
+    "concepts.labels": ("Labels", "label_heads"),
+    "concepts.llm_labels": ("label_by_model",),
+    "concepts.pool_writer.write": ("write_pool",),
+    "explore.neighbours": ("nearest_to_image", "nearest_to_vector", "similarities"),
+    "concepts.pool_writer.request": ("PoolRequest",),
+    "prune.ablation": ("mean_ablated",),
+    "concepts.raters": ("rater_agreement",),
+    "explore.segmentation": ("text_maps",),
+    "spans.over_store": ("HeadSpans", "read_spans", "textspan"),
+    "texts.pool": ("Pool", "read_pool", "text_vectors"),
+    "spans.algorithm": ("TextSpan", "textspan_dense"),
+    "run.verify": ("verify",),
+    "prune.zero_shot": ("Accuracy", "Classes", "accuracy", "embed_classes"),
     "config": ("PrecomputeSettings",),
     "errors": ("HeadspanError",),
     "llm.asking": ("Asker",),
@@ -153,20 +154,20 @@ def precompute(
     """
     # A call that needs torch; reading and analysing do not.
     from headspan.config import PrecomputeSettings
-    from headspan.pipeline import precompute as run
-    from headspan.records import ignore
+    from headspan.events import ignore
+    from headspan.run.precompute import precompute as run
 
     named = shards if isinstance(shards, str) else list(shards)
     return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), listen or ignore)
 
 
 def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener | None = None, **settings: Any) -> Repaired:
-    """Compute again what `verify` finds damaged, or what was set aside, in a store; see headspan.mending.
+    """Compute again what `verify` finds damaged, or what was set aside, in a store; see headspan.run.repair.
 
     Raises HeadspanError where the model or the shards are not those that the store was made with.
     """
     # Needs torch, as `precompute` does.
-    from headspan.mending import repair as run
-    from headspan.records import ignore
+    from headspan.events import ignore
+    from headspan.run.repair import repair as run
 
     return run(store, shards, listen or ignore, **settings)

@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from headspan.terminal import tell
+from headspan.cli.terminal import tell
 
 _INTERRUPTED = 130
 
@@ -24,7 +24,7 @@ def main() -> int:
     may_end = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if may_end:
         signal.signal(signal.SIGINT, _end)
-    from headspan.cli import main as run
+    from headspan.cli.main import main as run
 
     try:
         if may_end:

@@ -14,7 +14,6 @@ from typing import Any
 
 from headspan.errors import SettingsError
 from headspan.escapes import escaped
-from headspan.records import MemberNames
 from headspan.user_paths import expand_user
 
 EMISSIONS = ("heads", "patches", "mlps", "carried")
@@ -31,6 +30,19 @@ _MOST = {
     "unit_images": 1 << 30,
     "in_flight_bytes": 1 << 50,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class MemberNames:
+    """Which members of a sample are its image and its caption, where the usual extensions do not say it.
+
+    `image` and `caption` are fields (what a name has behind the first dot), such as `input.jpg`, or patterns of them
+    such as `*.outputs.txt`, several with commas. `caption_json` is a key of the sample's JSON that holds the caption.
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    caption_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,19 +17,20 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from headspan.analyse.ccs import concept_consistency
-from headspan.analyse.ground_truth import GroundTruth, check_ground_truth
-from headspan.analyse.labels import label_heads
-from headspan.analyse.report import write_report
-from headspan.analyse.spans import textspan
+from headspan.concepts.ccs import concept_consistency
+from headspan.concepts.labels import label_heads
 from headspan.config import PrecomputeSettings
 from headspan.errors import StoreError
-from headspan.pipeline import precompute
-from headspan.records import Listener, Summary, ignore
-from headspan.store.files import checksum, new_token, refusals, staged, write_atomically
+from headspan.events import Listener, ignore
+from headspan.io.local import checksum, new_token, refusals, staged, write_atomically
+from headspan.report.collect import write_report
+from headspan.run.precompute import precompute
+from headspan.run.summary import Summary
+from headspan.spans.over_store import textspan
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 from headspan.world import write_world_shards
+from headspan.world.ground_truth import GroundTruth, check_ground_truth
 
 # Seed 0 is what the model was trained on, seed 1 what it was tuned on.
 _IMAGES, _IMAGES_PER_SHARD, _SEED = 2000, 500, 2

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from headspan.analyse.agreement import agree
-from headspan.analyse.ccs import NO_VOTE, ConceptConsistency, Votes
-from headspan.analyse.labels import Labels
-from headspan.analyse.raters import rater_agreement
+from headspan.concepts.agreement import agree
+from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes
+from headspan.concepts.labels import Labels
+from headspan.concepts.raters import rater_agreement
 
 
 def by_hand(first: list[int], second: list[int]) -> tuple[float, float, float]:

@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import headspan as hs
-from headspan.analyse.verify import SUM_TOLERANCES, verify
-from headspan.cli import main
+from headspan.cli.main import main
 from headspan.errors import ModelError, SettingsError, StoreError
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
+from headspan.run.verify import SUM_TOLERANCES, verify
 from tests import tolerances
 from tests.conftest import TOY, ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.test_every_model import facts_of, randomise_all, timm_in_small, weights_of

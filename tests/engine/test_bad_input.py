@@ -22,10 +22,11 @@ from PIL import Image
 
 import headspan as hs
 from headspan.config import Preprocess
-from headspan.decode import decode
+from headspan.decode.workers import decode
 from headspan.errors import SourceError
-from headspan.plan import scan
-from headspan.records import BadImage, Progress
+from headspan.events import Progress
+from headspan.shards.plan import scan
+from headspan.shards.samples import BadImage
 from tests.conftest import ToyRun, encoded_image, image_members, relative_files, write_tar
 
 FUZZ_SECONDS = float(os.environ.get("HEADSPAN_FUZZ_SECONDS", "1.5"))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headspan import blocks
-from headspan.blocks import AHEAD, Blocks
 from headspan.errors import SourceError
+from headspan.io import ranges as blocks
+from headspan.io.ranges import AHEAD, Blocks
 
 SIZE = 64
 DATA = bytes(range(256)) * 9 + b"the end"

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.cli import ProgressPrinter, main
+from headspan.cli.main import ProgressPrinter, main
 from headspan.config import parse_layers
-from headspan.records import Progress
+from headspan.events import Progress
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files, write_tar
 
-HEADSPAN = [sys.executable, "-m", "headspan.cli"]
+HEADSPAN = [sys.executable, "-m", "headspan.cli.main"]
 
 
 def flags(toy_run: ToyRun, out: Path) -> list[str]:
@@ -194,7 +194,7 @@ def test_an_interruption_while_the_command_line_loads_has_its_exit_code() -> Non
 import os, runpy, signal, sys
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
-        if name == "headspan.cli":
+        if name == "headspan.cli.main":
             assert "numpy" not in sys.modules
             os.kill(os.getpid(), signal.SIGINT)
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -305,7 +305,7 @@ def test_lines_of_progress_tell_the_rate_from_the_start_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("headspan.cli.time.monotonic", lambda: now)
+    monkeypatch.setattr("headspan.cli.main.time.monotonic", lambda: now)
     printer = ProgressPrinter()
     for seconds, done in ((0.0, 0), (0.5, 10), (6.0, 50), (7.0, 60), (10.0, 100)):
         now = 100.0 + seconds

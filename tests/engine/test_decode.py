@@ -20,13 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headspan import decode as decode_module
 from headspan.config import Preprocess
-from headspan.decode import decode
+from headspan.decode.exact import Undecodable, preprocess_image
+from headspan.decode.images import DecodedImage
+from headspan.decode.workers import decode
+from headspan.decode.workers import workers as decode_module
 from headspan.errors import SourceError
-from headspan.pixels import Undecodable, preprocess_image
-from headspan.plan import scan
-from headspan.records import BadImage, DecodedImage, Sample
+from headspan.shards.plan import scan
+from headspan.shards.samples import BadImage, Sample
 
 MODES = ("RGB", "L", "RGBA", "LA", "CMYK", "P", "1", "I;16")
 SIZES = ((257, 3), (3, 131), (1, 1), (224, 224), (225, 223), (97, 101), (640, 427), (31, 448))

@@ -17,10 +17,9 @@ from open_clip.model import _build_vision_tower
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
-from headspan.emit.contributions import contributions
-from headspan.emit.fold import fold
-from headspan.emit.moments import Moments
-from headspan.emit.shares import (
+from headspan.decompose.contributions import contributions
+from headspan.decompose.fold import fold
+from headspan.decompose.formula import (
     Convention,
     bias_contributions,
     check_convention,
@@ -28,14 +27,15 @@ from headspan.emit.shares import (
     head_directions,
     mlp_contributions,
 )
+from headspan.decompose.moments import Moments
 from headspan.errors import SettingsError
 from headspan.model.convert import to_tower
 from headspan.model.tower import PooledRow, Tower
-from headspan.records import Sample, Shard
+from headspan.shards.samples import Sample, Shard
 from headspan.store.reader import Store
 from headspan.store.schema import FORMAT
-from headspan.store.staged import StagedStore
-from headspan.store.writer import StoreWriter
+from headspan.store.write.create import StagedStore
+from headspan.store.write.unit import StoreWriter
 from tests import tolerances
 from tests.conftest import randomise
 from tests.golden import recipe

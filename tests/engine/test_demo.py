@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.analyse.ground_truth import FACTOR_OF, GroundTruth
-from headspan.analyse.verify import verify
 from headspan.demo import MARKER, DemoResult, run_demo
 from headspan.errors import StoreError
+from headspan.run.verify import verify
+from headspan.world.ground_truth import FACTOR_OF, GroundTruth
 from tests.conftest import relative_files
 
 

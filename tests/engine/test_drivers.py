@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from headspan import network
-from headspan.cli import main
+from headspan.cli.main import main
 from headspan.errors import SourceError
-from headspan.plan import scan
-from headspan.shard_urls import expand
-from headspan.sources import describe, open_shard
+from headspan.io import retry as network
+from headspan.shards.plan import scan
+from headspan.shards.sources import describe, open_shard
+from headspan.shards.urls import expand
 from tests.engine.troubled_driver import DATA, DriverError, StatusError, Troubled, TroubledFile
 
 
@@ -116,7 +116,7 @@ def test_odd_errors_are_one_sentence_in_every_place(place: str, error: BaseExcep
 def test_odd_errors_in_the_middle_of_a_stream_are_one_sentence(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headspan.sources._DISCARD_BYTES", 512)
+    monkeypatch.setattr("headspan.shards.sources._DISCARD_BYTES", 512)
     Troubled.trouble = {"stream": [], "read": []}
     with open_shard("troubled://bucket/a.tar") as reader:
         Troubled.trouble["read"] = [error] * 99
@@ -164,7 +164,7 @@ def test_a_mistake_of_headspan_is_not_taken_for_a_drivers(monkeypatch: pytest.Mo
         raise AssertionError("ours")
 
     MemoryFileSystem().pipe_file("/mistake.tar", DATA)
-    monkeypatch.setattr("headspan.blocks.OpenFile.read", mistaken)
+    monkeypatch.setattr("headspan.io.ranges.OpenFile.read", mistaken)
     with pytest.raises(AssertionError, match="ours"):
         keys("memory://mistake.tar")
 

@@ -25,7 +25,7 @@ from timm.models.eva import Eva
 from torch import nn
 
 import headspan as hs
-from headspan.cli import main
+from headspan.cli.main import main
 from headspan.errors import ModelError
 from headspan.model.convert import catalogue, to_tower, unsupported_reason
 from headspan.model.tower import PooledRow, Tower

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 import headspan as hs
-from headspan import fast_pixels
 from headspan.config import PrecomputeSettings, Preprocess
-from headspan.decode import exact_pixels, renderer
+from headspan.decode.exact import PIXELS_LIMIT, Undecodable, open_image, preprocess_image
+from headspan.decode.fast import render_fast
+from headspan.decode.workers import exact_pixels, renderer
+from headspan.decode.workers import fast as fast_pixels
 from headspan.errors import SettingsError, StoreError
-from headspan.fast_pixels import render_fast
-from headspan.mending import repair
-from headspan.pixels import PIXELS_LIMIT, Undecodable, open_image, preprocess_image
-from headspan.plan import scan
-from headspan.shard_urls import expand
-from headspan.sources import open_shard
+from headspan.run.repair import repair
+from headspan.shards.plan import scan
+from headspan.shards.sources import open_shard
+from headspan.shards.urls import expand
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files
 from tests.engine.test_decode import PREPROCESSES, SIDES, by_open_clip, encoded, picture
 from tests.tolerances import relative_error
@@ -184,8 +184,8 @@ import os, sys, threading
 import torch
 torch.set_num_threads(4)
 from headspan.config import Preprocess
-from headspan.fast_pixels import render_fast
-from headspan.pixels import PIXELS_LIMIT, open_image
+from headspan.decode.fast import render_fast
+from headspan.decode.exact import PIXELS_LIMIT, open_image
 
 data, wanted = sys.stdin.buffer.read(), Preprocess()
 threads = lambda: len(os.listdir("/proc/self/task"))
@@ -266,7 +266,7 @@ def test_without_simplejpeg_a_run_is_refused_before_it_has_made_anything_and_exa
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    monkeypatch.delitem(sys.modules, "headspan.fast_pixels")
+    monkeypatch.delitem(sys.modules, "headspan.decode.fast")
     with pytest.raises(SettingsError, match=r"takes simplejpeg, which cannot be loaded here .* give --decode exact$"):
         hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(decode="fast"))
     assert list(tmp_path.iterdir()) == []

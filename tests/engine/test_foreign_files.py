@@ -10,9 +10,9 @@ import pytest
 import zarr
 
 import headspan as hs
-from headspan.mending import repair
-from headspan.records import Progress
-from headspan.store import staged
+from headspan.events import Progress
+from headspan.run.repair import repair
+from headspan.store.write import create as staged
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 
 POOL = hs.Pool(

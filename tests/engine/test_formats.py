@@ -14,7 +14,7 @@ import pytest
 
 import headspan as hs
 from headspan.errors import StoreError
-from headspan.mending import repair
+from headspan.run.repair import repair
 from tests.conftest import ToyRun, relative_files
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 import headspan as hs
 from headspan.errors import ModelError, StoreError
-from headspan.mending import repair
-from headspan.store.commits import Commits
-from headspan.store.files import checksum
+from headspan.io.local import checksum
+from headspan.run.repair import repair
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences, identity
 from headspan.store.schema import ROOT_COPY
+from headspan.store.write.commits import Commits
 from tests.conftest import TOY, ToyRun
 
 KEYS = (*MODEL_KEYS, *RUN_KEYS, *SIZE_KEYS)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 import headspan as hs
-from headspan.cli import main
+from headspan.cli.main import main
+from headspan.config import MemberNames
 from headspan.errors import SettingsError, SourceError
-from headspan.plan import NO_ROW, list_samples, scan
-from headspan.records import BadImage, MemberNames, Sample
-from headspan.shard_urls import stored_names
+from headspan.shards.plan import NO_ROW, list_samples, scan
+from headspan.shards.samples import BadImage, Sample
+from headspan.shards.urls import stored_names
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.tars import tar_bytes
 
@@ -317,8 +318,8 @@ def test_an_image_is_a_row_unless_it_is_a_mask_of_another(
 def test_every_format_that_is_decoded_is_an_image_by_the_extensions_of_pil() -> None:
     from PIL import Image
 
-    from headspan.joining import IMAGE_EXTENSIONS
-    from headspan.pixels import FORMATS
+    from headspan.decode.exact import FORMATS
+    from headspan.shards.joining import IMAGE_EXTENSIONS
 
     Image.init()
     assert {end[1:] for end, name in Image.registered_extensions().items() if name in FORMATS} <= IMAGE_EXTENSIONS

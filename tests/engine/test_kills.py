@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse.verify import verify
+from headspan.run.verify import verify
 from tests.conftest import image_members, relative_files, write_tar
 
 TINY: dict[str, Any] = {

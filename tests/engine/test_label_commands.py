@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.cli import main
+from headspan.cli.main import main
 from tests.conftest import relative_files
 from tests.engine.chat_server import KEY, ChatServer, chat_server
 from tests.engine.test_cli import HEADSPAN, refused
@@ -309,12 +309,14 @@ def test_a_run_that_is_interrupted_keeps_its_answers_and_goes_on(path: str, chat
 
 
 def test_without_the_client_the_sentence_says_what_to_install(path: str, chat: ChatServer) -> None:
-    hidden = "import sys; sys.modules['openai'] = None; from headspan.cli import main; sys.exit(main(sys.argv[1:]))"
+    hidden = (
+        "import sys; sys.modules['openai'] = None; from headspan.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", hidden, "label", path, "--llm", "m"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("which is not installed; pip install 'headspan[llm]'")
-    assert failures_without(("openai",), ["headspan", "headspan.cli"]) == {}
+    assert failures_without(("openai",), ["headspan", "headspan.cli.main"]) == {}
 
 
 def test_no_output_and_no_file_holds_the_key(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse import results
-from headspan.analyse.ccs import ConceptConsistency, Votes, concept_consistency
-from headspan.analyse.labels import Labels, label_heads, label_with, read_labels
-from headspan.analyse.spans import HeadSpans
-from headspan.analyse.texts import Pool
+from headspan.concepts.ccs import ConceptConsistency, Votes, concept_consistency
+from headspan.concepts.labels import Labels, label_heads, label_with, read_labels
 from headspan.errors import SettingsError, StoreError, TextsError
+from headspan.spans.over_store import HeadSpans
+from headspan.store import results
+from headspan.texts.pool import Pool
 from tests.conftest import zarr_array
 
 # Texts 0 to 2 are places, 3 to 5 colours, 6 animals; two texts of a concept need not be neighbours.

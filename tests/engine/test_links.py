@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from headspan.config import Preprocess
-from headspan.decode import decode
-from headspan.plan import scan
-from headspan.records import BadImage, DecodedImage, Sample
+from headspan.decode.images import DecodedImage
+from headspan.decode.workers import decode
+from headspan.shards.plan import scan
+from headspan.shards.samples import BadImage, Sample
 from tests.conftest import encoded_image
 
 MISSING = "a symbolic link, whose file is not in this tar; pack with tar -h"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from headspan.errors import LanguageModelError, SettingsError
-from headspan.llm import crew
+from headspan.llm import worker_pool as crew
 from headspan.llm.asking import Asker
 from headspan.llm.budget import Budget, BudgetSpentError
 from headspan.llm.cache import AnswerCache, Question, default_folder

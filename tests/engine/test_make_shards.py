@@ -12,10 +12,10 @@ import pytest
 import webdataset
 
 from headspan.errors import SettingsError, SourceError
-from headspan.plan import list_samples
-from headspan.records import BadImage, Sample
-from headspan.shard_urls import expand, stored_names
-from headspan.sources import open_shard
+from headspan.shards.plan import list_samples
+from headspan.shards.samples import BadImage, Sample
+from headspan.shards.sources import open_shard
+from headspan.shards.urls import expand, stored_names
 from tools.make_shards import main, make_shards
 
 

@@ -15,9 +15,9 @@ import pytest
 import zarr
 
 import headspan as hs
-from headspan.analyse.neighbours import similarities
 from headspan.errors import SettingsError, StoreError
-from headspan.records import Progress
+from headspan.events import Progress
+from headspan.explore.neighbours import similarities
 from headspan.store import products, schema
 from headspan.store.mapped import MappedRows, UnmappableError
 from tests import tolerances

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from headspan.analyse.merging import merge_labels
+from headspan.concepts.merging import merge_labels
 
 
 @pytest.mark.parametrize(

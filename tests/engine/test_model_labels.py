@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse import results
-from headspan.analyse.answers import read_records
-from headspan.analyse.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores
-from headspan.analyse.compare import compare
-from headspan.analyse.examples import Example, read_examples
-from headspan.analyse.judging import VOTE, judge_heads, missing_votes, vote_prompt
-from headspan.analyse.labels import Labels, read_labels
-from headspan.analyse.model_labels import LABEL, clean_label, label_by_model, label_prompt
-from headspan.analyse.report import write_report
-from headspan.analyse.texts import Pool
+from headspan.concepts.answers import read_records
+from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores
+from headspan.concepts.compare import compare
+from headspan.concepts.examples import Example, read_examples
+from headspan.concepts.labels import Labels, read_labels
+from headspan.concepts.llm_judges import VOTE, judge_heads, missing_votes, vote_prompt
+from headspan.concepts.llm_labels import LABEL, clean_label, label_by_model, label_prompt
 from headspan.errors import LanguageModelError, SettingsError, StoreError, TextsError
+from headspan.events import NOTE, Progress
 from headspan.llm.asking import Asker
 from headspan.llm.cache import AnswerCache
 from headspan.llm.endpoint import Endpoint, Patience
 from headspan.llm.forms import NotAsAskedError
-from headspan.records import NOTE, Progress
+from headspan.report.collect import write_report
+from headspan.store import results
+from headspan.texts.pool import Pool
 from tests.conftest import relative_files, zarr_array
 from tests.engine.chat_server import ChatServer, chat_server
 from tests.engine.test_labels_and_ccs import HEADS, POOL, keep

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from headspan.cli import main
+from headspan.cli.main import main
 from headspan.errors import ModelError
+from headspan.events import Progress
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel, load_model
 from headspan.model.text import encode_texts
-from headspan.records import Progress
 from tests import tolerances
 from tests.conftest import TOY, image_members, write_tar
 from tests.tolerances import relative_error

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.analyse.model_pool import write_pool
-from headspan.analyse.pool_request import PoolRequest
+from headspan.concepts.pool_writer.request import PoolRequest
+from headspan.concepts.pool_writer.write import write_pool
 from headspan.errors import LanguageModelError, SettingsError, StoreError
 from headspan.llm.asking import Asker
 from headspan.llm.cache import AnswerCache

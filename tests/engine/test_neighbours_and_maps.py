@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse.neighbours import _nearest, mean_contribution, nearest_to_image, nearest_to_vector, similarities
-from headspan.analyse.pruning import mean_ablated
-from headspan.analyse.segmentation import grid_shape, text_maps
 from headspan.errors import SettingsError
-from headspan.store.merged_moments import MergedMoments
+from headspan.explore.neighbours import _nearest, mean_contribution, nearest_to_image, nearest_to_vector, similarities
+from headspan.explore.segmentation import grid_shape, text_maps
+from headspan.prune.ablation import mean_ablated
+from headspan.store.moments_file import MergedMoments
 from tests.conftest import BROKEN_ROWS, ToyRun
 from tests.tolerances import FLOAT32_SUM, relative_error
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 import headspan as hs
-from headspan import blocks, network
 from headspan.errors import HeadspanError, SourceError
-from headspan.records import Shard
+from headspan.io import ranges as blocks
+from headspan.io import retry as network
 from headspan.redact import redact
-from headspan.shard_urls import expand, stored_names
-from headspan.sources import describe, describe_each, open_shard
-from headspan.store.planned_sources import PlannedSources
+from headspan.run.planned_sources import PlannedSources
+from headspan.shards.samples import Shard
+from headspan.shards.sources import describe, describe_each, open_shard
+from headspan.shards.urls import expand, stored_names
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 
 pytest.importorskip("aiohttp")

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headspan.analyse.ccs import NO_VOTE
-from headspan.analyse.labels import Labels
-from headspan.analyse.people import COLUMNS, read_votes, write_spans
-from headspan.analyse.spans import HeadSpans
-from headspan.analyse.texts import Pool
+from headspan.concepts.ccs import NO_VOTE
+from headspan.concepts.human_votes import COLUMNS, read_votes, write_spans
+from headspan.concepts.labels import Labels
 from headspan.errors import SettingsError, TextsError
+from headspan.spans.over_store import HeadSpans
+from headspan.texts.pool import Pool
 
 TEXTS = (*(f"text {place}" for place in range(5)), "=1+1", '"quoted", with; commas', "'tis", "-dash", "ü\u2028x")
 SPANS = HeadSpans(

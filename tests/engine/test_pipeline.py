@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 
 import headspan as hs
 from headspan.errors import HeadspanError, ModelError, SettingsError, SourceError, StoreError
-from headspan.pipeline import one_ahead
-from headspan.records import Progress
-from headspan.stage_times import IN_TURN
-from headspan.store import commits, shard_writer
+from headspan.events import Progress
+from headspan.run.precompute import one_ahead
+from headspan.store.write import commits
+from headspan.store.write import shard as shard_writer
+from headspan.timing import IN_TURN
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_files, write_tar, zarr_array
 from tests.tolerances import relative_error

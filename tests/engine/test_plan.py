@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import SourceError
-from headspan.plan import COMPANION_BYTES, NO_ROW, list_samples, scan, units
-from headspan.records import BadImage, Progress, Sample, Unit
-from headspan.shard_urls import stored_names
+from headspan.events import Progress
+from headspan.shards.plan import COMPANION_BYTES, NO_ROW, list_samples, scan, units
+from headspan.shards.samples import BadImage, Sample, Unit
+from headspan.shards.urls import stored_names
 from tests.engine.tars import header, pairs, tar_bytes
 
 

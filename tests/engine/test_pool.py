@@ -13,7 +13,7 @@ import pytest
 
 from tools.make_pool import WORDS, Group, as_tsv, make_pool, read_groups, texts, with_articles
 
-POOL = files("headspan") / "pools" / "general.tsv"
+POOL = files("headspan.texts") / "pools" / "general.tsv"
 
 # Written with a vowel and spoken with a consonant.
 TAKES_A = re.compile(r"(ukulele|uni(form|versity|corn)|eucalyptus|European|one-)")

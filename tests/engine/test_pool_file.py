@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headspan.analyse.pool_file import read_lines
-from headspan.analyse.texts import Pool, read_pool
 from headspan.errors import TextsError
+from headspan.texts.pool import Pool, read_pool
+from headspan.texts.pool_file import read_lines
 
 # What Unicode and ASCII separate lines with, and files do not.
 WITHIN = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"

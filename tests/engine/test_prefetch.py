@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from headspan.decode.prefetch import prefetch
 from headspan.errors import SourceError
-from headspan.prefetch import prefetch
 
 
 def wait_until(true: object, seconds: float = 5.0) -> None:

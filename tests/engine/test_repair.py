@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse import results
-from headspan.analyse.verify import Verdict, verify
+from headspan.decode.in_flight import InHand
 from headspan.errors import SettingsError, StoreError
-from headspan.in_hand import InHand
-from headspan.mending import Repaired, repair
-from headspan.records import Progress, Sample
+from headspan.events import Progress
+from headspan.run.repair import Repaired, repair
+from headspan.run.verify import Verdict, verify
+from headspan.shards.samples import Sample
+from headspan.store import results
 from tests.conftest import ToyRun, relative_files
 
 COMMITS = Path("records") / "commits"
@@ -365,7 +366,7 @@ def test_repair_is_refused_where_a_shard_has_changed(toy_run: ToyRun, tmp_path: 
 def test_repair_asks_for_the_shards_whose_secrets_are_not_stored(
     toy_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headspan import mending as module
+    from headspan.run import repair as module
 
     flip(toy_copy / "heads/c/0/0/0/0")
     shard = hs.open(toy_copy).shards()[0]

@@ -22,13 +22,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 import headspan
-from headspan.analyse import results
-from headspan.analyse.report import write_report
-from headspan.analyse.report_images import data_uri, overlay, read_images
-from headspan.analyse.report_page import Content, DescribedHead, Example, HeadExamples, render
-from headspan.cli import main
+from headspan.cli.main import main
 from headspan.errors import StoreError
-from headspan.records import BadImage, Progress
+from headspan.events import Progress
+from headspan.report.collect import write_report
+from headspan.report.images import data_uri, overlay, read_images
+from headspan.report.page import Content, DescribedHead, Example, HeadExamples, render
+from headspan.shards.samples import BadImage
+from headspan.store import results
 
 ATTACK = "<script>document.title='owned'</script>"
 CONFIG = {

@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import headspan as hs
-from headspan.analyse import results
-from headspan.analyse.answers import as_array
-from headspan.analyse.ccs import read_scores
-from headspan.analyse.ground_truth import Ablation, GroundTruth, MapCheck, NeighbourCheck
-from headspan.analyse.report import write_report
-from headspan.analyse.report_page import Content, DescribedHead, Example, HeadExamples, render
-from headspan.analyse.texts import stored_pool
-from headspan.analyse.zero_shot import Accuracy
+from headspan.concepts.answers import as_array
+from headspan.concepts.ccs import read_scores
 from headspan.errors import HeadspanError, StoreError
-from headspan.records import BadImage
+from headspan.prune.zero_shot import Accuracy
+from headspan.report.collect import write_report
+from headspan.report.page import Content, DescribedHead, Example, HeadExamples, render
+from headspan.shards.samples import BadImage
+from headspan.store import results
+from headspan.texts.pool import stored_pool
+from headspan.world.ground_truth import Ablation, GroundTruth, MapCheck, NeighbourCheck
 from tests.engine.test_labels_and_ccs import HEADS, keep
 
 POISONS = (

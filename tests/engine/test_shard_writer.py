@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import StoreError
-from headspan.store import shard_writer
-from headspan.store.files import StagedFile, checksum, staged, write_atomically
+from headspan.io.local import StagedFile, checksum, staged, write_atomically
 from headspan.store.mapped import MappedRows
 from headspan.store.schema import ArraySpec, create_array, whole_array
-from headspan.store.shard_writer import ShardPieces, write_array
+from headspan.store.write import shard as shard_writer
+from headspan.store.write.shard import ShardPieces, write_array
 from tests.conftest import zarr_array
 
 

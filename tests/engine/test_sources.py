@@ -18,8 +18,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from headspan.errors import SourceError
-from headspan.shard_urls import expand
-from headspan.sources import describe, open_shard
+from headspan.shards.sources import describe, open_shard
+from headspan.shards.urls import expand
 
 CONTENT = os.urandom(3_000_017)
 
@@ -219,5 +219,6 @@ def test_a_named_pipe_is_refused_since_it_gives_its_bytes_once(tmp_path: Path) -
 
 
 def test_local_shards_are_read_without_torch() -> None:
-    check = "import sys, headspan.sources, headspan.plan, headspan.decode; sys.exit('torch' in sys.modules)"
+    modules = "headspan.shards.sources, headspan.shards.plan, headspan.decode.workers"
+    check = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

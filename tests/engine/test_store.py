@@ -19,9 +19,9 @@ import zarr
 from zarr.core.metadata import ArrayV3Metadata
 
 import headspan as hs
-from headspan.emit.moments import Moments
+from headspan.decompose.moments import Moments
 from headspan.errors import SettingsError, StoreError
-from headspan.records import BadImage
+from headspan.shards.samples import BadImage
 from headspan.store.schema import FORMAT
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, zarr_array

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import SourceError
-from headspan.plan import NO_ROW, scan
-from headspan.records import BadImage, Sample
+from headspan.shards.plan import NO_ROW, scan
+from headspan.shards.samples import BadImage, Sample
 from tests.engine.tars import header, pairs, tar_bytes
 
 RECORD = 10_240
@@ -176,8 +176,8 @@ def test_a_tar_without_an_end_is_read_from_a_file_and_told(tmp_path: Path) -> No
 def test_a_source_that_never_ends_is_one_sentence(
     command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headspan.tar._MOST_BEHIND_BYTES", 1 << 19)
-    monkeypatch.setattr("headspan.sources._MOST_PADDING_BYTES", 1 << 21)
+    monkeypatch.setattr("headspan.shards.tar._MOST_BEHIND_BYTES", 1 << 19)
+    monkeypatch.setattr("headspan.shards.sources._MOST_PADDING_BYTES", 1 << 21)
     (tmp_path / "a.tar").write_bytes(tar_bytes(pairs(3)))
     with pytest.raises(SourceError, match=said):
         scan(f"pipe:{command.format(tmp_path / 'a.tar')}", 0, lambda note: None)

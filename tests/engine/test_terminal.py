@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headspan as hs
-from headspan.cli import ProgressPrinter, main
+from headspan.cli.main import ProgressPrinter, main
+from headspan.cli.terminal import say, say_row, tell
 from headspan.errors import HeadspanError
 from headspan.escapes import escaped, shell_command
-from headspan.records import Progress
-from headspan.terminal import say, say_row, tell
+from headspan.events import Progress
 from tests.conftest import ToyRun, relative_files, write_tar
 from tests.engine.test_cli import flags
 from tests.engine.test_labels_and_ccs import HEADS, keep

@@ -4,9 +4,9 @@ import open_clip
 import pytest
 import torch
 
+from headspan.events import Progress
 from headspan.model.load import LoadedModel
 from headspan.model.text import _lengths, encode_texts
-from headspan.records import Progress
 from tests.tolerances import FLOAT32_SUM, relative_error
 
 TEXTS = ["a dog", "x", *(f"a photo of {count} red objects on a long blue table" for count in range(9)), "why not " * 40]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from zarr.core.metadata import ArrayV3Metadata
 
 import headspan as hs
-from headspan.analyse import results
-from headspan.analyse.spans import span_store
-from headspan.analyse.textspan import Spread, span_heads
-from headspan.emit.shares import head_coordinates
+from headspan.decompose.formula import head_coordinates
 from headspan.errors import ModelError, SettingsError, StoreError, TextsError
-from headspan.records import Progress
+from headspan.events import Progress
+from headspan.spans.algorithm import Spread, span_heads
+from headspan.spans.over_store import span_store
+from headspan.store import results
 from tests import tolerances
 from tests.conftest import ToyRun, relative_files, zarr_array
 from tests.golden import recipe
@@ -471,7 +471,7 @@ def test_a_rank_above_the_true_one_leaves_the_picks_where_they_are_under_one_ulp
 def test_what_can_be_refused_is_refused_before_texts_are_embedded(
     toy_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headspan.analyse.spans.text_vectors", lambda *_: pytest.fail("texts were embedded"))
+    monkeypatch.setattr("headspan.spans.over_store.text_vectors", lambda *_: pytest.fail("texts were embedded"))
     store = hs.open(toy_copy)
     for wrong in ({"rank": 0}, {"texts_per_head": 99}, {"run": "../x"}, {"layers": [7]}, {"layers": []}):
         with pytest.raises(SettingsError):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from headspan.emit.fold import fold
-from headspan.emit.shares import head_coordinates, head_directions
+from headspan.decompose.fold import fold
+from headspan.decompose.formula import head_coordinates, head_directions
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from headspan.world import FACTORS, scene, value_of

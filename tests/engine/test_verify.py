@@ -11,10 +11,10 @@ import pytest
 import zarr
 
 import headspan as hs
-from headspan.analyse.verify import SUM_TOLERANCES, Verdict, verify
-from headspan.cli import main
+from headspan.cli.main import main
 from headspan.errors import StoreError
-from headspan.store.files import checksum
+from headspan.io.local import checksum
+from headspan.run.verify import SUM_TOLERANCES, Verdict, verify
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members
 from tests.engine.tars import tar_bytes
 from tests.engine.troubled_driver import Troubled

@@ -24,14 +24,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import headspan as hs
-from headspan.cli import main
+from headspan.cli.main import main
+from headspan.decode.exact import preprocess_image
 from headspan.errors import ModelError
+from headspan.events import Progress
 from headspan.model import hub
 from headspan.model.convert import running_twice, to_tower
 from headspan.model.load import LoadedModel, load_model, load_stored_model
 from headspan.model.tower import Tower, normalise
-from headspan.pixels import preprocess_image
-from headspan.records import Progress
 from tests import tolerances
 from tests.conftest import TOY, encoded_image, image_members, randomise, write_tar
 from tests.tolerances import relative_error

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from headspan.errors import SettingsError
-from headspan.plan import list_samples
-from headspan.records import Progress
-from headspan.shard_urls import expand, stored_names
+from headspan.events import Progress
+from headspan.shards.plan import list_samples
+from headspan.shards.urls import expand, stored_names
 from headspan.world import (
     Scene,
     Stream,

@@ -18,7 +18,7 @@ from headspan.world.factors import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZE
 from tests.engine.world_reader import SAID, complaints, factors_in, skeleton
 from tools.make_world_pool import as_tsv, make_pool
 
-POOL = files("headspan") / "pools" / "world.tsv"
+POOL = files("headspan.texts") / "pools" / "world.tsv"
 
 
 def test_captions_say_nothing_false(train: list[Scene], held_out: list[Scene]) -> None:

@@ -18,17 +18,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import headspan as hs
-from headspan.emit.moments import Moments
-from headspan.emit.shares import Folded
+from headspan.decompose.formula import Folded
+from headspan.decompose.moments import Moments
 from headspan.errors import StoreError
-from headspan.records import Sample, Shard, Unit
-from headspan.store import commits, files, work
-from headspan.store.files import StagedFile, checksum
+from headspan.io import local as files
+from headspan.io.local import StagedFile, checksum
+from headspan.run import scheduler as work
+from headspan.run.scheduler import Work
+from headspan.shards.samples import Sample, Shard, Unit
 from headspan.store.schema import FORMAT
-from headspan.store.staged import StagedStore
-from headspan.store.work import Work
-from headspan.store.writer import StoreWriter
-from headspan.store.writers import other_writers
+from headspan.store.write import commits
+from headspan.store.write.create import StagedStore
+from headspan.store.write.unit import StoreWriter
+from headspan.store.write.workers import other_writers
 from tests.conftest import relative_files
 
 IMAGES, UNIT_IMAGES, UNITS = 11, 2, 6

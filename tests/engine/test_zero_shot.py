@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.analyse.segmentation import average_precision, resized
-from headspan.analyse.zero_shot import accuracy, embed_classes
 from headspan.errors import SettingsError
+from headspan.explore.segmentation import average_precision, resized
+from headspan.prune.zero_shot import accuracy, embed_classes
 
 
 def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headspan.analyse.textspan import Spread, span_heads
+from headspan.spans.algorithm import Spread, span_heads
 from headspan_kernels import ops, reference
 from tests import tolerances
 from tests.tolerances import relative_error

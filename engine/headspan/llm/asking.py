@@ -10,12 +10,12 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from headspan.errors import SettingsError, counted
+from headspan.events import Listener, Progress, ignore
 from headspan.llm.budget import Budget
 from headspan.llm.cache import Answer, AnswerCache, Question
 from headspan.llm.connection import Connection
-from headspan.llm.crew import Crew, opening, token_bound
 from headspan.llm.endpoint import Endpoint
-from headspan.records import Listener, Progress, ignore
+from headspan.llm.worker_pool import Crew, opening, token_bound
 
 # English text has some four bytes a token; for an estimate, not for a bound.
 _BYTES_PER_TOKEN = 4

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from headspan.errors import LanguageModelError, StoreError
+from headspan.io.local import make_folder, write_atomically
 from headspan.llm.forms import Form
-from headspan.store.files import make_folder, write_atomically
 
 # Tokens that an answer may have where nothing else is said.
 ANSWER_TOKENS = 256

@@ -24,7 +24,7 @@ from headspan.user_paths import expand_user
 
 # The model that ships with headspan: its name, its config and its weights.
 REFERENCE = "reference"
-REFERENCE_CONFIG = Path(__file__).parents[1] / "reference" / "headspan-reference.json"
+REFERENCE_CONFIG = Path(__file__).parents[1] / "world" / "reference" / "headspan-reference.json"
 REFERENCE_WEIGHTS = REFERENCE_CONFIG.with_name("weights.safetensors")
 _FOLDER = "local-dir:"
 # The name under which open_clip is told of the config that a store holds of a folder or a repository.

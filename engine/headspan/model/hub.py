@@ -16,7 +16,7 @@ import huggingface_hub
 from huggingface_hub import constants
 
 from headspan.errors import ModelError, one_line
-from headspan.records import NOTE, Listener, Progress
+from headspan.events import NOTE, Listener, Progress
 
 PREFIX = "hf-hub:"
 CONFIG = "open_clip_config.json"

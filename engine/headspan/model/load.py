@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headspan.config import Preprocess
 from headspan.errors import ModelError, SettingsError
+from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.model import hub
 from headspan.model.checkpoint import LOADING_ERRORS, first_line, load_into
 from headspan.model.configs import REFERENCE, REFERENCE_CONFIG, REFERENCE_WEIGHTS, NamedConfig, find_config
@@ -30,7 +31,6 @@ from headspan.model.description import parts_of
 from headspan.model.layers import Mlp
 from headspan.model.places import Weights, find_weights
 from headspan.model.provenance import Settings, settle
-from headspan.records import NOTE, Listener, Progress, ignore
 from headspan.user_paths import expand_user
 
 # The files of the reference model, under the names that they have had here from the first release on.

@@ -12,11 +12,11 @@ import open_clip
 from open_clip.pretrained import download_pretrained
 
 from headspan.errors import ModelError, one_line
+from headspan.events import Listener
 from headspan.model import hub
 from headspan.model.checkpoint import weights_in
 from headspan.model.configs import REFERENCE, REFERENCE_WEIGHTS, NamedConfig, not_cached, recorded_paths
 from headspan.model.hints import hugging_face_hint
-from headspan.records import Listener
 from headspan.user_paths import expand_user
 
 

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
+from headspan.events import Listener, Progress, ignore
 from headspan.model.hub import announced
 from headspan.model.load import LoadedModel
-from headspan.records import Listener, Progress, ignore
 
 
 @torch.inference_mode()

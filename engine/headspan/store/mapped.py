@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.store.schema import ArraySpec
-from headspan.store.shard_writer import rows_first, shard_index
+from headspan.store.shard_layout import rows_first, shard_index
 
 try:
     import numkong

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32
 from numpy.typing import DTypeLike
 
 from headspan.config import spans
-from headspan.emit.shares import (
+from headspan.decompose.formula import (
     EXTRA_COORDINATES,
     Folded,
     bias_contributions,
@@ -30,12 +30,10 @@ from headspan.emit.shares import (
     share_coordinates,
 )
 from headspan.errors import SettingsError, StoreError, counted, one_line
-from headspan.records import BadImage, Sample, Shard, Unit
-from headspan.store.commits import Commits, Files, UnitRecord
+from headspan.shards.samples import BadImage, Sample, Shard, Unit
 from headspan.store.mapped import MappedRows, UnmappableError
-from headspan.store.merged_moments import MergedMoments
+from headspan.store.moments_file import MergedMoments
 from headspan.store.products import summed_products
-from headspan.store.samples import read_notes, read_rows, read_shards, read_table, read_unit
 from headspan.store.schema import (
     UNREADABLE,
     ArraySpec,
@@ -43,6 +41,8 @@ from headspan.store.schema import (
     open_group,
     stored_row_arrays,
 )
+from headspan.store.tables import read_notes, read_rows, read_shards, read_table, read_unit
+from headspan.store.write.commits import Commits, Files, UnitRecord
 from headspan.user_paths import expand_user
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from headspan.emit.shares import EXTRA_COORDINATES
+from headspan.config import MemberNames
+from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line, shortened
-from headspan.records import MemberNames
 
 FORMAT = 1
 # The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.

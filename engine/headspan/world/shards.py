@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from headspan.errors import SettingsError, counted
-from headspan.records import Listener, Progress, ignore
+from headspan.events import Listener, Progress, ignore
 from headspan.world.captions import caption
 from headspan.world.drawing import render
 from headspan.world.factors import SPLITS

@@ -1,0 +1,48 @@
+"""argparse, but for what it prints and where: an unknown flag shows its own command's usage, and the nearest flag."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from difflib import get_close_matches
+from itertools import takewhile
+from typing import Any, NoReturn
+
+from headspan.cli.terminal import ERR, OUT, tell
+from headspan.escapes import escaped
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that prints where all is printed, and answers an unknown flag with its own command's usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        words = args[: args.index("--")] if "--" in args else args
+        if self._subparsers is not None:
+            # Those that follow the command are the command's.
+            words = list(takewhile(lambda word: word.startswith("-"), words))
+        for word in words:
+            if re.fullmatch(r"--[\w-]+(=.*)?|-[A-Za-z]\S*", word, re.DOTALL):
+                self._refuse_unknown(word.split("=")[0] if word.startswith("--") else word[:2])
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"one argument too many, {left[0]}; {self.prog} --help lists what it takes")
+        return found, left
+
+    def _refuse_unknown(self, flag: str) -> None:
+        known = self._option_string_actions
+        if not any(name.startswith(flag) for name in known):
+            near = get_close_matches(flag, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the flags"
+            self.error(f"there is no flag {flag}; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        # argparse would print the usage to standard output where standard error is closed.
+        ERR.write(self.format_usage())
+        tell(f"{self.prog}: error: {message}")
+        self.exit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = OUT if file is sys.stdout and file is not None else ERR
+        stream.write("\n".join(map(escaped, message.split("\n"))))

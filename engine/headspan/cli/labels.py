@@ -1,0 +1,193 @@
+"""The commands that make labels, scores and pools, offline or with language models, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from math import isnan
+from pathlib import Path
+from typing import TypeVar
+
+from headspan.cli.llm_flags import (
+    add_asking_flags,
+    asker_of,
+    go_ahead,
+    overwrite_flag,
+    refuse_asking_flags,
+    value_of,
+)
+from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
+from headspan.cli.terminal import say, say_row
+from headspan.concepts.ccs import ConceptConsistency, concept_consistency
+from headspan.concepts.examples import read_examples
+from headspan.concepts.labels import Labels, label_heads
+from headspan.concepts.llm_judges import judge_heads, missing_votes, open_ballot
+from headspan.concepts.llm_labels import label_by_model, label_questions, open_label_questions
+from headspan.concepts.pool_writer.draft import Draft
+from headspan.concepts.pool_writer.request import PoolRequest
+from headspan.concepts.pool_writer.write import check_count, write_pool
+from headspan.errors import SettingsError, StoreError, counted
+from headspan.events import Listener
+from headspan.llm.asking import Asker
+from headspan.spans.over_store import read_spans
+from headspan.store.reader import Store
+from headspan.store.results import runs
+
+_SHOWN_CONCEPTS = 12
+_LONGEST_NAME = 60
+Run = Callable[[argparse.Namespace, Listener], int]
+T = TypeVar("T")
+
+
+def add_label_commands(
+    add: Callable[[str, Run, str], argparse.ArgumentParser], run_flag: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """Add `label`, `ccs` and `pool` to the parser; `add` makes a command, `run_flag` gives it `--run`."""
+    label = add("label", _label, "one concept a head: the pool's, or a language model's")
+    label.add_argument("store")
+    run_flag(label)
+    label.add_argument("--llm", metavar="MODEL", help="let this language model label (default: the pool's concepts)")
+    overwrite_flag(label, "other labels, and the scores made from them")
+    label.add_argument("--examples", action="append", metavar="FILE", help="more labelled heads to show it (TOML)")
+    add_asking_flags(label)
+    ccs = add("ccs", _ccs, "Concept Consistency Scores, from the pool's concepts or from judges")
+    ccs.add_argument("store")
+    run_flag(ccs)
+    ccs.add_argument("--judge", action="append", metavar="MODEL", help="a language model that votes; may be repeated")
+    overwrite_flag(ccs, "the votes of other judges")
+    ccs.add_argument("--add", action="store_true", default=None, help="keep the votes of other judges that are there")
+    add_asking_flags(ccs)
+    pool = add("pool", _pool, "a text pool written by a language model")
+    pool.add_argument("--llm", metavar="MODEL", required=True)
+    pool.add_argument("--ask", required=True, help='what to write, as in "general image descriptions"')
+    pool.add_argument("--count", type=int, required=True, help="how many different texts")
+    pool.add_argument("--out", help="the pool's file; going on, the same one (default: named after --ask)")
+    pool.add_argument("--concepts", action="store_true", help="ask for the concept of each text too")
+    pool.add_argument("--per-call", type=int, default=20, help="texts to ask for at once (default: %(default)s)")
+    add_asking_flags(pool)
+
+
+def _label(flags: argparse.Namespace, progress: Listener) -> int:
+    if flags.llm is None:
+        refuse_asking_flags(flags, "--llm", "examples")
+        labels = label_heads(Store(flags.store), flags.run_name, flags.overwrite, progress)
+    else:
+        store, examples = Store(flags.store), read_examples(flags.examples or ())
+        asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
+        spans = read_spans(store, flags.run_name)
+        questions = label_questions(spans, flags.llm, examples, answer_tokens)
+        wanted = _even_where_kept(lambda overwrite: open_label_questions(store, spans, questions, overwrite), flags)
+        if not go_ahead(asker, list(wanted.values()), flags):
+            return 0
+        labels = label_by_model(
+            store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
+        )
+        _print_spent(asker)
+    say(f"by {labels.source}")
+    for layer, names in zip(labels.layers, labels.names, strict=True):
+        for head, name in enumerate(names):
+            say_row(f"L{layer}.H{head}", name or "-")
+    if labels.free:
+        _print_merged(labels)
+    return 0
+
+
+def _even_where_kept(opened: Callable[[bool], T], flags: argparse.Namespace) -> T:
+    """What is to be asked. A dry run tells it also where the run would be refused, since other results are kept."""
+    try:
+        return opened(flags.overwrite)
+    except StoreError:
+        if not flags.dry_run:
+            raise
+        return opened(True)
+
+
+def _print_merged(labels: Labels) -> None:
+    joined: dict[str, set[str]] = {}
+    for names, concepts in zip(labels.names, labels.concepts, strict=True):
+        for name, concept in zip(names, concepts, strict=True):
+            if name is not None and concept is not None:
+                joined.setdefault(concept, set()).add(name)
+    for concept, names_of_one in sorted(joined.items()):
+        if len(names_of_one) > 1:
+            say(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
+    without = sum(name is None for row in labels.names for name in row)
+    if without:
+        say(f"heads without a label: {without}, which have no texts or no answer that was one")
+
+
+def _print_spent(asker: Asker) -> None:
+    say(f"made {counted(asker.budget.calls, 'call')} and used {counted(asker.budget.tokens, 'token')}")
+
+
+def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
+    store = Store(flags.store)
+    if not flags.judge:
+        refuse_asking_flags(flags, "--judge", "add")
+    if not runs(store, "labels"):
+        if flags.dry_run:
+            raise SettingsError(f"{store.path}: no head is labelled yet; run headspan label, then --dry-run")
+        label_heads(store, flags.run_name, listen=progress)
+    if flags.judge:
+        asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
+        given = (flags.run_name, bool(flags.add), answer_tokens)
+        asked = _even_where_kept(lambda overwrite: open_ballot(store, flags.judge, *given, overwrite), flags).open
+        if not go_ahead(asker, [one for questions in asked.values() for one in questions.values()], flags):
+            return 0
+        found = judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite)
+        _print_spent(asker)
+    else:
+        found = concept_consistency(store, flags.run_name, flags.overwrite, progress)
+    _print_scores(found)
+    return 0
+
+
+def _print_scores(found: ConceptConsistency) -> None:
+    labels = found.labels
+    for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
+        for head, score in enumerate(scores):
+            say_row(f"L{layer}.H{head}", score, labels.name(layer, head) or "-")
+    say(f"labels by {labels.source}")
+    say(f"votes by {found.votes.source}")
+    for judge, missing in missing_votes(found).items():
+        if missing:
+            say(f"{judge} gives no vote on {counted(missing, 'text')}; run the same command to ask again")
+    say(", ".join(f"{name} {count}" for name, count in found.groups.items()))
+    say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
+    say("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
+    shown = list(found.heads_per_concept.items())[:_SHOWN_CONCEPTS]
+    left = len(found.heads_per_concept) - len(shown)
+    say("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
+    rows = [score_row("all", found), *(score_row(f"L{layer}", found.layer(layer)) for layer in labels.layers)]
+    print_table([("layer", *SCORE_COLUMNS), *rows])
+    print_unsourced(found)
+
+
+def _pool(flags: argparse.Namespace, progress: Listener) -> int:
+    if flags.answer_tokens is not None:
+        raise SettingsError("--answer-tokens has no say here; ask for fewer texts at once with --per-call")
+    check_count(flags.count)
+    request = PoolRequest(flags.llm, flags.ask, flags.concepts, flags.per_call)
+    asker = asker_of(flags)
+    out = Path(flags.out or _named_after(flags.ask, flags.concepts))
+    draft = Draft.open(out, request)
+    expected = draft.expected(flags.count, asker.endpoint.parallel)
+    if flags.dry_run:
+        say("later lists are asked for with the texts that are there by then, here x in their place")
+        say()
+    if not go_ahead(asker, expected, flags):
+        return 0
+    # For all rounds together, as it was printed.
+    calls, tokens = asker.limits(asker.plan(expected))
+    asker = Asker(asker.endpoint, asker.cache, calls, tokens)
+    written = write_pool(asker, request, flags.count, out, progress)
+    _print_spent(asker)
+    say(f"{counted(written.texts, 'text')} by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
+    say(f"the model repeated {counted(written.repeated, 'text')}; its raw answers are in {draft.answers_path}")
+    return 0
+
+
+def _named_after(ask: str, concepts: bool) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", ask.lower())[:_LONGEST_NAME].strip("-")
+    return f"{stem or 'pool'}.{'tsv' if concepts else 'txt'}"

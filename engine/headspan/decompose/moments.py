@@ -1,0 +1,53 @@
+"""Count, sum and uncentred Gram matrix of every head's coordinates, accumulated while streaming.
+
+They are all that TEXTSPAN needs, whatever the number of images, and they add up over batches, units
+and machines. Accumulated in float64 from the float32 numbers, before anything is rounded for storage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from headspan.decompose.formula import EXTRA_COORDINATES
+from headspan_kernels import ops
+
+
+@dataclass(slots=True)
+class Moments:
+    """Moments of the normalised coordinates `[Σ α v / s, 1/s, μ/s, 1] / ‖embedding‖` of the kept heads."""
+
+    count: Int64[Tensor, ""]
+    total: Float64[Tensor, "layer head coordinate"]
+    gram: Float64[Tensor, "layer head coordinate coordinate"]
+
+    @classmethod
+    def zeros(cls, layers: int, heads: int, head_dim: int, device: torch.device) -> Moments:
+        """Moments of no image."""
+        size = head_dim + EXTRA_COORDINATES
+        return cls(
+            count=torch.zeros((), dtype=torch.int64, device=device),
+            total=torch.zeros(layers, heads, size, dtype=torch.float64, device=device),
+            gram=torch.zeros(layers, heads, size, size, dtype=torch.float64, device=device),
+        )
+
+    def add(self, heads: Tensor, norm: Tensor, good: Tensor | None = None) -> None:
+        """Add a batch: `heads` `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32.
+
+        Images that are not `good` are left out; nothing waits for the device to know how many they are.
+        """
+        mean, std, length = norm.double().unbind(dim=1)
+        shares = torch.stack([1 / std, mean / std, torch.ones_like(std)], dim=1) / length[:, None]
+        scale = 1 / (std * length)
+        if good is None:
+            good = torch.ones_like(scale, dtype=torch.bool)
+        ops(heads.device).add_moments(heads, torch.where(good, scale, 0), shares, self.total, self.gram)
+        self.count += good.sum()
+
+    def arrays(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Count, sum and Gram matrix as NumPy arrays."""
+        return int(self.count), self.total.cpu().numpy(), self.gram.cpu().numpy()

@@ -1,0 +1,100 @@
+"""The shards of a plan, found again: under the names that the store has for them, and unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headspan.errors import SourceError, counted
+from headspan.io.retry import is_remote
+from headspan.redact import redact
+from headspan.shards.samples import Shard
+from headspan.shards.sources import ShardReader, describe, open_shard
+from headspan.shards.urls import expand, is_relative, local_path
+
+
+class PlannedSources:
+    """Opens a planned shard by its name, and no other: what a store names may be anything, commands among them."""
+
+    def __init__(self, shards: Sequence[Shard], urls: Mapping[str, str]) -> None:
+        """`urls` has the url of each name, as `stored_names` does."""
+        self._shards = {shard.url: shard for shard in shards}
+        self._urls = urls
+
+    def open(self, name: str) -> ShardReader:
+        """A reader of the shard. SourceError where it is none of the plan, has changed since, or cannot be read."""
+        if name not in self._urls or name not in self._shards:
+            raise SourceError(f"{name}: is not among the shards of this run; name it to go on")
+        url = self._urls[name]
+        changed = change(self._shards[name], url)
+        if changed:
+            raise SourceError(f"{name}: {changed}; restore it to go on, or use another --out")
+        return open_shard(url)
+
+
+def places(
+    planned: Sequence[Shard], attributes: Mapping[str, Any], shards: Sequence[str] = (), allow_pipe: bool = False
+) -> dict[str, str]:
+    """Where each planned shard lies now, by the name that the store has for it.
+
+    `shards` name all of them, in the order of the run. Without them, relative names are looked for in the folder that
+    the run was started in, as the store's `attributes` record it, and then in the current one. Raises SourceError where
+    `shards` are not as many as were planned.
+    """
+    if not shards:
+        return {shard.url: _place(shard.url, attributes) for shard in planned}
+    urls = expand(shards, allow_pipe)
+    if len(urls) != len(planned):
+        raise SourceError(
+            f"{counted(len(urls), 'shard')} {'is' if len(urls) == 1 else 'are'} named, and the store was "
+            f"planned over {len(planned)}; name all of them, in the "
+            "order of the run"
+        )
+    return {shard.url: url for shard, url in zip(planned, urls, strict=True)}
+
+
+def as_planned(planned: Sequence[Shard], attributes: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
+    """`urls` by the names that the store has for them: those of a run that names the shards in another way, or after
+    they have moved.
+
+    A shard counts as the planned one in its place where it is the same file, or where name, size and time of
+    modification are the same in another folder; a remote one where its name without secrets is the same. Any other
+    keeps its own name, which is then refused.
+    """
+    if len(planned) != len(urls):
+        return dict(urls)
+    pairs = zip(planned, urls.items(), strict=True)
+    return {
+        shard.url if name != shard.url and _is_planned(shard, attributes, name, url) else name: url
+        for shard, (name, url) in pairs
+    }
+
+
+def _is_planned(shard: Shard, attributes: Mapping[str, Any], name: str, url: str) -> bool:
+    if is_remote(url) or is_remote(shard.url):
+        # A store may be older than the knowledge of a secret that its name for the shard still holds.
+        return redact(shard.url) == name
+    before, now = Path(local_path(_place(shard.url, attributes))), Path(local_path(url))
+    return before.absolute() == now.absolute() or (before.name == now.name and change(shard, url) is None)
+
+
+def _place(name: str, attributes: Mapping[str, Any]) -> str:
+    folder = (attributes.get("made_with") or {}).get("folder")
+    if folder is None or not is_relative(name):
+        return name
+    recorded = Path(folder) / local_path(name)
+    return str(recorded) if recorded.is_file() else name
+
+
+def change(shard: Shard, url: str) -> str | None:
+    """What tells that the tar at `url` is not the one that was planned; None where nothing does.
+
+    Size and time are compared. Raises SourceError where there is no such file.
+    """
+    size_bytes, modified_ns = describe(url)
+    if size_bytes != shard.size_bytes:
+        return f"has changed since the plan ({size_bytes} bytes, then {shard.size_bytes})"
+    if modified_ns != shard.modified_ns:
+        return "has changed since the plan (another time of modification)"
+    return None

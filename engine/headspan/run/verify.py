@@ -1,0 +1,271 @@
+"""Does a store hold what it says? Files against commit records, arrays against each other, sums against embeddings.
+
+The tars that it was made from are held against the plan, where they can be reached. Unit by unit, so memory does not
+grow with the store. Nothing is changed, and no `pipe:` command is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import google_crc32c
+import numpy as np
+
+from headspan.decompose.formula import EXTRA_COORDINATES, head_coordinates, mlp_contributions
+from headspan.errors import SourceError, counted
+from headspan.events import Listener, Progress, ignore
+from headspan.io.local import faults
+from headspan.io.retry import is_remote
+from headspan.run.planned_sources import change, places
+from headspan.shards.samples import Shard
+from headspan.shards.sources import open_shard
+from headspan.store.reader import Store
+from headspan.store.result_files import damaged
+from headspan.store.write.commits import UnitRecord
+
+# Stored numbers carry 11 bits each, and some hundred of them add up to an embedding. In 16-bit passes the
+# residual stream is rounded twice a layer besides: √48 roundings of 2⁻¹² or 2⁻⁹ for 24 layers, three times over.
+SUM_TOLERANCES = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 4e-2}
+# One float32 rounding of a sum of squares.
+_LENGTH_TOLERANCE = 1e-5
+
+
+# The place of a problem that is in no one unit.
+WHOLE_STORE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not agree: in which unit and rows, and what."""
+
+    unit: int
+    first_row: int
+    rows: int
+    what: str
+    # The file, by its path in the store, or the array by its name; empty where it is neither.
+    where: str = ""
+    # Whether not the store but what it was made from has changed.
+    of_source: bool = False
+    # Whether it is in what an analysis added, which the analysis makes again.
+    of_analysis: bool = False
+
+    @property
+    def of_store(self) -> bool:
+        """Whether `headspan repair` is to mend it."""
+        return not (self.of_source or self.of_analysis)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was checked and what was found; `largest_error` is relative, None where sums cannot be formed.
+
+    `unreached` counts the source tars that could not be compared, since they are remote, or not there any more.
+    """
+
+    units: int
+    images: int
+    problems: tuple[Problem, ...]
+    largest_error: float | None
+    unreached: int = 0
+
+
+def verify(store: Store, listen: Listener = ignore, sources: bool = False, shards: Sequence[str] = ()) -> Verdict:
+    """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them; and what
+    analyses added.
+
+    Contributions are summed where the store has all layers and the MLPs; elsewhere only the embedding's
+    length is held against `norm`. Of local source tars size and time are compared; with `sources` every image is read
+    again, from remote tars too, and held against the checksum taken when its unit was computed. `shards` name all tars
+    where they lie now, if they have moved.
+    """
+    problems: list[Problem] = []
+    largest: float | None = None
+    count, total = 0, np.zeros(_moment_shape(store))
+    whole = UnitRecord(WHOLE_STORE, 0, store.planned_images, store.planned_images, store.other_files(), [])
+    problems.extend(_file_problems(store, whole))
+    # Numbers are read by metadata and summed with matrices that must be sound, and tars are named in tables.
+    readable = not any(
+        problem.where.startswith("model/") or problem.where.endswith(("zarr.json", ".parquet")) for problem in problems
+    )
+    aside = {unit.index: unit for unit in store.units_aside()}
+    for left in aside.values():
+        problems.append(Problem(left.index, left.first_row, left.rows, "was set aside, since it ended its process"))
+    unreached = 0
+    if readable:
+        planned = store.shards()
+        urls = places(planned, store.attributes, shards)
+        changed, not_compared = _source_problems(planned, urls, sources)
+        problems.extend(changed)
+        unreached = len(not_compared)
+        again = _SourceImages(planned, urls, {*not_compared, *(problem.where for problem in changed)})
+    for done, record in enumerate(store.records, start=1):
+        found = list(_file_problems(store, record))
+        if not found and readable:
+            unit = _Unit(store, record)
+            found = list(unit.problems())
+            largest = max([*unit.sum_errors, *([] if largest is None else [largest])], default=None)
+            count += int(unit.good.sum())
+            total += unit.coordinate_sums()
+        if sources and readable:
+            found += again.problems(store, record)
+        problems.extend(found)
+        listen(Progress("verify", done, len(store.records), counted(len(problems), "problem") if problems else ""))
+    if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
+        problems.extend(_moment_problems(store, count, total))
+    for name, what in damaged(store):
+        problems.append(Problem(WHOLE_STORE, 0, store.planned_images, what, name, of_analysis=True))
+    return Verdict(len(store.records), count, tuple(problems), largest, unreached)
+
+
+def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
+    shard_rows = {name: spec.shard[0] for name, spec in store.row_specs.items()}
+    for name, what in faults(store.path, record.files):
+        array, first_row, rows = name.partition("/c/")[0], record.first_row, record.rows
+        if array in shard_rows and record.unit != WHOLE_STORE:
+            first_row = int(name.removeprefix(f"{array}/c/").partition("/")[0]) * shard_rows[array]
+            rows = min(shard_rows[array], record.first_row + record.rows - first_row)
+        yield Problem(record.unit, first_row, rows, what, name)
+
+
+def _source_problems(
+    planned: Sequence[Shard], urls: Mapping[str, str], remote_too: bool
+) -> tuple[list[Problem], set[str]]:
+    """What tells that a source tar is not the one that was planned, and the names of those not compared."""
+    problems, unreached = [], set()
+    for shard in planned:
+        url = urls[shard.url]
+        if url.startswith("pipe:") or (is_remote(url) and not remote_too):
+            unreached.add(shard.url)
+            continue
+        try:
+            what = change(shard, url)
+        except SourceError:
+            unreached.add(shard.url)
+            continue
+        if what is not None:
+            problems.append(
+                Problem(WHOLE_STORE, shard.first_row, shard.images, f"{shard.url} {what}", shard.url, of_source=True)
+            )
+    return problems, unreached
+
+
+class _SourceImages:
+    """The images of units, read again from the source tars."""
+
+    def __init__(self, planned: Sequence[Shard], urls: Mapping[str, str], told: set[str]) -> None:
+        """`told` names the tars of which the verdict says already that they changed or could not be compared."""
+        self._planned = {shard.url: shard for shard in planned}
+        self._urls, self._told = urls, told
+        # Tars that could not be read; they are not read again for other units.
+        self._unreadable: set[str] = set()
+
+    def problems(self, store: Store, record: UnitRecord) -> list[Problem]:
+        """Whether the images of the unit are still the bytes that they were."""
+        if record.source_crc32c is None:
+            return []
+        found, read = 0, set()
+        for name, samples in groupby(store.samples_of(record), key=lambda sample: sample.url):
+            if self._urls[name].startswith("pipe:") or name in self._unreadable:
+                return []
+            read.add(name)
+            try:
+                with open_shard(self._urls[name]) as reader:
+                    for sample in samples:
+                        found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
+            except SourceError as error:
+                self._unreadable.add(name)
+                return [] if name in self._told else [self._unread(name, error)]
+        if found == record.source_crc32c:
+            return []
+        what = f"the images in {', '.join(sorted(read))} are not the bytes that were computed from"
+        return [Problem(record.unit, record.first_row, record.rows, what, of_source=True)]
+
+    def _unread(self, name: str, error: SourceError) -> Problem:
+        shard = self._planned[name]
+        what = f"cannot be read again: {error}"
+        return Problem(WHOLE_STORE, shard.first_row, shard.images, what, name, of_source=True)
+
+
+class _Unit:
+    """One unit's rows, read once."""
+
+    def __init__(self, store: Store, record: UnitRecord) -> None:
+        self._store = store
+        self._record = record
+        rows = slice(record.first_row, record.first_row + record.rows)
+        self._arrays = {
+            name: np.asarray(array[rows])
+            for name, array in store.row_arrays()
+            # Each is checked by its file's checksum; as numbers they are too many to read again.
+            if name != "patches"
+        }
+        self.good = self._arrays["ok"] == 1
+
+    def problems(self) -> Iterator[Problem]:
+        record, good = self._record, self.good
+        if good.sum() != record.images:
+            yield _problem(record, f"ok marks {counted(int(good.sum()), 'image')}, the record says {record.images}")
+        if record.images + len(record.bad) != record.rows:
+            yield _problem(
+                record, f"{counted(record.images, 'image')} and {len(record.bad)} bad in {counted(record.rows, 'row')}"
+            )
+        for name, values in self._arrays.items():
+            finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+            if not (finite[good]).all():
+                yield _problem(
+                    record, f"{name} is not finite at row {record.first_row + np.flatnonzero(good & ~finite)[0]}"
+                )
+        lengths = np.linalg.norm(self._arrays["embedding"][good], axis=1)
+        if not np.allclose(lengths, self._arrays["norm"][good, 2], rtol=_LENGTH_TOLERANCE, atol=0):
+            yield _problem(record, "norm does not hold the embeddings' lengths")
+        for row, error in zip(np.flatnonzero(good).tolist(), self.sum_errors, strict=False):
+            if not error <= SUM_TOLERANCES[self._store.attributes["precision"]]:
+                yield _problem(record, f"row {record.first_row + row}: contributions miss the embedding by {error:.1e}")
+
+    @cached_property
+    def sum_errors(self) -> list[float]:
+        """Relative distance of each image's summed contributions from its embedding, where it can be formed."""
+        store, good = self._store, self.good
+        # Direct layers and terms alone: what is carried through an attention pooling is in its heads already.
+        if ("mlps" not in self._arrays and store.terms) or len(store.layers) != store.direct_layers:
+            return []
+        norm, embedding = self._arrays["norm"][good], self._arrays["embedding"][good]
+        total = np.zeros_like(embedding)
+        if store.terms:
+            mlps, means = self._arrays["mlps"][good].astype(np.float32), self._arrays["mlp_means"][good]
+            total += mlp_contributions(mlps, means, norm, store.folded, "even", True).sum(axis=1)
+        for kept, layer in enumerate(store.layers):
+            for head in range(store.heads_per_layer):
+                mixes = self._arrays["heads"][good, kept, head].astype(np.float32)
+                total += head_coordinates(mixes, norm, True) @ store.head_directions(layer, head)
+        unit = embedding / norm[:, 2:]
+        return [float(error) for error in np.linalg.norm(total - unit, axis=1)]
+
+    def coordinate_sums(self) -> np.ndarray:
+        """Sums of the normalised coordinates, as the moments have them but from the rounded numbers."""
+        norm = self._arrays["norm"][self.good].astype(np.float64)
+        heads = self._arrays["heads"][self.good].astype(np.float64)
+        spread = np.broadcast_to(norm[:, None, None], (*heads.shape[:3], 3))
+        return head_coordinates(heads, spread, True).sum(axis=0)
+
+
+def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Problem]:
+    moments, rows = store.moments(), store.planned_images
+    if moments.count != count:
+        yield Problem(WHOLE_STORE, 0, rows, f"moments count {counted(moments.count, 'image')}, the arrays {count}")
+        return
+    scale = np.sqrt(np.einsum("lhcc->lhc", moments.gram) * max(count, 1))
+    # Rounding to 16 bits moves each summand by 2⁻¹¹ of itself at most, and tiny ones by half a subnormal step.
+    if count and not (np.abs(moments.total - total) <= 2.0**-10 * scale + 1e-6).all():
+        yield Problem(WHOLE_STORE, 0, rows, "moments and heads disagree by more than the rounding of heads")
+
+
+def _moment_shape(store: Store) -> tuple[int, ...]:
+    return (len(store.layers), store.heads_per_layer, store.head_dim + EXTRA_COORDINATES)
+
+
+def _problem(record: UnitRecord, what: str) -> Problem:
+    return Problem(record.unit, record.first_row, record.rows, what)

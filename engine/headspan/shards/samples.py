@@ -1,0 +1,55 @@
+"""What a plan consists of: shards, samples, units of work, and images that could not be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar of the input, as the plan found it."""
+
+    url: str
+    first_row: int
+    images: int
+    # Size in bytes and modification time in nanoseconds; None where the source does not say.
+    size_bytes: int | None
+    modified_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of the input and its row in every array of the store.
+
+    `offset` and `size_bytes` say where the encoded image lies in the tar; `caption`, `metadata` (JSON
+    text, as it came) and `label` (the `cls` member) are None where the shard has none.
+    """
+
+    row: int
+    key: str
+    url: str
+    member: str
+    offset: int
+    size_bytes: int
+    caption: str | None = None
+    label: int | None = None
+    metadata: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadImage:
+    """An image that kept its row but could not be used, and why."""
+
+    row: int
+    key: str
+    url: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A fixed span of rows, written and committed as a whole."""
+
+    index: int
+    first_row: int
+    rows: int

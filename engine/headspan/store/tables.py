@@ -1,0 +1,145 @@
+"""The plan on disk: every image's row, key, source and caption, as Parquet beside the arrays.
+
+One row group a unit of work, so that a unit's samples are read alone; some hundred units a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int
+
+from headspan.errors import StoreError, one_line
+from headspan.shards.samples import BadImage, Sample, Shard
+from headspan.store.schema import RECORDS
+
+SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet"
+_UNITS_PER_FILE = 128
+_SAMPLES = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("url", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("caption", pa.string()),
+        ("label", pa.int64()),
+        ("metadata", pa.string()),
+    ]
+)
+_SHARDS = pa.schema(
+    [
+        ("url", pa.string()),
+        ("first_row", pa.int64()),
+        ("images", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
+    ]
+)
+_NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string()), ("reason", pa.string())])
+
+
+def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> int:
+    """Write all samples in row order; returns how many there are. Memory is that of one unit."""
+    (root / RECORDS / "samples").mkdir(parents=True)
+    stream, total, writer = iter(samples), 0, None
+    try:
+        unit = 0
+        while group := list(islice(stream, unit_images)):
+            if unit % _UNITS_PER_FILE == 0:
+                if writer is not None:
+                    writer.close()
+                writer = pq.ParquetWriter(root / _file_of(unit), _SAMPLES, compression="zstd")
+            assert writer is not None
+            writer.write_table(_table(group, _SAMPLES), row_group_size=unit_images)
+            total += len(group)
+            unit += 1
+    finally:
+        if writer is not None:
+            writer.close()
+    return total
+
+
+def read_unit(root: Path, unit: int) -> Iterator[Sample]:
+    """The samples of the unit of that index, in row order."""
+    for row in _unit_table(root, unit).to_pylist():
+        yield Sample(**row)
+
+
+def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa.Table:
+    """The samples of some rows, in the order given; only the units that hold them are read."""
+    wanted, place = np.unique(rows, return_inverse=True)
+    units = wanted // unit_images
+    tables = [
+        _unit_table(root, unit).take(wanted[units == unit] - unit * unit_images) for unit in np.unique(units).tolist()
+    ]
+    return pa.concat_tables([_SAMPLES.empty_table(), *tables]).take(place)
+
+
+def _unit_table(root: Path, unit: int) -> pa.Table:
+    path = root / _file_of(unit)
+    with _damage(path), pq.ParquetFile(path) as parquet:
+        return parquet.read_row_group(unit % _UNITS_PER_FILE)
+
+
+def read_table(root: Path, units: int) -> pa.Table:
+    """All samples of a plan of so many units, one line a row of the arrays."""
+    return pa.concat_tables([_read(root / name) for name in sample_files(units)])
+
+
+def sample_files(units: int) -> list[str]:
+    """The tables of samples of a plan of so many units, by their path in the store."""
+    return [_file_of(unit) for unit in range(0, units, _UNITS_PER_FILE)]
+
+
+def _file_of(unit: int) -> str:
+    return f"{RECORDS}/samples/{unit // _UNITS_PER_FILE:05d}.parquet"
+
+
+def write_shards(root: Path, shards: Sequence[Shard]) -> None:
+    """Write what the plan found of every tar."""
+    pq.write_table(_table(shards, _SHARDS), root / SHARDS_FILE, compression="zstd")
+
+
+def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
+    """Write what the plan could not read beside the images: captions, metadata, labels."""
+    pq.write_table(_table(notes, _NOTES), root / NOTES_FILE, compression="zstd")
+
+
+def read_notes(root: Path) -> list[BadImage]:
+    """What the plan could not read beside the images."""
+    return [BadImage(**row) for row in _read(root / NOTES_FILE).to_pylist()]
+
+
+def read_shards(root: Path) -> list[Shard]:
+    """Every tar of the plan."""
+    return [Shard(**row) for row in _read(root / SHARDS_FILE).to_pylist()]
+
+
+def _read(path: Path) -> pa.Table:
+    with _damage(path):
+        return pq.read_table(path)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What Parquet cannot read, as a StoreError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{path}: this table is damaged ({one_line(error)}); run headspan repair and name the shards"
+        ) from error
+
+
+def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    columns = {name: [getattr(record, name) for record in records] for name in schema.names}
+    return pa.table(columns, schema=schema)
