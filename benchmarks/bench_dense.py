@@ -114,14 +114,14 @@ def disagreement(visual: Any, tower: Tower, pixels: Tensor, with_patches: bool) 
     row = tower.forward(pixels, layers, with_patches=True)
     norm, folded = contributions(row, tower).norm[0].numpy(), fold(tower, layers)
     assert row.patches is not None
-    mixes = row.patches[0] if with_patches else row.heads[0][:, :, None]
+    head_outputs = row.patches[0] if with_patches else row.heads[0][:, :, None]
     found = []
     for layer, peer in enumerate(dense(visual, pixels, with_patches)):
         for head, wanted in enumerate(peer[0].double().numpy()):
-            own = mixes[layer, head].numpy()
+            own = head_outputs[layer, head].numpy()
             norms = np.broadcast_to(norm, (len(own), 3))
             coordinates = head_coordinates(own, norms, normalised=False, parts=len(own))
-            got = coordinates @ head_directions(folded, layer, layer, head, "even")
+            got = coordinates @ head_directions(folded, layer, layer, head, "uniform")
             found.append(float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted)))
     return max(found)
 

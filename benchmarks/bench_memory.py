@@ -54,7 +54,7 @@ def run(toy: bool) -> dict[str, Any]:
         "peak_bytes": peaks[0],
         "peak_bytes_at_10_times": peaks[1],
         "growth": round(peaks[1] / peaks[0], 3),
-        "projected_bytes": projected[0],
+        "estimated_bytes": projected[0],
         "projected_bytes_at_10_times": projected[1],
         "within_projected": all(kept_to) if len(kept_to) == len(found) else None,
     }
@@ -66,10 +66,10 @@ def _peak(folder: Path, images: int) -> tuple[int, int | None]:
     command += ["--out", str(folder / f"{images}.zarr"), "--model", str(folder / "bench-vit.json")]
     command += ["--pretrained", "random:0", "--layers", "all", "--emit", "heads,patches", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout.splitlines()[-1]), projected_bytes(done.stderr)
+    return int(done.stdout.splitlines()[-1]), estimated_bytes(done.stderr)
 
 
-def projected_bytes(said: str) -> int | None:
+def estimated_bytes(said: str) -> int | None:
     """The bytes after the word "memory" in what the command said, as in `memory up to 1,400 MB`; None without one."""
     found = re.search(rf"\bmemory\b[^\n;.]*?([\d,]+(?:\.\d+)?) ({'|'.join(_UNITS)})\b", said)
     return round(float(found[1].replace(",", "")) * _UNITS[found[2]]) if found else None

@@ -119,22 +119,22 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
     }
 
 
-def bf16_project(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor) -> Tensor:
+def bf16_project(head_outputs: Tensor, scale: Tensor, mean_and_bias: Tensor, directions: Tensor) -> Tensor:
     """`head_project` as one product on the tensor cores; rows of zeros bring `directions` to a multiple of 8."""
-    batch, heads, tokens, head_dim = mixes.shape
-    scaled = (mixes * scale[:, None, None, None]).to(directions.dtype)
-    shared = shares.to(directions.dtype)[:, None, None].expand(-1, heads, tokens, -1)
-    padding = directions.shape[1] - head_dim - shares.shape[1]
+    batch, heads, tokens, head_dim = head_outputs.shape
+    scaled = (head_outputs * scale[:, None, None, None]).to(directions.dtype)
+    shared = mean_and_bias.to(directions.dtype)[:, None, None].expand(-1, heads, tokens, -1)
+    padding = directions.shape[1] - head_dim - mean_and_bias.shape[1]
     coordinates = F.pad(torch.cat([scaled, shared], dim=-1), (0, padding)).transpose(0, 1).flatten(1, 2)
     return _product(coordinates, directions).unflatten(1, (batch, tokens)).transpose(0, 1)
 
 
-def bf16_text_maps(mixes: Tensor, scale: Tensor, shares: Tensor, carried: Tensor) -> Tensor:
+def bf16_text_maps(head_outputs: Tensor, scale: Tensor, mean_and_bias: Tensor, carried: Tensor) -> Tensor:
     """`text_maps` as one product on the tensor cores, over heads and their coordinates at once."""
-    batch, heads, tokens, head_dim = mixes.shape
-    rows = mixes.transpose(1, 2).to(carried.dtype, memory_format=torch.contiguous_format)
+    batch, heads, tokens, head_dim = head_outputs.shape
+    rows = head_outputs.transpose(1, 2).to(carried.dtype, memory_format=torch.contiguous_format)
     products = _product(rows.view(1, batch * tokens, -1), carried[:, :head_dim].reshape(1, heads * head_dim, -1))
-    shared = shares @ carried[:, head_dim:].float().sum(dim=0)
+    shared = mean_and_bias @ carried[:, head_dim:].float().sum(dim=0)
     return torch.addcmul(shared[:, None], products.view(batch, tokens, -1), scale[:, None, None])
 
 
@@ -165,12 +165,12 @@ def cases(batch: int) -> list[Case]:
     patches = torch.empty(batch, size.heads, size.tokens, size.head_dim, dtype=torch.float16, device=gpu.DEVICE)
     emitted = patches.nbytes + 4 * batch * size.width
     heads = torch.randn(batch, size.layers, size.heads, size.head_dim, device=gpu.DEVICE)
-    scale, shares = torch.rand(batch, device=gpu.DEVICE), torch.randn(batch, 3, device=gpu.DEVICE)
+    scale, mean_and_bias = torch.rand(batch, device=gpu.DEVICE), torch.randn(batch, 3, device=gpu.DEVICE)
     directions, carried = (
         _draw(size.layers * size.heads, size.head_dim + 3, size.joint),
         _draw(size.heads, size.head_dim + 3, size.texts),
     )
-    mixes = _draw(batch, size.heads, size.tokens, size.head_dim).half()
+    head_outputs = _draw(batch, size.heads, size.tokens, size.head_dim).half()
     own = size.head_dim + 3
     total = torch.zeros(size.layers, size.heads, own, dtype=torch.float64, device=gpu.DEVICE)
     gram = torch.zeros(size.layers, size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
@@ -210,7 +210,7 @@ def cases(batch: int) -> list[Case]:
         Case(
             "add_moments",
             "add_moments",
-            (heads, scale.double(), shares.double(), total, gram),
+            (heads, scale.double(), mean_and_bias.double(), total, gram),
             heads.nbytes + 2 * (total.nbytes + gram.nbytes),
             # The whole Gram matrix, as a matrix product makes it.
             2 * batch * gram.numel(),
@@ -219,18 +219,20 @@ def cases(batch: int) -> list[Case]:
         Case(
             "head_project",
             "head_project",
-            (sums, scale, shares, directions),
+            (sums, scale, mean_and_bias, directions),
             sums.nbytes + directions.nbytes + 4 * batch * size.layers * size.heads * size.joint,
             2 * batch * size.layers * size.heads * own * size.joint,
-            peers={"bf16 product": (bf16_project, (sums, scale, shares, F.pad(directions, (0, 0, 0, -own % 8))))},
+            peers={
+                "bf16 product": (bf16_project, (sums, scale, mean_and_bias, F.pad(directions, (0, 0, 0, -own % 8))))
+            },
         ),
         Case(
             "text_maps",
             "text_maps",
-            (mixes, scale, shares, carried),
-            mixes.nbytes + carried.nbytes + 4 * rows * size.texts,
+            (head_outputs, scale, mean_and_bias, carried),
+            head_outputs.nbytes + carried.nbytes + 4 * rows * size.texts,
             2 * rows * size.heads * own * size.texts,
-            peers={"bf16 product": (bf16_text_maps, (mixes, scale, shares, carried))},
+            peers={"bf16 product": (bf16_text_maps, (head_outputs, scale, mean_and_bias, carried))},
         ),
         Case(
             "preprocess",

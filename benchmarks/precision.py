@@ -86,8 +86,8 @@ def _sum_of_terms(row: PooledRow, tower: Tower) -> Tensor:
     assert row.terms is not None
     total = row.terms.double().sum(dim=1)
     for layer, block in enumerate(tower.blocks):
-        mixes = row.heads[:, layer].flatten(1).double()
-        total += mixes @ block.output.weight.double().T + block.output.bias.double()
+        head_outputs = row.heads[:, layer].flatten(1).double()
+        total += head_outputs @ block.output.weight.double().T + block.output.bias.double()
     return total
 
 

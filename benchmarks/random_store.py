@@ -16,7 +16,7 @@ from headspan.decompose.formula import Folded
 from headspan.decompose.moments import Moments
 from headspan.shards.samples import Sample, Shard, Unit
 from headspan.store.schema import FORMAT, Dimensions
-from headspan.store.write.create import StagedStore
+from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 
 # Rows that the writer is given at once, as a run's batches are.
@@ -44,7 +44,7 @@ def planned_store(
 ) -> StoreWriter:
     """A store of which no unit is finished yet."""
     attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size)}
-    with StagedStore(path) as staged:
+    with NewStore(path) as staged:
         staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
         staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], _folded(size, random), emit)
     return StoreWriter(path)

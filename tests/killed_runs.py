@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.config import PrecomputeSettings
-from headspan.decode.in_flight import InHand
+from headspan.decode.in_flight import UnitsInFlight
 from headspan.io.local import StagedFile
 from headspan.run import precompute as pipeline
 from headspan.shards.samples import Sample
@@ -78,13 +78,13 @@ def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:
     steps = Steps(log, last)
     for owner, name in STEPS:
         setattr(owner, name, steps.around(name, getattr(owner, name)))
-    note_read = InHand.note_read
+    note_read = UnitsInFlight.note_read
 
-    def noted(self: InHand, sample: Sample, encoded: bytes) -> None:
+    def noted(self: UnitsInFlight, sample: Sample, encoded: bytes) -> None:
         steps.note(f"row {sample.row}")
         note_read(self, sample, encoded)
 
-    InHand.note_read = noted  # type: ignore[method-assign]
+    UnitsInFlight.note_read = noted  # type: ignore[method-assign]
     pipeline.precompute(settings)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-Convention = Literal["even", "own"]
+Convention = Literal["uniform", "per_term"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Pool = Literal["tok", "avg"]
 
@@ -72,7 +72,7 @@ class Decomposition:
     carried: Float64[np.ndarray, "layer head joint"] | None = None
 
     @property
-    def mixes(self) -> Float64[np.ndarray, "layer head head_dim"]:
+    def head_outputs(self) -> Float64[np.ndarray, "layer head head_dim"]:
         """Each head's own numbers: attention-weighted values, summed over source tokens."""
         return self.patch_mixes.sum(axis=2)
 
@@ -91,7 +91,7 @@ class Decomposition:
         `even` and `own` differ in who carries the final norm's mean and bias (Gandelsman et al., ICLR 2024:
         the published code's arithmetic is `even`). `normalised` divides all by the embedding's length.
         """
-        parts = self._even() if convention == "even" else self._own()
+        parts = self._even() if convention == "uniform" else self._own()
         if not normalised:
             return parts
         return Contributions(

@@ -123,19 +123,19 @@ class _Block:
         weight = block["attn.proj.weight"] * block.get("ls1.gamma", block.get("gamma_1", np.ones(width)))[:, None]
         bias = block["attn.proj.bias"] * block.get("ls1.gamma", block.get("gamma_1", np.ones(width)))
         # Rows, tokens and heads in loops: what head h brought to row n of token m, in the head's own numbers.
-        self.mixes = np.zeros((heads, tokens, tokens, size))
+        self.head_outputs = np.zeros((heads, tokens, tokens, size))
         for h in range(heads):
             scores = query[:, h] @ key[:, h].T / math.sqrt(size)
             if "attn.rel_pos.mlp.fc1.weight" in block:
                 scores = scores + _relative(block, grid, tokens)[h]
-            self.mixes[h] = _softmax(scores)[:, :, None] * value[None, :, h]
+            self.head_outputs[h] = _softmax(scores)[:, :, None] * value[None, :, h]
         # As it leaves the norms of the row, if there are any; what they add to every row alike is a bias.
-        emitted = self.mixes
+        emitted = self.head_outputs
         if "attn.norm.weight" in block:
-            whole = self.mixes.sum(axis=2)
+            whole = self.head_outputs.sum(axis=2)
             mean = whole.mean(axis=(0, 2))[None, :, None, None]
             std = np.sqrt(whole.var(axis=(0, 2)) + eps)[None, :, None, None]
-            emitted = (self.mixes - mean / tokens) / std
+            emitted = (self.head_outputs - mean / tokens) / std
             bias = bias + weight @ block["attn.norm.bias"]
             weight = weight * block["attn.norm.weight"]
         self.outputs = np.stack([emitted[h] @ weight[:, h * size : (h + 1) * size].T for h in range(heads)])
@@ -229,13 +229,13 @@ def _pool_by_attention(
     key_weight, value_weight = np.split(pool["kv.weight"], 2)
     key_bias, value_bias = np.split(pool["kv.bias"], 2)
     key, value = normed @ key_weight.T + key_bias, normed @ value_weight.T + value_bias
-    attention, mixes = np.zeros((heads, tokens)), np.zeros((1, heads, tokens, size))
+    attention, head_outputs = np.zeros((heads, tokens)), np.zeros((1, heads, tokens, size))
     outputs = np.zeros((1, heads, tokens, len(pool["proj.weight"])))
     for h in range(heads):
         own = slice(h * size, (h + 1) * size)
         attention[h] = _softmax((query[own] @ key[:, own].T / math.sqrt(size))[None])[0]
-        mixes[0, h] = attention[h][:, None] * value[:, own]
-        outputs[0, h] = mixes[0, h] @ pool["proj.weight"][:, own].T
+        head_outputs[0, h] = attention[h][:, None] * value[:, own]
+        outputs[0, h] = head_outputs[0, h] @ pool["proj.weight"][:, own].T
     row = outputs.sum(axis=(0, 1, 2)) + pool["proj.bias"]
     mlps = np.zeros((0, len(row)))
     if "mlp.fc1.weight" in pool:
@@ -273,7 +273,7 @@ def _pool_by_attention(
         s=s,
         norm=float(np.linalg.norm(embedding)),
         initial=None,
-        patch_mixes=mixes,
+        patch_mixes=head_outputs,
         patch_outputs=outputs,
         projection_biases=pool["proj.bias"][None],
         mlp_outputs=mlps,

@@ -119,7 +119,7 @@ def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_i
     ],
 )
 def test_the_memory_that_a_command_projects_is_read_from_what_it_says(said: str, found: int | None) -> None:
-    assert bench_memory.projected_bytes(said) == found
+    assert bench_memory.estimated_bytes(said) == found
 
 
 def test_the_plan_on_paper_is_what_its_arithmetic_gives() -> None:

@@ -15,39 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tools.file_map import GUIDE, ORDER, file_map, with_map
+
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine" / "headspan"
 KERNELS = ROOT / "kernels" / "headspan_kernels"
 
-# The order of imports, from the ground up: a folder, or a module beside them, imports only what stands before it.
-ORDER = (
-    "escapes",
-    "redact",
-    "timing",
-    "events",
-    "errors",
-    "user_paths",
-    "config",
-    "io",
-    "shards",
-    "llm",
-    "model",
-    "decode",
-    "decompose",
-    "store",
-    "store.write",
-    "run",
-    "texts",
-    "explore",
-    "spans",
-    "prune",
-    "concepts",
-    "world",
-    "report",
-    "demo",
-    "cli",
-    "__main__",
-)
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 
 # What a machine that only reads stores need not have.
@@ -276,99 +249,20 @@ def test_the_check_without_torch_would_notice_torch() -> None:
     assert "blocked" in failures_without(("torch",), ["torch.nn"])["torch.nn"]
 
 
-def file_map(readme: str) -> list[str]:
-    """The paths that README's file map names, relative to the repository; folders end in `/`.
-
-    The map is the first fenced block whose first line is `engine/headspan/`. A line is
-
-        <indent><name>[ · <name>…][  <description>]
-
-    with two spaces of indent for every folder that the line lies in, names without spaces, and two spaces or
-    more before a description. A name that ends in `/` is a folder and may hold the lines below it.
-    """
-    blocks = re.findall(r"^```[^\n]*\n(engine/headspan/(?: [^\n]*)?\n.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert blocks, "README.md has no fenced block that begins with `engine/headspan/`"
-    paths: list[str] = []
-    folders: list[str] = []
-    for line in filter(str.strip, blocks[0].splitlines()):
-        indent = len(line) - len(line.lstrip(" "))
-        depth, odd = divmod(indent, 2)
-        assert not odd, f"file map: {line!r} is indented by {indent} spaces, not by a multiple of two"
-        assert depth <= len(folders), f"file map: {line!r} lies deeper than the folder above it"
-        names = re.split(r"\s{2,}", line.strip(), maxsplit=1)[0].split(" · ")
-        for name in names:
-            assert " " not in name, f"file map: two spaces are wanted after the last name in {line!r}"
-            paths.append("".join(folders[:depth]) + name)
-        folders = folders[:depth]
-        if len(names) == 1 and names[0].endswith("/"):
-            folders.append(names[0])
-    return paths
+def test_the_file_map_is_the_one_that_the_code_gives() -> None:
+    page = GUIDE.read_text()
+    assert page == with_map(page), "engine/README.md: the file map is out of date; run python -m tools.file_map"
 
 
-def test_the_readmes_file_map_is_true() -> None:
-    named = file_map((ROOT / "README.md").read_text())
-    repeated = sorted({path for path in named if named.count(path) > 1})
-    missing = [
-        path for path in named if not ((ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file())
-    ]
-    unnamed = [
-        str(path.relative_to(ROOT))
-        for folder in (ENGINE, KERNELS, ROOT / "tools", ROOT / "benchmarks")
-        for path in sorted(folder.rglob("*.py"))
-        if path.name != "__init__.py" and str(path.relative_to(ROOT)) not in named
-    ]
-    assert (repeated, missing, unnamed) == ([], [], []), (
-        f"README's file map: named twice {repeated}, named but missing {missing}, not named {unnamed}"
-    )
-
-
-def test_the_file_map_is_read_with_its_nesting() -> None:
-    readme = """# Files
-```
-unrelated/
-```
-
-```text
-engine/headspan/
-  config.py · errors.py  settings and refusals · in words
-  emit/                  what a head adds
-    fold.py
-  cli.py  flags
-
-kernels/headspan_kernels/  the ops
-  reference.py   plain PyTorch
-tests/ · tools/
-```
-"""
-    assert file_map(readme) == [
-        "engine/headspan/",
-        "engine/headspan/config.py",
-        "engine/headspan/errors.py",
-        "engine/headspan/emit/",
-        "engine/headspan/emit/fold.py",
-        "engine/headspan/cli.py",
-        "kernels/headspan_kernels/",
-        "kernels/headspan_kernels/reference.py",
-        "tests/",
-        "tools/",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("   plan.py", "indented by 3 spaces"),
-        ("      plan.py", "deeper than the folder"),
-        ("  plan.py the rows", "two spaces are wanted"),
-    ],
-)
-def test_a_file_map_out_of_shape_is_refused(line: str, complaint: str) -> None:
-    with pytest.raises(AssertionError, match=complaint):
-        file_map(f"```\nengine/headspan/\n{line}\n```\n")
+def test_the_file_map_names_every_module() -> None:
+    named = re.findall(r"^ *(\w+\.py)  \S", file_map(), re.MULTILINE)
+    folders = (ENGINE, KERNELS, ROOT / "benchmarks", ROOT / "tools")
+    modules = [path.name for folder in folders for path in folder.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(named) == sorted(modules)
 
 
 def test_every_promise_of_the_readme_names_tests_that_are_there() -> None:
-    promises = (ROOT / "README.md").read_text().partition("## What survives what")[2].partition("\n## ")[0]
+    promises = (ROOT / "engine" / "RELIABILITY.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", promises))
     there = {
         function

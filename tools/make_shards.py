@@ -236,7 +236,7 @@ def _make(chosen: argparse.Namespace) -> tuple[str, str]:
         return pattern, "ViT-B-32 --pretrained laion2b_s34b_b79k"
     with tqdm(total=chosen.world, unit="image", disable=None) as progress:
 
-        def listen(event: Progress) -> None:
+        def on_progress(event: Progress) -> None:
             progress.update(event.done - progress.n)
 
         pattern = write_world_shards(
@@ -246,7 +246,7 @@ def _make(chosen: argparse.Namespace) -> tuple[str, str]:
             images_per_shard=chosen.images_per_shard,
             side=chosen.side,
             split=chosen.split,
-            listen=listen,
+            on_progress=on_progress,
         )
     return pattern, "reference"
 

@@ -145,7 +145,7 @@ def models() -> dict[str, str | None]:
 
 
 def precompute(
-    shards: str | Sequence[str], out: str | Path, listen: Listener | None = None, **settings: Any
+    shards: str | Sequence[str], out: str | Path, on_progress: Listener | None = None, **settings: Any
 ) -> Summary:
     """Stream `shards` through an image encoder into the store `out`; returns what was done.
 
@@ -158,10 +158,12 @@ def precompute(
     from headspan.run.precompute import precompute as run
 
     named = shards if isinstance(shards, str) else list(shards)
-    return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), listen or ignore)
+    return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), on_progress or ignore)
 
 
-def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener | None = None, **settings: Any) -> Repaired:
+def repair(
+    store: str | Path, shards: Sequence[str] = (), on_progress: Listener | None = None, **settings: Any
+) -> Repaired:
     """Compute again what `verify` finds damaged, or what was set aside, in a store; see headspan.run.repair.
 
     Raises HeadspanError where the model or the shards are not those that the store was made with.
@@ -170,4 +172,4 @@ def repair(store: str | Path, shards: Sequence[str] = (), listen: Listener | Non
     from headspan.events import ignore
     from headspan.run.repair import repair as run
 
-    return run(store, shards, listen or ignore, **settings)
+    return run(store, shards, on_progress or ignore, **settings)

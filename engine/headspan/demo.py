@@ -49,7 +49,7 @@ class DemoResult:
     summary: Summary
 
 
-def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
+def run_demo(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
     """Run the chain in the folder `out`.
 
     An earlier demo there is deleted. Where the folder holds anything that no demo made, nothing is deleted: StoreError.
@@ -58,7 +58,12 @@ def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
         raise StoreError("--out is empty; name the folder to write, such as headspan-demo")
     place = _Place.begin(expand_user(out))
     made = write_world_shards(
-        place.making / _SHARDS, _IMAGES, _SEED, images_per_shard=_IMAGES_PER_SHARD, split="held_out", listen=listen
+        place.making / _SHARDS,
+        _IMAGES,
+        _SEED,
+        images_per_shard=_IMAGES_PER_SHARD,
+        split="held_out",
+        on_progress=on_progress,
     )
     # Stores record where their shards lie, so these are moved first.
     place.move(_SHARDS)
@@ -71,26 +76,26 @@ def run_demo(out: str | Path, listen: Listener = ignore) -> DemoResult:
             layers="all",
             emit=("heads", "patches", "mlps"),
         ),
-        listen,
+        on_progress,
     )
     at_random, _ = _analyse(
         PrecomputeSettings(
             shards=(shards,), out=str(place.making / _AT_RANDOM), model="reference", pretrained="random:0"
         ),
-        listen,
+        on_progress,
     )
-    truth = check_ground_truth(store, at_random=at_random, listen=listen)
-    write_report(store, place.making / _REPORT, listen=listen)
+    truth = check_ground_truth(store, at_random=at_random, on_progress=on_progress)
+    write_report(store, place.making / _REPORT, on_progress=on_progress)
     place.move(_STORE, _AT_RANDOM, _REPORT)
     place.making.rmdir()
     return DemoResult(place.folder / _REPORT, truth, replace(summary, path=str(place.folder / _STORE)))
 
 
-def _analyse(settings: PrecomputeSettings, listen: Listener) -> tuple[Store, Summary]:
+def _analyse(settings: PrecomputeSettings, on_progress: Listener) -> tuple[Store, Summary]:
     """The chain from shards to scores; TEXTSPAN describes the last four layers, as published."""
-    summary = precompute(settings, listen)
+    summary = precompute(settings, on_progress)
     store = Store(settings.out)
-    textspan(store, "world", texts_per_head=20, layers=store.layers[-4:], listen=listen)
+    textspan(store, "world", texts_per_head=20, layers=store.layers[-4:], on_progress=on_progress)
     label_heads(store)
     concept_consistency(store)
     return store, summary

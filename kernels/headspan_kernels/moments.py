@@ -1,6 +1,6 @@
 """Sum and uncentred Gram matrix of every head's coordinates, added to in place.
 
-    c[b] = [scale[b] · heads[b], shares[b]],   total += Σ_b c[b],   gram += Σ_b c[b] c[b]ᵀ
+    c[b] = [scale[b] · heads[b], mean_and_bias[b]],   total += Σ_b c[b],   gram += Σ_b c[b] c[b]ᵀ
 
 A program owns a tile of one head's Gram matrix and goes through the batch, so nothing is atomic and the order of
 summation is fixed. Products and sums are float64, on the tensor cores: the numerical rank that TEXTSPAN cuts at,
@@ -25,21 +25,21 @@ WARPS = 4
 def add_moments(
     heads: Float32[Tensor, "batch layer head head_dim"],
     scale: Float64[Tensor, " batch"],
-    shares: Float64[Tensor, "batch share"],
+    mean_and_bias: Float64[Tensor, "batch share"],
     total: Float64[Tensor, "layer head coordinate"],
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:
     """As `reference.add_moments`; `total` and `gram` must be contiguous."""
     batch, layers, count, head_dim = heads.shape
-    size = head_dim + shares.shape[1]
+    size = head_dim + mean_and_bias.shape[1]
     assert total.is_contiguous()
     assert gram.is_contiguous()
-    heads, scale, shares = heads.contiguous(), scale.contiguous(), shares.contiguous()
+    heads, scale, mean_and_bias = heads.contiguous(), scale.contiguous(), mean_and_bias.contiguous()
     with torch.cuda.device_of(heads):
         accumulate[(layers * count, triton.cdiv(size, ROWS), triton.cdiv(size, COLUMNS))](
-            *(heads, scale, shares, total, gram, batch),
+            *(heads, scale, mean_and_bias, total, gram, batch),
             HEAD_DIM=head_dim,
-            SHARES=shares.shape[1],
+            SHARES=mean_and_bias.shape[1],
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             IMAGES=IMAGES,
@@ -54,7 +54,7 @@ def add_moments(
 def accumulate(
     heads,
     scale,
-    shares,
+    mean_and_bias,
     total,
     gram,
     batch,
@@ -79,8 +79,8 @@ def accumulate(
     for start in range(0, batch, IMAGES):
         images = start + tl.arange(0, IMAGES)
         # [IMAGES, ROWS] and [IMAGES, COLUMNS]
-        left = _coordinates(own, scale, shares, images, batch, image_stride, down, HEAD_DIM, SHARES)
-        right = _coordinates(own, scale, shares, images, batch, image_stride, across, HEAD_DIM, SHARES)
+        left = _coordinates(own, scale, mean_and_bias, images, batch, image_stride, down, HEAD_DIM, SHARES)
+        right = _coordinates(own, scale, mean_and_bias, images, batch, image_stride, across, HEAD_DIM, SHARES)
         sums += tl.sum(left, axis=0)
         products = tl.dot(tl.trans(left), right, products, out_dtype=tl.float64)
     tl.store(gram_place, products, mask=within)
@@ -90,19 +90,19 @@ def accumulate(
 @triton.jit
 @no_type_check
 def _coordinates(
-    own, scale, shares, images, batch, image_stride, columns, HEAD_DIM: tl.constexpr, SHARES: tl.constexpr
+    own, scale, mean_and_bias, images, batch, image_stride, columns, HEAD_DIM: tl.constexpr, SHARES: tl.constexpr
 ):
     """A stretch of the coordinates of some images, float64; zeros past the batch and for an image of scale 0."""
     factor = tl.load(scale + images, mask=images < batch, other=0.0)
     used, behind = (factor != 0)[:, None], columns - HEAD_DIM
-    mixes = tl.load(
+    head_outputs = tl.load(
         own + images.to(tl.int64)[:, None] * image_stride + columns[None, :],
         mask=used & (columns < HEAD_DIM)[None, :],
         other=0.0,
     )
     shared = tl.load(
-        shares + images[:, None] * SHARES + behind[None, :],
+        mean_and_bias + images[:, None] * SHARES + behind[None, :],
         mask=used & ((behind >= 0) & (behind < SHARES))[None, :],
         other=0.0,
     )
-    return mixes.to(tl.float64) * factor[:, None] + shared
+    return head_outputs.to(tl.float64) * factor[:, None] + shared

@@ -1,12 +1,11 @@
 """Head coordinates times fixed directions: into the joint space, or along texts, head by head or summed.
 
-    out[b,h,n] = scale[b] · (mixes[b,h,n] D[h,:k]) + shares[b] D[h,k:]
+    out[b,h,n] = scale[b] · (head_outputs[b,h,n] D[h,:k]) + mean_and_bias[b] D[h,k:]
 
 With the joint space's directions that is `head_project`; with texts carried to the head, and summed over heads in
 the accumulator, `text_maps`, which forms nothing in the joint space. Products have the directions' type, sums are
 float32; float32 operands are multiplied as three TF32 products, which together keep float32's digits. The scale
-and the shares, which bring a LayerNorm's statistics, are applied to the product of one image's rows, so `mixes` is
-read as it was stored.
+and the mean and bias terms are applied to the product of one image's rows, so `head_outputs` is read as it was stored.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ from headspan_kernels.pooled import padded
 
 
 def head_project(
-    mixes: Float[Tensor, "batch head token head_dim"],
+    head_outputs: Float[Tensor, "batch head token head_dim"],
     scale: Float32[Tensor, " batch"],
-    shares: Float32[Tensor, "batch share"],
+    mean_and_bias: Float32[Tensor, "batch share"],
     directions: Float[Tensor, "head coordinate joint"],
 ) -> Float32[Tensor, "batch head token joint"]:
     """As `reference.head_project`."""
-    batch, heads, tokens, _ = mixes.shape
-    out = torch.empty(batch, heads, tokens, directions.shape[2], dtype=torch.float32, device=mixes.device)
-    _launch(mixes, scale, shares, directions, out, summed=False)
+    batch, heads, tokens, _ = head_outputs.shape
+    out = torch.empty(batch, heads, tokens, directions.shape[2], dtype=torch.float32, device=head_outputs.device)
+    _launch(head_outputs, scale, mean_and_bias, directions, out, summed=False)
     return out
 
 
 def text_maps(
-    mixes: Float[Tensor, "batch head token head_dim"],
+    head_outputs: Float[Tensor, "batch head token head_dim"],
     scale: Float32[Tensor, " batch"],
-    shares: Float32[Tensor, "batch share"],
+    mean_and_bias: Float32[Tensor, "batch share"],
     carried: Float[Tensor, "head coordinate text"],
 ) -> Float32[Tensor, "batch token text"]:
     """As `reference.text_maps`."""
-    batch, _, tokens, _ = mixes.shape
-    out = torch.empty(batch, tokens, carried.shape[2], dtype=torch.float32, device=mixes.device)
-    _launch(mixes, scale, shares, carried, out, summed=True)
+    batch, _, tokens, _ = head_outputs.shape
+    out = torch.empty(batch, tokens, carried.shape[2], dtype=torch.float32, device=head_outputs.device)
+    _launch(head_outputs, scale, mean_and_bias, carried, out, summed=True)
     return out
 
 
@@ -55,20 +54,32 @@ def cut_for(head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
     return 64, 64, 4 if head_dim <= 64 else 8
 
 
-def _launch(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor, out: Tensor, summed: bool) -> None:
-    batch, heads, tokens, head_dim = mixes.shape
+def _launch(
+    head_outputs: Tensor, scale: Tensor, mean_and_bias: Tensor, directions: Tensor, out: Tensor, summed: bool
+) -> None:
+    batch, heads, tokens, head_dim = head_outputs.shape
     columns = directions.shape[2]
     directions = directions.contiguous()
     rows, out_columns, warps = cut_for(head_dim, directions.dtype)
     grid = triton.cdiv(batch * tokens, rows) * triton.cdiv(columns, out_columns) * (1 if summed else heads)
     if not grid:
         return
-    with torch.cuda.device_of(mixes):
+    with torch.cuda.device_of(head_outputs):
         project[(grid,)](
-            *(mixes, scale.contiguous(), shares.contiguous(), directions, out, batch, heads, tokens, columns),
-            *mixes.stride(),
+            *(
+                head_outputs,
+                scale.contiguous(),
+                mean_and_bias.contiguous(),
+                directions,
+                out,
+                batch,
+                heads,
+                tokens,
+                columns,
+            ),
+            *head_outputs.stride(),
             HEAD_DIM=head_dim,
-            SHARES=shares.shape[1],
+            SHARES=mean_and_bias.shape[1],
             PADDED=padded(head_dim),
             BLOCK_ROWS=rows,
             BLOCK_OUT=out_columns,
@@ -82,9 +93,9 @@ def _launch(mixes: Tensor, scale: Tensor, shares: Tensor, directions: Tensor, ou
 @triton.jit(do_not_specialize=["batch", "heads", "tokens"])
 @no_type_check
 def project(
-    mixes,
+    head_outputs,
     scale,
-    shares,
+    mean_and_bias,
     directions,
     out,
     batch,
@@ -114,7 +125,7 @@ def project(
     columns = block * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     wanted = columns < out_columns
     inner = tl.arange(0, PADDED)
-    place = mixes + image * mixes_image + token.to(tl.int64) * mixes_token
+    place = head_outputs + image * mixes_image + token.to(tl.int64) * mixes_token
     # [BLOCK_ROWS]
     scales = tl.load(scale + image, mask=present, other=0.0)
     products = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
@@ -138,7 +149,7 @@ def project(
         for share in tl.static_range(SHARES):
             # [BLOCK_OUT] and [BLOCK_ROWS]
             direction = tl.load(own + (HEAD_DIM + share) * out_columns + columns, mask=wanted, other=0.0)
-            weight = tl.load(shares + image * SHARES + share, mask=present, other=0.0)
+            weight = tl.load(mean_and_bias + image * SHARES + share, mask=present, other=0.0)
             shared += weight[:, None] * direction.to(tl.float32)[None, :]
         place += mixes_head
         own += (HEAD_DIM + SHARES) * out_columns

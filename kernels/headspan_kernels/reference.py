@@ -152,19 +152,19 @@ def attention_weights(
 def add_moments(
     heads: Float32[Tensor, "batch layer head head_dim"],
     scale: Float64[Tensor, " batch"],
-    shares: Float64[Tensor, "batch share"],
+    mean_and_bias: Float64[Tensor, "batch share"],
     total: Float64[Tensor, "layer head coordinate"],
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:
     """Add a batch's sum and uncentred Gram matrix of every head's coordinates to `total` and `gram`, in place.
 
-    An image's coordinates are its `head_dim` numbers times its `scale`, and its `shares`. An image whose scale
+    An image's coordinates are its `head_dim` numbers times its `scale`, and its `mean_and_bias`. An image whose scale
     is 0 counts as nothing, whatever its numbers are.
     """
     batch, layers, count, _ = heads.shape
     scaled = torch.where(scale[:, None, None, None] == 0, 0, heads.double() * scale[:, None, None, None])
-    shares = torch.where(scale[:, None] == 0, 0, shares)
-    coordinates = torch.cat([scaled, shares[:, None, None].expand(batch, layers, count, -1)], dim=-1)
+    mean_and_bias = torch.where(scale[:, None] == 0, 0, mean_and_bias)
+    coordinates = torch.cat([scaled, mean_and_bias[:, None, None].expand(batch, layers, count, -1)], dim=-1)
     size = coordinates.shape[-1]
     columns = coordinates.reshape(batch, layers * count, size).transpose(0, 1).contiguous()
     total += columns.sum(dim=1).view_as(total)
@@ -172,33 +172,35 @@ def add_moments(
 
 
 def head_project(
-    mixes: Float[Tensor, "batch head token head_dim"],
+    head_outputs: Float[Tensor, "batch head token head_dim"],
     scale: Float32[Tensor, " batch"],
-    shares: Float32[Tensor, "batch share"],
+    mean_and_bias: Float32[Tensor, "batch share"],
     directions: Float[Tensor, "head coordinate joint"],
 ) -> Float32[Tensor, "batch head token joint"]:
     """Carry `α v`, or its sum as one token, into the joint space: each image's coordinates times `directions`.
 
-    Coordinates are `mixes · scale` and the image's `shares`, which bring a LayerNorm's mean and biases. Products
-    have the directions' type, sums are float32.
+    Coordinates are `head_outputs · scale` and the image's `mean_and_bias`. Products have the type of
+    `directions`, sums are float32.
     """
-    head_dim = mixes.shape[-1]
-    products = torch.einsum("bhnk,hkj->bhnj", mixes.to(directions.dtype).float(), directions[:, :head_dim].float())
-    shared = torch.einsum("bs,hsj->bhj", shares, directions[:, head_dim:].float())
+    head_dim = head_outputs.shape[-1]
+    products = torch.einsum(
+        "bhnk,hkj->bhnj", head_outputs.to(directions.dtype).float(), directions[:, :head_dim].float()
+    )
+    shared = torch.einsum("bs,hsj->bhj", mean_and_bias, directions[:, head_dim:].float())
     return products * scale[:, None, None, None] + shared[:, :, None]
 
 
 def text_maps(
-    mixes: Float[Tensor, "batch head token head_dim"],
+    head_outputs: Float[Tensor, "batch head token head_dim"],
     scale: Float32[Tensor, " batch"],
-    shares: Float32[Tensor, "batch share"],
+    mean_and_bias: Float32[Tensor, "batch share"],
     carried: Float[Tensor, "head coordinate text"],
 ) -> Float32[Tensor, "batch token text"]:
     """Every token's contribution along texts, summed over the heads given.
 
     `carried` are the texts carried to each head, its directions times the texts; heads apart are `head_project`.
     """
-    return head_project(mixes, scale, shares, carried).sum(dim=1)
+    return head_project(head_outputs, scale, mean_and_bias, carried).sum(dim=1)
 
 
 def preprocess(

@@ -110,10 +110,10 @@ def test_the_store_holds_what_the_oracle_finds_and_verify_agrees(
     assert store.layers == tuple(direct)
     assert store.attributes["sum"]["direct_layers"] == direct
     assert relative_error(store.embedding, [image.embedding for image in exact]) < tolerances.ORACLE_FLOAT32
-    for convention in ("even", "own"):
+    for convention in ("uniform", "per_term"):
         wanted = [image.contributions(convention, normalised=True) for image in exact]  # type: ignore[arg-type]
         total = store.mlps(convention).sum(axis=1)
-        if convention == "own":
+        if convention == "per_term":
             total = total + store.biases().sum(axis=1)
         assert store.mlps(convention).shape == (IMAGES, store.terms, 24)
         for kept, head in itertools.product(range(len(direct)), range(store.heads_per_layer)):
@@ -131,22 +131,22 @@ def test_earlier_layers_are_carried_through_the_pooling_and_add_nothing_to_the_s
 ) -> None:
     store = hs.open(run["out"])
     if run["kind"] == "eva":
-        assert store.carried_layers == ()
+        assert store.through_pool_layers == ()
         with pytest.raises(SettingsError, match=r"holds no carried; precompute with --emit heads,carried"):
-            store.carried(0, 0)
+            store.through_pool(0, 0)
         return
-    assert store.carried_layers == (0, 1)
+    assert store.through_pool_layers == (0, 1)
     for layer, head in itertools.product((0, 1), range(3)):
         wanted = np.stack([image.carried[layer, head] for image in exact if image.carried is not None])
-        assert relative_error(store.carried(layer, head, normalised=False), wanted) < tolerances.FLOAT16_STORE
+        assert relative_error(store.through_pool(layer, head, normalised=False), wanted) < tolerances.FLOAT16_STORE
         unit = wanted / np.linalg.norm(store.embedding, axis=1, keepdims=True)
-        assert relative_error(store.carried(layer, head), unit) < tolerances.FLOAT16_STORE
+        assert relative_error(store.through_pool(layer, head), unit) < tolerances.FLOAT16_STORE
     with pytest.raises(SettingsError, match=r"the heads of layer 1 reach the embedding through layer 2, the attention"):
         store.heads(1, 0)
     with pytest.raises(SettingsError, match=r"head 3 of layer 1 is not carried; stored are layers 0-1 with heads 0 to"):
-        store.carried(1, 3)
+        store.through_pool(1, 3)
     with pytest.raises(SettingsError, match=r"head 0 of layer 2 is not carried"):
-        store.carried(2, 0)
+        store.through_pool(2, 0)
 
 
 def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,7 @@ def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomp
     text = np.eye(24, dtype=np.float32)[:2]
     layer = store.layers[-1]
     maps = hs.text_maps(store, 1, text, heads=[(layer, 1)])
-    wanted = exact[1].contributions("even", normalised=True).patches[-1, 1, prefix:, :2].T.reshape(2, 2, columns)
+    wanted = exact[1].contributions("uniform", normalised=True).patches[-1, 1, prefix:, :2].T.reshape(2, 2, columns)
     assert relative_error(maps, wanted) < tolerances.FLOAT16_STORE
 
 
@@ -253,10 +253,10 @@ def test_layers_that_hold_nothing_direct_are_refused_and_what_is_left_out_is_tol
         hs.precompute(**{**common, "layers": "0-1"})
     with pytest.raises(SettingsError, match=r"--emit carried: of --layers 2 none is before the pooling; .* 0 to 1"):
         hs.precompute(**{**common, "layers": "2"})
-    hs.precompute(listen=print, **{**common, "emit": "heads", "layers": "last2"})
+    hs.precompute(on_progress=print, **{**common, "emit": "heads", "layers": "last2"})
     assert "of layers before 2, the pooling, nothing is kept without --emit heads,carried" in capsys.readouterr().out
     store = hs.open(tmp_path / "run.zarr")
-    assert (store.layers, store.carried_layers, store.all_layers) == ((2,), (), 3)
+    assert (store.layers, store.through_pool_layers, store.all_layers) == ((2,), (), 3)
     # CoCa's pooling has no MLP: its heads and biases are the whole sum.
     assert (verify(store).largest_error is None) == (kind != "coca")
     assert verify(store).problems == ()

@@ -128,7 +128,7 @@ def test_bad_images_of_every_kind_are_set_aside_and_the_others_stored(toy_run: T
     # Keys that look like paths lead nowhere.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["s.zarr"]
-    assert hs.verify(hs.open(tmp_path / "out" / "s.zarr", keep_failed=True), sources=True).problems == ()
+    assert hs.verify(hs.open(tmp_path / "out" / "s.zarr", include_failed=True), sources=True).problems == ()
 
 
 def test_an_animation_is_its_first_frame_and_a_rotation_mark_is_ignored(tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_a_shard_that_vanishes_in_the_middle_ends_the_run_and_the_same_command_g
             shards[2].rename(gone)
 
     with pytest.raises(SourceError, match=r"2\.tar: cannot be read \(.*No such file"):
-        hs.precompute(out=tmp_path / "s.zarr", listen=vanish, **settings)
-    store = hs.open(tmp_path / "s.zarr", keep_failed=True)
+        hs.precompute(out=tmp_path / "s.zarr", on_progress=vanish, **settings)
+    store = hs.open(tmp_path / "s.zarr", include_failed=True)
     # Rows 0 to 31 lie in the first two tars; the second unit was in hand when row 32 could not be read.
     assert [record.unit for record in store.records] == [0]
     assert hs.verify(store).problems == ()

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headspan.config import Preprocess
+from headspan.decode import workers as decode_module
 from headspan.decode.exact import Undecodable, preprocess_image
 from headspan.decode.images import DecodedImage
 from headspan.decode.workers import decode
-from headspan.decode.workers import workers as decode_module
 from headspan.errors import SourceError
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample

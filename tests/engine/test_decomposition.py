@@ -34,7 +34,7 @@ from headspan.model.tower import PooledRow, Tower
 from headspan.shards.samples import Sample, Shard
 from headspan.store.reader import Store
 from headspan.store.schema import FORMAT
-from headspan.store.write.create import StagedStore
+from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 from tests import tolerances
 from tests.conftest import randomise
@@ -43,7 +43,7 @@ from tests.oracle import Activation, Decomposition, Pool, decompose
 from tests.tolerances import relative_error
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "prs_vitb32.npz"
-CONVENTIONS: tuple[Convention, ...] = ("even", "own")
+CONVENTIONS: tuple[Convention, ...] = ("uniform", "per_term")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Joint:
     carried: np.ndarray | None = None
 
     def total(self, convention: Convention) -> np.ndarray:
-        biases = self.biases.sum(axis=1) if convention == "own" else 0
+        biases = self.biases.sum(axis=1) if convention == "per_term" else 0
         return self.heads.sum(axis=(1, 2)) + self.mlps.sum(axis=1) + biases
 
 
@@ -92,8 +92,10 @@ def joint_terms(
         heads[:, kept, head] = head_coordinates(arrays["heads"][:, kept, head], norm, normalised) @ directions
         if patches is not None:
             spread = np.repeat(norm[:, None], tower.tokens, axis=1)
-            mixes = arrays["patches"][:, kept, head]
-            patches[:, kept, :, head] = head_coordinates(mixes, spread, normalised, parts=tower.tokens) @ directions
+            head_outputs = arrays["patches"][:, kept, head]
+            patches[:, kept, :, head] = (
+                head_coordinates(head_outputs, spread, normalised, parts=tower.tokens) @ directions
+            )
     mlps = np.zeros((len(norm), 0, tower.joint), np.float32)
     if row.terms is not None:
         mlps = mlp_contributions(arrays["mlps"], arrays["mlp_means"], norm, folded, convention, normalised)
@@ -137,7 +139,7 @@ def test_contributions_sum_to_open_clips_own_embedding(name: str, images: int) -
         assert relative_error(terms.embedding, wanted) < tolerances.FLOAT32_SUM
         assert relative_error(terms.total(convention), wanted) < tolerances.FLOAT32_SUM
         assert relative_error(terms.norm[:, 2], np.linalg.norm(wanted, axis=1)) < tolerances.FLOAT32_SUM
-    unit = joint_terms(tower, row, every_layer, "even", normalised=True).total("even")
+    unit = joint_terms(tower, row, every_layer, "uniform", normalised=True).total("uniform")
     assert relative_error(unit, wanted / np.linalg.norm(wanted, axis=1, keepdims=True)) < tolerances.FLOAT32_SUM
 
 
@@ -164,7 +166,7 @@ def test_the_published_numbers_come_out_before_storing(
     golden: dict[str, np.ndarray], golden_run: tuple[Tower, PooledRow]
 ) -> None:
     tower, row = golden_run
-    terms = joint_terms(tower, row, tuple(range(12)), "even", normalised=True)
+    terms = joint_terms(tower, row, tuple(range(12)), "uniform", normalised=True)
     assert terms.patches is not None
     layers = golden["attn_spatial_layers"]
     assert relative_error(terms.embedding, golden["embedding"]) < tolerances.FLOAT32_SUM
@@ -201,7 +203,7 @@ def test_the_published_numbers_are_read_back_from_a_store_of_16_bits(
         },
     }
     samples = [Sample(n, f"k{n}", "a.tar", f"k{n}.jpg", 512, 1) for n in range(2)]
-    with StagedStore(tmp_path / "golden.zarr") as staged:
+    with NewStore(tmp_path / "golden.zarr") as staged:
         assert staged.plan(samples, 3, []) == 2
         staged.publish(attributes, [Shard("a.tar", 0, 2, 1, 1)], fold(tower, layers), emit)
     writer = StoreWriter(tmp_path / "golden.zarr")
@@ -294,8 +296,8 @@ def test_every_kind_of_tower_comes_apart_as_the_oracle_says(
         oracle = take_apart(visual, activation, pixels)
         row = tower.forward(torch.from_numpy(pixels), range(LAYERS), with_patches=True, with_terms=True)
         assert row.patches is not None
-        mixes = np.stack([image.mixes for image in oracle])
-        assert relative_error(row.heads, mixes) < tolerances.ORACLE_FLOAT32
+        head_outputs = np.stack([image.head_outputs for image in oracle])
+        assert relative_error(row.heads, head_outputs) < tolerances.ORACLE_FLOAT32
         assert relative_error(row.patches, np.stack([i.patch_mixes for i in oracle])) < tolerances.ORACLE_FLOAT32
         assert relative_error(row.state, np.stack([i.pooled() for i in oracle])) < tolerances.ORACLE_FLOAT32
         for convention in CONVENTIONS:
@@ -308,7 +310,7 @@ def test_every_kind_of_tower_comes_apart_as_the_oracle_says(
             assert terms.patches is not None
             by_head = terms.patches.swapaxes(2, 3)
             assert relative_error(by_head, np.stack([w.patches for w in wanted])) < tolerances.ORACLE_FLOAT32
-            if convention == "own":
+            if convention == "per_term":
                 biases = np.stack([np.vstack([w.attention_biases, w.final_bias]) for w in wanted])
                 assert relative_error(terms.biases, biases) < tolerances.ORACLE_FLOAT32
 
@@ -360,7 +362,7 @@ def test_a_tower_in_16_bits_stays_near_the_oracle_and_emits_float32(
     for tensor in (row.state, row.std, row.heads, row.patches, row.terms):
         assert tensor is not None
         assert tensor.dtype == torch.float32
-    assert relative_error(row.heads, np.stack([image.mixes for image in oracle])) < tolerance
+    assert relative_error(row.heads, np.stack([image.head_outputs for image in oracle])) < tolerance
     assert relative_error(contributions(row, tower).arrays["embedding"], [i.embedding for i in oracle]) < tolerance
 
 
@@ -370,12 +372,12 @@ def test_the_norm_takes_its_eps_from_the_model() -> None:
     visual = build_visual({"embed_dim": 5, "vision_cfg": vision}, seed=1)
     pixels = torch.from_numpy(np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32))
     tower = to_tower(visual, "toy")
-    terms = joint_terms(tower, tower.forward(pixels, (0,), with_terms=True), (0,), "own")
-    assert relative_error(terms.total("own"), encode_image(visual, pixels)) < tolerances.FLOAT32_SUM
+    terms = joint_terms(tower, tower.forward(pixels, (0,), with_terms=True), (0,), "per_term")
+    assert relative_error(terms.total("per_term"), encode_image(visual, pixels)) < tolerances.FLOAT32_SUM
 
 
 def test_an_unknown_convention_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match=r"convention 'odd' is unknown; use 'even' .* or 'own'"):
+    with pytest.raises(SettingsError, match=r"convention 'odd' is unknown; use 'uniform' .* or 'per_term'"):
         check_convention("odd")
 
 

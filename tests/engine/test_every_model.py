@@ -220,7 +220,7 @@ def check(case: Case) -> None:
     """Sums against open_clip's output, every part against the oracle's."""
     tower, row, oracle = case.tower, case.row, case.oracle
     assert relative_error([image.embedding for image in oracle], case.wanted) < tolerances.ORACLE_FLOAT32
-    assert relative_error(row.heads, np.stack([image.mixes for image in oracle])) < tolerances.ORACLE_FLOAT32
+    assert relative_error(row.heads, np.stack([image.head_outputs for image in oracle])) < tolerances.ORACLE_FLOAT32
     assert row.patches is not None
     assert relative_error(row.patches, np.stack([i.patch_mixes for i in oracle])) < tolerances.ORACLE_FLOAT32
     for convention in CONVENTIONS:
@@ -237,7 +237,7 @@ def check(case: Case) -> None:
         assert terms.mlps.shape[1] == tower.terms == len(wanted[0].mlps)
         if tower.terms:
             assert relative_error(terms.mlps, np.stack([w.mlps for w in wanted])) < tolerances.ORACLE_FLOAT32
-        if convention == "own":
+        if convention == "per_term":
             biases = np.stack([np.vstack([w.attention_biases, w.final_bias]) for w in wanted])
             assert relative_error(terms.biases, biases) < tolerances.ORACLE_FLOAT32
         assert (terms.carried is None) == (tower.pool is None)
@@ -290,8 +290,8 @@ def test_another_image_size_takes_the_positions_that_open_clip_takes(name: str) 
     assert tower.tokens - tower.prefix_tokens == 4 * 5
     assert before.tokens - before.prefix_tokens == 2 * 3
     layers = tuple(tower.direct_layers)
-    terms = joint_terms(tower, tower.forward(given, layers, with_terms=True), layers, "own")
-    assert relative_error(terms.total("own"), encode_image(visual, given)) < tolerances.FLOAT32_SUM
+    terms = joint_terms(tower, tower.forward(given, layers, with_terms=True), layers, "per_term")
+    assert relative_error(terms.total("per_term"), encode_image(visual, given)) < tolerances.FLOAT32_SUM
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "PE-Core-B-16", "coca_ViT-B-32", "EVA02-B-16", "EVA02-E-14"])
@@ -310,9 +310,9 @@ def test_every_kind_of_pooling_and_norm_runs_in_16_bits(name: str, dtype: torch.
     row = tower.forward(pixels.to(dtype), layers, with_patches=True, with_terms=True, carried=carried)
     for tensor in (row.state, row.std, row.heads, row.patches, row.terms, row.carried):
         assert tensor is None or tensor.dtype == torch.float32
-    terms = joint_terms(tower, row, layers, "even", carried=carried)
+    terms = joint_terms(tower, row, layers, "uniform", carried=carried)
     assert relative_error(terms.embedding, encode_image(visual, pixels)) < tolerance
-    assert relative_error(terms.total("even"), terms.embedding) < tolerance
+    assert relative_error(terms.total("uniform"), terms.embedding) < tolerance
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "EVA02-B-16", "EVA02-E-14", "vit_relpos_medium_patch16_cls_224"])

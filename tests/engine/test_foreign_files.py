@@ -61,7 +61,7 @@ def begun(toy_run: ToyRun, tmp_path: Path) -> Path:
             raise Enough
 
     with pytest.raises(Enough):
-        hs.precompute(out=tmp_path / "begun.zarr", listen=stop, **toy_run.settings())
+        hs.precompute(out=tmp_path / "begun.zarr", on_progress=stop, **toy_run.settings())
     return tmp_path / "begun.zarr"
 
 
@@ -71,7 +71,7 @@ def test_foreign_files_change_nothing_of_what_a_store_says(toy_copy: Path) -> No
     expected = (clean.samples(), clean.notes(), clean.shards(), clean.embedding, hs.read_scores(clean).scores)
     assert leave_foreign_files(toy_copy) > 1000
     store = hs.open(toy_copy)
-    assert hs.verify(hs.open(toy_copy, keep_failed=True)).problems == ()
+    assert hs.verify(hs.open(toy_copy, include_failed=True)).problems == ()
     assert store.samples().equals(expected[0])
     assert (store.notes(), store.shards()) == expected[1:3]
     np.testing.assert_array_equal(store.embedding, expected[3])
@@ -109,7 +109,7 @@ def test_foreign_files_in_the_folder_while_a_store_is_planned_are_not_recorded(
     for path in (tmp_path / "s.zarr").rglob("*"):
         if path.is_file() and path.read_bytes() == RUBBISH:
             path.unlink()
-    assert hs.verify(hs.open(tmp_path / "s.zarr", keep_failed=True)).problems == ()
+    assert hs.verify(hs.open(tmp_path / "s.zarr", include_failed=True)).problems == ()
 
 
 def test_consolidated_metadata_are_no_damage_and_hide_no_later_run(toy_copy: Path) -> None:
@@ -120,7 +120,7 @@ def test_consolidated_metadata_are_no_damage_and_hide_no_later_run(toy_copy: Pat
         analysed(hs.open(toy_copy))
         zarr.consolidate_metadata(toy_copy, path="textspan/pool")
         zarr.consolidate_metadata(toy_copy)
-    assert hs.verify(hs.open(toy_copy, keep_failed=True)).problems == ()
+    assert hs.verify(hs.open(toy_copy, include_failed=True)).problems == ()
     assert hs.read_scores(hs.open(toy_copy)).labels.run == "pool"
     assert repair(toy_copy).files == ()
     assert "consolidated_metadata" in (toy_copy / "zarr.json").read_text()
@@ -138,7 +138,7 @@ def test_a_run_that_is_added_or_replaced_takes_the_stale_copy_out_of_the_metadat
     group = zarr.open_group(toy_copy, mode="r")
     assert group["textspan/pool"].attrs["texts_per_head"] == 2
     assert np.asarray(group["textspan/pool/indices"][...]).shape == (3, 3, 2)
-    assert hs.verify(hs.open(toy_copy, keep_failed=True)).problems == ()
+    assert hs.verify(hs.open(toy_copy, include_failed=True)).problems == ()
 
 
 def test_other_changes_of_consolidated_metadata_are_damage(toy_copy: Path) -> None:
@@ -147,6 +147,6 @@ def test_other_changes_of_consolidated_metadata_are_damage(toy_copy: Path) -> No
         zarr.consolidate_metadata(toy_copy)
     root = toy_copy / "zarr.json"
     root.write_text(root.read_text().replace('"precision": "fp32"', '"precision": "bf16"'))
-    (problem,) = hs.verify(hs.open(toy_copy, keep_failed=True)).problems
+    (problem,) = hs.verify(hs.open(toy_copy, include_failed=True)).problems
     assert problem.where == "zarr.json"
     assert repair(toy_copy).files == ("zarr.json",)

@@ -41,7 +41,7 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     assert store.samples()["key"].to_pylist() == ["000", "002", "003", "004"]
     assert [(bad.row, bad.key) for bad in store.bad_images()] == [(1, "001")]
     assert store.moments().count == 4
-    verdict = hs.verify(hs.open(format_1, keep_failed=True), sources=True)
+    verdict = hs.verify(hs.open(format_1, include_failed=True), sources=True)
     assert (verdict.problems, verdict.unreached) == ((), 0)
     assert verdict.largest_error is not None
     # It goes on under the command that made it, and has nothing to do.
@@ -87,7 +87,7 @@ def test_a_store_of_commit_78a7b61_opens_verifies_resumes_and_is_repaired(name: 
     store = hs.open(of_78a7b61 / name)
     done = 3 if name == "begun.zarr" else 8
     assert (store.images, store.complete) == (done, name != "begun.zarr")
-    assert hs.verify(hs.open(store.path, keep_failed=True), sources=True).problems == ()
+    assert hs.verify(hs.open(store.path, include_failed=True), sources=True).problems == ()
     summary = hs.precompute(["0.tar", "1.tar"], store.path, **settings_of_78a7b61(name))
     assert (summary.images, summary.skipped) == (8 - done, 9 if done == 8 else 4)
     whole = hs.open(store.path)

@@ -86,7 +86,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
     runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     path, done = whole
-    wanted, arrays = relative_files(path), dict(hs.open(path, keep_failed=True).row_arrays())
+    wanted, arrays = relative_files(path), dict(hs.open(path, include_failed=True).row_arrays())
     reference = {name: np.asarray(array[...]) for name, array in arrays.items()}
     draw = random.Random(0)
     steps = done["steps"]
@@ -108,7 +108,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
         committed: set[int] = set()
         if out.exists():
             # What is committed is whole and right, read while the store is as the kill left it.
-            store = hs.open(out, keep_failed=True)
+            store = hs.open(out, include_failed=True)
             committed = {
                 row for record in store.records for row in range(record.first_row, record.first_row + record.rows)
             }

@@ -98,14 +98,16 @@ def test_a_shard_that_is_cut_off_or_has_a_damaged_index_is_not_mapped(
 def test_a_store_reads_what_zarr_reads(toy_run: ToyRun) -> None:
     store = hs.open(toy_run.path)
     for layer in store.layers:
-        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.kept(layer), 1]
+        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.layer_index(layer), 1]
         found = store.head_coordinates(layer, 1, np.float16)
         assert found.dtype == np.float16
         assert (found == wanted).all()
         assert (store.head_coordinates(layer, 1) == wanted.astype(np.float32)).all()
-        image = np.asarray(zarr_array(store.path, "patches")[...])[store.rows[7], store.kept(layer)].swapaxes(0, 1)
+        image = np.asarray(zarr_array(store.path, "patches")[...])[store.rows[7], store.layer_index(layer)].swapaxes(
+            0, 1
+        )
         assert (store.patch_coordinates(7, layer, np.float16) == image).all()
-        assert (store.patch_coordinates(7, dtype=np.float16)[store.kept(layer)] == image).all()
+        assert (store.patch_coordinates(7, dtype=np.float16)[store.layer_index(layer)] == image).all()
         assert (store.patch_coordinates(7, layer) == image.astype(np.float32)).all()
 
 
@@ -122,7 +124,7 @@ def test_what_is_not_committed_is_nan_in_16_bits_too(toy_copy: Path) -> None:
     (toy_copy / "records/commits/complete.json").unlink()
     record = toy_copy / "records/commits/group-000000.json"
     record.write_text(json.dumps([unit for unit in json.loads(record.read_text()) if unit["unit"] != 1]))
-    store = hs.open(toy_copy, keep_failed=True)
+    store = hs.open(toy_copy, include_failed=True)
     assert np.isnan(store.head_coordinates(0, 0, np.float16)[32:64]).all()
     assert np.isnan(store.patch_coordinates(40, 0, np.float16)).all()
     assert np.isfinite(store.patch_coordinates(4, 0, np.float16)).all()
@@ -133,7 +135,9 @@ def exact_products(store: hs.Store, heads: list[tuple[int, int]], matrices: list
     total = np.zeros((matrices[0].shape[1], store.images))
     mean, s, length = np.asarray(zarr_array(store.path, "norm")[...])[store.rows].astype(np.float64).T
     for (layer, head), matrix in zip(heads, matrices, strict=True):
-        own = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.kept(layer), head].astype(np.float64)
+        own = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.layer_index(layer), head].astype(
+            np.float64
+        )
         coordinates = np.column_stack([own / s[:, None], 1 / s, mean / s, np.ones_like(s)]) / length[:, None]
         total += (coordinates @ matrix).T
     return total
@@ -145,8 +149,8 @@ def test_products_with_stored_coordinates_are_exact_to_float32(
     columns: int, heads: list[tuple[int, int]], toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = np.random.default_rng(columns)
-    for keep_failed in (False, True):
-        store = hs.open(toy_run.path, keep_failed)
+    for include_failed in (False, True):
+        store = hs.open(toy_run.path, include_failed)
         matrices = [random.standard_normal((store.head_dim + 3, columns)) for _ in heads]
         wanted = exact_products(store, heads, matrices)
         # Blocks of one chunk, and of all.
@@ -175,7 +179,7 @@ def test_columns_of_any_size_are_multiplied_each_in_its_own_scale(toy_run: ToyRu
 
 
 def test_a_missing_shard_is_nan_in_products(toy_copy: Path) -> None:
-    store = hs.open(toy_copy, keep_failed=True)
+    store = hs.open(toy_copy, include_failed=True)
     (toy_copy / store.row_specs["heads"].file(32)).unlink()
     found = store.coordinate_products([(0, 0)], [np.ones((store.head_dim + 3, 1))])[0]
     assert np.isnan(found[32:64]).all()
@@ -192,7 +196,7 @@ def begin_in_chunks(rows: dict[str, int], path: Path, toy_run: ToyRun, monkeypat
     with monkeypatch.context() as before:
         before.setattr(schema, "_CHUNK_ROWS", rows)
         with pytest.raises(KeyboardInterrupt):
-            hs.precompute(out=path, listen=interrupt, **toy_run.settings())
+            hs.precompute(out=path, on_progress=interrupt, **toy_run.settings())
 
 
 def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planned(
@@ -212,7 +216,7 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
     monkeypatch.undo()
     heads = [(0, 1), (2, 0)]
     assert relative_error(similarities(old, heads, vectors), similarities(new, heads, vectors)) < tolerances.FLOAT32_SUM
-    assert hs.verify(hs.open(old.path, keep_failed=True)).problems == ()
+    assert hs.verify(hs.open(old.path, include_failed=True)).problems == ()
 
 
 def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chunks(
@@ -228,7 +232,7 @@ def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chu
         hs.precompute(out=path, **toy_run.settings())
     (path / "heads" / "zarr.json").write_bytes(whole)
     hs.precompute(out=path, **toy_run.settings())
-    assert hs.verify(hs.open(path, keep_failed=True)).problems == ()
+    assert hs.verify(hs.open(path, include_failed=True)).problems == ()
 
 
 @pytest.mark.parametrize("position", range(0, 1100, 100))
@@ -237,7 +241,7 @@ def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int
     data = bytearray(path.read_bytes())
     data[position] ^= 64
     path.write_bytes(data)
-    store = hs.open(toy_copy, keep_failed=True)
+    store = hs.open(toy_copy, include_failed=True)
     assert store.row_specs.keys() == {"ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means"}
     assert store.row_specs["patches"].chunk == zarr_array(store.path, "patches").chunks
     assert [problem.where for problem in hs.verify(store).problems] == ["heads/zarr.json"]

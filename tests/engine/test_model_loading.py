@@ -356,7 +356,7 @@ def test_a_model_says_how_its_images_are_prepared(toy_model: LoadedModel, tmp_pa
 def test_texts_become_unit_vectors_whatever_the_batch(toy_model: LoadedModel) -> None:
     texts = [f"a photo of {n} dogs" for n in range(7)]
     events: list[Progress] = []
-    vectors = encode_texts(toy_model, texts, batch_size=3, listen=events.append)
+    vectors = encode_texts(toy_model, texts, batch_size=3, on_progress=events.append)
     assert vectors.shape == (7, 24)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)

@@ -93,7 +93,7 @@ def test_the_terms_sum_to_open_clips_embedding_in_both_conventions(
     image = take_apart(tower, activation, PIXELS)
 
     assert relative_error(image.embedding, wanted) < tolerances.FLOAT64
-    for convention in ("even", "own"):
+    for convention in ("uniform", "per_term"):
         parts = image.contributions(convention)
         assert relative_error(parts.total(), wanted) < tolerances.FLOAT64
         assert relative_error(parts.patches.sum(axis=2), parts.heads) < tolerances.FLOAT64
@@ -115,8 +115,8 @@ def test_the_own_convention_is_one_fixed_matrix_per_head_whatever_the_image(
         pixels = np.random.default_rng(seed).standard_normal((3, 8, 12))
         image = take_apart(tower, "gelu", pixels)
         for head, matrix in enumerate(folded.reshape(HEADS, 3, 5)):
-            wanted = image.mixes[-1, head] @ matrix / image.s
-            assert relative_error(image.contributions("own").heads[-1, head], wanted) < tolerances.FLOAT64
+            wanted = image.head_outputs[-1, head] @ matrix / image.s
+            assert relative_error(image.contributions("per_term").heads[-1, head], wanted) < tolerances.FLOAT64
 
 
 @pytest.mark.parametrize("final_ln_after_pool", FLAGS)
@@ -151,7 +151,7 @@ def test_the_oracle_gives_the_published_numbers_of_vit_b_32() -> None:
         final_ln_after_pool=False,
         pixels=recipe.images(64, seed=1, keep=1)[0],
     )
-    parts = image.contributions("even", normalised=True)
+    parts = image.contributions("uniform", normalised=True)
     with np.load(GOLDEN / "prs_vitb32.npz") as golden:
         layers = golden["attn_spatial_layers"]
         assert relative_error(image.embedding, golden["embedding"][0]) < tolerances.ORACLE_FLOAT32

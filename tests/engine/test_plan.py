@@ -406,7 +406,7 @@ def test_gzip_and_pipe_give_the_plan_of_the_file(tmp_path: Path) -> None:
 def test_rows_run_on_over_shards_and_progress_is_told(tmp_path: Path) -> None:
     urls = [write(tmp_path / f"{n}.tar", tar_bytes(pairs(count))) for n, count in enumerate((3, 0, 1, 257))]
     events: list[Progress] = []
-    found = list(list_samples(stored_names(urls), on_note=unexpected, listen=events.append))
+    found = list(list_samples(stored_names(urls), on_note=unexpected, on_progress=events.append))
     assert [(shard.url, shard.first_row, shard.images) for shard, _ in found] == [
         (urls[0], 0, 3), (urls[1], 3, 0), (urls[2], 3, 1), (urls[3], 4, 257),
     ]  # fmt: skip

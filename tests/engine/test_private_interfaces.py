@@ -162,7 +162,7 @@ TABLE: list[tuple[str, Callable[[], bool], str]] = [
     ("engine/headspan/model/hub.py", repositories_have_two_names_for_weights, "hf-hub: names"),
     ("engine/headspan/model/hub.py", a_setting_of_the_client_keeps_it_from_the_network, "stores of somebody else"),
     ("engine/headspan/model/hub.py", the_cache_has_a_folder_a_repository, "files known by their place in the cache"),
-    ("engine/headspan/blocks.py", drivers_of_networks_read_a_range_in_a_coroutine, "remote shards read ahead"),
+    ("engine/headspan/io/ranges.py", drivers_of_networks_read_a_range_in_a_coroutine, "remote shards read ahead"),
     ("kernels/headspan_kernels/onednn.py", one_dnn_lays_weights_out_once, "the fast tower on CPUs"),
 ]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.decode.in_flight import InHand
+from headspan.decode.in_flight import UnitsInFlight
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
 from headspan.run.repair import Repaired, repair
@@ -29,13 +29,13 @@ COMMITS = Path("records") / "commits"
 def read_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows that are read from the shards."""
     rows: list[int] = []
-    note_read = InHand.note_read
+    note_read = UnitsInFlight.note_read
 
-    def noted(self: InHand, sample: Sample, encoded: bytes) -> None:
+    def noted(self: UnitsInFlight, sample: Sample, encoded: bytes) -> None:
         rows.append(sample.row)
         note_read(self, sample, encoded)
 
-    monkeypatch.setattr(InHand, "note_read", noted)
+    monkeypatch.setattr(UnitsInFlight, "note_read", noted)
     return rows
 
 
@@ -131,7 +131,7 @@ def test_a_unit_of_an_unfinished_store_is_repaired_and_the_rest_left_to_precompu
 
     out = tmp_path / "s.zarr"
     with pytest.raises(KeyboardInterrupt):
-        hs.precompute(out=out, listen=interrupt, **toy_run.settings())
+        hs.precompute(out=out, on_progress=interrupt, **toy_run.settings())
     flip(out / "embedding/c/1/0")
     (out / COMMITS / "unit-00000000.moments").unlink()
     read_rows.clear()
@@ -147,7 +147,7 @@ def test_records_that_are_lost_are_made_again_with_their_units(
     name: str, toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
 ) -> None:
     (toy_copy / COMMITS / name).unlink()
-    assert any(f"{name} is missing" in what for what in whats(verify(hs.open(toy_copy, keep_failed=True))))
+    assert any(f"{name} is missing" in what for what in whats(verify(hs.open(toy_copy, include_failed=True))))
     assert mended(toy_copy).units == (0, 1, 2)
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
@@ -237,7 +237,7 @@ def test_a_damaged_pool_of_texts_is_made_anew_by_textspan(toy_copy: Path) -> Non
     for path in files:
         flip(path, 0.0)
         assert hs.textspan(hs.open(toy_copy), texts, texts_per_head=2, run="r").texts(0, 0) == wanted
-        assert verify(hs.open(toy_copy, keep_failed=True)).problems == ()
+        assert verify(hs.open(toy_copy, include_failed=True)).problems == ()
 
 
 def test_a_complete_store_needs_no_moments_but_those_of_its_arrays(toy_copy: Path) -> None:
@@ -342,8 +342,8 @@ def test_a_repair_that_is_interrupted_leaves_the_store_no_worse_and_goes_on(toy_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        repair(toy_copy, listen=interrupt)
-    assert {problem.unit for problem in verify(hs.open(toy_copy, keep_failed=True)).problems} == {0, 1}
+        repair(toy_copy, on_progress=interrupt)
+    assert {problem.unit for problem in verify(hs.open(toy_copy, include_failed=True)).problems} == {0, 1}
     assert mended(toy_copy).units == (0, 1)
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
@@ -385,12 +385,12 @@ def test_a_unit_that_was_set_aside_is_tried_again(toy_run: ToyRun, tmp_path: Pat
 
     for _ in range(3):
         with pytest.raises(RuntimeError, match="device-side"):
-            hs.precompute(out=out, listen=bug, **toy_run.settings())
+            hs.precompute(out=out, on_progress=bug, **toy_run.settings())
     # The first death was in no company either: the others were committed. The next run leaves it out.
-    summary = hs.precompute(out=out, listen=bug, **toy_run.settings())
-    assert [(unit.index, unit.first_row, unit.rows) for unit in summary.aside] == [(2, 64, 6)]
+    summary = hs.precompute(out=out, on_progress=bug, **toy_run.settings())
+    assert [(unit.index, unit.first_row, unit.rows) for unit in summary.quarantined] == [(2, 64, 6)]
     assert not hs.open(out).complete
-    (problem,) = verify(hs.open(out, keep_failed=True)).problems
+    (problem,) = verify(hs.open(out, include_failed=True)).problems
     assert (problem.unit, problem.what) == (2, "was set aside, since it ended its process")
     assert mended(out).units == (2,)
     assert relative_files(out) == relative_files(toy_run.path)
@@ -407,7 +407,7 @@ def test_verify_finds_a_source_tar_that_has_changed_since_the_plan(
     shard = tmp_path / "a.tar"
     shard.write_bytes(toy_run.shards[0].read_bytes())
     hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",)))
-    store = hs.open(tmp_path / "s.zarr", keep_failed=True)
+    store = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert verify(store).problems == ()
     if change == "bytes":
         shard.write_bytes(shard.read_bytes() + bytes(512))
@@ -426,7 +426,7 @@ def test_on_request_every_image_is_held_against_its_checksum(toy_run: ToyRun, tm
     shard.write_bytes(toy_run.shards[2].read_bytes())
     stat = shard.stat()
     hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",), unit_images=16))
-    store = hs.open(tmp_path / "s.zarr", keep_failed=True)
+    store = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert verify(store, sources=True).problems == ()
     # One bit of an image of the second unit, and the times as they were.
     sample = next(sample for sample in store.samples_of(store.records[1]) if sample.row == 20)
@@ -451,7 +451,7 @@ def test_a_shard_that_changes_during_the_run_ends_it(toy_run: ToyRun, tmp_path: 
 
     with pytest.raises(hs.HeadspanError, match=r"1\.tar: has changed since the plan .*; restore it to go on"):
         hs.precompute(
-            out=tmp_path / "s.zarr", listen=change, **toy_run.settings(shards=[str(shard) for shard in shards])
+            out=tmp_path / "s.zarr", on_progress=change, **toy_run.settings(shards=[str(shard) for shard in shards])
         )
 
 
@@ -462,7 +462,7 @@ def test_every_file_of_a_store_is_watched(toy_copy: Path) -> None:
         good = path.read_bytes()
         flip(path, 0.6)
         try:
-            if not verify(hs.open(toy_copy, keep_failed=True)).problems:
+            if not verify(hs.open(toy_copy, include_failed=True)).problems:
                 unnoticed.append(path.name)
         except hs.HeadspanError:
             pass
@@ -475,4 +475,4 @@ def test_records_that_disagree_with_the_arrays_are_found(toy_copy: Path) -> None
     records = json.loads(path.read_text())
     records[1]["images"] -= 1
     path.write_text(json.dumps(records))
-    assert any(what.startswith("ok marks") for what in whats(verify(hs.open(toy_copy, keep_failed=True))))
+    assert any(what.startswith("ok marks") for what in whats(verify(hs.open(toy_copy, include_failed=True))))

@@ -265,7 +265,7 @@ def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path
 
 def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
     events: list[Progress] = []
-    plain = write_report(headspan.open(made / "plain.zarr"), made / "plain.html", listen=events.append).read_text()
+    plain = write_report(headspan.open(made / "plain.zarr"), made / "plain.html", on_progress=events.append).read_text()
     assert "run precompute with --emit heads,patches" in plain
     assert plain.count("<img") == 6 * 6
     assert "a patch</span>" not in plain
@@ -330,7 +330,7 @@ def test_images_are_read_from_shards_where_they_are_said_to_lie_now(
 
 
 def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
-    store = headspan.open(made / "plain.zarr", keep_failed=True)
+    store = headspan.open(made / "plain.zarr", include_failed=True)
     samples = store.samples().to_pylist()
     images, failed = read_images(store.path, store.attributes["preprocess"], samples)
     assert sorted(images) == [row for row in range(12) if row != 7]
@@ -340,7 +340,7 @@ def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
 
 
 def test_failed_images_are_never_the_best_ones(made: Path, tmp_path: Path) -> None:
-    shown = write_report(headspan.open(made / "maps.zarr", keep_failed=True), tmp_path / "kept.html").read_text()
+    shown = write_report(headspan.open(made / "maps.zarr", include_failed=True), tmp_path / "kept.html").read_text()
     assert shown == write_report(headspan.open(made / "maps.zarr"), tmp_path / "good.html").read_text()
 
 

@@ -67,7 +67,7 @@ def test_a_store_is_read_without_torch(toy_run: ToyRun) -> None:
         "sys.meta_path.insert(0, Refuse())\n"
         "import headspan as hs\n"
         "store = hs.open(sys.argv[1])\n"
-        "parts = [store.heads(2, 1), store.patches(0, 2), store.mlps('own'), store.biases(), store.embedding]\n"
+        "parts = [store.heads(2, 1), store.patches(0, 2), store.mlps('per_term'), store.biases(), store.embedding]\n"
         "print(store.images, store.moments().count, store.samples().num_rows, *(part.ndim for part in parts))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(toy_run.path)], capture_output=True, text=True, check=False)
@@ -84,14 +84,14 @@ def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None
         "embedding": (toy_store.embedding, (IMAGES, JOINT)),
         "norm": (toy_store.norm, (IMAGES, 3)),
         "heads": (toy_store.heads(2, 2), (IMAGES, JOINT)),
-        "heads own": (toy_store.heads(0, 0, convention="own", normalised=False), (IMAGES, JOINT)),
+        "heads own": (toy_store.heads(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
         "head_coordinates": (toy_store.head_coordinates(1, 2), (IMAGES, HEAD_DIM)),
         "head_directions": (toy_store.head_directions(1, 2), (HEAD_DIM + 3, JOINT)),
-        "head_directions own": (toy_store.head_directions(1, 2, "own"), (HEAD_DIM + 3, JOINT)),
+        "head_directions own": (toy_store.head_directions(1, 2, "per_term"), (HEAD_DIM + 3, JOINT)),
         "patches": (toy_store.patches(66, 1), (TOKENS, HEADS, JOINT)),
         "patch_coordinates": (toy_store.patch_coordinates(0, 1), (TOKENS, HEADS, HEAD_DIM)),
         "mlps": (toy_store.mlps(), (IMAGES, LAYERS + 1, JOINT)),
-        "mlps own": (toy_store.mlps("own", normalised=False), (IMAGES, LAYERS + 1, JOINT)),
+        "mlps own": (toy_store.mlps("per_term", normalised=False), (IMAGES, LAYERS + 1, JOINT)),
         "biases": (toy_store.biases(), (IMAGES, LAYERS + 1, JOINT)),
     }
     for name, (values, shape) in shapes.items():
@@ -106,8 +106,8 @@ def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None
 
 
 def test_rows_samples_and_arrays_count_the_same_images(toy_run: ToyRun) -> None:
-    for keep_failed, rows in ((False, GOOD_ROWS), (True, list(range(PLANNED)))):
-        store = hs.open(toy_run.path, keep_failed=keep_failed)
+    for include_failed, rows in ((False, GOOD_ROWS), (True, list(range(PLANNED)))):
+        store = hs.open(toy_run.path, include_failed=include_failed)
         assert store.rows.tolist() == rows
         assert store.samples()["row"].to_pylist() == rows
         assert store.samples()["caption"].to_pylist() == [f"caption {row}" for row in rows]
@@ -153,19 +153,19 @@ def test_the_numbers_of_each_image_are_its_own(toy_store: hs.Store, toy_exact: d
         assert relative_error(found, toy_exact["heads"][:, layer, head]) < tolerances.FLOAT16_STORE
 
 
-@pytest.mark.parametrize("convention", ["even", "own"])
+@pytest.mark.parametrize("convention", ["uniform", "per_term"])
 @pytest.mark.parametrize("normalised", [True, False])
 def test_all_terms_that_are_read_sum_to_the_embeddings(toy_store: hs.Store, convention: str, normalised: bool) -> None:
     total = toy_store.mlps(convention, normalised).sum(axis=1)
     for layer, head in itertools.product(range(LAYERS), range(HEADS)):
         total += toy_store.heads(layer, head, convention, normalised)
-    if convention == "own":
+    if convention == "per_term":
         total += toy_store.biases(normalised).sum(axis=1)
     wanted = toy_store.embedding / toy_store.norm[:, 2:] if normalised else toy_store.embedding
     assert relative_error(total, wanted) < tolerances.FLOAT16_STORE
 
 
-@pytest.mark.parametrize("convention", ["even", "own"])
+@pytest.mark.parametrize("convention", ["uniform", "per_term"])
 def test_patches_sum_to_their_heads(toy_store: hs.Store, convention: str) -> None:
     for image, layer in ((0, 0), (5, 2), (66, 1)):
         patches = toy_store.patches(image, layer, convention)
@@ -178,7 +178,7 @@ def test_images_count_from_the_end_too(toy_store: hs.Store) -> None:
 
 
 def test_images_that_failed_are_nan_rows_on_request(toy_run: ToyRun, toy_store: hs.Store) -> None:
-    store = hs.open(toy_run.path, keep_failed=True)
+    store = hs.open(toy_run.path, include_failed=True)
     failed = list(BROKEN_ROWS)
     for values in (store.embedding, store.norm, store.heads(1, 1), store.mlps(), store.biases()):
         # What is the same for all images (the final norm's bias) is no reason to show a number either.
@@ -305,7 +305,7 @@ def test_the_moments_of_an_unfinished_store_are_those_of_its_committed_rows(unfi
 
 
 def test_rows_of_an_uncommitted_unit_are_nan_on_request_whatever_its_shards_hold(unfinished: Path) -> None:
-    store = hs.open(unfinished, keep_failed=True)
+    store = hs.open(unfinished, include_failed=True)
     assert store.images == PLANNED
     assert np.isnan(store.embedding[32:64]).all()
     assert np.isnan(store.head_coordinates(0, 0)[32:64]).all()
@@ -368,7 +368,7 @@ def test_an_unknown_convention_is_refused(toy_store: hs.Store) -> None:
         lambda: toy_store.mlps("odd"),
         lambda: toy_store.patches(0, 0, "odd"),
     ):
-        with pytest.raises(SettingsError, match=r"convention 'odd' is unknown; use 'even'"):
+        with pytest.raises(SettingsError, match=r"convention 'odd' is unknown; use 'uniform'"):
             ask()
 
 
@@ -390,7 +390,7 @@ def test_one_kept_layer_reads_as_it_does_among_all(toy_run: ToyRun, toy_store: h
     hs.precompute(out=tmp_path / "some.zarr", **toy_run.settings(layers="0,2", emit=("patches",)))
     store = hs.open(tmp_path / "some.zarr")
     assert store.layers == (0, 2)
-    for layer, convention in itertools.product((0, 2), ("even", "own")):
+    for layer, convention in itertools.product((0, 2), ("uniform", "per_term")):
         assert relative_error(store.heads(layer, 1, convention), toy_store.heads(layer, 1, convention)) < 1e-6
         assert relative_error(store.patches(3, layer, convention), toy_store.patches(3, layer, convention)) < 1e-6
 

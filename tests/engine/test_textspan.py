@@ -201,7 +201,7 @@ def test_spans_are_kept_with_their_settings_and_read_again(toy_copy: Path) -> No
     assert about["rank"] == 5
     assert about["texts_per_head"] == 3
     assert about["images"] == 67
-    assert about["convention"] == "even"
+    assert about["convention"] == "uniform"
     metadata = zarr_array(toy_copy, "textspan/first/indices").metadata
     assert isinstance(metadata, ArrayV3Metadata)
     assert metadata.dimension_names == ("layer", "head", "text")
@@ -254,10 +254,10 @@ def test_the_same_textspan_again_changes_nothing_and_says_so(toy_copy: Path) -> 
     store = scored(toy_copy)
     before = relative_files(toy_copy)
     events: list[Progress] = []
-    again = hs.textspan(hs.open(toy_copy), CONCEPTS, texts_per_head=5, listen=events.append)
+    again = hs.textspan(hs.open(toy_copy), CONCEPTS, texts_per_head=5, on_progress=events.append)
     assert (again.indices == hs.read_spans(store).indices).all()
-    hs.label_heads(store, listen=events.append)
-    hs.concept_consistency(store, listen=events.append)
+    hs.label_heads(store, on_progress=events.append)
+    hs.concept_consistency(store, on_progress=events.append)
     assert [event.note.split(" ")[0] for event in events] == ["textspan/pool", "labels/pool", "ccs/pool"]
     assert relative_files(toy_copy) == before
 
@@ -286,7 +286,7 @@ def test_other_settings_under_the_same_name_are_refused_and_nothing_is_deleted(
         hs.textspan(store, **settings)
     assert relative_files(toy_copy) == before
     events: list[Progress] = []
-    hs.textspan(store, **settings, overwrite=True, listen=events.append)
+    hs.textspan(store, **settings, overwrite=True, on_progress=events.append)
     assert "deleted labels/pool, ccs/pool, made from the earlier textspan/pool" in [event.note for event in events]
     assert results.runs(store, "labels") == results.runs(store, "ccs") == []
 

@@ -96,7 +96,7 @@ def test_what_training_takes_for_a_heads_contribution_is_what_the_decomposition_
     norm = np.stack([np.zeros(3), emitted.std.numpy(), np.ones(3)], axis=-1)
     wanted = [
         head_coordinates(emitted.heads[:, layer, head].numpy(), norm, normalised=False)
-        @ head_directions(folded, layer, layer, head, "own")
+        @ head_directions(folded, layer, layer, head, "per_term")
         for layer in layers
         for head in range(tower.heads)
     ]

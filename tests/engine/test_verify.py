@@ -75,7 +75,7 @@ def rewritten(toy_copy: Path, array: str, change: object) -> Verdict:
     values = np.asarray(group[array][...])
     change(values)  # type: ignore[operator]
     group[array][...] = values
-    store = hs.open(toy_copy, keep_failed=True)
+    store = hs.open(toy_copy, include_failed=True)
     for record in store.records:
         for name in record.files:
             record.files[name] = checksum(toy_copy / name)
@@ -117,7 +117,7 @@ def test_what_belongs_to_no_unit_is_checked_too(file: str, toy_copy: Path) -> No
     data = bytearray((toy_copy / file).read_bytes())
     data[len(data) // 2] ^= 1
     (toy_copy / file).write_bytes(data)
-    (problem,) = verify(hs.open(toy_copy, keep_failed=True)).problems
+    (problem,) = verify(hs.open(toy_copy, include_failed=True)).problems
     assert problem.unit == -1
     assert problem.what.startswith(f"{file} has changed since it was written")
 
@@ -126,7 +126,7 @@ def test_a_lost_shard_of_ok_does_not_pass_for_fewer_images(toy_copy: Path) -> No
     (toy_copy / "ok" / "c" / "0").unlink()
     with pytest.raises(StoreError, match=r"ok marks .* images, the commit records 67; headspan verify says"):
         hs.open(toy_copy)
-    assert "ok/c/0 is missing" in whats(verify(hs.open(toy_copy, keep_failed=True)))
+    assert "ok/c/0 is missing" in whats(verify(hs.open(toy_copy, include_failed=True)))
 
 
 def test_sums_are_not_claimed_where_they_cannot_be_formed(toy_run: ToyRun, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_gzip_that_can_no_longer_be_read_does_not_agree(toy_run: ToyRun, tmp_p
     tar = tmp_path / "a.tar.gz"
     tar.write_bytes(gzip.compress(tar_bytes(image_members(range(5)))))
     hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(tar)], emit=("heads",), unit_images=2))
-    store, before = hs.open(tmp_path / "s.zarr", keep_failed=True), tar.stat()
+    store, before = hs.open(tmp_path / "s.zarr", include_failed=True), tar.stat()
     assert hs.verify(store, sources=True).problems == ()
     data = bytearray(tar.read_bytes())
     data[20:84] = b"\xff" * 64
@@ -161,7 +161,7 @@ def test_a_driver_that_fails_at_reading_does_not_agree(
     monkeypatch.setattr("tests.engine.troubled_driver.DATA", tar_bytes(image_members(range(3))))
     settings = toy_run.settings(shards=["troubled://b/a.tar"], emit=("heads",))
     hs.precompute(out=tmp_path / "s.zarr", **settings)
-    store = hs.open(tmp_path / "s.zarr", keep_failed=True)
+    store = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert hs.verify(store, sources=True).problems == ()
     Troubled.trouble = {place: [KeyError("x")]}
     (problem,) = hs.verify(store, sources=True).problems

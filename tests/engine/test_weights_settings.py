@@ -195,7 +195,7 @@ def test_every_way_to_name_the_same_weights_gives_the_same_bytes(
         toy = trained(FAMILIES[family], cache, small_weights, folder, monkeypatch)
         by_tag = wanted = wanted or load_model(toy.name, TAG)
         events: list[Progress] = []
-        found = load_model(**{"name": toy.name, **named(toy, folder)}, listen=events.append)
+        found = load_model(**{"name": toy.name, **named(toy, folder)}, on_progress=events.append)
         assert found.preprocess == by_tag.preprocess, way
         assert found.activation == by_tag.activation == ("quick_gelu" if toy.family.get("quick_gelu") else "gelu"), way
         assert (found.weights_sha256, found.text_sha256) == (by_tag.weights_sha256, by_tag.text_sha256), way
@@ -486,7 +486,7 @@ def test_a_repository_whose_config_and_tag_disagree_is_said_to(
     toy = trained(FAMILIES["QuickGELU"], hub_cache, small_weights, tmp_path, monkeypatch)
     (toy.snapshot / hub.CONFIG).write_text(whole_config(FAMILIES["SigLIP"]))
     events: list[Progress] = []
-    model = load_model(f"hf-hub:{REPOSITORY}", None, listen=events.append)
+    model = load_model(f"hf-hub:{REPOSITORY}", None, on_progress=events.append)
     assert (model.activation, model.preprocess.resize_mode) == ("gelu", "squash")
     assert "squash, GELU, and open_clip's tag of the same weights" in events[0].note
     assert events[0].note.endswith(f"give --model headspan-trained --pretrained {TAG} for the latter")
@@ -556,7 +556,7 @@ def test_a_slow_fetch_is_announced_and_a_failed_one_ends_in_a_whole_sentence(
     ):
         heard.clear()
         with pytest.raises(ModelError) as refusal:
-            load_model(toy.name, pretrained, listen=lambda event: heard.append(event.note))
+            load_model(toy.name, pretrained, on_progress=lambda event: heard.append(event.note))
         assert heard[0].startswith("fetching the weights")
         assert heard[0].endswith(source)
         assert reason in str(refusal.value)

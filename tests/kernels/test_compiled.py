@@ -118,19 +118,19 @@ def run_tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) 
 
 def add_moments(head_dim: int) -> None:
     size, double = head_dim + 3, torch.float64
-    scale, shares = meta(3, dtype=double), meta(3, 3, dtype=double)
+    scale, mean_and_bias = meta(3, dtype=double), meta(3, 3, dtype=double)
     heads, total, gram = (
         meta(3, 4, 16, head_dim),
         meta(4, 16, size, dtype=double),
         meta(4, 16, size, size, dtype=double),
     )
-    fused.add_moments(heads, scale, shares, total, gram)
+    fused.add_moments(heads, scale, mean_and_bias, total, gram)
 
 
 def project(head_dim: int, dtype: torch.dtype) -> None:
-    mixes, directions = meta(3, 16, 257, head_dim, dtype=torch.float16), meta(16, head_dim + 3, 768, dtype=dtype)
+    head_outputs, directions = meta(3, 16, 257, head_dim, dtype=torch.float16), meta(16, head_dim + 3, 768, dtype=dtype)
     for op in (fused.head_project, fused.text_maps):
-        op(mixes, meta(3), meta(3, 3), directions)
+        op(head_outputs, meta(3), meta(3, 3), directions)
 
 
 def textspan_rounds() -> None:

@@ -192,14 +192,14 @@ def test_ops_with_matrix_products_on_an_older_gpu(
     qkv = draw(random, 1, 65, 3 * 2 * 64, dtype=dtype)
     for pooling in (None, torch.full((1, 65), 1 / 65)):
         check_attention(fused.attention_emit(qkv, 2, pooling, True), qkv, 2, pooling, tolerance)
-    mixes, scale, shares = draw(random, 2, 2, 9, 64, dtype=dtype), draw(random, 2), draw(random, 2, 3)
+    head_outputs, scale, mean_and_bias = draw(random, 2, 2, 9, 64, dtype=dtype), draw(random, 2), draw(random, 2, 3)
     directions = draw(random, 2, 67, 70, dtype=dtype)
-    wanted = reference.text_maps(mixes, scale, shares, directions)
-    assert relative_error(fused.text_maps(mixes, scale, shares, directions), wanted) < tolerance
-    heads, scale, shares = draw(random, 5, 1, 2, 64), draw(random, 5).double(), draw(random, 5, 3).double()
+    wanted = reference.text_maps(head_outputs, scale, mean_and_bias, directions)
+    assert relative_error(fused.text_maps(head_outputs, scale, mean_and_bias, directions), wanted) < tolerance
+    heads, scale, mean_and_bias = draw(random, 5, 1, 2, 64), draw(random, 5).double(), draw(random, 5, 3).double()
     found, exact = ((torch.zeros(1, 2, 67).double(), torch.zeros(1, 2, 67, 67).double()) for _ in range(2))
-    fused.add_moments(heads, scale, shares, *found)
-    reference.add_moments(heads, scale, shares, *exact)
+    fused.add_moments(heads, scale, mean_and_bias, *found)
+    reference.add_moments(heads, scale, mean_and_bias, *exact)
     for got, want in zip(found, exact, strict=True):
         assert relative_error(got, want) < tolerances.FLOAT64
 
@@ -257,20 +257,20 @@ def test_a_layer_norm_of_rows_that_lie_apart(random: torch.Generator) -> None:
 @pytest.mark.parametrize("size", [1, 30, 64, 128])
 @pytest.mark.parametrize("batch", [1, 3, 5])
 def test_moments_are_added_in_place(random: torch.Generator, batch: int, size: int) -> None:
-    heads, shares = draw(random, batch, 1, 2, size), draw(random, batch, 3, dtype=torch.float64)
+    heads, mean_and_bias = draw(random, batch, 1, 2, size), draw(random, batch, 3, dtype=torch.float64)
     scale = draw(random, batch, dtype=torch.float64)
     if batch == 3:
-        scale[1], heads[1, 0, 1], shares[1, 2] = 0, torch.nan, torch.inf
+        scale[1], heads[1, 0, 1], mean_and_bias[1, 2] = 0, torch.nan, torch.inf
     total = draw(random, 1, 2, size + 3, dtype=torch.float64)
     gram = draw(random, 1, 2, size + 3, size + 3, dtype=torch.float64)
     wanted_total, wanted_gram = total.clone(), gram.clone()
-    reference.add_moments(heads, scale, shares, wanted_total, wanted_gram)
+    reference.add_moments(heads, scale, mean_and_bias, wanted_total, wanted_gram)
     before = gram[0, 1].clone().numpy()
-    fused.add_moments(heads, scale, shares, total, gram)
+    fused.add_moments(heads, scale, mean_and_bias, total, gram)
     assert relative_error(total, wanted_total) < tolerances.FLOAT64
     assert relative_error(gram, wanted_gram) < tolerances.FLOAT64
     good = scale != 0
-    rows = coordinate_rows(heads[good, 0, 1], scale[good], shares[good])
+    rows = coordinate_rows(heads[good, 0, 1], scale[good], mean_and_bias[good])
     assert relative_error(gram[0, 1], before + sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
@@ -280,16 +280,16 @@ def test_heads_and_patches_are_carried_along_their_directions(
     random: torch.Generator, batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     # Read as the tower leaves them: one layer of several.
-    mixes = draw(random, batch, 2, heads, tokens, size, dtype=dtype)[:, 1]
+    head_outputs = draw(random, batch, 2, heads, tokens, size, dtype=dtype)[:, 1]
     directions = draw(random, heads, size + 3, 70, dtype=dtype)
-    scale, shares = draw(random, batch), draw(random, batch, 3)
-    wanted = carry(*(tensor.double().numpy() for tensor in (mixes, scale, shares, directions)))
-    projected = fused.head_project(mixes, scale, shares, directions)
-    maps = fused.text_maps(mixes, scale, shares, directions)
+    scale, mean_and_bias = draw(random, batch), draw(random, batch, 3)
+    wanted = carry(*(tensor.double().numpy() for tensor in (head_outputs, scale, mean_and_bias, directions)))
+    projected = fused.head_project(head_outputs, scale, mean_and_bias, directions)
+    maps = fused.text_maps(head_outputs, scale, mean_and_bias, directions)
     assert relative_error(projected, wanted) < tolerance
     assert relative_error(maps, wanted.sum(axis=1)) < tolerance
-    assert relative_error(projected, reference.head_project(mixes, scale, shares, directions)) < tolerance
-    assert relative_error(maps, reference.text_maps(mixes, scale, shares, directions)) < tolerance
+    assert relative_error(projected, reference.head_project(head_outputs, scale, mean_and_bias, directions)) < tolerance
+    assert relative_error(maps, reference.text_maps(head_outputs, scale, mean_and_bias, directions)) < tolerance
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_the_whole_tower_comes_apart_as_the_oracle_says(
     found = tower.forward(torch.from_numpy(pixels).to(dtype), range(LAYERS), True, True)
     oracle = take_apart(visual, "gelu", pixels)
     assert found.patches is not None
-    assert relative_error(found.heads, np.stack([image.mixes for image in oracle])) < tolerance
+    assert relative_error(found.heads, np.stack([image.head_outputs for image in oracle])) < tolerance
     assert relative_error(found.patches, np.stack([image.patch_mixes for image in oracle])) < tolerance
     assert relative_error(found.state, np.stack([image.pooled() for image in oracle])) < tolerance
     assert used >= {"add_layer_norm", "attention_emit"}

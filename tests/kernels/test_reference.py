@@ -196,45 +196,48 @@ def test_a_layer_norm_keeps_its_type_and_takes_float32_statistics(
 
 @pytest.mark.parametrize("batch", [0, 1, 3, 257])
 def test_moments_are_added_in_place_and_over_batches(batch: int) -> None:
-    heads, shares = draw(batch + 2, 2, 3, 4), draw(batch + 2, 1, dtype=torch.float64)
+    heads, mean_and_bias = draw(batch + 2, 2, 3, 4), draw(batch + 2, 1, dtype=torch.float64)
     scale = draw(batch + 2, dtype=torch.float64, seed=1)
     total, gram = torch.zeros(2, 3, 5, dtype=torch.float64), torch.zeros(2, 3, 5, 5, dtype=torch.float64)
     for part in (slice(2), slice(2, None)):
-        reference.add_moments(heads[part], scale[part], shares[part], total, gram)
+        reference.add_moments(heads[part], scale[part], mean_and_bias[part], total, gram)
     for layer in range(2):
         for head in range(3):
-            rows = coordinate_rows(heads[:, layer, head], scale, shares)
+            rows = coordinate_rows(heads[:, layer, head], scale, mean_and_bias)
             assert relative_error(total[layer, head], sum(rows)) < tolerances.FLOAT64
             assert relative_error(gram[layer, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
-def coordinate_rows(mixes: torch.Tensor, scale: torch.Tensor, shares: torch.Tensor) -> list[np.ndarray]:
+def coordinate_rows(head_outputs: torch.Tensor, scale: torch.Tensor, mean_and_bias: torch.Tensor) -> list[np.ndarray]:
     """Every image's coordinates for one head, float64."""
-    mixes, scale, shares = (tensor.double().numpy() for tensor in (mixes, scale, shares))
-    return [np.concatenate([factor * mix, share]) for mix, factor, share in zip(mixes, scale, shares, strict=True)]
+    head_outputs, scale, mean_and_bias = (tensor.double().numpy() for tensor in (head_outputs, scale, mean_and_bias))
+    return [
+        np.concatenate([factor * mix, share])
+        for mix, factor, share in zip(head_outputs, scale, mean_and_bias, strict=True)
+    ]
 
 
 def test_an_image_of_scale_0_is_no_part_of_the_moments() -> None:
     heads, scale = draw(3, 1, 2, 4), torch.tensor([2.0, 0.0, 3.0], dtype=torch.float64)
-    shares = draw(3, 1, dtype=torch.float64)
-    heads[1, 0, 1, 2], shares[1] = torch.nan, torch.inf
+    mean_and_bias = draw(3, 1, dtype=torch.float64)
+    heads[1, 0, 1, 2], mean_and_bias[1] = torch.nan, torch.inf
     total, gram = torch.zeros(1, 2, 5, dtype=torch.float64), torch.zeros(1, 2, 5, 5, dtype=torch.float64)
-    reference.add_moments(heads, scale, shares, total, gram)
+    reference.add_moments(heads, scale, mean_and_bias, total, gram)
     good = torch.tensor([0, 2])
     for head in range(2):
-        rows = coordinate_rows(heads[good, 0, head], scale[good], shares[good])
+        rows = coordinate_rows(heads[good, 0, head], scale[good], mean_and_bias[good])
         assert relative_error(total[0, head], sum(rows)) < tolerances.FLOAT64
         assert relative_error(gram[0, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
-def carry(mixes: np.ndarray, scale: np.ndarray, shares: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def carry(head_outputs: np.ndarray, scale: np.ndarray, mean_and_bias: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Coordinates times directions, `[batch, head, token, joint]`, by loops."""
-    batch, heads, tokens, _ = mixes.shape
+    batch, heads, tokens, _ = head_outputs.shape
     out = np.zeros((batch, heads, tokens, directions.shape[2]))
     for image in range(batch):
         for head in range(heads):
             for token in range(tokens):
-                coordinates = np.concatenate([scale[image] * mixes[image, head, token], shares[image]])
+                coordinates = np.concatenate([scale[image] * head_outputs[image, head, token], mean_and_bias[image]])
                 out[image, head, token] = coordinates @ directions[head]
     return out
 
@@ -244,11 +247,14 @@ def carry(mixes: np.ndarray, scale: np.ndarray, shares: np.ndarray, directions: 
 def test_heads_and_patches_are_carried_along_their_directions(
     batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    mixes, directions = draw(batch, heads, tokens, size, dtype=dtype), draw(heads, size + 2, 5, dtype=dtype)
-    scale, shares = draw(batch), draw(batch, 2)
-    wanted = carry(*(tensor.double().numpy() for tensor in (mixes, scale, shares, directions)))
-    assert relative_error(reference.head_project(mixes, scale, shares, directions), wanted) < tolerance
-    assert relative_error(reference.text_maps(mixes, scale, shares, directions), wanted.sum(axis=1)) < tolerance
+    head_outputs, directions = draw(batch, heads, tokens, size, dtype=dtype), draw(heads, size + 2, 5, dtype=dtype)
+    scale, mean_and_bias = draw(batch), draw(batch, 2)
+    wanted = carry(*(tensor.double().numpy() for tensor in (head_outputs, scale, mean_and_bias, directions)))
+    assert relative_error(reference.head_project(head_outputs, scale, mean_and_bias, directions), wanted) < tolerance
+    assert (
+        relative_error(reference.text_maps(head_outputs, scale, mean_and_bias, directions), wanted.sum(axis=1))
+        < tolerance
+    )
 
 
 def test_a_norm_with_a_residual_keeps_the_sum_and_its_statistics() -> None:

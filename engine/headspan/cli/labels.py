@@ -128,7 +128,7 @@ def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
     if not runs(store, "labels"):
         if flags.dry_run:
             raise SettingsError(f"{store.path}: no head is labelled yet; run headspan label, then --dry-run")
-        label_heads(store, flags.run_name, listen=progress)
+        label_heads(store, flags.run_name, on_progress=progress)
     if flags.judge:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
         given = (flags.run_name, bool(flags.add), answer_tokens)

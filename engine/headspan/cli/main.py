@@ -168,7 +168,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             f"`{shell_command(['headspan', 'info', summary.path, '--bad'])}` lists the reasons"
         )
         return 1
-    return 1 if summary.aside else 0
+    return 1 if summary.quarantined else 0
 
 
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -187,7 +187,7 @@ def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
                 f"{problem.where} could not be made again, since shards and model, planned by this headspan, give "
                 "another file; restore it from a copy of the store, or precompute into another --out"
             )
-    return _print_verdict(Store(flags.store, keep_failed=True), done.verdict)
+    return _print_verdict(Store(flags.store, include_failed=True), done.verdict)
 
 
 def _print_summary(summary: Summary) -> None:
@@ -203,7 +203,7 @@ def _print_summary(summary: Summary) -> None:
         if len(summary.bad) > 10:
             lists = shell_command(["headspan", "info", summary.path, "--bad"])
             say(f"  and {len(summary.bad) - 10:,} more; `{lists}` lists all")
-    for unit in summary.aside:
+    for unit in summary.quarantined:
         last_row = unit.first_row + unit.rows - 1
         say(
             f"unit {unit.index}, rows {unit.first_row} to {last_row}, was set aside, since it ended its process again "
@@ -235,7 +235,7 @@ def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     attributes, bad = store.attributes, store.bad_images()
-    notes, aside = store.notes(), store.units_aside()
+    notes, aside = store.notes(), store.quarantined_units()
     if flags.bad or flags.notes:
         for image in [*(bad if flags.bad else []), *(notes if flags.notes else [])]:
             say_row(image.row, image.key, image.url, image.reason)
@@ -249,7 +249,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         + ("" if store.complete else "; unfinished: run the same precompute command to go on"),
         "notes": f"{len(notes):,} on captions, metadata and members that are no images",
         "layers": f"{spans_of(store.layers)} of {store.all_layers}"
-        + (f"; {spans_of(store.carried_layers)} as carried through it" if store.carried_layers else ""),
+        + (f"; {spans_of(store.through_pool_layers)} as carried through it" if store.through_pool_layers else ""),
         "sum": _sum_of(attributes["sum"]),
         "heads": f"{store.heads_per_layer} a layer, {store.head_dim} dimensions; joint space {store.joint}",
         "emitted": ", ".join(attributes["emit"]),
@@ -300,7 +300,7 @@ def _command_of(store: Store) -> str:
         "model": attributes["model"],
         "pretrained": attributes["pretrained"],
         "weights": made.get("weights", {}).get("given"),
-        "layers": spans_of([*store.carried_layers, *store.layers]).replace(" ", ""),
+        "layers": spans_of([*store.through_pool_layers, *store.layers]).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],
         "decode": decoding(attributes),
@@ -326,7 +326,7 @@ def _command_of(store: Store) -> str:
 
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Every row, since which ones are good is among what is checked.
-    store = Store(flags.store, keep_failed=True)
+    store = Store(flags.store, include_failed=True)
     verdict = verify(store, progress, flags.sources, flags.shards)
     progress.close()
     found = _print_verdict(store, verdict)

@@ -1,0 +1,1 @@
+"""Concepts of heads: labels, Concept Consistency Scores, judges and votes."""

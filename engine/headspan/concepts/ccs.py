@@ -145,7 +145,7 @@ class ConceptConsistency:
 
 
 def concept_consistency(
-    store: Store, run: str | None = None, overwrite: bool = False, listen: Listener = ignore
+    store: Store, run: str | None = None, overwrite: bool = False, on_progress: Listener = ignore
 ) -> ConceptConsistency:
     """CCS of a run whose labels brought their votes, or of the only one there is; kept as `ccs/<run>`.
 
@@ -163,7 +163,7 @@ def concept_consistency(
     exists = np.arange(LABELLED_TEXTS) < texts[..., None]
     cast = np.where(exists & labels.labelled[..., None], labels.consistent.astype(np.int8), np.int8(NO_VOTE))
     found = ConceptConsistency(labels, Votes((labels.source,), cast[None], texts))
-    save_scores(store, found, overwrite=overwrite, listen=listen)
+    save_scores(store, found, overwrite=overwrite, on_progress=on_progress)
     return found
 
 
@@ -178,7 +178,7 @@ def save_scores(
     arrays: dict[str, results.Named] | None = None,
     settings: dict[str, Any] | None = None,
     overwrite: bool = False,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
 ) -> None:
     """Keep scores, votes and what they were made from as `ccs/<run>`; StoreError as in `results.save`."""
     votes = found.votes
@@ -204,7 +204,7 @@ def save_scores(
             **(settings or {}),
         },
         overwrite,
-        listen,
+        on_progress,
     )
 
 

@@ -64,7 +64,9 @@ class Labels:
         return self.names[self.layers.index(layer)][head]
 
 
-def label_heads(store: Store, run: str | None = None, overwrite: bool = False, listen: Listener = ignore) -> Labels:
+def label_heads(
+    store: Store, run: str | None = None, overwrite: bool = False, on_progress: Listener = ignore
+) -> Labels:
     """Label every head of a TEXTSPAN run by the concepts of its pool, and keep it as `labels/<run>`.
 
     A head's label is the commonest concept among its first five texts (of equally common ones, the one
@@ -87,7 +89,7 @@ def label_heads(store: Store, run: str | None = None, overwrite: bool = False, l
         source=f"concepts of pool {spans.pool.name}"
         + (f", written by {spans.pool.author}" if spans.pool.author else ""),
     )
-    save_labels(store, labels, overwrite=overwrite, listen=listen)
+    save_labels(store, labels, overwrite=overwrite, on_progress=on_progress)
     return labels
 
 
@@ -138,7 +140,7 @@ def save_labels(
     arrays: Mapping[str, results.Named] | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
 ) -> None:
     """Keep `labels` as `labels/<run>`, with what else belongs to the way in which they were made.
 
@@ -161,5 +163,5 @@ def save_labels(
             **(settings or {}),
         },
         overwrite,
-        listen,
+        on_progress,
     )

@@ -160,7 +160,7 @@ def judge_heads(
     run: str | None = None,
     add: bool = False,
     answer_tokens: int = ANSWER_TOKENS,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     overwrite: bool = False,
 ) -> ConceptConsistency:
     """Let every judge vote on every labelled head's texts; scores, votes and raw answers are kept as `ccs/<run>`.
@@ -174,12 +174,12 @@ def judge_heads(
     ballot = open_ballot(store, judges, run, add, answer_tokens, overwrite)
     labels = ballot.labels
     if ballot.unchanged:
-        listen(Progress(NOTE, 1, 1, f"ccs/{labels.run} has the votes of these judges; it was left as it is"))
+        on_progress(Progress(NOTE, 1, 1, f"ccs/{labels.run} has the votes of these judges; it was left as it is"))
         return read_scores(store, labels.run)
     shape = (len(labels.layers), ballot.spans.indices.shape[1], LABELLED_TEXTS)
     votes, records = dict(ballot.others), list(ballot.other_records)
     asked = [question for questions in ballot.open.values() for question in questions.values()]
-    answers = iter(asker.ask(asked, listen))
+    answers = iter(asker.ask(asked, on_progress))
     for judge, questions in ballot.questions.items():
         cast = np.full(shape, NO_VOTE, np.int8)
         complaint = None
@@ -203,7 +203,7 @@ def judge_heads(
     scores = ConceptConsistency(labels, Votes(tuple(votes), np.stack(list(votes.values())), text_counts(ballot.spans)))
     settings = {"judged_by": [_judge(judge, votes[judge], scores, records) for judge in votes]}
     # What is there is part of this, or may be overwritten.
-    save_scores(store, scores, {"answers": as_array(records)}, settings, overwrite=True, listen=listen)
+    save_scores(store, scores, {"answers": as_array(records)}, settings, overwrite=True, on_progress=on_progress)
     return scores
 
 

@@ -112,7 +112,7 @@ def label_by_model(
     run: str | None = None,
     examples: Sequence[Example] = (),
     answer_tokens: int = ANSWER_TOKENS,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     overwrite: bool = False,
 ) -> Labels:
     """Let `model` label every head of a TEXTSPAN run, and keep labels and raw answers as `labels/<run>`.
@@ -128,9 +128,9 @@ def label_by_model(
     wanted = open_label_questions(store, spans, questions, overwrite)
     found = {} if overwrite else _answered(store, spans, questions)
     if found and not wanted:
-        listen(Progress(NOTE, 1, 1, f"labels/{spans.run} are by {model} and the same prompts; left as they are"))
+        on_progress(Progress(NOTE, 1, 1, f"labels/{spans.run} are by {model} and the same prompts; left as they are"))
         return read_labels(store, spans.run)
-    answers = dict(zip(wanted, asker.ask(list(wanted.values()), listen), strict=True))
+    answers = dict(zip(wanted, asker.ask(list(wanted.values()), on_progress), strict=True))
     if answers and not found and all(answer.value is None for answer in answers.values()):
         complaint = next(iter(answers.values())).complaint
         raise LanguageModelError(
@@ -155,7 +155,7 @@ def label_by_model(
         "unanswered": sum(one["value"] is None for one in records),
     }
     # What is there are answers to some of these questions, or may be overwritten.
-    save_labels(store, labels, {"answers": as_array(records)}, settings, overwrite=True, listen=listen)
+    save_labels(store, labels, {"answers": as_array(records)}, settings, overwrite=True, on_progress=on_progress)
     return labels
 
 

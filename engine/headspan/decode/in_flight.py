@@ -11,7 +11,7 @@ from headspan.decode.images import DecodedImage
 from headspan.shards.samples import BadImage, Sample, Unit
 
 
-class InHand:
+class UnitsInFlight:
     """Units as they are chosen, with what was read of each: a checksum of its encoded images, and the bad ones."""
 
     def __init__(self, chosen: Iterable[Unit], samples_of: Callable[[Unit], Iterable[Sample]]) -> None:

@@ -1,0 +1,1 @@
+"""From the tower's numbers to contributions: formulas, fixed matrices, moments."""

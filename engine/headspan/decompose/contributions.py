@@ -65,11 +65,11 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
     return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, finite)
 
 
-def _carried(mixes: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
+def _carried(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
     """`[batch, layer, head, joint]`: what the pooling layer's heads took from each head of `layers`.
 
     Pooling head p took `Σ_n α_n (c_n − mean c_n) / s_n · diag(γ) W_V[p] W_O[p]` of a head's output c_n at row n;
-    `mixes` hold `Σ_n α_n / s_n` of the head's numbers, and the rest is a fixed map.
+    `head_outputs` hold `Σ_n α_n / s_n` of the head's numbers, and the rest is a fixed map.
     """
     pool = tower.pool
     assert pool is not None, "only attention pooling carries"
@@ -80,7 +80,7 @@ def _carried(mixes: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) ->
         output = tower.blocks[layer].output.weight.float().T.unflatten(0, (tower.trunk_heads, -1))
         outputs = output - output.mean(dim=-1, keepdim=True)
         through = torch.einsum("hkw,pvw->hkpv", outputs, by_pool_head)
-        pooled = torch.einsum("bhpk,hkpv->bhpv", mixes[:, place], through).flatten(2)
+        pooled = torch.einsum("bhpk,hkpv->bhpv", head_outputs[:, place], through).flatten(2)
         rows = pooled @ pool.output.weight.float().T
         found.append(_to_joint((rows - _mean(rows, tower)) / std[..., None], tower))
     return torch.stack(found, dim=1)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 
 from headspan.errors import SettingsError
 
-Convention = Literal["even", "own"]
+Convention = Literal["uniform", "per_term"]
 # Coordinates beside the head's own: 1/s (output bias), μ/s (mean), 1 (the final norm's bias).
 EXTRA_COORDINATES = 3
 
@@ -52,13 +52,13 @@ def head_coordinates(
 ) -> Float[np.ndarray, "*rows coordinate"]:
     """`[Σ α v / s, 1/s, μ/s, 1]`, all over `‖embedding‖` where `normalised`.
 
-    `parts` is the number of source tokens over which the three shares are spread (1 for their sum).
+    `parts` is the number of source tokens over which the three mean_and_bias are spread (1 for their sum).
     """
-    shares = share_coordinates(norm, normalised)
-    return np.concatenate([heads * shares[..., :1], shares / parts], axis=-1)
+    mean_and_bias = mean_and_bias_terms(norm, normalised)
+    return np.concatenate([heads * mean_and_bias[..., :1], mean_and_bias / parts], axis=-1)
 
 
-def share_coordinates(norm: Float[np.ndarray, "*rows 3"], normalised: bool) -> Float[np.ndarray, "*rows share"]:
+def mean_and_bias_terms(norm: Float[np.ndarray, "*rows 3"], normalised: bool) -> Float[np.ndarray, "*rows share"]:
     """`[1/s, μ/s, 1]`, all over `‖embedding‖` where `normalised`; the first is also what a head's numbers take."""
     mean, std, length = (norm[..., i : i + 1] for i in range(3))
     scale = 1 / length if normalised else np.ones_like(length)
@@ -71,17 +71,17 @@ def head_directions(
     """The rows that `head_coordinates` multiply, for head `head` of the `kept`-th kept layer.
 
     `layer` is its place among the direct layers; it may count from their end. `own` has no use for the three
-    shares: their rows are zero.
+    mean_and_bias: their rows are zero.
     """
     matrix = folded.head_to_joint[kept, head]
-    if convention == "even":
+    if convention == "uniform":
         heads = folded.head_to_joint.shape[1]
         shared = folded.share_count[0] * heads
-        shares = np.stack([folded.bias_to_joint[layer] / heads, -folded.gain / shared, folded.shift / shared])
+        mean_and_bias = np.stack([folded.bias_to_joint[layer] / heads, -folded.gain / shared, folded.shift / shared])
     else:
         matrix = matrix - np.outer(folded.head_mean[kept, head], folded.gain)
-        shares = np.zeros((EXTRA_COORDINATES, matrix.shape[1]), np.float32)
-    return np.concatenate([matrix, shares]).astype(np.float32)
+        mean_and_bias = np.zeros((EXTRA_COORDINATES, matrix.shape[1]), np.float32)
+    return np.concatenate([matrix, mean_and_bias]).astype(np.float32)
 
 
 def mlp_contributions(
@@ -94,7 +94,7 @@ def mlp_contributions(
 ) -> Float32[np.ndarray, "image term joint"]:
     """Contributions of the initial state and the MLPs from their `own` form and their means over the width."""
     contributions = centred
-    if convention == "even":
+    if convention == "uniform":
         shared = folded.share_count[0]
         mean, std = norm[:, :1], norm[:, 1:2]
         contributions = centred + ((means - mean / shared) / std)[..., None] * folded.gain + folded.shift / shared
@@ -114,6 +114,6 @@ def bias_contributions(
 
 def check_convention(convention: str) -> Convention:
     """`convention` itself, or SettingsError where it is neither `even` nor `own`."""
-    if convention not in ("even", "own"):
-        raise SettingsError(f"convention {convention!r} is unknown; use 'even' (the published code's) or 'own'")
+    if convention not in ("uniform", "per_term"):
+        raise SettingsError(f"convention {convention!r} is unknown; use 'uniform' (the published code's) or 'per_term'")
     return convention  # type: ignore[return-value]

@@ -41,11 +41,11 @@ class Moments:
         Images that are not `good` are left out; nothing waits for the device to know how many they are.
         """
         mean, std, length = norm.double().unbind(dim=1)
-        shares = torch.stack([1 / std, mean / std, torch.ones_like(std)], dim=1) / length[:, None]
+        mean_and_bias = torch.stack([1 / std, mean / std, torch.ones_like(std)], dim=1) / length[:, None]
         scale = 1 / (std * length)
         if good is None:
             good = torch.ones_like(scale, dtype=torch.bool)
-        ops(heads.device).add_moments(heads, torch.where(good, scale, 0), shares, self.total, self.gram)
+        ops(heads.device).add_moments(heads, torch.where(good, scale, 0), mean_and_bias, self.total, self.gram)
         self.count += good.sum()
 
     def arrays(self) -> tuple[int, np.ndarray, np.ndarray]:

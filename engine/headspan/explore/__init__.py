@@ -1,0 +1,1 @@
+"""Questions to a store that change nothing: nearest images, maps of texts."""

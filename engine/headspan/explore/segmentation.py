@@ -30,9 +30,9 @@ def text_maps(
     norm = np.broadcast_to(store.norm[image], (store.tokens, 3))
     maps = np.zeros((store.tokens, len(vectors)), np.float32)
     for layer in sorted({layer for layer, _ in heads}):
-        mixes = store.patch_coordinates(image, layer)
+        head_outputs = store.patch_coordinates(image, layer)
         for head in sorted({head for of, head in heads if of == layer}):
-            coordinates = head_coordinates(mixes[:, head], norm, normalised=True, parts=store.tokens)
+            coordinates = head_coordinates(head_outputs[:, head], norm, normalised=True, parts=store.tokens)
             maps += coordinates @ (store.head_directions(layer, head) @ vectors.T)
     rows, columns = grid_shape(store.tokens - store.prefix_tokens, *store.attributes["preprocess"]["size"])
     return maps[store.prefix_tokens :].T.reshape(len(vectors), rows, columns)

@@ -15,7 +15,7 @@ from headspan.llm.budget import Budget
 from headspan.llm.cache import Answer, AnswerCache, Question
 from headspan.llm.connection import Connection
 from headspan.llm.endpoint import Endpoint
-from headspan.llm.worker_pool import Crew, opening, token_bound
+from headspan.llm.worker_pool import WorkerPool, opening, token_bound
 
 # English text has some four bytes a token; for an estimate, not for a bound.
 _BYTES_PER_TOKEN = 4
@@ -86,7 +86,7 @@ class Asker:
             tokens if self._max_tokens is None else self._max_tokens,
         )
 
-    def ask(self, questions: Sequence[Question], listen: Listener = ignore) -> list[Answer]:
+    def ask(self, questions: Sequence[Question], on_progress: Listener = ignore) -> list[Answer]:
         """An answer to each of `questions`, in order; equal questions are asked once.
 
         Raises LanguageModelError where the endpoint stops answering, or the budget is spent; what was
@@ -97,11 +97,11 @@ class Asker:
         if plan.open:
             self.budget.allow(*self.limits(plan))
             with Connection(self.endpoint) as connection:
-                crew = Crew(connection, self.endpoint, self.cache, self.budget)
+                crew = WorkerPool(connection, self.endpoint, self.cache, self.budget)
                 # Closed whatever happens, so that no thread goes on asking.
                 with closing(crew.run(plan.open)) as arriving:
                     for question, answer in arriving:
                         found[question] = answer
                         note = f"{counted(self.budget.calls, 'call')}, {counted(self.budget.tokens, 'token')}"
-                        listen(Progress("answers", len(found), plan.questions, note))
+                        on_progress(Progress("answers", len(found), plan.questions, note))
         return [found[question] for question in questions]

@@ -37,7 +37,7 @@ class StoppedError(Exception):
     """This thread gave up because another one had to."""
 
 
-class Crew:
+class WorkerPool:
     """The threads of one `ask`, and what they share."""
 
     def __init__(self, connection: Connection, endpoint: Endpoint, cache: AnswerCache, budget: Budget) -> None:

@@ -55,9 +55,9 @@ def offline(active: bool) -> Iterator[None]:
 
 
 @contextmanager
-def announced(listen: Listener, what: str) -> Iterator[None]:
+def announced(on_progress: Listener, what: str) -> Iterator[None]:
     """Tell the listener `what` is going on, if it is still going on after two seconds."""
-    timer = threading.Timer(_QUIET_SECONDS, listen, [Progress(NOTE, 0, None, what)])
+    timer = threading.Timer(_QUIET_SECONDS, on_progress, [Progress(NOTE, 0, None, what)])
     timer.daemon = True
     timer.start()
     try:

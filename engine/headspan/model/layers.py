@@ -61,7 +61,7 @@ class Block(NamedTuple):
     qkv: Linear
     # What relative positions add to the scores.
     bias: Float[Tensor, "head token token"] | None
-    # Over all heads' mixes of a row, before the output projection (EVA02).
+    # Over all heads' head_outputs of a row, before the output projection (EVA02).
     norm_mixed: Norm | None
     output: Linear
     # Over what attention adds to a row (EVA02-E).
@@ -70,7 +70,7 @@ class Block(NamedTuple):
 
     @property
     def emits_plainly(self) -> bool:
-        """Whether no norm stands between the heads' mixes and the stream."""
+        """Whether no norm stands between the heads' head_outputs and the stream."""
         return self.norm_mixed is None and self.norm_output is None
 
 

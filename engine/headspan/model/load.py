@@ -91,7 +91,7 @@ def load_model(
     *,
     weights: str | None = None,
     download: bool = True,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     goes_on: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
@@ -103,16 +103,16 @@ def load_model(
     folder, or `hf-hub:…`. With `download` False nothing is fetched: repositories are read from the local cache alone.
     `goes_on` are the attributes of a store whose preprocessing and activation are to be kept.
 
-    `listen` hears what is fetched, after two seconds, and what was assumed of preprocessing and activation.
+    `on_progress` hears what is fetched, after two seconds, and what was assumed of preprocessing and activation.
     Raises SettingsError where the images would be smaller than a patch, ModelError where the model is unknown
     or cannot be decomposed, its config asks for remote code, or its weights are missing, hold pickled objects, or
     belong to another model.
     """
-    return _load(name, pretrained, image_size, weights, download, listen, goes_on, None)
+    return _load(name, pretrained, image_size, weights, download, on_progress, goes_on, None)
 
 
 def load_stored_model(
-    attributes: Mapping[str, Any], path: Path, weights: str | Path | None = None, listen: Listener = ignore
+    attributes: Mapping[str, Any], path: Path, weights: str | Path | None = None, on_progress: Listener = ignore
 ) -> LoadedModel:
     """The model that made the store at `path`, by its attributes; `weights` says where its weights lie now.
 
@@ -127,7 +127,9 @@ def load_stored_model(
     by_open_clip = name in open_clip.list_models() and not (
         place is None and str(pretrained or "").startswith(hub.PREFIX)
     )
-    model = _load(str(name), pretrained, image_size, place, by_user or by_open_clip, listen, attributes, attributes)
+    model = _load(
+        str(name), pretrained, image_size, place, by_user or by_open_clip, on_progress, attributes, attributes
+    )
     _refuse_other_weights(model, attributes, path, place)
     return model
 
@@ -152,20 +154,20 @@ def _load(
     image_size: int | None,
     weights: str | None,
     download: bool,
-    listen: Listener,
+    on_progress: Listener,
     goes_on: Mapping[str, Any] | None,
     made: Mapping[str, Any] | None,
 ) -> LoadedModel:
     weights = weights and weights.removeprefix("local-dir:")
     with hub.offline(not download):
-        with hub.announced(listen, f"fetching the config of {name}"):
+        with hub.announced(on_progress, f"fetching the config of {name}"):
             named = find_config(name, weights, download, made, goes_on)
         _refuse_unsupported(name, named.config, image_size)
-        found = find_weights(name, named, pretrained, weights, download, listen, made, goes_on)
-        with hub.announced(listen, f"looking for the preprocessing and activation of the weights of {name}"):
+        found = find_weights(name, named, pretrained, weights, download, on_progress, made, goes_on)
+        with hub.announced(on_progress, f"looking for the preprocessing and activation of the weights of {name}"):
             settings = settle(name, named, found, pretrained, image_size, download, goes_on)
         if settings.note and made is None:
-            listen(Progress(NOTE, 0, None, settings.note))
+            on_progress(Progress(NOTE, 0, None, settings.note))
         clip = _built(name, named, found, settings, image_size)
         if found.path is not None:
             with _quiet_logging():

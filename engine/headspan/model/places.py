@@ -36,7 +36,7 @@ def find_weights(
     pretrained: str | None,
     weights: str | None,
     download: bool,
-    listen: Listener,
+    on_progress: Listener,
     made: Mapping[str, Any] | None,
     goes_on: Mapping[str, Any] | None = None,
 ) -> Weights:
@@ -55,13 +55,13 @@ def find_weights(
         if made is None and pretrained not in (None, weights) and not moved:
             assert pretrained is not None
             _refuse_contradiction(name, named, pretrained, weights)
-        return _at_place(name, weights, download, listen)
+        return _at_place(name, weights, download, on_progress)
     recorded = recorded_paths(made).get("weights")
     if recorded and Path(recorded).is_file():
         return _file(Path(recorded))
     if named.with_weights:
         if named.folder is None:
-            return _from_repository(name, named.known_as, download, listen)
+            return _from_repository(name, named.known_as, download, on_progress)
         path = weights_in(named.folder)
         if path is None:
             raise ModelError(f"{name}: {named.folder} holds no weights; put its .safetensors there")
@@ -71,9 +71,9 @@ def find_weights(
     if pretrained is None:
         raise ModelError(f"{name}: no weights named; {_choices(named)} with --pretrained")
     if pretrained.startswith(hub.PREFIX):
-        return _from_repository(name, pretrained, download, listen)
+        return _from_repository(name, pretrained, download, on_progress)
     if tag := open_clip.get_pretrained_cfg(named.known_as, pretrained):
-        return _of_tag(name, pretrained, tag, download, listen)
+        return _of_tag(name, pretrained, tag, download, on_progress)
     if (file := expand_user(pretrained, ModelError)).is_file():
         return _file(file)
     if made is not None:
@@ -127,10 +127,10 @@ def _at_random(pretrained: str, weights: str | None) -> Weights:
     return Weights(None, int(seed))
 
 
-def _at_place(name: str, weights: str, download: bool, listen: Listener) -> Weights:
+def _at_place(name: str, weights: str, download: bool, on_progress: Listener) -> Weights:
     """The weights where the user says that they lie: a file, a folder, or a repository."""
     if weights.startswith(hub.PREFIX):
-        return _from_repository(name, weights, download, listen)
+        return _from_repository(name, weights, download, on_progress)
     place = expand_user(weights, ModelError)
     path = weights_in(place) if place.is_dir() else place
     if path is None or not path.is_file():
@@ -144,11 +144,11 @@ def _file(path: Path) -> Weights:
     return Weights(path, repository=hub.repository_of(path))
 
 
-def _from_repository(name: str, named: str, download: bool, listen: Listener) -> Weights:
+def _from_repository(name: str, named: str, download: bool, on_progress: Listener) -> Weights:
     repository = named.removeprefix(hub.PREFIX)
     what = f"fetching the weights of {name} from https://huggingface.co/{repository}"
     try:
-        with hub.announced(listen, what):
+        with hub.announced(on_progress, what):
             return Weights(hub.fetch(repository, hub.WEIGHTS, download), repository=repository)
     except ModelError as error:
         if not download:
@@ -162,11 +162,11 @@ def _from_repository(name: str, named: str, download: bool, listen: Listener) ->
         ) from error
 
 
-def _of_tag(name: str, tag: str, settings: Mapping[str, Any], download: bool, listen: Listener) -> Weights:
+def _of_tag(name: str, tag: str, settings: Mapping[str, Any], download: bool, on_progress: Listener) -> Weights:
     home = str(settings.get("hf_hub") or "").rpartition("/")[0]
     source = f"https://huggingface.co/{home}" if home else str(settings.get("url"))
     try:
-        with hub.announced(listen, f"fetching the weights {tag} of {name} from {source}"):
+        with hub.announced(on_progress, f"fetching the weights {tag} of {name} from {source}"):
             return Weights(Path(download_pretrained(dict(settings))))
     except (OSError, RuntimeError, ValueError) as error:
         # open_clip's own sentence about which file it was adds nothing to the reason.

@@ -23,10 +23,10 @@ from headspan.model.load import LoadedModel
 
 @torch.inference_mode()
 def encode_texts(
-    model: LoadedModel, texts: Sequence[str], batch_size: int = 128, listen: Listener = ignore
+    model: LoadedModel, texts: Sequence[str], batch_size: int = 128, on_progress: Listener = ignore
 ) -> Float32[np.ndarray, "text joint"]:
     """Embed raw sentences, no template, each divided by its length; float32 on the CPU."""
-    with announced(listen, f"fetching the tokenizer of {model.name}"):
+    with announced(on_progress, f"fetching the tokenizer of {model.name}"):
         tokenizer = model.tokenizer()
     tokens = tokenizer(list(texts))
     lengths = _lengths(model.clip, tokens)
@@ -44,7 +44,7 @@ def encode_texts(
         if vectors is None:
             vectors = np.empty((len(texts), found.shape[1]), np.float32)
         vectors[batch.numpy()] = found
-        listen(Progress("texts", start + len(batch), len(texts), note))
+        on_progress(Progress("texts", start + len(batch), len(texts), note))
     assert vectors is not None, "a pool holds at least one text"
     return vectors
 

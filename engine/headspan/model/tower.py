@@ -66,7 +66,7 @@ class Tower(Description):
         if with_patches:
             shape = (len(x), len(layers), self.heads, self.tokens, self.head_dim)
             patches = torch.empty(shape, dtype=patches_dtype, device=x.device)
-        mixes: list[Tensor] = []
+        head_outputs: list[Tensor] = []
         terms = [_pool(x, pooling)] if with_terms and direct else []
         last = len(self.blocks) - 1
         # What a block adds last is left to the next one's norm, which reads the rows anyway.
@@ -78,16 +78,16 @@ class Tower(Description):
             else:
                 x, added, heads, mixed = self._attend(block, x, added, pooling, slot)
                 if index in carried:
-                    mixes.append(mixed)
+                    head_outputs.append(mixed)
             x, added = self._mlp(block.mlp, x, added)
             if index in layers:
                 kept.append(heads)
             if with_terms and direct:
                 terms.append(_pool(added, pooling))
-        carried_mixes = None
+        through_pool = None
         if self.pool is not None:
             slot = None if patches is None else patches[:, 0]
-            x, heads, carried_mixes = self._attend_latent(self.pool, _sum(x, added), mixes, slot)
+            x, heads, through_pool = self._attend_latent(self.pool, _sum(x, added), head_outputs, slot)
             kept.append(heads)
             added = None
             if self.pool.mlp is not None:
@@ -101,7 +101,7 @@ class Tower(Description):
             heads=torch.stack(kept, dim=1),
             patches=patches,
             terms=torch.stack(terms, dim=1) if with_terms and terms else None,
-            carried=carried_mixes,
+            carried=through_pool,
         )
 
     def _embed(self, pixels: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Tower(Description):
     def _attend(
         self, block: Block, x: Tensor, added: Tensor | None, pooling: Tensor | None, slot: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`x + added`, the attention's output on it, what the pooled row took of each head, and the heads' mixes.
+        """`x + added`, the attention's output on it, what the pooled row took of each head, and all rows' head outputs.
 
         `α v` goes to `slot`, where there is one.
         """
@@ -172,7 +172,7 @@ class Tower(Description):
         return rows[:, 0], output, heads
 
     def _attend_latent(
-        self, pool: AttentionPool, x: Tensor, mixes: Sequence[Tensor], slot: Tensor | None
+        self, pool: AttentionPool, x: Tensor, head_outputs: Sequence[Tensor], slot: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Attention pooling: one query, the same for every image, over the rows; nothing is added to it."""
         rows = x[:, pool.skip :]
@@ -180,10 +180,10 @@ class Tower(Description):
         query = pool.query.expand(len(x), -1)
         mixed, emitted = self.ops.pooled_attention(query, key_value, pool.heads, slot is not None, slot)
         carried = None
-        if mixes:
+        if head_outputs:
             key = key_value[..., : query.shape[1]]
             weights = self.ops.attention_weights(query, key, pool.heads) / _std(rows.float(), pool.norm.eps)[:, None]
-            heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in mixes]
+            heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in head_outputs]
             carried = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
         return self.ops.linear(mixed, *pool.output), emitted.heads, carried
 

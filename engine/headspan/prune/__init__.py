@@ -1,0 +1,1 @@
+"""Embeddings without some heads, and the studies built on them."""

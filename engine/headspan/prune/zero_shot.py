@@ -38,7 +38,7 @@ def embed_classes(
     store: Store,
     name: str,
     sets: Mapping[str, Prompts],
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
 ) -> dict[str, Classes]:
@@ -53,7 +53,7 @@ def embed_classes(
             missing = f"class {empty[0]!r} has no prompt" if empty else "there is no class"
             raise SettingsError(f"classes of {factor!r}: {missing}; give each class a list of prompts")
     texts = [text for prompts in sets.values() for ways in prompts.values() for text in ways]
-    vectors = iter(text_vectors(store, Pool(name, tuple(texts)), listen, weights=weights))
+    vectors = iter(text_vectors(store, Pool(name, tuple(texts)), on_progress, weights=weights))
     found = {}
     for factor, prompts in sets.items():
         means = np.stack([np.mean([next(vectors) for _ in ways], axis=0) for ways in prompts.values()])

@@ -27,7 +27,7 @@ def write_report(
     store: Store,
     path: str | Path,
     run: str | None = None,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     shards: Sequence[str] = (),
 ) -> Path:
     """Write the report of a CCS run, or of the only one there is, to `path`; returns the path.
@@ -41,11 +41,13 @@ def write_report(
     found = read_scores(store, run)
     spans = read_spans(store, found.labels.run)
     heads = list(_describe(spans, found))
-    examples, missing = find_examples(store, spans, heads, listen, shards)
+    examples, missing = find_examples(store, spans, heads, on_progress, shards)
     if missing:
         why = next(iter(missing.values()))
         todo = "" if shards else "; --shards (in Python shards=) names the tars where they lie now"
-        listen(Progress(NOTE, 0, None, f"{len(missing)} of the images to show could not be read (first: {why}){todo}"))
+        on_progress(
+            Progress(NOTE, 0, None, f"{len(missing)} of the images to show could not be read (first: {why}){todo}")
+        )
     content = Content(
         notices=[notice] if (notice := random_weights_notice(store)) else [],
         model=str(store.attributes["model"]),

@@ -46,7 +46,7 @@ class _Best:
 
 
 def find_examples(
-    store: Store, spans: HeadSpans, heads: Sequence[DescribedHead], listen: Listener, shards: Sequence[str] = ()
+    store: Store, spans: HeadSpans, heads: Sequence[DescribedHead], on_progress: Listener, shards: Sequence[str] = ()
 ) -> tuple[list[HeadExamples], dict[int, str]]:
     """The best heads with their best images, and the reasons why images are missing, by row.
 
@@ -81,7 +81,7 @@ def find_examples(
                     example = replace(example, map=data_uri(overlay(thumbnail, maps[place], strongest)))
             examples.append(example)
         shown.append(HeadExamples(best.head, examples, strongest))
-        listen(Progress("report", done, len(chosen)))
+        on_progress(Progress("report", done, len(chosen)))
     return shown, missing
 
 

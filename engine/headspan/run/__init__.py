@@ -1,0 +1,1 @@
+"""The main job: plan, compute, verify and repair a store."""

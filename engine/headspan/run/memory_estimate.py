@@ -25,12 +25,12 @@ from headspan.store.write.unit import WAITING_PIECES
 
 # What libraries set aside on first use: thread stacks, products' work space, the allocator's slack.
 _LIBRARIES_BYTES = 256 << 20
-# Rows as wide as the stream that a block holds at once: the stream and its sum, norm, queries, keys, values, mixes,
-# the MLP's hidden rows (four and their activation) and its output, with one more for their change of type.
+# Rows of the residual stream's width that one block holds at once: the stream and its sum, the norm, queries, keys,
+# values, head outputs, the MLP's hidden rows (four, and their activation) and its output, and one for type conversion.
 _ROWS_AT_ONCE = 16
 
 
-def projected_bytes(settings: PrecomputeSettings, encoder: Encoder, specs: dict[str, ArraySpec]) -> int:
+def estimated_bytes(settings: PrecomputeSettings, encoder: Encoder, specs: dict[str, ArraySpec]) -> int:
     """Bytes of main memory that the run will hold at most; a GPU's own memory is not in it."""
     row_bytes = sum(spec.row_bytes for spec in specs.values())
     batch = settings.batch_size

@@ -26,7 +26,7 @@ from headspan.model.layers import Mlp, Norm
 from headspan.model.tower import Tower
 from headspan.redact import redact
 from headspan.run.encoder import Encoder
-from headspan.run.memory_estimate import projected_bytes
+from headspan.run.memory_estimate import estimated_bytes
 from headspan.run.planned_sources import as_planned
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
@@ -34,12 +34,12 @@ from headspan.shards.sources import describe_each
 from headspan.shards.urls import is_relative
 from headspan.store.schema import FORMAT, Dimensions, image_bytes, member_names, moment_arrays
 from headspan.store.tables import read_shards
-from headspan.store.write.create import StagedStore
+from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 
 
 def open_planned(
-    settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder, listen: Listener
+    settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder, on_progress: Listener
 ) -> StoreWriter:
     """The store that the settings name, planned over the shards `urls` (by name) now if it is not there yet."""
     path = Path(settings.out)
@@ -50,8 +50,8 @@ def open_planned(
     shards: list[Shard] = []
     notes: list[BadImage] = []
     unit_images = settings.unit_images or _unit_images(encoder.device.type, settings.emit)
-    with StagedStore(path) as staged:
-        images = staged.plan(_collected(urls, shards, notes, listen, settings.member_names), unit_images, notes)
+    with NewStore(path) as staged:
+        images = staged.plan(_collected(urls, shards, notes, on_progress, settings.member_names), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
         first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
@@ -61,7 +61,7 @@ def open_planned(
     store = StoreWriter(path)
     per_image = image_bytes(store.specs)
     direct = encoder.exact.direct_layers
-    memory = projected_bytes(settings, encoder, store.specs)
+    memory = estimated_bytes(settings, encoder, store.specs)
     once = _bytes_once(store)
     words = [
         f"{(images * per_image + once) / 1e6:,.1f} MB: {per_image:,} bytes an image, and {once / 1e6:,.1f} MB of "
@@ -72,7 +72,7 @@ def open_planned(
         words.append(f"{counted(len(notes), 'note')} on captions and other members; `{lists}` lists them")
     if direct.start > 0 and not encoder.carried:
         words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
-    listen(Progress("planned", images, images, "; ".join(words)))
+    on_progress(Progress("planned", images, images, "; ".join(words)))
     return store
 
 
@@ -229,7 +229,7 @@ def restored_plan_files(
         return restored
     shards: list[Shard] = []
     notes: list[BadImage] = []
-    with StagedStore(store.path) as staged:
+    with NewStore(store.path) as staged:
         names = member_names(store.attributes)
         staged.plan(_collected(urls, shards, notes, ignore, names), store.size.unit_images, notes)
         folded = fold(encoder.exact, encoder.layers)
@@ -258,8 +258,8 @@ def _fitting(unit_images: int, images: int) -> int:
 
 
 def _collected(
-    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], listen: Listener, names: MemberNames
+    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], on_progress: Listener, names: MemberNames
 ) -> Iterator[Sample]:
-    for shard, samples in list_samples(urls, on_note=notes.append, listen=listen, names=names):
+    for shard, samples in list_samples(urls, on_note=notes.append, on_progress=on_progress, names=names):
         shards.append(shard)
         yield from samples

@@ -15,7 +15,7 @@ import numpy as np
 
 from headspan.config import PrecomputeSettings, bad_limit
 from headspan.decode.images import DecodedImage
-from headspan.decode.in_flight import InHand
+from headspan.decode.in_flight import UnitsInFlight
 from headspan.decode.prefetch import prefetch
 from headspan.decode.workers import Renderer, decode, renderer
 from headspan.decompose.contributions import Contributions, contributions
@@ -27,7 +27,7 @@ from headspan.model.load import load_model
 from headspan.run.encoder import Encoder, prepare
 from headspan.run.planned_sources import PlannedSources, as_planned
 from headspan.run.planning import open_planned
-from headspan.run.scheduler import Work
+from headspan.run.scheduler import Scheduler
 from headspan.run.summary import Summary
 from headspan.shards.samples import BadImage, Unit
 from headspan.shards.urls import expand, stored_names
@@ -35,13 +35,13 @@ from headspan.store.schema import attributes_of
 from headspan.store.tables import read_shards
 from headspan.store.write.commits import UnitRecord
 from headspan.store.write.unit import StoreWriter
-from headspan.store.write.workers import other_writers
+from headspan.store.write.workers import other_workers
 from headspan.timing import StageTimes
 
 T = TypeVar("T")
 
 
-def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summary:
+def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> Summary:
     """Stream the shards through the encoder and store every kept head's contributions.
 
     Raises HeadspanError where a source, the model, the settings or the disk do not allow it, or where more images
@@ -59,25 +59,25 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
             settings.pretrained,
             settings.image_size,
             weights=settings.weights,
-            listen=listen,
+            on_progress=on_progress,
             goes_on=made,
         ),
     )
     if encoder.exact.runs_twice:
-        listen(Progress(NOTE, 0, None, f"{settings.model} norms its rows before their mean: two passes an image"))
-    store = open_planned(settings, urls, encoder, listen)
+        on_progress(Progress(NOTE, 0, None, f"{settings.model} norms its rows before their mean: two passes an image"))
+    store = open_planned(settings, urls, encoder, on_progress)
     stored: list[UnitRecord] = []
     times = StageTimes()
     if not store.commits.complete:
         # Whatever says so of a store whose records were lost since: its moments are to be written again.
         store.commits.reopen()
-    if not store.commits.complete or any(other_writers(store.path)):
+    if not store.commits.complete or any(other_workers(store.path)):
         planned = read_shards(store.path)
         sources = PlannedSources(planned, as_planned(planned, store.attributes, urls))
         bad = [image for record in store.commits.records() for image in record.bad]
         _refuse_bad(settings, store, bad)
-        with Work(store) as work:
-            with closing(compute(store, work, sources, encoder, to_pixels, settings, listen, times)) as records:
+        with Scheduler(store) as work:
+            with closing(compute(store, work, sources, encoder, to_pixels, settings, on_progress, times)) as records:
                 for record in records:
                     stored.append(record)
                     bad += record.bad
@@ -88,19 +88,19 @@ def precompute(settings: PrecomputeSettings, listen: Listener = ignore) -> Summa
         images=sum(record.images for record in stored),
         bad=sorted((image for record in stored for image in record.bad), key=lambda image: image.row),
         skipped=sum(record.rows for record in store.commits.records()) - sum(record.rows for record in stored),
-        aside=store.commits.units_aside(),
+        quarantined=store.commits.quarantined_units(),
         seconds=times.seconds(),
     )
 
 
 def compute(
     store: StoreWriter,
-    work: Work,
+    work: Scheduler,
     sources: PlannedSources,
     encoder: Encoder,
     to_pixels: Renderer,
     settings: PrecomputeSettings,
-    listen: Listener,
+    on_progress: Listener,
     times: StageTimes,
     again: bool = False,
 ) -> Generator[UnitRecord, None, None]:
@@ -111,29 +111,29 @@ def compute(
     store.refuse_damaged_metadata()
     finished, bad = store.size.images - sum(unit.rows for unit in store.unfinished()), 0
     # Told before the first batch too, so that its time is part of the rate that is shown.
-    listen(Progress("images", finished, store.size.images))
+    on_progress(Progress("images", finished, store.size.images))
     for units in work.passes():
-        in_hand = InHand(units, store.samples)
+        in_flight = UnitsInFlight(units, store.samples)
         decoded = decode(
-            in_hand.samples(),
+            in_flight.samples(),
             encoder.model.preprocess,
-            on_bad=in_hand.note_bad,
+            on_bad=in_flight.note_bad,
             workers=settings.workers,
             # Half before the model, half within decoding.
             in_flight_bytes=settings.in_flight_bytes // 2,
             open_source=sources.open,
-            on_read=in_hand.note_read,
+            on_read=in_flight.note_read,
             times=times,
             to_pixels=to_pixels,
         )
         # Closed whatever happens, so that no thread outlives a failure.
         with closing(prefetch(decoded, _pixel_bytes, settings.in_flight_bytes // 2)) as images:
-            for unit, members in in_hand.by_unit(images):
+            for unit, members in in_flight.by_unit(images):
 
                 def tell(rows: int, before: int = finished, note: str = f"{bad} bad" if bad else "") -> None:
-                    listen(Progress("images", min(before + rows, store.size.images), store.size.images, note))
+                    on_progress(Progress("images", min(before + rows, store.size.images), store.size.images, note))
 
-                record = compute_unit(store, unit, members, in_hand, encoder, settings.batch_size, tell, times, again)
+                record = compute_unit(store, unit, members, in_flight, encoder, settings.batch_size, tell, times, again)
                 work.finished(unit)
                 finished += unit.rows
                 if record is not None:
@@ -145,7 +145,7 @@ def compute_unit(
     store: StoreWriter,
     unit: Unit,
     images: Iterator[DecodedImage],
-    in_hand: InHand,
+    in_flight: UnitsInFlight,
     encoder: Encoder,
     batch_size: int,
     tell: Callable[[int], None],
@@ -168,7 +168,7 @@ def compute_unit(
             with times.of("storing"):
                 writer.put(rows[good], {name: array[good] for name, array in arrays.items()})
             tell(batch[-1].row + 1 - unit.first_row)
-        crc32c, bad = in_hand.read_of(unit)
+        crc32c, bad = in_flight.read_of(unit)
         with times.of("storing"):
             record = writer.commit(moments, [*bad, *overflows], crc32c, again)
     tell(unit.rows)

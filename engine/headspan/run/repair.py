@@ -24,7 +24,7 @@ from headspan.run.encoder import prepare
 from headspan.run.planned_sources import PlannedSources, places
 from headspan.run.planning import refuse_other_run, restored_plan_files
 from headspan.run.precompute import compute
-from headspan.run.scheduler import Work
+from headspan.run.scheduler import Scheduler
 from headspan.run.verify import WHOLE_STORE, Verdict, verify
 from headspan.shards.urls import expand, local_path, stored_names
 from headspan.store.reader import Store
@@ -48,7 +48,7 @@ class Repaired:
 def repair(
     path: str | Path,
     shards: Sequence[str] = (),
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
     **settings: Any,
@@ -65,13 +65,13 @@ def repair(
     root = _restored_root(path)
     store = StoreWriter(path)
     withdrawn = store.commits.withdraw_damaged()
-    verdict = verify(Store(path, keep_failed=True), listen, shards=shards)
+    verdict = verify(Store(path, include_failed=True), on_progress, shards=shards)
     problems = [problem for problem in verdict.problems if problem.of_store]
     if any(problem.where.startswith("moments/") for problem in problems):
         # Added up again from the groups; those whose moments are not kept are computed again.
         store.commits.reopen()
         withdrawn |= store.commits.withdraw_damaged()
-    aside = {unit.index for unit in store.commits.units_aside()}
+    aside = {unit.index for unit in store.commits.quarantined_units()}
     damaged = {problem.unit for problem in problems} - {WHOLE_STORE} - aside - withdrawn
     if not problems and not withdrawn:
         store.finish()
@@ -80,7 +80,7 @@ def repair(
     to_pixels = renderer(run.decode)
     urls = stored_names(expand(run.shards, run.allow_pipe))
     urls = _by_planned_names(store, urls, run)
-    encoder = prepare(run, lambda: load_stored_model(store.attributes, path, weights, listen))
+    encoder = prepare(run, lambda: load_stored_model(store.attributes, path, weights, on_progress))
     whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, whole, urls, encoder)
     refuse_other_run(store, run, urls, encoder)
@@ -89,12 +89,14 @@ def repair(
     for chosen, again in ((damaged, True), (withdrawn | aside, False)):
         units = [unit for unit in store.units if unit.index in chosen]
         with (
-            Work(store, only=units) as work,
-            closing(compute(store, work, sources, encoder, to_pixels, run, listen, StageTimes(), again)) as made,
+            Scheduler(store, only=units) as work,
+            closing(compute(store, work, sources, encoder, to_pixels, run, on_progress, StageTimes(), again)) as made,
         ):
             done += [record.unit for record in made]
     store.finish()
-    return Repaired(tuple(sorted(done)), (*root, *files), verify(Store(path, keep_failed=True), listen, shards=shards))
+    return Repaired(
+        tuple(sorted(done)), (*root, *files), verify(Store(path, include_failed=True), on_progress, shards=shards)
+    )
 
 
 def _restored_root(path: Path) -> tuple[str, ...]:

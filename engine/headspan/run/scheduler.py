@@ -11,22 +11,22 @@ from collections.abc import Iterable, Iterator
 
 from headspan.shards.samples import Unit
 from headspan.store.write.unit import StoreWriter
-from headspan.store.write.workers import WriterLog, forget, other_writers
+from headspan.store.write.workers import WorkerLog, forget, other_workers
 
 TRIES = 3
 
 
-class Work:
+class Scheduler:
     """The units that are left, for one writer; a context manager, in which its log stands beside the store."""
 
     def __init__(self, store: StoreWriter, only: Iterable[Unit] | None = None) -> None:
         """All unfinished units; or `only` these, finished or not, each alone."""
         self._store = store
         self._only = None if only is None else list(only)
-        self._log = WriterLog(store.path, store.token)
+        self._log = WorkerLog(store.path, store.token)
         self._others: list[Unit] = []
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> Scheduler:
         self._store.commits.settle_all()
         self._log.__enter__()
         return self
@@ -43,14 +43,14 @@ class Work:
             return
         alone = self._tidy_after_the_killed()
         units = self._store.unfinished()
-        aside = {unit.index for unit in self._store.commits.units_aside()}
+        aside = {unit.index for unit in self._store.commits.quarantined_units()}
         yield self._take([unit for unit in units if unit.index not in alone and unit.index not in aside])
         suspects = [unit for unit in units if unit.index in alone and unit.index not in aside]
         for unit in sorted(suspects, key=lambda unit: alone[unit.index]):
             if alone[unit.index] < TRIES:
                 yield self._take([unit])
             elif not self._store.commits.is_done(unit.index):
-                self._store.commits.set_aside(unit, alone[unit.index])
+                self._store.commits.quarantine(unit, alone[unit.index])
         # From the end, so that two writers that are left with the same units meet half-way.
         yield self._take(reversed(self._others), whoever=True)
 
@@ -63,8 +63,8 @@ class Work:
             if self._store.commits.is_done(unit.index):
                 continue
             if not whoever and any(
-                writer.alive and unit.index in writer.in_hand
-                for writer in other_writers(self._store.path, self._store.token)
+                writer.alive and unit.index in writer.in_flight
+                for writer in other_workers(self._store.path, self._store.token)
             ):
                 self._others.append(unit)
                 continue
@@ -74,10 +74,10 @@ class Work:
     def _tidy_after_the_killed(self) -> Counter[int]:
         """The open units that killed writers had in hand, each with how often it was the only one."""
         alone: Counter[int] = Counter()
-        for writer in other_writers(self._store.path, self._store.token):
+        for writer in other_workers(self._store.path, self._store.token):
             if writer.alive:
                 continue
-            units = [self._store.units[unit] for unit in writer.in_hand]
+            units = [self._store.units[unit] for unit in writer.in_flight]
             for unit in units:
                 self._store.drop_staged(unit, writer.token)
             if all(self._store.commits.is_done(unit.index) for unit in units):

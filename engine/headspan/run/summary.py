@@ -16,7 +16,7 @@ class Summary:
     images: int
     bad: list[BadImage]
     skipped: int
-    # Units that were set aside, since they ended the process again and again.
-    aside: list[Unit] = field(default_factory=list)
+    # Units that were set apart because they repeatedly ended the process.
+    quarantined: list[Unit] = field(default_factory=list)
     # Of the streaming, in this call, as `StageTimes.seconds` gives them.
     seconds: dict[str, float] = field(default_factory=dict)

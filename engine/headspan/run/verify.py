@@ -72,7 +72,7 @@ class Verdict:
     unreached: int = 0
 
 
-def verify(store: Store, listen: Listener = ignore, sources: bool = False, shards: Sequence[str] = ()) -> Verdict:
+def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, shards: Sequence[str] = ()) -> Verdict:
     """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them; and what
     analyses added.
 
@@ -90,7 +90,7 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False, shard
     readable = not any(
         problem.where.startswith("model/") or problem.where.endswith(("zarr.json", ".parquet")) for problem in problems
     )
-    aside = {unit.index: unit for unit in store.units_aside()}
+    aside = {unit.index: unit for unit in store.quarantined_units()}
     for left in aside.values():
         problems.append(Problem(left.index, left.first_row, left.rows, "was set aside, since it ended its process"))
     unreached = 0
@@ -112,7 +112,7 @@ def verify(store: Store, listen: Listener = ignore, sources: bool = False, shard
         if sources and readable:
             found += again.problems(store, record)
         problems.extend(found)
-        listen(Progress("verify", done, len(store.records), counted(len(problems), "problem") if problems else ""))
+        on_progress(Progress("verify", done, len(store.records), counted(len(problems), "problem") if problems else ""))
     if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
         problems.extend(_moment_problems(store, count, total))
     for name, what in damaged(store):
@@ -236,11 +236,11 @@ class _Unit:
         total = np.zeros_like(embedding)
         if store.terms:
             mlps, means = self._arrays["mlps"][good].astype(np.float32), self._arrays["mlp_means"][good]
-            total += mlp_contributions(mlps, means, norm, store.folded, "even", True).sum(axis=1)
+            total += mlp_contributions(mlps, means, norm, store.folded, "uniform", True).sum(axis=1)
         for kept, layer in enumerate(store.layers):
             for head in range(store.heads_per_layer):
-                mixes = self._arrays["heads"][good, kept, head].astype(np.float32)
-                total += head_coordinates(mixes, norm, True) @ store.head_directions(layer, head)
+                head_outputs = self._arrays["heads"][good, kept, head].astype(np.float32)
+                total += head_coordinates(head_outputs, norm, True) @ store.head_directions(layer, head)
         unit = embedding / norm[:, 2:]
         return [float(error) for error in np.linalg.norm(total - unit, axis=1)]
 

@@ -1,0 +1,1 @@
+"""From shard names to a plan: URLs, bytes, tar members, samples, rows and units."""

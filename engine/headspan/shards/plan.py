@@ -46,7 +46,7 @@ def list_samples(
     urls: Mapping[str, str],
     *,
     on_note: Callable[[BadImage], None],
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     names: MemberNames = _ANY_NAMES,
 ) -> Iterator[tuple[Shard, list[Sample]]]:
     """Each shard with its images, rows consecutive over all shards; a `Progress` of stage `plan` after each.
@@ -60,7 +60,7 @@ def list_samples(
     for done, (name, described) in enumerate(zip(urls, describe_each(urls.values()), strict=True), start=1):
         shard, samples = scan(urls[name], images, on_note, name, described, names, fields)
         images += shard.images
-        listen(Progress(stage="plan", done=done, total=len(urls), note=counted(images, "image")))
+        on_progress(Progress(stage="plan", done=done, total=len(urls), note=counted(images, "image")))
         yield shard, samples
     if images == 0:
         wanted = f"members named {', '.join(f'*.{extension}' for extension in sorted(IMAGE_EXTENSIONS))}"

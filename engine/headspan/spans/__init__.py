@@ -1,0 +1,1 @@
+"""TEXTSPAN: the texts that span what a head writes."""

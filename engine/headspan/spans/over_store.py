@@ -53,7 +53,7 @@ def textspan(
     layers: Sequence[int] | None = None,
     rank: int = 80,
     run: str | None = None,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     also: Sequence[Store] = (),
     overwrite: bool = False,
     *,
@@ -81,7 +81,7 @@ def textspan(
     if not chosen_layers:
         raise SettingsError(f"{store.path}: no layers to describe; name some, or leave layers out for all")
     for layer in chosen_layers:
-        store.kept(layer)
+        store.layer_index(layer)
     moments = _added_moments(store, also)
     _refuse_too_few(store, moments)
     settings = {
@@ -90,7 +90,7 @@ def textspan(
         "layers": list(chosen_layers),
         "texts_per_head": texts_per_head,
         "rank": rank,
-        "convention": "even",
+        "convention": "uniform",
         "images": moments.count,
         # Of this store, and of the others in an order that does not depend on how they were named.
         "moments_sha256": [store.moments().sha256, *sorted(other.moments().sha256 for other in also)],
@@ -99,10 +99,10 @@ def textspan(
     if not overwrite and results.sound(store, "textspan", run):
         _refuse_otherwise_made(store, run, settings)
         if not results.sound(store, "texts", str(settings["pool"])):
-            text_vectors(store, pool, listen, weights=weights)
-        listen(Progress(NOTE, 1, 1, f"textspan/{run} was made with the same settings before; it is unchanged"))
+            text_vectors(store, pool, on_progress, weights=weights)
+        on_progress(Progress(NOTE, 1, 1, f"textspan/{run} was made with the same settings before; it is unchanged"))
         return read_spans(store, run)
-    vectors = text_vectors(store, pool, listen, weights=weights)
+    vectors = text_vectors(store, pool, on_progress, weights=weights)
     spans = span_store(store, vectors, texts_per_head, chosen_layers, rank, moments)
     shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
     result = HeadSpans(
@@ -122,7 +122,7 @@ def textspan(
         {"indices": (result.indices, dims), "explained": (result.explained, dims)},
         settings,
         overwrite,
-        listen,
+        on_progress,
     )
     return result
 
@@ -192,8 +192,8 @@ def span_store(
         (
             Spread(
                 moments.count,
-                moments.total[store.kept(layer), head],
-                moments.gram[store.kept(layer), head],
+                moments.total[store.layer_index(layer), head],
+                moments.gram[store.layer_index(layer), head],
                 store.head_directions(layer, head),
             )
             for layer in layers

@@ -1,0 +1,1 @@
+"""The store on disk and how it is read, without torch."""

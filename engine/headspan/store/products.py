@@ -21,7 +21,7 @@ try:
 except ImportError:
     numkong = None  # type: ignore[assignment]
 
-# Products that a thread has in hand before it adds the shares stay in its core's cache.
+# Products that a thread has in hand before it adds the mean_and_bias stay in its core's cache.
 _BLOCK_BYTES = 1 << 19
 # Columns of a pass: of 32, 64 and 128, and all at once, 64 and 128 are the fastest, twice as fast as 512 at once.
 _COLUMNS = 64
@@ -30,35 +30,35 @@ _FINER = np.float32(2.0**11)
 
 def summed_products(
     maps: MappedRows,
-    shares: Float32[np.ndarray, "3 rows"],
+    mean_and_bias: Float32[np.ndarray, "3 rows"],
     places: Sequence[tuple[int, int]],
     matrices: Sequence[Float[np.ndarray, "coordinate column"]],
 ) -> Float32[np.ndarray, "column rows"]:
     """Normalised coordinates of the heads at `places` of `maps`, times each head's matrix, summed over the heads.
 
-    `shares` are every row's `share_coordinates`; a row is NaN where they are. Raises UnmappableError where the shards
-    cannot be mapped, or there are no kernels for this processor: the caller then multiplies in NumPy.
+    `mean_and_bias` holds every row's `mean_and_bias_terms`; rows where it is NaN give NaN. Raises UnmappableError if
+    the shards cannot be mapped or this processor has no kernels; the caller then multiplies in NumPy.
     """
     if numkong is None:
         raise UnmappableError("numkong is not installed")
     stacked = np.stack(matrices).astype(np.float32)
-    sums = np.empty((stacked.shape[2], shares.shape[1]), np.float32)
+    sums = np.empty((stacked.shape[2], mean_and_bias.shape[1]), np.float32)
     for first in range(0, len(sums), _COLUMNS):
-        _pass(maps, shares, places, stacked[..., first : first + _COLUMNS], sums[first : first + _COLUMNS])
+        _pass(maps, mean_and_bias, places, stacked[..., first : first + _COLUMNS], sums[first : first + _COLUMNS])
     return sums
 
 
 def _pass(
     maps: MappedRows,
-    shares: Float32[np.ndarray, "3 rows"],
+    mean_and_bias: Float32[np.ndarray, "3 rows"],
     places: Sequence[tuple[int, int]],
     stacked: Float32[np.ndarray, "head coordinate column"],
     sums: Float32[np.ndarray, "column rows"],
 ) -> None:
     """Fill `sums` for some of the columns."""
-    own, common = stacked[:, : -len(shares)], stacked[:, -len(shares) :].sum(axis=0)
+    own, common = stacked[:, : -len(mean_and_bias)], stacked[:, -len(mean_and_bias) :].sum(axis=0)
     packed, scale = _packed(own)
-    rows, columns, chunk_rows = shares.shape[1], own.shape[2], maps.spec.chunk[0]
+    rows, columns, chunk_rows = mean_and_bias.shape[1], own.shape[2], maps.spec.chunk[0]
     threads = os.cpu_count() or 1
     # One span of rows for each thread.
     span_rows = -(-rows // (threads * chunk_rows)) * chunk_rows
@@ -91,7 +91,7 @@ def _pass(
                 # A column after the other, since NumPy would else walk along the shorter axis.
                 pair = slice(2 * column, 2 * column + 2)
                 np.matmul(total[:count, pair], scale[pair], out=out)
-                _add_shares(shares[:, here], common[:, column], out)
+                _add_shares(mean_and_bias[:, here], common[:, column], out)
 
     firsts = range(0, rows, span_rows)
     others = [
@@ -114,10 +114,12 @@ def _threads(process: int, count: int) -> ThreadPoolExecutor:
 
 
 def _add_shares(
-    shares: Float32[np.ndarray, "3 rows"], common: Float32[np.ndarray, "3"], products: Float32[np.ndarray, " rows"]
+    mean_and_bias: Float32[np.ndarray, "3 rows"],
+    common: Float32[np.ndarray, "3"],
+    products: Float32[np.ndarray, " rows"],
 ) -> None:
     """Make products of heads' own numbers those of all normalised coordinates, in place."""
-    over_s, mean, one = shares
+    over_s, mean, one = mean_and_bias
     products += common[0]
     products *= over_s
     products += common[1] * mean

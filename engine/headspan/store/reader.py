@@ -26,8 +26,8 @@ from headspan.decompose.formula import (
     check_convention,
     head_coordinates,
     head_directions,
+    mean_and_bias_terms,
     mlp_contributions,
-    share_coordinates,
 )
 from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.shards.samples import BadImage, Sample, Shard, Unit
@@ -50,11 +50,11 @@ class Store:
     """What `precompute` wrote. Layers and heads count from 0, as in the model; `layers` lists the kept ones.
 
     Contributions are float32, in the published convention (`even`) and over `‖embedding‖` unless asked
-    otherwise: all terms of an image then sum to its unit embedding. `convention="own"` centres each
+    otherwise: all terms of an image then sum to its unit embedding. `convention="per_term"` centres each
     term by its own mean, and gives the output biases and the final norm's bias as terms of their own.
     """
 
-    def __init__(self, path: str | Path, keep_failed: bool = False) -> None:
+    def __init__(self, path: str | Path, include_failed: bool = False) -> None:
         """Open the store at `path`. Raises StoreError where there is none, or of another format."""
         if not str(path):
             raise StoreError("the name of the store is empty; give the path that `headspan precompute --out` wrote")
@@ -68,7 +68,7 @@ class Store:
         for record in self.records:
             self._committed[record.first_row : record.first_row + record.rows] = True
         self._mapped: dict[str, MappedRows] = {}
-        self._rows = np.arange(self._size.images) if keep_failed else self._good_rows()
+        self._rows = np.arange(self._size.images) if include_failed else self._good_rows()
 
     def __repr__(self) -> str:
         return (
@@ -127,7 +127,7 @@ class Store:
         return self._size.direct_layers
 
     @property
-    def carried_layers(self) -> tuple[int, ...]:
+    def through_pool_layers(self) -> tuple[int, ...]:
         """The layers of which `carried` is stored; none but before an attention pooling."""
         return self._size.carried
 
@@ -167,7 +167,7 @@ class Store:
         return self._read("norm")
 
     def heads(
-        self, layer: int, head: int, convention: str = "even", normalised: bool = True
+        self, layer: int, head: int, convention: str = "uniform", normalised: bool = True
     ) -> Float32[np.ndarray, "images joint"]:
         """Contributions of one head to the image embeddings, summed over source tokens."""
         coordinates = head_coordinates(self.head_coordinates(layer, head), self.norm, normalised)
@@ -177,11 +177,11 @@ class Store:
         self, layer: int, head: int, dtype: DTypeLike = np.float32
     ) -> Float[np.ndarray, "images head_dim"]:
         """One head's own coordinates, `Σ_n α v`; as float16 they are what is stored."""
-        return self._read("heads", self.kept(layer, head), head, dtype=_offered(dtype))
+        return self._read("heads", self.layer_index(layer, head), head, dtype=_offered(dtype))
 
     def image_coordinates(self, image: int, layer: int, head: int) -> Float32[np.ndarray, " head_dim"]:
         """One head's own coordinates of the image of that index."""
-        return self._row("heads", image, self.kept(layer, head), head, dtype=np.float32)
+        return self._row("heads", image, self.layer_index(layer, head), head, dtype=np.float32)
 
     def coordinate_products(
         self, heads: Sequence[tuple[int, int]], matrices: Sequence[Float[np.ndarray, "coordinate column"]]
@@ -190,9 +190,9 @@ class Store:
 
         One pass over what is stored, on all cores: neither a dense form nor a float32 copy is ever in memory.
         """
-        places = [(self.kept(layer, head), head) for layer, head in heads]
+        places = [(self.layer_index(layer, head), head) for layer, head in heads]
         try:
-            products = summed_products(self._maps("heads"), self._shares, places, matrices)
+            products = summed_products(self._maps("heads"), self._mean_and_bias, places, matrices)
         except UnmappableError:
             products = np.zeros((matrices[0].shape[1], self.images), np.float32)
             for (layer, head), matrix in zip(heads, matrices, strict=True):
@@ -202,21 +202,21 @@ class Store:
         return products if self.images == self.planned_images else products[:, self._rows]
 
     def head_directions(
-        self, layer: int, head: int, convention: str = "even"
+        self, layer: int, head: int, convention: str = "uniform"
     ) -> Float32[np.ndarray, "coordinate joint"]:
         """The fixed matrix that carries `[Σ α v / s, 1/s, μ/s, 1]` of one head into joint space."""
-        kept, place = self.kept(layer, head), layer - self.all_layers
+        kept, place = self.layer_index(layer, head), layer - self.all_layers
         return head_directions(self.folded, kept, place, head, check_convention(convention))
 
     def patches(
-        self, image: int, layer: int, convention: str = "even", normalised: bool = True
+        self, image: int, layer: int, convention: str = "uniform", normalised: bool = True
     ) -> Float32[np.ndarray, "token head joint"]:
         """Contributions of every source token through every head of one layer, for the image of that index."""
-        mixes = self.patch_coordinates(image, layer)
+        head_outputs = self.patch_coordinates(image, layer)
         norm = np.broadcast_to(self.norm[image], (self.tokens, 3))
         joint = np.empty((self.tokens, self.heads_per_layer, self.joint), np.float32)
         for head in range(self.heads_per_layer):
-            coordinates = head_coordinates(mixes[:, head], norm, normalised, parts=self.tokens)
+            coordinates = head_coordinates(head_outputs[:, head], norm, normalised, parts=self.tokens)
             joint[:, head] = coordinates @ self.head_directions(layer, head, convention)
         return joint
 
@@ -225,10 +225,10 @@ class Store:
     ) -> Float[np.ndarray, "*layer token head head_dim"]:
         """`α v` of every source token and head, for the image of that index: of one layer, or without one of all that
         are stored, with an axis of their own in front. As float16 they are what is stored."""
-        index = () if layer is None else (self.kept(layer),)
+        index = () if layer is None else (self.layer_index(layer),)
         return self._row("patches", image, *index, dtype=_offered(dtype)).swapaxes(-3, -2)
 
-    def mlps(self, convention: str = "even", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
+    def mlps(self, convention: str = "uniform", normalised: bool = True) -> Float32[np.ndarray, "images term joint"]:
         """Contributions of the initial state (term 0) and of every layer's MLP; of the pooling's MLP alone where
         the model pools by attention, which may have none."""
         if not self.terms:
@@ -236,19 +236,19 @@ class Store:
         centred, means = self._read("mlps", dtype=np.float32), self._read("mlp_means")
         return mlp_contributions(centred, means, self.norm, self.folded, check_convention(convention), normalised)
 
-    def carried(self, layer: int, head: int, normalised: bool = True) -> Float32[np.ndarray, "images joint"]:
+    def through_pool(self, layer: int, head: int, normalised: bool = True) -> Float32[np.ndarray, "images joint"]:
         """What the attention pooling's heads took from a head of an earlier layer, each centred by its own mean.
 
         It is a share of those heads' contributions, and no new part of the embedding; what of the head passes the
         pooling's MLP is not in it. Raises SettingsError where it is not stored.
         """
         array = self._array("carried")
-        if layer not in self.carried_layers or not 0 <= head < array.shape[2]:
+        if layer not in self.through_pool_layers or not 0 <= head < array.shape[2]:
             raise SettingsError(
                 f"{self.path}: head {head} of layer {layer} is not carried; stored are layers "
-                f"{spans(self.carried_layers)} with heads 0 to {array.shape[2] - 1}"
+                f"{spans(self.through_pool_layers)} with heads 0 to {array.shape[2] - 1}"
             )
-        found = self._read("carried", self.carried_layers.index(layer), head, dtype=np.float32)
+        found = self._read("carried", self.through_pool_layers.index(layer), head, dtype=np.float32)
         return found / self.norm[:, 2:] if normalised else found
 
     def biases(self, normalised: bool = True) -> Float32[np.ndarray, "images bias joint"]:
@@ -297,9 +297,9 @@ class Store:
         names = Folded.__dataclass_fields__
         return Folded(**{name: self._values(f"model/{name}") for name in names})
 
-    def units_aside(self) -> list[Unit]:
+    def quarantined_units(self) -> list[Unit]:
         """The units that were set aside, since they ended the process again and again; `headspan repair` tries anew."""
-        return self._commits.units_aside()
+        return self._commits.quarantined_units()
 
     def shards(self) -> list[Shard]:
         """The tars of the plan, with their size and time as they were then."""
@@ -327,7 +327,7 @@ class Store:
         """Shape, shards and chunks of those arrays."""
         return stored_row_arrays(self.group, self._size, tuple(self.attributes["emit"]))
 
-    def kept(self, layer: int, head: int = 0) -> int:
+    def layer_index(self, layer: int, head: int = 0) -> int:
         """The place of `layer` among the kept ones; SettingsError where it, or `head`, is not stored."""
         if layer in range(self.all_layers - self.direct_layers):
             raise SettingsError(
@@ -356,11 +356,11 @@ class Store:
         return array
 
     @cached_property
-    def _shares(self) -> Float32[np.ndarray, "3 rows"]:
-        """The normalised `share_coordinates` of every row of the plan; NaN where it is not shown."""
-        shares = np.full((EXTRA_COORDINATES, self.planned_images), np.nan, np.float32)
-        shares[:, self._rows] = share_coordinates(self.norm, normalised=True).T
-        return shares
+    def _mean_and_bias(self) -> Float32[np.ndarray, "3 rows"]:
+        """The normalised `mean_and_bias_terms` of every row of the plan; NaN where it is not shown."""
+        mean_and_bias = np.full((EXTRA_COORDINATES, self.planned_images), np.nan, np.float32)
+        mean_and_bias[:, self._rows] = mean_and_bias_terms(self.norm, normalised=True).T
+        return mean_and_bias
 
     def _read(self, name: str, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
         """The rows that this store shows, as `dtype` where it is not the stored one."""
@@ -416,9 +416,9 @@ class Store:
         return good
 
 
-def open_store(path: str | Path, keep_failed: bool = False) -> Store:
-    """Open a store; `keep_failed` shows images that failed (and unfinished ones) as NaN rows."""
-    return Store(path, keep_failed)
+def open_store(path: str | Path, include_failed: bool = False) -> Store:
+    """Open a store; `include_failed` shows images that failed (and unfinished ones) as NaN rows."""
+    return Store(path, include_failed)
 
 
 def _offered(dtype: DTypeLike) -> np.dtype[Any]:

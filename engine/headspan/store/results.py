@@ -52,13 +52,13 @@ def save(
     arrays: Mapping[str, Named],
     settings: dict[str, Any],
     overwrite: bool = False,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
 ) -> None:
     """Write arrays and settings as a run.
 
-    A run that holds the same content stays, with what was made from it; `listen` is told. Other content is refused with
-    a StoreError unless `overwrite`: then the run is replaced, and what was made from it is deleted. A damaged run is
-    replaced, and what was made from it stays where the new files are those that were recorded.
+    A run that holds the same content is kept, with the runs made from it, and `on_progress` receives a remark. Other
+    content is refused with a StoreError unless `overwrite` is true: then the run is replaced, and the runs made from it
+    are deleted. A damaged run is replaced, and the runs made from it are kept if the new files equal the recorded ones.
 
     Interrupted or refused by the disk, it leaves everything as it was. Raises StoreError where it cannot be written.
     """
@@ -70,7 +70,7 @@ def save(
             # Its writer was killed before it could record the files.
             with _refusals(store, kind, run):
                 note(store.path, kind, run)
-        listen(Progress(NOTE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
+        on_progress(Progress(NOTE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
         return
     if not same and sound(store, kind, run) and not overwrite:
         raise refusal(store, kind, run, f"{_said(store, kind, run)} is there already and holds something else")
@@ -92,9 +92,9 @@ def save(
         finally:
             shutil.rmtree(unnamed, ignore_errors=True)
     if dependents:
-        listen(Progress(NOTE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
+        on_progress(Progress(NOTE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
     if existed and changed:
-        listen(Progress(NOTE, 1, 1, f"replaced the earlier {kind}/{run}"))
+        on_progress(Progress(NOTE, 1, 1, f"replaced the earlier {kind}/{run}"))
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Pools of texts and their vectors."""

@@ -105,7 +105,7 @@ def _author(path: Path, content: bytes) -> str | None:
 def text_vectors(
     store: Store,
     texts: str | Path | Sequence[str] | Pool,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
 ) -> Float32[np.ndarray, "text joint"]:
@@ -126,9 +126,9 @@ def text_vectors(
     from headspan.model.load import load_stored_model
     from headspan.model.text import encode_texts
 
-    model = load_stored_model(store.attributes, store.path, weights, listen)
+    model = load_stored_model(store.attributes, store.path, weights, on_progress)
     _refuse_other_text_tower(store, model.text_sha256, wanted, f"the weights {weights or model.pretrained}")
-    vectors = encode_texts(model, pool.texts, listen=listen)
+    vectors = encode_texts(model, pool.texts, on_progress=on_progress)
     results.save(
         store,
         "texts",

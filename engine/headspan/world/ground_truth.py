@@ -96,7 +96,7 @@ def check_ground_truth(
     store: Store,
     run: str | None = None,
     at_random: Store | None = None,
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
     overwrite: bool = False,
 ) -> GroundTruth:
     """Ask the five questions of a store of the image world that holds `patches`, and keep them as `truth/<run>`.
@@ -108,7 +108,7 @@ def check_ground_truth(
     found = read_scores(store, run)
     run = found.labels.run
     scenes = _scenes(store)
-    classes = embed_classes(store, "world-prompts", {factor: prompts(factor) for factor in FACTORS}, listen)
+    classes = embed_classes(store, "world-prompts", {factor: prompts(factor) for factor in FACTORS}, on_progress)
     truths = {factor: [value_of(each, factor) for each in scenes] for factor in FACTORS}
     concepts = _heads_by_concept(found)
     every = _all_heads(store)
@@ -121,10 +121,10 @@ def check_ground_truth(
         neighbours=tuple(
             _neighbours(store, concept, heads, truths[FACTOR_OF[concept]], alike) for concept, heads in concepts
         ),
-        maps=_maps(store, scenes, listen),
+        maps=_maps(store, scenes, on_progress),
         ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts),
     )
-    results.save(store, "truth", run, {}, {"answers": asdict(checked)}, overwrite, listen)
+    results.save(store, "truth", run, {}, {"answers": asdict(checked)}, overwrite, on_progress)
     return checked
 
 
@@ -265,14 +265,14 @@ def _precision(scores: Float32[np.ndarray, "image image"], same: Bool[np.ndarray
     return float(np.take_along_axis(same, nearest, axis=1).mean())
 
 
-def _maps(store: Store, scenes: Sequence[Scene], listen: Listener) -> MapCheck:
+def _maps(store: Store, scenes: Sequence[Scene], on_progress: Listener) -> MapCheck:
     """Over scenes of one kind of object, through all heads; from each map, the mean over all texts is taken.
 
     That the mean over classes is subtracted and negative evidence cut off is the published procedure
     (Gandelsman et al., ICLR 2024); a map's patches are joined to pixels bilinearly.
     """
     texts = {(colour, shape): with_article(f"{colour} {shape}") for colour in COLOURS for shape in SHAPES}
-    classes = embed_classes(store, "world-things", {"thing": {text: [text] for text in texts.values()}}, listen)
+    classes = embed_classes(store, "world-things", {"thing": {text: [text] for text in texts.values()}}, on_progress)
     vectors = classes["thing"].vectors
     order = {thing: at for at, thing in enumerate(texts)}
     every = _all_heads(store)

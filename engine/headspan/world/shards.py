@@ -37,7 +37,7 @@ def write_world_shards(
     images_per_shard: int = 1000,
     side: int = 64,
     split: str = "train",
-    listen: Listener = ignore,
+    on_progress: Listener = ignore,
 ) -> str:
     """Write scenes 0 to `images` - 1 of a seed and split as `folder/000000.tar` and so on; the pattern of all.
 
@@ -61,7 +61,7 @@ def write_world_shards(
                 end = min(start + images_per_shard, images)
                 for first in range(start, end, _BATCH):
                     _write_batch(tar, seed, split, range(first, min(first + _BATCH, end)), side)
-                    listen(Progress("shards", min(first + _BATCH, end), images))
+                    on_progress(Progress("shards", min(first + _BATCH, end), images))
     except OSError as error:
         raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another directory") from error
     return numbered(folder, len(starts))

@@ -1,0 +1,1 @@
+"""A pool of texts written by a language model."""

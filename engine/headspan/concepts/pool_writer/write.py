@@ -35,7 +35,7 @@ def check_count(count: int) -> None:
 
 
 def write_pool(
-    asker: Asker, request: PoolRequest, count: int, path: str | Path, listen: Listener = ignore
+    asker: Asker, request: PoolRequest, count: int, path: str | Path, on_progress: Listener = ignore
 ) -> WrittenPool:
     """Write `count` different texts to `path`, one a line (with concepts: text, tab, concept).
 
@@ -58,7 +58,7 @@ def write_pool(
             )
         draft.add(answer.replies[-1]["content"] for answer in answers if answer.value is not None)
         draft.save(count)
-        listen(Progress("pool", min(count, len(draft.texts)), count, f"{draft.repeated:,} repeated"))
+        on_progress(Progress("pool", min(count, len(draft.texts)), count, f"{draft.repeated:,} repeated"))
         idle = idle + 1 if len(draft.texts) == before else 0
         if idle == _IDLE_ROUNDS:
             raise LanguageModelError(

@@ -194,12 +194,12 @@ class Commits:
         """Take back that the moments of all units stand in the arrays."""
         (self._folder / "complete.json").unlink(missing_ok=True)
 
-    def set_aside(self, unit: Unit, tries: int) -> None:
+    def quarantine(self, unit: Unit, tries: int) -> None:
         """Leave a unit out of the run that ended its process so often."""
         note = json.dumps({"unit": unit.index, "first_row": unit.first_row, "rows": unit.rows, "tries": tries})
         write_atomically(self._unit_path(unit.index).with_suffix(".aside"), [note.encode()], self._token)
 
-    def units_aside(self) -> list[Unit]:
+    def quarantined_units(self) -> list[Unit]:
         """The units that were set aside, in order."""
         notes = [json.loads(path.read_bytes()) for path in self._unit_files("aside")]
         return [Unit(note["unit"], note["first_row"], note["rows"]) for note in notes]

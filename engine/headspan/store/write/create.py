@@ -31,7 +31,7 @@ from headspan.store.schema import (
 from headspan.store.tables import NOTES_FILE, SHARDS_FILE, sample_files, write_notes, write_samples, write_shards
 from headspan.store.write.commits import Commits
 from headspan.store.write.shard import write_array
-from headspan.store.write.workers import WriterLog, alone, forget, other_writers
+from headspan.store.write.workers import WorkerLog, alone, forget, other_workers
 
 _MODEL_DIMS = {
     "head_to_joint": ("layer", "head", "head_dim", "joint"),
@@ -44,20 +44,20 @@ _MODEL_DIMS = {
 }
 
 
-class StagedStore:
+class NewStore:
     """A folder beside the store to be, filled by the plan pass and then renamed; removed if anything fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._token = new_token()
         self.folder = path.with_name(f"{self._prefix}{self._token}")
-        self._log = WriterLog(self.folder, self._token)
+        self._log = WorkerLog(self.folder, self._token)
 
     @property
     def _prefix(self) -> str:
         return f".{self.path.name}.planning-"
 
-    def __enter__(self) -> StagedStore:
+    def __enter__(self) -> NewStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # A folder whose log is not locked yet would look abandoned to another planner.
@@ -74,7 +74,7 @@ class StagedStore:
     def _remove_abandoned(self) -> None:
         """Remove the folders of planners that were killed."""
         for folder in list(self.path.parent.iterdir()):
-            if folder.name.startswith(self._prefix) and not any(writer.alive for writer in other_writers(folder)):
+            if folder.name.startswith(self._prefix) and not any(writer.alive for writer in other_workers(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

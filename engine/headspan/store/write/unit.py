@@ -37,7 +37,7 @@ from headspan.store.schema import (
 from headspan.store.tables import read_shards, read_unit
 from headspan.store.write.commits import Commits, UnitRecord
 from headspan.store.write.shard import ShardPieces, write_array
-from headspan.store.write.workers import forget, other_writers
+from headspan.store.write.workers import forget, other_workers
 from headspan.timing import StageTimes
 
 # Pieces of shards that may be with the writing thread, the one being written among them.
@@ -132,7 +132,7 @@ class StoreWriter:
         self.commits.merge_groups()
         # Other writers may be at work still, on units that are done: what is theirs they delete themselves.
         alive = {self.token}
-        for writer in other_writers(self.path, self.token):
+        for writer in other_workers(self.path, self.token):
             if writer.alive:
                 alive.add(writer.token)
             else:

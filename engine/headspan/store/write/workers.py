@@ -21,22 +21,22 @@ from headspan.store.schema import RECORDS
 
 
 @dataclass(frozen=True, slots=True)
-class OtherWriter:
+class OtherWorker:
     """A writer that has not ended in good order: its token, whether it lives, the units in its hands."""
 
     token: str
     alive: bool
-    in_hand: tuple[int, ...]
+    in_flight: tuple[int, ...]
 
 
-class WriterLog:
+class WorkerLog:
     """This writer's log; a context manager that deletes it, unless an error of nobody's making ends the run."""
 
     def __init__(self, root: Path, token: str) -> None:
         self._path = _folder(root) / f"{token}.log"
         self._descriptor = -1
 
-    def __enter__(self) -> WriterLog:
+    def __enter__(self) -> WorkerLog:
         with refusals(self._path):
             while self._descriptor < 0:
                 make_folder(self._path.parent)
@@ -70,7 +70,7 @@ class WriterLog:
             os.fsync(self._descriptor)
 
 
-def other_writers(root: Path, token: str = "") -> Iterator[OtherWriter]:
+def other_workers(root: Path, token: str = "") -> Iterator[OtherWorker]:
     """All writers that left a log, but for the one of `token`."""
     for path in named(_folder(root), r"[0-9a-f]{8}\.log"):
         if path.stem == token:
@@ -82,16 +82,16 @@ def other_writers(root: Path, token: str = "") -> Iterator[OtherWriter]:
             continue
         try:
             alive = not _lock(descriptor, wait=False)
-            in_hand: Counter[int] = Counter()
+            in_flight: Counter[int] = Counter()
             for line in path.read_text().splitlines():
                 word, _, unit = line.partition(" ")
                 if unit.isdigit():
-                    in_hand[int(unit)] += 1 if word == "took" else -1
+                    in_flight[int(unit)] += 1 if word == "took" else -1
         except FileNotFoundError:
             continue
         finally:
             os.close(descriptor)
-        yield OtherWriter(path.stem, alive, tuple(sorted(unit for unit, count in in_hand.items() if count > 0)))
+        yield OtherWorker(path.stem, alive, tuple(sorted(unit for unit, count in in_flight.items() if count > 0)))
 
 
 @contextmanager

@@ -341,8 +341,8 @@ def test_labels_asked_for_again_are_those_that_are_there_and_ask_nothing(
     events: list[Progress] = []
     # Nothing is kept in this cache: what the store holds is enough.
     forgetful = Asker(asker.endpoint, AnswerCache(tmp_path / "new"))
-    assert label_by_model(store, forgetful, "m", listen=events.append) == labels
-    judge_heads(store, forgetful, ["kind"], listen=events.append)
+    assert label_by_model(store, forgetful, "m", on_progress=events.append) == labels
+    judge_heads(store, forgetful, ["kind"], on_progress=events.append)
     assert chat.requests == []
     assert relative_files(store.path) == before
     assert ["left as" in event.note for event in events if event.stage == NOTE] == [True, True]

@@ -27,9 +27,9 @@ from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_fil
 from tests.tolerances import relative_error
 
 
-def run(toy_run: ToyRun, out: Path, listen: hs.Listener = lambda event: None, **changed: Any) -> hs.Summary:
+def run(toy_run: ToyRun, out: Path, on_progress: hs.Listener = lambda event: None, **changed: Any) -> hs.Summary:
     """The toy's run with heads alone, unless asked otherwise."""
-    return hs.precompute(out=out, listen=listen, **toy_run.settings(**{"emit": ("heads",), **changed}))
+    return hs.precompute(out=out, on_progress=on_progress, **toy_run.settings(**{"emit": ("heads",), **changed}))
 
 
 def small_shard(tmp_path: Path, rows: Sequence[int], broken: Sequence[int] = ()) -> list[str]:
@@ -51,7 +51,7 @@ def test_bad_images_keep_their_row_with_nan_and_a_reason(toy_run: ToyRun, tmp_pa
     assert 0.5 * summary.seconds["total"] < in_turn <= summary.seconds["total"]
     store = hs.open(tmp_path / "s.zarr")
     assert store.bad_images() == summary.bad
-    every = hs.open(tmp_path / "s.zarr", keep_failed=True)
+    every = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert np.flatnonzero(np.asarray(zarr_array(tmp_path / "s.zarr", "ok")[...]) == 0).tolist() == list(BROKEN_ROWS)
     for name, array in every.row_arrays():
         if name != "ok":
@@ -435,7 +435,7 @@ def test_numbers_too_large_for_16_bits_are_set_aside_with_a_reason_and_never_sto
 ) -> None:
     width = 48
     # The last layer's heads are linear in its values: so large that about half of the images do not fit.
-    plain = hs.open(toy_run.path, keep_failed=True)
+    plain = hs.open(toy_run.path, include_failed=True)
     largest = np.abs(np.stack([plain.head_coordinates(2, head) for head in range(3)])).max(axis=(0, 2))
     good = np.isfinite(largest)
     scale = 65504 / np.median(largest[good])

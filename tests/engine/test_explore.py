@@ -71,7 +71,7 @@ def test_the_nearest_are_the_first_of_all_images_in_order_of_their_scores(count:
 
 
 def test_failed_images_are_nobodys_neighbours(toy_run: ToyRun, vectors: np.ndarray) -> None:
-    store = hs.open(toy_run.path, keep_failed=True)
+    store = hs.open(toy_run.path, include_failed=True)
     found = nearest_to_vector(store, vectors[0], SOME_HEADS, count=1000)
     assert len(found.images) == 70 - len(BROKEN_ROWS)
     assert not set(found.images.tolist()) & set(BROKEN_ROWS)

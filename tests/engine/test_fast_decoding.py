@@ -17,10 +17,10 @@ from PIL import Image, ImageCms
 
 import headspan as hs
 from headspan.config import PrecomputeSettings, Preprocess
+from headspan.decode import fast as fast_pixels
 from headspan.decode.exact import PIXELS_LIMIT, Undecodable, open_image, preprocess_image
 from headspan.decode.fast import render_fast
 from headspan.decode.workers import exact_pixels, renderer
-from headspan.decode.workers import fast as fast_pixels
 from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.shards.plan import scan

@@ -24,13 +24,13 @@ from headspan.errors import StoreError
 from headspan.io import local as files
 from headspan.io.local import StagedFile, checksum
 from headspan.run import scheduler as work
-from headspan.run.scheduler import Work
+from headspan.run.scheduler import Scheduler
 from headspan.shards.samples import Sample, Shard, Unit
 from headspan.store.schema import FORMAT
 from headspan.store.write import commits
-from headspan.store.write.create import StagedStore
+from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
-from headspan.store.write.workers import other_writers
+from headspan.store.write.workers import other_workers
 from tests.conftest import relative_files
 
 IMAGES, UNIT_IMAGES, UNITS = 11, 2, 6
@@ -73,7 +73,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shift=np.ones(3, np.float32),
         share_count=np.ones(1, np.float32),
     )
-    with StagedStore(path) as staged:
+    with NewStore(path) as staged:
         staged.plan((Sample(row, f"{row}", "a.tar", f"{row}.png", 512, 1) for row in range(IMAGES)), UNIT_IMAGES, [])
         assert staged.publish(ATTRIBUTES, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded, ("heads",))
     return path
@@ -95,7 +95,7 @@ def write_unit(store: StoreWriter, unit: Unit, variant: int) -> bool:
 
 def variant_of(path: Path, unit: int) -> set[float]:
     """What a unit's rows in all arrays say of who computed them: one number, unless the unit is torn."""
-    store = hs.open(path, keep_failed=True)
+    store = hs.open(path, include_failed=True)
     rows = np.arange(unit * UNIT_IMAGES, min((unit + 1) * UNIT_IMAGES, IMAGES))
     found = [store.norm[rows] - 1 - rows[:, None], store.head_coordinates(0, 0)[rows] - rows[:, None]]
     return {round(float(value), 3) for each in found for value in each.reshape(-1)}
@@ -162,7 +162,7 @@ def test_a_claim_whose_files_are_lost_is_dropped_and_the_unit_done_again(planned
         write_unit(killed, killed.units[1], 1)
     for temporary in path.rglob(".*.tmp"):
         temporary.unlink()
-    with Work(other) as jobs:
+    with Scheduler(other) as jobs:
         left = [unit.index for units in jobs.passes() for unit in units if write_unit(other, unit, 2)]
     assert left == list(range(UNITS))
     assert variant_of(path, 1) == {0.25}
@@ -172,7 +172,7 @@ def test_two_writers_share_the_units_and_both_end_with_a_finished_store(planned:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     done: dict[int, list[int]] = {0: [], 1: []}
     stores = [StoreWriter(path), StoreWriter(path)]
-    with Work(stores[0]) as first, Work(stores[1]) as second:
+    with Scheduler(stores[0]) as first, Scheduler(stores[1]) as second:
         streams = [((w, unit) for units in w.passes() for unit in units) for w in (first, second)]
         # In turns, and a writer has its next unit in hand while the other works.
         waiting = [next(stream, None) for stream in streams]
@@ -197,7 +197,7 @@ def test_finishing_leaves_the_files_alone_that_another_writer_has_in_hand(planne
     alive, store = StoreWriter(path), StoreWriter(path)
     temporary = path / "norm" / "c" / f".0.{alive.token}.tmp"
     dead = path / "norm" / "c" / ".0.0badcafe.tmp"
-    with Work(alive):
+    with Scheduler(alive):
         for unit in store.units:
             write_unit(store, unit, 0)
         temporary.write_bytes(b"half")
@@ -209,7 +209,7 @@ def test_finishing_leaves_the_files_alone_that_another_writer_has_in_hand(planne
 
 def killed_with(path: Path, units: list[int]) -> None:
     """A writer that took `units` in hand and was killed."""
-    jobs = Work(StoreWriter(path)).__enter__()
+    jobs = Scheduler(StoreWriter(path)).__enter__()
     for unit in units:
         jobs._log.took(unit)
     jobs.__exit__(Killed)
@@ -219,7 +219,7 @@ def order_of(path: Path, variant: int = 0) -> list[int]:
     """The units in the order in which a new writer does them, committed."""
     store = StoreWriter(path)
     found = []
-    with Work(store) as jobs:
+    with Scheduler(store) as jobs:
         for units in jobs.passes():
             for unit in units:
                 write_unit(store, unit, variant)
@@ -234,7 +234,7 @@ def test_units_in_hand_at_a_death_come_last_and_each_alone(planned: Path, tmp_pa
     killed_with(path, [1, 2])
     killed_with(path, [2])
     store = StoreWriter(path)
-    with Work(store) as jobs:
+    with Scheduler(store) as jobs:
         passes = []
         for units in jobs.passes():
             passes.append([unit.index for unit in units])
@@ -251,7 +251,7 @@ def test_a_unit_that_keeps_killing_its_worker_is_set_aside_and_its_neighbours_ar
         killed_with(path, [2])
     assert order_of(path) == [0, 4, 5, 1, 3]
     store = hs.open(path)
-    assert [unit.index for unit in store.units_aside()] == [2]
+    assert [unit.index for unit in store.quarantined_units()] == [2]
     assert not store.complete
     assert store.rows.tolist() == [row for row in range(IMAGES) if row not in (4, 5)]
     # The same command again leaves it alone.
@@ -259,27 +259,27 @@ def test_a_unit_that_keeps_killing_its_worker_is_set_aside_and_its_neighbours_ar
     # Done after all, it is aside no more, and nothing is left of the deaths.
     writer = StoreWriter(path)
     assert write_unit(writer, writer.units[2], 0)
-    assert hs.open(path).units_aside() == []
+    assert hs.open(path).quarantined_units() == []
     assert order_of(path) == []
     assert hs.open(path).complete
-    assert list(other_writers(path)) == []
+    assert list(other_workers(path)) == []
 
 
 def test_an_interrupted_writer_leaves_no_log_and_a_failed_one_does(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     for error, left in ((KeyboardInterrupt, 0), (StoreError, 0), (RuntimeError, 1)):
-        jobs = Work(StoreWriter(path)).__enter__()
+        jobs = Scheduler(StoreWriter(path)).__enter__()
         jobs._log.took(0)
         jobs.__exit__(error)
-        assert len(list(other_writers(path))) == left
+        assert len(list(other_workers(path))) == left
 
 
 def test_a_live_writers_units_are_left_for_the_end(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
-    with Work(StoreWriter(path)) as live:
+    with Scheduler(StoreWriter(path)) as live:
         live._log.took(0)
         live._log.took(1)
-        assert [writer.alive for writer in other_writers(path)] == [True]
+        assert [writer.alive for writer in other_workers(path)] == [True]
         assert order_of(path) == [2, 3, 4, 5, 1, 0]
 
 
@@ -296,7 +296,7 @@ def test_a_read_only_disk_is_refused_before_any_work(
 
     monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\); .* run the same command"):
-        Work(StoreWriter(path)).__enter__()
+        Scheduler(StoreWriter(path)).__enter__()
 
 
 def test_going_on_is_refused_where_the_rest_does_not_fit_the_disk(
@@ -362,7 +362,7 @@ class Session:
     def __init__(self, path: Path, variant: int) -> None:
         self.store = StoreWriter(path)
         self.variant = variant
-        self.work = Work(self.store)
+        self.work = Scheduler(self.store)
         self.work.__enter__()
         self._units = self._stream()
         self.unit: Unit | None = None
@@ -483,8 +483,8 @@ class WrittenStore(RuleBasedStateMachine):
                 session.end(KeyboardInterrupt)
         order_of(self.path, variant=1)
         store = StoreWriter(self.path)
-        if aside := store.commits.units_aside():
-            with Work(store, only=aside) as jobs:
+        if aside := store.commits.quarantined_units():
+            with Scheduler(store, only=aside) as jobs:
                 for units in jobs.passes():
                     for unit in units:
                         write_unit(store, unit, 1)

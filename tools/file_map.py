@@ -1,0 +1,98 @@
+"""Write the map of the code in engine/README.md: every folder and module, with the first sentence of its docstring.
+
+Folders stand in the order of imports, which is also the path of the data. `python -m tools.file_map` writes the map; a
+test compares it with the code.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = ROOT / "engine" / "README.md"
+BEGIN = "<!-- file map: python -m tools.file_map -->\n"
+END = "<!-- end of file map -->\n"
+ENGINE = ROOT / "engine" / "headspan"
+# A folder, or a module beside the folders, imports only what stands before it.
+ORDER = (
+    "escapes",
+    "redact",
+    "timing",
+    "events",
+    "errors",
+    "user_paths",
+    "config",
+    "io",
+    "shards",
+    "llm",
+    "model",
+    "decode",
+    "decompose",
+    "store",
+    "store.write",
+    "run",
+    "texts",
+    "explore",
+    "spans",
+    "prune",
+    "concepts",
+    "world",
+    "report",
+    "demo",
+    "cli",
+    "__main__",
+)
+
+
+def first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring, without the full stop; raises ValueError if it has none."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    sentence = " ".join(text.split("\n\n")[0].split())
+    if not sentence:
+        raise ValueError(f"{path.relative_to(ROOT)}: has no docstring; say in one sentence what the module does")
+    head, stop, _ = sentence.partition(". ")
+    return head if stop else sentence.rstrip(".")
+
+
+def file_map() -> str:
+    """The map, as the lines of a fenced block."""
+    places = [place.replace(".", "/") for place in ORDER]
+    # A folder inside another stands with it.
+    top = [place for place in places if "/" not in place]
+    lines = ["engine/headspan/"]
+    for name in top:
+        path = ENGINE / name
+        lines += _folder(path, 1) if path.is_dir() else [_line(path.with_suffix(".py"), 1)]
+    for title, folder in (("kernels/headspan_kernels/", "kernels/headspan_kernels"), ("benchmarks/", "benchmarks")):
+        lines += [title, *_modules(ROOT / folder, 1)]
+    lines += ["tools/", *_modules(ROOT / "tools", 1)]
+    return "```\n" + "\n".join(lines) + "\n```\n"
+
+
+def _folder(folder: Path, depth: int) -> list[str]:
+    """A folder's line, its modules, then the folders inside it that hold modules."""
+    init = folder / "__init__.py"
+    lines = ["  " * depth + f"{folder.name}/  {first_sentence(init)}", *_modules(folder, depth + 1)]
+    for inside in sorted(path for path in folder.iterdir() if (path / "__init__.py").is_file()):
+        lines += _folder(inside, depth + 1)
+    return lines
+
+
+def _modules(folder: Path, depth: int) -> list[str]:
+    return [_line(path, depth) for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+
+
+def _line(path: Path, depth: int) -> str:
+    return "  " * depth + f"{path.name}  {first_sentence(path)}"
+
+
+def with_map(page: str) -> str:
+    """`page` with the map between its two marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{file_map()}{END}{after}"
+
+
+if __name__ == "__main__":
+    GUIDE.write_text(with_map(GUIDE.read_text()))
