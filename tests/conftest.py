@@ -25,9 +25,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-# Every shape that a signature states is checked at every call. `headspan.shards.sources` is left out: its
-# methods return `Self`, which beartype takes in decorated classes alone.
-_CHECKED = ("analyse", "config", "decode", "emit", "llm", "model", "pipeline", "plan", "prefetch", "records", "store")
+# Every shape that a signature states is checked at every call. Of `headspan.shards`, some modules are left out: methods
+# of `sources` return `Self`, which beartype accepts in decorated classes only.
+_CHECKED = (
+    *("config", "decode", "decompose", "events", "io", "llm", "model", "shards.plan", "shards.samples", "store", "run"),
+    *("texts", "explore", "spans", "prune", "concepts", "report"),
+)
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
 import headspan as hs  # noqa: E402
