@@ -1,4 +1,6 @@
-"""How many of open_clip's models are decomposed, for the README; `python -m tools.list_models` rewrites it.
+"""Count the models of open_clip that headspan decomposes, and write the count into engine/README.md.
+
+`python -m tools.list_models` rewrites the two lines between the marks.
 
 The numbers come from the code that decides, as `headspan models` has them.
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from headspan.model.convert import catalogue
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parent.parent / "engine" / "README.md"
 BEGIN, END = "<!-- models: python -m tools.list_models -->", "<!-- end of models -->"
 
 
