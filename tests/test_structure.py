@@ -300,3 +300,42 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
         if found in path.read_bytes()
     ]
     assert not wrong, "\n".join(wrong)
+
+
+LONGEST_MODULE = 300
+
+
+def test_no_module_is_longer_than_three_hundred_lines() -> None:
+    folders = (ENGINE, KERNELS, ROOT / "benchmarks")
+    lengths = {path: len(path.read_text().splitlines()) for folder in folders for path in folder.rglob("*.py")}
+    long = [f"{path.relative_to(ROOT)}: {length}" for path, length in lengths.items() if length > LONGEST_MODULE]
+    assert not long, "cut these by purpose:\n" + "\n".join(long)
+
+
+def test_the_readme_fits_a_readers_patience() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "node_modules", "demo"} & set(path.parts))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    broken = []
+    for target in targets:
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        if not path.exists():
+            broken.append(target)
+        elif anchor and anchor not in anchors(path.read_text()):
+            broken.append(target)
+    assert not broken, f"{page.relative_to(ROOT)}: {broken}"
+
+
+def anchors(page: str) -> set[str]:
+    """What GitHub calls the headings of a page in links."""
+    titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
