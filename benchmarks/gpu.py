@@ -46,13 +46,8 @@ class Sizes:
     joint: int = 768
     patch: int = 14
     pixels: int = 224
-    # Texts that are mapped at once.
-    texts: int = 64
     # Height and width of a photograph as it comes from its JPEG.
     photo: tuple[int, int] = (375, 500)
-    # TEXTSPAN over the last four layers: texts of the pool, and rounds.
-    pool: int = 3498
-    rounds: int = 60
 
     @property
     def width(self) -> int:

@@ -35,8 +35,6 @@ class Case:
     arguments: tuple[Any, ...]
     bytes: float
     flops: float
-    # Whether PyTorch's compiler is a peer too: it would unroll TEXTSPAN's rounds, one by one.
-    compiles: bool = True
     # Whether its products are float64's.
     exactly: bool = False
     # The same work in other ways of PyTorch's, each with its arguments.
@@ -93,7 +91,7 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
     own = (getattr(reference, case.op), case.arguments)
     for name, (work, arguments) in {"reference": own, **case.peers}.items():
         row[name] = timed(work, arguments)
-        if case.compiles and left() > RESERVE_SECONDS:
+        if left() > RESERVE_SECONDS:
             row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
     ours = row["fused"].get("ms")
     best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
@@ -117,25 +115,6 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
         "times_faster": None if ours is None or best is None else round(best / ours, 2),
         "kept": bool("wrong" not in row and ours is not None and best is not None and best > ours),
     }
-
-
-def bf16_project(head_outputs: Tensor, scale: Tensor, mean_and_bias: Tensor, directions: Tensor) -> Tensor:
-    """`head_project` as one product on the tensor cores; rows of zeros bring `directions` to a multiple of 8."""
-    batch, heads, tokens, head_dim = head_outputs.shape
-    scaled = (head_outputs * scale[:, None, None, None]).to(directions.dtype)
-    shared = mean_and_bias.to(directions.dtype)[:, None, None].expand(-1, heads, tokens, -1)
-    padding = directions.shape[1] - head_dim - mean_and_bias.shape[1]
-    coordinates = F.pad(torch.cat([scaled, shared], dim=-1), (0, padding)).transpose(0, 1).flatten(1, 2)
-    return _product(coordinates, directions).unflatten(1, (batch, tokens)).transpose(0, 1)
-
-
-def bf16_text_maps(head_outputs: Tensor, scale: Tensor, mean_and_bias: Tensor, carried: Tensor) -> Tensor:
-    """`text_maps` as one product on the tensor cores, over heads and their coordinates at once."""
-    batch, heads, tokens, head_dim = head_outputs.shape
-    rows = head_outputs.transpose(1, 2).to(carried.dtype, memory_format=torch.contiguous_format)
-    products = _product(rows.view(1, batch * tokens, -1), carried[:, :head_dim].reshape(1, heads * head_dim, -1))
-    shared = mean_and_bias @ carried[:, head_dim:].float().sum(dim=0)
-    return torch.addcmul(shared[:, None], products.view(batch, tokens, -1), scale[:, None, None])
 
 
 def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: Tensor) -> Tensor:
@@ -166,21 +145,12 @@ def cases(batch: int) -> list[Case]:
     emitted = patches.nbytes + 4 * batch * size.width
     heads = torch.randn(batch, size.layers, size.heads, size.head_dim, device=gpu.DEVICE)
     scale, mean_and_bias = torch.rand(batch, device=gpu.DEVICE), torch.randn(batch, 3, device=gpu.DEVICE)
-    directions, carried = (
-        _draw(size.layers * size.heads, size.head_dim + 3, size.joint),
-        _draw(size.heads, size.head_dim + 3, size.texts),
-    )
-    head_outputs = _draw(batch, size.heads, size.tokens, size.head_dim).half()
     own = size.head_dim + 3
     total = torch.zeros(size.layers, size.heads, own, dtype=torch.float64, device=gpu.DEVICE)
     gram = torch.zeros(size.layers, size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
-    sums = heads.flatten(1, 2)[:, :, None]
     photos = torch.randint(0, 256, (batch, *size.photo, 3), dtype=torch.uint8, device=gpu.DEVICE)
     square, mean, std = (size.pixels, size.pixels), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     levels = [255 * torch.tensor(value, device=gpu.DEVICE)[:, None, None] for value in (mean, std)]
-    pool = torch.randn(4 * size.heads, size.pool, own, dtype=torch.float64, device=gpu.DEVICE)
-    root = torch.randn(4 * size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
-    covariance = root @ root.transpose(1, 2)
     one_row = (qkv[:, 0, : size.width].contiguous(), qkv[:, :, size.width :].contiguous(), size.heads)
     return [
         Case("attention_emit, heads", "attention_emit", (qkv, size.heads, None, False), 8 * rows * size.width, scores),
@@ -217,24 +187,6 @@ def cases(batch: int) -> list[Case]:
             exactly=True,
         ),
         Case(
-            "head_project",
-            "head_project",
-            (sums, scale, mean_and_bias, directions),
-            sums.nbytes + directions.nbytes + 4 * batch * size.layers * size.heads * size.joint,
-            2 * batch * size.layers * size.heads * own * size.joint,
-            peers={
-                "bf16 product": (bf16_project, (sums, scale, mean_and_bias, F.pad(directions, (0, 0, 0, -own % 8))))
-            },
-        ),
-        Case(
-            "text_maps",
-            "text_maps",
-            (head_outputs, scale, mean_and_bias, carried),
-            head_outputs.nbytes + carried.nbytes + 4 * rows * size.texts,
-            2 * rows * size.heads * own * size.texts,
-            peers={"bf16 product": (bf16_text_maps, (head_outputs, scale, mean_and_bias, carried))},
-        ),
-        Case(
             "preprocess",
             "preprocess",
             (photos, square, mean, std, torch.float32),
@@ -242,23 +194,7 @@ def cases(batch: int) -> list[Case]:
             0,
             peers={"F.interpolate": (interpolated, (photos, square, *levels))},
         ),
-        Case(
-            "textspan_rounds",
-            "textspan_rounds",
-            (pool, covariance, size.rounds, 1e-12),
-            # A round reads every text once.
-            size.rounds * pool.nbytes,
-            # The first scores; in a round the covariance times u, and every text times u and w.
-            2 * len(pool) * (size.pool * own**2 + size.rounds * (own**2 + 2 * size.pool * own)),
-            compiles=False,
-            exactly=True,
-        ),
     ]
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """16-bit matrices' products, summed and left in float32; on a CPU, where PyTorch has no such product, widened."""
-    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a, b).float()
 
 
 def _draw(*shape: int) -> Tensor:

@@ -25,12 +25,9 @@ from headspan_kernels.reference import (
     add_layer_norm,
     add_moments,
     attention_weights,
-    head_project,
     layer_norm,
     pooled_attention,
     preprocess,
-    text_maps,
-    textspan_rounds,
 )
 
 __all__ = [
@@ -38,13 +35,10 @@ __all__ = [
     "add_moments",
     "attention_emit",
     "attention_weights",
-    "head_project",
     "layer_norm",
     "linear",
     "pooled_attention",
     "preprocess",
-    "text_maps",
-    "textspan_rounds",
 ]
 
 # What oneDNN applies on the way out: its name, and its algorithm.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int32, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int32, UInt8
 from torch import Tensor
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -171,38 +171,6 @@ def add_moments(
     gram.view(layers * count, size, size).baddbmm_(columns.transpose(1, 2), columns)
 
 
-def head_project(
-    head_outputs: Float[Tensor, "batch head token head_dim"],
-    scale: Float32[Tensor, " batch"],
-    mean_and_bias: Float32[Tensor, "batch share"],
-    directions: Float[Tensor, "head coordinate joint"],
-) -> Float32[Tensor, "batch head token joint"]:
-    """Carry `α v`, or its sum as one token, into the joint space: each image's coordinates times `directions`.
-
-    Coordinates are `head_outputs · scale` and the image's `mean_and_bias`. Products have the type of
-    `directions`, sums are float32.
-    """
-    head_dim = head_outputs.shape[-1]
-    products = torch.einsum(
-        "bhnk,hkj->bhnj", head_outputs.to(directions.dtype).float(), directions[:, :head_dim].float()
-    )
-    shared = torch.einsum("bs,hsj->bhj", mean_and_bias, directions[:, head_dim:].float())
-    return products * scale[:, None, None, None] + shared[:, :, None]
-
-
-def text_maps(
-    head_outputs: Float[Tensor, "batch head token head_dim"],
-    scale: Float32[Tensor, " batch"],
-    mean_and_bias: Float32[Tensor, "batch share"],
-    carried: Float[Tensor, "head coordinate text"],
-) -> Float32[Tensor, "batch token text"]:
-    """Every token's contribution along texts, summed over the heads given.
-
-    `carried` are the texts carried to each head, its directions times the texts; heads apart are `head_project`.
-    """
-    return head_project(head_outputs, scale, mean_and_bias, carried).sum(dim=1)
-
-
 def preprocess(
     pixels: UInt8[Tensor, "batch height width 3"],
     size: tuple[int, int],
@@ -256,42 +224,6 @@ def bicubic_taps(source: int, target: int) -> tuple[Int32[Tensor, " target"], Fl
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0)) * (places < ends[:, None])
     return starts.int(), (weights / weights.sum(dim=1, keepdim=True)).float()
-
-
-def textspan_rounds(
-    texts: Float64[Tensor, "head pool rank"], covariance: Float64[Tensor, "head rank rank"], count: int, least: float
-) -> tuple[Int64[Tensor, "head {count}"], Float64[Tensor, "head {count} rank"], Float64[Tensor, "head {count}"]]:
-    """The greedy rounds of TEXTSPAN for all heads: chosen texts, their deflated unit vectors, variance taken by each.
-
-    A head whose best score is not above `least` times its first round's best is done: -1, and zeros. Ranks may differ
-    where texts and covariance are zero beyond a head's own.
-    """
-    heads, _, rank = texts.shape
-    chosen = torch.full((heads, count), -1, dtype=torch.int64, device=texts.device)
-    directions = texts.new_zeros(heads, count, rank)
-    variances = texts.new_zeros(heads, count)
-    scores = ((texts @ covariance) * texts).sum(dim=2)
-    limit = least * scores.amax(dim=1)
-    every = torch.arange(heads, device=texts.device)
-    for done in range(count):
-        score, best = scores.max(dim=1)
-        going = score > limit
-        taken = directions[:, :done]
-        u = texts[every, best]
-        # The second pass takes away what rounding left of the first.
-        for _ in range(2):
-            u = u - ((taken @ u[:, :, None]) * taken).sum(dim=1)
-        u = torch.where(going[:, None], u / u.norm(dim=1, keepdim=True), 0.0)
-        w = (covariance @ u[:, :, None])[:, :, 0]
-        # What is left of the covariance is the first one between projections that take the chosen directions away.
-        w = w - ((taken @ w[:, :, None]) * taken).sum(dim=1)
-        variance = (u * w).sum(dim=1)
-        along_u, along_w = (texts @ u[:, :, None])[:, :, 0], (texts @ w[:, :, None])[:, :, 0]
-        scores = scores - along_u * (2 * along_w - along_u * variance[:, None])
-        scores[every, best] = 0
-        chosen[:, done] = torch.where(going, best, -1)
-        directions[:, done], variances[:, done] = u, variance
-    return chosen, directions, variances
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

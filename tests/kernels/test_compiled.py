@@ -38,8 +38,7 @@ SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 # What multiplies matrices on sm_90: a warp group at once, or for float32's small blocks a warp; and in float64.
 TENSOR_CORES = {
     **dict.fromkeys(("attend", "attend_row", "pool_patches"), "HGMMA"),
-    "project": "HG?MMA",
-    **dict.fromkeys(("accumulate", "take_round"), "DMMA"),
+    "accumulate": "DMMA",
 }
 
 
@@ -127,18 +126,6 @@ def add_moments(head_dim: int) -> None:
     fused.add_moments(heads, scale, mean_and_bias, total, gram)
 
 
-def project(head_dim: int, dtype: torch.dtype) -> None:
-    head_outputs, directions = meta(3, 16, 257, head_dim, dtype=torch.float16), meta(16, head_dim + 3, 768, dtype=dtype)
-    for op in (fused.head_project, fused.text_maps):
-        op(head_outputs, meta(3), meta(3, 3), directions)
-
-
-def textspan_rounds() -> None:
-    """60 rounds over the published pool would be 60 launches of one kernel: one is enough here."""
-    double = torch.float64
-    fused.textspan_rounds(meta(64, 3498, 67, dtype=double), meta(64, 67, 67, dtype=double), 1, 1e-12)
-
-
 def preprocess() -> None:
     pixels = meta(3, 480, 640, 3, dtype=torch.uint8)
     fused.preprocess(pixels, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16)
@@ -196,13 +183,8 @@ def test_sixteen_warps_of_attention_share_a_processor(
     ("launcher", "work"),
     [
         (90, lambda: add_moments(64)),
-        (90, lambda: project(64, BF16)),
-        (90, textspan_rounds),
         (90, preprocess),
-        pytest.param(90, lambda: project(64, FP32), marks=slow),
-        pytest.param(90, lambda: project(104, BF16), marks=slow),
         pytest.param(90, lambda: add_moments(104), marks=slow),
-        pytest.param(80, lambda: project(64, BF16), marks=slow),
         pytest.param(80, lambda: add_moments(64), marks=slow),
     ],
     indirect=["launcher"],

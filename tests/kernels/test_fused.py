@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests import tolerances
-from tests.kernels.test_reference import DTYPES, carry, coordinate_rows, every_row, preprocess_by_pillow
+from tests.kernels.test_reference import DTYPES, coordinate_rows, every_row, preprocess_by_pillow
 from tests.kernels.tritons import DEPRECATIONS
 from tests.tolerances import relative_error
 
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 from headspan.model.convert import to_tower
-from headspan_kernels import fused, reference, rounds
+from headspan_kernels import fused, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
 
@@ -192,10 +192,6 @@ def test_ops_with_matrix_products_on_an_older_gpu(
     qkv = draw(random, 1, 65, 3 * 2 * 64, dtype=dtype)
     for pooling in (None, torch.full((1, 65), 1 / 65)):
         check_attention(fused.attention_emit(qkv, 2, pooling, True), qkv, 2, pooling, tolerance)
-    head_outputs, scale, mean_and_bias = draw(random, 2, 2, 9, 64, dtype=dtype), draw(random, 2), draw(random, 2, 3)
-    directions = draw(random, 2, 67, 70, dtype=dtype)
-    wanted = reference.text_maps(head_outputs, scale, mean_and_bias, directions)
-    assert relative_error(fused.text_maps(head_outputs, scale, mean_and_bias, directions), wanted) < tolerance
     heads, scale, mean_and_bias = draw(random, 5, 1, 2, 64), draw(random, 5).double(), draw(random, 5, 3).double()
     found, exact = ((torch.zeros(1, 2, 67).double(), torch.zeros(1, 2, 67, 67).double()) for _ in range(2))
     fused.add_moments(heads, scale, mean_and_bias, *found)
@@ -274,24 +270,6 @@ def test_moments_are_added_in_place(random: torch.Generator, batch: int, size: i
     assert relative_error(gram[0, 1], before + sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), [(1, 1, 1, 5), (3, 1, 2, 16), (2, 33, 2, 88)])
-def test_heads_and_patches_are_carried_along_their_directions(
-    random: torch.Generator, batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
-) -> None:
-    # Read as the tower leaves them: one layer of several.
-    head_outputs = draw(random, batch, 2, heads, tokens, size, dtype=dtype)[:, 1]
-    directions = draw(random, heads, size + 3, 70, dtype=dtype)
-    scale, mean_and_bias = draw(random, batch), draw(random, batch, 3)
-    wanted = carry(*(tensor.double().numpy() for tensor in (head_outputs, scale, mean_and_bias, directions)))
-    projected = fused.head_project(head_outputs, scale, mean_and_bias, directions)
-    maps = fused.text_maps(head_outputs, scale, mean_and_bias, directions)
-    assert relative_error(projected, wanted) < tolerance
-    assert relative_error(maps, wanted.sum(axis=1)) < tolerance
-    assert relative_error(projected, reference.head_project(head_outputs, scale, mean_and_bias, directions)) < tolerance
-    assert relative_error(maps, reference.text_maps(head_outputs, scale, mean_and_bias, directions)) < tolerance
-
-
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     # Smaller, larger, of the wanted size already, and long; odd crops.
@@ -311,35 +289,6 @@ def test_preprocessing_is_pillows_to_within_one_grey_level(
     assert (found - plain).abs().max() * 255 * min(std) < 1.001
     # A border between two levels is crossed by rounding alone, and seldom.
     assert (grey - torch.from_numpy(wanted)).abs().mean() < 0.01
-
-
-# One program a head, several, and more directions than are taken away in a step.
-@pytest.mark.parametrize(
-    ("heads", "pool", "rank", "count"), [(1, 1, 1, 1), (3, 70, 5, 4), (2, 33, 17, 4), (1, 40, 20, 18)]
-)
-@pytest.mark.parametrize("block", [32, 1024])
-def test_the_rounds_of_textspan_are_the_references(
-    random: torch.Generator,
-    monkeypatch: pytest.MonkeyPatch,
-    heads: int,
-    pool: int,
-    rank: int,
-    count: int,
-    block: int,
-) -> None:
-    monkeypatch.setattr(rounds, "BLOCK", block)
-    texts = draw(random, heads, pool, rank, dtype=torch.float64)
-    root = draw(random, heads, rank, rank, dtype=torch.float64)
-    covariance = root @ root.transpose(1, 2)
-    if heads == 3:
-        # A head of a smaller rank: it runs out of texts.
-        texts[1, :, 2:], covariance[1, 2:], covariance[1, :, 2:] = 0, 0, 0
-    chosen, directions, variances = fused.textspan_rounds(texts, covariance, count, 1e-12)
-    wanted = reference.textspan_rounds(texts, covariance, count, 1e-12)
-    assert torch.equal(chosen, wanted[0])
-    assert relative_error(directions, wanted[1]) < tolerances.FLOAT64
-    assert relative_error(variances, wanted[2]) < tolerances.FLOAT64
-    assert (chosen[:, 0] >= 0).all()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from headspan.spans.algorithm import Spread, span_heads
 from headspan_kernels import ops, reference
 from tests import tolerances
 from tests.tolerances import relative_error
@@ -230,33 +229,6 @@ def test_an_image_of_scale_0_is_no_part_of_the_moments() -> None:
         assert relative_error(gram[0, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
-def carry(head_outputs: np.ndarray, scale: np.ndarray, mean_and_bias: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Coordinates times directions, `[batch, head, token, joint]`, by loops."""
-    batch, heads, tokens, _ = head_outputs.shape
-    out = np.zeros((batch, heads, tokens, directions.shape[2]))
-    for image in range(batch):
-        for head in range(heads):
-            for token in range(tokens):
-                coordinates = np.concatenate([scale[image] * head_outputs[image, head, token], mean_and_bias[image]])
-                out[image, head, token] = coordinates @ directions[head]
-    return out
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
-def test_heads_and_patches_are_carried_along_their_directions(
-    batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
-) -> None:
-    head_outputs, directions = draw(batch, heads, tokens, size, dtype=dtype), draw(heads, size + 2, 5, dtype=dtype)
-    scale, mean_and_bias = draw(batch), draw(batch, 2)
-    wanted = carry(*(tensor.double().numpy() for tensor in (head_outputs, scale, mean_and_bias, directions)))
-    assert relative_error(reference.head_project(head_outputs, scale, mean_and_bias, directions), wanted) < tolerance
-    assert (
-        relative_error(reference.text_maps(head_outputs, scale, mean_and_bias, directions), wanted.sum(axis=1))
-        < tolerance
-    )
-
-
 def test_a_norm_with_a_residual_keeps_the_sum_and_its_statistics() -> None:
     x, added, weight, bias = draw(3, 7, 5), draw(3, 7, 5, seed=1), draw(5), draw(5, seed=1)
     found = reference.add_layer_norm(x, added, weight, bias, 1e-5, with_statistics=True)
@@ -314,24 +286,6 @@ def test_preprocessing_is_pillows_to_within_one_grey_level(height: int, width: i
     assert differences.mean() < 0.01
 
 
-def test_the_rounds_of_textspan_are_those_of_the_analysis() -> None:
-    random = np.random.default_rng(3)
-    texts, root = random.standard_normal((2, 40, 6)), random.standard_normal((2, 6, 6))
-    covariance = root @ root.swapaxes(1, 2)
-    # A head of rank 4, with zeros beyond it.
-    texts[1, :, 4:], covariance[1, 4:], covariance[1, :, 4:] = 0, 0, 0
-    chosen, directions, variances = reference.textspan_rounds(
-        torch.from_numpy(texts), torch.from_numpy(covariance), 6, 1e-12
-    )
-    for head, rank in ((0, 6), (1, 4)):
-        spread = Spread(7, np.zeros(rank), 6 * covariance[head, :rank, :rank], np.eye(rank))
-        span = span_heads([spread], texts[head, :, :rank], 6, rank)[0]
-        assert chosen[head].tolist() == span.indices.tolist()
-        assert relative_error(directions[head, :rank, :rank], span.directions) < tolerances.FLOAT32_SUM
-        explained = variances[head].cumsum(dim=0) / np.trace(covariance[head])
-        assert relative_error(explained[:rank], span.explained[:rank]) < tolerances.FLOAT64
-
-
 def test_every_device_has_ops_of_the_same_names() -> None:
     for device in ("cpu", "cuda", "meta"):
         module = ops(torch.device(device))
@@ -340,12 +294,9 @@ def test_every_device_has_ops_of_the_same_names() -> None:
             "add_moments",
             "attention_emit",
             "attention_weights",
-            "head_project",
             "layer_norm",
             "pooled_attention",
             "preprocess",
-            "text_maps",
-            "textspan_rounds",
         ):
             wanted = inspect.signature(getattr(reference, name)).parameters
             assert list(inspect.signature(getattr(module, name)).parameters) == list(wanted)
