@@ -136,7 +136,7 @@ def _bytes() -> str:
             (
                 name,
                 *(f"{stored_bytes(size, *form):,}" for form in FORMS),
-                f"{dense_bytes(size, 4, 'patches'):,}",
+                f"{dense_bytes(size, 4, 'patches', 4):,}",
                 f"{moments_bytes(size, size.layers) / 1e6:,.0f} MB",
             )
         )

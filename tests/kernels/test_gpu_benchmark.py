@@ -76,12 +76,12 @@ def test_the_gpu_benchmark_runs_as_a_toy(run_toy: Callable[[], dict[str, Any]], 
     assert accuracy["ceilings"].keys() == {"copy_tb_s", "bf16_tflop_s", "fp64_tflop_s"}
     assert accuracy["fp32"]["sum_error"] < tolerances.ORACLE_FLOAT32
     assert accuracy["bf16"]["sum_error"] < 2 * tolerances.BFLOAT16_PASS
-    assert gpu.accuracy_words(accuracy)[0].startswith("sum of contributions within")
+    assert [row[0] for row in gpu.accuracy_table(accuracy)[1:3]] == ["fp32", "bf16"]
     assert ops["wrong"] == []
     # The fused op is measured first, so it is the fastest.
     assert all(row["kept"] for row in ops["rows"].values())
     assert {"F.interpolate", "F.interpolate, compiled", "reference, compiled"} < ops["rows"]["preprocess"].keys()
-    assert len(gpu.ops_words(ops)[0].split("; ")) == len(ops["rows"])
+    assert [row[0] for row in gpu.ops_table(ops)[1:]] == list(ops["rows"])
     assert speed["images_a_second"] == round(2000 / speed["rows"]["ours"]["ms"])
     assert speed["left_out"] == []
     for name in ("ours", gpu_tower.OPEN_CLIP_COMPILED):
@@ -127,8 +127,9 @@ def test_the_gpu_benchmark_measures_the_rest_where_something_fails_or_is_wrong(
     ]
     not_kept = {name for name, row in rows.items() if not row["kept"]}
     assert not_kept == {"pooled_attention, patches", "add_moments", "layer_norm"}
-    assert "add_moments: failed" in gpu.ops_words(ops)[0]
-    assert gpu.ops_words(ops)[1].count("(wrong)") == 3
+    table = {row[0]: row[1:] for row in gpu.ops_table(ops)[1:]}
+    assert table["add_moments"][0] == "failed"
+    assert [row[-1] for row in table.values()].count("WRONG") == 3
     tower = found[gpu.TOWER]
     assert "failed" not in tower
     assert {name for name, row in tower["rows"].items() if "failed" in row} == {
@@ -138,7 +139,7 @@ def test_the_gpu_benchmark_measures_the_rest_where_something_fails_or_is_wrong(
         gpu_tower.OPEN_CLIP_COMPILED,
         "same tower on PyTorch's ops, heads alone",
     }
-    assert gpu.tower_words(tower)[1].endswith("not yet measured")
+    assert gpu.tower_headline(tower)[1].endswith("not yet measured")
     # The log has a row at once, not only at the end.
     said = capsys.readouterr().out
     assert (
@@ -168,7 +169,7 @@ def test_a_float32_tower_beyond_its_mark_does_not_end_the_gpu_benchmark(
     found = run_toy()
     assert found["exit_code"] == 1
     assert found[gpu.ACCURACY]["wrong"][0].startswith("fp32")
-    assert "marks" in gpu.accuracy_words(found[gpu.ACCURACY])[1]
+    assert "required" in gpu.accuracy_table(found[gpu.ACCURACY])[-1][0]
     assert found[gpu.TOWER]["images_a_second"]
 
 

@@ -138,12 +138,6 @@ def _shfl(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     warp.put(target, warp.bits(source)[lanes ^ by if instruction.parts[2] == "bfly" else by & LANES - 1])
 
 
-def _redux(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
-    values = warp.value(instruction.operands[1], instruction.parts[-1])
-    best = {"min": values.min, "max": values.max}[instruction.parts[2]]()
-    warp.put(instruction.operands[0], to_bits(np.full(LANES, best)))
-
-
 @cache
 def _form(parts: tuple[str, ...]) -> str:
     """Whether arithmetic is "plain", of one type that its result has too; "other"; or "unknown", by its modifiers."""
@@ -165,5 +159,4 @@ INSTRUCTIONS: dict[str, Callable[[Warp, Instruction, np.ndarray], None]] = {
     "selp": _selp,
     "bfe": _bfe,
     "shfl": _shfl,
-    "redux": _redux,
 }

@@ -18,7 +18,7 @@ INSTRUCTIONS = {**scalars.INSTRUCTIONS, **transfers.INSTRUCTIONS, **matrices.INS
 _ADDRESS = re.compile(r"\[\s*([%\w]+)\s*(?:\+\s*(-?\w+))?\s*\]")
 _FLOAT = re.compile(r"0[dDfF]([0-9A-Fa-f]+)$")
 # What no lane may be left out of.
-_OF_WHOLE_WARPS = frozenset({"shfl", "redux", *matrices.INSTRUCTIONS})
+_OF_WHOLE_WARPS = frozenset({"shfl", *matrices.INSTRUCTIONS})
 # The mask of an instruction without a guard.
 _EVERY = np.ones(LANES, bool)
 # What a register holds in lanes that have not written it: NaN of every type.
