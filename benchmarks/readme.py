@@ -1,7 +1,7 @@
-"""The generated tables of benchmarks/README.md and the headlines of README.md; run `python -m benchmarks.readme`.
+"""Generate the tables of benchmarks/README.md, the headlines of README.md and the ops' rows of kernels/README.md.
 
-Both come from the recorded lines. For each question and machine the latest line counts; benchmarks/README.md shows all
-of them, and README.md one short row for each of a few questions.
+`python -m benchmarks.readme` writes all three from the recorded lines. For each question and machine the latest line
+counts; benchmarks/README.md shows all of them, and README.md one short row for each of a few questions.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from benchmarks import (
     gpu,
 )
 from benchmarks.measure import avx512_hidden, latest_lines
+from headspan_kernels import reference
 
 README = Path(__file__).parent.parent / "README.md"
 PAGE = Path(__file__).parent / "README.md"
+KERNELS = README.parent / "kernels" / "README.md"
 BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of benchmarks -->"
 
 MODULES = (
@@ -145,6 +147,22 @@ def headlines() -> str:
     return _markdown(rows)
 
 
+def kernels() -> str:
+    """The rows of the ops that still exist, for each GPU."""
+    parts = []
+    for (question, machine), line in sorted(latest_lines().items()):
+        if question == gpu.OPS:
+            head, *rows = gpu.ops_table(line)
+            parts.append(f"*{machine}, {line['date']}, commit {line['commit']}*")
+            parts.append(_markdown([head, *(row for row in rows if hasattr(reference, row[0].partition(",")[0]))]))
+    return "\n\n".join(parts)
+
+
+def pages() -> dict[Path, str]:
+    """Every page with a generated block, and the block."""
+    return {README: headlines(), PAGE: page(), KERNELS: kernels()}
+
+
 def with_block(text: str, block: str) -> str:
     """`text` with the part between the marks replaced."""
     before, rest = text.split(BEGIN)
@@ -163,5 +181,5 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    for path, block in ((README, headlines()), (PAGE, page())):
+    for path, block in pages().items():
         path.write_text(with_block(path.read_text(encoding="utf-8"), block), encoding="utf-8")

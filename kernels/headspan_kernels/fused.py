@@ -1,4 +1,4 @@
-"""The ops of a CUDA device: Triton's where one is written, under the names and signatures of `reference`."""
+"""Ops for CUDA: Triton kernels, and the reference for the ops that have none."""
 
 from headspan_kernels.attention import attention_emit
 from headspan_kernels.moments import add_moments

@@ -1,7 +1,7 @@
-"""Every op in plain PyTorch: the specification that faster ones are held against, and the CPU path.
+"""Every op in plain PyTorch: the specification that faster ops are compared with, and the fallback on every device.
 
-Statistics and emitted numbers are float32 whatever the activations' type; moments are float64.
-Nothing here imports Triton or knows a model, a file or a store.
+Statistics and emitted numbers are float32 whatever the activations' type; moments are float64. Nothing here imports
+Triton or knows a model, a file or a store.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Emitted(NamedTuple):
-    """What the pooled row took from each head: `Σ_n α v`, and `α v` per source token where asked for."""
+    """What the pooled row takes from each head: `Σ_n α v`, and `α v` for each source token on request."""
 
     heads: Float[Tensor, "batch head head_dim"]
     patches: Float[Tensor, "batch head token head_dim"] | None
 
 
 class Normed(NamedTuple):
-    """Rows, their LayerNorm, and where asked for its float32 mean and `1 / sqrt(var + eps)`."""
+    """Rows, their LayerNorm, and on request its float32 mean and `1 / sqrt(var + eps)`."""
 
     rows: Float[Tensor, "*rows width"]
     normed: Float[Tensor, "*rows width"]
@@ -45,7 +45,7 @@ def linear(
     bias: Float[Tensor, " out"] | None,
     activation: str | None = None,
 ) -> Float[Tensor, "*rows out"]:
-    """`x Wᵀ + b`, and that through an activation of `ACTIVATIONS` where one is named."""
+    """`x Wᵀ + b`, followed by the named activation of `ACTIVATIONS`, if any."""
     y = F.linear(x, weight, bias)
     return y if activation is None else ACTIVATIONS[activation](y)
 
@@ -68,7 +68,7 @@ def add_layer_norm(
     eps: float,
     with_statistics: bool = False,
 ) -> Normed:
-    """`x + added`, rounded to their type as the stream keeps it, and the LayerNorm of that."""
+    """`x + added`, rounded to the type of the residual stream, and the LayerNorm of the sum."""
     rows = x if added is None else x + added
     mean = rstd = None
     if with_statistics:
@@ -86,12 +86,12 @@ def attention_emit(
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
-    """Attention of every token, and what the pooled row took from each head.
+    """Attention of every token, and what the pooled row takes from each head.
 
-    `qkv` holds queries, keys and values side by side. `pooling` holds the weights of the rows whose mean
-    is the pooled row (its first axis is 1 or the batch); None means that row 0, the class token, is it.
-    With `patches_out`, `α v` is written there, in its type, once; otherwise it comes as float32. `bias` is added to
-    the scores.
+    `qkv` holds queries, keys and values side by side. `pooling` holds the weights of the rows whose weighted mean is
+    the pooled row (its first axis is 1 or the batch); without it, row 0, the class token, is the pooled row.
+    `with_patches` asks for `α v`: written to `patches_out`, in its type, or returned as float32 without it. `bias` is
+    added to the scores.
     """
     query, key, value = split_heads(qkv, 3, heads)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -120,7 +120,7 @@ def pooled_attention(
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
-    """Attention of one query row an image, as in the last block, where no other row is needed.
+    """Attention of one query row an image, as in the last block, which needs no other row.
 
     `patches_out` and `bias` as in `attention_emit`.
     """
@@ -143,7 +143,7 @@ def pooled_attention(
 def attention_weights(
     query: Float[Tensor, "batch width"], key: Float[Tensor, "batch token width"], heads: int
 ) -> Float[Tensor, "batch head token"]:
-    """How much of every token each head of one query row an image takes; sums to 1 over tokens, float32."""
+    """The weight of every token in each head of one query row an image, float32; sums to 1 over tokens."""
     (keys,) = split_heads(key, 1, heads)
     rows = query.view(len(query), heads, 1, -1)
     return softmax_weights(rows, keys, None)[:, :, 0]
@@ -158,8 +158,8 @@ def add_moments(
 ) -> None:
     """Add a batch's sum and uncentred Gram matrix of every head's coordinates to `total` and `gram`, in place.
 
-    An image's coordinates are its `head_dim` numbers times its `scale`, and its `mean_and_bias`. An image whose scale
-    is 0 counts as nothing, whatever its numbers are.
+    An image's coordinates are its `head_dim` numbers times its `scale`, followed by its `mean_and_bias`. An image whose
+    scale is 0 adds nothing, even if its numbers are NaN or infinite.
     """
     batch, layers, count, _ = heads.shape
     scaled = torch.where(scale[:, None, None, None] == 0, 0, heads.double() * scale[:, None, None, None])
@@ -181,7 +181,7 @@ def preprocess(
     """Antialiased bicubic resize of the short side, centre crop to `size`, and the model's normalisation.
 
     Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32. Pillow 13
-    takes tall images rows first, and differs by a level or two there.
+    resizes rows first in tall images, where it differs by one or two grey levels.
     """
     (height, width), (top, left) = resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
     levels = pixels.float()
@@ -200,8 +200,8 @@ def preprocess(
 
 
 def resize_and_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of an image whose short side is brought to the square `target`'s, the long rounded down; and
-    where in it, top and left, the `target` in its middle begins."""
+    """Height and width after resizing the short side to the square `target`'s, the long side rounded down; and the top
+    and left of the centre crop."""
     long = int(target[0] * max(source) / min(source))
     height, width = (long, target[1]) if source[1] <= source[0] else (target[0], long)
     return (height, width), (round((height - target[0]) / 2), round((width - target[1]) / 2))
@@ -209,9 +209,9 @@ def resize_and_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[t
 
 @cache
 def bicubic_taps(source: int, target: int) -> tuple[Int32[Tensor, " target"], Float32[Tensor, "target tap"]]:
-    """For every target pixel its first source pixel and the weights from there on, zero where there are fewer.
+    """For every target pixel its first source pixel and the weights from there on, padded with zeros.
 
-    Pillow's `precompute_coeffs` with its bicubic kernel (a = -1/2), stretched by the ratio where that is above 1.
+    As Pillow's `precompute_coeffs` with its bicubic kernel (a = -1/2), stretched by the ratio if that is above 1.
     """
     ratio = source / target
     stretch = max(ratio, 1.0)
@@ -242,6 +242,6 @@ def _written(values: Tensor, out: Tensor | None) -> Tensor:
 
 
 def softmax_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """The rows' weights over the tokens, float32 whatever the type of `[batch, head, row or token, head_dim]`."""
+    """Float32 attention weights of query rows over tokens; inputs are `[batch, head, row or token, head_dim]`."""
     scores = query.shape[-1] ** -0.5 * (query.float() @ key.float().transpose(-1, -2))
     return torch.softmax(scores if bias is None else scores + bias.float(), dim=-1)

@@ -1,4 +1,4 @@
-"""The GPU's benchmark as a toy, on a CPU, in Triton's interpreter: every call that it makes on a GPU, once."""
+"""The GPU benchmark at toy size on a CPU, in Triton's interpreter: every call that it makes on a GPU, once."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEP
 
 @pytest.fixture
 def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], dict[str, Any]]:
-    """The GPU benchmark on the CPU, nothing compiled: every call that it makes on a GPU, once. Each takes longer.
+    """Run the GPU benchmark on the CPU without compiling; each measured time is larger than the one before.
 
-    What comes back are its lines by question, and the exit code.
+    Returns its lines by question, and the exit code.
     """
     toy = gpu.Sizes(batch=2, layers=2, heads=2, head_dim=8, joint=7, patch=4, pixels=16, photo=(19, 23))
     clock = count(1)
@@ -60,7 +60,7 @@ def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def fails(*arguments: Any, **settings: Any) -> Any:
-    # As Triton's errors, it derives from Exception alone.
+    # Like Triton's errors, it derives directly from Exception.
     raise Exhausted("out of shared memory\nand more")
 
 
@@ -68,7 +68,7 @@ class Exhausted(Exception):
     pass
 
 
-def test_the_gpu_benchmark_runs_as_a_toy(run_toy: Callable[[], dict[str, Any]], used: set[str]) -> None:
+def test_the_gpu_benchmark_runs_at_toy_size(run_toy: Callable[[], dict[str, Any]], used: set[str]) -> None:
     found = run_toy()
     assert found["exit_code"] == 0
     accuracy, ops, speed = found[gpu.ACCURACY], found[gpu.OPS], found[gpu.TOWER]
@@ -96,7 +96,7 @@ def test_the_gpu_benchmark_runs_as_a_toy(run_toy: Callable[[], dict[str, Any]], 
     assert used
 
 
-def test_the_gpu_benchmark_measures_the_rest_where_something_fails_or_is_wrong(
+def test_the_gpu_benchmark_measures_everything_else_when_something_fails_or_is_wrong(
     run_toy: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = fused.layer_norm
@@ -113,7 +113,7 @@ def test_the_gpu_benchmark_measures_the_rest_where_something_fails_or_is_wrong(
     assert found[gpu.ACCURACY]["failed"] == failed
     ops = found[gpu.OPS]
     rows = ops["rows"]
-    # Wrong by an eighth, timed all the same, and faster than its peers, which are right: not kept.
+    # An op that is wrong by an eighth is timed, is faster than its peers, and is not kept.
     assert rows["layer_norm"]["wrong"] == pytest.approx(0.125, rel=0.1)
     assert rows["layer_norm"]["times_faster"] > 1
     assert rows["add_moments"]["fused"] == {"failed": failed}
@@ -140,7 +140,7 @@ def test_the_gpu_benchmark_measures_the_rest_where_something_fails_or_is_wrong(
         "same tower on PyTorch's ops, heads alone",
     }
     assert gpu.tower_headline(tower)[1].endswith("not yet measured")
-    # The log has a row at once, not only at the end.
+    # Rows are printed at once, not only at the end.
     said = capsys.readouterr().out
     assert (
         said.index("\nadd_layer_norm: fused")
@@ -149,7 +149,7 @@ def test_the_gpu_benchmark_measures_the_rest_where_something_fails_or_is_wrong(
     )
 
 
-def test_the_gpu_benchmark_measures_the_towers_peers_where_ours_fails(
+def test_the_gpu_benchmark_measures_the_peers_when_our_tower_fails(
     run_toy: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused, "attention_emit", fails)
@@ -161,7 +161,7 @@ def test_the_gpu_benchmark_measures_the_towers_peers_where_ours_fails(
     assert found[gpu.TOWER]["rows"][gpu_tower.OPEN_CLIP_COMPILED]["ms"]
 
 
-def test_a_float32_tower_beyond_its_mark_does_not_end_the_gpu_benchmark(
+def test_a_float32_tower_beyond_its_limit_does_not_end_the_gpu_benchmark(
     run_toy: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_tower, "FLOAT32_ERROR", 0.0)
@@ -173,7 +173,7 @@ def test_a_float32_tower_beyond_its_mark_does_not_end_the_gpu_benchmark(
     assert found[gpu.TOWER]["images_a_second"]
 
 
-def test_the_gpu_benchmark_leaves_out_what_may_not_be_compiled_in_time(
+def test_the_gpu_benchmark_skips_peers_that_might_not_compile_in_time(
     run_toy: Callable[[], dict[str, Any]],
 ) -> None:
     speed = gpu_tower.speed({"bf16_tflop_s": 1.0}, lambda: 99.0)
@@ -192,8 +192,8 @@ def test_the_peers_of_the_gpu_benchmark_do_the_same_work(run_toy: Callable[[], d
         assert relative_error(found, wanted) < 0.05
 
 
-def test_the_gpu_benchmark_counts_the_pixels_that_a_crop_is_made_of() -> None:
-    # Halved, a pixel is made of 8 source pixels from 2i - 3 on; the crop's columns are 12 to 27 of 40.
+def test_the_gpu_benchmark_counts_the_pixels_that_a_crop_needs() -> None:
+    # When halved, pixel i needs 8 source pixels from 2i - 3 on; the crop's columns are 12 to 27 of 40.
     assert gpu_ops.pixels_read((32, 80), (16, 16)) == 32 * (51 + 8 - 21)
     assert gpu_ops.pixels_read((80, 32), (16, 16)) == 32 * (51 + 8 - 21)
 
