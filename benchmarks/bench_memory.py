@@ -40,7 +40,7 @@ class _Run(NamedTuple):
 
 
 _TINY_NAME = "tiny-vit-224"
-_RUNS = (_Run("ViT-B-32", 256, 4), _Run(_TINY_NAME, 2_000, 10))
+_RUNS = (_Run("ViT-B-32", 256, 4), _Run(_TINY_NAME, 1_000, 10))
 _TOY_RUNS = (_Run(_TINY_NAME, 256, 10),)
 _COMMAND = (
     "import resource, sys; from headspan.cli.main import main; code = main(sys.argv[1:]); "
