@@ -1,6 +1,6 @@
-"""A file server that seems far away: it waits before every answer, and gives each connection so many bytes a second.
+"""A file server that behaves like a distant one: it waits before every answer and limits each connection's rate.
 
-`python -m benchmarks.far_server FOLDER WAIT_SECONDS BYTES_A_SECOND` prints its port and serves until it is ended.
+`python -m benchmarks.far_server FOLDER WAIT_SECONDS BYTES_A_SECOND` prints its port and serves until it is terminated.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(max(0.0, began + sent / self.bytes_a_second - time.monotonic()))
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may go."""
+        """Ignore clients that disconnect."""
 
 
 if __name__ == "__main__":

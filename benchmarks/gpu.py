@@ -1,11 +1,10 @@
 """How fast and how exact is the GPU path? One command for one GPU, under 8 minutes: `python -m benchmarks.gpu`.
 
-Ceilings first (copy bandwidth, matrix products in bf16 and float64), then three questions: the tower's contributions
-against a float64 pass, every fused op checked and timed beside PyTorch's own, and the tower with everything emitted
-beside its peers. What cannot be measured, the peer open_clip where it is not installed too, says why in its row, and
-what is wrong is timed all the same; the exit code is 1 where a question has no answer or a wrong one. Needs torch,
-numpy, triton and jaxtyping alone. Lines go to `benchmarks/results/<device>.jsonl`, each as soon as it is known, and
-`python -m benchmarks.readme` puts them into the README's table.
+It measures ceilings first (copy bandwidth, matrix products in bf16 and float64), then answers three questions: the
+tower's contributions against a float64 pass, every fused op checked and timed beside PyTorch's own, and the tower with
+everything emitted beside its peers. A row that cannot be measured says why (open_clip may not be installed), and an op
+with wrong results is timed too. The exit code is 1 if a question has no answer or a wrong one. It needs torch, numpy,
+triton and jaxtyping only. Each line is appended to `benchmarks/results/<device>.jsonl` as soon as it is known.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ACCURACY, OPS, TOWER = "GPU: bf16 contributions", "GPU: fused ops", "GPU: ViT-L/
 # Each question's module and function.
 QUESTIONS = {ACCURACY: ("gpu_tower", "accuracy"), OPS: ("gpu_ops", "run"), TOWER: ("gpu_tower", "speed")}
 DEVICE = "cuda"
-# What the whole command may take; a peer whose compilation might not fit any more is left out and named.
+# The time limit of the whole command; a peer whose compilation might exceed it is left out and named.
 SECONDS = 450.0
 
 
@@ -46,13 +45,8 @@ class Sizes:
     joint: int = 768
     patch: int = 14
     pixels: int = 224
-    # Texts that are mapped at once.
-    texts: int = 64
     # Height and width of a photograph as it comes from its JPEG.
     photo: tuple[int, int] = (375, 500)
-    # TEXTSPAN over the last four layers: texts of the pool, and rounds.
-    pool: int = 3498
-    rounds: int = 60
 
     @property
     def width(self) -> int:
@@ -67,7 +61,7 @@ class Sizes:
 
 # ViT-L/14 at 224 pixels.
 SIZES = Sizes()
-# Of a kernel's name, so much is kept.
+# Characters of a kernel's name that are kept.
 _NAME_LENGTH = 80
 _NEEDED = ("numpy", "triton", "jaxtyping")
 _ENGINE = Path(__file__).parent.parent / "engine"
@@ -82,10 +76,10 @@ def main() -> int:
         print(f"benchmarks.gpu measures a CUDA GPU, but {found}; run it on a machine that has one", file=sys.stderr)
         return 2
     _make_importable()
-    # Float32 products are float32's in the peers too: no TF32, whatever the environment says.
+    # The peers' float32 products must not be TF32 either, whatever the environment says.
     os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)
     torch.set_float32_matmul_precision("highest")
-    # Not before: it imports numpy.
+    # Imported here, since it needs numpy.
     from benchmarks.measure import RESULTS
 
     here = _circumstances()
@@ -103,7 +97,7 @@ def main() -> int:
         line = {"question": question, **answer, "ceilings": ceilings, **here}
         text = json.dumps(line, ensure_ascii=False)
         print(text, flush=True)
-        # Written at once, so that a run that is cut short has told what it knew.
+        # Written at once, so that an interrupted run has recorded what it measured.
         with (RESULTS / f"{line['device']}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
         for fault in ("failed", "wrong"):
@@ -113,37 +107,70 @@ def main() -> int:
     return exit_code
 
 
-def accuracy_words(line: dict[str, Any]) -> tuple[str, str]:
-    """The README's cells: the number, and what it is held against."""
-    return (
-        f"sum of contributions within {line['bf16']['sum_error']:.1e}, cosine {line['bf16']['cosine']:.6f}",
-        f"float64 pass; marks 1e-2 and 0.9999 {'met' if line['marks_met'] else 'MISSED'}; "
-        f"float32: {line['fp32']['sum_error']:.1e}",
-    )
+def accuracy_table(line: dict[str, Any]) -> list[list[str]]:
+    """A row for each type: relative errors, and the lowest cosine."""
+    head = ["relative error against float64", "sum of contributions", "heads", "patches", "lowest cosine of the sum"]
+    rows = [
+        [
+            kind,
+            *(f"{line[kind][f'{part}_error']:.1e}" for part in ("sum", "heads", "patches")),
+            f"{line[kind]['cosine']:.7f}",
+        ]
+        for kind in ("fp32", "bf16")
+    ]
+    met = "met" if line["marks_met"] else "MISSED"
+    return [head, *rows, [f"required of bf16: {met}", "1e-2", "", "", "0.9999"]]
 
 
-def ops_words(line: dict[str, Any]) -> tuple[str, str]:
-    """The README's cells of all ops."""
-    ours, against = [], []
+def ops_table(line: dict[str, Any]) -> list[list[str]]:
+    """A row for each op: its time, that of the best peer, their ratio, and the share of the floor."""
+    found = [["op", "fused", "best of PyTorch", "times faster", "share of the floor", ""]]
     for name, row in line["rows"].items():
-        ours.append(f"{name}: {row['fused']['ms']:.3g} ms" if "ms" in row["fused"] else f"{name}: failed")
-        times = "no ratio" if row["times_faster"] is None else f"{row['times_faster']:.2g}×"
-        against.append(times + (" (wrong)" if "wrong" in row else "" if row["kept"] else " (not kept)"))
-    return "; ".join(ours), "the best of PyTorch, eager and compiled: " + "; ".join(against)
+        peers = {peer: value["ms"] for peer, value in row.items() if isinstance(value, dict) and "ms" in value}
+        ours = peers.pop("fused", None)
+        best = min(peers, key=lambda peer: peers[peer], default=None)
+        times, share = row["times_faster"], row.get("share_of_ceiling")
+        verdict = "WRONG" if "wrong" in row else "" if row["kept"] else "slower than PyTorch"
+        found.append(
+            [
+                name,
+                "failed" if ours is None else f"{ours:.3g} ms",
+                "" if best is None else f"{peers[best]:.3g} ms ({best})",
+                "" if times is None else f"{times:.2f}",
+                "" if share is None else f"{share:.2f} ({row['bound']})",
+                verdict,
+            ]
+        )
+    return found
 
 
-def tower_words(line: dict[str, Any]) -> tuple[str, str]:
+def tower_table(line: dict[str, Any]) -> list[list[str]]:
+    """A row for the tower and for each of its peers: milliseconds a batch, and images a second."""
+    found = [[f"batch of {line['batch']}", "ms", "images/s", "time over ours"]]
+    ours = line["rows"]["ours"]["ms"]
+    for name, row in line["rows"].items():
+        if "ms" in row:
+            rate = f"{line['batch'] / row['ms'] * 1e3:,.0f}"
+            found.append([name, f"{row['ms']:.1f}", rate, f"{row['ms'] / ours:.2f}"])
+        else:
+            found.append([name, "failed", "", ""])
+    if line["share_of_bf16"] is not None:
+        found.append(["share of the measured bf16 matrix rate", f"{line['share_of_bf16']:.2f}", "", ""])
+    return found
+
+
+def tower_headline(line: dict[str, Any]) -> tuple[str, str]:
     """The README's cells of the tower."""
-    times, share = line["times_open_clip_compiled"], line["share_of_bf16"]
+    times = line["times_open_clip_compiled"]
     return (
-        f"{line['images_a_second']:,} images/s"
-        + ("" if share is None else f", {share:.0%} of the measured bf16 matrix rate"),
-        "open_clip's `encode_image`, compiled: " + ("not yet measured" if times is None else f"{times:.2f}× its speed"),
+        f"ViT-L/14, bf16: {line['images_a_second']:,} images/s with all heads and patches",
+        "open_clip's `encode_image`, compiled: "
+        + ("not yet measured" if times is None else f"{1 / times:.2f} of that"),
     )
 
 
 def milliseconds(work: Callable[[], object], for_ms: int = 200) -> dict[str, float]:
-    """Median and 20th and 80th percentile of `work`'s time on the GPU, the L2 cache emptied before each run."""
+    """Median, 20th and 80th percentile of `work`'s time on the GPU; the L2 cache is flushed before each run."""
     from triton.testing import do_bench
 
     low, median, high = do_bench(work, warmup=max(25, for_ms // 4), rep=for_ms, quantiles=[0.2, 0.5, 0.8])
@@ -151,7 +178,7 @@ def milliseconds(work: Callable[[], object], for_ms: int = 200) -> dict[str, flo
 
 
 def replayed(work: Callable[[], object], for_ms: int = 200) -> dict[str, float]:
-    """The same work's time, captured once as a CUDA graph and replayed: what launching costs is gone."""
+    """The time of the same work as a replayed CUDA graph, which has no launch cost."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -164,14 +191,14 @@ def replayed(work: Callable[[], object], for_ms: int = 200) -> dict[str, float]:
 
 
 def kernels(work: Callable[[], object], named: int = 12) -> dict[str, float]:
-    """Milliseconds of one call by what it runs on the device, the longest first, and the rest in one number."""
+    """Milliseconds of one call by kernel, the longest first; the kernels after the first `named` are one number."""
     work()
     with profile(activities=[getattr(ProfilerActivity, DEVICE.upper())], acc_events=True) as seen:
         work()
     took: dict[str, float] = {}
     for event in seen.events():
         if event.device_type == getattr(DeviceType, DEVICE.upper()):
-            # C++ puts whole types into its names.
+            # Names of C++ kernels contain whole types.
             name = event.name[:_NAME_LENGTH]
             took[name] = took.get(name, 0.0) + event.time_range.elapsed_us() / 1e3
     ranked = sorted(took.items(), key=lambda item: -item[1])
@@ -180,18 +207,18 @@ def kernels(work: Callable[[], object], named: int = 12) -> dict[str, float]:
 
 
 def or_why_not(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A row or a line; one that cannot be measured says why, and the rest is measured all the same."""
+    """A row or a line; if it cannot be measured, the reason, so that the rest can still be measured."""
     try:
         return measured()
-    # Whatever it is, and Triton's errors share no base with PyTorch's: a run on a GPU is too dear to end at one row.
+    # Any error: Triton's share no base class with PyTorch's, and GPU time is too expensive to stop at one row.
     except Exception as problem:
-        # The end of it, which names the place; compilers put whole programs into what they say.
+        # Only the end, which names the place: compilers print whole programs in their messages.
         print(traceback.format_exc()[-1500:], file=sys.stderr, flush=True)
         return {"failed": f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"}
 
 
 def say(name: str, row: dict[str, Any]) -> None:
-    """A row in one short line, at once, so that the log tells what was known before a crash."""
+    """Print a row in one short line at once, so that the log shows what was known before a crash."""
     told = []
     for key, value in row.items():
         told.append(f"{key} {value.get('ms', value.get('failed', value)) if isinstance(value, dict) else value}")
@@ -218,7 +245,7 @@ def float64_rate() -> float:
 
 
 def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """‖got − wanted‖ / ‖wanted‖; NaN is an error that no mark forgives."""
+    """‖got − wanted‖ / ‖wanted‖; NaN exceeds every tolerance."""
     return float((got.double() - wanted.double()).norm() / wanted.double().norm())
 
 
@@ -228,7 +255,7 @@ def _digits(value: float) -> float:
 
 
 def _make_importable() -> None:
-    """Let the tower be imported where the store's needs are missing, which headspan's own `__init__` brings."""
+    """Make the tower importable where zarr is missing, which headspan's own `__init__` would import."""
     sys.path[:0] = [str(_ENGINE), str(_ENGINE.parent / "kernels")]
     if find_spec("zarr") is None:
         package = ModuleType("headspan")
@@ -237,7 +264,7 @@ def _make_importable() -> None:
 
 
 def _function(module: str, name: str) -> Callable[..., dict[str, Any]]:
-    """What answers a question; it is imported as late as this, since it brings Triton's kernels, which may fail."""
+    """The function that answers a question; imported late, since importing Triton's kernels may fail."""
     found: Callable[..., dict[str, Any]] = getattr(import_module(f"benchmarks.{module}"), name)
     return found
 

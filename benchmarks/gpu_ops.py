@@ -1,8 +1,8 @@
-"""Every fused op on a GPU at ViT-L/14's sizes: is it right, and does it beat PyTorch at the same work?
+"""Is every fused op right on a GPU at ViT-L/14's sizes, and faster than PyTorch at the same work?
 
-Its peers are the reference and, where that widens or sends over what need not be, PyTorch's fastest way, each eager and
-compiled. Bytes and operations are the least that the op must move and do; the larger of the two times at the measured
-ceilings is the floor. An op is kept where it is right and beats all of its peers.
+The peers are the reference and, where PyTorch has a faster way, that one, each eager and compiled. Bytes and operations
+are the least that the op must move and do; the larger of their two times at the measured ceilings is the floor. An op
+counts as kept if it is right and faster than all of its peers.
 """
 
 from __future__ import annotations
@@ -21,30 +21,28 @@ from headspan_kernels.attention import attention_emit_cut, candidates
 
 # Three roundings to bf16, 2⁻⁸ each at most: weights, results, and inputs cast; sums of moments are float64.
 TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float64: 1e-10}
-# Seconds kept for the tower behind the ops: their peers are compiled only as long as that is left.
+# Seconds reserved for the tower, which is measured after the ops; peers are compiled only while more is left.
 RESERVE_SECONDS = 200.0
 _BF16 = torch.bfloat16
 
 
 @dataclass(frozen=True)
 class Case:
-    """An op's name there and here, its arguments, and the least bytes and operations of a call."""
+    """A row's name, its op, the arguments, and the least bytes and operations of a call."""
 
     name: str
     op: str
     arguments: tuple[Any, ...]
     bytes: float
     flops: float
-    # Whether PyTorch's compiler is a peer too: it would unroll TEXTSPAN's rounds, one by one.
-    compiles: bool = True
-    # Whether its products are float64's.
+    # Whether its products are float64.
     exactly: bool = False
-    # The same work in other ways of PyTorch's, each with its arguments.
+    # Other PyTorch functions for the same work, each with its arguments.
     peers: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = field(default_factory=dict)
 
 
 def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """Every op's row: how wrong it is, if it is, and how fast beside its peers; and attention's time cut by cut."""
+    """A row for each op: its error if it is wrong, and its time beside its peers'; and attention's time by blocks."""
     checks = {case.name: gpu.or_why_not(lambda case=case: {"error": error(case)}) for case in cases(3)}  # type: ignore[misc]
     work = cases(gpu.SIZES.batch)
     rows, wrong = {}, []
@@ -63,22 +61,22 @@ def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
 
 
 def error(case: Case) -> float:
-    """How far the op's results, at real sizes and fresh random inputs, are from those of the reference in float64."""
+    """The largest relative error of the op's results, at real sizes, against the reference in float64."""
     inputs = [value.clone() if isinstance(value, Tensor) else value for value in case.arguments]
     exact = [_exact(value) for value in case.arguments]
     if "attention" in case.op and isinstance(inputs[-1], Tensor):
-        # What receives the patches, so that a number never written shows.
+        # The tensor that receives the patches: a number that is never written stays NaN.
         inputs[-1].fill_(torch.nan)
-    # Sums in place are compared as what they added to.
+    # Ops that add in place return nothing; their last two arguments hold the results.
     found = _tensors(getattr(fused, case.op)(*inputs)) or [inputs[-2], inputs[-1]]
     wanted = _tensors(getattr(reference, case.op)(*exact)) or [exact[-2], exact[-1]]
     errors = [gpu.relative_error(got, want) for got, want in zip(found, wanted, strict=True)]
-    # A tensor's maximum, since Python's may pass NaN over.
+    # A tensor's maximum, since Python's may skip NaN.
     return float(f"{torch.tensor(errors, dtype=torch.float64).max():.3g}")
 
 
 def timed(work: Callable[..., object], arguments: tuple[Any, ...], compiled: bool = False) -> dict[str, Any]:
-    """Time of a call, or why there is none."""
+    """Time of a call, or the reason why there is none."""
 
     def measured() -> dict[str, float]:
         call = torch.compile(work, dynamic=False) if compiled else work
@@ -88,12 +86,12 @@ def timed(work: Callable[..., object], arguments: tuple[Any, ...], compiled: boo
 
 
 def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """Time of the fused op and of its peers, and what share of its ceiling it reaches; `checked` is its error."""
+    """Times of the fused op and of its peers, and the share of its floor; `checked` holds its error."""
     row: dict[str, Any] = {"fused": timed(getattr(fused, case.op), case.arguments)}
     own = (getattr(reference, case.op), case.arguments)
     for name, (work, arguments) in {"reference": own, **case.peers}.items():
         row[name] = timed(work, arguments)
-        if case.compiles and left() > RESERVE_SECONDS:
+        if left() > RESERVE_SECONDS:
             row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
     ours = row["fused"].get("ms")
     best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
@@ -119,27 +117,8 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
     }
 
 
-def bf16_project(head_outputs: Tensor, scale: Tensor, mean_and_bias: Tensor, directions: Tensor) -> Tensor:
-    """`head_project` as one product on the tensor cores; rows of zeros bring `directions` to a multiple of 8."""
-    batch, heads, tokens, head_dim = head_outputs.shape
-    scaled = (head_outputs * scale[:, None, None, None]).to(directions.dtype)
-    shared = mean_and_bias.to(directions.dtype)[:, None, None].expand(-1, heads, tokens, -1)
-    padding = directions.shape[1] - head_dim - mean_and_bias.shape[1]
-    coordinates = F.pad(torch.cat([scaled, shared], dim=-1), (0, padding)).transpose(0, 1).flatten(1, 2)
-    return _product(coordinates, directions).unflatten(1, (batch, tokens)).transpose(0, 1)
-
-
-def bf16_text_maps(head_outputs: Tensor, scale: Tensor, mean_and_bias: Tensor, carried: Tensor) -> Tensor:
-    """`text_maps` as one product on the tensor cores, over heads and their coordinates at once."""
-    batch, heads, tokens, head_dim = head_outputs.shape
-    rows = head_outputs.transpose(1, 2).to(carried.dtype, memory_format=torch.contiguous_format)
-    products = _product(rows.view(1, batch * tokens, -1), carried[:, :head_dim].reshape(1, heads * head_dim, -1))
-    shared = mean_and_bias @ carried[:, head_dim:].float().sum(dim=0)
-    return torch.addcmul(shared[:, None], products.view(batch, tokens, -1), scale[:, None, None])
-
-
 def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: Tensor) -> Tensor:
-    """`preprocess` by PyTorch's own antialiased resize: float pixels, which are not rounded to grey levels."""
+    """`preprocess` by PyTorch's antialiased resize, which does not round to grey levels."""
     (height, width), (top, left) = reference.resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
     levels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     levels = F.interpolate(levels, (height, width), mode="bicubic", antialias=True)
@@ -147,7 +126,7 @@ def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: T
 
 
 def pixels_read(photo: tuple[int, int], size: tuple[int, int]) -> int:
-    """Pixels of a photograph that the rows and columns of its crop are made of."""
+    """Source pixels of a photograph that its crop needs."""
     count = 1
     for source, target, first, kept in zip(photo, *reference.resize_and_crop(photo, size), size, strict=True):
         starts, weights = reference.bicubic_taps(source, target)
@@ -156,7 +135,7 @@ def pixels_read(photo: tuple[int, int], size: tuple[int, int]) -> int:
 
 
 def cases(batch: int) -> list[Case]:
-    """The calls of a forward pass and of what comes behind it."""
+    """The calls of a forward pass, of the moments and of preprocessing."""
     size = gpu.SIZES
     rows, scores = batch * size.tokens, 4 * batch * size.tokens**2 * size.width
     qkv = _draw(batch, size.tokens, 3 * size.width)
@@ -166,21 +145,12 @@ def cases(batch: int) -> list[Case]:
     emitted = patches.nbytes + 4 * batch * size.width
     heads = torch.randn(batch, size.layers, size.heads, size.head_dim, device=gpu.DEVICE)
     scale, mean_and_bias = torch.rand(batch, device=gpu.DEVICE), torch.randn(batch, 3, device=gpu.DEVICE)
-    directions, carried = (
-        _draw(size.layers * size.heads, size.head_dim + 3, size.joint),
-        _draw(size.heads, size.head_dim + 3, size.texts),
-    )
-    head_outputs = _draw(batch, size.heads, size.tokens, size.head_dim).half()
     own = size.head_dim + 3
     total = torch.zeros(size.layers, size.heads, own, dtype=torch.float64, device=gpu.DEVICE)
     gram = torch.zeros(size.layers, size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
-    sums = heads.flatten(1, 2)[:, :, None]
     photos = torch.randint(0, 256, (batch, *size.photo, 3), dtype=torch.uint8, device=gpu.DEVICE)
     square, mean, std = (size.pixels, size.pixels), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     levels = [255 * torch.tensor(value, device=gpu.DEVICE)[:, None, None] for value in (mean, std)]
-    pool = torch.randn(4 * size.heads, size.pool, own, dtype=torch.float64, device=gpu.DEVICE)
-    root = torch.randn(4 * size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
-    covariance = root @ root.transpose(1, 2)
     one_row = (qkv[:, 0, : size.width].contiguous(), qkv[:, :, size.width :].contiguous(), size.heads)
     return [
         Case("attention_emit, heads", "attention_emit", (qkv, size.heads, None, False), 8 * rows * size.width, scores),
@@ -217,24 +187,6 @@ def cases(batch: int) -> list[Case]:
             exactly=True,
         ),
         Case(
-            "head_project",
-            "head_project",
-            (sums, scale, mean_and_bias, directions),
-            sums.nbytes + directions.nbytes + 4 * batch * size.layers * size.heads * size.joint,
-            2 * batch * size.layers * size.heads * own * size.joint,
-            peers={
-                "bf16 product": (bf16_project, (sums, scale, mean_and_bias, F.pad(directions, (0, 0, 0, -own % 8))))
-            },
-        ),
-        Case(
-            "text_maps",
-            "text_maps",
-            (head_outputs, scale, mean_and_bias, carried),
-            head_outputs.nbytes + carried.nbytes + 4 * rows * size.texts,
-            2 * rows * size.heads * own * size.texts,
-            peers={"bf16 product": (bf16_text_maps, (head_outputs, scale, mean_and_bias, carried))},
-        ),
-        Case(
             "preprocess",
             "preprocess",
             (photos, square, mean, std, torch.float32),
@@ -242,23 +194,7 @@ def cases(batch: int) -> list[Case]:
             0,
             peers={"F.interpolate": (interpolated, (photos, square, *levels))},
         ),
-        Case(
-            "textspan_rounds",
-            "textspan_rounds",
-            (pool, covariance, size.rounds, 1e-12),
-            # A round reads every text once.
-            size.rounds * pool.nbytes,
-            # The first scores; in a round the covariance times u, and every text times u and w.
-            2 * len(pool) * (size.pool * own**2 + size.rounds * (own**2 + 2 * size.pool * own)),
-            compiles=False,
-            exactly=True,
-        ),
     ]
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """16-bit matrices' products, summed and left in float32; on a CPU, where PyTorch has no such product, widened."""
-    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a, b).float()
 
 
 def _draw(*shape: int) -> Tensor:
@@ -266,7 +202,7 @@ def _draw(*shape: int) -> Tensor:
 
 
 def _exact(value: Any) -> Any:
-    """16 bits to float64; what is float32 stays, and is copied, since sums are taken in place."""
+    """16-bit tensors as float64; others as copies, since ops add to them in place."""
     if not isinstance(value, Tensor):
         return value
     return value.double() if value.dtype.itemsize == 2 else value.clone()

@@ -1,7 +1,7 @@
-"""ViT-L/14 at 224 pixels with all contributions, on a GPU: how exact, and how fast beside its peers.
+"""How exact and how fast is ViT-L/14 at 224 pixels with all contributions on a GPU, beside its peers?
 
-Random weights, random pixels, nothing of a store. Where open_clip can be imported and converted the weights are those
-of one of its models, which is a peer; the same tower on PyTorch's ops, heads alone, is a peer everywhere.
+Weights and pixels are random, and no store is written. If open_clip is installed, the weights are those of its model,
+which is then a peer; the same tower on PyTorch's ops, heads alone, is always a peer.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def accuracy(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, A
 
 
 def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """Time of a batch with every head and patch emitted, of its peers, and the share of the bf16 matrix rate.
+    """Time of a batch with every head and patch emitted, times of its peers, and the share of the bf16 matrix rate.
 
-    The share counts `flops`, what is computed of an image. `tflop_s` is by `nominal_flops`, those of open_clip's pass.
+    The share counts `flops`, the operations that are computed; `tflop_s` counts `nominal_flops`, those of open_clip.
     """
     loaded = gpu.or_why_not(lambda: {"visual": _open_clip()})
     made = loaded if "failed" in loaded else gpu.or_why_not(lambda: {"tower": _to_tower(loaded["visual"])})
@@ -94,7 +94,7 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
 
 
 def flops(size: gpu.Sizes | None = None) -> int:
-    """Floating-point operations of one image's encoding, a product and a sum apart, every row of every block."""
+    """Floating-point operations of encoding one image, every row of every block; a product and its sum count as two."""
     size = size or gpu.SIZES
     linear = size.tokens * size.width * (3 * size.width + size.width + 8 * size.width)
     attention = 2 * size.tokens * size.tokens * size.width
@@ -102,7 +102,7 @@ def flops(size: gpu.Sizes | None = None) -> int:
 
 
 def flops_done(size: gpu.Sizes | None = None) -> int:
-    """Those that headspan's tower computes: in the last block keys and values of every row, and the rest of one."""
+    """The operations that headspan computes: in the last block, keys and values of every row, the rest of one row."""
     size = size or gpu.SIZES
     query_output_mlp = size.width * (size.width + size.width + 8 * size.width)
     attention = 2 * size.tokens * size.width
@@ -110,7 +110,7 @@ def flops_done(size: gpu.Sizes | None = None) -> int:
 
 
 def random_tower() -> Tower:
-    """ViT-L/14 with random weights, float32, on the GPU; every parameter is off its trivial value."""
+    """ViT-L/14 with random weights, float32, on the GPU; no parameter has its trivial value."""
 
     def draw(*shape: int, spread: float = 1.0, centre: float = 0.0) -> Tensor:
         return torch.randn(shape, device=gpu.DEVICE) * spread + centre
@@ -119,7 +119,7 @@ def random_tower() -> Tower:
 
 
 def tower_of(size: gpu.Sizes, draw: Callable[..., Tensor], mean_pooled: bool = False) -> Tower:
-    """A tower of `size` with parameters from `draw(*shape, spread=…, centre=…)`; its final norm every row's, or one."""
+    """A tower of `size` with parameters from `draw(*shape, spread=…, centre=…)`, pooled by class token or mean."""
     width = size.width
 
     def norm() -> Norm:
@@ -175,7 +175,7 @@ def _emit(tower: Tower, pixels: Tensor) -> PooledRow:
 
 @contextmanager
 def _compiled_mlps() -> Iterator[None]:
-    """The tower with everything between attention and the next block left to torch.compile, within."""
+    """Within it, torch.compile compiles what is between attention and the next block."""
 
     @torch.compile
     def compiled(x: Tensor, added: Tensor, norm: Norm, expand: Linear, shrink: Linear) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ def _timed(work: Callable[[], object], within: AbstractContextManager[None] | No
 
 
 def _profiled(work: Callable[[], object]) -> dict[str, Any]:
-    """Its time, its memory, and where the time goes."""
+    """The time, the peak memory, and the time by kernel."""
     torch.cuda.reset_peak_memory_stats()
     took = gpu.milliseconds(work, 1000)
     peak = round(torch.cuda.max_memory_allocated() / 1e9, 1)
@@ -216,7 +216,7 @@ def _open_clip() -> Any:
 
 
 def _peer(loaded: dict[str, Any], pixels: Tensor, compiled: bool) -> dict[str, Any]:
-    """open_clip's tower, weights and all in bf16: faster than autocast, which casts the weights in every pass."""
+    """open_clip's tower with weights in bf16, which is faster than autocast: that casts the weights in every pass."""
     if "failed" in loaded:
         return loaded
     visual = loaded["visual"].to(gpu.DEVICE).bfloat16().eval()

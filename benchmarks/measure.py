@@ -1,7 +1,7 @@
-"""Timing and the JSON line that every benchmark ends with.
+"""Timing, and the JSON line that every benchmark prints last.
 
-Warm-up, then the median and the 20th and 80th percentiles of repeated runs. A line names the machine, the
-versions and the commit, so that a number can be made again.
+A benchmark warms up, repeats, and reports the median with the 20th and 80th percentiles. Its line names the machine,
+the instructions that libraries may use, the versions and the commit, so that the number can be measured again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,21 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+# Environment variables that forbid AVX-512 to PyTorch, oneDNN and MKL, with the value that does.
+HIDE_AVX512 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+# Flags of /proc/cpuinfo that decide how fast matrices are multiplied, and their names here.
+_INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_bf16": "AVX-512 bf16",
+    "avx512_fp16": "AVX-512 fp16",
+    "amx_bf16": "AMX bf16",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Seconds of repeated runs: median, and 20th and 80th percentile."""
+    """Seconds of repeated runs: the median, and the 20th and 80th percentile."""
 
     median: float
     low: float
@@ -34,7 +44,7 @@ class Seconds:
 
 
 def seconds(work: Callable[[], object], repeats: int = 7, warmup: int = 1) -> Seconds:
-    """Time `work`, called once a run."""
+    """Time `work`, one call a run."""
     for _ in range(warmup):
         work()
     times = []
@@ -49,7 +59,8 @@ def seconds(work: Callable[[], object], repeats: int = 7, warmup: int = 1) -> Se
 def alternate(works: Mapping[str, Callable[[], object]], repeats: int = 7, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of each of `works` in each of `repeats` rounds.
 
-    A round runs every one of them, every other round backwards, so that what else the machine does meets all alike.
+    Every round runs all works, and every other round runs them in reverse order, so that other load on the machine
+    affects all of them alike.
     """
     names = list(works)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -63,7 +74,7 @@ def alternate(works: Mapping[str, Callable[[], object]], repeats: int = 7, warmu
 
 
 def ratio(times: Mapping[str, Sequence[float]], name: str, other: str) -> float:
-    """The time of `name` over that of `other`: the median of the rounds' own ratios."""
+    """The time of `name` divided by that of `other`: the median of the ratios of the rounds."""
     return round(float(np.median(np.divide(times[name], times[other]))), 4)
 
 
@@ -73,9 +84,9 @@ def median(times: Sequence[float]) -> float:
 
 
 def benchmark(question: str, run: Callable[[bool], dict[str, Any]], arguments: Sequence[str] | None = None) -> None:
-    """The main function of a benchmark module: run it, print the line, and append it with `--record`."""
+    """The main function of a benchmark module: run it, print the line, and append the line with `--record`."""
     parser = argparse.ArgumentParser(description=question)
-    parser.add_argument("--toy", action="store_true", help="sizes that take a second")
+    parser.add_argument("--toy", action="store_true", help="use sizes that take a second")
     parser.add_argument("--record", action="store_true", help="append the line to benchmarks/results")
     flags = parser.parse_args(arguments)
     line = json.dumps({"question": question, **run(flags.toy), **circumstances()}, ensure_ascii=False)
@@ -86,35 +97,67 @@ def benchmark(question: str, run: Callable[[bool], dict[str, Any]], arguments: S
 
 
 def latest_lines() -> dict[tuple[str, str], dict[str, Any]]:
-    """The last recorded line of each question and device, of those that hold an answer."""
+    """The last recorded line for each question and machine, among the lines that hold an answer.
+
+    A machine with AVX-512 hidden counts as a machine of its own, whose name says so.
+    """
     latest = {}
     for file in sorted(RESULTS.glob("*.jsonl")):
         for text in file.read_text(encoding="utf-8").splitlines():
             line = json.loads(text)
             if "failed" not in line:
-                latest[line["question"], line["device"]] = line
+                latest[line["question"], machine(line)] = line
     return latest
 
 
+def machine(line: Mapping[str, Any]) -> str:
+    """The name of the machine of a recorded line."""
+    return str(line["device"]) + (" with AVX-512 hidden" if avx512_hidden(line) else "")
+
+
+def avx512_hidden(line: Mapping[str, Any]) -> bool:
+    """Whether a recorded line was measured with AVX-512 forbidden to the libraries."""
+    return bool(line.get("cpu", {}).get("avx512_hidden"))
+
+
 def circumstances() -> dict[str, Any]:
-    """Date, machine, versions and commit."""
+    """Date, machine, instructions, versions and commit."""
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "device": device_name(),
         "cores": os.cpu_count(),
+        "cpu": processor(),
         "versions": {name: _version(name) for name in ("python", "headspan", "numpy", "torch", "zarr")},
         "commit": _commit(),
     }
 
 
+def processor() -> dict[str, Any]:
+    """The processor's model, its instructions for matrices, and whether AVX-512 is hidden from the libraries."""
+    flags = _cpuinfo("flags").split()
+    hidden = "avx512f" in flags and all(os.environ.get(name) == value for name, value in HIDE_AVX512.items())
+    return {
+        "model": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "instructions": [name for flag, name in _INSTRUCTIONS.items() if flag in flags],
+        "avx512_hidden": hidden,
+    }
+
+
 def device_name() -> str:
     """A file name for this machine's processor and number of cores."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.split(":", 1)[1] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
+    model = _cpuinfo("model name") or platform.processor() or platform.machine()
     return "-".join([*model.lower().replace("(r)", "").split(), f"{os.cpu_count()}-cores"]).replace("/", "-")
+
+
+def _cpuinfo(name: str) -> str:
+    """The first processor's entry of that name in /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
 
 
 def _version(name: str) -> str | None:
@@ -131,5 +174,5 @@ def _commit() -> str | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        print("no git commit to name", file=sys.stderr)
+        print("benchmarks: git finds no commit here, so the line names none", file=sys.stderr)
         return None

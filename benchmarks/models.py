@@ -1,6 +1,6 @@
-"""The CLIP image towers that the benchmarks ask about: their sizes, and the store of each.
+"""The CLIP image towers of the benchmarks: their sizes, random weights, and the sizes of their stores.
 
-All have a class token and a plain MLP of four times the width; weights are random, and off their trivial values.
+All have a class token and a plain MLP of four times the width. No random weight has its trivial value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def random_visual(size: Sizes) -> Any:
     visual = open_clip.CLIP(embed_dim=size.joint, vision_cfg=vision, text_cfg=text).visual.eval()
     with torch.no_grad():
         for parameter in visual.parameters():
-            # Norms begin at ones and biases at zeros, where mistakes would not show.
+            # Norms start at ones and biases at zeros, which would hide mistakes.
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn_like(parameter)
     return visual

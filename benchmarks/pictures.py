@@ -1,8 +1,8 @@
-"""JPEG shards for benchmarks: photo-like pictures, or noise, which is the largest a JPEG can be.
+"""Write JPEG shards for benchmarks: photo-like pictures, or noise, which makes the largest JPEGs.
 
 A photo-like picture is a sum of smooth random fields, fine ones a little weaker than coarse ones, as in photographs. At
-500 × 375 its JPEG takes some 60 kB, and a pixel correlates with the next by 0.98; real ones of that size and quality
-lie at 40 to 110 kB and 0.82 to 0.98.
+500 × 375 its JPEG takes about 60 kB, and neighbouring pixels have a correlation of 0.98. Photographs of that size and
+quality take 40 to 110 kB, with correlations of 0.82 to 0.98.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# A tar holds so many.
+# Images in a tar.
 _SHARD_IMAGES = 1000
-# How a field's amplitude falls with its frequency: 0 gives each octave the same, as 1 over the frequency does.
+# A field of frequency f has the amplitude f^-0.2; with 0, every octave would have the same amplitude.
 _FALL = 0.2
-# What is finer is grey: colours change no faster than over such a part of the width.
+# Fields with more cells across the width than this are grey, since colours vary more slowly.
 _COLOUR_CELLS = 16
 
 
@@ -44,7 +44,7 @@ def noise(random: np.random.Generator, width: int, height: int) -> bytes:
 
 
 def write_shards(folder: Path, encoded: Sequence[bytes], images: int) -> None:
-    """Tars of `images` images in `folder`, which is made; the pictures come again in turn where there are fewer."""
+    """Create `folder` with tars of `images` images; the pictures of `encoded` repeat in turn."""
     folder.mkdir()
     for first in range(0, images, _SHARD_IMAGES):
         with tarfile.open(folder / f"{first // _SHARD_IMAGES:05d}.tar", "w") as tar:
@@ -56,7 +56,7 @@ def write_shards(folder: Path, encoded: Sequence[bytes], images: int) -> None:
 
 
 def _smooth(random: np.random.Generator, width: int, height: int, cells: int) -> np.ndarray:
-    """A random field `[height, width]` of about unit spread that changes over a `cells`-th of the width."""
+    """A random field `[height, width]` of about unit spread, with `cells` cells across the width."""
     grid = random.standard_normal((cells * height // width + 2, cells + 2)).astype(np.float32)
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -1,7 +1,7 @@
-"""How far a tower's contributions in a smaller type are from a float64 pass of the same weights.
+"""Compare a tower's contributions in a smaller type with a float64 pass of the same weights.
 
-The float64 pass runs on PyTorch's plain ops, the other on whatever ops serve its device. For towers with a class token
-and no norm behind their heads.
+The float64 pass runs on PyTorch's plain ops, the other pass on the ops that serve its device. For towers with a class
+token and no norm after their heads.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from headspan.model.layers import Norm
 from headspan.model.tower import PooledRow, Tower
 from headspan_kernels import reference
 
-# The marks for bf16: sum of contributions against the exact embedding.
+# Limits for bf16: the sum of contributions against the exact embedding.
 SUM_ERROR, COSINE = 1e-2, 0.9999
-# float32 against the float64 pass: 24 layers of roundings make some 1e-5; TF32, which errs by 1e-3, would show.
+# Limit for float32: 24 layers of roundings make about 1e-5, and a TF32 product would make 1e-3.
 FLOAT32_ERROR = 1e-4
 
 
@@ -50,13 +50,13 @@ class Exact:
 
 
 def marks_met(errors: Mapping[str, float]) -> bool:
-    """Whether a tower in 16 bits is as exact as it has to be."""
+    """Whether a tower in 16 bits is within the limits."""
     return bool(errors["sum_error"] <= SUM_ERROR and errors["cosine"] >= COSINE)
 
 
 @contextmanager
 def pytorchs_ops() -> Iterator[None]:
-    """The tower on the reference within."""
+    """Within it, towers run on the reference."""
     chosen, description.ops = description.ops, lambda device: reference
     try:
         yield
@@ -69,7 +69,7 @@ def _emit(tower: Tower, pixels: Tensor) -> PooledRow:
 
 
 def _double(tower: Tower) -> Tower:
-    """All of it in float64, the final norm and the projection too."""
+    """The tower in float64, including the final norm and the projection."""
     moved = tower.to(tower.projection.device, torch.float64)
     assert tower.norm_after is not None
     weight, bias, eps = tower.norm_after
@@ -82,7 +82,7 @@ def _double(tower: Tower) -> Tower:
 
 
 def _sum_of_terms(row: PooledRow, tower: Tower) -> Tensor:
-    """The pooled row as the sum of what is emitted, float64, by the exact weights."""
+    """The pooled row as the float64 sum of everything emitted, projected with the exact weights."""
     assert row.terms is not None
     total = row.terms.double().sum(dim=1)
     for layer, block in enumerate(tower.blocks):
@@ -92,7 +92,7 @@ def _sum_of_terms(row: PooledRow, tower: Tower) -> Tensor:
 
 
 def _embedding(state: Tensor, row: PooledRow, tower: Tower) -> Tensor:
-    """A pooled row through the final norm, with the run's own spread, and the projection."""
+    """A pooled row after the final norm, with the pass's own standard deviation, and the projection."""
     assert tower.norm_after is not None
     weight, bias, _ = tower.norm_after
     mean = state.mean(dim=1, keepdim=True)

@@ -1,6 +1,6 @@
-"""Stores of random numbers, written through the store's own writer: what is measured does not depend on a model.
+"""Write stores of random numbers through the store's own writer, for measurements that need no model.
 
-Moments are those of the numbers, and the model's matrices are random too.
+Moments are those of the numbers; the model's matrices are random too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headspan.store.schema import FORMAT, Dimensions
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 
-# Rows that the writer is given at once, as a run's batches are.
+# Rows written at once, like a run's batches.
 BATCH = 256
 _CAPTION_WORDS = ("a", "dog", "on", "the", "red", "sofa", "two", "people", "near", "water", "old", "street", "photo")
 
@@ -27,7 +27,7 @@ _CAPTION_WORDS = ("a", "dog", "on", "the", "red", "sofa", "two", "people", "near
 def write_store(
     path: Path, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator, with_captions: bool = False
 ) -> None:
-    """A finished store; with captions of nine words where asked."""
+    """Write a finished store, with captions of nine words on request."""
     store = planned_store(path, size, emit, random, with_captions)
     for unit in store.unfinished():
         moments = zero_moments(size)
@@ -42,7 +42,7 @@ def write_store(
 def planned_store(
     path: Path, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator, with_captions: bool = False
 ) -> StoreWriter:
-    """A store of which no unit is finished yet."""
+    """A store without a finished unit."""
     attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size)}
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
@@ -53,7 +53,7 @@ def planned_store(
 def unit_batches(
     unit: Unit, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Rows of a unit and their numbers, batch by batch."""
+    """The rows of a unit and their arrays, batch by batch."""
     end = unit.first_row + unit.rows
     for first in range(unit.first_row, end, BATCH):
         rows = np.arange(first, min(first + BATCH, end))
@@ -75,7 +75,7 @@ def zero_moments(size: Dimensions) -> Moments:
 
 
 def add_moments(moments: Moments, arrays: dict[str, np.ndarray]) -> None:
-    """Add a batch's numbers."""
+    """Add a batch to `moments`."""
     moments.add(torch.from_numpy(arrays["heads"].astype(np.float32)), torch.from_numpy(arrays["norm"]))
 
 

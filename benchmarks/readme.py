@@ -1,19 +1,19 @@
-"""The README's table of numbers, from the recorded lines; `python -m benchmarks.readme` rewrites it.
+"""Generate the tables of benchmarks/README.md, the headlines of README.md and the ops' rows of kernels/README.md.
 
-Of every question the latest line of each device counts; a question without one says "not yet measured".
+`python -m benchmarks.readme` writes all three from the recorded lines. For each question and machine the latest line
+counts; benchmarks/README.md shows all of them, and README.md one short row for each of a few questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import (
     bench_decode,
     bench_dense,
     bench_encode,
-    bench_growth,
     bench_memory,
     bench_neighbours,
     bench_pipeline,
@@ -24,54 +24,162 @@ from benchmarks import (
     bench_textspan,
     gpu,
 )
-from benchmarks.measure import latest_lines
+from benchmarks.measure import avx512_hidden, latest_lines
+from headspan_kernels import reference
 
 README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent / "README.md"
+KERNELS = README.parent / "kernels" / "README.md"
 BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of benchmarks -->"
 
 MODULES = (
-    bench_shards,
     bench_encode,
     bench_dense,
-    bench_precision,
-    bench_decode,
-    bench_pipeline,
-    bench_store_io,
     bench_store_bytes,
     bench_textspan,
-    bench_neighbours,
+    bench_pipeline,
     bench_memory,
-    bench_growth,
+    bench_store_io,
+    bench_neighbours,
+    bench_shards,
+    bench_decode,
+    bench_precision,
 )
-# The question's name, its command, and how its line reads: the number, and what it is held against.
-_ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], tuple[str, str]]], ...] = (
-    *((module.QUESTION, module.__name__.rpartition(".")[2], module.words) for module in MODULES),
-    (gpu.TOWER, "gpu", gpu.tower_words),
-    (gpu.OPS, "gpu", gpu.ops_words),
-    (gpu.ACCURACY, "gpu", gpu.accuracy_words),
+_GPU_DUE_TO = {
+    gpu.TOWER: "Against open_clip: fused attention and norms, and a last block that computes the class token's row "
+    "only. “Same tower on PyTorch's ops” over “ours, heads alone” is what the kernels add; “ours” over “ours, heads "
+    "alone” is what emitting patches costs. What fell short: a CUDA graph gains nothing, nor does compiling norms and "
+    "MLPs.",
+    gpu.OPS: "Fewer passes over memory: what PyTorch writes out and reads again stays in registers. The floor is the "
+    "larger of the least bytes at the measured copy rate and the least operations at the measured matrix rate. What "
+    "fell short: `add_moments` is slower than compiled PyTorch, and so was `head_project`; the norms are as fast as "
+    "compiled ones; `preprocess` reaches a tenth of its floor. `head_project`, `text_maps` and `textspan_rounds` were "
+    "deleted after this measurement, because no engine code called them ([kernels/README.md](../kernels/README.md)).",
+    gpu.ACCURACY: "The digits of each type, and TF32 products in three parts for float32.",
+}
+
+
+class Section(NamedTuple):
+    """A question of benchmarks/README.md: its title, the question in full, the command, and how its lines are shown."""
+
+    title: str
+    asks: str
+    module: str
+    due_to: str
+    table: Callable[[dict[str, Any]], list[list[str]]]
+
+
+def _section(module: Any) -> Section:
+    asks = " ".join(module.__doc__.partition("\n\n")[0].split())
+    return Section(module.QUESTION, asks, module.__name__.rpartition(".")[2], module.DUE_TO, module.table)
+
+
+SECTIONS = (
+    *map(_section, MODULES),
+    Section(
+        gpu.TOWER,
+        "How fast is ViT-L/14 with everything emitted, beside open_clip and the same tower on PyTorch's ops?",
+        "gpu",
+        _GPU_DUE_TO[gpu.TOWER],
+        gpu.tower_table,
+    ),
+    Section(
+        gpu.OPS,
+        "Is every fused op right at ViT-L/14's sizes, and faster than PyTorch, eager and compiled?",
+        "gpu",
+        _GPU_DUE_TO[gpu.OPS],
+        gpu.ops_table,
+    ),
+    Section(
+        gpu.ACCURACY,
+        "How far are the contributions of the fused tower from a float64 pass?",
+        "gpu",
+        _GPU_DUE_TO[gpu.ACCURACY],
+        gpu.accuracy_table,
+    ),
+)
+# The rows of README.md: the question, and its line in two short cells.
+HEADLINES: tuple[tuple[str, Callable[[dict[str, Any]], tuple[str, str]]], ...] = (
+    *(
+        (module.QUESTION, module.headline)
+        for module in (
+            bench_encode,
+            bench_dense,
+            bench_store_bytes,
+            bench_textspan,
+            bench_pipeline,
+            bench_neighbours,
+            bench_shards,
+        )
+    ),
+    (gpu.TOWER, gpu.tower_headline),
 )
 
 
-def table() -> str:
-    """The table in Markdown."""
-    lines = ["| question | measured | against | where |", "|---|---|---|---|"]
+def page() -> str:
+    """The generated part of benchmarks/README.md."""
     latest = latest_lines()
-    for question, module, words in _ROWS:
-        found = [(device, line) for (asked, device), line in sorted(latest.items()) if asked == question]
-        for device, line in found:
-            number, against = words(line)
-            where = f"{device}, {line['date']}, commit {line['commit']}"
-            lines.append(f"| [{question}](benchmarks/{module}.py) | {number} | {against} | {where} |")
+    parts = []
+    for section in SECTIONS:
+        parts += [f"## {section.title}", f"{section.asks} [`{section.module}.py`]({section.module}.py)"]
+        found = [(machine, line) for (asked, machine), line in sorted(latest.items()) if asked == section.title]
+        for machine, line in found:
+            where = f"*{machine}, {line['date']}, commit {line['commit']}{_instructions(line)}*"
+            parts += [where, _markdown(section.table(line))]
         if not found:
-            lines.append(f"| [{question}](benchmarks/{module}.py) | not yet measured | | |")
-    return "\n".join(lines)
+            parts.append("Not yet measured.")
+        parts.append(f"What the ratios are due to: {section.due_to}")
+    return "\n\n".join(parts)
 
 
-def with_table(readme: str) -> str:
-    """The README's text with the table brought up to date."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+def headlines() -> str:
+    """The rows of README.md: for each question the latest line, with all instructions of its machine."""
+    rows = [["", "measured", "beside", "machine"]]
+    for question, words in HEADLINES:
+        lines = [
+            (line["date"], machine, line)
+            for (asked, machine), line in latest_lines().items()
+            if asked == question and not avx512_hidden(line)
+        ]
+        if lines:
+            _, machine, line = max(lines, key=lambda found: found[:2])
+            rows.append([question, *words(line), machine])
+    return _markdown(rows)
+
+
+def kernels() -> str:
+    """The rows of the ops that still exist, for each GPU."""
+    parts = []
+    for (question, machine), line in sorted(latest_lines().items()):
+        if question == gpu.OPS:
+            head, *rows = gpu.ops_table(line)
+            parts.append(f"*{machine}, {line['date']}, commit {line['commit']}*")
+            parts.append(_markdown([head, *(row for row in rows if hasattr(reference, row[0].partition(",")[0]))]))
+    return "\n\n".join(parts)
+
+
+def pages() -> dict[Path, str]:
+    """Every page with a generated block, and the block."""
+    return {README: headlines(), PAGE: page(), KERNELS: kernels()}
+
+
+def with_block(text: str, block: str) -> str:
+    """`text` with the part between the marks replaced."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
+
+
+def _instructions(line: Mapping[str, Any]) -> str:
+    """The processor's instructions for matrices, in lines that name them and do not measure a GPU."""
+    instructions = [] if "ceilings" in line else line.get("cpu", {}).get("instructions", [])
+    return f"; the processor has {', '.join(instructions)}" if instructions else ""
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, block in pages().items():
+        path.write_text(with_block(path.read_text(encoding="utf-8"), block), encoding="utf-8")

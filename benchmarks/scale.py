@@ -1,8 +1,7 @@
-"""What a run over a million to billions of images takes: SCALE.md's tables, as arithmetic that can be done again.
+"""Estimate what runs over a million to billions of images take; `python -m benchmarks.scale` writes SCALE.md's tables.
 
-`python -m benchmarks.scale` rewrites them. Operations and bytes are headspan's own formulas. Rates are the latest
-recorded ones where there are any, else marks, and the tables say which; prices and the rest are assumptions,
-named below.
+Operations and bytes come from headspan's own formulas. Rates are the latest recorded ones where there are any,
+otherwise assumed ones, and the tables say which. Prices and the other assumptions are named below.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from benchmarks import bench_decode, bench_encode, gpu
 from benchmarks.bench_store_bytes import dense_bytes
 from benchmarks.gpu import Sizes
 from benchmarks.gpu_tower import flops
-from benchmarks.measure import latest_lines
+from benchmarks.measure import avx512_hidden, latest_lines
 from benchmarks.models import MODELS, store_size
 from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.store.schema import image_bytes, row_arrays
@@ -24,11 +23,11 @@ BEGIN, END = "<!-- tables: python -m benchmarks.scale -->", "<!-- end of tables 
 
 IMAGES = (10**6, 4 * 10**8, 5 * 10**9)
 NAMES = ("ViT-B-32", "ViT-L-14", "ViT-H-14")
-# What is kept: the form, and whether of the last four layers or of all.
+# What is stored: the form, and the number of last layers, or None for all.
 FORMS = (("heads", 4), ("heads", None), ("patches", 4), ("patches", None))
 
-# A mark, used until a GPU's line is recorded: 55 % of the 790 TFLOP/s in bf16 that matrix products reach on an H200.
-MARK_TFLOP_S = 0.55 * 790
+# Assumed until a GPU is recorded: 55 % of the 790 TFLOP/s in bf16 that matrix products reach on an H200.
+ASSUMED_TFLOP_S = 0.55 * 790
 # Assumptions.
 CORES_A_GPU = 16
 GPU_HOUR_DOLLARS = 3.50
@@ -38,21 +37,21 @@ IMAGE_FILE_BYTES = 60_000
 
 
 def tower_rate() -> tuple[float, str]:
-    """TFLOP/s of the image tower on a GPU, and where the number is from."""
+    """TFLOP/s of the image tower on a GPU, and the source of the number."""
     for (question, device), line in sorted(latest_lines().items()):
         if question == gpu.TOWER:
             return float(line["tflop_s"]), f"measured on {device} with ViT-L/14, commit {line['commit']}"
-    return MARK_TFLOP_S, "a mark (55 % of 790 TFLOP/s, bf16, an H200), not a measurement"
+    return ASSUMED_TFLOP_S, "assumed (55 % of 790 TFLOP/s, bf16, an H200), not a measurement"
 
 
 def decoded_a_second() -> dict[str, float]:
-    """Images a second and core, JPEGs of 500 × 375, as last recorded."""
+    """Images a second and core, JPEGs of 500 × 375, as last recorded on any machine."""
     lines = [line for (question, _), line in sorted(latest_lines().items()) if question == bench_decode.QUESTION]
     return {kind: lines[-1][f"{kind}_images_a_second"] for kind in ("exact", "fast")}
 
 
 def images_a_second(name: str) -> float:
-    """Images a second of one GPU that is never kept waiting."""
+    """Images a second of one GPU that never waits."""
     return tower_rate()[0] * 1e12 / flops(MODELS[name])
 
 
@@ -63,7 +62,7 @@ def stored_bytes(size: Sizes, form: str, layers: int | None) -> int:
 
 
 def gpu_hours(name: str, images: int, decoding: str | None = None) -> float:
-    """GPU-hours of the forward pass; with `decoding`, of a GPU whose own cores decode, which it may wait for."""
+    """GPU-hours of the forward pass; with `decoding`, of a GPU that may wait for its own cores to decode."""
     rate = images_a_second(name)
     if decoding is not None:
         rate = min(rate, CORES_A_GPU * decoded_a_second()[decoding])
@@ -71,7 +70,7 @@ def gpu_hours(name: str, images: int, decoding: str | None = None) -> float:
 
 
 def moments_bytes(size: Sizes, layers: int) -> int:
-    """Bytes of sum and Gram matrix of the heads of so many layers, all that TEXTSPAN needs."""
+    """Bytes of the sums and Gram matrices of the heads of so many layers, which are all that TEXTSPAN needs."""
     coordinates = size.head_dim + EXTRA_COORDINATES
     return 8 * layers * size.heads * coordinates * (coordinates + 1)
 
@@ -123,12 +122,16 @@ def _rates() -> str:
 
 
 def _on_a_cpu(name: str) -> str:
-    found = [line["rows"].get(f"{name} fp32") for (q, _), line in latest_lines().items() if q == bench_encode.QUESTION]
-    return f"{found[-1]['images_a_second']:,.1f}" if found and found[-1] else "not yet measured"
+    rows = [
+        line["rows"].get(f"{name} fp32")
+        for (question, _), line in latest_lines().items()
+        if question == bench_encode.QUESTION and not avx512_hidden(line)
+    ]
+    return f"{rows[-1]['images_a_second']:,.1f}" if rows and rows[-1] else "not yet measured"
 
 
 def _bytes() -> str:
-    head = ("bytes an image", *map(_form_words, FORMS), "dense float32 patches, last 4", "moments of all layers, once")
+    head = ("bytes an image", *map(_form_words, FORMS), "dense float16 patches, last 4", "moments of all layers, once")
     rows = []
     for name in NAMES:
         size = MODELS[name]
@@ -136,7 +139,7 @@ def _bytes() -> str:
             (
                 name,
                 *(f"{stored_bytes(size, *form):,}" for form in FORMS),
-                f"{dense_bytes(size, 4, 'patches'):,}",
+                f"{dense_bytes(size, 4, 'patches', 2):,}",
                 f"{moments_bytes(size, size.layers) / 1e6:,.0f} MB",
             )
         )
@@ -151,7 +154,7 @@ def _hours() -> str:
         "core-hours of decoding: fast, exact",
         f"GPU-hours with {CORES_A_GPU} cores each: fast, exact",
         "dollars: fast, exact",
-        "dollars with decoding on cores of its own, fast",
+        "dollars with decoding on other cores, fast",
     )
     rows, decoded = [], decoded_a_second()
     for images in IMAGES:
@@ -160,7 +163,7 @@ def _hours() -> str:
             cores = {kind: images / rate / 3600 for kind, rate in decoded.items()}
             paid = [gpu_hours(name, images, kind) for kind in ("fast", "exact")]
             apart = hours * GPU_HOUR_DOLLARS
-            # What the GPUs' own cores do not manage.
+            # The share that the GPUs' own cores cannot decode in time.
             apart += max(0.0, cores["fast"] - hours * CORES_A_GPU) * CORE_HOUR_DOLLARS
             rows.append(
                 (
@@ -200,7 +203,7 @@ def _form_words(form: tuple[str, int | None]) -> str:
 
 
 def _rounded(number: float) -> str:
-    """Two digits are more than the assumptions are worth."""
+    """Two digits: the assumptions are no better."""
     return f"{float(f'{number:.2g}'):,.10g}"
 
 
@@ -210,7 +213,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with its tables brought up to date."""
+    """The page with its tables up to date."""
     before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}"
 

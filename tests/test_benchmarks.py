@@ -1,4 +1,4 @@
-"""Benchmarks run in their toy form, and the README's table is what the recorded lines say."""
+"""Benchmarks run at toy size, and the generated tables equal what the recorded lines say."""
 
 import io
 import json
@@ -19,6 +19,7 @@ from benchmarks import (
     bench_dense,
     bench_memory,
     bench_store_bytes,
+    bench_textspan,
     gpu,
     gpu_tower,
     measure,
@@ -36,7 +37,7 @@ MODULES = [module for module in readme.MODULES if module is not bench_memory]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_a_benchmark_ends_with_a_line_of_json_that_the_readme_has_words_for(
+def test_a_benchmark_prints_a_line_of_json_last_and_makes_a_table_of_it(
     module: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run: Callable[[bool], dict[str, Any]] = module.run
@@ -45,46 +46,86 @@ def test_a_benchmark_ends_with_a_line_of_json_that_the_readme_has_words_for(
     assert line["question"] == module.QUESTION
     assert line["versions"]["headspan"]
     assert line["device"]
-    number, against = module.words(line)
-    assert re.search(r"[1-9]", number)
-    assert re.search(r"[1-9]", against)
-    assert "|" not in number + against
+    assert line["cpu"]["model"]
+    assert module.DUE_TO
+    head, *rows = module.table(line)
+    assert rows
+    for row in rows:
+        assert len(row) == len(head)
+        assert re.search(r"[1-9]", "".join(row[1:]))
+        assert "|" not in "".join(row)
+    headlines = dict(readme.HEADLINES)
+    if module.QUESTION in headlines:
+        for cell in headlines[module.QUESTION](line):
+            assert re.search(r"[1-9]", cell)
+            assert "|" not in cell
+            # With two rows for each model, as in the recorded lines.
+            assert len(cell) < 200
 
 
-def test_works_are_run_by_turns_and_compared_round_by_round() -> None:
+def test_works_take_turns_and_are_compared_round_by_round() -> None:
     order: list[str] = []
     times = alternate({name: lambda name=name: order.append(name) for name in "abc"}, repeats=2)  # type: ignore[misc]
     assert "".join(order) == "cba" + "abc" + "cba"
     assert [len(taken) for taken in times.values()] == [2, 2, 2]
-    # That the machine was slower in the second round says nothing.
+    # A slower machine in the second round does not change the ratio.
     assert ratio({"a": [1, 2, 9], "b": [2, 4, 9]}, "a", "b") == 0.5
 
 
-def test_hooks_that_make_dense_contributions_give_headspans_numbers() -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_dense_peer_gives_headspans_numbers_and_open_clips_embedding(folded: bool) -> None:
     visual = models.random_visual(models.TOY)
-    tower = to_tower(visual, "toy")
+    tower, peer = to_tower(visual, "toy"), bench_dense.Dense(visual)
     pixels = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         plain = visual(pixels)
-        patches, heads = (bench_dense.dense(visual, pixels, with_patches) for with_patches in (True, False))
-        for with_patches in (True, False):
-            assert bench_dense.disagreement(visual, tower, pixels, with_patches) < ORACLE_FLOAT32
-        # The hooks are gone, and were no part of the pass.
+        assert relative_error(peer.plain(pixels), plain) < ORACLE_FLOAT32
+        patches, heads = (peer.dense(pixels, with_patches, folded) for with_patches in (True, False))
+        for with_patches in (False, True):
+            assert bench_dense.disagreement(peer, tower, pixels, with_patches, folded) < ORACLE_FLOAT32
+        # The peer is a copy: open_clip's own tower is unchanged.
         assert torch.equal(visual(pixels), plain)
     for layer in range(3):
         assert patches[layer].shape == (3, 3, 17, 24)
         assert relative_error(patches[layer].sum(2, keepdim=True), heads[layer]) < FLOAT32_SUM
 
 
-def test_the_tower_is_counted_without_the_rows_that_its_last_block_leaves_out() -> None:
+def test_dense_textspan_picks_the_same_texts_after_pca() -> None:
+    random = np.random.default_rng(0)
+    _, contributions = bench_textspan.head_spread(random, 300)
+    pool = random.standard_normal((60, 768)).astype(np.float32)
+    published = bench_textspan.published(contributions, pool, 10)
+    assert len(set(published.tolist())) == 10
+    assert published.tolist() == bench_textspan.after_pca(contributions, pool, 10).tolist()
+
+
+def test_a_line_names_the_processor_and_whether_avx_512_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = "fpu avx2 avx512f avx512_bf16"
+    monkeypatch.setattr(measure, "_cpuinfo", lambda name: {"flags": flags, "model name": "Some CPU"}[name])
+    for name in measure.HIDE_AVX512:
+        monkeypatch.delenv(name, raising=False)
+    found = measure.processor()
+    assert found == {"model": "Some CPU", "instructions": ["AVX2", "AVX-512", "AVX-512 bf16"], "avx512_hidden": False}
+    for name, value in measure.HIDE_AVX512.items():
+        assert not measure.processor()["avx512_hidden"]
+        monkeypatch.setenv(name, value)
+    assert measure.processor()["avx512_hidden"]
+    line = {"device": "some-cpu", "cpu": measure.processor()}
+    assert measure.machine(line) == "some-cpu with AVX-512 hidden"
+    # A processor without AVX-512 has nothing to hide.
+    flags = "fpu avx2"
+    assert not measure.processor()["avx512_hidden"]
+
+
+def test_the_last_block_is_counted_with_the_class_tokens_row_only() -> None:
     size = models.MODELS["ViT-L-14"]
     assert gpu_tower.flops(size) == gpu_tower.flops()
     block = (gpu_tower.flops(size) - 2 * 256 * 3 * 14**2 * 1024) / 24
-    # Two of a block's twelve squares of the width are keys and values, which every row is asked for.
+    # Of a block's twelve width × width matrices, two make keys and values, which are computed for every row.
     assert gpu_tower.flops(size) - gpu_tower.flops_done(size) == pytest.approx(block * 10 / 12, rel=0.02)
 
 
-def test_the_operations_of_a_tiny_tower_are_what_one_counts_by_hand() -> None:
+def test_the_operations_of_a_tiny_tower_equal_a_count_by_hand() -> None:
     # One patch and the class token, width 2.
     tiny = gpu.Sizes(batch=1, layers=1, heads=1, head_dim=2, joint=3, patch=2, pixels=2)
     patch, keys_and_values = 12 * 2, 2 * 2 * 4
@@ -96,7 +137,7 @@ def test_the_operations_of_a_tiny_tower_are_what_one_counts_by_hand() -> None:
     assert gpu_tower.flops_done(replace(tiny, layers=3)) == 2 * (alone + 2 * block)
 
 
-def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_it() -> None:
+def test_photo_like_pictures_are_as_large_as_photographs_and_differ() -> None:
     random = np.random.default_rng(0)
     first, second = (pictures.photo_like(random, 500, 375) for _ in range(2))
     assert first != second
@@ -104,7 +145,7 @@ def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_i
     with Image.open(io.BytesIO(first)) as image:
         assert image.size == (500, 375)
         neighbours = np.asarray(image.convert("L"), np.float64)
-    # As in photographs, a pixel says nearly all of the one beside it; in noise it says nothing.
+    # Neighbouring pixels are correlated as in photographs; in noise they are not.
     assert np.corrcoef(neighbours[:, 1:].ravel(), neighbours[:, :-1].ravel())[0, 1] > 0.9
 
 
@@ -118,11 +159,11 @@ def test_a_photo_like_picture_is_as_large_as_a_photograph_and_no_other_is_like_i
         ("memory is no concern; 12 MB are written", None),
     ],
 )
-def test_the_memory_that_a_command_projects_is_read_from_what_it_says(said: str, found: int | None) -> None:
+def test_the_memory_estimate_is_read_from_the_commands_output(said: str, found: int | None) -> None:
     assert bench_memory.estimated_bytes(said) == found
 
 
-def test_the_plan_on_paper_is_what_its_arithmetic_gives() -> None:
+def test_the_tables_of_scale_md_are_up_to_date() -> None:
     text = scale.SCALE.read_text(encoding="utf-8")
     assert scale.with_tables(text) == text
 
@@ -130,7 +171,7 @@ def test_the_plan_on_paper_is_what_its_arithmetic_gives() -> None:
 DECODED = {(bench_decode.QUESTION, "a core"): {"exact_images_a_second": 250.0, "fast_images_a_second": 700.0}}
 
 
-def test_the_plan_counts_gpu_hours_and_bytes_as_one_does_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_hours_and_bytes_of_large_runs_equal_a_count_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "latest_lines", lambda: DECODED)
     # 434.5 TFLOP/s over the 162 GFLOP of ViT-L/14 are 2,682 images/s.
     assert scale.images_a_second("ViT-L-14") == pytest.approx(2682, rel=0.01)
@@ -145,7 +186,7 @@ def test_the_plan_counts_gpu_hours_and_bytes_as_one_does_by_hand(monkeypatch: py
     assert scale.stored_bytes(models.MODELS["ViT-L-14"], "heads", None) == arrays + 6 * heads
 
 
-def test_the_plan_takes_a_gpus_measured_rate_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_runs_are_estimated_from_a_measured_gpu_rate_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     line = {"tflop_s": 300.0, "commit": "abc1234"}
     monkeypatch.setattr(scale, "latest_lines", lambda: {**DECODED, (gpu.TOWER, "h200"): line})
     assert scale.tower_rate() == (300.0, "measured on h200 with ViT-L/14, commit abc1234")
@@ -158,14 +199,37 @@ def test_a_store_of_the_last_layers_of_vit_l_14_takes_at_most_12_kb_an_image() -
 
 
 def test_memory_of_precompute_does_not_grow_with_the_number_of_images() -> None:
-    # What waits between stages fills up within the first few hundred images of camera size.
-    # The peak itself wanders by a tenth; 2,304 images' pixels would be a third of it.
-    assert bench_memory.run(toy=True)["growth"] < 1.2
+    # Queues between stages are full within the first few hundred images of camera size.
+    # The peak varies by a tenth; the pixels of 2,304 more images would be a third of it.
+    (row,) = bench_memory.run(toy=True)["rows"].values()
+    assert row["images"] == (256, 2560)
+    assert row["growth"] < 1.2
 
 
-def test_the_readmes_table_is_made_from_the_recorded_lines() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.with_table(text) == text
+def test_the_generated_tables_are_up_to_date_with_the_recorded_lines() -> None:
+    assert len(readme.pages()) == 3
+    for path, block in readme.pages().items():
+        text = path.read_text(encoding="utf-8")
+        assert readme.with_block(text, block) == text, f"{path}: out of date; run python -m benchmarks.readme"
+
+
+def test_the_readmes_headlines_are_few_and_short() -> None:
+    assert len(readme.HEADLINES) <= 8
+    rows = readme.headlines().splitlines()[2:]
+    assert rows
+    assert all(len(row) < 420 for row in rows)
+
+
+def test_the_headlines_take_the_latest_line_with_all_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {
+        ("q", "old"): {"date": "2026-01-01", "number": "1"},
+        ("q", "new"): {"date": "2026-01-02", "number": "2"},
+        ("q", "new, hidden"): {"date": "2026-01-03", "number": "3", "cpu": {"avx512_hidden": True}},
+        ("other", "new"): {"date": "2026-01-04", "number": "4"},
+    }
+    monkeypatch.setattr(readme, "latest_lines", lambda: found)
+    monkeypatch.setattr(readme, "HEADLINES", (("q", lambda line: (line["number"], "beside")),))
+    assert readme.headlines().splitlines()[2:] == ["| q | 2 | beside | new |"]
 
 
 def test_without_a_gpu_its_benchmark_ends_in_one_sentence(
@@ -179,7 +243,7 @@ def test_without_a_gpu_its_benchmark_ends_in_one_sentence(
     assert "CUDA GPU" in said.err
 
 
-def test_a_question_that_fails_costs_the_gpu_benchmark_no_other(
+def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     torch.set_float32_matmul_precision("high")
@@ -197,7 +261,7 @@ def test_a_question_that_fails_costs_the_gpu_benchmark_no_other(
     assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" not in os.environ
     first, second = map(json.loads, (tmp_path / "some-gpu.jsonl").read_text().splitlines())
     assert first["failed"].startswith("ModuleNotFoundError: No module named 'benchmarks.gpu_nothing'")
-    # There is no such device to measure ceilings on, and the line says so.
+    # No ceilings can be measured on a device that does not exist, and the line says so.
     assert second["known"] == ["failed"]
     assert "nowhere" in second["ceilings"]["failed"]
     assert second["in_time"]
@@ -206,30 +270,41 @@ def test_a_question_that_fails_costs_the_gpu_benchmark_no_other(
     said = capsys.readouterr()
     assert [json.loads(text) for text in said.out.splitlines()[1:]] == [first, second]
     assert "first: failed: ModuleNotFoundError" in said.err
-    # What has no answer does not hide an earlier one.
+    # A failed line does not hide an earlier answer.
     assert list(measure.latest_lines()) == [("second", "some-gpu")]
 
 
-def test_the_operations_of_vit_l_14_are_what_is_published() -> None:
+def test_the_operations_of_vit_l_14_equal_the_published_count() -> None:
     # open_clip's profile of ViT-L-14's image tower: 162.03 GFLOP, a product and a sum apart.
     assert gpu_tower.flops() / 1e9 == pytest.approx(162.03, rel=0.01)
 
 
-def test_the_readmes_words_fit_the_lines_of_the_gpu_benchmark() -> None:
-    attention = {"fused": {"ms": 0.5}, "times_faster": 1.5, "kept": True}
-    norm = {"fused": {"ms": 0.25}, "times_faster": 0.75, "kept": False}
-    number, against = gpu.ops_words({"rows": {"attention": attention, "norm": norm}})
-    assert number == "attention: 0.5 ms; norm: 0.25 ms"
-    assert against.endswith("1.5×; 0.75× (not kept)")
+def test_the_tables_of_the_gpu_benchmark_show_failures_and_slow_ops() -> None:
+    attention = {
+        "fused": {"ms": 0.5},
+        "reference": {"ms": 1.0},
+        "reference, compiled": {"ms": 0.75},
+        "share_of_ceiling": 0.25,
+        "bound": "memory",
+        "times_faster": 1.5,
+        "kept": True,
+    }
+    norm = {"fused": {"ms": 0.25}, "reference": {"ms": 0.1875}, "times_faster": 0.75, "kept": False}
+    _, first, second = gpu.ops_table({"rows": {"attention": attention, "norm": norm}})
+    assert first == ["attention", "0.5 ms", "0.75 ms (reference, compiled)", "1.50", "0.25 (memory)", ""]
+    assert second == ["norm", "0.25 ms", "0.188 ms (reference)", "0.75", "", "slower than PyTorch"]
     wrong = {**attention, "wrong": 0.125, "kept": False}
     failed = {"fused": {"failed": "Exhausted: no room"}, "times_faster": None, "kept": False}
-    number, against = gpu.ops_words({"rows": {"attention": wrong, "norm": failed}})
-    assert number == "attention: 0.5 ms; norm: failed"
-    assert against.endswith("1.5× (wrong); no ratio (not kept)")
-    line = {"images_a_second": 3000, "share_of_bf16": 0.61, "times_open_clip_compiled": None}
-    assert gpu.tower_words(line) == (
-        "3,000 images/s, 61% of the measured bf16 matrix rate",
+    _, first, second = gpu.ops_table({"rows": {"attention": wrong, "norm": failed}})
+    assert (first[3], first[5]) == ("1.50", "WRONG")
+    assert second[1:5] == ["failed", "", "", ""]
+    tower = {"batch": 256, "rows": {"ours": {"ms": 128.0}, "peer": {"ms": 160.0}, "other": {"failed": "no room"}}}
+    _, *rows, share = gpu.tower_table({**tower, "share_of_bf16": 0.61})
+    assert rows == [["ours", "128.0", "2,000", "1.00"], ["peer", "160.0", "1,600", "1.25"], ["other", "failed", "", ""]]
+    assert share[1] == "0.61"
+    assert gpu.tower_headline({"images_a_second": 3000, "times_open_clip_compiled": None}) == (
+        "ViT-L/14, bf16: 3,000 images/s with all heads and patches",
         "open_clip's `encode_image`, compiled: not yet measured",
     )
-    half = {"sum_error": 4e-3, "cosine": 0.99995}
-    assert "met" in gpu.accuracy_words({"bf16": half, "fp32": half, "marks_met": True})[1]
+    half = {"sum_error": 4e-3, "heads_error": 1e-3, "patches_error": 1e-2, "cosine": 0.99995}
+    assert "met" in gpu.accuracy_table({"bf16": half, "fp32": half, "marks_met": True})[-1][0]

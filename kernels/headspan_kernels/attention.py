@@ -1,19 +1,19 @@
-"""Attention of every token, and what the pooled row took from each head, in one launch or two.
+"""Attention of every token, and what the pooled row takes from each head, in one or two launches.
 
     mixed[n] = Σ_m α[n,m] v[m],   α[n,m] = 2^(σ q[n]·k[m] − lse[n]),   σ = log2(e) / √head_dim
 
-`lse[n]` is the base-2 logarithm of the row's sum, found online (Milakov and Gimelshein 2018). σ stands in the
-exponent's multiply-add, where it costs nothing and, unlike in 16-bit weights, rounds nothing. Queries, keys and
-values are read where the projection left them. float32 operands are multiplied as three TF32 products, which together
-keep float32's digits.
+`lse[n]` is the base-2 logarithm of the row's sum, computed online (Milakov and Gimelshein 2018). σ is part of the
+exponent's multiply-add, where it costs nothing; in 16-bit weights it would be rounded. Queries, keys and values are
+read where the projection wrote them. float32 operands are multiplied as three TF32 products, which keep float32's
+digits.
 
-A class token stands apart: patches are a square, 256 of them four whole blocks, and with one row and one key more
-every head would pay for five by five. Its key is where the patches' online softmax begins; its row, which is the one
-that is emitted, has a program of its own beside theirs, while K and V are in the cache. For a weighted mean of rows a
-second kernel sums α's columns with the saved `lse`.
+A class token is handled separately. Without it, 256 patches are four whole blocks; with one row and one key more, every
+head would compute five by five blocks. Its key starts the patches' online softmax. Its row, which is emitted, has a
+program of its own that runs while K and V are in the cache. For a weighted mean of rows, a second kernel sums the
+columns of α with the saved `lse`.
 
-No float atomics: the same input gives the same bits. Blocks are chosen by shape and type alone, never by timing,
-so that a run that is resumed ends with the bytes of one that was not.
+The same input gives the same bits: there are no float atomics, and blocks are chosen by shape and type, never by
+timing. A resumed run thus ends with the bytes of one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headspan_kernels.reference import Emitted
 
 
 class Blocks(NamedTuple):
-    """How a launch is cut: query rows and keys a step, warps, and steps in flight."""
+    """Block sizes of a launch: query rows and keys a step, warps, and steps in flight."""
 
     rows: int
     keys: int
@@ -41,12 +41,12 @@ class Blocks(NamedTuple):
 
 
 def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
-    """The cuts worth measuring, the one in use first. None of them spills registers on sm_80, sm_90 or sm_100."""
+    """The blocks worth measuring, those in use first. None spills registers on sm_80, sm_90 or sm_100."""
     if dtype == torch.float32:
-        # Three TF32 products for one float32's: their operands, split in two, fill the registers.
+        # The operands of three TF32 products, split in two, fill the registers.
         return (Blocks(32, 32, 4, 1),)
     if head_dim <= 64:
-        # Blocks of 64 by 64 need about 130 registers a thread: held to 128, they spill under some Tritons.
+        # Blocks of 64 by 64 need about 130 registers a thread; limited to 128, they spill under some Tritons.
         return (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 64, 8, 2))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
 
@@ -62,7 +62,7 @@ def attention_emit(
     """As `reference.attention_emit`; `qkv`'s last axis must be contiguous, and so must `patches_out`'s."""
     head_dim = qkv.shape[2] // 3 // heads
     if bias is not None or too_large(head_dim, qkv.dtype):
-        # Relative positions, which few models have, are left to PyTorch too.
+        # PyTorch computes relative positions, which few models have.
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
     cut = candidates(head_dim, qkv.dtype)[0]
     return attention_emit_cut(cut, qkv, heads, pooling, with_patches, patches_out)
@@ -76,14 +76,14 @@ def attention_emit_cut(
     with_patches: bool,
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
-    """`attention_emit`, cut in another way."""
+    """`attention_emit` with other blocks."""
     batch, tokens, columns = qkv.shape
     head_dim = columns // 3 // heads
     assert qkv.stride(2) == 1
     apart = 1 if pooling is None else 0
     row_blocks = triton.cdiv(tokens - apart, cut.rows)
     mixed = torch.empty(batch, tokens, columns // 3, dtype=qkv.dtype, device=qkv.device)
-    # One partial sum a query block that holds rows of the mean.
+    # For a mean of rows, one partial sum for each query block.
     parts = torch.empty(
         batch, heads, row_blocks if pooling is not None else 1, head_dim, dtype=torch.float32, device=qkv.device
     )
@@ -94,8 +94,8 @@ def attention_emit_cut(
     if not batch:
         return mixed, Emitted(parts.sum(dim=2), patches)
     shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
-    # Fusion of products and sums is asked for, since Triton 3.10 changes its default. So are all registers that a
-    # thread can have: ptxas holds itself to fewer otherwise, and spills (Triton 3.6 on sm_100).
+    # Fusion of products and sums is explicit, since Triton 3.10 changes its default. `maxnreg` allows all registers
+    # that a thread can have; otherwise ptxas uses fewer and spills (Triton 3.6 on sm_100).
     launch = {"num_warps": cut.warps, "num_stages": cut.stages, "maxnreg": 255, "enable_fp_fusion": True}
     pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
     strides = (qkv.stride(0), qkv.stride(1))
@@ -203,7 +203,7 @@ def _mix_rows(
     BLOCK_KEYS: tl.constexpr,
     APART: tl.constexpr,
 ):
-    """A block of one head's rows, stored, and returned in float32 with the logarithms of their sums."""
+    """Compute and store a block of one head's rows; return them in float32 with the logarithms of their sums."""
     columns = tl.arange(0, PADDED)
     inside = columns < HEAD_DIM
     within = (rows < tokens)[:, None] & inside[None, :]
@@ -223,8 +223,8 @@ def _mix_rows(
         total = tl.zeros([BLOCK_ROWS], tl.float32)
         sums = tl.zeros([BLOCK_ROWS, PADDED], tl.float32)
     whole = APART + (tokens - APART) // BLOCK_KEYS * BLOCK_KEYS
-    # The keys behind the last whole block come first: after the loop, Triton 3.6 would move its sums to where the next
-    # product wants them before they have arrived.
+    # The partial block of keys at the end comes first. After the loop, Triton 3.6 would move the loop's sums into the
+    # registers of this product before they have arrived.
     if whole < tokens:
         sums, top, total = _step(
             sums, top, total, q, key, whole, tokens, row_stride, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, True
@@ -256,7 +256,7 @@ def _step(
     BLOCK_KEYS: tl.constexpr,
     LAST: tl.constexpr,
 ):
-    """One block of keys and values taken into the online softmax; only the last one may reach past the end."""
+    """Add one block of keys and values to the online softmax; only the last one may reach past the end."""
     keys = start + tl.arange(0, BLOCK_KEYS)
     columns = tl.arange(0, PADDED)
     within = (columns < HEAD_DIM)[None, :]

@@ -1,24 +1,19 @@
-"""The ops of a CUDA device: Triton's where one is written, under the names and signatures of `reference`."""
+"""Ops for CUDA: Triton kernels, and the reference for the ops that have none."""
 
 from headspan_kernels.attention import attention_emit
 from headspan_kernels.moments import add_moments
 from headspan_kernels.norm import add_layer_norm, layer_norm
 from headspan_kernels.pooled import pooled_attention
 from headspan_kernels.preprocess import preprocess
-from headspan_kernels.project import head_project, text_maps
 from headspan_kernels.reference import attention_weights, linear
-from headspan_kernels.rounds import textspan_rounds
 
 __all__ = [
     "add_layer_norm",
     "add_moments",
     "attention_emit",
     "attention_weights",
-    "head_project",
     "layer_norm",
     "linear",
     "pooled_attention",
     "preprocess",
-    "text_maps",
-    "textspan_rounds",
 ]

@@ -1,10 +1,11 @@
-"""Sum and uncentred Gram matrix of every head's coordinates, added to in place.
+"""Add a batch to the sum and the uncentred Gram matrix of every head's coordinates, in place.
 
     c[b] = [scale[b] · heads[b], mean_and_bias[b]],   total += Σ_b c[b],   gram += Σ_b c[b] c[b]ᵀ
 
-A program owns a tile of one head's Gram matrix and goes through the batch, so nothing is atomic and the order of
-summation is fixed. Products and sums are float64, on the tensor cores: the numerical rank that TEXTSPAN cuts at,
-2⁻²⁰ of the largest singular value, needs 40 bits of Gram. The coordinates are never written out.
+A program owns a tile of one head's Gram matrix and loops over the batch. Nothing is atomic, so the order of summation
+is fixed and the same input gives the same bits. Products and sums are float64, on the tensor cores: TEXTSPAN's
+numerical rank is cut at 2⁻²⁰ of the largest singular value, which takes 40 bits in the Gram matrix. The coordinates are
+never written to memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import triton.language as tl
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-# A tile's rows and columns, and images a step.
+# Rows and columns of a tile, and images a step.
 ROWS, COLUMNS, IMAGES = 16, 128, 16
 WARPS = 4
 
@@ -72,7 +73,7 @@ def accumulate(
     sum_place = total + head * size + down
     gram_place = gram + head * size * size + down[:, None] * size + across[None, :]
     within = (down < size)[:, None] & (across < size)[None, :]
-    # The first program of these rows has their sums.
+    # One program a row adds its sum.
     first = down + tl.program_id(2) * size < size
     sums = tl.load(sum_place, mask=first, other=0.0)
     products = tl.load(gram_place, mask=within, other=0.0)
@@ -92,7 +93,7 @@ def accumulate(
 def _coordinates(
     own, scale, mean_and_bias, images, batch, image_stride, columns, HEAD_DIM: tl.constexpr, SHARES: tl.constexpr
 ):
-    """A stretch of the coordinates of some images, float64; zeros past the batch and for an image of scale 0."""
+    """Coordinates of some images at `columns`, float64; zeros past the batch and for images of scale 0."""
     factor = tl.load(scale + images, mask=images < batch, other=0.0)
     used, behind = (factor != 0)[:, None], columns - HEAD_DIM
     head_outputs = tl.load(

@@ -1,9 +1,9 @@
-"""LayerNorm of rows, with the residual add before it and its statistics kept.
+"""LayerNorm of rows, with the residual sum before it and its statistics returned.
 
     r = x + added,   μ = mean(r),   s⁻¹ = 1 / √(mean((r − μ)²) + ε),   y = (r − μ) s⁻¹ γ + β
 
-A program a row, which stays in registers: x and `added` are read once, r and y written once. r is rounded to
-the stream's type before its statistics are taken, in float32, since that is what later layers see.
+One program a row, which stays in registers: x and `added` are read once, r and y written once. r is rounded to the
+residual stream's type before its float32 statistics are computed, since later layers see the rounded one.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def add_layer_norm(
 
 
 def warps_for(width: int) -> int:
-    """Warps a row: some eight numbers a thread at ViT-L's width."""
+    """Warps a row: eight numbers a thread at ViT-L's width."""
     return 4 if width <= 1024 else 8
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`x` as a matrix whose rows may lie apart but are contiguous themselves."""
+    """`x` as a matrix whose rows are contiguous; the row stride may be larger than the width."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 

@@ -1,12 +1,11 @@
-"""The ops of a CPU: oneDNN's linear maps with weights laid out once, bf16 attention as plain products.
+"""Ops for CPUs: linear maps through oneDNN with weights laid out once, and bf16 attention as plain products.
 
-    linear:    activation(x Wᵀ + b) in one call, W in oneDNN's own blocks
-    attention: softmax(q kᵀ / √head_dim) v by images, as many at once as the scores of fit a cache
+    linear:    activation(x Wᵀ + b) in one call; W is stored in oneDNN's own block layout
+    attention: softmax(q kᵀ / √head_dim) v, for as many images at once as have scores that fit the cache
 
-Everything else is the reference's, and so is a type of numbers that oneDNN does not multiply on this processor:
-bf16 needs AVX-512 or AVX-NE-CONVERT. PyTorch takes float32 products to MKL, which on AMD's processors leaves AVX-512
-alone, and lays bf16 weights out anew in every call; its fused attention is slower than plain products in bf16.
-benchmarks/NOTES.md has the numbers.
+The reference serves everything else, and also the types for which oneDNN is unavailable or not faster (`serves`).
+PyTorch gives float32 products to MKL, which does not use AVX-512 on AMD's processors. It lays bf16 weights out again
+in every call, and its fused bf16 attention is slower than plain products. benchmarks/NOTES.md has the numbers.
 """
 
 from __future__ import annotations
@@ -25,12 +24,9 @@ from headspan_kernels.reference import (
     add_layer_norm,
     add_moments,
     attention_weights,
-    head_project,
     layer_norm,
     pooled_attention,
     preprocess,
-    text_maps,
-    textspan_rounds,
 )
 
 __all__ = [
@@ -38,24 +34,21 @@ __all__ = [
     "add_moments",
     "attention_emit",
     "attention_weights",
-    "head_project",
     "layer_norm",
     "linear",
     "pooled_attention",
     "preprocess",
-    "text_maps",
-    "textspan_rounds",
 ]
 
-# What oneDNN applies on the way out: its name, and its algorithm.
+# Activations that oneDNN fuses into the product: its name, and its algorithm.
 _FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
 _DTYPES = (torch.float32, torch.bfloat16)
-# Scores of the images that are mixed together; a few megabytes stay in the cache.
+# Bytes of attention scores computed at once; a few megabytes stay in the cache.
 _SCORES_BYTES = 8 << 20
-# `α v` of the images that are written together, as float32.
+# Bytes of float32 `α v` computed at once, likewise.
 _NUMBERS_BYTES = 1 << 20
-# Rows for which weights are laid out, whatever the first call has: blocks decide the order of sums, and the bytes of a
-# run must not depend on the batch that it was resumed with.
+# Number of rows for which weights are laid out, whatever the first call has. The layout decides the order of sums, and
+# the bytes of a resumed run must not depend on its first batch.
 _ROWS = 1024
 
 _laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -63,7 +56,10 @@ _laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 @cache
 def available(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether oneDNN multiplies matrices of this type on this processor. It is tried once, on a single number."""
+    """Whether oneDNN multiplies matrices of this type on this processor; tried once, on one number.
+
+    bf16 needs AVX-512 or AVX-NE-CONVERT.
+    """
     if dtype not in _DTYPES or not torch.backends.mkldnn.is_available():
         return False
     one = torch.ones(1, 1, dtype=dtype)
@@ -75,14 +71,27 @@ def available(dtype: torch.dtype = torch.float32) -> bool:
     return True
 
 
+@cache
+def serves(dtype: torch.dtype) -> bool:
+    """Whether linear maps of this type go through oneDNN: where it is available and faster than PyTorch's own.
+
+    With AVX2 only, oneDNN takes 0.98 to 1.06 of MKL's time for float32 towers, and a second copy of the weights; with
+    AVX-512 it takes 0.5 (AMD) to 0.9 (Intel). The choice depends on the processor and the type, never on timing, so the
+    bytes of a run do not vary between runs on one machine.
+    """
+    if dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return False
+    return available(dtype)
+
+
 def linear(
     x: Float[Tensor, "*rows in"],
     weight: Float[Tensor, "out in"],
     bias: Float[Tensor, " out"] | None,
     activation: str | None = None,
 ) -> Float[Tensor, "*rows out"]:
-    """As `reference.linear`. The laid-out copy of `weight` lives as long as `weight`, which must not be changed."""
-    if not x.numel() or not available(x.dtype):
+    """As `reference.linear`. A laid-out copy of `weight` lives as long as `weight`, which must not change."""
+    if not x.numel() or not serves(x.dtype):
         return reference.linear(x, weight, bias, activation)
     packed = _laid_out.get(weight)
     if packed is None:
@@ -109,14 +118,14 @@ def attention_emit(
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
-    """As `reference.attention_emit`; scores of bf16 are bf16, but for those that become `α v`."""
+    """As `reference.attention_emit`; bf16 scores are rounded to bf16, except those from which `α v` is computed."""
     if qkv.dtype not in _DTYPES or pooling is not None or bias is not None:
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
     if qkv.dtype == torch.float32 or not available(qkv.dtype):
         mixed, _ = reference.attention_emit(qkv, heads, None, False)
     else:
         mixed = _mixed(qkv, heads)
-    # A copy: a view of one row would keep all rows in memory.
+    # A copy, since a view of one row would keep all rows in memory.
     emitted = mixed[:, 0].unflatten(-1, (heads, -1)).to(torch.float32, copy=True)
     if not with_patches:
         return mixed, Emitted(emitted, None)
@@ -124,13 +133,13 @@ def attention_emit(
     if patches is None:
         patches = torch.empty(len(qkv), heads, qkv.shape[1], emitted.shape[2])
     _write_patches(qkv, heads, emitted, patches)
-    # Of one kind: what the class token takes on is the sum of what is emitted.
+    # The class token's output becomes exactly the sum of the emitted terms.
     mixed[:, 0] = emitted.flatten(1)
     return mixed, Emitted(emitted, patches)
 
 
 def _mixed(qkv: Tensor, heads: int) -> Tensor:
-    """`[batch, token, width]`: every row's mix, by as many images at once as their scores fit a cache."""
+    """Attention outputs of all rows, `[batch, token, width]`, computed in groups of images."""
     batch, tokens, columns = qkv.shape
     query, key, value = reference.split_heads(qkv, 3, heads)
     head_dim = query.shape[-1]
@@ -144,7 +153,7 @@ def _mixed(qkv: Tensor, heads: int) -> Tensor:
 
 
 def _write_patches(qkv: Tensor, heads: int, emitted: Tensor, patches: Tensor) -> None:
-    """Row 0's `α v` and its sum over tokens, float32 until it is stored, by as many images at once as fit a cache."""
+    """Write row 0's `α v` to `patches` and its sum over tokens to `emitted`: float32 sums, in groups of images."""
     query, key, value = reference.split_heads(qkv, 3, heads)
     together = max(1, _NUMBERS_BYTES // (qkv[0].numel() // 3 * 4))
     for first in range(0, len(qkv), together):

@@ -1,11 +1,11 @@
-"""Attention of one query row an image: the last block's form, and every block's class token.
+"""Attention of one query row an image: the last block, attention pooling, and every block's class token.
 
     mixed = Σ_m α[m] v[m],   α[m] = 2^(σ q·k[m] − lse),   σ = log2(e) / √head_dim
 
-A program a head of an image goes over K for the highest score and the sum of the powers, then over K and V for
-`α v`, which it stores where asked for and adds up. Scores come from the tensor cores, the row a matrix of one column
-that counts: what would be a reduction over columns for every key is then one product. Both times they are the same
-numbers, so weights add up to 1 however far from 0 the scores are. Everything else is float32.
+One program for each head of an image. It reads K for the highest score and the sum of powers, then K and V for `α v`,
+which it stores on request and sums. Scores come from the tensor cores, as a product with a matrix in which only the
+first column is not zero; this replaces a reduction over columns for every key. Both passes compute the same scores, so
+the weights sum to 1 however large the scores are. Everything else is float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headspan_kernels.reference import Emitted
 
 # Exponents are powers of two.
 LOG2_E = tl.constexpr(1.4426950408889634)
-# Keys a step: what one warp group multiplies at once. The fewest columns that a matrix product takes.
+# Keys a step: the rows that one warp group multiplies at once. Columns: the fewest that a matrix product takes.
 ROW_KEYS = tl.constexpr(64)
 ROW_COLUMNS = tl.constexpr(16)
 WARPS = 4
@@ -39,7 +39,7 @@ def pooled_attention(
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
     """As `reference.pooled_attention`; last axes must be contiguous."""
     if bias is not None or too_large(query.shape[1] // heads, query.dtype):
-        # Relative positions, which few models have, are left to PyTorch too.
+        # PyTorch computes relative positions, which few models have.
         return reference.pooled_attention(query, key_value, heads, with_patches, patches_out, bias)
     batch, width = query.shape
     tokens, head_dim = key_value.shape[1], width // heads
@@ -67,19 +67,19 @@ def pooled_attention(
 
 
 def too_large(head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether these heads are left to PyTorch: in float32, those of more than 64 numbers would spill registers."""
+    """Whether PyTorch computes these heads: in float32, those of more than 64 dimensions would spill registers."""
     return head_dim > 64 and dtype == torch.float32
 
 
 def padded(head_dim: int) -> int:
-    """The power of two to which a head's columns are padded; a matrix product wants 16 at least."""
+    """The power of two to which a head's columns are padded; a matrix product takes at least 16."""
     return max(16, triton.next_power_of_2(head_dim))
 
 
 def patches_buffer(
     given: Tensor | None, wanted: bool, shape: tuple[int, int, int, int], device: torch.device
 ) -> Tensor | None:
-    """Where `α v` is written: the caller's tensor, a new float32 one, or nowhere."""
+    """The tensor that receives `α v`: the caller's, a new float32 one, or None."""
     if not wanted:
         return None
     if given is None:
@@ -89,7 +89,7 @@ def patches_buffer(
 
 
 def patch_strides(patches: Tensor | None) -> tuple[int, int, int]:
-    """Strides of image, head and token."""
+    """Strides of images, heads and tokens; zeros without a tensor."""
     return (0, 0, 0) if patches is None else (patches.stride(0), patches.stride(1), patches.stride(2))
 
 
@@ -147,12 +147,12 @@ def mix_row(
     HEAD_DIM: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """One row of one head: `query` and `key` point at the head's columns, values lie `width` behind the keys."""
+    """One row of one head: `query` and `key` point at the head's columns, and the values are `width` columns later."""
     columns, ones = tl.arange(0, PADDED), tl.arange(0, ROW_COLUMNS)
     inside = columns < HEAD_DIM
-    # [PADDED, ROW_COLUMNS], zeros but for the first column.
+    # [PADDED, ROW_COLUMNS], zeros except in the first column.
     q = tl.load(query + columns[:, None] + 0 * ones[None, :], mask=inside[:, None] & (ones == 0)[None, :], other=0.0)
-    # A maximum and a sum a lane of keys, joined at the end: no reduction over keys inside the loop.
+    # A maximum and a sum for each lane of keys, combined at the end: the loop has no reduction over keys.
     top = tl.full([ROW_KEYS], float("-inf"), tl.float32)
     total = tl.zeros([ROW_KEYS], tl.float32)
     for start in range(0, tokens, ROW_KEYS):
@@ -163,7 +163,7 @@ def mix_row(
         top = higher
     highest = tl.max(top, axis=0)
     share = 1 / tl.sum(total * tl.exp2(top - highest), axis=0)
-    # Keys whose numbers one thread holds are added up at once.
+    # Keys that one thread holds are summed at once.
     sums = tl.zeros([ROW_KEYS // 4, PADDED], tl.float32)
     for start in range(0, tokens, ROW_KEYS):
         weights = tl.exp2(_row_scores(q, key, start, tokens, row_stride, HEAD_DIM, PADDED) - highest) * share
@@ -187,7 +187,7 @@ def mix_row(
 @triton.jit
 @no_type_check
 def _row_scores(q, key, start, tokens, row_stride, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr):
-    """Base-2 exponents of a block of keys; past the end far below any score, and finite: no NaN from -inf − -inf."""
+    """Base-2 exponents of a block of keys; past the end far below any score but finite, since -inf − -inf is NaN."""
     keys, columns = start + tl.arange(0, ROW_KEYS), tl.arange(0, PADDED)
     # [ROW_KEYS, PADDED]
     k = tl.load(

@@ -1,9 +1,10 @@
-"""uint8 pixels to the model's input: antialiased bicubic resize, centre crop, normalisation, cast.
+"""Turn uint8 pixels into the model's input: antialiased bicubic resize, centre crop, normalisation, cast.
 
     out[y,x] = Σ_j w[x,j] pixels[y, first[x]+j]   and the same along y, each rounded to a grey level, then (· − μ) / σ
 
-Two launches, as Pillow has two passes: columns, of the rows that the crop needs, to uint8; then rows, normalised and
-cast on the way out. Only what the crop keeps is computed. The weights are made once for a pair of sizes.
+Two launches, like Pillow's two passes. The first resizes columns to uint8, for the source rows that the crop needs; the
+second resizes rows, normalises and casts. Only pixels of the crop are computed. The weights are computed once for a
+pair of sizes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def preprocess(
     """As `reference.preprocess`."""
     batch, source_height, source_width, _ = pixels.shape
     (height, width), (top, left) = resize_and_crop((source_height, source_width), size)
-    # First row that any kept row reads, and the number of rows up to the last.
+    # The first source row that the crop needs, and how many from there on.
     starts, row_weights = bicubic_taps(source_height, height)
     first = int(starts[top])
     rows = min(int(starts[top + size[0] - 1]) + row_weights.shape[1], source_height) - first
@@ -71,7 +72,7 @@ def _tables(
     std: tuple[float, float, float],
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Starts and weights of the kept columns and rows, and middles and spreads in grey levels; sent over once."""
+    """Starts and weights of the crop's columns and rows, and means and spreads in grey levels, cached on the device."""
     kept = []
     for source, target, first, count in (columns, rows):
         kept += [table[first : first + count].contiguous().to(device) for table in bicubic_taps(source, target)]

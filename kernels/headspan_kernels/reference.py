@@ -1,7 +1,7 @@
-"""Every op in plain PyTorch: the specification that faster ones are held against, and the CPU path.
+"""Every op in plain PyTorch: the specification that faster ops are compared with, and the fallback on every device.
 
-Statistics and emitted numbers are float32 whatever the activations' type; moments are float64.
-Nothing here imports Triton or knows a model, a file or a store.
+Statistics and emitted numbers are float32 whatever the activations' type; moments are float64. Nothing here imports
+Triton or knows a model, a file or a store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int32, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int32, UInt8
 from torch import Tensor
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -24,14 +24,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Emitted(NamedTuple):
-    """What the pooled row took from each head: `Σ_n α v`, and `α v` per source token where asked for."""
+    """What the pooled row takes from each head: `Σ_n α v`, and `α v` for each source token on request."""
 
     heads: Float[Tensor, "batch head head_dim"]
     patches: Float[Tensor, "batch head token head_dim"] | None
 
 
 class Normed(NamedTuple):
-    """Rows, their LayerNorm, and where asked for its float32 mean and `1 / sqrt(var + eps)`."""
+    """Rows, their LayerNorm, and on request its float32 mean and `1 / sqrt(var + eps)`."""
 
     rows: Float[Tensor, "*rows width"]
     normed: Float[Tensor, "*rows width"]
@@ -45,7 +45,7 @@ def linear(
     bias: Float[Tensor, " out"] | None,
     activation: str | None = None,
 ) -> Float[Tensor, "*rows out"]:
-    """`x Wᵀ + b`, and that through an activation of `ACTIVATIONS` where one is named."""
+    """`x Wᵀ + b`, followed by the named activation of `ACTIVATIONS`, if any."""
     y = F.linear(x, weight, bias)
     return y if activation is None else ACTIVATIONS[activation](y)
 
@@ -68,7 +68,7 @@ def add_layer_norm(
     eps: float,
     with_statistics: bool = False,
 ) -> Normed:
-    """`x + added`, rounded to their type as the stream keeps it, and the LayerNorm of that."""
+    """`x + added`, rounded to the type of the residual stream, and the LayerNorm of the sum."""
     rows = x if added is None else x + added
     mean = rstd = None
     if with_statistics:
@@ -86,12 +86,12 @@ def attention_emit(
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token token"] | None = None,
 ) -> tuple[Float[Tensor, "batch token width"], Emitted]:
-    """Attention of every token, and what the pooled row took from each head.
+    """Attention of every token, and what the pooled row takes from each head.
 
-    `qkv` holds queries, keys and values side by side. `pooling` holds the weights of the rows whose mean
-    is the pooled row (its first axis is 1 or the batch); None means that row 0, the class token, is it.
-    With `patches_out`, `α v` is written there, in its type, once; otherwise it comes as float32. `bias` is added to
-    the scores.
+    `qkv` holds queries, keys and values side by side. `pooling` holds the weights of the rows whose weighted mean is
+    the pooled row (its first axis is 1 or the batch); without it, row 0, the class token, is the pooled row.
+    `with_patches` asks for `α v`: written to `patches_out`, in its type, or returned as float32 without it. `bias` is
+    added to the scores.
     """
     query, key, value = split_heads(qkv, 3, heads)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -120,7 +120,7 @@ def pooled_attention(
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
-    """Attention of one query row an image, as in the last block, where no other row is needed.
+    """Attention of one query row an image, as in the last block, which needs no other row.
 
     `patches_out` and `bias` as in `attention_emit`.
     """
@@ -143,7 +143,7 @@ def pooled_attention(
 def attention_weights(
     query: Float[Tensor, "batch width"], key: Float[Tensor, "batch token width"], heads: int
 ) -> Float[Tensor, "batch head token"]:
-    """How much of every token each head of one query row an image takes; sums to 1 over tokens, float32."""
+    """The weight of every token in each head of one query row an image, float32; sums to 1 over tokens."""
     (keys,) = split_heads(key, 1, heads)
     rows = query.view(len(query), heads, 1, -1)
     return softmax_weights(rows, keys, None)[:, :, 0]
@@ -158,8 +158,8 @@ def add_moments(
 ) -> None:
     """Add a batch's sum and uncentred Gram matrix of every head's coordinates to `total` and `gram`, in place.
 
-    An image's coordinates are its `head_dim` numbers times its `scale`, and its `mean_and_bias`. An image whose scale
-    is 0 counts as nothing, whatever its numbers are.
+    An image's coordinates are its `head_dim` numbers times its `scale`, followed by its `mean_and_bias`. An image whose
+    scale is 0 adds nothing, even if its numbers are NaN or infinite.
     """
     batch, layers, count, _ = heads.shape
     scaled = torch.where(scale[:, None, None, None] == 0, 0, heads.double() * scale[:, None, None, None])
@@ -169,38 +169,6 @@ def add_moments(
     columns = coordinates.reshape(batch, layers * count, size).transpose(0, 1).contiguous()
     total += columns.sum(dim=1).view_as(total)
     gram.view(layers * count, size, size).baddbmm_(columns.transpose(1, 2), columns)
-
-
-def head_project(
-    head_outputs: Float[Tensor, "batch head token head_dim"],
-    scale: Float32[Tensor, " batch"],
-    mean_and_bias: Float32[Tensor, "batch share"],
-    directions: Float[Tensor, "head coordinate joint"],
-) -> Float32[Tensor, "batch head token joint"]:
-    """Carry `α v`, or its sum as one token, into the joint space: each image's coordinates times `directions`.
-
-    Coordinates are `head_outputs · scale` and the image's `mean_and_bias`. Products have the type of
-    `directions`, sums are float32.
-    """
-    head_dim = head_outputs.shape[-1]
-    products = torch.einsum(
-        "bhnk,hkj->bhnj", head_outputs.to(directions.dtype).float(), directions[:, :head_dim].float()
-    )
-    shared = torch.einsum("bs,hsj->bhj", mean_and_bias, directions[:, head_dim:].float())
-    return products * scale[:, None, None, None] + shared[:, :, None]
-
-
-def text_maps(
-    head_outputs: Float[Tensor, "batch head token head_dim"],
-    scale: Float32[Tensor, " batch"],
-    mean_and_bias: Float32[Tensor, "batch share"],
-    carried: Float[Tensor, "head coordinate text"],
-) -> Float32[Tensor, "batch token text"]:
-    """Every token's contribution along texts, summed over the heads given.
-
-    `carried` are the texts carried to each head, its directions times the texts; heads apart are `head_project`.
-    """
-    return head_project(head_outputs, scale, mean_and_bias, carried).sum(dim=1)
 
 
 def preprocess(
@@ -213,7 +181,7 @@ def preprocess(
     """Antialiased bicubic resize of the short side, centre crop to `size`, and the model's normalisation.
 
     Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32. Pillow 13
-    takes tall images rows first, and differs by a level or two there.
+    resizes rows first in tall images, where it differs by one or two grey levels.
     """
     (height, width), (top, left) = resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
     levels = pixels.float()
@@ -232,8 +200,8 @@ def preprocess(
 
 
 def resize_and_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of an image whose short side is brought to the square `target`'s, the long rounded down; and
-    where in it, top and left, the `target` in its middle begins."""
+    """Height and width after resizing the short side to the square `target`'s, the long side rounded down; and the top
+    and left of the centre crop."""
     long = int(target[0] * max(source) / min(source))
     height, width = (long, target[1]) if source[1] <= source[0] else (target[0], long)
     return (height, width), (round((height - target[0]) / 2), round((width - target[1]) / 2))
@@ -241,9 +209,9 @@ def resize_and_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[t
 
 @cache
 def bicubic_taps(source: int, target: int) -> tuple[Int32[Tensor, " target"], Float32[Tensor, "target tap"]]:
-    """For every target pixel its first source pixel and the weights from there on, zero where there are fewer.
+    """For every target pixel its first source pixel and the weights from there on, padded with zeros.
 
-    Pillow's `precompute_coeffs` with its bicubic kernel (a = -1/2), stretched by the ratio where that is above 1.
+    As Pillow's `precompute_coeffs` with its bicubic kernel (a = -1/2), stretched by the ratio if that is above 1.
     """
     ratio = source / target
     stretch = max(ratio, 1.0)
@@ -256,42 +224,6 @@ def bicubic_taps(source: int, target: int) -> tuple[Int32[Tensor, " target"], Fl
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0)) * (places < ends[:, None])
     return starts.int(), (weights / weights.sum(dim=1, keepdim=True)).float()
-
-
-def textspan_rounds(
-    texts: Float64[Tensor, "head pool rank"], covariance: Float64[Tensor, "head rank rank"], count: int, least: float
-) -> tuple[Int64[Tensor, "head {count}"], Float64[Tensor, "head {count} rank"], Float64[Tensor, "head {count}"]]:
-    """The greedy rounds of TEXTSPAN for all heads: chosen texts, their deflated unit vectors, variance taken by each.
-
-    A head whose best score is not above `least` times its first round's best is done: -1, and zeros. Ranks may differ
-    where texts and covariance are zero beyond a head's own.
-    """
-    heads, _, rank = texts.shape
-    chosen = torch.full((heads, count), -1, dtype=torch.int64, device=texts.device)
-    directions = texts.new_zeros(heads, count, rank)
-    variances = texts.new_zeros(heads, count)
-    scores = ((texts @ covariance) * texts).sum(dim=2)
-    limit = least * scores.amax(dim=1)
-    every = torch.arange(heads, device=texts.device)
-    for done in range(count):
-        score, best = scores.max(dim=1)
-        going = score > limit
-        taken = directions[:, :done]
-        u = texts[every, best]
-        # The second pass takes away what rounding left of the first.
-        for _ in range(2):
-            u = u - ((taken @ u[:, :, None]) * taken).sum(dim=1)
-        u = torch.where(going[:, None], u / u.norm(dim=1, keepdim=True), 0.0)
-        w = (covariance @ u[:, :, None])[:, :, 0]
-        # What is left of the covariance is the first one between projections that take the chosen directions away.
-        w = w - ((taken @ w[:, :, None]) * taken).sum(dim=1)
-        variance = (u * w).sum(dim=1)
-        along_u, along_w = (texts @ u[:, :, None])[:, :, 0], (texts @ w[:, :, None])[:, :, 0]
-        scores = scores - along_u * (2 * along_w - along_u * variance[:, None])
-        scores[every, best] = 0
-        chosen[:, done] = torch.where(going, best, -1)
-        directions[:, done], variances[:, done] = u, variance
-    return chosen, directions, variances
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -310,6 +242,6 @@ def _written(values: Tensor, out: Tensor | None) -> Tensor:
 
 
 def softmax_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """The rows' weights over the tokens, float32 whatever the type of `[batch, head, row or token, head_dim]`."""
+    """Float32 attention weights of query rows over tokens; inputs are `[batch, head, row or token, head_dim]`."""
     scores = query.shape[-1] ** -0.5 * (query.float() @ key.float().transpose(-1, -2))
     return torch.softmax(scores if bias is None else scores + bias.float(), dim=-1)

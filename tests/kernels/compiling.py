@@ -1,4 +1,4 @@
-"""Triton's launches: compiled for a GPU that is not there and handed on, or run on one that is."""
+"""Intercept Triton's launches: compile them without a GPU and pass them on, or run them on a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Launched = Callable[[str, Any, dict[str, Any], Sequence[int]], None]
 
 @dataclass(frozen=True)
 class _Device:
-    """What Triton asks of a driver before it compiles."""
+    """The part of a driver that Triton needs before it compiles."""
 
     architecture: int
 
@@ -33,7 +33,7 @@ class _Device:
 
 
 def hand_launches_on(monkeypatch: pytest.MonkeyPatch, architecture: int, launched: Launched) -> None:
-    """Compile every launch for an architecture, 90 for sm_90, and call `launched` in its place."""
+    """Compile every launch for an architecture (90 for sm_90), and call `launched` instead of running it."""
     run = JITFunction.run
 
     def compile_only(kernel: Any, *arguments: Any, grid: Sequence[int], warmup: bool, **settings: Any) -> Any:
@@ -46,7 +46,7 @@ def hand_launches_on(monkeypatch: pytest.MonkeyPatch, architecture: int, launche
 
 
 def launch_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Launch with copies on the GPU of what the tensors given lie in, strides and all, and copy it back."""
+    """Launch on the GPU with copies of the tensors' storages, strides included, and copy the storages back."""
     run = JITFunction.run
 
     def launch(kernel: Any, *arguments: Any, grid: Sequence[int], warmup: bool, **settings: Any) -> Any:

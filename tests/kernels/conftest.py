@@ -1,6 +1,6 @@
-"""What the tests of the kernels share: random inputs, memory of NaN, the world they run in, and the ops called.
+"""Fixtures of the kernels' tests: random inputs, memory filled with NaN, where the ops run, and which ops are called.
 
-Inputs are drawn afresh in every run; a failure's output names the seed.
+Every run draws new inputs; the output of a failure names the seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.kernels.tritons import installed_and_untried
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say once why tests of compiled code were skipped."""
+    """Print once why tests of compiled code were skipped."""
     if reason := installed_and_untried():
         terminalreporter.write_line(reason)
 
@@ -31,7 +31,7 @@ def random() -> torch.Generator:
 
 @pytest.fixture
 def nothing_is_zero_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what the ops allocate with NaN, so that a number that is never written shows."""
+    """Fill what the ops allocate with NaN, so that elements that are never written show."""
     empty = torch.empty
 
     def poisoned(*arguments: Any, **settings: Any) -> torch.Tensor:
@@ -43,13 +43,13 @@ def nothing_is_zero_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Where Triton's ops run in this process; a parameter asks for another architecture than sm_90."""
+    """Let Triton's ops run in this process; a parameter selects an architecture other than sm_90."""
     worlds.enter(monkeypatch, getattr(request, "param", 90))
 
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The tower on the fused ops, and the names of those that it called."""
+    """Let towers run on the fused ops; the names of the ops that they call."""
     # Here, since Triton's wheels exist for Linux only.
     from headspan_kernels import fused
 

@@ -1,8 +1,8 @@
-"""Every Triton kernel that the tower launches compiles for a GPU that is not there, and fits it.
+"""Every Triton kernel compiles for sm_80, sm_90 and sm_100 without a GPU, and fits the GPU.
 
-The towers run on the meta device, at real sizes without memory; a launch is compiled as it would be and its binary
-kept. Registers, stack, local and shared memory, and the instructions, are read from the binary. What must hold: a
-program fits the shared memory of its GPU; nothing is spilled; on sm_90 matrices are multiplied by tensor cores.
+Towers run on the meta device, at real sizes without memory; each launch is compiled and its binary kept. Registers,
+stack, local and shared memory, and instructions are read from the binary. A program must fit the shared memory of its
+GPU and spill no registers, and on sm_90 it must multiply matrices on tensor cores.
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ from tests.kernels.compiling import hand_launches_on
 pytestmark = DEPRECATIONS
 # Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-# What multiplies matrices on sm_90: a warp group at once, or for float32's small blocks a warp; and in float64.
+# The tensor-core instructions on sm_90: of a warp group, or in float64 of a warp.
 TENSOR_CORES = {
     **dict.fromkeys(("attend", "attend_row", "pool_patches"), "HGMMA"),
-    "project": "HG?MMA",
-    **dict.fromkeys(("accumulate", "take_round"), "DMMA"),
+    "accumulate": "DMMA",
 }
 
 
 class Resources(NamedTuple):
-    """What a binary takes: registers a thread, bytes of stack and local memory a thread, of shared memory in all."""
+    """Registers, and bytes of stack and local memory, for each thread; bytes of shared memory for a program."""
 
     registers: int
     stack: int
@@ -54,7 +53,7 @@ class Resources(NamedTuple):
 
 @dataclass(frozen=True)
 class Launcher:
-    """What was compiled for an architecture, by the kernels' names."""
+    """Binaries compiled for an architecture, by kernel name."""
 
     architecture: int
     made: dict[str, list[Any]]
@@ -71,7 +70,7 @@ def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def resources(binary: Any, folder: Path) -> Resources:
-    """As the binary itself says."""
+    """The resources that a binary needs, read from it."""
     text = dumped(binary, "--dump-resource-usage", folder)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
     assert found, text
@@ -106,7 +105,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> Tower:
-    """Two blocks, the first and the last, of a tower at 224 pixels in patches of 14; weights of no memory."""
+    """The first and the last block of a tower at 224 pixels in patches of 14; weights take no memory."""
     size = Sizes(layers=2, heads=heads, head_dim=head_dim)
     return tower_of(size, lambda *shape, **_: meta(*shape), mean_pooled).to(torch.device("meta"), dtype)
 
@@ -127,18 +126,6 @@ def add_moments(head_dim: int) -> None:
     fused.add_moments(heads, scale, mean_and_bias, total, gram)
 
 
-def project(head_dim: int, dtype: torch.dtype) -> None:
-    head_outputs, directions = meta(3, 16, 257, head_dim, dtype=torch.float16), meta(16, head_dim + 3, 768, dtype=dtype)
-    for op in (fused.head_project, fused.text_maps):
-        op(head_outputs, meta(3), meta(3, 3), directions)
-
-
-def textspan_rounds() -> None:
-    """60 rounds over the published pool would be 60 launches of one kernel: one is enough here."""
-    double = torch.float64
-    fused.textspan_rounds(meta(64, 3498, 67, dtype=double), meta(64, 67, 67, dtype=double), 1, 1e-12)
-
-
 def preprocess() -> None:
     pixels = meta(3, 480, 640, 3, dtype=torch.uint8)
     fused.preprocess(pixels, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16)
@@ -150,7 +137,7 @@ def registers_of(name: str, launcher: Launcher, folder: Path) -> int:
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # ViT-L has heads of 64, ViT-H of 80, ViT-g of 88, ViT-bigG of 104; EVA-8B of 128.
-# Those marked full_size differ from others in a constant, and are run when cuts or Tritons change.
+# Those marked full_size differ from others in a constant; run them when block sizes or Tritons change.
 slow, by_hand = pytest.mark.slow, pytest.mark.full_size
 TOWERS = [
     (90, 64, BF16, False),
@@ -173,7 +160,7 @@ TOWERS = [
 
 
 @pytest.mark.parametrize(("launcher", "head_dim", "dtype", "mean_pooled"), TOWERS, indirect=["launcher"])
-def test_a_towers_kernels_fit_the_gpu(
+def test_the_kernels_of_a_tower_fit_the_gpu(
     launcher: Launcher, head_dim: int, dtype: torch.dtype, mean_pooled: bool, tmp_path: Path
 ) -> None:
     run_tower(16, head_dim, dtype, mean_pooled)
@@ -184,10 +171,10 @@ def test_a_towers_kernels_fit_the_gpu(
 
 @pytest.mark.parametrize("launcher", [90], indirect=True)
 @pytest.mark.parametrize("pooling", [None, meta(1, 257)])
-def test_sixteen_warps_of_attention_share_a_processor(
+def test_sixteen_warps_of_attention_fit_a_multiprocessor(
     launcher: Launcher, pooling: torch.Tensor | None, tmp_path: Path
 ) -> None:
-    """ViT-L/14 in bf16 on an H100, which has 65,536 registers a processor for 16 warps of 32 threads."""
+    """ViT-L/14 in bf16 on an H100, whose multiprocessors have 65,536 registers for 16 warps of 32 threads."""
     fused.attention_emit(meta(3, 257, 3 * 16 * 64, dtype=BF16), 16, pooling, True)
     assert registers_of("attend", launcher, tmp_path) <= 65536 // (16 * 32)
 
@@ -196,18 +183,13 @@ def test_sixteen_warps_of_attention_share_a_processor(
     ("launcher", "work"),
     [
         (90, lambda: add_moments(64)),
-        (90, lambda: project(64, BF16)),
-        (90, textspan_rounds),
         (90, preprocess),
-        pytest.param(90, lambda: project(64, FP32), marks=slow),
-        pytest.param(90, lambda: project(104, BF16), marks=slow),
         pytest.param(90, lambda: add_moments(104), marks=slow),
-        pytest.param(80, lambda: project(64, BF16), marks=slow),
         pytest.param(80, lambda: add_moments(64), marks=slow),
     ],
     indirect=["launcher"],
 )
-def test_the_kernels_behind_the_tower_fit_the_gpu(launcher: Launcher, work: Callable[[], None], tmp_path: Path) -> None:
+def test_the_kernels_after_the_tower_fit_the_gpu(launcher: Launcher, work: Callable[[], None], tmp_path: Path) -> None:
     work()
     check(launcher, tmp_path)
 
@@ -215,7 +197,9 @@ def test_the_kernels_behind_the_tower_fit_the_gpu(launcher: Launcher, work: Call
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [90], indirect=True)
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_every_cut_that_a_benchmark_tries_fits_the_gpu(launcher: Launcher, head_dim: int, tmp_path: Path) -> None:
+def test_every_block_size_that_a_benchmark_tries_fits_the_gpu(
+    launcher: Launcher, head_dim: int, tmp_path: Path
+) -> None:
     for cut in candidates(head_dim, BF16)[1:]:
         attention_emit_cut(cut, meta(3, 257, 3 * 16 * head_dim, dtype=BF16), 16, None, True)
     check(launcher, tmp_path)

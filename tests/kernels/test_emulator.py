@@ -1,4 +1,4 @@
-"""What the emulated GPU notices, and that its arithmetic is PTX's."""
+"""The emulated GPU finds faults, and computes what PTX specifies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.kernels.emulator.memory import Fault
 from tests.tolerances import relative_error
 
 pytestmark = DEPRECATIONS
-# Runs of a wrong kernel, of which one at least must be noticed: an order by chance may be right.
+# Runs of a wrong kernel, at least one of which must be noticed: a random order may happen to be right.
 TRIES = 5
 
 
@@ -58,7 +58,7 @@ def summed(source, size, FIRST: tl.constexpr, STEP: tl.constexpr):
 
 @pytest.fixture
 def emulate(monkeypatch: pytest.MonkeyPatch, random: torch.Generator) -> Callable[..., None]:
-    """Lets launches run on the emulator, their PTX changed by `change`."""
+    """Let launches run on the emulator, with their PTX changed by `change`."""
     choices = Random(random.initial_seed())
     torch.manual_seed(random.initial_seed())
 
@@ -92,7 +92,7 @@ def test_reading_past_the_end_is_a_fault(emulate: Callable[..., None]) -> None:
             copy[(2,)](source, target, offset, 128, BLOCK=128, enable_fp_fusion=True)
 
 
-def test_programs_of_a_launch_that_meet_in_memory_are_a_fault(emulate: Callable[..., None]) -> None:
+def test_programs_of_a_launch_that_access_the_same_bytes_are_a_fault(emulate: Callable[..., None]) -> None:
     emulate()
     both = torch.arange(384.0)
     copy[(2,)](both, both, 0, 128, BLOCK=128, enable_fp_fusion=True)
@@ -102,7 +102,7 @@ def test_programs_of_a_launch_that_meet_in_memory_are_a_fault(emulate: Callable[
         copy[(2,)](torch.arange(256.0), torch.zeros(128), 0, 0, BLOCK=128, enable_fp_fusion=True)
 
 
-def test_a_loop_from_a_constant_true_begins_before_the_start_as_on_a_gpu(emulate: Callable[..., None]) -> None:
+def test_a_loop_that_starts_at_a_constant_true_starts_at_minus_one_as_on_a_gpu(emulate: Callable[..., None]) -> None:
     emulate()
     source, target = torch.arange(65.0), torch.zeros(16)
     sum_from_one[(1,)](source, target, 65, STEP=16, enable_fp_fusion=True)
@@ -112,7 +112,7 @@ def test_a_loop_from_a_constant_true_begins_before_the_start_as_on_a_gpu(emulate
 
 
 def attention() -> tuple[torch.Tensor, torch.Tensor]:
-    """What the compiled kernel makes of 70 tokens, and what it should."""
+    """The compiled kernel's attention of 70 tokens, and the reference's."""
     qkv = torch.randn(1, 70, 3 * 16).bfloat16()
     return fused.attention_emit(qkv, 1, None, True)[0], reference.attention_emit(qkv, 1, None, True)[0]
 
@@ -133,19 +133,19 @@ def test_a_kernel_that_does_not_wait_is_noticed(emulate: Callable[..., None], in
     assert noticed
 
 
-def test_two_numbers_for_one_place_are_noticed() -> None:
+def test_two_values_written_to_one_address_are_a_fault() -> None:
     with pytest.raises(Fault, match="two values to one byte"):
         run_small("mov.b32 %r3, %r1;\n\tst.global.b32 [%rd1], %r3;", torch.zeros(32, dtype=torch.int32))
 
 
-def test_an_instruction_that_is_not_known_is_refused(emulate: Callable[..., None]) -> None:
+def test_an_unknown_instruction_is_a_fault(emulate: Callable[..., None]) -> None:
     emulate(lambda ptx: ptx.replace("ld.global", "popc.global"))
     with pytest.raises(Fault, match=r"not known here: .*popc"):
         copy[(1,)](torch.zeros(128), torch.zeros(128), 0, 128, BLOCK=128, enable_fp_fusion=True)
 
 
 @pytest.mark.parametrize(("store", "load"), [("shared", "shared::cta"), ("shared::cta", "shared")])
-def test_a_programs_shared_memory_has_two_names_in_ptx(store: str, load: str) -> None:
+def test_both_names_of_shared_memory_in_ptx_are_known(store: str, load: str) -> None:
     data = torch.arange(32, dtype=torch.int32)
     move = f"shl.b32 %r4, %r1, 2;\n\tst.{store}.b32 [%r4], %r2;\n\tld.{load}.b32 %r5, [%r4];"
     run_small(f"{move}\n\tadd.s32 %r3, %r5, 1;", data)
@@ -153,7 +153,7 @@ def test_a_programs_shared_memory_has_two_names_in_ptx(store: str, load: str) ->
 
 
 @pytest.mark.parametrize("space", ["local", "shared::cluster", "const"])
-def test_a_state_space_that_is_not_known_is_refused(space: str) -> None:
+def test_an_unknown_state_space_is_a_fault(space: str) -> None:
     with pytest.raises(Fault, match=f"state space not known here: .*{space}"):
         run_small(f"ld.{space}.b32 %r3, [%rd1];", torch.zeros(32, dtype=torch.int32))
 
@@ -177,7 +177,7 @@ FLOATS = np.concatenate([np.random.default_rng(1).standard_normal(28) * 1e3, [np
 
 
 def run_small(instruction: str, data: torch.Tensor) -> None:
-    """One warp on 32 numbers: %r2 is the lane's own, and %r3 takes its place."""
+    """Run one warp on 32 numbers: %r2 is the lane's number, and %r3 replaces it."""
     binary = SimpleNamespace(
         asm={"ptx": PTX.format(instruction=instruction)},
         src=SimpleNamespace(signature={"data": "*i32"}),
@@ -207,7 +207,7 @@ def run_small(instruction: str, data: torch.Tensor) -> None:
         ("setp.neu.f32 %p1, %r2, %r2;\n\tselp.b32 %r3, 1, 2, %p1;", FLOATS, np.where(np.isnan(FLOATS), 1, 2)),
     ],
 )
-def test_instructions_do_what_their_manual_says(instruction: str, numbers: np.ndarray, wanted: Any) -> None:
+def test_instructions_compute_what_the_ptx_manual_specifies(instruction: str, numbers: np.ndarray, wanted: Any) -> None:
     data = torch.zeros(32, dtype=torch.int32)
     data[: len(numbers)] = torch.from_numpy(numbers.view(np.int32))
     run_small(instruction, data)

@@ -1,9 +1,10 @@
-"""The ops of a CPU against float64 loops, and that they are what a CPU's tower runs."""
+"""The ops for CPUs against float64 loops, and which of them a CPU's tower runs."""
 
 from __future__ import annotations
 
 import gc
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,10 +23,61 @@ from tests.tolerances import relative_error
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this PyTorch is built without oneDNN")
 DTYPES = [
     (torch.float32, tolerances.FLOAT32_SUM),
-    # Falls to the reference.
+    # The reference serves float16.
     (torch.float16, 3 * tolerances.FLOAT16_PRODUCT),
     (torch.bfloat16, 3 * tolerances.BFLOAT16_ROUNDING),
 ]
+
+
+def capability(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PyTorch says that this processor has that capability."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
+    onednn.serves.cache_clear()
+    yield
+    onednn.serves.cache_clear()
+
+
+@pytest.fixture
+def with_avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from capability("AVX512", monkeypatch)
+
+
+@pytest.fixture
+def with_avx2_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from capability("AVX2", monkeypatch)
+
+
+def test_onednn_serves_float32_where_pytorch_may_use_avx_512(with_avx512: None) -> None:
+    assert onednn.serves(torch.float32)
+    assert onednn.serves(torch.bfloat16) is onednn.available(torch.bfloat16)
+    assert not onednn.serves(torch.float16)
+
+
+def test_pytorchs_products_serve_float32_with_avx2_only(with_avx2_only: None) -> None:
+    assert not onednn.serves(torch.float32)
+    assert onednn.serves(torch.bfloat16) is onednn.available(torch.bfloat16)
+    gc.collect()
+    before = len(onednn._laid_out)
+    x, weight, bias = draw(5, 7), draw(6, 7), draw(6)
+    for activation in (None, *reference.ACTIVATIONS):
+        wanted = reference.linear(x, weight, bias, activation)
+        assert torch.equal(onednn.linear(x, weight, bias, activation), wanted)
+    # No second copy of the weights is kept.
+    assert len(onednn._laid_out) == before
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_a_tower_with_avx2_only_equals_the_reference(
+    with_avx2_only: None, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = to_tower(toy_visual(pool, True, True, False, "gelu"), "toy")
+    pixels = torch.from_numpy(toy_pixels(3))
+    assert tower.ops is onednn
+    found = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
+    monkeypatch.setattr("headspan.model.description.ops", lambda device: reference)
+    wanted = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
+    for name in ("state", "std", "heads", "patches", "terms"):
+        assert relative_error(getattr(found, name), getattr(wanted, name)) < tolerances.FLOAT32_SUM
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -33,7 +85,7 @@ DTYPES = [
 @pytest.mark.parametrize(
     ("rows", "columns", "out"), [((1,), 3, 1), ((3, 7), 16, 5), ((2, 257), 33, 64), ((0, 3), 4, 2)]
 )
-def test_a_linear_map_is_what_float64_says(
+def test_linear_maps_equal_float64(
     rows: tuple[int, ...], columns: int, out: int, activation: str | None, dtype: torch.dtype, tolerance: float
 ) -> None:
     x, weight, bias = draw(*rows, columns, dtype=dtype), draw(out, columns, dtype=dtype), draw(out, dtype=dtype)
@@ -46,14 +98,14 @@ def test_a_linear_map_is_what_float64_says(
         assert not found.numel() or relative_error(found.float(), wanted) < tolerance
 
 
-def test_strided_rows_and_a_second_call_give_the_same() -> None:
+def test_strided_rows_and_a_second_call_give_the_same_result() -> None:
     x, weight, bias = draw(5, 12, 7), draw(6, 7), draw(6)
     found = onednn.linear(x[:, ::3], weight, bias)
     assert relative_error(found, x[:, ::3].double() @ weight.double().T + bias.double()) < tolerances.FLOAT32_SUM
     assert torch.equal(found, onednn.linear(x[:, ::3], weight, bias))
 
 
-def test_what_was_laid_out_goes_with_its_weight() -> None:
+def test_a_laid_out_copy_is_freed_with_its_weight(with_avx512: None) -> None:
     gc.collect()
     before = len(onednn._laid_out)
     weight = draw(6, 7)
@@ -68,7 +120,7 @@ def test_what_was_laid_out_goes_with_its_weight() -> None:
 @pytest.mark.parametrize("with_patches", [False, True])
 @pytest.mark.parametrize("bytes_together", [1, 8 << 20])
 @pytest.mark.parametrize(("batch", "tokens", "heads", "size"), [(1, 1, 1, 1), (3, 7, 3, 4), (2, 65, 2, 16)])
-def test_attention_is_what_the_loops_say(
+def test_attention_equals_the_loops(
     batch: int,
     tokens: int,
     heads: int,
@@ -96,7 +148,7 @@ def test_attention_is_what_the_loops_say(
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_a_cpus_tower_runs_these_ops_and_is_the_references(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpus_tower_runs_these_ops_and_equals_the_reference(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ops(torch.device("cpu")) is onednn
     tower = to_tower(toy_visual(pool, True, True, False, "gelu"), "toy")
     pixels = torch.from_numpy(toy_pixels(3))
@@ -117,7 +169,9 @@ def test_a_cpus_tower_runs_these_ops_and_is_the_references(pool: Any, monkeypatc
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_a_map_gives_does_not_depend_on_the_rows_that_it_saw_first(dtype: torch.dtype) -> None:
+def test_a_linear_map_does_not_depend_on_the_number_of_rows_in_its_first_call(
+    with_avx512: None, dtype: torch.dtype
+) -> None:
     weight, bias, x = draw(96, 80, dtype=dtype), draw(96, dtype=dtype), draw(50, 80, dtype=dtype)
     wanted = onednn.linear(x, weight, bias)
     for rows in (1, 3, 700):
@@ -128,7 +182,7 @@ def test_what_a_map_gives_does_not_depend_on_the_rows_that_it_saw_first(dtype: t
 
 @pytest.fixture
 def without_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A processor with AVX2 and no more: oneDNN refuses bf16 weights, as it does there."""
+    """A processor without bf16: oneDNN refuses bf16 weights, as it does with AVX2 only."""
     reorder = torch.ops.mkldnn._reorder_linear_weight
 
     def refuses(weight: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -138,11 +192,13 @@ def without_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuses)
     onednn.available.cache_clear()
+    onednn.serves.cache_clear()
     yield
     onednn.available.cache_clear()
+    onednn.serves.cache_clear()
 
 
-def test_a_processor_is_asked_once_for_each_type(without_bf16: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_is_tried_once_for_each_type(without_bf16: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert onednn.available()
     assert onednn.available(torch.float32)
     assert not onednn.available(torch.bfloat16)
@@ -154,7 +210,7 @@ def test_a_processor_is_asked_once_for_each_type(without_bf16: None, monkeypatch
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_the_reference_serves_where_onednn_refuses_a_type(without_bf16: None, pool: Any, dtype: torch.dtype) -> None:
+def test_the_reference_serves_types_that_onednn_refuses(without_bf16: None, pool: Any, dtype: torch.dtype) -> None:
     exact = to_tower(toy_visual(pool, True, True, False, "gelu"), "toy")
     tower = exact.to(torch.device("cpu"), dtype)
     assert tower.ops is onednn
@@ -166,23 +222,26 @@ def test_the_reference_serves_where_onednn_refuses_a_type(without_bf16: None, po
         assert relative_error(getattr(found, name), getattr(wanted, name)) < tolerance
 
 
-def test_a_linear_map_of_a_refused_type_is_the_references(without_bf16: None) -> None:
+def test_a_linear_map_of_a_refused_type_equals_the_reference(without_bf16: None) -> None:
     x, weight, bias = (draw(*shape, dtype=torch.bfloat16) for shape in ((5, 7), (6, 7), (6,)))
     for activation in (None, "gelu", "quick_gelu"):
         wanted = reference.linear(x, weight, bias, activation)
         assert torch.equal(onednn.linear(x, weight, bias, activation), wanted)
 
 
-def test_no_type_fails_where_onednn_may_use_avx2_alone() -> None:
+def test_every_type_works_where_onednn_may_use_avx2_only() -> None:
     code = (
         "import torch; from headspan_kernels import onednn\n"
         "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
         "    x, weight = torch.full((3, 5), 0.5, dtype=dtype), torch.full((2, 5), 2.0, dtype=dtype)\n"
         "    assert onednn.linear(x, weight, None).eq(5).all()\n"
-        "print(onednn.available(torch.bfloat16), torch.ops.mkldnn._is_mkldnn_bf16_supported())"
+        "print(onednn.available(torch.bfloat16), torch.ops.mkldnn._is_mkldnn_bf16_supported())\n"
+        "print(onednn.serves(torch.float32))"
     )
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
-    # PyTorch's own answer, which comes from the processor's flags.
-    tried, told = done.stdout.split()
+    # PyTorch's answer, which comes from the processor's flags.
+    tried, told, served = done.stdout.split()
     assert tried == told
+    if platform.machine() == "x86_64":
+        assert served == "False"

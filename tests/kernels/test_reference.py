@@ -1,4 +1,4 @@
-"""The reference ops against loops in float64, in every type and at awkward sizes."""
+"""The reference ops against float64 loops, in every type and at awkward sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from headspan.spans.algorithm import Spread, span_heads
 from headspan_kernels import ops, reference
 from tests import tolerances
 from tests.tolerances import relative_error
@@ -32,7 +31,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torc
 
 
 def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What one query row takes of every token, `[token, head_dim]`, and the sum of it."""
+    """`α v` of one query row, `[token, head_dim]`, and its sum over tokens."""
     scores = np.array([query @ row / math.sqrt(len(query)) for row in key])
     weights = np.exp(scores - scores.max())
     taken = (weights / weights.sum())[:, None] * value
@@ -40,7 +39,7 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> tuple[np.nd
 
 
 def every_row(qkv: torch.Tensor, heads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per token `α v` `[batch, head, row, token, head_dim]`, and all rows' sums side by side, by loops."""
+    """By loops: `α v` `[batch, head, row, token, head_dim]`, and the attention output of all rows."""
     batch, tokens, columns = qkv.shape
     size = columns // 3 // heads
     query, key, value = qkv.double().numpy().reshape(batch, tokens, 3, heads, size).transpose(2, 0, 3, 1, 4)
@@ -55,7 +54,7 @@ def every_row(qkv: torch.Tensor, heads: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
-def test_the_class_token_takes_from_each_head_what_the_loops_say(
+def test_attention_of_the_class_token_equals_the_loops(
     batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     qkv = draw(batch, tokens, 3 * heads * size, dtype=dtype)
@@ -75,7 +74,7 @@ def test_the_class_token_takes_from_each_head_what_the_loops_say(
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("own_weights", [False, True])
 @pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
-def test_a_pooled_row_takes_the_weighted_mean_of_what_its_rows_take(
+def test_attention_of_a_pooled_row_is_the_weighted_mean_over_its_rows(
     batch: int, tokens: int, heads: int, size: int, own_weights: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
     qkv = draw(batch, tokens, 3 * heads * size, dtype=dtype)
@@ -101,14 +100,14 @@ def test_a_pooled_row_takes_the_weighted_mean_of_what_its_rows_take(
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
-def test_one_query_row_alone_takes_what_it_takes_among_others(
+def test_attention_of_one_query_row_equals_that_row_among_others(
     batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     width = heads * size
     qkv = draw(batch, tokens, 3 * width, dtype=dtype)
     taken, wanted = every_row(qkv, heads)
     query, key_value = qkv[:, 0, :width], qkv[:, :, width:]
-    # As a product leaves them, and as views of something larger.
+    # Contiguous, and as views of a larger tensor.
     for rows, columns in ((query.contiguous(), key_value.contiguous()), (query, key_value)):
         for with_patches in (False, True):
             mixed, emitted = reference.pooled_attention(rows, columns, heads, with_patches)
@@ -152,7 +151,7 @@ def test_a_bias_is_added_to_the_scores_of_every_head(batch: int, tokens: int, he
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
-def test_attention_weights_are_what_a_query_takes_of_every_token(
+def test_attention_weights_equal_the_loops(
     batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     query, key = draw(batch, heads * size, dtype=dtype), draw(batch, tokens, heads * size, dtype=dtype, seed=1)
@@ -169,7 +168,7 @@ def test_attention_weights_are_what_a_query_takes_of_every_token(
     assert relative_error(found, wanted) < tolerance
 
 
-def test_scores_far_beyond_the_exponential_stay_finite() -> None:
+def test_scores_beyond_the_range_of_exp_stay_finite() -> None:
     qkv = 300 * draw(2, 7, 3 * 2 * 4)
     taken, wanted = every_row(qkv, 2)
     mixed, emitted = reference.attention_emit(qkv, 2, None, True)
@@ -180,10 +179,10 @@ def test_scores_far_beyond_the_exponential_stay_finite() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 257), (2, 3, 5)])
-def test_a_layer_norm_keeps_its_type_and_takes_float32_statistics(
+def test_a_layer_norm_keeps_its_type_and_computes_float32_statistics(
     shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
 ) -> None:
-    # A mean far from zero: statistics in 16 bits would lose the spread.
+    # The mean is far from zero, so 16-bit statistics would lose the spread.
     x = (20 + draw(*shape)).to(dtype)
     weight, bias = draw(shape[-1], dtype=dtype, seed=1), draw(shape[-1], dtype=dtype, seed=2)
     found = reference.layer_norm(x, weight, bias, 1e-5)
@@ -217,7 +216,7 @@ def coordinate_rows(head_outputs: torch.Tensor, scale: torch.Tensor, mean_and_bi
     ]
 
 
-def test_an_image_of_scale_0_is_no_part_of_the_moments() -> None:
+def test_images_of_scale_0_add_nothing_to_the_moments() -> None:
     heads, scale = draw(3, 1, 2, 4), torch.tensor([2.0, 0.0, 3.0], dtype=torch.float64)
     mean_and_bias = draw(3, 1, dtype=torch.float64)
     heads[1, 0, 1, 2], mean_and_bias[1] = torch.nan, torch.inf
@@ -230,34 +229,7 @@ def test_an_image_of_scale_0_is_no_part_of_the_moments() -> None:
         assert relative_error(gram[0, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
-def carry(head_outputs: np.ndarray, scale: np.ndarray, mean_and_bias: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Coordinates times directions, `[batch, head, token, joint]`, by loops."""
-    batch, heads, tokens, _ = head_outputs.shape
-    out = np.zeros((batch, heads, tokens, directions.shape[2]))
-    for image in range(batch):
-        for head in range(heads):
-            for token in range(tokens):
-                coordinates = np.concatenate([scale[image] * head_outputs[image, head, token], mean_and_bias[image]])
-                out[image, head, token] = coordinates @ directions[head]
-    return out
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize(("batch", "tokens", "heads", "size"), SIZES)
-def test_heads_and_patches_are_carried_along_their_directions(
-    batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype, tolerance: float
-) -> None:
-    head_outputs, directions = draw(batch, heads, tokens, size, dtype=dtype), draw(heads, size + 2, 5, dtype=dtype)
-    scale, mean_and_bias = draw(batch), draw(batch, 2)
-    wanted = carry(*(tensor.double().numpy() for tensor in (head_outputs, scale, mean_and_bias, directions)))
-    assert relative_error(reference.head_project(head_outputs, scale, mean_and_bias, directions), wanted) < tolerance
-    assert (
-        relative_error(reference.text_maps(head_outputs, scale, mean_and_bias, directions), wanted.sum(axis=1))
-        < tolerance
-    )
-
-
-def test_a_norm_with_a_residual_keeps_the_sum_and_its_statistics() -> None:
+def test_a_norm_with_a_residual_returns_the_sum_and_its_statistics() -> None:
     x, added, weight, bias = draw(3, 7, 5), draw(3, 7, 5, seed=1), draw(5), draw(5, seed=1)
     found = reference.add_layer_norm(x, added, weight, bias, 1e-5, with_statistics=True)
     exact = x.double().numpy() + added.double().numpy()
@@ -271,7 +243,7 @@ def test_a_norm_with_a_residual_keeps_the_sum_and_its_statistics() -> None:
 
 
 @pytest.mark.parametrize("pooling", [None, torch.full((1, 7), 1 / 7)])
-def test_patches_are_written_where_the_caller_wants_them_in_its_type(pooling: torch.Tensor | None) -> None:
+def test_patches_are_written_to_the_callers_tensor_in_its_type(pooling: torch.Tensor | None) -> None:
     qkv = draw(3, 7, 3 * 2 * 4)
     room = torch.full((3, 2, 2, 7, 4), torch.nan, dtype=torch.float16)
     _, wanted = reference.attention_emit(qkv, 2, pooling, True)
@@ -286,7 +258,7 @@ def test_patches_are_written_where_the_caller_wants_them_in_its_type(pooling: to
 def preprocess_by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
     """Grey levels after torchvision's arithmetic of sizes and Pillow's resize and crop, columns before rows.
 
-    One after the other, since Pillow 13 takes tall images rows first, which moves a level or two where there is noise.
+    Two separate calls, since Pillow 13 resizes rows first in tall images, which changes noise by one or two levels.
     """
     rendered = []
     for image in pixels:
@@ -303,36 +275,18 @@ def preprocess_by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(37, 53, 16), (11, 9, 16), (16, 16, 16), (300, 257, 24), (90, 20, 7)]
 )
-def test_preprocessing_is_pillows_to_within_one_grey_level(height: int, width: int, size: int) -> None:
+def test_preprocessing_equals_pillows_within_one_grey_level(height: int, width: int, size: int) -> None:
     pixels = np.random.default_rng(height).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
     found = reference.preprocess(torch.from_numpy(pixels), (size, size), mean, std, torch.float32)
     grey = found.permute(0, 2, 3, 1).double().numpy() * std * 255 + np.array(mean) * 255
     differences = np.abs(grey - preprocess_by_pillow(pixels, size))
     assert differences.max() < 1.001
-    # A border between two levels is crossed by rounding alone, and seldom.
+    # Rounding rarely moves a pixel to the next level.
     assert differences.mean() < 0.01
 
 
-def test_the_rounds_of_textspan_are_those_of_the_analysis() -> None:
-    random = np.random.default_rng(3)
-    texts, root = random.standard_normal((2, 40, 6)), random.standard_normal((2, 6, 6))
-    covariance = root @ root.swapaxes(1, 2)
-    # A head of rank 4, with zeros beyond it.
-    texts[1, :, 4:], covariance[1, 4:], covariance[1, :, 4:] = 0, 0, 0
-    chosen, directions, variances = reference.textspan_rounds(
-        torch.from_numpy(texts), torch.from_numpy(covariance), 6, 1e-12
-    )
-    for head, rank in ((0, 6), (1, 4)):
-        spread = Spread(7, np.zeros(rank), 6 * covariance[head, :rank, :rank], np.eye(rank))
-        span = span_heads([spread], texts[head, :, :rank], 6, rank)[0]
-        assert chosen[head].tolist() == span.indices.tolist()
-        assert relative_error(directions[head, :rank, :rank], span.directions) < tolerances.FLOAT32_SUM
-        explained = variances[head].cumsum(dim=0) / np.trace(covariance[head])
-        assert relative_error(explained[:rank], span.explained[:rank]) < tolerances.FLOAT64
-
-
-def test_every_device_has_ops_of_the_same_names() -> None:
+def test_every_device_has_ops_of_the_same_names_and_parameters() -> None:
     for device in ("cpu", "cuda", "meta"):
         module = ops(torch.device(device))
         for name in (
@@ -340,18 +294,15 @@ def test_every_device_has_ops_of_the_same_names() -> None:
             "add_moments",
             "attention_emit",
             "attention_weights",
-            "head_project",
             "layer_norm",
             "pooled_attention",
             "preprocess",
-            "text_maps",
-            "textspan_rounds",
         ):
             wanted = inspect.signature(getattr(reference, name)).parameters
             assert list(inspect.signature(getattr(module, name)).parameters) == list(wanted)
 
 
-def test_triton_is_imported_for_a_gpu_alone() -> None:
+def test_triton_is_imported_only_for_a_gpu() -> None:
     code = (
         "import sys, torch; from headspan_kernels import ops\n"
         "for device in ('cpu', 'cuda'):\n"

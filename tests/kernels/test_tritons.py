@@ -1,4 +1,4 @@
-"""Which Tritons compiled code is tested with, and that another one skips those tests and fails none."""
+"""Compiled code is tested with the supported Tritons; other versions skip those tests, and fail none."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.kernels import tritons, worlds
 
 
 @pytest.mark.parametrize("version", ["3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0", "3.9.0+cu130", "3.8.0.dev20260101"])
-def test_compiled_code_is_tested_with_every_triton_that_was_tried(version: str) -> None:
+def test_compiled_code_is_tested_with_every_supported_triton(version: str) -> None:
     assert tritons.why_untried(version) == ""
 
 
 @pytest.mark.parametrize("version", ["3.9.1", "3.10.0", "3.10.0+git1a2b3c", "4.0.0rc1", "3.5.1", "2.1.0"])
-def test_another_triton_is_named_in_one_line(version: str) -> None:
+def test_the_reason_for_skipping_another_triton_is_one_line(version: str) -> None:
     reason = tritons.why_untried(version)
     assert reason.startswith(f"Triton {version}: ")
     assert "3.6.0 to 3.9.0" in reason
@@ -27,7 +27,7 @@ def test_another_triton_is_named_in_one_line(version: str) -> None:
 
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Triton that is newer than those that were tried, on a machine without a GPU."""
+    """A Triton newer than the supported ones, on a machine without a GPU."""
     triton = pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
     monkeypatch.setattr(triton, "__version__", "99.0.0")
     monkeypatch.setattr(tritons, "ON_GPU", False)
@@ -35,13 +35,13 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["test_compiled.py", "test_emulator.py"])
-def test_tests_that_read_compiled_code_are_skipped_with_an_unknown_triton(unknown: None, name: str) -> None:
+def test_tests_of_compiled_code_are_skipped_with_an_unknown_triton(unknown: None, name: str) -> None:
     with pytest.raises(pytest.skip.Exception, match=r"^Triton 99\.0\.0: ") as skipped:
         runpy.run_path(str(Path(__file__).with_name(name)))
     assert skipped.value.allow_module_level
 
 
-def test_the_emulator_is_skipped_and_the_interpreter_is_not_with_an_unknown_triton(
+def test_an_unknown_triton_skips_the_emulator_and_not_the_interpreter(
     unknown: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for architecture in (80, 90):
@@ -51,7 +51,7 @@ def test_the_emulator_is_skipped_and_the_interpreter_is_not_with_an_unknown_trit
     worlds.enter(monkeypatch, 90)
 
 
-def test_the_reason_is_said_in_one_line_behind_the_tests(
+def test_the_reason_is_printed_once_after_the_tests(
     unknown: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     path = Path(__file__).with_name("conftest.py")

@@ -1,8 +1,8 @@
-"""The Tritons whose compiled code these tests were tried with, and what happens with another one.
+"""The versions of Triton whose compiled code these tests support; other versions skip the tests of compiled code.
 
-Tests of compiled code read what Triton makes: PTX in the emulator, registers and instructions in binaries. A new Triton
-may write PTX that the emulator does not know, so with a Triton that was not tried those tests are skipped with the
-reason. Tests in Triton's interpreter, and tests on a GPU, run with any Triton.
+These tests read what Triton generates: PTX in the emulator, registers and instructions in binaries. A new Triton may
+write PTX that the emulator does not know, so untried versions skip the tests and print the reason. Tests in Triton's
+interpreter and on a GPU run with any Triton.
 
 To try a new Triton: install it, set NEWEST to its version, and run tests/kernels.
 """
@@ -20,12 +20,12 @@ OLDEST, NEWEST = "3.6.0", "3.9.0"
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
-# What newer Tritons and PyTorchs call deprecated is no error of these kernels, which run with older ones too.
+# The kernels also run with older Tritons and PyTorchs, so deprecation warnings of newer ones are not errors.
 DEPRECATIONS = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
 
 
 def why_untried(version: str) -> str:
-    """One line on why compiled code is not tested with this Triton; empty where it is."""
+    """One line on why compiled code is not tested with this Triton; empty if it is."""
     if Version(OLDEST).release <= Version(version).release <= Version(NEWEST).release:
         return ""
     return (
@@ -35,7 +35,7 @@ def why_untried(version: str) -> str:
 
 
 def installed_and_untried() -> str:
-    """As `why_untried`, of the Triton that is installed; empty where there is none, or where it compiles nothing."""
+    """As `why_untried`, for the installed Triton; empty if there is none, or if it only interprets."""
     if INTERPRETED or find_spec("triton") is None:
         return ""
     # Here, since Triton's wheels exist for Linux only.
@@ -45,5 +45,5 @@ def installed_and_untried() -> str:
 
 
 def why_not_compiled() -> str:
-    """One line on why there is no compiled code to test in this process; empty where there is."""
+    """One line on why this process cannot test compiled code; empty if it can."""
     return "Triton's interpreter compiles nothing" if INTERPRETED else installed_and_untried()

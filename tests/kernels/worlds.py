@@ -1,8 +1,7 @@
-"""The worlds in which Triton's ops run: a GPU where there is one, an emulated processor, and Triton's interpreter.
+"""Where the tests run Triton's ops: on a GPU if there is one, else on an emulated GPU, or in Triton's interpreter.
 
-Without a GPU Triton compiles for sm_90 and an emulated processor runs the result, in an order drawn afresh in every
-run; a failure's output names the seed. With TRITON_INTERPRET=1, which Triton reads when it is imported, its interpreter
-runs the Python.
+Without a GPU, Triton compiles for sm_90 and an emulated GPU runs the result, in a random order; the output of a failure
+names the seed. With TRITON_INTERPRET=1, which Triton reads when it is imported, its interpreter runs the Python.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tests.kernels import tritons
 
 
 def enter(monkeypatch: pytest.MonkeyPatch, architecture: int) -> None:
-    """Let launches run in this process's world, or skip the test where it has none."""
+    """Let launches run here, or skip the test if this process cannot run them."""
     if architecture != 90 and (tritons.INTERPRETED or tritons.ON_GPU):
         pytest.skip("only the emulator has another architecture")
     if tritons.INTERPRETED:
@@ -45,7 +44,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, architecture: int) -> None:
 
 
 def widen_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter multiplies bfloat16 matrices by their raw bits; here they are widened first."""
+    """Widen bfloat16 matrices before products: Triton's interpreter would multiply their raw bits."""
     # Here, since Triton's wheels exist for Linux only.
     import triton.language as tl
     from triton.runtime import interpreter
@@ -64,7 +63,7 @@ def widen_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def take_numbers_out_of_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6's interpreter makes a number of an array of one element, which NumPy refuses from 2.4 on."""
+    """Convert one-element arrays to numbers as NumPy 2.4 demands, which Triton 3.6's interpreter does not do."""
     # Here, since Triton's wheels exist for Linux only.
     import triton
     from triton.runtime import interpreter

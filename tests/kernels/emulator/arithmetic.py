@@ -1,4 +1,4 @@
-"""What PTX's arithmetic does to 32 lanes at once: typed arrays in, a typed array out."""
+"""PTX arithmetic on 32 lanes at once: typed arrays in, a typed array out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES: dict[str, Any] = {
 
 
 _UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
-# Each type's NumPy type, and how many of it lie in 64 bits.
+# For each type its NumPy type, and how many of them fit 64 bits.
 _PIECES = {kind: (np.dtype(dtype), 8 // np.dtype(dtype).itemsize) for kind, dtype in DTYPES.items()}
 _PIECES |= {"tf32": _PIECES["f32"], "pred": _PIECES["b8"]}
 
@@ -30,7 +30,7 @@ def to_bits(values: np.ndarray) -> np.ndarray:
 
 
 def from_bits(bits: np.ndarray, kind: str) -> np.ndarray:
-    """The low bits of 64 as numbers of a type; bfloat16 comes as float32."""
+    """The low bits of 64 as numbers of a type; bfloat16 becomes float32."""
     if kind == "bf16":
         return ((bits & 0xFFFF) << 16).astype(np.uint32).view(np.float32)
     dtype, pieces = _PIECES[kind]
@@ -46,14 +46,14 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
 
 
 def tf32(values: np.ndarray) -> np.ndarray:
-    """What a tensor core sees of float32: ten bits of mantissa, the rest cut off."""
+    """float32 as a tensor core reads it: ten bits of mantissa, the rest cut off."""
     return (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype.kind == "f":
         return a / b
-    # Towards zero, as in C; what a division by zero gives nobody may use.
+    # Towards zero, as in C; the result of a division by zero is undefined.
     exact = np.abs(a.astype(np.int64)) // np.maximum(np.abs(b.astype(np.int64)), 1)
     return (exact * np.sign(a.astype(np.int64)) * np.sign(b.astype(np.int64))).astype(a.dtype)
 
@@ -64,7 +64,7 @@ def _fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 def _shifted(shift: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
     def by(a: np.ndarray, count: np.ndarray) -> np.ndarray:
-        # By the width and more: nothing is left, or the sign alone.
+        # A shift by the width or more leaves zero, or only the sign.
         width = 8 * a.dtype.itemsize
         some = shift(a, np.minimum(count, width - 1).astype(a.dtype))
         return np.where((count >= width) & (a >= 0), a.dtype.type(0), some)
@@ -99,7 +99,7 @@ COMPARISONS: dict[str, Callable[..., np.ndarray]] = {
     "ge": np.greater_equal,
     "eq": np.equal,
     "ne": lambda a, b: (a != b) & (a == a) & (b == b),
-    # True where either is NaN.
+    # True if either is NaN.
     "neu": np.not_equal,
     "num": lambda a, b: (a == a) & (b == b),
 }

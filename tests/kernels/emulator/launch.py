@@ -1,4 +1,4 @@
-"""Launches of Triton's, compiled for a GPU and run here, on tensors in the host's memory."""
+"""Run launches that Triton compiled for a GPU, on tensors in the host's memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.kernels.emulator.warp import Around, Block, Warp
 
 
 def run(binary: Any, arguments: dict[str, Any], grid: Sequence[int], random: Random) -> None:
-    """Run what Triton compiled, its programs in random order; `arguments` by the kernel's names. Raises Fault."""
+    """Run a compiled kernel, its programs in random order; `arguments` are by parameter name. Raises Fault."""
     program = parse(binary.asm["ptx"])
     given = [arguments[name] for name, kind in binary.src.signature.items() if kind != "constexpr"]
     memory = GlobalMemory(_pieces([value for value in given if isinstance(value, torch.Tensor)]))
-    # What is behind the arguments are scratch areas, of no bytes.
+    # The parameters after the arguments are scratch areas, which are empty.
     bits = [_bits(value) for value in given] + [0] * (len(program.parameters) - len(given))
     parameters = dict(zip(program.parameters, bits, strict=True))
     sizes = [*grid, 1, 1][:3]
@@ -31,18 +31,18 @@ def run(binary: Any, arguments: dict[str, Any], grid: Sequence[int], random: Ran
     for number, place in enumerate(places, start=1):
         special = {f"ctaid.{axis}": index for axis, index in zip("xyz", place, strict=True)}
         special |= {f"nctaid.{axis}": size for axis, size in zip("xyz", sizes, strict=True)}
-        # Every float in it is NaN until it is written.
+        # Every float in shared memory is NaN until it is written.
         shared = Memory("shared memory", 0, np.full(binary.metadata.shared, 0xFF, np.uint8))
         block = Block(number, stretch)
         around = Around(program, parameters, special, shared, memory, block, random)
-        # Infinities and NaN are as good as other numbers to a GPU.
+        # A GPU does not warn about infinities and NaN.
         with np.errstate(all="ignore"):
             _run_program([Warp(index, around) for index in range(binary.metadata.num_warps)], block, random)
         stretch = block.stretch + 1
 
 
 def _run_program(warps: list[Warp], block: Block, random: Random) -> None:
-    """Warps by turns, at random, until all have ended."""
+    """Run the warps in random turns until all have ended."""
     going = {warp.index: warp.run() for warp in warps}
     waiting: set[int] = set()
     while going:
@@ -62,7 +62,7 @@ def _run_program(warps: list[Warp], block: Block, random: Random) -> None:
 
 
 def _pieces(tensors: list[torch.Tensor]) -> list[Memory]:
-    """The tensors' storages, each once, as bytes."""
+    """The distinct storages of the tensors, as bytes."""
     pieces = {}
     for number, tensor in enumerate(tensors):
         storage = tensor.untyped_storage()
@@ -72,7 +72,7 @@ def _pieces(tensors: list[torch.Tensor]) -> list[Memory]:
 
 
 def _bits(value: Any) -> int:
-    """An argument as a kernel is given it."""
+    """An argument as the bits that a kernel receives."""
     if isinstance(value, torch.Tensor):
         return value.data_ptr()
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Tensor cores: fragments of matrices in registers, tiles in shared memory, and their products.
+"""Tensor-core instructions: matrix fragments in registers, tiles in shared memory, and their products.
 
 Layouts are those of the PTX ISA, sections on `mma`, `ldmatrix`, `stmatrix` and `wgmma` with its matrix descriptors.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.kernels.emulator.warp import Warp
 
 _LANE = np.arange(LANES)
-# A lane's group of four, which is a row or a column, and its place in the group.
+# A lane's group of four, which is a row or a column, and its index in the group.
 _GROUP, _PLACE = _LANE >> 2, _LANE & 3
 _NARROW = ("bf16", "f16")
 # Bytes after which a swizzled tile's rows repeat, by the descriptor's last bits.
@@ -43,7 +43,7 @@ def _mma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
 
 def _left(registers: list[np.ndarray], rows: int, inner: int, kind: str) -> np.ndarray:
-    """The left matrix `[rows, inner]` out of registers: of 16 bits there are two numbers in each."""
+    """The left matrix `[rows, inner]` from registers; a register holds two 16-bit numbers."""
     a = np.zeros((rows, inner))
     for place, bits in enumerate(registers):
         down, block = _GROUP + 8 * (place % (rows // 8)), place // (rows // 8)
@@ -56,7 +56,7 @@ def _left(registers: list[np.ndarray], rows: int, inner: int, kind: str) -> np.n
 
 
 def _right(registers: list[np.ndarray], inner: int, kind: str) -> np.ndarray:
-    """The right matrix `[inner, 8]` out of registers, likewise."""
+    """The right matrix `[inner, 8]` from registers, likewise."""
     b = np.zeros((inner, 8))
     for place, bits in enumerate(registers):
         if kind in _NARROW:
@@ -68,7 +68,7 @@ def _right(registers: list[np.ndarray], inner: int, kind: str) -> np.ndarray:
 
 
 def _ldmatrix(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
-    """Tiles of 8 rows of 8 numbers of 16 bits, the rows at the addresses of 8 lanes each; two numbers a lane."""
+    """Load tiles of 8 × 8 16-bit numbers, one row from the address of each of 8 lanes; two numbers a lane."""
     registers = listed(instruction.operands[0])
     addresses = warp.address(instruction.operands[1])[: 8 * len(registers)]
     tiles = (
@@ -92,19 +92,19 @@ def _stmatrix(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
 
 def _wgmma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
-    """This warp's 16 of a warp group's 64 rows; the result is there once it is waited for."""
+    """Compute this warp's 16 of a warp group's 64 rows; the result arrives when it is waited for."""
     if warp.products.close_or_wait(instruction) or "fence" in instruction.parts:
         return
     shape = re.fullmatch(r"m64n(\d+)k(\d+)", instruction.parts[4])
     assert shape
     columns, inner, kind = int(shape[1]), int(shape[2]), instruction.parts[6]
     target, left, right, add, *flags = instruction.operands
-    # Neither operand negated; transposed ones are given by the last flags.
+    # Negated operands are not supported; the last flags say which operands are transposed.
     assert flags[:2] == ["1", "1"], instruction.text
     in_registers = left.startswith("{")
     transposed = [flag == "1" for flag in flags[2:]]
     right_transposed = bool(transposed) and transposed[-1]
-    # Descriptors are taken now; matrices, in registers too, may change until the product has arrived.
+    # Descriptors are read now; matrices, also those in registers, may change until the product has arrived.
     left_bits = [] if in_registers else [warp.bits(left)]
     right_bits, adds = warp.bits(right), bool(warp.bits(add)[0])
     places = [
@@ -131,7 +131,7 @@ def _wgmma(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 def _tile(
     warp: Warp, bits: np.ndarray, rows: range, inner: int, transposed: bool, kind: str, instruction: Instruction
 ) -> np.ndarray:
-    """A matrix `[row, inner]` out of shared memory, by its descriptor."""
+    """A matrix `[row, inner]` from shared memory, by its descriptor."""
     descriptor = int(bits[0])
     assert (bits == descriptor).all(), instruction.text
     size = 4 if kind == "tf32" else 2
@@ -143,7 +143,7 @@ def _tile(
 
 @cache
 def _tile_words(descriptor: int, rows: range, inner: int, transposed: bool, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Addresses of the words of four bytes that a matrix lies in, each once, and where in them each number is."""
+    """The distinct addresses of a matrix's four-byte words, and the index of each number in them."""
     start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
     swizzle = _SWIZZLE_BYTES[descriptor >> 62]
     row, column = np.array(rows)[:, None], np.arange(inner)[None, :]
@@ -153,14 +153,14 @@ def _tile_words(descriptor: int, rows: range, inner: int, transposed: bool, size
         along, across = size * column, row
     offset = along // swizzle * leading + along % swizzle + across // 8 * stride + across % 8 * swizzle
     places = start + offset
-    # The swizzle: bits 7 to 9 of the address upon bits 4 to 6, as many as the width has.
+    # The swizzle xors bits 4 to 6 of the address with bits 7 to 9, as many as the width has.
     places ^= (places >> 7 & swizzle // 16 - 1) << 4
     words = np.unique(places & ~3)
     return words, np.searchsorted(words, places & ~3) * (4 // size) + (places & 3) // size
 
 
 def _operand(bits: np.ndarray, kind: str) -> np.ndarray:
-    """What the tensor cores multiply."""
+    """Numbers as the tensor cores multiply them."""
     values = from_bits(bits, kind)
     return tf32(values) if kind == "tf32" else values
 

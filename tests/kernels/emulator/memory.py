@@ -1,4 +1,4 @@
-"""Bytes at addresses, each access held against bounds, alignment, other warps' and other programs' accesses."""
+"""Memory whose accesses are checked for bounds, alignment, and races with other warps and programs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What an access of any size adds to its first byte's place.
+# Offsets of an access's bytes from its first byte.
 _ARANGE = np.arange(64)
-# Of one byte: read by several.
+# Marks a byte that several have read.
 _MANY = -1
 
 
 class Fault(Exception):
-    """An access that a GPU would refuse, or answer at random."""
+    """An access that a GPU would refuse, or whose result would be random."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who asks: a warp of a program of a launch, in a stretch between barriers, and the instruction's text."""
+    """The source of an access: warp, program, stretch between barriers, and the instruction's text."""
 
     program: int
     stretch: int
@@ -28,7 +28,7 @@ class Access:
 
 
 class Memory:
-    """A piece of memory and who touched each byte last."""
+    """A piece of memory, and who accessed each byte last."""
 
     def __init__(self, name: str, start: int, data: np.ndarray) -> None:
         self.name, self.start, self.data = name, start, data
@@ -50,7 +50,7 @@ class Memory:
         return self.data[places]
 
     def write(self, addresses: np.ndarray, values: np.ndarray, who: Access) -> None:
-        """Put `values` `[address, size]` at the addresses. What a byte holds already may be written again by anyone."""
+        """Write `values` `[address, size]`. Any warp may write the value that a byte already holds."""
         places = self.places(addresses, values.shape[1], who)
         changed = places[self.data[places] != values]
         self.data[places] = values
@@ -58,7 +58,7 @@ class Memory:
         self.claim(changed, who)
 
     def claim(self, places: np.ndarray, who: Access) -> None:
-        """Hold a write to those bytes against all other accesses."""
+        """Check a write to those bytes against all other accesses."""
         others = (self._written_in[places] == who.stretch) & (self._writer[places] != who.warp)
         self._refuse(others, "writes what another warp wrote since the last barrier", who)
         readers = np.where(self._read_in[places] == who.stretch, self._readers[places], 0)
@@ -89,7 +89,7 @@ class GlobalMemory:
         self._pieces = pieces
 
     def of(self, addresses: np.ndarray, who: Access) -> Memory:
-        """The piece in which the first of the addresses lies, and all must."""
+        """The piece that contains the first address, and must contain all of them."""
         for piece in self._pieces:
             if piece.start <= addresses[0] < piece.start + len(piece.data):
                 return piece

@@ -1,4 +1,4 @@
-"""PTX text to instructions."""
+"""Parse PTX text into instructions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Program:
 
 @cache
 def parse(ptx: str) -> Program:
-    """The one kernel that `ptx` holds. A kernel that is launched again is parsed once."""
+    """Parse the only kernel in `ptx`; the result is cached."""
     head, body = ptx[ptx.index(".visible .entry") :].split("\n{", 1)
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Instructions on registers alone: moves, conversions, comparisons, choices, shuffles and arithmetic."""
+"""Instructions on registers: moves, conversions, comparisons, selections, shuffles and arithmetic."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _arithmetic(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
         result = operation(*(warp.value(operand, "pred") for operand in operands[1:]))
         warp.put(operands[0], result.astype(np.uint64), mask)
         return
-    # A shift's count has 32 bits whatever is shifted.
+    # A shift's count has 32 bits, whatever the type.
     kinds = [kind, "u32"] if parts[0] in ("shl", "shr") else [kind] * 3
     numbers = [warp.value(operand, each) for operand, each in zip(operands[1:], kinds, strict=False)]
     if "wide" in parts or "hi" in parts:
@@ -58,7 +58,7 @@ def _mov(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     target, source = instruction.operands
     size = 1 if instruction.parts[-1] == "pred" else DTYPES[instruction.parts[-1]](0).itemsize
     if target.startswith("{") or source.startswith("{"):
-        # Packed, or taken apart, the lowest first.
+        # Packed or unpacked, the lowest part first.
         pieces = listed(target if target.startswith("{") else source)
         width = np.uint64(8 * size // len(pieces))
         if target.startswith("{"):
@@ -77,7 +77,7 @@ def _cvt(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     parts, operands = instruction.parts, instruction.operands
     target, source = parts[-2:]
     between = set(parts[1:-2]) - {"ftz"}
-    # Rounded to the nearest, unless one of these says otherwise, and only in the ways that are known here.
+    # Rounding is to the nearest, unless one of these modifiers says otherwise; others are refused.
     if between - {"rn"} and (target, between) not in (("tf32", {"rna"}), ("f32", {"rmi"}), ("u16", {"rzi"})):
         raise Fault(f"not known here: {instruction.text}")
     values = [warp.value(operand, source) for operand in operands[1:]]
@@ -94,7 +94,7 @@ def _cvt(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
         value = values[0]
         if value.dtype.kind == "f" and DTYPES[target](0).dtype.kind != "f":
             value = np.trunc(value) if "rzi" in between else np.rint(value)
-            # Beyond the type's numbers, and of NaN, a GPU gives what NumPy does not.
+            # Outside the type's range, and for NaN, a GPU's result differs from NumPy's.
             limits = np.iinfo(DTYPES[target])
             if not ((value >= limits.min) & (value <= limits.max) | ~mask).all():
                 raise Fault(f"not known here, of such a number: {instruction.text}")
@@ -138,15 +138,9 @@ def _shfl(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     warp.put(target, warp.bits(source)[lanes ^ by if instruction.parts[2] == "bfly" else by & LANES - 1])
 
 
-def _redux(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
-    values = warp.value(instruction.operands[1], instruction.parts[-1])
-    best = {"min": values.min, "max": values.max}[instruction.parts[2]]()
-    warp.put(instruction.operands[0], to_bits(np.full(LANES, best)))
-
-
 @cache
 def _form(parts: tuple[str, ...]) -> str:
-    """Whether arithmetic is "plain", of one type that its result has too; "other"; or "unknown", by its modifiers."""
+    """By its modifiers, whether arithmetic is "plain" (operands and result of one type), "other" or "unknown"."""
     if not set(parts[1:-1]) <= {"lo", "hi", "wide", "rn", "approx", "full", "ftz"}:
         return "unknown"
     plain = parts[0] not in ("shl", "shr") and not {"wide", "hi"} & set(parts)
@@ -165,5 +159,4 @@ INSTRUCTIONS: dict[str, Callable[[Warp, Instruction, np.ndarray], None]] = {
     "selp": _selp,
     "bfe": _bfe,
     "shfl": _shfl,
-    "redux": _redux,
 }

@@ -1,4 +1,4 @@
-"""Loads, stores, and copies that arrive later."""
+"""Loads, stores and asynchronous copies."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _cp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
         return
     target, source, count = instruction.operands[:3]
     size, who = int(count, 0), warp.access(instruction)
-    # All of it is copied, or nothing and zeros are filled in.
+    # Either all bytes are copied, or none and zeros are written.
     given = warp.value(instruction.operands[3], "u32") if len(instruction.operands) > 3 else np.full(LANES, size)
     if (mask & (given != 0) & (given != size)).any():
         raise Fault(f"not known here: {instruction.text}")
@@ -60,7 +60,7 @@ def _cp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     if not mask.any():
         return
     places = warp.address(target)[mask]
-    # Under way from here on, and not to be touched by others.
+    # The copy is in flight from here on, and others must not access its bytes.
     warp.around.shared.claim(warp.around.shared.places(places, size, who), who)
 
     def arrive() -> None:
@@ -73,7 +73,7 @@ def _cp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
 
 def _memory(warp: Warp, space: str, addresses: np.ndarray, who: Access) -> Memory:
-    """What the addresses of a state space point into."""
+    """The memory of a state space."""
     if space == "shared":
         return warp.around.shared
     if space == "global":

@@ -1,4 +1,4 @@
-"""Thirty-two lanes in step: registers, addresses, what is under way, and the walk through the program."""
+"""A warp: 32 lanes that run a program in step, with registers, addresses and work in flight."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from tests.kernels.emulator.program import Instruction, Program
 INSTRUCTIONS = {**scalars.INSTRUCTIONS, **transfers.INSTRUCTIONS, **matrices.INSTRUCTIONS}
 _ADDRESS = re.compile(r"\[\s*([%\w]+)\s*(?:\+\s*(-?\w+))?\s*\]")
 _FLOAT = re.compile(r"0[dDfF]([0-9A-Fa-f]+)$")
-# What no lane may be left out of.
-_OF_WHOLE_WARPS = frozenset({"shfl", "redux", *matrices.INSTRUCTIONS})
+# Instructions that need all lanes.
+_OF_WHOLE_WARPS = frozenset({"shfl", *matrices.INSTRUCTIONS})
 # The mask of an instruction without a guard.
 _EVERY = np.ones(LANES, bool)
-# What a register holds in lanes that have not written it: NaN of every type.
+# The value of a register before it is written: NaN in every type.
 _UNKNOWN = np.full(LANES, (1 << 64) - 1, np.uint64)
 
 
 class Block:
-    """A program of a launch: its number from 1 on, and the stretch between barriers that it is in, of all programs'."""
+    """A program of a launch: its number from 1 on, and its stretch between barriers, counted over all programs."""
 
     def __init__(self, number: int, stretch: int) -> None:
         self.number, self.stretch = number, stretch
 
 
 class Around(NamedTuple):
-    """What a warp shares with the others of its program."""
+    """What the warps of a program share."""
 
     program: Program
     parameters: dict[str, int]
-    # Such as %ctaid.x.
+    # Special registers such as %ctaid.x.
     special: dict[str, int]
     shared: Memory
     memory: GlobalMemory
@@ -45,19 +45,19 @@ class Around(NamedTuple):
     random: Random
 
 
-class UnderWay:
-    """Work that has begun and not arrived: what was begun last, and groups of it, closed and waited for in order."""
+class InFlight:
+    """Asynchronous work in flight: the open group, and closed groups, which are waited for in order."""
 
     def __init__(self) -> None:
         self._open: list[Callable[[], None]] = []
         self._closed: list[list[Callable[[], None]]] = []
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Take in work that is done when it is waited for, and no sooner."""
+        """Add work to the open group; it is done when it is waited for, and not before."""
         self._open.append(work)
 
     def close_or_wait(self, instruction: Instruction) -> bool:
-        """Obey `commit_group`, or `wait_group N`, which leaves N groups under way; False where it is neither."""
+        """Execute `commit_group`, or `wait_group N`, which leaves N groups in flight; False for other instructions."""
         if "commit_group" in instruction.parts:
             self._closed.append(self._open)
             self._open = []
@@ -71,19 +71,19 @@ class UnderWay:
 
 
 class Warp:
-    """One warp; `run` yields "barrier" where it waits for the others, and "turn" where another may go first."""
+    """One warp; `run` yields "barrier" when it waits for the others, and "turn" when another may run first."""
 
     def __init__(self, index: int, around: Around) -> None:
         self.index, self.around = index, around
-        self.copies, self.products = UnderWay(), UnderWay()
+        self.copies, self.products = InFlight(), InFlight()
         self._registers: dict[str, np.ndarray] = {}
         self._known = {f"%{name}": np.full(LANES, value, np.uint64) for name, value in around.special.items()}
         self._known["%tid.x"] = np.arange(LANES, dtype=np.uint64) + np.uint64(LANES * index)
-        # Shared memory begins at 0.
+        # Shared memory starts at address 0.
         self._known["global_smem"] = np.zeros(LANES, np.uint64)
 
     def run(self) -> Generator[str, None, None]:
-        """Go through the program to its end."""
+        """Run the program to its end."""
         program, place = self.around.program, 0
         while True:
             instruction = program.instructions[place]
@@ -98,7 +98,7 @@ class Warp:
                     raise Fault(f"lanes part: {instruction.text}")
                 yield "turn"
             elif kind == "bar":
-                # Among a warp's own lanes, which are in step, there is nothing to wait for.
+                # The lanes of a warp are in step, so there is nothing to wait for.
                 if instruction.parts[1] != "warp":
                     if instruction.operands != ("0",) or not mask.all():
                         raise Fault(f"not known here: {instruction.text}")
@@ -137,12 +137,12 @@ class Warp:
         self._registers[register] = bits
 
     def access(self, instruction: Instruction) -> Access:
-        """This warp, here and now."""
+        """An access by this warp now."""
         block = self.around.block
         return Access(block.number, block.stretch, self.index, instruction.text)
 
     def address(self, operand: str) -> np.ndarray:
-        """`[register + offset]`, a lane each."""
+        """`[register + offset]` for each lane."""
         found = _ADDRESS.fullmatch(operand)
         assert found, operand
         return self.bits(found[1]).astype(np.int64) + int(found[2] or "0", 0)
