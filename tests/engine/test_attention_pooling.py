@@ -21,9 +21,11 @@ from safetensors.torch import save_file
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import ModelError, SettingsError, StoreError
+from headspan.explore.segmentation import text_maps
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from headspan.run.verify import SUM_TOLERANCES, verify
+from headspan.spans.algorithm import textspan_dense
 from tests import tolerances
 from tests.conftest import TOY, ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.test_every_model import facts_of, randomise_all, timm_in_small, weights_of
@@ -170,7 +172,7 @@ def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomp
     assert (store.tokens, store.prefix_tokens) == (2 * columns + prefix, prefix)
     text = np.eye(24, dtype=np.float32)[:2]
     layer = store.layers[-1]
-    maps = hs.text_maps(store, 1, text, heads=[(layer, 1)])
+    maps = text_maps(store, 1, text, heads=[(layer, 1)])
     wanted = exact[1].contributions("uniform", normalised=True).patches[-1, 1, prefix:, :2].T.reshape(2, 2, columns)
     assert relative_error(maps, wanted) < tolerances.FLOAT16_STORE
 
@@ -182,7 +184,7 @@ def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict
     assert spans.layers == store.layers
     layer = store.layers[-1]
     vectors = hs.text_vectors(store, hs.read_pool(texts))
-    dense = hs.textspan_dense(store.heads(layer, 1), vectors, texts_per_head=2, rank=80)
+    dense = textspan_dense(store.heads(layer, 1), vectors, texts_per_head=2, rank=80)
     assert spans.texts(layer, 1) == [texts[index] for index in dense.indices]
 
 

@@ -12,7 +12,7 @@ import headspan as hs
 from headspan.demo import MARKER, DemoResult, run_demo
 from headspan.errors import StoreError
 from headspan.run.verify import verify
-from headspan.world.ground_truth import FACTOR_OF, GroundTruth
+from headspan.world.ground_truth import FACTOR_OF, GroundTruth, read_ground_truth
 from tests.conftest import relative_files
 
 
@@ -40,7 +40,7 @@ def test_the_demo_leaves_a_sound_store_of_scenes_and_a_report_that_leads_with_th
     assert lead < page.index("The run</h2>")
     for factor, each in demo.truth.zero_shot.items():
         assert f"{100 * each.share:.1f}" in page[lead : lead + 20_000], factor
-    assert hs.read_ground_truth(store, "world") == demo.truth
+    assert read_ground_truth(store, "world") == demo.truth
 
 
 @pytest.mark.parametrize(

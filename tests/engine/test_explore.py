@@ -99,7 +99,7 @@ store = hs.open(sys.argv[1])
 wrong_heads, wrong_vectors = [(1, 0), [(1,)], [1]], [np.ones(24), np.ones((2, 5))]
 for heads, vectors in [(heads, None) for heads in wrong_heads] + [([(1, 1)], vectors) for vectors in wrong_vectors]:
     try:
-        hs.nearest_to_image(store, 0, heads) if vectors is None else hs.text_maps(store, 0, vectors, heads)
+        nearest_to_image(store, 0, heads) if vectors is None else text_maps(store, 0, vectors, heads)
     except hs.HeadspanError as error:
         print(error)
 """

@@ -23,12 +23,15 @@ from PIL import Image
 
 import headspan
 from headspan.cli.main import main
+from headspan.concepts.ccs import concept_consistency
+from headspan.concepts.labels import label_heads
 from headspan.errors import StoreError
 from headspan.events import Progress
 from headspan.report.collect import write_report
 from headspan.report.images import data_uri, overlay, read_images
 from headspan.report.page import Content, DescribedHead, Example, HeadExamples, render
 from headspan.shards.samples import BadImage
+from headspan.spans.over_store import read_spans
 from headspan.store import results
 
 ATTACK = "<script>document.title='owned'</script>"
@@ -87,8 +90,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         store = headspan.open(folder / name)
         headspan.textspan(store, POOL, texts_per_head=6)
-        headspan.label_heads(store)
-        headspan.concept_consistency(store)
+        label_heads(store)
+        concept_consistency(store)
     return folder
 
 
@@ -215,7 +218,7 @@ def test_the_summary_counts_images_layers_and_bytes(made: Path, page: str) -> No
 
 def test_the_table_holds_what_the_analyses_found(made: Path, page: str) -> None:
     store = headspan.open(made / "maps.zarr")
-    spans, found = headspan.read_spans(store), headspan.concept_consistency(store)
+    spans, found = read_spans(store), concept_consistency(store)
     rows = dict(re.findall(r'<tr id="(L\d+\.H\d+)">(.*?)</tr>', page))
     assert list(rows) == [f"L{layer}.H{head}" for layer in (0, 1) for head in range(3)]
     for layer, head in spans.heads():
@@ -233,7 +236,7 @@ def test_the_table_holds_what_the_analyses_found(made: Path, page: str) -> None:
 
 def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, page: str) -> None:
     store = headspan.open(made / "maps.zarr")
-    spans = headspan.read_spans(store)
+    spans = read_spans(store)
     vectors = results.load(store, "texts", "awkward")[0]["vectors"]
     keys = store.samples()["key"].to_pylist()
     sections = re.findall(r'<section class="head">.*?</section>', page, re.DOTALL)
@@ -247,7 +250,7 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
         products = store.heads(layer, head) @ vectors[spans.indices[layer, head, 0]]
         shown = [keys.index(a["title"]) for tag, a in outline.tags if tag == "span" and a.get("title") in keys]
         assert shown == np.argsort(-products)[:4].tolist()
-        scores.append(headspan.concept_consistency(store).scores[layer, head])
+        scores.append(concept_consistency(store).scores[layer, head])
         assert sum(tag == "img" for tag, _ in outline.tags) == 8
     assert scores == sorted(scores, reverse=True)
 
@@ -256,8 +259,8 @@ def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path
     other = headspan.open(made / "plain.zarr")
     store = headspan.open(shutil.copytree(other.path, tmp_path / "copy.zarr"))
     headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True)
-    headspan.label_heads(store)
-    headspan.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     page = write_report(store, tmp_path / "report.html").read_text()
     assert f"awkward, over {2 * other.images} images of 2 stores" in Outline(page).body_texts()
     assert f"what it adds to {2 * other.images} image embeddings" in page
@@ -289,8 +292,8 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     (tmp_path / "ran").unlink(missing_ok=True)
     store = headspan.open(store_path)
     headspan.textspan(store, POOL, texts_per_head=6)
-    headspan.label_heads(store)
-    headspan.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     if change == "gone":
         shard.unlink()
     elif change == "longer":
@@ -435,8 +438,8 @@ def test_what_was_made_from_an_earlier_textspan_run_is_not_shown_beside_a_new_on
     headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True)
     with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
         write_report(store, tmp_path / "report.html")
-    headspan.label_heads(store)
-    headspan.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     assert write_report(store, tmp_path / "report.html").is_file()
 
 
@@ -495,13 +498,13 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
     assert root["data-ready"] == "6"
     said = json.loads(str(root["data-said"]))
     store = headspan.open(made / "maps.zarr")
-    found = headspan.concept_consistency(store)
+    found = concept_consistency(store)
     places = [(layer, head) for layer in (0, 1) for head in range(3)]
     by_score = sorted(places, key=lambda place: (-int(found.scores[place]), place))
     assert said["sorted"].split() == [f"L{layer}.H{head}" for layer, head in by_score]
     assert said["filtered"] == "L1.H2"
     assert said["tip"].startswith(f"L0.H0 {found.labels.name(0, 0)}CCS {found.scores[0, 0]}")
-    assert headspan.read_spans(store).texts(0, 0, 1)[0] in said["tip"]
+    assert read_spans(store).texts(0, 0, 1)[0] in said["tip"]
     assert said["next"] == "#L0.H1"
     assert len(said["revealed"].split()) == 6
     # Nothing sticks out sideways.

@@ -17,7 +17,8 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.answers import as_array
-from headspan.concepts.ccs import read_scores
+from headspan.concepts.ccs import concept_consistency, read_scores
+from headspan.concepts.labels import label_heads
 from headspan.errors import HeadspanError, StoreError
 from headspan.prune.zero_shot import Accuracy
 from headspan.report.collect import write_report
@@ -167,8 +168,8 @@ def full(toy_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = Path(shutil.copytree(toy_run.path, tmp_path_factory.mktemp("poison") / "run.zarr"))
     store = hs.open(path)
     keep(store, HEADS)
-    hs.label_heads(store)
-    hs.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     found = read_scores(store)
     arrays, settings = results.load(store, "ccs", "hand")
     judges = {"judges": ["one", "two"], "judged_by": [{"name": "one", "endpoints": ["u"], "served_as": ["m"]}]}
