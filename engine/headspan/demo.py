@@ -49,7 +49,7 @@ class DemoResult:
     summary: Summary
 
 
-def run_demo(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
+def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
     """Run the chain in the folder `out`.
 
     An earlier demo there is deleted. Where the folder holds anything that no demo made, nothing is deleted: StoreError.

@@ -162,7 +162,7 @@ def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.C
         "eva": "heads of layers 0-1 + initial state + MLPs + biases",
     }
     assert found["sum"] == sums[run["kind"]]
-    assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 as carried through it")
+    assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; through the pooling: 0-1")
 
 
 def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomposition]) -> None:
@@ -213,12 +213,12 @@ def test_the_command_that_info_prints_goes_on_with_the_store_and_makes_the_same_
 ) -> None:
     store = run["out"]
     assert main(["info", str(store)]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("made again by"))
-    words = shlex.split(line.removeprefix("made again by"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("command"))
+    words = shlex.split(line.removeprefix("command"))
     assert words[:2] == ["headspan", "precompute"]
     monkeypatch.chdir(store.parent)
     assert main(words[1:]) == 0
-    assert f"finished before, or by another process: {IMAGES} images" in capsys.readouterr().out
+    assert f"stored before, or by another process: {IMAGES} images" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(words[1:]) == 0
     arrays = {*hs.open(store).row_specs, "moments", "model"}

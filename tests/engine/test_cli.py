@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.cli.main import ProgressPrinter, main
+from headspan.cli.main import main
+from headspan.cli.progress import ProgressPrinter
 from headspan.config import parse_layers
 from headspan.events import Progress
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files, write_tar
 
-HEADSPAN = [sys.executable, "-m", "headspan.cli.main"]
+HEADSPAN = [sys.executable, "-m", "headspan"]
 
 
 def flags(toy_run: ToyRun, out: Path) -> list[str]:
@@ -45,19 +46,19 @@ def test_the_chain_runs_command_by_command(toy_run: ToyRun, tmp_path: Path, caps
     assert main(flags(toy_run, store)) == 0
     captured = capsys.readouterr()
     assert f"67 images stored in {store}" in captured.out
-    assert "3 images set aside" in captured.out
+    assert "3 images could not be used:" in captured.out
     stage_seconds = re.search(
         r"^([\d.]+) s: waiting for images ([\d.]+) s, model ([\d.]+) s, storing ", captured.out, re.M
     )
     assert stage_seconds
-    assert "; on other threads meanwhile: reading " in captured.out
+    assert "; at the same time on other threads: reading " in captured.out
     assert "bytes an image" in captured.err
     assert "images: 70 of 70 (100%)" in captured.err
     for command, wanted in (
-        (["info", str(store)], "67 of 70 planned, 3 set aside"),
+        (["info", str(store)], "67 of 70 planned, 3 bad"),
         (["verify", str(store)], "contributions sum to the embeddings within"),
-        (["textspan", str(store), "--texts", str(pool), "--texts-per-head", "5"], "kept as textspan/pool"),
-        (["label", str(store)], "by concepts of pool pool"),
+        (["textspan", str(store), "--texts", str(pool), "--texts-per-head", "5"], "saved as textspan/pool"),
+        (["label", str(store)], "labels by concepts of pool pool"),
         (["ccs", str(store)], "CCS@5"),
         (["report", str(store), "--out", str(tmp_path / "report.html")], "report written to"),
     ):
@@ -180,7 +181,7 @@ def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
     errors = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) == code
-    wanted = f"headspan: {word}; finished units are kept, run the same command to go on"
+    wanted = f"headspan: {word}; finished units are kept, run the same command to continue"
     assert errors.splitlines()[-1] == wanted
     # Nothing is left of the unit in hand, and no log: the run ended in good order.
     assert not list(out.rglob(".*.tmp"))
@@ -257,7 +258,7 @@ def test_repair_says_what_it_did_and_that_all_agrees(toy_copy: Path, capsys: pyt
     shard = toy_copy / "heads" / "c" / "1" / "0" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     assert main(["verify", str(toy_copy)]) == 1
-    assert f"1 problem in 3 units; `headspan repair {toy_copy}` mends the store" in capsys.readouterr().out
+    assert f"1 problem in 3 units; `headspan repair {toy_copy}` repairs the store" in capsys.readouterr().out
     assert main(["repair", str(toy_copy)]) == 0
     out = capsys.readouterr().out
     assert "1 unit computed again: 1" in out
@@ -271,7 +272,7 @@ def test_the_command_that_info_prints_makes_the_same_bytes(
     assert main(["info", str(toy_run.path)]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert "torch " in lines["made with"]
-    words = shlex.split(lines["made again by"])
+    words = shlex.split(lines["command"])
     assert words[:2] == ["headspan", "precompute"]
     # The printed path of the store is its name: made in the folder where one stands.
     monkeypatch.chdir(tmp_path)
@@ -305,7 +306,7 @@ def test_lines_of_progress_tell_the_rate_from_the_start_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("headspan.cli.main.time.monotonic", lambda: now)
+    monkeypatch.setattr("headspan.cli.progress.time.monotonic", lambda: now)
     printer = ProgressPrinter()
     for seconds, done in ((0.0, 0), (0.5, 10), (6.0, 50), (7.0, 60), (10.0, 100)):
         now = 100.0 + seconds

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.demo import MARKER, DemoResult, run_demo
+from headspan.demo import MARKER, DemoResult, run
 from headspan.errors import StoreError
 from headspan.run.verify import verify
 from headspan.world.ground_truth import FACTOR_OF, GroundTruth, read_ground_truth
@@ -18,7 +18,7 @@ from tests.conftest import relative_files
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return run_demo(tmp_path_factory.mktemp("demo") / "out")
+    return run(tmp_path_factory.mktemp("demo") / "out")
 
 
 @pytest.fixture
@@ -141,14 +141,14 @@ def test_a_folder_that_no_demo_marked_is_refused_and_left_as_it_is(
         (tmp_path / MARKER).write_text(marker)
     before = relative_files(tmp_path)
     with pytest.raises(StoreError, match=r"choose another --out, or (delete the folder yourself|move it away)"):
-        run_demo(tmp_path)
+        run(tmp_path)
     assert relative_files(tmp_path) == before
 
 
 def half_made(out: Path) -> Path:
     """A demo in `out` that was interrupted; returns the folder in which it was being made."""
     with pytest.raises(KeyboardInterrupt):
-        run_demo(out)
+        run(out)
     return out / f".headspan-demo-{json.loads((out / MARKER).read_bytes())['making']}"
 
 
@@ -213,7 +213,7 @@ def test_what_somebody_put_into_a_half_made_demo_is_kept(name: str, tmp_path: Pa
         path.write_text("years of work")
     before = relative_files(tmp_path)
     with pytest.raises(StoreError, match=r"out: holds \S+, which the earlier demo did not make"):
-        run_demo(out)
+        run(out)
     assert relative_files(tmp_path) == before
     assert path.exists()
 
@@ -236,7 +236,7 @@ def test_what_somebody_added_to_a_finished_demo_is_kept(
         (out / "report.html").write_text("notes")
     before = relative_files(out)
     with pytest.raises(StoreError, match=r"which the earlier demo did not make or which has changed since; choose"):
-        run_demo(out)
+        run(out)
     assert relative_files(out) == before
     assert (out / "run.zarr" / "photos").is_dir() == (change == "folder")
 
@@ -244,12 +244,12 @@ def test_what_somebody_added_to_a_finished_demo_is_kept(
 def test_a_second_demo_takes_the_place_of_the_first(demo: DemoResult, tmp_path: Path, quick: None) -> None:
     out = Path(shutil.copytree(demo.report.parent, tmp_path / "out"))
     with pytest.raises(KeyboardInterrupt):
-        run_demo(out)
+        run(out)
     assert set(relative_files(out)) == {MARKER, "shards/000000.tar", "shards/000001.tar"}
 
 
 def test_a_file_as_the_demos_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("work")
     with pytest.raises(StoreError, match="is a file; choose another --out"):
-        run_demo(tmp_path / "out")
+        run(tmp_path / "out")
     assert (tmp_path / "out").read_text() == "work"

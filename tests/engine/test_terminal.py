@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headspan as hs
-from headspan.cli.main import ProgressPrinter, main
+from headspan.cli.main import main
+from headspan.cli.progress import ProgressPrinter
 from headspan.cli.terminal import say, say_row, tell
 from headspan.errors import HeadspanError
 from headspan.escapes import escaped, shell_command
@@ -328,7 +329,7 @@ def test_a_full_output_and_an_old_locale_cost_a_process_neither_its_exit_code_no
         ),
         (["info", "s", "--frobnicate"], "info", "no flag --frobnicate; headspan info --help lists the flags"),
         (["info", "s", "-x"], "info", "there is no flag -x; headspan info --help lists the flags"),
-        (["info", "s", "t"], "info", "one argument too many, t; headspan info --help lists what it takes"),
+        (["info", "s", "t"], "info", "one argument too many, t; headspan info --help lists the arguments"),
         (["report", "s", "--out"], "report", "argument --out: expected one argument"),
         (["--modle"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
         (["--modle", "info", "s"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
@@ -364,7 +365,7 @@ def test_a_value_that_looks_like_a_flag_is_given_after_an_equals_sign_or_two_das
     assert main(["info", "./--run $HOME.zarr"]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     said = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {lines['made again by'].strip()}"], capture_output=True, check=True
+        ["bash", "-c", f"printf '%s\\0' {lines['command'].strip()}"], capture_output=True, check=True
     ).stdout.decode()
     words = said.split("\0")[:-1]
     assert words[-2:] == ["--", str(shard)]
