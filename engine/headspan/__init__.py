@@ -147,7 +147,7 @@ def precompute(
         shards: Tar files of images: brace patterns, globs, directories or URLs, in the order of the store's rows.
         out: The store to write, a local folder such as `run.zarr`.
         model: An open_clip name, `hf-hub:…`, `local-dir:…`, a config file (.json), or `reference`, the included model.
-        pretrained: An open_clip tag, `hf-hub:…`, a .pt or .safetensors file, `random:SEED`; None if `model` has weights.
+        pretrained: An open_clip tag, `hf-hub:…`, a .pt or .safetensors file, `random:SEED`; None for `model`'s own.
         weights: A file or folder that holds the weights named by `pretrained` or `model`, or `hf-hub:…`.
         layers: Layers whose heads are stored, counted from 0: `all`, `last4`, `8-11`, `0,3,8-11`, or numbers.
         emit: What is stored: `heads` always, and `patches`, `mlps` or, with attention pooling, `carried`.

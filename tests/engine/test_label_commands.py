@@ -276,7 +276,9 @@ def test_unknown_models_and_heads_are_named(path: str, chat: ChatServer, capsys:
     run(capsys, "label", path, "--llm", "m")
     run(capsys, "ccs", path, "--judge", "even")
     for head in ("L0.H9", "L5.H0", "0.1"):
-        assert f"--head {head}: there are no scores for such a head; write, for example, L0.H0" in refused(capsys, "votes", path, "--head", head)
+        assert f"--head {head}: there are no scores for such a head; write, for example, L0.H0" in refused(
+            capsys, "votes", path, "--head", head
+        )
 
 
 def test_no_key_for_openai_is_refused(
