@@ -135,7 +135,7 @@ def test_a_dry_run_shows_prompts_and_cost_and_changes_nothing(
     out, _ = run(capsys, "label", path, "--llm", "m", "--dry-run", "--price", "2.5,10")
     assert out.count("--- m, question ") == 5
     assert '"text 3"\n"text 0"\n"text 4"\n"text 6"\n"text 5"\nAnswer:' in out
-    assert re.search(r"some [\d,]+ tokens of prompts and at most 1,280 of answers, \$0\.0\d at most", out)
+    assert re.search(r"about [\d,]+ tokens of prompts and at most 1,280 of answers, \$0\.0\d at most", out)
     assert "nothing was asked (--dry-run)" in out
     assert relative_files(Path(path)) == before
     run(capsys, "label", path, "--llm", "m")
@@ -173,7 +173,7 @@ def test_a_pool_is_named_after_what_was_asked_and_labels_by_it_say_who_wrote_it(
     assert "written to numbers-of-dogs.tsv" in out
     hs.textspan(hs.open(toy_copy), "numbers-of-dogs.tsv", texts_per_head=5)
     out, _ = run(capsys, "label", str(toy_copy), "--run", "numbers-of-dogs")
-    assert out.startswith("by concepts of pool numbers-of-dogs, written by m\n")
+    assert out.startswith("labels by concepts of pool numbers-of-dogs, written by m\n")
 
 
 def test_a_pool_is_written_and_goes_on(chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

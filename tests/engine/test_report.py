@@ -160,7 +160,7 @@ def test_what_shards_and_pools_say_is_shown_and_never_run(page: str) -> None:
     outline = Outline(page)
     assert sum(tag == "script" for tag, _ in outline.tags) == 1
     texts = outline.body_texts()
-    # A caption, a text of the pool, a concept, and the key of the image that was set aside.
+    # A caption, a text of the pool, a concept, and the key of the bad image.
     assert any(text.startswith(f"{ATTACK} \"quoted\" & 'more'") for text in texts)
     assert any(text.startswith("a ") and text.endswith(ATTACK) for text in texts)
     assert "<script>07" in texts
@@ -194,7 +194,7 @@ def test_the_content_policy_names_the_one_script(page: str) -> None:
 
 def test_random_weights_are_named_in_the_first_line(page: str) -> None:
     first = Outline(page).body_texts()[0]
-    assert first.startswith("The model has random weights (random:0)")
+    assert first.startswith("The model has random weights (random:0).")
     assert first.endswith("its labels and texts mean nothing.")
 
 
@@ -205,11 +205,11 @@ def test_a_trained_model_gets_no_warning() -> None:
 
 def test_the_summary_counts_images_layers_and_bytes(made: Path, page: str) -> None:
     facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd></div>", page))
-    assert facts["Images"] == "11 good, 1 set aside"
-    assert facts["Layers kept"] == "0-1 of 2"
+    assert facts["Images"] == "11 good, 1 bad"
+    assert facts["Layers"] == "0-1 of 2"
     # 2 layers of 3 heads of 16 numbers, with 17 source tokens, in 16 bits; embedding, norm and ok.
     assert facts["Store"].endswith(
-        f" on disk; {2 * 3 * 16 * 2 * (1 + 17) + (32 + 3) * 4 + 1:,} bytes an image, the rest once"
+        f" on disk; {2 * 3 * 16 * 2 * (1 + 17) + (32 + 3) * 4 + 1:,} bytes per image, the rest once per store"
     )
     used = sum(path.stat().st_size for path in (made / "maps.zarr").rglob("*") if path.is_file())
     assert float(facts["Store"].split()[0]) == pytest.approx(used / 1000, rel=0.01)
@@ -263,7 +263,7 @@ def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path
     concept_consistency(store)
     page = write_report(store, tmp_path / "report.html").read_text()
     assert f"awkward, over {2 * other.images} images of 2 stores" in Outline(page).body_texts()
-    assert f"what it adds to {2 * other.images} image embeddings" in page
+    assert f"its contribution to {2 * other.images} image embeddings" in page
 
 
 def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
@@ -271,7 +271,7 @@ def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
     plain = write_report(headspan.open(made / "plain.zarr"), made / "plain.html", on_progress=events.append).read_text()
     assert "run precompute with --emit heads,patches" in plain
     assert plain.count("<img") == 6 * 6
-    assert "a patch</span>" not in plain
+    assert "per patch</span>" not in plain
     assert [(event.done, event.total) for event in events] == [(done, 6) for done in range(1, 7)]
 
 
@@ -305,8 +305,8 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     assert {
         "gone": "cannot be read",
         "longer": "has changed",
-        "a command": "does not run",
-        "a network": "lies on a network",
+        "a command": "do not run commands",
+        "a network": "is remote",
     }[change] in said
     assert page.count("<figure>") == 6 * 6
     assert not (tmp_path / "ran").exists()
@@ -401,10 +401,10 @@ def test_the_awkward_cases_have_their_words() -> None:
     texts = outline.body_texts()
     assert outline.complaints == []
     assert "no high heads" in texts
-    assert "23 images set aside, and why" in texts
+    assert "23 images could not be used" in texts
     assert "key<19>" in texts
     assert "key<20>" not in texts
-    assert "3 more are in the store’s records." in texts
+    assert "3 more: headspan info --bad lists all." in texts
     # Long words are cut, numbers carry a true minus.
     assert "k" * 199 + "…" in texts
     assert "−0.5" in texts

@@ -302,11 +302,11 @@ def test_one_value_of_another_kind_is_shown_escaped_or_refused_in_a_sentence(
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(content: str, full: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(content)
-    with pytest.raises(StoreError, match=r"report\.html: is there already, and no report that headspan wrote; choose"):
+    with pytest.raises(StoreError, match=r"report\.html: exists, and is not a report that headspan wrote; choose"):
         write_report(hs.open(full), path)
     assert path.read_text() == content
     path.unlink()
     first = write_report(hs.open(full), path).read_bytes()
     assert write_report(hs.open(full), path).read_bytes() == first
-    with pytest.raises(StoreError, match="is there already, and no report"):
+    with pytest.raises(StoreError, match="exists, and is not a report"):
         write_report(hs.open(full), tmp_path)
