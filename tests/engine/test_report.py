@@ -33,6 +33,7 @@ from headspan.report.page import Content, DescribedHead, Example, HeadExamples, 
 from headspan.shards.samples import BadImage
 from headspan.spans.over_store import read_spans
 from headspan.store import results
+from tools import picture
 
 ATTACK = "<script>document.title='owned'</script>"
 CONFIG = {
@@ -510,3 +511,17 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
     # Nothing sticks out sideways.
     assert said["width"] <= 500
     assert "owned" not in (re.search(r"<title>(.*?)</title>", done.stdout) or [""])[0]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
+def test_the_readmes_picture_is_the_top_of_a_report(made: Path, page: str, tmp_path: Path) -> None:
+    picture.main([str(made / "report.html"), "--out", str(tmp_path / "report.png")])
+    with Image.open(tmp_path / "report.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert pixels.shape[1] == 1200
+    # Cut behind the second head: with all heads and the table the page is much longer.
+    assert 600 < pixels.shape[0] < 1500
+    for edge in (pixels[:10], pixels[-10:]):
+        assert (edge == pixels[0, 0]).all()
+    assert np.ptp(pixels) > 200
