@@ -212,7 +212,7 @@ def test_what_somebody_put_into_a_half_made_demo_is_kept(name: str, tmp_path: Pa
     else:
         path.write_text("years of work")
     before = relative_files(tmp_path)
-    with pytest.raises(StoreError, match=r"out: holds \S+, which the earlier demo did not make"):
+    with pytest.raises(StoreError, match=r"out: holds \S+, which the earlier demo did not write"):
         run(out)
     assert relative_files(tmp_path) == before
     assert path.exists()
@@ -235,7 +235,7 @@ def test_what_somebody_added_to_a_finished_demo_is_kept(
     else:
         (out / "report.html").write_text("notes")
     before = relative_files(out)
-    with pytest.raises(StoreError, match=r"which the earlier demo did not make or which has changed since; choose"):
+    with pytest.raises(StoreError, match=r"which the earlier demo did not write, or which has changed since; choose"):
         run(out)
     assert relative_files(out) == before
     assert (out / "run.zarr" / "photos").is_dir() == (change == "folder")

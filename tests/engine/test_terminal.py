@@ -278,8 +278,8 @@ def test_a_command_that_cannot_print_works_and_says_so_once(
     else:
         reason = {"closed": "it is closed", "full": "No space left on device"}[kind]
         assert lost == [
-            f"headspan: standard output cannot be written ({reason}); the command ran, but not all that it prints is "
-            "there"
+            f"headspan: standard output cannot be written ({reason}); the command ran, but part of its output is "
+            "missing"
         ]
     # And where errors cannot be written, the output is all there.
     streams, unwritable = Streams(), UNWRITABLE[kind]()
