@@ -150,7 +150,7 @@ def precompute(
         pretrained: An open_clip tag, `hf-hub:…`, a .pt or .safetensors file, `random:SEED`; None for `model`'s own.
         weights: A file or folder that holds the weights named by `pretrained` or `model`, or `hf-hub:…`.
         layers: Layers whose heads are stored, counted from 0: `all`, `last4`, `8-11`, `0,3,8-11`, or numbers.
-        emit: What is stored: `heads` always, and `patches`, `mlps` or, with attention pooling, `carried`.
+        emit: What is stored: `heads` always, and `patches`, `mlps` or, with attention pooling, `through_pool`.
         image_size: Height and width in pixels; None for the model's own. Position embeddings are interpolated.
         device: `auto`, `cpu` or `cuda:0`.
         precision: Precision of the encoder; `fp16` needs a GPU.
