@@ -260,7 +260,7 @@ def test_paid_labels_and_votes_are_replaced_on_request_alone(
         (["compare"], "run headspan ccs"),
     ],
 )
-def test_a_wrong_flag_ends_in_one_sentence_and_code_2(
+def test_a_wrong_value_of_a_flag_gives_one_sentence_and_exit_code_2(
     arguments: list[str], sentence: str, path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, arguments[0], path, *arguments[1:])

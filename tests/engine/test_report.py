@@ -1,4 +1,4 @@
-"""The report: whole HTML, nothing foreign let in, nothing loaded, numbers as the store has them.
+"""The report: valid HTML, everything escaped, nothing loaded, and the numbers of the store.
 
 The store is a tiny one of its own, with captions, keys and texts that would run if they were not escaped.
 """
@@ -53,7 +53,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.wh
 
 
 def write_shards(path: Path) -> None:
-    """Twelve images, one of them no image, with captions to most."""
+    """Twelve images, one of them broken, most with a caption."""
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
 
@@ -104,7 +104,7 @@ def page(made: Path) -> str:
 
 
 class Outline(HTMLParser):
-    """Tags with their attributes and the text within, and complaints where tags do not match."""
+    """Tags with their attributes, the texts, and a complaint for each tag that does not match."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Outline(HTMLParser):
         return [value for _, attributes in self.tags if (value := attributes.get("id"))]
 
 
-def test_every_tag_is_closed_and_every_id_is_one_of_its_kind(page: str) -> None:
+def test_every_tag_is_closed_and_every_id_is_unique(page: str) -> None:
     outline = Outline(page)
     assert outline.complaints == []
     assert outline.open == []
@@ -152,12 +152,12 @@ def test_every_tag_is_closed_and_every_id_is_one_of_its_kind(page: str) -> None:
     assert {str(link).removeprefix("#") for link in links} <= set(outline.ids())
 
 
-def test_the_check_of_tags_sees_what_it_should() -> None:
+def test_the_check_of_tags_finds_open_and_crossed_tags() -> None:
     assert Outline("<p>a<b>c</p></b>").complaints
     assert Outline("<p>a<b>c</b>").open == ["p"]
 
 
-def test_what_shards_and_pools_say_is_shown_and_never_run(page: str) -> None:
+def test_texts_from_shards_and_pools_are_shown_and_never_run(page: str) -> None:
     outline = Outline(page)
     assert sum(tag == "script" for tag, _ in outline.tags) == 1
     texts = outline.body_texts()
@@ -182,7 +182,7 @@ def test_nothing_is_loaded_from_anywhere(page: str) -> None:
     assert not re.search(r"fetch|XMLHttp|import\(|https?:|eval|innerHTML", script[1])
 
 
-def test_the_content_policy_names_the_one_script(page: str) -> None:
+def test_the_content_policy_allows_only_the_pages_script(page: str) -> None:
     policy = next(str(a["content"]) for _, a in Outline(page).tags if a.get("http-equiv") == "Content-Security-Policy")
     script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
     assert script
@@ -256,7 +256,7 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
     assert scores == sorted(scores, reverse=True)
 
 
-def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path: Path) -> None:
+def test_the_report_says_over_how_many_stores_heads_are_described(made: Path, tmp_path: Path) -> None:
     other = headspan.open(made / "plain.zarr")
     store = headspan.open(shutil.copytree(other.path, tmp_path / "copy.zarr"))
     headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True)
@@ -277,9 +277,7 @@ def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "a command", "a network"])
-def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
-    made: Path, tmp_path: Path, change: str
-) -> None:
+def test_shards_that_cannot_be_read_cost_only_the_thumbnails(made: Path, tmp_path: Path, change: str) -> None:
     shard = tmp_path / "moved.tar"
     shutil.copyfile(made / "shard.tar", shard)
     url = f"pipe:touch {tmp_path}/ran; cat {shard}" if change == "a command" else str(shard)
@@ -315,7 +313,7 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
         assert "<img" in write_report(store, tmp_path / "report.html", shards=[url]).read_text()
 
 
-def test_images_are_read_from_shards_where_they_are_said_to_lie_now(
+def test_images_are_read_from_the_shards_that_the_caller_names(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(made / "maps.zarr", tmp_path / "maps.zarr")
@@ -333,7 +331,7 @@ def test_images_are_read_from_shards_where_they_are_said_to_lie_now(
         hidden.rename(made / "shard.tar")
 
 
-def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
+def test_an_unreadable_image_does_not_affect_the_others(made: Path) -> None:
     store = headspan.open(made / "plain.zarr", include_failed=True)
     samples = store.samples().to_pylist()
     images, failed = read_images(store.path, store.attributes["preprocess"], samples)
@@ -343,12 +341,12 @@ def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
     assert all(image.size == (160, 160) for image in images.values())
 
 
-def test_failed_images_are_never_the_best_ones(made: Path, tmp_path: Path) -> None:
+def test_bad_images_are_never_among_the_examples(made: Path, tmp_path: Path) -> None:
     shown = write_report(headspan.open(made / "maps.zarr", include_failed=True), tmp_path / "kept.html").read_text()
     assert shown == write_report(headspan.open(made / "maps.zarr"), tmp_path / "good.html").read_text()
 
 
-def test_a_map_is_orange_where_patches_speak_for_the_text_and_blue_where_against() -> None:
+def test_a_map_is_orange_for_the_text_and_blue_against_it() -> None:
     grey = Image.new("RGB", (90, 60), (120, 120, 120))
     contributions = np.zeros((2, 3))
     contributions[0, 0], contributions[1, 2] = 0.5, -0.5
@@ -360,7 +358,7 @@ def test_a_map_is_orange_where_patches_speak_for_the_text_and_blue_where_against
     assert np.asarray(overlay(grey, np.zeros((2, 3)), strongest=0.0)).std() == 0
 
 
-def test_images_within_the_page_come_out_as_they_went_in() -> None:
+def test_a_data_uri_holds_the_image() -> None:
     image = Image.linear_gradient("L").convert("RGB").resize((160, 93))
     content = base64.b64decode(data_uri(image).removeprefix("data:image/jpeg;base64,"))
     assert len(content) < 10_000
@@ -370,7 +368,7 @@ def test_images_within_the_page_come_out_as_they_went_in() -> None:
 
 
 def some_content(layers: int = 2, heads: int = 3, bad: int = 23) -> Content:
-    """A page's content with the awkward cases: no label, no share, few texts, many bad images."""
+    """A page's content with missing and extreme values: no label, no share, few texts, many bad images."""
     texts = (("a <text>", True), ("another", False))
     described = [
         DescribedHead(layer, head, None if head else "x & y", head % 6, None, texts, float("nan"), 0.5)
@@ -397,7 +395,7 @@ def some_content(layers: int = 2, heads: int = 3, bad: int = 23) -> Content:
     )
 
 
-def test_the_awkward_cases_have_their_words() -> None:
+def test_missing_values_and_long_texts_are_shown_readably() -> None:
     outline = Outline(render(some_content()))
     texts = outline.body_texts()
     assert outline.complaints == []
@@ -406,7 +404,7 @@ def test_the_awkward_cases_have_their_words() -> None:
     assert "key<19>" in texts
     assert "key<20>" not in texts
     assert "3 more: headspan info --bad lists all." in texts
-    # Long words are cut, numbers carry a true minus.
+    # Long words are cut, and numbers have a typographic minus.
     assert "k" * 199 + "…" in texts
     assert "−0.5" in texts
 
@@ -425,7 +423,7 @@ def test_the_largest_models_page_stays_under_three_megabytes() -> None:
     assert len(page.encode()) < 3_000_000
 
 
-def test_without_a_ccs_run_the_next_step_is_named(made: Path, tmp_path: Path) -> None:
+def test_without_a_ccs_run_the_error_names_the_next_command(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     shutil.rmtree(tmp_path / "run.zarr" / "ccs")
     with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
@@ -433,7 +431,7 @@ def test_without_a_ccs_run_the_next_step_is_named(made: Path, tmp_path: Path) ->
     assert not (tmp_path / "report.html").exists()
 
 
-def test_what_was_made_from_an_earlier_textspan_run_is_not_shown_beside_a_new_one(made: Path, tmp_path: Path) -> None:
+def test_scores_of_an_earlier_textspan_run_are_not_shown_with_a_new_one(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     store = headspan.open(tmp_path / "run.zarr")
     headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True)
@@ -482,7 +480,7 @@ FLAGS = (
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
 def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Path, page: str, tmp_path: Path) -> None:
     assert BROWSER is not None
-    # The policy lets no second script run, so its hash is added for the test's own.
+    # The policy forbids a second script, so the hash of the test's script is added to it.
     digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
     probed = page.replace("script-src ", f"script-src 'sha256-{digest}' ").replace(
         "</body>", f"<script>{PROBE}</script></body>"
@@ -508,7 +506,7 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
     assert read_spans(store).texts(0, 0, 1)[0] in said["tip"]
     assert said["next"] == "#L0.H1"
     assert len(said["revealed"].split()) == 6
-    # Nothing sticks out sideways.
+    # The page does not scroll sideways.
     assert said["width"] <= 500
     assert "owned" not in (re.search(r"<title>(.*?)</title>", done.stdout) or [""])[0]
 
@@ -520,7 +518,7 @@ def test_the_readmes_picture_is_the_top_of_a_report(made: Path, page: str, tmp_p
     with Image.open(tmp_path / "report.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert pixels.shape[1] == 1200
-    # Cut behind the second head: with all heads and the table the page is much longer.
+    # Cut after the second head; the whole page is much longer.
     assert 600 < pixels.shape[0] < 1500
     for edge in (pixels[:10], pixels[-10:]):
         assert (edge == pixels[0, 0]).all()
