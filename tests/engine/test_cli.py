@@ -262,7 +262,7 @@ inspect:
 analyse:
   textspan    describe every head by texts (TEXTSPAN)
   label       give every head one concept as its label
-  ccs         score how well heads match their labels (CCS)
+  ccs         count how many texts of a head match its label (CCS)
   compare     show the scores of several stores side by side
   report      write the results as one HTML file
     $ headspan textspan run.zarr --texts-per-head 60

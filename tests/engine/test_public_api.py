@@ -191,6 +191,28 @@ def test_a_users_script_is_checked_strictly(tmp_path: Path) -> None:
     assert 'Argument "precision" to "precompute" has incompatible type' in errors[0]
 
 
+GLOSSARY = (Path(__file__).parents[2] / "engine" / "GLOSSARY.md").read_text(encoding="utf-8")
+
+
+def test_every_name_in_the_glossary_exists() -> None:
+    owners: dict[str, Any] = {"hs": hs, "store": hs.Store, "spans": hs.spans.HeadSpans}
+    names = re.findall(r"`(hs|store|spans)\.([a-z_]\w*(?:\.\w+)?|[A-Z]\w*)", GLOSSARY, re.I)
+    assert len(names) > 40
+    for owner, name in names:
+        # `store.layers.index(layer)`: a property, of whose values the class knows nothing.
+        found = name.partition(".")[0] if owner == "store" else name
+        assert attrgetter(found)(owners[owner]), f"{owner}.{name}"
+    for name in re.findall(r"`\.(\w+)`", GLOSSARY):
+        assert hasattr(hs.concepts.ConceptConsistency, name), name
+
+
+def test_every_array_in_the_glossary_is_in_a_store(toy_run: ToyRun) -> None:
+    paths = re.findall(r"`((?:model|moments|records)/\w+(?:\.\w+)?)`", GLOSSARY)
+    assert len(paths) >= 10
+    for path in paths:
+        assert (toy_run.path / path).exists(), path
+
+
 def arguments_of(function: Any) -> set[str]:
     return set(inspect.signature(function).parameters)
 

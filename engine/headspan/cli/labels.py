@@ -56,10 +56,10 @@ def add_labels(section: Section) -> None:
     ccs = section.add(
         "ccs",
         _ccs,
-        "score how well heads match their labels (CCS)",
+        "count how many texts of a head match its label (CCS)",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
-        "The Concept Consistency Score of a head is the number of its first five texts that match its label. The "
-        "concepts of the pool decide, or language models that vote (--judge).",
+        "The Concept Consistency Score of a head is the number of its first five texts that match its label, according "
+        "to the concepts of the pool, or to language models that vote (--judge).",
     )
     store_argument(ccs)
     result = ccs.add_argument_group("result")
