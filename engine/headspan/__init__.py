@@ -1,9 +1,9 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
-Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`. Analyse them: `textspan`, `text_vectors`,
-`read_pool`, `write_report`, and the groups
+Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`. Analyse them: `textspan`, `textspan_dense`
+(on plain arrays), `text_vectors`, `read_pool`, `write_report`, and the groups
 
-- `spans`: TEXTSPAN's results, and TEXTSPAN on plain arrays;
+- `spans`: the results of TEXTSPAN;
 - `concepts`: labels, Concept Consistency Scores, judges, votes, and pools written by language models;
 - `explore`: nearest images, and maps of texts over images;
 - `prune`: embeddings without some heads, and zero-shot classification;
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
+    from headspan.spans.algorithm import textspan_dense
     from headspan.spans.over_store import textspan
     from headspan.store.info import StoreInfo, info
     from headspan.store.reader import Store
@@ -48,6 +49,7 @@ _MODULES = {
     "Summary": "run.summary",
     "Verdict": "run.verify",
     "textspan": "spans.over_store",
+    "textspan_dense": "spans.algorithm",
     "StoreInfo": "store.info",
     "info": "store.info",
     "Store": "store.reader",
@@ -80,6 +82,7 @@ __all__ = [
     "spans",
     "text_vectors",
     "textspan",
+    "textspan_dense",
     "verify",
     "world",
     "write_report",
