@@ -33,6 +33,8 @@ from headspan.user_paths import expand_user
 from headspan.world import write_world_shards
 from headspan.world.ground_truth import GroundTruth, check_ground_truth
 
+__all__ = ["DemoResult", "run"]
+
 # Seed 0 is what the model was trained on, seed 1 what it was tuned on.
 _IMAGES, _IMAGES_PER_SHARD, _SEED = 2000, 500, 2
 _SHARDS, _STORE, _AT_RANDOM, _REPORT = "shards", "run.zarr", "random.zarr", "report.html"
