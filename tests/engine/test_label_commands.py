@@ -69,7 +69,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     assert "heads per label: place 3, animals 1, colours 1" in out
     assert re.search(r"^all +6 +2 +1 +2 .* 0\.600$", out, re.MULTILINE)
     assert re.search(r"^L1 +3 +1 +0 +2 ", out, re.MULTILINE)
-    assert "* [unsourced], our reading: association score" in out
+    assert "* [unsourced], our own reading, since the source could not be read: association score" in out
     assert "[unsourced] too: votes are merged by majority; a tie counts as not consistent" in out
 
     out, _ = run(capsys, "votes", path, "--head", "L0.H1")
@@ -85,7 +85,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
 
     out, _ = run(capsys, "compare", path, path)
     assert len(re.findall(r"^headspan-toy|^\S*toy\S* ", out, re.MULTILINE)) >= 2
-    assert f"way 1: texts of pool plain, labels by m at {chat.url}" in out
+    assert f"method 1: texts of pool plain, labels by m at {chat.url}" in out
     assert "cannot be compared" not in out
 
     asked = len(chat.requests)
@@ -155,8 +155,8 @@ def test_scores_made_in_different_ways_are_said_not_to_compare(
         run(capsys, "ccs", store, "--judge", judge)
     out, _ = run(capsys, "compare", path, str(other))
     assert re.search(r"other\.zarr +hand +2 +6 ", out)
-    assert "way 2: texts of pool plain, labels by m at" in out
-    assert "votes by even\nscores made in different ways cannot be compared" in out
+    assert "method 2: texts of pool plain, labels by m at" in out
+    assert "votes by even\nscores made by different methods cannot be compared" in out
 
 
 def test_a_pool_is_named_after_what_was_asked_and_labels_by_it_say_who_wrote_it(

@@ -333,11 +333,13 @@ def test_a_full_output_keeps_the_exit_code_and_an_old_locale_keeps_the_help(toy_
         (["--modle", "info", "s"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
         (["-x"], "COMMAND", "there is no flag -x; headspan --help lists the flags"),
         ([], "COMMAND", "the following arguments are required: COMMAND"),
+        (["infoo", "s"], "COMMAND", "there is no command infoo; did you mean info?"),
+        (["frobnicate"], "COMMAND", "there is no command frobnicate; headspan --help lists the commands"),
         (["repair", "-x"], "repair", "there is no flag -x; headspan repair --help lists the flags"),
         (["repair"], "repair", "the following arguments are required: store"),
     ],
 )
-def test_an_unknown_flag_shows_the_commands_own_usage_and_the_nearest_flag(
+def test_an_unknown_flag_or_command_shows_the_usage_and_the_nearest_one(
     arguments: list[str], usage: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2

@@ -1,4 +1,4 @@
-"""A parser of flags that prints through `terminal`, and answers an unknown flag with the nearest one."""
+"""A parser of flags that prints through `terminal`, and suggests the nearest flag or command for an unknown one."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ class Parser(argparse.ArgumentParser):
             near = get_close_matches(flag, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the flags"
             self.error(f"there is no flag {flag}; {hint}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            near = get_close_matches(value, action.choices, 1)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the commands"
+            self.error(f"there is no command {value}; {hint}")
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         # argparse would print the usage to standard output if standard error is closed.

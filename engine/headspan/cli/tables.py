@@ -39,6 +39,7 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
 
 def print_unsourced(*found: ConceptConsistency) -> None:
     """Print which formulas are our own reading, because their source could not be read."""
-    say(f"* [unsourced], our reading: {UNSOURCED['association']}; {UNSOURCED['entanglement']}")
+    formulas = f"{UNSOURCED['association']}; {UNSOURCED['entanglement']}"
+    say(f"* [unsourced], our own reading, since the source could not be read: {formulas}")
     if any(len(one.votes.judges) > 1 for one in found):
         say(f"[unsourced] too: {UNSOURCED['majority']}")

@@ -71,7 +71,7 @@ def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         for record in read_records(store, "ccs", labels.run)
     }
     say(f"labels by {labels.source}")
-    say(f"votes by {votes.source}; by majority + fits the label, - does not")
+    say(f"votes by {votes.source}; + matches the label by majority, - does not")
     for kept, layer in enumerate(labels.layers):
         for head, name in enumerate(labels.names[kept]):
             if chosen not in (None, (layer, head)):
@@ -150,11 +150,11 @@ def _compare(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     compared = compare([Store(path) for path in flags.stores], flags.run_name)
     ways = list(dict.fromkeys(one.way for one in compared))
     rows = [_compared_row(one, ways.index(one.way) + 1) for one in compared]
-    print_table([("model", "store", "run", "way", *SCORE_COLUMNS), *rows])
+    print_table([("model", "store", "run", "method", *SCORE_COLUMNS), *rows])
     for number, (pool, labeller, judges) in enumerate(ways, start=1):
-        say(f"way {number}: texts of pool {pool}, labels by {labeller}, votes by {judges}")
+        say(f"method {number}: texts of pool {pool}, labels by {labeller}, votes by {judges}")
     if len(ways) > 1:
-        say("scores made in different ways cannot be compared")
+        say("scores made by different methods cannot be compared")
     print_unsourced(*(one.found for one in compared))
     return 0
 
