@@ -238,7 +238,7 @@ def verify(
 
 
 def repair(
-    store: str | Path,
+    store: Store | str | Path,
     shards: Sequence[str] = (),
     *,
     weights: str | Path | None = None,
@@ -252,7 +252,7 @@ def repair(
     """Compute the damaged or quarantined units of a store again; everything else stays as it is. Needs torch.
 
     Args:
-        store: The store's path.
+        store: The store, or its path.
         shards: All shards in the order of the run, if they have moved or if their URLs hold secrets.
         weights: Where the model's weights are now, if they have moved: a file, a folder, or `hf-hub:…`.
         batch_size: Images per forward pass; None for the store's, which gives the same bytes on the same machine.
@@ -270,6 +270,7 @@ def repair(
     """
     from headspan.events import ignore
     from headspan.run.repair import repair as run
+    from headspan.store.reader import Store
 
     changed = {
         "batch_size": batch_size,
@@ -279,4 +280,5 @@ def repair(
         "allow_pipe": allow_pipe or None,
     }
     given = {name: value for name, value in changed.items() if value is not None}
-    return run(store, shards, on_progress or ignore, weights=weights, **given)
+    path = store.path if isinstance(store, Store) else store
+    return run(path, shards, on_progress or ignore, weights=weights, **given)

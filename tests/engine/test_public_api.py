@@ -114,6 +114,12 @@ def test_verify_checks_every_row_whatever_the_store_was_opened_with(toy_run: Toy
         assert hs.verify(store) == wanted
 
 
+def test_repair_takes_a_store_or_its_path(toy_copy: Path) -> None:
+    wanted = hs.verify(toy_copy)
+    for store in (toy_copy, str(toy_copy), hs.open(toy_copy)):
+        assert hs.repair(store) == hs.Repaired((), (), wanted)
+
+
 def test_info_gives_the_facts_that_the_command_prints(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:
     found = hs.info(toy_run.path)
     assert main(["info", str(toy_run.path)]) == 0
