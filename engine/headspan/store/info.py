@@ -44,7 +44,7 @@ def info(store: Store | str | Path) -> StoreInfo:
     bad, notes, quarantined = store.bad_images(), store.notes(), store.quarantined_units()
     size, folder = store.stored_bytes, attributes.get("made_with", {}).get("folder")
     unfinished = "" if store.complete else "; unfinished, run the same precompute command to continue"
-    through_pool = f"; through the pooling: {spans_of(store.through_pool_layers)}" if store.through_pool_layers else ""
+    through_pool = f"; {spans_of(store.through_pool_layers)} through the pooling" if store.through_pool_layers else ""
     units = f"{len(store.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
     if quarantined:
         units += f"; quarantined: {spans_of([unit.index for unit in quarantined])}, which `headspan repair` tries again"
