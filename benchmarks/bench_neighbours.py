@@ -19,6 +19,7 @@ import numpy as np
 import headspan as hs
 from benchmarks.measure import alternate, benchmark, median, ratio
 from benchmarks.random_store import write_store
+from headspan.explore.neighbours import nearest_to_image
 from headspan.store.schema import Dimensions
 
 QUESTION = "neighbours of an image through one head"
@@ -50,7 +51,7 @@ def run(toy: bool) -> dict[str, Any]:
         folder = Path(name)
         write_store(folder / "run.zarr", size, ("heads",), random)
         store = hs.open(folder / "run.zarr")
-        found = hs.nearest_to_image(store, image=images // 3, heads=[(0, 1)])
+        found = nearest_to_image(store, image=images // 3, heads=[(0, 1)])
         correct = _is_nearest(store, images // 3, found.images)
         numbers = store.head_coordinates(0, 1, np.float16)
         plain = folder / "plain.bin"
@@ -64,7 +65,7 @@ def run(toy: bool) -> dict[str, Any]:
         with ThreadPoolExecutor(threads) as pool:
             times = alternate(
                 {
-                    "search": lambda: hs.nearest_to_image(store, image=images // 2, heads=[(0, 1)]),
+                    "search": lambda: nearest_to_image(store, image=images // 2, heads=[(0, 1)]),
                     "scan": lambda: sum(map(int, pool.map(np.add.reduce, pieces))),
                 },
                 repeats=101,

@@ -1,7 +1,18 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
-`open` reads a store and needs no torch; `precompute` makes one. Names are imported from their modules when they are
-first used, so that `import headspan` takes no time and Ctrl-C is answered while the command line loads.
+Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`. Analyse them: `textspan`, `textspan_dense`
+(on plain arrays), `text_vectors`, `read_pool`, `write_report`, and the groups
+
+- `spans`: the results of TEXTSPAN;
+- `concepts`: labels, Concept Consistency Scores, judges, votes, and pools written by language models;
+- `explore`: nearest images, and maps of texts over images;
+- `prune`: embeddings without some heads, and zero-shot classification;
+- `llm`: the endpoint, cache and budget of language models;
+- `world`: the image world, in which every concept has a ground truth;
+- `demo`: the whole chain on drawn images.
+
+Only `precompute`, `repair`, `models`, `demo.run` and the first `text_vectors` of a text need torch. Names are imported
+from their modules when they are first used: importing headspan takes milliseconds. All errors are HeadspanErrors.
 """
 
 from __future__ import annotations
@@ -9,119 +20,79 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from headspan.concepts.ccs import ConceptConsistency, concept_consistency, read_scores
-    from headspan.concepts.compare import compare
-    from headspan.concepts.examples import read_examples
-    from headspan.concepts.labels import Labels, label_heads
-    from headspan.concepts.llm_judges import judge_heads
-    from headspan.concepts.llm_labels import label_by_model
-    from headspan.concepts.pool_writer.request import PoolRequest
-    from headspan.concepts.pool_writer.write import write_pool
-    from headspan.concepts.raters import rater_agreement
+    from pathlib import Path
+
+    from headspan import concepts, demo, explore, llm, prune, spans, world
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
     from headspan.events import Listener
-    from headspan.explore.neighbours import nearest_to_image, nearest_to_vector, similarities
-    from headspan.explore.segmentation import text_maps
-    from headspan.llm.asking import Asker
-    from headspan.llm.cache import AnswerCache
-    from headspan.llm.endpoint import Endpoint
-    from headspan.prune.ablation import mean_ablated
-    from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
+    from headspan.report.collect import write_report
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
-    from headspan.run.verify import verify
-    from headspan.spans.algorithm import TextSpan, textspan_dense
-    from headspan.spans.over_store import HeadSpans, read_spans, textspan
+    from headspan.run.verify import Verdict
+    from headspan.spans.algorithm import textspan_dense
+    from headspan.spans.over_store import textspan
+    from headspan.store.info import StoreInfo, info
     from headspan.store.reader import Store
     from headspan.store.reader import open_store as open  # noqa: A004
     from headspan.texts.pool import Pool, read_pool, text_vectors
-    from headspan.world.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
 
-# Public names by the module that they come from; the same as the imports above.
+# The module of each name that is imported when it is first used, as above.
 _MODULES = {
-    "concepts.ccs": ("ConceptConsistency", "concept_consistency", "read_scores"),
-    "concepts.compare": ("compare",),
-    "concepts.examples": ("read_examples",),
-    "world.ground_truth": ("GroundTruth", "check_ground_truth", "read_ground_truth"),
-    "concepts.llm_judges": ("judge_heads",),
-    "concepts.labels": ("Labels", "label_heads"),
-    "concepts.llm_labels": ("label_by_model",),
-    "concepts.pool_writer.write": ("write_pool",),
-    "explore.neighbours": ("nearest_to_image", "nearest_to_vector", "similarities"),
-    "concepts.pool_writer.request": ("PoolRequest",),
-    "prune.ablation": ("mean_ablated",),
-    "concepts.raters": ("rater_agreement",),
-    "explore.segmentation": ("text_maps",),
-    "spans.over_store": ("HeadSpans", "read_spans", "textspan"),
-    "texts.pool": ("Pool", "read_pool", "text_vectors"),
-    "spans.algorithm": ("TextSpan", "textspan_dense"),
-    "run.verify": ("verify",),
-    "prune.zero_shot": ("Accuracy", "Classes", "accuracy", "embed_classes"),
-    "config": ("PrecomputeSettings",),
-    "errors": ("HeadspanError",),
-    "llm.asking": ("Asker",),
-    "llm.cache": ("AnswerCache",),
-    "llm.endpoint": ("Endpoint",),
-    "store.reader": ("Store", "open"),
+    "PrecomputeSettings": "config",
+    "HeadspanError": "errors",
+    "write_report": "report.collect",
+    "Repaired": "run.repair",
+    "Summary": "run.summary",
+    "Verdict": "run.verify",
+    "textspan": "spans.over_store",
+    "textspan_dense": "spans.algorithm",
+    "StoreInfo": "store.info",
+    "info": "store.info",
+    "Store": "store.reader",
+    "open": "store.reader",
+    "Pool": "texts.pool",
+    "read_pool": "texts.pool",
+    "text_vectors": "texts.pool",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "Accuracy",
-    "AnswerCache",
-    "Asker",
-    "Classes",
-    "ConceptConsistency",
-    "Endpoint",
-    "GroundTruth",
-    "HeadSpans",
     "HeadspanError",
-    "Labels",
     "Pool",
-    "PoolRequest",
     "PrecomputeSettings",
+    "Repaired",
     "Store",
-    "TextSpan",
-    "accuracy",
-    "check_ground_truth",
-    "compare",
-    "concept_consistency",
-    "embed_classes",
-    "judge_heads",
-    "label_by_model",
-    "label_heads",
-    "mean_ablated",
+    "StoreInfo",
+    "Summary",
+    "Verdict",
+    "concepts",
+    "demo",
+    "explore",
+    "info",
+    "llm",
     "models",
-    "nearest_to_image",
-    "nearest_to_vector",
     "open",
     "precompute",
-    "rater_agreement",
-    "read_examples",
-    "read_ground_truth",
+    "prune",
     "read_pool",
-    "read_scores",
-    "read_spans",
     "repair",
-    "similarities",
-    "text_maps",
+    "spans",
     "text_vectors",
     "textspan",
     "textspan_dense",
     "verify",
-    "write_pool",
+    "world",
+    "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name, or a module of the package, when it is first used."""
-    if name in _MODULE_OF:
-        module = import_module(f"headspan.{_MODULE_OF[name]}")
+    if name in _MODULES:
+        module = import_module(f"headspan.{_MODULES[name]}")
         found = getattr(module, "open_store" if name == "open" else name)
     elif find_spec(f"headspan.{name}"):
         found = import_module(f"headspan.{name}")
@@ -132,44 +103,182 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names too that have not been used yet."""
-    return sorted({*globals(), *__all__})
+    return __all__
 
 
 def models() -> dict[str, str | None]:
-    """Every model that open_clip has, by name: None where headspan decomposes it, else why not."""
-    # This call needs torch too.
+    """Every model of open_clip by name, with None if headspan supports it, else the reason why it does not.
+
+    Needs torch.
+    """
+    # Here and below: imported in the call, because reading and analysing stores need no torch.
     from headspan.model.convert import catalogue
 
     return catalogue()
 
 
 def precompute(
-    shards: str | Sequence[str], out: str | Path, on_progress: Listener | None = None, **settings: Any
+    shards: str | Sequence[str],
+    out: str | Path,
+    *,
+    model: str = "ViT-B-32",
+    pretrained: str | None = None,
+    weights: str | Path | None = None,
+    layers: str | Sequence[int] = "last4",
+    emit: str | Sequence[str] = ("heads",),
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    batch_size: int = 32,
+    decode: Literal["fast", "exact"] = "fast",
+    workers: int | None = None,
+    unit_images: int | None = None,
+    image_member: str | None = None,
+    caption_member: str | None = None,
+    caption_json: str | None = None,
+    allow_pipe: bool = False,
+    max_bad: str | int | None = None,
+    in_flight_bytes: int = 256 << 20,
+    on_progress: Listener | None = None,
 ) -> Summary:
-    """Stream `shards` through an image encoder into the store `out`; returns what was done.
+    """Stream shards of images through an image encoder into a store. Needs torch.
 
-    `settings` are the fields of PrecomputeSettings, as in `model="ViT-L-14", layers="all"`. Called again,
-    it goes on where it was interrupted. Raises HeadspanError, with what to do.
+    An interrupted call can be repeated: it continues after the last committed unit. Several processes may work on one
+    store with the same arguments.
+
+    Args:
+        shards: Tar files of images: brace patterns, globs, directories or URLs, in the order of the store's rows.
+        out: The store to write, a local folder such as `run.zarr`.
+        model: An open_clip name, `hf-hub:…`, `local-dir:…`, a config file (.json), or `reference`, the included model.
+        pretrained: An open_clip tag, `hf-hub:…`, a .pt or .safetensors file, `random:SEED`; None for `model`'s own.
+        weights: A file or folder that holds the weights named by `pretrained` or `model`, or `hf-hub:…`.
+        layers: Layers whose heads are stored, counted from 0: `all`, `last4`, `8-11`, `0,3,8-11`, or numbers.
+        emit: What is stored: `heads` always, and `patches`, `mlps` or, with attention pooling, `through_pool`.
+        image_size: Height and width in pixels; None for the model's own. Position embeddings are interpolated.
+        device: `auto`, `cpu` or `cuda:0`.
+        precision: Precision of the encoder; `fp16` needs a GPU.
+        batch_size: Images per forward pass.
+        decode: `exact` gives open_clip's pixels; `fast` decodes JPEGs to within two grey levels in half the time.
+        workers: Threads that decode images; None for one per core.
+        unit_images: Images per unit of work, which is committed as a whole; None for a size that suits the device.
+        image_member: Which members are images, by what follows the first dot of their names; None for all images.
+        caption_member: Which members are captions, in the same way; None for `txt`.
+        caption_json: The key of the .json members under which the captions are.
+        allow_pipe: Run shards that are `pipe:` commands.
+        max_bad: Stop when more images than this cannot be used: a number, or a share such as `1%`; None for no limit.
+        in_flight_bytes: Memory for images that wait between the stages.
+        on_progress: Called with a `headspan.events.Progress` as the work advances.
+
+    Returns:
+        What this call stored, the images that could not be used, and the seconds that each stage took.
+
+    Raises:
+        HeadspanError: If a shard, the model, an argument or the disk prevents the run, or too many images are bad.
+            Committed units stay valid.
     """
-    # A call that needs torch; reading and analysing do not.
     from headspan.config import PrecomputeSettings
     from headspan.events import ignore
     from headspan.run.precompute import precompute as run
 
-    named = shards if isinstance(shards, str) else list(shards)
-    return run(PrecomputeSettings.from_dict({"shards": named, "out": str(out), **settings}), on_progress or ignore)
+    settings = PrecomputeSettings.from_dict(
+        {
+            "shards": shards if isinstance(shards, str) else list(shards),
+            "out": str(out),
+            "model": model,
+            "pretrained": pretrained,
+            "weights": weights,
+            "layers": layers,
+            "emit": emit,
+            "image_size": image_size,
+            "device": device,
+            "precision": precision,
+            "batch_size": batch_size,
+            "decode": decode,
+            "workers": workers,
+            "unit_images": unit_images,
+            "image_member": image_member,
+            "caption_member": caption_member,
+            "caption_json": caption_json,
+            "allow_pipe": allow_pipe,
+            "max_bad": max_bad,
+            "in_flight_bytes": in_flight_bytes,
+        }
+    )
+    return run(settings, on_progress or ignore)
+
+
+def verify(
+    store: Store | str | Path,
+    *,
+    sources: bool = False,
+    shards: Sequence[str] = (),
+    on_progress: Listener | None = None,
+) -> Verdict:
+    """Check a store's files, numbers and source tars; nothing is changed.
+
+    Args:
+        store: The store, or its path.
+        sources: Read every image again from the source tars and compare checksums.
+        shards: Where all the shards are now, if they have moved.
+        on_progress: Called with a `headspan.events.Progress` after each unit.
+
+    Returns:
+        The problems, and how far the contributions' sums are from the embeddings.
+
+    Raises:
+        HeadspanError: If there is no store, or its plan cannot be read.
+    """
+    from headspan.events import ignore
+    from headspan.run.verify import verify as run
+    from headspan.store.reader import Store
+
+    # All rows: which of them hold an image is one of the things to check.
+    path = store.path if isinstance(store, Store) else store
+    return run(Store(path, include_failed=True), on_progress or ignore, sources, shards)
 
 
 def repair(
-    store: str | Path, shards: Sequence[str] = (), on_progress: Listener | None = None, **settings: Any
+    store: Store | str | Path,
+    shards: Sequence[str] = (),
+    *,
+    weights: str | Path | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    in_flight_bytes: int | None = None,
+    allow_pipe: bool = False,
+    on_progress: Listener | None = None,
 ) -> Repaired:
-    """Compute again what `verify` finds damaged, or what was set aside, in a store; see headspan.run.repair.
+    """Compute the damaged or quarantined units of a store again; everything else stays as it is. Needs torch.
 
-    Raises HeadspanError where the model or the shards are not those that the store was made with.
+    Args:
+        store: The store, or its path.
+        shards: All shards in the order of the run, if they have moved or if their URLs hold secrets.
+        weights: Where the model's weights are now, if they have moved: a file, a folder, or `hf-hub:…`.
+        batch_size: Images per forward pass; None for the store's, which gives the same bytes on the same machine.
+        device: `auto`, `cpu` or `cuda:0`; None for the store's.
+        workers: Threads that decode images; None for one per core.
+        in_flight_bytes: Memory for images that wait between the stages; None for the default of `precompute`.
+        allow_pipe: Run shards that are `pipe:` commands.
+        on_progress: Called with a `headspan.events.Progress` as the work advances.
+
+    Returns:
+        The units and files that were written, and the verdict on the store afterwards.
+
+    Raises:
+        HeadspanError: If model or shards are not those that the store was made from, or cannot be read.
     """
-    # Needs torch, as `precompute` does.
     from headspan.events import ignore
     from headspan.run.repair import repair as run
+    from headspan.store.reader import Store
 
-    return run(store, shards, on_progress or ignore, **settings)
+    changed = {
+        "batch_size": batch_size,
+        "device": device,
+        "workers": workers,
+        "in_flight_bytes": in_flight_bytes,
+        "allow_pipe": allow_pipe or None,
+    }
+    given = {name: value for name, value in changed.items() if value is not None}
+    path = store.path if isinstance(store, Store) else store
+    return run(path, shards, on_progress or ignore, weights=weights, **given)

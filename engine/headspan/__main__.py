@@ -1,4 +1,4 @@
-"""The command line's entry: Ctrl-C ends a command with one sentence and exit code 130 while its modules load, too."""
+"""The entry of `headspan` and `python -m headspan`: handles Ctrl-C while the command line is still loading."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _INTERRUPTED = 130
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End at once: nothing has been begun, and an exception might be taken for a failed import."""
+    """Exit immediately: nothing has begun, and an exception in an import could be caught as an ImportError."""
     tell("headspan: interrupted")
     os._exit(_INTERRUPTED)
 
 
 def main() -> int:
     """Load the command line and run it; returns the exit code."""
-    # Signals that are ignored, as in a shell's background, stay ignored.
+    # A signal that the shell ignores for a background process stays ignored.
     may_end = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if may_end:
         signal.signal(signal.SIGINT, _end)

@@ -3,8 +3,9 @@
 The images are held-out scenes of the image world and the model is the reference CLIP, so the report leads with
 what the analyses say beside what is true. The same chain with random weights is what they are held against.
 
-A second demo in the same folder deletes the first, and nothing else. A demo is made in a folder with a random name, and
-its marker records that name, and the size and checksum of every file before the file is moved to its final place.
+A demo replaces an earlier demo in its folder and deletes nothing else. Files are written in a folder with a random name
+and then moved to their final place. Before each move, a marker file records that name, and size and checksum of every
+file: these are the only files that the next demo may delete.
 """
 
 from __future__ import annotations
@@ -32,27 +33,30 @@ from headspan.user_paths import expand_user
 from headspan.world import write_world_shards
 from headspan.world.ground_truth import GroundTruth, check_ground_truth
 
+__all__ = ["DemoResult", "run"]
+
 # Seed 0 is what the model was trained on, seed 1 what it was tuned on.
 _IMAGES, _IMAGES_PER_SHARD, _SEED = 2000, 500, 2
 _SHARDS, _STORE, _AT_RANDOM, _REPORT = "shards", "run.zarr", "random.zarr", "report.html"
 MARKER = ".headspan-demo.json"
-# Files by their path in the folder, with size and crc32c; None stands for a folder.
+# Size and crc32c of each file, by its path in the demo's folder; None for a folder.
 Entries = dict[str, list[int] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """Where the demo put its report, what it found to be true, and what precompute did."""
+    """The path of the demo's report, the scores against the ground truth, and the summary of `precompute`."""
 
     report: Path
     truth: GroundTruth
     summary: Summary
 
 
-def run_demo(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
-    """Run the chain in the folder `out`.
+def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
+    """Draw scenes, precompute, run the analyses and write the report, all in the folder `out`. Needs torch.
 
-    An earlier demo there is deleted. Where the folder holds anything that no demo made, nothing is deleted: StoreError.
+    An earlier demo in the folder is replaced. If the folder holds anything else, nothing is deleted, and StoreError is
+    raised.
     """
     if not str(out):
         raise StoreError("--out is empty; name the folder to write, such as headspan-demo")
@@ -103,7 +107,7 @@ def _analyse(settings: PrecomputeSettings, on_progress: Listener) -> tuple[Store
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The folder of a demo, and what its marker says: the token of the folder it is made in, and the files in place."""
+    """The folder of a demo, and what its marker says: the token of the temporary folder, and the demo's files."""
 
     folder: Path
     token: str
@@ -111,12 +115,12 @@ class _Place:
 
     @property
     def making(self) -> Path:
-        """Where the demo is made."""
+        """The temporary folder."""
         return self.folder / f".headspan-demo-{self.token}"
 
     @classmethod
     def begin(cls, folder: Path) -> _Place:
-        """Delete an earlier demo in `folder`, whole or interrupted, and begin one; StoreError at anything else."""
+        """Delete an earlier demo in `folder`, and begin one. Raises StoreError if it holds anything else."""
         if "\0" in str(folder):
             raise StoreError(f"{folder}: no folder can have that name; choose another --out")
         with refusals(folder):
@@ -133,17 +137,17 @@ class _Place:
         return place
 
     def move(self, *names: str) -> None:
-        """Move what was made to its final place; the marker lists it before."""
+        """Move files and folders to their final place, after the marker has listed them."""
         with refusals(self.folder):
             self.made.update(_entries(self.making))
             self._mark()
             for name in names:
                 if (self.folder / name).exists():
-                    raise StoreError(f"{self.folder / name}: was put there meanwhile; choose another --out")
+                    raise StoreError(f"{self.folder / name}: appeared while the demo ran; choose another --out")
                 (self.making / name).rename(self.folder / name)
 
     def _delete_made(self) -> None:
-        """Delete what the marker lists, and the folder that a demo was made in; StoreError where there is more."""
+        """Delete the marker's files and the temporary folder. Raises StoreError if there are other files."""
         own = {MARKER, staged(self.folder / MARKER, self.token).name, self.making.name}
         if self.making.is_symlink():
             own.remove(self.making.name)
@@ -151,8 +155,8 @@ class _Place:
         strangers = sorted(name for name, entry in found.items() if entry == [] or self.made.get(name, ()) != entry)
         if strangers:
             raise StoreError(
-                f"{self.folder}: holds {strangers[0]}, which the earlier demo did not make or which has changed since; "
-                "choose another --out, or move it away"
+                f"{self.folder}: holds {strangers[0]}, which the earlier demo did not write, or which has changed "
+                "since; choose another --out, or move it away"
             )
         shutil.rmtree(self.making, ignore_errors=True)
         for name in sorted(found, reverse=True):
@@ -168,7 +172,7 @@ class _Place:
 
 
 def _read_marker(folder: Path) -> tuple[str, Entries]:
-    """Token and files that an earlier demo recorded in `folder`."""
+    """The token and the files that the marker in `folder` records. Raises StoreError if there is no readable marker."""
     try:
         marker = json.loads((folder / MARKER).read_bytes())
         token, made = marker["making"], dict(marker["files"])
@@ -176,16 +180,16 @@ def _read_marker(folder: Path) -> tuple[str, Entries]:
             raise ValueError("not a token")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise StoreError(
-            f"{folder}: is not empty and has no readable {MARKER}, so no demo of this version made it; choose another "
+            f"{folder}: is not empty and has no readable {MARKER}, so no demo of this version wrote it; choose another "
             "--out, or delete the folder yourself"
         ) from None
     return token, made
 
 
 def _entries(folder: Path, skip: Collection[str] = ()) -> Entries:
-    """Every file and folder below `folder`, but for the entries that are named in `skip`.
+    """Every file and folder below `folder`, except the top entries named in `skip`.
 
-    Links, and whatever else a demo does not make, have an entry that no marker holds.
+    A link or a special file, which no demo writes, gets an entry that no marker can contain.
     """
     found: Entries = {}
     for top in sorted(folder.iterdir()):

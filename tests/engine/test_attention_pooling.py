@@ -21,9 +21,11 @@ from safetensors.torch import save_file
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import ModelError, SettingsError, StoreError
+from headspan.explore.segmentation import text_maps
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from headspan.run.verify import SUM_TOLERANCES, verify
+from headspan.spans.algorithm import textspan_dense
 from tests import tolerances
 from tests.conftest import TOY, ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.test_every_model import facts_of, randomise_all, timm_in_small, weights_of
@@ -160,7 +162,7 @@ def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.C
         "eva": "heads of layers 0-1 + initial state + MLPs + biases",
     }
     assert found["sum"] == sums[run["kind"]]
-    assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 as carried through it")
+    assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 through the pooling")
 
 
 def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomposition]) -> None:
@@ -170,7 +172,7 @@ def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomp
     assert (store.tokens, store.prefix_tokens) == (2 * columns + prefix, prefix)
     text = np.eye(24, dtype=np.float32)[:2]
     layer = store.layers[-1]
-    maps = hs.text_maps(store, 1, text, heads=[(layer, 1)])
+    maps = text_maps(store, 1, text, heads=[(layer, 1)])
     wanted = exact[1].contributions("uniform", normalised=True).patches[-1, 1, prefix:, :2].T.reshape(2, 2, columns)
     assert relative_error(maps, wanted) < tolerances.FLOAT16_STORE
 
@@ -182,7 +184,7 @@ def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict
     assert spans.layers == store.layers
     layer = store.layers[-1]
     vectors = hs.text_vectors(store, hs.read_pool(texts))
-    dense = hs.textspan_dense(store.heads(layer, 1), vectors, texts_per_head=2, rank=80)
+    dense = textspan_dense(store.heads(layer, 1), vectors, texts_per_head=2, rank=80)
     assert spans.texts(layer, 1) == [texts[index] for index in dense.indices]
 
 
@@ -211,12 +213,12 @@ def test_the_command_that_info_prints_goes_on_with_the_store_and_makes_the_same_
 ) -> None:
     store = run["out"]
     assert main(["info", str(store)]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("made again by"))
-    words = shlex.split(line.removeprefix("made again by"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("command"))
+    words = shlex.split(line.removeprefix("command"))
     assert words[:2] == ["headspan", "precompute"]
     monkeypatch.chdir(store.parent)
     assert main(words[1:]) == 0
-    assert f"finished before, or by another process: {IMAGES} images" in capsys.readouterr().out
+    assert f"stored before, or by another process: {IMAGES} images" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(words[1:]) == 0
     arrays = {*hs.open(store).row_specs, "moments", "model"}

@@ -1,4 +1,4 @@
-"""Commands as a user types them: what they print, how they end, and that no error shows a traceback."""
+"""Commands as a user types them: output, exit codes, help pages, and errors without a traceback."""
 
 import os
 import re
@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.cli.main import ProgressPrinter, main
+from headspan.cli.main import build_parser, main
+from headspan.cli.progress import ProgressPrinter
 from headspan.config import parse_layers
 from headspan.events import Progress
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files, write_tar
 
-HEADSPAN = [sys.executable, "-m", "headspan.cli.main"]
+HEADSPAN = [sys.executable, "-m", "headspan"]
 
 
 def flags(toy_run: ToyRun, out: Path) -> list[str]:
@@ -31,33 +32,35 @@ def flags(toy_run: ToyRun, out: Path) -> list[str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one sentence with which a command ends in code 2."""
+    """The sentence of a command that exits with code 2."""
     assert main(arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("headspan: ")]
     assert len(lines) == 1
     return lines[0]
 
 
-def test_the_chain_runs_command_by_command(toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_commands_of_the_analysis_run_one_after_another(
+    toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = tmp_path / "run.zarr"
     pool = tmp_path / "pool.tsv"
     pool.write_text("".join(f"{number} {noun}\t{noun}s\n" for noun in ("cat", "dog", "tree") for number in range(9)))
     assert main(flags(toy_run, store)) == 0
     captured = capsys.readouterr()
     assert f"67 images stored in {store}" in captured.out
-    assert "3 images set aside" in captured.out
+    assert "3 images could not be used:" in captured.out
     stage_seconds = re.search(
         r"^([\d.]+) s: waiting for images ([\d.]+) s, model ([\d.]+) s, storing ", captured.out, re.M
     )
     assert stage_seconds
-    assert "; on other threads meanwhile: reading " in captured.out
+    assert "; at the same time on other threads: reading " in captured.out
     assert "bytes an image" in captured.err
     assert "images: 70 of 70 (100%)" in captured.err
     for command, wanted in (
-        (["info", str(store)], "67 of 70 planned, 3 set aside"),
+        (["info", str(store)], "67 of 70 planned, 3 bad"),
         (["verify", str(store)], "contributions sum to the embeddings within"),
-        (["textspan", str(store), "--texts", str(pool), "--texts-per-head", "5"], "kept as textspan/pool"),
-        (["label", str(store)], "by concepts of pool pool"),
+        (["textspan", str(store), "--texts", str(pool), "--texts-per-head", "5"], "saved as textspan/pool"),
+        (["label", str(store)], "labels by concepts of pool pool"),
         (["ccs", str(store)], "CCS@5"),
         (["report", str(store), "--out", str(tmp_path / "report.html")], "report written to"),
     ):
@@ -88,7 +91,7 @@ def test_info_lists_the_bad_images_with_shard_key_and_reason(
     assert all(row[2].endswith(".tar") and row[3] for row in rows)
 
 
-def test_verify_ends_in_1_where_a_byte_has_changed(toy_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_exits_with_1_if_a_byte_has_changed(toy_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = toy_copy / "heads" / "c" / "1" / "0" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     assert main(["verify", str(toy_copy)]) == 1
@@ -111,7 +114,7 @@ def test_verify_ends_in_1_where_a_byte_has_changed(toy_copy: Path, capsys: pytes
         (lambda f: [*f, "--decode", "draft"], "--decode draft is unknown; choose from fast, exact"),
     ],
 )
-def test_a_wrong_flag_ends_in_one_sentence_and_code_2(
+def test_a_wrong_value_of_a_flag_gives_one_sentence_and_exit_code_2(
     change: Callable[[list[str]], list[str]],
     wanted: str,
     toy_run: ToyRun,
@@ -123,7 +126,7 @@ def test_a_wrong_flag_ends_in_one_sentence_and_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_truncated_shard_ends_the_plan(toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_shard_stops_the_plan(toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = write_tar(tmp_path / "cut.tar", image_members(range(5)))
     shard.write_bytes(shard.read_bytes()[:2000])
     arguments = flags(toy_run, tmp_path / "run.zarr")
@@ -133,7 +136,9 @@ def test_a_truncated_shard_ends_the_plan(toy_run: ToyRun, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "textspan", "label", "ccs", "report"])
-def test_commands_on_no_store_say_so(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_on_a_missing_store_say_that_it_is_missing(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "no such folder; give the path that" in refused(capsys, command, str(tmp_path / "run.zarr"))
 
 
@@ -142,12 +147,12 @@ def test_ccs_before_textspan_names_the_command_to_run(toy_copy: Path, capsys: py
 
 
 def _small_files() -> None:
-    # As on a full disk, writing fails half-way; SIGXFSZ would end the process instead.
+    # Writing fails half-way, as on a full disk. Without this, SIGXFSZ would end the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 
 
-def test_a_disk_that_refuses_ends_in_one_sentence_and_the_run_goes_on_later(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_sentence_and_the_run_continues_later(toy_run: ToyRun, tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
     done = subprocess.run(
         [*HEADSPAN, *flags(toy_run, out)], capture_output=True, text=True, check=False, preexec_fn=_small_files
@@ -164,7 +169,7 @@ def test_a_disk_that_refuses_ends_in_one_sentence_and_the_run_goes_on_later(toy_
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 @pytest.mark.usefixtures("interruptible")
-def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
+def test_an_interrupted_command_says_how_to_continue_and_has_its_own_exit_code(
     number: signal.Signals, code: int, word: str, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"
@@ -180,16 +185,16 @@ def test_an_interruption_says_how_to_go_on_and_has_its_exit_code(
     errors = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) == code
-    wanted = f"headspan: {word}; finished units are kept, run the same command to go on"
+    wanted = f"headspan: {word}; finished units are kept, run the same command to continue"
     assert errors.splitlines()[-1] == wanted
-    # Nothing is left of the unit in hand, and no log: the run ended in good order.
+    # No temporary file of the unit in flight is left, and no log.
     assert not list(out.rglob(".*.tmp"))
     assert not list(out.rglob("*.log"))
     assert not hs.open(out).complete
 
 
-def test_an_interruption_while_the_command_line_loads_has_its_exit_code() -> None:
-    # The signal comes when the first module with a long import is looked for.
+def test_ctrl_c_while_the_command_line_loads_has_its_own_exit_code() -> None:
+    # The signal arrives while the first module with a long import is searched for.
     code = """
 import os, runpy, signal, sys
 class Interrupting:
@@ -206,15 +211,6 @@ runpy.run_module("headspan", run_name="__main__")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "headspan: interrupted\n")
 
 
-def test_every_public_name_is_there_when_it_is_asked_for() -> None:
-    found = {name: getattr(hs, name) for name in hs.__all__}
-    assert all(callable(each) for each in found.values())
-    assert set(found) <= set(dir(hs))
-    assert hs.open is found["open"] is hs.store.reader.open_store
-    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
-        hs.nope  # noqa: B018
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -226,7 +222,7 @@ def test_every_public_name_is_there_when_it_is_asked_for() -> None:
         (["pool", "--llm", "m", "--ask", "x", "--count", "0"], "--count 0 is too small; give at least 1"),
     ],
 )
-def test_empty_arguments_are_named_in_one_sentence(
+def test_empty_arguments_are_refused_in_one_sentence(
     arguments: list[str],
     sentence: str,
     tmp_path: Path,
@@ -242,22 +238,86 @@ def test_empty_arguments_are_named_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_layers_that_run_backwards_are_said_to() -> None:
+def test_a_descending_range_of_layers_is_refused() -> None:
     with pytest.raises(hs.HeadspanError, match="--layers 0,3-1: 3-1 runs backwards; write 1-3"):
         parse_layers("0,3-1", 6)
 
 
-def test_every_command_explains_itself() -> None:
-    done = subprocess.run([*HEADSPAN, "--help"], capture_output=True, text=True, check=True, env={**os.environ})
-    for command in ("demo", "precompute", "info", "verify", "repair", "textspan", "label", "ccs", "report"):
-        assert command in done.stdout
+MAIN_HELP = """\
+usage: headspan [-h] [--version] COMMAND ...
+
+Every attention head of CLIP image encoders, taken apart.
+
+precompute:
+  precompute  stream shards of images through an encoder into a store
+    $ headspan precompute 'data/{0000..0127}.tar' --out run.zarr
+
+inspect:
+  models      list the models of open_clip, and which ones headspan supports
+  info        show what a store holds
+  verify      check a store's files, numbers and source tars
+  repair      compute damaged or quarantined units again
+    $ headspan verify run.zarr
+
+analyse:
+  textspan    describe every head by texts (TEXTSPAN)
+  label       give every head one concept as its label
+  ccs         count how many texts of a head match its label (CCS)
+  compare     show the scores of several stores side by side
+  report      write the results as one HTML file
+    $ headspan textspan run.zarr --texts-per-head 60
+
+language models:
+  pool        have a language model write a pool of texts
+  votes       show every vote, with the raw answers
+  agreement   measure how far judges and people agree
+  `label --llm MODEL` and `ccs --judge MODEL` ask language models too.
+    $ headspan ccs run.zarr --judge gpt-4o --dry-run
+
+demo:
+  demo        draw images and run every step on them, without a network
+    $ headspan demo --out headspan-demo
+
+options:
+  -h, --help  show this help message and exit
+  --version   print the version and exit
+
+`headspan COMMAND --help` explains a command's flags.
+"""
 
 
-def test_repair_says_what_it_did_and_that_all_agrees(toy_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_main_help_lists_the_commands_in_groups_with_an_example_each() -> None:
+    done = subprocess.run(
+        [*HEADSPAN, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"}
+    )
+    assert done.stdout == MAIN_HELP
+    assert max(map(len, MAIN_HELP.splitlines())) < 80
+
+
+def test_every_example_of_the_help_pages_is_a_command_line_that_is_understood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser, commands = build_parser()
+    examples = re.findall(r"^    \$ (.+)$", parser.format_help(), re.M)
+    assert len(examples) == 5
+    for name, command in commands.parsers.items():
+        page = command.format_help()
+        assert max(map(len, page.splitlines())) < 80, name
+        (example,) = re.findall(r"^example:\n  (headspan (?:\\\n|.)+)$", page, re.M)
+        assert example.startswith(f"headspan {name}")
+        examples.append(example)
+    for example in examples:
+        parser.parse_args(shlex.split(example.replace("\\\n", ""))[1:])
+
+
+def test_repair_prints_the_units_it_computed_and_the_verdict(
+    toy_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shard = toy_copy / "heads" / "c" / "1" / "0" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     assert main(["verify", str(toy_copy)]) == 1
-    assert f"1 problem in 3 units; `headspan repair {toy_copy}` mends the store" in capsys.readouterr().out
+    assert f"1 problem in 3 units; `headspan repair {toy_copy}` repairs the store" in capsys.readouterr().out
     assert main(["repair", str(toy_copy)]) == 0
     out = capsys.readouterr().out
     assert "1 unit computed again: 1" in out
@@ -265,25 +325,25 @@ def test_repair_says_what_it_did_and_that_all_agrees(toy_copy: Path, capsys: pyt
     assert main(["verify", str(toy_copy), "--sources"]) == 0
 
 
-def test_the_command_that_info_prints_makes_the_same_bytes(
+def test_the_command_that_info_prints_writes_the_same_bytes(
     toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["info", str(toy_run.path)]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert "torch " in lines["made with"]
-    words = shlex.split(lines["made again by"])
+    words = shlex.split(lines["command"])
     assert words[:2] == ["headspan", "precompute"]
-    # The printed path of the store is its name: made in the folder where one stands.
+    # The printed path is only the name of the store, so the command writes into the current folder.
     monkeypatch.chdir(tmp_path)
     assert main([*words[1:], "--workers", "3"]) == 0
     assert relative_files(tmp_path / toy_run.path.name) == relative_files(toy_run.path)
 
 
-def test_too_many_bad_images_end_the_run_and_what_was_done_is_kept(
+def test_too_many_bad_images_stop_the_run_and_committed_units_stay(
     toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run.zarr"
-    # Three of seventy are bad, in the first unit, the second and the last.
+    # Three of seventy images are bad: in the first, the second and the last unit.
     sentence = refused(capsys, *flags(toy_run, out), "--max-bad", "1.5%")
     assert "2 of 70 images are bad, more than --max-bad 1.5% allows (row 33, 00033 in" in sentence
     assert len(hs.open(out).records) == 2
@@ -294,23 +354,23 @@ def test_too_many_bad_images_end_the_run_and_what_was_done_is_kept(
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "1.5", "%"])
-def test_a_max_bad_that_cannot_be_meant_is_refused(
+def test_a_max_bad_without_meaning_is_refused(
     text: str, toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = refused(capsys, *flags(toy_run, tmp_path / "s.zarr"), f"--max-bad={text}")
     assert f"--max-bad {text}: write a share of the images as in 1%" in sentence
 
 
-def test_lines_of_progress_tell_the_rate_from_the_start_and_the_time_left(
+def test_progress_lines_show_the_mean_rate_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("headspan.cli.main.time.monotonic", lambda: now)
+    monkeypatch.setattr("headspan.cli.progress.time.monotonic", lambda: now)
     printer = ProgressPrinter()
     for seconds, done in ((0.0, 0), (0.5, 10), (6.0, 50), (7.0, 60), (10.0, 100)):
         now = 100.0 + seconds
         printer(Progress("images", done, 100, "1 bad" if done else ""))
-    # Over so short a time a rate says nothing.
+    # No rate is shown over so short a time.
     printer = ProgressPrinter()
     for done in (0, 60):
         now += 0.3

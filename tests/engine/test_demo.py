@@ -1,4 +1,4 @@
-"""The demo runs whole and offline, on weights that mean something: every claim of its report can fail here."""
+"""The demo runs offline from start to end, and its trained model meets every claim of the report."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import headspan as hs
-from headspan.demo import MARKER, DemoResult, run_demo
+from headspan.demo import MARKER, DemoResult, run
 from headspan.errors import StoreError
 from headspan.run.verify import verify
-from headspan.world.ground_truth import FACTOR_OF, GroundTruth
+from headspan.world.ground_truth import FACTOR_OF, GroundTruth, read_ground_truth
 from tests.conftest import relative_files
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return run_demo(tmp_path_factory.mktemp("demo") / "out")
+    return run(tmp_path_factory.mktemp("demo") / "out")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_demo_leaves_a_sound_store_of_scenes_and_a_report_that_leads_with_th
     assert lead < page.index("The run</h2>")
     for factor, each in demo.truth.zero_shot.items():
         assert f"{100 * each.share:.1f}" in page[lead : lead + 20_000], factor
-    assert hs.read_ground_truth(store, "world") == demo.truth
+    assert read_ground_truth(store, "world") == demo.truth
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_concepts_have_high_heads_of_their_own_and_with_random_weights_none_has(
 def test_neighbours_through_the_heads_of_three_concepts_share_the_factor_more_often(truth: GroundTruth) -> None:
     better = [each.concept for each in truth.neighbours if each.through_heads > each.through_all]
     assert len(better) >= 3, truth.neighbours
-    # Of the three, each at least half as often again.
+    # At least three of them by half.
     assert sum(each.through_heads > 1.5 * each.through_all for each in truth.neighbours) >= 3
     assert all(each.through_heads > each.chance for each in truth.neighbours)
 
@@ -85,7 +85,7 @@ def test_maps_of_a_thing_fall_on_it(truth: GroundTruth) -> None:
 
 
 def test_ablating_the_heads_of_a_concept_hurts_its_own_factor_most(truth: GroundTruth) -> None:
-    # How much the own factor loses, of those concepts where it loses half as much again as any other.
+    # The loss of a concept's own factor, where it exceeds every other loss by half.
     hurt = []
     for each in truth.ablations:
         lost = {factor: truth.zero_shot[factor].share - share for factor, share in each.accuracies.items()}
@@ -110,7 +110,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def folder_of_names_like_ours(folder: Path) -> dict[str, bytes]:
-    """What somebody might keep under the names that a demo uses, as earlier versions made it."""
+    """A user's files under the names that a demo uses."""
     for name in ("shards/000000.tar", "run.zarr/zarr.json", "random.zarr/zarr.json", "report.html"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("years of work")
@@ -133,7 +133,7 @@ def folder_of_names_like_ours(folder: Path) -> dict[str, bytes]:
         '{"making": "0a1b2c3d", "files": {"report.html": [13, 1], "shards": null}}',
     ],
 )
-def test_a_folder_that_no_demo_marked_is_refused_and_left_as_it_is(
+def test_a_folder_without_a_demos_marker_is_refused_and_unchanged(
     marker: str | None, tmp_path: Path, quick: None
 ) -> None:
     folder_of_names_like_ours(tmp_path)
@@ -141,23 +141,23 @@ def test_a_folder_that_no_demo_marked_is_refused_and_left_as_it_is(
         (tmp_path / MARKER).write_text(marker)
     before = relative_files(tmp_path)
     with pytest.raises(StoreError, match=r"choose another --out, or (delete the folder yourself|move it away)"):
-        run_demo(tmp_path)
+        run(tmp_path)
     assert relative_files(tmp_path) == before
 
 
 def half_made(out: Path) -> Path:
-    """A demo in `out` that was interrupted; returns the folder in which it was being made."""
+    """Leave an interrupted demo in `out`; returns its temporary folder."""
     with pytest.raises(KeyboardInterrupt):
-        run_demo(out)
+        run(out)
     return out / f".headspan-demo-{json.loads((out / MARKER).read_bytes())['making']}"
 
 
-def test_a_demo_that_was_interrupted_is_made_again(tmp_path: Path, quick: None) -> None:
+def test_an_interrupted_demo_is_replaced(tmp_path: Path, quick: None) -> None:
     out = tmp_path / "out"
     making = half_made(out)
     drawn = relative_files(out)
     assert set(drawn) == {MARKER, "shards/000000.tar", "shards/000001.tar"}
-    # What kills leave behind: half a store, half a plan, half a report, half a marker.
+    # A killed demo leaves unfinished files: a store, a plan, a report, a marker.
     token = making.name.split("-")[-1]
     for path in (
         making / "run.zarr/heads/c/0",
@@ -171,7 +171,7 @@ def test_a_demo_that_was_interrupted_is_made_again(tmp_path: Path, quick: None) 
     assert relative_files(out) == drawn
 
 
-def test_a_demo_that_was_interrupted_between_its_moves_is_made_again(
+def test_a_demo_interrupted_between_its_moves_is_replaced(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -199,7 +199,7 @@ def test_a_demo_that_was_interrupted_between_its_moves_is_made_again(
         "shards/photos/",
     ],
 )
-def test_what_somebody_put_into_a_half_made_demo_is_kept(name: str, tmp_path: Path, quick: None) -> None:
+def test_a_users_file_in_an_interrupted_demo_is_kept(name: str, tmp_path: Path, quick: None) -> None:
     out = tmp_path / "out"
     half_made(out)
     path = out / name
@@ -212,16 +212,14 @@ def test_what_somebody_put_into_a_half_made_demo_is_kept(name: str, tmp_path: Pa
     else:
         path.write_text("years of work")
     before = relative_files(tmp_path)
-    with pytest.raises(StoreError, match=r"out: holds \S+, which the earlier demo did not make"):
-        run_demo(out)
+    with pytest.raises(StoreError, match=r"out: holds \S+, which the earlier demo did not write"):
+        run(out)
     assert relative_files(tmp_path) == before
     assert path.exists()
 
 
 @pytest.mark.parametrize("change", ["labels", "thesis", "folder", "report", "same size"])
-def test_what_somebody_added_to_a_finished_demo_is_kept(
-    change: str, demo: DemoResult, tmp_path: Path, quick: None
-) -> None:
+def test_a_users_change_to_a_finished_demo_is_kept(change: str, demo: DemoResult, tmp_path: Path, quick: None) -> None:
     out = Path(shutil.copytree(demo.report.parent, tmp_path / "out"))
     if change == "labels":
         hs.textspan(hs.open(out / "run.zarr"), "world", texts_per_head=5, run="mine")
@@ -235,21 +233,21 @@ def test_what_somebody_added_to_a_finished_demo_is_kept(
     else:
         (out / "report.html").write_text("notes")
     before = relative_files(out)
-    with pytest.raises(StoreError, match=r"which the earlier demo did not make or which has changed since; choose"):
-        run_demo(out)
+    with pytest.raises(StoreError, match=r"which the earlier demo did not write, or which has changed since; choose"):
+        run(out)
     assert relative_files(out) == before
     assert (out / "run.zarr" / "photos").is_dir() == (change == "folder")
 
 
-def test_a_second_demo_takes_the_place_of_the_first(demo: DemoResult, tmp_path: Path, quick: None) -> None:
+def test_a_second_demo_replaces_the_first(demo: DemoResult, tmp_path: Path, quick: None) -> None:
     out = Path(shutil.copytree(demo.report.parent, tmp_path / "out"))
     with pytest.raises(KeyboardInterrupt):
-        run_demo(out)
+        run(out)
     assert set(relative_files(out)) == {MARKER, "shards/000000.tar", "shards/000001.tar"}
 
 
-def test_a_file_as_the_demos_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_demos_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("work")
     with pytest.raises(StoreError, match="is a file; choose another --out"):
-        run_demo(tmp_path / "out")
+        run(tmp_path / "out")
     assert (tmp_path / "out").read_text() == "work"

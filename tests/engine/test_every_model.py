@@ -410,5 +410,5 @@ def test_the_command_lists_every_model_with_its_reason(
         "RN50              no: its image tower is a ResNet",
         "ViT-B-16-SigLIP   yes",
         "roberta-ViT-B-32  yes, after pip install transformers, for its text tower",
-        f"2 of the 3 models of open_clip {version('open_clip_torch')} are decomposed",
+        f"headspan supports 2 of the 3 models of open_clip {version('open_clip_torch')}",
     ]

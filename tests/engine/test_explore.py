@@ -95,11 +95,13 @@ def test_what_are_no_heads_or_no_vectors_is_refused_in_one_sentence(toy_store: h
     # In a process of its own: here all types are checked at every call.
     program = """
 import sys, numpy as np, headspan as hs
+from headspan.explore.neighbours import nearest_to_image
+from headspan.explore.segmentation import text_maps
 store = hs.open(sys.argv[1])
 wrong_heads, wrong_vectors = [(1, 0), [(1,)], [1]], [np.ones(24), np.ones((2, 5))]
 for heads, vectors in [(heads, None) for heads in wrong_heads] + [([(1, 1)], vectors) for vectors in wrong_vectors]:
     try:
-        hs.nearest_to_image(store, 0, heads) if vectors is None else hs.text_maps(store, 0, vectors, heads)
+        nearest_to_image(store, 0, heads) if vectors is None else text_maps(store, 0, vectors, heads)
     except hs.HeadspanError as error:
         print(error)
 """

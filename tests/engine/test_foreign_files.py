@@ -10,8 +10,11 @@ import pytest
 import zarr
 
 import headspan as hs
+from headspan.concepts.ccs import concept_consistency, read_scores
+from headspan.concepts.labels import label_heads
 from headspan.events import Progress
 from headspan.run.repair import repair
+from headspan.spans.over_store import read_spans
 from headspan.store.write import create as staged
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 
@@ -45,8 +48,8 @@ def leave_foreign_files(root: Path) -> int:
 
 def analysed(store: hs.Store) -> None:
     hs.textspan(store, POOL, texts_per_head=5)
-    hs.label_heads(store)
-    hs.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
 
 
 @pytest.fixture
@@ -68,18 +71,18 @@ def begun(toy_run: ToyRun, tmp_path: Path) -> Path:
 def test_foreign_files_change_nothing_of_what_a_store_says(toy_copy: Path) -> None:
     analysed(hs.open(toy_copy))
     clean = hs.open(toy_copy)
-    expected = (clean.samples(), clean.notes(), clean.shards(), clean.embedding, hs.read_scores(clean).scores)
+    expected = (clean.samples(), clean.notes(), clean.shards(), clean.embedding, read_scores(clean).scores)
     assert leave_foreign_files(toy_copy) > 1000
     store = hs.open(toy_copy)
     assert hs.verify(hs.open(toy_copy, include_failed=True)).problems == ()
     assert store.samples().equals(expected[0])
     assert (store.notes(), store.shards()) == expected[1:3]
     np.testing.assert_array_equal(store.embedding, expected[3])
-    np.testing.assert_array_equal(hs.read_scores(store).scores, expected[4])
+    np.testing.assert_array_equal(read_scores(store).scores, expected[4])
     assert repair(toy_copy).units == ()
     # A new run too.
     assert hs.textspan(store, ["a cat", "a dog"], texts_per_head=2, run="after").run == "after"
-    assert hs.read_spans(store, "after").indices.shape[2] == 2
+    assert read_spans(store, "after").indices.shape[2] == 2
 
 
 def test_a_run_goes_on_among_foreign_files(begun: Path, toy_run: ToyRun) -> None:
@@ -121,7 +124,7 @@ def test_consolidated_metadata_are_no_damage_and_hide_no_later_run(toy_copy: Pat
         zarr.consolidate_metadata(toy_copy, path="textspan/pool")
         zarr.consolidate_metadata(toy_copy)
     assert hs.verify(hs.open(toy_copy, include_failed=True)).problems == ()
-    assert hs.read_scores(hs.open(toy_copy)).labels.run == "pool"
+    assert read_scores(hs.open(toy_copy)).labels.run == "pool"
     assert repair(toy_copy).files == ()
     assert "consolidated_metadata" in (toy_copy / "zarr.json").read_text()
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.concepts.ccs import read_scores
 from headspan.errors import StoreError
 from headspan.run.repair import repair
+from headspan.spans.over_store import read_spans
 from tests.conftest import ToyRun, relative_files
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -113,13 +115,13 @@ def test_a_store_that_commit_78a7b61_began_ends_as_the_one_that_it_finished(of_7
 
 def test_the_analyses_of_commit_78a7b61_are_read_and_go_on(of_78a7b61: Path) -> None:
     store = hs.open("whole.zarr")
-    spans = hs.read_spans(store)
+    spans = read_spans(store)
     assert (spans.run, spans.indices.shape, spans.pool.concepts) == (
         "pool",
         (2, 2, 6),
         hs.read_pool("pool.tsv").concepts,
     )
-    assert hs.read_scores(store).scores.shape == (2, 2)
+    assert read_scores(store).scores.shape == (2, 2)
     again = hs.textspan(store, "pool.tsv", texts_per_head=6, run="again")
     np.testing.assert_array_equal(again.indices, spans.indices)
 

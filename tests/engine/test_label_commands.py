@@ -55,7 +55,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
 ) -> None:
     out, err = run(capsys, "label", path, "--llm", "m")
     assert f"5 questions to m at {chat.url}: 0 answered before, 5 to ask" in err
-    assert re.search(r"budget: 25 calls and [\d,]+ tokens, retries counted", err)
+    assert re.search(r"budget: 25 calls and [\d,]+ tokens, retries included", err)
     assert "made 5 calls and used 250 tokens" in out
     assert f"by m at {chat.url}, shown 5 labelled examples" in out
     assert "L0.H2\tplacement" in out
@@ -69,7 +69,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     assert "heads per label: place 3, animals 1, colours 1" in out
     assert re.search(r"^all +6 +2 +1 +2 .* 0\.600$", out, re.MULTILINE)
     assert re.search(r"^L1 +3 +1 +0 +2 ", out, re.MULTILINE)
-    assert "* [unsourced], our reading: association score" in out
+    assert "* [unsourced], our own reading, since the source could not be read: association score" in out
     assert "[unsourced] too: votes are merged by majority; a tie counts as not consistent" in out
 
     out, _ = run(capsys, "votes", path, "--head", "L0.H1")
@@ -85,8 +85,8 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
 
     out, _ = run(capsys, "compare", path, path)
     assert len(re.findall(r"^headspan-toy|^\S*toy\S* ", out, re.MULTILINE)) >= 2
-    assert f"way 1: texts of pool plain, labels by m at {chat.url}" in out
-    assert "do not compare" not in out
+    assert f"method 1: texts of pool plain, labels by m at {chat.url}" in out
+    assert "cannot be compared" not in out
 
     asked = len(chat.requests)
     run(capsys, "label", path, "--llm", "m")
@@ -135,7 +135,7 @@ def test_a_dry_run_shows_prompts_and_cost_and_changes_nothing(
     out, _ = run(capsys, "label", path, "--llm", "m", "--dry-run", "--price", "2.5,10")
     assert out.count("--- m, question ") == 5
     assert '"text 3"\n"text 0"\n"text 4"\n"text 6"\n"text 5"\nAnswer:' in out
-    assert re.search(r"some [\d,]+ tokens of prompts and at most 1,280 of answers, \$0\.0\d at most", out)
+    assert re.search(r"about [\d,]+ tokens of prompts and at most 1,280 of answers, \$0\.0\d at most", out)
     assert "nothing was asked (--dry-run)" in out
     assert relative_files(Path(path)) == before
     run(capsys, "label", path, "--llm", "m")
@@ -155,8 +155,8 @@ def test_scores_made_in_different_ways_are_said_not_to_compare(
         run(capsys, "ccs", store, "--judge", judge)
     out, _ = run(capsys, "compare", path, str(other))
     assert re.search(r"other\.zarr +hand +2 +6 ", out)
-    assert "way 2: texts of pool plain, labels by m at" in out
-    assert "votes by even\nscores made in different ways do not compare" in out
+    assert "method 2: texts of pool plain, labels by m at" in out
+    assert "votes by even\nscores made by different methods cannot be compared" in out
 
 
 def test_a_pool_is_named_after_what_was_asked_and_labels_by_it_say_who_wrote_it(
@@ -173,7 +173,7 @@ def test_a_pool_is_named_after_what_was_asked_and_labels_by_it_say_who_wrote_it(
     assert "written to numbers-of-dogs.tsv" in out
     hs.textspan(hs.open(toy_copy), "numbers-of-dogs.tsv", texts_per_head=5)
     out, _ = run(capsys, "label", str(toy_copy), "--run", "numbers-of-dogs")
-    assert out.startswith("by concepts of pool numbers-of-dogs, written by m\n")
+    assert out.startswith("labels by concepts of pool numbers-of-dogs, written by m\n")
 
 
 def test_a_pool_is_written_and_goes_on(chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,8 +246,8 @@ def test_paid_labels_and_votes_are_replaced_on_request_alone(
         (["label", "--dry-run"], "--dry-run is for language models; name one with --llm"),
         (["ccs", "--add"], "--add is for language models; name one with --judge"),
         (["ccs", "--base-url", "http://x/v1"], "--base-url is for language models; name one with --judge"),
-        (["ccs", "--judge", "a", "--dry-run"], "no head is labelled yet; run headspan label"),
-        (["label", "--llm", "m", "--price", "cheap"], "--price cheap: write dollars a million tokens"),
+        (["ccs", "--judge", "a", "--dry-run"], "no head has a label yet; run headspan label"),
+        (["label", "--llm", "m", "--price", "cheap"], "--price cheap: write dollars per million tokens"),
         (["label", "--llm", "m", "--max-tokens", "-1"], "--max-tokens -1 is below zero"),
         (["label", "--llm", "m", "--answer-tokens", "0"], "--answer-tokens 0 is too small"),
         (["label", "--llm", "m", "--parallel", "0"], "--parallel 0 is too small"),
@@ -260,7 +260,7 @@ def test_paid_labels_and_votes_are_replaced_on_request_alone(
         (["compare"], "run headspan ccs"),
     ],
 )
-def test_a_wrong_flag_ends_in_one_sentence_and_code_2(
+def test_a_wrong_value_of_a_flag_gives_one_sentence_and_exit_code_2(
     arguments: list[str], sentence: str, path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, arguments[0], path, *arguments[1:])
@@ -276,7 +276,9 @@ def test_unknown_models_and_heads_are_named(path: str, chat: ChatServer, capsys:
     run(capsys, "label", path, "--llm", "m")
     run(capsys, "ccs", path, "--judge", "even")
     for head in ("L0.H9", "L5.H0", "0.1"):
-        assert f"--head {head}: no such head here; write L0.H0, say" in refused(capsys, "votes", path, "--head", head)
+        assert f"--head {head}: there are no scores for such a head; write, for example, L0.H0" in refused(
+            capsys, "votes", path, "--head", head
+        )
 
 
 def test_no_key_for_openai_is_refused(
@@ -300,7 +302,7 @@ def test_a_run_that_is_interrupted_keeps_its_answers_and_goes_on(path: str, chat
     errors = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) == 130
-    assert errors.splitlines()[-1] == "headspan: interrupted; answers are kept, run the same command to go on"
+    assert errors.splitlines()[-1] == "headspan: interrupted; answers are kept, run the same command to continue"
     asked = len(chat.requests)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     # The third was on its way, and may have come in time.

@@ -185,8 +185,8 @@ def test_spans_labels_and_scores_of_a_whole_run_fit_together(toy_copy: Path) -> 
     store = hs.open(toy_copy)
     pool = Pool("lines", tuple(f"{n} dogs in a row" for n in range(1, 12)), tuple("ab"[n % 2] for n in range(11)))
     spans = hs.textspan(store, pool, texts_per_head=6)
-    labels = hs.label_heads(store, "lines")
-    found = hs.concept_consistency(store)
+    labels = label_heads(store, "lines")
+    found = concept_consistency(store)
     assert pool.concepts is not None
     for layer, head in spans.heads():
         first = [pool.concepts[index] for index in spans.indices[spans.layers.index(layer), head, :5]]

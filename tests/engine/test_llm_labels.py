@@ -12,10 +12,10 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.answers import read_records
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores
+from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, concept_consistency, read_scores
 from headspan.concepts.compare import compare
 from headspan.concepts.examples import Example, read_examples
-from headspan.concepts.labels import Labels, read_labels
+from headspan.concepts.labels import Labels, label_heads, read_labels
 from headspan.concepts.llm_judges import VOTE, judge_heads, missing_votes, vote_prompt
 from headspan.concepts.llm_labels import LABEL, clean_label, label_by_model, label_prompt
 from headspan.errors import LanguageModelError, SettingsError, StoreError, TextsError
@@ -305,16 +305,16 @@ def test_a_judge_that_never_votes_is_refused_and_the_others_answers_stay(
 def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> None:
     store = hs.open(toy_copy)
     keep(store, HEADS)
-    hs.label_heads(store)
+    label_heads(store)
     found = judge_heads(store, asker, ["kind"])
     assert found.labels.source == "concepts of pool hand"
     assert found.votes.source == "kind"
     assert found.scores.tolist() == [[5, 5, 5], [5, 1, 0]]
     # The pool's own votes come back without judges, in place of those that were asked for, on request alone.
     with pytest.raises(StoreError, match=r"ccs run 'hand' \(by kind\) .* --overwrite .* which deletes ccs/hand$"):
-        hs.concept_consistency(store)
+        concept_consistency(store)
     assert read_scores(store).votes.source == "kind"
-    assert hs.concept_consistency(store, overwrite=True).votes.source == "concepts of pool hand"
+    assert concept_consistency(store, overwrite=True).votes.source == "concepts of pool hand"
 
 
 def test_labels_of_a_model_without_judges_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
@@ -322,7 +322,7 @@ def test_labels_of_a_model_without_judges_are_refused_with_what_to_do(store: hs.
     with pytest.raises(
         SettingsError, match=r"no judge has voted on them; name judges with --judge, or label by the pool"
     ):
-        hs.concept_consistency(store)
+        concept_consistency(store)
 
 
 def test_a_judge_named_twice_is_refused(store: hs.Store, asker: Asker) -> None:

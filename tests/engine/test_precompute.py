@@ -487,7 +487,6 @@ def test_a_device_that_is_not_there_is_refused_by_name(device: str, toy_run: Toy
             for name in ("batch_size", "workers", "unit_images", "in_flight_bytes", "image_size")
             for count, said in ((10**20, "is too large; give at most"), (True, "True is no whole number"), (-1, "-1"))
         ],
-        ({"epochs": 3}, SettingsError, r"unknown setting epochs; precompute knows allow_pipe, batch_size"),
         ({"shards": []}, SettingsError, r"no shards were given"),
         ({"model": "ViT-Z-99", "pretrained": "random:0"}, ModelError, r"ViT-Z-99: open_clip has no such model"),
     ],

@@ -17,7 +17,7 @@ import pytest
 import headspan as hs
 from headspan.cli.main import main
 from headspan.concepts.answers import read_records
-from headspan.concepts.ccs import NO_VOTE
+from headspan.concepts.ccs import NO_VOTE, read_scores
 from headspan.concepts.llm_judges import missing_votes
 from headspan.concepts.llm_labels import clean_label
 from headspan.texts.pool import Pool
@@ -91,7 +91,7 @@ def test_labels_and_votes_come_from_a_real_model(
     assert main(["ccs", str(toy_copy), "--judge", "gemma", *asking]) == 0
     said = capsys.readouterr()
     print(said.out, said.err)
-    found = hs.read_scores(hs.open(toy_copy))
+    found = read_scores(hs.open(toy_copy))
     assert set(found.votes.cast.ravel().tolist()) <= {NO_VOTE, 0, 1}
     votes = read_records(store, "ccs", "real")
     assert len(votes) == (found.votes.cast != NO_VOTE).sum() + missing_votes(found)["gemma"]

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.concepts.ccs import read_scores
+from headspan.concepts.labels import label_heads
 from headspan.decode.in_flight import UnitsInFlight
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
 from headspan.run.repair import Repaired, repair
 from headspan.run.verify import Verdict, verify
 from headspan.shards.samples import Sample
+from headspan.spans.over_store import read_spans
 from headspan.store import results
 from tests.conftest import ToyRun, relative_files
 
@@ -322,9 +325,9 @@ def test_a_run_without_a_record_is_recorded_when_it_is_made_again(toy_copy: Path
 def test_a_name_that_no_run_can_have_is_refused_wherever_it_is_given(name: str, wrong: str, toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     for use in (
-        lambda: hs.read_spans(store, name),
-        lambda: hs.read_scores(store, name),
-        lambda: hs.label_heads(store, name),
+        lambda: read_spans(store, name),
+        lambda: read_scores(store, name),
+        lambda: label_heads(store, name),
         lambda: hs.textspan(store, ["a", "b"], texts_per_head=1, run=name),
         lambda: results.load(store, "textspan", name),
         lambda: results.load_settings(store, "textspan", name),

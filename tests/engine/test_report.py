@@ -1,4 +1,4 @@
-"""The report: whole HTML, nothing foreign let in, nothing loaded, numbers as the store has them.
+"""The report: valid HTML, everything escaped, nothing loaded, and the numbers of the store.
 
 The store is a tiny one of its own, with captions, keys and texts that would run if they were not escaped.
 """
@@ -23,13 +23,17 @@ from PIL import Image
 
 import headspan
 from headspan.cli.main import main
+from headspan.concepts.ccs import concept_consistency
+from headspan.concepts.labels import label_heads
 from headspan.errors import StoreError
 from headspan.events import Progress
 from headspan.report.collect import write_report
 from headspan.report.images import data_uri, overlay, read_images
 from headspan.report.page import Content, DescribedHead, Example, HeadExamples, render
 from headspan.shards.samples import BadImage
+from headspan.spans.over_store import read_spans
 from headspan.store import results
+from tools import picture
 
 ATTACK = "<script>document.title='owned'</script>"
 CONFIG = {
@@ -49,7 +53,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.wh
 
 
 def write_shards(path: Path) -> None:
-    """Twelve images, one of them no image, with captions to most."""
+    """Twelve images, one of them broken, most with a caption."""
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
 
@@ -87,8 +91,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         store = headspan.open(folder / name)
         headspan.textspan(store, POOL, texts_per_head=6)
-        headspan.label_heads(store)
-        headspan.concept_consistency(store)
+        label_heads(store)
+        concept_consistency(store)
     return folder
 
 
@@ -100,7 +104,7 @@ def page(made: Path) -> str:
 
 
 class Outline(HTMLParser):
-    """Tags with their attributes and the text within, and complaints where tags do not match."""
+    """Tags with their attributes, the texts, and a complaint for each tag that does not match."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -136,7 +140,7 @@ class Outline(HTMLParser):
         return [value for _, attributes in self.tags if (value := attributes.get("id"))]
 
 
-def test_every_tag_is_closed_and_every_id_is_one_of_its_kind(page: str) -> None:
+def test_every_tag_is_closed_and_every_id_is_unique(page: str) -> None:
     outline = Outline(page)
     assert outline.complaints == []
     assert outline.open == []
@@ -148,16 +152,16 @@ def test_every_tag_is_closed_and_every_id_is_one_of_its_kind(page: str) -> None:
     assert {str(link).removeprefix("#") for link in links} <= set(outline.ids())
 
 
-def test_the_check_of_tags_sees_what_it_should() -> None:
+def test_the_check_of_tags_finds_open_and_crossed_tags() -> None:
     assert Outline("<p>a<b>c</p></b>").complaints
     assert Outline("<p>a<b>c</b>").open == ["p"]
 
 
-def test_what_shards_and_pools_say_is_shown_and_never_run(page: str) -> None:
+def test_texts_from_shards_and_pools_are_shown_and_never_run(page: str) -> None:
     outline = Outline(page)
     assert sum(tag == "script" for tag, _ in outline.tags) == 1
     texts = outline.body_texts()
-    # A caption, a text of the pool, a concept, and the key of the image that was set aside.
+    # A caption, a text of the pool, a concept, and the key of the bad image.
     assert any(text.startswith(f"{ATTACK} \"quoted\" & 'more'") for text in texts)
     assert any(text.startswith("a ") and text.endswith(ATTACK) for text in texts)
     assert "<script>07" in texts
@@ -178,7 +182,7 @@ def test_nothing_is_loaded_from_anywhere(page: str) -> None:
     assert not re.search(r"fetch|XMLHttp|import\(|https?:|eval|innerHTML", script[1])
 
 
-def test_the_content_policy_names_the_one_script(page: str) -> None:
+def test_the_content_policy_allows_only_the_pages_script(page: str) -> None:
     policy = next(str(a["content"]) for _, a in Outline(page).tags if a.get("http-equiv") == "Content-Security-Policy")
     script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
     assert script
@@ -191,7 +195,7 @@ def test_the_content_policy_names_the_one_script(page: str) -> None:
 
 def test_random_weights_are_named_in_the_first_line(page: str) -> None:
     first = Outline(page).body_texts()[0]
-    assert first.startswith("The model has random weights (random:0)")
+    assert first.startswith("The model has random weights (random:0).")
     assert first.endswith("its labels and texts mean nothing.")
 
 
@@ -202,11 +206,11 @@ def test_a_trained_model_gets_no_warning() -> None:
 
 def test_the_summary_counts_images_layers_and_bytes(made: Path, page: str) -> None:
     facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd></div>", page))
-    assert facts["Images"] == "11 good, 1 set aside"
-    assert facts["Layers kept"] == "0-1 of 2"
+    assert facts["Images"] == "11 good, 1 bad"
+    assert facts["Layers"] == "0-1 of 2"
     # 2 layers of 3 heads of 16 numbers, with 17 source tokens, in 16 bits; embedding, norm and ok.
     assert facts["Store"].endswith(
-        f" on disk; {2 * 3 * 16 * 2 * (1 + 17) + (32 + 3) * 4 + 1:,} bytes an image, the rest once"
+        f" on disk; {2 * 3 * 16 * 2 * (1 + 17) + (32 + 3) * 4 + 1:,} bytes per image, the rest once per store"
     )
     used = sum(path.stat().st_size for path in (made / "maps.zarr").rglob("*") if path.is_file())
     assert float(facts["Store"].split()[0]) == pytest.approx(used / 1000, rel=0.01)
@@ -215,7 +219,7 @@ def test_the_summary_counts_images_layers_and_bytes(made: Path, page: str) -> No
 
 def test_the_table_holds_what_the_analyses_found(made: Path, page: str) -> None:
     store = headspan.open(made / "maps.zarr")
-    spans, found = headspan.read_spans(store), headspan.concept_consistency(store)
+    spans, found = read_spans(store), concept_consistency(store)
     rows = dict(re.findall(r'<tr id="(L\d+\.H\d+)">(.*?)</tr>', page))
     assert list(rows) == [f"L{layer}.H{head}" for layer in (0, 1) for head in range(3)]
     for layer, head in spans.heads():
@@ -233,7 +237,7 @@ def test_the_table_holds_what_the_analyses_found(made: Path, page: str) -> None:
 
 def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, page: str) -> None:
     store = headspan.open(made / "maps.zarr")
-    spans = headspan.read_spans(store)
+    spans = read_spans(store)
     vectors = results.load(store, "texts", "awkward")[0]["vectors"]
     keys = store.samples()["key"].to_pylist()
     sections = re.findall(r'<section class="head">.*?</section>', page, re.DOTALL)
@@ -247,20 +251,20 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
         products = store.heads(layer, head) @ vectors[spans.indices[layer, head, 0]]
         shown = [keys.index(a["title"]) for tag, a in outline.tags if tag == "span" and a.get("title") in keys]
         assert shown == np.argsort(-products)[:4].tolist()
-        scores.append(headspan.concept_consistency(store).scores[layer, head])
+        scores.append(concept_consistency(store).scores[layer, head])
         assert sum(tag == "img" for tag, _ in outline.tags) == 8
     assert scores == sorted(scores, reverse=True)
 
 
-def test_heads_described_over_several_stores_are_said_to_be(made: Path, tmp_path: Path) -> None:
+def test_the_report_says_over_how_many_stores_heads_are_described(made: Path, tmp_path: Path) -> None:
     other = headspan.open(made / "plain.zarr")
     store = headspan.open(shutil.copytree(other.path, tmp_path / "copy.zarr"))
     headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True)
-    headspan.label_heads(store)
-    headspan.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     page = write_report(store, tmp_path / "report.html").read_text()
     assert f"awkward, over {2 * other.images} images of 2 stores" in Outline(page).body_texts()
-    assert f"what it adds to {2 * other.images} image embeddings" in page
+    assert f"its contribution to {2 * other.images} image embeddings" in page
 
 
 def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
@@ -268,14 +272,12 @@ def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
     plain = write_report(headspan.open(made / "plain.zarr"), made / "plain.html", on_progress=events.append).read_text()
     assert "run precompute with --emit heads,patches" in plain
     assert plain.count("<img") == 6 * 6
-    assert "a patch</span>" not in plain
+    assert "per patch</span>" not in plain
     assert [(event.done, event.total) for event in events] == [(done, 6) for done in range(1, 7)]
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "a command", "a network"])
-def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
-    made: Path, tmp_path: Path, change: str
-) -> None:
+def test_shards_that_cannot_be_read_cost_only_the_thumbnails(made: Path, tmp_path: Path, change: str) -> None:
     shard = tmp_path / "moved.tar"
     shutil.copyfile(made / "shard.tar", shard)
     url = f"pipe:touch {tmp_path}/ran; cat {shard}" if change == "a command" else str(shard)
@@ -289,8 +291,8 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     (tmp_path / "ran").unlink(missing_ok=True)
     store = headspan.open(store_path)
     headspan.textspan(store, POOL, texts_per_head=6)
-    headspan.label_heads(store)
-    headspan.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     if change == "gone":
         shard.unlink()
     elif change == "longer":
@@ -302,8 +304,8 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
     assert {
         "gone": "cannot be read",
         "longer": "has changed",
-        "a command": "does not run",
-        "a network": "lies on a network",
+        "a command": "do not run commands",
+        "a network": "is remote",
     }[change] in said
     assert page.count("<figure>") == 6 * 6
     assert not (tmp_path / "ran").exists()
@@ -311,7 +313,7 @@ def test_shards_that_are_not_as_they_were_cost_the_thumbnails_and_no_more(
         assert "<img" in write_report(store, tmp_path / "report.html", shards=[url]).read_text()
 
 
-def test_images_are_read_from_shards_where_they_are_said_to_lie_now(
+def test_images_are_read_from_the_shards_that_the_caller_names(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(made / "maps.zarr", tmp_path / "maps.zarr")
@@ -329,7 +331,7 @@ def test_images_are_read_from_shards_where_they_are_said_to_lie_now(
         hidden.rename(made / "shard.tar")
 
 
-def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
+def test_an_unreadable_image_does_not_affect_the_others(made: Path) -> None:
     store = headspan.open(made / "plain.zarr", include_failed=True)
     samples = store.samples().to_pylist()
     images, failed = read_images(store.path, store.attributes["preprocess"], samples)
@@ -339,12 +341,12 @@ def test_one_unreadable_image_leaves_the_others(made: Path) -> None:
     assert all(image.size == (160, 160) for image in images.values())
 
 
-def test_failed_images_are_never_the_best_ones(made: Path, tmp_path: Path) -> None:
+def test_bad_images_are_never_among_the_examples(made: Path, tmp_path: Path) -> None:
     shown = write_report(headspan.open(made / "maps.zarr", include_failed=True), tmp_path / "kept.html").read_text()
     assert shown == write_report(headspan.open(made / "maps.zarr"), tmp_path / "good.html").read_text()
 
 
-def test_a_map_is_orange_where_patches_speak_for_the_text_and_blue_where_against() -> None:
+def test_a_map_is_orange_for_the_text_and_blue_against_it() -> None:
     grey = Image.new("RGB", (90, 60), (120, 120, 120))
     contributions = np.zeros((2, 3))
     contributions[0, 0], contributions[1, 2] = 0.5, -0.5
@@ -356,7 +358,7 @@ def test_a_map_is_orange_where_patches_speak_for_the_text_and_blue_where_against
     assert np.asarray(overlay(grey, np.zeros((2, 3)), strongest=0.0)).std() == 0
 
 
-def test_images_within_the_page_come_out_as_they_went_in() -> None:
+def test_a_data_uri_holds_the_image() -> None:
     image = Image.linear_gradient("L").convert("RGB").resize((160, 93))
     content = base64.b64decode(data_uri(image).removeprefix("data:image/jpeg;base64,"))
     assert len(content) < 10_000
@@ -366,7 +368,7 @@ def test_images_within_the_page_come_out_as_they_went_in() -> None:
 
 
 def some_content(layers: int = 2, heads: int = 3, bad: int = 23) -> Content:
-    """A page's content with the awkward cases: no label, no share, few texts, many bad images."""
+    """A page's content with missing and extreme values: no label, no share, few texts, many bad images."""
     texts = (("a <text>", True), ("another", False))
     described = [
         DescribedHead(layer, head, None if head else "x & y", head % 6, None, texts, float("nan"), 0.5)
@@ -393,16 +395,16 @@ def some_content(layers: int = 2, heads: int = 3, bad: int = 23) -> Content:
     )
 
 
-def test_the_awkward_cases_have_their_words() -> None:
+def test_missing_values_and_long_texts_are_shown_readably() -> None:
     outline = Outline(render(some_content()))
     texts = outline.body_texts()
     assert outline.complaints == []
     assert "no high heads" in texts
-    assert "23 images set aside, and why" in texts
+    assert "23 images could not be used" in texts
     assert "key<19>" in texts
     assert "key<20>" not in texts
-    assert "3 more are in the store’s records." in texts
-    # Long words are cut, numbers carry a true minus.
+    assert "3 more: headspan info --bad lists all." in texts
+    # Long words are cut, and numbers have a typographic minus.
     assert "k" * 199 + "…" in texts
     assert "−0.5" in texts
 
@@ -421,7 +423,7 @@ def test_the_largest_models_page_stays_under_three_megabytes() -> None:
     assert len(page.encode()) < 3_000_000
 
 
-def test_without_a_ccs_run_the_next_step_is_named(made: Path, tmp_path: Path) -> None:
+def test_without_a_ccs_run_the_error_names_the_next_command(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     shutil.rmtree(tmp_path / "run.zarr" / "ccs")
     with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
@@ -429,14 +431,14 @@ def test_without_a_ccs_run_the_next_step_is_named(made: Path, tmp_path: Path) ->
     assert not (tmp_path / "report.html").exists()
 
 
-def test_what_was_made_from_an_earlier_textspan_run_is_not_shown_beside_a_new_one(made: Path, tmp_path: Path) -> None:
+def test_scores_of_an_earlier_textspan_run_are_not_shown_with_a_new_one(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     store = headspan.open(tmp_path / "run.zarr")
     headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True)
     with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
         write_report(store, tmp_path / "report.html")
-    headspan.label_heads(store)
-    headspan.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     assert write_report(store, tmp_path / "report.html").is_file()
 
 
@@ -478,7 +480,7 @@ FLAGS = (
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
 def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Path, page: str, tmp_path: Path) -> None:
     assert BROWSER is not None
-    # The policy lets no second script run, so its hash is added for the test's own.
+    # The policy forbids a second script, so the hash of the test's script is added to it.
     digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
     probed = page.replace("script-src ", f"script-src 'sha256-{digest}' ").replace(
         "</body>", f"<script>{PROBE}</script></body>"
@@ -495,15 +497,29 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
     assert root["data-ready"] == "6"
     said = json.loads(str(root["data-said"]))
     store = headspan.open(made / "maps.zarr")
-    found = headspan.concept_consistency(store)
+    found = concept_consistency(store)
     places = [(layer, head) for layer in (0, 1) for head in range(3)]
     by_score = sorted(places, key=lambda place: (-int(found.scores[place]), place))
     assert said["sorted"].split() == [f"L{layer}.H{head}" for layer, head in by_score]
     assert said["filtered"] == "L1.H2"
     assert said["tip"].startswith(f"L0.H0 {found.labels.name(0, 0)}CCS {found.scores[0, 0]}")
-    assert headspan.read_spans(store).texts(0, 0, 1)[0] in said["tip"]
+    assert read_spans(store).texts(0, 0, 1)[0] in said["tip"]
     assert said["next"] == "#L0.H1"
     assert len(said["revealed"].split()) == 6
-    # Nothing sticks out sideways.
+    # The page does not scroll sideways.
     assert said["width"] <= 500
     assert "owned" not in (re.search(r"<title>(.*?)</title>", done.stdout) or [""])[0]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
+def test_the_readmes_picture_is_the_top_of_a_report(made: Path, page: str, tmp_path: Path) -> None:
+    picture.main([str(made / "report.html"), "--out", str(tmp_path / "report.png")])
+    with Image.open(tmp_path / "report.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert pixels.shape[1] == 1200
+    # Cut after the second head; the whole page is much longer.
+    assert 600 < pixels.shape[0] < 1500
+    for edge in (pixels[:10], pixels[-10:]):
+        assert (edge == pixels[0, 0]).all()
+    assert np.ptp(pixels) > 200

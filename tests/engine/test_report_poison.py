@@ -1,4 +1,4 @@
-"""Whatever a store holds, the report's elements, attributes and scripts are headspan's own."""
+"""No string of a store becomes markup in the report: all elements, attributes and scripts are headspan's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.answers import as_array
-from headspan.concepts.ccs import read_scores
+from headspan.concepts.ccs import concept_consistency, read_scores
+from headspan.concepts.labels import label_heads
 from headspan.errors import HeadspanError, StoreError
 from headspan.prune.zero_shot import Accuracy
 from headspan.report.collect import write_report
@@ -57,7 +58,7 @@ TRUTH = GroundTruth(
 
 
 class Skeleton(HTMLParser):
-    """What a page is made of, without its words: tags with the names of their attributes, comments, declarations."""
+    """A page without its words: tags with the names of their attributes, comments and declarations."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class Skeleton(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         names = [name for name, _ in attrs]
-        # What attributes say that is no word for the reader must be the same too.
+        # Values of attributes that no reader sees must be the same too.
         fixed = [str(value) for name, value in attrs if name not in ("alt", "title", "src")]
         self.parts.append((tag, *names, *fixed))
         self._open = tag
@@ -139,14 +140,14 @@ def content() -> Content:
 @pytest.mark.parametrize("poison", POISONS)
 def test_no_string_of_a_pages_content_becomes_markup(poison: str) -> None:
     def poisoned(change: Callable[[str], str]) -> str:
-        # The names of the groups are the page's own.
+        # The names of the groups come from the page.
         return render(replace(changed(content(), change), groups=content().groups))
 
     clean, page = poisoned(lambda text: f"x{text}"), poisoned(lambda text: f"{poison}{text}")
     assert Skeleton(page).parts == Skeleton(clean).parts
     assert Skeleton(page).scripts == Skeleton(clean).scripts
     assert "49" not in page.replace(clean, "")
-    # The reader sees the poison as it is, with letters that steer written as escapes.
+    # The reader sees the poison itself, with control characters as escapes.
     seen = "".join(
         letter.encode("unicode_escape").decode() if letter in STEERING else letter
         for letter in " ".join(poison.split())
@@ -155,7 +156,7 @@ def test_no_string_of_a_pages_content_becomes_markup(poison: str) -> None:
     assert not set(STEERING) & set(page)
 
 
-def test_the_skeleton_sees_what_it_should() -> None:
+def test_the_skeleton_of_a_page_changes_with_its_markup() -> None:
     for poison in ("<b>", "<!-- -->", '" onclick="', "</p>", "<script>1</script>"):
         pages = [Skeleton(f'<p title="{text}">{text}</p>') for text in ("x", poison)]
         assert (pages[0].parts, pages[0].scripts) != (pages[1].parts, pages[1].scripts), poison
@@ -163,12 +164,12 @@ def test_the_skeleton_sees_what_it_should() -> None:
 
 @pytest.fixture(scope="module")
 def full(toy_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with everything that analyses keep: spans, labels, judges with their answers, answers about the truth."""
+    """A store with the results of every analysis: text spans, labels, judges with their answers, ground truth."""
     path = Path(shutil.copytree(toy_run.path, tmp_path_factory.mktemp("poison") / "run.zarr"))
     store = hs.open(path)
     keep(store, HEADS)
-    hs.label_heads(store)
-    hs.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     found = read_scores(store)
     arrays, settings = results.load(store, "ccs", "hand")
     judges = {"judges": ["one", "two"], "judged_by": [{"name": "one", "endpoints": ["u"], "served_as": ["m"]}]}
@@ -180,13 +181,13 @@ def full(toy_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results.save(store, "ccs", "hand", {**named, "answers": as_array(records)}, {**settings, **judges}, overwrite=True)
     results.save(store, "truth", "hand", {}, {"answers": asdict(TRUTH)})
     assert read_scores(store).scores.tolist() == found.scores.tolist()
-    # As runs were before there were records of their files: what is changed below is read.
+    # Without the records of the results' files, as in older stores, the changes below are not refused as damage.
     shutil.rmtree(path / "records" / "results")
     return path
 
 
 def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """The way to every value that holds no others; of a list, to its first alone."""
+    """The path to every value that contains no others; of a list, only to its first item."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield from leaves(each, (*path, key))
@@ -198,7 +199,7 @@ def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 
 def at(value: Any, path: tuple[str | int, ...]) -> Any:
-    """The leaf at the end of a way."""
+    """The leaf at the end of a path."""
     for step in path:
         value = value[step]
     return value
@@ -219,7 +220,7 @@ def poison_tables(store: Path, change: Callable[[str], str]) -> None:
         with pq.ParquetFile(path) as file:
             groups = [file.read_row_group(group) for group in range(file.num_row_groups)]
             schema = file.schema_arrow
-        # As many groups of rows as there were, since each is a unit's.
+        # The same number of row groups, since each belongs to a unit.
         with pq.ParquetWriter(path, schema) as writer:
             for group in groups:
                 rows = [{name: changed(value, change) for name, value in row.items()} for row in group.to_pylist()]
@@ -254,7 +255,7 @@ def test_no_string_of_a_store_becomes_markup(poison: str, full: Path, tmp_path: 
     clean, poisoned = page("clean", lambda text: f"x{text}"), page("poisoned", lambda text: f"{poison}{text}")
     assert Skeleton(poisoned).parts == Skeleton(clean).parts
     assert Skeleton(poisoned).scripts == Skeleton(clean).scripts
-    # Captions, keys, urls, reasons, texts, labels, judges, factors, concepts: all are there, as they are.
+    # Captions, keys, URLs, reasons, texts, labels, judges, factors and concepts are all shown.
     assert sum(poison in text for text in Skeleton(poisoned).words) > 60
 
 
@@ -269,18 +270,18 @@ def changed_values(value: Any, change: Callable[[str], str]) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["texts", "textspan", "labels", "ccs", "truth", "root"])
-def test_one_value_of_another_kind_is_shown_escaped_or_refused_in_a_sentence(
+def test_a_value_of_another_type_is_shown_escaped_or_refused_in_a_sentence(
     kind: str, full: Path, tmp_path: Path
 ) -> None:
     path = Path(shutil.copytree(full, tmp_path / "run.zarr"))
-    # Without its shards, so that every page is quick.
+    # Without the shards, pages are written faster.
     poison_tables(path, lambda text: text.replace(".tar", ".gone"))
     clean = Skeleton(write_report(hs.open(path), tmp_path / "report.html").read_text())
     file = path / "zarr.json" if kind == "root" else path / kind / "hand" / "zarr.json"
     good = attributes_of(file)
     ways = list(leaves(good["attributes"]))
     if kind == "root":
-        # Numbers there are sizes of arrays.
+        # These numbers are sizes of arrays.
         ways = [way for way in ways if isinstance(at(good["attributes"], way), str)]
     assert len(ways) > 2
     for way in ways:
@@ -298,14 +299,14 @@ def test_one_value_of_another_kind_is_shown_escaped_or_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("content", ["years of work", "<!doctype html><p>another page", ""])
-def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(content: str, full: Path, tmp_path: Path) -> None:
+def test_a_report_replaces_a_report_and_no_other_file(content: str, full: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(content)
-    with pytest.raises(StoreError, match=r"report\.html: is there already, and no report that headspan wrote; choose"):
+    with pytest.raises(StoreError, match=r"report\.html: exists, and is not a report that headspan wrote; choose"):
         write_report(hs.open(full), path)
     assert path.read_text() == content
     path.unlink()
     first = write_report(hs.open(full), path).read_bytes()
     assert write_report(hs.open(full), path).read_bytes() == first
-    with pytest.raises(StoreError, match="is there already, and no report"):
+    with pytest.raises(StoreError, match="exists, and is not a report"):
         write_report(hs.open(full), tmp_path)

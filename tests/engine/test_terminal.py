@@ -1,4 +1,4 @@
-"""What is printed: one line an entry, nothing that steers a terminal, and whatever the output can take."""
+"""Printing: one line per entry, no control characters from data, any encoding, and streams that fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headspan as hs
-from headspan.cli.main import ProgressPrinter, main
+from headspan.cli.main import main
+from headspan.cli.progress import ProgressPrinter
 from headspan.cli.terminal import say, say_row, tell
 from headspan.errors import HeadspanError
 from headspan.escapes import escaped, shell_command
@@ -34,7 +35,7 @@ LETTERS = st.text(st.characters() | st.sampled_from(STEERING), max_size=30)
 
 
 def steers(text: str) -> list[str]:
-    """Letters of `text` that are no part of a line, by the Unicode database; joiners of scripts and emoji are."""
+    """Letters of `text` that must not be printed, by the Unicode database; joiners of scripts and emoji may be."""
     return [
         letter
         for letter in text
@@ -44,7 +45,7 @@ def steers(text: str) -> list[str]:
 
 @settings(max_examples=300, deadline=None)
 @given(LETTERS)
-def test_text_from_data_is_one_line_that_steers_nothing_and_says_what_was_there(text: str) -> None:
+def test_escaped_text_is_one_line_without_control_characters_and_can_be_read_back(text: str) -> None:
     shown = escaped(text)
     assert steers(shown) == []
     assert len(shown.splitlines()) <= 1
@@ -57,7 +58,7 @@ def test_text_from_data_is_one_line_that_steers_nothing_and_says_what_was_there(
 @pytest.mark.parametrize(
     "text", ["a dog", "Städte", "犬 と 猫", "\u200fאב".strip("\u200f"), "👩\u200d🔬", "no\u00a0break", "C:\\n"]
 )
-def test_letters_of_all_scripts_stay(text: str) -> None:
+def test_letters_of_all_scripts_are_unchanged(text: str) -> None:
     assert escaped(text) == text
 
 
@@ -71,8 +72,8 @@ def test_errors_are_one_line(text: str) -> None:
 @given(
     st.lists(st.text(st.characters(exclude_characters="\0") | st.sampled_from(STEERING.replace("\0", "")), max_size=9))
 )
-def test_a_printed_command_is_split_by_a_shell_into_the_words_it_was_made_of(words: list[str]) -> None:
-    # Halves of pairs but for those that stand for bytes are in no argument that Python can give.
+def test_a_shell_splits_a_printed_command_into_its_words(words: list[str]) -> None:
+    # Python's arguments contain no halves of surrogate pairs, except those that stand for bytes.
     words = [word for word in words if not any("\ud800" <= letter <= "\udfff" for letter in word)]
     line = shell_command(["printf", "%s\\0", "x", *words])
     assert steers(line) == []
@@ -80,7 +81,7 @@ def test_a_printed_command_is_split_by_a_shell_into_the_words_it_was_made_of(wor
     assert done.stdout.decode().split("\0")[1:-1] == words
 
 
-def test_a_file_whose_name_is_not_utf8_is_printed_as_the_shell_takes_it() -> None:
+def test_a_file_name_that_is_not_utf8_is_printed_so_that_the_shell_reads_it() -> None:
     name = os.fsdecode(b"caf\xe9 'now'.tar")
     done = subprocess.run(["bash", "-c", shell_command(["printf", "%s", name])], capture_output=True, check=True)
     assert done.stdout == b"caf\xe9 'now'.tar"
@@ -101,19 +102,19 @@ AWKWARD_KEYS = ("one\ntwo", "tab\there", "\x1b[31mred", "c1\x9b31m", "bidi\u202e
 
 @pytest.fixture(scope="module")
 def awkward(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose bad images' keys, whose texts and whose labels would steer a terminal."""
+    """A store with control characters in the keys of its bad images, in its texts and in its labels."""
     folder = tmp_path_factory.mktemp("awkward")
     shard = write_tar(folder / "a.tar", [(f"{key}.jpg", b"bad") for key in AWKWARD_KEYS])
     made = toy_run.settings(shards=[str(shard), str(toy_run.shards[1])], emit=("heads",))
     hs.precompute(out=folder / "s.zarr", **made)
-    # A pool takes no text with a line end, a tab or half a letter.
+    # A pool refuses texts with line ends, tabs or halves of surrogate pairs.
     steering = STEERING.translate(dict.fromkeys(map(ord, "\n\r\t\ud800")))
     pool = hs.Pool("hand", tuple(f"text {n}{steering}" for n in range(7)), ("a\x1b[1mb",) * 4 + ("c\u2028d",) * 3)
     keep(hs.open(folder / "s.zarr"), HEADS, pool)
     return folder / "s.zarr"
 
 
-def test_no_command_lets_data_steer_the_terminal(
+def test_no_command_prints_control_characters_from_data(
     awkward: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store = str(shutil.copytree(awkward, tmp_path / "s.zarr"))
@@ -143,7 +144,7 @@ def test_no_command_lets_data_steer_the_terminal(
 
 
 class Streams:
-    """Standard output and standard error of one kind, and what arrived there."""
+    """Standard output and standard error in one encoding, kept in memory."""
 
     def __init__(self, encoding: str = "utf-8") -> None:
         self.files = [io.TextIOWrapper(io.BytesIO(), encoding, "strict", newline="", write_through=False) for _ in "oe"]
@@ -164,7 +165,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, **streams: object) -> Iterator[Non
 
 
 def run(command: list[str]) -> int:
-    """A command's exit code, of a help page too."""
+    """The exit code of a command or a help page."""
     try:
         return main(command)
     except SystemExit as ended:
@@ -207,7 +208,7 @@ def damaged(store: str) -> None:
 
 @pytest.fixture(scope="module")
 def wanted(store: str) -> dict[str, tuple[int, str, str]]:
-    """Exit code, output and errors of every command where the output takes everything."""
+    """Exit code, output and errors of every command if nothing prevents printing."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "100")
@@ -226,7 +227,7 @@ def wanted(store: str) -> dict[str, tuple[int, str, str]]:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-16"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_letters_that_the_output_lacks_are_escaped(
+def test_letters_that_the_encoding_of_the_output_lacks_are_escaped(
     name: str, encoding: str, store: str, wanted: dict[str, tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -255,7 +256,7 @@ UNWRITABLE: dict[str, Callable[[], object]] = {
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("kind", UNWRITABLE)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_cannot_print_works_and_says_so_once(
+def test_a_command_that_cannot_print_still_works_and_reports_it_once(
     name: str, kind: str, store: str, wanted: dict[str, tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -267,7 +268,7 @@ def test_a_command_that_cannot_print_works_and_says_so_once(
             unwritable.close()  # type: ignore[attr-defined]
     said = streams.read()[1]
     if kind == "closed" and "help" in name:
-        # argparse's own way out.
+        # argparse writes to standard error then.
         assert said == out
         return
     assert said.startswith(err)
@@ -277,10 +278,10 @@ def test_a_command_that_cannot_print_works_and_says_so_once(
     else:
         reason = {"closed": "it is closed", "full": "No space left on device"}[kind]
         assert lost == [
-            f"headspan: standard output cannot be written ({reason}); the command ran, but not all that it prints is "
-            "there"
+            f"headspan: standard output cannot be written ({reason}); the command ran, but part of its output is "
+            "missing"
         ]
-    # And where errors cannot be written, the output is all there.
+    # If only standard error cannot be written, the output is complete.
     streams, unwritable = Streams(), UNWRITABLE[kind]()
     with replaced(monkeypatch, stdout=streams.files[0], stderr=unwritable):
         assert run(COMMANDS[name](store)) == code
@@ -289,9 +290,7 @@ def test_a_command_that_cannot_print_works_and_says_so_once(
     assert streams.read()[0] == out
 
 
-def test_a_process_whose_streams_are_all_closed_writes_what_it_would_have_written(
-    toy_copy: Path, tmp_path: Path
-) -> None:
+def test_a_process_with_closed_streams_writes_the_same_store(toy_copy: Path, tmp_path: Path) -> None:
     keep(hs.open(toy_copy), HEADS)
     other = Path(shutil.copytree(toy_copy, tmp_path / "other.zarr"))
     assert main(["label", str(other)]) == 0
@@ -301,7 +300,7 @@ def test_a_process_whose_streams_are_all_closed_writes_what_it_would_have_writte
     assert relative_files(toy_copy) == relative_files(other)
 
 
-def test_a_full_output_and_an_old_locale_cost_a_process_neither_its_exit_code_nor_its_help(toy_run: ToyRun) -> None:
+def test_a_full_output_keeps_the_exit_code_and_an_old_locale_keeps_the_help(toy_run: ToyRun) -> None:
     command = [sys.executable, "-m", "headspan"]
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
@@ -328,17 +327,19 @@ def test_a_full_output_and_an_old_locale_cost_a_process_neither_its_exit_code_no
         ),
         (["info", "s", "--frobnicate"], "info", "no flag --frobnicate; headspan info --help lists the flags"),
         (["info", "s", "-x"], "info", "there is no flag -x; headspan info --help lists the flags"),
-        (["info", "s", "t"], "info", "one argument too many, t; headspan info --help lists what it takes"),
+        (["info", "s", "t"], "info", "one argument too many, t; headspan info --help lists the arguments"),
         (["report", "s", "--out"], "report", "argument --out: expected one argument"),
         (["--modle"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
         (["--modle", "info", "s"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
         (["-x"], "COMMAND", "there is no flag -x; headspan --help lists the flags"),
         ([], "COMMAND", "the following arguments are required: COMMAND"),
+        (["infoo", "s"], "COMMAND", "there is no command infoo; did you mean info?"),
+        (["frobnicate"], "COMMAND", "there is no command frobnicate; headspan --help lists the commands"),
         (["repair", "-x"], "repair", "there is no flag -x; headspan repair --help lists the flags"),
         (["repair"], "repair", "the following arguments are required: store"),
     ],
 )
-def test_an_unknown_flag_shows_the_commands_own_usage_and_the_nearest_flag(
+def test_an_unknown_flag_or_command_shows_the_usage_and_the_nearest_one(
     arguments: list[str], usage: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2
@@ -348,7 +349,7 @@ def test_an_unknown_flag_shows_the_commands_own_usage_and_the_nearest_flag(
     assert sentence in said.err.splitlines()[-1]
 
 
-def test_a_value_that_looks_like_a_flag_is_given_after_an_equals_sign_or_two_dashes(
+def test_info_prints_values_that_look_like_flags_after_an_equals_sign_or_two_dashes(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -364,7 +365,7 @@ def test_a_value_that_looks_like_a_flag_is_given_after_an_equals_sign_or_two_das
     assert main(["info", "./--run $HOME.zarr"]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     said = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {lines['made again by'].strip()}"], capture_output=True, check=True
+        ["bash", "-c", f"printf '%s\\0' {lines['command'].strip()}"], capture_output=True, check=True
     ).stdout.decode()
     words = said.split("\0")[:-1]
     assert words[-2:] == ["--", str(shard)]
@@ -375,13 +376,13 @@ def test_a_value_that_looks_like_a_flag_is_given_after_an_equals_sign_or_two_das
     assert relative_files(Path("--run $HOME.zarr")).keys() == wanted.keys()
 
 
-def test_a_run_in_which_no_image_can_be_used_ends_in_1(
+def test_a_run_without_a_usable_image_exits_with_1(
     toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = write_tar(tmp_path / "a.tar", [(f"{n}.jpg", b"bad") for n in range(3)])
     out = tmp_path / "my run.zarr"
     command = ["precompute", str(shard), *flags(toy_run, out)[4:]]
-    # The first time, and where the run was finished before.
+    # The first time, and when the run is finished already.
     for _ in range(2):
         assert main(command) == 1
         said = capsys.readouterr().out.splitlines()[-1]

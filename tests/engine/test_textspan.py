@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from zarr.core.metadata import ArrayV3Metadata
 
 import headspan as hs
+from headspan.concepts.ccs import concept_consistency
+from headspan.concepts.labels import label_heads
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import ModelError, SettingsError, StoreError, TextsError
 from headspan.events import Progress
-from headspan.spans.algorithm import Spread, span_heads
-from headspan.spans.over_store import span_store
+from headspan.spans.algorithm import Spread, span_heads, textspan_dense
+from headspan.spans.over_store import read_spans, span_store
 from headspan.store import results
 from tests import tolerances
 from tests.conftest import ToyRun, relative_files, zarr_array
@@ -42,7 +44,7 @@ def test_the_published_sixty_texts_are_chosen_whatever_the_last_bit(case: str) -
             up = generator.integers(0, 2, contributions.shape, dtype=bool)
             towards = np.where(up, np.float32(np.inf), np.float32(-np.inf))
             contributions = np.nextafter(contributions, towards)
-        span = hs.textspan_dense(contributions, texts, 60, golden["rank"])
+        span = textspan_dense(contributions, texts, 60, golden["rank"])
         assert span.indices.tolist() == golden["chosen"]
         assert round(float(span.explained[-1]), 5) == golden["explained"]
         assert (np.diff(span.explained) > 0).all()
@@ -74,7 +76,7 @@ def test_small_problems_come_out_as_the_dense_loops_have_them(
     # As many rounds as the texts can span: beyond, the published procedure divides rounding by rounding.
     rounds = min(rank, true_rank, pool)
     chosen, explained, reconstruction = oracle_textspan(contributions, texts, rounds, rank)
-    span = hs.textspan_dense(contributions, texts, pool, rank)
+    span = textspan_dense(contributions, texts, pool, rank)
     assert span.indices[:rounds].tolist() == chosen.tolist()
     # The shares are of float64 products of float32 numbers; explained grows to at most 1.
     np.testing.assert_allclose(span.explained[:rounds], explained, rtol=0, atol=1e-9)
@@ -89,22 +91,22 @@ def test_small_problems_come_out_as_the_dense_loops_have_them(
 def test_a_text_that_stands_twice_in_the_pool_is_chosen_once(seed: int, copies: int) -> None:
     contributions, texts = problem(seed, 30, 6, 4, 9)
     order = np.random.default_rng(seed).permutation(np.repeat(np.arange(9), copies))
-    span = hs.textspan_dense(contributions, texts[order], 9 * copies, 80)
-    once = hs.textspan_dense(contributions, texts, 4, 80)
+    span = textspan_dense(contributions, texts[order], 9 * copies, 80)
+    once = textspan_dense(contributions, texts, 4, 80)
     assert order[span.indices[:4]].tolist() == once.indices.tolist()
     assert (span.indices[4:] == -1).all()
 
 
 def test_of_two_equal_texts_the_first_is_chosen() -> None:
     contributions, texts = problem(3, 30, 6, 4, 1)
-    span = hs.textspan_dense(contributions, np.repeat(texts, 257, axis=0), 3, 80)
+    span = textspan_dense(contributions, np.repeat(texts, 257, axis=0), 3, 80)
     assert span.indices.tolist() == [0, -1, -1]
 
 
 def test_texts_that_all_lie_across_the_contributions_explain_nothing() -> None:
     contributions = np.zeros((7, 3))
     contributions[:, 0] = np.arange(7)
-    span = hs.textspan_dense(contributions, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 2, 80)
+    span = textspan_dense(contributions, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 2, 80)
     assert span.indices.tolist() == [-1, -1]
     assert span.explained.tolist() == [0, 0]
     assert (span.reconstruct(contributions) == [3, 0, 0]).all()
@@ -116,7 +118,7 @@ def test_a_head_that_is_the_same_for_all_images_has_no_text(seed: int | None) ->
     # Zeros, and numbers whose sums are rounded: what is left of their variance is not the images'.
     row = np.zeros(8) if seed is None else generator.standard_normal(8)
     contributions = np.tile(row.astype(np.float32), (67, 1))
-    span = hs.textspan_dense(contributions, generator.standard_normal((9, 8)).astype(np.float32), 3, 80)
+    span = textspan_dense(contributions, generator.standard_normal((9, 8)).astype(np.float32), 3, 80)
     assert span.indices.tolist() == [-1, -1, -1]
     assert ((span.explained >= 0) & (span.explained <= 1)).all()
     np.testing.assert_allclose(span.reconstruct(contributions), contributions, rtol=1e-6)
@@ -127,7 +129,7 @@ def test_large_means_do_not_drown_the_variance() -> None:
     contributions, texts = problem(9, 40, 8, 5, 30)
     shifted = contributions.astype(np.float64) + 1000 * np.random.default_rng(1).standard_normal(8)
     chosen, explained, _ = oracle_textspan(shifted, texts, 5, 80)
-    span = hs.textspan_dense(shifted, texts, 5, 80)
+    span = textspan_dense(shifted, texts, 5, 80)
     assert span.indices.tolist() == chosen.tolist()
     np.testing.assert_allclose(span.explained, explained, rtol=0, atol=1e-8)
 
@@ -138,7 +140,7 @@ def test_coordinates_and_directions_give_what_the_dense_contributions_give() -> 
     directions, texts = generator.standard_normal((7, 24)), generator.standard_normal((51, 24))
     spread = Spread(257, coordinates.sum(axis=0), coordinates.T @ coordinates, directions)
     (span,) = span_heads([spread], texts, 9, 80)
-    dense = hs.textspan_dense(coordinates @ directions, texts, 9, 80)
+    dense = textspan_dense(coordinates @ directions, texts, 9, 80)
     assert span.indices.tolist() == dense.indices.tolist()
     np.testing.assert_allclose(span.explained, dense.explained, rtol=0, atol=1e-9)
     assert relative_error(span.mean, dense.mean) < tolerances.FLOAT32_SUM
@@ -156,13 +158,13 @@ def test_coordinates_and_directions_give_what_the_dense_contributions_give() -> 
 def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str) -> None:
     given_sizes = {"contributions": np.ones((3, 4)), "texts": np.ones((5, 4)), "texts_per_head": 2, **changed}
     with pytest.raises(SettingsError, match=text):
-        hs.textspan_dense(**given_sizes)  # type: ignore[arg-type]
+        textspan_dense(**given_sizes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("contributions", "shape"), [(np.ones(4), r"\(4,\)"), (np.ones((3, 5)), r"\(3, 5\)")])
 def test_arrays_without_one_joint_dimension_are_refused(contributions: np.ndarray, shape: str) -> None:
     # Users have no shape checks before headspan's own.
-    unchecked = hs.textspan_dense.__wrapped__  # type: ignore[attr-defined]
+    unchecked = textspan_dense.__wrapped__  # type: ignore[attr-defined]
     with pytest.raises(SettingsError, match=rf"contributions {shape} and texts \(5, 4\); give \[images, joint\]"):
         unchecked(contributions, np.ones((5, 4)))
 
@@ -180,7 +182,7 @@ def test_a_stores_spans_are_those_of_its_float32_contributions(
     for (layer, head), span in zip(spans.heads(), found, strict=True):
         coordinates = head_coordinates(toy_exact["heads"][:, layer, head], toy_exact["norm"], normalised=True)
         exact = coordinates @ store.head_directions(layer, head)
-        dense = hs.textspan_dense(exact, vectors, 7, 80)
+        dense = textspan_dense(exact, vectors, 7, 80)
         place = spans.layers.index(layer)
         assert spans.indices[place, head].tolist() == span.indices.tolist() == dense.indices.tolist()
         np.testing.assert_allclose(spans.explained[place, head], dense.explained, rtol=0, atol=1e-5)
@@ -192,7 +194,7 @@ def test_a_stores_spans_are_those_of_its_float32_contributions(
 def test_spans_are_kept_with_their_settings_and_read_again(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     spans = hs.textspan(store, TEXTS, texts_per_head=3, rank=5, run="first")
-    again = hs.read_spans(hs.open(toy_copy), "first")
+    again = read_spans(hs.open(toy_copy), "first")
     assert again.pool == spans.pool
     assert again.layers == spans.layers == (0, 1, 2)
     assert (again.indices == spans.indices).all()
@@ -242,8 +244,8 @@ def scored(path: Path) -> hs.Store:
     """A store with spans, labels and scores under the run `pool`."""
     store = hs.open(path)
     hs.textspan(store, CONCEPTS, texts_per_head=5)
-    hs.label_heads(store)
-    hs.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     return store
 
 
@@ -255,9 +257,9 @@ def test_the_same_textspan_again_changes_nothing_and_says_so(toy_copy: Path) -> 
     before = relative_files(toy_copy)
     events: list[Progress] = []
     again = hs.textspan(hs.open(toy_copy), CONCEPTS, texts_per_head=5, on_progress=events.append)
-    assert (again.indices == hs.read_spans(store).indices).all()
-    hs.label_heads(store, on_progress=events.append)
-    hs.concept_consistency(store, on_progress=events.append)
+    assert (again.indices == read_spans(store).indices).all()
+    label_heads(store, on_progress=events.append)
+    concept_consistency(store, on_progress=events.append)
     assert [event.note.split(" ")[0] for event in events] == ["textspan/pool", "labels/pool", "ccs/pool"]
     assert relative_files(toy_copy) == before
 
@@ -318,8 +320,8 @@ def test_a_run_of_an_earlier_version_counts_as_made_with_what_it_says(toy_copy: 
     shutil.rmtree(toy_copy / "records" / "results")
     before = relative_files(toy_copy)
     hs.textspan(store, CONCEPTS, texts_per_head=5)
-    hs.label_heads(store)
-    hs.concept_consistency(store)
+    label_heads(store)
+    concept_consistency(store)
     after = relative_files(toy_copy)
     # The files of runs that had no record are recorded now.
     recorded = {name for name in after if name.startswith("records/results/")}
@@ -372,13 +374,13 @@ def test_other_weights_than_the_stores_are_refused(toy_copy: Path) -> None:
 def test_a_run_that_is_not_there_or_not_the_only_one_is_refused(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     with pytest.raises(StoreError, match=r"copy\.zarr: has no textspan run; run headspan textspan"):
-        hs.read_spans(store)
+        read_spans(store)
     for run in ("one", "two"):
         hs.textspan(store, TEXTS, texts_per_head=1, run=run)
     with pytest.raises(StoreError, match=r"copy\.zarr: has the textspan runs one, two; name one with --run"):
-        hs.read_spans(store)
+        read_spans(store)
     with pytest.raises(StoreError, match=r"holds no textspan run 'three' \(has one, two\); run headspan textspan"):
-        hs.read_spans(store, "three")
+        read_spans(store, "three")
 
 
 def test_a_pool_that_changed_since_the_run_is_noticed(toy_copy: Path, tmp_path: Path) -> None:
@@ -387,9 +389,9 @@ def test_a_pool_that_changed_since_the_run_is_noticed(toy_copy: Path, tmp_path: 
     hs.textspan(store, pool, texts_per_head=2, run="old")
     pool.write_text("\n".join(TEXTS[::-1]))
     hs.textspan(store, pool, texts_per_head=2, run="new")
-    assert hs.read_spans(store, "new").pool.texts == tuple(TEXTS[::-1])
+    assert read_spans(store, "new").pool.texts == tuple(TEXTS[::-1])
     # A pool of the same name takes nothing from the earlier one.
-    assert hs.read_spans(store, "old").pool.texts == tuple(TEXTS)
+    assert read_spans(store, "old").pool.texts == tuple(TEXTS)
 
 
 @pytest.mark.parametrize("name", ["my texts (v2).txt", "général.txt", "_mine.txt"])
@@ -397,7 +399,7 @@ def test_a_pool_may_be_called_what_files_are_called(name: str, toy_copy: Path, t
     pool = tmp_path / name
     pool.write_text("\n".join(TEXTS))
     spans = hs.textspan(hs.open(toy_copy), pool, texts_per_head=2, run="mine")
-    assert hs.read_spans(hs.open(toy_copy), "mine").pool.texts == spans.pool.texts == tuple(TEXTS)
+    assert read_spans(hs.open(toy_copy), "mine").pool.texts == spans.pool.texts == tuple(TEXTS)
 
 
 def test_a_run_name_that_would_leave_the_store_is_refused(toy_copy: Path) -> None:
@@ -454,18 +456,18 @@ def test_contributions_of_failed_images_are_refused() -> None:
     contributions, texts = problem(5, 20, 6, 4, 9)
     contributions[3] = np.nan
     with pytest.raises(SettingsError, match="hold NaN or infinity; leave out images that failed"):
-        hs.textspan_dense(contributions, texts, 3, 80)
+        textspan_dense(contributions, texts, 3, 80)
 
 
 @pytest.mark.parametrize("rank", [80, 200])
 def test_a_rank_above_the_true_one_leaves_the_picks_where_they_are_under_one_ulp(rank: int) -> None:
     contributions, texts = problem(11, 300, 96, 24, 400)
-    chosen = hs.textspan_dense(contributions, texts, 24, rank).indices.tolist()
-    assert chosen == hs.textspan_dense(contributions, texts, 24, 24).indices.tolist()
+    chosen = textspan_dense(contributions, texts, 24, rank).indices.tolist()
+    assert chosen == textspan_dense(contributions, texts, 24, 24).indices.tolist()
     for seed in range(3):
         towards = np.where(np.random.default_rng(seed).random(contributions.shape) < 0.5, -np.inf, np.inf)
         moved = np.nextafter(contributions, towards.astype(np.float32))
-        assert hs.textspan_dense(moved, texts, 24, rank).indices.tolist() == chosen
+        assert textspan_dense(moved, texts, 24, rank).indices.tolist() == chosen
 
 
 def test_what_can_be_refused_is_refused_before_texts_are_embedded(
@@ -486,6 +488,6 @@ def test_a_run_that_was_interrupted_while_written_counts_as_none(toy_copy: Path)
     (toy_copy / "records" / "results" / "textspan" / "half.json").unlink()
     group = zarr.open_group(toy_copy, mode="r+")["textspan/half"]
     group.attrs.clear()
-    assert hs.read_spans(store).run == "whole"
+    assert read_spans(store).run == "whole"
     with pytest.raises(StoreError, match="holds no textspan run 'half'"):
-        hs.read_spans(store, "half")
+        read_spans(store, "half")

@@ -309,7 +309,7 @@ def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
     # The config comes to lie beside the weights afterwards, as if an earlier headspan had not read it.
     (file.parent / hub.CONFIG).write_text(whole_config(toy.family))
     events: list[Progress] = []
-    hs.precompute(shard, tmp_path / "s.zarr", events.append, **run)
+    hs.precompute(shard, tmp_path / "s.zarr", on_progress=events.append, **run)
     notes = [event.note for event in events if event.stage == "note"]
     assert len(notes) == 1
     assert "the store goes on as it was made" in notes[0]
@@ -642,7 +642,7 @@ def test_models_whose_rows_are_normed_before_their_mean_are_said_to_run_twice(
             Tower, "_embed", lambda self, pixels, embed=embed, passes=passes: (passes.append(1), embed(self, pixels))[1]
         )
         run: dict[str, Any] = {"model": str(config), "pretrained": "random:0", "layers": "all", "device": "cpu"}
-        hs.precompute(shard, tmp_path / f"{twice}.zarr", events.append, **run)
+        hs.precompute(shard, tmp_path / f"{twice}.zarr", on_progress=events.append, **run)
         monkeypatch.undo()
         assert len(passes) == 1 + twice
         assert any("two passes an image" in event.note for event in events) is twice

@@ -1,1 +1,1 @@
-"""The command line, and all printing."""
+"""The command line; no other folder prints."""

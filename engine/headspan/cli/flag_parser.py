@@ -1,4 +1,4 @@
-"""argparse, but for what it prints and where: an unknown flag shows its own command's usage, and the nearest flag."""
+"""A parser of flags that prints through `terminal`, and suggests the nearest flag or command for an unknown one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from headspan.escapes import escaped
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that prints where all is printed, and answers an unknown flag with its own command's usage."""
+    """argparse's parser; an error shows the usage of the command that it is about."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         words = args[: args.index("--")] if "--" in args else args
         if self._subparsers is not None:
-            # Those that follow the command are the command's.
+            # Flags after the command's name belong to the command.
             words = list(takewhile(lambda word: word.startswith("-"), words))
         for word in words:
             if re.fullmatch(r"--[\w-]+(=.*)?|-[A-Za-z]\S*", word, re.DOTALL):
                 self._refuse_unknown(word.split("=")[0] if word.startswith("--") else word[:2])
         found, left = super().parse_known_args(args, namespace)
         if left:
-            self.error(f"one argument too many, {left[0]}; {self.prog} --help lists what it takes")
+            self.error(f"one argument too many, {left[0]}; {self.prog} --help lists the arguments")
         return found, left
 
     def _refuse_unknown(self, flag: str) -> None:
@@ -37,8 +37,15 @@ class Parser(argparse.ArgumentParser):
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the flags"
             self.error(f"there is no flag {flag}; {hint}")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            near = get_close_matches(value, action.choices, 1)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the commands"
+            self.error(f"there is no command {value}; {hint}")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
-        # argparse would print the usage to standard output where standard error is closed.
+        # argparse would print the usage to standard output if standard error is closed.
         ERR.write(self.format_usage())
         tell(f"{self.prog}: error: {message}")
         self.exit(2)

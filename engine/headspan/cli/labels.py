@@ -1,4 +1,4 @@
-"""The commands that make labels, scores and pools, offline or with language models, and what they print."""
+"""The commands that make labels, scores and pools: `label`, `ccs` and `pool`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from math import isnan
 from pathlib import Path
 from typing import TypeVar
 
-from headspan.cli.llm_flags import (
-    add_asking_flags,
-    asker_of,
-    go_ahead,
-    overwrite_flag,
-    refuse_asking_flags,
-    value_of,
-)
+from headspan.cli.commands import Section
+from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, refuse_asking_flags, value_of
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.shared_flags import overwrite_flag, run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.cli.terminal import say, say_row
 from headspan.concepts.ccs import ConceptConsistency, concept_consistency
@@ -28,7 +24,6 @@ from headspan.concepts.pool_writer.draft import Draft
 from headspan.concepts.pool_writer.request import PoolRequest
 from headspan.concepts.pool_writer.write import check_count, write_pool
 from headspan.errors import SettingsError, StoreError, counted
-from headspan.events import Listener
 from headspan.llm.asking import Asker
 from headspan.spans.over_store import read_spans
 from headspan.store.reader import Store
@@ -36,39 +31,75 @@ from headspan.store.results import runs
 
 _SHOWN_CONCEPTS = 12
 _LONGEST_NAME = 60
-Run = Callable[[argparse.Namespace, Listener], int]
 T = TypeVar("T")
 
 
-def add_label_commands(
-    add: Callable[[str, Run, str], argparse.ArgumentParser], run_flag: Callable[[argparse.ArgumentParser], None]
-) -> None:
-    """Add `label`, `ccs` and `pool` to the parser; `add` makes a command, `run_flag` gives it `--run`."""
-    label = add("label", _label, "one concept a head: the pool's, or a language model's")
-    label.add_argument("store")
-    run_flag(label)
-    label.add_argument("--llm", metavar="MODEL", help="let this language model label (default: the pool's concepts)")
-    overwrite_flag(label, "other labels, and the scores made from them")
-    label.add_argument("--examples", action="append", metavar="FILE", help="more labelled heads to show it (TOML)")
-    add_asking_flags(label)
-    ccs = add("ccs", _ccs, "Concept Consistency Scores, from the pool's concepts or from judges")
-    ccs.add_argument("store")
-    run_flag(ccs)
-    ccs.add_argument("--judge", action="append", metavar="MODEL", help="a language model that votes; may be repeated")
-    overwrite_flag(ccs, "the votes of other judges")
-    ccs.add_argument("--add", action="store_true", default=None, help="keep the votes of other judges that are there")
-    add_asking_flags(ccs)
-    pool = add("pool", _pool, "a text pool written by a language model")
-    pool.add_argument("--llm", metavar="MODEL", required=True)
-    pool.add_argument("--ask", required=True, help='what to write, as in "general image descriptions"')
-    pool.add_argument("--count", type=int, required=True, help="how many different texts")
-    pool.add_argument("--out", help="the pool's file; going on, the same one (default: named after --ask)")
-    pool.add_argument("--concepts", action="store_true", help="ask for the concept of each text too")
-    pool.add_argument("--per-call", type=int, default=20, help="texts to ask for at once (default: %(default)s)")
-    add_asking_flags(pool)
+def add_labels(section: Section) -> None:
+    """Add `label` and `ccs`."""
+    label = section.add(
+        "label",
+        _label,
+        "give every head one concept as its label",
+        "headspan label run.zarr",
+        "The label is the concept that most of the head's first texts have in the pool, or the answer of a language "
+        "model (--llm).",
+    )
+    store_argument(label)
+    result = label.add_argument_group("result")
+    run_flag(result)
+    overwrite_flag(result, "other labels and the scores made from them")
+    asking = asking_group(label)
+    asking.add_argument("--llm", metavar="MODEL", help="the model that labels (default: none, the pool's concepts)")
+    asking.add_argument("--examples", action="append", metavar="FILE", help="more labelled heads to show it (TOML)")
+    add_asking_flags(label, asking)
+
+    ccs = section.add(
+        "ccs",
+        _ccs,
+        "count how many texts of a head match its label (CCS)",
+        "headspan ccs run.zarr --judge gpt-4o --dry-run",
+        "The Concept Consistency Score of a head is the number of its first five texts that match its label, according "
+        "to the concepts of the pool, or to language models that vote (--judge).",
+    )
+    store_argument(ccs)
+    result = ccs.add_argument_group("result")
+    run_flag(result)
+    overwrite_flag(result, "the votes of other judges")
+    asking = asking_group(ccs)
+    asking.add_argument(
+        "--judge",
+        action="append",
+        metavar="MODEL",
+        help="a model that votes; may be repeated (default: none, the pool's concepts)",
+    )
+    asking.add_argument(
+        "--add", action="store_true", default=None, help="keep the votes of the other judges, and add these"
+    )
+    add_asking_flags(ccs, asking)
 
 
-def _label(flags: argparse.Namespace, progress: Listener) -> int:
+def add_pool(section: Section) -> None:
+    """Add `pool`."""
+    pool = section.add(
+        "pool",
+        _pool,
+        "have a language model write a pool of texts",
+        'headspan pool --llm gpt-4o --ask "general image descriptions" --count 3500',
+    )
+    texts = pool.add_argument_group("texts")
+    texts.add_argument("--ask", required=True, metavar="WHAT", help='what to write, as in "general image descriptions"')
+    texts.add_argument("--count", type=int, metavar="N", required=True, help="how many different texts to write")
+    texts.add_argument("--concepts", action="store_true", help="ask for the concept of each text too")
+    texts.add_argument("--out", metavar="FILE", help="the file to write, or to continue (default: named after --ask)")
+    asking = asking_group(pool)
+    asking.add_argument("--llm", metavar="MODEL", required=True, help="the model that writes")
+    asking.add_argument(
+        "--per-call", type=int, metavar="N", default=20, help="texts per request (default: %(default)s)"
+    )
+    add_asking_flags(pool, asking)
+
+
+def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
         labels = label_heads(Store(flags.store), flags.run_name, flags.overwrite, progress)
@@ -77,14 +108,14 @@ def _label(flags: argparse.Namespace, progress: Listener) -> int:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
         spans = read_spans(store, flags.run_name)
         questions = label_questions(spans, flags.llm, examples, answer_tokens)
-        wanted = _even_where_kept(lambda overwrite: open_label_questions(store, spans, questions, overwrite), flags)
+        wanted = _open_questions(lambda overwrite: open_label_questions(store, spans, questions, overwrite), flags)
         if not go_ahead(asker, list(wanted.values()), flags):
             return 0
         labels = label_by_model(
             store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
         )
         _print_spent(asker)
-    say(f"by {labels.source}")
+    say(f"labels by {labels.source}")
     for layer, names in zip(labels.layers, labels.names, strict=True):
         for head, name in enumerate(names):
             say_row(f"L{layer}.H{head}", name or "-")
@@ -93,8 +124,11 @@ def _label(flags: argparse.Namespace, progress: Listener) -> int:
     return 0
 
 
-def _even_where_kept(opened: Callable[[bool], T], flags: argparse.Namespace) -> T:
-    """What is to be asked. A dry run tells it also where the run would be refused, since other results are kept."""
+def _open_questions(opened: Callable[[bool], T], flags: argparse.Namespace) -> T:
+    """The questions to ask, from `opened(overwrite)`.
+
+    A dry run shows them even if the store has other results, for which the command itself would need --overwrite.
+    """
     try:
         return opened(flags.overwrite)
     except StoreError:
@@ -114,25 +148,25 @@ def _print_merged(labels: Labels) -> None:
             say(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
     without = sum(name is None for row in labels.names for name in row)
     if without:
-        say(f"heads without a label: {without}, which have no texts or no answer that was one")
+        say(f"heads without a label: {without}, because they have no texts or no usable answer")
 
 
 def _print_spent(asker: Asker) -> None:
     say(f"made {counted(asker.budget.calls, 'call')} and used {counted(asker.budget.tokens, 'token')}")
 
 
-def _ccs(flags: argparse.Namespace, progress: Listener) -> int:
+def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     if not flags.judge:
         refuse_asking_flags(flags, "--judge", "add")
     if not runs(store, "labels"):
         if flags.dry_run:
-            raise SettingsError(f"{store.path}: no head is labelled yet; run headspan label, then --dry-run")
+            raise SettingsError(f"{store.path}: no head has a label yet; run headspan label, then this command again")
         label_heads(store, flags.run_name, on_progress=progress)
     if flags.judge:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
         given = (flags.run_name, bool(flags.add), answer_tokens)
-        asked = _even_where_kept(lambda overwrite: open_ballot(store, flags.judge, *given, overwrite), flags).open
+        asked = _open_questions(lambda overwrite: open_ballot(store, flags.judge, *given, overwrite), flags).open
         if not go_ahead(asker, [one for questions in asked.values() for one in questions.values()], flags):
             return 0
         found = judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite)
@@ -152,10 +186,10 @@ def _print_scores(found: ConceptConsistency) -> None:
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():
         if missing:
-            say(f"{judge} gives no vote on {counted(missing, 'text')}; run the same command to ask again")
+            say(f"{judge} gave no vote on {counted(missing, 'text')}; run the same command to ask again")
     say(", ".join(f"{name} {count}" for name, count in found.groups.items()))
     say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
-    say("CCR " + ("none, since no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
+    say("CCR " + ("none, because no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
     shown = list(found.heads_per_concept.items())[:_SHOWN_CONCEPTS]
     left = len(found.heads_per_concept) - len(shown)
     say("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
@@ -164,9 +198,9 @@ def _print_scores(found: ConceptConsistency) -> None:
     print_unsourced(found)
 
 
-def _pool(flags: argparse.Namespace, progress: Listener) -> int:
+def _pool(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.answer_tokens is not None:
-        raise SettingsError("--answer-tokens has no say here; ask for fewer texts at once with --per-call")
+        raise SettingsError("--answer-tokens does not apply to pools; ask for fewer texts per request with --per-call")
     check_count(flags.count)
     request = PoolRequest(flags.llm, flags.ask, flags.concepts, flags.per_call)
     asker = asker_of(flags)
@@ -174,11 +208,11 @@ def _pool(flags: argparse.Namespace, progress: Listener) -> int:
     draft = Draft.open(out, request)
     expected = draft.expected(flags.count, asker.endpoint.parallel)
     if flags.dry_run:
-        say("later lists are asked for with the texts that are there by then, here x in their place")
+        say("later requests list the texts written by then; x stands for them here")
         say()
     if not go_ahead(asker, expected, flags):
         return 0
-    # For all rounds together, as it was printed.
+    # The printed budget is for all rounds together.
     calls, tokens = asker.limits(asker.plan(expected))
     asker = Asker(asker.endpoint, asker.cache, calls, tokens)
     written = write_pool(asker, request, flags.count, out, progress)

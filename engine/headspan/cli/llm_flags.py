@@ -1,44 +1,65 @@
-"""Flags of the commands that ask language models, and what is printed before any is asked: prompts and cost."""
+"""Flags of the commands that ask language models, and the prompts and costs printed before they ask."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
+from headspan.cli.shared_flags import Flags
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError, counted
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, AnswerCache, Question
 from headspan.llm.endpoint import OPENAI_URL, PARALLEL, TIMEOUT_SECONDS, Endpoint
 
-# Each with its default, which the command line leaves out, so that a flag without a model is noticed.
+# Defaults are not given to argparse: that shows which flags were given, which have no effect without a model.
 _DEFAULTS = {"parallel": PARALLEL, "timeout": TIMEOUT_SECONDS, "answer_tokens": ANSWER_TOKENS}
 _FLAGS = ("base_url", "api_key", *_DEFAULTS, "max_calls", "max_tokens", "cache", "price", "dry_run")
 
 
-def add_asking_flags(command: argparse.ArgumentParser) -> None:
-    """The flags, in a group of their own."""
+def asking_group(command: argparse.ArgumentParser) -> Flags:
+    """The group of a command's flags about language models."""
+    return command.add_argument_group("language models", "any endpoint with OpenAI's chat completions")
+
+
+def add_asking_flags(command: argparse.ArgumentParser, group: Flags) -> None:
+    """Add the flags that every command has that asks language models."""
     command.set_defaults(kept="answers")
-    flags = command.add_argument_group("language models", "any endpoint with OpenAI's chat completions")
-    flags.add_argument("--base-url", help=f"the endpoint (default: OPENAI_BASE_URL, else {OPENAI_URL})")
-    flags.add_argument("--api-key", help="its key (default: OPENAI_API_KEY, which no list of processes shows)")
-    flags.add_argument("--parallel", type=int, help=f"requests at a time (default: {PARALLEL})")
-    flags.add_argument("--timeout", type=float, help=f"seconds that a reply may take (default: {TIMEOUT_SECONDS:g})")
-    flags.add_argument("--answer-tokens", type=int, help=f"tokens that an answer may have (default: {ANSWER_TOKENS})")
-    flags.add_argument("--max-calls", type=int, help="calls that this command may make (default: printed beforehand)")
-    flags.add_argument("--max-tokens", type=int, help="tokens that it may use, both ways (default: printed beforehand)")
-    flags.add_argument("--cache", help="folder of kept answers (default: headspan/answers in the user's cache folder)")
-    flags.add_argument("--price", help="dollars a million tokens, as IN,OUT, to print the cost in money too")
-    flags.add_argument("--dry-run", action="store_true", default=None, help="print prompts and cost, and ask nothing")
-
-
-def overwrite_flag(command: argparse.ArgumentParser, deleted: str) -> None:
-    """The flag without which a command deletes no result."""
-    command.add_argument("--overwrite", action="store_true", help=f"replace the run, and delete {deleted}")
+    group.add_argument("--base-url", metavar="URL", help=f"the endpoint (default: OPENAI_BASE_URL, else {OPENAI_URL})")
+    group.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="its key (default: OPENAI_API_KEY, which is safer: other users can read command lines)",
+    )
+    group.add_argument("--parallel", type=int, metavar="N", help=f"requests at the same time (default: {PARALLEL})")
+    group.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help=f"seconds to wait for a reply (default: {TIMEOUT_SECONDS:g})"
+    )
+    group.add_argument(
+        "--answer-tokens", type=int, metavar="N", help=f"tokens that an answer may have (default: {ANSWER_TOKENS})"
+    )
+    group.add_argument(
+        "--max-calls", type=int, metavar="N", help="calls that this command may make (default: the printed budget)"
+    )
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="tokens that it may use, prompts and answers (default: the printed budget)",
+    )
+    group.add_argument(
+        "--cache", metavar="FOLDER", help="folder of stored answers (default: headspan/answers in the user's cache)"
+    )
+    group.add_argument(
+        "--price",
+        metavar="IN,OUT",
+        help="dollars per million tokens of prompts and of answers, to print the cost in dollars too",
+    )
+    group.add_argument("--dry-run", action="store_true", default=None, help="print prompts and cost, and ask nothing")
 
 
 def refuse_asking_flags(flags: argparse.Namespace, wanted: str, *others: str) -> None:
-    """Raise SettingsError where a flag is given that says nothing without a language model."""
+    """Raise SettingsError if a flag is given that has no effect without a language model."""
     for name in (*_FLAGS, *others):
         if getattr(flags, name, None) is not None:
             raise SettingsError(f"--{name.replace('_', '-')} is for language models; name one with {wanted}")
@@ -62,7 +83,7 @@ def value_of(flags: argparse.Namespace, name: str) -> float:
 
 
 def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namespace) -> bool:
-    """Print what asking `questions` takes; False where that was all that was wanted (`--dry-run`)."""
+    """Print what asking `questions` costs; returns False with `--dry-run`, which ends there."""
     plan = asker.plan(questions)
     price = _price(flags.price)
     out = say if flags.dry_run else tell
@@ -81,16 +102,16 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
         f"before, {len(plan.open):,} to ask",
     )
     if plan.elsewhere:
-        out(f"  kept answers came from {', '.join(plan.elsewhere)}")
+        out(f"  stored answers came from {', '.join(plan.elsewhere)}")
     if plan.open:
         calls, tokens = asker.limits(plan)
         out(
-            f"  that takes some {plan.prompt_tokens:,} tokens of prompts and at most {plan.answer_tokens:,} of answers"
+            f"  about {plan.prompt_tokens:,} tokens of prompts and at most {plan.answer_tokens:,} of answers"
             + (f", ${_money(plan.prompt_tokens, plan.answer_tokens, *price):,.2f} at most" if price else ""),
         )
         out(
-            f"  budget: {counted(calls, 'call')} and {counted(tokens, 'token')}, retries counted (a question may "
-            f"reserve {plan.max_tokens // len(plan.open):,} tokens until its reply says the use)",
+            f"  budget: {counted(calls, 'call')} and {counted(tokens, 'token')}, retries included (each question "
+            f"reserves up to {plan.max_tokens // len(plan.open):,} tokens until its reply arrives)",
         )
     if flags.dry_run:
         say("nothing was asked (--dry-run)")
@@ -103,7 +124,7 @@ def _price(text: str | None) -> tuple[float, float] | None:
     try:
         into, out = map(float, text.split(","))
     except ValueError:
-        raise SettingsError(f"--price {text}: write dollars a million tokens, as in 2.50,10") from None
+        raise SettingsError(f"--price {text}: write dollars per million tokens, as in 2.50,10") from None
     return into, out
 
 

@@ -1,4 +1,4 @@
-"""Scores as lines of a table, and what must be said of those whose formula is a reading of ours."""
+"""Tables of scores, and the remark on scores whose formula is not published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headspan.cli.terminal import say
 from headspan.concepts.ccs import UNSOURCED, ConceptConsistency
 from headspan.escapes import escaped
 
-# Of `score_row`, after the name.
+# The columns of `score_row` after the name.
 SCORE_COLUMNS = (
     *("heads", "high", "moderate", "low"),
     *(f"CCS@{k}" for k in range(6)),
@@ -29,7 +29,7 @@ def _share(value: float) -> str:
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns under one another, the first flush left."""
+    """Print rows as aligned columns, the first column to the left and the others to the right."""
     shown = [tuple(map(escaped, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
@@ -38,7 +38,8 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def print_unsourced(*found: ConceptConsistency) -> None:
-    """Name what was not read at its source."""
-    say(f"* [unsourced], our reading: {UNSOURCED['association']}; {UNSOURCED['entanglement']}")
+    """Print which formulas are our own reading, because their source could not be read."""
+    formulas = f"{UNSOURCED['association']}; {UNSOURCED['entanglement']}"
+    say(f"* [unsourced], our own reading, since the source could not be read: {formulas}")
     if any(len(one.votes.judges) > 1 for one in found):
         say(f"[unsourced] too: {UNSOURCED['majority']}")

@@ -1,8 +1,8 @@
-"""The only place that prints: lines to standard output and standard error, whatever these can take.
+"""The only module that prints: lines to standard output and standard error.
 
-Each call is one line, with what steers a terminal escaped. Letters that the encoding lacks are escaped. Where output
-is impossible (a closed stream, a full disk, a reader that has gone), a command goes on, its exit code stays, and
-`conclude` says so in one sentence; a reader that has gone has seen enough and is told nothing.
+Each call prints one line. Control characters, and letters that the stream's encoding lacks, are escaped. If output is
+impossible (a closed stream, a full disk, a closed pipe), the command continues with its usual exit code, and `conclude`
+reports the loss in one sentence; after a closed pipe it reports nothing, since the reader wanted no more.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from headspan.escapes import escaped
 
 
 class Guarded:
-    """One of the two standard streams, as it is at the time of each write; writing to it never raises."""
+    """Standard output or standard error, looked up at each write; writing never raises."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        # Why nothing can be written any more.
+        # The error after which nothing more is written.
         self.refused: OSError | ValueError | None = None
 
     @property
@@ -34,7 +34,7 @@ class Guarded:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write `text` as it is, but for letters that the encoding lacks."""
+        """Write `text`; only letters that the encoding lacks are escaped."""
         if self.refused is None:
             stream = self._stream
             try:
@@ -49,7 +49,7 @@ class Guarded:
         return len(text)
 
     def flush(self) -> None:
-        """Have the stream write what it holds back."""
+        """Flush the stream's buffer."""
         if self.refused is None and self._stream is not None:
             try:
                 self._stream.flush()
@@ -64,14 +64,14 @@ class Guarded:
             return False
 
     def fileno(self) -> int:
-        """The stream's descriptor; OSError where it has none."""
+        """The stream's file descriptor. Raises OSError if it has none."""
         if self._stream is None:
             raise OSError("it is closed")
         return self._stream.fileno()
 
     def _refuse(self, error: OSError | ValueError) -> None:
         self.refused = error
-        # What the stream still holds back would be refused again at the interpreter's end, and change the exit code.
+        # Python flushes the buffer again at its end; that would fail once more and change the exit code.
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
@@ -87,21 +87,21 @@ def say(line: str = "") -> None:
 
 
 def say_row(*cells: object) -> None:
-    """Print one line of cells with tabs between, and nowhere else."""
+    """Print one line of cells, separated by tabs; tabs within a cell are escaped."""
     OUT.write("\t".join(escaped(str(cell)) for cell in cells) + "\n")
 
 
 def tell(line: str) -> None:
-    """Print one line about what goes on, or went wrong, on standard error."""
+    """Print one line about progress or an error on standard error."""
     ERR.write(f"{escaped(line)}\n")
     ERR.flush()
 
 
 def prepare() -> None:
-    """Begin a command.
+    """Prepare the streams for a command.
 
-    Standard streams that are closed are opened on nothing, so that no file of ours takes the place of one and has a
-    library's complaints written into it.
+    Closed standard streams are opened on the null device. Otherwise a file that headspan opens could get the descriptor
+    of standard error, and warnings of a library would be written into it.
     """
     OUT.refused = ERR.refused = None
     for descriptor in range(3):
@@ -113,11 +113,9 @@ def prepare() -> None:
 
 
 def conclude() -> None:
-    """End a command: write what is held back, and say where standard output took less than all."""
+    """Flush the streams after a command, and say so if standard output could not be written."""
     OUT.flush()
     if OUT.refused is not None and not isinstance(OUT.refused, BrokenPipeError):
         why = getattr(OUT.refused, "strerror", None) or OUT.refused
-        tell(
-            f"headspan: standard output cannot be written ({why}); the command ran, but not all that it prints is there"
-        )
+        tell(f"headspan: standard output cannot be written ({why}); the command ran, but part of its output is missing")
     ERR.flush()

@@ -1,13 +1,15 @@
-"""The commands that look at votes: one by one, how far their givers agree, and several models side by side."""
+"""The commands that show votes and scores: `votes`, `agreement` and `compare`."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
+from headspan.cli.commands import Section
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.shared_flags import run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.cli.terminal import say
 from headspan.concepts.agreement import Agreement, Measure
@@ -18,34 +20,46 @@ from headspan.concepts.human_votes import read_votes, write_spans
 from headspan.concepts.labels import read_labels
 from headspan.concepts.raters import rater_agreement
 from headspan.errors import SettingsError, counted
-from headspan.events import Listener
 from headspan.spans.over_store import read_spans
 from headspan.store.reader import Store
 
-Run = Callable[[argparse.Namespace, Listener], int]
 
-
-def add_vote_commands(
-    add: Callable[[str, Run, str], argparse.ArgumentParser], run_flag: Callable[[argparse.ArgumentParser], None]
-) -> None:
-    """Add `votes`, `agreement` and `compare` to the parser, as `add_label_commands` does its own."""
-    votes = add("votes", _votes, "every vote on every text, with the raw answers")
-    votes.add_argument("store")
-    votes.add_argument("--head", help="of one head alone, as in L22.H13")
+def add_votes(section: Section) -> None:
+    """Add `votes` and `agreement`."""
+    votes = section.add(
+        "votes", _votes, "show every vote, with the raw answers", "headspan votes run.zarr --head L22.H13"
+    )
+    store_argument(votes)
+    votes.add_argument("--head", help="show one head only, as in L22.H13")
     run_flag(votes)
-    agreement = add("agreement", _agreement, "how far judges, and people, agree")
-    agreement.add_argument("store")
+
+    agreement = section.add(
+        "agreement",
+        _agreement,
+        "measure how far judges and people agree",
+        "headspan agreement run.zarr --write to_judge.csv --count 100",
+    )
+    store_argument(agreement)
     run_flag(agreement)
-    agreement.add_argument("--write", metavar="CSV", help="write texts and labels for a person to judge")
-    agreement.add_argument("--count", type=int, default=100, help="how many to write (default: %(default)s)")
-    agreement.add_argument("--seed", type=int, default=0, help="which heads to draw (default: %(default)s)")
-    agreement.add_argument("--human", action="append", metavar="CSV", help="such a file, filled in; may be repeated")
-    table = add("compare", _compare, "several models' scores side by side")
-    table.add_argument("stores", nargs="+", metavar="STORE")
+    people = agreement.add_argument_group("people's votes")
+    people.add_argument("--write", metavar="CSV", help="write texts and labels for a person to judge")
+    people.add_argument(
+        "--count", type=int, metavar="N", default=100, help="how many texts to write (default: %(default)s)"
+    )
+    people.add_argument("--seed", type=int, metavar="N", default=0, help="which heads to draw (default: %(default)s)")
+    people.add_argument("--human", action="append", metavar="CSV", help="such a file, filled in; may be repeated")
+
+
+def add_compare(section: Section) -> None:
+    """Add `compare`."""
+    table = section.add(
+        "compare", _compare, "show the scores of several stores side by side", "headspan compare a.zarr b.zarr"
+    )
+    table.add_argument("stores", nargs="+", metavar="STORE", help="stores with scores")
     run_flag(table)
 
 
-def _votes(flags: argparse.Namespace, progress: Listener) -> int:
+def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     found = read_scores(store, flags.run_name)
     labels, votes = found.labels, found.votes
@@ -57,7 +71,7 @@ def _votes(flags: argparse.Namespace, progress: Listener) -> int:
         for record in read_records(store, "ccs", labels.run)
     }
     say(f"labels by {labels.source}")
-    say(f"votes by {votes.source}; by majority + fits the label, - does not")
+    say(f"votes by {votes.source}; + matches the label by majority, - does not")
     for kept, layer in enumerate(labels.layers):
         for head, name in enumerate(labels.names[kept]):
             if chosen not in (None, (layer, head)):
@@ -76,7 +90,9 @@ def _head_of(text: str, found: ConceptConsistency) -> tuple[int, int]:
     named = re.fullmatch(r"L(\d+)\.H(\d+)", text)
     head = (int(named[1]), int(named[2])) if named else (-1, -1)
     if head[0] not in found.labels.layers or head[1] >= found.scores.shape[1]:
-        raise SettingsError(f"--head {text}: no such head here; write L{found.labels.layers[0]}.H0, say")
+        raise SettingsError(
+            f"--head {text}: there are no scores for such a head; write, for example, L{found.labels.layers[0]}.H0"
+        )
     return head
 
 
@@ -86,7 +102,7 @@ def _print_replies(indent: str, record: Record | None) -> None:
         say(f"{indent} ← {words or 'nothing'}")
 
 
-def _agreement(flags: argparse.Namespace, progress: Listener) -> int:
+def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     labels = read_labels(store, flags.run_name)
     spans = read_spans(store, labels.run)
@@ -108,8 +124,8 @@ def _agreement(flags: argparse.Namespace, progress: Listener) -> int:
         say(f"{pair.first} and {pair.second}")
         _print_agreement("texts", pair.texts)
         _print_agreement("scores of heads", pair.heads)
-    say("95 % intervals from 1,000 bootstrap samples of heads; - where a rater never varies. Of votes of 0 and 1, ρ")
-    say("and τ-b are one number. κ of scores is unweighted.")
+    say("95 % intervals from 1,000 bootstrap samples of heads; - if a rater always gives the same vote. For votes of 0")
+    say("and 1, ρ and τ-b are equal. κ of scores is unweighted.")
     if len(found.votes.judges) > 1:
         say(f"[unsourced]: {UNSOURCED['majority']}")
     return 0
@@ -117,7 +133,7 @@ def _agreement(flags: argparse.Namespace, progress: Listener) -> int:
 
 def _print_agreement(what: str, found: Agreement) -> None:
     if not found.pairs:
-        say(f"    {what}: none that both rated")
+        say(f"    {what}: none was rated by both")
         return
     measures = (("κ", found.kappa), ("ρ", found.spearman), ("τ-b", found.kendall))
     shown = "  ".join(f"{name} {_measure(measure)}" for name, measure in measures)
@@ -130,15 +146,15 @@ def _measure(measure: Measure) -> str:
     return f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]".replace("nan", "-")
 
 
-def _compare(flags: argparse.Namespace, progress: Listener) -> int:
+def _compare(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     compared = compare([Store(path) for path in flags.stores], flags.run_name)
     ways = list(dict.fromkeys(one.way for one in compared))
     rows = [_compared_row(one, ways.index(one.way) + 1) for one in compared]
-    print_table([("model", "store", "run", "way", *SCORE_COLUMNS), *rows])
+    print_table([("model", "store", "run", "method", *SCORE_COLUMNS), *rows])
     for number, (pool, labeller, judges) in enumerate(ways, start=1):
-        say(f"way {number}: texts of pool {pool}, labels by {labeller}, votes by {judges}")
+        say(f"method {number}: texts of pool {pool}, labels by {labeller}, votes by {judges}")
     if len(ways) > 1:
-        say("scores made in different ways do not compare")
+        say("scores made by different methods cannot be compared")
     print_unsourced(*(one.found for one in compared))
     return 0
 

@@ -1,1 +1,1 @@
-"""One HTML file that shows what a store holds."""
+"""The report: one HTML file that shows the results of a store."""

@@ -1,7 +1,6 @@
-"""One HTML file that shows what a store's analyses found, head by head; no network, no torch.
+"""Write the report: collect the results of a store, head by head, and save them as one HTML file.
 
-This file gathers: numbers, texts, and the images that speak most for the best heads. What they look like
-is the page's matter.
+Needs neither a network nor torch. `page` decides how the report looks.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ def write_report(
     on_progress: Listener = ignore,
     shards: Sequence[str] = (),
 ) -> Path:
-    """Write the report of a CCS run, or of the only one there is, to `path`; returns the path.
+    """Write the results of a CCS run as one HTML file, and return its path. An earlier report at `path` is replaced.
 
-    Images are read from the shards where those are still in their place, or from `shards`, which name all of them where
-    they lie now. An earlier report is replaced. Raises StoreError where the store has no such run, or `path` is another
-    file or cannot be written.
+    `run` is the run's name; None means the only run there is. `shards` says where all the shards are now, if they have
+    moved; images that cannot be read are shown by name. Raises StoreError if the store has no such run, if `path` is
+    another file, or if it cannot be written.
     """
     path = Path(path)
     _refuse_other_files(path)
@@ -44,10 +43,9 @@ def write_report(
     examples, missing = find_examples(store, spans, heads, on_progress, shards)
     if missing:
         why = next(iter(missing.values()))
-        todo = "" if shards else "; --shards (in Python shards=) names the tars where they lie now"
-        on_progress(
-            Progress(NOTE, 0, None, f"{len(missing)} of the images to show could not be read (first: {why}){todo}")
-        )
+        todo = "" if shards else "; --shards (in Python shards=) says where the tars are now"
+        images = counted(len(missing), "image")
+        on_progress(Progress(NOTE, 0, None, f"{images} of the report could not be read (first: {why}){todo}"))
     content = Content(
         notices=[notice] if (notice := random_weights_notice(store)) else [],
         model=str(store.attributes["model"]),
@@ -66,13 +64,13 @@ def write_report(
         missing=missing,
         has_maps="patches" in store.attributes["emit"],
     )
-    # A store's attributes may hold halves of surrogate pairs, which are no UTF-8.
+    # The attributes of a store may hold halves of surrogate pairs, which UTF-8 cannot encode.
     write_atomically(path, [render(content).encode(errors="backslashreplace")])
     return path
 
 
 def _refuse_other_files(path: Path) -> None:
-    """StoreError where something other than a report lies at `path`."""
+    """Raise StoreError if `path` is something other than a report."""
     try:
         if path.is_file():
             page = path.read_bytes()
@@ -81,17 +79,17 @@ def _refuse_other_files(path: Path) -> None:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); choose another --out") from error
     if path.exists():
-        raise StoreError(f"{path}: is there already, and no report that headspan wrote; choose another --out")
+        raise StoreError(f"{path}: exists, and is not a report that headspan wrote; choose another --out")
 
 
 def random_weights_notice(store: Store) -> str | None:
-    """What the first line of anything about `store` must say where its model is not trained."""
+    """The warning that must stand above the results of a store whose model has random weights; else None."""
     pretrained = str(store.attributes["pretrained"])
     if not pretrained.startswith("random:"):
         return None
     return (
-        f"The model has random weights ({pretrained}): this shows that the chain runs, and its labels and texts mean "
-        "nothing."
+        f"The model has random weights ({pretrained}). The report shows that every step works; "
+        "its labels and texts mean nothing."
     )
 
 
@@ -105,7 +103,7 @@ def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[Described
             label=found.labels.name(layer, head),
             score=int(found.scores[place]),
             group=found.group(layer, head),
-            # A head may have fewer texts than votes are kept for.
+            # A head may have fewer texts than there are votes.
             texts=tuple(zip(spans.texts(layer, head, LABELLED_TEXTS), votes, strict=False)),
             explained_first=float(spans.explained[place][:LABELLED_TEXTS][-1]),
             explained_all=float(spans.explained[place][-1]),
@@ -113,7 +111,7 @@ def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[Described
 
 
 def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tuple[str, str]]:
-    """What the run was, as lines of a table."""
+    """Names and values for the table about the run."""
     known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
     unfinished = store.planned_images - sum(record.rows for record in store.records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
@@ -123,12 +121,12 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
     return [
         ("Model", known["model"]),
         ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {str(known['weights_sha256'])[:12]})"),
-        ("Images", f"{good:,} good, {bad:,} set aside" + (f", {unfinished:,} not yet done" if unfinished else "")),
-        ("Layers kept", f"{spans_of(store.layers)} of {store.all_layers}" + described),
-        ("Heads", f"{store.heads_per_layer} a layer, of {counted(store.head_dim, 'dimension')}"),
-        ("Emission", ", ".join(known["emit"])),
+        ("Images", f"{good:,} good, {bad:,} bad" + (f", {unfinished:,} not yet computed" if unfinished else "")),
+        ("Layers", f"{spans_of(store.layers)} of {store.all_layers}" + described),
+        ("Heads", f"{store.heads_per_layer} per layer, {counted(store.head_dim, 'dimension')} each"),
+        ("Emitted", ", ".join(known["emit"])),
         ("Precision", f"{known['precision']}, {known['backend']}"),
-        ("Store", f"{_size(store.stored_bytes)} on disk; {row_bytes:,} bytes an image, the rest once"),
+        ("Store", f"{_size(store.stored_bytes)} on disk; {row_bytes:,} bytes per image, the rest once per store"),
         (
             "Text pool",
             f"{spans.pool.name}, {counted(len(spans.pool.texts), 'text')}"

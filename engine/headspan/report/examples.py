@@ -1,7 +1,7 @@
-"""The report's examples: the best heads, the images that speak most for their first texts, and maps of these.
+"""The report's examples: the best heads, the images that respond most to their first texts, and maps over them.
 
-Best heads are those of the highest CCS and, of equal ones, of the largest variance explained by the first
-texts. Maps need a store with `patches`.
+The best heads have the highest CCS; among equal scores, the first texts explain more variance. Maps need a store with
+`patches`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from headspan.store import results
 from headspan.store.reader import Store
 
 _HEADS = 6
-# A map beside each image takes the place of another image.
+# A map beside each image takes the space of another image.
 _IMAGES, _IMAGES_WITH_MAPS = 6, 4
-# Single patches can stand out by an order of magnitude; they must not wash out the rest.
+# A quantile, since single patches can be ten times larger than all others, which would then look empty.
 _FULL_COLOUR = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """A head, the vector of its first text, and the images that speak most for it."""
+    """A head, the vector of its first text, and the images that respond most to it."""
 
     head: DescribedHead
     vector: Float32[np.ndarray, " joint"]
@@ -48,9 +48,9 @@ class _Best:
 def find_examples(
     store: Store, spans: HeadSpans, heads: Sequence[DescribedHead], on_progress: Listener, shards: Sequence[str] = ()
 ) -> tuple[list[HeadExamples], dict[int, str]]:
-    """The best heads with their best images, and the reasons why images are missing, by row.
+    """The best heads with their images, and for each image that could not be read, by row, the reason.
 
-    `shards` name the tars where they lie now, if they have moved.
+    `shards` says where all the tars are now, if they have moved.
     """
     has_maps = "patches" in store.attributes["emit"]
     vectors = results.load(store, "texts", spans.pool.name)[0]["vectors"]

@@ -1,8 +1,8 @@
-"""The report's pictures: images as the model sees them, and maps laid over them, as JPEG data URIs.
+"""The report's pictures: images as the model sees them, and maps over them, as JPEG data URIs.
 
-Shards are read once, forwards. An image that cannot be had any more is named with its reason and left
-out; that fails no report. A store may come from somebody else, so commands (`pipe:`) that it names are not run, and
-nothing is read over a network from an address that only the store gives.
+Each shard is read once, from front to back. An image that cannot be read is reported with the reason, and the report
+is written without it. Stores may come from other people: a command (`pipe:`) that a store names is never run, and
+a network address is read only if the caller names it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headspan.store.tables import read_shards
 
 THUMBNAIL_SIDE = 160
 _JPEG_QUALITY = 82
-# For and against the text, over a pale grey image: told apart by all common kinds of colour vision.
+# Orange for the text, blue against it; all common kinds of colour vision can tell them apart.
 _FOR, _AGAINST = (214, 84, 10), (31, 84, 166)
 _STRONGEST = 0.9
 _GREY_LIFT = 0.35
@@ -42,9 +42,9 @@ def read_images(
 ) -> tuple[dict[int, Image.Image], dict[int, str]]:
     """Thumbnails by row, and the reason for each row without one.
 
-    `samples` are lines of the store's table; `preprocess` is the store's attribute of that name. `urls` says where
-    each shard lies now, by the name that the store has for it; without it shards lie where their names say. Of
-    remote shards, only those whose url is among `given`, the urls that the caller named, are read.
+    `samples` are rows of the store's table; `preprocess` is the store's attribute of that name. `urls` gives the
+    present address of each shard by its name in the store; without it, the names are the addresses. A remote shard is
+    read only if its URL is among `given`, the URLs that the caller named.
     """
     # JSON has no tuples.
     fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()}
@@ -56,13 +56,11 @@ def read_images(
         url, wanted = (urls or {}).get(name, name), list(members)
         try:
             if url.startswith("pipe:"):
-                raise SourceError(f"{url}: a command, which a report does not run; make it from shards that are files")
+                raise SourceError(f"{url}: is a command, and reports do not run commands; name shards that are files")
             if is_remote(url) and url not in given:
-                raise SourceError(
-                    f"{url}: lies on a network, which a report uses for shards that --shards names and for no other"
-                )
+                raise SourceError(f"{url}: is remote, and reports read remote shards only if --shards names them")
             if describe(url)[0] != planned_bytes.get(name):
-                raise SourceError(f"{url}: has changed since precompute read it; put the shard back as it was")
+                raise SourceError(f"{url}: has changed since precompute read it; restore the shard")
             with open_shard(url) as shard:
                 for sample in wanted:
                     try:
@@ -76,7 +74,7 @@ def read_images(
 
 
 def overlay(image: Image.Image, contributions: Float[np.ndarray, "rows columns"], strongest: float) -> Image.Image:
-    """The image in pale grey under its map, from blue at `-strongest` over none at 0 to orange at `strongest`."""
+    """The image in pale grey under its map: blue at `-strongest`, no colour at 0, orange at `strongest`."""
     smooth = Image.fromarray(contributions.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     share = np.clip(np.asarray(smooth) / max(strongest, np.finfo(np.float32).tiny), -1, 1)[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), np.float32)
@@ -87,7 +85,7 @@ def overlay(image: Image.Image, contributions: Float[np.ndarray, "rows columns"]
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image as a JPEG within the page."""
+    """The image as a JPEG data URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

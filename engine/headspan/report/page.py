@@ -1,8 +1,8 @@
-"""What the report looks like: its content as one HTML page with style and script inside, from `templates`.
+"""The report's content, and the HTML page that the templates make of it.
 
-The template engine escapes every value, whatever it comes from, and the page's content policy lets nothing load and no
-script run but the page's own. Without scripts it reads as well; only sorting, filtering and the grid's tips are
-missing.
+The page is one file: style and script are inside. The template engine escapes every value, and the page's content
+policy forbids loading anything and running any other script. Without scripts everything can be read; only sorting,
+filtering and the tips of the grid need them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from headspan.concepts.labels import LABELLED_TEXTS
+from headspan.errors import counted
 from headspan.escapes import escaped
 from headspan.report.truth import images_of, percent, truth_tables
 from headspan.shards.samples import BadImage
 from headspan.world.ground_truth import GroundTruth
 
-# By these words, on every page, a report is known.
+# These words on a page show that it is a report.
 KIND = "Attention heads, read with headspan"
-# Of images that were set aside, and of characters of one text: beyond, the page would be long, not better.
+# Bad images that the page lists, characters of one text, and characters of a remark, which may name long paths.
 _BAD_SHOWN = 20
 _TEXT_LENGTH = 200
-# What headspan itself says may name long paths.
 _REMARK_LENGTH = 2000
 
 
@@ -42,19 +42,19 @@ class DescribedHead:
     score: int
     group: str | None
     texts: tuple[tuple[str, bool], ...]
-    # Shares of the variance of the head's contributions, after the first texts and after all.
+    # The share of the variance of the head's contributions that the first texts explain, and that all texts explain.
     explained_first: float
     explained_all: float
 
     @property
     def name(self) -> str:
-        """As in `L22.H13`."""
+        """The name in the field's notation, such as `L22.H13`."""
         return f"L{self.layer}.H{self.head}"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image that speaks for a head's first text; picture and map are data URIs, where they are to be had."""
+    """An image that responds to a head's first text; picture and map are data URIs, or None if there are none."""
 
     key: str
     caption: str | None
@@ -65,7 +65,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class HeadExamples:
-    """A head's best images, and the contribution of a patch from which on its maps are fully coloured."""
+    """A head's best images, and the contribution of a patch at which its maps reach full colour."""
 
     head: DescribedHead
     examples: list[Example]
@@ -74,22 +74,22 @@ class HeadExamples:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
-    # The first line.
+    # They stand above everything else.
     notices: list[str]
     model: str
     weights: str
     facts: list[tuple[str, str]]
     images: int
-    # The described layers.
+    # The layers whose heads are described.
     layers: tuple[int, ...]
     heads: list[DescribedHead]
     texts_per_head: int
     at_k: list[float]
     groups: dict[str, int]
     ccr: float
-    # Only of a store of the image world.
+    # None unless the images are of the image world.
     truth: GroundTruth | None
     bad: list[BadImage]
     examples: list[HeadExamples]
@@ -99,15 +99,15 @@ class Content:
 
 
 def render(content: Content) -> str:
-    """The page."""
+    """The page as HTML."""
     style, script = (_source(f"report.{kind}").strip() for kind in ("css", "js"))
     return (
         _templates()
         .get_template("report.html")
         .render(
-            # Names this one script in the content policy, so that no other runs.
+            # The content policy names this script by its hash, so that no other script runs.
             script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            # Headspan's own, without anything from a store.
+            # These two are files of headspan and hold nothing from a store.
             style=Markup(style),
             script=Markup(script),
             kind=KIND,
@@ -129,7 +129,7 @@ def _source(name: str) -> str:
 
 @cache
 def _templates() -> Environment:
-    """The templates. Every value that they show is escaped; one that is not there is an error."""
+    """The templates; they escape every value, and an undefined value is an error."""
     templates = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,
@@ -151,7 +151,7 @@ def _templates() -> Environment:
 
 
 def _shown(value: object) -> object:
-    """Text without letters that steer a terminal, or turn the direction of writing; style and script stay."""
+    """A value as it is shown: invisible and control characters are escaped, except in style and script."""
     return escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -159,22 +159,22 @@ def _groups(content: Content) -> list[tuple[str, str, str]]:
     """Name, number and meaning of each group of heads, and of the ratio."""
     meaning = {"high": "CCS 5", "moderate": "CCS 3", "low": "CCS 0–1"}
     ccr = "–" if math.isnan(content.ccr) else f"{content.ccr:.2f}"
-    ratio = ("CCR", ccr, "no high heads" if math.isnan(content.ccr) else "concepts of several high heads")
+    ratio = ("CCR", ccr, "no high heads" if math.isnan(content.ccr) else "concepts shared by high heads, per high head")
     return [*((name, f"{count}", meaning[name]) for name, count in content.groups.items()), ratio]
 
 
 def _remarks(content: Content) -> list[str]:
     remarks = []
     if content.missing:
-        images = len(content.missing)
-        reason = next(iter(content.missing.values()))
-        remarks.append(f"{images} of the images could not be read and are shown by name alone: {reason}.")
+        images, reason = len(content.missing), next(iter(content.missing.values()))
+        verb = "is" if images == 1 else "are"
+        remarks.append(f"{counted(images, 'image')} could not be read and {verb} shown by name only: {reason}.")
     if not content.has_maps:
-        remarks.append("Maps need each patch’s share: run precompute with --emit heads,patches.")
+        remarks.append("Maps need the contribution of each patch: run precompute with --emit heads,patches.")
     return remarks
 
 
 def _brief(text: object, length: int = _TEXT_LENGTH) -> str:
-    """On one line, and not longer than can be read at a glance."""
+    """`text` on one line, cut to `length` characters."""
     words = " ".join(str(text).split())
     return words if len(words) <= length else words[: length - 1].rstrip() + "…"

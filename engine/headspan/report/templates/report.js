@@ -1,5 +1,5 @@
 "use strict";
-// The table of heads holds every number and text; sorting, filtering and the grid's tips work on its rows.
+// The table of heads holds every number and text; sorting, filtering and the tips of the grid read its rows.
 const page = document.documentElement;
 window.addEventListener("error", (event) => { page.dataset.error = event.message; });
 
@@ -10,7 +10,7 @@ const shown = document.getElementById("shown");
 const grid = document.getElementById("grid");
 const tip = document.getElementById("tip");
 
-// Sorting. Numbers come largest first; the head's own column and words in their natural order.
+// Sorting: numbers from the largest, heads and words in their natural order.
 const value = (row, column) => {
   const cell = row.cells[column];
   return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
@@ -43,7 +43,7 @@ const applyFilter = () => {
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
   let count = 0;
   for (const row of rows) {
-    // Cell by cell: a row's own text runs its cells together.
+    // Cell by cell, since the text of a row has no space between its cells.
     const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
     row.hidden = !words.every((word) => text.includes(word));
     count += !row.hidden;
@@ -52,7 +52,7 @@ const applyFilter = () => {
 };
 filter.addEventListener("input", applyFilter);
 
-// A link to a row must find it, filtered away or not.
+// A link to a row that the filter hides shows all rows first.
 const reveal = (cell) => {
   const row = document.getElementById(cell.hash.slice(1));
   if (row.hidden) {
@@ -61,7 +61,7 @@ const reveal = (cell) => {
   }
 };
 
-// Tips: what the head's row says, beside the cell.
+// Tips: the contents of the head's row, beside the cell.
 const part = (name, ...children) => {
   const element = document.createElement(name);
   element.append(...children);
@@ -83,7 +83,7 @@ const showTip = (cell) => {
   chip.prepend("CCS ");
   heading.append(chip);
   const { first, all } = table.dataset;
-  const explained = `Variance explained by ${first} texts ${find(".first").textContent}, by all ${all} ${find(".all").textContent}`;
+  const explained = `The first ${first} texts explain ${find(".first").textContent} of the variance, all ${all} explain ${find(".all").textContent}`;
   tip.replaceChildren(heading, find("ol").cloneNode(true), part("p", explained));
   tip.hidden = false;
   const place = cell.getBoundingClientRect();
@@ -119,7 +119,7 @@ grid.addEventListener("click", (event) => {
 });
 document.addEventListener("pointerdown", (event) => { if (!cellOf(event)) hideTip(); });
 
-// One tab stop for the whole grid; arrows go from cell to cell.
+// The grid is one tab stop; the arrow keys move from cell to cell.
 const columns = grid.tHead.rows[0].cells.length - 1;
 cells.forEach((cell, place) => { cell.tabIndex = place === 0 ? 0 : -1; });
 const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };

@@ -1,0 +1,149 @@
+"""The commands about models and stores: `models`, `info`, `verify` and `repair`."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+
+from headspan.cli.commands import Section
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.shared_flags import pipe_flag, shards_flag, store_argument, weights_flag
+from headspan.cli.terminal import say, say_row
+from headspan.config import spans as spans_of
+from headspan.errors import counted
+from headspan.escapes import shell_command
+from headspan.run.verify import WHOLE_STORE, Verdict, verify
+from headspan.store.info import info
+from headspan.store.reader import Store
+
+
+def add_inspect(section: Section) -> None:
+    """Add the four commands."""
+    section.add("models", _models, "list the models of open_clip, and which ones headspan supports", "headspan models")
+    about = section.add("info", _info, "show what a store holds", "headspan info run.zarr --bad")
+    store_argument(about)
+    lists = about.add_argument_group("lists, as lines of row, key, shard and reason")
+    lists.add_argument("--bad", action="store_true", help="list the images that could not be used")
+    lists.add_argument(
+        "--notes", action="store_true", help="list the captions and other members that could not be used"
+    )
+
+    check = section.add(
+        "verify", _verify, "check a store's files, numbers and source tars", "headspan verify run.zarr --sources"
+    )
+    store_argument(check)
+    sources = check.add_argument_group("source tars")
+    sources.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
+    shards_flag(sources)
+
+    command = section.add(
+        "repair",
+        _repair,
+        "compute damaged or quarantined units again",
+        "headspan repair run.zarr",
+        "Everything else in the store stays as it is. Shards and model must be those that the store was made from.",
+    )
+    command.set_defaults(kept="finished units")
+    store_argument(command)
+    inputs = command.add_argument_group("inputs")
+    inputs.add_argument(
+        "shards", nargs="*", default=[], help="all shards, if they have moved or if their URLs hold secrets"
+    )
+    weights_flag(inputs)
+    pipe_flag(inputs)
+    computation = command.add_argument_group("computation")
+    computation.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per forward pass (default: the store's)"
+    )
+    computation.add_argument("--device", help="auto, cpu or cuda:0 (default: the store's)")
+    computation.add_argument(
+        "--workers", type=int, metavar="N", help="threads that decode images (default: one per core)"
+    )
+
+
+def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    # Needs torch.
+    from headspan.model.convert import catalogue, running_twice, waiting
+
+    reasons, later, twice = catalogue(), waiting(), running_twice()
+    width = max(map(len, reasons))
+    for name, reason in reasons.items():
+        yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"
+        yes += ", in two passes per image, since it normalises its rows before their mean" if name in twice else ""
+        say(f"{name:<{width}}  {'no: ' + reason if reason else yes}")
+    supported = sum(reason is None for reason in reasons.values())
+    say(f"headspan supports {supported} of the {len(reasons)} models of open_clip {version('open_clip_torch')}")
+    return 0
+
+
+def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    if flags.bad or flags.notes:
+        store = Store(flags.store)
+        for image in [*(store.bad_images() if flags.bad else []), *(store.notes() if flags.notes else [])]:
+            say_row(image.row, image.key, image.url, image.reason)
+        return 0
+    facts = info(flags.store).facts
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        say(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    # All rows: which of them hold an image is one of the things to check.
+    store = Store(flags.store, include_failed=True)
+    verdict = verify(store, progress, flags.sources, flags.shards)
+    progress.close()
+    code = _print_verdict(store, verdict)
+    # Sources that could not be reached were not checked, though the user asked for it.
+    return 1 if flags.sources and verdict.unreached else code
+
+
+def _print_verdict(store: Store, verdict: Verdict) -> int:
+    for problem in verdict.problems:
+        where = f"rows {problem.first_row} to {problem.first_row + problem.rows - 1}"
+        if problem.unit != WHOLE_STORE:
+            where = f"unit {problem.unit}, {where}"
+        elif not problem.of_source:
+            where = "whole store"
+        say(f"{where}: {problem.what}")
+    if verdict.unreached:
+        say(
+            f"not compared with the plan: {counted(verdict.unreached, 'source tar')}, because they are commands, "
+            "remote or missing; --shards says where they are now (relative paths start in the folder of the run)"
+        )
+    if verdict.problems:
+        of_store = any(problem.of_store for problem in verdict.problems)
+        command = shell_command(["headspan", "repair", str(store.path)])
+        todo = f"; `{command}` repairs the store" if of_store else ""
+        say(f"{counted(len(verdict.problems), 'problem')} in {counted(verdict.units, 'unit')}{todo}")
+        return 1
+    checked = f"{counted(verdict.images, 'image')} in {counted(verdict.units, 'unit')}"
+    say(f"{checked}: files, records, rows and moments agree")
+    if verdict.largest_error is None:
+        say("contributions were not summed, because that needs --layers all and --emit heads,mlps")
+    else:
+        say(f"contributions sum to the embeddings within {verdict.largest_error:.1e} (16-bit numbers)")
+    if not store.complete:
+        say("the run is unfinished; run the same precompute command to continue it")
+    return 0
+
+
+def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    # Needs torch.
+    from headspan.run.repair import repair
+
+    names = ("batch_size", "device", "workers", "allow_pipe", "weights")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    done = repair(flags.store, flags.shards, progress, **given)
+    progress.close()
+    for name in done.files:
+        say(f"restored {name}")
+    say(f"{counted(len(done.units), 'unit')} computed again" + (f": {spans_of(done.units)}" if done.units else ""))
+    for problem in done.verdict.problems:
+        if problem.unit == WHOLE_STORE and problem.of_store and problem.where:
+            say(
+                f"{problem.where} could not be restored: from these shards and this model, this version of headspan "
+                "makes another file; restore it from a copy of the store, or precompute into another --out"
+            )
+    return _print_verdict(Store(flags.store, include_failed=True), done.verdict)

@@ -1,0 +1,145 @@
+"""The command `precompute`, and the summary that it prints."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+from headspan.cli.commands import Section
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.shared_flags import pipe_flag
+from headspan.cli.terminal import say
+from headspan.config import DECODERS, EMISSIONS, PRECISIONS, PrecomputeSettings
+from headspan.errors import counted
+from headspan.escapes import shell_command
+from headspan.run.summary import Summary
+from headspan.store.reader import Store
+from headspan.timing import IN_TURN, MEANWHILE
+
+_BAD_SHOWN = 10
+
+
+def add_precompute(section: Section) -> None:
+    """Add `precompute`."""
+    command = section.add(
+        "precompute",
+        _precompute,
+        "stream shards of images through an encoder into a store",
+        "headspan precompute 'data/{0000..0127}.tar' --model ViT-L-14 \\\n"
+        "      --pretrained laion2b_s32b_b82k --out run.zarr",
+    )
+    command.set_defaults(kept="finished units")
+
+    images = command.add_argument_group("images")
+    images.add_argument("shards", nargs="+", help="tar files of images: brace patterns, globs, directories or URLs")
+    images.add_argument(
+        "--image-member",
+        metavar="FIELD",
+        help="which members are images, by what follows the first dot of their names, as in input.jpg or *.left.png "
+        "(default: all images)",
+    )
+    images.add_argument(
+        "--caption-member", metavar="FIELD", help="which members are captions, in the same way (default: txt)"
+    )
+    images.add_argument("--caption-json", metavar="KEY", help="read captions from this key of the .json members")
+    images.add_argument(
+        "--max-bad",
+        metavar="N",
+        help="stop when more images than this cannot be used: a number, or a share such as 1%%",
+    )
+    pipe_flag(images)
+
+    model = command.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        metavar="NAME",
+        help="an open_clip name, hf-hub:…, local-dir:…, a config file (.json), or reference, the small model that "
+        "headspan includes (default: ViT-B-32)",
+    )
+    model.add_argument(
+        "--pretrained", metavar="TAG", help="an open_clip tag, hf-hub:…, a .pt or .safetensors file, or random:SEED"
+    )
+    model.add_argument(
+        "--weights", metavar="PATH", help="file or folder that holds the weights of --pretrained TAG or of --model"
+    )
+    model.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="height and width in pixels (default: the model's); positions are interpolated",
+    )
+
+    output = command.add_argument_group("output")
+    output.add_argument("--out", required=True, metavar="STORE", help="the store to write, a folder such as run.zarr")
+    output.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
+    output.add_argument("--emit", help=f"what to store, separated by commas: {', '.join(EMISSIONS)} (default: heads)")
+    output.add_argument(
+        "--unit-images",
+        type=int,
+        metavar="N",
+        help="images per unit of work, which is stored as a whole (default: 256 on a CPU; on a GPU 1024 with patches, "
+        "16384 without)",
+    )
+
+    computation = command.add_argument_group("computation")
+    computation.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
+    computation.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32; fp16 needs a GPU)")
+    computation.add_argument(
+        "--decode",
+        help=f"{' or '.join(DECODERS)}: JPEG pixels within two grey levels of open_clip's, or equal to them "
+        "(default: fast)",
+    )
+    computation.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass (default: 32)")
+    computation.add_argument(
+        "--workers", type=int, metavar="N", help="threads that decode images (default: one per core)"
+    )
+
+
+def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    # Needs torch.
+    from headspan.run.precompute import precompute
+
+    names = {field.name for field in fields(PrecomputeSettings)}
+    given = {name: value for name, value in vars(flags).items() if name in names and value is not None}
+    summary = precompute(PrecomputeSettings.from_dict(given), progress)
+    progress.close()
+    print_summary(summary)
+    store = Store(summary.path)
+    if store.complete and not store.images:
+        say(
+            f"none of {counted(store.planned_images, 'image')} could be used, so the store holds no numbers; "
+            f"`{_command_listing_bad(summary)}` lists the reasons"
+        )
+        return 1
+    return 1 if summary.quarantined else 0
+
+
+def print_summary(summary: Summary) -> None:
+    """Print what a call of `precompute` did."""
+    if summary.skipped:
+        say(f"stored before, or by another process: {counted(summary.skipped, 'image')}")
+    say(f"{counted(summary.images, 'image')} stored in {summary.path}")
+    if summary.images:
+        say(_stage_seconds(summary.seconds))
+    if summary.bad:
+        say(f"{counted(len(summary.bad), 'image')} could not be used:")
+        for bad in summary.bad[:_BAD_SHOWN]:
+            say(f"  row {bad.row}, {bad.key} in {bad.url}: {bad.reason}")
+        if len(summary.bad) > _BAD_SHOWN:
+            say(f"  and {len(summary.bad) - _BAD_SHOWN:,} more; `{_command_listing_bad(summary)}` lists all")
+    for unit in summary.quarantined:
+        say(
+            f"unit {unit.index}, rows {unit.first_row} to {unit.first_row + unit.rows - 1}, is quarantined, because it "
+            f"repeatedly ended its process; `{shell_command(['headspan', 'repair', summary.path])}` tries it again"
+        )
+
+
+def _stage_seconds(seconds: dict[str, float]) -> str:
+    in_turn, meanwhile = (
+        ", ".join(f"{stage} {seconds[stage]:,.1f} s" for stage in stages) for stages in (IN_TURN, MEANWHILE)
+    )
+    return f"{seconds['total']:,.1f} s: {in_turn}; at the same time on other threads: {meanwhile}"
+
+
+def _command_listing_bad(summary: Summary) -> str:
+    return shell_command(["headspan", "info", summary.path, "--bad"])

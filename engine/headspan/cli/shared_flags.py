@@ -1,0 +1,53 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+# A parser, or a group of its arguments.
+Flags = argparse._ActionsContainer
+
+
+def store_argument(flags: Flags) -> None:
+    """The store that a command reads."""
+    flags.add_argument("store", help="the store, a folder such as run.zarr")
+
+
+def pipe_flag(flags: Flags) -> None:
+    """`--allow-pipe`: without it, no command that is named as a shard is run."""
+    flags.add_argument("--allow-pipe", action="store_true", default=None, help="run shards that are `pipe:` commands")
+
+
+def shards_flag(flags: Flags) -> None:
+    """`--shards`: where the shards of a store are now."""
+    flags.add_argument(
+        "--shards",
+        nargs="+",
+        default=[],
+        metavar="SHARD",
+        help="where the shards are now, if they have moved; name all of them",
+    )
+
+
+def weights_flag(flags: Flags) -> None:
+    """`--weights`: where the weights of a store's model are now."""
+    flags.add_argument(
+        "--weights",
+        metavar="PATH",
+        help="where the model's weights are now, if they have moved: a file, a folder, or hf-hub:NAME to fetch them",
+    )
+
+
+def run_flag(flags: Flags) -> None:
+    """`--run`: which results of a store are meant."""
+    flags.add_argument(
+        "--run",
+        dest="run_name",
+        metavar="NAME",
+        help="name of the run (default: the text pool's name, or the only run there is)",
+    )
+
+
+def overwrite_flag(flags: Flags, deleted: str) -> None:
+    """`--overwrite`: without it, no command deletes results."""
+    flags.add_argument("--overwrite", action="store_true", help=f"replace the run, and delete {deleted}")

@@ -1,0 +1,231 @@
+"""What `import headspan` offers: few names, typed and documented, a function for every command, and nothing heavy."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import headspan as hs
+from headspan.cli.main import build_parser, main
+from headspan.errors import SettingsError
+from headspan.run.verify import verify
+from headspan.store.info import info
+from tests.conftest import BROKEN_ROWS, ToyRun
+
+# What Python code calls where a user types the command.
+TWINS: dict[str, tuple[str, ...]] = {
+    "precompute": ("precompute",),
+    "models": ("models",),
+    "info": ("info",),
+    "verify": ("verify",),
+    "repair": ("repair",),
+    "textspan": ("textspan",),
+    "label": ("concepts.label_heads", "concepts.label_by_model"),
+    "ccs": ("concepts.concept_consistency", "concepts.judge_heads"),
+    "compare": ("concepts.compare",),
+    "report": ("write_report",),
+    "pool": ("concepts.write_pool",),
+    "votes": ("concepts.read_votes",),
+    "agreement": ("concepts.rater_agreement",),
+    "demo": ("demo.run",),
+}
+GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "world")
+
+
+def test_every_public_name_can_be_used_and_is_listed() -> None:
+    found = {name: getattr(hs, name) for name in hs.__all__}
+    assert {name for name, each in found.items() if isinstance(each, ModuleType)} == set(GROUPS)
+    assert all(callable(each) for name, each in found.items() if name not in GROUPS)
+    assert dir(hs) == sorted(hs.__all__)
+    assert hs.open is found["open"] is hs.store.reader.open_store
+    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
+        hs.nope  # noqa: B018
+
+
+def test_the_package_shows_few_names_beside_its_groups() -> None:
+    assert len(set(hs.__all__) - set(GROUPS)) <= 19
+
+
+def test_importing_headspan_imports_nothing_else() -> None:
+    code = "import sys; before = set(sys.modules); import headspan; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "headspan" in imported
+    assert imported - set(sys.stdlib_module_names) == {"headspan"}
+
+
+def test_precompute_takes_every_setting_by_its_name_with_its_default() -> None:
+    parameters = dict(inspect.signature(hs.precompute).parameters)
+    assert parameters.pop("on_progress").default is None
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    assert [name for name, kind in kinds.items() if kind is not inspect.Parameter.KEYWORD_ONLY] == ["shards", "out"]
+    settings = {field.name: field for field in fields(hs.PrecomputeSettings)}
+    assert list(parameters) == list(settings)
+    for name in list(parameters)[2:]:
+        assert parameters[name].default == settings[name].default, name
+
+
+def test_a_setting_that_does_not_exist_is_refused_by_its_name() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epochs'"):
+        hs.precompute("a.tar", "s.zarr", epochs=3)  # type: ignore[call-arg]
+    with pytest.raises(SettingsError, match="unknown setting epochs; precompute knows allow_pipe, batch_size"):
+        hs.PrecomputeSettings.from_dict({"shards": "a.tar", "out": "s.zarr", "epochs": 3})
+
+
+@pytest.mark.parametrize("name", ["precompute", "verify", "repair"])
+def test_docstrings_describe_every_argument_in_one_line(name: str) -> None:
+    function = getattr(hs, name)
+    text = inspect.getdoc(function) or ""
+    described = re.search(r"^Args:\n(.*?)\n\nReturns:\n.*\n\nRaises:\n    HeadspanError: ", text, re.S | re.M)
+    assert described
+    lines = described[1].splitlines()
+    assert [line.strip().partition(":")[0] for line in lines] == list(inspect.signature(function).parameters)
+    assert all(re.fullmatch(r"    \w+: \S.*\.", line) for line in lines)
+
+
+def test_every_public_function_and_type_has_a_docstring() -> None:
+    for name in hs.__all__:
+        assert inspect.getdoc(getattr(hs, name)), name
+
+
+def test_every_command_has_a_function_in_python() -> None:
+    _, commands = build_parser()
+    assert TWINS.keys() == commands.parsers.keys()
+    for names in TWINS.values():
+        for name in names:
+            assert callable(attrgetter(name)(hs)), name
+            group, _, function = name.rpartition(".")
+            assert function in getattr(attrgetter(group)(hs) if group else hs, "__all__", (function,)), name
+
+
+def test_verify_checks_every_row_whatever_the_store_was_opened_with(toy_run: ToyRun) -> None:
+    wanted = verify(hs.open(toy_run.path, include_failed=True))
+    assert wanted.images == 70 - len(BROKEN_ROWS)
+    for store in (toy_run.path, str(toy_run.path), hs.open(toy_run.path)):
+        assert hs.verify(store) == wanted
+
+
+def test_repair_takes_a_store_or_its_path(toy_copy: Path) -> None:
+    wanted = hs.verify(toy_copy)
+    for store in (toy_copy, str(toy_copy), hs.open(toy_copy)):
+        assert hs.repair(store) == hs.Repaired((), (), wanted)
+
+
+def test_info_gives_the_facts_that_the_command_prints(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:
+    found = hs.info(toy_run.path)
+    assert main(["info", str(toy_run.path)]) == 0
+    assert f"{found!r}\n" == capsys.readouterr().out
+    assert found.facts["images"] == "67 of 70 planned, 3 bad"
+    assert info(hs.open(toy_run.path)) == found
+    with pytest.raises(FrozenInstanceError):
+        found.facts = {}  # type: ignore[misc]
+
+
+def test_info_in_a_notebook_is_a_table_that_shows_no_markup_of_the_store() -> None:
+    page = hs.StoreInfo({"store": "<b>&\x1b", "images": "2"})._repr_html_()
+    assert page.count("<tr>") == 2
+    assert "&lt;b&gt;&amp;\\x1b</td>" in page
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(hs.__file__).parent / "py.typed").is_file()
+
+
+SCRIPT = """
+import headspan as hs
+
+
+def precompute(shards: list[str]) -> hs.Summary:
+    return hs.precompute(shards, "run.zarr", model="ViT-L-14", layers="all", emit=("heads", "mlps"), precision="bf16")
+
+
+def analyse(path: str) -> float:
+    store: hs.Store = hs.open(path)
+    pool: hs.Pool = hs.read_pool("general")
+    spans = hs.textspan(store, pool, texts_per_head=20)
+    reveal_type(hs.verify(path).images)
+    reveal_type(hs.repair(path).units)
+    reveal_type(hs.info(path).facts)
+    reveal_type(hs.models())
+    reveal_type(hs.write_report(store, "report.html"))
+    reveal_type(hs.demo.run("demo").report)
+    hs.text_vectors(store, ["a dog"])
+    return float(spans.explained[0, 0, -1])
+
+
+hs.precompute("a.tar", "run.zarr", precision="fp8")
+"""
+
+
+@pytest.mark.slow
+def test_a_users_script_is_checked_strictly(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    source = Path(hs.__file__).parents[1]
+    options = ["--strict", "--follow-imports=silent", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
+    config = tmp_path / "mypy.ini"
+    config.write_text(f"[mypy]\nmypy_path = {source}:{source.parent / 'kernels'}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(config), *options, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    lines = [line.partition(" ")[2] for line in done.stdout.splitlines()]
+    # Older versions of mypy write `builtins.int`.
+    revealed = [line.split('"')[1].replace("builtins.", "") for line in lines if line.startswith("note: Revealed")]
+    assert revealed == [
+        "int",
+        "tuple[int, ...]",
+        "typing.Mapping[str, str]",
+        "dict[str, str | None]",
+        "pathlib.Path",
+        "pathlib.Path",
+    ], done.stdout + done.stderr
+    errors = [line for line in lines if line.startswith("error")]
+    assert len(errors) == 1, done.stdout
+    assert 'Argument "precision" to "precompute" has incompatible type' in errors[0]
+
+
+GLOSSARY = (Path(__file__).parents[2] / "engine" / "GLOSSARY.md").read_text(encoding="utf-8")
+
+
+def test_every_name_in_the_glossary_exists() -> None:
+    owners: dict[str, Any] = {"hs": hs, "store": hs.Store, "spans": hs.spans.HeadSpans}
+    names = re.findall(r"`(hs|store|spans)\.([a-z_]\w*(?:\.\w+)?|[A-Z]\w*)", GLOSSARY, re.I)
+    assert len(names) > 30
+    for owner, name in names:
+        # `store.layers.index(layer)`: a property, of whose values the class knows nothing.
+        found = name.partition(".")[0] if owner == "store" else name
+        assert attrgetter(found)(owners[owner]), f"{owner}.{name}"
+    for name in re.findall(r"`\.(\w+)`", GLOSSARY):
+        assert hasattr(hs.concepts.ConceptConsistency, name), name
+
+
+def test_every_array_in_the_glossary_is_in_a_store(toy_run: ToyRun) -> None:
+    paths = re.findall(r"`((?:model|moments|records)/\w+(?:\.\w+)?)`", GLOSSARY)
+    assert len(paths) >= 10
+    for path in paths:
+        assert (toy_run.path / path).exists(), path
+
+
+def arguments_of(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def test_repair_takes_what_the_command_takes() -> None:
+    _, commands = build_parser()
+    flags = {action.dest for action in commands.parsers["repair"]._actions} - {"help"}
+    assert flags <= arguments_of(hs.repair)
+    flags = {action.dest for action in commands.parsers["precompute"]._actions} - {"help"}
+    assert flags <= arguments_of(hs.precompute)
