@@ -40,14 +40,16 @@ if TYPE_CHECKING:
     from headspan.store.reader import Store
     from headspan.store.reader import open_store as open  # noqa: A004
     from headspan.texts.pool import Pool, read_pool, text_vectors
-    from headspan.world.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
+    from headspan.world.checks import GroundTruth
+    from headspan.world.ground_truth import check_ground_truth, read_ground_truth
 
 # Public names by the module that they come from; the same as the imports above.
 _MODULES = {
     "concepts.ccs": ("ConceptConsistency", "concept_consistency", "read_scores"),
     "concepts.compare": ("compare",),
     "concepts.examples": ("read_examples",),
-    "world.ground_truth": ("GroundTruth", "check_ground_truth", "read_ground_truth"),
+    "world.checks": ("GroundTruth",),
+    "world.ground_truth": ("check_ground_truth", "read_ground_truth"),
     "concepts.llm_judges": ("judge_heads",),
     "concepts.labels": ("Labels", "label_heads"),
     "concepts.llm_labels": ("label_by_model",),

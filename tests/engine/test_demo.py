@@ -12,7 +12,7 @@ import headspan as hs
 from headspan.demo import MARKER, DemoResult, run_demo
 from headspan.errors import StoreError
 from headspan.run.verify import verify
-from headspan.world.ground_truth import FACTOR_OF, GroundTruth
+from headspan.world.checks import FACTOR_OF, GroundTruth
 from tests.conftest import relative_files
 
 
@@ -104,9 +104,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headspan.demo._IMAGES", 4)
-    monkeypatch.setattr("headspan.demo._IMAGES_PER_SHARD", 2)
-    monkeypatch.setattr("headspan.demo._analyse", stop)
+    monkeypatch.setattr("headspan.demo.IMAGES", 4)
+    monkeypatch.setattr("headspan.demo.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("headspan.demo.analyse_scenes", stop)
 
 
 def folder_of_names_like_ours(folder: Path) -> dict[str, bytes]:

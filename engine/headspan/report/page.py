@@ -21,7 +21,7 @@ from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.escapes import escaped
 from headspan.report.truth import images_of, percent, truth_tables
 from headspan.shards.samples import BadImage
-from headspan.world.ground_truth import GroundTruth
+from headspan.world.checks import GroundTruth
 
 # By these words, on every page, a report is known.
 KIND = "Attention heads, read with headspan"
