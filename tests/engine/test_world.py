@@ -176,7 +176,7 @@ def test_what_cannot_be_made_is_refused_in_a_sentence(tmp_path: Path) -> None:
     for call, message in (
         (lambda: write_world_shards(tmp_path / "x", 0, 0), "0 images, 1000 a shard: nothing to write"),
         (lambda: write_world_shards(tmp_path / "x", 1, 0, 0), "1 image, 0 a shard"),
-        (lambda: write_world_shards(tmp_path / "x", 1, -1), "negative numbers name no scene"),
+        (lambda: write_world_shards(tmp_path / "x", 1, -1), "scenes and seeds are not negative"),
         (
             lambda: write_world_shards(tmp_path / "x", 1, 0, split="test"),
             "split 'test' does not exist; choose train or",
