@@ -23,7 +23,7 @@ from headspan.decompose.formula import Folded
 from headspan.decompose.moments import Moments
 from headspan.errors import SettingsError
 from headspan.explore.segmentation import resized
-from headspan.prune.zero_shot import Accuracy
+from headspan.prune.zero_shot import Accuracy, Classes
 from headspan.shards.samples import Sample, Shard
 from headspan.store import results
 from headspan.store.schema import FORMAT, Dimensions
@@ -32,10 +32,8 @@ from headspan.store.write.unit import StoreWriter
 from headspan.texts.pool import Pool
 from headspan.world import FACTORS, Scene, prompts, render, scene, value_of
 from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth, MapCheck, ground_truth_from_json
-from headspan.world.factors import COLOURS, SHAPES
 from headspan.world.ground_truth import check_ground_truth, read_ground_truth
 from headspan.world.scores import chance_of_same, map_scores, precision_at, same_value
-from headspan.world.words import with_article
 from tests.engine.test_labels_and_ccs import HEADS as LABELLED
 from tests.engine.test_labels_and_ccs import keep
 
@@ -47,6 +45,8 @@ TOKENS = PATCHES * PATCHES + 1
 # In these scenes no two colours, shapes or styles are the most common together.
 SCENES = tuple(scene(10, "train", index) for index in range(151))
 VALUES = {factor: [value_of(each, factor) for each in SCENES] for factor in FACTORS}
+# The writing heads of each store, and the seed of its texts if they are random.
+TEXTS: dict[Path, tuple[Mapping[Head, str], int | None]] = {}
 EVERYWHERE = np.full((len(SCENES), TOKENS), 1 / 32, np.float32)
 
 
@@ -78,7 +78,7 @@ def hand_store(
         outputs = np.random.default_rng(noise).standard_normal(shape).astype(np.float16).astype(np.float32)
     _write(path, scenes, outputs, where[: len(scenes)])
     store = hs.open(path)
-    _add_texts(store, writes, noise)
+    TEXTS[path] = writes, noise
     _add_labels(store, labels)
     return store
 
@@ -128,26 +128,36 @@ def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.n
     writer.finish()
 
 
-def _add_texts(store: hs.Store, writes: Mapping[Head, str], noise: int | None) -> None:
-    """Vectors of the texts that the check asks about, as if a text encoder had made them."""
-    nothing = np.eye(JOINT, dtype=np.float32)[-1]
-
-    def vector(named: Mapping[str, str]) -> np.ndarray:
-        axes = [
-            axis(head, list(prompts(factor)).index(named[factor])) for head, factor in writes.items() if factor in named
+def hand_made_classes(store: hs.Store, *arguments: object) -> dict[str, Classes]:
+    """Takes the place of `embed_classes`: the vector of a text lies on the axes of what it names."""
+    (sets,) = (each for each in arguments if isinstance(each, dict))
+    writes, noise = TEXTS[store.path]
+    random = None if noise is None else np.random.default_rng(noise + 1)
+    found = {}
+    for kind, ways in sets.items():
+        # Things are "a red ring" and so on.
+        named = [
+            dict(zip(("colour", "shape"), value.split()[1:], strict=True)) if kind == "thing" else {kind: value}
+            for value in ways
         ]
-        total = np.sum(axes, axis=0) if axes else nothing
-        return total / np.linalg.norm(total)
+        vectors = np.stack([_text_vector(each, writes) for each in named])
+        if random is not None:
+            vectors = random.standard_normal(vectors.shape).astype(np.float32)
+        found[kind] = Classes(tuple(ways), vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return found
 
-    classes = [(text, {f: value}) for f in FACTORS for value, ways in prompts(f).items() for text in ways]
-    things = [(with_article(f"{c} {s}"), {"colour": c, "shape": s}) for c in COLOURS for s in SHAPES]
-    for name, texts in (("world-prompts", classes), ("world-things", things)):
-        vectors = np.stack([vector(named) for _, named in texts])
-        if noise is not None:
-            vectors = np.random.default_rng(noise + 1).standard_normal(vectors.shape).astype(np.float32)
-        pool = Pool(name, tuple(text for text, _ in texts))
-        about = {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": None}
-        results.save(store, "texts", name, {"vectors": (vectors, ("text", "joint"))}, about)
+
+def _text_vector(named: Mapping[str, str], writes: Mapping[Head, str]) -> np.ndarray:
+    axes = [
+        axis(head, list(prompts(factor)).index(named[factor])) for head, factor in writes.items() if factor in named
+    ]
+    # A text about what no head writes lies on the axis that no head writes to.
+    return np.sum(axes, axis=0) if axes else np.eye(JOINT, dtype=np.float32)[-1]
+
+
+@pytest.fixture(autouse=True)
+def _without_a_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headspan.world.ground_truth.embed_classes", hand_made_classes)
 
 
 def _add_labels(store: hs.Store, labels: Mapping[Head, str]) -> None:

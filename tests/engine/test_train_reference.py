@@ -14,7 +14,10 @@ from headspan.decompose.formula import head_coordinates, head_directions
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from headspan.world import FACTORS, scene, value_of
-from tools.train_reference import CONFIG, Batches, Encoder, Recipe, build, spread, train
+from tools.train_reference import train
+from tools.training_batches import Batches
+from tools.training_model import CONFIG, Encoder, build, spread
+from tools.training_recipe import Recipe
 
 TOY = Recipe(steps=4, batch_size=32, warmup=1, grouped_from=3, spread_from=3, evaluate_every=2, evaluation_scenes=64)
 
