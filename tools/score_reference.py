@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "engine" / "headspan" / "world" / "reference"
 END = "<!-- end of scores -->"
 ABOUT = {
-    TRAINED: "the reference model: 5,600 steps of contrastive training, then 1,600 steps with the spread loss added",
-    CONTRASTIVE_ONLY: "the reference model after its first 5,600 steps, which were contrastive alone",
-    RANDOM: "the reference model's shape with random weights (random:0)",
+    TRAINED: "the reference model: 5,600 steps of contrastive training, then 1,600 steps with the loss spread added",
+    CONTRASTIVE_ONLY: "the same model after 5,600 steps, before a loss on head contributions was added",
+    RANDOM: "the same architecture, weights random:0",
 }
 
 

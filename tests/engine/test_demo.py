@@ -38,7 +38,7 @@ def test_the_demo_leaves_a_sound_store_of_scenes_and_a_report_that_leads_with_th
     assert json.loads(samples["metadata"][7].as_py())["split"] == "held_out"
     page = demo.report.read_text(encoding="utf-8")
     assert "random weights (" not in page
-    lead = page.index("Held against the truth")
+    lead = page.index("Checked against the known scenes")
     assert lead < page.index("The run</h2>")
     for factor, each in demo.truth.zero_shot.items():
         assert f"{100 * each.share:.1f}" in page[lead : lead + 20_000], factor
@@ -47,17 +47,20 @@ def test_the_demo_leaves_a_sound_store_of_scenes_and_a_report_that_leads_with_th
 
 def test_the_report_shows_both_controls_beside_the_model(demo: DemoResult) -> None:
     page = demo.report.read_text(encoding="utf-8")
-    section = page[page.index("Held against the truth") : page.index("The run</h2>")]
+    section = page[page.index("Checked against the known scenes") : page.index("The run</h2>")]
     assert set(demo.truth.controls) == {CONTRASTIVE_ONLY, RANDOM}
     assert demo.truth.controls[CONTRASTIVE_ONLY] == reference_scores()[CONTRASTIVE_ONLY]
     for name, control in demo.truth.controls.items():
-        assert f"<b>{name}</b> is {escape(control.about)}" in section
+        assert f"<b>{name}</b> ({escape(control.about)})" in section
         assert f">{name}</th>" in section
-        shown = [each.share for each in control.zero_shot.values()]
-        shown += [control.maps.mass_inside, control.maps.average_precision]
-        shown += [share for each in control.neighbours for share in (each.through_heads, each.through_all)]
-        for share in shown:
-            assert f"{100 * share:.1f}\u202f%" in section, name
+        for share in (
+            *(each.share for each in control.zero_shot.values()),
+            control.maps.mass_inside,
+            control.maps.average_precision,
+        ):
+            assert f">{100 * share:.1f}\u202f%<" in section, name
+        for each in control.neighbours:
+            assert f">{100 * each.through_heads:.1f} | {100 * each.through_all:.1f}\u202f%<" in section, name
 
 
 @pytest.mark.parametrize("name", [TRAINED, RANDOM])

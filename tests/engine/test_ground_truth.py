@@ -366,7 +366,7 @@ def test_controls_are_measured_by_the_same_code_stored_and_read_back(tmp_path: P
     before = check_ground_truth(other)
     truth = check_ground_truth(store, controls={"store": other, "measured before": before})
     assert truth.controls == {"store": before, "measured before": before}
-    assert (truth.about, before.about) == ("hand, weights of its own",) * 2
+    assert (truth.about, before.about) == ("model hand, weights of its own",) * 2
     assert read_ground_truth(store, "world") == truth
     assert read_ground_truth(hand_store(tmp_path / "new", {}, {}), "world") is None
 
@@ -388,7 +388,7 @@ def test_a_result_of_an_earlier_version_is_read_without_controls_and_a_contradic
     with pytest.raises(ValueError, match="a control has other factors"):
         ground_truth_from_json({**stored, "controls": {"x": asdict(replace(truth, zero_shot={"colour": each}))}})
     without_factor = {"concept": "shapes", "heads": [], "accuracies": {"colour": 0.5, "size": 0.5}}
-    with pytest.raises(ValueError, match="an ablation has no factor"):
+    with pytest.raises(ValueError, match="the factor of an ablated concept has no accuracy"):
         ground_truth_from_json({**stored, "ablations": [without_factor]})
 
 

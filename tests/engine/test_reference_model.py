@@ -1,4 +1,4 @@
-"""The model that ships: small, loaded by headspan by name and by open_clip from its files, its card true to its log."""
+"""The reference model: its size, how it loads, and whether its card and scores agree with its weights and log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headspan.world import FACTORS
 from headspan.world.chain import IMAGES, SEED, SPLIT
 from headspan.world.checks import GroundTruth
 from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, TRAINED, reference_scores
-from tools.score_reference import END, PAGES, with_table
+from tools.score_reference import ABOUT, END, PAGES, with_table
 from tools.score_tables import card_table
 
 FOLDER = Path(str(files("headspan.world") / "reference"))
@@ -28,7 +28,7 @@ WEIGHTS = FOLDER / "weights.safetensors"
 SCORES = json.loads((FOLDER / "scores.json").read_text())
 
 
-def test_its_weights_take_less_than_sixteen_megabytes_of_the_wheel() -> None:
+def test_its_weights_need_less_than_sixteen_megabytes_in_the_wheel() -> None:
     assert len(zlib.compress(WEIGHTS.read_bytes(), 6)) < 16e6
 
 
@@ -41,7 +41,7 @@ def test_open_clip_loads_it_from_its_files_and_gives_the_same_embedding() -> Non
         assert torch.equal(plain.encode_image(pixels), loaded.clip.encode_image(pixels))
 
 
-def test_random_weights_of_its_shape_can_be_asked_for() -> None:
+def test_it_can_be_loaded_with_random_weights() -> None:
     at_random, again, trained = (load_model("reference", name) for name in ("random:0", "random:0", None))
     assert at_random.weights_sha256 == again.weights_sha256 != trained.weights_sha256
 
@@ -60,7 +60,7 @@ def test_the_shipped_scores_are_complete_and_of_one_set_of_scenes() -> None:
     for name, scores in found.items():
         assert json.loads(json.dumps(asdict(scores))) == SCORES["models"][name]["scores"]
         assert tuple(scores.zero_shot) == FACTORS
-        assert scores.about
+        assert scores.about == ABOUT[name]
         for factor, each in scores.zero_shot.items():
             assert (each.chance, each.images) == (
                 found[TRAINED].zero_shot[factor].chance,
@@ -114,10 +114,10 @@ def test_the_tables_show_every_score_of_every_model() -> None:
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_its_card_says_what_its_log_says(factor: str) -> None:
+def test_its_card_has_the_accuracies_of_its_log(factor: str) -> None:
     last = json.loads((FOLDER / "log.jsonl").read_text().splitlines()[-1])
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    said = re.search(rf"\| {factor.replace('_', ' ')} \| ([0-9.]+) % \|", card)
-    assert said is not None
-    assert float(said[1]) == round(100 * last[factor], 1)
+    found = re.search(rf"\| {factor.replace('_', ' ')} \| ([0-9.]+) % \|", card)
+    assert found is not None
+    assert float(found[1]) == round(100 * last[factor], 1)
     assert f"{last['step']:,} steps" in card

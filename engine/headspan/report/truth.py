@@ -38,12 +38,14 @@ class Table:
     note: str
     names: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    # Whether the table needs the width of two.
+    wide: bool = False
 
 
 def truth_tables(truth: GroundTruth) -> tuple[Table, ...]:
-    """The tables in reading order; the last is wider than the others."""
+    """The tables in reading order."""
     comparison = (_losses(truth),) if truth.controls else ()
-    return _zero_shot(truth), _high_heads(truth), _neighbours(truth), _maps(truth), *comparison, _ablations(truth)
+    return _zero_shot(truth), _high_heads(truth), _maps(truth), _neighbours(truth), *comparison, _ablations(truth)
 
 
 def images_of(truth: GroundTruth) -> int:
@@ -77,6 +79,7 @@ def _zero_shot(truth: GroundTruth) -> Table:
         "common value.",
         ("factor", "", "right", *truth.controls, "chance", "images"),
         _rows(rows),
+        wide=bool(truth.controls),
     )
 
 
@@ -104,15 +107,12 @@ def _neighbours(truth: GroundTruth) -> Table:
         chance = next((each.chance for each in checks if each), None)
         if chance is None:
             continue
-        cells = (
-            f"{percent(each.through_heads)} ({len(each.heads)}) | {percent(each.through_all)}" if each else "–"
-            for each in checks
-        )
+        cells = (f"{_hundredths(each.through_heads)} | {percent(each.through_all)}" if each else "–" for each in checks)
         rows.append((concept, *cells, percent(chance)))
     return Table(
         "Neighbours through the heads of a concept",
         "Share of an image’s ten nearest images that have its value of the concept: through the heads labelled with "
-        "the concept (their number), and after the line through all heads. Chance is an image drawn at random.",
+        "the concept, and after the line through all heads. Chance is an image drawn at random.",
         ("concept", "this model", *truth.controls, "chance"),
         _rows(rows),
     )
@@ -145,7 +145,7 @@ def _losses(truth: GroundTruth) -> Table:
         cells = []
         for model, ablation in zip(models, ablations, strict=True):
             own, other = ablation.own_and_other_loss(model.zero_shot) if ablation else (math.nan, math.nan)
-            cells.append(f"{_points(own)} | {_points(other)}" if ablation else "–")
+            cells.append(f"{_hundredths(own)} | {_hundredths(other)}" if ablation else "–")
         rows.append((concept, *cells))
     return Table(
         "What an ablation costs, compared",
@@ -162,7 +162,7 @@ def _ablations(truth: GroundTruth) -> Table:
     for each in truth.ablations:
         losses = each.losses(truth.zero_shot)
         own = FACTOR_OF.get(each.concept)
-        cells = (Cell(_points(losses[factor]), strong=factor == own) for factor in factors)
+        cells = (Cell(_hundredths(losses[factor]), strong=factor == own) for factor in factors)
         rows.append((f"{each.concept}, {len(each.heads)}", *cells))
     return Table(
         "What is lost without the heads of a concept",
@@ -170,6 +170,7 @@ def _ablations(truth: GroundTruth) -> Table:
         "bold is the concept’s own factor.",
         ("heads at their means", *map(_spaced, factors)),
         _rows(rows),
+        wide=True,
     )
 
 
@@ -179,9 +180,9 @@ def _spaced(factor: str) -> str:
 
 def percent(share: float) -> str:
     """A share, to a tenth of a percent; a dash if it is not defined."""
-    return "–" if math.isnan(share) else f"{100 * share:.1f}\u202f%"
+    return "–" if math.isnan(share) else f"{_hundredths(share)}\u202f%"
 
 
-def _points(share: float) -> str:
+def _hundredths(share: float) -> str:
     # Adding zero removes the sign of a rounded zero.
-    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
+    return "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")

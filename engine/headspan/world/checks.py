@@ -5,6 +5,7 @@ Shares are fractions from 0 to 1. `dataclasses.asdict` gives the JSON form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,7 @@ class Ablation:
         return {factor: zero_shot[factor].share - share for factor, share in self.accuracies.items()}
 
     def own_and_other_loss(self, zero_shot: Mapping[str, Accuracy]) -> tuple[float, float]:
-        """The loss of the concept's own factor, and the largest loss among the factors of other concepts.
+        """The loss of the concept's own factor, and the largest loss among the factors of other concepts (NaN if none).
 
         Texts about backgrounds name their kind or their colour. The kind is therefore left out of the other factors of
         `backgrounds`, which is scored by the colour.
@@ -75,7 +76,7 @@ class Ablation:
         own = losses.pop(FACTOR_OF[self.concept])
         if self.concept == "backgrounds":
             losses.pop("background", None)
-        return own, max(losses.values())
+        return own, max(losses.values(), default=math.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,9 @@ def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:
     )
     if any(control.zero_shot.keys() != found.zero_shot.keys() for control in found.controls.values()):
         raise ValueError("a control has other factors")
-    if any(FACTOR_OF.get(each.concept) not in found.zero_shot for each in found.ablations):
-        raise ValueError("an ablation has no factor")
+    scored = {FACTOR_OF[each.concept] for each in found.ablations if each.concept in FACTOR_OF}
+    if not scored <= found.zero_shot.keys():
+        raise ValueError("the factor of an ablated concept has no accuracy")
     return found
 
 

@@ -110,7 +110,7 @@ def _measure(store: Store, run: str | None, on_progress: Listener) -> GroundTrut
         ),
         maps=_maps(store, scenes, on_progress),
         ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts),
-        about=f"{store.attributes['model']}, weights {store.attributes['pretrained'] or 'of its own'}",
+        about=f"model {store.attributes['model']}, weights {store.attributes['pretrained'] or 'of its own'}",
     )
 
 
