@@ -1,7 +1,8 @@
 """The ground-truth check, on stores made by hand whose right answers are known.
 
 In these stores a head writes one factor: its output is 1 at the number of the scene's value, and 0 elsewhere. Each head
-has its own axes of the joint space, and the vector of a text lies on the axes of what it names.
+has its own axes of the joint space, and the vector of a text lies on the axes of what it names. Besides, all images and
+all texts such as "a red ring" share one axis, which maps must leave out.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ VALUES = {factor: [value_of(each, factor) for each in SCENES] for factor in FACT
 # The writing heads of each store, and the seed of its texts if they are random.
 TEXTS: dict[Path, tuple[Mapping[Head, str], int | None]] = {}
 EVERYWHERE = np.full((len(SCENES), TOKENS), 1 / 32, np.float32)
+# The head and the number that all images and all texts of things share.
+SHARED_HEAD, SHARED_NUMBER = (0, 1), HEAD_DIM - 1
 
 
 def axis(head: Head, number: int) -> np.ndarray:
@@ -62,8 +65,9 @@ def hand_store(
     scenes: Sequence[Scene] = SCENES,
     where: np.ndarray = EVERYWHERE,
     noise: int | None = None,
+    consistent: int = 5,
 ) -> hs.Store:
-    """A store whose heads write the factors of `writes`, and are labelled by `labels` with a CCS of 5.
+    """A store whose heads write the factors of `writes`, and are labelled by `labels` with a CCS of `consistent`.
 
     `where` says how much of a head's output each token gives. With `noise`, a seed, outputs and texts are random.
     """
@@ -74,12 +78,13 @@ def hand_store(
         for row, each in enumerate(scenes):
             if (value := value_of(each, factor)) is not None:
                 outputs[row, layer, head, names.index(value)] = 1
+    outputs[:, *SHARED_HEAD, SHARED_NUMBER] = 1
     if noise is not None:
         outputs = np.random.default_rng(noise).standard_normal(shape).astype(np.float16).astype(np.float32)
     _write(path, scenes, outputs, where[: len(scenes)])
     store = hs.open(path)
     TEXTS[path] = writes, noise
-    _add_labels(store, labels)
+    _add_labels(store, labels, consistent)
     return store
 
 
@@ -114,6 +119,7 @@ def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.n
     moments.add(torch.from_numpy(outputs), torch.from_numpy(norm))
     embedding = np.concatenate([outputs.reshape(count, -1), np.zeros((count, 1), np.float32)], axis=1)
     patches = outputs[:, :, :, None] * where[:, None, None, :, None]
+    patches[:, *SHARED_HEAD, :, SHARED_NUMBER] = 1
     with writer.begin(unit) as rows:
         rows.put(
             np.arange(count),
@@ -141,6 +147,8 @@ def hand_made_classes(store: hs.Store, *arguments: object) -> dict[str, Classes]
             for value in ways
         ]
         vectors = np.stack([_text_vector(each, writes) for each in named])
+        if kind == "thing":
+            vectors += axis(SHARED_HEAD, SHARED_NUMBER)
         if random is not None:
             vectors = random.standard_normal(vectors.shape).astype(np.float32)
         found[kind] = Classes(tuple(ways), vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -160,14 +168,17 @@ def _without_a_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headspan.world.ground_truth.embed_classes", hand_made_classes)
 
 
-def _add_labels(store: hs.Store, labels: Mapping[Head, str]) -> None:
-    """Text spans whose first five texts are all about the head's label; heads without a label have no texts."""
+def _add_labels(store: hs.Store, labels: Mapping[Head, str], consistent: int) -> None:
+    """Text spans whose first `consistent` texts of five name the head's label; heads without a label have no texts."""
     pool = Pool(
         "world", tuple(f"{concept} {n}" for concept in FACTOR_OF for n in range(5)), tuple(np.repeat([*FACTOR_OF], 5))
     )
     indices = np.full((LAYERS, HEADS, 5), -1)
     for head, concept in labels.items():
-        indices[head] = 5 * list(FACTOR_OF).index(concept) + np.arange(5)
+        place = list(FACTOR_OF).index(concept)
+        indices[head] = 5 * place + np.arange(5)
+        # The others name each another concept.
+        indices[head][consistent:] = 5 * ((place + 1 + np.arange(5 - consistent)) % len(FACTOR_OF))
     about = {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": list(map(str, pool.concepts or ()))}
     vectors = np.eye(len(pool.texts), JOINT, dtype=np.float32)
     results.save(store, "texts", "world", {"vectors": (vectors, ("text", "joint"))}, about)
@@ -267,6 +278,15 @@ def test_a_factor_that_two_heads_share_is_lost_only_if_both_are_ablated(
     assert own == (pytest.approx(1 - chance("colour")) if lost else 0)
     assert other == 0
     assert truth.high_heads == ({"colours": 2} if lost else {"colours": 1, "styles": 1})
+
+
+@pytest.mark.parametrize(("consistent", "high"), [(5, 1), (4, 0), (3, 0)])
+def test_only_heads_whose_first_five_texts_all_name_their_label_are_high(
+    consistent: int, high: int, tmp_path: Path
+) -> None:
+    truth = check_ground_truth(hand_store(tmp_path / "s", {(0, 0): "size"}, {(0, 0): "sizes"}, consistent=consistent))
+    assert truth.high_heads == {"sizes": high}
+    assert [each.heads for each in truth.neighbours] == [((0, 0),)]
 
 
 def test_a_wrong_label_shows_in_neighbours_and_ablation(tmp_path: Path) -> None:
