@@ -1,8 +1,8 @@
-"""Count the models of open_clip that headspan decomposes, and write the count into engine/README.md.
+"""Write into the guide (engine/README.md) how many of open_clip's models headspan supports.
 
-`python -m tools.list_models` rewrites the two lines between the marks.
+    python -m tools.list_models      # rewrites the sentence between the markers
 
-The numbers come from the code that decides, as `headspan models` has them.
+The counts come from `headspan.model.convert.catalogue`, as those of `headspan models` do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- models: python -m tools.list_models -->", "<!-- end of models
 
 
 def sentence(reasons: dict[str, str | None]) -> str:
-    """The count, in a sentence of Markdown."""
+    """The counts as a sentence of Markdown; `reasons` says why a model is not supported, or None if it is."""
     supported = sum(reason is None for reason in reasons.values())
     return (
         f"**{supported}** of the {len(reasons)} models of open_clip {version('open_clip_torch')} are decomposed, and "
@@ -26,7 +26,7 @@ def sentence(reasons: dict[str, str | None]) -> str:
 
 
 def with_count(readme: str, reasons: dict[str, str | None]) -> str:
-    """The README's text with the count brought up to date."""
+    """The README's text with the current counts between its markers."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{sentence(reasons)}\n{END}{rest.split(END)[1]}"
 

@@ -1,11 +1,11 @@
 """Write the general text pool that ships with headspan: engine/headspan/texts/pools/general.tsv.
 
-    python tools/make_pool.py      # rewrites the file and prints how many texts each concept has
+    python -m tools.make_pool      # rewrites the file and prints the number of texts of each concept
 
-A text is a frame round a form round a word: "A photo of {}" round "{} and its young" round "a giraffe". Words
-and forms belong to one concept, frames are shared by many, so that no frame stands in for a concept; all are
-in pool_words.toml beside this file. Nothing is random: forms and frames take turns. Each line of the output
-is `text<TAB>concept`, without a header. Whether a text is good English is for a reader to judge.
+A text consists of a frame ("A photo of {}"), a form ("{} and its young") and a word ("a giraffe"), which come from
+pool_words.toml. Words and forms belong to one concept. Frames are shared by many concepts, so that a frame does not
+imply a concept. Nothing is random: forms and frames alternate. Each line of the output is `text<TAB>concept`, without a
+header. The script does not check whether a text is good English.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 WORDS = Path(__file__).with_name("pool_words.toml")
 POOL = Path(__file__).resolve().parents[1] / "engine" / "headspan" / "texts" / "pools" / "general.tsv"
 
-# Written with a consonant and spoken with a vowel, and the reverse, as far as the words after "a(n)" go.
+# Beginnings of words after "a(n)" whose sound differs from their first letter.
 SPOKEN_WITH_VOWEL = ("hour",)
 SPOKEN_WITH_CONSONANT = ("one", "uni", "use", "eu")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Words of one concept that take the same forms and frames; each word gives `each` texts."""
+    """Words of one concept that have the same forms and frames; each word gives `each` texts."""
 
     concept: str
     words: tuple[str, ...]
@@ -37,7 +37,7 @@ class Group:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """The groups of a words file, in its order."""
+    """The groups of a words file, in the file's order."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     return [
         Group(
@@ -52,7 +52,7 @@ def read_groups(path: Path) -> list[Group]:
 
 
 def with_articles(text: str) -> str:
-    """`text` with every "a(n)" made "a" or "an", as the next word is spoken."""
+    """`text` with every "a(n)" replaced by "a" or "an", by the sound of the next word."""
 
     def article(found: re.Match[str]) -> str:
         word = found[1]
@@ -63,7 +63,7 @@ def with_articles(text: str) -> str:
 
 
 def texts(group: Group) -> Iterator[str]:
-    """The group's texts: forms and frames take turns, word by word, `each` texts to a word."""
+    """The group's texts, word by word, `each` texts for a word, with alternating forms and frames."""
     for turn in range(len(group.words) * group.each):
         word = group.words[turn // group.each]
         form = group.forms[turn % len(group.forms)]
@@ -73,15 +73,12 @@ def texts(group: Group) -> Iterator[str]:
 
 
 def make_pool(groups: list[Group]) -> dict[str, str]:
-    """Every text with its concept, in the groups' order.
-
-    A text that comes twice is a slip in the words file, and an assertion names it.
-    """
+    """Every text with its concept, in the groups' order. Asserts that no text occurs twice in the words file."""
     concepts: dict[str, str] = {}
     seen: set[str] = set()
     for group in groups:
         for text in texts(group):
-            assert text.lower() not in seen, f"{text!r} comes twice, now under {group.concept}"
+            assert text.lower() not in seen, f"{text!r} occurs twice, the second time under {group.concept}"
             seen.add(text.lower())
             concepts[text] = group.concept
     return concepts
@@ -99,7 +96,7 @@ def main() -> None:
     POOL.write_text(as_tsv(concepts), encoding="utf-8", newline="\n")
     for concept, count in Counter(concepts.values()).items():
         print(f"{count:5}  {concept}")
-    print(f"{len(concepts):5}  in all")
+    print(f"{len(concepts):5}  total")
 
 
 if __name__ == "__main__":

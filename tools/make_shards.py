@@ -1,16 +1,18 @@
-"""A folder of images to numbered tars that headspan and webdataset read.
+"""Write a folder of images, or scenes of the image world, as numbered tars for headspan and webdataset.
 
     python tools/make_shards.py IMAGES OUT [--captions captions.csv] [--images-per-shard 1000] [--shuffle SEED]
     python tools/make_shards.py --world 100000 OUT [--seed 0] [--split train] [--side 64]
 
-A sample's key is the image's path in IMAGES without its extension, dots written as `_`, since webdataset cuts keys at
-their first dot. The `.txt`, `.json` and `.cls` beside an image, of the same name, are its caption, metadata and class;
-an image without a `.json` gets one that holds its path. Where every image lies in a subfolder, the subfolder is its
-class, unless images have `.cls` files or all subfolders are numbered as shards are: `cls` holds the class's number, and
-OUT/classes.txt the names, one a line. Links are followed. What is left out is counted, and listed in OUT/left-out.txt;
-control characters in names are escaped there. The same folder always gives the same bytes. Images are copied as they
-are, unopened: `headspan precompute` sets the broken ones aside.
-With `--world`, scenes of the image world are drawn instead, with captions, metadata and masks.
+* Key: the image's path in IMAGES without its extension. Dots become `_`, because webdataset cuts keys at the first dot.
+* Companions: files with the image's name and the extension `.txt`, `.json` or `.cls` are its caption, metadata and
+  class. An image without a `.json` gets one with its path.
+* Classes: if every image is in a subfolder, the subfolder is its class, unless images have `.cls` files or all
+  subfolders are numbered like shards. `cls` is the class's number, and OUT/classes.txt lists the names, one a line.
+* Links are followed. All other files are counted and listed in OUT/left-out.txt, with control characters escaped.
+* Images are copied without being decoded; `headspan precompute` reports those that cannot be decoded.
+
+The same folder always gives the same bytes. With `--world`, the command draws scenes of the image world, and writes
+them with captions, metadata and masks.
 """
 
 from __future__ import annotations
@@ -44,13 +46,13 @@ def make_shards(
     classes: str = "auto",
     say: Callable[[str], None] = lambda sentence: None,
 ) -> str:
-    """Write `out/000000.tar` and so on; the pattern that names them all. `say` hears what was done.
+    """Write the images of a folder as `out/000000.tar` and so on, and return a brace pattern of all shards.
 
-    Images are taken in the order of their paths, or shuffled with the seed `shuffle`. `captions` is a CSV
-    file with the columns `file` (a path in `images`) and `caption`; an image that it leaves out has no
-    caption. Without it, captions are text files beside the images. `classes` is one of CLASSES, as
-    `ImageFolder.classes` has them. Raises HeadspanError where there is no image, `out` is not empty, or a caption has
-    no image.
+    The order is that of the paths, or random with the seed `shuffle`. `captions` is a CSV file with the columns `file`
+    (a path in `images`) and `caption`; images that it does not list have no caption. Without it, captions are text
+    files next to the images. `classes` is one of CLASSES, as in `ImageFolder.classes`. `say` is called with sentences
+    about the result. Raises HeadspanError if there is no image, if `out` is not empty, or if a caption belongs to no
+    image.
     """
     if images_per_shard < 1:
         raise SettingsError(f"--images-per-shard {images_per_shard} is too small; give at least 1")
@@ -73,23 +75,23 @@ def make_shards(
         shards = _write(folder, out, texts, names, images_per_shard, shuffle)
     except OSError as error:
         raise SettingsError(
-            f"{error.filename or out}: cannot be read or written ({error.strerror}); mend that and begin again with "
+            f"{error.filename or out}: cannot be read or written ({error.strerror}); solve that, and try again with "
             "another directory"
         ) from error
-    kept = sum("json" in companions for companions in folder.companions.values())
+    with_metadata = sum("json" in companions for companions in folder.companions.values())
     say(
-        f"{len(folder.images):,} images in {shards:,} shards, {len(texts):,} with captions, {kept:,} with metadata of "
-        f"their own; {classes_sentence}"
+        f"{len(folder.images):,} images in {shards:,} shards, {len(texts):,} with captions, {with_metadata:,} with "
+        f"metadata of their own; {classes_sentence}"
     )
     if folder.left_out:
-        say(f"{left_out(folder)}; {out / 'left-out.txt'} has all of them and the reasons")
+        say(f"{left_out(folder)}; {out / 'left-out.txt'} lists all of them with the reasons")
     return numbered(out, shards)
 
 
 def _write(
     folder: ImageFolder, out: Path, texts: dict[Path, str], names: list[str], images_per_shard: int, seed: int | None
 ) -> int:
-    """Write the tars; returns how many."""
+    """Write the tars; return their number."""
     labels = {name: label for label, name in enumerate(names)}
     keys = _keys(folder.images)
     files = list(folder.images)
@@ -98,7 +100,7 @@ def _write(
     starts = range(0, len(files), images_per_shard)
     with tqdm(total=len(files), unit="image", disable=None) as progress:
         for shard, start in enumerate(starts):
-            # A fixed time, since the same images should give the same bytes.
+            # A fixed time, so that the same images give the same bytes.
             with TarWriter(str(out / f"{shard:06d}.tar"), mtime=0) as tar:
                 for file in files[start : start + images_per_shard]:
                     beside = folder.companions.get(file, {})
@@ -118,13 +120,13 @@ def _write(
 
 
 def _keys(files: Sequence[Path]) -> dict[Path, str]:
-    """A key for each image that shows its path, and that no other image has."""
+    """A unique key for each image, made from its path."""
     keys: dict[Path, str] = {}
     taken: set[str] = set()
     for file in files:
         key = plain = _utf8(file.with_name(file.stem.replace(".", "_")).as_posix())
         if key.startswith("__"):
-            # Webdataset passes over folders whose names begin and end so.
+            # Webdataset skips folders whose names begin and end with two underscores.
             key = plain = f"0{key}"
         number = 1
         while key in taken:
@@ -136,7 +138,7 @@ def _keys(files: Sequence[Path]) -> dict[Path, str]:
 
 
 def _utf8(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 are escaped."""
+    """A file's name as text, with bytes that are not UTF-8 escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -145,7 +147,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _captions_beside(folder: ImageFolder) -> dict[Path, str]:
-    """Of the images that have a text file of their name beside them, its text."""
+    """The captions of the images that have a text file of the same name next to them."""
     texts: dict[Path, str] = {}
     for image, companions in folder.companions.items():
         if "txt" in companions:
@@ -157,7 +159,7 @@ def _captions_beside(folder: ImageFolder) -> dict[Path, str]:
                     f"{path}: this caption is not UTF-8 ({error.reason}); convert it, or move it"
                 ) from error
             except OSError as error:
-                raise SourceError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
+                raise SourceError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     return texts
 
 
@@ -176,7 +178,9 @@ def _read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
                 if row["caption"] is None or None in row:
                     raise SourceError(f"{where}: not as many values as columns; put quotes around commas")
                 if file not in known:
-                    raise SourceError(f"{where}: {file} is no image of the folder; give paths relative to it")
+                    raise SourceError(
+                        f"{where}: {file} is not an image of the folder; give paths relative to the folder"
+                    )
                 if file in texts:
                     raise SourceError(f"{where}: {file} has a caption already; keep one line an image")
                 texts[file] = row["caption"]
@@ -186,27 +190,29 @@ def _read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: prints the command that comes next and returns 0, or one sentence and 2."""
+    """Run the command. Prints the command to run next and returns 0, or prints an error and returns 2."""
     parser = argparse.ArgumentParser(description="Write images as numbered tars.")
     parser.add_argument(
-        "images", type=Path, nargs="?", help="a folder; subfolders, if all images lie in some, are classes"
+        "images", type=Path, nargs="?", help="a folder; its subfolders are classes if every image is in one"
     )
-    parser.add_argument("out", type=Path, help="a directory that is new or empty")
-    parser.add_argument("--images-per-shard", type=int, default=1000, help="1000 if not given")
+    parser.add_argument("out", type=Path, help="a new or empty directory")
+    parser.add_argument("--images-per-shard", type=int, default=1000, help="default: %(default)s")
     folder = parser.add_argument_group("from a folder")
     folder.add_argument("--captions", type=Path, help="a CSV file: file,caption (default: X.txt beside X.jpg)")
     folder.add_argument(
         "--classes",
         choices=CLASSES,
         default="auto",
-        help="from subfolders or none; auto, if not given, takes subfolders that are not numbered as shards are",
+        help="from subfolders, or none; auto (default) uses subfolders unless they are numbered like shards",
     )
-    folder.add_argument("--shuffle", type=int, metavar="SEED", help="a seed; without it the order is by path")
+    folder.add_argument("--shuffle", type=int, metavar="SEED", help="a seed; without it, images are sorted by path")
     world = parser.add_argument_group("from the image world")
-    world.add_argument("--world", type=int, metavar="SCENES", help="draw so many scenes, and take no folder")
-    world.add_argument("--seed", type=int, default=0, help="0 if not given, as in training")
-    world.add_argument("--split", choices=SPLITS, default="train", help="train if not given")
-    world.add_argument("--side", type=int, default=64, help="pixels; 64 if not given")
+    world.add_argument(
+        "--world", type=int, metavar="SCENES", help="draw this number of scenes instead of reading a folder"
+    )
+    world.add_argument("--seed", type=int, default=0, help="default: %(default)s, as in training")
+    world.add_argument("--split", choices=SPLITS, default="train", help="default: %(default)s")
+    world.add_argument("--side", type=int, default=64, help="pixels; default: %(default)s")
     chosen = parser.parse_args(arguments)
     if (chosen.images is None) == (chosen.world is None):
         parser.error("give a folder of images, or --world SCENES without one")
@@ -222,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make(chosen: argparse.Namespace) -> tuple[str, str]:
-    """The shards' pattern, and a model that suits them."""
+    """Write the shards; return their pattern, and a suitable model for them."""
     if chosen.world is None:
         pattern = make_shards(
             chosen.images,

@@ -1,9 +1,9 @@
 """Write the image world's text pool that ships with headspan: engine/headspan/texts/pools/world.tsv.
 
-    python tools/make_world_pool.py      # rewrites the file and prints how many texts each concept has
+    python -m tools.make_world_pool      # rewrites the file and prints the number of texts of each concept
 
-A text is a frame round a phrase that tells one factor and no other, both in the words of the world's own
-captions. Nothing is random: frames take turns. Each line is `text<TAB>concept`, without a header.
+A text consists of a frame and a phrase that names a single factor, both in the words of the world's captions. Nothing
+is random: frames alternate. Each line is `text<TAB>concept`, without a header.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headspan.world.words import (
 
 POOL = Path(__file__).resolve().parents[1] / "engine" / "headspan" / "texts" / "pools" / "world.tsv"
 
-# Factor, concept, and the number of frames each phrase is put in, which evens the concepts out.
+# Factor, concept, and the number of frames for each phrase, chosen so that concepts have similar numbers of texts.
 CONCEPTS = (
     ("colour", "colours", 3),
     ("shape", "shapes", 6),
@@ -40,11 +40,11 @@ CONCEPTS = (
 
 
 def make_pool() -> dict[str, str]:
-    """Every text with its concept, in one fixed order; an assertion names a text that comes twice."""
+    """Every text with its concept, in a fixed order. Asserts that no text occurs twice."""
     concepts: dict[str, str] = {}
     for text, concept in _texts():
         text = text[0].upper() + text[1:]
-        assert text not in concepts, f"{text!r} comes twice, now under {concept}"
+        assert text not in concepts, f"{text!r} occurs twice, the second time under {concept}"
         concepts[text] = concept
     return concepts
 
@@ -81,7 +81,7 @@ def main() -> None:
     POOL.write_text(as_tsv(concepts), encoding="utf-8", newline="\n")
     for concept, count in Counter(concepts.values()).items():
         print(f"{count:5}  {concept}")
-    print(f"{len(concepts):5}  in all")
+    print(f"{len(concepts):5}  total")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The whole chain on one's own machine in a minute: shards, store, TEXTSPAN, CCS, report.
 
-The images are held-out scenes of the image world and the model is the reference CLIP, so the report leads with
-what the analyses say beside what is true. The same chain with random weights is what they are held against.
+The images are held-out scenes of the image world and the model is the reference CLIP, so the report begins with the
+analyses' scores against the known scenes. Two controls stand beside them: the same model before its heads were trained
+apart, whose scores ship with headspan, and random weights, for which the chain runs again.
 
 A demo replaces an earlier demo in its folder and deletes nothing else. Files are written in a folder with a random name
 and then moved to their final place. Before each move, a marker file records that name, and size and checksum of every
@@ -18,25 +19,21 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from headspan.concepts.ccs import concept_consistency
-from headspan.concepts.labels import label_heads
 from headspan.config import PrecomputeSettings
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
 from headspan.io.local import checksum, new_token, refusals, staged, write_atomically
 from headspan.report.collect import write_report
-from headspan.run.precompute import precompute
 from headspan.run.summary import Summary
-from headspan.spans.over_store import textspan
-from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 from headspan.world import write_world_shards
-from headspan.world.ground_truth import GroundTruth, check_ground_truth
+from headspan.world.chain import IMAGES, IMAGES_PER_SHARD, SEED, SPLIT, analyse_scenes
+from headspan.world.checks import GroundTruth
+from headspan.world.ground_truth import check_ground_truth
+from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, reference_scores
 
 __all__ = ["DemoResult", "run"]
 
-# Seed 0 is what the model was trained on, seed 1 what it was tuned on.
-_IMAGES, _IMAGES_PER_SHARD, _SEED = 2000, 500, 2
 _SHARDS, _STORE, _AT_RANDOM, _REPORT = "shards", "run.zarr", "random.zarr", "report.html"
 MARKER = ".headspan-demo.json"
 # Size and crc32c of each file, by its path in the demo's folder; None for a folder.
@@ -63,16 +60,16 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
     place = _Place.begin(expand_user(out))
     made = write_world_shards(
         place.making / _SHARDS,
-        _IMAGES,
-        _SEED,
-        images_per_shard=_IMAGES_PER_SHARD,
-        split="held_out",
+        IMAGES,
+        SEED,
+        images_per_shard=IMAGES_PER_SHARD,
+        split=SPLIT,
         on_progress=on_progress,
     )
     # Stores record where their shards lie, so these are moved first.
     place.move(_SHARDS)
     shards = str(place.folder / _SHARDS / Path(made).name)
-    store, summary = _analyse(
+    store, summary = analyse_scenes(
         PrecomputeSettings(
             shards=(shards,),
             out=str(place.making / _STORE),
@@ -82,27 +79,26 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
         ),
         on_progress,
     )
-    at_random, _ = _analyse(
+    at_random, _ = analyse_scenes(
         PrecomputeSettings(
-            shards=(shards,), out=str(place.making / _AT_RANDOM), model="reference", pretrained="random:0"
+            shards=(shards,),
+            out=str(place.making / _AT_RANDOM),
+            model="reference",
+            pretrained="random:0",
+            layers="all",
+            emit=("heads", "patches"),
         ),
         on_progress,
     )
-    truth = check_ground_truth(store, at_random=at_random, on_progress=on_progress)
+    truth = check_ground_truth(
+        store,
+        controls={CONTRASTIVE_ONLY: reference_scores()[CONTRASTIVE_ONLY], RANDOM: at_random},
+        on_progress=on_progress,
+    )
     write_report(store, place.making / _REPORT, on_progress=on_progress)
     place.move(_STORE, _AT_RANDOM, _REPORT)
     place.making.rmdir()
     return DemoResult(place.folder / _REPORT, truth, replace(summary, path=str(place.folder / _STORE)))
-
-
-def _analyse(settings: PrecomputeSettings, on_progress: Listener) -> tuple[Store, Summary]:
-    """The chain from shards to scores; TEXTSPAN describes the last four layers, as published."""
-    summary = precompute(settings, on_progress)
-    store = Store(settings.out)
-    textspan(store, "world", texts_per_head=20, layers=store.layers[-4:], on_progress=on_progress)
-    label_heads(store)
-    concept_consistency(store)
-    return store, summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def test_text_files_beside_images_are_their_captions(folder: Path, tmp_path: Pat
     [
         ("file,text\n", "no column caption; begin"),
         ("", "no column caption nor file"),
-        ("file,caption\nno.jpg,x\n", "line 2: no.jpg is no image of the folder"),
+        ("file,caption\nno.jpg,x\n", "line 2: no.jpg is not an image of the folder"),
         ("file,caption\ndog/z.jpg,x\ndog/z.jpg,y\n", "line 3: dog/z.jpg has a caption already"),
         ("file,caption\ndog/z.jpg,one, two\n", "line 2: not as many values as columns"),
         ("file,caption\ndog/z.jpg\n", "line 2: not as many values as columns"),

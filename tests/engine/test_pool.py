@@ -112,7 +112,7 @@ def test_forms_and_frames_take_turns_over_words() -> None:
 
 def test_a_text_that_comes_twice_is_named() -> None:
     groups = [Group(concept, ("Rome",), ("{}",), ("{}",), 1) for concept in ("locations", "scenes")]
-    with pytest.raises(AssertionError, match="'Rome' comes twice, now under scenes"):
+    with pytest.raises(AssertionError, match="'Rome' occurs twice, the second time under scenes"):
         make_pool(groups)
 
 

@@ -26,7 +26,7 @@ from headspan.report.page import Content, DescribedHead, Example, HeadExamples, 
 from headspan.shards.samples import BadImage
 from headspan.store import results
 from headspan.texts.pool import stored_pool
-from headspan.world.ground_truth import Ablation, GroundTruth, MapCheck, NeighbourCheck
+from headspan.world.checks import Ablation, GroundTruth, MapCheck, NeighbourCheck
 from tests.engine.test_labels_and_ccs import HEADS, keep
 
 POISONS = (
@@ -46,15 +46,16 @@ POISONS = (
 )
 # Letters that steer a terminal, or the direction of writing.
 STEERING = "\x00\x07\x1b\u202e\u2066\ud83d"
-TRUTH = GroundTruth(
+CONTROL = GroundTruth(
     "hand",
     {"colour": Accuracy(0.9, 0.1, 2000), "background_colour": Accuracy(0.5, 0.4, 1800)},
     {"colours": 3, "shapes": 0},
-    {"colours": 0},
     (NeighbourCheck("colours", ((1, 2),), 0.5, 0.4, 0.1, 100),),
     MapCheck(300, 0.5, 0.1, 0.7),
     (Ablation("colours", ((1, 2),), {"colour": 0.3, "background_colour": 0.56}),),
+    "a model",
 )
+TRUTH = replace(CONTROL, about="another model", controls={"control": CONTROL})
 
 
 class Skeleton(HTMLParser):

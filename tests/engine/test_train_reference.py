@@ -1,4 +1,4 @@
-"""Training the reference: it learns, it goes on where it stopped, and open_clip loads what it exports."""
+"""Training the reference model: resuming, batches, losses, and loading of the exported weights."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,15 @@ from headspan.decompose.formula import head_coordinates, head_directions
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from headspan.world import FACTORS, scene, value_of
-from tools.train_reference import CONFIG, Batches, Encoder, Recipe, build, spread, train
+from tools.train_reference import train
+from tools.training_batches import Batches
+from tools.training_model import CONFIG, Encoder, build, spread
+from tools.training_recipe import Recipe
 
 TOY = Recipe(steps=4, batch_size=32, warmup=1, grouped_from=3, spread_from=3, evaluate_every=2, evaluation_scenes=64)
 
 
-def test_training_in_two_goes_gives_the_weights_of_one(tmp_path: Path) -> None:
+def test_training_that_is_resumed_gives_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
     device = torch.device("cpu")
     whole = train(tmp_path / "whole", TOY, device, workers=0)
     assert set(whole) == set(FACTORS)
@@ -31,7 +34,7 @@ def test_training_in_two_goes_gives_the_weights_of_one(tmp_path: Path) -> None:
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        # Ends as if killed after the third step, one beyond the checkpoint.
+        # Stops as if killed after the third step, one after the checkpoint.
         patch.setattr(
             Batches,
             "__getitem__",
@@ -44,7 +47,7 @@ def test_training_in_two_goes_gives_the_weights_of_one(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
     steps = [json.loads(line)["step"] for line in (tmp_path / "halves" / "log.jsonl").read_text().splitlines()]
     assert steps == [2, 4]
-    # Tokens that never occurred are zero; headspan and open_clip load the file.
+    # Embeddings of tokens that never occurred are zero. headspan and open_clip load the file.
     assert (one["token_embedding.weight"].abs().sum(dim=1) == 0).float().mean() > 0.9
     loaded = load_model(str(CONFIG), str(tmp_path / "whole" / "weights.safetensors"))
     assert loaded.clip.encode_image(torch.zeros(1, 3, 64, 64)).isfinite().all()
@@ -58,7 +61,7 @@ def test_a_batch_is_the_same_whenever_it_is_drawn() -> None:
     assert not torch.equal(first[0], Batches(TOY, tokenizer)[1][0])
 
 
-def test_grouped_batches_hold_every_scene_of_their_pool_once_and_like_ones_together() -> None:
+def test_grouped_batches_contain_every_scene_once_and_similar_scenes_together() -> None:
     _, tokenizer = build()
     batches = Batches(TOY, tokenizer)
     pool = [batches._grouped(number) for number in range(64, 128)]
@@ -69,11 +72,11 @@ def test_grouped_batches_hold_every_scene_of_their_pool_once_and_like_ones_toget
         for at in range(31)
         if at % TOY.group_size != TOY.group_size - 1
     )
-    # Two scenes taken at random agree once in twelve.
+    # Two random scenes have the same colour once in twelve.
     assert alike > 0.6 * 64 * 28
 
 
-def test_every_factor_has_scenes_that_are_asked_about_it() -> None:
+def test_every_factor_has_scenes_with_several_values() -> None:
     scenes = [scene(0, "held_out", index) for index in range(200)]
     for factor in FACTORS:
         values = {value_of(each, factor) for each in scenes} - {None}
@@ -81,7 +84,7 @@ def test_every_factor_has_scenes_that_are_asked_about_it() -> None:
     assert open_clip.get_model_config(CONFIG.stem) is not None
 
 
-def test_what_training_takes_for_a_heads_contribution_is_what_the_decomposition_says() -> None:
+def test_contributions_during_training_equal_those_of_the_decomposition() -> None:
     model, tokenizer = build()
     model.load_state_dict(load_file(CONFIG.with_name("weights.safetensors")))
     pixels = torch.randn(3, 3, 64, 64)
@@ -92,7 +95,7 @@ def test_what_training_takes_for_a_heads_contribution_is_what_the_decomposition_
         layers = range(tower.layers)
         emitted = tower.forward(pixels, layers)
     folded = fold(tower, tuple(layers))
-    # The convention `own` has no use for the mean.
+    # The convention `per_term` does not use the mean.
     norm = np.stack([np.zeros(3), emitted.std.numpy(), np.ones(3)], axis=-1)
     wanted = [
         head_coordinates(emitted.heads[:, layer, head].numpy(), norm, normalised=False)
@@ -103,9 +106,9 @@ def test_what_training_takes_for_a_heads_contribution_is_what_the_decomposition_
     assert np.abs(found["heads"].numpy().transpose(1, 0, 2) - np.stack(wanted)).max() < 1e-5
 
 
-def test_evidence_of_one_head_is_not_spread_and_that_of_all_alike_is_spread_most() -> None:
+def test_spread_is_1_for_a_single_contributing_head_and_the_root_of_their_number_for_equal_heads() -> None:
     along = torch.eye(5)
-    # Both texts are told by the first two numbers, which the first head has alone, or all four in the same measure.
+    # Only the first two axes distinguish the texts. One head contributes along them, or all four equally.
     alone, alike = torch.zeros(7, 4, 5), torch.zeros(7, 4, 5)
     alone[:, 0, :2] = torch.randn(7, 2)
     alike[:, :, :2] = alone[:, :1, :2]

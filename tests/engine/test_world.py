@@ -1,4 +1,4 @@
-"""The image world's scenes and shards: the same from the same seed, with the combinations and sizes promised."""
+"""Scenes and shards of the image world: deterministic, with the promised combinations, sizes and placement."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_seed_split_and_index_each_give_another_scene() -> None:
     assert len(pictures | {render([scene(0, "held_out", 0)]).tobytes()}) == 4
 
 
-def test_a_stream_keeps_its_numbers() -> None:
+def test_a_stream_draws_the_upper_53_bits_of_pcg64() -> None:
     stream = Stream(1, 2, 3)
     drawn = [stream.unit() for _ in range(200)]
     words = np.random.PCG64(np.random.SeedSequence((1, 2, 3))).random_raw(200)
     assert drawn == [(int(word) >> 11) / 2**53 for word in words]
 
 
-def test_held_out_triples_are_a_seventh_and_leave_every_pair_to_training() -> None:
+def test_held_out_triples_are_a_seventh_and_every_pair_of_values_occurs_in_training() -> None:
     every = list(itertools.product(COLOURS, SHAPES, TEXTURES))
     training = [triple for triple in every if not is_held_out(*triple)]
     assert 0.13 <= 1 - len(training) / len(every) <= 0.17
@@ -72,7 +72,7 @@ def test_held_out_triples_are_a_seventh_and_leave_every_pair_to_training() -> No
         assert {tuple(t[a] for a in axes) for t in training} == {tuple(t[a] for a in axes) for t in every}
 
 
-def test_training_scenes_hold_no_held_out_triple_and_held_out_scenes_begin_with_one(
+def test_training_scenes_contain_no_held_out_triple_and_the_main_object_of_held_out_scenes_is_one(
     train: list[Scene], held_out: list[Scene]
 ) -> None:
     assert not any(is_held_out(t.colour, t.shape, t.texture) for each in train for t in each.things)
@@ -104,11 +104,11 @@ def test_every_value_of_every_factor_occurs_and_none_is_rare(train: list[Scene])
         assert min(counts.values()) >= least * counts.total()
 
 
-def test_any_four_colours_have_a_background_they_can_be_told_from() -> None:
+def test_any_four_colours_have_a_background_on_which_all_are_visible() -> None:
     assert all(grounds_for(frozenset(four)) for four in itertools.combinations(COLOURS, 4))
 
 
-def test_sizes_are_apart_in_pixels_and_large_ones_come_with_up_to_four_objects(train: list[Scene]) -> None:
+def test_sizes_do_not_overlap_in_pixels_and_large_objects_are_at_most_four(train: list[Scene]) -> None:
     radii = {size: [t.radius * 64 for each in train for t in each.things if t.size == size] for size in SIZES}
     assert max(radii["small"]) + 1 < min(radii["medium"])
     assert max(radii["medium"]) + 1 < min(radii["large"])
@@ -116,7 +116,7 @@ def test_sizes_are_apart_in_pixels_and_large_ones_come_with_up_to_four_objects(t
     assert {each.count for each in train if each.things[0].size == "small"} == {1, 2, 3, 4, 5, 6}
 
 
-def test_objects_lie_inside_the_image_and_equal_ones_apart(train: list[Scene]) -> None:
+def test_objects_are_inside_the_image_and_repeated_ones_do_not_overlap(train: list[Scene]) -> None:
     for each in train:
         for t in each.things:
             assert t.radius <= min(t.x, t.y, 1 - t.x, 1 - t.y)
@@ -128,7 +128,7 @@ def test_objects_lie_inside_the_image_and_equal_ones_apart(train: list[Scene]) -
             assert len({t.colour for t in each.things}) == len({t.shape for t in each.things}) == each.count
 
 
-def test_shards_hold_what_was_drawn_and_the_plan_takes_the_masks_for_companions(tmp_path: Path) -> None:
+def test_shards_contain_what_render_draws_and_masks_are_companions_of_images(tmp_path: Path) -> None:
     events: list[Progress] = []
     pattern = write_world_shards(tmp_path / "a", 7, 11, 3, 33, "held_out", events.append)
     assert pattern == f"{tmp_path}/a/{{000000..000002}}.tar"
@@ -153,7 +153,7 @@ def test_shards_hold_what_was_drawn_and_the_plan_takes_the_masks_for_companions(
         np.testing.assert_array_equal(np.asarray(mask), masks[index])
 
 
-def test_the_same_seed_gives_the_same_bytes_however_many_go_to_a_shard(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_images_in_a_shard(tmp_path: Path) -> None:
     def members(folder: Path) -> list[tuple[str, bytes]]:
         found = []
         for path in sorted(folder.iterdir()):
@@ -169,14 +169,14 @@ def test_the_same_seed_gives_the_same_bytes_however_many_go_to_a_shard(tmp_path:
     assert members(tmp_path / "one") != members(tmp_path / "other")
 
 
-def test_what_cannot_be_made_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_impossible_shards_sides_and_factors_raise(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "old.tar").touch()
     (tmp_path / "file").touch()
     for call, message in (
         (lambda: write_world_shards(tmp_path / "x", 0, 0), "0 images, 1000 a shard: nothing to write"),
         (lambda: write_world_shards(tmp_path / "x", 1, 0, 0), "1 image, 0 a shard"),
-        (lambda: write_world_shards(tmp_path / "x", 1, -1), "negative numbers name no scene"),
+        (lambda: write_world_shards(tmp_path / "x", 1, -1), "scenes and seeds are not negative"),
         (
             lambda: write_world_shards(tmp_path / "x", 1, 0, split="test"),
             "split 'test' does not exist; choose train or",

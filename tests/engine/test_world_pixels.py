@@ -1,4 +1,4 @@
-"""The image world's pixels: masks, shapes and edges against paper and finer drawings; no statistic tells a factor."""
+"""Pixels of the image world: masks, areas of shapes and edges against geometry and against finer drawings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headspan.world import (
 from headspan.world.factors import SHAPES
 
 
-def test_masks_number_the_objects_and_lie_on_their_centres(train: list[Scene]) -> None:
+def test_masks_number_the_objects_and_are_centred_on_them(train: list[Scene]) -> None:
     chosen = train[:300]
     _, masks = render(chosen, masks=True)
     for each, mask in zip(chosen, masks, strict=True):
@@ -27,9 +27,9 @@ def test_masks_number_the_objects_and_lie_on_their_centres(train: list[Scene]) -
             rows, columns = np.nonzero(mask == number)
             x, y = described["centre"]
             reach = np.hypot(columns + 0.5 - x, rows + 0.5 - y).max()
-            # A pencil line that strays adds to it.
+            # The pencil line of sketches may deviate outwards.
             assert 0.5 * described["radius"] < reach < described["radius"] + 2.5
-            # A crescent lies to one side of its centre.
+            # The mass of a crescent is to one side of its centre.
             if each.repeated and described["shape"] != "crescent":
                 distance = math.hypot(columns.mean() + 0.5 - x, rows.mean() + 0.5 - y)
                 assert distance < 0.25 * described["radius"]
@@ -55,7 +55,7 @@ def test_a_shape_has_its_area(shape: str, area: float) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_shape_fills_its_circle_and_no_more(shape: str) -> None:
+def test_a_shape_touches_its_circle_and_is_inside_it(shape: str) -> None:
     thing = replace(scene(0, "train", 0).things[0], shape=shape, x=0.5, y=0.5, radius=0.25, turn=0.3)
     rows, columns = np.nonzero(coverage(replace(scene(0, "train", 0), things=(thing,), style="flat"), 256)[0] > 0.5)
     reach = np.hypot(rows + 0.5 - 128, columns + 0.5 - 128).max() / 64
@@ -80,14 +80,14 @@ def test_coverage_adds_up_to_at_most_a_pixel_and_agrees_with_the_mask(train: lis
             assert np.all(masks[0][share > 0.501] == number)
 
 
-def test_every_object_can_be_told_from_its_background(train: list[Scene]) -> None:
+def test_every_object_contrasts_with_its_background(train: list[Scene]) -> None:
     chosen = train[:600]
     pixels, masks = render(chosen, masks=True)
     for each, image, mask in zip(chosen, pixels.astype(float), masks, strict=True):
         around = image[mask == 0]
         for number in range(1, each.count + 1):
             inside = image[mask == number]
-            # The darkest or lightest third of an object in some channel differs from all thirds of the ground.
+            # Some quantile of the object differs from all quantiles of the background in some channel.
             gaps = [
                 np.abs(np.quantile(inside, q, axis=0)[:, None] - np.quantile(around, q, axis=0)[:, None]).max()
                 for q in (0.2, 0.5, 0.8)
@@ -95,7 +95,7 @@ def test_every_object_can_be_told_from_its_background(train: list[Scene]) -> Non
             assert max(gaps) > 25, (each.split, each.index, number)
 
 
-def test_no_global_statistic_of_the_pixels_gives_a_factor_away() -> None:
+def test_no_global_statistic_of_the_pixels_predicts_a_factor() -> None:
     chosen = [each for each in (scene(3, "train", index) for index in range(4000)) if each.repeated]
     pixels = render(chosen, 64).astype(np.float64) / 255
     flat = pixels.reshape(len(chosen), -1, 3)
@@ -104,7 +104,7 @@ def test_no_global_statistic_of_the_pixels_gives_a_factor_away() -> None:
     edges = np.stack([np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)], axis=1)
     together = np.concatenate([mean, deviation, edges], axis=1)
     half = len(chosen) // 2
-    # Most that the mean may say, and all statistics with their squares and products; chance is 0.08 for a colour.
+    # Largest accuracies that the mean, and all statistics with their squares and products, may reach.
     for values, from_mean, from_all in (
         ([each.things[0].colour for each in chosen], 0.2, 0.45),
         ([each.things[0].shape for each in chosen], 0.15, 0.2),

@@ -1,6 +1,6 @@
-"""An independent reader of the image world's captions: which factors a text names, and what of it is false.
+"""An independent parser of the image world's captions: which factors a text names, and which values are wrong.
 
-Shares no word list and no code with headspan.world.
+It shares no word list and no code with headspan.world.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GROUND = {
     "plain": "plain", "gradient": "gradient", "two-tone": "two-tone", "divided": "two-tone",
     "speckled": "speckled", "cloudy": "cloudy", "mottled": "cloudy",
 }  # fmt: skip
-SAID = ("colour", "shape", "texture", "size", "count", "position", "style", "background")
+NAMED = ("colour", "shape", "texture", "size", "count", "position", "style", "background")
 
 _GROUND = re.compile(r",? (?:on|against|in front of) an? ([\w -]+?) background")
 _WHERE = re.compile(
@@ -52,7 +52,7 @@ _STYLED = re.compile(
 
 
 def split(text: str) -> tuple[str, str | None, str | None, list[str]]:
-    """What is left when background, position and style are taken out; these three."""
+    """The text without background, position and style; and these three."""
     ground = _GROUND.search(text)
     rest = _GROUND.sub("", text)
     styles = [style for pattern, style in STYLE.items() if re.search(pattern, rest)]
@@ -64,22 +64,22 @@ def split(text: str) -> tuple[str, str | None, str | None, list[str]]:
 
 
 def factors_in(text: str) -> list[str]:
-    """The factors that a text names, in the order of SAID."""
+    """The factors that a text names, in the order of NAMED."""
     rest, ground, where, styles = split(text)
     named = {"background": ground, "position": where, "style": styles}
     phrases = [read(part) for part in parts(rest)]
     found = {key for phrase in phrases for key, value in phrase.items() if value is not None}
-    return [factor for factor in SAID if named.get(factor) or factor in found]
+    return [factor for factor in NAMED if named.get(factor) or factor in found]
 
 
 def parts(rest: str) -> list[str]:
-    """A list's phrases; "other shapes" name nothing."""
+    """The phrases of a list, without "other shapes"."""
     rest = re.sub(r" (?:among|and) (?:other shapes|another shape)$", "", rest)
     return re.split(r", | and ", rest)
 
 
 def read(phrase: str) -> dict[str, Any]:
-    """The factors of one noun phrase; `count` where a number is said, `unknown` words that are none of ours."""
+    """The factors of one noun phrase. `count` is its number, and `unknown` a word that no caption should have."""
     found: dict[str, Any] = {"texture": None, "size": None, "colour": None, "shape": None, "count": None}
     found |= {"several": None, "unknown": None}
     for ending, texture in ENDING.items():
@@ -118,7 +118,7 @@ def read(phrase: str) -> dict[str, Any]:
 
 
 def complaints(text: str, scene: dict[str, Any]) -> list[str]:
-    """What the text says that the scene's metadata does not, or that cannot be read."""
+    """The values in the text that differ from the scene's metadata, and the words that cannot be parsed."""
     rest, ground, where, styles = split(text)
     objects, wrong = scene["objects"], []
     if styles not in ([], [scene["style"]]):
@@ -140,7 +140,7 @@ def complaints(text: str, scene: dict[str, Any]) -> list[str]:
             wrong.append(f"count {said['count']}")
         named = {factor: said[factor] for factor in ("colour", "shape", "texture", "size") if said[factor]}
         fits = [all(thing[factor] == value for factor, value in named.items()) for thing in objects]
-        # "Red circles" speak of all there are, "a red circle" of one.
+        # "Red circles" describes all objects, "a red circle" one of them.
         if not (all(fits) if said["several"] else any(fits)):
             wrong.append(f"no {named}")
         if (

@@ -22,7 +22,7 @@ from headspan.errors import counted
 from headspan.escapes import escaped
 from headspan.report.truth import images_of, percent, truth_tables
 from headspan.shards.samples import BadImage
-from headspan.world.ground_truth import GroundTruth
+from headspan.world.checks import GroundTruth
 
 # These words on a page show that it is a report.
 KIND = "Attention heads, read with headspan"

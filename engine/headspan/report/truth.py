@@ -1,6 +1,7 @@
-"""The report's opening for a store of the image world: what its analyses say, beside what is true.
+"""The report's tables for a store of the image world: scores of its analyses against the known scenes.
 
-Every number stands beside what it must be held against: chance, all heads, the mask's area, random weights.
+Each score stands beside what it must be compared with: chance, all heads, the mask's area, and the controls, which are
+other models over the same scenes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from headspan.world.ground_truth import FACTOR_OF, GroundTruth
+from headspan.world.checks import FACTOR_OF, GroundTruth
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A share as a bar, and chance as a line across it."""
+    """A share as a bar, with chance as a line across it; both from 0 to 1."""
 
     share: float
     chance: float
@@ -22,7 +23,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Words, bold where `strong`; or a bar."""
+    """Words, bold if `strong`; or a bar."""
 
     words: str
     strong: bool = False
@@ -31,22 +32,30 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One question and its answers."""
+    """One question and its answers: a title, a note, the columns' names, and rows."""
 
     title: str
     note: str
     names: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    # Whether the table needs the width of two.
+    wide: bool = False
 
 
 def truth_tables(truth: GroundTruth) -> tuple[Table, ...]:
-    """The five questions in their order; the last is wider than the others."""
-    return _zero_shot(truth), _high_heads(truth), _neighbours(truth), _maps(truth), _ablations(truth)
+    """The tables in reading order."""
+    comparison = (_losses(truth),) if truth.controls else ()
+    return _zero_shot(truth), _high_heads(truth), _maps(truth), _neighbours(truth), *comparison, _ablations(truth)
 
 
 def images_of(truth: GroundTruth) -> int:
-    """How many scenes were looked at."""
+    """The number of scenes."""
     return max(each.images for each in truth.zero_shot.values())
+
+
+def _models(truth: GroundTruth) -> tuple[GroundTruth, ...]:
+    """The store's own model, then the controls."""
+    return truth, *truth.controls.values()
 
 
 def _rows(rows: Iterable[Iterable[str | Cell]]) -> tuple[tuple[Cell, ...], ...]:
@@ -54,74 +63,95 @@ def _rows(rows: Iterable[Iterable[str | Cell]]) -> tuple[tuple[Cell, ...], ...]:
 
 
 def _zero_shot(truth: GroundTruth) -> Table:
-    rows = (
+    rows: list[tuple[str | Cell, ...]] = [
         (
-            _said(factor),
+            _spaced(factor),
             Cell("", bar=Bar(each.share, each.chance)),
-            percent(each.share),
+            *(percent(model.zero_shot[factor].share) for model in _models(truth)),
             percent(each.chance),
             f"{each.images:,}",
         )
         for factor, each in truth.zero_shot.items()
-    )
+    ]
     return Table(
         "What the model can name",
-        "Zero-shot: the prompts nearest to the image’s embedding. Chance, the line, is naming the commonest value.",
-        ("factor", "", "right", "chance", "images"),
+        "Zero-shot: the value whose prompts are nearest to the image’s embedding. Chance, the line, is naming the most "
+        "common value.",
+        ("factor", "", "right", *truth.controls, "chance", "images"),
         _rows(rows),
+        wide=bool(truth.controls),
     )
 
 
 def _high_heads(truth: GroundTruth) -> Table:
-    counts = (truth.high_heads, truth.high_heads_at_random)
+    models = _models(truth)
     rows: list[tuple[str | Cell, ...]] = [
-        (concept, *("–" if heads is None else f"{heads.get(concept, 0)}" for heads in counts))
+        (concept, *(f"{model.high_heads.get(concept, 0)}" for model in models))
         for concept in FACTOR_OF
-        if any(concept in heads for heads in counts if heads is not None)
+        if any(concept in model.high_heads for model in models)
     ]
-    rows.append(
-        (Cell("in all", strong=True), *("–" if heads is None else f"{sum(heads.values())}" for heads in counts))
-    )
+    rows.append((Cell("all", strong=True), *(f"{sum(model.high_heads.values())}" for model in models)))
     return Table(
         "Concepts with heads of their own",
-        "Heads whose first five texts all tell one concept (CCS 5), and as many with random weights.",
-        ("concept", "heads", "at random"),
+        "Number of heads whose first five texts all describe one concept (CCS 5).",
+        ("concept", "heads", *truth.controls),
         _rows(rows),
     )
 
 
 def _neighbours(truth: GroundTruth) -> Table:
-    rows = (
-        (
-            each.concept,
-            f"{len(each.heads)}",
-            percent(each.through_heads),
-            percent(each.through_all),
-            percent(each.chance),
-        )
-        for each in truth.neighbours
-    )
+    found = [{each.concept: each for each in model.neighbours} for model in _models(truth)]
+    rows = []
+    for concept in FACTOR_OF:
+        checks = [each.get(concept) for each in found]
+        chance = next((each.chance for each in checks if each), None)
+        if chance is None:
+            continue
+        cells = (f"{_hundredths(each.through_heads)} | {percent(each.through_all)}" if each else "–" for each in checks)
+        rows.append((concept, *cells, percent(chance)))
     return Table(
         "Neighbours through the heads of a concept",
-        "Of an image’s nearest ten, the share with its value of the concept: through the heads labelled with it, "
-        "through all heads, and at random.",
-        ("concept", "heads", "through them", "all heads", "chance"),
+        "Share of an image’s ten nearest images that have its value of the concept: through the heads labelled with "
+        "the concept, and after the line through all heads. Chance is an image drawn at random.",
+        ("concept", "this model", *truth.controls, "chance"),
         _rows(rows),
     )
 
 
 def _maps(truth: GroundTruth) -> Table:
-    maps = truth.maps
+    models = _models(truth)
     rows = (
-        ("of its positive mass, inside the objects", percent(maps.mass_inside)),
-        ("average precision of its pixels", percent(maps.average_precision)),
-        ("the objects’ share of the image", percent(maps.area)),
+        ("positive mass inside the objects", *(percent(model.maps.mass_inside) for model in models)),
+        ("average precision of the pixels", *(percent(model.maps.average_precision) for model in models)),
+        ("the objects’ share of the image", *(percent(model.maps.area) for model in models)),
     )
     return Table(
-        "Where the evidence lies",
-        f"Maps of “a red ring” over {maps.images:,} images of red rings, and so on for every colour and shape. "
-        "Without knowledge, both would be the objects’ share.",
-        ("map", "mean"),
+        "Where the evidence is",
+        f"Maps of “a red ring” over {truth.maps.images:,} images of red rings, and so on for every colour and shape; "
+        "means. A map that is the same everywhere would score the objects’ share of the image.",
+        ("map", "this model", *truth.controls),
+        _rows(rows),
+    )
+
+
+def _losses(truth: GroundTruth) -> Table:
+    models = _models(truth)
+    found = [{each.concept: each for each in model.ablations} for model in models]
+    rows = []
+    for concept in FACTOR_OF:
+        ablations = [each.get(concept) for each in found]
+        if not any(ablations):
+            continue
+        cells = []
+        for model, ablation in zip(models, ablations, strict=True):
+            own, other = ablation.own_and_other_loss(model.zero_shot) if ablation else (math.nan, math.nan)
+            cells.append(f"{_hundredths(own)} | {_hundredths(other)}" if ablation else "–")
+        rows.append((concept, *cells))
+    return Table(
+        "What an ablation costs, compared",
+        "Zero-shot accuracy lost, in points, if the heads of a concept are replaced by their means: the concept’s own "
+        "factor, and after the line the factor of another concept that loses most.",
+        ("concept", "this model", *truth.controls),
         _rows(rows),
     )
 
@@ -130,28 +160,29 @@ def _ablations(truth: GroundTruth) -> Table:
     factors = list(truth.zero_shot)
     rows: list[tuple[str | Cell, ...]] = []
     for each in truth.ablations:
-        lost = {factor: truth.zero_shot[factor].share - each.accuracies[factor] for factor in factors}
+        losses = each.losses(truth.zero_shot)
         own = FACTOR_OF.get(each.concept)
-        cells = (Cell(_points(lost[factor]), strong=factor == own) for factor in factors)
+        cells = (Cell(_hundredths(losses[factor]), strong=factor == own) for factor in factors)
         rows.append((f"{each.concept}, {len(each.heads)}", *cells))
     return Table(
         "What is lost without the heads of a concept",
-        "Zero-shot accuracy lost, in points, when the direct contributions of these heads are replaced by their means; "
+        "Zero-shot accuracy lost, in points, if the direct contributions of these heads are replaced by their means; "
         "bold is the concept’s own factor.",
-        ("heads at their means", *map(_said, factors)),
+        ("heads at their means", *map(_spaced, factors)),
         _rows(rows),
+        wide=True,
     )
 
 
-def _said(factor: str) -> str:
+def _spaced(factor: str) -> str:
     return factor.replace("_", " ")
 
 
 def percent(share: float) -> str:
-    """A share, to a tenth of a percent; a dash where it is not defined."""
-    return "–" if math.isnan(share) else f"{100 * share:.1f}\u202f%"
+    """A share, to a tenth of a percent; a dash if it is not defined."""
+    return "–" if math.isnan(share) else f"{_hundredths(share)}\u202f%"
 
 
-def _points(share: float) -> str:
-    # Without the sign of a rounded zero.
-    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
+def _hundredths(share: float) -> str:
+    # Adding zero removes the sign of a rounded zero.
+    return "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")

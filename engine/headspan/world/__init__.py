@@ -1,10 +1,10 @@
-"""The image world: drawn scenes in which every concept has a ground truth.
+"""The image world: drawn scenes whose every factor is known.
 
     scenes = [scene(seed=0, split="train", index=i) for i in range(256)]
     pixels = render(scenes)                      # uint8 [256, 64, 64, 3]
     texts = [caption(s, Stream(0, s.index)) for s in scenes]
 
-Neither torch nor files are needed; `write_world_shards` writes the same as WebDataset shards.
+This needs neither torch nor files. `write_world_shards` writes the same scenes as WebDataset shards.
 """
 
 from headspan.world.captions import FACTORS, caption, focused_caption, prompts, value_of

@@ -1,6 +1,6 @@
-"""Backgrounds: two tones of one colour, and how much of the second is where.
+"""Draw backgrounds: two tones of one colour, and the share of the second tone at each pixel.
 
-Like shapes.py, exactly rounded operations only; what is random comes from the scene's own noise.
+As in shapes.py, pixels are computed by exactly rounded operations only. Random values come from the scene's noise key.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from headspan.world.factors import Scene
 from headspan.world.stream import noise_bytes
 from headspan.world.textures import ramp
 
-# Specks are a thirty-second of the side, clouds a quarter.
+# Number of specks and of clouds along a side.
 _SPECKS, _CLOUDS = 32, 4
 
 
 def second_share(scene: Scene, side: int) -> Float32[np.ndarray, "side side"]:
-    """How much of the background's second colour there is at each pixel, 0 to 1."""
+    """The share of the background's second colour at each pixel, from 0 to 1."""
     if scene.background == "plain":
         return np.zeros((side, side), np.float32)
     if scene.background == "speckled":
@@ -38,7 +38,7 @@ def second_share(scene: Scene, side: int) -> Float32[np.ndarray, "side side"]:
 
 
 def _clouds(noise: int, side: int) -> Float32[np.ndarray, "side side"]:
-    """Random heights on a coarse grid, smoothly between its points (cubic Hermite weights)."""
+    """Random values on a coarse grid, interpolated with cubic Hermite weights."""
     points = _CLOUDS + 1
     heights = noise_bytes(noise, points * points).astype(np.float32).reshape(points, points) / np.float32(255)
     at = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(_CLOUDS / side)
@@ -50,7 +50,7 @@ def _clouds(noise: int, side: int) -> Float32[np.ndarray, "side side"]:
 
 
 def paint_grounds(scenes: Sequence[Scene], side: int, canvas: Float32[np.ndarray, "scene 3 side side"]) -> None:
-    """Fill each scene's part of the canvas, 0 to 255, with its background."""
+    """Fill each scene's part of the canvas with its background, in place; values are from 0 to 255."""
     for scene, part in zip(scenes, canvas, strict=True):
         first, second = (np.array(ground, np.float32)[:, None, None] for ground in (scene.ground, scene.second_ground))
         if scene.background == "plain":

@@ -1,7 +1,7 @@
-"""Scenes to English, and what to ask a model about each factor.
+"""Captions of scenes, and prompts for zero-shot classification of each factor.
 
-A caption names some of a scene's factors, never one that is false, in one of many patterns: which factors,
-in which order, in which frame. What it leaves out it does not deny.
+A caption names some of a scene's factors and never a wrong value. Which factors it names, in which order and in which
+frame, is random. A factor that it does not name may have any value.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from headspan.world.words import (
 )
 
 FACTORS = ("colour", "shape", "texture", "size", "count", "position", "style", "background", "background_colour")
-# How often a caption names a factor that could be named.
+# Probability that a caption names a factor that it could name.
 _SHAPE, _COLOUR, _TEXTURE, _SIZE, _POSITION, _GROUND, _STYLE = 0.88, 0.75, 0.55, 0.5, 0.65, 0.4, 0.4
 
 
 def caption(scene: Scene, random: Stream) -> str:
-    """One true caption of the scene; the next draw from `random` may give another."""
+    """A true caption of the scene. Another call with the same `random` may give another caption."""
     body = _repeated(scene, random) if scene.repeated else _different(scene, random)
     frames = STYLE_FRAMES[scene.style] if random.chance(_STYLE) else FRAMES
     text = random.choice(frames).format(body)
@@ -48,9 +48,9 @@ def caption(scene: Scene, random: Stream) -> str:
 
 
 def focused_caption(scene: Scene, random: Stream, factors: Sequence[str] = FACTORS) -> str:
-    """A true caption that names one factor alone, of those of `factors` of which the scene has one value.
+    """A true caption that names a single factor, one of `factors` of which the scene has a single value.
 
-    A factor that `factors` repeats comes as much more often; background and style are always there.
+    A factor that `factors` repeats is chosen more often in proportion. Every scene has a background and a style.
     """
     factor, value = random.choice([(factor, value) for factor in factors if (value := value_of(scene, factor))])
     if factor == "style":
@@ -60,9 +60,9 @@ def focused_caption(scene: Scene, random: Stream, factors: Sequence[str] = FACTO
 
 
 def prompts(factor: str) -> dict[str, list[str]]:
-    """For zero-shot classification: texts for each value of a factor, whose vectors are to be averaged.
+    """Texts for each value of a factor. For zero-shot classification, average their vectors value by value.
 
-    Values are as in a scene's metadata, numbers as text. Raises SettingsError for a factor not in FACTORS.
+    Values are spelled as `value_of` spells them; counts are digits. Raises SettingsError for a factor not in FACTORS.
     """
     if factor not in FACTORS:
         raise SettingsError(f"factor {factor!r} does not exist; choose one of {', '.join(FACTORS)}")
@@ -79,15 +79,16 @@ def prompts(factor: str) -> dict[str, list[str]]:
 
 @cache
 def _phrases(factor: str, value: str, several: bool) -> tuple[str, ...]:
-    """What may be said of one thing, or of several."""
+    """The phrases for a value that speak of one object, or of several."""
     many = {plural(noun) for noun in (*NOUNS, *SHAPES)}
     return tuple(phrase for phrase in phrases(factor)[value] if several == (not many.isdisjoint(phrase.split())))
 
 
 def value_of(scene: Scene, factor: str) -> str | None:
-    """A scene's value of a factor, one of those that `prompts` has; None where the scene has no one value of it.
+    """A scene's value of a factor, spelled as in `prompts`, or None if the scene has no single value.
 
-    Colour, shape, texture, size and count belong to scenes of one kind of object, position to those of one object.
+    Only scenes with one kind of object have a colour, shape, texture, size and count. Only scenes with one object have
+    a position. Every scene has a style, a background and a background colour.
     """
     if factor == "count":
         return str(scene.count) if scene.repeated else None
@@ -99,7 +100,7 @@ def value_of(scene: Scene, factor: str) -> str | None:
 
 
 def _repeated(scene: Scene, random: Stream) -> str:
-    """One kind of object, with its number, or with its place where there is one."""
+    """Describe one kind of object, with the number of objects, or with the position of a single one."""
     thing = scene.things[0]
     words, noun, ending = _described(thing, random)
     if scene.count == 1:
@@ -116,7 +117,7 @@ def _repeated(scene: Scene, random: Stream) -> str:
 
 
 def _different(scene: Scene, random: Stream) -> str:
-    """Different objects: how many there are, all of them one by one, or one among others."""
+    """Describe different objects: their number, each of them in turn, or one of them "among other shapes"."""
     way = random.unit()
     if way < 0.12:
         return f"{NUMBERS[scene.count]} {random.choice(('different ', ''))}{plural(random.choice(NOUNS))}"
@@ -132,7 +133,7 @@ def _one(thing: Thing, random: Stream) -> str:
 
 
 def _described(thing: Thing, random: Stream) -> tuple[list[str], str, str]:
-    """Adjectives, noun and what follows it; where the shape is left open, the colour is named."""
+    """Adjectives, noun, and words after the noun. If the shape is not named, the colour is."""
     open_shape = not random.chance(_SHAPE)
     noun = random.choice(NOUNS) if open_shape else thing.shape
     words: list[str] = []
@@ -150,7 +151,7 @@ def _described(thing: Thing, random: Stream) -> tuple[list[str], str, str]:
 
 
 def _ground(scene: Scene, random: Stream) -> str:
-    """The background by kind, colour, or both; a tone goes with its colour."""
+    """The background by kind, by colour, or by both. A tone is only named with its colour."""
     kind = random.choice(GROUND_WORDS[scene.background])
     colour = f"{scene.background_tone} {scene.background_colour}" if random.chance(0.7) else scene.background_colour
     way = random.unit()

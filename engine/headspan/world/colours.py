@@ -1,7 +1,7 @@
-"""The palette, its jitter, and which backgrounds an object can be told from.
+"""The palette, its jitter, and the backgrounds on which an object of a colour is visible.
 
-Contrast is distance in OKLab (Björn Ottosson, 2020), where equal distances look about equally different.
-The table of what goes together is made of the palette's own colours, with room for the jitter.
+Contrast is distance in OKLab (Björn Ottosson, 2020), in which equal distances look about equally different. Whether a
+colour is visible is decided for the palette's colours without jitter; the least contrasts leave room for the jitter.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PALETTE: dict[str, Colour] = {
     "white": (244.0, 244.0, 242.0),
     "grey": (134.0, 134.0, 137.0),
 }
-# Tones whose name is not another colour's: a light red is a pink, a dark orange a brown.
+# Colours whose tones have no name of their own: a light red is pink, and a dark orange is brown.
 _TONED = {
     "dark": ("red", "green", "blue", "purple", "grey"),
     "light": ("yellow", "green", "blue", "purple", "grey"),
 }
-# Colours of which one tone only differs enough to be textured with.
+# Colours of which only one tone differs enough from the colour to show a texture.
 _ONE_ACCENT = {"white": "dark", "yellow": "dark", "cyan": "dark", "black": "light"}
-# Least distances in OKLab of an object's first and second colour from both colours of the background.
+# Least OKLab distance of an object's first and second colour from both colours of its background.
 PAINT_CONTRAST, ACCENT_CONTRAST = 0.16, 0.08
 
 # A background's colour and tone.
@@ -46,7 +46,7 @@ GROUNDS: tuple[Ground, ...] = tuple(
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` of the second colour in the first."""
+    """The weighted mean (1 - share) * first + share * second."""
     a, b, c = (one + share * (two - one) for one, two in zip(first, second, strict=True))
     return a, b, c
 
@@ -65,12 +65,12 @@ def ground_of(colour: str, tone: str) -> Colour:
 
 
 def second_ground_of(ground: Colour) -> Colour:
-    """A background's other colour: a tone of the first, darker where that is light."""
+    """A background's second colour: a darker tone of a light first colour, a lighter tone of others."""
     return mix(ground, BLACK, 0.26) if lightness(ground) > 0.6 else mix(ground, WHITE, 0.2)
 
 
 def jittered(paint: Colour, stream: Stream) -> Colour:
-    """A colour nearby: hue within 5 degrees, saturation and value within a few hundredths."""
+    """A random similar colour: hue changes by at most 5 degrees, saturation and value by some per cent."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in paint))
     hue += stream.between(-0.014, 0.014)
     saturation *= stream.between(0.9, 1.04)
@@ -80,7 +80,7 @@ def jittered(paint: Colour, stream: Stream) -> Colour:
 
 
 def oklab(paint: Colour) -> Colour:
-    """Lightness and the two opponent axes of an sRGB colour."""
+    """OKLab lightness, green-red and blue-yellow coordinates of an sRGB colour."""
     r, g, b = (
         channel / 3294.6 if channel <= 10.31475 else ((channel / 255 + 0.055) / 1.055) ** 2.4 for channel in paint
     )
@@ -111,9 +111,9 @@ def contrast(first: Colour, second: Colour) -> float:
 
 @cache
 def accents(colour: str, ground: Ground) -> tuple[str, ...]:
-    """The tones, `light` or `dark`, in which an object of this colour may be textured on this background.
+    """The tones, `light` or `dark`, of the second colour that an object of this colour may have on this background.
 
-    None where the object could not be told from the background.
+    Empty if the object would not be visible on the background.
     """
     first = ground_of(*ground)
     grounds = (first, second_ground_of(first))
@@ -128,7 +128,7 @@ def accents(colour: str, ground: Ground) -> tuple[str, ...]:
 
 @cache
 def grounds_for(colours: frozenset[str]) -> dict[str, tuple[str, ...]]:
-    """The background colours, each with its tones, from which objects of all these colours can be told."""
+    """The background colours, each with its tones, on which objects of all these colours are visible."""
     found: dict[str, tuple[str, ...]] = {}
     for ground in GROUNDS:
         if all(accents(colour, ground) for colour in colours):

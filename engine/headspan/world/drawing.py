@@ -1,8 +1,8 @@
-"""Scenes to pixels and masks, many at a time, with NumPy alone.
+"""Draw scenes as pixels and masks, many at a time, with NumPy alone.
 
-An object is a signed distance on a small patch around it: its edge is antialiased, its texture is laid over
-it in its own coordinates, and patches are put on the canvas in the objects' order. A scene gives the same
-pixels in every batch: each step on pixels is exactly rounded and sees one scene.
+Each object is drawn on a small patch, as a signed distance with an antialiased edge and a texture in the object's own
+coordinates. Patches are pasted onto the canvas in the objects' order. A scene has the same pixels in every batch and on
+every machine, because all operations on pixels are exactly rounded and involve one scene only.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from headspan.world.factors import Scene
 from headspan.world.patches import MARGIN, Patch, draw_things
 from headspan.world.styles import blur, grain
 
-# So many scenes at a time, that their patches stay in the processor's cache.
+# Scenes drawn at a time; their patches fit into the processor's cache.
 _CHUNK = 64
-# Below this side shapes and textures cannot be told.
+# Below the smallest side, shapes and textures cannot be recognised.
 SMALLEST_SIDE, LARGEST_SIDE = 32, 1024
-# Two pixels of 64 to the right and down; how much of the light a shadow takes.
+# Shift to the right and down in pixels of an image of 64, and the share of light that a shadow removes.
 _SHADOW_SHIFT, _SHADOW = 2.2, 0.55
 
 Pixels = UInt8[np.ndarray, "scene side side 3"]
@@ -40,10 +40,10 @@ def render(scenes: Iterable[Scene], side: int = 64, *, masks: Literal[True]) -> 
 
 
 def render(scenes: Iterable[Scene], side: int = 64, *, masks: bool = False) -> Pixels | tuple[Pixels, Masks]:
-    """The scenes as sRGB images of `side` × `side` pixels, and on request their masks.
+    """Draw the scenes as sRGB images of `side` × `side` pixels, with their masks if `masks` is true.
 
-    A mask is 0 on the background and i where the i-th object, from 1, is seen: at least half of a pixel, and
-    under no later object. Masks know no blur, shadow or grain. Raises SettingsError for a side out of range.
+    A mask is 0 on the background, and i where the i-th object (from 1) covers at least half of the pixel and no later
+    object lies above it. Blur, shadow and grain do not change masks. Raises SettingsError for a side out of range.
     """
     if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
         raise SettingsError(f"side {side} is out of range; choose from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
@@ -57,7 +57,7 @@ def render(scenes: Iterable[Scene], side: int = 64, *, masks: bool = False) -> P
 
 
 def coverage(scene: Scene, side: int = 64) -> Float32[np.ndarray, "object side side"]:
-    """The share of each pixel in which each object is seen, after occlusion; antialiased."""
+    """The share of each pixel that each object covers visibly, after occlusion; antialiased, from 0 to 1."""
     border = _border([scene], side)
     canvas = np.zeros((scene.count, side + 2 * border, side + 2 * border), np.float32)
     for patch in _patches([scene], side, border)[0]:
@@ -97,13 +97,13 @@ def _render_chunk(scenes: Sequence[Scene], side: int, pixels: Pixels, masks: Mas
 
 
 def _border(scenes: Sequence[Scene], side: int) -> int:
-    """Pixels around the canvas into which patches and their shadows may reach."""
+    """Width in pixels of the border around the canvas, into which patches and shadows may extend."""
     largest = max((thing.radius for scene in scenes for thing in scene.things), default=0)
     return int(largest * side + (MARGIN + _SHADOW_SHIFT) * side / 64) + 12
 
 
 def _patches(scenes: Sequence[Scene], side: int, border: int) -> list[list[Patch]]:
-    """Each scene's patches in the objects' order; patches of one size are drawn together."""
+    """Each scene's patches, in the objects' order."""
     drawn: defaultdict[int, list[Patch]] = defaultdict(list)
     things = [(number, place, thing) for number, scene in enumerate(scenes) for place, thing in enumerate(scene.things)]
     for number, patch in draw_things([(scenes[n], place, thing) for n, place, thing in things], side, border):

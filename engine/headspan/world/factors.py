@@ -1,8 +1,8 @@
-"""The factors of the image world, and a scene: what there is to see, before any pixel.
+"""The factors of the image world, and the description of a scene before it is drawn.
 
-A scene is either one kind of object, repeated `count` times, or two to four different single objects. Lengths
-in a scene are fractions of the image's side, so that it can be drawn at any size. Every object's colour,
-shape and texture are a triple; a seventh of all triples never occurs in training.
+A scene shows either one kind of object, repeated `count` times, or two to four different objects. Lengths in a scene
+are fractions of the image's side, so it can be drawn at any size. An object's colour, shape and texture form a triple,
+and a seventh of all triples never occurs in the split `train`.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ Triple = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object: its factors, and what is jittered about it. Colours are sRGB from 0 to 255."""
+    """One object: its factors, and the random values that vary within them. Colours are sRGB from 0 to 255."""
 
     colour: str
     shape: str
     texture: str
     size: str
-    # Centre and radius as fractions of the side, y downwards; the shape lies in the circle of that radius.
+    # Centre and radius as fractions of the side, y downwards. The shape fits into the circle of that radius.
     x: float
     y: float
     radius: float
-    # The shape's rotation and the texture's, in radians.
+    # Rotations of the shape and of the texture, in radians.
     turn: float
     texture_turn: float
-    # The texture's period as a fraction of the side, and its shift along both axes in periods.
+    # The texture's period as a fraction of the side, and its shift along both axes as a fraction of the period.
     period: float
     shift: tuple[float, float]
     paint: Colour
@@ -59,31 +59,31 @@ class Thing:
 
     @property
     def position(self) -> str:
-        """The cell of the 3 × 3 grid that holds the centre."""
+        """The cell of the 3 × 3 grid that contains the centre, one of POSITIONS."""
         return POSITIONS[3 * min(int(3 * self.y), 2) + min(int(3 * self.x), 2)]
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What an image shows. Later things lie over earlier ones; the first is the main object."""
+    """What an image shows. Later objects lie above earlier ones; the first is the main object."""
 
-    # Seed, split and index: they name the scene for good.
+    # Seed, split and index determine the whole scene.
     seed: int
     split: str
     index: int
     things: tuple[Thing, ...]
-    # Whether all things are of one kind, and so share colour, shape, texture and size.
+    # Whether all objects have the same colour, shape, texture and size.
     repeated: bool
     style: str
     background: str
     background_colour: str
-    # `dark`, `light`, or nothing.
+    # `dark`, `light` or empty.
     background_tone: str
-    # The background's two colours, which are tones of one, and the direction in which they change, in radians.
+    # The background's two colours, which are tones of one colour, and the direction of their change in radians.
     ground: Colour
     second_ground: Colour
     ground_turn: float
-    # Names the noise of background and style.
+    # The key of the noise in background and style.
     noise: int
 
     @property
@@ -92,9 +92,9 @@ class Scene:
         return len(self.things)
 
     def metadata(self, side: int = 64) -> dict[str, Any]:
-        """Every factor as JSON takes it; `centre` [x, y] and `radius` in pixels of an image of `side`.
+        """Every factor as JSON values; `centre` [x, y] and `radius` are in pixels of an image of that `side`.
 
-        Object i of the list is value i of the mask, the first being 1.
+        The n-th entry of `objects`, counted from 1, is value n of the mask.
         """
         return {
             "seed": self.seed,
@@ -123,10 +123,10 @@ class Scene:
 
 
 def is_held_out(colour: str, shape: str, texture: str) -> bool:
-    """Whether no training scene holds an object of this colour, shape and texture.
+    """Whether no training scene contains an object of this colour, shape and texture.
 
-    A sum modulo a prime: whatever two of the three are, at most one of six textures, two of twelve colours
-    or two of twelve shapes make a held-out triple with them.
+    The rule is a sum modulo a prime. Given any two of the three, it therefore holds out at most one of six textures,
+    two of twelve colours or two of twelve shapes.
     """
     return (COLOURS.index(colour) + 3 * SHAPES.index(shape) + 5 * TEXTURES.index(texture)) % 7 == 0
 
@@ -136,11 +136,11 @@ def _triples(held_out: bool) -> tuple[Triple, ...]:
     return tuple(triple for triple in every if is_held_out(*triple) == held_out)
 
 
-# The triples that a scene's main object may have; other objects always have one of training.
+# The triples that a scene's main object may have, by split. Other objects always have a triple of `train`.
 TRIPLES: dict[str, tuple[Triple, ...]] = {"train": _triples(False), "held_out": _triples(True)}
 
 
 def check_split(split: str) -> None:
-    """Raises SettingsError unless `split` is one of SPLITS."""
+    """Raise SettingsError unless `split` is one of SPLITS."""
     if split not in SPLITS:
         raise SettingsError(f"split {split!r} does not exist; choose {' or '.join(SPLITS)}")

@@ -1,7 +1,7 @@
-"""Objects drawn on patches: coverage and colour of each, before they meet a background or each other.
+"""Draw objects on patches: the coverage and the colour of each, before patches are pasted onto a background.
 
-All objects of a patch size are drawn together, a shape or a texture at a time. Only exactly rounded
-operations touch pixels; sines and cosines are taken once an object, in double precision.
+Objects of one patch size are drawn together, one shape or texture at a time. Pixels are computed by exactly rounded
+operations only. Sines and cosines are computed once for each object, in double precision.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from headspan.world.factors import Colour, Scene, Thing
 from headspan.world.shapes import DISTANCES
 from headspan.world.textures import SECOND_SHARES, ramp, triangle_wave
 
-# Lengths are pixels of an image of 64. Around an object: its outline or pencil line, and a soft edge.
+# Lengths are pixels of an image of 64. The margin has room for an outline or pencil line and for a soft edge.
 MARGIN = 3.0
 _OUTLINE, _PENCIL, _WOBBLE = 1.6, 0.8, 0.5
-# An outline grows its object by so much, that thin shapes are not all outline.
+# Outlined objects are larger by this much, so that thin shapes do not consist of outline alone.
 _GROWTH = 0.6
 _INKS: dict[str, tuple[Colour, ...]] = {
     "outlined": (BLACK, WHITE, (128.0, 128.0, 128.0)),
-    # Pencil, or chalk where that would not be seen.
+    # Pencil, and chalk for scenes on which pencil would not be visible.
     "sketch": ((60.0, 58.0, 62.0), (226.0, 224.0, 220.0)),
 }
-# Patch sides are multiples of this, so that there are few sizes.
+# Patch sides are multiples of this number, so there are few different sizes.
 _STEP = 8
 
 Grid = Float32[np.ndarray, "things height width"]
@@ -37,7 +37,7 @@ Job = tuple[Scene, int, Thing]
 
 
 class Patch(NamedTuple):
-    """One object's pixels: which object of its scene, where on the bordered canvas, how much, what colour."""
+    """One object's pixels: its number in the scene, its place on the bordered canvas, coverage and colour."""
 
     number: int
     rows: slice
@@ -47,7 +47,7 @@ class Patch(NamedTuple):
 
 
 def draw_things(jobs: Sequence[Job], side: int, border: int) -> Iterator[tuple[int, Patch]]:
-    """Each job's number and patch, in any order; `border` is added to all places."""
+    """Yield each job's index and patch, in any order. Places on the canvas include the `border`."""
     scale = side / 64
     sizes: defaultdict[int, list[int]] = defaultdict(list)
     for number, (_, _, thing) in enumerate(jobs):
@@ -70,7 +70,7 @@ def draw_things(jobs: Sequence[Job], side: int, border: int) -> Iterator[tuple[i
         if outlined:
             distance[outlined] -= np.float32(_GROWTH * scale)
         if changed := [*sketched, *outlined]:
-            # Sharp points would grow by more.
+            # Growing by distance would lengthen sharp points by more than the growth.
             reach = _each(things[at].radius * side + scale for at in changed)
             distance[changed] = np.maximum(distance[changed], np.sqrt(x[changed] ** 2 + y[changed] ** 2) - reach)
         alpha = ramp(-distance)
@@ -90,7 +90,7 @@ def draw_things(jobs: Sequence[Job], side: int, border: int) -> Iterator[tuple[i
 
 
 def _offsets(things: Sequence[Thing], corners: Sequence[tuple[int, int]], size: int, side: int) -> tuple[Grid, Grid]:
-    """Pixel centres relative to each object's centre, rightwards and downwards, in pixels."""
+    """Coordinates of pixel centres relative to each object's centre, in pixels, x rightwards and y downwards."""
     at = np.arange(size) + 0.5
     x = np.array([left - thing.x * side for thing, (left, _) in zip(things, corners, strict=True)])
     y = np.array([top - thing.y * side for thing, (_, top) in zip(things, corners, strict=True)])
@@ -100,14 +100,14 @@ def _offsets(things: Sequence[Thing], corners: Sequence[tuple[int, int]], size: 
 
 
 def _turned(x: Grid, y: Grid, turns: Sequence[float], units: Sequence[float]) -> tuple[Grid, Grid]:
-    """Coordinates along axes that are turned clockwise by radians, in units of pixels."""
+    """Coordinates along axes that are turned clockwise by `turns` (radians), in `units` of pixels."""
     cosine = _each(math.cos(turn) / unit for turn, unit in zip(turns, units, strict=True))
     sine = _each(math.sin(turn) / unit for turn, unit in zip(turns, units, strict=True))
     return x * cosine + y * sine, y * cosine - x * sine
 
 
 def _distances(things: Sequence[Thing], x: Grid, y: Grid, side: int) -> Grid:
-    """Signed distance from each object's edge in pixels."""
+    """Signed distance of each pixel from its object's edge, in pixels, negative inside."""
     radii = [thing.radius * side for thing in things]
     u, v = _turned(x, y, [thing.turn for thing in things], radii)
     distance = np.empty_like(x)
@@ -118,7 +118,7 @@ def _distances(things: Sequence[Thing], x: Grid, y: Grid, side: int) -> Grid:
 
 
 def _second_shares(things: Sequence[Thing], x: Grid, y: Grid, side: int) -> Grid:
-    """How much of the texture's second colour is where, 0 to 1."""
+    """The share of the texture's second colour at each pixel, from 0 to 1."""
     second = np.zeros_like(x)
     for texture, at in _groups(thing.texture for thing in things):
         chosen = [things[each] for each in at]
@@ -135,25 +135,25 @@ def _second_shares(things: Sequence[Thing], x: Grid, y: Grid, side: int) -> Grid
 
 
 def _wobble(x: Grid, y: Grid, scale: float) -> Grid:
-    """What an unsteady hand adds to a distance, in pixels."""
+    """The offset that makes a sketched edge uneven, in pixels."""
     slow, fast = np.float32(0.083 / scale), np.float32(0.19 / scale)
     waves = triangle_wave((x + y) * slow) + triangle_wave((x - y) * fast) - np.float32(0.5)
     return waves * np.float32(2 * _WOBBLE * scale)
 
 
 def _strokes(distance: Grid, x: Grid, y: Grid, scale: float) -> tuple[Grid, Grid]:
-    """Coverage by the pencil line of sketched objects, and by their fill."""
+    """Coverage of sketched objects by their pencil line, and by their fill."""
     line = ramp(np.float32(_PENCIL * scale) - np.abs(distance))
-    # A second, fainter line that strays from the first.
+    # A second, fainter line that deviates from the first.
     strayed = distance + np.float32(1.1 * scale) * (4 * triangle_wave((x * 2 + y) * np.float32(0.03 / scale)) - 1)
     line = np.maximum(line, np.float32(0.6) * ramp(np.float32(0.5 * scale) - np.abs(strayed)))
-    # Crayon lets the paper through along slanting strokes.
+    # The fill is partly transparent along slanting strokes.
     gaps = triangle_wave((x + y * np.float32(1.7)) * np.float32(0.19 / scale))
     return line, ramp(-distance) * (np.float32(0.72) + np.float32(0.56) * gaps)
 
 
 def _ink(scene: Scene, number: int, thing: Thing) -> Colour:
-    """The style's ink that differs most from the object and from what is behind it."""
+    """The style's ink with the highest contrast to the object and to its background."""
     around = (thing.paint, scene.ground, scene.second_ground)
     return max(_INKS[scene.style], key=lambda ink: min(contrast(ink, other) for other in around))
 

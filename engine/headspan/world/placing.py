@@ -1,6 +1,6 @@
-"""How large a scene's objects are, and where.
+"""Choose the sizes and positions of a scene's objects.
 
-Repeated objects never overlap; of different ones, a later may cover a little of an earlier.
+Repeated objects never overlap. A later one of different objects may cover a small part of an earlier one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ Point = tuple[float, float]
 # Lengths below are pixels of an image of this side.
 SIDE = 64
 _RADII = {"small": (7.2, 8.5), "medium": (10.0, 11.4), "large": (13.4, 17.0)}
-# The largest radius at which so many objects fit for certain, with the layouts below.
+# The largest radius at which this number of objects always fits, with the layouts below.
 _LARGEST = {1: 17.0, 2: 16.5, 3: 15.2, 4: 14.6, 5: 11.4, 6: 10.4}
-# Where centres lie, from 0 to 1 of the room they have: the densest packings of circles in a square.
+# Centres of the densest packings of circles in a square; 0 and 1 are the ends of the range that a centre may have.
 _LAYOUTS: dict[int, tuple[tuple[float, float], ...]] = {
     1: ((0.5, 0.5),),
     2: ((0.0, 0.0), (1.0, 1.0)),
@@ -25,12 +25,12 @@ _LAYOUTS: dict[int, tuple[tuple[float, float], ...]] = {
     5: ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5)),
     6: ((0.666, 1.0), (0.667, 0.0), (0.0, 0.0), (0.0, 1.0), (1.0, 0.5), (0.333, 0.5)),
 }
-# Clear of the border between two cells, a centre's position is never in doubt.
+# Least distance of a single object's centre from the border of its cell, so that its position is unambiguous.
 _CELL_MARGIN = 2.0
 
 
 def draw_radii(sizes: Sequence[str], repeated: bool, stream: Stream) -> list[float]:
-    """One radius an object; repeated objects are nearly of one."""
+    """One radius in pixels for each object. Repeated objects are within 5 % of a common radius."""
     largest = _LARGEST[len(sizes)]
     bounds = [(low, min(high, largest)) for low, high in map(_RADII.__getitem__, sizes)]
     if not repeated:
@@ -40,10 +40,13 @@ def draw_radii(sizes: Sequence[str], repeated: bool, stream: Stream) -> list[flo
 
 
 def place(radii: Sequence[float], nearness: float, stream: Stream) -> list[Point]:
-    """Centres whose circles lie inside the image, and apart by `nearness` times the sum of two radii."""
+    """Centres, in pixels, of circles inside the image.
+
+    Two centres are at least `nearness` times the sum of their radii apart.
+    """
     if len(radii) == 1:
         return [_in_cell(radii[0], stream)]
-    # Darts where there is room, which fills the image most evenly; else a layout, shaken.
+    # If there is room, random positions, which fill the image most evenly. Otherwise a layout with random shifts.
     if sum(radius**2 for radius in radii) < 0.09 * SIDE**2:
         centres: list[Point] = []
         for _ in range(8 * len(radii)):
@@ -73,7 +76,7 @@ def place(radii: Sequence[float], nearness: float, stream: Stream) -> list[Point
 
 
 def _in_cell(radius: float, stream: Stream) -> Point:
-    """A centre in one of the nine cells, each as likely."""
+    """A random centre in one of the nine cells, all equally likely."""
     third = SIDE / 3
     x, y = (
         stream.between(

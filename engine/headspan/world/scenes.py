@@ -1,8 +1,7 @@
-"""A scene for every number: `scene(seed, split, index)`, and nothing else decides what is in it.
+"""Draw the factors of a scene: `scene(seed, split, index)` depends on these three values alone.
 
-Factors are drawn evenly, as far as they go together: five and six objects are small or medium, since more
-would not fit, and backgrounds are those from which all objects can be told. Repeated objects never overlap;
-different ones may, a little.
+Values of a factor are equally likely, with these exceptions. Five and six objects are small or medium, because larger
+ones would not fit. All objects are visible on the background. Dark backgrounds have no shadows.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from headspan.world.placing import SIDE, Point, draw_radii, place
 from headspan.world.shapes import TURNS
 from headspan.world.stream import Stream
 
-# Shares of scenes of one kind, and among these of scenes with one object, where position is to be learnt.
+# Share of scenes with one kind of object, and among these of scenes with one object, from which position is learned.
 _REPEATED, _SINGLE = 0.75, 0.4
 
 
 def scene(seed: int, split: str, index: int) -> Scene:
-    """Scene number `index` of a seed and split, the same whatever else is made.
+    """Scene number `index` of a seed and split.
 
-    Raises SettingsError for a negative number or a split that does not exist.
+    Raises SettingsError if a number is negative or the split does not exist.
     """
     factors.check_split(split)
     if seed < 0 or index < 0:
-        raise SettingsError(f"scene {index} of seed {seed}: negative numbers name no scene; count from 0")
+        raise SettingsError(f"scene {index} of seed {seed}: scenes and seeds are not negative; count from 0")
     stream = Stream(seed, factors.SPLITS.index(split), index)
     main = stream.choice(factors.TRIPLES[split])
     repeated = stream.chance(_REPEATED)
@@ -45,7 +44,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
     first = colours.jittered(colours.ground_of(*ground), stream)
     styles: tuple[str, ...] = factors.STYLES
     if colours.lightness(first) < 0.45:
-        # Nothing casts a shadow on the dark.
+        # A shadow would not be visible on a dark background.
         styles = tuple(style for style in styles if style != "shadowed")
     radii = draw_radii(sizes, repeated, stream)
     centres = place(radii, 1.0 if repeated else 0.86, stream)
@@ -72,7 +71,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
 
 
 def _others(main: factors.Triple, count: int, stream: Stream) -> list[factors.Triple]:
-    """Triples of training whose colours and shapes differ from each other's and from the main object's."""
+    """Triples of `train` with different colours and different shapes, also different from the main object's."""
     found = [main]
     while len(found) <= count:
         triple = stream.choice(factors.TRIPLES["train"])
@@ -84,7 +83,7 @@ def _others(main: factors.Triple, count: int, stream: Stream) -> list[factors.Tr
 def _kind(
     triple: factors.Triple, ground: colours.Ground, stream: Stream
 ) -> tuple[factors.Colour, factors.Colour, float, float]:
-    """What repeated objects share besides their factors: two colours, the texture's turn, its scale."""
+    """What repeated objects share besides their factors: paint, accent, the texture's rotation and its scale."""
     paint = colours.jittered(colours.PALETTE[triple[0]], stream)
     accent = colours.accent_of(paint, stream.choice(colours.accents(triple[0], ground)))
     return paint, accent, stream.between(0, 2 * math.pi), stream.unit()
@@ -100,7 +99,7 @@ def _thing(
 ) -> Thing:
     colour, shape, texture = triple
     paint, accent, texture_turn, scale = kind
-    # Some three periods across an object, none so fine that pixels swallow it.
+    # About three periods across an object, and none too fine to be visible at 64 pixels.
     period = min(max(radius * (0.5 + 0.25 * scale), 4.6), 8.5)
     return Thing(
         colour=colour,

@@ -1,8 +1,8 @@
 """Signed distances of the shapes: negative inside, in units of the radius, y downwards.
 
-The formulas are Inigo Quilez's 2D distance functions, simplified where only the neighbourhood of the edge
-matters. Only operations that IEEE 754 rounds exactly are used on pixels, so that a pixel does not depend on
-the machine, nor on how many others are computed with it.
+The formulas are Inigo Quilez's 2D distance functions, simplified where only distances near the edge matter. Pixels are
+computed only by operations that IEEE 754 rounds exactly. A pixel therefore depends neither on the machine nor on how
+many pixels are computed together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 Grid = Float32[np.ndarray, "things height width"]
 
-# How far a shape turns at most, in radians to either side, before it passes for another.
+# The largest rotation of a shape to either side, in radians. With more, some shapes would look like others.
 TURNS: dict[str, float] = {
     "circle": 0.0,
     "square": 0.3,

@@ -1,8 +1,8 @@
-"""Scenes as WebDataset shards: image, mask, metadata and caption, the same bytes each time.
+"""Write scenes as WebDataset shards of image, mask, metadata and caption.
 
-`KEY.png` is the image, `KEY.mask.png` its mask (a palette PNG: 0 is background, i the i-th object), `KEY.json`
-the scene's metadata, `KEY.txt` a caption. Images are PNG rather than JPEG, so that a shard holds exactly what
-`render` gives; encoding takes two to three times as long as drawing.
+`KEY.png` is the image, `KEY.mask.png` its mask (a palette PNG: 0 is background, i the i-th object), `KEY.json` the
+scene's metadata, and `KEY.txt` a caption. The same arguments always give the same bytes. Images are PNG, not JPEG, so a
+shard contains exactly the pixels of `render`; encoding takes two to three times as long as drawing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from headspan.world.factors import SPLITS
 from headspan.world.scenes import scene
 from headspan.world.stream import Stream
 
-# Drawn at a time; captions have a stream of their own beside the scene's.
+# Scenes drawn at a time, and the last part of the key of a caption's random stream.
 _BATCH, _CAPTIONS = 256, 1
-# Background, then one colour an object, for people who open a mask.
+# Colours of the background and of each object, for people who look at a mask.
 _MASK_PALETTE = bytes((0, 0, 0, 230, 60, 60, 60, 160, 230, 90, 190, 90, 240, 190, 60, 170, 90, 200, 240, 240, 240))
 
 
@@ -39,17 +39,17 @@ def write_world_shards(
     split: str = "train",
     on_progress: Listener = ignore,
 ) -> str:
-    """Write scenes 0 to `images` - 1 of a seed and split as `folder/000000.tar` and so on; the pattern of all.
+    """Write scenes 0 to `images` - 1 of a seed and split as `folder/000000.tar` and so on.
 
-    A `Progress` of stage `shards` follows each batch. Raises SettingsError where a number or the split is out
-    of range, or `folder` is not empty or cannot be written.
+    Returns a brace pattern of all shards. Sends a `Progress` of stage `shards` after each batch. Raises SettingsError
+    if a number or the split is out of range, or if `folder` is not empty or cannot be written.
     """
     folder = Path(folder)
     if images < 1 or images_per_shard < 1:
         raise SettingsError(
             f"{counted(images, 'image')}, {images_per_shard} a shard: nothing to write; give at least 1 of each"
         )
-    # What else is wrong is refused here, before anything is written.
+    # Wrong seeds, splits and sides raise here, before anything is written.
     render([scene(seed, split, 0)], side)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def write_world_shards(
 
 
 def numbered(folder: Path, shards: int) -> str:
-    """The pattern that names so many shards of `folder`: 000000.tar and so on."""
+    """The brace pattern of `shards` shards in `folder`, which begin with 000000.tar."""
     last = shards - 1
     return str(folder / (f"{{000000..{last:06d}}}.tar" if last else "000000.tar"))
 

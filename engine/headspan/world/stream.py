@@ -1,7 +1,7 @@
-"""Random draws that are the same on every machine and with every NumPy.
+"""Random numbers that are the same on every machine and with every version of NumPy.
 
-Only PCG64's raw 64-bit words and SeedSequence are used, whose values NumPy promises to keep; the algorithms
-of `Generator` and of Python's `random` may change between versions. Speed comes from drawing words in blocks.
+They come from PCG64's raw 64-bit words and from SeedSequence, whose values NumPy promises not to change. The algorithms
+of `Generator` and of Python's `random` may change between versions. Words are drawn in blocks for speed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Stream:
-    """One endless row of draws, named by whole numbers from 0 on: the same key, the same row."""
+    """An endless sequence of random numbers that is determined by its key, a tuple of non-negative integers."""
 
     def __init__(self, *key: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(key))
@@ -32,28 +32,28 @@ class Stream:
         return self._left.pop()
 
     def between(self, low: float, high: float) -> float:
-        """A number from `low` to `high`."""
+        """A uniform number from `low` to `high`."""
         return low + (high - low) * self.unit()
 
     def below(self, end: int) -> int:
-        """A whole number from 0 to `end` - 1."""
+        """A uniform integer from 0 to `end` - 1."""
         return int(self.unit() * end)
 
     def chance(self, share: float) -> bool:
-        """True in `share` of all cases."""
+        """True with probability `share`."""
         return self.unit() < share
 
     def choice(self, values: Sequence[T]) -> T:
-        """One of `values`, each as likely as the others."""
+        """One of `values`, all equally likely."""
         return values[int(self.unit() * len(values))]
 
     def sample(self, values: Sequence[T], count: int) -> list[T]:
-        """`count` of `values` in random order, none twice."""
+        """`count` of `values` in random order, without repetition."""
         left = list(values)
         return [left.pop(self.below(len(left))) for _ in range(count)]
 
 
 def noise_bytes(key: int, count: int) -> UInt8[np.ndarray, " count"]:
-    """`count` random bytes named by `key`."""
+    """`count` random bytes that are determined by `key`."""
     words = np.random.PCG64(np.random.SeedSequence(key)).random_raw(-(-count // 8))
     return words.astype("<u8").view(np.uint8)[:count]

@@ -1,6 +1,6 @@
-"""What a style does to a finished image: blur and grain.
+"""Blur and grain: the styles that change a finished image.
 
-Outlines and pencil strokes belong to objects and are made with them, in patches.py; shadows in drawing.py.
+Outlines and pencil strokes are drawn with the objects, in patches.py, and shadows in drawing.py.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from headspan.world.stream import noise_bytes
 
 Image = Float32[np.ndarray, "3 side side"]
 
-# Grains are a sixty-fourth of the side, and differ by so much to either side, of 255.
+# Number of grains along a side, and the largest change of a channel, of 255.
 _GRAINS, _GRAIN = 64, 34.0
-# Binomial kernels of three taps, one after the other, are nearly a Gaussian; variance half a pixel each.
+# Number of binomial kernels of three taps, applied in turn. Each has a variance of half a pixel; together they are
+# nearly a Gaussian.
 _BLURS = 3
 
 
 def blur(image: Image) -> Image:
-    """Blurred by some 1.2 pixels of 64 (standard deviation), edges repeated."""
+    """Blur with a standard deviation of about 1.2 pixels of 64; edge pixels are repeated outwards."""
     side = image.shape[-1]
-    # At other sides the taps lie further apart or in one place.
+    # Larger images have taps further apart.
     step = max(1, round(side / 64))
     for _ in range(_BLURS):
         for axis in (1, 2):
@@ -34,8 +35,8 @@ def blur(image: Image) -> Image:
 
 
 def grain(noise: int, side: int) -> Float32[np.ndarray, "side side"]:
-    """Film grain to be added to all three colours."""
-    # Another key than the background's, whose specks would else be seen in it.
+    """Film grain, to be added to all three channels."""
+    # The key differs from the background's; otherwise grain and specks would coincide.
     raw = noise_bytes(noise + 2**32, _GRAINS * _GRAINS).reshape(_GRAINS, _GRAINS)
     values = (raw.astype(np.float32) - np.float32(127.5)) * np.float32(_GRAIN / 127.5)
     at = np.arange(side) * _GRAINS // side

@@ -1,7 +1,7 @@
-"""How much of a texture's second colour is where, 0 to 1, antialiased.
+"""Draw textures: the share of a texture's second colour at each pixel, from 0 to 1, antialiased.
 
-Coordinates come turned and shifted, in periods; `period` is that length in pixels. As in shapes.py, only
-exactly rounded operations touch pixels.
+Coordinates are already rotated and shifted, in units of the period; `period` is its length in pixels. As in shapes.py,
+pixels are computed by exactly rounded operations only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ PerThing = Float32[np.ndarray, "things 1 1"]
 
 
 def ramp(distance_pixels: Grid) -> Grid:
-    """Coverage of a pixel whose centre lies this far inside an edge."""
+    """Coverage of a pixel whose centre is this distance inside an edge, from 0 to 1."""
     return np.clip(distance_pixels + np.float32(0.5), 0, 1)
 
 
 def triangle_wave(u: Grid) -> Grid:
-    """0 at whole numbers, 0.5 halfway between them."""
+    """The distance to the nearest integer, from 0 to 0.5."""
     return np.abs(u - np.rint(u))
 
 
@@ -35,7 +35,7 @@ def _dotted(u: Grid, v: Grid, period: PerThing) -> Grid:
 
 
 def _checkered(u: Grid, v: Grid, period: PerThing) -> Grid:
-    # A period holds two fields each way.
+    # A period contains two fields along each axis.
     a = ramp((np.float32(0.25) - triangle_wave(u)) * period)
     b = ramp((np.float32(0.25) - triangle_wave(v)) * period)
     return a + b - 2 * a * b
@@ -46,7 +46,7 @@ def _zigzag(u: Grid, v: Grid, period: PerThing) -> Grid:
     return ramp((np.float32(0.22) - triangle_wave(bent)) * period * np.float32(0.78))
 
 
-# Solid and gradient need no period; drawing.py makes them.
+# Solid and gradient textures have no period; patches.py draws them.
 SECOND_SHARES: dict[str, Callable[[Grid, Grid, PerThing], Grid]] = {
     "striped": _striped,
     "dotted": _dotted,

@@ -1,6 +1,6 @@
-"""The words of captions, prompts and the text pool, and the grammar that they need.
+"""The words and grammar of captions, prompts and the text pool.
 
-Each factor's value has one or more ways of being said; all that is said of this world is said with these.
+Each value of a factor has one or more words or phrases. Captions, prompts and the pool use no other words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from headspan.world.factors import COLOURS, COUNTS, POSITIONS, SHAPES, SIZES, TEXTURES
 
-# What something is called whose shape is left open.
+# Nouns for an object whose shape is not named.
 NOUNS = ("shape", "object", "figure")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
@@ -26,7 +26,7 @@ TEXTURE_WORDS: dict[str, tuple[str, ...]] = {
     "gradient": ("gradient", "shaded"),
     "zigzag": ("zigzag", "zigzagged"),
 }
-# The same, said after the noun.
+# The same textures as phrases after the noun.
 TEXTURE_ENDINGS: dict[str, tuple[str, ...]] = {
     "solid": ("without a pattern", "with a solid fill"),
     "striped": ("with stripes", "with a striped pattern"),
@@ -35,7 +35,7 @@ TEXTURE_ENDINGS: dict[str, tuple[str, ...]] = {
     "gradient": ("with a gradient", "with a gradient fill"),
     "zigzag": ("with a zigzag pattern", "with zigzags"),
 }
-# Before a plural; {} is the number's word.
+# Before a plural noun; {} is the number as a word.
 COUNTED = ("{}", "{}", "{}", "exactly {}", "a group of {}", "a set of {}")
 SINGLE = ("one", "a single", "exactly one", "only one")
 STYLE_FRAMES: dict[str, tuple[str, ...]] = {
@@ -46,13 +46,13 @@ STYLE_FRAMES: dict[str, tuple[str, ...]] = {
     "shadowed": ("{} casting a shadow", "{} with a shadow", "a shadowed picture of {}", "{} above a shadow"),
     "grainy": ("a grainy picture of {}", "a grainy image of {}", "{} in a grainy picture", "a noisy picture of {}"),
 }
-# Round anything; they say nothing that is not always true.
+# Frames that are true of every picture.
 FRAMES = (
     "{}", "a picture of {}", "a drawing of {}", "an image of {}", "{} in a picture", "an illustration of {}",
     "a picture with {}", "an image with {}", "a scene with {}", "a picture showing {}", "a drawing with {}",
 )  # fmt: skip
 GROUND_PREPOSITIONS = ("on", "against", "in front of")
-# {} is the background's colour, with its tone, or nothing.
+# {} is the background's colour with its tone, or empty.
 GROUND_WORDS: dict[str, tuple[str, ...]] = {
     "plain": ("plain {}",),
     "gradient": ("{} gradient",),
@@ -63,7 +63,7 @@ GROUND_WORDS: dict[str, tuple[str, ...]] = {
 
 
 def position_phrases(position: str) -> tuple[str, ...]:
-    """Ways to say where: "near the top left", "in the centre", "on the right"."""
+    """Phrases for a position: "near the top left", "in the centre", "on the right"."""
     if position == "centre":
         return "in the centre", "in the middle", "at the centre"
     if " " in position:
@@ -73,7 +73,7 @@ def position_phrases(position: str) -> tuple[str, ...]:
 
 
 def plural(noun: str) -> str:
-    """Two or more of a shape, or of what may be any."""
+    """The plural of a shape or of one of NOUNS."""
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
@@ -89,13 +89,13 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def ground_phrase(kind: str, colour: str) -> str:
-    """A background by kind, colour or both; a kind is one of GROUND_WORDS' or nothing."""
+    """A background by kind, by colour or by both; `kind` is a phrase of GROUND_WORDS or empty."""
     words = " ".join((kind.format(colour) if kind else colour).split())
     return f"{with_article(words)} background"
 
 
 def _of_any(words: Sequence[str], ending: str = "") -> list[str]:
-    """One and several of any shape, after each of the words: "a red shape", "red objects"."""
+    """Each of the words before each of NOUNS, in singular and plural: "a red shape", "red objects"."""
     forms: list[str] = []
     for word in words:
         for noun in NOUNS:
@@ -104,10 +104,10 @@ def _of_any(words: Sequence[str], ending: str = "") -> list[str]:
 
 
 def phrases(factor: str) -> dict[str, list[str]]:
-    """Noun phrases for each value of a factor that tell this factor and no other.
+    """Noun phrases for each value of a factor, which name this factor and no other.
 
-    Factors: colour, shape, texture, size, count, position, background, background_colour. Of style, which
-    takes frames instead, see STYLE_FRAMES. KeyError for anything else.
+    The factors are colour, shape, texture, size, count, position, background and background_colour; style has
+    STYLE_FRAMES instead. Raises KeyError for anything else.
     """
     ways = {
         "colour": {colour: _of_any([colour]) for colour in COLOURS},

@@ -1,0 +1,68 @@
+"""Scores of neighbours and maps against known truths: arrays in, numbers out.
+
+Each function states its formula and its value at chance.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from headspan.explore.segmentation import average_precision
+
+NEAREST = 10
+
+
+def precision_at(
+    scores: Float32[np.ndarray, "image image"], same: Bool[np.ndarray, "image image"], nearest: int = NEAREST
+) -> float:
+    """Precision@`nearest`: the mean over images i of #{j in N(i): same[i, j]} / #N(i).
+
+    N(i) holds the `nearest` other images with the highest scores[i, j], or all others where there are fewer. Scores
+    that know nothing of the truth give `chance_of_same` on average. NaN for fewer than two images.
+    """
+    nearest = min(nearest, len(scores) - 1)
+    if nearest < 1:
+        return float("nan")
+    # An image is not its own neighbour.
+    others = np.where(np.eye(len(scores), dtype=bool), -np.inf, scores)
+    chosen = np.argpartition(-others, nearest - 1, axis=1)[:, :nearest]
+    return float(np.take_along_axis(same, chosen, axis=1).mean())
+
+
+def same_value(values: np.ndarray) -> Bool[np.ndarray, "image image"]:
+    """Whether two different images have the same value; False on the diagonal."""
+    same = values[:, None] == values
+    np.fill_diagonal(same, False)
+    return same
+
+
+def chance_of_same(same: Bool[np.ndarray, "image image"]) -> float:
+    """The probability that a second image, drawn at random, has the first one's value: Σ_v n_v (n_v − 1) / (n (n − 1)).
+
+    NaN for fewer than two images.
+    """
+    pairs = len(same) * (len(same) - 1)
+    return float(same.sum() / pairs) if pairs else float("nan")
+
+
+class MapScores(NamedTuple):
+    """How well one map falls on the mask, each from 0 to 1."""
+
+    mass_inside: float
+    area: float
+    average_precision: float
+
+
+def map_scores(evidence: Float32[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"]) -> MapScores:
+    """Score a map of evidence E against a mask M of the same size.
+
+    `mass_inside` is Σ_M max(E, 0) / Σ max(E, 0), or 0 for a map without positive evidence. `area` is #M / #pixels.
+    `average_precision` ranks pixels by E. A constant positive map gives `area` for both.
+    """
+    positive = np.maximum(evidence, 0)
+    total = positive.sum()
+    inside = positive[mask].sum() / total if total else 0.0
+    return MapScores(float(inside), float(mask.mean()), average_precision(evidence, mask))
