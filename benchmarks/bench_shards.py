@@ -24,9 +24,10 @@ import numpy as np
 
 from benchmarks.measure import alternate, benchmark, median
 from headspan.io.ranges import AHEAD
+from headspan.shards.describe import describe
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
-from headspan.shards.sources import describe, open_shard
+from headspan.shards.sources import open_shard
 
 QUESTION = "shards, planned and from far away"
 _WAIT_SECONDS, _BYTES_A_SECOND = 0.03, 60e6

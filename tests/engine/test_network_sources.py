@@ -17,8 +17,9 @@ from headspan.io import ranges as blocks
 from headspan.io import retry as network
 from headspan.redact import redact
 from headspan.run.planned_sources import PlannedSources
+from headspan.shards.describe import describe, describe_each
 from headspan.shards.samples import Shard
-from headspan.shards.sources import describe, describe_each, open_shard
+from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, stored_names
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 

@@ -15,8 +15,9 @@ from headspan.errors import HeadspanError, SourceError
 from headspan.io import retry as network
 from headspan.redact import redact, redact_all_of
 from headspan.run.planned_sources import as_planned
+from headspan.shards.describe import describe
 from headspan.shards.samples import Shard
-from headspan.shards.sources import describe, open_shard
+from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, stored_names
 from tests.engine.troubled_driver import DriverError, Troubled
 

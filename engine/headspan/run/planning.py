@@ -28,9 +28,9 @@ from headspan.redact import redact
 from headspan.run.encoder import Encoder
 from headspan.run.memory_estimate import estimated_bytes
 from headspan.run.planned_sources import as_planned
+from headspan.shards.describe import describe_each
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
-from headspan.shards.sources import describe_each
 from headspan.shards.urls import is_relative
 from headspan.store.schema import FORMAT, Dimensions, image_bytes, member_names, moment_arrays
 from headspan.store.tables import read_shards

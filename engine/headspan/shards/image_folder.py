@@ -14,7 +14,7 @@ from pathlib import Path
 
 from headspan.errors import SettingsError, SourceError
 from headspan.escapes import escaped
-from headspan.shards.joining import COMPANIONS, IMAGE_EXTENSIONS
+from headspan.shards.members import COMPANIONS, IMAGE_EXTENSIONS
 
 CLASSES = ("auto", "folders", "none")
 # A folder that is a shard, a part or a date rather than a class: 00000, shard-0003, train-00000-of-00016, 2019. Other
