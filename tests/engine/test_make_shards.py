@@ -167,7 +167,7 @@ def test_scenes_of_the_world_are_written_with_captions_masks_and_metadata(
     notes: list[BadImage] = []
     samples = plan(command.split("'")[1], notes.append)
     assert len(samples) == 7
-    assert [note.reason[:47] for note in notes] == ["taken for masks of the images beside them, so n"]
+    assert [note.reason[:46] for note in notes] == ["treated as masks of the images beside them, so"]
     assert all(sample.caption for sample in samples)
     known = json.loads(samples[6].metadata or "{}")
     assert (known["seed"], known["split"], known["index"], known["side"]) == (3, "held_out", 6, 96)

@@ -1,4 +1,4 @@
-"""Network sources through their fsspec drivers: retries of failures that may pass, and one error for everything else.
+"""Use fsspec drivers for network sources: retry transient failures, and raise one error for all others.
 
 Drivers are other people's code and may raise anything. Every exception (BaseException too) of a driver becomes a
 SourceError. It is caught around each call of a driver and nowhere else, so that headspan's own mistakes stay visible.

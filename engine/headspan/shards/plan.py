@@ -66,7 +66,8 @@ def list_samples(
         raise SourceError(
             f"no image in {counted(len(urls), 'shard')} (first: {next(iter(urls), 'none')}), but headspan "
             f"expects {expected}; "
-            f"the members' names have after their first dot: {found or 'nothing, since there is no member'}; check the shards"
+            f"the members' names have after their first dot: {found or 'nothing, since there is no member'}; "
+            "check the shards"
         )
 
 
