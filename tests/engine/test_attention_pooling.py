@@ -268,7 +268,7 @@ def test_positions_are_interpolated_as_open_clip_does_it(toy_run: ToyRun) -> Non
     assert found.preprocess.size == (48, 48)
     grid = plain.clip.visual.positional_embedding[1:].T.reshape(1, -1, 4, 4)
     resized = torch.nn.functional.interpolate(grid, (6, 6), mode="bicubic", antialias=True, align_corners=False)
-    positions = to_tower(found.clip.visual, "toy").positions
+    positions = to_tower(found.clip.visual, "toy").pos_embed
     torch.testing.assert_close(positions[1:], resized[0].flatten(1).T)
     torch.testing.assert_close(positions[0], plain.clip.visual.positional_embedding[0])
     with pytest.raises(SettingsError, match=r"--image-size 7: a patch of .* takes 8 pixels; give a multiple of that"):

@@ -240,7 +240,7 @@ def check(case: Case) -> None:
         if convention == "per_term":
             biases = np.stack([np.vstack([w.attention_biases, w.final_bias]) for w in wanted])
             assert relative_error(terms.biases, biases) < tolerances.ORACLE_FLOAT32
-        assert (terms.carried is None) == (tower.pool is None)
+        assert (terms.carried is None) == (tower.attention_pool is None)
         if terms.carried is not None:
             carried = np.stack([image.carried for image in oracle if image.carried is not None])
             assert relative_error(terms.carried, carried) < tolerances.ORACLE_FLOAT32
@@ -304,9 +304,9 @@ def test_every_kind_of_pooling_and_norm_runs_in_16_bits(name: str, dtype: torch.
     pixels = torch.from_numpy(np.random.default_rng(5).standard_normal((3, 3, *size)).astype(np.float32))
     exact = to_tower(visual, name)
     tower = exact.to(torch.device("cpu"), dtype)
-    assert (exact.rotary is None) == (tower.rotary is None)
+    assert (exact.rope is None) == (tower.rope is None)
     layers = tuple(tower.direct_layers)
-    carried = () if tower.pool is None else (0,)
+    carried = () if tower.attention_pool is None else (0,)
     row = tower.forward(pixels.to(dtype), layers, with_patches=True, with_terms=True, carried=carried)
     for tensor in (row.state, row.std, row.heads, row.patches, row.terms, row.carried):
         assert tensor is None or tensor.dtype == torch.float32

@@ -29,7 +29,7 @@ from headspan.decode.exact import preprocess_image
 from headspan.errors import ModelError
 from headspan.events import Progress
 from headspan.model import hub
-from headspan.model.convert import running_twice, to_tower
+from headspan.model.convert import to_tower, two_pass_models
 from headspan.model.load import LoadedModel, load_model, load_stored_model
 from headspan.model.tower import Tower, normalise
 from tests import tolerances
@@ -219,7 +219,7 @@ def test_a_tag_is_prepared_and_computed_as_open_clip_does_it(
         wanted = clip.encode_image(transform(image)[None]).numpy()
     tower = to_tower(model.clip.visual, "toy")
     state = np.frombuffer(embedding_bytes(model), np.float32)[None]
-    row = torch.nn.functional.layer_norm(torch.from_numpy(state.copy()), state.shape[1:], *tower.norm_after[:2])
+    row = torch.nn.functional.layer_norm(torch.from_numpy(state.copy()), state.shape[1:], *tower.ln_post[:2])
     assert relative_error((row @ tower.projection).numpy(), wanted) < tolerances.FLOAT32_SUM
 
 
@@ -629,7 +629,7 @@ def test_models_whose_rows_are_normed_before_their_mean_are_said_to_run_twice(
 ) -> None:
     names = ["ViT-B-32", "ViT-B-16-SigLIP", "RN50", "vit_medium_patch16_gap_256"]
     monkeypatch.setattr(open_clip, "list_models", lambda: names)
-    assert running_twice() == {"vit_medium_patch16_gap_256"}
+    assert two_pass_models() == {"vit_medium_patch16_gap_256"}
     monkeypatch.undo()
     shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
     for pooling, twice in (({"pool_type": "avg"}, True), ({"pool_type": "avg", "final_ln_after_pool": True}, False)):

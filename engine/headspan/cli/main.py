@@ -219,9 +219,9 @@ def _where_time_went(seconds: dict[str, float]) -> str:
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    from headspan.model.convert import catalogue, running_twice, waiting
+    from headspan.model.convert import catalogue, models_needing_transformers, two_pass_models
 
-    reasons, later, twice = catalogue(), waiting(), running_twice()
+    reasons, later, twice = catalogue(), models_needing_transformers(), two_pass_models()
     width = max(map(len, reasons))
     for name, reason in reasons.items():
         yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from headspan.errors import ModelError
 from headspan.model import convert_openclip, convert_timm
 from headspan.model.tower import Tower
-from headspan.model.weights import Undecomposable
+from headspan.model.weights import UnsupportedModel
 
 SUPPORTED = "Vision Transformers, open_clip's own and timm's (ViT-*, CoCa, SigLIP, EVA, PE-Core, MobileCLIP-B, …)"
 # timm's families that are built for nothing else than to be refused.
@@ -42,12 +42,12 @@ def catalogue() -> dict[str, str | None]:
     return {name: unsupported_reason(get_model_config(name)) for name in open_clip.list_models()}
 
 
-def waiting() -> set[str]:
+def models_needing_transformers() -> set[str]:
     """The models whose text tower is Hugging Face's, where the package transformers is not installed."""
     return {name for name in open_clip.list_models() if lacks_transformers(get_model_config(name))}
 
 
-def running_twice() -> set[str]:
+def two_pass_models() -> set[str]:
     """The models of open_clip that are decomposed in two passes an image (see `Description.runs_twice`)."""
     found = set()
     for name in open_clip.list_models():
@@ -88,7 +88,7 @@ def _verdict_of(config: dict[str, Any]) -> tuple[str | None, bool]:
 def patch_pixels(config: dict[str, Any]) -> int:
     """How many pixels a patch of a model of this config, which is supported, is wide and high."""
     tower = _tower_of(_without_numbers(config["embed_dim"], config["vision_cfg"], False))
-    return max(prod(step.stride[axis] for step in tower.stem) for axis in (0, 1))
+    return max(prod(step.stride[axis] for step in tower.patch_embed) for axis in (0, 1))
 
 
 def to_tower(visual: nn.Module, name: str) -> Tower:
@@ -98,7 +98,7 @@ def to_tower(visual: nn.Module, name: str) -> Tower:
     """
     try:
         return _tower_of(visual)
-    except Undecomposable as reason:
+    except UnsupportedModel as reason:
         raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}") from reason
 
 
@@ -107,7 +107,7 @@ def _tower_of(visual: nn.Module) -> Tower:
         return convert_openclip.tower_of(visual)
     if isinstance(visual, TimmModel):
         return convert_timm.tower_of(visual)
-    raise Undecomposable(f"its image tower is a {type(visual).__name__}")
+    raise UnsupportedModel(f"its image tower is a {type(visual).__name__}")
 
 
 def _without_numbers(joint: int, vision: dict[str, Any], quick_gelu: bool) -> nn.Module:
@@ -133,5 +133,5 @@ def _verdict(vision: str, joint: int, quick_gelu: bool) -> tuple[str | None, boo
     """`unsupported_reason` by the vision config as JSON, and whether the tower runs twice."""
     try:
         return None, _tower_of(_without_numbers(joint, loads(vision), quick_gelu)).runs_twice
-    except Undecomposable as reason:
+    except UnsupportedModel as reason:
         return str(reason), False

@@ -8,38 +8,38 @@ from torch import Tensor, nn
 
 from headspan.model.layers import AttentionPool, Block, Convolution, Linear, Mlp
 from headspan.model.tower import Tower
-from headspan.model.weights import Undecomposable, activation_of, as_float, linear_of, norm_of, side_by_side
+from headspan.model.weights import UnsupportedModel, activation_of, as_float, linear_of, norm_of, side_by_side
 
 
 def tower_of(visual: VisionTransformer) -> Tower:
-    """The uniform tower. Raises Undecomposable where it holds what the tower does not run."""
+    """The uniform tower. Raises UnsupportedModel where it holds what the tower does not run."""
     blocks = list(visual.transformer.resblocks)
     if not all(type(block) is ResidualAttentionBlock for block in blocks):
-        raise Undecomposable(f"its blocks are {type(blocks[0]).__name__}, with norms or scales of their own")
+        raise UnsupportedModel(f"its blocks are {type(blocks[0]).__name__}, with norms or scales of their own")
     if visual.attn_pool is not None:
         # Its first query is the image's; the others serve CoCa's text decoder.
         if visual.attn_pool_contrastive is not None or visual.pool_type != "tok":
-            raise Undecomposable("its attentional pooler has several queries that count")
+            raise UnsupportedModel("its attentional pooler has several queries that count")
     elif visual.pool_type not in ("tok", "avg"):
-        raise Undecomposable("its image tower does not pool its rows")
+        raise UnsupportedModel("its image tower does not pool its rows")
     kernel = as_float(visual.conv1.weight)
     projection = as_float(visual.proj)
     return Tower(
-        stem=(
+        patch_embed=(
             Convolution(kernel.flatten(1), None, (kernel.shape[2], kernel.shape[3]), tuple(visual.conv1.stride), None),
         ),
         prefix=as_float(visual.class_embedding)[None],
-        positions=as_float(visual.positional_embedding),
-        rotary=None,
-        norm_before=norm_of(visual.ln_pre),
+        pos_embed=as_float(visual.positional_embedding),
+        rope=None,
+        ln_pre=norm_of(visual.ln_pre),
         blocks=tuple(_block(block) for block in blocks),
-        pool=None if visual.attn_pool is None else _pool(visual.attn_pool),
-        norm_after=norm_of(visual.ln_post),
+        attention_pool=None if visual.attn_pool is None else _pool(visual.attn_pool),
+        ln_post=norm_of(visual.ln_post),
         projection=projection,
         projection_bias=projection.new_zeros(projection.shape[1]),
         trunk_heads=blocks[0].attn.num_heads,
         mean_pooled=visual.attn_pool is None and visual.pool_type == "avg",
-        norm_rows=not visual.final_ln_after_pool,
+        norm_before_pooling=not visual.final_ln_after_pool,
     )
 
 
@@ -48,17 +48,17 @@ def _block(block: ResidualAttentionBlock) -> Block:
     return Block(
         norm_attention=norm_of(block.ln_1),
         qkv=Linear(as_float(attention.in_proj_weight), as_float(attention.in_proj_bias)),
-        bias=None,
-        norm_mixed=None,
-        output=linear_of(attention.out_proj, _gamma(block.ls_1)),
+        position_bias=None,
+        norm_heads=None,
+        out_proj=linear_of(attention.out_proj, _gamma(block.ls_1)),
         norm_output=None,
         mlp=Mlp(
             norm=norm_of(block.ln_2),
-            expand=linear_of(block.mlp.c_fc),
+            fc1=linear_of(block.mlp.c_fc),
             activation=activation_of(block.mlp.gelu),
             gated=False,
             norm_hidden=None,
-            shrink=linear_of(block.mlp.c_proj, _gamma(block.ls_2)),
+            fc2=linear_of(block.mlp.c_proj, _gamma(block.ls_2)),
             norm_output=None,
         ),
     )
@@ -86,7 +86,7 @@ def _pool(pool: AttentionalPooler) -> AttentionPool:
         query=query.weight @ latent + query.bias,
         norm=norm,
         key_value=side_by_side(key, value),
-        output=linear_of(attention.out_proj),
+        out_proj=linear_of(attention.out_proj),
         mlp=None,
         heads=attention.num_heads,
         skip=0,

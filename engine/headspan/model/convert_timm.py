@@ -20,44 +20,44 @@ from torch import Tensor, nn
 from headspan.model.convert_timm_blocks import block_of, mlp_of
 from headspan.model.layers import AttentionPool, Convolution, Linear
 from headspan.model.tower import Tower
-from headspan.model.weights import Undecomposable, activation_of, as_float, linear_of, norm_of
+from headspan.model.weights import UnsupportedModel, activation_of, as_float, linear_of, norm_of
 
 TRUNKS = (VisionTransformer, Eva, VisionTransformerRelPos)
 
 
 def tower_of(visual: TimmModel) -> Tower:
-    """The uniform tower. Raises Undecomposable where it holds what the tower does not run."""
+    """The uniform tower. Raises UnsupportedModel where it holds what the tower does not run."""
     trunk: Any = visual.trunk
     if type(trunk) not in TRUNKS:
-        raise Undecomposable(f"its image tower is timm's {type(trunk).__name__}, no Vision Transformer")
+        raise UnsupportedModel(f"its image tower is timm's {type(trunk).__name__}, no Vision Transformer")
     pool = getattr(trunk, "attn_pool", None)
     if pool is None and trunk.global_pool not in ("token", "avg"):
-        raise Undecomposable(f"its image tower pools its rows by {trunk.global_pool!r}")
+        raise UnsupportedModel(f"its image tower pools its rows by {trunk.global_pool!r}")
     if pool is None and trunk.global_pool == "avg" and getattr(trunk, "pool_include_prefix", False):
-        raise Undecomposable("its mean counts the class token as a patch")
+        raise UnsupportedModel("its mean counts the class token as a patch")
     prefix = _prefix(trunk)
     blocks = tuple(block_of(block, getattr(trunk, "shared_rel_pos", None)) for block in trunk.blocks)
-    if (pool is not None or trunk.global_pool == "avg") and any(b.norm_mixed or b.norm_output for b in blocks):
-        raise Undecomposable("its attention has norms behind it, and no class token to take them from")
+    if (pool is not None or trunk.global_pool == "avg") and any(b.norm_heads or b.norm_output for b in blocks):
+        raise UnsupportedModel("its attention has norms behind it, and no class token to take them from")
     before, after = norm_of(trunk.norm), norm_of(trunk.fc_norm)
     if pool is None and before is not None and after is not None:
-        raise Undecomposable("it has a norm before its pooling and one behind it")
+        raise UnsupportedModel("it has a norm before its pooling and one behind it")
     pooled = None if pool is None else _pool(trunk, pool)
-    projection, bias = _projection(visual, trunk.embed_dim if pooled is None else len(pooled.output.weight))
+    projection, bias = _projection(visual, trunk.embed_dim if pooled is None else len(pooled.out_proj.weight))
     return Tower(
-        stem=_stem(trunk.patch_embed),
+        patch_embed=_stem(trunk.patch_embed),
         prefix=prefix,
-        positions=_positions(trunk, len(prefix)),
-        rotary=_rotary(trunk),
-        norm_before=norm_of(getattr(trunk, "norm_pre", nn.Identity())),
+        pos_embed=_positions(trunk, len(prefix)),
+        rope=_rotary(trunk),
+        ln_pre=norm_of(getattr(trunk, "norm_pre", nn.Identity())),
         blocks=blocks,
-        pool=pooled,
-        norm_after=after if pool is not None or before is None else before,
+        attention_pool=pooled,
+        ln_post=after if pool is not None or before is None else before,
         projection=projection,
         projection_bias=bias,
         trunk_heads=trunk.blocks[0].attn.num_heads,
         mean_pooled=pool is None and trunk.global_pool == "avg",
-        norm_rows=before is not None,
+        norm_before_pooling=before is not None,
     )
 
 
@@ -67,7 +67,7 @@ def _stem(embed: nn.Module) -> tuple[Convolution, ...]:
         return tuple(_stem_step(step) for step in steps)
     if type(embed) is PatchEmbed and isinstance(embed.norm, nn.Identity) and not embed.dynamic_img_pad:
         return (_convolution(embed.proj, None),)
-    raise Undecomposable("its image tower is a hybrid, with stages of convolutions before its Vision Transformer")
+    raise UnsupportedModel("its image tower is a hybrid, with stages of convolutions before its Vision Transformer")
 
 
 def _stem_step(step: ConvNormAct) -> Convolution:
@@ -86,7 +86,7 @@ def _stem_step(step: ConvNormAct) -> Convolution:
 
 def _convolution(conv: nn.Module, activation: str | None) -> Convolution:
     if type(conv) is not nn.Conv2d or conv.padding != (0, 0) or conv.dilation != (1, 1) or conv.groups != 1:
-        raise Undecomposable(f"its stem is {conv}")
+        raise UnsupportedModel(f"its stem is {conv}")
     bias = None if conv.bias is None else as_float(conv.bias)
     weight = as_float(conv.weight)
     return Convolution(
@@ -105,7 +105,7 @@ def _positions(trunk: Any, prefix: int) -> Tensor:
     patches = trunk.patch_embed.num_patches
     positions = getattr(trunk, "pos_embed", None)
     if getattr(trunk, "dynamic_img_size", False):
-        raise Undecomposable("its positions depend on each image's size")
+        raise UnsupportedModel("its positions depend on each image's size")
     reference = next(trunk.parameters())
     if positions is None:
         return reference.new_zeros(prefix + patches, trunk.embed_dim)
@@ -118,17 +118,17 @@ def _rotary(trunk: Any) -> Tensor | None:
     if rope is None:
         return None
     if trunk.rope_mixed or any(block.attn.rotate_half for block in trunk.blocks):
-        raise Undecomposable("its rotary embeddings differ from layer to layer, or turn halves against each other")
+        raise UnsupportedModel("its rotary embeddings differ from layer to layer, or turn halves against each other")
     sine, cosine = as_float(rope.get_embed()).chunk(2, dim=-1)
     return torch.stack([cosine, sine])
 
 
 def _pool(trunk: Any, pool: nn.Module) -> AttentionPool:
     if not isinstance(pool, AttentionPoolLatent) or pool.latent_len != 1 or pool.pos_embed is not None:
-        raise Undecomposable(f"its image tower pools its rows by {type(pool).__name__}, not by one latent query")
+        raise UnsupportedModel(f"its image tower pools its rows by {type(pool).__name__}, not by one latent query")
     norm = norm_of(trunk.norm)
     if norm is None or not isinstance(pool.q_norm, nn.Identity) or not isinstance(pool.proj, nn.Linear):
-        raise Undecomposable("its attention pooling has norms or maps of its own")
+        raise UnsupportedModel("its attention pooling has norms or maps of its own")
     latent = as_float(pool.latent)[0, 0]
     query = linear_of(pool.q) if isinstance(pool.q, nn.Linear) else None
     # timm's Eva pools over the class token too, its VisionTransformer over the patches alone.
@@ -137,7 +137,7 @@ def _pool(trunk: Any, pool: nn.Module) -> AttentionPool:
         query=latent if query is None else query.weight @ latent + query.bias,
         norm=norm,
         key_value=linear_of(pool.kv),
-        output=linear_of(pool.proj),
+        out_proj=linear_of(pool.proj),
         mlp=mlp_of(pool.mlp, norm_of(pool.norm), None, None),
         heads=pool.num_heads,
         skip=0 if whole else trunk.num_prefix_tokens,
@@ -148,7 +148,7 @@ def _projection(visual: TimmModel, width: int) -> tuple[Tensor, Tensor]:
     """The map from the pooled row to the joint space, the identity where there is none."""
     maps = [m for m in (visual.trunk.head, *visual.head) if not isinstance(m, nn.Identity | nn.Dropout)]
     if not all(isinstance(m, nn.Linear) for m in maps) or len(maps) > 1:
-        raise Undecomposable("what projects its pooled row is not one linear map")
+        raise UnsupportedModel("what projects its pooled row is not one linear map")
     if not maps:
         reference = next(visual.parameters())
         return torch.eye(width, device=reference.device), reference.new_zeros(width)

@@ -15,7 +15,7 @@ from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock, 
 from torch import Tensor, nn
 
 from headspan.model.layers import Block, Linear, Mlp, Norm
-from headspan.model.weights import Undecomposable, activation_of, as_float, linear_of, norm_of, side_by_side
+from headspan.model.weights import UnsupportedModel, activation_of, as_float, linear_of, norm_of, side_by_side
 
 _PRE_NORM = (VitBlock, EvaBlock, RelPosBlock)
 _POST_NORM = (ResPostBlock, EvaBlockPostNorm, ResPostRelPosBlock)
@@ -25,7 +25,7 @@ _ATTENTIONS = (Attention, AttentionRope, EvaAttention, RelPosAttention)
 def block_of(block: Any, shared_positions: nn.Module | None) -> Block:
     """A block; `shared_positions` is the relative position bias of all blocks, where they share one."""
     if type(block) not in _PRE_NORM + _POST_NORM or type(block.attn) not in _ATTENTIONS:
-        raise Undecomposable(f"its blocks are {type(block).__name__} with {type(block.attn).__name__}")
+        raise UnsupportedModel(f"its blocks are {type(block).__name__} with {type(block.attn).__name__}")
     attention = block.attn
     _refuse_extras(attention)
     before = type(block) in _PRE_NORM
@@ -34,9 +34,9 @@ def block_of(block: Any, shared_positions: nn.Module | None) -> Block:
     return Block(
         norm_attention=norms[0] if before else None,
         qkv=_queries_keys_values(attention),
-        bias=None if positions is None else as_float(positions.get_bias())[0],
-        norm_mixed=norm_of(getattr(attention, "norm", nn.Identity())),
-        output=linear_of(attention.proj, _gamma(block, 1)),
+        position_bias=None if positions is None else as_float(positions.get_bias())[0],
+        norm_heads=norm_of(getattr(attention, "norm", nn.Identity())),
+        out_proj=linear_of(attention.proj, _gamma(block, 1)),
         norm_output=None if before else norms[0],
         mlp=mlp_of(block.mlp, norms[1] if before else None, _gamma(block, 2), None if before else norms[1]),
     )
@@ -50,25 +50,25 @@ def mlp_of(mlp: nn.Module, norm: Norm | None, scale: Tensor | None, norm_output:
     elif (type(mlp) is GluMlp and not kind.gate_last) or (type(mlp) is PlainMlp and isinstance(kind.fc1, nn.Linear)):
         expand = linear_of(kind.fc1)
     else:
-        raise Undecomposable(f"its MLPs are {type(mlp).__name__}")
+        raise UnsupportedModel(f"its MLPs are {type(mlp).__name__}")
     return Mlp(
         norm=norm,
-        expand=expand,
+        fc1=expand,
         activation=activation_of(kind.act),
         gated=type(mlp) is not PlainMlp,
         norm_hidden=norm_of(kind.norm),
-        shrink=linear_of(kind.fc2, scale),
+        fc2=linear_of(kind.fc2, scale),
         norm_output=norm_output,
     )
 
 
 def _refuse_extras(attention: Any) -> None:
     if getattr(attention, "gate", None) is not None:
-        raise Undecomposable("its attention outputs are gated")
+        raise UnsupportedModel("its attention outputs are gated")
     if getattr(attention, "num_kv_groups", 1) != 1:
-        raise Undecomposable("its heads share keys and values")
+        raise UnsupportedModel("its heads share keys and values")
     if not isinstance(attention.q_norm, nn.Identity):
-        raise Undecomposable("its queries and keys are normed")
+        raise UnsupportedModel("its queries and keys are normed")
 
 
 def _queries_keys_values(attention: Any) -> Linear:

@@ -21,7 +21,7 @@ from headspan_kernels import ops
 _Kind = TypeVar("_Kind", bound="Description")
 _Part = TypeVar("_Part", Norm, Mlp)
 # What a change of precision leaves in float32: what follows the pooled row, and the angles.
-_ALWAYS_FLOAT32 = ("norm_after", "projection", "projection_bias", "rotary")
+_ALWAYS_FLOAT32 = ("ln_post", "projection", "projection_bias", "rope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,19 @@ class Description:
     """An image tower as data."""
 
     # From pixels to patch rows, one after the other.
-    stem: tuple[Convolution, ...]
+    patch_embed: tuple[Convolution, ...]
     # The rows before the patches: class token and registers, or none.
     prefix: Float[Tensor, "prefix width"]
-    positions: Float[Tensor, "token width"]
+    pos_embed: Float[Tensor, "token width"]
     # Cosines and sines by which the patches' queries and keys are turned, pair by pair.
-    rotary: Float[Tensor, "2 patch trunk_head_dim"] | None
+    rope: Float[Tensor, "2 patch trunk_head_dim"] | None
     # None where the model has no norm before its first block.
-    norm_before: Norm | None
+    ln_pre: Norm | None
     blocks: tuple[Block, ...]
     # None where the class token or the mean of the patch rows is the pooled row.
-    pool: AttentionPool | None
+    attention_pool: AttentionPool | None
     # None where the projection follows the pooled row at once.
-    norm_after: Norm | None
+    ln_post: Norm | None
     projection: Float[Tensor, "pooled_width joint"]
     projection_bias: Float[Tensor, " joint"]
     # Heads of each block; the pooling layer has its own number.
@@ -49,7 +49,7 @@ class Description:
     # Mean of the patch rows instead of the class token.
     mean_pooled: bool
     # Whether the final norm is applied to every row before their mean is taken.
-    norm_rows: bool
+    norm_before_pooling: bool
 
     @property
     def joint(self) -> int:
@@ -59,50 +59,50 @@ class Description:
     @property
     def layers(self) -> int:
         """Number of attention layers; an attention pooling is the last of them."""
-        return len(self.blocks) + (self.pool is not None)
+        return len(self.blocks) + (self.attention_pool is not None)
 
     @property
     def direct_layers(self) -> range:
         """The layers whose heads write to the pooled row: all, or the attention pooling alone."""
-        return range(0 if self.pool is None else len(self.blocks), self.layers)
+        return range(0 if self.attention_pool is None else len(self.blocks), self.layers)
 
     @property
     def heads(self) -> int:
         """Heads of a direct layer."""
-        return self.trunk_heads if self.pool is None else self.pool.heads
+        return self.trunk_heads if self.attention_pool is None else self.attention_pool.heads
 
     @property
     def head_dim(self) -> int:
         """Numbers that a head of a direct layer emits: its dimension, and one more where a norm follows its output."""
-        if self.pool is not None:
-            return self.pool.output.weight.shape[1] // self.pool.heads
-        return self.blocks[0].output.weight.shape[1] // self.trunk_heads + (self.blocks[0].norm_output is not None)
+        if self.attention_pool is not None:
+            return self.attention_pool.out_proj.weight.shape[1] // self.attention_pool.heads
+        return self.blocks[0].out_proj.weight.shape[1] // self.trunk_heads + (self.blocks[0].norm_output is not None)
 
     @property
     def tokens(self) -> int:
         """Number of source tokens of a direct layer, those that are no patches included."""
-        return self.positions.shape[0] - (0 if self.pool is None else self.pool.skip)
+        return self.pos_embed.shape[0] - (0 if self.attention_pool is None else self.attention_pool.skip)
 
     @property
     def prefix_tokens(self) -> int:
         """Number of source tokens, the first ones, that are no patches."""
-        return len(self.prefix) - (0 if self.pool is None else self.pool.skip)
+        return len(self.prefix) - (0 if self.attention_pool is None else self.attention_pool.skip)
 
     @property
     def terms(self) -> int:
         """Number of terms beside the heads and biases: initial state and MLPs, or the pooling layer's MLP."""
-        return len(self.blocks) + 1 if self.pool is None else int(self.pool.mlp is not None)
+        return len(self.blocks) + 1 if self.attention_pool is None else int(self.attention_pool.mlp is not None)
 
     @property
     def runs_twice(self) -> bool:
         """Whether a pass needs a plain one before it: each row is normed before their mean, by a scale of its own that
         is known only at the end, and what the mean took from every head is weighted by it."""
-        return self.mean_pooled and self.norm_rows and self.norm_after is not None
+        return self.mean_pooled and self.norm_before_pooling and self.ln_post is not None
 
     @property
     def dtype(self) -> torch.dtype:
         """The activations' type."""
-        return self.positions.dtype
+        return self.pos_embed.dtype
 
     @property
     def ops(self) -> ModuleType:

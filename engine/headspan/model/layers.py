@@ -43,12 +43,12 @@ class Mlp(NamedTuple):
     """A block's MLP with its norms: before it, between its two maps, and behind it (residual post-norm)."""
 
     norm: Norm | None
-    expand: Linear
+    fc1: Linear
     activation: str
     # `expand` gives twice the hidden numbers, and the activated first half is multiplied with the second.
     gated: bool
     norm_hidden: Norm | None
-    shrink: Linear
+    fc2: Linear
     norm_output: Norm | None
 
 
@@ -60,10 +60,10 @@ class Block(NamedTuple):
     # Queries, keys and values side by side.
     qkv: Linear
     # What relative positions add to the scores.
-    bias: Float[Tensor, "head token token"] | None
+    position_bias: Float[Tensor, "head token token"] | None
     # Over all heads' head_outputs of a row, before the output projection (EVA02).
-    norm_mixed: Norm | None
-    output: Linear
+    norm_heads: Norm | None
+    out_proj: Linear
     # Over what attention adds to a row (EVA02-E).
     norm_output: Norm | None
     mlp: Mlp
@@ -71,7 +71,7 @@ class Block(NamedTuple):
     @property
     def emits_plainly(self) -> bool:
         """Whether no norm stands between the heads' head_outputs and the stream."""
-        return self.norm_mixed is None and self.norm_output is None
+        return self.norm_heads is None and self.norm_output is None
 
 
 class AttentionPool(NamedTuple):
@@ -82,7 +82,7 @@ class AttentionPool(NamedTuple):
     # Over every row, before keys and values.
     norm: Norm
     key_value: Linear
-    output: Linear
+    out_proj: Linear
     mlp: Mlp | None
     heads: int
     # How many rows, the first ones, are left out.

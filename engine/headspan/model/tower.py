@@ -60,7 +60,7 @@ class Tower(Description):
         """
         pooling = self._pooling(pixels)
         x = self._embed(pixels)
-        direct = self.pool is None
+        direct = self.attention_pool is None
         kept: list[Tensor] = []
         patches = None
         if with_patches:
@@ -85,13 +85,13 @@ class Tower(Description):
             if with_terms and direct:
                 terms.append(_pool(added, pooling))
         through_pool = None
-        if self.pool is not None:
+        if self.attention_pool is not None:
             slot = None if patches is None else patches[:, 0]
-            x, heads, through_pool = self._attend_latent(self.pool, _sum(x, added), head_outputs, slot)
+            x, heads, through_pool = self._attend_latent(self.attention_pool, _sum(x, added), head_outputs, slot)
             kept.append(heads)
             added = None
-            if self.pool.mlp is not None:
-                x, added = self._mlp(self.pool.mlp, x, None)
+            if self.attention_pool.mlp is not None:
+                x, added = self._mlp(self.attention_pool.mlp, x, None)
                 terms.append(added.float())
         x = _sum(x, added)
         state = _pool(x, pooling)
@@ -106,12 +106,12 @@ class Tower(Description):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.dtype)
-        for step in self.stem:
+        for step in self.patch_embed:
             x = self._convolved(x, step)
             x = x if step.activation is None else ACTIVATIONS[step.activation](x)
         x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1) + self.positions
-        return self._normed(self.norm_before, x)
+        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        return self._normed(self.ln_pre, x)
 
     def _convolved(self, x: Tensor, step: Convolution) -> Tensor:
         height, width = step.kernel
@@ -136,11 +136,11 @@ class Tower(Description):
         """`x + added`, and the MLP's output on it."""
         rows, y = self._added(mlp.norm, x, added)
         if mlp.gated:
-            gate, y = self.ops.linear(y, *mlp.expand).chunk(2, dim=-1)
+            gate, y = self.ops.linear(y, *mlp.fc1).chunk(2, dim=-1)
             y = ACTIVATIONS[mlp.activation](gate) * y
         else:
-            y = self.ops.linear(y, *mlp.expand, mlp.activation)
-        return rows, self._normed(mlp.norm_output, self.ops.linear(self._normed(mlp.norm_hidden, y), *mlp.shrink))
+            y = self.ops.linear(y, *mlp.fc1, mlp.activation)
+        return rows, self._normed(mlp.norm_output, self.ops.linear(self._normed(mlp.norm_hidden, y), *mlp.fc2))
 
     def _attend(
         self, block: Block, x: Tensor, added: Tensor | None, pooling: Tensor | None, slot: Tensor | None
@@ -152,7 +152,9 @@ class Tower(Description):
         rows, y = self._added(block.norm_attention, x, added)
         qkv = self._turned(self.ops.linear(y, *block.qkv), 2)
         out = slot if block.emits_plainly else None
-        mixed, emitted = self.ops.attention_emit(qkv, self.trunk_heads, pooling, slot is not None, out, block.bias)
+        mixed, emitted = self.ops.attention_emit(
+            qkv, self.trunk_heads, pooling, slot is not None, out, block.position_bias
+        )
         output, heads = self._output(block, mixed, emitted, slot)
         return rows, output, heads, mixed
 
@@ -162,10 +164,10 @@ class Tower(Description):
         """As `_attend`, for the last block: no row but the class token's is needed from there on."""
         rows, y = self._added(block.norm_attention, x, added)
         weight, bias = block.qkv
-        width = block.output.weight.shape[1]
+        width = block.out_proj.weight.shape[1]
         query = F.linear(y[:, 0], weight[:width], bias[:width])
         key_value = self._turned(F.linear(y, weight[width:], bias[width:]), 1)
-        row_bias = None if block.bias is None else block.bias[:, 0]
+        row_bias = None if block.position_bias is None else block.position_bias[:, 0]
         out = slot if block.emits_plainly else None
         mixed, emitted = self.ops.pooled_attention(query, key_value, self.trunk_heads, slot is not None, out, row_bias)
         output, heads = self._output(block, mixed, emitted, slot)
@@ -185,7 +187,7 @@ class Tower(Description):
             weights = self.ops.attention_weights(query, key, pool.heads) / _std(rows.float(), pool.norm.eps)[:, None]
             heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in head_outputs]
             carried = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
-        return self.ops.linear(mixed, *pool.output), emitted.heads, carried
+        return self.ops.linear(mixed, *pool.out_proj), emitted.heads, carried
 
     def _output(self, block: Block, mixed: Tensor, emitted: Emitted, slot: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the heads add to the stream, and what the norms on the way, if any, leave of what they emitted.
@@ -194,16 +196,16 @@ class Tower(Description):
         each head's share is linear again.
         """
         if block.emits_plainly:
-            return self.ops.linear(mixed, *block.output), emitted.heads
-        if block.norm_mixed is not None:
+            return self.ops.linear(mixed, *block.out_proj), emitted.heads
+        if block.norm_heads is not None:
             # Of the mean over all heads' numbers each number gives up its own share, each token 1/N of that.
             mean = emitted.heads.mean(dim=(1, 2), keepdim=True)
-            std = _std(emitted.heads.flatten(1), block.norm_mixed.eps)[:, None, None]
+            std = _std(emitted.heads.flatten(1), block.norm_heads.eps)[:, None, None]
             heads, patches = (emitted.heads - mean) / std, emitted.patches
             if patches is not None:
                 patches = (patches - mean[..., None] / patches.shape[2]) / std[..., None]
-            mixed, emitted = self.ops.layer_norm(mixed, *block.norm_mixed), Emitted(heads, patches)
-        added = self.ops.linear(mixed, *block.output)
+            mixed, emitted = self.ops.layer_norm(mixed, *block.norm_heads), Emitted(heads, patches)
+        added = self.ops.linear(mixed, *block.out_proj)
         if block.norm_output is not None:
             # The output's bias is divided by `s` like the heads: one number more, 1 (1/N a token), takes it along.
             std = _std(_pool(added, None), block.norm_output.eps)[:, None, None]
@@ -217,10 +219,10 @@ class Tower(Description):
 
     def _turned(self, columns: Tensor, parts: int) -> Tensor:
         """The first `parts` of queries, keys and values side by side turned by their patch's angles, if any."""
-        if self.rotary is None:
+        if self.rope is None:
             return columns
-        width = self.blocks[0].output.weight.shape[1] * parts
-        cosine, sine = self.rotary[:, :, None]
+        width = self.blocks[0].out_proj.weight.shape[1] * parts
+        cosine, sine = self.rope[:, :, None]
         patches = columns[:, len(self.prefix) :, :width].unflatten(-1, (parts * self.trunk_heads, -1))
         crossed = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
         turned = (patches * cosine + crossed * sine).to(columns.dtype).flatten(-2)
@@ -232,10 +234,10 @@ class Tower(Description):
         """Weights of the rows in the pooled row, `[1 or batch, token]`; None for the class token and the latent."""
         if not self.mean_pooled:
             return None
-        prefix, tokens = len(self.prefix), len(self.positions)
+        prefix, tokens = len(self.prefix), len(self.pos_embed)
         pooling = torch.full((1, tokens), 1 / (tokens - prefix), device=pixels.device)
         pooling[:, :prefix] = 0
-        if not self.runs_twice or self.norm_after is None:
+        if not self.runs_twice or self.ln_post is None:
             return pooling
         # Each row is divided by its own s, known only at the end: a plain pass first, then the weights
         # that make the mean of the normalised rows the norm of one weighted mean.
@@ -243,15 +245,15 @@ class Tower(Description):
         for block in self.blocks:
             x, added, _, _ = self._attend(block, x, added, None, None)
             x, added = self._mlp(block.mlp, x, added)
-        weighted = pooling / _std(_sum(x, added).float(), self.norm_after.eps)
+        weighted = pooling / _std(_sum(x, added).float(), self.ln_post.eps)
         return weighted / weighted.sum(dim=1, keepdim=True)
 
     def _final_std(self, x: Tensor, state: Tensor) -> Tensor:
-        if self.norm_after is None:
+        if self.ln_post is None:
             return torch.ones_like(state[:, 0])
-        if not (self.mean_pooled and self.norm_rows):
-            return _std(state, self.norm_after.eps)
-        return 1 / (1 / _std(x[:, len(self.prefix) :].float(), self.norm_after.eps)).mean(dim=1)
+        if not (self.mean_pooled and self.norm_before_pooling):
+            return _std(state, self.ln_post.eps)
+        return 1 / (1 / _std(x[:, len(self.prefix) :].float(), self.ln_post.eps)).mean(dim=1)
 
 
 def normalise(

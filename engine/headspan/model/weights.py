@@ -1,4 +1,4 @@
-"""A module's weights as the tower keeps them, float32; what the tower cannot run is Undecomposable.
+"""A module's weights as the tower keeps them, float32; what the tower cannot run is UnsupportedModel.
 
 Shared by the converters of open_clip's and timm's Vision Transformers.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headspan.model.layers import Linear, Norm
 
 
-class Undecomposable(Exception):
+class UnsupportedModel(Exception):
     """Why an image tower cannot be decomposed: the end of a sentence that begins with the model's name."""
 
 
@@ -42,7 +42,7 @@ def norm_of(module: nn.Module) -> Norm | None:
     if isinstance(module, nn.Identity):
         return None
     if not isinstance(module, nn.LayerNorm) or module.weight is None or module.bias is None:
-        raise Undecomposable(f"its norms are {type(module).__name__}, not LayerNorms with weight and bias")
+        raise UnsupportedModel(f"its norms are {type(module).__name__}, not LayerNorms with weight and bias")
     return Norm(as_float(module.weight), as_float(module.bias), module.eps)
 
 
@@ -58,4 +58,4 @@ def activation_of(module: nn.Module) -> str:
         return "gelu_tanh"
     if isinstance(module, nn.SiLU):
         return "silu"
-    raise Undecomposable(f"its MLPs use {type(module).__name__}, and headspan knows GELU, QuickGELU and SiLU")
+    raise UnsupportedModel(f"its MLPs use {type(module).__name__}, and headspan knows GELU, QuickGELU and SiLU")

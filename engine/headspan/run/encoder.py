@@ -102,7 +102,7 @@ def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...]
         )
     if "carried" not in settings.emit:
         return direct, ()
-    if tower.pool is None:
+    if tower.attention_pool is None:
         raise SettingsError(
             f"--emit carried: {settings.model} does not pool by attention, so the heads of every layer write to the "
             "embedding; leave it out"

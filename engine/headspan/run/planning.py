@@ -139,15 +139,15 @@ def describe_tower(tower: Tower) -> dict[str, Any]:
     return {
         "activation": sorted({mlp.activation for mlp in parts_of(tower, Mlp)}),
         "norm_eps": sorted({norm.eps for norm in parts_of(tower, Norm)}),
-        "pooling": pooling if tower.pool is None else "attention",
-        "norm_before_pooling": tower.norm_rows,
+        "pooling": pooling if tower.attention_pool is None else "attention",
+        "norm_before_pooling": tower.norm_before_pooling,
     }
 
 
 def describe_sum(tower: Tower) -> dict[str, Any]:
     """Which terms sum to the embedding, which of them are direct, and which pass a nonlinearity on the way to it."""
     layers = tower.direct_layers
-    if tower.pool is None:
+    if tower.attention_pool is None:
         terms = ["initial state", *(f"MLP of layer {layer}" for layer in layers)]
         carried = None
     else:
