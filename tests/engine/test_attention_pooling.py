@@ -137,7 +137,7 @@ def test_earlier_layers_are_carried_through_the_pooling_and_add_nothing_to_the_s
         return
     assert store.through_pool_layers == (0, 1)
     for layer, head in itertools.product((0, 1), range(3)):
-        wanted = np.stack([image.carried[layer, head] for image in exact if image.carried is not None])
+        wanted = np.stack([image.through_pool[layer, head] for image in exact if image.through_pool is not None])
         assert relative_error(store.through_pool(layer, head, normalised=False), wanted) < tolerances.FLOAT16_STORE
         unit = wanted / np.linalg.norm(store.embedding, axis=1, keepdims=True)
         assert relative_error(store.through_pool(layer, head), unit) < tolerances.FLOAT16_STORE

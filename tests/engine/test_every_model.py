@@ -187,7 +187,7 @@ class Case:
     tower: Tower
     row: PooledRow
     layers: tuple[int, ...]
-    carried: tuple[int, ...]
+    through_pool: tuple[int, ...]
     oracle: list[Decomposition]
 
 
@@ -197,12 +197,12 @@ def at_work(name: str, **more: Any) -> Case:
     pixels = np.random.default_rng(len(name)).standard_normal((3, 3, *size)).astype(np.float32)
     tower = to_tower(visual, name)
     layers = tuple(tower.direct_layers)
-    carried = tuple(layer for layer in range(tower.layers) if layer not in layers)
+    through_pool = tuple(layer for layer in range(tower.layers) if layer not in layers)
     given = torch.from_numpy(pixels)
-    row = tower.forward(given, layers, with_patches=True, with_terms=True, carried=carried)
+    row = tower.forward(given, layers, with_patches=True, with_terms=True, through_pool=through_pool)
     weights, facts = weights_of(visual), facts_of(visual)
     oracle = [decompose_tower(weights, facts, image) for image in pixels]
-    return Case(encode_image(visual, given), tower, row, layers, carried, oracle)
+    return Case(encode_image(visual, given), tower, row, layers, through_pool, oracle)
 
 
 @pytest.mark.parametrize("name", CASES.values())
@@ -224,7 +224,7 @@ def check(case: Case) -> None:
     assert row.patches is not None
     assert relative_error(row.patches, np.stack([i.patch_mixes for i in oracle])) < tolerances.ORACLE_FLOAT32
     for convention in CONVENTIONS:
-        terms = joint_terms(tower, row, case.layers, convention, carried=case.carried)
+        terms = joint_terms(tower, row, case.layers, convention, through_pool=case.through_pool)
         assert relative_error(terms.embedding, case.wanted) < tolerances.FLOAT32_SUM
         assert relative_error(terms.total(convention), case.wanted) < tolerances.FLOAT32_SUM
         wanted = [image.contributions(convention) for image in oracle]
@@ -240,10 +240,10 @@ def check(case: Case) -> None:
         if convention == "per_term":
             biases = np.stack([np.vstack([w.attention_biases, w.final_bias]) for w in wanted])
             assert relative_error(terms.biases, biases) < tolerances.ORACLE_FLOAT32
-        assert (terms.carried is None) == (tower.attention_pool is None)
-        if terms.carried is not None:
-            carried = np.stack([image.carried for image in oracle if image.carried is not None])
-            assert relative_error(terms.carried, carried) < tolerances.ORACLE_FLOAT32
+        assert (terms.through_pool is None) == (tower.attention_pool is None)
+        if terms.through_pool is not None:
+            through_pool = np.stack([image.through_pool for image in oracle if image.through_pool is not None])
+            assert relative_error(terms.through_pool, through_pool) < tolerances.ORACLE_FLOAT32
 
 
 def test_all_hundred_and_one_vision_transformers_are_supported() -> None:
@@ -306,11 +306,11 @@ def test_every_kind_of_pooling_and_norm_runs_in_16_bits(name: str, dtype: torch.
     tower = exact.to(torch.device("cpu"), dtype)
     assert (exact.rope is None) == (tower.rope is None)
     layers = tuple(tower.direct_layers)
-    carried = () if tower.attention_pool is None else (0,)
-    row = tower.forward(pixels.to(dtype), layers, with_patches=True, with_terms=True, carried=carried)
-    for tensor in (row.state, row.std, row.heads, row.patches, row.terms, row.carried):
+    through_pool = () if tower.attention_pool is None else (0,)
+    row = tower.forward(pixels.to(dtype), layers, with_patches=True, with_terms=True, through_pool=through_pool)
+    for tensor in (row.state, row.std, row.heads, row.patches, row.terms, row.through_pool):
         assert tensor is None or tensor.dtype == torch.float32
-    terms = joint_terms(tower, row, layers, "uniform", carried=carried)
+    terms = joint_terms(tower, row, layers, "uniform", through_pool=through_pool)
     assert relative_error(terms.embedding, encode_image(visual, pixels)) < tolerance
     assert relative_error(terms.total("uniform"), terms.embedding) < tolerance
 
@@ -324,7 +324,7 @@ def test_heads_are_the_same_whether_or_not_patches_are_asked_for(name: str) -> N
     layers = tuple(tower.direct_layers)
     full = tower.forward(pixels, layers, with_patches=True, with_terms=True)
     plain = tower.forward(pixels, layers)
-    assert (plain.patches, plain.terms, plain.carried) == (None, None, None)
+    assert (plain.patches, plain.terms, plain.through_pool) == (None, None, None)
     assert full.patches is not None
     assert relative_error(full.patches.sum(dim=3), full.heads) < tolerances.FLOAT32_SUM
     assert relative_error(plain.heads, full.heads) < tolerances.FLOAT32_SUM

@@ -90,7 +90,8 @@ def test_a_short_read_reports_offset_and_end(url: str) -> None:
         with pytest.raises(SourceError) as short:
             reader.read_at(end - 3, 512)
         assert str(short.value) == (
-            f"{url}: truncated: expected 512 bytes at offset {end - 3}, but the file ends at {end}; fetch the shard again"
+            f"{url}: truncated: expected 512 bytes at offset {end - 3}, but the file ends at {end}; "
+            "fetch the shard again"
         )
         with pytest.raises(SourceError, match=f"offset {end + 9}, but the file ends at {end}"):
             reader.read_up_to(end + 9, 1)

@@ -38,8 +38,8 @@ class Contributions:
         return self.transfer.arrays()["finite"]
 
 
-def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> Contributions:
-    """The store's numbers for a batch; `carried` are the layers that the pass carried through the pooling.
+def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()) -> Contributions:
+    """The store's numbers for a batch; `through_pool` are the layers whose heads the pass followed through the pooling.
 
     `embedding` `[batch, joint]` is the model's own, not normalised; `norm` `[batch, 3]` its final norm's
     mean `μ` and its `s` (0 and 1 where the model has none) and `‖embedding‖`; `mlps` and `carried` are in `own`
@@ -56,8 +56,8 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
         means = _mean(row.terms, tower)
         tensors["mlps"] = _to_joint((row.terms - means) / std[..., None], tower).half()
         tensors["mlp_means"] = means[..., 0]
-    if row.carried is not None:
-        tensors["carried"] = _carried(row.carried, std, tower, carried).half()
+    if row.through_pool is not None:
+        tensors["carried"] = _through_pool(row.through_pool, std, tower, through_pool).half()
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():
         # The largest magnitude is infinite or NaN where any number is, and takes one reading.
@@ -65,7 +65,7 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
     return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, finite)
 
 
-def _carried(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
+def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
     """`[batch, layer, head, joint]`: what the pooling layer's heads took from each head of `layers`.
 
     Pooling head p took `Σ_n α_n (c_n − mean c_n) / s_n · diag(γ) W_V[p] W_O[p]` of a head's output c_n at row n;

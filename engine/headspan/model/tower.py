@@ -27,7 +27,7 @@ class PooledRow:
 
     `state` is its final value, `std` the `s = sqrt(var + eps)` by which the final norm divides it (1 where the
     tower ends without a norm); `terms` holds the row that enters the first block and every MLP's output, or,
-    with attention pooling, the pooling layer's MLP. `carried` holds, for earlier layers under attention
+    with attention pooling, the pooling layer's MLP. `through_pool` holds, for earlier layers under attention
     pooling, what each of the pooling layer's heads took of each head: `Σ_n α_n / s_n · (head's mix at row n)`.
     """
 
@@ -36,7 +36,7 @@ class PooledRow:
     heads: Float[Tensor, "batch layer head head_dim"]
     patches: Float[Tensor, "batch layer head token head_dim"] | None
     terms: Float[Tensor, "batch term width"] | None
-    carried: Float[Tensor, "batch carried_layer trunk_head pool_head trunk_head_dim"] | None = None
+    through_pool: Float[Tensor, "batch earlier_layer trunk_head pool_head trunk_head_dim"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Tower(Description):
         layers: Sequence[int],
         with_patches: bool = False,
         with_terms: bool = False,
-        carried: Sequence[int] = (),
+        through_pool: Sequence[int] = (),
         patches_dtype: torch.dtype = torch.float32,
     ) -> PooledRow:
         """Run the tower on normalised pixels and keep what the pooled row received in `layers`, which are direct.
 
-        `carried` names earlier layers of an attention-pooled tower whose heads are carried through the pooling.
+        `through_pool` names earlier layers of an attention-pooled tower whose heads are carried through the pooling.
         `α v` is computed in float32 and written once, in `patches_dtype`.
         """
         pooling = self._pooling(pixels)
@@ -77,17 +77,17 @@ class Tower(Description):
                 x, added, heads = self._attend_class_token(block, x, added, slot)
             else:
                 x, added, heads, mixed = self._attend(block, x, added, pooling, slot)
-                if index in carried:
+                if index in through_pool:
                     head_outputs.append(mixed)
             x, added = self._mlp(block.mlp, x, added)
             if index in layers:
                 kept.append(heads)
             if with_terms and direct:
                 terms.append(_pool(added, pooling))
-        through_pool = None
+        pooled_heads = None
         if self.attention_pool is not None:
             slot = None if patches is None else patches[:, 0]
-            x, heads, through_pool = self._attend_latent(self.attention_pool, _sum(x, added), head_outputs, slot)
+            x, heads, pooled_heads = self._attend_latent(self.attention_pool, _sum(x, added), head_outputs, slot)
             kept.append(heads)
             added = None
             if self.attention_pool.mlp is not None:
@@ -101,7 +101,7 @@ class Tower(Description):
             heads=torch.stack(kept, dim=1),
             patches=patches,
             terms=torch.stack(terms, dim=1) if with_terms and terms else None,
-            carried=through_pool,
+            through_pool=pooled_heads,
         )
 
     def _embed(self, pixels: Tensor) -> Tensor:
@@ -181,13 +181,13 @@ class Tower(Description):
         key_value = self.ops.linear(self.ops.layer_norm(rows, *pool.norm), *pool.key_value)
         query = pool.query.expand(len(x), -1)
         mixed, emitted = self.ops.pooled_attention(query, key_value, pool.heads, slot is not None, slot)
-        carried = None
+        through_pool = None
         if head_outputs:
             key = key_value[..., : query.shape[1]]
             weights = self.ops.attention_weights(query, key, pool.heads) / _std(rows.float(), pool.norm.eps)[:, None]
             heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in head_outputs]
-            carried = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
-        return self.ops.linear(mixed, *pool.out_proj), emitted.heads, carried
+            through_pool = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
+        return self.ops.linear(mixed, *pool.out_proj), emitted.heads, through_pool
 
     def _output(self, block: Block, mixed: Tensor, emitted: Emitted, slot: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the heads add to the stream, and what the norms on the way, if any, leave of what they emitted.

@@ -70,7 +70,7 @@ def open_planned(
     if notes:
         lists = shell_command(["headspan", "info", str(path), "--notes"])
         words.append(f"{counted(len(notes), 'note')} on captions and other members; `{lists}` lists them")
-    if direct.start > 0 and not encoder.carried:
+    if direct.start > 0 and not encoder.through_pool:
         words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
     on_progress(Progress("planned", images, images, "; ".join(words)))
     return store
@@ -116,8 +116,8 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
                 prefix_tokens=tower.prefix_tokens,
                 joint=tower.joint,
                 terms=tower.terms,
-                carried=encoder.carried,
-                carried_heads=tower.trunk_heads if encoder.carried else 0,
+                carried=encoder.through_pool,
+                carried_heads=tower.trunk_heads if encoder.through_pool else 0,
             )
         ),
         "sum": describe_sum(tower),

@@ -185,7 +185,7 @@ def _launch(
 ) -> tuple[list[DecodedImage], Contributions]:
     """Give the device a batch; nothing here waits for it."""
     with times.of("model"):
-        result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
+        result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.through_pool)
         moments.add(result.heads, result.norm, result.finite)
     return batch, result
 
