@@ -59,7 +59,7 @@ def test_a_model_that_cannot_be_decomposed_is_refused_before_its_weights(name: s
 
 
 def test_an_unknown_model_is_refused_with_those_of_like_names() -> None:
-    with pytest.raises(ModelError, match=r"^ViT-B-33: open_clip has no such model; near it are .*ViT-B-32"):
+    with pytest.raises(ModelError, match=r"^ViT-B-33: open_clip has no such model; similar are .*ViT-B-32"):
         load_model("ViT-B-33", "openai")
     with pytest.raises(ModelError, match=r"^qqqqqqq: open_clip has no such model; `headspan models` lists"):
         load_model("qqqqqqq", "openai")
@@ -67,7 +67,7 @@ def test_an_unknown_model_is_refused_with_those_of_like_names() -> None:
 
 def test_a_misspelt_name_is_answered_with_what_was_meant() -> None:
     for name, meant in (("refernce", "reference"), ("ViT-B32", "ViT-B-32"), ("vit-l-14", "ViT-L-14")):
-        with pytest.raises(ModelError, match=rf"^{name}: open_clip has no such model; near it (is|are) .*{meant}"):
+        with pytest.raises(ModelError, match=rf"^{name}: open_clip has no such model; similar (is|are) .*{meant}"):
             load_model(name, "openai")
 
 
