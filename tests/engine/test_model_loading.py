@@ -192,9 +192,9 @@ def test_a_file_that_holds_no_weights_is_refused_by_its_name(
     ("content", "text"),
     [
         (b"", r"\(the file is empty\)"),
-        (b"hello", r"\(it is no checkpoint of PyTorch's, as it begins with b'hello'\)"),
-        (b"<!DOCTYPE html><title>404</title>", r"as it begins with b'<!DOCTYPE html>"),
-        (argparse.Namespace(lr=1), r"\(it has objects of argparse\.Namespace beside or instead of tensors\)"),
+        (b"hello", r"\(it is not a PyTorch checkpoint; it begins with b'hello'\)"),
+        (b"<!DOCTYPE html><title>404</title>", r"it begins with b'<!DOCTYPE html>"),
+        (argparse.Namespace(lr=1), r"\(it holds objects of type argparse\.Namespace, not only tensors\)"),
         (b"\x80\x02junk", r"weights\.pt: "),
     ],
 )
@@ -220,7 +220,7 @@ def test_a_path_in_the_wrong_place_is_answered_with_how_to_give_it(
         (str(folder), None, f"^{folder}: is a folder; give it as --model local-dir:{folder}$"),
         (str(tmp_path), None, rf"^{tmp_path}: is a folder without open_clip_config\.json; give the name of the model"),
         (str(toy_weights), None, r"toy\.safetensors: is a file, not a model's name; give .* with --pretrained"),
-        (f"{folder}/open_clip_config.json", "random:0", f"so give --model local-dir:{folder}; without them save"),
+        (f"{folder}/open_clip_config.json", "random:0", f"so give --model local-dir:{folder}; for other weights save"),
         (str(toy_config), str(folder), f"--pretrained {folder} is a folder; .* or the folder as --weights {folder}"),
         ("", None, "^--model is empty; give a model's name"),
     ):
@@ -320,7 +320,9 @@ def test_a_config_with_a_setting_that_open_clip_does_not_know_is_refused_by_its_
 def test_a_config_with_a_zero_that_open_clip_divides_by_is_refused(part: str, field: str, tmp_path: Path) -> None:
     path = tmp_path / "headspan-toy-zero.json"
     path.write_text(json.dumps({**TOY, part: {**TOY[part], field: 0}}))
-    with pytest.raises(ModelError, match=r"headspan-toy-zero\.json: open_clip builds no model of this config \("):
+    with pytest.raises(
+        ModelError, match=r"headspan-toy-zero\.json: open_clip cannot build a model with this config \("
+    ):
         load_model(str(path), "random:0")
 
 

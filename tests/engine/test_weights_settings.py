@@ -238,7 +238,7 @@ def test_what_nothing_tells_is_assumed_in_one_sentence_and_recorded(
     assert main([*command, "--pretrained", str(file)]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "assumed" in line]
     assert len(said) == 1
-    assert said[0].startswith(f"{file}: nothing tells the preprocessing and activation of these weights")
+    assert said[0].startswith(f"{file}: nothing states the preprocessing and activation of these weights")
     assert "mean [0.4815, 0.4578, 0.4082]" in said[0]
     assert "bicubic, shortest, GELU" in said[0]
     assert f"--pretrained TAG --weights {file} (tags: another, {TAG})" in said[0]
@@ -312,7 +312,7 @@ def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
     hs.precompute(shard, tmp_path / "s.zarr", events.append, **run)
     notes = [event.note for event in events if event.stage == "note"]
     assert len(notes) == 1
-    assert "the store goes on as it was made" in notes[0]
+    assert "the store keeps the settings that it was made with" in notes[0]
     assert "QuickGELU" in notes[0]
     damaged, before = flip_last_byte(tmp_path / "s.zarr")
     repaired = hs.repair(tmp_path / "s.zarr")
@@ -488,7 +488,7 @@ def test_a_repository_whose_config_and_tag_disagree_is_said_to(
     events: list[Progress] = []
     model = load_model(f"hf-hub:{REPOSITORY}", None, on_progress=events.append)
     assert (model.activation, model.preprocess.resize_mode) == ("gelu", "squash")
-    assert "squash, GELU, and open_clip's tag of the same weights" in events[0].note
+    assert "squash, GELU, but open_clip's tag of the same weights" in events[0].note
     assert events[0].note.endswith(f"give --model headspan-trained --pretrained {TAG} for the latter")
     # As weights of the model that has the tag, they are the tag's.
     assert load_model(toy.name, f"hf-hub:{REPOSITORY}").activation == "quick_gelu"
@@ -662,7 +662,7 @@ def test_the_command_that_makes_a_store_again_names_its_weights(
     # Those that the store was made with may lie elsewhere now.
     moved = shutil.copy(toy_weights, tmp_path / "moved.safetensors")
     attributes = {**hs.open(tmp_path / "s.zarr").attributes, "pretrained": "gone.pt"}
-    assert load_model(str(toy_config), "gone.pt", weights=str(moved), goes_on=attributes).pretrained == "gone.pt"
+    assert load_model(str(toy_config), "gone.pt", weights=str(moved), resumed=attributes).pretrained == "gone.pt"
 
 
 @pytest.mark.parametrize("pretrained", ["laion2b_s34b_b79k", "nosuch.safetensors", "local-dir:nosuch", ""])
@@ -699,7 +699,7 @@ def test_a_folder_with_several_files_of_weights_is_refused_with_their_names(
     for name in ("epoch_1.pt", "optimizer.safetensors"):
         (folder / name).write_bytes(b"")
     several = (
-        rf"{folder}: holds several files of weights \(epoch_1\.pt, optimizer\.safetensors, toy\.safetensors\); say"
+        rf"{folder}: holds several files of weights \(epoch_1\.pt, optimizer\.safetensors, toy\.safetensors\); select"
     )
     for load in (
         lambda: load_model(f"local-dir:{folder}", None),
@@ -809,9 +809,9 @@ def test_a_run_goes_on_with_its_weights_though_the_models_config_is_gone(
     lone = elsewhere(toy_weights, tmp_path / "lone")
     assert hs.precompute(shard, tmp_path / "s.zarr", weights=str(lone), **run).skipped == 2
     attributes = hs.open(tmp_path / "s.zarr").attributes
-    model = load_model(name, None, weights=str(lone), goes_on=attributes)
+    model = load_model(name, None, weights=str(lone), resumed=attributes)
     assert (model.preprocess.resize_mode, model.paths) == ("squash", {"weights": str(lone)})
     # A store that another model made says nothing of this one, and a new store has nothing to go by.
     for other in ({**attributes, "model": "hf-hub:some/other"}, None):
         with pytest.raises(ModelError, match=r"its config could not be read"):
-            load_model(name, None, weights=str(lone), goes_on=other)
+            load_model(name, None, weights=str(lone), resumed=other)

@@ -46,8 +46,8 @@ def fold(tower: Tower, layers: Sequence[int]) -> Folded:
 def _output(tower: Tower, layer: int) -> tuple[np.ndarray, np.ndarray]:
     """`[head, head_dim, width]` and a bias: from what a direct layer's heads emit to the pooled row."""
     if tower.attention_pool is not None:
-        weight, bias = tower.attention_pool.out_proj
-        return _by_head(tower, _double(weight).T), _double(bias)
+        out_proj = tower.attention_pool.out_proj
+        return _by_head(tower, _double(out_proj.weight).T), _double(out_proj.bias)
     block = tower.blocks[layer]
     weight, bias = _double(block.out_proj.weight).T, _double(block.out_proj.bias)
     if block.norm_heads is not None:

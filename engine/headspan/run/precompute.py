@@ -60,7 +60,7 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
             settings.image_size,
             weights=settings.weights,
             on_progress=on_progress,
-            goes_on=made,
+            resumed=made,
         ),
     )
     if encoder.exact.runs_twice:
