@@ -1,4 +1,4 @@
-"""The command line's entry: Ctrl-C ends a command with one sentence and exit code 130 while its modules load, too."""
+"""Start the command line, so that Ctrl-C ends it with one sentence and exit code 130 even while modules load."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _INTERRUPTED = 130
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End at once: nothing has been begun, and an exception might be taken for a failed import."""
+    """End at once: nothing has begun, and an exception might be mistaken for a failed import."""
     tell("headspan: interrupted")
     os._exit(_INTERRUPTED)
 
 
 def main() -> int:
-    """Load the command line and run it; returns the exit code."""
-    # Signals that are ignored, as in a shell's background, stay ignored.
+    """Load and run the command line. Returns the exit code."""
+    # Signals that are ignored, as in a shell's background jobs, stay ignored.
     may_end = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if may_end:
         signal.signal(signal.SIGINT, _end)
@@ -31,7 +31,7 @@ def main() -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return run()
     except KeyboardInterrupt:
-        # Before the command began, or after it ended.
+        # It came before the command began, or after it ended.
         tell("headspan: interrupted")
         return _INTERRUPTED
 

@@ -182,7 +182,7 @@ def test_the_command_ends_with_one_sentence_and_exit_code_2(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("~nobody-of-that-name/a.tar", "no such user; write the path out"),
+        ("~nobody-of-that-name/a.tar", "no such user; write the full path"),
         ("x" * 5_000 + ".tar", r"cannot be read \(.*too long"),
         ("data/**.tar", "cannot be read|matches no file"),
         ("[z-a].tar", "matches no file|cannot be read"),
