@@ -26,7 +26,7 @@ from headspan.model.load import load_model
 from headspan.run.verify import SUM_TOLERANCES, verify
 from tests import tolerances
 from tests.conftest import TOY, ToyRun, encoded_image, relative_files, write_tar
-from tests.engine.test_every_model import facts_of, randomise_all, timm_in_small, weights_of
+from tests.engine.test_every_model import facts_of, randomise_all, timm_sizes, weights_of
 from tests.oracle import Decomposition
 from tests.oracle_towers import decompose_tower
 from tests.tolerances import relative_error
@@ -76,7 +76,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         # Compared with open_clip's own transform.
         "decode": "exact",
     }
-    with timm_in_small(depth=2, embed_dim=24, num_heads=3, img_size=size):
+    with timm_sizes(depth=2, embed_dim=24, num_heads=3, img_size=size):
         clip = load_model(str(config), "random:0").clip
         randomise_all(clip.visual, 11)
         save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, folder / "toy.safetensors")
