@@ -271,7 +271,9 @@ def test_positions_are_interpolated_as_open_clip_does_it(toy_run: ToyRun) -> Non
     positions = to_tower(found.clip.visual, "toy").pos_embed
     torch.testing.assert_close(positions[1:], resized[0].flatten(1).T)
     torch.testing.assert_close(positions[0], plain.clip.visual.positional_embedding[0])
-    with pytest.raises(SettingsError, match=r"--image-size 7: a patch of .* takes 8 pixels; give a multiple of that"):
+    with pytest.raises(
+        SettingsError, match=r"--image-size 7: a patch of .* has 8 pixels on a side; give a multiple of that"
+    ):
         load_model(str(toy_run.config), str(toy_run.weights), image_size=7)
 
 

@@ -61,11 +61,11 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", SIZE)
 
 
-@given(spans=st.lists(st.tuples(st.integers(0, len(DATA) + 9), st.integers(0, 5 * SIZE)), max_size=12))
-def test_reads_in_any_order_give_the_bytes_of_the_file(spans: list[tuple[int, int]]) -> None:
+@given(reads=st.lists(st.tuples(st.integers(0, len(DATA) + 9), st.integers(0, 5 * SIZE)), max_size=12))
+def test_reads_in_any_order_give_the_bytes_of_the_file(reads: list[tuple[int, int]]) -> None:
     # The fixture applies to the whole test, so all examples share it.
     file = Blocks(Remote().fetch, len(DATA), URL)
-    for offset, size in spans:
+    for offset, size in reads:
         assert file.read(offset, size) == DATA[offset : offset + size]
 
 

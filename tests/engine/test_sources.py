@@ -105,9 +105,9 @@ def test_only_a_stream_without_checksum_does_not_know_its_end(url: str, request:
 
 def test_threads_may_share_a_local_file(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(CONTENT)
-    spans = [(offset, 257) for offset in range(0, len(CONTENT) - 257, 9_973)]
+    reads = [(offset, 257) for offset in range(0, len(CONTENT) - 257, 9_973)]
     with open_shard(str(tmp_path / "a.tar")) as reader, ThreadPoolExecutor(4) as pool:
-        for (offset, size), data in zip(spans, pool.map(lambda span: reader.read_at(*span), spans), strict=True):
+        for (offset, size), data in zip(reads, pool.map(lambda read: reader.read_at(*read), reads), strict=True):
             assert data == CONTENT[offset : offset + size]
 
 

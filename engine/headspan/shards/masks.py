@@ -16,9 +16,9 @@ _MASK_WORD = re.compile(
 def mask_stems(images: Collection[str], companions: Collection[str]) -> set[str]:
     """Those of the stems `images` that belong to masks.
 
-    All stems are of members with one key. A mask has a word such as `mask` or `depth` in its stem, has no companion of
-    its own name in `companions`, and stands beside an image whose stem its own stem before that word begins with, or
-    the other way round.
+    All stems are those of members with one key. A stem belongs to a mask if it has a word such as `mask` or `depth`, if
+    no companion has the same stem, and if another image's stem begins with the part before that word, or is a beginning
+    of that part.
     """
     bases = {stem: base for stem in images if (base := _before_mask_word(stem)) is not None}
     for stem in companions:

@@ -82,7 +82,7 @@ def scan(
 ) -> tuple[Shard, list[Sample]]:
     """One shard and its images, which may be none, in tar order, with rows from `first_row` on.
 
-    Records name the shard `called`. `described` is the result of `describe`, if it is known already. A row's key is
+    Samples and notes name the shard `called`. `described` is the result of `describe`, if it is known already. A row's key is
     the image's path without its last extension; two images with one key each get a row. `names` selects images and
     captions. If the shard has no image, `fields` counts what its members have after their keys.
 

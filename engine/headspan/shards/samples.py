@@ -1,4 +1,4 @@
-"""The contents of a plan: shards, samples and units of work, and the record of an image that could not be used."""
+"""The contents of a plan: shards, samples, units of work, and images that could not be used."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BadImage:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A fixed span of rows that is written and committed as a whole."""
+    """A fixed range of rows that is computed and committed as a whole."""
 
     index: int
     first_row: int
