@@ -1,4 +1,4 @@
-"""Start the command line, so that Ctrl-C ends it with one sentence and exit code 130 even while modules load."""
+"""Start the command line. Ctrl-C ends it with one sentence and exit code 130, even while modules load."""
 
 from __future__ import annotations
 

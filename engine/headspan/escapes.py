@@ -1,4 +1,4 @@
-"""Escape text from data before it is shown, since keys, captions, paths and answers may control a terminal.
+"""Escape text from data before it is shown. Keys, captions, paths and answers may control a terminal.
 
 Control characters, line and paragraph separators, invisible format characters (such as those that reverse the direction
 of writing) and halves of surrogate pairs are written as in Python, for example `\\x1b`. All other characters stay, and

@@ -1,4 +1,4 @@
-"""Use fsspec drivers for network sources: retry transient failures, and raise one error for all others.
+"""Use fsspec drivers for network sources: retry transient failures, and turn all others into one error.
 
 Drivers are other people's code and may raise anything. Every exception (BaseException too) of a driver becomes a
 SourceError. It is caught around each call of a driver and nowhere else, so that headspan's own mistakes stay visible.

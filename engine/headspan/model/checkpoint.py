@@ -1,4 +1,7 @@
-"""Load weights from a file into a model, without unpickling: `.safetensors`, or torch's weights-only loading."""
+"""Load weights from a file into a model, without unpickling.
+
+The file is `.safetensors`, or one that torch's weights-only loading reads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Convert open_clip's own Vision Transformers: pooled by class token, by mean of the patches, or by CoCa's pooler."""
+"""Convert open_clip's own Vision Transformers to the uniform tower.
+
+The pooled row is the class token, the mean of the patch rows, or the result of CoCa's attention pooling.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suggest a model name for one that open_clip does not have: a misspelling, or a name of Hugging Face's."""
+"""Suggest a name for a model that open_clip does not have: a misspelt name, or one of Hugging Face's."""
 
 from __future__ import annotations
 

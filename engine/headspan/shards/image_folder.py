@@ -1,4 +1,4 @@
-"""List a folder of images: the images with their companions, the classes, and every file that is left out.
+"""List a folder of images: images with their companions, classes, and every file that is left out.
 
 Linked folders are followed. Each real folder is read once, so a loop of links ends. No file is left out silently:
 `left_out` names each with the reason.

@@ -82,9 +82,9 @@ def scan(
 ) -> tuple[Shard, list[Sample]]:
     """One shard and its images, which may be none, in tar order, with rows from `first_row` on.
 
-    Samples and notes name the shard `called`. `described` is the result of `describe`, if it is known already. A row's key is
-    the image's path without its last extension; two images with one key each get a row. `names` selects images and
-    captions. If the shard has no image, `fields` counts what its members have after their keys.
+    Samples and notes name the shard `called`. `described` is the result of `describe`, if it is known already. A row's
+    key is the image's path without its last extension; two images with one key each get a row. `names` selects images
+    and captions. If the shard has no image, `fields` counts what its members have after their keys.
 
     `on_note` is called for companions that cannot be read, or that may belong to another image (their values are None);
     for members that belong to no image; for images that are not rows; and for what is unusual about the tar. A link
