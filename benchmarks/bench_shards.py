@@ -28,9 +28,10 @@ from obstore.store import HTTPStore
 
 from benchmarks.measure import alternate, benchmark, median
 from headspan.io.ranges import AHEAD, BLOCK_BYTES
+from headspan.shards.describe import describe
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
-from headspan.shards.sources import describe, open_shard
+from headspan.shards.sources import open_shard
 
 QUESTION = "shards, planned and read from a distant server"
 DUE_TO = (

@@ -132,36 +132,36 @@ def tower_of(size: gpu.Sizes, draw: Callable[..., Tensor], mean_pooled: bool = F
         return Block(
             norm_attention=norm(),
             qkv=linear(3 * width, width),
-            bias=None,
-            norm_mixed=None,
-            output=linear(width, width),
+            position_bias=None,
+            norm_heads=None,
+            out_proj=linear(width, width),
             norm_output=None,
             mlp=Mlp(
                 norm=norm(),
-                expand=linear(4 * width, width),
+                fc1=linear(4 * width, width),
                 activation="gelu",
                 gated=False,
                 norm_hidden=None,
-                shrink=linear(width, 4 * width),
+                fc2=linear(width, 4 * width),
                 norm_output=None,
             ),
         )
 
     patch = draw(width, 3, size.patch, size.patch, spread=(3 * size.patch**2) ** -0.5)
     return Tower(
-        stem=(Convolution(patch.flatten(1), None, (size.patch, size.patch), (size.patch, size.patch), None),),
+        patch_embed=(Convolution(patch.flatten(1), None, (size.patch, size.patch), (size.patch, size.patch), None),),
         prefix=draw(1, width),
-        positions=draw(size.tokens, width, spread=0.3),
-        rotary=None,
-        norm_before=norm(),
+        pos_embed=draw(size.tokens, width, spread=0.3),
+        rope=None,
+        ln_pre=norm(),
         blocks=tuple(block() for _ in range(size.layers)),
-        pool=None,
-        norm_after=norm(),
+        attention_pool=None,
+        ln_post=norm(),
         projection=draw(width, size.joint, spread=width**-0.5),
         projection_bias=draw(size.joint, spread=0.1),
         trunk_heads=size.heads,
         mean_pooled=mean_pooled,
-        norm_rows=mean_pooled,
+        norm_before_pooling=mean_pooled,
     )
 
 
@@ -185,7 +185,7 @@ def _compiled_mlps() -> Iterator[None]:
     def mlp(self: Tower, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mlp.norm is not None
         assert added is not None
-        return compiled(x, added, mlp.norm, mlp.expand, mlp.shrink)
+        return compiled(x, added, mlp.norm, mlp.fc1, mlp.fc2)
 
     plain = Tower._mlp
     Tower._mlp = mlp  # type: ignore[method-assign]

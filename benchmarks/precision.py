@@ -71,11 +71,11 @@ def _emit(tower: Tower, pixels: Tensor) -> PooledRow:
 def _double(tower: Tower) -> Tower:
     """The tower in float64, including the final norm and the projection."""
     moved = tower.to(tower.projection.device, torch.float64)
-    assert tower.norm_after is not None
-    weight, bias, eps = tower.norm_after
+    assert tower.ln_post is not None
+    weight, bias, eps = tower.ln_post
     return replace(
         moved,
-        norm_after=Norm(weight.double(), bias.double(), eps),
+        ln_post=Norm(weight.double(), bias.double(), eps),
         projection=tower.projection.double(),
         projection_bias=tower.projection_bias.double(),
     )
@@ -87,14 +87,14 @@ def _sum_of_terms(row: PooledRow, tower: Tower) -> Tensor:
     total = row.terms.double().sum(dim=1)
     for layer, block in enumerate(tower.blocks):
         head_outputs = row.heads[:, layer].flatten(1).double()
-        total += head_outputs @ block.output.weight.double().T + block.output.bias.double()
+        total += head_outputs @ block.out_proj.weight.double().T + block.out_proj.bias.double()
     return total
 
 
 def _embedding(state: Tensor, row: PooledRow, tower: Tower) -> Tensor:
     """A pooled row after the final norm, with the pass's own standard deviation, and the projection."""
-    assert tower.norm_after is not None
-    weight, bias, _ = tower.norm_after
+    assert tower.ln_post is not None
+    weight, bias, _ = tower.ln_post
     mean = state.mean(dim=1, keepdim=True)
     normed = (state - mean) / row.std.double()[:, None] * weight.double() + bias.double()
     return normed @ tower.projection.double() + tower.projection_bias.double()

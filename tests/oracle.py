@@ -68,8 +68,8 @@ class Decomposition:
     final_bias: Float64[np.ndarray, "width"] | None
     projection: Float64[np.ndarray, "width joint"]
     projection_bias: Float64[np.ndarray, "joint"]
-    # By carried layer and head, in joint space: what an attention pooling took from it, each centred by itself.
-    carried: Float64[np.ndarray, "layer head joint"] | None = None
+    # By earlier layer and head, in joint space: what an attention pooling took from it, each centred by itself.
+    through_pool: Float64[np.ndarray, "layer head joint"] | None = None
 
     @property
     def head_outputs(self) -> Float64[np.ndarray, "layer head head_dim"]:

@@ -281,7 +281,7 @@ def _pool_by_attention(
         final_bias=final_bias,
         projection=projection,
         projection_bias=offset,
-        carried=by_head @ projection,
+        through_pool=by_head @ projection,
     )
 
 

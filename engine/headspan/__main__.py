@@ -1,4 +1,4 @@
-"""The entry of `headspan` and `python -m headspan`: handles Ctrl-C while the command line is still loading."""
+"""Start the command line. Ctrl-C ends it with one sentence and exit code 130, even while modules load."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _INTERRUPTED = 130
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Exit immediately: nothing has begun, and an exception in an import could be caught as an ImportError."""
+    """End at once: nothing has begun, and an exception might be mistaken for a failed import."""
     tell("headspan: interrupted")
     os._exit(_INTERRUPTED)
 
 
 def main() -> int:
-    """Load the command line and run it; returns the exit code."""
-    # A signal that the shell ignores for a background process stays ignored.
+    """Load and run the command line. Returns the exit code."""
+    # Signals that are ignored, as in a shell's background jobs, stay ignored.
     may_end = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if may_end:
         signal.signal(signal.SIGINT, _end)
@@ -31,7 +31,7 @@ def main() -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return run()
     except KeyboardInterrupt:
-        # Before the command began, or after it ended.
+        # It came before the command began, or after it ended.
         tell("headspan: interrupted")
         return _INTERRUPTED
 

@@ -1,7 +1,7 @@
-"""Every error that a user can cause, each one sentence: what came, what was wanted, where, what to do.
+"""The errors that headspan raises on purpose. Each is one sentence: what came, what was expected, where, what to do.
 
-The command line prints the sentence and exits with code 2; from Python they are ordinary exceptions.
-`assert` is for headspan's own slips, these classes are for the world's.
+The command line prints the sentence and exits with code 2. `assert` is for headspan's own mistakes; these classes are
+for those of users and of the world.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from headspan.redact import redact
 
 
 class HeadspanError(Exception):
-    """Base of all errors that headspan raises on purpose; catch this one.
+    """Base class of all errors that headspan raises on purpose.
 
-    Its text is one line. No secret of a url gets into it, and nothing that steers a terminal.
+    Its text is one line, without the secrets of urls and without characters that control a terminal.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -25,7 +25,7 @@ class SettingsError(HeadspanError):
 
 
 class SourceError(HeadspanError):
-    """A shard or shard pattern that cannot be read as what it claims to be."""
+    """A shard, or a pattern of shards, that cannot be read."""
 
 
 class ModelError(HeadspanError):
@@ -33,7 +33,7 @@ class ModelError(HeadspanError):
 
 
 class StoreError(HeadspanError):
-    """A store that is missing, unfinished, of another format, or made with other settings."""
+    """A store that is missing, incomplete, of another format, or made with other settings."""
 
 
 class TextsError(HeadspanError):
@@ -41,16 +41,16 @@ class TextsError(HeadspanError):
 
 
 class LanguageModelError(HeadspanError):
-    """A language model that cannot be asked, does not answer as asked, or would cost more than is allowed."""
+    """A language model that does not respond, gives unusable answers, or would exceed the budget."""
 
 
 def one_line(error: BaseException) -> str:
-    """What another library's error says, fit for a place within a sentence."""
+    """The text of another library's error on one line, to be put into a sentence."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def shortened(text: str, letters: int = 500) -> str:
-    """`text` with an ellipsis behind the last word that ends within `letters`, where it is longer."""
+    """`text`, cut after the last word that ends within `letters` characters, with an ellipsis. Shorter texts stay."""
     if len(text) <= letters:
         return text
     kept = text[: letters + 1].rpartition(" ")[0] or text[:letters]
@@ -58,5 +58,5 @@ def shortened(text: str, letters: int = 500) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """As in "1 image" and "2,000 images"."""
+    """The count with its noun: "1 image", "2,000 images"."""
     return f"{count:,} {noun}" + "s" * (count != 1)

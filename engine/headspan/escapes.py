@@ -1,8 +1,8 @@
-"""Text from data, shown: keys, captions, paths and answers come from other people, and may steer a terminal.
+"""Escape text from data before it is shown. Keys, captions, paths and answers may control a terminal.
 
-Control characters, line and paragraph separators, invisible format characters (those that turn the direction of
-writing around among them) and halves of surrogate pairs are shown as Python writes them, as in `\\x1b`. All other
-letters stay, and so do the two joiners that some scripts and emoji need.
+Control characters, line and paragraph separators, invisible format characters (such as those that reverse the direction
+of writing) and halves of surrogate pairs are written as in Python, for example `\\x1b`. All other characters stay, and
+so do the two joiners that some scripts and emoji need.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def escaped(text: str) -> str:
-    """`text` on one line, with nothing in it that steers a terminal. Doing it twice changes nothing."""
+    """`text` on one line, without characters that control a terminal. Escaping twice changes nothing."""
     if text.isprintable():
         return text
     return "".join(_escape(letter) if _is_hidden(letter) else letter for letter in text)
@@ -31,7 +31,7 @@ def _escape(letter: str) -> str:
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """A command line that a shell splits into `words` again, on one line; `$'…'`, where needed, takes bash or zsh."""
+    """A command line, on one line, that a shell splits into `words`. If it contains `$'…'`, it needs bash or zsh."""
     return " ".join(map(_shell_word, words))
 
 
@@ -42,9 +42,9 @@ def _shell_word(word: str) -> str:
 
 
 def _shell_letter(letter: str) -> str:
-    """A letter between `$'` and `'`; numbers of fixed length, as what follows may be a digit."""
+    """A character between `$'` and `'`. Escapes have a fixed length, since a digit may follow."""
     if "\udc80" <= letter <= "\udcff":
-        # A byte of a file's name that is not UTF-8.
+        # A byte of a file name that is not UTF-8.
         return f"\\x{ord(letter) - 0xDC00:02x}"
     if _is_hidden(letter):
         return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))

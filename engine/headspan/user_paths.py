@@ -1,4 +1,4 @@
-"""Local paths as users write them."""
+"""Expand `~` in local paths that users write."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from headspan.errors import HeadspanError, SettingsError
 
 
 def expand_user(path: str | Path, error: type[HeadspanError] = SettingsError) -> Path:
-    """The path with `~` or `~user` replaced by that user's home folder. Raises `error` where there is no such user."""
+    """The path with `~` or `~user` replaced by the user's home folder. Raises `error` if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as failure:
-        raise error(f"{path}: no such user; write the path out") from failure
+        raise error(f"{path}: no such user; write the full path") from failure

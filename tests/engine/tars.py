@@ -1,4 +1,4 @@
-"""Tars for tests: of members, of images with captions, and single headers written by hand."""
+"""Build tars for tests: from members, from images with captions, and from headers written by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tar_bytes(members: Members, form: int = tarfile.GNU_FORMAT, **options: objec
 
 
 def pairs(count: int, size: int = 700) -> list[tuple[str, bytes]]:
-    """`count` images of some `size` bytes, each followed by its caption."""
+    """`count` images of about `size` bytes, each followed by its caption."""
     members = []
     for n in range(count):
         members += [(f"{n:06d}.jpg", bytes([n % 251]) * (size + n)), (f"{n:06d}.txt", b"caption %d" % n)]

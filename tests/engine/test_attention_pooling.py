@@ -28,7 +28,7 @@ from headspan.run.verify import SUM_TOLERANCES, verify
 from headspan.spans.algorithm import textspan_dense
 from tests import tolerances
 from tests.conftest import TOY, ToyRun, encoded_image, relative_files, write_tar
-from tests.engine.test_every_model import facts_of, randomise_all, timm_in_small, weights_of
+from tests.engine.test_every_model import facts_of, randomise_all, timm_sizes, weights_of
 from tests.oracle import Decomposition
 from tests.oracle_towers import decompose_tower
 from tests.tolerances import relative_error
@@ -78,7 +78,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         # Compared with open_clip's own transform.
         "decode": "exact",
     }
-    with timm_in_small(depth=2, embed_dim=24, num_heads=3, img_size=size):
+    with timm_sizes(depth=2, embed_dim=24, num_heads=3, img_size=size):
         clip = load_model(str(config), "random:0").clip
         randomise_all(clip.visual, 11)
         save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, folder / "toy.safetensors")
@@ -139,7 +139,7 @@ def test_earlier_layers_are_carried_through_the_pooling_and_add_nothing_to_the_s
         return
     assert store.through_pool_layers == (0, 1)
     for layer, head in itertools.product((0, 1), range(3)):
-        wanted = np.stack([image.carried[layer, head] for image in exact if image.carried is not None])
+        wanted = np.stack([image.through_pool[layer, head] for image in exact if image.through_pool is not None])
         assert relative_error(store.through_pool(layer, head, normalised=False), wanted) < tolerances.FLOAT16_STORE
         unit = wanted / np.linalg.norm(store.embedding, axis=1, keepdims=True)
         assert relative_error(store.through_pool(layer, head), unit) < tolerances.FLOAT16_STORE
@@ -270,10 +270,12 @@ def test_positions_are_interpolated_as_open_clip_does_it(toy_run: ToyRun) -> Non
     assert found.preprocess.size == (48, 48)
     grid = plain.clip.visual.positional_embedding[1:].T.reshape(1, -1, 4, 4)
     resized = torch.nn.functional.interpolate(grid, (6, 6), mode="bicubic", antialias=True, align_corners=False)
-    positions = to_tower(found.clip.visual, "toy").positions
+    positions = to_tower(found.clip.visual, "toy").pos_embed
     torch.testing.assert_close(positions[1:], resized[0].flatten(1).T)
     torch.testing.assert_close(positions[0], plain.clip.visual.positional_embedding[0])
-    with pytest.raises(SettingsError, match=r"--image-size 7: a patch of .* takes 8 pixels; give a multiple of that"):
+    with pytest.raises(
+        SettingsError, match=r"--image-size 7: a patch of .* has 8 pixels on a side; give a multiple of that"
+    ):
         load_model(str(toy_run.config), str(toy_run.weights), image_size=7)
 
 

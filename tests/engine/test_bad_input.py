@@ -151,9 +151,9 @@ def pixels_of(shard: Path, bad: list[BadImage]) -> list[np.ndarray]:
     ("spoil", "said"),
     [
         (lambda data: b"", r"empty \(0 bytes\)"),
-        (lambda data: data[:3_000], "truncated: wanted .* the file ends at 3000"),
-        (lambda data: b"not a tar " * 200, "not a tar: at offset 0"),
-        (None, "damaged: at offset"),
+        (lambda data: data[:3_000], "truncated: expected .* the file ends at 3000"),
+        (lambda data: b"not a tar " * 200, "not a tar: found .* at offset 0"),
+        (None, "damaged: found .* at offset"),
         (lambda data: gzip.compress(data)[:-900], "reading failed after|truncated"),
     ],
 )

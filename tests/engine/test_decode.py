@@ -279,7 +279,7 @@ def test_a_shard_that_shrank_after_the_plan_is_an_error(tmp_path: Path) -> None:
     samples = shard_of(tmp_path / "a.tar", 9)
     os.truncate(tmp_path / "a.tar", samples[6].offset + 1)
     images = decode(samples, SMALL, pytest.fail, 2, 1 << 20)
-    with pytest.raises(SourceError, match=rf"truncated: wanted .* at offset {samples[6].offset}"):
+    with pytest.raises(SourceError, match=rf"truncated: expected .* at offset {samples[6].offset}"):
         list(images)
 
 

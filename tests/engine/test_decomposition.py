@@ -56,7 +56,7 @@ class Joint:
     mlps: np.ndarray
     biases: np.ndarray
     patches: np.ndarray | None
-    carried: np.ndarray | None = None
+    through_pool: np.ndarray | None = None
 
     def total(self, convention: Convention) -> np.ndarray:
         biases = self.biases.sum(axis=1) if convention == "per_term" else 0
@@ -77,11 +77,11 @@ def joint_terms(
     layers: tuple[int, ...],
     convention: Convention,
     normalised: bool = False,
-    carried: tuple[int, ...] = (),
+    through_pool: tuple[int, ...] = (),
 ) -> Joint:
     """Through emit/ alone: `contributions`, `fold` and the arithmetic of the conventions."""
     with unrounded():
-        arrays = contributions(row, tower, carried).arrays
+        arrays = contributions(row, tower, through_pool).arrays
     folded, norm = fold(tower, layers), arrays["norm"]
     heads = np.empty((len(norm), len(layers), tower.heads, tower.joint), np.float32)
     patches = None

@@ -11,8 +11,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from headspan.cli.main import main
 from headspan.errors import SourceError
 from headspan.io import retry as network
+from headspan.shards.describe import describe
 from headspan.shards.plan import scan
-from headspan.shards.sources import describe, open_shard
+from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand
 from tests.engine.troubled_driver import DATA, DriverError, StatusError, Troubled, TroubledFile
 
@@ -58,7 +59,7 @@ def test_what_a_driver_raises_is_one_sentence_that_names_the_url(
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 @pytest.mark.parametrize(("scheme", "place"), PLACES)
-def test_what_may_pass_is_asked_again_and_gives_every_row(
+def test_what_is_transient_is_asked_again_and_gives_every_row(
     scheme: str, place: str, error: Exception, waits: list[float]
 ) -> None:
     Troubled.trouble = {place: [error] * 2}
@@ -116,7 +117,7 @@ def test_odd_errors_are_one_sentence_in_every_place(place: str, error: BaseExcep
 def test_odd_errors_in_the_middle_of_a_stream_are_one_sentence(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headspan.shards.sources._DISCARD_BYTES", 512)
+    monkeypatch.setattr("headspan.shards.stream._SKIPPED_BYTES", 512)
     Troubled.trouble = {"stream": [], "read": []}
     with open_shard("troubled://bucket/a.tar") as reader:
         Troubled.trouble["read"] = [error] * 99
@@ -181,7 +182,7 @@ def test_the_command_ends_with_one_sentence_and_exit_code_2(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("~nobody-of-that-name/a.tar", "no such user; write the path out"),
+        ("~nobody-of-that-name/a.tar", "no such user; write the full path"),
         ("x" * 5_000 + ".tar", r"cannot be read \(.*too long"),
         ("data/**.tar", "cannot be read|matches no file"),
         ("[z-a].tar", "matches no file|cannot be read"),

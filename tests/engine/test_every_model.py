@@ -1,7 +1,7 @@
-"""Every model that open_clip can build: decomposed exactly where headspan says so, refused with a reason elsewhere.
+"""Every model that open_clip can build is either decomposed exactly or refused with a reason.
 
-A supported model runs in small (two layers, narrow, a few patches) with its own flags and every parameter
-randomised: what is added up is held against open_clip's output, what is told apart against the float64 oracle.
+A supported model runs at a small size (two layers, narrow, a few patches) with its own flags and random parameters. The
+sum of its terms is compared with open_clip's output, and each term with the float64 oracle.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from tools import list_models
 
 CATALOGUE = {name: reason for name, reason in catalogue().items() if "headspan" not in name}
 SUPPORTED = [name for name, reason in CATALOGUE.items() if reason is None]
-# A model of each family at full size, the smallest, and the layers it has there; the largest EVA, of 4.4 billion
-# parameters, is as wide as it is and has fewer.
+# The smallest model of each family, with its full width and number of layers. The largest EVA, with 4.4 billion
+# parameters, has its full width but fewer layers.
 FULL_SIZE = {
     "coca_ViT-B-32": 12,
     "EVA01-g-14": 40,
@@ -54,9 +54,9 @@ FULL_SIZE = {
     "vit_medium_patch16_gap_256": 12,
     "vit_relpos_medium_patch16_cls_224": 12,
 }
-# Towers that no config of open_clip has yet, but a user's may: timm's arguments on top of a config's.
+# Towers that a user's config may have though none of open_clip's does: arguments of timm on top of a config.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "latent query over patches behind class token and registers": (
+    "latent query over patches after class token and registers": (
         "ViT-B-16-SigLIP",
         {"class_token": True, "reg_tokens": 2},
     ),
@@ -81,7 +81,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def flags(name: str) -> str:
-    """What of a config decides anything but sizes; models that agree in it are one case."""
+    """The settings of a config that do not only change sizes. Models that agree in them are one case."""
     config = get_model_config(name)
     sizes = ("image_size", "width", "layers", "head_width", "mlp_ratio", "timm_drop", "timm_drop_path")
     vision = {key: value for key, value in config["vision_cfg"].items() if key not in sizes}
@@ -94,16 +94,16 @@ CASES = {flags(name): name for name in reversed(SUPPORTED)}
 
 
 @contextmanager
-def timm_in_small(**sizes: Any) -> Iterator[None]:
-    """open_clip's calls of timm get these sizes too."""
+def timm_sizes(**sizes: Any) -> Iterator[None]:
+    """Add these sizes to open_clip's calls of timm."""
     create = timm.create_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("open_clip.timm_model.timm.create_model", lambda *a, **k: create(*a, **k, **sizes))
         yield
 
 
-def in_small(name: str, **more: Any) -> tuple[nn.Module, tuple[int, int]]:
-    """The model's image tower with two layers of three heads on two rows of three patches, and its image size."""
+def small_tower(name: str, **more: Any) -> tuple[nn.Module, tuple[int, int]]:
+    """The model's image tower with two layers, three heads and two rows of three patches, and its image size."""
     config = get_model_config(name)
     vision = config["vision_cfg"]
     model = vision.get("timm_model_name")
@@ -116,19 +116,19 @@ def in_small(name: str, **more: Any) -> tuple[nn.Module, tuple[int, int]]:
     patch = 14 if "patch14" in model else 32 if "patch32" in model else 16
     size = (2 * patch, 3 * patch)
     sizes: dict[str, Any] = {"depth": 2, "img_size": size}
-    # The widths of a convolutional stem are the model's own.
+    # A convolutional stem keeps the model's widths.
     if "mci" not in model:
         sizes |= {"embed_dim": 24, "num_heads": 3}
     if "global_pool" in more:
         vision = {**vision, "timm_pool": more["global_pool"]}
-        # open_clip itself names the pool to timm where it adds no projection of its own.
+        # open_clip passes the pooling to timm itself, unless it adds its own projection.
         more = more if vision["timm_proj"] == "linear" else {k: v for k, v in more.items() if k != "global_pool"}
-    with timm_in_small(**sizes | more):
+    with timm_sizes(**sizes | more):
         return _build_vision_tower(16, {**vision, "image_size": size}), size
 
 
 def randomise_all(visual: nn.Module, seed: int) -> nn.Module:
-    """Overwrite every parameter and running statistic, so that no flag hides behind a one or a zero."""
+    """Randomise every parameter and running statistic, since ones and zeros would hide wrong flags."""
     generator = torch.Generator().manual_seed(seed)
     numbers = {**dict(visual.named_parameters()), **dict(visual.named_buffers())}
     for name, tensor in numbers.items():
@@ -148,7 +148,7 @@ def randomise_all(visual: nn.Module, seed: int) -> nn.Module:
 
 
 def facts_of(visual: Any) -> Facts:
-    """What the oracle has to be told, read off open_clip's and timm's own modules."""
+    """The facts that the oracle needs, read from open_clip's and timm's modules."""
     if isinstance(visual, VisionTransformer):
         block = visual.transformer.resblocks[0]
         return Facts(
@@ -181,50 +181,50 @@ def weights_of(visual: nn.Module) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Case:
-    """A model in small at work: three images, open_clip's embeddings, headspan's row, the oracle's terms."""
+    """A small model run on three images: open_clip's embeddings, headspan's pooled row, the oracle's terms."""
 
     wanted: np.ndarray
     tower: Tower
     row: PooledRow
     layers: tuple[int, ...]
-    carried: tuple[int, ...]
+    through_pool: tuple[int, ...]
     oracle: list[Decomposition]
 
 
-def at_work(name: str, **more: Any) -> Case:
-    visual, size = in_small(name, **more)
+def run_small(name: str, **more: Any) -> Case:
+    visual, size = small_tower(name, **more)
     randomise_all(visual, seed=len(name))
     pixels = np.random.default_rng(len(name)).standard_normal((3, 3, *size)).astype(np.float32)
     tower = to_tower(visual, name)
     layers = tuple(tower.direct_layers)
-    carried = tuple(layer for layer in range(tower.layers) if layer not in layers)
+    through_pool = tuple(layer for layer in range(tower.layers) if layer not in layers)
     given = torch.from_numpy(pixels)
-    row = tower.forward(given, layers, with_patches=True, with_terms=True, carried=carried)
+    row = tower.forward(given, layers, with_patches=True, with_terms=True, through_pool=through_pool)
     weights, facts = weights_of(visual), facts_of(visual)
     oracle = [decompose_tower(weights, facts, image) for image in pixels]
-    return Case(encode_image(visual, given), tower, row, layers, carried, oracle)
+    return Case(encode_image(visual, given), tower, row, layers, through_pool, oracle)
 
 
 @pytest.mark.parametrize("name", CASES.values())
-def test_a_supported_model_comes_apart_exactly(name: str) -> None:
-    check(at_work(name))
+def test_a_supported_model_is_decomposed_exactly(name: str) -> None:
+    check(run_small(name))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_tower_that_a_users_config_may_name_comes_apart_exactly(variant: str) -> None:
+def test_a_tower_from_a_users_config_is_decomposed_exactly(variant: str) -> None:
     name, more = VARIANTS[variant]
-    check(at_work(name, **more))
+    check(run_small(name, **more))
 
 
 def check(case: Case) -> None:
-    """Sums against open_clip's output, every part against the oracle's."""
+    """Compare sums with open_clip's output, and every part with the oracle."""
     tower, row, oracle = case.tower, case.row, case.oracle
     assert relative_error([image.embedding for image in oracle], case.wanted) < tolerances.ORACLE_FLOAT32
     assert relative_error(row.heads, np.stack([image.head_outputs for image in oracle])) < tolerances.ORACLE_FLOAT32
     assert row.patches is not None
     assert relative_error(row.patches, np.stack([i.patch_mixes for i in oracle])) < tolerances.ORACLE_FLOAT32
     for convention in CONVENTIONS:
-        terms = joint_terms(tower, row, case.layers, convention, carried=case.carried)
+        terms = joint_terms(tower, row, case.layers, convention, through_pool=case.through_pool)
         assert relative_error(terms.embedding, case.wanted) < tolerances.FLOAT32_SUM
         assert relative_error(terms.total(convention), case.wanted) < tolerances.FLOAT32_SUM
         wanted = [image.contributions(convention) for image in oracle]
@@ -240,10 +240,10 @@ def check(case: Case) -> None:
         if convention == "per_term":
             biases = np.stack([np.vstack([w.attention_biases, w.final_bias]) for w in wanted])
             assert relative_error(terms.biases, biases) < tolerances.ORACLE_FLOAT32
-        assert (terms.carried is None) == (tower.pool is None)
-        if terms.carried is not None:
-            carried = np.stack([image.carried for image in oracle if image.carried is not None])
-            assert relative_error(terms.carried, carried) < tolerances.ORACLE_FLOAT32
+        assert (terms.through_pool is None) == (tower.attention_pool is None)
+        if terms.through_pool is not None:
+            through_pool = np.stack([image.through_pool for image in oracle if image.through_pool is not None])
+            assert relative_error(terms.through_pool, through_pool) < tolerances.ORACLE_FLOAT32
 
 
 def test_all_hundred_and_one_vision_transformers_are_supported() -> None:
@@ -256,10 +256,10 @@ def test_all_hundred_and_one_vision_transformers_are_supported() -> None:
 
 @pytest.mark.parametrize("name", FULL_SIZE)
 @pytest.mark.full_size
-def test_a_model_of_each_family_comes_apart_at_full_size(name: str) -> None:
+def test_a_model_of_each_family_is_decomposed_at_full_size(name: str) -> None:
     config = get_model_config(name)
     depth = FULL_SIZE[name]
-    with timm_in_small(**({"depth": depth} if name == "EVA02-E-14" else {})):
+    with timm_sizes(**({"depth": depth} if name == "EVA02-E-14" else {})):
         visual: Any = _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
     randomise_all(visual, seed=1)
     pixels = np.random.default_rng(1).standard_normal((1, 3, *visual.image_size)).astype(np.float32)
@@ -278,11 +278,11 @@ def test_a_model_of_each_family_comes_apart_at_full_size(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["ViT-B-16-SigLIP", "PE-Core-B-16", "EVA02-B-16", "vit_relpos_medium_patch16_cls_224", "MobileCLIP-B"]
 )
-def test_another_image_size_takes_the_positions_that_open_clip_takes(name: str) -> None:
-    visual, (height, width) = in_small(name)
+def test_another_image_size_has_the_positions_that_open_clip_computes(name: str) -> None:
+    visual, (height, width) = small_tower(name)
     randomise_all(visual, seed=3)
     before = to_tower(visual, name)
-    # What open_clip does with a timm tower once its weights are loaded.
+    # open_clip does this to a timm tower after loading its weights.
     visual.set_input_size((2 * height, width + height))
     pixels = np.random.default_rng(3).standard_normal((2, 3, 2 * height, width + height)).astype(np.float32)
     given = torch.from_numpy(pixels)
@@ -299,32 +299,32 @@ def test_another_image_size_takes_the_positions_that_open_clip_takes(name: str) 
     ("dtype", "tolerance"), [(torch.float16, tolerances.FLOAT16_PASS), (torch.bfloat16, tolerances.BFLOAT16_PASS)]
 )
 def test_every_kind_of_pooling_and_norm_runs_in_16_bits(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    visual, size = in_small(name)
+    visual, size = small_tower(name)
     randomise_all(visual, seed=5)
     pixels = torch.from_numpy(np.random.default_rng(5).standard_normal((3, 3, *size)).astype(np.float32))
     exact = to_tower(visual, name)
     tower = exact.to(torch.device("cpu"), dtype)
-    assert (exact.rotary is None) == (tower.rotary is None)
+    assert (exact.rope is None) == (tower.rope is None)
     layers = tuple(tower.direct_layers)
-    carried = () if tower.pool is None else (0,)
-    row = tower.forward(pixels.to(dtype), layers, with_patches=True, with_terms=True, carried=carried)
-    for tensor in (row.state, row.std, row.heads, row.patches, row.terms, row.carried):
+    through_pool = () if tower.attention_pool is None else (0,)
+    row = tower.forward(pixels.to(dtype), layers, with_patches=True, with_terms=True, through_pool=through_pool)
+    for tensor in (row.state, row.std, row.heads, row.patches, row.terms, row.through_pool):
         assert tensor is None or tensor.dtype == torch.float32
-    terms = joint_terms(tower, row, layers, "uniform", carried=carried)
+    terms = joint_terms(tower, row, layers, "uniform", through_pool=through_pool)
     assert relative_error(terms.embedding, encode_image(visual, pixels)) < tolerance
     assert relative_error(terms.total("uniform"), terms.embedding) < tolerance
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "EVA02-B-16", "EVA02-E-14", "vit_relpos_medium_patch16_cls_224"])
-def test_heads_are_the_same_whether_or_not_patches_are_asked_for(name: str) -> None:
-    visual, size = in_small(name)
+def test_heads_are_the_same_with_and_without_patches(name: str) -> None:
+    visual, size = small_tower(name)
     randomise_all(visual, seed=7)
     pixels = torch.from_numpy(np.random.default_rng(7).standard_normal((1, 3, *size)).astype(np.float32))
     tower = to_tower(visual, name)
     layers = tuple(tower.direct_layers)
     full = tower.forward(pixels, layers, with_patches=True, with_terms=True)
     plain = tower.forward(pixels, layers)
-    assert (plain.patches, plain.terms, plain.carried) == (None, None, None)
+    assert (plain.patches, plain.terms, plain.through_pool) == (None, None, None)
     assert full.patches is not None
     assert relative_error(full.patches.sum(dim=3), full.heads) < tolerances.FLOAT32_SUM
     assert relative_error(plain.heads, full.heads) < tolerances.FLOAT32_SUM
@@ -334,26 +334,26 @@ def test_heads_are_the_same_whether_or_not_patches_are_asked_for(name: str) -> N
 @pytest.mark.parametrize(
     ("name", "more", "reason"),
     [
-        ("EVA02-B-16", {"global_pool": "avg"}, "its attention has norms behind it, and no class token"),
-        ("PE-Core-B-16", {"qk_norm": True}, "its queries and keys are normed"),
+        ("EVA02-B-16", {"global_pool": "avg"}, "its attention has norms after it, and it has no class token"),
+        ("PE-Core-B-16", {"qk_norm": True}, "its queries and keys are normalised"),
         ("PE-Core-B-16", {"qkv_fused": False, "num_kv_heads": 1}, "its heads share keys and values"),
-        ("PE-Core-B-16", {"rope_type": "mixed"}, "its rotary embeddings differ from layer to layer"),
+        ("PE-Core-B-16", {"rope_type": "mixed"}, "its rotary embeddings differ between layers"),
         ("vit_medium_patch16_gap_256", {"global_pool": "max"}, "its image tower pools its rows by 'max'"),
         ("vit_medium_patch16_gap_256", {"dynamic_img_size": True}, "its positions depend on each image's size"),
         ("vit_medium_patch16_gap_256", {"class_token": True, "pool_include_prefix": True}, "its mean counts the class"),
         ("vit_medium_patch16_gap_256", {"norm_layer": "rmsnorm"}, "its norms are RmsNorm, not LayerNorms"),
-        ("vit_medium_patch16_gap_256", {"act_layer": "relu"}, "its MLPs use ReLU, and headspan knows GELU, QuickGELU"),
+        ("vit_medium_patch16_gap_256", {"act_layer": "relu"}, "its MLPs use ReLU, but headspan runs GELU, QuickGELU"),
         ("vit_medium_patch16_gap_256", {"attn_layer": "diff"}, "its blocks are Block with DiffAttention"),
     ],
 )
-def test_a_tower_that_holds_more_than_is_run_is_refused(name: str, more: dict[str, Any], reason: str) -> None:
-    visual, _ = in_small(name, **more)
+def test_a_tower_with_unsupported_parts_is_refused(name: str, more: dict[str, Any], reason: str) -> None:
+    visual, _ = small_tower(name, **more)
     with pytest.raises(ModelError, match=rf"^odd: {reason}.*; headspan decomposes Vision Transformers, open_clip's"):
         to_tower(visual, "odd")
 
 
-def test_a_gate_behind_the_heads_is_refused() -> None:
-    visual: Any = in_small("ViT-B-16-SigLIP")[0]
+def test_a_gate_after_the_heads_is_refused() -> None:
+    visual: Any = small_tower("ViT-B-16-SigLIP")[0]
     visual.trunk.blocks[1].attn.gate = nn.Linear(24, 24)
     with pytest.raises(ModelError, match=r"^odd: its attention outputs are gated; headspan decomposes"):
         to_tower(visual, "odd")
@@ -362,19 +362,19 @@ def test_a_gate_behind_the_heads_is_refused() -> None:
 @pytest.mark.parametrize(
     ("variant", "reason"),
     [
-        ({"attentional_pool": "parallel", "attn_pooler_queries": 3}, "its attentional pooler has several queries"),
-        ({"attentional_pool": True, "pool_type": "avg"}, "its attentional pooler has several queries"),
+        ({"attentional_pool": "parallel", "attn_pooler_queries": 3}, "its attention pooling has several queries"),
+        ({"attentional_pool": True, "pool_type": "avg"}, "its attention pooling has several queries"),
         ({"block_type": "custom"}, "its blocks are CustomResidualAttentionBlock"),
         ({"qk_norm": True}, "its blocks are CustomResidualAttentionBlock"),
         ({"scale_heads": True}, "its blocks are CustomResidualAttentionBlock"),
         ({"scale_fc": True}, "its blocks are CustomResidualAttentionBlock"),
         ({"pool_type": "none"}, "its image tower does not pool its rows"),
-        ({"timm_model_name": "resnet50"}, "its image tower is timm's ResNet, no Vision Transformer"),
+        ({"timm_model_name": "resnet50"}, "its image tower is timm's ResNet, which is not a Vision Transformer"),
         ({"timm_model_name": "vit_none"}, "its image tower is timm's vit_none, which timm .* does not have"),
-        ({"timm_model_name": "vit_base_r26_s32_224"}, "its image tower is a hybrid, with stages of convolutions"),
+        ({"timm_model_name": "vit_base_r26_s32_224"}, "its image tower is a hybrid with convolution stages"),
         (
             {"timm_model_name": "vit_base_patch16_224", "timm_proj": "mlp", "timm_pool": "token"},
-            "what projects its pooled row is not one linear map",
+            "its pooled row is not projected by one linear map",
         ),
     ],
 )
@@ -388,13 +388,13 @@ def test_a_config_is_refused_before_its_weights_are_fetched(variant: dict[str, A
             to_tower(_build_vision_tower(8, vision), "odd")
 
 
-def test_an_activation_that_is_not_known_is_refused_by_name() -> None:
+def test_an_unknown_activation_is_refused_by_name() -> None:
     visual = VisionTransformer(8, 4, 16, 1, 2, mlp_ratio=2.0, output_dim=8, act_layer=nn.ReLU)
-    with pytest.raises(ModelError, match=r"odd: its MLPs use ReLU, and headspan knows GELU, QuickGELU and SiLU"):
+    with pytest.raises(ModelError, match=r"odd: its MLPs use ReLU, but headspan runs GELU, QuickGELU and SiLU"):
         to_tower(visual, "odd")
 
 
-def test_the_readmes_count_is_made_by_the_code_that_decides() -> None:
+def test_the_count_in_the_readme_is_correct() -> None:
     text = list_models.README.read_text(encoding="utf-8")
     assert list_models.with_count(text, CATALOGUE) == text
 

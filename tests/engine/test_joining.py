@@ -1,4 +1,4 @@
-"""Samples joined from members: against webdataset on random archives, and where keys come again or hold many images."""
+"""Joining members to samples, compared with webdataset on random archives; repeated keys and keys of many images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = (*IMAGES, *MASKS, *OWN, "left.txt", "outputs.txt", "npy", "scores.bin")
 
 
 def members_of(names: Sequence[str]) -> list[tuple[str, bytes]]:
-    """Members whose content tells them apart, in the form that their extension wants."""
+    """Members with distinct contents, each in the format of its extension."""
     members = []
     for number, name in enumerate(names):
         text = {"json": f'{{"n": {number}}}', "cls": str(number)}.get(name.rpartition(".")[2], f"member {number}")
@@ -47,7 +47,7 @@ def planned(names: Sequence[str], path: Path, chosen: MemberNames | None = None)
 
 
 def captions(names: Sequence[str], path: Path) -> list[tuple[str, str | None]]:
-    """Each row's member, and the member that its caption came from."""
+    """Each row's member, and the member with its caption."""
     samples, _ = planned(names, path)
     return [(s.member, names[int(s.caption.split()[1])] if s.caption else None) for s in samples]
 
@@ -60,7 +60,7 @@ def by_webdataset(data: bytes) -> Iterator[dict[str, Any]]:
 
 @st.composite
 def archives(draw: st.DrawFn) -> list[str]:
-    """Names of members: keys in runs of different fields, where keys may come again further on."""
+    """Names of members in groups of one key with distinct fields; keys may repeat later."""
     names: list[str] = []
     last = ""
     for _ in range(draw(st.integers(1, 6))):
@@ -72,7 +72,7 @@ def archives(draw: st.DrawFn) -> list[str]:
 
 @settings(max_examples=300, deadline=None)
 @given(names=archives())
-def test_samples_are_those_of_webdataset(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+def test_samples_equal_those_of_webdataset(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     path = tmp_path_factory.getbasetemp()
     samples, notes = planned(names, path)
     rows = {sample.member: [other for other in samples if other.member == sample.member] for sample in samples}
@@ -87,12 +87,12 @@ def test_samples_are_those_of_webdataset(tmp_path_factory: pytest.TempPathFactor
             name = f"{key}.{field}"
             row = rows[name][met[name]]
             met[name] += 1
-            # The text of its own name, else the sample's, else the only other one.
+            # The text with its own name, else the sample's, else the only other one.
             own = f"{field.lower().rpartition('.')[0]}.txt"
             wanted = group.get(own, group.get("txt"))
             if wanted is None and "left.txt" not in group:
                 wanted = group.get("outputs.txt")
-            # One that lies alone further on may be nearer by its name.
+            # One that stands alone later may have a longer part of its name.
             elsewhere = {f"{key}.{other}" for other in ("txt", own, "outputs.txt", "left.txt") if other not in group}
             if wanted is not None and not elsewhere & set(names):
                 assert row.caption == wanted.decode()
@@ -102,22 +102,22 @@ def test_samples_are_those_of_webdataset(tmp_path_factory: pytest.TempPathFactor
                 if companion in group:
                     assert str(value) == group[companion].decode()
                 elif key in repeated:
-                    # Where a key comes again, nothing is taken from elsewhere.
+                    # If a key repeats, companions elsewhere in the tar are not used.
                     assert value is None
     assert met == Counter(sample.member for sample in samples if not sample.member.endswith(MASKS))
-    # What is no row, and an image by its name, is told to be a mask.
+    # An image that has no row is reported as a mask.
     masks = Counter(name for name in names if name.endswith(MASKS))
-    told = sum(int(note.reason.split(": ")[1].split(" ")[0]) for note in notes if "masks" in note.reason)
-    assert told == masks.total() - sum(sample.member.endswith(MASKS) for sample in samples)
+    reported = sum(int(note.reason.split(": ")[1].split(" ")[0]) for note in notes if "masks" in note.reason)
+    assert reported == masks.total() - sum(sample.member.endswith(MASKS) for sample in samples)
 
 
 @settings(max_examples=200, deadline=None)
 @given(names=archives(), seed=st.randoms(use_true_random=False))
-def test_where_every_name_is_unique_the_order_of_members_changes_nothing(
+def test_if_all_names_are_unique_the_order_of_members_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], seed: Any
 ) -> None:
     path = tmp_path_factory.getbasetemp()
-    # One image a key: companions of a run with an image are that image's alone.
+    # One image for each key: companions in a group with an image belong to that image only.
     unique = [name for name in dict.fromkeys(names) if not name.endswith((*IMAGES[1:], *MASKS))]
     wanted = {(s.member, s.caption and unique[int(s.caption.split()[1])]) for s in planned(unique, path)[0]}
     shuffled = list(unique)
@@ -125,7 +125,7 @@ def test_where_every_name_is_unique_the_order_of_members_changes_nothing(
     assert {(s.member, s.caption and shuffled[int(s.caption.split()[1])]) for s in planned(shuffled, path)[0]} == wanted
 
 
-def test_a_key_that_comes_again_takes_the_companion_beside_it(tmp_path: Path) -> None:
+def test_an_image_with_a_repeated_key_gets_the_companion_next_to_it(tmp_path: Path) -> None:
     for name in "AB":
         own = name.encode()
         members = [("0.jpg", b"1"), ("0.txt", own), ("1.txt", b"late " + own), ("1.jpg", b"2"), ("2.jpg", b"3")]
@@ -137,23 +137,23 @@ def test_a_key_that_comes_again_takes_the_companion_beside_it(tmp_path: Path) ->
         ("0", "A"), ("1", "late A"), ("2", "A"), ("0", "B"), ("1", "late B"), ("2", None),
     ]  # fmt: skip
     assert [note.reason for note in notes if note.row != NO_ROW] == [
-        "its key comes again in the tar, and no caption is certain to be this image's, so none is kept"
+        "its key repeats in the tar, and no caption is certain to belong to this image, so none is kept"
     ]
 
 
 @pytest.mark.parametrize(
     ("names", "wanted"),
     [
-        # The second 0 has none beside it, so it has none.
+        # The second 0 has no caption next to it, so it gets none.
         ("0.jpg 0.txt 1.jpg 0.jpg", {0: 1}),
         ("0.jpg 1.jpg 0.jpg 0.txt", {2: 3}),
-        # A key that a writer repeats at once.
+        # A key that repeats immediately.
         ("0.jpg 0.txt 0.jpg 0.txt", {0: 1, 2: 3}),
         ("0.txt 0.jpg 0.txt 0.jpg", {1: 0, 3: 2}),
         ("0.txt 0.jpg 0.jpg 0.txt", {1: 0, 2: 3}),
         ("0.txt 0.jpg 0.txt 0.png 0.txt 0.jpg", {1: 0, 3: 2, 5: 4}),
         ("0.jpg 0.txt 0.png 0.jpg 0.txt 0.png", {0: 1, 2: 1, 3: 4, 5: 4}),
-        # One of the samples of a repeated key has no caption, and the order of the fields tells nothing.
+        # One of the samples with a repeated key has no caption, and the order of the fields does not show which.
         ("0.jpg 0.txt 0.jpg 1.jpg", {}),
         ("0.jpg 0.txt 0.jpg 0.txt 0.jpg", {}),
         ("0.txt 0.jpg 0.jpg 0.txt 0.jpg", {}),
@@ -161,31 +161,31 @@ def test_a_key_that_comes_again_takes_the_companion_beside_it(tmp_path: Path) ->
         ("0.jpg 0.txt 0.png 0.txt 0.jpg 0.png", {}),
         ("0.txt 0.png 0.jpg 0.txt", {}),
         ("0.left.jpg 0.txt 0.left.jpg 0.txt 0.left.jpg", {}),
-        # The same key further on, where its sample is complete.
+        # The same key later, in a complete sample.
         ("0.jpg 0.txt 0.jpg 1.jpg 0.txt 0.jpg", {5: 4}),
         # A caption that was appended to replace the first.
         ("0.jpg 0.txt 1.jpg 0.txt", {0: 1}),
-        # Nothing tells whose these are.
+        # It cannot be known to which images these belong.
         ("0.jpg 0.jpg 0.txt 0.txt", {}),
         ("0.jpg 0.txt 0.png 0.txt", {}),
         ("0.jpg 1.jpg 0.jpg 0.txt 0.txt", {}),
         ("0.jpg 1.jpg 0.jpg 2.jpg 0.txt", {}),
         ("0.jpg 1.jpg 0.txt 2.jpg 0.txt", {}),
-        # Another picture of the same name, whose sample has no caption.
+        # Another image with the same name, whose sample has no caption.
         ("0.jpg 1.jpg 0.png 0.txt", {2: 3}),
-        # All pictures first, then all captions, of pictures in two formats.
+        # All images first, then all captions; images in two formats.
         ("0.jpg 1.jpg 0.png 1.png 0.txt 1.txt", {0: 4, 1: 5, 2: 4, 3: 5}),
-        # Names with dots that come again.
+        # Names with dots that repeat.
         ("i.0.jpg i.0.txt i.1.jpg i.0.jpg i.0.txt i.1.jpg i.1.txt", {0: 1, 3: 4, 5: 6}),
     ],
 )
-def test_no_image_takes_the_companion_of_another_sample(names: str, wanted: dict[int, int], tmp_path: Path) -> None:
+def test_no_image_gets_the_companion_of_another_sample(names: str, wanted: dict[int, int], tmp_path: Path) -> None:
     members = names.split()
     samples, notes = planned(members, tmp_path)
     images = [place for place, name in enumerate(members) if not name.endswith("txt")]
     found = {place: sample.caption for place, sample in zip(images, samples, strict=True) if sample.caption is not None}
     assert found == {place: f"member {text}" for place, text in wanted.items()}
-    # Each image whose caption lies elsewhere, or may be another's, is told.
+    # Each image whose caption stands elsewhere, or may belong to another image, has a note.
     captioned = {name.rpartition(".")[0] for name in members if name.endswith("txt")}
     lost = [
         sample.row for sample in samples
@@ -195,14 +195,14 @@ def test_no_image_takes_the_companion_of_another_sample(names: str, wanted: dict
 
 
 def single_key(*samples: str) -> list[tuple[str, bytes]]:
-    """Members of one key; each sample is the fields that it has, and their data its number."""
+    """Members with one key. A sample is given by its fields; their data is the sample's number."""
     return [(f"s.{name}", b"%d" % number) for number, names in enumerate(samples, 1) for name in names.split()]
 
 
 @pytest.mark.parametrize(
     ("samples", "labels", "metadata"),
     [
-        # Fields in alphabetical order, as webdataset's writer puts them, and the first sample has no class.
+        # Fields in alphabetical order, as webdataset writes them; the first sample has no class.
         (("jpg", "cls jpg", "cls jpg", "cls jpg"), [None] * 4, [None] * 4),
         (("cls jpg", "jpg", "cls jpg"), [None] * 3, [None] * 3),
         (("jpg json", "cls jpg json", "cls jpg json"), [None] * 3, ["1", "2", "3"]),
@@ -211,11 +211,11 @@ def single_key(*samples: str) -> list[tuple[str, bytes]]:
     ],
 )
 @pytest.mark.parametrize("joined_by_cat", [False, True])
-def test_samples_of_one_key_keep_a_field_only_where_all_have_it(
+def test_consecutive_samples_with_one_key_keep_a_field_only_if_all_have_it(
     samples: tuple[str, ...], labels: list[int | None], metadata: list[str | None], joined_by_cat: bool, tmp_path: Path
 ) -> None:
     data = tar_bytes(single_key(*samples))
-    # In another archive the samples are complete, and keep what they have.
+    # In another archive the samples are complete, and keep their fields.
     data += tar_bytes(single_key("cls jpg json", "cls jpg json")) if joined_by_cat else b""
     (tmp_path / "a.tar").write_bytes(data)
     notes: list[BadImage] = []
@@ -232,7 +232,7 @@ def test_samples_of_one_key_keep_a_field_only_where_all_have_it(
     order=st.permutations(["jpg", "cls", "json", "npy"]),
     samples=st.lists(st.sets(st.sampled_from(["cls", "json", "npy"])), min_size=2, max_size=5),
 )
-def test_no_sample_of_a_repeated_key_takes_the_companion_of_another_whatever_the_order_of_fields(
+def test_no_sample_with_a_repeated_key_gets_the_companion_of_another_in_any_order_of_fields(
     tmp_path_factory: pytest.TempPathFactory, order: list[str], samples: list[set[str]]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "a.tar"
@@ -245,15 +245,15 @@ def test_no_sample_of_a_repeated_key_takes_the_companion_of_another_whatever_the
         assert sample.metadata == (str(number) if "json" in everywhere else None)
 
 
-def test_companions_that_no_image_takes_are_told_once_a_shard(tmp_path: Path) -> None:
+def test_companions_that_no_image_gets_are_reported_once_per_shard(tmp_path: Path) -> None:
     names = [f"{key}.{number}.txt" for key in "ab" for number in range(7)]
     samples, notes = planned(["a.jpg", *names[:7], "b.jpg", *names[7:], "c.jpg", "c.txt"], tmp_path)
     assert [sample.caption for sample in samples] == [None, None, "member 17"]
     assert [(note.row, note.reason) for note in notes] == [
         (
             NO_ROW,
-            "companions of a key that has an image, but of no image by their names, so not used: 14 "
-            f"({', '.join(names[:10])} and 4 more); --caption-member names the one to take",
+            "companions whose key has an image, but not one that they are named after; not used: 14 "
+            f"({', '.join(names[:10])} and 4 more); select a caption with --caption-member",
         )
     ]
     chosen, notes = planned(["a.jpg", *names[:7]], tmp_path, MemberNames(caption="3.txt"))
@@ -269,24 +269,22 @@ def test_companions_that_no_image_takes_are_told_once_a_shard(tmp_path: Path) ->
         (["k.0.jpg", "k.1.jpg", "k.txt"], ["k.txt", "k.txt"]),
         (["k.left.cam1.jpg", "k.left.txt", "k.txt"], ["k.left.txt"]),
         (["k.jpg", "k.ocr.txt", "k.txt"], ["k.txt"]),
-        # Another image's is nobody else's.
+        # The companion of another image.
         (["k.left.jpg", "k.left.txt", "k.right.jpg"], ["k.left.txt", None]),
         (["p.rome.jpg", "p.rome.txt", "p.oslo.jpg", "p.bern.txt"], ["p.rome.txt", None]),
         (["i.0001.jpg", "i.0002.txt"], [None]),
-        # Several that might be meant.
+        # Several possible companions.
         (["k.jpg", "k.one.txt", "k.two.txt"], [None]),
     ],
 )
-def test_companions_of_a_key_belong_to_all_its_images(
-    names: list[str], wanted: list[str | None], tmp_path: Path
-) -> None:
+def test_companions_of_a_key_go_to_all_its_images(names: list[str], wanted: list[str | None], tmp_path: Path) -> None:
     assert [companion for _, companion in captions(names, tmp_path)] == wanted
 
 
-def test_several_companions_that_might_be_meant_are_told_with_the_flag(tmp_path: Path) -> None:
+def test_several_possible_companions_are_reported_with_the_flag(tmp_path: Path) -> None:
     _, notes = planned(["k.jpg", "k.one.txt", "k.two.txt"], tmp_path)
     assert [(note.row, note.reason) for note in notes] == [
-        (0, "caption may be any of k.one.txt, k.two.txt, so none is kept; name one with --caption-member")
+        (0, "caption may be any of k.one.txt, k.two.txt, so none is kept; select one with --caption-member")
     ]
 
 
@@ -304,7 +302,7 @@ def test_several_companions_that_might_be_meant_are_told_with_the_flag(tmp_path:
         (["a.jpg", "a.gif", "a.tiff"], ["a", "a", "a"], 0),
     ],
 )
-def test_an_image_is_a_row_unless_it_is_a_mask_of_another(
+def test_an_image_gets_a_row_unless_it_is_a_mask_of_another(
     names: list[str], rows: list[str], masks: int, tmp_path: Path
 ) -> None:
     samples, notes = planned(names, tmp_path)
@@ -315,18 +313,18 @@ def test_an_image_is_a_row_unless_it_is_a_mask_of_another(
         assert all(name in notes[0].reason for name in names if name.rpartition(".")[0] not in rows)
 
 
-def test_every_format_that_is_decoded_is_an_image_by_the_extensions_of_pil() -> None:
+def test_every_format_that_is_decoded_has_an_image_extension_of_pil() -> None:
     from PIL import Image
 
     from headspan.decode.exact import FORMATS
-    from headspan.shards.joining import IMAGE_EXTENSIONS
+    from headspan.shards.members import IMAGE_EXTENSIONS
 
     Image.init()
     assert {end[1:] for end, name in Image.registered_extensions().items() if name in FORMATS} <= IMAGE_EXTENSIONS
 
 
 @pytest.mark.parametrize(
-    ("chosen", "wanted", "unnamed"),
+    ("chosen", "wanted", "others"),
     [
         (MemberNames(image="input.jpg"), [("k.input", "member 2")], 3),
         (MemberNames(image="*.jpg", caption="outputs.txt"), [("k.input", "member 4"), ("k.target", "member 4")], 2),
@@ -336,14 +334,14 @@ def test_every_format_that_is_decoded_is_an_image_by_the_extensions_of_pil() -> 
         (MemberNames(image="jpg", caption_json="n"), [("k", None)], 3),
     ],
 )
-def test_named_members_are_images_and_captions(
-    chosen: MemberNames, wanted: list[tuple[str, str | None]], unnamed: int, tmp_path: Path
+def test_the_flags_select_images_and_captions(
+    chosen: MemberNames, wanted: list[tuple[str, str | None]], others: int, tmp_path: Path
 ) -> None:
     names = ["k.jpg", "k.input.jpg", "k.txt", "k.target.jpg", "k.outputs.txt", "k.png", "k.words", "k.photo", "k.json"]
     samples, notes = planned(names, tmp_path, chosen)
     assert [(sample.key, sample.caption) for sample in samples] == wanted
-    told = [note.reason.split(": ")[1] for note in notes if "images of another member" in note.reason]
-    assert [each[: len(str(unnamed))] for each in told] == [str(unnamed)]
+    counts = [note.reason.split(": ")[1] for note in notes if "does not select" in note.reason]
+    assert [each[: len(str(others))] for each in counts] == [str(others)]
 
 
 def test_captions_come_from_a_key_of_the_metadata(tmp_path: Path) -> None:
@@ -355,11 +353,11 @@ def test_captions_come_from_a_key_of_the_metadata(tmp_path: Path) -> None:
     _, samples = scan(str(tar), 0, notes.append, names=MemberNames(caption_json="text"))
     assert [sample.caption for sample in samples] == ["a dog", None, None, None]
     assert [(note.row, note.reason) for note in notes] == [
-        (row, "metadata have no text under the key text, so there is no caption") for row in (1, 2)
+        (row, "metadata has no text under the key text, so there is no caption") for row in (1, 2)
     ]
 
 
-def test_a_caption_that_is_no_unicode_text_is_stored_escaped(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_caption_that_is_not_valid_unicode_is_stored_escaped(toy_run: ToyRun, tmp_path: Path) -> None:
     metadata = b'{"text": "\\ud83d cut emoji"}'
     shard = write_tar(tmp_path / "a.tar", [("a.jpg", encoded_image(1)), ("a.json", metadata)])
     hs.precompute(
@@ -370,7 +368,7 @@ def test_a_caption_that_is_no_unicode_text_is_stored_escaped(toy_run: ToyRun, tm
     assert table["metadata"].to_pylist() == [metadata.decode()]
 
 
-def test_a_member_that_no_shard_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+def test_a_selected_member_that_no_shard_has_is_refused_with_those_that_exist(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.txt", b""), ("b.jpg", b"")])
     with pytest.raises(SourceError, match=r"--image-member inputs.jpg .*: jpg 2 times, txt 1 time; check"):
         list(list_samples(stored_names([str(tar)]), on_note=lambda note: None, names=MemberNames(image="inputs.jpg")))
@@ -387,12 +385,12 @@ def test_a_member_that_no_shard_has_is_refused_with_those_that_there_are(tmp_pat
         ({"caption_json": "caf\udce9"}, r"--caption-json caf\\udce9 is not UTF-8; write"),
     ],
 )
-def test_member_names_that_cannot_be_meant_are_refused(given: dict[str, str], said: str, toy_run: ToyRun) -> None:
+def test_invalid_member_names_are_refused(given: dict[str, str], said: str, toy_run: ToyRun) -> None:
     with pytest.raises(SettingsError, match=said):
         hs.precompute(out="s.zarr", **toy_run.settings(**given))
 
 
-def test_named_members_are_kept_in_the_store_and_resumed_and_repaired_with(
+def test_selected_members_are_stored_and_used_again_by_resume_and_repair(
     toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     members = [

@@ -1,4 +1,4 @@
-"""Links in tars: read where what they lead to is in the tar, and said to be links where it is not."""
+"""Links in tars: read if their files are in the tar, and reported if not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
 from tests.conftest import encoded_image
 
-MISSING = "a symbolic link, whose file is not in this tar; pack with tar -h"
+MISSING = "a symbolic link to a file that is not in this tar; pack with tar -h"
 
 
 def tar_of(members: list[tuple[str, bytes | str]], hard: bool = False) -> bytes:
-    """A tar of files (bytes) and of links to what the text names."""
+    """A tar of files (bytes) and links (the text is the target)."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, content in members:
@@ -44,7 +44,7 @@ def planned(data: bytes, folder: Path, name: str = "a.tar") -> tuple[list[Sample
 @pytest.mark.parametrize(
     "members",
     [
-        # Before and behind what they lead to, up and down, through links and linked folders.
+        # Before and after their files, up and down, through links and linked folders.
         [("real/a.jpg", b"data"), ("real/a.txt", b"words"), ("b/k.jpg", "../real/a.jpg"), ("b/k.txt", "../real/a.txt")],
         [("k.jpg", "real/a.jpg"), ("k.txt", "real/a.txt"), ("real/a.jpg", b"data"), ("real/a.txt", b"words")],
         [("k.jpg", "k2"), ("k2", "k3"), ("k3", "./real/../real/a.jpg"), ("real/a.jpg", b"data"), ("k.txt", "t"),
@@ -54,7 +54,7 @@ def planned(data: bytes, folder: Path, name: str = "a.tar") -> tuple[list[Sample
         [("./k.jpg", "/real/a.jpg"), ("./k.txt", "real/a.txt"), ("./real/a.jpg", b"data"), ("./real/a.txt", b"words")],
     ],
 )  # fmt: skip
-def test_links_to_files_of_the_tar_are_those_files(
+def test_links_stand_for_the_files_that_they_lead_to(
     members: list[tuple[str, bytes | str]], packed: bool, tmp_path: Path
 ) -> None:
     data = tar_of(members)
@@ -62,15 +62,15 @@ def test_links_to_files_of_the_tar_are_those_files(
     (sample,) = [sample for sample in samples if sample.key.endswith("k")]
     assert data[sample.offset :][: sample.size_bytes] == b"data"
     assert sample.caption == "words"
-    # Files that links alone lead to are nobody's companions by their names; linked folders are no files.
+    # Files that only links lead to may be reported as companions of no image; linked folders are not files.
     assert {note.key for note in notes} <= {"k2", "k3", "t"}
 
 
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("target", ["captions/a.txt", "a.0.txt"])
-def test_a_member_that_a_link_uses_is_not_told_to_be_unused(hard: bool, target: str, tmp_path: Path) -> None:
+def test_a_member_that_a_link_uses_is_not_reported_as_unused(hard: bool, target: str, tmp_path: Path) -> None:
     members: list[tuple[str, bytes | str]] = [(target, b"the words"), ("a.jpg", b"1"), ("a.txt", target)]
-    members += [("captions/b.txt", b"of nobody")]
+    members += [("captions/b.txt", b"of no image")]
     samples, notes = planned(tar_of(members, hard=hard), tmp_path)
     assert [sample.caption for sample in samples] == ["the words"]
     assert [(note.key, note.reason) for note in notes] == [
@@ -79,15 +79,15 @@ def test_a_member_that_a_link_uses_is_not_told_to_be_unused(hard: bool, target: 
 
 
 @pytest.mark.parametrize("between", [0, 1, 9])
-def test_a_hard_linked_caption_is_that_of_its_file_wherever_it_lies(between: int, tmp_path: Path) -> None:
-    # Data that came shortly before is behind what is at hand, and must not be taken from there.
+def test_a_hard_linked_caption_is_read_wherever_its_file_stands(between: int, tmp_path: Path) -> None:
+    # Data that came shortly before has left the window, and must not be read from it.
     members: list[tuple[str, bytes | str]] = [("a.jpg", b"1"), ("a.txt", b"the words")]
     members += [(f"{n}.txt", b"other text") for n in range(between)]
     samples, _ = planned(tar_of([*members, ("b.jpg", b"2"), ("b.txt", "a.txt")], hard=True), tmp_path)
     assert [sample.caption for sample in samples] == ["the words", "the words"]
 
 
-def test_links_to_nothing_are_set_aside_or_told(tmp_path: Path) -> None:
+def test_links_to_files_outside_the_tar_are_reported(tmp_path: Path) -> None:
     members: list[tuple[str, bytes | str]] = [
         ("a.jpg", "../elsewhere/a.jpg"), ("a.txt", "../elsewhere/a.txt"), ("b.jpg", encoded_image(1)), ("b.json", "no"),
         ("b.npy", "no.npy"), ("round1.jpg", "round2.jpg"), ("round2.jpg", "round1.jpg"), ("cat", "../classes/cat"),
@@ -109,14 +109,14 @@ def test_links_to_nothing_are_set_aside_or_told(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_hard_link_to_nothing_says_so(tmp_path: Path) -> None:
+def test_a_hard_link_to_a_file_outside_the_tar_is_reported(tmp_path: Path) -> None:
     samples, _ = planned(tar_of([("a.jpg", "real/a.jpg")], hard=True), tmp_path)
     bad: list[BadImage] = []
     assert list(decode(samples, Preprocess(size=(8, 8)), bad.append, 1, 1 << 20)) == []
-    assert bad[0].reason == "a hard link, whose file is not in this tar; pack with tar --hard-dereference"
+    assert bad[0].reason == "a hard link to a file that is not in this tar; pack with tar --hard-dereference"
 
 
-def test_of_two_files_of_one_name_a_link_takes_neither_but_that_of_its_own_archive(tmp_path: Path) -> None:
+def test_a_link_to_a_name_of_two_files_leads_to_the_one_in_its_archive_or_to_none(tmp_path: Path) -> None:
     one: list[tuple[str, bytes | str]] = [("k.jpg", "real/a.jpg"), ("real/a.jpg", b"one")]
     two: list[tuple[str, bytes | str]] = [("k.jpg", "real/a.jpg"), ("real/a.jpg", b"two")]
     data = tar_of(one) + tar_of(two)
@@ -125,5 +125,5 @@ def test_of_two_files_of_one_name_a_link_takes_neither_but_that_of_its_own_archi
     samples, notes = planned(tar_of([*one, *two]), tmp_path)
     assert [s.size_bytes for s in samples if s.key == "k"] == [0, 0]
     assert [(note.row, note.reason) for note in notes] == [
-        (row, "a symbolic link, whose file comes more than once in this tar; pack with tar -h") for row in (0, 2)
+        (row, "a symbolic link to a file that is several times in this tar; pack with tar -h") for row in (0, 2)
     ]

@@ -1,4 +1,4 @@
-"""Shards from a folder: what goes in comes out of headspan's plan and of webdataset alike."""
+"""Shards from a folder, read back by headspan's plan and by webdataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tools.make_shards import main, make_shards
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Seven images of two classes, with names that are awkward in tars, and files that are no images."""
+    """Seven images of two classes, with names that are awkward in tars, and other files."""
     for number, name in enumerate(
         ["dog/a.b.JPG", "dog/a.c.jpg", "cat/ü 1.png", "cat/deep/x.webp", "cat/a.jpeg", "cat/z.jpg", "dog/z.jpg"]
     ):
@@ -48,7 +48,7 @@ def name_of(sample: Sample) -> str:
     return str(json.loads(sample.metadata or "{}")["file"])
 
 
-def test_images_come_out_of_the_plan_with_their_bytes_and_classes(folder: Path, tmp_path: Path) -> None:
+def test_the_plan_has_the_images_with_their_bytes_and_classes(folder: Path, tmp_path: Path) -> None:
     pattern = make_shards(folder, tmp_path / "out", images_per_shard=3)
     assert pattern == f"{tmp_path}/out/{{000000..000002}}.tar"
     samples = plan(pattern)
@@ -63,7 +63,7 @@ def test_images_come_out_of_the_plan_with_their_bytes_and_classes(folder: Path, 
             assert reader.read_at(sample.offset, sample.size_bytes) == (folder / name_of(sample)).read_bytes()
 
 
-# Webdataset leaves the closing of its shards to the garbage collector.
+# webdataset leaves the closing of its shards to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_finds_the_same_samples(folder: Path, tmp_path: Path) -> None:
     pattern = make_shards(folder, tmp_path / "out", images_per_shard=3)
@@ -73,7 +73,7 @@ def test_webdataset_finds_the_same_samples(folder: Path, tmp_path: Path) -> None
     gc.collect()
 
 
-def test_the_same_folder_gives_the_same_bytes_and_a_seed_another_order(folder: Path, tmp_path: Path) -> None:
+def test_the_same_folder_gives_the_same_bytes_and_a_seed_changes_the_order(folder: Path, tmp_path: Path) -> None:
     contents = {}
     for name, seed in (("one", 1), ("again", 1), ("two", 2), ("plain", None)):
         make_shards(folder, tmp_path / name, images_per_shard=3, shuffle=seed)
@@ -86,7 +86,7 @@ def test_the_same_folder_gives_the_same_bytes_and_a_seed_another_order(folder: P
     assert all(sample.label == ("dog" in name_of(sample)) for sample in shuffled)
 
 
-def test_captions_go_to_their_images_and_a_flat_folder_has_no_classes(folder: Path, tmp_path: Path) -> None:
+def test_captions_get_to_their_images_and_a_flat_folder_has_no_classes(folder: Path, tmp_path: Path) -> None:
     (folder / "top.jpg").write_bytes(b"at the top")
     (tmp_path / "c.csv").write_text('file,caption\ncat/ü 1.png,"one, two"\ntop.jpg,Grüße\n', encoding="utf-8")
     samples = plan(make_shards(folder, tmp_path / "out", captions=tmp_path / "c.csv"))
@@ -96,7 +96,7 @@ def test_captions_go_to_their_images_and_a_flat_folder_has_no_classes(folder: Pa
     assert not (tmp_path / "out" / "classes.txt").exists()
 
 
-def test_text_files_beside_images_are_their_captions(folder: Path, tmp_path: Path) -> None:
+def test_text_files_next_to_images_are_their_captions(folder: Path, tmp_path: Path) -> None:
     (folder / "dog/a.b.txt").write_text("\ufeff  Grüße\n", encoding="utf-8")
     (folder / "of-nothing.txt").write_text("lost")
     samples = plan(make_shards(folder, tmp_path / "out"))
@@ -119,7 +119,7 @@ def test_text_files_beside_images_are_their_captions(folder: Path, tmp_path: Pat
         ("file,caption\ndog/z.jpg\n", "line 2: not as many values as columns"),
     ],
 )
-def test_captions_that_fit_nothing_are_refused(
+def test_captions_without_an_image_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, message: str
 ) -> None:
     (tmp_path / "c.csv").write_text(table)
@@ -167,7 +167,7 @@ def test_scenes_of_the_world_are_written_with_captions_masks_and_metadata(
     notes: list[BadImage] = []
     samples = plan(command.split("'")[1], notes.append)
     assert len(samples) == 7
-    assert [note.reason[:47] for note in notes] == ["taken for masks of the images beside them, so n"]
+    assert [note.reason[:46] for note in notes] == ["treated as masks of the images beside them, so"]
     assert all(sample.caption for sample in samples)
     known = json.loads(samples[6].metadata or "{}")
     assert (known["seed"], known["split"], known["index"], known["side"]) == (3, "held_out", 6, 96)
@@ -180,7 +180,7 @@ def test_a_folder_and_the_world_exclude_each_other(arguments: list[str], capsys:
     assert "give a folder of images, or --world SCENES without one" in capsys.readouterr().err
 
 
-def test_an_images_path_is_its_key_and_no_two_have_one(folder: Path, tmp_path: Path) -> None:
+def test_an_images_path_is_its_key_and_keys_are_unique(folder: Path, tmp_path: Path) -> None:
     for name in ("dog/a_b.jpg", "dog/a.b.png", "__cat__/x.jpg", "dog/a_b_2.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(name.encode())
@@ -190,7 +190,7 @@ def test_an_images_path_is_its_key_and_no_two_have_one(folder: Path, tmp_path: P
     assert (keys["cat/ü 1.png"], keys["dog/a.b.JPG"], keys["__cat__/x.jpg"]) == ("cat/ü 1", "dog/a_b", "0__cat__/x")
 
 
-def test_numbered_folders_are_no_classes_unless_that_is_wanted(tmp_path: Path) -> None:
+def test_numbered_folders_are_classes_only_on_request(tmp_path: Path) -> None:
     said: list[str] = []
     for name in ("00000/000000000.jpg", "00001/000010000.jpg"):
         path = tmp_path / "files" / name
@@ -198,12 +198,12 @@ def test_numbered_folders_are_no_classes_unless_that_is_wanted(tmp_path: Path) -
         path.write_bytes(b"image")
     make_shards(tmp_path / "files", tmp_path / "auto", say=said.append)
     assert {sample.label for sample in plan(str(tmp_path / "auto"))} == {None}
-    assert "no classes, since the folders are numbered (00000, 00001); --classes folders makes classes" in said[0]
+    assert "no classes, since the folders are numbered (00000, 00001); --classes folders uses them" in said[0]
     make_shards(tmp_path / "files", tmp_path / "folders", classes="folders", say=said.append)
     assert [sample.label for sample in plan(str(tmp_path / "folders"))] == [0, 1]
-    assert "2 classes by folder (00000, 00001); --classes none makes none" in said[1]
+    assert "2 classes from folders (00000, 00001); --classes none ignores them" in said[1]
     (tmp_path / "files" / "top.jpg").write_bytes(b"image")
-    with pytest.raises(SettingsError, match="--classes folders, but not every image lies in a folder"):
+    with pytest.raises(SettingsError, match="--classes folders, but not every image is in a folder"):
         make_shards(tmp_path / "files", tmp_path / "more", classes="folders")
 
 
@@ -214,7 +214,7 @@ def test_numbered_folders_are_no_classes_unless_that_is_wanted(tmp_path: Path) -
         ("train-00000-of-00016", "validation-00000-of-00002"), ("train_shard_7", "split12"), ("2019", "2020"),
     ],
 )  # fmt: skip
-def test_folders_named_as_shards_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_folders_named_like_shards_are_not_classes(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "a.jpg").write_bytes(b"image")
@@ -237,7 +237,7 @@ def test_other_folders_are_classes(names: tuple[str, ...], tmp_path: Path) -> No
     assert [sample.label for sample in plan(str(tmp_path / "out"))] == list(range(len(names)))
 
 
-def test_what_lies_beside_an_image_is_kept_whatever_its_case(folder: Path, tmp_path: Path) -> None:
+def test_companions_of_an_image_are_kept_in_upper_and_lower_case(folder: Path, tmp_path: Path) -> None:
     metadata = b'{"url": "https://example.org/1.jpg"}\n'
     (folder / "cat/z.JSON").write_bytes(metadata)
     (folder / "cat/z.TXT").write_text("a cat")
@@ -245,12 +245,12 @@ def test_what_lies_beside_an_image_is_kept_whatever_its_case(folder: Path, tmp_p
     samples = {sample.key: sample for sample in plan(make_shards(folder, tmp_path / "out"))}
     assert (samples["cat/z"].caption, samples["cat/z"].label) == ("a cat", 7)
     assert samples["cat/z"].metadata == metadata.decode().strip()
-    # Numbers of files and numbers of folders do not mix.
+    # Classes from files and classes from folders are not mixed.
     assert samples["dog/z"].label is None
 
 
 @pytest.mark.parametrize("extension", ["bmp", "tiff", "TIF", "gif", "avif", "jfif", "jpe", "dib"])
-def test_every_format_that_is_decoded_is_taken(extension: str, tmp_path: Path) -> None:
+def test_every_format_that_is_decoded_is_included(extension: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / f"in/a.{extension}").write_bytes(b"image")
     assert [sample.member for sample in plan(make_shards(tmp_path / "in", tmp_path / "out"))] == [
@@ -258,7 +258,7 @@ def test_every_format_that_is_decoded_is_taken(extension: str, tmp_path: Path) -
     ]
 
 
-def test_every_file_that_is_left_out_is_counted_and_named(
+def test_all_files_that_are_left_out_are_counted_and_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(12):
@@ -269,7 +269,7 @@ def test_every_file_that_is_left_out_is_counted_and_named(
     assert main([str(folder), str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert said.out.count("\n") == 1
-    # Four of the fixture's, and those above.
+    # Four from the fixture, and those above.
     assert "17 left out (.thumbs, cat/00.heic, cat/01.heic, " in said.err
     assert "and 7 more)" in said.err
     lines = (tmp_path / "out" / "left-out.txt").read_text().splitlines()
@@ -277,13 +277,13 @@ def test_every_file_that_is_left_out_is_counted_and_named(
     assert [line for line in lines if "heic" not in line] == [
         ".thumbs\ta hidden folder",
         "dog/._a.jpg\ta hidden file",
-        "dog/a.b.txt\tdog/a.b.TXT is the .txt of the image beside it",
-        "dog/gone.jpg\ta link to nothing",
-        "notes.txt\tno image, nor a .txt, .json or .cls of the name of one beside it",
+        "dog/a.b.txt\tdog/a.b.TXT is used as the .txt of the same image",
+        "dog/gone.jpg\ta link to a missing file",
+        "notes.txt\tneither an image nor a .txt, .json or .cls file with the name of one",
     ]
 
 
-def test_links_are_followed_once_and_circles_end(folder: Path, tmp_path: Path) -> None:
+def test_links_are_followed_once_and_loops_end(folder: Path, tmp_path: Path) -> None:
     links = tmp_path / "links"
     links.mkdir()
     (links / "cat").symlink_to(folder / "cat")
@@ -302,12 +302,12 @@ def test_links_are_followed_once_and_circles_end(folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("classes", "labels", "said"),
     [
-        ("folders", {"cat/z": 0, "dog/z": 1}, "2 classes by folder (cat, dog)"),
+        ("folders", {"cat/z": 0, "dog/z": 1}, "2 classes from folders (cat, dog)"),
         ("none", {"cat/z": None, "dog/z": None}, "no classes"),
-        ("auto", {"cat/z": 7, "dog/z": None}, "classes as the .cls files have them, of 1 images"),
+        ("auto", {"cat/z": 7, "dog/z": None}, "classes from the .cls files of 1 image"),
     ],
 )
-def test_classes_are_those_that_were_asked_for_and_unused_cls_files_are_listed(
+def test_the_requested_classes_are_used_and_unused_cls_files_are_listed(
     folder: Path, tmp_path: Path, classes: str, labels: dict[str, int | None], said: str
 ) -> None:
     (folder / "cat/z.cls").write_text("7")
@@ -319,13 +319,13 @@ def test_classes_are_those_that_were_asked_for_and_unused_cls_files_are_listed(
     assert (f"cat/z.cls\t--classes {classes} was given" in lines) == (classes != "auto")
 
 
-def test_cls_files_of_a_flat_folder_are_classes_and_said_to_be(tmp_path: Path) -> None:
+def test_cls_files_of_a_flat_folder_are_classes_and_reported_as_such(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").write_bytes(b"image")
     (tmp_path / "in/a.cls").write_text("3")
     heard: list[str] = []
     assert [sample.label for sample in plan(make_shards(tmp_path / "in", tmp_path / "out", say=heard.append))] == [3]
-    assert "classes as the .cls files have them" in heard[0]
+    assert "classes from the .cls files of 1 image" in heard[0]
 
 
 def test_text_files_that_a_table_of_captions_replaces_are_counted_and_listed(folder: Path, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_folder_that_several_links_lead_to_is_read_once(links: dict[str, str],
         (tmp_path / "in" / name).symlink_to(Path("../store") / target)
     samples = plan(make_shards(tmp_path / "in", tmp_path / "out"))
     assert sorted(Path(sample.key).name for sample in samples) == ["1", "2", "3"]
-    # The second path to a folder is listed: a link, or the folder itself within another.
+    # The second path to a folder is listed. It is a link, or the folder itself within another.
     assert len((tmp_path / "out" / "left-out.txt").read_text().splitlines()) == len(links) - 1
 
 
@@ -359,9 +359,7 @@ def test_a_link_to_a_hidden_folder_is_followed(tmp_path: Path) -> None:
     assert [sample.key for sample in plan(make_shards(tmp_path / "in", tmp_path / "out"))] == ["cat/a"]
 
 
-def test_names_with_control_characters_stay_on_their_line_and_steer_no_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_with_control_characters_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("new\nclass/a.jpg", "red\x1b[31m/b.jpg", "red\x1b[31m/tab\tand\nline.heic"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"image")

@@ -1,4 +1,4 @@
-"""Models and weights by every way of naming them, and what is said of those that cannot be had."""
+"""Load models and weights by every kind of name, and report those that are not available."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.tolerances import relative_error
 
 
 class Trap:
-    """Anything that is no tensor; unpickling it would run its class."""
+    """An object that is not a tensor; unpickling it would run its class."""
 
     opened = 0
 
@@ -53,33 +53,33 @@ def embedding_of(model: LoadedModel) -> np.ndarray:
 )
 def test_a_model_that_cannot_be_decomposed_is_refused_before_its_weights(name: str, kind: str) -> None:
     supported = r"headspan decomposes Vision Transformers, open_clip's own and timm's"
-    # A tag that does not exist: it is never looked at.
+    # The tag does not exist. It is never looked up.
     with pytest.raises(ModelError, match=rf"^{name}: {kind}; {supported}"):
         load_model(name, "no-such-tag")
 
 
-def test_an_unknown_model_is_refused_with_those_of_like_names() -> None:
-    with pytest.raises(ModelError, match=r"^ViT-B-33: open_clip has no such model; near it are .*ViT-B-32"):
+def test_an_unknown_model_is_refused_with_similar_names() -> None:
+    with pytest.raises(ModelError, match=r"^ViT-B-33: open_clip has no such model; similar are .*ViT-B-32"):
         load_model("ViT-B-33", "openai")
     with pytest.raises(ModelError, match=r"^qqqqqqq: open_clip has no such model; `headspan models` lists"):
         load_model("qqqqqqq", "openai")
 
 
-def test_a_misspelt_name_is_answered_with_what_was_meant() -> None:
+def test_a_misspelt_name_is_answered_with_the_right_one() -> None:
     for name, meant in (("refernce", "reference"), ("ViT-B32", "ViT-B-32"), ("vit-l-14", "ViT-L-14")):
-        with pytest.raises(ModelError, match=rf"^{name}: open_clip has no such model; near it (is|are) .*{meant}"):
+        with pytest.raises(ModelError, match=rf"^{name}: open_clip has no such model; similar (is|are) .*{meant}"):
             load_model(name, "openai")
 
 
-def test_the_reference_model_takes_other_image_sizes_though_its_weights_have_16_bits() -> None:
+def test_the_reference_model_accepts_other_image_sizes_though_its_weights_have_16_bits() -> None:
     model = load_model("reference", None, 96)
     assert model.clip.visual.positional_embedding.shape == (1 + 12 * 12, 192)
     assert model.clip.visual.positional_embedding.dtype == torch.float32
-    # Twice as many patches a side say at every second place what they said before, or nearly so.
+    # With twice as many patches per side, every second position is nearly what it was before.
     assert model.clip(torch.zeros(1, 3, 96, 96))[0].isfinite().all()
 
 
-def test_an_unknown_tag_is_refused_with_the_tags_there_are() -> None:
+def test_an_unknown_tag_is_refused_with_the_existing_tags() -> None:
     with pytest.raises(
         ModelError,
         match=r"^ViT-B-32: --pretrained laion9b is neither a tag of this model nor a file; give a tag "
@@ -96,12 +96,12 @@ def test_weights_must_be_named(toy_config: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", ["", "x", "-1", "1.5", "²"])
-def test_a_seed_that_is_no_whole_number_is_refused(seed: str, toy_config: Path) -> None:
+def test_a_seed_that_is_not_a_whole_number_is_refused(seed: str, toy_config: Path) -> None:
     with pytest.raises(ModelError, match=rf"--pretrained random:{seed}: the seed must be a whole number, as in"):
         load_model(str(toy_config), f"random:{seed}")
 
 
-def test_random_weights_are_the_same_for_the_same_seed_and_leave_torchs_own_alone(toy_config: Path) -> None:
+def test_random_weights_depend_only_on_the_seed_and_leave_torchs_generator_alone(toy_config: Path) -> None:
     torch.manual_seed(5)
     wanted_next = torch.rand(1)
     torch.manual_seed(5)
@@ -126,7 +126,7 @@ def test_safetensors_and_plain_pt_files_give_the_same_tower(
     assert not toy_model.clip.training
 
 
-def test_the_digest_is_of_the_image_tower_alone(toy_config: Path, toy_weights: Path, tmp_path: Path) -> None:
+def test_the_checksum_covers_only_the_image_tower(toy_config: Path, toy_weights: Path, tmp_path: Path) -> None:
     tensors = load_file(toy_weights)
     wanted = load_model(str(toy_config), str(toy_weights)).weights_sha256
     for name, same in (("text_projection", True), ("visual.class_embedding", False)):
@@ -135,7 +135,7 @@ def test_the_digest_is_of_the_image_tower_alone(toy_config: Path, toy_weights: P
         assert (load_model(str(toy_config), str(tmp_path / "changed.safetensors")).weights_sha256 == wanted) is same
 
 
-def test_weights_of_another_model_are_refused_with_what_does_not_fit(
+def test_weights_of_another_model_are_refused_with_the_mismatch(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     tensors = load_file(toy_weights)
@@ -170,7 +170,7 @@ def test_pickled_objects_are_refused_and_never_run(toy_config: Path, tmp_path: P
     "content",
     ["empty.pt", "empty.safetensors", "text.pt", "text.safetensors", "list.pt", "numbers.pt", "nothing.pt", "cut.pt"],
 )
-def test_a_file_that_holds_no_weights_is_refused_by_its_name(
+def test_a_file_without_weights_is_refused_by_name(
     content: str, toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / content
@@ -192,9 +192,9 @@ def test_a_file_that_holds_no_weights_is_refused_by_its_name(
     ("content", "text"),
     [
         (b"", r"\(the file is empty\)"),
-        (b"hello", r"\(it is no checkpoint of PyTorch's, as it begins with b'hello'\)"),
-        (b"<!DOCTYPE html><title>404</title>", r"as it begins with b'<!DOCTYPE html>"),
-        (argparse.Namespace(lr=1), r"\(it has objects of argparse\.Namespace beside or instead of tensors\)"),
+        (b"hello", r"\(it is not a PyTorch checkpoint; it begins with b'hello'\)"),
+        (b"<!DOCTYPE html><title>404</title>", r"it begins with b'<!DOCTYPE html>"),
+        (argparse.Namespace(lr=1), r"\(it holds objects of type argparse\.Namespace, not only tensors\)"),
         (b"\x80\x02junk", r"weights\.pt: "),
     ],
 )
@@ -212,7 +212,7 @@ def test_torchs_advice_to_unpickle_a_file_is_never_repeated(
         assert advice not in str(refusal.value)
 
 
-def test_a_path_in_the_wrong_place_is_answered_with_how_to_give_it(
+def test_a_path_in_the_wrong_place_is_answered_with_the_right_flag(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     folder = local_folder(tmp_path, TOY)
@@ -220,7 +220,7 @@ def test_a_path_in_the_wrong_place_is_answered_with_how_to_give_it(
         (str(folder), None, f"^{folder}: is a folder; give it as --model local-dir:{folder}$"),
         (str(tmp_path), None, rf"^{tmp_path}: is a folder without open_clip_config\.json; give the name of the model"),
         (str(toy_weights), None, r"toy\.safetensors: is a file, not a model's name; give .* with --pretrained"),
-        (f"{folder}/open_clip_config.json", "random:0", f"so give --model local-dir:{folder}; without them save"),
+        (f"{folder}/open_clip_config.json", "random:0", f"so give --model local-dir:{folder}; for other weights save"),
         (str(toy_config), str(folder), f"--pretrained {folder} is a folder; .* or the folder as --weights {folder}"),
         ("", None, "^--model is empty; give a model's name"),
     ):
@@ -250,7 +250,7 @@ def test_a_path_with_a_user_who_does_not_exist_is_refused_in_one_sentence(
     ):
         assert main(command) == 2, command
         said = capsys.readouterr().err.strip()
-        assert said.endswith(": no such user; write the path out"), command
+        assert said.endswith(": no such user; write the full path"), command
         assert len(said.splitlines()) == 1, command
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar"]
 
@@ -262,7 +262,7 @@ def local_folder(tmp_path: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
-def test_a_local_folder_brings_its_own_weights(toy_weights: Path, toy_model: LoadedModel, tmp_path: Path) -> None:
+def test_a_local_folder_has_its_own_weights(toy_weights: Path, toy_model: LoadedModel, tmp_path: Path) -> None:
     folder = local_folder(tmp_path, TOY)
     (folder / "open_clip_model.safetensors").write_bytes(toy_weights.read_bytes())
     model = load_model(f"local-dir:{folder}", None)
@@ -272,13 +272,13 @@ def test_a_local_folder_brings_its_own_weights(toy_weights: Path, toy_model: Loa
         load_model(f"local-dir:{folder}", "openai")
 
 
-def test_a_local_folder_without_weights_is_refused_and_not_decomposed_at_random(tmp_path: Path) -> None:
+def test_a_local_folder_without_weights_is_refused_instead_of_given_random_ones(tmp_path: Path) -> None:
     folder = local_folder(tmp_path, TOY)
     with pytest.raises(ModelError, match=r"local-dir:.*weights"):
         load_model(f"local-dir:{folder}", None)
 
 
-def test_a_local_folder_that_is_not_there_or_holds_no_config_is_refused(tmp_path: Path) -> None:
+def test_a_local_folder_that_is_missing_or_has_no_config_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ModelError, match=rf"^local-dir:{folder}: its config could not be read"):
             load_model(f"local-dir:{folder}", None)
@@ -299,7 +299,7 @@ def test_a_local_folder_that_is_not_there_or_holds_no_config_is_refused(tmp_path
         (b'{"embed_dim": 3, "vision_cfg": [], "text_cfg": {}}', r"odd\.json: "),
     ],
 )
-def test_a_config_that_is_none_is_refused_by_its_name(content: bytes | None, text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_config_is_refused_by_name(content: bytes | None, text: str, tmp_path: Path) -> None:
     path = tmp_path / "odd.json"
     if content is not None:
         path.write_bytes(content)
@@ -307,7 +307,7 @@ def test_a_config_that_is_none_is_refused_by_its_name(content: bytes | None, tex
         load_model(str(path), "random:0")
 
 
-def test_a_config_with_a_setting_that_open_clip_does_not_know_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_config_with_a_setting_unknown_to_open_clip_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "headspan-toy-colour.json"
     path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "colour": 3}}))
     with pytest.raises(ModelError, match=r"headspan-toy-colour\.json: .*colour"):
@@ -320,11 +320,13 @@ def test_a_config_with_a_setting_that_open_clip_does_not_know_is_refused_by_its_
 def test_a_config_with_a_zero_that_open_clip_divides_by_is_refused(part: str, field: str, tmp_path: Path) -> None:
     path = tmp_path / "headspan-toy-zero.json"
     path.write_text(json.dumps({**TOY, part: {**TOY[part], field: 0}}))
-    with pytest.raises(ModelError, match=r"headspan-toy-zero\.json: open_clip builds no model of this config \("):
+    with pytest.raises(
+        ModelError, match=r"headspan-toy-zero\.json: open_clip cannot build a model with this config \("
+    ):
         load_model(str(path), "random:0")
 
 
-def test_a_config_that_was_refused_may_be_mended_and_given_again(tmp_path: Path) -> None:
+def test_a_refused_config_can_be_corrected_and_given_again(tmp_path: Path) -> None:
     path = tmp_path / "headspan-toy-mended.json"
     path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "qk_norm": True}}))
     with pytest.raises(
@@ -344,7 +346,7 @@ def test_a_config_named_like_another_model_is_refused(tmp_path: Path) -> None:
         load_model(str(path), "random:0")
 
 
-def test_a_model_says_how_its_images_are_prepared(toy_model: LoadedModel, tmp_path: Path) -> None:
+def test_a_model_states_how_its_images_are_prepared(toy_model: LoadedModel, tmp_path: Path) -> None:
     assert toy_model.preprocess.size == (32, 32)
     assert toy_model.preprocess.resize_mode == "shortest"
     assert toy_model.preprocess.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
@@ -353,7 +355,7 @@ def test_a_model_says_how_its_images_are_prepared(toy_model: LoadedModel, tmp_pa
     assert load_model(str(wide), "random:0").preprocess.size == (16, 48)
 
 
-def test_texts_become_unit_vectors_whatever_the_batch(toy_model: LoadedModel) -> None:
+def test_text_vectors_have_unit_length_and_do_not_depend_on_the_batch(toy_model: LoadedModel) -> None:
     texts = [f"a photo of {n} dogs" for n in range(7)]
     events: list[Progress] = []
     vectors = encode_texts(toy_model, texts, batch_size=3, on_progress=events.append)

@@ -1,4 +1,4 @@
-"""Sources that fail and come back, that never do, and that are asked with secrets; a real server on this machine."""
+"""Network sources that fail for a while or for ever, and urls with secrets, against a real local server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from headspan.io import ranges as blocks
 from headspan.io import retry as network
 from headspan.redact import redact
 from headspan.run.planned_sources import PlannedSources
+from headspan.shards.describe import describe, describe_each
 from headspan.shards.samples import Shard
-from headspan.shards.sources import describe, describe_each, open_shard
+from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, stored_names
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 
@@ -28,32 +29,32 @@ SECRETS = ("s3cret", "hunter2", "c2lnbmVk", "AKIAEXAMPLE")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one folder; answers with the errors that it is told to give first."""
+    """Serves one folder, after the failures in `troubles`."""
 
-    # More connections than the usual five are asked for at once; those that are not let in wait for seconds.
+    # The default queue of five is too short for the concurrent connections; a full queue delays clients for seconds.
     request_queue_size = 64
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
-        # What to do with the next requests for data: a status to answer with, "cut" to stop half-way, "short" to call
-        # half of it all, or "whole" to send the file where a part was asked for.
+        # What to do with the next requests for data: answer with a status, "cut" the body half-way, declare half of it
+        # as all ("short"), or send the "whole" file instead of the requested range.
         self.troubles: list[int | str] = []
         self.requests = 0
-        # Questions about a file, or for data, are answered when so many are waiting.
+        # HEAD requests, or requests for data, are answered when so many are waiting.
         self.heads_together: threading.Barrier | None = None
         self.together: threading.Barrier | None = None
-        # More requests for data at once than that are refused; 0: none.
+        # More concurrent requests for data are refused; 0 means no limit.
         self.most_at_once = 0
         self._now, self._lock = 0, threading.Lock()
-        # Whether files have a size that is told, and parts.
-        self.tells_sizes = True
+        # Whether the server states sizes and supports ranges.
+        self.states_sizes = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may go."""
+        """Clients may disconnect."""
 
     def enter(self) -> bool:
-        """Whether there is room for one more request for data, which counts until `leave` and takes a moment."""
+        """Count a request for data until `leave`, and take a moment. Returns whether it is within the limit."""
         with self._lock:
             self._now += 1
             room = self._now <= self.most_at_once
@@ -62,7 +63,7 @@ class Server(ThreadingHTTPServer):
         return room or not self.most_at_once
 
     def leave(self) -> None:
-        """One request for data less."""
+        """End the count of a request for data."""
         with self._lock:
             self._now -= 1
 
@@ -105,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.together.wait(timeout=30)
         data = path.read_bytes()
         start, end = 0, len(data) - 1
-        asked = None if trouble == "whole" or not self.server.tells_sizes else self.headers.get("Range")
+        asked = None if trouble == "whole" or not self.server.states_sizes else self.headers.get("Range")
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last or end), end)
@@ -113,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
         body = data[start : end + 1]
         if trouble == "short":
             body = body[: len(body) // 2]
-        if self.server.tells_sizes:
+        if self.server.states_sizes:
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Length", str(len(body)))
         if asked:
@@ -123,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2] if trouble == "cut" else body)
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -140,19 +141,19 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of some kilobytes have many."""
+    """Make blocks so small that files of a few kilobytes have many."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
 
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits that were asked for, none of them waited."""
+    """The waits that were requested; none is executed."""
     asked: list[float] = []
     monkeypatch.setattr(network.time, "sleep", asked.append)
     return asked
 
 
-def test_a_source_that_fails_and_comes_back_gives_every_byte(server: Server, waits: list[float]) -> None:
+def test_a_source_that_fails_for_a_while_gives_every_byte(server: Server, waits: list[float]) -> None:
     data = bytes(range(256)) * 5_000
     (server.folder / "a.tar").write_bytes(data)
     server.troubles = [503, 429, "cut", 500]
@@ -160,11 +161,11 @@ def test_a_source_that_fails_and_comes_back_gives_every_byte(server: Server, wai
         assert reader.read_at(70_001, 600_000) == data[70_001:670_001]
         assert reader.read_at(0, len(data)) == data
     assert server.troubles == []
-    # Longer and longer.
+    # Waits grow.
     assert waits == [1.0, 2.0, 4.0, 8.0]
 
 
-def test_a_source_that_stays_away_ends_in_a_sentence_after_six_tries(server: Server, waits: list[float]) -> None:
+def test_a_source_that_keeps_failing_is_an_error_after_six_tries(server: Server, waits: list[float]) -> None:
     (server.folder / "a.tar").write_bytes(bytes(9_000))
     server.troubles = [503] * 99
     with pytest.raises(SourceError, match=r"a\.tar\?…: cannot be read \(503.*it was tried 6 times"):
@@ -173,7 +174,7 @@ def test_a_source_that_stays_away_ends_in_a_sentence_after_six_tries(server: Ser
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(server: Server, waits: list[float]) -> None:
+def test_a_connection_that_breaks_during_read_ahead_loses_no_byte(server: Server, waits: list[float]) -> None:
     data = bytes(range(256)) * 500
     (server.folder / "a.tar").write_bytes(data)
     found = b""
@@ -184,13 +185,15 @@ def test_a_server_that_breaks_off_among_many_blocks_gives_every_byte(server: Ser
                 found += reader.read_at(len(found), 700)
             assert server.troubles == []
     assert found == data[: len(found)]
-    # Nearly all of it was on its way together, and is asked for again at once.
+    # Nearly all blocks were requested together, and are requested again at once.
     assert len(waits) <= 4
 
 
 @pytest.mark.parametrize("size", [0, 2, 999, 1000, 1001, 9_000])
 @pytest.mark.usefixtures("small_blocks")
-def test_a_server_that_knows_no_parts_is_read_from_the_beginning(size: int, server: Server, waits: list[float]) -> None:
+def test_a_server_without_range_requests_is_read_from_the_beginning(
+    size: int, server: Server, waits: list[float]
+) -> None:
     data = bytes(range(250)) * 36
     (server.folder / "a.tar").write_bytes(data[:size])
     server.troubles = ["whole"] * 99
@@ -204,10 +207,10 @@ def test_a_server_that_knows_no_parts_is_read_from_the_beginning(size: int, serv
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_server_that_tells_no_size_is_read_from_the_beginning(packed: bool, server: Server) -> None:
+def test_a_server_that_states_no_size_is_read_from_the_beginning(packed: bool, server: Server) -> None:
     data = bytes(range(250)) * 36
     (server.folder / "a.tar").write_bytes(gzip.compress(data) if packed else data)
-    server.tells_sizes = False
+    server.states_sizes = False
     with open_shard(server.url("a.tar")) as reader:
         assert [reader.read_at(offset, 500) for offset in (0, 700, 40)] == [
             data[offset : offset + 500] for offset in (0, 700, 40)
@@ -215,12 +218,12 @@ def test_a_server_that_tells_no_size_is_read_from_the_beginning(packed: bool, se
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_blocks_that_are_read_in_a_row_are_on_their_way_together(server: Server) -> None:
+def test_blocks_that_are_read_sequentially_are_requested_together(server: Server) -> None:
     data = bytes(range(250)) * 100
     (server.folder / "a.tar").write_bytes(data)
     with open_shard(server.url("a.tar")) as reader:
         assert reader.read_at(0, 2_500) == data[:2_500]
-        # Of the next, so many are asked for before the first is there.
+        # So many of the next blocks are requested before the first arrives.
         server.together = threading.Barrier(5)
         assert reader.read_at(2_500, 6_500) == data[2_500:9_000]
         server.together.reset()
@@ -228,7 +231,7 @@ def test_blocks_that_are_read_in_a_row_are_on_their_way_together(server: Server)
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_server_that_answers_few_at_once_is_asked_for_fewer(
+def test_a_server_that_answers_few_requests_at_once_gets_fewer(
     server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytes(range(250)) * 400
@@ -236,7 +239,7 @@ def test_a_server_that_answers_few_at_once_is_asked_for_fewer(
     server.most_at_once = 2
 
     def sleep(seconds: float) -> None:
-        # A tenth of the wait: what was given up must have left the server.
+        # A tenth of the wait, so that cancelled requests have left the server.
         waits.append(seconds)
         threading.Event().wait(seconds / 10)
 
@@ -248,7 +251,7 @@ def test_a_server_that_answers_few_at_once_is_asked_for_fewer(
 
 @pytest.mark.parametrize("troubles", [["short"], ["short", "cut", "short"]])
 @pytest.mark.usefixtures("small_blocks")
-def test_half_an_answer_is_not_taken_for_the_end(troubles: list[int | str], server: Server) -> None:
+def test_half_an_answer_is_not_mistaken_for_the_end(troubles: list[int | str], server: Server) -> None:
     data = bytes(range(250)) * 16
     (server.folder / "a.tar").write_bytes(data)
     with open_shard(server.url("a.tar")) as reader:
@@ -257,9 +260,7 @@ def test_half_an_answer_is_not_taken_for_the_end(troubles: list[int | str], serv
     assert server.troubles == []
 
 
-def test_servers_are_asked_about_many_shards_at_once_and_answers_keep_their_order(
-    server: Server, tmp_path: Path
-) -> None:
+def test_many_shards_are_described_at_once_and_in_their_order(server: Server, tmp_path: Path) -> None:
     for number in range(40):
         (server.folder / f"{number}.tar").write_bytes(bytes(number))
     (tmp_path / "local.tar").write_bytes(bytes(99))
@@ -275,9 +276,7 @@ def test_servers_are_asked_about_many_shards_at_once_and_answers_keep_their_orde
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_an_answer_that_another_try_does_not_change_is_taken_at_once(
-    status: int, server: Server, waits: list[float]
-) -> None:
+def test_a_final_answer_is_not_retried(status: int, server: Server, waits: list[float]) -> None:
     (server.folder / "a.tar").write_bytes(bytes(9_000))
     server.troubles = [status] * 99
     with pytest.raises(SourceError, match="cannot be read"):
@@ -285,7 +284,7 @@ def test_an_answer_that_another_try_does_not_change_is_taken_at_once(
     assert waits == []
 
 
-def test_a_local_file_is_not_waited_for(tmp_path: Path, waits: list[float]) -> None:
+def test_a_local_file_is_not_retried(tmp_path: Path, waits: list[float]) -> None:
     for ask in (describe, open_shard):
         with pytest.raises(SourceError, match="cannot be read"):
             ask(str(tmp_path / "none.tar"))
@@ -330,13 +329,13 @@ def test_a_run_over_a_flaky_server_makes_the_store_of_a_good_one_and_keeps_no_se
         ("https://h:8080/a@b.tar stays", "https://h:8080/a@b.tar stays"),
     ],
 )
-def test_secrets_are_left_out_and_the_rest_stays(text: str, left: str) -> None:
+def test_secrets_are_removed_and_the_rest_stays(text: str, left: str) -> None:
     assert redact(text) == left
     assert redact(redact(text)) == left
     assert str(HeadspanError(text)) == left
 
 
-def test_urls_that_differ_in_their_secrets_alone_keep_names_of_their_own() -> None:
+def test_urls_that_differ_only_in_their_secrets_get_distinct_names() -> None:
     urls = ["https://h/get?id=1", "https://h/get?id=2", "local?.tar"]
     assert stored_names(urls) == {
         "https://h/get?…": urls[0],
@@ -366,7 +365,7 @@ def test_a_command_is_refused_unless_it_is_allowed(tmp_path: Path, toy_run: ToyR
     assert marker.exists()
 
 
-def test_a_store_cannot_bring_commands_of_its_own(tmp_path: Path) -> None:
+def test_a_store_cannot_run_commands(tmp_path: Path) -> None:
     command = Shard(f"pipe:touch {tmp_path / 'ran'}", 0, 1, None, None)
     with pytest.raises(SourceError, match="is not among the shards of this run"):
         PlannedSources([command], {}).open(command.url)

@@ -1,4 +1,4 @@
-"""The plan against Python's tarfile, and against every way in which samples get lost elsewhere."""
+"""The plan of shards, compared with Python's tarfile, and all the ways in which samples are lost elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write(path: Path, data: bytes) -> str:
 
 
 def unexpected(note: BadImage) -> None:
-    """For tests of something else: no companion of an image may be unreadable."""
+    """For tests of other things: no image may have a note."""
     assert note.row == NO_ROW, note
 
 
@@ -40,7 +40,7 @@ def plan(data: bytes, path: Path, notes: list[BadImage] | None = None) -> list[S
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_offsets_and_names_are_those_of_tarfile(tmp_path: Path, form: int) -> None:
+def test_offsets_and_names_equal_those_of_tarfile(tmp_path: Path, form: int) -> None:
     long = "d" * 60 + "/" + "e" * 70
     names = ["a.jpg", "sub/b.PNG", f"{long}/c.webp", "ünï/ç.jpeg", "ends at block.jpg", "empty.jpg"]
     sizes = [1, 511, 512, 513, 1024, 0]
@@ -66,7 +66,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_character
     form=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     sizes=st.lists(st.integers(0, 20_000), min_size=9, max_size=9),
 )  # fmt: skip
-def test_any_names_and_sizes_are_those_of_tarfile(
+def test_any_names_and_sizes_equal_those_of_tarfile(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], form: int, sizes: list[int]
 ) -> None:
     path = tmp_path_factory.getbasetemp()
@@ -83,7 +83,7 @@ def test_companions_belong_to_the_image_of_their_key(tmp_path: Path) -> None:
         tar_bytes([
             ("a.jpg", b"1"), ("a.txt", "\ufeff Zwei Hündchen\n".encode()), ("a.json", metadata),
             ("a.cls", b" 7\n"), ("b.jpg", b"2"), ("c.TXT", b"of c"), ("c.cls", b"-1"), ("c.PnG", b"3"),
-            ("d.txt", b"of nobody"),
+            ("d.txt", b"of no image"),
         ]),
         tmp_path,
     )  # fmt: skip
@@ -97,20 +97,20 @@ def test_companions_belong_to_the_image_of_their_key(tmp_path: Path) -> None:
 
 
 def test_companions_far_from_their_images_are_found(tmp_path: Path) -> None:
-    # Webdataset makes 100 half samples of these 50.
+    # WebDataset makes 100 incomplete samples of these 50.
     members = pairs(50)
     samples = plan(tar_bytes(members[0::2] + members[:0:-2]), tmp_path)
     assert [(s.key, s.caption) for s in samples] == [(f"{n:06d}", f"caption {n}") for n in range(50)]
 
 
 def test_dots_in_names_do_not_join_images(tmp_path: Path) -> None:
-    # Webdataset makes one sample of these 50.
+    # WebDataset makes one sample of these 50.
     members = [(f"img.{name}", data) for name, data in pairs(50)]
     samples = plan(tar_bytes(members), tmp_path)
     assert [(s.key, s.caption) for s in samples] == [(f"img.{n:06d}", f"caption {n}") for n in range(50)]
 
 
-def test_a_mask_is_a_companion_where_its_image_exists_and_an_image_where_not(tmp_path: Path) -> None:
+def test_a_mask_gets_a_row_only_if_its_image_is_missing(tmp_path: Path) -> None:
     members = [
         ("a.mask.png", b"1"), ("a.jpg", b"2"), ("a.mask.depth.png", b"3"), ("b.mask.png", b"4"), ("v1.2/c.jpg", b"5"),
         ("v1.jpg", b"6"), ("v1.2/.d.jpg", b"7"),
@@ -118,7 +118,7 @@ def test_a_mask_is_a_companion_where_its_image_exists_and_an_image_where_not(tmp
     assert [s.key for s in plan(tar_bytes(members), tmp_path)] == ["a", "b.mask", "v1.2/c", "v1", "v1.2/.d"]
 
 
-def test_images_of_one_key_keep_a_row_each(tmp_path: Path) -> None:
+def test_each_of_several_images_with_one_key_gets_a_row(tmp_path: Path) -> None:
     members = [("a.jpg", b"1"), ("a.png", b"22"), ("a.txt", b"both"), ("b.jpg", b"333"), ("b.jpg", b"4444")]
     samples = plan(tar_bytes(members), tmp_path)
     assert [(s.key, s.member, s.size_bytes, s.caption) for s in samples] == [
@@ -129,7 +129,7 @@ def test_images_of_one_key_keep_a_row_each(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_image_gets_no_row(tmp_path: Path) -> None:
+def test_only_images_get_rows(tmp_path: Path) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, kind in (
@@ -144,7 +144,7 @@ def test_what_is_no_image_gets_no_row(tmp_path: Path) -> None:
             tar.addfile(info)
     notes: list[BadImage] = []
     samples = plan(file.getvalue(), tmp_path, notes)
-    # Both links lead to a file of no bytes.
+    # Both links lead to an empty file.
     assert [(s.key, s.size_bytes) for s in samples] == [
         ("soft", 0), ("hard", 0), ("a", 0), ("../../etc/x", 0), ("old", 0),
     ]  # fmt: skip
@@ -153,7 +153,7 @@ def test_what_is_no_image_gets_no_row(tmp_path: Path) -> None:
     ]
 
 
-def test_a_hard_link_is_an_image_whose_data_is_its_targets(tmp_path: Path) -> None:
+def test_a_hard_link_to_an_image_is_an_image_with_the_data_of_its_target(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"data of both")
@@ -166,25 +166,25 @@ def test_a_hard_link_is_an_image_whose_data_is_its_targets(tmp_path: Path) -> No
     assert (second.key, second.offset, second.size_bytes) == ("b", first.offset, len(b"data of both"))
 
 
-def test_numbers_after_a_dot_count_images_and_words_name_companions(tmp_path: Path) -> None:
+def test_numbers_after_a_dot_number_images_and_words_name_companions(tmp_path: Path) -> None:
     members = [("photo.jpg", b"1"), ("photo.1.jpg", b"2"), ("photo.2.jpg", b"3"), ("photo.mask.png", b"4")]
     assert [s.key for s in plan(tar_bytes(members), tmp_path)] == ["photo", "photo.1", "photo.2"]
 
 
-def test_what_lies_beside_no_image_is_told(tmp_path: Path) -> None:
+def test_members_whose_key_has_no_image_are_reported(tmp_path: Path) -> None:
     notes: list[BadImage] = []
     members = [
         ("a.jpg", b"1"),
         ("a.npy", b"part of the sample"),
         ("b.heic", b"2"),
-        ("c.txt", b"of nobody"),
+        ("c.txt", b"of no image"),
         ("README", b""),
     ]
     assert [s.key for s in plan(tar_bytes(members), tmp_path, notes)] == ["a"]
     assert [note.key for note in notes] == ["b.heic", "c.txt", "README"]
 
 
-def test_companions_that_cannot_be_read_are_told_and_the_image_stays(tmp_path: Path) -> None:
+def test_companions_that_cannot_be_read_are_reported_and_their_image_is_kept(tmp_path: Path) -> None:
     notes: list[BadImage] = []
     members = [
         ("a.jpg", b"1"), ("a.txt", b"caf\xe9"), ("a.json", b"{'no': 1}"), ("a.cls", b"cat"),
@@ -202,7 +202,7 @@ def test_companions_that_cannot_be_read_are_told_and_the_image_stays(tmp_path: P
     assert {note.url for note in notes} == {str(tmp_path / "a.tar")}
 
 
-def test_a_companion_too_large_to_be_one_is_told(tmp_path: Path) -> None:
+def test_a_companion_that_is_too_large_is_reported(tmp_path: Path) -> None:
     notes: list[BadImage] = []
     plan(tar_bytes([("a.jpg", b"1"), ("a.txt", bytes(COMPANION_BYTES + 1))]), tmp_path, notes)
     assert [note.reason for note in notes] == ["caption is not UTF-8 of at most 16 MiB"]
@@ -215,7 +215,7 @@ def test_a_name_that_is_not_utf8_can_be_stored_as_text(tmp_path: Path) -> None:
     assert sample.key.encode()
 
 
-def test_tars_joined_by_cat_are_read_to_the_end_each_with_its_captions(tmp_path: Path) -> None:
+def test_concatenated_tars_are_all_read_each_with_its_own_captions(tmp_path: Path) -> None:
     first, second = (
         tar_bytes(pairs(3)),
         tar_bytes([("000001.txt", b"other"), ("000001.jpg", b"9"), ("000002.jpg", b"8")]),
@@ -226,7 +226,7 @@ def test_tars_joined_by_cat_are_read_to_the_end_each_with_its_captions(tmp_path:
         ("000000", "caption 0"), ("000001", "caption 1"), ("000002", "caption 2"),
         ("000001", "other"), ("000002", None),
     ]  # fmt: skip
-    assert [(note.row, note.reason[:15]) for note in notes] == [(4, "its key comes a")]
+    assert [(note.row, note.reason[:15]) for note in notes] == [(4, "its key repeats")]
 
 
 def test_a_missing_end_marker_is_accepted_on_a_block_boundary_of_a_file(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_missing_end_marker_is_accepted_on_a_block_boundary_of_a_file(tmp_path
     assert len(plan(whole[: end + 1024] + bytes(100), tmp_path)) == 3
 
 
-def test_a_stream_must_bring_its_end_marker(tmp_path: Path) -> None:
+def test_a_stream_without_an_end_marker_is_refused(tmp_path: Path) -> None:
     whole = tar_bytes(pairs(3))
     third = plan(whole, tmp_path)[2].offset - 512
     write(tmp_path / "cut.tar", whole[:third])
@@ -247,24 +247,24 @@ def test_a_stream_must_bring_its_end_marker(tmp_path: Path) -> None:
         scan(f"pipe:cat {tmp_path / 'cut.tar'}", 0, unexpected)
 
 
-def test_garbage_in_the_middle_is_named_with_its_offset(tmp_path: Path) -> None:
-    # Webdataset gives 120 of these 150 samples, and no word.
+def test_garbage_in_the_middle_is_reported_with_its_offset(tmp_path: Path) -> None:
+    # WebDataset returns 120 of these 150 samples, without an error.
     data = bytearray(tar_bytes(pairs(150)))
     offset = plan(bytes(data), tmp_path)[120].offset - 512
     data[offset : offset + 512] = b"\xa5" * 512
-    with pytest.raises(SourceError, match=rf"a.tar: damaged: at offset {offset} comes no tar header .*; fetch"):
+    with pytest.raises(SourceError, match=rf"a.tar: damaged: found no tar header .* at offset {offset}, .*; fetch"):
         plan(bytes(data), tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 100, 511, 513, 700])
-def test_a_truncated_tar_is_named_with_its_offset(tmp_path: Path, cut: int) -> None:
+def test_a_truncated_tar_is_reported_with_its_offset(tmp_path: Path, cut: int) -> None:
     data = tar_bytes([("a.jpg", b"x" * 700), ("b.jpg", b"y" * 700)])
     last = 512 + 1024
     with pytest.raises(SourceError, match=rf"a.tar: truncated: .* the file ends at {last + cut}; fetch"):
         plan(data[: last + cut], tmp_path)
 
 
-def test_no_cut_of_a_tar_loses_an_image_in_silence(tmp_path: Path) -> None:
+def test_truncation_anywhere_never_loses_an_image_silently(tmp_path: Path) -> None:
     data = tar_bytes(pairs(3, size=300), tarfile.PAX_FORMAT)
     whole = plan(data, tmp_path)
     starts = {sample.offset - 512 for sample in whole} | {
@@ -289,8 +289,8 @@ def test_a_long_name_without_its_member_is_truncation(tmp_path: Path) -> None:
         plan(data[: second + 1024], tmp_path)
 
 
-def test_a_pipe_that_dies_is_an_error(tmp_path: Path) -> None:
-    # Webdataset gives 125 of these 150 samples, and goes on with the next shard.
+def test_a_command_that_fails_is_an_error(tmp_path: Path) -> None:
+    # WebDataset returns 125 of these 150 samples, and continues with the next shard.
     data = tar_bytes(pairs(150))
     path = tmp_path / "b.tar"
     path.write_bytes(data)
@@ -298,7 +298,7 @@ def test_a_pipe_that_dies_is_an_error(tmp_path: Path) -> None:
     for size in (boundary, boundary + 100):
         with pytest.raises(SourceError, match=f"the command ended with status 9 after {size} bytes"):
             scan(f"pipe:head -c {size} {path}; exit 9", 0, unexpected)
-    # A command that fails after a whole tar is suspect all the same.
+    # A command that fails after a complete tar is an error too.
     with pytest.raises(SourceError, match="status 9"):
         scan(f"pipe:cat {path}; exit 9", 0, unexpected)
 
@@ -318,13 +318,13 @@ def test_a_pipe_that_dies_is_an_error(tmp_path: Path) -> None:
         (header(b"a\xc3\xa4.jpg" + b"x" * 91 + b".jpg", b"00000000003\0"), "aä.jpg" + "x" * 91, None),
     ],
 )
-def test_headers_of_every_dialect_are_read(tmp_path: Path, block: bytes, member: str, size: int | None) -> None:
+def test_headers_of_all_tar_formats_are_read(tmp_path: Path, block: bytes, member: str, size: int | None) -> None:
     samples = plan(block + b"abc" + bytes(509) + header(b"z.jpg", b"00000000000\0"), tmp_path)
     if size is not None:
         assert [(s.member, s.size_bytes) for s in samples] == [(member, size), ("z.jpg", 0)]
 
 
-def test_a_member_beyond_eight_gigabytes_is_stepped_over(tmp_path: Path) -> None:
+def test_a_member_of_more_than_eight_gigabytes_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "large.tar"
     size = 9 << 30
     with path.open("wb") as file:
@@ -336,7 +336,7 @@ def test_a_member_beyond_eight_gigabytes_is_stepped_over(tmp_path: Path) -> None
     assert sample.offset == 512 + size + 512
 
 
-def test_a_pax_size_and_a_global_header_count(tmp_path: Path) -> None:
+def test_a_pax_size_and_a_global_header_are_applied(tmp_path: Path) -> None:
     path_record, size_record = b"22 path=long/name.jpg\n", b"10 size=3\n"
     own = path_record + size_record
     data = (
@@ -351,18 +351,18 @@ def test_a_pax_size_and_a_global_header_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"a.tar: empty \(0 bytes\), where a tar was wanted; fetch"),
-        (b"<html>" * 200, "not a tar: at offset 0 comes no tar header"),
-        (b"PK\x03\x04", "a.tar: not a tar: 4 bytes, where a header alone takes 512; give .tar"),
+        (b"", r"a.tar: empty \(0 bytes\), but a tar was expected; fetch"),
+        (b"<html>" * 200, "not a tar: found no tar header .* at offset 0;"),
+        (b"PK\x03\x04", "a.tar: not a tar: 4 bytes, but a header alone takes 512; give .tar"),
         (header(b"a.jpg", b"\xff" * 12), "not a tar: .* a member of -1 bytes"),
-        (header(b"a.jpg", b"00000000000\0") + header(b"L", b"77777777777\0", kind=b"L"), "offset 512 .* a name or pax"),
-        (header(b"a.jpg", b"00000000003\0", kind=b"S") + bytes(512), "a.jpg is stored sparse"),
-        (header(b"p", b"00000000007\0", kind=b"x") + b"9 a=b\n".ljust(512), "records do not add up"),
+        (header(b"a.jpg", b"00000000000\0") + header(b"L", b"77777777777\0", kind=b"L"), "a name or pax .* offset 512"),
+        (header(b"a.jpg", b"00000000003\0", kind=b"S") + bytes(512), "found a.jpg, a sparse file that .* at offset 0"),
+        (header(b"p", b"00000000007\0", kind=b"x") + b"9 a=b\n".ljust(512), "records have wrong lengths"),
         (header(b"p", b"00000000014\0", kind=b"x") + b"12 size=-12\n".ljust(512, b"\0") + header(b"a.jpg", b"0\0"),
          "a pax header with size '-12'"),
     ],
 )  # fmt: skip
-def test_what_is_no_whole_tar_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_complete_tar_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         plan(data, tmp_path)
 
@@ -372,7 +372,7 @@ def test_what_is_no_whole_tar_is_refused(tmp_path: Path, data: bytes, message: s
     changes=st.lists(st.tuples(st.integers(0, 6 * 512 - 1), st.integers(0, 255)), max_size=6),
     size=st.integers(1, 20_000),
 )
-def test_broken_tars_give_samples_or_a_source_error_and_nothing_else(
+def test_damaged_tars_give_samples_or_a_source_error_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], size: int
 ) -> None:
     data = bytearray(tar_bytes([("n" * 120 + ".jpg", b"1"), *pairs(2)], tarfile.PAX_FORMAT))
@@ -385,7 +385,7 @@ def test_broken_tars_give_samples_or_a_source_error_and_nothing_else(
         assert str(error).startswith(str(tmp_path_factory.getbasetemp()))  # noqa: PT017
 
 
-def test_gzip_and_pipe_give_the_plan_of_the_file(tmp_path: Path) -> None:
+def test_gzip_and_pipes_give_the_same_plan_as_the_file(tmp_path: Path) -> None:
     data = tar_bytes(pairs(37, size=9_000))
     wanted = [(s.row, s.key, s.offset, s.caption) for s in plan(data, tmp_path)]
     packed = write(tmp_path / "a.tar.gz", gzip.compress(data))
@@ -403,7 +403,7 @@ def test_gzip_and_pipe_give_the_plan_of_the_file(tmp_path: Path) -> None:
         )
 
 
-def test_rows_run_on_over_shards_and_progress_is_told(tmp_path: Path) -> None:
+def test_rows_continue_over_shards_and_progress_is_reported(tmp_path: Path) -> None:
     urls = [write(tmp_path / f"{n}.tar", tar_bytes(pairs(count))) for n, count in enumerate((3, 0, 1, 257))]
     events: list[Progress] = []
     found = list(list_samples(stored_names(urls), on_note=unexpected, on_progress=events.append))

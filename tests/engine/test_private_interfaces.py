@@ -1,7 +1,7 @@
-"""Every private interface of a library that headspan relies on, in one table, each with a check that it is still there.
+"""All private interfaces of libraries that headspan relies on, each with a check that it still exists.
 
-A check that fails names the file that relies on the interface and what no longer works. What is public, or said in a
-library's documentation, is left out.
+A failing check names the file that relies on the interface, and what no longer works. Public and documented interfaces
+are not listed.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def the_text_towers_mask_and_positions_are_cut() -> bool:
     return all(hasattr(clip, each) for each in ("attn_mask", "positional_embedding", "text_pool_type"))
 
 
-# The file that relies on it, what it relies on, and what no longer works where that is gone.
+# The file that relies on the interface, the check, and what no longer works without the interface.
 TABLE: list[tuple[str, Callable[[], bool], str]] = [
     (
         "engine/headspan/model/convert.py",
@@ -168,12 +168,12 @@ TABLE: list[tuple[str, Callable[[], bool], str]] = [
 
 
 @pytest.mark.parametrize(("file", "check", "breaks"), TABLE, ids=[check.__name__ for _, check, _ in TABLE])
-def test_a_private_interface_is_still_there(file: str, check: Callable[[], bool], breaks: str) -> None:
+def test_a_private_interface_still_exists(file: str, check: Callable[[], bool], breaks: str) -> None:
     assert (ROOT / file).is_file(), f"{file} has moved; correct the table"
     assert check(), f"{file} relies on {check.__name__.replace('_', ' ')}; without it fails: {breaks}"
 
 
-def test_no_file_uses_a_private_name_of_a_library_that_the_table_does_not_list() -> None:
+def test_all_files_that_use_private_names_of_libraries_are_in_the_table() -> None:
     listed = {file for file, _, _ in TABLE}
     marks = ("import _", "factory.load_state_dict", "torch.ops.mkldnn._", "file_system._", "constants.HF_HUB_OFFLINE")
     using = {
@@ -183,4 +183,4 @@ def test_no_file_uses_a_private_name_of_a_library_that_the_table_does_not_list()
         if any(mark in path.read_text() for mark in marks)
     }
     assert using <= listed
-    assert using, "the search finds what is known to be there"
+    assert using, "the search must find the files that are known to use private names"

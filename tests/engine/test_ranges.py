@@ -1,4 +1,4 @@
-"""A remote file in blocks: every byte, how many are on their way, and what failed is asked for anew."""
+"""Remote files in blocks: every byte is read, blocks are read ahead, and failed requests are repeated."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ URL = "https://h/a.tar"
 
 
 class Remote:
-    """Brings spans of DATA when they are waited for, and notes what was asked for."""
+    """Serves parts of DATA when their results are read, and records the requests."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.requested: list[int] = []
         self.cancelled: list[int] = []
-        # Asked for, and neither taken nor given up; more than it bears are refused.
-        self.on_their_way: set[int] = set()
+        # Requests that are neither read nor cancelled. More than `bears` are refused.
+        self.pending: set[int] = set()
         self.bears, self.refused = 99, 0
-        # Of the next times that a block is asked for.
+        # For each block, the failures of its next requests.
         self.failures: dict[int, list[Exception]] = {}
 
     def fetch(self, start: int, end: int) -> Future[bytes]:
         index = start // SIZE
         assert end == min(start + SIZE, len(DATA))
-        self.asked.append(index)
+        self.requested.append(index)
         failures, cancelled = self.failures.get(index, []), self.cancelled
         failure = failures.pop() if failures else None
-        on_their_way = self.on_their_way
-        on_their_way.add(index)
-        if len(on_their_way) > self.bears:
+        pending = self.pending
+        pending.add(index)
+        if len(pending) > self.bears:
             failure = OSError("too many")
             self.refused += 1
 
-        class Coming(Future[bytes]):
+        class Request(Future[bytes]):
             def result(self, timeout: float | None = None) -> bytes:
-                on_their_way.discard(index)
+                pending.discard(index)
                 if failure is not None:
                     raise failure
                 return DATA[start:end]
 
             def cancel(self) -> bool:
-                on_their_way.discard(index)
+                pending.discard(index)
                 cancelled.append(index)
                 return True
 
-        return Coming()
+        return Request()
 
 
 @pytest.fixture(autouse=True)
@@ -61,76 +61,76 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", SIZE)
 
 
-@given(spans=st.lists(st.tuples(st.integers(0, len(DATA) + 9), st.integers(0, 5 * SIZE)), max_size=12))
-def test_any_spans_in_any_order_are_the_files_bytes(spans: list[tuple[int, int]]) -> None:
-    # The fixture holds for the whole test, all examples of it alike.
+@given(reads=st.lists(st.tuples(st.integers(0, len(DATA) + 9), st.integers(0, 5 * SIZE)), max_size=12))
+def test_reads_in_any_order_give_the_bytes_of_the_file(reads: list[tuple[int, int]]) -> None:
+    # The fixture applies to the whole test, so all examples share it.
     file = Blocks(Remote().fetch, len(DATA), URL)
-    for offset, size in spans:
+    for offset, size in reads:
         assert file.read(offset, size) == DATA[offset : offset + size]
 
 
-def test_forwards_every_block_is_asked_for_once_and_many_are_on_their_way() -> None:
+def test_sequential_reads_request_every_block_once_with_read_ahead() -> None:
     remote = Remote()
     file = Blocks(remote.fetch, len(DATA), URL)
     ahead = []
     for offset in range(0, len(DATA), 10):
         assert file.read(offset, 10) == DATA[offset : offset + 10]
-        ahead.append(max(remote.asked) - (offset + 9) // SIZE)
-    assert remote.asked == list(range(-(-len(DATA) // SIZE)))
-    # One block says nothing of what is wanted next; two in a row do, a little.
+        ahead.append(max(remote.requested) - (offset + 9) // SIZE)
+    assert remote.requested == list(range(-(-len(DATA) // SIZE)))
+    # One block does not predict the next; two sequential ones do, a little.
     assert ahead[: SIZE // 10] == [0] * (SIZE // 10)
     assert ahead[SIZE // 10] == 3
     assert max(ahead) == AHEAD
-    assert set(remote.cancelled) <= set(remote.asked)
+    assert set(remote.cancelled) <= set(remote.requested)
 
 
-def test_what_lies_apart_is_fetched_alone_and_the_rest_is_given_up() -> None:
+def test_reads_far_apart_fetch_single_blocks_and_cancel_other_requests() -> None:
     remote = Remote()
     file = Blocks(remote.fetch, len(DATA), URL)
     for index in (9, 3, 20, 5):
         file.read(index * SIZE + 1, 5)
-    assert remote.asked == [9, 3, 20, 5]
+    assert remote.requested == [9, 3, 20, 5]
     file.read(0, 4 * SIZE)
-    on_their_way = set(remote.asked) - {9, 20, 5}
+    pending = set(remote.requested) - {9, 20, 5}
     remote.cancelled.clear()
     file.read(30 * SIZE, 1)
-    assert on_their_way - {0, 1, 2} <= set(remote.cancelled)
+    assert pending - {0, 1, 2} <= set(remote.cancelled)
     file.close()
     assert remote.cancelled[-1] == 30
 
 
-def test_a_block_that_failed_is_asked_for_anew() -> None:
+def test_a_failed_block_is_requested_again() -> None:
     remote = Remote()
     remote.failures = {2: [OSError("gone")] * 2, 20: [OSError("gone")]}
     file = Blocks(remote.fetch, len(DATA), URL)
     assert file.read(0, 2 * SIZE) == DATA[: 2 * SIZE]
-    # One of several that were on their way: once more without a word, then the caller is told.
+    # It was one of several requests, so it is repeated once silently, then the error is raised.
     with pytest.raises(SourceError, match=r"h/a\.tar: cannot be read \(gone\)"):
         file.read(2 * SIZE, 1)
     assert file.read(2 * SIZE, SIZE) == DATA[2 * SIZE : 3 * SIZE]
-    assert remote.asked.count(2) == 3
+    assert remote.requested.count(2) == 3
     with pytest.raises(SourceError, match=r"h/a\.tar: cannot be read \(gone\)"):
         file.read(20 * SIZE, 1)
     assert file.read(20 * SIZE, SIZE) == DATA[20 * SIZE : 21 * SIZE]
 
 
-def test_a_server_that_bears_few_at_once_is_asked_for_fewer_and_now_and_then_for_one_more() -> None:
+def test_a_server_that_refuses_many_requests_gets_fewer_and_later_one_more() -> None:
     remote = Remote()
     remote.bears = 3
     file = Blocks(remote.fetch, len(DATA), URL)
     most, refused = [], []
     for offset in range(0, len(DATA), SIZE):
         assert file.read(offset, SIZE) == DATA[offset : offset + SIZE]
-        most.append(len(remote.on_their_way))
+        most.append(len(remote.pending))
         refused.append(remote.refused)
-    # All that were asked for together with the first that failed; later one, now and then.
+    # At first all requests that were sent with the first failure are refused; later only one, now and then.
     assert refused[10] > 10
     assert refused[-1] - refused[10] <= 2
-    # What is on its way beside the one that was just taken.
+    # The requests that are pending after each read.
     assert set(most[20:-2]) <= {1, 2}
 
 
-def test_blocks_far_ahead_are_given_up_after_a_step_back() -> None:
+def test_read_ahead_is_cancelled_after_a_step_back() -> None:
     remote = Remote()
     file = Blocks(remote.fetch, len(DATA), URL)
     file.read(0, 12 * SIZE)
@@ -139,7 +139,7 @@ def test_blocks_far_ahead_are_given_up_after_a_step_back() -> None:
     assert min(remote.cancelled) == AHEAD + 1
 
 
-def test_a_file_of_whole_blocks_has_no_block_behind_its_end() -> None:
+def test_no_block_after_the_end_is_requested() -> None:
     asked: list[int] = []
 
     def fetch(start: int, end: int) -> Future[bytes]:
@@ -153,13 +153,13 @@ def test_a_file_of_whole_blocks_has_no_block_behind_its_end() -> None:
     assert asked == [index * SIZE for index in range(6)]
 
 
-def test_a_block_that_is_cut_short_is_not_taken_for_the_end() -> None:
+def test_a_block_that_is_too_short_is_not_mistaken_for_the_end() -> None:
     done: Future[bytes] = Future()
     done.set_result(DATA[:40])
     assert Blocks(lambda start, end: done, len(DATA), URL).read(0, 60) == DATA[:40]
 
 
-def test_more_than_was_asked_for_is_refused() -> None:
+def test_a_server_that_sends_more_than_requested_is_refused() -> None:
     done: Future[bytes] = Future()
     done.set_result(DATA)
     with pytest.raises(SourceError, match="whole files"):

@@ -1,4 +1,4 @@
-"""The whole chain on real photographs, where there are some: HEADSPAN_PHOTOS names their shards."""
+"""The whole pipeline on real photographs, if HEADSPAN_PHOTOS names shards of them."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ PHOTOS = os.environ.get("HEADSPAN_PHOTOS", "")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS, reason="HEADSPAN_PHOTOS names no shards of real photographs")
-def test_real_photographs_go_through_the_whole_chain(tmp_path: Path) -> None:
+def test_real_photographs_go_through_the_whole_pipeline(tmp_path: Path) -> None:
     out = tmp_path / "photos.zarr"
     summary = hs.precompute(
         PHOTOS, out, model="ViT-B-32", pretrained="random:0", layers="all", emit="heads,patches,mlps", device="cpu"
@@ -30,7 +30,7 @@ def test_real_photographs_go_through_the_whole_chain(tmp_path: Path) -> None:
     assert verdict.largest_error is not None
     assert verdict.largest_error < SUM_TOLERANCES["fp32"]
 
-    # Keys, captions and places in the tar lie beside the right rows.
+    # Keys, captions and offsets in the tar belong to the right rows.
     samples = store.samples().to_pylist()
     assert [sample["row"] for sample in samples] == store.rows.tolist()
     assert {sample["url"] for sample in samples} == set(expand([PHOTOS]))

@@ -1,4 +1,4 @@
-"""Patterns to urls, and bytes at an offset from every kind of source; each kind against the plain file."""
+"""Patterns of shards, and reads at any offset from every kind of source, compared with the plain file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from headspan.errors import SourceError
-from headspan.shards.sources import describe, open_shard
+from headspan.shards.describe import describe
+from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand
 
 CONTENT = os.urandom(3_000_017)
 
 
 class ForwardOnly(io.RawIOBase):
-    """A remote file that cannot seek, and hands out less than is asked for."""
+    """A remote file that cannot seek, and returns fewer bytes than requested."""
 
     def __init__(self, data: bytes) -> None:
         self._inner = io.BytesIO(data)
@@ -57,7 +58,7 @@ fsspec.register_implementation("forward", ForwardOnlyFileSystem, clobber=True)
 
 @pytest.fixture(params=["local", "file", "gzip", "pipe", "pipe-gzip", "memory", "memory-gzip", "forward"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """One url for each kind of source; all hold CONTENT."""
+    """One url for each kind of source, all with CONTENT."""
     kind = request.param
     data = gzip.compress(CONTENT, 1) if "gzip" in kind else CONTENT
     path = tmp_path / "a b.tar"
@@ -83,15 +84,16 @@ def test_every_source_gives_the_same_bytes_at_any_offset(url: str) -> None:
         assert reader.read_at(0, end) == CONTENT
 
 
-def test_a_short_read_names_offset_and_end(url: str) -> None:
+def test_a_short_read_reports_offset_and_end(url: str) -> None:
     end = len(CONTENT)
     with open_shard(url) as reader:
         with pytest.raises(SourceError) as short:
             reader.read_at(end - 3, 512)
         assert str(short.value) == (
-            f"{url}: truncated: wanted 512 bytes at offset {end - 3}, the file ends at {end}; fetch the shard again"
+            f"{url}: truncated: expected 512 bytes at offset {end - 3}, but the file ends at {end}; "
+            "fetch the shard again"
         )
-        with pytest.raises(SourceError, match=f"offset {end + 9}, the file ends at {end}"):
+        with pytest.raises(SourceError, match=f"offset {end + 9}, but the file ends at {end}"):
             reader.read_up_to(end + 9, 1)
 
 
@@ -103,9 +105,9 @@ def test_only_a_stream_without_checksum_does_not_know_its_end(url: str, request:
 
 def test_threads_may_share_a_local_file(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(CONTENT)
-    spans = [(offset, 257) for offset in range(0, len(CONTENT) - 257, 9_973)]
+    reads = [(offset, 257) for offset in range(0, len(CONTENT) - 257, 9_973)]
     with open_shard(str(tmp_path / "a.tar")) as reader, ThreadPoolExecutor(4) as pool:
-        for (offset, size), data in zip(spans, pool.map(lambda span: reader.read_at(*span), spans), strict=True):
+        for (offset, size), data in zip(reads, pool.map(lambda read: reader.read_at(*read), reads), strict=True):
             assert data == CONTENT[offset : offset + size]
 
 
@@ -122,12 +124,12 @@ def test_a_command_that_fails_is_an_error_with_its_status() -> None:
         reader.read_at(0, 1)
 
 
-def test_closing_a_command_early_is_no_error_and_does_not_wait_for_it() -> None:
+def test_closing_a_command_early_is_not_an_error_and_does_not_wait() -> None:
     with open_shard("pipe:yes; sleep 600") as reader:
         assert reader.read_at(0, 4) == b"y\ny\n"
 
 
-def test_a_gzip_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
+def test_a_truncated_gzip_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(CONTENT, 1)[:-9])
     with open_shard(str(path)) as reader, pytest.raises(SourceError, match=r"reading failed after .*fetch"):
@@ -150,7 +152,7 @@ def test_a_shard_is_described_by_size_and_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["none.tar", "memory://none.tar", "no-such-scheme://bucket/a.tar"])
-def test_what_cannot_be_opened_is_named(url: str) -> None:
+def test_a_shard_that_cannot_be_opened_is_named(url: str) -> None:
     with pytest.raises(SourceError, match=f"{url}: cannot be read"):
         open_shard(url)
 
@@ -185,7 +187,7 @@ def test_patterns_become_urls_in_order(folder: Path, patterns: list[str], urls: 
     assert expand(patterns, allow_pipe=True) == urls
 
 
-def test_an_absolute_glob_and_a_name_with_braces_of_its_own(folder: Path) -> None:
+def test_an_absolute_glob_and_a_file_with_braces_in_its_name_are_found(folder: Path) -> None:
     assert expand([f"{folder}/data/[0-1].tar"]) == [str(folder / "data/0.tar"), str(folder / "data/1.tar")]
     (folder / "odd{0,1}[x].tar").touch()
     assert expand(["odd{0,1}[x].tar"]) == ["odd{0,1}[x].tar"]
@@ -205,12 +207,12 @@ def test_an_absolute_glob_and_a_name_with_braces_of_its_own(folder: Path) -> Non
         (["s3://b/{0,0}.tar"], "named twice"),
     ],
 )
-def test_patterns_that_cannot_be_meant_are_refused(folder: Path, patterns: list[str], message: str) -> None:
+def test_invalid_patterns_are_refused(folder: Path, patterns: list[str], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         expand(patterns)
 
 
-def test_a_named_pipe_is_refused_since_it_gives_its_bytes_once(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused_since_its_bytes_come_only_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
     with pytest.raises(SourceError, match=r"a.tar: not a regular file; .*'pipe:"):
         expand([str(tmp_path / "a.tar")])

@@ -1,4 +1,4 @@
-"""Text vectors are open_clip's own, whatever the length of the texts and of their batch."""
+"""Text vectors equal open_clip's, whatever the length of the texts and of their batch."""
 
 import open_clip
 import pytest
@@ -12,9 +12,9 @@ from tests.tolerances import FLOAT32_SUM, relative_error
 TEXTS = ["a dog", "x", *(f"a photo of {count} red objects on a long blue table" for count in range(9)), "why not " * 40]
 
 
-def test_the_short_context_changes_no_vector(toy_model: LoadedModel) -> None:
+def test_a_shorter_context_changes_no_vector(toy_model: LoadedModel) -> None:
     tokens = toy_model.tokenizer()(TEXTS)
-    # The last text fills the whole context, the second takes three tokens of it.
+    # The last text fills the whole context; the second has three tokens.
     assert tokens[-1].argmax() == tokens.shape[1] - 1
     with torch.inference_mode():
         wanted = toy_model.clip.encode_text(tokens, normalize=True).numpy()
@@ -24,9 +24,7 @@ def test_the_short_context_changes_no_vector(toy_model: LoadedModel) -> None:
         assert (toy_model.clip.encode_text(tokens, normalize=True).numpy() == wanted).all()
 
 
-def test_only_as_many_tokens_are_computed_as_the_texts_have(
-    toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_tokens_of_the_texts_are_computed(toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     inner = toy_model.clip.encode_text
     monkeypatch.setattr(
@@ -38,16 +36,16 @@ def test_only_as_many_tokens_are_computed_as_the_texts_have(
     assert seen == [4, 4]
 
 
-def test_progress_counts_texts_and_tells_of_those_that_may_be_cut(toy_model: LoadedModel) -> None:
+def test_progress_counts_texts_and_reports_those_that_may_be_truncated(toy_model: LoadedModel) -> None:
     events: list[Progress] = []
     encode_texts(toy_model, TEXTS, 5, events.append)
     assert [(event.done, event.total) for event in events] == [(5, 12), (10, 12), (12, 12)]
-    assert events[-1].note == "1 fill the context of 16 tokens and may be cut"
+    assert events[-1].note == "1 fill the context of 16 tokens and may be truncated"
     encode_texts(toy_model, TEXTS[:3], 5, events.append)
     assert events[-1].note == ""
 
 
-def test_a_tower_that_looks_behind_the_end_token_keeps_its_whole_context() -> None:
+def test_a_tower_that_does_not_pool_at_the_end_token_keeps_its_whole_context() -> None:
     clip = open_clip.create_model("ViT-S-32-alt")
     tokens = open_clip.get_tokenizer("ViT-S-32-alt")(["a dog"])
     assert _lengths(clip, tokens) is not None

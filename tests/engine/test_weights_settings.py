@@ -1,4 +1,4 @@
-"""The same weights give the same embeddings however they are named; what nothing tells is said to be assumed.
+"""The same weights give the same embeddings however they are named, and assumed settings are reported.
 
 A stand-in for the hub's cache holds a toy's weights under a tag that the test adds to open_clip's table.
 """
@@ -29,7 +29,7 @@ from headspan.decode.exact import preprocess_image
 from headspan.errors import ModelError
 from headspan.events import Progress
 from headspan.model import hub
-from headspan.model.convert import running_twice, to_tower
+from headspan.model.convert import to_tower, two_pass_models
 from headspan.model.load import LoadedModel, load_model, load_stored_model
 from headspan.model.tower import Tower, normalise
 from tests import tolerances
@@ -39,9 +39,9 @@ from tests.tolerances import relative_error
 REPOSITORY = "headspan-tests/Toy"
 TAG = "trained_s1b"
 HALF, ONE = [0.5, 0.5, 0.5], [1.0, 1.0, 1.0]
-# A vocabulary of a few words makes the weights small.
+# A small vocabulary keeps the weights small.
 SMALL: dict[str, Any] = {**TOY, "text_cfg": {**TOY["text_cfg"], "vocab_size": 64}}
-# Each differs from open_clip's defaults in what a family of its tags differs in.
+# Each differs from open_clip's defaults as a family of its tags does.
 FAMILIES: dict[str, dict[str, Any]] = {
     "QuickGELU": {"quick_gelu": True},
     "SigLIP": {"mean": HALF, "std": HALF, "resize_mode": "squash"},
@@ -53,7 +53,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A toy whose weights have a tag, a repository in the hub's cache, and a checksum in an url."""
+    """A toy whose weights have a tag, a repository in the hub cache, and a checksum in a url."""
 
     name: str
     config: Path
@@ -85,7 +85,7 @@ def whole_config(family: dict[str, Any], model: dict[str, Any] = SMALL) -> str:
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, and no network."""
+    """An empty hub cache, and no network."""
     cache = tmp_path / "hub"
     cache.mkdir()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
@@ -94,7 +94,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fill_cache(cache: Path, repository: str, config: str, weights: Path) -> Path:
-    """Put a config and weights into the cache, these as a link to a file named by its checksum, as the hub does."""
+    """Put a config and weights into the cache. As in the hub, the weights are a link to a file named by checksum."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / "1234567"
     for each in (snapshot, folder / "refs", folder / "blobs"):
@@ -142,7 +142,7 @@ def elsewhere(source: Path, folder: Path, config: str | None = None) -> Path:
 
 
 def resaved(toy: Trained, folder: Path, config: str | None) -> Path:
-    """The same tensors in a file of other bytes."""
+    """The same tensors in a file with other bytes."""
     folder.mkdir()
     if config is not None:
         (folder / hub.CONFIG).write_text(config)
@@ -152,7 +152,7 @@ def resaved(toy: Trained, folder: Path, config: str | None) -> Path:
 
 
 def unlinked(toy: Trained, tmp_path: Path) -> str:
-    """The same file, recognised by the checksum that a tag's url tells alone."""
+    """The same file, recognised only by the checksum in a tag's url."""
     shutil.rmtree(toy.snapshot.parents[1])
     return str(elsewhere(toy.plain_pt, tmp_path / "downloads"))
 
@@ -185,7 +185,7 @@ WAYS: dict[str, Way] = {
 def test_every_way_to_name_the_same_weights_gives_the_same_bytes(
     family: str, hub_cache: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # However slow the machine is.
+    # A note about a slow fetch must not appear, however slow the machine is.
     monkeypatch.setattr(hub, "_QUIET_SECONDS", 600.0)
     wanted: LoadedModel | None = None
     for number, (way, named) in enumerate(WAYS.items()):
@@ -205,12 +205,12 @@ def test_every_way_to_name_the_same_weights_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tag_is_prepared_and_computed_as_open_clip_does_it(
+def test_a_tag_has_the_preprocessing_and_activation_of_open_clip(
     family: str, hub_cache: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = trained(FAMILIES[family], hub_cache, small_weights, tmp_path, monkeypatch)
     model = load_model(toy.name, TAG)
-    # What is there to be told apart from open_clip's defaults.
+    # The settings must differ from open_clip's defaults for this test to mean anything.
     clip = open_clip.create_model("headspan-trained", TAG, force_quick_gelu=bool(toy.family.get("quick_gelu"))).eval()
     transform = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
     path = tmp_path / "image.png"
@@ -219,11 +219,11 @@ def test_a_tag_is_prepared_and_computed_as_open_clip_does_it(
         wanted = clip.encode_image(transform(image)[None]).numpy()
     tower = to_tower(model.clip.visual, "toy")
     state = np.frombuffer(embedding_bytes(model), np.float32)[None]
-    row = torch.nn.functional.layer_norm(torch.from_numpy(state.copy()), state.shape[1:], *tower.norm_after[:2])
+    row = torch.nn.functional.layer_norm(torch.from_numpy(state.copy()), state.shape[1:], *tower.ln_post[:2])
     assert relative_error((row @ tower.projection).numpy(), wanted) < tolerances.FLOAT32_SUM
 
 
-def test_what_nothing_tells_is_assumed_in_one_sentence_and_recorded(
+def test_unknown_settings_are_assumed_with_one_sentence_and_recorded(
     hub_cache: Path,
     small_weights: Path,
     tmp_path: Path,
@@ -238,12 +238,12 @@ def test_what_nothing_tells_is_assumed_in_one_sentence_and_recorded(
     assert main([*command, "--pretrained", str(file)]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "assumed" in line]
     assert len(said) == 1
-    assert said[0].startswith(f"{file}: nothing tells the preprocessing and activation of these weights")
+    assert said[0].startswith(f"{file}: nothing states the preprocessing and activation of these weights")
     assert "mean [0.4815, 0.4578, 0.4082]" in said[0]
     assert "bicubic, shortest, GELU" in said[0]
     assert f"--pretrained TAG --weights {file} (tags: another, {TAG})" in said[0]
     assert hs.open(out).attributes["made_with"]["weights"]["assumed"] == said[0]
-    # Told the tag, it is another store, of which nothing is assumed.
+    # With the tag it is another store, for which nothing is assumed.
     assert main([*command[:-2], "--out", str(tmp_path / "t.zarr"), "--pretrained", TAG, "--weights", str(file)]) == 0
     assert "assumed" not in capsys.readouterr().err
     told = hs.open(tmp_path / "t.zarr").attributes
@@ -261,15 +261,15 @@ def test_random_weights_and_the_reference_model_assume_nothing(toy_config: Path)
     ("part", "change", "text"),
     [
         ("vision_cfg", {"layers": 4}, r"vision_cfg\.layers is 4, .* has 3"),
-        # Positions would be interpolated without a word.
+        # Positions would be interpolated silently.
         ("vision_cfg", {"image_size": 48}, r"vision_cfg\.image_size is 48, .* has 32"),
-        # As many parameters of the same shapes, and other numbers.
+        # The parameters have the same shapes but would give other numbers.
         ("vision_cfg", {"head_width": 8}, r"vision_cfg\.head_width is 8, .* has 16"),
         ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}, r"vision_cfg\.act_kwargs is .*tanh.* has None"),
         ("text_cfg", {"heads": 4}, r"text_cfg\.heads is 4, .* has 2"),
     ],
 )
-def test_a_config_beside_the_weights_that_describes_another_model_is_refused(
+def test_a_config_next_to_the_weights_that_describes_another_model_is_refused(
     part: str, change: dict[str, Any], text: str, toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     model = {**TOY, part: {**TOY[part], **change}}
@@ -278,7 +278,7 @@ def test_a_config_beside_the_weights_that_describes_another_model_is_refused(
         load_model(str(toy_config), str(file))
 
 
-def test_a_config_that_writes_defaults_out_describes_the_same_model(
+def test_a_config_with_explicit_defaults_describes_the_same_model(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     model = {
@@ -291,14 +291,14 @@ def test_a_config_that_writes_defaults_out_describes_the_same_model(
 
 
 def flip_last_byte(store: Path) -> tuple[Path, bytes]:
-    """Damage a file of the heads; returns its path and what it held."""
+    """Damage a file of the heads. Returns its path and its former contents."""
     path = next(path for path in sorted((store / "heads" / "c").rglob("*")) if path.is_file())
     held = path.read_bytes()
     path.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
     return path, held
 
 
-def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
+def test_a_resumed_store_keeps_the_settings_that_it_was_made_with(
     hub_cache: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = trained(FAMILIES["longest"], hub_cache, small_weights, tmp_path, monkeypatch)
@@ -306,13 +306,13 @@ def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
     shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
     run: dict[str, Any] = {"model": toy.name, "pretrained": str(file), "device": "cpu", "layers": "all"}
     hs.precompute(shard, tmp_path / "s.zarr", **run)
-    # The config comes to lie beside the weights afterwards, as if an earlier headspan had not read it.
+    # The config is added next to the weights later, as if an earlier headspan had not read it.
     (file.parent / hub.CONFIG).write_text(whole_config(toy.family))
     events: list[Progress] = []
     hs.precompute(shard, tmp_path / "s.zarr", on_progress=events.append, **run)
     notes = [event.note for event in events if event.stage == "note"]
     assert len(notes) == 1
-    assert "the store goes on as it was made" in notes[0]
+    assert "the store keeps the settings that it was made with" in notes[0]
     assert "QuickGELU" in notes[0]
     damaged, before = flip_last_byte(tmp_path / "s.zarr")
     repaired = hs.repair(tmp_path / "s.zarr")
@@ -336,7 +336,7 @@ def test_a_store_goes_on_with_the_settings_that_it_was_made_with(
         lambda state: {name: tensor.half().float() for name, tensor in state.items()},
     ],
 )
-def test_checkpoints_of_training_scripts_load_to_the_same_tensors(
+def test_checkpoints_of_training_scripts_load_the_same_tensors(
     wrapped: Callable[[dict[str, Any]], dict[str, Any]], toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     state = {name: tensor.half().float() for name, tensor in load_file(toy_weights).items()}
@@ -346,7 +346,7 @@ def test_checkpoints_of_training_scripts_load_to_the_same_tensors(
     assert (found.weights_sha256, found.text_sha256) == (plain.weights_sha256, plain.text_sha256)
 
 
-def test_a_checkpoint_of_torch_compile_itself_loads(toy_config: Path, toy_weights: Path, tmp_path: Path) -> None:
+def test_a_real_checkpoint_of_torch_compile_loads(toy_config: Path, toy_weights: Path, tmp_path: Path) -> None:
     plain = load_model(str(toy_config), str(toy_weights))
     torch.save(torch.compile(plain.clip).state_dict(), tmp_path / "compiled.pt")
     assert any("_orig_mod." in name for name in torch.load(tmp_path / "compiled.pt"))
@@ -354,7 +354,7 @@ def test_a_checkpoint_of_torch_compile_itself_loads(toy_config: Path, toy_weight
     assert (found.weights_sha256, found.text_sha256) == (plain.weights_sha256, plain.text_sha256)
 
 
-def test_the_text_towers_checksum_and_the_activation_are_of_what_runs(
+def test_the_recorded_text_checksum_and_activation_are_those_that_run(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     plain = load_model(str(toy_config), str(toy_weights))
@@ -370,7 +370,7 @@ def test_the_text_towers_checksum_and_the_activation_are_of_what_runs(
     assert load_model(str(tanh), "random:0").activation == "gelu_tanh"
 
 
-def test_a_stored_model_is_found_from_another_folder_and_where_it_moved(
+def test_a_stored_model_is_found_from_another_folder_and_after_it_moved(
     toy_config: Path, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, other = tmp_path / "work", tmp_path / "other"
@@ -393,7 +393,7 @@ def test_a_stored_model_is_found_from_another_folder_and_where_it_moved(
     for name, store in stores.items():
         assert store.attributes["model"] == runs[name]["model"]
         assert hs.text_vectors(store, ["a", "b"]).shape == (2, 24)
-    # The shard was named relative to the run's folder too.
+    # The shard was relative to the run's folder too.
     assert hs.verify(stores["file"], sources=True).unreached == 0
     third = tmp_path / "third"
     third.mkdir()
@@ -414,7 +414,7 @@ def test_a_stored_model_is_found_from_another_folder_and_where_it_moved(
     repaired = hs.repair(stores["file"].path, [str(third / "b.tar")], weights=places["file"])
     assert repaired.units == (0,)
     assert not [problem for problem in repaired.verdict.problems if problem.of_store]
-    # The weights alone do, where the folder's config is recorded; those of another model do not.
+    # The weights are enough if the folder's config is recorded; those of another model are not.
     lone = elsewhere(third / "saved" / hub.WEIGHTS[0], tmp_path / "lone")
     assert hs.text_vectors(stores["folder"], ["f"], weights=lone).shape == (1, 24)
     tensors = load_file(toy_weights)
@@ -430,7 +430,7 @@ def test_a_stored_model_is_found_from_another_folder_and_where_it_moved(
             load_stored_model(attributes, stores["file"].path, tmp_path / "other.safetensors")
 
 
-def test_nothing_that_a_store_names_is_fetched_unless_the_user_names_it(
+def test_a_repository_that_a_store_names_is_fetched_only_if_the_user_names_it(
     toy_weights: Path, toy_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, bool]] = []
@@ -457,14 +457,14 @@ def test_nothing_that_a_store_names_is_fetched_unless_the_user_names_it(
     assert asked == [("evil/model", False)]
 
 
-def test_a_stores_model_is_built_and_its_tokenizer_made_off_the_network(
+def test_a_stores_model_and_tokenizer_are_built_without_network(
     toy_copy: Path, toy_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **settings: Any) -> Any:
-            # Whatever a text tower of Hugging Face's or its tokenizer asks for goes through this client.
+            # All requests of Hugging Face's text towers and tokenizers go through this client.
             seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
             return function(*arguments, **settings)
 
@@ -480,7 +480,7 @@ def test_a_stores_model_is_built_and_its_tokenizer_made_off_the_network(
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def test_a_repository_whose_config_and_tag_disagree_is_said_to(
+def test_a_repository_whose_config_and_tag_disagree_gets_a_note(
     hub_cache: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = trained(FAMILIES["QuickGELU"], hub_cache, small_weights, tmp_path, monkeypatch)
@@ -488,9 +488,9 @@ def test_a_repository_whose_config_and_tag_disagree_is_said_to(
     events: list[Progress] = []
     model = load_model(f"hf-hub:{REPOSITORY}", None, on_progress=events.append)
     assert (model.activation, model.preprocess.resize_mode) == ("gelu", "squash")
-    assert "squash, GELU, and open_clip's tag of the same weights" in events[0].note
-    assert events[0].note.endswith(f"give --model headspan-trained --pretrained {TAG} for the latter")
-    # As weights of the model that has the tag, they are the tag's.
+    assert "squash, GELU, but open_clip's tag of the same weights" in events[0].note
+    assert events[0].note.endswith(f"give --model headspan-trained --pretrained {TAG} to use the tag's")
+    # As weights of the model with the tag, they have the tag's settings.
     assert load_model(toy.name, f"hf-hub:{REPOSITORY}").activation == "quick_gelu"
 
 
@@ -534,7 +534,7 @@ def test_a_config_that_asks_for_remote_code_is_refused_before_anything_is_loaded
             load()
 
 
-def test_a_slow_fetch_is_announced_and_a_failed_one_ends_in_a_whole_sentence(
+def test_a_slow_fetch_is_announced_and_a_failed_one_is_one_sentence(
     small_weights: Path, tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = trained({}, hub_cache, small_weights, tmp_path, monkeypatch)
@@ -543,7 +543,7 @@ def test_a_slow_fetch_is_announced_and_a_failed_one_ends_in_a_whole_sentence(
     heard: list[str] = []
 
     def slow(*_: Any, **__: Any) -> str:
-        # As long as it takes until the listener was told.
+        # Wait until the listener has received the note.
         while not heard:
             pass
         raise OSError(reason)
@@ -563,7 +563,7 @@ def test_a_slow_fetch_is_announced_and_a_failed_one_ends_in_a_whole_sentence(
         assert "fetch them on a connected machine" in str(refusal.value)
 
 
-def test_what_is_quick_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quick_fetch_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_QUIET_SECONDS", 0.05)
     events: list[Progress] = []
     with hub.announced(events.append, "fetching"):
@@ -572,7 +572,7 @@ def test_what_is_quick_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None
     assert not events
 
 
-def test_a_long_list_of_parameters_is_summed_up_and_no_name_is_cut(
+def test_a_long_list_of_parameters_is_shortened_between_names(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     tensors = {name: tensor for name, tensor in load_file(toy_weights).items() if ".mlp." not in name}
@@ -598,12 +598,12 @@ def test_a_long_list_of_parameters_is_summed_up_and_no_name_is_cut(
         ("somebody/their-own-model", "write hf-hub:somebody/their-own-model"),
     ],
 )
-def test_hugging_faces_names_are_answered_with_open_clips(name: str, meant: str) -> None:
+def test_names_of_hugging_face_are_answered_with_those_of_open_clip(name: str, meant: str) -> None:
     with pytest.raises(ModelError, match=rf"^{name}: .*{meant}"):
         load_model(name, None)
 
 
-def test_hugging_faces_names_behind_a_prefix_or_as_weights_are_answered_too(hub_cache: Path) -> None:
+def test_names_of_hugging_face_with_a_prefix_or_as_weights_are_answered_too(hub_cache: Path) -> None:
     for name, pretrained in (
         ("hf-hub:openai/clip-vit-base-patch32", None),
         ("ViT-B-32", "openai/clip-vit-base-patch32"),
@@ -612,7 +612,7 @@ def test_hugging_faces_names_behind_a_prefix_or_as_weights_are_answered_too(hub_
             load_model(name, pretrained)
 
 
-def test_weights_without_a_tag_are_weights_and_those_of_a_seed_are_refused(
+def test_weights_without_a_tag_are_accepted_and_with_a_seed_refused(
     toy_config: Path, toy_weights: Path, toy_model: LoadedModel, tmp_path: Path
 ) -> None:
     assert load_model(str(toy_config), None, weights=str(toy_weights)).weights_sha256 == toy_model.weights_sha256
@@ -624,12 +624,12 @@ def test_weights_without_a_tag_are_weights_and_those_of_a_seed_are_refused(
         load_model(str(toy_config), None, weights=str(tmp_path))
 
 
-def test_models_whose_rows_are_normed_before_their_mean_are_said_to_run_twice(
+def test_models_that_normalise_rows_before_their_mean_are_reported_to_run_twice(
     toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["ViT-B-32", "ViT-B-16-SigLIP", "RN50", "vit_medium_patch16_gap_256"]
     monkeypatch.setattr(open_clip, "list_models", lambda: names)
-    assert running_twice() == {"vit_medium_patch16_gap_256"}
+    assert two_pass_models() == {"vit_medium_patch16_gap_256"}
     monkeypatch.undo()
     shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
     for pooling, twice in (({"pool_type": "avg"}, True), ({"pool_type": "avg", "final_ln_after_pool": True}, False)):
@@ -648,7 +648,7 @@ def test_models_whose_rows_are_normed_before_their_mean_are_said_to_run_twice(
         assert any("two passes an image" in event.note for event in events) is twice
 
 
-def test_the_command_that_makes_a_store_again_names_its_weights(
+def test_the_command_that_info_prints_names_the_weights(
     toy_config: Path, toy_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = str(write_tar(tmp_path / "a.tar", image_members(range(2))))
@@ -659,14 +659,14 @@ def test_the_command_that_makes_a_store_again_names_its_weights(
     named = f"--pretrained {toy_weights} --weights {toy_weights}"
     assert named in capsys.readouterr().out
     assert main([*run, *named.split()]) == 0
-    # Those that the store was made with may lie elsewhere now.
+    # The weights of the store may have moved.
     moved = shutil.copy(toy_weights, tmp_path / "moved.safetensors")
     attributes = {**hs.open(tmp_path / "s.zarr").attributes, "pretrained": "gone.pt"}
-    assert load_model(str(toy_config), "gone.pt", weights=str(moved), goes_on=attributes).pretrained == "gone.pt"
+    assert load_model(str(toy_config), "gone.pt", weights=str(moved), resumed=attributes).pretrained == "gone.pt"
 
 
 @pytest.mark.parametrize("pretrained", ["laion2b_s34b_b79k", "nosuch.safetensors", "local-dir:nosuch", ""])
-def test_a_tag_or_file_that_does_not_exist_is_refused_whatever_the_weights(
+def test_a_missing_tag_or_file_is_refused_whatever_weights_are_given(
     pretrained: str, toy_config: Path, toy_weights: Path
 ) -> None:
     refused = rf"--pretrained {pretrained} is neither a tag of this model nor a file"
@@ -675,14 +675,14 @@ def test_a_tag_or_file_that_does_not_exist_is_refused_whatever_the_weights(
             load_model(str(toy_config), pretrained, weights=weights)
 
 
-def test_two_different_files_of_weights_contradict_each_other(
+def test_two_different_files_of_weights_are_a_contradiction(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     other = elsewhere(toy_weights, tmp_path / "other")
     for weights in (str(other), str(other.parent), "hf-hub:some/weights"):
         with pytest.raises(ModelError, match=rf"--weights {weights} name two different files of weights; leave one"):
             load_model(str(toy_config), str(toy_weights), weights=weights)
-    # The same file by two names, or in its folder, is no contradiction.
+    # The same file by two names, or its folder, is not a contradiction.
     (tmp_path / "link.safetensors").symlink_to(other)
     for weights in (other, other.parent):
         assert load_model(str(toy_config), str(tmp_path / "link.safetensors"), weights=str(weights)).paths["weights"]
@@ -692,14 +692,14 @@ def test_a_folder_with_several_files_of_weights_is_refused_with_their_names(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     folder = elsewhere(toy_weights, tmp_path / "run", whole_config({}, TOY)).parent
-    # What macOS leaves beside a file that it copies.
+    # macOS adds this for a file that it copies.
     (folder / "._toy.safetensors").write_bytes(b"\0\5\26\7")
     lone = load_model(f"local-dir:{folder}", None)
     assert lone.paths == {"model": str(folder), "weights": str(folder / "toy.safetensors")}
     for name in ("epoch_1.pt", "optimizer.safetensors"):
         (folder / name).write_bytes(b"")
     several = (
-        rf"{folder}: holds several files of weights \(epoch_1\.pt, optimizer\.safetensors, toy\.safetensors\); say"
+        rf"{folder}: holds several files of weights \(epoch_1\.pt, optimizer\.safetensors, toy\.safetensors\); select"
     )
     for load in (
         lambda: load_model(f"local-dir:{folder}", None),
@@ -709,7 +709,7 @@ def test_a_folder_with_several_files_of_weights_is_refused_with_their_names(
             load()
     named = load_model(f"local-dir:{folder}", None, weights=str(folder / "toy.safetensors"))
     assert named.paths == lone.paths
-    # A name that open_clip prefers leaves no doubt.
+    # A name that open_clip prefers decides.
     shutil.copy(toy_weights, folder / hub.WEIGHTS[0])
     assert load_model(f"local-dir:{folder}", None).paths["weights"] == str(folder / hub.WEIGHTS[0])
 
@@ -776,7 +776,7 @@ def test_a_config_with_a_field_of_the_wrong_type_is_refused_by_file_and_field(
             load()
 
 
-def test_a_link_to_weights_keeps_the_config_beside_what_it_links_to(
+def test_a_link_to_weights_has_the_config_next_to_its_target(
     hub_cache: Path, toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     snapshot = fill_cache(hub_cache, REPOSITORY, whole_config(FAMILIES["SigLIP"], TOY), toy_weights)
@@ -787,7 +787,7 @@ def test_a_link_to_weights_keeps_the_config_beside_what_it_links_to(
         assert hub.repository_of(link) == REPOSITORY
         found = load_model(str(toy_config), str(link))
         assert (found.preprocess.resize_mode, found.assumed) == ("squash", None)
-    # A config beside the link comes first, and a repository is known by the link without any config.
+    # A config next to the link comes first. The link alone identifies a repository without a config.
     beside = elsewhere(toy_weights, tmp_path / "beside", whole_config(FAMILIES["longest"] | {"quick_gelu": False}, TOY))
     beside.unlink()
     beside.symlink_to(tmp_path / "two.safetensors")
@@ -797,7 +797,7 @@ def test_a_link_to_weights_keeps_the_config_beside_what_it_links_to(
 
 
 @pytest.mark.parametrize("kind", ["hf-hub", "local-dir"])
-def test_a_run_goes_on_with_its_weights_though_the_models_config_is_gone(
+def test_a_run_resumes_with_its_weights_though_the_models_config_is_gone(
     kind: str, hub_cache: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     snapshot = fill_cache(hub_cache, REPOSITORY, whole_config(FAMILIES["SigLIP"], TOY), toy_weights)
@@ -809,9 +809,9 @@ def test_a_run_goes_on_with_its_weights_though_the_models_config_is_gone(
     lone = elsewhere(toy_weights, tmp_path / "lone")
     assert hs.precompute(shard, tmp_path / "s.zarr", weights=str(lone), **run).skipped == 2
     attributes = hs.open(tmp_path / "s.zarr").attributes
-    model = load_model(name, None, weights=str(lone), goes_on=attributes)
+    model = load_model(name, None, weights=str(lone), resumed=attributes)
     assert (model.preprocess.resize_mode, model.paths) == ("squash", {"weights": str(lone)})
-    # A store that another model made says nothing of this one, and a new store has nothing to go by.
+    # The store of another model does not help, and neither does a new store.
     for other in ({**attributes, "model": "hf-hub:some/other"}, None):
         with pytest.raises(ModelError, match=r"its config could not be read"):
-            load_model(name, None, weights=str(lone), goes_on=other)
+            load_model(name, None, weights=str(lone), resumed=other)

@@ -1,4 +1,4 @@
-"""Drivers of sources that raise whatever they are told to; importing this registers them with fsspec."""
+"""fsspec drivers that raise chosen errors; importing this module registers them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DATA = tar_bytes(pairs(30))
 
 
 class DriverError(Exception):
-    """A driver's own exception, which is of none of Python's kinds."""
+    """A driver's own exception, which is not one of Python's."""
 
 
 class StatusError(DriverError):
-    """One with the server's answer, as requests and httpx have it."""
+    """An exception with the server's answer, as in requests and httpx."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"the server said {status}")
@@ -28,16 +28,16 @@ class StatusError(DriverError):
 
 
 class Troubled(AbstractFileSystem):
-    """Holds one shard, and raises what it is told to, in the place that it is told."""
+    """Holds one shard, and raises the errors in `trouble`."""
 
     protocol = "troubled"
     cachable = False
-    # The place (a method), and the errors of its next calls.
+    # For each place (a method), the errors of its next calls.
     trouble: dict[str, list[BaseException]] = {}  # noqa: RUF012
 
     @classmethod
     def meet(cls, place: str) -> None:
-        """Raise what is next there."""
+        """Raise the next error of `place`, if there is one."""
         if cls.trouble.get(place):
             raise cls.trouble[place].pop(0)
 
@@ -59,7 +59,7 @@ class Troubled(AbstractFileSystem):
 
 
 class TroubledFile(io.BytesIO):
-    """Raises where the file system does."""
+    """Raises the errors of the file system."""
 
     def seekable(self) -> bool:
         Troubled.meet("seekable")
@@ -74,12 +74,12 @@ class TroubledFile(io.BytesIO):
         return super().read(size)
 
     def close(self) -> None:
-        # Files that fail are closed by the garbage collector too, where nothing may be raised.
+        # The garbage collector closes files too, and an error raised there would be lost.
         super().close()
 
 
 class TroubledAsync(AsyncFileSystem):
-    """The same as coroutines, as drivers for networks are."""
+    """The same with coroutines, as in network drivers."""
 
     protocol = "troubledasync"
     cachable = False

@@ -324,7 +324,7 @@ def test_the_whole_tower_equals_the_oracle(
 
 def test_the_whole_tower_equals_the_reference(used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     tower = to_tower(toy_visual("tok", True, False, False, "quick_gelu"), "toy")
-    for variant in (tower, replace(tower, mean_pooled=True, norm_rows=True)):
+    for variant in (tower, replace(tower, mean_pooled=True, norm_before_pooling=True)):
         pixels = torch.from_numpy(toy_pixels(2))
         found = variant.forward(pixels, (0, LAYERS - 1), with_patches=True, patches_dtype=torch.float16)
         with monkeypatch.context() as patch:

@@ -63,9 +63,9 @@ def add_inspect(section: Section) -> None:
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
-    from headspan.model.convert import catalogue, running_twice, waiting
+    from headspan.model.convert import catalogue, models_needing_transformers, two_pass_models
 
-    reasons, later, twice = catalogue(), waiting(), running_twice()
+    reasons, later, twice = catalogue(), models_needing_transformers(), two_pass_models()
     width = max(map(len, reasons))
     for name, reason in reasons.items():
         yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"

@@ -20,9 +20,10 @@ from headspan.config import Preprocess
 from headspan.decode.exact import PIXELS_LIMIT, Undecodable, open_image, raster_bytes, render
 from headspan.decode.images import DecodedImage
 from headspan.errors import SettingsError, SourceError, one_line
+from headspan.shards.reader import ShardReader
 from headspan.shards.samples import BadImage, Sample
-from headspan.shards.sources import ShardReader, open_shard
-from headspan.shards.tar import BLOCK_BYTES, dead_link_of
+from headspan.shards.sources import open_shard
+from headspan.shards.tar_header import BLOCK_BYTES, dead_link_of
 from headspan.timing import StageTimes
 
 # Encoded image, the same with its header read, and what the model wants; raises Undecodable.

@@ -38,8 +38,8 @@ class Contributions:
         return self.transfer.arrays()["finite"]
 
 
-def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> Contributions:
-    """The store's numbers for a batch; `carried` are the layers that the pass carried through the pooling.
+def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()) -> Contributions:
+    """The store's numbers for a batch; `through_pool` are the layers whose heads the pass followed through the pooling.
 
     `embedding` `[batch, joint]` is the model's own, not normalised; `norm` `[batch, 3]` its final norm's
     mean `μ` and its `s` (0 and 1 where the model has none) and `‖embedding‖`; `mlps` and `carried` are in `own`
@@ -56,8 +56,8 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
         means = _mean(row.terms, tower)
         tensors["mlps"] = _to_joint((row.terms - means) / std[..., None], tower).half()
         tensors["mlp_means"] = means[..., 0]
-    if row.carried is not None:
-        tensors["carried"] = _carried(row.carried, std, tower, carried).half()
+    if row.through_pool is not None:
+        tensors["carried"] = _through_pool(row.through_pool, std, tower, through_pool).half()
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():
         # The largest magnitude is infinite or NaN where any number is, and takes one reading.
@@ -65,23 +65,23 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
     return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, finite)
 
 
-def _carried(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
+def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
     """`[batch, layer, head, joint]`: what the pooling layer's heads took from each head of `layers`.
 
     Pooling head p took `Σ_n α_n (c_n − mean c_n) / s_n · diag(γ) W_V[p] W_O[p]` of a head's output c_n at row n;
     `head_outputs` hold `Σ_n α_n / s_n` of the head's numbers, and the rest is a fixed map.
     """
-    pool = tower.pool
+    pool = tower.attention_pool
     assert pool is not None, "only attention pooling carries"
     value = pool.key_value.weight[len(pool.query) :].float() * pool.norm.weight.float()
     by_pool_head = value.unflatten(0, (pool.heads, -1))
     found = []
     for place, layer in enumerate(layers):
-        output = tower.blocks[layer].output.weight.float().T.unflatten(0, (tower.trunk_heads, -1))
+        output = tower.blocks[layer].out_proj.weight.float().T.unflatten(0, (tower.trunk_heads, -1))
         outputs = output - output.mean(dim=-1, keepdim=True)
         through = torch.einsum("hkw,pvw->hkpv", outputs, by_pool_head)
         pooled = torch.einsum("bhpk,hkpv->bhpv", head_outputs[:, place], through).flatten(2)
-        rows = pooled @ pool.output.weight.float().T
+        rows = pooled @ pool.out_proj.weight.float().T
         found.append(_to_joint((rows - _mean(rows, tower)) / std[..., None], tower))
     return torch.stack(found, dim=1)
 
@@ -89,13 +89,13 @@ def _carried(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[i
 def _mean(rows: Tensor, tower: Tower) -> Tensor:
     """The rows' means over the width, zeros where no final norm takes them away."""
     means = rows.mean(dim=-1, keepdim=True)
-    return means if tower.norm_after is not None else torch.zeros_like(means)
+    return means if tower.ln_post is not None else torch.zeros_like(means)
 
 
 def _to_joint(rows: Tensor, tower: Tower) -> Tensor:
-    return (rows if tower.norm_after is None else rows * tower.norm_after.weight) @ tower.projection
+    return (rows if tower.ln_post is None else rows * tower.ln_post.weight) @ tower.projection
 
 
 def _shift(tower: Tower) -> Tensor:
     bias = tower.projection_bias
-    return bias if tower.norm_after is None else tower.norm_after.bias @ tower.projection + bias
+    return bias if tower.ln_post is None else tower.ln_post.bias @ tower.projection + bias

@@ -19,11 +19,11 @@ def fold(tower: Tower, layers: Sequence[int]) -> Folded:
     """Fold the output projections of `layers`, the final norm and the projection of `tower`."""
     projection = _double(tower.projection)
     gamma_projection, shift = projection, _double(tower.projection_bias)
-    if tower.norm_after is not None:
-        gamma_projection = _double(tower.norm_after.weight)[:, None] * projection
-        shift = shift + _double(tower.norm_after.bias) @ projection
+    if tower.ln_post is not None:
+        gamma_projection = _double(tower.ln_post.weight)[:, None] * projection
+        shift = shift + _double(tower.ln_post.bias) @ projection
     # Without a final norm nothing is centred: no mean has a part in anything.
-    centred = float(tower.norm_after is not None)
+    centred = float(tower.ln_post is not None)
     kept: dict[int, np.ndarray] = {}
     every_bias = []
     for layer in tower.direct_layers:
@@ -45,14 +45,15 @@ def fold(tower: Tower, layers: Sequence[int]) -> Folded:
 
 def _output(tower: Tower, layer: int) -> tuple[np.ndarray, np.ndarray]:
     """`[head, head_dim, width]` and a bias: from what a direct layer's heads emit to the pooled row."""
-    if tower.pool is not None:
-        return _by_head(tower, _double(tower.pool.output.weight).T), _double(tower.pool.output.bias)
+    if tower.attention_pool is not None:
+        out_proj = tower.attention_pool.out_proj
+        return _by_head(tower, _double(out_proj.weight).T), _double(out_proj.bias)
     block = tower.blocks[layer]
-    weight, bias = _double(block.output.weight).T, _double(block.output.bias)
-    if block.norm_mixed is not None:
+    weight, bias = _double(block.out_proj.weight).T, _double(block.out_proj.bias)
+    if block.norm_heads is not None:
         # The norm's own bias is the same for every image, and goes the way of the output's.
-        bias = bias + _double(block.norm_mixed.bias) @ weight
-        weight = _double(block.norm_mixed.weight)[:, None] * weight
+        bias = bias + _double(block.norm_heads.bias) @ weight
+        weight = _double(block.norm_heads.weight)[:, None] * weight
     by_head = _by_head(tower, weight)
     if block.norm_output is not None:
         # What the norm centres and scales holds the bias too: a row more for each head, with its share.

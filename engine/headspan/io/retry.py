@@ -1,10 +1,10 @@
-"""Sources over a network: their drivers, how they fail, and when to ask again.
+"""Use fsspec drivers for network sources: retry transient failures, and turn all others into one error.
 
-Drivers are other people's code and raise what they like. Whatever one raises is a SourceError, by catching every
-exception (BaseExceptions too) around each call of a driver, and around nothing else, so that headspan's own mistakes
-stay visible. KeyboardInterrupt alone passes through: Ctrl-C and SIGTERM are the user's. What may pass (a server that is
-busy, a connection that broke) is tried again after longer and longer waits; what a server has settled (no such file, no
-permission), and what looks like a driver's mistake, is not. No error shows a url's secrets.
+Drivers are other people's code and may raise anything. Every exception (BaseException too) of a driver becomes a
+SourceError. It is caught around each call of a driver and nowhere else, so that headspan's own mistakes stay visible.
+Only KeyboardInterrupt passes through, since Ctrl-C and SIGTERM belong to the user. Transient failures, such as a busy
+server or a broken connection, are retried with increasing waits. A server's final answer (no such file, no permission),
+and what looks like a mistake in a driver, is not. No error shows a url's secrets.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from headspan.redact import redact, redact_all_of, users_of
 
 T = TypeVar("T")
 
-# Waits before a network source is asked again.
+# Waits before the second to the sixth try.
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# A server that is silent for so long has failed; how long a whole tar takes is nobody's business.
+# A server that sends nothing for so long has failed. How long a whole tar takes is not limited.
 _CONNECT_SECONDS, _SILENCE_SECONDS = 30.0, 60.0
-# Answers of servers that another try does not change: all of 400 to 499 but these.
-_ASK_AGAIN = (408, 425, 429)
+# All statuses from 400 to 499 but these are final.
+_TRANSIENT_STATUSES = (408, 425, 429)
 # What Python raises for a path that does not work.
 LOCAL_ERRORS = (OSError, ValueError)
 # What Python raises for a mistake in a driver.
@@ -43,8 +43,8 @@ _MISTAKES = (
     NotImplementedError,
     RecursionError,
 )
-# What another try does not change: these, a server's settled answer, and a driver that is missing.
-_SETTLED = (
+# Another try does not help: mistakes, a server's final answer, and a driver that is not installed.
+_FINAL = (
     *_MISTAKES,
     FileNotFoundError,
     PermissionError,
@@ -53,18 +53,17 @@ _SETTLED = (
     ValueError,
     ImportError,
 )
-# Where one stands in a password as it is, every driver takes it for the end of the host.
+# Unencoded in a password, each of these ends the host for every driver.
 _TO_BE_ENCODED = re.compile(r"[/?#\s'\"<>]")
-# What ends a url for whoever reads a sentence, `redact` among them.
+# Within a sentence, each of these ends a url, for `redact` too.
 _ENDS_A_URL = re.compile(r"[\s'\"<>]")
-
-
-# What is read of an error's text. A text is cut after its secrets are left out, lest half a secret be none.
+# How much of an error's text is read. It is shortened only after its secrets are removed, since half a secret would not
+# be recognised.
 _READ_LETTERS = 20_000
 
 
-class PassingError(SourceError):
-    """A failure of a network source that another try may mend."""
+class TransientError(SourceError):
+    """A failure of a network source that another try may not meet."""
 
 
 def is_remote(url: str) -> bool:
@@ -73,10 +72,10 @@ def is_remote(url: str) -> bool:
 
 
 def refuse_unencoded(url: str) -> None:
-    """Raise SourceError for a url whose secrets could not be told from what stands around them.
+    """Raise SourceError for a url whose secrets `redact` could not find.
 
-    That is one whose user or password holds what ends it for every driver, so that part of it is sent and shown as a
-    host, and one with a query that holds, or stands behind, what ends a url within a sentence.
+    Such a url has a user or password with a character that ends it for every driver, which would send and show a part
+    of it as a host. Or it has a query, and a character that ends a url within a sentence.
     """
     if url.startswith("pipe:") or "://" not in url:
         return
@@ -86,7 +85,7 @@ def refuse_unencoded(url: str) -> None:
             f"{scheme}: the user or password in this url holds a slash, ?, #, a quote or a space; "
             "write each in percent encoding (a slash is %2F)"
         )
-    # In the names of objects in a bucket, a # is a letter.
+    # In the names of objects in a bucket, a # is an ordinary character.
     has_query = "?" in url or ("#" in url and re.search(r"https?://", url, re.IGNORECASE))
     if has_query and _ENDS_A_URL.search(url):
         raise SourceError(
@@ -96,57 +95,60 @@ def refuse_unencoded(url: str) -> None:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's driver for `url`, and the path that it knows it by. Raises SourceError where there is none."""
+    """fsspec's driver for `url`, and the path by which the driver knows it. Raises SourceError if there is none."""
     refuse_unencoded(url)
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
-        # A driver that comes with an extra; where it is missing, fsspec says so below.
+        # The driver comes with an extra. If it is missing, fsspec says so below.
         with suppress(ImportError):
             from aiohttp import ClientTimeout
 
-            waits = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
-            options = {"client_kwargs": {"timeout": waits}}
-    with asking_driver(url):
+            timeout = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
+            options = {"client_kwargs": {"timeout": timeout}}
+    with calling_driver(url):
         fs, path = fsspec.core.url_to_fs(url, **options)
     return fs, path
 
 
-def again(attempt: Callable[[], T]) -> T:
-    """What `attempt` returns, tried again after each of RETRY_SECONDS while its failure may pass."""
+def retry(attempt: Callable[[], T]) -> T:
+    """What `attempt` returns. It is called again after each of RETRY_SECONDS while it raises TransientError.
+
+    Raises SourceError with the last failure.
+    """
     for seconds in RETRY_SECONDS:
         try:
             return attempt()
-        except PassingError:
+        except TransientError:
             time.sleep(seconds)
     try:
         return attempt()
-    except PassingError as error:
+    except TransientError as error:
         raise SourceError(f"{error}; it was tried {len(RETRY_SECONDS) + 1} times") from error.__cause__
 
 
 @contextmanager
-def asking_driver(url: str) -> Iterator[None]:
-    """Around calls of the driver of `url`: what it raises, whatever that is, becomes a SourceError."""
+def calling_driver(url: str) -> Iterator[None]:
+    """Turn everything that the driver of `url` raises into a SourceError."""
     try:
         yield
     except KeyboardInterrupt:
         raise
-    # A driver may raise what is no Exception: SystemExit, or the cancellation of a task of its own.
+    # Some drivers raise exceptions that are not Exceptions: SystemExit, or the cancellation of their own tasks.
     except BaseException as error:
         raise unreadable(url, error) from shown_cause(url, error)
 
 
 def unreadable(url: str, error: BaseException) -> SourceError:
-    """The sentence for a url that cannot be read; PassingError where another try may help."""
-    kind = PassingError if may_pass(url, error) else SourceError
+    """The error for a url that cannot be read; a TransientError if another try may help."""
+    kind = TransientError if is_transient(url, error) else SourceError
     todo = "check the path, the connection and the permissions"
     if isinstance(error, ImportError):
         todo = "pip install 'headspan[remote]' has drivers for http, s3 and gs"
-    return kind(f"{url}: cannot be read ({told(url, error)}); {todo}")
+    return kind(f"{url}: cannot be read ({error_text(url, error)}); {todo}")
 
 
 def close_quietly(file: Any) -> None:
-    """Close a driver's file of which nothing more is wanted, so that no failure of it matters."""
+    """Close a driver's file that is not needed any more, and ignore a failure to do so."""
     try:
         file.close()
     except KeyboardInterrupt:
@@ -155,36 +157,41 @@ def close_quietly(file: Any) -> None:
         return
 
 
-def told(url: str, error: BaseException) -> str:
-    """What the error says, without the secrets of `url`; of a mistake in a driver, whose text says little, the type.
+def error_text(url: str, error: BaseException) -> str:
+    """The error's text, shortened and without the secrets of `url`.
 
-    Long texts are cut. An error that cannot be asked what it says is told by its type.
+    A mistake in a driver says little, so its type is added. If the text cannot be read, it is the type alone.
     """
-    return shortened(_found_out(lambda: _said(url, error), type(error).__name__))
+    return shortened(_read_from_error(lambda: _text(url, error), type(error).__name__))
 
 
-def may_pass(url: str, error: BaseException) -> bool:
-    """Whether a network source that failed so may answer when it is asked again."""
+def is_transient(url: str, error: BaseException) -> bool:
+    """Whether `error` is a network source's failure that another try may not meet."""
     if not is_remote(url) or url.startswith("pipe:"):
         return False
-    reason = _found_out(lambda: _reason(error), error)
-    status = _found_out(lambda: _status(reason), None)
+    reason = _read_from_error(lambda: _reason(error), error)
+    status = _read_from_error(lambda: _status(reason), None)
     if status is not None and 400 <= status < 500:
-        return status in _ASK_AGAIN
-    return isinstance(reason, Exception | asyncio.CancelledError) and not isinstance(reason, _SETTLED)
+        return status in _TRANSIENT_STATUSES
+    return isinstance(reason, Exception | asyncio.CancelledError) and not isinstance(reason, _FINAL)
 
 
-def _found_out(ask: Callable[[], T], otherwise: T) -> T:
-    """What `ask` finds out about a driver's error, whose own methods and properties may raise: then `otherwise`."""
+def shown_cause(url: str, error: BaseException) -> BaseException | None:
+    """The cause that a traceback may show: None if its text might hold the url's secrets."""
+    return error if redact(url) == url else None
+
+
+def _read_from_error(read: Callable[[], T], default: T) -> T:
+    """What `read` returns; `default` if it raises, since a driver's error may raise in its own methods."""
     try:
-        return ask()
+        return read()
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return otherwise
+        return default
 
 
-def _said(url: str, error: BaseException) -> str:
+def _text(url: str, error: BaseException) -> str:
     reason = _reason(error)
     text = one_line(reason)[:_READ_LETTERS]
     says_little = isinstance(reason, _MISTAKES) or not isinstance(reason, Exception)
@@ -194,26 +201,22 @@ def _said(url: str, error: BaseException) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the server's answer, where the error has one."""
+    """The status of the server's answer, if the error has one."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         # botocore's; requests and httpx have an answer of their own, the other drivers attributes of the error.
-        return _number(answer.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+        return _status_number(answer.get("ResponseMetadata", {}).get("HTTPStatusCode"))
     holders = ((answer, "status_code"), (error, "status"), (error, "code"))
-    # One at a time: aiohttp warns of whoever asks for its `code`.
-    return next((found for each, name in holders if (found := _number(getattr(each, name, None))) is not None), None)
+    # One at a time, since reading `code` of aiohttp's errors emits a warning.
+    found = (_status_number(getattr(holder, name, None)) for holder, name in holders)
+    return next((status for status in found if status is not None), None)
 
 
-def _number(value: object) -> int | None:
+def _status_number(value: object) -> int | None:
     return int(str(value)) if re.fullmatch("[0-9]{3}", str(value)) else None
 
 
 def _reason(error: BaseException) -> BaseException:
-    """What a driver met; fsspec calls whatever goes wrong with a first question a file that is not there."""
+    """The failure itself: fsspec reports any failure of a first request as a missing file, caused by the failure."""
     cause = error.__cause__
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
-
-
-def shown_cause(url: str, error: BaseException) -> BaseException | None:
-    """The cause that a traceback may show: none where its text might hold the url's secrets."""
-    return error if redact(url) == url else None

@@ -1,4 +1,7 @@
-"""Weights from a file into a model. Nothing is unpickled: `.safetensors`, or what torch loads as weights only."""
+"""Load weights from a file into a model, without unpickling.
+
+The file is `.safetensors`, or one that torch's weights-only loading reads.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from torch import Tensor
 from headspan.errors import ModelError, one_line
 from headspan.model import hub
 
-# What open_clip and torch raise on weights that are missing, of another model, or no weights at all.
+# What open_clip and torch raise if weights are missing, belong to another model, or are not weights.
 LOADING_ERRORS = (
     RuntimeError,
     ValueError,
@@ -34,17 +37,17 @@ LOADING_ERRORS = (
     StopIteration,
     struct.error,
 )
-# Of the parameters that are missing or too many, so many are named.
+# How many missing or unexpected parameters an error names.
 _NAMED_PARAMETERS = 3
-# Of the files of weights in a folder, so many are named.
+# How many of a folder's files of weights an error names.
 _NAMED_FILES = 8
-# Where training scripts keep the state dict within a checkpoint, the usual place first.
+# The keys under which training scripts store the state dict in a checkpoint, the usual one first.
 _WITHIN = ("state_dict", "model_state_dict", "model", "module")
-# What wraps a whole model or a part of it: torch.compile, and two wrappers of distributed training.
+# Prefixes that wrappers add to a model or its parts: torch.compile, and two of distributed training.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# What wraps a whole model alone: DataParallel and DistributedDataParallel, and Lightning's attribute.
+# Prefixes for a whole model only: DataParallel and DistributedDataParallel, and Lightning's attribute.
 _OUTER = ("module.", "model.")
-# A folder's weights in the order in which open_clip prefers them.
+# Names of weights in a folder, in open_clip's order of preference.
 _PREFERRED = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -58,18 +61,20 @@ _PREFERRED = (
 
 
 def load_into(clip: torch.nn.Module, path: Path, name: str, shown: str) -> None:
-    """Load the weights of a file, every one of which must fit, into an open_clip model.
+    """Load the weights of a file into an open_clip model. All parameters must match.
 
-    Raises ModelError, which calls the model `name` and the file `shown`.
+    Raises ModelError, which calls the model `name` and the file `shown`, if they do not, or if the file does not hold
+    plain weights.
     """
-    # open_clip converts other projects' names and interpolates positions; headspan reads the file in its place.
-    theirs = factory.load_state_dict
+    # open_clip converts parameter names of other projects and interpolates positions. Only the reading of the file is
+    # replaced.
+    original = factory.load_state_dict
     factory.load_state_dict = read_state
     try:
         open_clip.load_checkpoint(clip, str(path), strict=True, weights_only=True)
     except SafetensorError as error:
         raise ModelError(
-            f"{shown}: is not a whole .safetensors file ({first_line(error)}); fetch or save it again"
+            f"{shown}: is not a complete .safetensors file ({first_line(error)}); fetch or save it again"
         ) from error
     except pickle.UnpicklingError as error:
         raise ModelError(_no_plain_weights(shown, error)) from error
@@ -82,17 +87,17 @@ def load_into(clip: torch.nn.Module, path: Path, name: str, shown: str) -> None:
         if "TorchScript" in text or "weights_only" in text.lower():
             raise ModelError(_no_plain_weights(shown, error)) from error
         raise ModelError(
-            f"{shown}: could not be loaded as weights of {name} ({_reason(error)}); give a whole .safetensors or "
+            f"{shown}: could not be loaded as weights of {name} ({_reason(error)}); give a complete .safetensors or "
             ".pt file with --pretrained"
         ) from error
     finally:
-        factory.load_state_dict = theirs
+        factory.load_state_dict = original
 
 
 def read_state(path: str, *arguments: Any, **settings: Any) -> dict[str, Tensor]:
-    """The state dict in a file, as a plain model names its parameters.
+    """The state dict in a file, with the parameter names of an unwrapped model.
 
-    Raises ValueError where the file holds none, and what safetensors and torch raise.
+    Raises ValueError if the file holds none, and whatever safetensors and torch raise.
     """
     if path.endswith(".safetensors"):
         found: Any = load_file(path)
@@ -111,32 +116,31 @@ def read_state(path: str, *arguments: Any, **settings: Any) -> dict[str, Tensor]
         raise ValueError("it holds no tensors")
     while prefix := next((each for each in _OUTER if all(name.startswith(each) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    # PyTorch interpolates no 16-bit numbers on a CPU, and open_clip asks that of it for another image size.
+    # For another image size, open_clip interpolates positions, which PyTorch cannot do in 16 bits on a CPU.
     return {name: tensor.float() if name.endswith("positional_embedding") else tensor for name, tensor in state.items()}
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file of weights in a folder: the first of the names that open_clip prefers, or the only file; None if none.
+    """The file of weights in a folder: the first name in open_clip's order, or the only file. None if there is none.
 
-    Raises ModelError where there are several, of which none has such a name.
+    Raises ModelError if there are several files and none has such a name.
     """
     files = (path for kind in ("*.safetensors", "*.bin", "*.pth", "*.pt") for path in folder.glob(kind))
-    # macOS leaves a `._name` beside every file that it copies.
+    # macOS adds a `._name` for every file that it copies.
     found = sorted(path for path in files if not path.name.startswith(".") and path.is_file())
     named = [folder / name for name in _PREFERRED if folder / name in found]
     if len(found) > 1 and not named:
         names = ", ".join(path.name for path in found[:_NAMED_FILES])
         more = f" and {len(found) - _NAMED_FILES} more" if len(found) > _NAMED_FILES else ""
-        raise ModelError(
-            f"{folder}: holds several files of weights ({names}{more}); say which one to take with --weights FILE"
-        )
+        raise ModelError(f"{folder}: holds several files of weights ({names}{more}); select one with --weights FILE")
     return next(iter([*named, *found]), None)
 
 
 def known_tag(path: Path, tags: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The tag, among `tags` (each with its settings), whose file this is: by its place in a hub cache, or its bytes.
+    """The tag whose file this is, among `tags` with their settings; None if it is none of theirs.
 
-    Tags that share a file have the same settings, so the first is as good as any.
+    The file is recognised by its place in a hub cache, or by its bytes. Tags that share a file have the same settings,
+    so the first is returned.
     """
     repository = hub.repository_of(path)
     names_on_the_way = {place.name for place in hub.places_of(path)}
@@ -149,20 +153,20 @@ def known_tag(path: Path, tags: Mapping[str, Mapping[str, Any]]) -> str | None:
         home, names = _home(tag)
         if home and any(hub.has_bytes(home, file, path.stat().st_size, checksum) for file in names):
             return name
-        told = _told_checksum(tag)
-        if told is not None and path.suffix != ".safetensors" and checksum().startswith(told):
+        stated = _stated_checksum(tag)
+        if stated is not None and path.suffix != ".safetensors" and checksum().startswith(stated):
             return name
     return None
 
 
 def _home(tag: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The repository of a tag, and the names that its file may have there."""
+    """A tag's repository, and the names that its file may have there."""
     repository, _, name = str(tag.get("hf_hub") or "").rpartition("/")
     return repository, (f"{name.rpartition('.')[0]}.safetensors", name) if name else hub.WEIGHTS
 
 
-def _told_checksum(tag: Mapping[str, Any]) -> str | None:
-    """The SHA-256 of a tag's file, or the beginning of it, where the tag's url tells it."""
+def _stated_checksum(tag: Mapping[str, Any]) -> str | None:
+    """The SHA-256 of a tag's file, or the beginning of it, if the tag's url contains it."""
     url = str(tag.get("url") or "")
     if "openaipublic" in url:
         return url.split("/")[-2]
@@ -171,15 +175,15 @@ def _told_checksum(tag: Mapping[str, Any]) -> str | None:
 
 
 def _no_plain_weights(shown: str, error: Exception) -> str:
-    # torch's own text advises to unpickle the file, which headspan never does.
+    # torch's own error advises unpickling the file, which headspan never does.
     text = str(error)
-    asked = re.search(r"(?:GLOBAL|global:?|class:?) `?([\w.]+\.[\w.]+)", text)
-    if asked:
-        reason = f"it has objects of {asked[1]} beside or instead of tensors"
+    found = re.search(r"(?:GLOBAL|global:?|class:?) `?([\w.]+\.[\w.]+)", text)
+    if found:
+        reason = f"it holds objects of type {found[1]}, not only tensors"
     elif "TorchScript" in text:
         reason = "it is a TorchScript archive"
     else:
-        reason = "torch cannot read it as tensors alone"
+        reason = "torch cannot read it as tensors only"
     return (
         f"{shown}: holds no plain weights ({reason}); headspan never unpickles objects, so save the state dict as "
         ".safetensors"
@@ -187,23 +191,23 @@ def _no_plain_weights(shown: str, error: Exception) -> str:
 
 
 def _refuse_other_formats(path: Path) -> None:
-    """Raise ValueError where a file does not begin as a checkpoint of PyTorch does: as a ZIP archive or a pickle."""
+    """Raise ValueError if a file is neither a ZIP archive nor a pickle, as checkpoints of PyTorch are."""
     with path.open("rb") as file:
         beginning = file.read(16)
     if not beginning:
         raise ValueError("the file is empty")
     if not beginning.startswith((b"PK\x03\x04", b"\x80")):
-        raise ValueError(f"it is no checkpoint of PyTorch's, as it begins with {beginning!r}")
+        raise ValueError(f"it is not a PyTorch checkpoint; it begins with {beginning!r}")
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, with its type where the text is no sentence."""
+    """The first line of an error, with its type if the text is a single word."""
     text = first_line(error)
     return text if " " in text or text == type(error).__name__ else f"{type(error).__name__}: {text}"
 
 
 def _mismatch(text: str) -> str:
-    """What does not fit, from PyTorch's list of it: the first kind, and of its parameters the first few."""
+    """The first kind of mismatch in PyTorch's error, with the first few of its parameters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     detail = (lines[1] if len(lines) > 1 else lines[0]).rstrip(".")
     kind, _, names = detail.partition(": ")
@@ -214,6 +218,6 @@ def _mismatch(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's error, whole, fit for a place within a sentence."""
+    """The first line of another library's error, to be put into a sentence."""
     text = str(error).strip() or type(error).__name__
     return one_line(ValueError(text.splitlines()[0])).rstrip(".")

@@ -1,6 +1,6 @@
-"""Config files of models: a JSON file read, and its fields checked. What asks for remote code is refused.
+"""Read config files of models, check their fields, and refuse those that ask for remote code.
 
-The fields that are checked are those that headspan reads itself; open_clip checks the others as it builds the model.
+Only the fields that headspan reads itself are checked. open_clip checks the others when it builds the model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LARGEST_LEVEL = 255
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises ModelError where it is none."""
+    """The contents of a JSON file. Raises ModelError if it is not JSON or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -30,16 +30,16 @@ def read_json(path: Path) -> Any:
 
 
 def read_saved(path: Path, name: str) -> dict[str, Any]:
-    """An `open_clip_config.json`, which describes the model `name` or lies beside its weights.
+    """The contents of an `open_clip_config.json`, which describes the model `name` or is stored with its weights.
 
-    Raises ModelError where it is not JSON, where a field has the wrong type, or where it asks for remote code.
+    Raises ModelError if it is not JSON, if a field has the wrong type, or if it asks for remote code.
     """
     whole = read_json(path)
     refuse_remote_code(name, whole)
     if not isinstance(whole, dict):
         raise ModelError(
-            f"{path}: is no config of open_clip's; correct it, or take it away from beside the weights if it is not "
-            "theirs"
+            f"{path}: is not an open_clip config; correct it, or remove it from the folder of the weights if it does "
+            "not belong to them"
         )
     if "model_cfg" in whole:
         check_model(path, whole["model_cfg"], "model_cfg")
@@ -51,7 +51,7 @@ def read_saved(path: Path, name: str) -> dict[str, Any]:
 
 
 def check_model(path: Path | str, config: Any, within: str = "") -> None:
-    """Raise ModelError where a model config of the file `path` has a field of the wrong type."""
+    """Raise ModelError if a field of the model config in `path` has the wrong type."""
     prefix = f"{within}." if within else ""
     config = _table(path, within, config)
     for part in ("vision_cfg", "text_cfg"):
@@ -66,12 +66,12 @@ def check_model(path: Path | str, config: Any, within: str = "") -> None:
 
 
 def refuse_remote_code(name: str, config: Any) -> None:
-    """Raise ModelError where a config asks, wherever in it, to run code that comes with a model."""
+    """Raise ModelError if any part of a config asks to run code that comes with a model."""
     if isinstance(config, Mapping):
         if config.get("trust_remote_code"):
             raise ModelError(
                 f"{name}: its config asks for trust_remote_code, which would run code from a repository; headspan "
-                "loads no such model, so remove that setting from a copy of the config, and give the copy"
+                "never does that, so remove the setting from a copy of the config, and give the copy"
             )
         for value in config.values():
             refuse_remote_code(name, value)
@@ -105,10 +105,10 @@ def _table(path: Path | str, field: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _wrong(path: Path | str, field: str, value: Any, wanted: str) -> ModelError:
+def _wrong(path: Path | str, field: str, value: Any, expected: str) -> ModelError:
     shown = json.dumps(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return ModelError(f"{path}: {field or 'the config'} is {shown}, not {wanted}; correct the file")
+    return ModelError(f"{path}: {field or 'the config'} is {shown}, not {expected}; correct the file")
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
@@ -116,5 +116,5 @@ def _is_whole(value: Any) -> TypeGuard[int]:
 
 
 def _is_number(value: Any) -> bool:
-    # NaN is neither larger nor smaller.
+    # False for NaN too.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST

@@ -1,6 +1,6 @@
-"""A model's name to its open_clip config: a model of open_clip, a config file, a local folder, a hub repository.
+"""Find a model's open_clip config by the model's name.
 
-Configs that ask for code from elsewhere are refused. Nothing is loaded here.
+The name is that of a model of open_clip, a config file, a local folder or a repository. Configs that ask for remote code are refused. No model is built here.
 """
 
 from __future__ import annotations
@@ -27,77 +27,79 @@ REFERENCE = "reference"
 REFERENCE_CONFIG = Path(__file__).parents[1] / "world" / "reference" / "headspan-reference.json"
 REFERENCE_WEIGHTS = REFERENCE_CONFIG.with_name("weights.safetensors")
 _FOLDER = "local-dir:"
-# The name under which open_clip is told of the config that a store holds of a folder or a repository.
+# The name under which open_clip knows a config from a store, if the model was a folder or a repository.
 _OF_A_STORE = "headspan-model-of-a-store"
-# The config files that this process has told open_clip of, by the name that they have there.
+# The config files that this process has registered with open_clip, by their names there.
 _REGISTERED: dict[str, Path] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class NamedConfig:
-    """What a model's name stands for."""
+    """The model that a name stands for."""
 
     # open_clip's model config.
     config: dict[str, Any]
-    # The name under which open_clip finds the same model's tokenizer, and tags where it has some.
+    # The name under which open_clip finds the model's tokenizer, and its tags if it has some.
     known_as: str
-    # Whether the config comes with weights of its own: a repository's or a local folder's.
+    # Whether weights come with the config, as in a repository or a local folder.
     with_weights: bool = False
-    # How images are prepared, where the config's file says it.
+    # How images are prepared, if the config's file says so.
     preprocess: dict[str, Any] = field(default_factory=dict)
     # The config's file; None for a model of open_clip.
     file: Path | None = None
-    # The folder that holds the weights too; None where a repository is asked for them.
+    # The folder, if it holds the weights too; None if they come from a repository.
     folder: Path | None = None
-    # Whether the config was read from a store's attributes; its file then lasts as long as the process.
+    # Whether the config was read from a store's attributes. Its file is then deleted at the end of the process.
     of_store: bool = False
 
     def tokenizer(self) -> Any:
         """open_clip's tokenizer for the model."""
         if self.file is not None and self.file.stem == self.known_as:
-            # Another config of this name may have been registered since.
+            # Another config may have been registered with this name since.
             _register(self.file, self.config)
         return open_clip.get_tokenizer(self.known_as)
 
 
 class _MissingConfig(ModelError):
-    """The config of a local folder or a repository that cannot be had."""
+    """The config of a local folder or a repository is not available."""
 
 
 def find_config(
     name: str,
     weights: str | None = None,
     download: bool = True,
-    made: Mapping[str, Any] | None = None,
-    goes_on: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
+    resumed: Mapping[str, Any] | None = None,
 ) -> NamedConfig:
     """The config that `name` stands for.
 
-    `weights` may be a folder or a file beside an `open_clip_config.json`, which then stands for the local folder or
-    repository `name`. `made` are the attributes of a store that was made with the model: they serve where its config
-    file has moved. `goes_on` are those of a store that a run goes on with: they serve where the store names the same
-    local folder or repository, its config cannot be had, and `weights` is a local path.
+    `weights` may be a folder with an `open_clip_config.json`, or a file next to one. That config then replaces the one
+    of the local folder or repository `name`. `stored` are the attributes of a store that was made with the model; they
+    are used if its config file has moved. `resumed` are those of a store that a run resumes; they are used if the store
+    names the same local folder or repository, its config is not available, and `weights` is a local path.
 
-    Raises ModelError where there is no such config, or it asks for code from elsewhere.
+    Raises ModelError if there is no such config, or if it asks for remote code.
     """
     if not name.strip():
-        raise ModelError("--model is empty; give a model's name (`headspan models` lists those of open_clip)")
+        raise ModelError("--model is empty; give a model's name (`headspan models` lists open_clip's models)")
     try:
-        found = _find(name, weights, download, made)
+        found = _find(name, weights, download, stored)
     except _MissingConfig:
         local = weights is not None and not weights.startswith(hub.PREFIX)
-        if not local or goes_on is None or goes_on.get("model") != name:
+        if not local or resumed is None or resumed.get("model") != name:
             raise
-        found = _from_store(_OF_A_STORE, goes_on, with_weights=True)
+        found = _from_store(_OF_A_STORE, resumed, with_weights=True)
     refuse_remote_code(name, found.config)
     return found
 
 
-def _find(name: str, weights: str | None, download: bool, made: Mapping[str, Any] | None) -> NamedConfig:
+def _find(name: str, weights: str | None, download: bool, stored: Mapping[str, Any] | None) -> NamedConfig:
     if name == REFERENCE:
         return _from_file(REFERENCE, REFERENCE_CONFIG)
     if name.endswith(".json"):
-        return _from_file(name, expand_user(name, ModelError)) if made is None else _from_store(Path(name).stem, made)
+        return (
+            _from_file(name, expand_user(name, ModelError)) if stored is None else _from_store(Path(name).stem, stored)
+        )
     try:
         schema, identifier = parse_model_name(name)
     except ValueError as error:
@@ -112,9 +114,9 @@ def _find(name: str, weights: str | None, download: bool, made: Mapping[str, Any
         config = given / hub.CONFIG if given.is_dir() else hub.beside(given, hub.CONFIG)
         if config is not None and config.is_file():
             return _from_folder(name, config.parent)
-        if made is not None:
-            return _from_store(_OF_A_STORE, made, with_weights=True)
-    recorded = recorded_paths(made).get("model")
+        if stored is not None:
+            return _from_store(_OF_A_STORE, stored, with_weights=True)
+    recorded = recorded_paths(stored).get("model")
     if recorded and (Path(recorded) / hub.CONFIG).is_file():
         return _from_folder(name, Path(recorded))
     if schema == "local-dir":
@@ -124,23 +126,23 @@ def _find(name: str, weights: str | None, download: bool, made: Mapping[str, Any
 
 
 def _path_hint(name: str) -> str | None:
-    """The end of the sentence that begins with `name`, where it is a path instead of a model's name."""
+    """The end of a sentence that begins with `name`, if it is a path instead of a model's name."""
     path = expand_user(name, ModelError)
     if path.is_dir():
         if (path / hub.CONFIG).is_file():
             return f"is a folder; give it as --model {_FOLDER}{name}"
         return (
-            f"is a folder without {hub.CONFIG}; give the name of the model, and the folder with --weights if its "
-            "weights lie there"
+            f"is a folder without {hub.CONFIG}; give the name of the model, and the folder with --weights if it "
+            "holds the weights"
         )
     if path.is_file():
         return "is a file, not a model's name; give the name of the model, and a file of weights with --pretrained"
     return None
 
 
-def recorded_paths(made: Mapping[str, Any] | None) -> dict[str, str]:
-    """The absolute paths of the files that a store was made from, as its attributes record them."""
-    found: dict[str, str] = ((made or {}).get("made_with") or {}).get("paths") or {}
+def recorded_paths(stored: Mapping[str, Any] | None) -> dict[str, str]:
+    """The absolute paths of the model's files, as the attributes of a store record them."""
+    found: dict[str, str] = ((stored or {}).get("made_with") or {}).get("paths") or {}
     return found
 
 
@@ -151,8 +153,8 @@ def _from_file(name: str, path: Path) -> NamedConfig:
     refuse_remote_code(name, config)
     if isinstance(config, dict) and "model_cfg" in config and "embed_dim" not in config:
         raise ModelError(
-            f"{name}: is the config of a folder with its weights, so give --model {_FOLDER}{path.parent}; without them "
-            "save what it has under model_cfg as a file of its own, and give that"
+            f"{name}: is the config of a folder with weights, so give --model {_FOLDER}{path.parent}; for other "
+            "weights save its model_cfg as a separate file, and give that"
         )
     if not _is_whole(config):
         raise ModelError(f"{name}: an open_clip config needs embed_dim, vision_cfg and text_cfg; add what is missing")
@@ -175,31 +177,31 @@ def _register(path: Path, config: dict[str, Any]) -> None:
     _REGISTERED[path.stem] = path
 
 
-def _from_store(stem: str, made: Mapping[str, Any], with_weights: bool = False) -> NamedConfig:
-    """The config that a store's attributes hold, under the name that its file had."""
-    config = dict(made["model_config"])
+def _from_store(stem: str, stored: Mapping[str, Any], with_weights: bool = False) -> NamedConfig:
+    """The config in a store's attributes, under the name that its file had."""
+    config = dict(stored["model_config"])
     refuse_remote_code(stem, config)
     known = get_model_config(stem)
     if known is not None and known != config and stem not in _REGISTERED:
-        # A model of open_clip has the name now.
+        # A model of open_clip has this name now.
         stem = f"headspan-{stem}"
-    path = _scratch() / f"{stem}.json"
+    path = _temporary_folder() / f"{stem}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     _register(path, config)
     return NamedConfig(
-        config, stem, with_weights=with_weights, preprocess=dict(made["preprocess"]), file=path, of_store=True
+        config, stem, with_weights=with_weights, preprocess=dict(stored["preprocess"]), file=path, of_store=True
     )
 
 
 @cache
-def _scratch() -> Path:
-    """A folder for configs that open_clip is told of, which takes them from files alone; it goes with the process."""
+def _temporary_folder() -> Path:
+    """A folder for configs to register with open_clip, which reads only files. Deleted at the end of the process."""
     folder = tempfile.TemporaryDirectory(prefix="headspan-configs-")
-    _KEPT.append(folder)
+    _TEMPORARY_FOLDERS.append(folder)
     return Path(folder.name)
 
 
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+_TEMPORARY_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _from_folder(name: str, folder: Path) -> NamedConfig:
@@ -229,11 +231,11 @@ def _from_hub(name: str, repository: str, download: bool) -> NamedConfig:
 
 
 def not_cached(name: str, repository: str) -> str:
-    """The sentence for what a store names, and what is fetched for nobody who has not named it."""
+    """The error text for a repository that a store names: it is not fetched unless the user names it too."""
     return (
-        f"{name}: is not in the local cache of Hugging Face, and what a store names is fetched only if you name it "
-        f"too; if you trust it give --weights {repository} (weights= in Python), or the folder or file with --weights "
-        "PATH"
+        f"{name}: is not in the local cache of Hugging Face, and a repository that a store names is fetched only if "
+        f"you name it too; if you trust it give --weights {repository} (weights= in Python), or give the folder or "
+        "file with --weights PATH"
     )
 
 

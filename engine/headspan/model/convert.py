@@ -1,7 +1,7 @@
-"""Image towers to the uniform tower, and which of open_clip's models can be decomposed at all.
+"""Convert image towers to the uniform tower, and say which of open_clip's models can be decomposed.
 
-What is supported is decided in one place, by converting: before any weights are fetched, the same code runs
-on a tower of shapes without numbers.
+Conversion alone decides what is supported. Before any weights are fetched, it runs on a tower that has shapes but no
+numbers.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from torch.overrides import TorchFunctionMode
 from headspan.errors import ModelError
 from headspan.model import convert_openclip, convert_timm
 from headspan.model.tower import Tower
-from headspan.model.weights import Undecomposable
+from headspan.model.weights import UnsupportedModel
 
 SUPPORTED = "Vision Transformers, open_clip's own and timm's (ViT-*, CoCa, SigLIP, EVA, PE-Core, MobileCLIP-B, …)"
-# timm's families that are built for nothing else than to be refused.
+# timm's families that are refused by name, since building them could only end in a refusal.
 _OTHERS = {
     "convnext": "a ConvNeXt",
-    "swin_transformer": "a Swin Transformer, whose rows merge from stage to stage",
+    "swin_transformer": "a Swin Transformer, which merges rows between stages",
     "fastvit": "a FastViT, mostly convolutions",
     "vitamin": "a ViTamin, a hybrid whose first stages are convolutions",
 }
 
 
 def catalogue() -> dict[str, str | None]:
-    """Every model config that open_clip has, by name: None where headspan decomposes it, else why not."""
+    """Every model of open_clip by name: None if headspan decomposes it, else the reason why not."""
     return {name: unsupported_reason(get_model_config(name)) for name in open_clip.list_models()}
 
 
-def waiting() -> set[str]:
-    """The models whose text tower is Hugging Face's, where the package transformers is not installed."""
+def models_needing_transformers() -> set[str]:
+    """The models with a text tower of Hugging Face; none if the package transformers is installed."""
     return {name for name in open_clip.list_models() if lacks_transformers(get_model_config(name))}
 
 
-def running_twice() -> set[str]:
-    """The models of open_clip that are decomposed in two passes an image (see `Description.runs_twice`)."""
+def two_pass_models() -> set[str]:
+    """The models of open_clip that need two passes per image (see `Description.runs_twice`)."""
     found = set()
     for name in open_clip.list_models():
         config = get_model_config(name)
@@ -58,12 +58,12 @@ def running_twice() -> set[str]:
 
 
 def lacks_transformers(config: dict[str, Any]) -> bool:
-    """Whether open_clip cannot build this config's text tower for want of the package transformers."""
+    """Whether this config's text tower needs the package transformers, and it is not installed."""
     return bool(config["text_cfg"].get("hf_model_name")) and find_spec("transformers") is None
 
 
 def unsupported_reason(config: dict[str, Any]) -> str | None:
-    """Why a model of this open_clip config cannot be decomposed, or None where it can."""
+    """Why a model with this open_clip config cannot be decomposed; None if it can."""
     vision = config["vision_cfg"]
     if isinstance(vision.get("layers"), list | tuple):
         return "its image tower is a ResNet"
@@ -79,26 +79,26 @@ def unsupported_reason(config: dict[str, Any]) -> str | None:
 
 def _verdict_of(config: dict[str, Any]) -> tuple[str | None, bool]:
     vision = config["vision_cfg"]
-    # What does not decide is made the same, so that one answer serves many configs; one block stands for all.
+    # Settings that do not matter are made equal, so that one cached answer serves many configs. One block is enough.
     of_timm = vision.get("timm_model_name")
     alike = {"timm_drop": 0.0, "timm_drop_path": None, "image_size": 224} if of_timm else {"layers": 1}
     return _verdict(dumps({**vision, **alike}, sort_keys=True), config["embed_dim"], bool(config.get("quick_gelu")))
 
 
 def patch_pixels(config: dict[str, Any]) -> int:
-    """How many pixels a patch of a model of this config, which is supported, is wide and high."""
+    """The side of a patch in pixels, for a config that is supported."""
     tower = _tower_of(_without_numbers(config["embed_dim"], config["vision_cfg"], False))
-    return max(prod(step.stride[axis] for step in tower.stem) for axis in (0, 1))
+    return max(prod(step.stride[axis] for step in tower.patch_embed) for axis in (0, 1))
 
 
 def to_tower(visual: nn.Module, name: str) -> Tower:
     """The uniform tower of an open_clip image tower, float32, on its weights' device.
 
-    Raises ModelError where `visual` holds anything that the tower does not run.
+    Raises ModelError, which names the model `name`, if the tower cannot run a part of `visual`.
     """
     try:
         return _tower_of(visual)
-    except Undecomposable as reason:
+    except UnsupportedModel as reason:
         raise ModelError(f"{name}: {reason}; headspan decomposes {SUPPORTED}") from reason
 
 
@@ -107,31 +107,31 @@ def _tower_of(visual: nn.Module) -> Tower:
         return convert_openclip.tower_of(visual)
     if isinstance(visual, TimmModel):
         return convert_timm.tower_of(visual)
-    raise Undecomposable(f"its image tower is a {type(visual).__name__}")
+    raise UnsupportedModel(f"its image tower is a {type(visual).__name__}")
 
 
 def _without_numbers(joint: int, vision: dict[str, Any], quick_gelu: bool) -> nn.Module:
-    """An image tower of shapes alone, in a fraction of a second whatever its size."""
-    with torch.device("meta"), _NoStart():
+    """An image tower without numbers. Takes a fraction of a second at any size."""
+    with torch.device("meta"), _NoInitialisation():
         return _build_vision_tower(joint, vision, quick_gelu)
 
 
-_RANDOM_STARTS = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_)
+_INITIALISERS = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_)
 
 
-class _NoStart(TorchFunctionMode):
-    """Leaves random starts out, which take most of the time and give a tensor without numbers nothing."""
+class _NoInitialisation(TorchFunctionMode):
+    """Skips random initialisation, which takes most of the time and does nothing to tensors without numbers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _RANDOM_STARTS:
+        if func in _INITIALISERS:
             return args[0]
         return func(*args, **(kwargs or {}))
 
 
 @cache
 def _verdict(vision: str, joint: int, quick_gelu: bool) -> tuple[str | None, bool]:
-    """`unsupported_reason` by the vision config as JSON, and whether the tower runs twice."""
+    """`unsupported_reason` for a vision config as JSON, and whether the tower runs twice."""
     try:
         return None, _tower_of(_without_numbers(joint, loads(vision), quick_gelu)).runs_twice
-    except Undecomposable as reason:
+    except UnsupportedModel as reason:
         return str(reason), False

@@ -1,7 +1,7 @@
-"""timm's Vision Transformers, as open_clip builds them, to the uniform tower.
+"""Convert timm's Vision Transformers, as open_clip builds them, to the uniform tower.
 
-SigLIP, MobileCLIP and their like (timm's VisionTransformer), EVA and the Perception Encoder (Eva), relative
-positions (VisionTransformerRelPos). Differences between the families are read off the modules.
+These are SigLIP, MobileCLIP and similar models (timm's VisionTransformer), EVA and the Perception Encoder (Eva), and
+models with relative positions (VisionTransformerRelPos). The modules themselves show how the families differ.
 """
 
 from __future__ import annotations
@@ -20,58 +20,60 @@ from torch import Tensor, nn
 from headspan.model.convert_timm_blocks import block_of, mlp_of
 from headspan.model.layers import AttentionPool, Convolution, Linear
 from headspan.model.tower import Tower
-from headspan.model.weights import Undecomposable, activation_of, as_float, linear_of, norm_of
+from headspan.model.weights import UnsupportedModel, activation_of, as_float, linear_of, norm_of
 
 TRUNKS = (VisionTransformer, Eva, VisionTransformerRelPos)
 
 
 def tower_of(visual: TimmModel) -> Tower:
-    """The uniform tower. Raises Undecomposable where it holds what the tower does not run."""
+    """The uniform tower. Raises UnsupportedModel if it cannot run a part of `visual`."""
     trunk: Any = visual.trunk
     if type(trunk) not in TRUNKS:
-        raise Undecomposable(f"its image tower is timm's {type(trunk).__name__}, no Vision Transformer")
+        raise UnsupportedModel(f"its image tower is timm's {type(trunk).__name__}, which is not a Vision Transformer")
     pool = getattr(trunk, "attn_pool", None)
     if pool is None and trunk.global_pool not in ("token", "avg"):
-        raise Undecomposable(f"its image tower pools its rows by {trunk.global_pool!r}")
+        raise UnsupportedModel(f"its image tower pools its rows by {trunk.global_pool!r}")
     if pool is None and trunk.global_pool == "avg" and getattr(trunk, "pool_include_prefix", False):
-        raise Undecomposable("its mean counts the class token as a patch")
+        raise UnsupportedModel("its mean counts the class token as a patch")
     prefix = _prefix(trunk)
     blocks = tuple(block_of(block, getattr(trunk, "shared_rel_pos", None)) for block in trunk.blocks)
-    if (pool is not None or trunk.global_pool == "avg") and any(b.norm_mixed or b.norm_output for b in blocks):
-        raise Undecomposable("its attention has norms behind it, and no class token to take them from")
+    if (pool is not None or trunk.global_pool == "avg") and any(b.norm_heads or b.norm_output for b in blocks):
+        raise UnsupportedModel(
+            "its attention has norms after it, and it has no class token to take their mean and scale from"
+        )
     before, after = norm_of(trunk.norm), norm_of(trunk.fc_norm)
     if pool is None and before is not None and after is not None:
-        raise Undecomposable("it has a norm before its pooling and one behind it")
-    pooled = None if pool is None else _pool(trunk, pool)
-    projection, bias = _projection(visual, trunk.embed_dim if pooled is None else len(pooled.output.weight))
+        raise UnsupportedModel("it has norms before and after its pooling")
+    pooled = None if pool is None else _attention_pool(trunk, pool)
+    projection, bias = _projection(visual, trunk.embed_dim if pooled is None else len(pooled.out_proj.weight))
     return Tower(
-        stem=_stem(trunk.patch_embed),
+        patch_embed=_patch_embed(trunk.patch_embed),
         prefix=prefix,
-        positions=_positions(trunk, len(prefix)),
-        rotary=_rotary(trunk),
-        norm_before=norm_of(getattr(trunk, "norm_pre", nn.Identity())),
+        pos_embed=_pos_embed(trunk, len(prefix)),
+        rope=_rope(trunk),
+        ln_pre=norm_of(getattr(trunk, "norm_pre", nn.Identity())),
         blocks=blocks,
-        pool=pooled,
-        norm_after=after if pool is not None or before is None else before,
+        attention_pool=pooled,
+        ln_post=after if pool is not None or before is None else before,
         projection=projection,
         projection_bias=bias,
         trunk_heads=trunk.blocks[0].attn.num_heads,
         mean_pooled=pool is None and trunk.global_pool == "avg",
-        norm_rows=before is not None,
+        norm_before_pooling=before is not None,
     )
 
 
-def _stem(embed: nn.Module) -> tuple[Convolution, ...]:
+def _patch_embed(embed: nn.Module) -> tuple[Convolution, ...]:
     if isinstance(embed, HybridEmbed) and type(embed.backbone) is ConvStem and isinstance(embed.proj, nn.Identity):
         steps: Any = embed.backbone
-        return tuple(_stem_step(step) for step in steps)
+        return tuple(_stem_convolution(step) for step in steps)
     if type(embed) is PatchEmbed and isinstance(embed.norm, nn.Identity) and not embed.dynamic_img_pad:
         return (_convolution(embed.proj, None),)
-    raise Undecomposable("its image tower is a hybrid, with stages of convolutions before its Vision Transformer")
+    raise UnsupportedModel("its image tower is a hybrid with convolution stages before its Vision Transformer")
 
 
-def _stem_step(step: ConvNormAct) -> Convolution:
-    """A convolution with its batch norm, which is a fixed scale and shift when nothing is trained, folded in."""
+def _stem_convolution(step: ConvNormAct) -> Convolution:
+    """A convolution with its batch norm, a fixed scale and shift at inference, folded in."""
     if not isinstance(step.bn, nn.BatchNorm2d):
         return _convolution(step.conv, None)
     act: Any = step.bn.act
@@ -86,7 +88,7 @@ def _stem_step(step: ConvNormAct) -> Convolution:
 
 def _convolution(conv: nn.Module, activation: str | None) -> Convolution:
     if type(conv) is not nn.Conv2d or conv.padding != (0, 0) or conv.dilation != (1, 1) or conv.groups != 1:
-        raise Undecomposable(f"its stem is {conv}")
+        raise UnsupportedModel(f"its stem is {conv}")
     bias = None if conv.bias is None else as_float(conv.bias)
     weight = as_float(conv.weight)
     return Convolution(
@@ -100,12 +102,12 @@ def _prefix(trunk: Any) -> Tensor:
     return torch.cat([as_float(token)[0] for token in tokens] or [next(trunk.parameters()).new_zeros(0, width)])
 
 
-def _positions(trunk: Any, prefix: int) -> Tensor:
-    """What is added to every row, zeros where nothing is."""
+def _pos_embed(trunk: Any, prefix: int) -> Tensor:
+    """The position embedding of every row, zeros where a row has none."""
     patches = trunk.patch_embed.num_patches
     positions = getattr(trunk, "pos_embed", None)
     if getattr(trunk, "dynamic_img_size", False):
-        raise Undecomposable("its positions depend on each image's size")
+        raise UnsupportedModel("its positions depend on each image's size")
     reference = next(trunk.parameters())
     if positions is None:
         return reference.new_zeros(prefix + patches, trunk.embed_dim)
@@ -113,31 +115,31 @@ def _positions(trunk: Any, prefix: int) -> Tensor:
     return torch.cat([rows.new_zeros(prefix + patches - len(rows), trunk.embed_dim), rows])
 
 
-def _rotary(trunk: Any) -> Tensor | None:
+def _rope(trunk: Any) -> Tensor | None:
     rope = getattr(trunk, "rope", None)
     if rope is None:
         return None
     if trunk.rope_mixed or any(block.attn.rotate_half for block in trunk.blocks):
-        raise Undecomposable("its rotary embeddings differ from layer to layer, or turn halves against each other")
+        raise UnsupportedModel("its rotary embeddings differ between layers, or rotate halves instead of pairs")
     sine, cosine = as_float(rope.get_embed()).chunk(2, dim=-1)
     return torch.stack([cosine, sine])
 
 
-def _pool(trunk: Any, pool: nn.Module) -> AttentionPool:
+def _attention_pool(trunk: Any, pool: nn.Module) -> AttentionPool:
     if not isinstance(pool, AttentionPoolLatent) or pool.latent_len != 1 or pool.pos_embed is not None:
-        raise Undecomposable(f"its image tower pools its rows by {type(pool).__name__}, not by one latent query")
+        raise UnsupportedModel(f"its image tower pools its rows by {type(pool).__name__}, not by one latent query")
     norm = norm_of(trunk.norm)
     if norm is None or not isinstance(pool.q_norm, nn.Identity) or not isinstance(pool.proj, nn.Linear):
-        raise Undecomposable("its attention pooling has norms or maps of its own")
+        raise UnsupportedModel("its attention pooling has additional norms or linear maps")
     latent = as_float(pool.latent)[0, 0]
     query = linear_of(pool.q) if isinstance(pool.q, nn.Linear) else None
-    # timm's Eva pools over the class token too, its VisionTransformer over the patches alone.
+    # timm's Eva pools over the class token too, its VisionTransformer only over the patches.
     whole = isinstance(trunk, Eva) or trunk.pool_include_prefix
     return AttentionPool(
         query=latent if query is None else query.weight @ latent + query.bias,
         norm=norm,
         key_value=linear_of(pool.kv),
-        output=linear_of(pool.proj),
+        out_proj=linear_of(pool.proj),
         mlp=mlp_of(pool.mlp, norm_of(pool.norm), None, None),
         heads=pool.num_heads,
         skip=0 if whole else trunk.num_prefix_tokens,
@@ -145,10 +147,10 @@ def _pool(trunk: Any, pool: nn.Module) -> AttentionPool:
 
 
 def _projection(visual: TimmModel, width: int) -> tuple[Tensor, Tensor]:
-    """The map from the pooled row to the joint space, the identity where there is none."""
+    """Weight and bias of the map from the pooled row to the joint space; the identity if there is none."""
     maps = [m for m in (visual.trunk.head, *visual.head) if not isinstance(m, nn.Identity | nn.Dropout)]
     if not all(isinstance(m, nn.Linear) for m in maps) or len(maps) > 1:
-        raise Undecomposable("what projects its pooled row is not one linear map")
+        raise UnsupportedModel("its pooled row is not projected by one linear map")
     if not maps:
         reference = next(visual.parameters())
         return torch.eye(width, device=reference.device), reference.new_zeros(width)

@@ -1,5 +1,7 @@
-"""timm's transformer blocks to the tower's: pre-norm and residual post-norm, fused and separate projections,
-biases that some have and others have not, rotary and relative positions, plain and gated MLPs."""
+"""Convert timm's transformer blocks: pre-norm and residual post-norm, plain and gated MLPs.
+
+Queries, keys and values may come from one linear map or from three, with or without biases.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock, 
 from torch import Tensor, nn
 
 from headspan.model.layers import Block, Linear, Mlp, Norm
-from headspan.model.weights import Undecomposable, activation_of, as_float, linear_of, norm_of, side_by_side
+from headspan.model.weights import UnsupportedModel, activation_of, as_float, linear_of, norm_of, side_by_side
 
 _PRE_NORM = (VitBlock, EvaBlock, RelPosBlock)
 _POST_NORM = (ResPostBlock, EvaBlockPostNorm, ResPostRelPosBlock)
@@ -23,9 +25,9 @@ _ATTENTIONS = (Attention, AttentionRope, EvaAttention, RelPosAttention)
 
 
 def block_of(block: Any, shared_positions: nn.Module | None) -> Block:
-    """A block; `shared_positions` is the relative position bias of all blocks, where they share one."""
+    """The tower's block. `shared_positions` is the relative position bias, if all blocks share one."""
     if type(block) not in _PRE_NORM + _POST_NORM or type(block.attn) not in _ATTENTIONS:
-        raise Undecomposable(f"its blocks are {type(block).__name__} with {type(block.attn).__name__}")
+        raise UnsupportedModel(f"its blocks are {type(block).__name__} with {type(block.attn).__name__}")
     attention = block.attn
     _refuse_extras(attention)
     before = type(block) in _PRE_NORM
@@ -33,45 +35,45 @@ def block_of(block: Any, shared_positions: nn.Module | None) -> Block:
     positions: Any = getattr(attention, "rel_pos", None) or shared_positions
     return Block(
         norm_attention=norms[0] if before else None,
-        qkv=_queries_keys_values(attention),
-        bias=None if positions is None else as_float(positions.get_bias())[0],
-        norm_mixed=norm_of(getattr(attention, "norm", nn.Identity())),
-        output=linear_of(attention.proj, _gamma(block, 1)),
+        qkv=_qkv(attention),
+        position_bias=None if positions is None else as_float(positions.get_bias())[0],
+        norm_heads=norm_of(getattr(attention, "norm", nn.Identity())),
+        out_proj=linear_of(attention.proj, _layer_scale(block, 1)),
         norm_output=None if before else norms[0],
-        mlp=mlp_of(block.mlp, norms[1] if before else None, _gamma(block, 2), None if before else norms[1]),
+        mlp=mlp_of(block.mlp, norms[1] if before else None, _layer_scale(block, 2), None if before else norms[1]),
     )
 
 
-def mlp_of(mlp: nn.Module, norm: Norm | None, scale: Tensor | None, norm_output: Norm | None) -> Mlp:
-    """An MLP with the norm before it and the LayerScale or norm behind it."""
+def mlp_of(mlp: nn.Module, norm: Norm | None, layer_scale: Tensor | None, norm_output: Norm | None) -> Mlp:
+    """The tower's MLP, with the norm before it and the LayerScale or norm after it."""
     kind: Any = mlp
     if type(mlp) is SwiGLU:
-        expand = side_by_side(linear_of(kind.fc1_g), linear_of(kind.fc1_x))
+        fc1 = side_by_side(linear_of(kind.fc1_g), linear_of(kind.fc1_x))
     elif (type(mlp) is GluMlp and not kind.gate_last) or (type(mlp) is PlainMlp and isinstance(kind.fc1, nn.Linear)):
-        expand = linear_of(kind.fc1)
+        fc1 = linear_of(kind.fc1)
     else:
-        raise Undecomposable(f"its MLPs are {type(mlp).__name__}")
+        raise UnsupportedModel(f"its MLPs are {type(mlp).__name__}")
     return Mlp(
         norm=norm,
-        expand=expand,
+        fc1=fc1,
         activation=activation_of(kind.act),
         gated=type(mlp) is not PlainMlp,
         norm_hidden=norm_of(kind.norm),
-        shrink=linear_of(kind.fc2, scale),
+        fc2=linear_of(kind.fc2, layer_scale),
         norm_output=norm_output,
     )
 
 
 def _refuse_extras(attention: Any) -> None:
     if getattr(attention, "gate", None) is not None:
-        raise Undecomposable("its attention outputs are gated")
+        raise UnsupportedModel("its attention outputs are gated")
     if getattr(attention, "num_kv_groups", 1) != 1:
-        raise Undecomposable("its heads share keys and values")
+        raise UnsupportedModel("its heads share keys and values")
     if not isinstance(attention.q_norm, nn.Identity):
-        raise Undecomposable("its queries and keys are normed")
+        raise UnsupportedModel("its queries and keys are normalised")
 
 
-def _queries_keys_values(attention: Any) -> Linear:
+def _qkv(attention: Any) -> Linear:
     if attention.qkv is None:
         return side_by_side(*(linear_of(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)))
     fused = linear_of(attention.qkv)
@@ -82,8 +84,8 @@ def _queries_keys_values(attention: Any) -> Linear:
     return Linear(fused.weight, torch.cat([query, torch.zeros_like(query), value]))
 
 
-def _gamma(block: Any, which: int) -> Tensor | None:
-    """The LayerScale behind the attention (1) or the MLP (2)."""
+def _layer_scale(block: Any, which: int) -> Tensor | None:
+    """The LayerScale after the attention (1) or the MLP (2)."""
     scale = getattr(block, f"ls{which}", None)
     if isinstance(scale, LayerScale):
         return scale.gamma

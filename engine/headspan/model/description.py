@@ -1,7 +1,6 @@
-"""What an image tower is: its weights, and the few flags in which Vision Transformers differ, as data.
+"""An image tower as data: its weights, and the few flags that distinguish Vision Transformers.
 
-One description serves every family; what a family has more than another is a part that the other leaves None.
-How it runs is in tower.py.
+One description serves every family. A part that a family does not have is None. tower.py runs it.
 """
 
 from __future__ import annotations
@@ -20,36 +19,36 @@ from headspan_kernels import ops
 
 _Kind = TypeVar("_Kind", bound="Description")
 _Part = TypeVar("_Part", Norm, Mlp)
-# What a change of precision leaves in float32: what follows the pooled row, and the angles.
-_ALWAYS_FLOAT32 = ("norm_after", "projection", "projection_bias", "rotary")
+# These stay float32 at any precision: everything after the pooled row, and the rotary angles.
+_ALWAYS_FLOAT32 = ("ln_post", "projection", "projection_bias", "rope")
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
     """An image tower as data."""
 
-    # From pixels to patch rows, one after the other.
-    stem: tuple[Convolution, ...]
-    # The rows before the patches: class token and registers, or none.
+    # The convolutions from pixels to patch rows, in order.
+    patch_embed: tuple[Convolution, ...]
+    # The rows before the patches: class token and registers, if any.
     prefix: Float[Tensor, "prefix width"]
-    positions: Float[Tensor, "token width"]
-    # Cosines and sines by which the patches' queries and keys are turned, pair by pair.
-    rotary: Float[Tensor, "2 patch trunk_head_dim"] | None
-    # None where the model has no norm before its first block.
-    norm_before: Norm | None
+    pos_embed: Float[Tensor, "token width"]
+    # Cosines and sines by which the patches' queries and keys are rotated, pair by pair.
+    rope: Float[Tensor, "2 patch trunk_head_dim"] | None
+    # None if the model has no norm before its first block.
+    ln_pre: Norm | None
     blocks: tuple[Block, ...]
-    # None where the class token or the mean of the patch rows is the pooled row.
-    pool: AttentionPool | None
-    # None where the projection follows the pooled row at once.
-    norm_after: Norm | None
+    # None if the pooled row is the class token or the mean of the patch rows.
+    attention_pool: AttentionPool | None
+    # None if the projection directly follows the pooled row.
+    ln_post: Norm | None
     projection: Float[Tensor, "pooled_width joint"]
     projection_bias: Float[Tensor, " joint"]
-    # Heads of each block; the pooling layer has its own number.
+    # Heads of each block; attention pooling has its own number.
     trunk_heads: int
-    # Mean of the patch rows instead of the class token.
+    # Whether the pooled row is the mean of the patch rows.
     mean_pooled: bool
     # Whether the final norm is applied to every row before their mean is taken.
-    norm_rows: bool
+    norm_before_pooling: bool
 
     @property
     def joint(self) -> int:
@@ -58,59 +57,62 @@ class Description:
 
     @property
     def layers(self) -> int:
-        """Number of attention layers; an attention pooling is the last of them."""
-        return len(self.blocks) + (self.pool is not None)
+        """Number of attention layers; attention pooling is the last of them."""
+        return len(self.blocks) + (self.attention_pool is not None)
 
     @property
     def direct_layers(self) -> range:
-        """The layers whose heads write to the pooled row: all, or the attention pooling alone."""
-        return range(0 if self.pool is None else len(self.blocks), self.layers)
+        """The layers whose heads write to the pooled row: all, or only the attention pooling."""
+        return range(0 if self.attention_pool is None else len(self.blocks), self.layers)
 
     @property
     def heads(self) -> int:
         """Heads of a direct layer."""
-        return self.trunk_heads if self.pool is None else self.pool.heads
+        return self.trunk_heads if self.attention_pool is None else self.attention_pool.heads
 
     @property
     def head_dim(self) -> int:
-        """Numbers that a head of a direct layer emits: its dimension, and one more where a norm follows its output."""
-        if self.pool is not None:
-            return self.pool.output.weight.shape[1] // self.pool.heads
-        return self.blocks[0].output.weight.shape[1] // self.trunk_heads + (self.blocks[0].norm_output is not None)
+        """Numbers that a head of a direct layer emits: its dimension, plus one if a norm follows its output."""
+        if self.attention_pool is not None:
+            return self.attention_pool.out_proj.weight.shape[1] // self.attention_pool.heads
+        return self.blocks[0].out_proj.weight.shape[1] // self.trunk_heads + (self.blocks[0].norm_output is not None)
 
     @property
     def tokens(self) -> int:
-        """Number of source tokens of a direct layer, those that are no patches included."""
-        return self.positions.shape[0] - (0 if self.pool is None else self.pool.skip)
+        """Number of source tokens of a direct layer, with the prefix tokens."""
+        return self.pos_embed.shape[0] - (0 if self.attention_pool is None else self.attention_pool.skip)
 
     @property
     def prefix_tokens(self) -> int:
-        """Number of source tokens, the first ones, that are no patches."""
-        return len(self.prefix) - (0 if self.pool is None else self.pool.skip)
+        """Number of source tokens before the patches."""
+        return len(self.prefix) - (0 if self.attention_pool is None else self.attention_pool.skip)
 
     @property
     def terms(self) -> int:
-        """Number of terms beside the heads and biases: initial state and MLPs, or the pooling layer's MLP."""
-        return len(self.blocks) + 1 if self.pool is None else int(self.pool.mlp is not None)
+        """Number of terms besides the heads and biases: initial state and MLPs, or the MLP of the attention pooling."""
+        return len(self.blocks) + 1 if self.attention_pool is None else int(self.attention_pool.mlp is not None)
 
     @property
     def runs_twice(self) -> bool:
-        """Whether a pass needs a plain one before it: each row is normed before their mean, by a scale of its own that
-        is known only at the end, and what the mean took from every head is weighted by it."""
-        return self.mean_pooled and self.norm_rows and self.norm_after is not None
+        """Whether a plain pass must run first.
+
+        It must if each row is normed before the mean: what the mean takes from every head is weighted by each row's
+        `s`, which is known only at the end.
+        """
+        return self.mean_pooled and self.norm_before_pooling and self.ln_post is not None
 
     @property
     def dtype(self) -> torch.dtype:
         """The activations' type."""
-        return self.positions.dtype
+        return self.pos_embed.dtype
 
     @property
     def ops(self) -> ModuleType:
-        """The ops of the device on which the weights lie."""
+        """The ops for the device of the weights."""
         return ops(self.projection.device)
 
     def to(self: _Kind, device: torch.device, dtype: torch.dtype) -> _Kind:
-        """The same tower elsewhere or in another precision; what follows the pooled row stays float32."""
+        """The tower on another device or in another precision. Everything after the pooled row stays float32."""
         moved: dict[str, Any] = {
             f.name: _moved(getattr(self, f.name), device, torch.float32 if f.name in _ALWAYS_FLOAT32 else dtype)
             for f in fields(self)
@@ -119,7 +121,7 @@ class Description:
 
 
 def parts_of(value: Any, kind: type[_Part]) -> Iterator[_Part]:
-    """Every part of that kind within a description, a part or a tuple of parts."""
+    """Every part of that kind in a description, a part or a tuple of parts."""
     if isinstance(value, kind):
         yield value
     if isinstance(value, tuple):

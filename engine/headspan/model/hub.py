@@ -1,6 +1,6 @@
-"""Files of Hugging Face repositories: from the network, or from the local cache alone.
+"""Fetch files of Hugging Face repositories, from the network or only from the local cache.
 
-Nothing here knows a model. A fetch that takes longer than two seconds is announced to the listener.
+A fetch that takes longer than two seconds is announced to the listener.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from headspan.events import NOTE, Listener, Progress
 
 PREFIX = "hf-hub:"
 CONFIG = "open_clip_config.json"
-# The names under which open_clip looks for weights in a repository, in its order.
+# The names by which open_clip looks for weights in a repository, in its order.
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _QUIET_SECONDS = 2.0
 _SNAPSHOT = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/[^/]+/")
 _BLOCK_BYTES = 1 << 22
-# As many links on the way to a file as Linux follows.
+# Linux follows as many links on the way to a file.
 _MOST_LINKS = 40
 
 
 def fetch(repository: str, names: Sequence[str], download: bool) -> Path:
     """The local path of the first file of `names` that the repository has.
 
-    With `download` False only the local cache is looked at. Raises ModelError, whose text is the reason alone.
+    With `download` False only the local cache is searched. Raises ModelError, whose text is only the reason, if no file
+    can be had.
     """
     reason = ""
     for name in names:
@@ -45,7 +46,7 @@ def fetch(repository: str, names: Sequence[str], download: bool) -> Path:
 
 @contextmanager
 def offline(active: bool) -> Iterator[None]:
-    """Keep everything that uses Hugging Face's client from the network, where `active`."""
+    """If `active`, keep everything that uses Hugging Face's client off the network."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or active
     try:
@@ -56,7 +57,7 @@ def offline(active: bool) -> Iterator[None]:
 
 @contextmanager
 def announced(on_progress: Listener, what: str) -> Iterator[None]:
-    """Tell the listener `what` is going on, if it is still going on after two seconds."""
+    """Report `what` to the listener if the block runs for longer than two seconds."""
     timer = threading.Timer(_QUIET_SECONDS, on_progress, [Progress(NOTE, 0, None, what)])
     timer.daemon = True
     timer.start()
@@ -67,15 +68,15 @@ def announced(on_progress: Listener, what: str) -> Iterator[None]:
 
 
 def repository_of(path: Path) -> str | None:
-    """The repository whose snapshot in a hub cache `path` is a file of, or a link to one; None for a file elsewhere."""
+    """The repository of a file, or a link to a file, in a hub cache; None for a file elsewhere."""
     found = next(filter(None, (_SNAPSHOT.search(place.as_posix()) for place in places_of(path))), None)
     return f"{found[1]}/{found[2]}" if found else None
 
 
 def places_of(path: Path) -> Iterator[Path]:
-    """The absolute path, and where it is a link, what each link on the way points to.
+    """The absolute path, and the target of each link on the way if it is a link.
 
-    A file of a snapshot is itself a link, to a file that is named by its checksum; so links are followed one by one.
+    A file in a snapshot is itself a link to a file named by its checksum, so links are followed one by one.
     """
     path = path.absolute()
     yield path
@@ -87,22 +88,25 @@ def places_of(path: Path) -> Iterator[Path]:
                 return
             path = path.parent / path.readlink()
         except (OSError, RuntimeError):
-            # A link that leads in a circle, or through a folder that may not be read.
+            # The links form a loop, or lead through a folder that may not be read.
             return
 
 
 def beside(path: Path, name: str) -> Path | None:
-    """The file called `name` in the folder of `path`, or of what it links to; None where there is none."""
+    """The file `name` in the folder of `path`, or of the files that it links to; None if there is none."""
     found = (place.with_name(name) for place in places_of(path))
     return next((file for file in found if file.is_file()), None)
 
 
 def has_bytes(repository: str, name: str, size: int, sha256: Callable[[], str]) -> bool:
-    """Whether the local cache has the file `name` of the repository with this size, and then with this checksum."""
+    """Whether the local cache has the repository's file `name` with this size and checksum.
+
+    `sha256` is called only if the sizes are equal.
+    """
     cached = huggingface_hub.try_to_load_from_cache(repository, name)
     if not isinstance(cached, str) or Path(cached).stat().st_size != size:
         return False
-    # The cache calls a large file by its checksum.
+    # The cache names a large file by its checksum.
     known = Path(cached).resolve().name
     return sha256() == (known if re.fullmatch(r"[0-9a-f]{64}", known) else checksum(Path(cached)))
 

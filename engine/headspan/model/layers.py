@@ -1,7 +1,7 @@
-"""The parts of a tower as data: weights, and the flags in which Vision Transformers differ.
+"""The weights of a tower's parts, and the flags that distinguish Vision Transformers.
 
-LayerScales are folded into the linear map before them, batch norms into the convolution before them. What a
-model does not have is None, or zeros where that costs nothing.
+A LayerScale is folded into the linear map before it, a batch norm into the convolution before it. A part that a model
+lacks is None, or zeros where that costs nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Linear(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A step of the stem, without padding; most stems are one step, the patch embedding."""
+    """One convolution of the patch embedding, without padding. Most models have only one."""
 
-    # In, height and width side by side: where patches do not overlap, a step is a linear map.
+    # Input channels, height and width side by side: if patches do not overlap, the convolution is a linear map.
     weight: Float[Tensor, "out patch"]
     bias: Float[Tensor, " out"] | None
     # Height and width.
@@ -40,50 +40,50 @@ class Convolution(NamedTuple):
 
 
 class Mlp(NamedTuple):
-    """A block's MLP with its norms: before it, between its two maps, and behind it (residual post-norm)."""
+    """A block's MLP with its norms: before it, between its two linear maps, and after it (residual post-norm)."""
 
     norm: Norm | None
-    expand: Linear
+    fc1: Linear
     activation: str
-    # `expand` gives twice the hidden numbers, and the activated first half is multiplied with the second.
+    # `fc1` has twice the hidden width; the activated first half is multiplied with the second.
     gated: bool
     norm_hidden: Norm | None
-    shrink: Linear
+    fc2: Linear
     norm_output: Norm | None
 
 
 class Block(NamedTuple):
     """A transformer block."""
 
-    # None where the norm stands behind the attention.
+    # None if the norm comes after the attention.
     norm_attention: Norm | None
     # Queries, keys and values side by side.
     qkv: Linear
-    # What relative positions add to the scores.
-    bias: Float[Tensor, "head token token"] | None
-    # Over all heads' head_outputs of a row, before the output projection (EVA02).
-    norm_mixed: Norm | None
-    output: Linear
+    # Relative positions, added to the attention scores.
+    position_bias: Float[Tensor, "head token token"] | None
+    # Over all head outputs of a row, before the output projection (EVA02).
+    norm_heads: Norm | None
+    out_proj: Linear
     # Over what attention adds to a row (EVA02-E).
     norm_output: Norm | None
     mlp: Mlp
 
     @property
-    def emits_plainly(self) -> bool:
-        """Whether no norm stands between the heads' head_outputs and the stream."""
-        return self.norm_mixed is None and self.norm_output is None
+    def has_output_norms(self) -> bool:
+        """Whether a norm stands between the head outputs and the residual stream."""
+        return self.norm_heads is not None or self.norm_output is not None
 
 
 class AttentionPool(NamedTuple):
-    """A last attention layer with one query, the same for every image, and nothing added to its output but an MLP."""
+    """A last attention layer with one query, the same for every image, and without a residual connection."""
 
     # The latent query after its own norm and projection: a constant.
     query: Float[Tensor, " pooled_width"]
     # Over every row, before keys and values.
     norm: Norm
     key_value: Linear
-    output: Linear
+    out_proj: Linear
     mlp: Mlp | None
     heads: int
-    # How many rows, the first ones, are left out.
+    # The number of rows at the beginning that are not attended to.
     skip: int

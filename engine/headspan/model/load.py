@@ -1,7 +1,7 @@
-"""A model by open_clip name, hub name, local folder or config, with weights by tag or file.
+"""Load a model by open_clip name, repository, local folder or config, with weights by tag or file.
 
-Weights are never unpickled: `.safetensors`, or `.pt` that torch loads as weights only. A model that
-cannot be decomposed is refused before its weights are fetched.
+Weights are never unpickled: they come from `.safetensors`, or from `.pt` with torch's weights-only loading. A model
+that cannot be decomposed is refused before its weights are fetched.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, 
 from headspan.model.description import parts_of
 from headspan.model.layers import Mlp
 from headspan.model.places import Weights, find_weights
-from headspan.model.provenance import Settings, settle
+from headspan.model.provenance import ModelSettings, find_settings
 from headspan.user_paths import expand_user
 
-# The files of the reference model, under the names that they have had here from the first release on.
+# The files of the reference model have had these names here since the first release.
 _REFERENCE_CONFIG, _REFERENCE_WEIGHTS = REFERENCE_CONFIG, REFERENCE_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """An open_clip model with what it takes to name it, feed it and find it again."""
+    """An open_clip model, and what is needed to name it, prepare its images and find it again."""
 
     name: str
     pretrained: str | None
@@ -47,28 +47,28 @@ class LoadedModel:
     clip: Any
     config: dict[str, Any]
     preprocess: Preprocess
-    # SHA-256 over the image tower's parameters, by name, as float32.
+    # SHA-256 of the image tower's parameters, by name, as float32.
     weights_sha256: str
-    # The same over everything else but the logits' scale and bias: the text tower.
+    # The same for the text tower: everything else but the scale and bias of the logits.
     text_sha256: str
-    # Whether open_clip was told to run QuickGELU in both towers.
+    # Whether open_clip runs QuickGELU in both towers.
     quick_gelu: bool
     named: NamedConfig
-    # What was assumed of preprocessing and activation, since nothing told it.
+    # What was assumed about preprocessing and activation, since nothing states it.
     assumed: str | None = None
-    # Absolute paths of what was given as a path: `model` (config or folder) and `weights` (the file that was read).
+    # Absolute paths, if paths were given: `model` (config or folder) and `weights` (the file that was read).
     paths: dict[str, str] = field(default_factory=dict)
-    # Whether what a tokenizer needs may be fetched.
+    # Whether files that the tokenizer needs may be fetched.
     download: bool = True
 
     @property
     def activation(self) -> str:
-        """The activation of the image tower's MLPs as they run, such as `gelu` or `quick_gelu`."""
+        """The activation that the image tower's MLPs run, such as `gelu` or `quick_gelu`."""
         tower = to_tower(self.clip.visual, self.name)
         return ", ".join(sorted({mlp.activation for mlp in parts_of(tower, Mlp)}))
 
     def tokenizer(self) -> Any:
-        """open_clip's tokenizer for this model; ModelError where it needs what is not there."""
+        """open_clip's tokenizer for this model. Raises ModelError if a package or file is missing."""
         try:
             with hub.offline(not self.download), _quiet_logging():
                 return self.named.tokenizer()
@@ -92,38 +92,38 @@ def load_model(
     weights: str | None = None,
     download: bool = True,
     on_progress: Listener = ignore,
-    goes_on: Mapping[str, Any] | None = None,
+    resumed: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
     `name` is an open_clip model name, `hf-hub:…`, `local-dir:…`, the path of an open_clip config (`.json`), or
-    `reference`, which ships with headspan and needs no `pretrained`; `pretrained` an open_clip tag, `hf-hub:…`,
-    a local `.pt` or `.safetensors` file, or `random:SEED`; `image_size` the height and width of its images, if not
-    its own: positions are interpolated as open_clip does it. `weights` says where the named weights lie: a file or a
-    folder, or `hf-hub:…`. With `download` False nothing is fetched: repositories are read from the local cache alone.
-    `goes_on` are the attributes of a store whose preprocessing and activation are to be kept.
+    `reference`, which ships with headspan and needs no `pretrained`. `pretrained` is an open_clip tag, `hf-hub:…`, a
+    local `.pt` or `.safetensors` file, or `random:SEED`. `image_size` is the height and width of the images, if not the
+    model's own; open_clip then interpolates positions. `weights` is the place of the named weights: a file, a folder,
+    or `hf-hub:…`. With `download` False nothing is fetched; repositories are read only from the local cache. `resumed`
+    are the attributes of a store whose preprocessing and activation are kept.
 
-    `on_progress` hears what is fetched, after two seconds, and what was assumed of preprocessing and activation.
-    Raises SettingsError where the images would be smaller than a patch, ModelError where the model is unknown
-    or cannot be decomposed, its config asks for remote code, or its weights are missing, hold pickled objects, or
-    belong to another model.
+    `on_progress` receives notes on fetches of more than two seconds, and on what was assumed about preprocessing and
+    activation. Raises SettingsError if the images would be smaller than a patch. Raises ModelError if the model is
+    unknown or cannot be decomposed, if its config asks for remote code, or if its weights are missing, hold pickled
+    objects, or belong to another model.
     """
-    return _load(name, pretrained, image_size, weights, download, on_progress, goes_on, None)
+    return _load(name, pretrained, image_size, weights, download, on_progress, resumed, None)
 
 
 def load_stored_model(
     attributes: Mapping[str, Any], path: Path, weights: str | Path | None = None, on_progress: Listener = ignore
 ) -> LoadedModel:
-    """The model that made the store at `path`, by its attributes; `weights` says where its weights lie now.
+    """The model that made the store at `path`, by its attributes; `weights` is the place of its weights now.
 
-    A store may come from somebody else, so a repository that it names is read from the local cache alone, unless
-    `weights` names it too (`hf-hub:…`). Raises ModelError where the model cannot be had, or is not the one that made
+    A store may come from somebody else. So a repository that it names is read only from the local cache, unless
+    `weights` names it too (`hf-hub:…`). Raises ModelError if the model is not available, or is not the one that made
     the store.
     """
     name, pretrained, image_size = (attributes.get(key) for key in ("model", "pretrained", "image_size"))
     place = None if weights is None else str(weights)
     by_user = place is not None and place.startswith(hub.PREFIX)
-    # Tags and tokenizers of a model of open_clip's come from open_clip's own tables, whoever names it.
+    # Tags and tokenizers of open_clip's models come from its own tables, so they are fetched whoever names the model.
     by_open_clip = name in open_clip.list_models() and not (
         place is None and str(pretrained or "").startswith(hub.PREFIX)
     )
@@ -135,16 +135,16 @@ def load_stored_model(
 
 
 def _refuse_other_weights(model: LoadedModel, attributes: Mapping[str, Any], path: Path, place: str | None) -> None:
-    found = {"image": ("weights_sha256", model.weights_sha256), "text": ("text_sha256", model.text_sha256)}
-    for tower, (key, own) in found.items():
+    checksums = {"image": ("weights_sha256", model.weights_sha256), "text": ("text_sha256", model.text_sha256)}
+    for tower, (key, own) in checksums.items():
         # Stores of the first release do not record the text tower.
-        wanted = attributes.get(key, own)
-        if own != wanted:
+        expected = attributes.get(key, own)
+        if own != expected:
             todo = "give" if place else "restore"
-            also = "" if place else ", or say with --weights where they lie"
+            also = "" if place else ", or give their place with --weights"
             raise ModelError(
                 f"{place or f'{model.name} {model.pretrained}'}: {tower} tower {own[:12]}, but {path} was made with "
-                f"{wanted[:12]}; {todo} the weights that made the store{also}"
+                f"{expected[:12]}; {todo} the weights that made the store{also}"
             )
 
 
@@ -155,18 +155,18 @@ def _load(
     weights: str | None,
     download: bool,
     on_progress: Listener,
-    goes_on: Mapping[str, Any] | None,
-    made: Mapping[str, Any] | None,
+    resumed: Mapping[str, Any] | None,
+    stored: Mapping[str, Any] | None,
 ) -> LoadedModel:
     weights = weights and weights.removeprefix("local-dir:")
     with hub.offline(not download):
         with hub.announced(on_progress, f"fetching the config of {name}"):
-            named = find_config(name, weights, download, made, goes_on)
+            named = find_config(name, weights, download, stored, resumed)
         _refuse_unsupported(name, named.config, image_size)
-        found = find_weights(name, named, pretrained, weights, download, on_progress, made, goes_on)
+        found = find_weights(name, named, pretrained, weights, download, on_progress, stored, resumed)
         with hub.announced(on_progress, f"looking for the preprocessing and activation of the weights of {name}"):
-            settings = settle(name, named, found, pretrained, image_size, download, goes_on)
-        if settings.note and made is None:
+            settings = find_settings(name, named, found, pretrained, image_size, download, resumed)
+        if settings.note and stored is None:
             on_progress(Progress(NOTE, 0, None, settings.note))
         clip = _built(name, named, found, settings, image_size)
         if found.path is not None:
@@ -175,8 +175,8 @@ def _load(
     clip.eval().requires_grad_(False)
     return LoadedModel(
         name=name,
-        # A store keeps the words that it was made with.
-        pretrained=pretrained if made is not None or named.with_weights else pretrained or weights,
+        # A store keeps the name that it was made with.
+        pretrained=pretrained if stored is not None or named.with_weights else pretrained or weights,
         clip=clip,
         config=named.config,
         preprocess=_preprocess(clip.visual),
@@ -205,12 +205,12 @@ def _refuse_unsupported(name: str, config: dict[str, Any], image_size: int | Non
         )
     if image_size is not None and image_size < (patch := patch_pixels(config)):
         raise SettingsError(
-            f"--image-size {image_size}: a patch of {name} takes {patch} pixels; give a multiple of that"
+            f"--image-size {image_size}: a patch of {name} has {patch} pixels on a side; give a multiple of that"
         )
 
 
-def _built(name: str, named: NamedConfig, found: Weights, settings: Settings, image_size: int | None) -> Any:
-    """The model without its weights, or with random ones, as open_clip builds it of a local folder's config."""
+def _built(name: str, named: NamedConfig, found: Weights, settings: ModelSettings, image_size: int | None) -> Any:
+    """The model with random weights, as open_clip builds it from the config of a local folder."""
     config = {**named.config, "quick_gelu": settings.quick_gelu}
     if not settings.quick_gelu:
         config.pop("quick_gelu")
@@ -234,14 +234,14 @@ def _paths(named: NamedConfig, found: Weights, pretrained: str | None, weights: 
         paths["model"] = str(place)
     given = next((each for each in (weights, pretrained) if each), None)
     by_path = given is not None and expand_user(given, ModelError).exists()
-    # Of a folder the file is recorded that was taken.
+    # For a folder, the file that was read is recorded.
     if found.path is not None and (by_path or named.folder is not None):
         paths["weights"] = str(found.path.absolute())
     return paths
 
 
 def _config_failure(name: str, error: Exception) -> str:
-    return f"{name}: open_clip builds no model of this config ({first_line(error)}); correct the config"
+    return f"{name}: open_clip cannot build a model with this config ({first_line(error)}); correct the config"
 
 
 def _preprocess(visual: Any) -> Preprocess:
@@ -259,12 +259,12 @@ def _preprocess(visual: Any) -> Preprocess:
 
 
 def _text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Everything but the image tower and the logits' scale and bias, which move no text vector."""
+    """Everything but the image tower and the scale and bias of the logits, which do not affect text vectors."""
     return {k: v for k, v in state.items() if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias")}
 
 
 def _digest(state: dict[str, Tensor]) -> str:
-    """SHA-256 over tensors, by name, as float32."""
+    """SHA-256 of tensors, by name, as float32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
@@ -274,7 +274,7 @@ def _digest(state: dict[str, Tensor]) -> str:
 
 @contextmanager
 def _quiet_logging() -> Iterator[None]:
-    """open_clip tells the root logger what headspan's own errors say better."""
+    """Silence open_clip, which logs what headspan's own errors say better."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

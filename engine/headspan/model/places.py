@@ -1,4 +1,4 @@
-"""Where a model's weights lie: with a tag of open_clip, in a repository, in a file or folder, or nowhere (random)."""
+"""Find a model's weights: by a tag of open_clip, in a repository, in a file or folder, or random ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from headspan.user_paths import expand_user
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model's weights: a file, or, where `path` is None, random numbers."""
+    """A model's weights: a file, or random numbers if `path` is None."""
 
     path: Path | None
     seed: int = 0
-    # The repository that they were asked for from, or whose snapshot they lie in.
+    # The repository from which they were requested, or whose snapshot holds them.
     repository: str | None = None
 
 
@@ -37,13 +37,13 @@ def find_weights(
     weights: str | None,
     download: bool,
     on_progress: Listener,
-    made: Mapping[str, Any] | None,
-    goes_on: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None,
+    resumed: Mapping[str, Any] | None = None,
 ) -> Weights:
-    """The weights that `pretrained` names, or that lie at `weights` now.
+    """The weights that `pretrained` names, or that are at `weights` now.
 
-    `made` are the attributes of the store that names them, which may say where they lay; `goes_on` are those of a store
-    that a run goes on with, whose weights may have moved. Raises ModelError where there are none, or where `pretrained`
+    `stored` are the attributes of the store that names the weights, which may record their path. `resumed` are those of
+    a store that a run resumes, whose weights may have moved. Raises ModelError if there are none, or if `pretrained`
     and `weights` contradict each other.
     """
     if named.with_weights and pretrained:
@@ -51,12 +51,12 @@ def find_weights(
     if pretrained is not None and pretrained.startswith("random:"):
         return _at_random(pretrained, weights)
     if weights is not None:
-        moved = goes_on is not None and goes_on.get("pretrained") == pretrained
-        if made is None and pretrained not in (None, weights) and not moved:
+        moved = resumed is not None and resumed.get("pretrained") == pretrained
+        if stored is None and pretrained not in (None, weights) and not moved:
             assert pretrained is not None
             _refuse_contradiction(name, named, pretrained, weights)
         return _at_place(name, weights, download, on_progress)
-    recorded = recorded_paths(made).get("weights")
+    recorded = recorded_paths(stored).get("weights")
     if recorded and Path(recorded).is_file():
         return _file(Path(recorded))
     if named.with_weights:
@@ -76,24 +76,26 @@ def find_weights(
         return _of_tag(name, pretrained, tag, download, on_progress)
     if (file := expand_user(pretrained, ModelError)).is_file():
         return _file(file)
-    if made is not None:
+    if stored is not None:
         raise ModelError(
-            f"{recorded or pretrained}: the weights that the store was made with are not there; say where they lie now "
+            f"{recorded or pretrained}: the weights that the store was made with are not there; give their place "
             "with --weights PATH (weights= in Python)"
         )
     raise _unknown(name, named, pretrained)
 
 
 def _refuse_contradiction(name: str, named: NamedConfig, pretrained: str, weights: str) -> None:
-    """Raise ModelError where `pretrained` names no weights, or a file other than the one that lies at `weights`."""
+    """Raise ModelError if `pretrained` names no weights, or a file other than the one at `weights`."""
     if pretrained.startswith(hub.PREFIX) or open_clip.get_pretrained_cfg(named.known_as, pretrained):
         return
     file = expand_user(pretrained, ModelError)
     if not file.is_file():
         raise _unknown(name, named, pretrained)
     place = expand_user(weights, ModelError)
-    taken = weights_in(place) if place.is_dir() else place
-    if weights.startswith(hub.PREFIX) or (taken is not None and taken.exists() and not taken.samefile(file)):
+    file_there = weights_in(place) if place.is_dir() else place
+    if weights.startswith(hub.PREFIX) or (
+        file_there is not None and file_there.exists() and not file_there.samefile(file)
+    ):
         raise ModelError(
             f"--pretrained {pretrained} and --weights {weights} name two different files of weights; leave one of them "
             "out"
@@ -128,7 +130,7 @@ def _at_random(pretrained: str, weights: str | None) -> Weights:
 
 
 def _at_place(name: str, weights: str, download: bool, on_progress: Listener) -> Weights:
-    """The weights where the user says that they lie: a file, a folder, or a repository."""
+    """The weights at the place that the user gives: a file, a folder, or a repository."""
     if weights.startswith(hub.PREFIX):
         return _from_repository(name, weights, download, on_progress)
     place = expand_user(weights, ModelError)
@@ -158,7 +160,7 @@ def _from_repository(name: str, named: str, download: bool, on_progress: Listene
             f"{named} {hint}"
             if hint and "transformers" in hint
             else f"{name}: the weights {hub.PREFIX}{repository} could not be fetched ({error}); check the name and the "
-            "network, or fetch them on a connected machine and say with --weights where they lie"
+            "network, or fetch them on a connected machine and give their place with --weights"
         ) from error
 
 
@@ -169,7 +171,7 @@ def _of_tag(name: str, tag: str, settings: Mapping[str, Any], download: bool, on
         with hub.announced(on_progress, f"fetching the weights {tag} of {name} from {source}"):
             return Weights(Path(download_pretrained(dict(settings))))
     except (OSError, RuntimeError, ValueError) as error:
-        # open_clip's own sentence about which file it was adds nothing to the reason.
+        # open_clip's own sentence about the file adds nothing to the reason.
         reason = one_line(error).rpartition("Last error: ")[2].rstrip(".")
         raise ModelError(
             f"{name}: the weights {tag} could not be fetched from {source} ({reason}); check the network, or fetch "

@@ -1,9 +1,9 @@
-"""What decides how a model's images are prepared, and which activation it runs.
+"""Decide how a model's images are prepared, and which activation it runs.
 
-The same weights have the same settings however they are named. In this order of authority: the tag of open_clip that
-the user names; the tag whose file it is known to be, by its place in a hub cache or by its bytes; the
-`open_clip_config.json` of the repository, or beside the file; and, where none of these is there, open_clip's defaults,
-which is said in a note. A store that is gone on with keeps the settings that it was made with.
+The same weights have the same settings however they are named. The first of these that exists decides: the tag of
+open_clip that the user names; the tag to which the file belongs, recognised by its place in a hub cache or by its
+bytes; the `open_clip_config.json` of the repository or next to the file; open_clip's defaults, with a note. A store
+that is resumed keeps the settings that it was made with.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from headspan.model.config_file import read_saved
 from headspan.model.configs import REFERENCE_WEIGHTS, NamedConfig
 from headspan.model.places import Weights
 
-# What a tag or a config says of preprocessing; the size is the image tower's.
+# The preprocessing that a tag or a config states; the size comes from the image tower.
 _PREPROCESS = [each.name for each in fields(PreprocessCfg) if each.name != "size"]
-# What does not shape a tower's function: training, and which tokenizer is fetched from where.
-_SHAPELESS = {
+# Fields that do not affect a tower's output: training, and where the tokenizer comes from.
+_WITHOUT_EFFECT = {
     "patch_dropout", "output_tokens", "timm_drop", "timm_drop_path", "timm_model_pretrained", "hf_model_pretrained",
     "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs",
 }  # fmt: skip
-# What shapes an image tower of timm's; the other fields say nothing of it.
+# The only fields that affect an image tower of timm.
 _OF_TIMM = {"timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias", "image_size"}
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How a model's images are prepared (what differs from open_clip's defaults), and whether it runs QuickGELU."""
+class ModelSettings:
+    """How images are prepared, where that differs from open_clip's defaults, and whether QuickGELU runs."""
 
     preprocess: dict[str, Any]
     quick_gelu: bool
-    # The note that tells what was assumed, or what was decided against what.
+    # A note on what was assumed, or on which of two contradicting settings was used.
     note: str | None = None
 
-    def same_as(self, other: Settings) -> bool:
-        """Whether both give the same numbers."""
+    def same_as(self, other: ModelSettings) -> bool:
+        """Whether both give the same embeddings."""
         return (self.quick_gelu, _whole(self.preprocess)) == (other.quick_gelu, _whole(other.preprocess))
 
     def __str__(self) -> str:
@@ -54,49 +54,50 @@ class Settings:
         return f"mean {mean}, std {std}, {known['interpolation']}, {known['resize_mode']}, {activation}"
 
 
-def settle(
+def find_settings(
     name: str,
     named: NamedConfig,
     found: Weights,
     pretrained: str | None,
     image_size: int | None,
     download: bool,
-    made: Mapping[str, Any] | None,
-) -> Settings:
-    """The preprocessing and activation of the weights `found`; those of the store `made`, where one goes on."""
+    resumed: Mapping[str, Any] | None,
+) -> ModelSettings:
+    """The preprocessing and activation for the weights `found`, or those of the store `resumed`, if given."""
     own = bool(named.config.get("quick_gelu"))
     tag = open_clip.get_pretrained_cfg(named.known_as, pretrained) if pretrained and not named.with_weights else {}
     if tag:
         return _of(tag, own)
     if named.with_weights:
-        now = _beside(Settings(_known(named.preprocess), own), _tag_of_repository(found.repository), named.file)
+        now = _beside(ModelSettings(_known(named.preprocess), own), _tag_of_repository(found.repository), named.file)
     elif found.path in (None, REFERENCE_WEIGHTS):
-        now = Settings({}, own)
+        now = ModelSettings({}, own)
     else:
         assert found.path is not None
         now = _of_file(name, named, found.path, found.repository, image_size, download)
-    if made is None:
+    if resumed is None:
         return now
-    as_made = Settings(
-        _known(made["preprocess"]),
-        bool(((made.get("made_with") or {}).get("weights") or {}).get("quick_gelu", own)),
+    as_made = ModelSettings(
+        _known(resumed["preprocess"]),
+        bool(((resumed.get("made_with") or {}).get("weights") or {}).get("quick_gelu", own)),
     )
     if as_made.same_as(now):
         return as_made
-    return Settings(
+    return ModelSettings(
         as_made.preprocess,
         as_made.quick_gelu,
-        f"the store goes on as it was made, with {as_made}; a new store of these weights would have {now}",
+        f"the store keeps the settings that it was made with ({as_made}); a new store of these weights would have "
+        f"{now}",
     )
 
 
-def _of(tag: Mapping[str, Any], own: bool) -> Settings:
-    # open_clip only warns where a tag was trained with QuickGELU under a config that says GELU.
-    return Settings(_known(tag), own or bool(tag.get("quick_gelu")))
+def _of(tag: Mapping[str, Any], own: bool) -> ModelSettings:
+    # If a tag was trained with QuickGELU and its config says GELU, open_clip only warns.
+    return ModelSettings(_known(tag), own or bool(tag.get("quick_gelu")))
 
 
-def _tag_of_repository(repository: str | None) -> tuple[str, Settings] | None:
-    """The tag of open_clip that lives in a repository, and its settings."""
+def _tag_of_repository(repository: str | None) -> tuple[str, ModelSettings] | None:
+    """The tag of open_clip with this repository, and its settings."""
     for model, tag in open_clip.list_pretrained() if repository else []:
         known = open_clip.get_pretrained_cfg(model, tag)
         if known.get("hf_hub") == f"{repository}/":
@@ -104,21 +105,21 @@ def _tag_of_repository(repository: str | None) -> tuple[str, Settings] | None:
     return None
 
 
-def _beside(own: Settings, tag: tuple[str, Settings] | None, file: Path | None) -> Settings:
-    """The settings of a repository's own config, with a note where open_clip's tag of the same weights has others."""
+def _beside(own: ModelSettings, tag: tuple[str, ModelSettings] | None, file: Path | None) -> ModelSettings:
+    """The settings of a repository's own config, with a note if open_clip's tag of the same weights has others."""
     if tag is None or own.same_as(tag[1]):
         return own
-    return Settings(
+    return ModelSettings(
         own.preprocess,
         own.quick_gelu,
-        f"{file}: says {own}, and open_clip's tag of the same weights {tag[1]}; the former is taken, so give {tag[0]} "
-        "for the latter",
+        f"{file}: states {own}, but open_clip's tag of the same weights has {tag[1]}; the file's settings are used; "
+        f"give {tag[0]} to use the tag's",
     )
 
 
 def _of_file(
     name: str, named: NamedConfig, path: Path, repository: str | None, image_size: int | None, download: bool
-) -> Settings:
+) -> ModelSettings:
     own = bool(named.config.get("quick_gelu"))
     tags = {
         tag: open_clip.get_pretrained_cfg(named.known_as, tag)
@@ -129,23 +130,23 @@ def _of_file(
         return _of(tags[known], own)
     beside = _config_beside(path, repository, download)
     if beside is None:
-        assumed = Settings({}, own)
+        assumed = ModelSettings({}, own)
         tag = next(iter(tags), None)
         todo = f"name their tag with --pretrained TAG --weights {path} (tags: {', '.join(tags)}), or " if tag else ""
-        return Settings(
+        return ModelSettings(
             {},
             own,
-            f"{path}: nothing tells the preprocessing and activation of these weights, so open_clip's defaults were "
-            f"assumed ({assumed}); if they are others, {todo}put their repository's {hub.CONFIG} beside the file",
+            f"{path}: nothing states the preprocessing and activation of these weights, so open_clip's defaults were "
+            f"assumed ({assumed}); if that is wrong, {todo}put their repository's {hub.CONFIG} next to the file",
         )
     file, whole = beside
     config = whole.get("model_cfg", whole if "embed_dim" in whole else {})
     _refuse_contradiction(name, named.config, file, config, image_size)
-    return Settings(_known(whole.get("preprocess_cfg") or {}), bool(config.get("quick_gelu", own)))
+    return ModelSettings(_known(whole.get("preprocess_cfg") or {}), bool(config.get("quick_gelu", own)))
 
 
 def _config_beside(path: Path, repository: str | None, download: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The config that describes a file of weights: beside it, or in its repository."""
+    """The config that describes a file of weights: next to it, or in its repository."""
     file = hub.beside(path, hub.CONFIG)
     if file is None and repository is not None:
         try:
@@ -158,7 +159,7 @@ def _config_beside(path: Path, repository: str | None, download: bool) -> tuple[
 def _refuse_contradiction(
     name: str, own: Mapping[str, Any], file: Path, other: Mapping[str, Any], image_size: int | None
 ) -> None:
-    """Raise ModelError where the config beside the weights describes another model than the one that was named."""
+    """Raise ModelError if the config next to the weights describes another model than the user named."""
     if not other:
         return
     pairs = {
@@ -175,7 +176,7 @@ def _refuse_contradiction(
         key, (mine, theirs) = next(iter(pairs.items()))
         raise ModelError(
             f"{file}: describes another model than {name} ({key} is {theirs!r}, {name} has {mine!r}); name the model "
-            "that the weights were made for, or take the config away if it is not theirs"
+            "that the weights were made for, or remove the config if it does not belong to them"
         )
 
 
@@ -184,7 +185,7 @@ def _differences(part: str, kind: Any, own: Mapping[str, Any], other: Mapping[st
     found = {}
     of_timm = part == "vision_cfg" and (mine.get("timm_model_name") or theirs.get("timm_model_name"))
     for each in fields(kind):
-        if each.name in _SHAPELESS or (of_timm and each.name not in _OF_TIMM):
+        if each.name in _WITHOUT_EFFECT or (of_timm and each.name not in _OF_TIMM):
             continue
         pair = tuple(_plain(config.get(each.name, each.default)) for config in (mine, theirs))
         if pair[0] != pair[1]:
@@ -193,7 +194,7 @@ def _differences(part: str, kind: Any, own: Mapping[str, Any], other: Mapping[st
 
 
 def _plain(value: Any) -> Any:
-    """A square size as one number; None and an empty table are the same."""
+    """A value for comparison: a square size is one number, and an empty table is None."""
     if isinstance(value, list | tuple):
         return value[0] if value and all(each == value[0] for each in value) else list(value)
     return value or None

@@ -1,7 +1,7 @@
-"""Texts to unit vectors in the joint space, by the model's own text tower.
+"""Embed texts with the model's own text tower, as unit vectors in the joint space.
 
-Descriptions are short and contexts long (77 tokens). Where attention is causal and the end token is what
-counts, nothing behind it matters, so the context is cut to the longest text of each batch.
+Descriptions are short and contexts are long (77 tokens). With causal attention and pooling at the end token, later
+tokens have no effect, so the context is cut to the longest text of each batch.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from headspan.model.load import LoadedModel
 def encode_texts(
     model: LoadedModel, texts: Sequence[str], batch_size: int = 128, on_progress: Listener = ignore
 ) -> Float32[np.ndarray, "text joint"]:
-    """Embed raw sentences, no template, each divided by its length; float32 on the CPU."""
+    """Embed texts as they are, without a template, on the CPU. Each vector is divided by its length."""
     with announced(on_progress, f"fetching the tokenizer of {model.name}"):
         tokenizer = model.tokenizer()
     tokens = tokenizer(list(texts))
     lengths = _lengths(model.clip, tokens)
-    # A text that fills the context may have lost its end, as open_clip's tokenizers cut without a word.
+    # open_clip's tokenizers truncate silently, so a text that fills the context may have lost its end.
     full = 0 if lengths is None else int((lengths == tokens.shape[1]).sum())
-    note = f"{full} fill the context of {tokens.shape[1]} tokens and may be cut" if full else ""
-    # Texts of like length together, so that a long one does not lengthen its batch.
+    note = f"{full} fill the context of {tokens.shape[1]} tokens and may be truncated" if full else ""
+    # Texts of similar length form a batch, so that a long text does not lengthen many others.
     order = torch.arange(len(texts)) if lengths is None else lengths.argsort(stable=True)
     vectors: np.ndarray | None = None
     for start in range(0, len(texts), batch_size):
@@ -50,7 +50,7 @@ def encode_texts(
 
 
 def _lengths(clip: Any, tokens: Int[Tensor, "text context"]) -> Int[Tensor, " text"] | None:
-    """Tokens of each text up to its end token; None where the text tower looks at what is behind it."""
+    """Tokens of each text up to its end token; None if later tokens affect the text tower."""
     causal = type(clip) is open_clip.CLIP and clip.attn_mask is not None
     if not causal or clip.text_pool_type != "argmax":
         return None
@@ -59,7 +59,7 @@ def _lengths(clip: Any, tokens: Int[Tensor, "text context"]) -> Int[Tensor, " te
 
 @contextmanager
 def _short_context(clip: Any, context: int) -> Iterator[None]:
-    """`clip` with positions and causal mask for the first `context` tokens only."""
+    """Limit the positions and the causal mask of `clip` to the first `context` tokens."""
     positions, mask = clip.positional_embedding, clip.attn_mask
     clip.positional_embedding = nn.Parameter(positions[:context], requires_grad=False)
     clip.attn_mask = mask[:context, :context]

@@ -1,8 +1,8 @@
-"""One uniform image tower and its forward pass, on one page.
+"""The forward pass of every image tower, on one page.
 
-The pooled row is the row that becomes the embedding: the class token, the weighted mean of the patch rows, or
-what a latent query takes from all rows (attention pooling). The pass returns what that row received from every
-head, every source token and every MLP; nothing is projected or folded here (emit/ does that).
+The pooled row becomes the embedding. It is the class token, the weighted mean of the patch rows, or what a latent query
+takes from all rows (attention pooling). The pass returns what the pooled row received from every head, every source
+token and every MLP. Nothing is projected or folded here; decompose/ does that.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from headspan_kernels.reference import ACTIVATIONS, Emitted
 
 @dataclass(frozen=True, slots=True)
 class PooledRow:
-    """What the pooled row received, in its own space; all float32 but `patches`, whose type the caller chose.
+    """What the pooled row received, in its own space. All are float32 but `patches`, whose type the caller chose.
 
-    `state` is its final value, `std` the `s = sqrt(var + eps)` by which the final norm divides it (1 where the
-    tower ends without a norm); `terms` holds the row that enters the first block and every MLP's output, or,
-    with attention pooling, the pooling layer's MLP. `carried` holds, for earlier layers under attention
-    pooling, what each of the pooling layer's heads took of each head: `Σ_n α_n / s_n · (head's mix at row n)`.
+    `state` is its final value. `std` is the `s = sqrt(var + eps)` by which the final norm divides it (1 if the tower
+    has no final norm). `terms` holds the row that enters the first block and every MLP's output, or, with attention
+    pooling, the output of the pooling layer's MLP. `through_pool` holds, for earlier layers under attention pooling,
+    what each of the pooling layer's heads took of each head: `Σ_n α_n / s_n · (head output at row n)`.
     """
 
     state: Float[Tensor, "batch width"]
@@ -36,12 +36,16 @@ class PooledRow:
     heads: Float[Tensor, "batch layer head head_dim"]
     patches: Float[Tensor, "batch layer head token head_dim"] | None
     terms: Float[Tensor, "batch term width"] | None
-    carried: Float[Tensor, "batch carried_layer trunk_head pool_head trunk_head_dim"] | None = None
+    through_pool: Float[Tensor, "batch earlier_layer trunk_head pool_head trunk_head_dim"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tower(Description):
-    """An image tower that runs."""
+    """An image tower that runs.
+
+    Throughout, `x` is the residual stream `[batch, token, width]` and `added` the last branch's output, which is not
+    yet added to it: the next norm reads the rows anyway, so it adds them too.
+    """
 
     @torch.inference_mode()
     def forward(
@@ -50,81 +54,80 @@ class Tower(Description):
         layers: Sequence[int],
         with_patches: bool = False,
         with_terms: bool = False,
-        carried: Sequence[int] = (),
+        through_pool: Sequence[int] = (),
         patches_dtype: torch.dtype = torch.float32,
     ) -> PooledRow:
-        """Run the tower on normalised pixels and keep what the pooled row received in `layers`, which are direct.
+        """Run the tower on normalised pixels, and return what the pooled row received in the direct `layers`.
 
-        `carried` names earlier layers of an attention-pooled tower whose heads are carried through the pooling.
-        `α v` is computed in float32 and written once, in `patches_dtype`.
+        `through_pool` lists earlier layers of an attention-pooled tower whose head outputs are returned as the pooling
+        weights them. `α v` is computed in float32 and written once, in `patches_dtype`.
         """
-        pooling = self._pooling(pixels)
+        pooling = self._pooling_weights(pixels)
         x = self._embed(pixels)
-        direct = self.pool is None
-        kept: list[Tensor] = []
+        direct = self.attention_pool is None
+        layer_heads: list[Tensor] = []
         patches = None
         if with_patches:
             shape = (len(x), len(layers), self.heads, self.tokens, self.head_dim)
             patches = torch.empty(shape, dtype=patches_dtype, device=x.device)
-        head_outputs: list[Tensor] = []
+        earlier: list[Tensor] = []
         terms = [_pool(x, pooling)] if with_terms and direct else []
         last = len(self.blocks) - 1
-        # What a block adds last is left to the next one's norm, which reads the rows anyway.
         added: Tensor | None = None
         for index, block in enumerate(self.blocks):
-            slot = patches[:, len(kept)] if patches is not None and index in layers else None
+            slot = patches[:, len(layer_heads)] if patches is not None and index in layers else None
             if index == last and direct and pooling is None:
                 x, added, heads = self._attend_class_token(block, x, added, slot)
             else:
-                x, added, heads, mixed = self._attend(block, x, added, pooling, slot)
-                if index in carried:
-                    head_outputs.append(mixed)
+                x, added, heads, head_outputs = self._attend(block, x, added, pooling, slot)
+                if index in through_pool:
+                    earlier.append(head_outputs)
             x, added = self._mlp(block.mlp, x, added)
             if index in layers:
-                kept.append(heads)
+                layer_heads.append(heads)
             if with_terms and direct:
                 terms.append(_pool(added, pooling))
-        through_pool = None
-        if self.pool is not None:
+        pooled = None
+        if self.attention_pool is not None:
             slot = None if patches is None else patches[:, 0]
-            x, heads, through_pool = self._attend_latent(self.pool, _sum(x, added), head_outputs, slot)
-            kept.append(heads)
+            x, heads, pooled = self._attention_pool(self.attention_pool, _sum(x, added), earlier, slot)
+            layer_heads.append(heads)
             added = None
-            if self.pool.mlp is not None:
-                x, added = self._mlp(self.pool.mlp, x, None)
+            if self.attention_pool.mlp is not None:
+                x, added = self._mlp(self.attention_pool.mlp, x, None)
                 terms.append(added.float())
         x = _sum(x, added)
         state = _pool(x, pooling)
         return PooledRow(
             state=state,
             std=self._final_std(x, state),
-            heads=torch.stack(kept, dim=1),
+            heads=torch.stack(layer_heads, dim=1),
             patches=patches,
             terms=torch.stack(terms, dim=1) if with_terms and terms else None,
-            carried=through_pool,
+            through_pool=pooled,
         )
 
     def _embed(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.dtype)
-        for step in self.stem:
-            x = self._convolved(x, step)
+        for step in self.patch_embed:
+            x = self._convolve(x, step)
             x = x if step.activation is None else ACTIVATIONS[step.activation](x)
         x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1) + self.positions
-        return self._normed(self.norm_before, x)
+        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        return self._normed(self.ln_pre, x)
 
-    def _convolved(self, x: Tensor, step: Convolution) -> Tensor:
+    def _convolve(self, x: Tensor, step: Convolution) -> Tensor:
         height, width = step.kernel
         if step.stride != step.kernel:
             return F.conv2d(x, step.weight.unflatten(1, (-1, height, width)), step.bias, stride=step.stride)
-        # Patches that do not overlap: a matrix product. cuDNN's convolution would take TF32 for float32.
+        # Patches that do not overlap are a matrix product. cuDNN's convolution would use TF32 for float32.
         patches = x.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5)
         return self.ops.linear(patches.flatten(3), step.weight, step.bias).permute(0, 3, 1, 2)
 
     def _normed(self, norm: Norm | None, x: Tensor) -> Tensor:
         return x if norm is None else self.ops.layer_norm(x, *norm)
 
-    def _added(self, norm: Norm | None, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _add_norm(self, norm: Norm | None, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """`x + added`, and its norm."""
         if norm is None:
             rows = _sum(x, added)
@@ -134,78 +137,88 @@ class Tower(Description):
 
     def _mlp(self, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """`x + added`, and the MLP's output on it."""
-        rows, y = self._added(mlp.norm, x, added)
+        rows, y = self._add_norm(mlp.norm, x, added)
         if mlp.gated:
-            gate, y = self.ops.linear(y, *mlp.expand).chunk(2, dim=-1)
+            gate, y = self.ops.linear(y, *mlp.fc1).chunk(2, dim=-1)
             y = ACTIVATIONS[mlp.activation](gate) * y
         else:
-            y = self.ops.linear(y, *mlp.expand, mlp.activation)
-        return rows, self._normed(mlp.norm_output, self.ops.linear(self._normed(mlp.norm_hidden, y), *mlp.shrink))
+            y = self.ops.linear(y, *mlp.fc1, mlp.activation)
+        return rows, self._normed(mlp.norm_output, self.ops.linear(self._normed(mlp.norm_hidden, y), *mlp.fc2))
 
     def _attend(
         self, block: Block, x: Tensor, added: Tensor | None, pooling: Tensor | None, slot: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`x + added`, the attention's output on it, what the pooled row took of each head, and all rows' head outputs.
+        """`x + added`, the attention's output on it, the pooled row's head outputs, and all rows' head outputs.
 
-        `α v` goes to `slot`, where there is one.
+        `α v` is written to `slot`, if given.
         """
-        rows, y = self._added(block.norm_attention, x, added)
-        qkv = self._turned(self.ops.linear(y, *block.qkv), 2)
-        out = slot if block.emits_plainly else None
-        mixed, emitted = self.ops.attention_emit(qkv, self.trunk_heads, pooling, slot is not None, out, block.bias)
-        output, heads = self._output(block, mixed, emitted, slot)
-        return rows, output, heads, mixed
+        rows, y = self._add_norm(block.norm_attention, x, added)
+        qkv = self._apply_rope(self.ops.linear(y, *block.qkv), 2)
+        out = None if block.has_output_norms else slot
+        head_outputs, emitted = self.ops.attention_emit(
+            qkv, self.trunk_heads, pooling, slot is not None, out, block.position_bias
+        )
+        output, heads = self._output(block, head_outputs, emitted, slot)
+        return rows, output, heads, head_outputs
 
     def _attend_class_token(
         self, block: Block, x: Tensor, added: Tensor | None, slot: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_attend`, for the last block: no row but the class token's is needed from there on."""
-        rows, y = self._added(block.norm_attention, x, added)
+        """As `_attend` for the last block, where only the class token's row is needed."""
+        rows, y = self._add_norm(block.norm_attention, x, added)
         weight, bias = block.qkv
-        width = block.output.weight.shape[1]
+        width = block.out_proj.weight.shape[1]
         query = F.linear(y[:, 0], weight[:width], bias[:width])
-        key_value = self._turned(F.linear(y, weight[width:], bias[width:]), 1)
-        row_bias = None if block.bias is None else block.bias[:, 0]
-        out = slot if block.emits_plainly else None
-        mixed, emitted = self.ops.pooled_attention(query, key_value, self.trunk_heads, slot is not None, out, row_bias)
-        output, heads = self._output(block, mixed, emitted, slot)
+        key_value = self._apply_rope(F.linear(y, weight[width:], bias[width:]), 1)
+        position_bias = None if block.position_bias is None else block.position_bias[:, 0]
+        out = None if block.has_output_norms else slot
+        head_outputs, emitted = self.ops.pooled_attention(
+            query, key_value, self.trunk_heads, slot is not None, out, position_bias
+        )
+        output, heads = self._output(block, head_outputs, emitted, slot)
         return rows[:, 0], output, heads
 
-    def _attend_latent(
-        self, pool: AttentionPool, x: Tensor, head_outputs: Sequence[Tensor], slot: Tensor | None
+    def _attention_pool(
+        self, pool: AttentionPool, x: Tensor, earlier: Sequence[Tensor], slot: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Attention pooling: one query, the same for every image, over the rows; nothing is added to it."""
+        """The pooling layer: one query, the same for every image, attends to the rows. It has no residual connection.
+
+        Returns its output, its head outputs, and what it takes of the head outputs of `earlier` layers.
+        """
         rows = x[:, pool.skip :]
         key_value = self.ops.linear(self.ops.layer_norm(rows, *pool.norm), *pool.key_value)
         query = pool.query.expand(len(x), -1)
-        mixed, emitted = self.ops.pooled_attention(query, key_value, pool.heads, slot is not None, slot)
-        carried = None
-        if head_outputs:
+        head_outputs, emitted = self.ops.pooled_attention(query, key_value, pool.heads, slot is not None, slot)
+        pooled = None
+        if earlier:
             key = key_value[..., : query.shape[1]]
             weights = self.ops.attention_weights(query, key, pool.heads) / _std(rows.float(), pool.norm.eps)[:, None]
-            heads = [mix[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for mix in head_outputs]
-            carried = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, mix) for mix in heads], dim=1)
-        return self.ops.linear(mixed, *pool.output), emitted.heads, carried
+            by_head = [each[:, pool.skip :].float().unflatten(-1, (self.trunk_heads, -1)) for each in earlier]
+            pooled = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, each) for each in by_head], dim=1)
+        return self.ops.linear(head_outputs, *pool.out_proj), emitted.heads, pooled
 
-    def _output(self, block: Block, mixed: Tensor, emitted: Emitted, slot: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the heads add to the stream, and what the norms on the way, if any, leave of what they emitted.
+    def _output(
+        self, block: Block, head_outputs: Tensor, emitted: Emitted, slot: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What attention adds to the residual stream, and the emitted head outputs after the norms on the way, if any.
 
-        Such a norm ties the heads together by its mean and `s` alone. Those are the pooled row's own: given them,
-        each head's share is linear again.
+        Such a norm makes the heads depend on each other only through its mean and `s`. Those are taken from the pooled
+        row; given them, each head's contribution is linear again.
         """
-        if block.emits_plainly:
-            return self.ops.linear(mixed, *block.output), emitted.heads
-        if block.norm_mixed is not None:
-            # Of the mean over all heads' numbers each number gives up its own share, each token 1/N of that.
+        if not block.has_output_norms:
+            return self.ops.linear(head_outputs, *block.out_proj), emitted.heads
+        if block.norm_heads is not None:
+            # The mean over all heads' numbers is subtracted from each number; each token subtracts 1/N of it.
             mean = emitted.heads.mean(dim=(1, 2), keepdim=True)
-            std = _std(emitted.heads.flatten(1), block.norm_mixed.eps)[:, None, None]
+            std = _std(emitted.heads.flatten(1), block.norm_heads.eps)[:, None, None]
             heads, patches = (emitted.heads - mean) / std, emitted.patches
             if patches is not None:
                 patches = (patches - mean[..., None] / patches.shape[2]) / std[..., None]
-            mixed, emitted = self.ops.layer_norm(mixed, *block.norm_mixed), Emitted(heads, patches)
-        added = self.ops.linear(mixed, *block.output)
+            head_outputs, emitted = self.ops.layer_norm(head_outputs, *block.norm_heads), Emitted(heads, patches)
+        added = self.ops.linear(head_outputs, *block.out_proj)
         if block.norm_output is not None:
-            # The output's bias is divided by `s` like the heads: one number more, 1 (1/N a token), takes it along.
+            # The norm divides the output's bias by `s` as it does the heads. One more number per head, 1 (1/N per
+            # token), stands for the bias.
             std = _std(_pool(added, None), block.norm_output.eps)[:, None, None]
             heads, patches = F.pad(emitted.heads, (0, 1), value=1) / std, emitted.patches
             if patches is not None:
@@ -215,56 +228,56 @@ class Tower(Description):
             slot.copy_(emitted.patches)
         return added, emitted.heads
 
-    def _turned(self, columns: Tensor, parts: int) -> Tensor:
-        """The first `parts` of queries, keys and values side by side turned by their patch's angles, if any."""
-        if self.rotary is None:
+    def _apply_rope(self, columns: Tensor, parts: int) -> Tensor:
+        """Rotate the first `parts` of queries, keys and values, side by side, by the angles of their patches."""
+        if self.rope is None:
             return columns
-        width = self.blocks[0].output.weight.shape[1] * parts
-        cosine, sine = self.rotary[:, :, None]
+        width = self.blocks[0].out_proj.weight.shape[1] * parts
+        cosine, sine = self.rope[:, :, None]
         patches = columns[:, len(self.prefix) :, :width].unflatten(-1, (parts * self.trunk_heads, -1))
         crossed = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
-        turned = (patches * cosine + crossed * sine).to(columns.dtype).flatten(-2)
-        # Class token and registers lie at no place, and are not turned.
-        turned = torch.cat([columns[:, : len(self.prefix), :width], turned], dim=1)
-        return torch.cat([turned, columns[..., width:]], dim=-1)
+        rotated = (patches * cosine + crossed * sine).to(columns.dtype).flatten(-2)
+        # The class token and registers have no position, and are not rotated.
+        rotated = torch.cat([columns[:, : len(self.prefix), :width], rotated], dim=1)
+        return torch.cat([rotated, columns[..., width:]], dim=-1)
 
-    def _pooling(self, pixels: Tensor) -> Tensor | None:
-        """Weights of the rows in the pooled row, `[1 or batch, token]`; None for the class token and the latent."""
+    def _pooling_weights(self, pixels: Tensor) -> Tensor | None:
+        """Weights of the rows in the pooled row, `[1 or batch, token]`; None unless the rows are averaged."""
         if not self.mean_pooled:
             return None
-        prefix, tokens = len(self.prefix), len(self.positions)
+        prefix, tokens = len(self.prefix), len(self.pos_embed)
         pooling = torch.full((1, tokens), 1 / (tokens - prefix), device=pixels.device)
         pooling[:, :prefix] = 0
-        if not self.runs_twice or self.norm_after is None:
+        if not self.runs_twice or self.ln_post is None:
             return pooling
-        # Each row is divided by its own s, known only at the end: a plain pass first, then the weights
-        # that make the mean of the normalised rows the norm of one weighted mean.
+        # Each row is divided by its own `s`, which is known only at the end. So a plain pass runs first. Its weights
+        # make the mean of the normalised rows equal to the norm of one weighted mean.
         x, added = self._embed(pixels), None
         for block in self.blocks:
             x, added, _, _ = self._attend(block, x, added, None, None)
             x, added = self._mlp(block.mlp, x, added)
-        weighted = pooling / _std(_sum(x, added).float(), self.norm_after.eps)
+        weighted = pooling / _std(_sum(x, added).float(), self.ln_post.eps)
         return weighted / weighted.sum(dim=1, keepdim=True)
 
     def _final_std(self, x: Tensor, state: Tensor) -> Tensor:
-        if self.norm_after is None:
+        if self.ln_post is None:
             return torch.ones_like(state[:, 0])
-        if not (self.mean_pooled and self.norm_rows):
-            return _std(state, self.norm_after.eps)
-        return 1 / (1 / _std(x[:, len(self.prefix) :].float(), self.norm_after.eps)).mean(dim=1)
+        if not (self.mean_pooled and self.norm_before_pooling):
+            return _std(state, self.ln_post.eps)
+        return 1 / (1 / _std(x[:, len(self.prefix) :].float(), self.ln_post.eps)).mean(dim=1)
 
 
 def normalise(
     pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> Float[Tensor, "batch 3 height width_px"]:
-    """uint8 `[batch, height, width, 3]` to the model's normalised pixels."""
-    scale, shift = _levels(tuple(mean), tuple(std), pixels.device)
+    """Turn uint8 `[batch, height, width, 3]` into the model's normalised pixels."""
+    scale, shift = _grey_levels(tuple(mean), tuple(std), pixels.device)
     return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2).to(dtype)
 
 
 @cache
-def _levels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Spread and middle in grey levels; kept, since bringing numbers to a GPU waits for all that it has to do."""
+def _grey_levels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """`std` and `mean` in grey levels. Cached, since copying numbers to a GPU waits for its queued work."""
     return torch.tensor(std, device=device) * 255, torch.tensor(mean, device=device) * 255
 
 
@@ -273,7 +286,7 @@ def _sum(x: Tensor, added: Tensor | None) -> Tensor:
 
 
 def _pool(x: Tensor, pooling: Tensor | None) -> Tensor:
-    """The pooled row of `x`, float32; `x` is already that row where it has no token axis."""
+    """The pooled row of `x`, float32; `x` itself if it has no token axis."""
     if x.ndim == 2:
         return x.float()
     if pooling is None:

@@ -22,7 +22,8 @@ from headspan.config import Preprocess
 from headspan.decode.exact import Undecodable, preprocess_image
 from headspan.errors import SourceError
 from headspan.io.retry import is_remote
-from headspan.shards.sources import describe, open_shard
+from headspan.shards.describe import describe
+from headspan.shards.sources import open_shard
 from headspan.store.tables import read_shards
 
 THUMBNAIL_SIDE = 160

@@ -30,7 +30,7 @@ class Encoder:
     # The layers that were asked for: those whose heads write to the embedding, and, where they are emitted,
     # those whose heads are carried through an attention pooling.
     layers: tuple[int, ...]
-    carried: tuple[int, ...]
+    through_pool: tuple[int, ...]
     emit: tuple[str, ...]
 
     @property
@@ -59,7 +59,7 @@ class Encoder:
             self.layers,
             with_patches="patches" in self.emit,
             with_terms="mlps" in self.emit,
-            carried=self.carried,
+            through_pool=self.through_pool,
             # What the store keeps.
             patches_dtype=torch.float16,
         )
@@ -78,22 +78,22 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
         )
     model = load() if load else load_model(settings.model, settings.pretrained, settings.image_size)
     exact = to_tower(model.clip.visual, settings.model)
-    layers, carried = _layers(settings, exact)
+    layers, through_pool = _layers(settings, exact)
     return Encoder(
         model=model,
         exact=exact,
         tower=exact.to(device, _DTYPES[settings.precision]),
         layers=layers,
-        carried=carried,
+        through_pool=through_pool,
         emit=settings.emit,
     )
 
 
 def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The layers that the settings name: the direct ones, and the carried ones where they are emitted."""
+    """The layers to keep: direct ones, and those before an attention pooling if `emit` names them."""
     named = parse_layers(settings.layers, tower.layers)
     direct = tuple(layer for layer in named if layer in tower.direct_layers)
-    carried = tuple(layer for layer in named if layer not in tower.direct_layers)
+    through_pool = tuple(layer for layer in named if layer not in tower.direct_layers)
     if not direct:
         last = tower.layers - 1
         raise SettingsError(
@@ -102,17 +102,17 @@ def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...]
         )
     if "carried" not in settings.emit:
         return direct, ()
-    if tower.pool is None:
+    if tower.attention_pool is None:
         raise SettingsError(
             f"--emit carried: {settings.model} does not pool by attention, so the heads of every layer write to the "
             "embedding; leave it out"
         )
-    if not carried:
+    if not through_pool:
         raise SettingsError(
             f"--emit carried: of --layers {settings.layers} none is before the pooling; name some of 0 to "
             f"{tower.layers - 2}, or all"
         )
-    return direct, carried
+    return direct, through_pool
 
 
 def _device(name: str) -> torch.device:

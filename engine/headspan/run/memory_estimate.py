@@ -45,14 +45,14 @@ def estimated_bytes(settings: PrecomputeSettings, encoder: Encoder, specs: dict[
 
 def _pass_bytes(tower: Tower, batch: int, row_bytes: int) -> int:
     """A batch's pass on the CPU, and the laid-out copy of the weights that the first one makes."""
-    tokens, width = tower.positions.shape
+    tokens, width = tower.pos_embed.shape
     size = torch.finfo(tower.dtype).bits // 8
     activations = batch * tokens * width * _ROWS_AT_ONCE * size
     scores = batch * tower.trunk_heads * tokens * tokens * 4
     weights = sum(
         math.prod(linear.weight.shape)
         for block in tower.blocks
-        for linear in (block.qkv, block.output, block.mlp.expand, block.mlp.shrink)
+        for linear in (block.qkv, block.out_proj, block.mlp.fc1, block.mlp.fc2)
     )
     # Emitted numbers are float32 before they are stored in 16 bits.
     return activations + scores + weights * size + 2 * batch * row_bytes

@@ -9,8 +9,10 @@ from typing import Any
 from headspan.errors import SourceError, counted
 from headspan.io.retry import is_remote
 from headspan.redact import redact
+from headspan.shards.describe import describe
+from headspan.shards.reader import ShardReader
 from headspan.shards.samples import Shard
-from headspan.shards.sources import ShardReader, describe, open_shard
+from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, is_relative, local_path
 
 

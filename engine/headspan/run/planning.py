@@ -28,9 +28,9 @@ from headspan.redact import redact
 from headspan.run.encoder import Encoder
 from headspan.run.memory_estimate import estimated_bytes
 from headspan.run.planned_sources import as_planned
+from headspan.shards.describe import describe_each
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
-from headspan.shards.sources import describe_each
 from headspan.shards.urls import is_relative
 from headspan.store.schema import FORMAT, Dimensions, image_bytes, member_names, moment_arrays
 from headspan.store.tables import read_shards
@@ -70,7 +70,7 @@ def open_planned(
     if notes:
         lists = shell_command(["headspan", "info", str(path), "--notes"])
         words.append(f"{counted(len(notes), 'note')} on captions and other members; `{lists}` lists them")
-    if direct.start > 0 and not encoder.carried:
+    if direct.start > 0 and not encoder.through_pool:
         words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
     on_progress(Progress("planned", images, images, "; ".join(words)))
     return store
@@ -116,8 +116,8 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
                 prefix_tokens=tower.prefix_tokens,
                 joint=tower.joint,
                 terms=tower.terms,
-                carried=encoder.carried,
-                carried_heads=tower.trunk_heads if encoder.carried else 0,
+                carried=encoder.through_pool,
+                carried_heads=tower.trunk_heads if encoder.through_pool else 0,
             )
         ),
         "sum": describe_sum(tower),
@@ -139,15 +139,15 @@ def describe_tower(tower: Tower) -> dict[str, Any]:
     return {
         "activation": sorted({mlp.activation for mlp in parts_of(tower, Mlp)}),
         "norm_eps": sorted({norm.eps for norm in parts_of(tower, Norm)}),
-        "pooling": pooling if tower.pool is None else "attention",
-        "norm_before_pooling": tower.norm_rows,
+        "pooling": pooling if tower.attention_pool is None else "attention",
+        "norm_before_pooling": tower.norm_before_pooling,
     }
 
 
 def describe_sum(tower: Tower) -> dict[str, Any]:
     """Which terms sum to the embedding, which of them are direct, and which pass a nonlinearity on the way to it."""
     layers = tower.direct_layers
-    if tower.pool is None:
+    if tower.attention_pool is None:
         terms = ["initial state", *(f"MLP of layer {layer}" for layer in layers)]
         carried = None
     else:

@@ -60,7 +60,7 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
             settings.image_size,
             weights=settings.weights,
             on_progress=on_progress,
-            goes_on=made,
+            resumed=made,
         ),
     )
     if encoder.exact.runs_twice:
@@ -185,7 +185,7 @@ def _launch(
 ) -> tuple[list[DecodedImage], Contributions]:
     """Give the device a batch; nothing here waits for it."""
     with times.of("model"):
-        result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.carried)
+        result = contributions(encoder([image.pixels for image in batch]), encoder.tower, encoder.through_pool)
         moments.add(result.heads, result.norm, result.finite)
     return batch, result
 

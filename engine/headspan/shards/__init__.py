@@ -1,1 +1,1 @@
-"""From shard names to a plan: URLs, bytes, tar members, samples, rows and units."""
+"""Plan a run: expand shard names, read tars, join members to samples, assign rows and units."""

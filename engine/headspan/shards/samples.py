@@ -1,4 +1,4 @@
-"""What a plan consists of: shards, samples, units of work, and images that could not be used."""
+"""The contents of a plan: shards, samples, units of work, and images that could not be used."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar of the input, as the plan found it."""
+    """One tar of the input, as it was when the run was planned."""
 
     url: str
     first_row: int
     images: int
-    # Size in bytes and modification time in nanoseconds; None where the source does not say.
+    # Size in bytes and modification time in nanoseconds; None if the source does not state them.
     size_bytes: int | None
     modified_ns: int | None
 
@@ -21,8 +21,8 @@ class Shard:
 class Sample:
     """One image of the input and its row in every array of the store.
 
-    `offset` and `size_bytes` say where the encoded image lies in the tar; `caption`, `metadata` (JSON
-    text, as it came) and `label` (the `cls` member) are None where the shard has none.
+    `offset` and `size_bytes` are the place of the encoded image in the tar. `caption`, `metadata` (JSON text, as it
+    is in the tar) and `label` (the `cls` member) are None if the shard has none.
     """
 
     row: int
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class BadImage:
-    """An image that kept its row but could not be used, and why."""
+    """An image that has a row but could not be used, and the reason."""
 
     row: int
     key: str
@@ -48,7 +48,7 @@ class BadImage:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A fixed span of rows, written and committed as a whole."""
+    """A fixed range of rows that is computed and committed as a whole."""
 
     index: int
     first_row: int

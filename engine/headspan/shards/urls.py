@@ -1,4 +1,4 @@
-"""Shard patterns to urls, and the names that stores have for them. Nothing is opened here."""
+"""Expand patterns of shards to urls, and name the urls for stores and messages. No shard is opened."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
 
 
 def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
-    """The shard urls that `patterns` name, in the order given; globs and directories are sorted.
+    """The urls of the shards that `patterns` name, in their order. Globs and directories are sorted.
 
     A pattern is a tar, a brace pattern (`data/{0000..0127}.tar`), a glob, a directory (its .tar, .tar.gz and
-    .tgz files), a url or a `pipe:` command; in the last two only braces are expanded.
+    .tgz files), a url or a `pipe:` command. In urls and commands only braces are expanded.
 
-    Raises SourceError for a pattern that names nothing, a missing file, a shard named twice, and a `pipe:` command
-    unless `allow_pipe`: a list of shards may come from somebody else, and commands can do anything.
+    Raises SourceError for a pattern without a match, a missing file, a shard named twice, and, unless `allow_pipe`, a
+    `pipe:` command: a list of shards may come from somebody else, and commands can do anything.
     """
     urls: list[str] = []
     for pattern in patterns:
@@ -38,7 +38,7 @@ def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
     for url in urls:
         if url.startswith("pipe:") and not allow_pipe:
             raise SourceError(
-                f"{url}: is a command, which runs with your rights; if you trust it give --allow-pipe "
+                f"{url}: is a command, which runs with your permissions; if you trust it give --allow-pipe "
                 "(allow_pipe=True in Python)"
             )
         try:
@@ -54,7 +54,7 @@ def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
 
 
 def stored_names(urls: Sequence[str]) -> dict[str, str]:
-    """Each url by the name that stores and messages have for it: without secrets, and different for each."""
+    """Each url by its name in stores and messages, which is unique and without secrets."""
     names: dict[str, str] = {}
     for url in urls:
         name = plain = redact(url) if is_remote(url) else url
@@ -67,29 +67,29 @@ def stored_names(urls: Sequence[str]) -> dict[str, str]:
 
 
 def local_path(url: str) -> str:
-    """The path of a local url, `file:` and `~` resolved."""
+    """The path of a local url, with `file:` and `~` resolved."""
     path = url.removeprefix("file:")
     return str(expand_user("/" + path.lstrip("/") if path.startswith("//") else path, SourceError))
 
 
 def is_relative(url: str) -> bool:
-    """Whether a name of shards depends on the current folder."""
+    """Whether `url` depends on the current folder."""
     return not is_remote(url) and not Path(local_path(url)).is_absolute()
 
 
 def not_a_file(url: str) -> SourceError:
-    """What a folder, a named pipe or a device is answered with, where a shard is wanted."""
-    # A named pipe gives its bytes once, and a shard is read at least twice.
+    """The error for a folder, a named pipe or a device in place of a shard."""
+    # A named pipe can be read only once, but a shard is read at least twice.
     return SourceError(f"{url}: not a regular file; name a file, or a command as in 'pipe:cat a.tar'")
 
 
 def _expand_one(pattern: str) -> list[str]:
-    # Before any other sentence names it.
+    # Before any other message shows the pattern.
     refuse_unencoded(pattern)
     try:
         return _expand_known(pattern)
     except (*LOCAL_ERRORS, NotImplementedError, re.error) as error:
-        # A name that is too long, a folder that may not be read, a glob that Python does not know.
+        # A name that is too long, a folder that may not be read, or a glob that Python does not support.
         raise unreadable(pattern, error) from error
 
 
@@ -97,7 +97,7 @@ def _expand_known(pattern: str) -> list[str]:
     if not is_remote(pattern) and Path(local_path(pattern)).is_file():
         return [pattern]
     try:
-        # Without braces nothing is to expand, and backslashes (in a pipe's command) stay as they are.
+        # Only with braces, since the expansion removes backslashes, which a command may need.
         names = list(braceexpand.braceexpand(pattern)) if "{" in pattern else [pattern]
     except ValueError as error:
         raise SourceError(f"{pattern}: its braces do not match; close each, as in {{0000..0127}}") from error
@@ -110,7 +110,7 @@ def _find_local(name: str, pattern: str) -> list[str]:
         return [name]
     if path.is_dir():
         tars = (tar for kind in ARCHIVES for tar in path.glob(kind))
-        # macOS leaves a `._name` beside every file that it copies.
+        # macOS adds a `._name` for every file that it copies.
         found = sorted(str(tar) for tar in tars if not tar.name.startswith("."))
         if not found:
             raise SourceError(f"{name}: no .tar in this directory; name the directory that holds the shards")

@@ -1,0 +1,49 @@
+"""Notes on the members of a tar that are neither rows nor companions of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+
+from headspan.config import MemberNames
+from headspan.shards.joining import Unused
+from headspan.shards.samples import BadImage
+
+# The row of a note that is on no image.
+NO_ROW = -1
+# How many of several members a note names.
+_NAMED_MEMBERS = 10
+
+
+def note_unused(
+    unused: Unused, linked: AbstractSet[int], source: str, names: MemberNames, on_note: Callable[[BadImage], None]
+) -> None:
+    """Call `on_note` for the members in `unused`, except those whose data a link uses, at the offsets `linked`."""
+
+    def note(path: str, reason: str) -> None:
+        on_note(BadImage(NO_ROW, path, source, reason))
+
+    for entry in unused.without_image:
+        # Beside an image it would be a part of the sample. Alone, it may be an image with an unknown extension.
+        if entry.offset not in linked:
+            note(entry.path, "is neither an image nor a companion of one")
+    for entry in unused.away_from_image:
+        if entry.offset not in linked:
+            note(entry.path, "its key repeats in the tar and no image stands next to it; not used")
+    if unmatched := [entry for entry in unused.unmatched if entry.offset not in linked]:
+        paths = [entry.path for entry in unmatched]
+        reason = f"companions whose key has an image, but not one that they are named after; not used: {_listed(paths)}"
+        has_caption = any(entry.field.role == "caption" for entry in unmatched)
+        note(paths[0], reason + ("; select a caption with --caption-member" if has_caption else ""))
+    if unused.masks:
+        reason = f"treated as masks of the images beside them, so they have no rows: {_listed(unused.masks)}"
+        note(unused.masks[0], f"{reason}; select the images that get rows with --image-member")
+    if unused.other_images:
+        listed = _listed(unused.other_images)
+        reason = f"images that --image-member {names.image} does not select, so they have no rows: {listed}"
+        note(unused.other_images[0], reason)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _NAMED_MEMBERS:,} more" if len(paths) > _NAMED_MEMBERS else ""
+    return f"{len(paths):,} ({', '.join(paths[:_NAMED_MEMBERS])}{more})"

@@ -1,0 +1,48 @@
+"""The interface for reading a shard: bytes at an offset, with an error where the shard ends early."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+from headspan.errors import SourceError
+
+
+class ShardReader(ABC):
+    """The bytes of one shard, decompressed if it is gzip. Close it, or use it as a context manager."""
+
+    # False if a truncated stream looks like a complete one, as with a pipe.
+    knows_its_end = True
+    # Whether bytes that are not gzip follow the end of a gzip stream. Known when the end has been read.
+    has_trailing_garbage = False
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @abstractmethod
+    def read_up_to(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`, fewer only at the end. Raises SourceError if the shard ends before `offset`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file, the connection or the command."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes at `offset`. Raises SourceError if the shard ends before them."""
+        data = self.read_up_to(offset, size)
+        if len(data) < size:
+            raise self.truncated(offset, size, offset + len(data))
+        return data
+
+    def truncated(self, offset: int, size: int, end: int) -> SourceError:
+        """The error for `size` bytes at `offset` of a shard that ends at `end`."""
+        return SourceError(
+            f"{self.url}: truncated: expected {size} bytes at offset {offset}, but the file ends at {end}; "
+            "fetch the shard again"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
