@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # What the thread that holds the model does, one after the other, and what other threads do meanwhile.
 IN_TURN = ("waiting for images", "model", "storing")
@@ -30,6 +33,17 @@ class StageTimes:
             passed = time.perf_counter() - began
             with self._lock:
                 self._seconds[stage] += passed
+
+    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """`items`; the time until each is there counts towards `stage`."""
+        stream = iter(items)
+        while True:
+            with self.of(stage):
+                try:
+                    item = next(stream)
+                except StopIteration:
+                    return
+            yield item
 
     def seconds(self) -> dict[str, float]:
         """Seconds so far: of all (`total`), and by stage."""

@@ -22,12 +22,12 @@ from PIL import Image
 
 import headspan as hs
 from headspan.config import Preprocess
-from headspan.decode.workers import decode
 from headspan.errors import SourceError
 from headspan.events import Progress
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage
 from tests.conftest import ToyRun, encoded_image, image_members, relative_files, write_tar
+from tests.engine.decoding import decoded
 
 FUZZ_SECONDS = float(os.environ.get("HEADSPAN_FUZZ_SECONDS", "1.5"))
 
@@ -142,9 +142,9 @@ def test_an_animation_is_its_first_frame_and_a_rotation_mark_is_ignored(tmp_path
 def pixels_of(shard: Path, bad: list[BadImage]) -> list[np.ndarray]:
     """The path from a tar to pixels."""
     _, samples = scan(str(shard), 0, lambda note: None)
-    found = list(decode(samples, Preprocess(size=(16, 16)), bad.append, 2, 1 << 22))
+    found = decoded(samples, Preprocess(size=(16, 16)), bad)
     assert len(found) + len(bad) == len(samples)
-    return [image.pixels for image in found]
+    return [pixels for _, pixels in found]
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ def test_a_shard_that_vanishes_in_the_middle_ends_the_run_and_the_same_command_g
     with pytest.raises(SourceError, match=r"2\.tar: cannot be read \(.*No such file"):
         hs.precompute(out=tmp_path / "s.zarr", on_progress=vanish, **settings)
     store = hs.open(tmp_path / "s.zarr", include_failed=True)
-    # Rows 0 to 31 lie in the first two tars; the second unit was in hand when row 32 could not be read.
-    assert [record.unit for record in store.records] == [0]
+    # Rows 0 to 31, two units, are in the first two tars; the third unit could not be read.
+    assert [record.unit for record in store.records] == [0, 1]
     assert hs.verify(store).problems == ()
     gone.rename(shards[2])
-    assert hs.precompute(out=tmp_path / "s.zarr", **settings).skipped == 16
+    assert hs.precompute(out=tmp_path / "s.zarr", **settings).skipped == 32
     hs.precompute(out=tmp_path / "whole.zarr", **settings)
     assert relative_files(tmp_path / "s.zarr") == relative_files(tmp_path / "whole.zarr")
 
@@ -258,9 +258,9 @@ def tar_of(images: Sequence[bytes], form: int) -> bytes:
 def test_mutated_shards_give_pixels_reasons_or_a_source_error_and_nothing_else(tmp_path: Path) -> None:
     draw = random.Random(os.environ.get("HEADSPAN_FUZZ_SEED", "0"))
     shard = tmp_path / "a.tar"
-    refused = decoded = reasons = 0
+    refused = good = reasons = 0
     until = time.monotonic() + FUZZ_SECONDS
-    while time.monotonic() < until or min(refused, decoded, reasons) == 0:
+    while time.monotonic() < until or min(refused, good, reasons) == 0:
         images = draw.sample(SEEDS, 3)
         if draw.random() < 0.5:
             # Images first, so that decoders are reached; the tar itself else.
@@ -274,7 +274,7 @@ def test_mutated_shards_give_pixels_reasons_or_a_source_error_and_nothing_else(t
         shard.write_bytes(data)
         bad: list[BadImage] = []
         try:
-            decoded += len(pixels_of(shard, bad))
+            good += len(pixels_of(shard, bad))
         except SourceError as error:
             assert str(error).startswith(f"{shard}: ")  # noqa: PT017
             refused += 1

@@ -18,9 +18,9 @@ from PIL import Image, ImageCms
 import headspan as hs
 from headspan.config import PrecomputeSettings, Preprocess
 from headspan.decode import fast as fast_pixels
-from headspan.decode.exact import PIXELS_LIMIT, Undecodable, open_image, preprocess_image
-from headspan.decode.fast import render_fast
-from headspan.decode.workers import exact_pixels, renderer
+from headspan.decode.exact import PIXELS_LIMIT, Undecodable, fill_exact, open_image, preprocess_image
+from headspan.decode.fast import fill_fast
+from headspan.decode.routes import Route, route
 from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.shards.plan import scan
@@ -43,30 +43,35 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(smooth + random.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
 
 
+def pixels_by(route: Route, data: bytes, preprocess: Preprocess) -> np.ndarray:
+    pixels = np.full((*preprocess.size, 3), 99, np.uint8)
+    route(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess, pixels)
+    return pixels
+
+
 def fast(data: bytes, preprocess: Preprocess) -> np.ndarray:
-    return render_fast(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess)
+    return pixels_by(fill_fast, data, preprocess)
 
 
 @pytest.fixture
 def no_exact_route(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test where an image goes the exact route."""
-    monkeypatch.setattr(fast_pixels, "render", lambda image, preprocess: pytest.fail("went the exact route"))
+    monkeypatch.setattr(fast_pixels, "fill_exact", lambda *arguments: pytest.fail("went the exact route"))
 
 
 THUMBNAIL = Preprocess((32, 32))
 
 
-def outcome(route: Any, data: bytes, preprocess: Preprocess) -> np.ndarray | str:
+def outcome(route: Route, data: bytes, preprocess: Preprocess) -> np.ndarray | str:
     """The pixels, or the reason for having none."""
     try:
-        found: np.ndarray = route(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess)
+        return pixels_by(route, data, preprocess)
     except Undecodable as error:
         return str(error)
-    return found
 
 
 def agree(data: bytes, preprocess: Preprocess = THUMBNAIL) -> None:
-    wanted, found = (outcome(route, data, preprocess) for route in (exact_pixels, render_fast))
+    wanted, found = (outcome(route, data, preprocess) for route in (fill_exact, fill_fast))
     if isinstance(wanted, str) or isinstance(found, str):
         assert found == wanted
     else:
@@ -181,10 +186,11 @@ def test_broken_jpegs_come_out_alike_on_both_routes(
 
 IN_ONE_THREAD = """
 import os, sys, threading
+import numpy as np
 import torch
 torch.set_num_threads(4)
 from headspan.config import Preprocess
-from headspan.decode.fast import render_fast
+from headspan.decode.fast import fill_fast
 from headspan.decode.exact import PIXELS_LIMIT, open_image
 
 data, wanted = sys.stdin.buffer.read(), Preprocess()
@@ -192,7 +198,7 @@ threads = lambda: len(os.listdir("/proc/self/task"))
 found = []
 
 def work():
-    render_fast(data, open_image(data, wanted, PIXELS_LIMIT), wanted)
+    fill_fast(data, open_image(data, wanted, PIXELS_LIMIT), wanted, np.empty((224, 224, 3), np.uint8))
     found.append(threads())
     # What a batch would do in this thread: torch's number is as it was.
     torch.ones(1 << 22).exp()
@@ -267,10 +273,10 @@ def test_without_simplejpeg_a_run_is_refused_before_it_has_made_anything_and_exa
 ) -> None:
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.delitem(sys.modules, "headspan.decode.fast")
-    with pytest.raises(SettingsError, match=r"takes simplejpeg, which cannot be loaded here .* give --decode exact$"):
+    with pytest.raises(SettingsError, match=r"needs simplejpeg, which cannot be loaded here .* give --decode exact$"):
         hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(decode="fast"))
     assert list(tmp_path.iterdir()) == []
-    assert renderer("exact") is exact_pixels
+    assert route("exact") is fill_exact
 
 
 @pytest.mark.slow

@@ -414,7 +414,7 @@ def test_an_out_that_holds_something_else_is_left_alone(kind: str, toy_run: ToyR
     else:
         out.mkdir()
         (out / "precious").write_text("x")
-    with pytest.raises(StoreError, match=r"mine: exists and is no headspan store; choose another --out"):
+    with pytest.raises(StoreError, match=r"mine: exists and is not a headspan store; choose another --out"):
         run(toy_run, out)
     assert out.exists()
     assert kind == "file" or (out / "precious").read_text() == "x"

@@ -186,7 +186,7 @@ def test_shards_that_were_moved_are_taken_where_they_are_named(toy_run: ToyRun, 
     wanted = relative_files(store)
     (tmp_path / "first").rename(tmp_path / "second")
     flip(store / "heads/c/0/0/0/0")
-    with pytest.raises(StoreError, match=r"000\.tar is not there any more; name the shards where they lie now"):
+    with pytest.raises(StoreError, match=r"000\.tar does not exist any more; name the shards where they are now"):
         repair(store)
     flip(next((store / "records" / "samples").glob("*.parquet")))
     moved = [str(tmp_path / "second" / name) for name in names]

@@ -57,7 +57,9 @@ def preprocess_image(
     Raises Undecodable where it cannot be decoded, or where it, or its resized form, has more pixels than the
     limit; that is known from its header, before memory is taken.
     """
-    return render(open_image(encoded, preprocess, pixels_limit), preprocess)
+    pixels = np.empty((*preprocess.size, 3), np.uint8)
+    fill_exact(encoded, open_image(encoded, preprocess, pixels_limit), preprocess, pixels)
+    return pixels
 
 
 def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Image.Image:
@@ -84,12 +86,14 @@ def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Ima
     return image
 
 
-def render(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode, resize, crop or pad, and only then convert to RGB.
+def fill_exact(
+    encoded: bytes, image: Image.Image, preprocess: Preprocess, pixels: UInt8[np.ndarray, "height width 3"]
+) -> None:
+    """Decode, resize, crop or pad, and only then convert to RGB; `image` is `encoded` with its header read.
 
-    That order is open_clip's, and it costs quality: PIL resizes palette and 1-bit images by nearest
-    neighbour, and 16-bit greys are clipped to 255. Other pixels than those the model is used with would
-    make other embeddings, so it is kept.
+    This is open_clip's order, and it costs quality: PIL resizes palette and 1-bit images by nearest neighbour, and
+    16-bit greys are clipped to 255. It is kept, since other pixels would give other embeddings than open_clip's.
+    Raises Undecodable if the image cannot be decoded.
     """
     try:
         size = resized(image.height, image.width, preprocess)
@@ -99,9 +103,10 @@ def render(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "hei
             image = image.resize(size[::-1], _RESAMPLING[interpolation(preprocess)])
         if preprocess.resize_mode != "squash":
             image = _crop_or_pad(image, preprocess.size, fill(preprocess))
-        return np.array(image.convert("RGB"))
+        found = np.asarray(image.convert("RGB"))
     except _PIL_ERRORS as error:
         raise Undecodable(f"cannot be decoded: {one_line(error)}") from error
+    pixels[...] = found
 
 
 def resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:

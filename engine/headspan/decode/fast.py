@@ -18,23 +18,27 @@ from threadpoolctl import ThreadpoolController
 from torch.nn.functional import interpolate
 
 from headspan.config import Preprocess
-from headspan.decode.exact import border, corner, fill, interpolation, render, resized
+from headspan.decode.exact import border, corner, fill, fill_exact, interpolation, resized
 
 _PILLOW = int(PIL.__version__.partition(".")[0])
 # Finds OpenMP, which torch has loaded by now.
 _LIBRARIES = ThreadpoolController()
 
 
-def render_fast(encoded: bytes, image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "height width 3"]:
+def fill_fast(
+    encoded: bytes, image: Image.Image, preprocess: Preprocess, pixels: UInt8[np.ndarray, "height width 3"]
+) -> None:
     """Decode, resize, crop or pad; `image` is `encoded` with its header read.
 
-    Raises Undecodable where that cannot be done. It stays in the calling thread, whatever torch's number of threads.
+    It uses the calling thread alone, whatever torch's number of threads. Raises Undecodable if the image cannot be
+    decoded.
     """
-    pixels = _decoded(encoded, image)
-    if pixels is None:
-        return render(image, preprocess)
-    pixels = _resize(pixels, resized(image.height, image.width, preprocess), interpolation(preprocess))
-    return _crop_or_pad(pixels, preprocess.size, fill(preprocess))
+    raster = _decoded(encoded, image)
+    if raster is None:
+        fill_exact(encoded, image, preprocess, pixels)
+        return
+    raster = _resize(raster, resized(image.height, image.width, preprocess), interpolation(preprocess))
+    pixels[...] = _crop_or_pad(raster, preprocess.size, fill(preprocess))
 
 
 def _decoded(encoded: bytes, image: Image.Image) -> UInt8[np.ndarray, "height width 3"] | None:
@@ -76,5 +80,4 @@ def _crop_or_pad(
     if left or above or right or below:
         pixels = np.pad(pixels, ((above, below), (left, right), (0, 0)), constant_values=level)
     top, left = corner(pixels.shape[0], pixels.shape[1], size)
-    # Copied, so that the rest is let go.
-    return pixels[top : top + size[0], left : left + size[1]].copy()
+    return pixels[top : top + size[0], left : left + size[1]]
