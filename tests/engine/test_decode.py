@@ -1,4 +1,4 @@
-"""Pixels against open_clip's own transform, bit for bit, and what becomes of images that are none."""
+"""Tests of decoding: pixels against open_clip's transform, bad images, and spans in order and within the memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def by_open_clip(data: bytes, preprocess: Preprocess) -> np.ndarray:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("target", [(224, 224), (65, 97)])
-def test_pixels_are_open_clips_bit_for_bit(mode: str, resize_mode: str, target: tuple[int, int]) -> None:
+def test_pixels_equal_open_clips_bit_for_bit(mode: str, resize_mode: str, target: tuple[int, int]) -> None:
     compared = 0
     for number, size in enumerate(SIZES):
         preprocess = Preprocess(
@@ -86,7 +86,7 @@ def test_pixels_are_open_clips_bit_for_bit(mode: str, resize_mode: str, target: 
         try:
             wanted = by_open_clip(data, preprocess)
         except ValueError:
-            # A side that rounds to 0: open_clip falls over, headspan sets the image aside.
+            # A side that rounds to 0: open_clip fails, and headspan reports the image as bad.
             with pytest.raises(Undecodable):
                 preprocess_image(data, preprocess)
             continue
@@ -98,7 +98,7 @@ def test_pixels_are_open_clips_bit_for_bit(mode: str, resize_mode: str, target: 
     assert compared >= len(SIZES) - 2
 
 
-# Sides of pictures, and what may be made of them.
+# Sides of pictures and of targets.
 SIDES = st.tuples(st.integers(1, 400), st.integers(1, 400))
 TARGETS = st.tuples(st.integers(1, 90), st.integers(1, 90))
 PREPROCESSES = st.builds(
@@ -112,7 +112,7 @@ PREPROCESSES = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(size=SIDES, preprocess=PREPROCESSES, mode=st.sampled_from(MODES))
-def test_any_size_to_any_size_is_open_clips(size: tuple[int, int], preprocess: Preprocess, mode: str) -> None:
+def test_pixels_equal_open_clips_for_any_size(size: tuple[int, int], preprocess: Preprocess, mode: str) -> None:
     data = encoded(picture(mode, size))
     try:
         wanted = by_open_clip(data, preprocess)
@@ -123,7 +123,7 @@ def test_any_size_to_any_size_is_open_clips(size: tuple[int, int], preprocess: P
     np.testing.assert_array_equal(preprocess_image(data, preprocess), wanted)
 
 
-def test_jpeg_orientation_is_ignored_and_an_animation_is_its_first_frame() -> None:
+def test_jpeg_orientation_is_ignored_and_the_first_frame_of_an_animation_is_used() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     photograph = picture("RGB", (131, 97))
@@ -139,7 +139,7 @@ def test_jpeg_orientation_is_ignored_and_an_animation_is_its_first_frame() -> No
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size, with no pixels worth the name."""
+    """A PNG whose header has this size, with 99 bytes of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -167,7 +167,7 @@ def test_a_bad_image_is_refused_with_its_reason(data: bytes, reason: str) -> Non
         preprocess_image(data, Preprocess())
 
 
-def test_a_bomb_costs_no_memory() -> None:
+def test_a_decompression_bomb_allocates_no_memory() -> None:
     data = png_header(50_000, 50_000)
     tracemalloc.start()
     try:
@@ -179,8 +179,8 @@ def test_a_bomb_costs_no_memory() -> None:
     assert peak < 1 << 20
 
 
-def test_no_warning_of_pil_leaks_nor_becomes_an_error() -> None:
-    # Larger than PIL's warning limit, not than its error limit; and a palette with transparency in bytes.
+def test_warnings_of_pil_are_silenced() -> None:
+    # An image above PIL's warning limit and below its error limit, and a palette with transparency in bytes.
     large = encoded(Image.new("1", (10_000, 9_000)))
     assert Image.MAX_IMAGE_PIXELS is not None
     assert Image.MAX_IMAGE_PIXELS < 10_000 * 9_000
@@ -245,7 +245,7 @@ def test_order_and_pixels_do_not_depend_on_the_threads(tmp_path: Path, in_flight
     assert {image.url for image in many_bad} == {str(tmp_path / "a.tar")}
 
 
-def test_samples_of_several_shards_keep_one_open_at_a_time(tmp_path: Path) -> None:
+def test_samples_of_several_shards_are_decoded_in_order(tmp_path: Path) -> None:
     first = shard_of(tmp_path / "a.tar", 3)
     second = shard_of(tmp_path / "b.tar", 4)
     bad: list[BadImage] = []
@@ -278,7 +278,7 @@ def test_closing_early_ends_the_threads(tmp_path: Path) -> None:
     assert not any(thread.name.startswith("headspan-decode") for thread in threading.enumerate())
 
 
-def test_a_shard_that_shrank_after_the_plan_is_an_error(tmp_path: Path) -> None:
+def test_a_shard_that_shrank_after_the_plan_is_an_error_after_the_spans_before_it(tmp_path: Path) -> None:
     samples = shard_of(tmp_path / "a.tar", 9)
     os.truncate(tmp_path / "a.tar", samples[6].offset + 1)
     images = Decoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples, 2))

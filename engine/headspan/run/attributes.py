@@ -21,7 +21,7 @@ from headspan.store.schema import FORMAT, Dimensions
 
 
 def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int, unit_images: int) -> dict[str, Any]:
-    """The root attributes: everything needed to interpret the arrays and to make them again."""
+    """The root attributes of a store of `images` rows in units of `unit_images`."""
     tower, model = encoder.exact, encoder.model
     return {
         "format": FORMAT,
@@ -61,18 +61,18 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "sum": describe_sum(tower),
         "made_with": made_with(settings, encoder),
         "units": {
-            "heads": "value mix of the pooled row, sum over tokens of alpha v, after the norm behind it, if any",
-            "patches": "alpha v per source token, those that are no patches first",
-            "mlps": "own convention: (m - mean m) gamma P / s, in joint space",
-            "carried": "own convention, in joint space: what the pooling layer's heads took from this head",
+            "heads": "head output of the pooled row: sum over tokens of alpha v, after the norm behind it, if any",
+            "patches": "alpha v per source token; class token and registers come before the patches",
+            "mlps": "per-term convention: (m - mean m) gamma P / s, in joint space",
+            "carried": "per-term convention, in joint space: what the pooling layer's heads took from this head",
             "norm": "mean and sqrt(var + eps) of the final residual state (0, 1 without norm), length of the embedding",
-            "embedding": "the model's own, not normalised",
+            "embedding": "the model's image embedding, not normalised",
         },
     }
 
 
 def describe_tower(tower: Tower) -> dict[str, Any]:
-    """What decides how the tower runs and stands neither in its weights nor in the store's sizes."""
+    """What decides how the tower runs, beside its weights and the store's sizes."""
     pooling = "mean of the patches" if tower.mean_pooled else "class token"
     return {
         "activation": sorted({mlp.activation for mlp in parts_of(tower, Mlp)}),
@@ -83,27 +83,27 @@ def describe_tower(tower: Tower) -> dict[str, Any]:
 
 
 def describe_sum(tower: Tower) -> dict[str, Any]:
-    """Which terms sum to the embedding, which of them are direct, and which pass a nonlinearity on the way to it."""
+    """Which terms sum to the embedding, which of them are direct, and which pass a nonlinearity before it."""
     layers = tower.direct_layers
     if tower.pool is None:
         terms = ["initial state", *(f"MLP of layer {layer}" for layer in layers)]
         carried = None
     else:
         terms = [f"MLP of layer {layers.start}, the pooling"] if tower.terms else []
-        carried = f"linear given layer {layers.start}'s attention: shares of its heads, in the sum already; " + (
-            "what passes its MLP is not in them" if terms else "no other way leads to the embedding"
+        carried = f"linear given layer {layers.start}'s attention; part of its heads, so already in the sum; " + (
+            "paths through its MLP are not included" if terms else "no other path leads to the embedding"
         )
     return {
         "direct_layers": list(layers),
         "terms": terms,
         "heads": "direct: linear from a head's numbers to the embedding",
-        "mlps": "direct as they stand; nonlinear in the heads and MLPs before them",
+        "mlps": "direct; nonlinear in the heads and MLPs before them",
         "carried": carried,
     }
 
 
 def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
-    """What makes the same bytes again on the same machine; a store may be continued with other values of these."""
+    """What gives the same bytes again on the same machine. A run that resumes may have other values of these."""
     libraries = [
         "torch",
         "open_clip_torch",
@@ -122,7 +122,7 @@ def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}" + (f", {gpu}" if gpu else ""),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in libraries},
-        # The folder that relative names of shards are relative to.
+        # Relative names of shards are relative to this folder.
         "folder": str(Path.cwd()) if any(map(is_relative, settings.shards)) else None,
         "paths": encoder.model.paths,
         "weights": {
