@@ -1,8 +1,8 @@
 """Estimate the most memory that a run will take, before it starts.
 
 The estimate is what the process holds already, with the model, plus everything that is bounded: images in flight,
-blocks of a remote shard, a batch's activations, two batches of numbers, and the pieces of Zarr shards that are being
-filled and written. It does not depend on the number of images.
+blocks of a remote shard, a batch's activations, the pixels and numbers of two batches, and the pieces of Zarr shards
+that are being filled and written. It does not depend on the number of images.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def estimated_bytes(
     The GPU's own memory is not included.
     """
     row_bytes = sum(spec.row_bytes for spec in specs.values())
-    # Of two batches: the one that is computed, and the one that is stored.
-    numbers = 2 * batch_size * row_bytes
+    height, width = encoder.model.preprocess.size
+    # Pixels and numbers of two batches: the one that is computed, and the one that is stored.
+    numbers = 2 * batch_size * (height * width * 3 + row_bytes)
     # One piece of each array is being filled; others wait for the writing thread.
     pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
     waiting = WAITING_PIECES * max(pieces)
