@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.measure import benchmark
 from headspan.config import DECODERS, Preprocess
 from headspan.decode.exact import PIXELS_LIMIT, open_image
-from headspan.decode.workers import renderer
+from headspan.decode.routes import Route, route
 from headspan.shards.plan import list_samples
 from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, stored_names
@@ -35,15 +35,15 @@ def run(toy: bool) -> dict[str, Any]:
     """Images a second of each decoder, and the difference of their pixels in grey levels."""
     photos = "" if toy else os.environ.get("HEADSPAN_PHOTOS", "")
     pictures = _photographs(photos) if photos else [_picture(seed) for seed in range(3 if toy else 48)]
-    routes = {name: renderer(name) for name in DECODERS}
+    routes = {name: route(name) for name in DECODERS}
     preprocess = Preprocess()
     spent: dict[str, list[float]] = {name: [] for name in routes}
     pixels: dict[str, list[np.ndarray]] = {}
     # The first round warms up.
     for number in range(3 if toy else 11):
-        for name, route in routes.items():
+        for name, fill in routes.items():
             began = time.thread_time()
-            pixels[name] = [route(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess) for data in pictures]
+            pixels[name] = [_pixels(fill, data, preprocess) for data in pictures]
             if number:
                 spent[name].append(time.thread_time() - began)
     rates = {name: len(pictures) / float(np.median(times)) for name, times in spent.items()}
@@ -57,6 +57,12 @@ def run(toy: bool) -> dict[str, Any]:
         "largest_mean_difference": round(float(max(each.mean() for each in differences)), 5),
         "largest_difference": int(max(each.max() for each in differences)),
     }
+
+
+def _pixels(fill: Route, data: bytes, preprocess: Preprocess) -> np.ndarray:
+    pixels = np.empty((*preprocess.size, 3), np.uint8)
+    fill(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess, pixels)
+    return pixels
 
 
 def _picture(seed: int) -> bytes:

@@ -20,8 +20,9 @@ import torch
 from benchmarks.measure import alternate, benchmark, median
 from benchmarks.pictures import photo_like, write_shards
 from headspan.config import PrecomputeSettings
-from headspan.decode.images import DecodedImage
-from headspan.decode.workers import decode, renderer
+from headspan.decode.batches import Batch, rebatch
+from headspan.decode.decoder import Decoder
+from headspan.decode.routes import route
 from headspan.run.encoder import prepare
 from headspan.run.precompute import precompute
 from headspan.shards.plan import list_samples
@@ -54,32 +55,25 @@ def run(toy: bool) -> dict[str, Any]:
 def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]:
     settings = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
     encoder = prepare(settings)
-    bad: list[BadImage] = []
+    notes: list[BadImage] = []
     samples: list[Sample] = []
-    for _, found in list_samples(stored_names(expand(settings.shards)), on_note=bad.append):
+    for _, found in list_samples(stored_names(expand(settings.shards)), on_note=notes.append):
         samples += found
 
-    def decoded() -> list[DecodedImage]:
-        return list(
-            decode(
-                samples,
-                encoder.model.preprocess,
-                on_bad=bad.append,
-                workers=settings.workers,
-                in_flight_bytes=settings.in_flight_bytes // 2,
-                to_pixels=renderer(settings.decode),
-            )
-        )
-
-    pixels = [image.pixels for image in decoded()]
     size = settings.batch_size
-    batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]
+    decoder = Decoder(route(settings.decode), encoder.model.preprocess, settings.in_flight_bytes // 2, settings.workers)
+    spans = [samples[first : first + size] for first in range(0, len(samples), size)]
+
+    def decoded() -> list[Batch]:
+        return list(rebatch(decoder.decode(spans), size))
+
+    batches = decoded()
     outs = (str(folder / f"{number}.zarr") for number in count())
     works: dict[str, Callable[[], object]] = {
         "precompute": lambda: precompute(PrecomputeSettings.from_dict({**values, "out": next(outs)})),
         "prepare": lambda: prepare(settings),
         "decode": decoded,
-        "forward": lambda: [encoder(batch) for batch in batches],
+        "forward": lambda: [encoder(batch.pixels) for batch in batches],
     }
     times = {name: np.array(taken) for name, taken in alternate(works, rounds).items()}
     running = times["precompute"] - times["prepare"]
@@ -87,7 +81,7 @@ def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]
     return {
         "model": settings.model,
         "images": len(samples),
-        "bad": len({image.row for image in bad}),
+        "bad": len(samples) - sum(len(batch.rows) for batch in batches),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         **{f"{name}_seconds": median(list(taken)) for name, taken in times.items()},

@@ -1,9 +1,9 @@
-"""The decomposition and TEXTSPAN once more, in float64 loops that are slow and meant to be obviously right.
+"""An independent decomposition and TEXTSPAN in float64, in slow loops that are easy to check.
 
-Written from the papers' formulas and from open_clip's `transformer.py`; nothing of headspan is imported,
-so agreement with headspan is evidence. One image at a time, every token through every layer, no folded
-matrices, no moments. Here are open_clip's plain towers; attention pooling, timm's families and their norms,
-gates and positions are in oracle_towers.py.
+It is written from the papers' formulas and from open_clip's `transformer.py`, and imports nothing of headspan. It
+computes one image at a time, every token through every layer, without folded matrices or moments. This module covers
+open_clip's plain towers; oracle_towers.py covers attention pooling and timm's families with their norms, gates and
+positions.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Pool = Literal["tok", "avg"]
 class Contributions:
     """What every term adds to one image's embedding, in joint space; `total()` is that embedding.
 
-    In the `even` convention the output projections' biases and the final norm's bias are spread over the
-    other terms, and `attention_biases` and `final_bias` are zero.
+    In the `uniform` convention the output projections' biases and the final norm's bias are divided among the other
+    terms, and `attention_biases` and `final_bias` are zero.
     """
 
     heads: Float64[np.ndarray, "layer head joint"]
-    # The same by source token; sums to `heads` over tokens.
+    # By source token; the sum over tokens is `heads`.
     patches: Float64[np.ndarray, "layer head token joint"]
-    # Entry 0 is the state that enters the first block, if it has a part, the others are MLPs.
+    # Entry 0 is the state that enters the first block, unless there is attention pooling; the others are MLPs.
     mlps: Float64[np.ndarray, "term joint"]
     attention_biases: Float64[np.ndarray, "layer joint"]
     final_bias: Float64[np.ndarray, "joint"]
@@ -46,8 +46,8 @@ class Contributions:
 class Decomposition:
     """One image: its embedding, and the terms of its pooled row in the residual stream.
 
-    The terms are as they stand in the stream, LayerScale inside. Where the final norm comes before mean
-    pooling, "pooled" means weighted by each row's 1/s, and `s` is the rows' harmonic mean.
+    The terms are those of the residual stream, with LayerScale applied. If the final norm comes before mean pooling,
+    rows are weighted by their 1/s, and `s` is the harmonic mean over the rows.
     """
 
     embedding: Float64[np.ndarray, "joint"]
@@ -55,15 +55,15 @@ class Decomposition:
     mu: float
     s: float
     norm: float
-    # None under attention pooling, where no row is carried on.
+    # None under attention pooling, where the pooled row starts from zero.
     initial: Float64[np.ndarray, "width"] | None
     # Per source token: attention weight times value, before the output projection.
-    patch_mixes: Float64[np.ndarray, "layer head token head_dim"]
+    patch_head_outputs: Float64[np.ndarray, "layer head token head_dim"]
     # The same after the head's slice of the output projection, without its bias.
     patch_outputs: Float64[np.ndarray, "layer head token width"]
     projection_biases: Float64[np.ndarray, "layer width"]
     mlp_outputs: Float64[np.ndarray, "mlp width"]
-    # None where no norm stands before the projection; then mu is 0 and s is 1.
+    # None if there is no norm before the projection; then mu is 0 and s is 1.
     final_weight: Float64[np.ndarray, "width"] | None
     final_bias: Float64[np.ndarray, "width"] | None
     projection: Float64[np.ndarray, "width joint"]
@@ -74,7 +74,7 @@ class Decomposition:
     @property
     def head_outputs(self) -> Float64[np.ndarray, "layer head head_dim"]:
         """Each head's own numbers: attention-weighted values, summed over source tokens."""
-        return self.patch_mixes.sum(axis=2)
+        return self.patch_head_outputs.sum(axis=2)
 
     def pooled(self) -> Float64[np.ndarray, "width"]:
         """The pooled row of the last residual state, as the sum of its terms."""
@@ -86,12 +86,12 @@ class Decomposition:
         )
 
     def contributions(self, convention: Convention, normalised: bool = False) -> Contributions:
-        """Every term carried through the final norm and the projection.
+        """Every term after the final norm and the projection.
 
-        `even` and `own` differ in who carries the final norm's mean and bias (Gandelsman et al., ICLR 2024:
-        the published code's arithmetic is `even`). `normalised` divides all by the embedding's length.
+        The conventions differ in which terms the final norm's mean and bias are assigned to (the published code of
+        Gandelsman et al., ICLR 2024, is `uniform`). `normalised` divides everything by the embedding's length.
         """
-        parts = self._even() if convention == "uniform" else self._own()
+        parts = self._uniform() if convention == "uniform" else self._per_term()
         if not normalised:
             return parts
         return Contributions(
@@ -102,8 +102,8 @@ class Decomposition:
             final_bias=parts.final_bias / self.norm,
         )
 
-    def _even(self) -> Contributions:
-        """Each of the K terms takes μ/K and β/K, a head 1/H of that, a token 1/N of a head's.
+    def _uniform(self) -> Contributions:
+        """Each of the K terms takes μ/K and β/K, a head 1/H of its layer's, a token 1/N of its head's.
 
         K is 2L + 1 (attention outputs, MLPs, initial state); with attention pooling, its output and its MLP.
         """
@@ -111,7 +111,7 @@ class Decomposition:
         others = [*([] if self.initial is None else [self.initial]), *self.mlp_outputs]
         terms = layers + len(others)
 
-        def carry(term: np.ndarray, share: float) -> np.ndarray:
+        def to_joint(term: np.ndarray, share: float) -> np.ndarray:
             if self.final_weight is not None and self.final_bias is not None:
                 term = self.final_weight * (term - self.mu * share) / self.s + self.final_bias * share
             return term @ self.projection + self.projection_bias * share
@@ -119,24 +119,24 @@ class Decomposition:
         joint = self.projection.shape[1]
         head_parts = np.zeros((layers, heads, joint))
         patch_parts = np.zeros((layers, heads, tokens, joint))
-        mlp_parts = np.array([carry(term, 1 / terms) for term in others]).reshape(-1, joint)
+        mlp_parts = np.array([to_joint(term, 1 / terms) for term in others]).reshape(-1, joint)
         for layer in range(layers):
             bias = self.projection_biases[layer]
             for head in range(heads):
                 whole = self.patch_outputs[layer, head].sum(axis=0)
-                head_parts[layer, head] = carry(whole + bias / heads, 1 / (terms * heads))
+                head_parts[layer, head] = to_joint(whole + bias / heads, 1 / (terms * heads))
                 for token in range(tokens):
                     part = self.patch_outputs[layer, head, token] + bias / (heads * tokens)
-                    patch_parts[layer, head, token] = carry(part, 1 / (terms * heads * tokens))
+                    patch_parts[layer, head, token] = to_joint(part, 1 / (terms * heads * tokens))
         return Contributions(head_parts, patch_parts, mlp_parts, np.zeros((layers, joint)), np.zeros(joint))
 
-    def _own(self) -> Contributions:
-        """Each term is centred by its own mean; both kinds of bias are terms of their own."""
+    def _per_term(self) -> Contributions:
+        """Each term is centred by its own mean; both kinds of bias are separate terms."""
         layers, heads, tokens, _ = self.patch_outputs.shape
 
         others = [*([] if self.initial is None else [self.initial]), *self.mlp_outputs]
 
-        def carry(term: np.ndarray) -> np.ndarray:
+        def to_joint(term: np.ndarray) -> np.ndarray:
             if self.final_weight is not None:
                 term = self.final_weight * (term - term.mean()) / self.s
             return term @ self.projection
@@ -144,14 +144,14 @@ class Decomposition:
         joint = self.projection.shape[1]
         head_parts = np.zeros((layers, heads, joint))
         patch_parts = np.zeros((layers, heads, tokens, joint))
-        mlp_parts = np.array([carry(term) for term in others]).reshape(-1, joint)
+        mlp_parts = np.array([to_joint(term) for term in others]).reshape(-1, joint)
         bias_parts = np.zeros((layers, joint))
         for layer in range(layers):
             for head in range(heads):
-                head_parts[layer, head] = carry(self.patch_outputs[layer, head].sum(axis=0))
+                head_parts[layer, head] = to_joint(self.patch_outputs[layer, head].sum(axis=0))
                 for token in range(tokens):
-                    patch_parts[layer, head, token] = carry(self.patch_outputs[layer, head, token])
-            bias_parts[layer] = carry(self.projection_biases[layer])
+                    patch_parts[layer, head, token] = to_joint(self.patch_outputs[layer, head, token])
+            bias_parts[layer] = to_joint(self.projection_biases[layer])
         final_bias = self.projection_bias
         if self.final_bias is not None:
             final_bias = final_bias + self.final_bias @ self.projection
@@ -204,10 +204,10 @@ def decompose(
     eps: float = 1e-5,
     pixels: Float[np.ndarray, "3 height width"],
 ) -> Decomposition:
-    """Run one image through an open_clip `VisionTransformer` and keep every term of its pooled row.
+    """Run one image through an open_clip `VisionTransformer` and return every term of its pooled row.
 
     `state_dict` is `model.visual.state_dict()` as NumPy arrays of any float type; `pixels` are preprocessed.
-    `ln_pre` and LayerScale (`ls_1.gamma`, `ls_2.gamma`) apply where the state dict has them.
+    `ln_pre` and LayerScale (`ls_1.gamma`, `ls_2.gamma`) apply if the state dict has them.
     """
     weights = {name: np.asarray(value, dtype=np.float64) for name, value in state_dict.items()}
     stream = _embed_patches(weights, np.asarray(pixels, dtype=np.float64), patch_size)
@@ -218,11 +218,11 @@ def decompose(
     head_dim = width // heads
     layers = sum(name.endswith("attn.in_proj_weight") for name in weights)
 
-    # The forward pass, keeping for every row what each part adds: which rows count is known at its end.
+    # The forward pass stores what each part adds to every row, since the weights of the rows are known at its end.
     entering = stream
     attention = np.zeros((layers, heads, tokens, tokens))
     values = np.zeros((layers, heads, tokens, head_dim))
-    # The head's slice of the output projection, LayerScale inside.
+    # The head's slice of the output projection, with LayerScale applied.
     outward = np.zeros((layers, heads, head_dim, width))
     projection_biases = np.zeros((layers, width))
     mlp_rows = np.zeros((layers, tokens, width))
@@ -252,7 +252,7 @@ def decompose(
         mlp_rows[layer] *= block.get("ls_2.gamma", np.ones(width))
         stream = stream + mlp_rows[layer]
 
-    # Pooling as the model does it, which gives the embedding, and as weights on rows, which gives the terms.
+    # Pooling is computed as in the model, for the embedding, and as weights of rows, for the terms.
     final_weight, final_bias = weights["ln_post.weight"], weights["ln_post.bias"]
     row_weights = np.zeros(tokens)
     if pool == "tok":
@@ -271,14 +271,14 @@ def decompose(
         out = _layer_norm(stream[1:], final_weight, final_bias, eps).mean(axis=0)
     embedding = out @ weights["proj"]
 
-    patch_mixes = np.zeros((layers, heads, tokens, head_dim))
+    patch_head_outputs = np.zeros((layers, heads, tokens, head_dim))
     patch_outputs = np.zeros((layers, heads, tokens, width))
     for layer in range(layers):
         for head in range(heads):
-            looked_at = row_weights @ attention[layer, head]
+            attended = row_weights @ attention[layer, head]
             for token in range(tokens):
-                patch_mixes[layer, head, token] = looked_at[token] * values[layer, head, token]
-                patch_outputs[layer, head, token] = patch_mixes[layer, head, token] @ outward[layer, head]
+                patch_head_outputs[layer, head, token] = attended[token] * values[layer, head, token]
+                patch_outputs[layer, head, token] = patch_head_outputs[layer, head, token] @ outward[layer, head]
 
     return Decomposition(
         embedding=embedding,
@@ -286,7 +286,7 @@ def decompose(
         s=float(s),
         norm=float(np.linalg.norm(embedding)),
         initial=row_weights @ entering,
-        patch_mixes=patch_mixes,
+        patch_head_outputs=patch_head_outputs,
         patch_outputs=patch_outputs,
         projection_biases=projection_biases,
         mlp_outputs=np.stack([row_weights @ rows for rows in mlp_rows]),
@@ -313,8 +313,8 @@ def textspan(
 ]:
     """TEXTSPAN (Gandelsman et al., ICLR 2024, Algorithm 1) of one head, every matrix dense.
 
-    `rank` is cut to the numerical rank. Returns the chosen texts in order; after each of them the share of
-    the contributions' total variance that the reconstruction has; and the reconstruction after the last.
+    `rank` is limited to the numerical rank. Returns the chosen texts in order, the share of the contributions' total
+    variance that the reconstruction has after each of them, and the reconstruction after the last.
     """
     residual = np.array(contributions, dtype=np.float64)
     directions = np.array(texts, dtype=np.float64)

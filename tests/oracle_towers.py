@@ -1,8 +1,8 @@
-"""The decomposition of every family of Vision Transformer once more, in float64, one image at a time.
+"""An independent decomposition of every family of Vision Transformer in float64, one image at a time.
 
-Written from timm's and open_clip's modules; nothing of headspan is imported. Weights have timm's names
-(`as_timm` gives them to open_clip's); what they do not tell stands in `Facts`. Every row goes through every
-layer, and what each token gave each row is kept whole, so that the formulas can be read off the sums.
+It is written from timm's and open_clip's modules and imports nothing of headspan. Weights have timm's names; `as_timm`
+renames open_clip's. `Facts` holds what the weights do not tell. Every row goes through every layer, and what each token
+adds to each row is stored, so that the code follows the formulas.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Weights = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """How positions become angles: the grid that they are scaled to, a constant, and which axis comes first."""
+    """How positions become angles: the grid that they are scaled to, an offset, and which axis comes first."""
 
     reference: tuple[int, int] | None
     offset: float
@@ -32,13 +32,13 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the weights do not tell of a tower."""
+    """What the weights do not tell about a tower."""
 
     heads: int
     activation: Activation
     eps: float
     pool: Literal["token", "avg", "latent"]
-    # Norms stand behind attention and MLP instead of before.
+    # Norms come after attention and MLP instead of before.
     post_norm: bool = False
     rotary: Rotary | None = None
     pool_heads: int = 0
@@ -89,7 +89,7 @@ def as_timm(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def decompose_tower(state_dict: Weights, facts: Facts, pixels: Float[np.ndarray, "3 height width"]) -> Decomposition:
-    """Run one image through the tower and keep every term of its pooled row."""
+    """Run one image through the tower and return every term of its pooled row."""
     weights = {name: np.asarray(value, np.float64) for name, value in state_dict.items()}
     stream, grid = _embed(weights, np.asarray(pixels, np.float64))
     if "norm_pre.weight" in weights:
@@ -110,7 +110,7 @@ def decompose_tower(state_dict: Weights, facts: Facts, pixels: Float[np.ndarray,
 
 
 class _Block:
-    """One block at work: `outputs[head, row, token]` is what a token gave a row through a head, and so on."""
+    """One block applied to a stream: `outputs[head, row, token]` is what a token adds to a row through a head."""
 
     def __init__(self, block: Weights, facts: Facts, grid: tuple[int, int], stream: np.ndarray) -> None:
         tokens, width = stream.shape
@@ -122,14 +122,14 @@ class _Block:
             query, key = (_turn(x, facts.rotary, grid) for x in (query, key))
         weight = block["attn.proj.weight"] * block.get("ls1.gamma", block.get("gamma_1", np.ones(width)))[:, None]
         bias = block["attn.proj.bias"] * block.get("ls1.gamma", block.get("gamma_1", np.ones(width)))
-        # Rows, tokens and heads in loops: what head h brought to row n of token m, in the head's own numbers.
+        # [head, row n, token m]: attention weight times value, before the output projection.
         self.head_outputs = np.zeros((heads, tokens, tokens, size))
         for h in range(heads):
             scores = query[:, h] @ key[:, h].T / math.sqrt(size)
             if "attn.rel_pos.mlp.fc1.weight" in block:
                 scores = scores + _relative(block, grid, tokens)[h]
             self.head_outputs[h] = _softmax(scores)[:, :, None] * value[None, :, h]
-        # As it leaves the norms of the row, if there are any; what they add to every row alike is a bias.
+        # After the norms behind the heads, if there are any; what these add to every row is a bias.
         emitted = self.head_outputs
         if "attn.norm.weight" in block:
             whole = self.head_outputs.sum(axis=2)
@@ -176,7 +176,7 @@ class _Block:
 def _pool_rows(
     weights: Weights, facts: Facts, entering: np.ndarray, trunk: list[_Block], projection: np.ndarray
 ) -> Decomposition:
-    """The class token's row, or the mean of the patches' with the final norm before or behind it."""
+    """Pool the class token's row, or the mean of the patches' rows with the final norm before or after it."""
     stream, tokens = trunk[-1].after, len(entering)
     prefix = len(_prefix(weights, entering.shape[1]))
     before = "norm.weight" in weights
@@ -204,7 +204,7 @@ def _pool_rows(
         s=float(s),
         norm=float(np.linalg.norm(embedding)),
         initial=rows @ entering,
-        patch_mixes=np.stack([np.einsum("n,hnmk->hmk", rows, block.emitted) for block in trunk]),
+        patch_head_outputs=np.stack([np.einsum("n,hnmk->hmk", rows, block.emitted) for block in trunk]),
         patch_outputs=np.stack([np.einsum("n,hnmw->hmw", rows, block.outputs) for block in trunk]),
         projection_biases=np.stack([block.bias for block in trunk]),
         mlp_outputs=np.stack([rows @ block.mlp for block in trunk]),
@@ -218,7 +218,7 @@ def _pool_rows(
 def _pool_by_attention(
     weights: Weights, facts: Facts, entering: np.ndarray, trunk: list[_Block], projection: np.ndarray | None
 ) -> Decomposition:
-    """One latent query over the rows; its output, and an MLP's where there is one, are the pooled row."""
+    """Pool by one latent query over the rows; its output, plus an MLP's if there is one, is the pooled row."""
     pool, eps, heads = _under(weights, "attn_pool."), facts.eps, facts.pool_heads
     stream = trunk[-1].after[facts.pool_skip :]
     normed = _normed(weights, "norm", stream, eps)
@@ -251,7 +251,7 @@ def _pool_by_attention(
     embedding = out @ projection + offset
 
     def through(rows: np.ndarray) -> np.ndarray:
-        """What the pooling's attention makes of a part of the rows, its norm's mean and s being the whole's."""
+        """The pooling attention's output for a part of the rows, with the norm's statistics of the whole rows."""
         std = np.sqrt(stream.var(axis=1, keepdims=True) + eps)
         part = (rows - rows.mean(axis=1, keepdims=True)) / std * weights["norm.weight"] @ value_weight.T
         pooled = [attention[h] @ part[:, h * size : (h + 1) * size] for h in range(heads)]
@@ -259,7 +259,7 @@ def _pool_by_attention(
 
     skip = slice(facts.pool_skip, None)
     by_head = np.stack([[through(block.outputs[h].sum(axis=1)[skip]) for h in range(facts.heads)] for block in trunk])
-    # All that was carried, and what the pooling adds whatever the image, must be what its heads gave.
+    # Everything that went through the pooling, plus what it adds to every image, must be the output of its heads.
     everything = by_head.sum(axis=(0, 1)) + through(entering[skip])
     for block in trunk:
         everything = everything + through(np.tile(block.bias, (tokens, 1))) + through(block.mlp[skip])
@@ -273,7 +273,7 @@ def _pool_by_attention(
         s=s,
         norm=float(np.linalg.norm(embedding)),
         initial=None,
-        patch_mixes=head_outputs,
+        patch_head_outputs=head_outputs,
         patch_outputs=outputs,
         projection_biases=pool["proj.bias"][None],
         mlp_outputs=mlps,
@@ -336,13 +336,13 @@ def _embed(weights: Weights, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int,
 
 
 def _prefix(weights: Weights, width: int) -> np.ndarray:
-    """Class token and registers, as far as there are any."""
+    """Class token and registers, if there are any."""
     tokens = [weights[name][0] for name in ("cls_token", "reg_token") if name in weights]
     return np.concatenate([np.zeros((0, width)), *tokens])
 
 
 def _convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """A convolution whose steps are as wide as its kernel: patch by patch."""
+    """A convolution whose stride is the size of its kernel."""
     size = kernel.shape[-1]
     rows, columns = image.shape[1] // size, image.shape[2] // size
     found = np.zeros((len(kernel), rows, columns))
@@ -354,7 +354,7 @@ def _convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) ->
 
 
 def _turn(x: Float64[np.ndarray, "token head size"], rotary: Rotary, grid: tuple[int, int]) -> np.ndarray:
-    """Each patch's pairs of numbers as complex ones, turned by its row times a frequency, then its column."""
+    """Rotary positions: pairs of numbers as complex ones, turned by the row, then the column, times frequencies."""
     found = x.copy()
     size = x.shape[2]
     frequencies = 10000.0 ** -(np.arange(size // 4) / (size // 4))
@@ -374,7 +374,7 @@ def _turn(x: Float64[np.ndarray, "token head size"], rotary: Rotary, grid: tuple
 
 
 def _relative(block: Weights, grid: tuple[int, int], tokens: int) -> np.ndarray:
-    """What relative places add to the scores, `[head, row, token]`: an MLP of signed logarithms of distances."""
+    """What relative positions add to the scores, `[head, row, token]`: an MLP of signed logarithms of distances."""
     heads = len(block["attn.rel_pos.mlp.fc2.weight"])
     first = tokens - grid[0] * grid[1]
     found = np.zeros((heads, tokens, tokens))

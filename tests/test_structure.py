@@ -155,13 +155,13 @@ def test_the_check_of_printing_sees_what_it_should() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("headspan.decode.workers", "from headspan.shards.plan import plan", None),
+        ("headspan.decode.decoder", "from headspan.shards.plan import plan", None),
         ("headspan.config", "import headspan.errors", None),
         ("headspan.store.reader", "from .schema import FORMAT\nfrom ..decompose import fold", None),
         ("headspan.store.write.commits", "from headspan.store import schema", None),
         ("headspan.store.reader", "from headspan.store.write import commits", "comes after `store`"),
         ("headspan.llm.cache", "from headspan.concepts import ccs", "comes after `llm`"),
-        ("headspan.shards.plan", "from headspan.decode.workers import decode", "comes after `shards`"),
+        ("headspan.shards.plan", "from headspan.decode.decoder import Decoder", "comes after `shards`"),
         ("headspan.shards.plan", "def late():\n    import headspan.cli", "line 2: imports headspan.cli"),
         ("headspan.decompose.fold", "from headspan import open", "imports headspan.open, which has no place"),
         ("headspan.decompose.fold", "import headspan", "imports headspan, which has no place"),

@@ -1,7 +1,7 @@
-"""Every tolerance of the tests, with the arithmetic that justifies it, and the one way to compare.
+"""All tolerances of the tests with their derivations, and the function that compares arrays.
 
-All are relative errors ‖got − wanted‖₂ / ‖wanted‖₂ of whole arrays. One that has to grow on some device is
-changed here, with its reason, not beside the check.
+All are relative errors ‖got − wanted‖₂ / ‖wanted‖₂ of whole arrays. A tolerance that must be larger on some device is
+changed here, with the reason, and not in the test.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # float64 against float64 in another order of summation. A rounding is 2⁻⁵³ = 1.1e-16; some 10⁴ of them in a
-# row (layers × operations × a softmax's and a norm's amplification) in the worst case, not as a random walk,
-# stay at 1e-12. Two digits of room.
+# row (layers × operations × a softmax's and a norm's amplification) give 1e-12 in the worst case. Two digits of room.
 FLOAT64 = 1e-10
 
-# One float32 sum or matrix product. 768 terms wander by √768·2⁻²⁴ = 1.7e-6 of their typical size, 3,072 (the
-# MLP of ViT-B) by 3.3e-6. Where terms cancel to a third of their size that is 1e-5.
+# One float32 sum or matrix product. 768 terms drift by √768·2⁻²⁴ = 1.7e-6 of their typical size, 3,072 (the MLP of
+# ViT-B) by 3.3e-6. If terms cancel to a third of their size, this is 1e-5.
 FLOAT32_SUM = 1e-5
 
 # A whole forward pass in float32 against the float64 oracle. 12 layers of 6 products, each with a rounding
-# walk of 2⁻²⁴·√(a few) after blocked summation, make √72·2⁻²⁴·4 = 2e-6; terms per patch are small beside what
-# they are computed from and lie at 5e-6 (measured: 2e-6 for heads and embedding, 4.5e-6 for patches).
+# walk of 2⁻²⁴·√(a few) after blocked summation, give √72·2⁻²⁴·4 = 2e-6. Terms per patch are small compared with what
+# they are computed from, and have 5e-6 (measured: 2e-6 for heads and embedding, 4.5e-6 for patches).
 ORACLE_FLOAT32 = 1e-5
 
-# Written as float16 and read again. Rounding to 11 significant bits errs by at most 2⁻¹¹ = 4.9e-4 of each
-# number, so of the array too; twice that leaves room for subnormals (numbers below 6e-5).
+# Stored as float16. Rounding to 11 significant bits changes each number, and so the array, by at most 2⁻¹¹ = 4.9e-4 of
+# itself; twice that leaves room for subnormals (numbers below 6e-5).
 FLOAT16_STORE = 1e-3
 
 # One float16 rounding of inputs (2⁻¹¹) on both sides of a product with float32 sums: 2·2⁻¹¹ at worst.
@@ -41,10 +40,10 @@ BFLOAT16_PASS = 4e-2
 
 
 def relative_error(got: ArrayLike, wanted: ArrayLike) -> float:
-    """‖got − wanted‖₂ / ‖wanted‖₂ in float64; infinite where a NaN or an infinity is on either side.
+    """‖got − wanted‖₂ / ‖wanted‖₂ in float64; infinite if either array has a NaN or an infinity.
 
-    Raises AssertionError where the shapes differ, so that no broadcast hides a mistake, and where `wanted` is
-    all zeros, against which no error is relative.
+    Raises AssertionError if the shapes differ, so that no broadcast hides a mistake, or if `wanted` is all zeros, since
+    then no relative error exists.
     """
     got, wanted = np.asarray(got, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
     assert got.shape == wanted.shape, f"got shape {got.shape}, wanted {wanted.shape}"

@@ -1,6 +1,6 @@
-"""Settings: frozen, each with a sentence, refusing contradictions; stored with every output.
+"""Settings as frozen dataclasses that reject contradictions; they are stored with every output.
 
-Nothing here reads a file or knows a model.
+This module reads no files and knows no models.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from headspan.user_paths import expand_user
 EMISSIONS = ("heads", "patches", "mlps", "carried")
 PRECISIONS = ("fp32", "bf16", "fp16")
 DECODERS = ("fast", "exact")
-# Of open_clip's ways to resize an image, those that headspan has.
+# The ways of open_clip to resize an image that headspan implements.
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
-# Counts, and the largest of each that some machine could work with; beyond them counts overflow elsewhere.
+# The largest value of each count. No machine needs more, and larger values overflow elsewhere.
 _MOST = {
     "image_size": 1 << 14,
     "batch_size": 1 << 20,
@@ -34,10 +34,11 @@ _MOST = {
 
 @dataclass(frozen=True, slots=True)
 class MemberNames:
-    """Which members of a sample are its image and its caption, where the usual extensions do not say it.
+    """Which members of a sample are its image and its caption, if the usual extensions do not tell.
 
-    `image` and `caption` are fields (what a name has behind the first dot), such as `input.jpg`, or patterns of them
-    such as `*.outputs.txt`, several with commas. `caption_json` is a key of the sample's JSON that holds the caption.
+    `image` and `caption` are fields (the part of a name after its first dot) such as `input.jpg`, or patterns of fields
+    such as `*.outputs.txt`; several are separated by commas. `caption_json` is the key of the sample's JSON that holds
+    the caption.
     """
 
     image: str | None = None
@@ -77,40 +78,40 @@ class PrecomputeSettings:
 
     # Brace patterns, globs, directories or single tars, in the order in which rows are given.
     shards: tuple[str, ...]
-    # The Zarr group to write, a local directory.
+    # The store to write, a local folder.
     out: str
     # An open_clip model name, `hf-hub:…`, `local-dir:…`, or the path of an open_clip config (.json).
     model: str = "ViT-B-32"
-    # An open_clip tag, a local .pt or .safetensors file, or `random:SEED`; None where `model` brings weights.
+    # An open_clip tag, a local .pt or .safetensors file, or `random:SEED`; None if `model` includes its weights.
     pretrained: str | None = None
-    # Where the weights that `pretrained` (or `model`) names lie now: a file, a folder, or `hf-hub:…`.
+    # Where the weights that `pretrained` (or `model`) names are now: a file, a folder, or `hf-hub:…`.
     weights: str | None = None
-    # `all`, `last4`, `8-11`, or numbers with commas: the layers whose heads (and patches) are kept.
+    # The layers whose heads (and patches) are stored: `all`, `last4`, `8-11`, or numbers with commas.
     layers: str = "last4"
     # What is stored beside `heads` and `moments`, which always are; `carried` is for attention pooling.
     emit: tuple[str, ...] = ("heads",)
-    # Height and width of the images as the model gets them; None means the model's own.
+    # Height and width of the model's input images in pixels; None means the model's own.
     image_size: int | None = None
     device: str = "auto"
     precision: str = "fp32"
     batch_size: int = 32
-    # `exact`: pixels are open_clip's own, bit for bit; `fast`: those of JPEGs within two grey levels, in half the time.
+    # `exact`: open_clip's pixels, bit for bit. `fast`: JPEGs differ by at most two grey levels, in half the time.
     decode: str = "fast"
-    # Threads that decode images; None means one a core.
+    # Threads that decode images; None means one per core.
     workers: int | None = None
-    # Images in a unit of work: what is lost when a job dies. None: 256 on a CPU, on a GPU 1,024 with patches and 16,384
-    # without.
+    # Images in a unit, which is what a job loses when it is killed. None means 256 on a CPU, and on a GPU 1,024 with
+    # patches and 16,384 without.
     unit_images: int | None = None
-    # Fields of a sample that are its image and its caption, as in records.py's MemberNames; None: by their extensions.
+    # Fields of a sample that are its image and its caption, as in MemberNames; None means by their extensions.
     image_member: str | None = None
     caption_member: str | None = None
     # A key of the sample's JSON that holds the caption.
     caption_json: str | None = None
-    # Shards may be `pipe:` commands, which are run.
+    # Whether shards may be `pipe:` commands, which are then run.
     allow_pipe: bool = False
-    # `1%` of all images, or a number of images: more bad ones end the run. None: any number is set aside.
+    # How many images may be bad before the run ends: `1%` of all, or a number. None means any number.
     max_bad: str | int | None = None
-    # Encoded and decoded images waiting between stages may take this much memory.
+    # Memory in bytes that encoded and decoded images between the stages may take.
     in_flight_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
@@ -122,7 +123,9 @@ class PrecomputeSettings:
         if isinstance(self.weights, Path):
             object.__setattr__(self, "weights", str(self.weights))
         if "://" in self.out:
-            raise SettingsError(f"--out {self.out}: stores are written to local folders; give a path and copy it after")
+            raise SettingsError(
+                f"--out {self.out}: stores are written to local folders; give a local path, then copy the store"
+            )
         unknown = [name for name in self.emit if name not in EMISSIONS]
         if unknown:
             raise SettingsError(f"--emit {','.join(unknown)} is unknown; choose from {', '.join(EMISSIONS)}")
@@ -136,7 +139,7 @@ class PrecomputeSettings:
                 continue
             flag = f"--{name.replace('_', '-')}"
             if not isinstance(value, Integral) or isinstance(value, bool):
-                raise SettingsError(f"{flag} {value!r} is no whole number; give one from 1 to {most:,}")
+                raise SettingsError(f"{flag} {value!r} is not a whole number; give one from 1 to {most:,}")
             if int(value) < 1:
                 raise SettingsError(f"{flag} {value} is too small; give at least 1")
             if int(value) > most:
@@ -150,8 +153,8 @@ class PrecomputeSettings:
             value = getattr(self, name)
             if value is not None and any(not part.strip() or "/" in part for part in value.split(",")):
                 raise SettingsError(
-                    f"--{name.replace('_', '-')} {value}: write what a member's name has behind its first dot, as in "
-                    "input.jpg, several with commas"
+                    f"--{name.replace('_', '-')} {value}: write the part of a member's name after its first dot, as in "
+                    "input.jpg; separate several with commas"
                 )
         for name in ("image_member", "caption_member", "caption_json"):
             value = getattr(self, name)
@@ -161,7 +164,7 @@ class PrecomputeSettings:
                 )
         if self.max_bad is not None:
             bad_limit(self.max_bad, 0)
-        # `heads` is always stored; saying so or not is the same setting.
+        # `heads` is always stored, whether it is named or not.
         object.__setattr__(self, "emit", tuple(name for name in EMISSIONS if name == "heads" or name in self.emit))
 
     @property
@@ -171,9 +174,10 @@ class PrecomputeSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrecomputeSettings:
-        """Settings from plain values, as flags or JSON have them; an unknown key is refused by name.
+        """Settings from plain values, such as those of flags or JSON.
 
-        `shards` may be one string, `emit` names with commas; both may be lists, and so may `layers`.
+        `shards` may be a string or a list, `emit` names with commas or a list, `layers` a string or a list of numbers.
+        Raises SettingsError for an unknown key or a value that is not possible.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -193,15 +197,23 @@ class PrecomputeSettings:
 
 
 def bad_limit(text: str | int, images: int) -> float:
-    """How many of `images` may be bad where `--max-bad` is `text`: `1%`, `0.5%`, or a number of images."""
+    """How many of `images` may be bad if `--max-bad` is `text`: `1%`, `0.5%`, or a number of images.
+
+    Raises SettingsError if `text` is neither.
+    """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*|\s*(\d+)\s*", str(text))
     if not found:
-        raise SettingsError(f"--max-bad {text}: write a share of the images as in 1%, or a number of images as in 100")
+        raise SettingsError(
+            f"--max-bad {text}: write a percentage of the images, as in 1%, or a number of images, as in 100"
+        )
     return images * float(found[1]) / 100 if found[1] else float(found[2])
 
 
 def parse_layers(text: str, total: int) -> tuple[int, ...]:
-    """The layers that `text` names in a model of `total` layers, ascending: `all`, `last4`, `8-11`, `0,3,8-11`."""
+    """The layers that `text` names in a model of `total` layers, ascending: `all`, `last4`, `8-11`, `0,3,8-11`.
+
+    Raises SettingsError if `text` has another form, or names a layer that the model does not have.
+    """
     if text == "all":
         return tuple(range(total))
     if last := re.fullmatch(r"last(\d{1,9})", text):
@@ -224,7 +236,7 @@ def parse_layers(text: str, total: int) -> tuple[int, ...]:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Ascending whole numbers as people write them: `0-3, 8, 10-11`."""
+    """Ascending whole numbers in a short form: `0-3, 8, 10-11`."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

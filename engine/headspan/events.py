@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# The stage of an event that is a remark, its `note`, and no progress.
+# The stage of an event that only carries a note.
 NOTE = "note"
 
 
@@ -23,4 +23,4 @@ Listener = Callable[[Progress], None]
 
 
 def ignore(event: Progress) -> None:
-    """The listener that listens to nothing."""
+    """A listener that does nothing."""

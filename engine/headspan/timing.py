@@ -1,19 +1,22 @@
-"""Where a run's time goes: seconds of its stages, added up by whichever thread works on one."""
+"""Measure the seconds of each stage of a run, over all threads."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-# What the thread that holds the model does, one after the other, and what other threads do meanwhile.
+T = TypeVar("T")
+
+# The stages of the model's thread, which follow one another, and the stages of other threads at the same time.
 IN_TURN = ("waiting for images", "model", "storing")
 MEANWHILE = ("reading", "decoding", "writing")
 
 
 class StageTimes:
-    """Seconds by stage; those of `IN_TURN` are nearly all of the run, those of `MEANWHILE` sums over threads."""
+    """Seconds by stage. `IN_TURN` sums to nearly the whole run; the stages of `MEANWHILE` are sums over threads."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -22,7 +25,7 @@ class StageTimes:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Count what is done within towards `stage`."""
+        """Add the time spent in the `with` block to `stage`."""
         began = time.perf_counter()
         try:
             yield
@@ -31,7 +34,18 @@ class StageTimes:
             with self._lock:
                 self._seconds[stage] += passed
 
+    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """`items`; the time spent waiting for each is added to `stage`."""
+        stream = iter(items)
+        while True:
+            with self.of(stage):
+                try:
+                    item = next(stream)
+                except StopIteration:
+                    return
+            yield item
+
     def seconds(self) -> dict[str, float]:
-        """Seconds so far: of all (`total`), and by stage."""
+        """Seconds so far: since the start (`total`), and by stage."""
         with self._lock:
             return {"total": time.perf_counter() - self._began, **self._seconds}

@@ -1,4 +1,4 @@
-"""What a pass frees is there for the next one: counted by the operating system's page faults."""
+"""A test that freed memory is used again, by the operating system's count of page faults."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ print(wasted, faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_large_tensors_are_not_faulted_in_anew_every_time() -> None:
+def test_freed_memory_of_large_tensors_is_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True, text=True)
     wasted, kept = map(int, done.stdout.split())
-    # Five times two tensors of 40 MB, some in pages of 4 KB and some, where the system likes, of 2 MB.
+    # Five times two tensors of 40 MB, in pages of 4 KB or, if the system chooses so, of 2 MB.
     assert wasted > 100
     assert kept < wasted / 10

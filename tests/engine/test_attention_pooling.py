@@ -1,4 +1,4 @@
-"""Stores of models that pool by attention, and of those with norms behind their heads, from shards to analyses."""
+"""Tests of models that pool by attention, and of models with norms behind their heads, from shards to analyses."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.tolerances import relative_error
 
 TEXT = TOY["text_cfg"]
 IMAGES = 5
-# "map" is SigLIP, a name by which open_clip would choose a tokenizer that needs transformers; "eva" pools by its class
-# token, with norms behind its heads. The pooling's heads are not the blocks' in number or size, but for SigLIP's.
+# "map" is SigLIP; by that name open_clip would choose a tokenizer that needs transformers. "eva" pools by its class
+# token and has norms behind its heads. Except in SigLIP, the pooling's heads differ from the blocks' in number or size.
 TOYS: dict[str, dict[str, Any]] = {
     "map": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"},
     "pe": {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": "map", "timm_proj": None},
@@ -53,7 +53,7 @@ TOYS: dict[str, dict[str, Any]] = {
 }
 
 
-# Two rows of three patches; open_clip interpolates the positions of its own towers from squares alone.
+# Two rows of three patches; open_clip can only interpolate the positions of its own towers from squares.
 SIZES = {"map": (32, 48), "pe": (32, 48), "eva": (28, 42), "coca": (32, 32)}
 
 
@@ -88,7 +88,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def exact(run: dict[str, Any]) -> list[Decomposition]:
-    """The oracle's decomposition of every image, as open_clip's own transform has it."""
+    """The oracle's decomposition of every image, with open_clip's transform."""
     visual = load_model(run["model"], run["pretrained"]).clip.visual
     transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
     found = []
@@ -100,7 +100,7 @@ def exact(run: dict[str, Any]) -> list[Decomposition]:
     return found
 
 
-def test_the_store_holds_what_the_oracle_finds_and_verify_agrees(
+def test_the_store_holds_the_oracles_numbers_and_verify_finds_no_problem(
     run: dict[str, Any], exact: list[Decomposition]
 ) -> None:
     store = hs.open(run["out"])
@@ -128,7 +128,7 @@ def test_the_store_holds_what_the_oracle_finds_and_verify_agrees(
         assert relative_error(patches_found, patches_wanted) < tolerances.FLOAT16_STORE
 
 
-def test_earlier_layers_are_carried_through_the_pooling_and_add_nothing_to_the_sum(
+def test_earlier_layers_act_through_the_pooling_and_add_nothing_to_the_sum(
     run: dict[str, Any], exact: list[Decomposition]
 ) -> None:
     store = hs.open(run["out"])
@@ -165,7 +165,7 @@ def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.C
     assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 through the pooling")
 
 
-def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomposition]) -> None:
+def test_maps_contain_only_patches(run: dict[str, Any], exact: list[Decomposition]) -> None:
     store = hs.open(run["out"])
     prefix = 0 if run["kind"] == "map" else 1
     columns = 2 if run["kind"] == "coca" else 3
@@ -188,7 +188,7 @@ def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict
     assert spans.texts(layer, 1) == [texts[index] for index in dense.indices]
 
 
-def test_another_image_size_is_kept_with_the_store_and_its_texts_are_found(
+def test_another_image_size_is_stored_and_texts_are_encoded_with_it(
     run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if run["kind"] != "coca":
@@ -199,7 +199,7 @@ def test_another_image_size_is_kept_with_the_store_and_its_texts_are_found(
     store = hs.open(tmp_path / "large.zarr")
     assert (store.tokens, store.attributes["preprocess"]["size"]) == (17, [64, 64])
     assert verify(store).problems == ()
-    # The digest is of the interpolated positions: texts need the same size again.
+    # The checksum covers the interpolated positions, so the text tower is loaded with the same image size.
     assert hs.text_vectors(store, hs.read_pool(["a cat"])).shape == (1, 24)
     with pytest.raises(StoreError, match=r"was made with preprocessing size 64, 64, this run asks for size 48, 48"):
         hs.precompute(**{**settings, "image_size": 48})
@@ -208,7 +208,7 @@ def test_another_image_size_is_kept_with_the_store_and_its_texts_are_found(
     assert "--image-size 8: a patch of " in capsys.readouterr().err
 
 
-def test_the_command_that_info_prints_goes_on_with_the_store_and_makes_the_same_bytes(
+def test_the_command_that_info_prints_resumes_the_store_and_gives_the_same_bytes(
     run: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = run["out"]
@@ -242,7 +242,7 @@ def test_a_damaged_unit_is_computed_again(run: dict[str, Any], tmp_path: Path) -
     assert [spec.name for spec in specs.values() if before[spec.file(0)] != after[spec.file(0)]] == []
 
 
-def test_layers_that_hold_nothing_direct_are_refused_and_what_is_left_out_is_told(
+def test_layers_without_a_direct_one_are_refused_and_omitted_layers_are_reported(
     run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = {**run, "out": tmp_path / "run.zarr"}
@@ -259,7 +259,7 @@ def test_layers_that_hold_nothing_direct_are_refused_and_what_is_left_out_is_tol
     assert "of layers before 2, the pooling, nothing is kept without --emit heads,carried" in capsys.readouterr().out
     store = hs.open(tmp_path / "run.zarr")
     assert (store.layers, store.through_pool_layers, store.all_layers) == ((2,), (), 3)
-    # CoCa's pooling has no MLP: its heads and biases are the whole sum.
+    # CoCa's pooling has no MLP, so its heads and biases are the whole sum.
     assert (verify(store).largest_error is None) == (kind != "coca")
     assert verify(store).problems == ()
 
@@ -279,12 +279,12 @@ def test_positions_are_interpolated_as_open_clip_does_it(toy_run: ToyRun) -> Non
         load_model(str(toy_run.config), str(toy_run.weights), image_size=7)
 
 
-def test_a_tokenizer_of_a_package_that_is_not_there_is_refused_by_its_name(
+def test_a_tokenizer_whose_package_is_missing_is_refused_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "headspan-toy-siglip.json"
     path.write_text(json.dumps(TOY))
-    # To Python a module that cannot be imported, whether or not it is installed.
+    # Python then refuses to import the module, even if it is installed.
     monkeypatch.setitem(sys.modules, "transformers", None)
     model = load_model(str(path), "random:0")
     with pytest.raises(
@@ -293,7 +293,7 @@ def test_a_tokenizer_of_a_package_that_is_not_there_is_refused_by_its_name(
         model.tokenizer()
 
 
-def test_a_text_tower_of_a_package_that_is_not_there_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_tower_whose_package_is_missing_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headspan.model.convert.find_spec", lambda name: None)
     with pytest.raises(
         ModelError,

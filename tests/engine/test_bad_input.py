@@ -1,6 +1,6 @@
-"""Everything bad that a shard may hold, through a whole run; and shards of real files, mutated, from tar to pixels.
+"""Tests of bad input: every kind of bad member through a whole run, and mutated shards from tar to pixels.
 
-Set HEADSPAN_FUZZ_SECONDS to fuzz for longer than the second or two of an ordinary run.
+Set HEADSPAN_FUZZ_SECONDS to fuzz for longer than a second or two.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from PIL import Image
 
 import headspan as hs
 from headspan.config import Preprocess
-from headspan.decode.workers import decode
 from headspan.errors import SourceError
 from headspan.events import Progress
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage
 from tests.conftest import ToyRun, encoded_image, image_members, relative_files, write_tar
+from tests.engine.decoding import decoded
 
 FUZZ_SECONDS = float(os.environ.get("HEADSPAN_FUZZ_SECONDS", "1.5"))
 
@@ -39,7 +39,7 @@ def saved(image: Image.Image, form: str, **options: object) -> bytes:
 
 
 def scene(width: int = 41, height: int = 33) -> Image.Image:
-    """A picture with edges, slopes and grain, as photographs have them."""
+    """A picture with edges, gradients and grain, as in a photograph."""
     y, x = np.mgrid[0:height, 0:width]
     grain = np.random.default_rng(0).integers(0, 40, (height, width))
     bands = [(128 + 90 * np.sin(x / 5 + shift) + 30 * (y > height // 2) - grain).clip(0, 255) for shift in (0, 1, 2)]
@@ -47,7 +47,7 @@ def scene(width: int = 41, height: int = 33) -> Image.Image:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, and holds nothing."""
+    """A PNG whose header has this size, and no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -66,7 +66,7 @@ def sixteen_bit() -> bytes:
     return saved(Image.fromarray(np.arange(41 * 33, dtype=np.uint16).reshape(33, 41) * 40), "PNG")
 
 
-# Of every kind one that can be used.
+# One good image of every kind.
 GOOD = {
     "cmyk.jpg": saved(scene().convert("CMYK"), "JPEG"),
     "sixteen-bit.png": sixteen_bit(),
@@ -89,19 +89,19 @@ BAD = {
     "cut.jpg": saved(scene(), "JPEG")[:-200],
     "html.png": b"<html><body>403 Forbidden</body></html>",
 }
-# Companions that cannot be read; their images are good.
+# Companions that cannot be read, of good images.
 NOTED = {"latin.txt": b"caf\xe9", "broken.json": b'{"a": ', "word.cls": b"cat"}
 
 
 def all_members() -> list[tuple[str, bytes]]:
     members = [*GOOD.items(), *BAD.items(), *NOTED.items()]
     members += [(f"{name.partition('.')[0]}.jpg", encoded_image(9)) for name in NOTED]
-    # Duplicate keys, a caption without an image, and one that comes long before its image.
+    # Duplicate keys, a caption without an image, and a caption long before its image.
     members += [("twice.jpg", encoded_image(5)), ("twice.jpg", encoded_image(6)), ("alone.txt", b"no picture")]
     return [("late.txt", b"first the words"), *members, ("late.jpg", encoded_image(7))]
 
 
-def test_bad_images_of_every_kind_are_set_aside_and_the_others_stored(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_bad_images_of_every_kind_are_reported_and_the_others_stored(toy_run: ToyRun, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     shard = write_tar(tmp_path / "in" / "a.tar", all_members())
     summary = hs.precompute(out=tmp_path / "out" / "s.zarr", **toy_run.settings(shards=[str(shard)], unit_images=8))
@@ -113,7 +113,7 @@ def test_bad_images_of_every_kind_are_set_aside_and_the_others_stored(toy_run: T
     wanted = [name.rpartition(".")[0] for name in GOOD]
     assert keys == [*wanted, "latin", "broken", "word", "twice", "twice", "late"]
     assert np.isfinite(store.embedding).all()
-    # The two of one key are two images.
+    # Two images may have the same key.
     first, second = (place for place, key in enumerate(keys) if key == "twice")
     assert (store.embedding[first] != store.embedding[second]).any()
     captions = dict(zip(keys, store.samples()["caption"].to_pylist(), strict=True))
@@ -125,13 +125,13 @@ def test_bad_images_of_every_kind_are_set_aside_and_the_others_stored(toy_run: T
         ("word", "label is not an integer"),
         ("alone.txt", "is neither an image nor a companion of one"),
     }
-    # Keys that look like paths lead nowhere.
+    # Keys that look like paths create no files.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["s.zarr"]
     assert hs.verify(hs.open(tmp_path / "out" / "s.zarr", include_failed=True), sources=True).problems == ()
 
 
-def test_an_animation_is_its_first_frame_and_a_rotation_mark_is_ignored(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_used_and_a_rotation_mark_is_ignored(tmp_path: Path) -> None:
     members = [("a.webp", GOOD["animated.webp"]), ("r.jpg", GOOD["rotated.jpg"]), ("p.jpg", saved(scene(), "JPEG"))]
     found = pixels_of(write_tar(tmp_path / "a.tar", members), [])
     still = pixels_of(write_tar(tmp_path / "b.tar", [("a.webp", saved(scene(), "WEBP", lossless=True))]), [])
@@ -140,11 +140,11 @@ def test_an_animation_is_its_first_frame_and_a_rotation_mark_is_ignored(tmp_path
 
 
 def pixels_of(shard: Path, bad: list[BadImage]) -> list[np.ndarray]:
-    """The path from a tar to pixels."""
+    """The pixels of a tar's good images."""
     _, samples = scan(str(shard), 0, lambda note: None)
-    found = list(decode(samples, Preprocess(size=(16, 16)), bad.append, 2, 1 << 22))
+    found = decoded(samples, Preprocess(size=(16, 16)), bad)
     assert len(found) + len(bad) == len(samples)
-    return [image.pixels for image in found]
+    return [pixels for _, pixels in found]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def pixels_of(shard: Path, bad: list[BadImage]) -> list[np.ndarray]:
         (lambda data: gzip.compress(data)[:-900], "reading failed after|truncated"),
     ],
 )
-def test_a_shard_that_is_no_whole_tar_ends_the_plan_with_its_name(
+def test_an_incomplete_tar_ends_the_plan_with_its_name(
     spoil: Callable[[bytes], bytes] | None, said: str, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     shard = write_tar(tmp_path / "a.tar", image_members(range(9)))
@@ -175,7 +175,7 @@ def test_a_shard_that_is_no_whole_tar_ends_the_plan_with_its_name(
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
-def test_a_gzipped_shard_makes_the_numbers_of_the_plain_one(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_gzipped_shard_gives_the_same_numbers_as_the_plain_one(toy_run: ToyRun, tmp_path: Path) -> None:
     plain = write_tar(tmp_path / "a.tar", image_members(range(5)))
     packed = tmp_path / "b.tar"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
@@ -187,9 +187,7 @@ def test_a_gzipped_shard_makes_the_numbers_of_the_plain_one(toy_run: ToyRun, tmp
     assert {name: found[name] for name in arrays} == {name: wanted[name] for name in arrays}
 
 
-def test_a_shard_that_vanishes_in_the_middle_ends_the_run_and_the_same_command_goes_on(
-    toy_run: ToyRun, tmp_path: Path
-) -> None:
+def test_a_shard_that_disappears_ends_the_run_and_the_same_command_resumes_it(toy_run: ToyRun, tmp_path: Path) -> None:
     shards = [tmp_path / f"{number}.tar" for number in range(3)]
     for shard, original in zip(shards, toy_run.shards, strict=True):
         shard.write_bytes(original.read_bytes())
@@ -203,11 +201,11 @@ def test_a_shard_that_vanishes_in_the_middle_ends_the_run_and_the_same_command_g
     with pytest.raises(SourceError, match=r"2\.tar: cannot be read \(.*No such file"):
         hs.precompute(out=tmp_path / "s.zarr", on_progress=vanish, **settings)
     store = hs.open(tmp_path / "s.zarr", include_failed=True)
-    # Rows 0 to 31 lie in the first two tars; the second unit was in hand when row 32 could not be read.
-    assert [record.unit for record in store.records] == [0]
+    # Rows 0 to 31, two units, are in the first two tars; the third unit could not be read.
+    assert [record.unit for record in store.records] == [0, 1]
     assert hs.verify(store).problems == ()
     gone.rename(shards[2])
-    assert hs.precompute(out=tmp_path / "s.zarr", **settings).skipped == 16
+    assert hs.precompute(out=tmp_path / "s.zarr", **settings).skipped == 32
     hs.precompute(out=tmp_path / "whole.zarr", **settings)
     assert relative_files(tmp_path / "s.zarr") == relative_files(tmp_path / "whole.zarr")
 
@@ -224,7 +222,7 @@ SEEDS: tuple[bytes, ...] = (
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """Bytes changed, cut out, doubled, swapped, or cut off."""
+    """`data` with bytes changed, removed, repeated or overwritten, or truncated."""
     changed = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 5, 20))):
         where, size = draw.randrange(len(changed)), draw.choice((1, 1, 2, 16, 512))
@@ -258,12 +256,12 @@ def tar_of(images: Sequence[bytes], form: int) -> bytes:
 def test_mutated_shards_give_pixels_reasons_or_a_source_error_and_nothing_else(tmp_path: Path) -> None:
     draw = random.Random(os.environ.get("HEADSPAN_FUZZ_SEED", "0"))
     shard = tmp_path / "a.tar"
-    refused = decoded = reasons = 0
+    refused = good = reasons = 0
     until = time.monotonic() + FUZZ_SECONDS
-    while time.monotonic() < until or min(refused, decoded, reasons) == 0:
+    while time.monotonic() < until or min(refused, good, reasons) == 0:
         images = draw.sample(SEEDS, 3)
         if draw.random() < 0.5:
-            # Images first, so that decoders are reached; the tar itself else.
+            # Mutate the images, so that the decoders are reached, or else the tar.
             data = tar_of(
                 [mutated(image, draw) for image in images], draw.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
             )
@@ -274,7 +272,7 @@ def test_mutated_shards_give_pixels_reasons_or_a_source_error_and_nothing_else(t
         shard.write_bytes(data)
         bad: list[BadImage] = []
         try:
-            decoded += len(pixels_of(shard, bad))
+            good += len(pixels_of(shard, bad))
         except SourceError as error:
             assert str(error).startswith(f"{shard}: ")  # noqa: PT017
             refused += 1

@@ -358,7 +358,7 @@ def test_a_max_bad_without_meaning_is_refused(
     text: str, toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = refused(capsys, *flags(toy_run, tmp_path / "s.zarr"), f"--max-bad={text}")
-    assert f"--max-bad {text}: write a share of the images as in 1%" in sentence
+    assert f"--max-bad {text}: write a percentage of the images, as in 1%" in sentence
 
 
 def test_progress_lines_show_the_mean_rate_and_the_time_left(

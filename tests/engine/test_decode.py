@@ -1,4 +1,4 @@
-"""Pixels against open_clip's own transform, bit for bit, and what becomes of images that are none."""
+"""Tests of decoding: pixels against open_clip's transform, bad images, and spans in order and within the memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headspan.config import Preprocess
-from headspan.decode import workers as decode_module
-from headspan.decode.exact import Undecodable, preprocess_image
-from headspan.decode.images import DecodedImage
-from headspan.decode.workers import decode
+from headspan.decode import decoder as decoder_module
+from headspan.decode.batches import Batch, DecodedSpan, rebatch
+from headspan.decode.decoder import Decoder
+from headspan.decode.exact import Undecodable, fill_exact, preprocess_image
 from headspan.errors import SourceError
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
+from tests.engine.decoding import decoded, spans
 
 MODES = ("RGB", "L", "RGBA", "LA", "CMYK", "P", "1", "I;16")
 SIZES = ((257, 3), (3, 131), (1, 1), (224, 224), (225, 223), (97, 101), (640, 427), (31, 448))
@@ -72,7 +73,7 @@ def by_open_clip(data: bytes, preprocess: Preprocess) -> np.ndarray:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("target", [(224, 224), (65, 97)])
-def test_pixels_are_open_clips_bit_for_bit(mode: str, resize_mode: str, target: tuple[int, int]) -> None:
+def test_pixels_equal_open_clips_bit_for_bit(mode: str, resize_mode: str, target: tuple[int, int]) -> None:
     compared = 0
     for number, size in enumerate(SIZES):
         preprocess = Preprocess(
@@ -85,7 +86,7 @@ def test_pixels_are_open_clips_bit_for_bit(mode: str, resize_mode: str, target: 
         try:
             wanted = by_open_clip(data, preprocess)
         except ValueError:
-            # A side that rounds to 0: open_clip falls over, headspan sets the image aside.
+            # A side that rounds to 0: open_clip fails, and headspan reports the image as bad.
             with pytest.raises(Undecodable):
                 preprocess_image(data, preprocess)
             continue
@@ -97,7 +98,7 @@ def test_pixels_are_open_clips_bit_for_bit(mode: str, resize_mode: str, target: 
     assert compared >= len(SIZES) - 2
 
 
-# Sides of pictures, and what may be made of them.
+# Sides of pictures and of targets.
 SIDES = st.tuples(st.integers(1, 400), st.integers(1, 400))
 TARGETS = st.tuples(st.integers(1, 90), st.integers(1, 90))
 PREPROCESSES = st.builds(
@@ -111,7 +112,7 @@ PREPROCESSES = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(size=SIDES, preprocess=PREPROCESSES, mode=st.sampled_from(MODES))
-def test_any_size_to_any_size_is_open_clips(size: tuple[int, int], preprocess: Preprocess, mode: str) -> None:
+def test_pixels_equal_open_clips_for_any_size(size: tuple[int, int], preprocess: Preprocess, mode: str) -> None:
     data = encoded(picture(mode, size))
     try:
         wanted = by_open_clip(data, preprocess)
@@ -122,7 +123,7 @@ def test_any_size_to_any_size_is_open_clips(size: tuple[int, int], preprocess: P
     np.testing.assert_array_equal(preprocess_image(data, preprocess), wanted)
 
 
-def test_jpeg_orientation_is_ignored_and_an_animation_is_its_first_frame() -> None:
+def test_jpeg_orientation_is_ignored_and_the_first_frame_of_an_animation_is_used() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     photograph = picture("RGB", (131, 97))
@@ -138,7 +139,7 @@ def test_jpeg_orientation_is_ignored_and_an_animation_is_its_first_frame() -> No
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size, with no pixels worth the name."""
+    """A PNG whose header has this size, with 99 bytes of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -166,7 +167,7 @@ def test_a_bad_image_is_refused_with_its_reason(data: bytes, reason: str) -> Non
         preprocess_image(data, Preprocess())
 
 
-def test_a_bomb_costs_no_memory() -> None:
+def test_a_decompression_bomb_allocates_no_memory() -> None:
     data = png_header(50_000, 50_000)
     tracemalloc.start()
     try:
@@ -178,8 +179,8 @@ def test_a_bomb_costs_no_memory() -> None:
     assert peak < 1 << 20
 
 
-def test_no_warning_of_pil_leaks_nor_becomes_an_error() -> None:
-    # Larger than PIL's warning limit, not than its error limit; and a palette with transparency in bytes.
+def test_warnings_of_pil_are_silenced() -> None:
+    # An image above PIL's warning limit and below its error limit, and a palette with transparency in bytes.
     large = encoded(Image.new("1", (10_000, 9_000)))
     assert Image.MAX_IMAGE_PIXELS is not None
     assert Image.MAX_IMAGE_PIXELS < 10_000 * 9_000
@@ -231,64 +232,99 @@ SMALL = Preprocess(size=(32, 32))
 def test_order_and_pixels_do_not_depend_on_the_threads(tmp_path: Path, in_flight_bytes: int) -> None:
     samples = shard_of(tmp_path / "a.tar", 67, bad=(0, 5, 66))
     alone_bad: list[BadImage] = []
-    alone = list(decode(samples, SMALL, alone_bad.append, 1, in_flight_bytes))
+    alone = decoded(samples, SMALL, alone_bad, 1, in_flight_bytes)
     many_bad: list[BadImage] = []
-    many = list(decode(samples, SMALL, many_bad.append, 5, in_flight_bytes))
-    assert [image.row for image in many] == [row for row in range(67) if row not in (0, 5, 66)]
-    for one, other in zip(alone, many, strict=True):
-        assert one.row == other.row
-        np.testing.assert_array_equal(one.pixels, other.pixels)
+    many = decoded(samples, SMALL, many_bad, 5, in_flight_bytes)
+    assert [row for row, _ in many] == [row for row in range(67) if row not in (0, 5, 66)]
+    for (row, one), (other_row, other) in zip(alone, many, strict=True):
+        assert row == other_row
+        np.testing.assert_array_equal(one, other)
     assert many_bad == alone_bad
     assert [(image.row, image.key) for image in many_bad] == [(0, "00000"), (5, "00005"), (66, "00066")]
     assert [image.reason.split()[0] for image in many_bad] == ["not", "empty", "not"]
     assert {image.url for image in many_bad} == {str(tmp_path / "a.tar")}
 
 
-def test_samples_of_several_shards_keep_one_open_at_a_time(tmp_path: Path) -> None:
+def test_samples_of_several_shards_are_decoded_in_order(tmp_path: Path) -> None:
     first = shard_of(tmp_path / "a.tar", 3)
     second = shard_of(tmp_path / "b.tar", 4)
-    found = list(decode(first + second + first, SMALL, pytest.fail, 2, 1 << 20))
-    assert [image.row for image in found] == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2]
-    np.testing.assert_array_equal(found[0].pixels, found[7].pixels)
+    bad: list[BadImage] = []
+    found = decoded(first + second + first, SMALL, bad, 2, 1 << 20)
+    assert [row for row, _ in found] == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2]
+    assert bad == []
+    np.testing.assert_array_equal(found[0][1], found[7][1])
 
 
 def test_bytes_in_flight_stay_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = shard_of(tmp_path / "a.tar", 33)
     most = [0]
 
-    class Watched(decode_module._Budget):
+    class Watched(decoder_module._Budget):
         def take(self, size: int) -> None:
             super().take(size)
             most[0] = max(most[0], self._taken)
 
-    monkeypatch.setattr(decode_module, "_Budget", Watched)
+    monkeypatch.setattr(decoder_module, "_Budget", Watched)
     # An image of some 45 by 58 pixels: 10 KB at full size, 6 KB resized, 3 KB finished, 3 KB as a JPEG.
-    assert len(list(decode(samples, SMALL, pytest.fail, 2, 60_000))) == 33
+    assert len(decoded(samples, SMALL, [], 2, 60_000)) == 33
     assert 40_000 < most[0] <= 60_000
 
 
 def test_closing_early_ends_the_threads(tmp_path: Path) -> None:
-    images = decode(shard_of(tmp_path / "a.tar", 50), SMALL, pytest.fail, 3, 1 << 20)
-    assert isinstance(next(images), DecodedImage)
+    images = Decoder(fill_exact, SMALL, 1 << 20, 3).decode(spans(shard_of(tmp_path / "a.tar", 50)))
+    assert next(images).good.rows.tolist() == [0, 1, 2]
     assert any(thread.name.startswith("headspan-decode") for thread in threading.enumerate())
     images.close()
     assert not any(thread.name.startswith("headspan-decode") for thread in threading.enumerate())
 
 
-def test_a_shard_that_shrank_after_the_plan_is_an_error(tmp_path: Path) -> None:
+def test_a_shard_that_shrank_after_the_plan_is_an_error_after_the_spans_before_it(tmp_path: Path) -> None:
     samples = shard_of(tmp_path / "a.tar", 9)
     os.truncate(tmp_path / "a.tar", samples[6].offset + 1)
-    images = decode(samples, SMALL, pytest.fail, 2, 1 << 20)
-    with pytest.raises(SourceError, match=rf"truncated: expected .* at offset {samples[6].offset}"):
-        list(images)
+    images = Decoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples, 2))
+    # The spans before the one that cannot be read come first.
+    assert [row for _ in range(3) for row in next(images).good.rows] == list(range(6))
+    with pytest.raises(SourceError, match=rf"truncated: wanted .* at offset {samples[6].offset}"):
+        next(images)
 
 
 def test_a_forward_only_shard_gives_the_same_pixels(tmp_path: Path) -> None:
     samples = shard_of(tmp_path / "a.tar", 5)
     url = f"pipe:cat {tmp_path / 'a.tar'}"
     piped = [Sample(s.row, s.key, url, s.member, s.offset, s.size_bytes) for s in (*samples[2:], *samples[:2])]
-    found = list(decode(piped, SMALL, pytest.fail, 2, 1 << 20))
-    wanted = {image.row: image.pixels for image in decode(samples, SMALL, pytest.fail, 1, 1 << 20)}
-    assert [image.row for image in found] == [2, 3, 4, 0, 1]
-    for image in found:
-        np.testing.assert_array_equal(image.pixels, wanted[image.row])
+    bad: list[BadImage] = []
+    found = decoded(piped, SMALL, bad, 2, 1 << 20)
+    wanted = dict(decoded(samples, SMALL, bad, 1, 1 << 20))
+    assert bad == []
+    assert [row for row, _ in found] == [2, 3, 4, 0, 1]
+    for row, pixels in found:
+        np.testing.assert_array_equal(pixels, wanted[row])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 257])
+def test_batches_of_any_size_hold_the_good_images_in_order(tmp_path: Path, size: int) -> None:
+    samples = shard_of(tmp_path / "a.tar", 17, bad=(0, 5, 6, 7, 8, 16))
+    bad: list[BadImage] = []
+    wanted = decoded(samples, SMALL, bad)
+    batches = list(rebatch(Decoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples)), size))
+    assert [len(batch.rows) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    assert 1 <= len(batches[-1].rows) <= size
+    assert np.concatenate([batch.rows for batch in batches]).tolist() == [row for row, _ in wanted]
+    found = np.concatenate([batch.pixels for batch in batches])
+    np.testing.assert_array_equal(found, np.stack([pixels for _, pixels in wanted]))
+
+
+def test_a_batch_of_one_whole_span_is_not_copied() -> None:
+    good = Batch(np.arange(4), np.zeros((4, 2, 2, 3), np.uint8))
+    (batch,) = rebatch([DecodedSpan(good, (), 3)], 4)
+    assert np.shares_memory(batch.pixels, good.pixels)
+
+
+@pytest.mark.parametrize(
+    ("in_flight_bytes", "batch_size", "images"),
+    [(1 << 28, 32, 32), (1, 32, 1), (4 * 3072 * 3, 7, 3), (4 * 3072 * 100, 257, 86), (4 * 3072 * 100, 1, 1)],
+)
+def test_a_span_is_an_equal_part_of_a_batch_that_fits_the_memory_four_times(
+    in_flight_bytes: int, batch_size: int, images: int
+) -> None:
+    assert Decoder(fill_exact, SMALL, in_flight_bytes).span_images(batch_size) == images

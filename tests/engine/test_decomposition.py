@@ -1,4 +1,4 @@
-"""The tower and its contributions against open_clip's forward pass, the golden numbers and the float64 oracle."""
+"""Tests of tower and contributions against open_clip's forward pass, the published numbers and the oracle."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CONVENTIONS: tuple[Convention, ...] = ("uniform", "per_term")
 
 @dataclass(frozen=True)
 class Joint:
-    """All terms of a batch in joint space, as a reader of the store would get them but for the 16 bits."""
+    """All terms of a batch in joint space, as the reader of a store returns them, but without rounding to 16 bits."""
 
     embedding: np.ndarray
     norm: np.ndarray
@@ -65,7 +65,7 @@ class Joint:
 
 @contextmanager
 def unrounded() -> Iterator[None]:
-    """Leaves out the last step before storage, the rounding to 16 bits."""
+    """Skip the rounding to 16 bits, the last step before storage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "half", torch.Tensor.float)
         yield
@@ -79,7 +79,7 @@ def joint_terms(
     normalised: bool = False,
     through_pool: tuple[int, ...] = (),
 ) -> Joint:
-    """Through emit/ alone: `contributions`, `fold` and the arithmetic of the conventions."""
+    """All terms, computed by `contributions`, `fold` and the formulas of the conventions."""
     with unrounded():
         arrays = contributions(row, tower, through_pool).arrays
     folded, norm = fold(tower, layers), arrays["norm"]
@@ -104,7 +104,7 @@ def joint_terms(
 
 
 def build_visual(config: dict[str, Any], seed: int) -> VisionTransformer:
-    """The image tower of an open_clip config, every parameter randomised; open_clip's own start is skipped."""
+    """The image tower of an open_clip config with random parameters; open_clip's initialisation is skipped."""
     with torch.device("meta"):
         visual = _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
     visual = visual.to_empty(device="cpu").eval()
@@ -115,7 +115,7 @@ def build_visual(config: dict[str, Any], seed: int) -> VisionTransformer:
 @torch.inference_mode()
 def encode_image(visual: VisionTransformer, pixels: torch.Tensor) -> np.ndarray:
     found = visual(pixels)
-    # CoCa's towers return their tokens too.
+    # CoCa's towers also return their tokens.
     return (found[0] if isinstance(found, tuple) else found).numpy()
 
 
@@ -132,7 +132,7 @@ def test_contributions_sum_to_open_clips_own_embedding(name: str, images: int) -
     row = tower.forward(pixels, every_layer, with_patches=True, with_terms=True)
     assert row.patches is not None
     assert relative_error(row.patches.sum(dim=3), row.heads) < tolerances.FLOAT32_SUM
-    # The patches were the row's; in joint space the heads are enough.
+    # The patches are compared above; in joint space the heads are enough.
     row = PooledRow(row.state, row.std, row.heads, None, row.terms)
     for convention in CONVENTIONS:
         terms = joint_terms(tower, row, every_layer, convention)
@@ -162,7 +162,7 @@ def golden_run() -> tuple[Tower, PooledRow]:
     return tower, tower.forward(pixels, range(12), with_patches=True, with_terms=True)
 
 
-def test_the_published_numbers_come_out_before_storing(
+def test_the_published_numbers_are_reproduced_before_storing(
     golden: dict[str, np.ndarray], golden_run: tuple[Tower, PooledRow]
 ) -> None:
     tower, row = golden_run
@@ -173,7 +173,7 @@ def test_the_published_numbers_come_out_before_storing(
     assert relative_error(terms.heads, golden["attn"]) < tolerances.FLOAT32_SUM
     assert relative_error(terms.mlps, golden["mlp"]) < tolerances.FLOAT32_SUM
     assert relative_error(terms.patches[:1, layers], golden["attn_spatial"]) < tolerances.FLOAT32_SUM
-    # An average over heads would hide one that is wrong.
+    # An average over heads could hide a wrong head.
     for head in range(12):
         assert relative_error(terms.heads[:, 11, head], golden["attn"][:, 11, head]) < tolerances.FLOAT32_SUM
 
@@ -242,7 +242,7 @@ LAYERS, HEADS, PATCH = 3, 3, 4
 def toy_visual(
     pool: Pool, final_ln_after_pool: bool, layer_scale: bool, no_ln_pre: bool, activation: Activation
 ) -> VisionTransformer:
-    """Three heads of five, a 2 × 3 grid, an image that the patches do not cover."""
+    """A tower of three heads of five dimensions and a 2 × 3 grid; the patches do not cover the whole image."""
     visual = VisionTransformer(
         image_size=(9, 14),
         patch_size=PATCH,
@@ -286,7 +286,7 @@ def take_apart(visual: VisionTransformer, activation: Activation, pixels: np.nda
 @pytest.mark.parametrize("layer_scale", FLAGS)
 @pytest.mark.parametrize("final_ln_after_pool", FLAGS)
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_every_kind_of_tower_comes_apart_as_the_oracle_says(
+def test_every_kind_of_tower_decomposes_as_the_oracle_does(
     pool: Pool, final_ln_after_pool: bool, layer_scale: bool, no_ln_pre: bool, activation: Activation
 ) -> None:
     visual = toy_visual(pool, final_ln_after_pool, layer_scale, no_ln_pre, activation)
@@ -298,7 +298,7 @@ def test_every_kind_of_tower_comes_apart_as_the_oracle_says(
         assert row.patches is not None
         head_outputs = np.stack([image.head_outputs for image in oracle])
         assert relative_error(row.heads, head_outputs) < tolerances.ORACLE_FLOAT32
-        assert relative_error(row.patches, np.stack([i.patch_mixes for i in oracle])) < tolerances.ORACLE_FLOAT32
+        assert relative_error(row.patches, np.stack([i.patch_head_outputs for i in oracle])) < tolerances.ORACLE_FLOAT32
         assert relative_error(row.state, np.stack([i.pooled() for i in oracle])) < tolerances.ORACLE_FLOAT32
         for convention in CONVENTIONS:
             terms = joint_terms(tower, row, tuple(range(LAYERS)), convention)
@@ -316,7 +316,7 @@ def test_every_kind_of_tower_comes_apart_as_the_oracle_says(
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_kept_layers_are_the_same_numbers_as_when_all_are_kept(pool: Pool) -> None:
+def test_some_layers_have_the_same_numbers_as_all_layers(pool: Pool) -> None:
     tower = to_tower(toy_visual(pool, False, True, False, "gelu"), "toy")
     pixels = torch.from_numpy(toy_pixels(3))
     every = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
@@ -351,7 +351,7 @@ def test_heads_are_the_same_whether_or_not_patches_and_terms_are_asked_for(pool:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float16, tolerances.FLOAT16_PASS), (torch.bfloat16, tolerances.BFLOAT16_PASS)]
 )
-def test_a_tower_in_16_bits_stays_near_the_oracle_and_emits_float32(
+def test_a_tower_in_16_bits_is_close_to_the_oracle_and_emits_float32(
     pool: Pool, final_ln_after_pool: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
     visual = toy_visual(pool, final_ln_after_pool, True, False, "gelu")
@@ -367,7 +367,7 @@ def test_a_tower_in_16_bits_stays_near_the_oracle_and_emits_float32(
 
 
 def test_the_norm_takes_its_eps_from_the_model() -> None:
-    # A variance as small as eps makes its value count.
+    # The variance is as small as eps, so the value of eps matters.
     vision = {"image_size": 8, "patch_size": 4, "width": 12, "layers": 1, "head_width": 4, "norm_kwargs": {"eps": 0.5}}
     visual = build_visual({"embed_dim": 5, "vision_cfg": vision}, seed=1)
     pixels = torch.from_numpy(np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32))
@@ -376,12 +376,15 @@ def test_the_norm_takes_its_eps_from_the_model() -> None:
     assert relative_error(terms.total("per_term"), encode_image(visual, pixels)) < tolerances.FLOAT32_SUM
 
 
-def test_an_unknown_convention_is_refused_by_name() -> None:
+def test_unknown_and_earlier_names_of_conventions_are_refused_by_name() -> None:
     with pytest.raises(SettingsError, match=r"convention 'odd' is unknown; use 'uniform' .* or 'per_term'"):
         check_convention("odd")
+    for earlier, name in (("even", "uniform"), ("own", "per_term")):
+        with pytest.raises(SettingsError, match=rf"convention '{earlier}' is now called '{name}'; use that name"):
+            check_convention(earlier)
 
 
-def test_moments_are_those_of_the_contributions_of_float32_heads() -> None:
+def test_moments_are_accumulated_from_the_float32_heads() -> None:
     tower = to_tower(toy_visual("tok", False, True, False, "gelu"), "toy")
     found = [contributions(tower.forward(torch.from_numpy(toy_pixels(n)), (0, 2)), tower) for n in (1, 3, 7)]
     moments = Moments.zeros(2, HEADS, 5, torch.device("cpu"))
@@ -393,8 +396,8 @@ def test_moments_are_those_of_the_contributions_of_float32_heads() -> None:
     assert count == 11
     for kept, head in itertools.product(range(2), range(HEADS)):
         rows = [
-            [*(mix / s), 1 / s, mu / s, 1.0] / length
-            for mix, (mu, s, length) in zip(heads[:, kept, head], norm, strict=True)
+            [*(head_output / s), 1 / s, mu / s, 1.0] / length
+            for head_output, (mu, s, length) in zip(heads[:, kept, head], norm, strict=True)
         ]
         assert relative_error(total[kept, head], np.sum(rows, axis=0)) < tolerances.FLOAT64
         assert relative_error(gram[kept, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64

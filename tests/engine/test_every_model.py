@@ -222,7 +222,7 @@ def check(case: Case) -> None:
     assert relative_error([image.embedding for image in oracle], case.wanted) < tolerances.ORACLE_FLOAT32
     assert relative_error(row.heads, np.stack([image.head_outputs for image in oracle])) < tolerances.ORACLE_FLOAT32
     assert row.patches is not None
-    assert relative_error(row.patches, np.stack([i.patch_mixes for i in oracle])) < tolerances.ORACLE_FLOAT32
+    assert relative_error(row.patches, np.stack([i.patch_head_outputs for i in oracle])) < tolerances.ORACLE_FLOAT32
     for convention in CONVENTIONS:
         terms = joint_terms(tower, row, case.layers, convention, through_pool=case.through_pool)
         assert relative_error(terms.embedding, case.wanted) < tolerances.FLOAT32_SUM

@@ -1,4 +1,4 @@
-"""The fast route's pixels against open_clip's own transform, its bad images against the exact route's."""
+"""Tests of the fast route: its pixels against open_clip's transform, its bad images against the exact route's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from PIL import Image, ImageCms
 import headspan as hs
 from headspan.config import PrecomputeSettings, Preprocess
 from headspan.decode import fast as fast_pixels
-from headspan.decode.exact import PIXELS_LIMIT, Undecodable, open_image, preprocess_image
-from headspan.decode.fast import render_fast
-from headspan.decode.workers import exact_pixels, renderer
+from headspan.decode.exact import PIXELS_LIMIT, Undecodable, fill_exact, open_image, preprocess_image
+from headspan.decode.fast import fill_fast
+from headspan.decode.routes import Route, route
 from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.shards.plan import scan
@@ -36,50 +36,55 @@ LARGEST, MEAN = 2, 0.01
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colours under some noise, as a camera gives them."""
+    """Smooth colours with some noise, as in a photograph."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.float64)
     return Image.fromarray(np.clip(smooth + random.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
 
 
+def pixels_by(route: Route, data: bytes, preprocess: Preprocess) -> np.ndarray:
+    pixels = np.full((*preprocess.size, 3), 99, np.uint8)
+    route(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess, pixels)
+    return pixels
+
+
 def fast(data: bytes, preprocess: Preprocess) -> np.ndarray:
-    return render_fast(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess)
+    return pixels_by(fill_fast, data, preprocess)
 
 
 @pytest.fixture
 def no_exact_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails the test where an image goes the exact route."""
-    monkeypatch.setattr(fast_pixels, "render", lambda image, preprocess: pytest.fail("went the exact route"))
+    """Fails the test if an image takes the exact route."""
+    monkeypatch.setattr(fast_pixels, "fill_exact", lambda *arguments: pytest.fail("took the exact route"))
 
 
 THUMBNAIL = Preprocess((32, 32))
 
 
-def outcome(route: Any, data: bytes, preprocess: Preprocess) -> np.ndarray | str:
-    """The pixels, or the reason for having none."""
+def outcome(route: Route, data: bytes, preprocess: Preprocess) -> np.ndarray | str:
+    """The pixels, or the reason why there are none."""
     try:
-        found: np.ndarray = route(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess)
+        return pixels_by(route, data, preprocess)
     except Undecodable as error:
         return str(error)
-    return found
 
 
 def agree(data: bytes, preprocess: Preprocess = THUMBNAIL) -> None:
-    wanted, found = (outcome(route, data, preprocess) for route in (exact_pixels, render_fast))
+    wanted, found = (outcome(route, data, preprocess) for route in (fill_exact, fill_fast))
     if isinstance(wanted, str) or isinstance(found, str):
         assert found == wanted
     else:
         assert np.abs(found.astype(int) - wanted).max() <= LARGEST
 
 
-# Width and height: as cameras have them, lying and standing, odd, below the target, and far from square.
+# Width and height: of cameras, landscape and portrait, odd, below the target, and far from square.
 @pytest.mark.parametrize(
     "size", [(500, 375), (375, 500), (427, 640), (257, 131), (131, 257), (90, 100), (1200, 300), (300, 1200), (41, 257)]
 )
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.usefixtures("no_exact_route")
-def test_a_photographs_pixels_are_open_clips_within_two_levels(size: tuple[int, int], resize_mode: str) -> None:
+def test_a_photographs_pixels_differ_by_at_most_two_levels(size: tuple[int, int], resize_mode: str) -> None:
     data = encoded(photograph(*size), "JPEG", quality=85)
     for target in ((224, 224), (65, 97)):
         for interpolation in ("bicubic", "bilinear"):
@@ -114,12 +119,12 @@ def orientation() -> Image.Exif:
     ],
 )
 @pytest.mark.usefixtures("no_exact_route")
-def test_every_kind_of_sound_jpeg_goes_the_fast_route(mode: str, options: dict[str, Any]) -> None:
+def test_every_kind_of_sound_jpeg_takes_the_fast_route(mode: str, options: dict[str, Any]) -> None:
     image = photograph(301, 225).convert(mode)
     data = encoded(image, "JPEG", **options)
     with Image.open(io.BytesIO(data)) as opened:
         decoded = np.asarray(opened.convert("RGB"))
-    # At its own size an image is decoded and nothing else, and that is alike to the bit.
+    # At its own size an image is only decoded, and both routes decode to the same bits.
     as_it_is = Preprocess((225, 301), resize_mode="squash")
     np.testing.assert_array_equal(fast(data, as_it_is), decoded)
     difference = np.abs(fast(data, Preprocess()).astype(int) - by_open_clip(data, Preprocess()))
@@ -129,7 +134,7 @@ def test_every_kind_of_sound_jpeg_goes_the_fast_route(mode: str, options: dict[s
 
 @settings(max_examples=60, deadline=None)
 @given(size=SIDES, preprocess=PREPROCESSES, mode=st.sampled_from(["RGB", "L"]))
-def test_noise_of_any_size_to_any_size_stays_within_two_levels(
+def test_noise_of_any_size_and_target_differs_by_at_most_two_levels(
     size: tuple[int, int], preprocess: Preprocess, mode: str
 ) -> None:
     agree(encoded(picture(mode, size), "JPEG", quality=95), preprocess)
@@ -144,17 +149,17 @@ JPEG = encoded(photograph(131, 97), "JPEG")
         encoded(photograph(131, 97).convert("CMYK"), "JPEG"),
         encoded(photograph(131, 97)),
         encoded(photograph(131, 97), "WEBP"),
-        # Bytes that do not belong there, which libjpeg steps over with a warning.
+        # Stray bytes, which libjpeg skips with a warning.
         JPEG.replace(b"\xff\xda", b"\0\0\xff\xda"),
     ],
     ids=["CMYK", "PNG", "WebP", "stray bytes"],
 )
-def test_what_is_no_sound_jpeg_of_grey_or_colour_is_exact(data: bytes) -> None:
+def test_anything_but_a_sound_jpeg_takes_the_exact_route(data: bytes) -> None:
     np.testing.assert_array_equal(fast(data, Preprocess()), by_open_clip(data, Preprocess()))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_cut_off_anywhere_has_the_exact_routes_reason(progressive: bool) -> None:
+def test_a_truncated_jpeg_has_the_same_reason_on_both_routes(progressive: bool) -> None:
     data = encoded(photograph(61, 43), "JPEG", progressive=progressive)
     for length in [*range(0, len(data) - 40, 23), *range(len(data) - 40, len(data) + 1)]:
         agree(data[:length])
@@ -170,7 +175,7 @@ def test_a_jpeg_cut_off_anywhere_has_the_exact_routes_reason(progressive: bool) 
     ),
     mode=st.sampled_from(["RGB", "L", "CMYK"]),
 )
-def test_broken_jpegs_come_out_alike_on_both_routes(
+def test_broken_jpegs_have_the_same_result_on_both_routes(
     changes: list[tuple[float, int]], keep: float, options: dict[str, Any], mode: str
 ) -> None:
     data = bytearray(encoded(photograph(23, 17).convert(mode), "JPEG", **options))
@@ -181,10 +186,11 @@ def test_broken_jpegs_come_out_alike_on_both_routes(
 
 IN_ONE_THREAD = """
 import os, sys, threading
+import numpy as np
 import torch
 torch.set_num_threads(4)
 from headspan.config import Preprocess
-from headspan.decode.fast import render_fast
+from headspan.decode.fast import fill_fast
 from headspan.decode.exact import PIXELS_LIMIT, open_image
 
 data, wanted = sys.stdin.buffer.read(), Preprocess()
@@ -192,9 +198,9 @@ threads = lambda: len(os.listdir("/proc/self/task"))
 found = []
 
 def work():
-    render_fast(data, open_image(data, wanted, PIXELS_LIMIT), wanted)
+    fill_fast(data, open_image(data, wanted, PIXELS_LIMIT), wanted, np.empty((224, 224, 3), np.uint8))
     found.append(threads())
-    # What a batch would do in this thread: torch's number is as it was.
+    # torch's number of threads is unchanged for other work in this thread.
     torch.ones(1 << 22).exp()
     found.append(threads())
 
@@ -207,7 +213,7 @@ print(found[0] - before, found[1] - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in Linux's /proc")
-def test_an_image_is_one_threads_work_even_where_torchs_own_code_for_bytes_is_missing() -> None:
+def test_an_image_uses_one_thread_even_without_torchs_code_for_bytes() -> None:
     # Without AVX2, torch resizes bytes in OpenMP threads.
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
     environment.pop("OMP_NUM_THREADS", None)
@@ -223,7 +229,7 @@ def embeddings(path: Path) -> np.ndarray:
     return np.asarray(hs.open(path).embedding)
 
 
-def test_a_fast_run_is_close_to_the_exact_one_and_does_not_depend_on_the_workers(
+def test_a_fast_run_is_close_to_the_exact_one_and_does_not_depend_on_the_threads(
     toy_run: ToyRun, tmp_path: Path
 ) -> None:
     common = toy_run.settings(decode="fast")
@@ -238,11 +244,11 @@ def test_a_fast_run_is_close_to_the_exact_one_and_does_not_depend_on_the_workers
     # Every third image is a PNG.
     np.testing.assert_array_equal(found[rows % 3 == 0], wanted[rows % 3 == 0])
     assert not np.array_equal(found, wanted)
-    # The toy's images are some levels of 32 by 32 pixels, and its norms make much of little.
+    # The toy's images are small and nearly flat, and its norms amplify small differences.
     assert relative_error(found, wanted) < 1e-2
 
 
-def test_a_store_goes_on_and_is_repaired_by_the_route_that_made_it(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_store_is_resumed_and_repaired_with_the_route_that_made_it(toy_run: ToyRun, tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     common = toy_run.settings(emit=("heads",), decode="fast")
     hs.precompute(out=out, **common)
@@ -256,27 +262,27 @@ def test_a_store_goes_on_and_is_repaired_by_the_route_that_made_it(toy_run: ToyR
     assert relative_files(out) == before
 
 
-def test_fast_is_the_default_and_other_words_are_refused() -> None:
+def test_fast_is_the_default_and_unknown_routes_are_refused() -> None:
     assert PrecomputeSettings(("a.tar",), "s.zarr").decode == "fast"
     with pytest.raises(SettingsError, match="--decode quick is unknown; choose from fast, exact"):
         PrecomputeSettings(("a.tar",), "s.zarr", decode="quick")
 
 
-def test_without_simplejpeg_a_run_is_refused_before_it_has_made_anything_and_exact_works(
+def test_without_simplejpeg_fast_is_refused_before_anything_is_written_and_exact_works(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.delitem(sys.modules, "headspan.decode.fast")
-    with pytest.raises(SettingsError, match=r"takes simplejpeg, which cannot be loaded here .* give --decode exact$"):
+    with pytest.raises(SettingsError, match=r"needs simplejpeg, which cannot be loaded here .* give --decode exact$"):
         hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(decode="fast"))
     assert list(tmp_path.iterdir()) == []
-    assert renderer("exact") is exact_pixels
+    assert route("exact") is fill_exact
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS, reason="HEADSPAN_PHOTOS names no shards of real photographs")
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
-def test_real_photographs_pixels_are_open_clips_within_two_levels(resize_mode: str) -> None:
+def test_real_photographs_pixels_differ_by_at_most_two_levels(resize_mode: str) -> None:
     means = []
     for shard in expand([PHOTOS]):
         with open_shard(shard) as reader:

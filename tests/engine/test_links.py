@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from headspan.config import Preprocess
-from headspan.decode.images import DecodedImage
-from headspan.decode.workers import decode
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
 from tests.conftest import encoded_image
+from tests.engine.decoding import decoded
 
 MISSING = "a symbolic link to a file that is not in this tar; pack with tar -h"
 
@@ -102,8 +101,8 @@ def test_links_to_files_outside_the_tar_are_reported(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [sample.caption for sample in samples] == [None] * 7
     bad: list[BadImage] = []
-    good = list(decode(samples, Preprocess(size=(8, 8)), bad.append, 1, 1 << 20))
-    assert [type(image) for image in good] == [DecodedImage] * 2
+    good = decoded(samples, Preprocess(size=(8, 8)), bad, 1, 1 << 20)
+    assert [samples[row].key for row, _ in good] == ["b", "f"]
     assert [(image.key, image.reason) for image in bad] == [
         ("a", MISSING), ("round1", MISSING), ("round2", MISSING), ("empty", "empty (0 bytes)"), ("d", MISSING),
     ]  # fmt: skip
@@ -112,8 +111,8 @@ def test_links_to_files_outside_the_tar_are_reported(tmp_path: Path) -> None:
 def test_a_hard_link_to_a_file_outside_the_tar_is_reported(tmp_path: Path) -> None:
     samples, _ = planned(tar_of([("a.jpg", "real/a.jpg")], hard=True), tmp_path)
     bad: list[BadImage] = []
-    assert list(decode(samples, Preprocess(size=(8, 8)), bad.append, 1, 1 << 20)) == []
-    assert bad[0].reason == "a hard link to a file that is not in this tar; pack with tar --hard-dereference"
+    assert decoded(samples, Preprocess(size=(8, 8)), bad, 1, 1 << 20) == []
+    assert bad[0].reason == "a hard link, whose file is not in this tar; pack with tar --hard-dereference"
 
 
 def test_a_link_to_a_name_of_two_files_leads_to_the_one_in_its_archive_or_to_none(tmp_path: Path) -> None:

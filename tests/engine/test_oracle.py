@@ -1,6 +1,6 @@
-"""The oracle against open_clip's own forward pass and against the published code's golden numbers.
+"""Tests of the oracle against open_clip's forward pass and against the numbers of the published code.
 
-headspan's tests lean on the oracle, so it has to stand on something else: nothing of headspan is used here.
+Other tests rely on the oracle, so these tests do not use headspan.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 def toy_tower(
     pool: Pool, final_ln_after_pool: bool, layer_scale: bool, no_ln_pre: bool, activation: Activation
 ) -> VisionTransformer:
-    """A 2 × 3 grid of patches, three layers, two heads of three dimensions; no parameter at its default."""
+    """A 2 × 3 grid of patches, three layers, two heads of three dimensions; no parameter has its default value."""
     tower = VisionTransformer(
         image_size=(8, 12),
         patch_size=PATCH,
@@ -61,7 +61,7 @@ def toy_tower(
     tower = tower.double().eval()
     with torch.no_grad():
         for parameter in tower.parameters():
-            # Centred at 0.3, so that no weight of a norm and no LayerScale is one, and no bias is zero.
+            # Centred at 0.3, so that the norms' weights and LayerScales are not one, and biases are not zero.
             parameter.copy_(0.3 + 0.7 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     return tower
 
@@ -103,7 +103,7 @@ def test_the_terms_sum_to_open_clips_embedding_in_both_conventions(
 
 @pytest.mark.parametrize("final_ln_after_pool", FLAGS)
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_the_own_convention_is_one_fixed_matrix_per_head_whatever_the_image(
+def test_the_per_term_convention_is_one_fixed_matrix_per_head_for_all_images(
     pool: Pool, final_ln_after_pool: bool
 ) -> None:
     tower = toy_tower(pool, final_ln_after_pool, True, False, "gelu")
@@ -121,7 +121,7 @@ def test_the_own_convention_is_one_fixed_matrix_per_head_whatever_the_image(
 
 @pytest.mark.parametrize("final_ln_after_pool", FLAGS)
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_the_norms_statistics_carry_the_pooled_sum_to_the_embedding(pool: Pool, final_ln_after_pool: bool) -> None:
+def test_the_norms_statistics_map_the_pooled_sum_to_the_embedding(pool: Pool, final_ln_after_pool: bool) -> None:
     tower = toy_tower(pool, final_ln_after_pool, False, False, "gelu")
     image = take_apart(tower, "gelu", PIXELS)
     normed = image.final_weight * (image.pooled() - image.mu) / image.s + image.final_bias
@@ -136,10 +136,10 @@ def test_mean_pooling_leaves_the_class_token_out_as_a_row_but_not_as_a_source() 
         tower.class_embedding[0] += 1.0
     after = take_apart(tower, "gelu", PIXELS)
     assert (after.initial == before.initial).all()
-    assert relative_error(after.patch_mixes[0, :, 0], before.patch_mixes[0, :, 0]) > 0.01
+    assert relative_error(after.patch_head_outputs[0, :, 0], before.patch_head_outputs[0, :, 0]) > 0.01
 
 
-def test_the_oracle_gives_the_published_numbers_of_vit_b_32() -> None:
+def test_the_oracle_reproduces_the_published_numbers_of_vit_b_32() -> None:
     tower = nn.ModuleDict({"visual": VisionTransformer(224, 32, 768, 12, 12, mlp_ratio=4.0, output_dim=512).eval()})
     recipe.fill_visual(tower, seed=0)
     image = decompose(
@@ -172,7 +172,7 @@ def test_textspan_picks_the_published_sixty_texts(case: str) -> None:
     chosen, explained, reconstruction = textspan(contributions, texts, 60, golden["rank"])
 
     assert chosen.tolist() == golden["chosen"]
-    # The golden share is printed with five decimals.
+    # The published number has five decimals.
     assert round(explained[-1], 5) == golden["explained"]
     assert (np.diff(explained) > 0).all()
     missing = ((contributions - reconstruction) ** 2).sum()
@@ -204,7 +204,7 @@ def test_textspan_at_a_low_rank_sees_only_the_leading_directions(rank: int) -> N
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_fails_every_tolerance(broken: float) -> None:
+def test_numbers_that_are_not_finite_fail_every_tolerance(broken: float) -> None:
     assert relative_error([1.0, broken], [1.0, 2.0]) == float("inf")
     assert relative_error([1.0, broken], [1.0, broken]) == float("inf")
 

@@ -1,4 +1,4 @@
-"""The main job: bad images, odd counts, interruptions at every write, and what a second run may and may not do."""
+"""Tests of precompute: bad images, odd counts, interruptions at every write, and second runs over the same store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.tolerances import relative_error
 
 
 def run(toy_run: ToyRun, out: Path, on_progress: hs.Listener = lambda event: None, **changed: Any) -> hs.Summary:
-    """The toy's run with heads alone, unless asked otherwise."""
+    """The toy's run, by default with heads only."""
     return hs.precompute(out=out, on_progress=on_progress, **toy_run.settings(**{"emit": ("heads",), **changed}))
 
 
@@ -43,9 +43,9 @@ def test_bad_images_keep_their_row_with_nan_and_a_reason(toy_run: ToyRun, tmp_pa
     assert [bad.row for bad in summary.bad] == list(BROKEN_ROWS)
     assert [bad.key for bad in summary.bad] == [f"{row:05d}" for row in BROKEN_ROWS]
     assert [bad.url for bad in summary.bad] == [str(toy_run.shards[n]) for n in (0, 2, 2)]
-    # Cut off after 40 bytes: in JPEG's first segments and in PNG's header.
+    # They are truncated after 40 bytes, in JPEG's first segments and in PNG's header.
     assert all(bad.reason.startswith(("cannot be opened: ", "not an image")) for bad in summary.bad)
-    # The stages of the thread that holds the model are nearly all of the time, and every stage took some.
+    # Every stage took some time, and the stages of the model's thread sum to nearly all of it.
     assert all(seconds > 0 for seconds in summary.seconds.values())
     in_turn = sum(summary.seconds[stage] for stage in IN_TURN)
     assert 0.5 * summary.seconds["total"] < in_turn <= summary.seconds["total"]
@@ -72,7 +72,7 @@ def test_bad_images_keep_their_row_with_nan_and_a_reason(toy_run: ToyRun, tmp_pa
         (range(5), (), 1, 5),
     ],
 )
-def test_units_of_bad_images_alone_and_units_that_are_not_full(
+def test_units_of_only_bad_images_and_partial_units_are_committed(
     rows: range, broken: tuple[int, ...], unit_images: int, units: int, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     shards = small_shard(tmp_path, rows, broken)
@@ -87,7 +87,7 @@ def test_units_of_bad_images_alone_and_units_that_are_not_full(
     assert np.isfinite(store.heads(2, 0)).all()
 
 
-def test_a_run_of_bad_images_alone_finishes_and_holds_none(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_run_of_only_bad_images_finishes_without_images(toy_run: ToyRun, tmp_path: Path) -> None:
     shards = small_shard(tmp_path, range(3), (0, 1, 2))
     summary = run(toy_run, tmp_path / "s.zarr", shards=shards, unit_images=2)
     assert (summary.images, len(summary.bad)) == (0, 3)
@@ -110,7 +110,7 @@ def test_numbers_do_not_depend_on_the_batch(batch_size: int, toy_run: ToyRun, tm
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("fp16", tolerances.FLOAT16_PASS), ("bf16", tolerances.BFLOAT16_PASS)]
 )
-def test_sixteen_bit_runs_stay_near_the_exact_one(
+def test_runs_in_16_bits_are_close_to_the_exact_one(
     precision: str, tolerance: float, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     run(toy_run, tmp_path / "s.zarr", precision=precision, emit=("mlps",))
@@ -121,14 +121,14 @@ def test_sixteen_bit_runs_stay_near_the_exact_one(
 
 
 @pytest.mark.parametrize("workers", [1, 5])
-def test_the_bytes_do_not_depend_on_the_workers(workers: int, toy_run: ToyRun, tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_the_number_of_threads(workers: int, toy_run: ToyRun, tmp_path: Path) -> None:
     run(toy_run, tmp_path / "s.zarr", workers=workers, emit=("heads", "patches", "mlps"))
     assert relative_files(tmp_path / "s.zarr") == relative_files(toy_run.path)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("after", [1, 32, 33, 69])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     after: int, workers: int, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     def interrupt(event: Progress) -> None:
@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 
 
 class Interrupter:
-    """Raises KeyboardInterrupt at the n-th of all moments before or after a file is staged, named or deleted."""
+    """Raises KeyboardInterrupt at one of the moments before or after a file is staged, named or deleted."""
 
     def __init__(self, moment: int) -> None:
         self.left = moment
@@ -172,7 +172,7 @@ plain_unlink = Path.unlink
 
 
 def unlink_record(path: Path, interrupter: Interrupter, missing_ok: bool = False) -> None:
-    # Zarr deletes files too, in a thread of its own.
+    # Zarr deletes files too, in its own thread.
     if path.parent.name == "commits":
         interrupter.pass_by()
     plain_unlink(path, missing_ok)
@@ -181,7 +181,7 @@ def unlink_record(path: Path, interrupter: Interrupter, missing_ok: bool = False
 def test_an_interruption_between_any_two_files_leads_to_the_same_bytes(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Groups of two units, so that one is merged in the middle of the run: five images, units of two.
+    # Five images in units of two, and groups of two units, so that one group is merged in the middle of the run.
     monkeypatch.setattr(commits, "GROUP_UNITS", 2)
     shards = small_shard(tmp_path, range(5), (1,))
     settings: dict[str, Any] = {"shards": shards, "unit_images": 2, "layers": "2", "workers": 1}
@@ -210,9 +210,7 @@ def test_an_interruption_between_any_two_files_leads_to_the_same_bytes(
     assert different == []
 
 
-def test_what_a_killed_run_left_half_written_is_gone_when_the_store_is_finished(
-    toy_run: ToyRun, tmp_path: Path
-) -> None:
+def test_files_that_a_killed_run_left_are_deleted_when_the_store_is_finished(toy_run: ToyRun, tmp_path: Path) -> None:
     def interrupt(event: Progress) -> None:
         if event.stage == "images" and event.done >= 40:
             raise KeyboardInterrupt
@@ -237,7 +235,7 @@ def test_a_second_run_into_the_same_path_does_nothing(toy_run: ToyRun, tmp_path:
 
 
 @pytest.mark.parametrize("unit_images", [None, 1, 32, 64, 70, 100, 256])
-def test_the_same_command_may_be_given_twice_whatever_the_unit(
+def test_a_repeated_command_skips_all_images_for_any_unit_size(
     unit_images: int | None, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     shards = small_shard(tmp_path, range(3))
@@ -250,7 +248,7 @@ def test_a_pattern_names_the_same_rows_as_its_files(toy_run: ToyRun, tmp_path: P
     pattern = str(toy_run.shards[0].parent / "{000..002}.tar")
     run(toy_run, tmp_path / "s.zarr", shards=pattern)
     assert hs.open(tmp_path / "s.zarr").samples().equals(hs.open(toy_run.path).samples())
-    # And goes on with a store that was planned over the files.
+    # The list of files resumes the store that was planned over the pattern.
     assert run(toy_run, tmp_path / "s.zarr").skipped == 70
 
 
@@ -283,7 +281,7 @@ def test_a_changed_setting_is_refused_by_its_name(
     assert relative_files(out) == before
 
 
-def test_two_long_lists_of_layers_are_told_apart_in_the_refusal(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_refusal_shows_how_two_long_lists_of_layers_differ(toy_run: ToyRun, tmp_path: Path) -> None:
     deep = tmp_path / "headspan-toy-deep.json"
     vision = {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 48}
     deep.write_text(json.dumps({**TOY, "vision_cfg": vision}))
@@ -315,7 +313,7 @@ def test_the_weights_of_another_text_tower_are_refused(toy_run: ToyRun, tmp_path
     tensors = load_file(weights)
     tensors["logit_scale"] += 1
     save_file(tensors, weights)
-    # The scale of the logits moves no vector, so it is no other text tower.
+    # The scale of the logits changes no text vector, so the text tower counts as the same.
     assert run(toy_run, tmp_path / "s.zarr", pretrained=str(weights)).skipped == 70
     tensors["text_projection"][0, 0] += 1
     save_file(tensors, weights)
@@ -407,14 +405,14 @@ def test_an_out_that_cannot_be_written_is_refused_before_any_work(toy_run: ToyRu
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_an_out_that_holds_something_else_is_left_alone(kind: str, toy_run: ToyRun, tmp_path: Path) -> None:
+def test_an_out_that_holds_something_else_is_not_changed(kind: str, toy_run: ToyRun, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     if kind == "file":
         out.write_text("precious")
     else:
         out.mkdir()
         (out / "precious").write_text("x")
-    with pytest.raises(StoreError, match=r"mine: exists and is no headspan store; choose another --out"):
+    with pytest.raises(StoreError, match=r"mine: exists and is not a headspan store; choose another --out"):
         run(toy_run, out)
     assert out.exists()
     assert kind == "file" or (out / "precious").read_text() == "x"
@@ -430,11 +428,9 @@ def test_a_store_that_does_not_fit_the_disk_is_refused_with_both_sizes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_numbers_too_large_for_16_bits_are_set_aside_with_a_reason_and_never_stored(
-    toy_run: ToyRun, tmp_path: Path
-) -> None:
+def test_images_with_numbers_too_large_for_16_bits_are_bad_and_never_stored(toy_run: ToyRun, tmp_path: Path) -> None:
     width = 48
-    # The last layer's heads are linear in its values: so large that about half of the images do not fit.
+    # The last layer's heads are linear in its values. They are scaled so that about half of the images do not fit.
     plain = hs.open(toy_run.path, include_failed=True)
     largest = np.abs(np.stack([plain.head_coordinates(2, head) for head in range(3)])).max(axis=(0, 2))
     good = np.isfinite(largest)
@@ -444,7 +440,7 @@ def test_numbers_too_large_for_16_bits_are_set_aside_with_a_reason_and_never_sto
     tensors["visual.transformer.resblocks.2.attn.in_proj_bias"][2 * width :] *= scale
     weights = tmp_path / "large.safetensors"
     save_file(tensors, weights)
-    # Rounding decides for the image at the median alone.
+    # Only for the image at the median does rounding decide.
     fits = np.flatnonzero(good & (largest * scale < 65504 * 0.999))
     too_large = np.flatnonzero(good & (largest * scale > 65504 * 1.001))
     assert min(len(fits), len(too_large)) > 20
@@ -466,7 +462,7 @@ def test_numbers_too_large_for_16_bits_are_set_aside_with_a_reason_and_never_sto
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "gpu", "mps", "meta"])
-def test_a_device_that_is_not_there_is_refused_by_name(device: str, toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_missing_device_is_refused_by_name(device: str, toy_run: ToyRun, tmp_path: Path) -> None:
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has it")
     with pytest.raises(SettingsError, match=rf"--device {device}"):
@@ -485,13 +481,17 @@ def test_a_device_that_is_not_there_is_refused_by_name(device: str, toy_run: Toy
         *[
             ({name: count}, SettingsError, rf"--{name.replace('_', '-')} ({said}|\d+ is too small)")
             for name in ("batch_size", "workers", "unit_images", "in_flight_bytes", "image_size")
-            for count, said in ((10**20, "is too large; give at most"), (True, "True is no whole number"), (-1, "-1"))
+            for count, said in (
+                (10**20, "is too large; give at most"),
+                (True, "True is not a whole number"),
+                (-1, "-1"),
+            )
         ],
         ({"shards": []}, SettingsError, r"no shards were given"),
         ({"model": "ViT-Z-99", "pretrained": "random:0"}, ModelError, r"ViT-Z-99: open_clip has no such model"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_before_anything_is_written(
+def test_an_impossible_setting_is_refused_before_anything_is_written(
     changed: dict[str, Any], error: type[HeadspanError], text: str, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=text):
@@ -504,7 +504,7 @@ def test_an_empty_folder_may_become_the_store(toy_run: ToyRun, tmp_path: Path) -
     assert run(toy_run, tmp_path / "s.zarr", shards=small_shard(tmp_path, range(3))).images == 3
 
 
-def test_a_batch_is_handed_on_once_the_next_one_is_under_way() -> None:
+def test_a_batch_is_yielded_after_the_next_one_is_made() -> None:
     made: list[int] = []
 
     def batches() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The hand-over between threads: order, bounds, failures and endings."""
+"""Tests of prefetch: order, limits, failures and closing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_thread_runs_ahead_by_the_bytes_allowed_and_no_more() -> None:
     items.close()
 
 
-def test_work_overlaps_with_the_consumers() -> None:
+def test_items_are_made_in_another_thread_than_the_consumers() -> None:
     main = threading.get_ident()
     makers: set[int] = set()
 
@@ -61,7 +61,7 @@ def test_work_overlaps_with_the_consumers() -> None:
     assert main not in makers
 
 
-def test_a_failure_comes_out_after_the_items_before_it() -> None:
+def test_a_failure_is_raised_after_the_items_before_it() -> None:
     def source() -> Iterator[int]:
         yield 1
         yield 2
@@ -73,7 +73,7 @@ def test_a_failure_comes_out_after_the_items_before_it() -> None:
         next(items)
 
 
-def test_a_failure_of_the_size_is_not_swallowed() -> None:
+def test_a_failure_of_the_size_function_is_raised() -> None:
     with pytest.raises(TypeError):
         list(prefetch([1, None], lambda item: 1 + item, 100))  # type: ignore[operator]
 

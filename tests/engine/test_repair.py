@@ -1,4 +1,4 @@
-"""repair computes what is damaged again, that and nothing else; a store ends as it was before the damage."""
+"""Tests of repair: it computes again what is damaged, nothing else, and the store is then as before the damage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMITS = Path("records") / "commits"
 
 @pytest.fixture
 def read_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows that are read from the shards."""
+    """The rows that were read from the shards."""
     rows: list[int] = []
     note_read = UnitsInFlight.note_read
 
@@ -48,15 +48,15 @@ def flip(path: Path, place: float = 0.5) -> None:
     path.write_bytes(data)
 
 
-def mended(store: Path) -> Repaired:
+def repaired(store: Path) -> Repaired:
     done = repair(store, workers=2)
     assert done.verdict.problems == ()
     return done
 
 
-def test_a_sound_store_is_left_alone(toy_copy: Path, read_rows: list[int]) -> None:
+def test_a_sound_store_is_not_changed(toy_copy: Path, read_rows: list[int]) -> None:
     before = {path: path.stat().st_mtime_ns for path in toy_copy.rglob("*")}
-    assert mended(toy_copy).units == ()
+    assert repaired(toy_copy).units == ()
     assert read_rows == []
     assert {path: path.stat().st_mtime_ns for path in toy_copy.rglob("*")} == before
 
@@ -74,7 +74,7 @@ def test_exactly_the_damaged_units_are_computed_again_to_the_same_bytes(
     damage: Callable[[Path], Any], units: tuple[int, ...], toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
 ) -> None:
     damage(toy_copy)
-    assert mended(toy_copy).units == units
+    assert repaired(toy_copy).units == units
     assert sorted(read_rows) == [row for row in range(70) if row // 32 in units]
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
@@ -90,17 +90,17 @@ def test_exactly_the_damaged_units_are_computed_again_to_the_same_bytes(
         "moments/zarr.json",
     ],
 )
-def test_files_of_the_plan_and_merged_moments_are_made_again_without_a_unit(
+def test_files_of_the_plan_and_merged_moments_are_restored_without_computing_a_unit(
     file: str, toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
 ) -> None:
     (toy_copy / file).unlink()
     (toy_copy / file).write_bytes(b"{")
-    assert mended(toy_copy).units == ()
+    assert repaired(toy_copy).units == ()
     assert read_rows == []
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
-def test_a_table_of_shards_that_is_lost_is_made_again_from_their_names(toy_run: ToyRun, toy_copy: Path) -> None:
+def test_a_damaged_table_of_shards_is_restored_from_their_names(toy_run: ToyRun, toy_copy: Path) -> None:
     flip(toy_copy / "records" / "shards.parquet", 0.9)
     with pytest.raises(StoreError, match=r"shards\.parquet: this table is damaged .*; run headspan repair and name"):
         repair(toy_copy)
@@ -110,22 +110,22 @@ def test_a_table_of_shards_that_is_lost_is_made_again_from_their_names(toy_run: 
 
 
 @pytest.mark.parametrize("file", ["group-000000.json", "group-000000.moments"])
-def test_records_that_are_not_as_they_were_written_are_withdrawn_and_their_units_computed_again(
+def test_changed_records_are_withdrawn_and_their_units_computed_again(
     file: str, toy_run: ToyRun, toy_copy: Path
 ) -> None:
     flip(toy_copy / COMMITS / file, 0.3)
-    assert mended(toy_copy).units == (0, 1, 2)
+    assert repaired(toy_copy).units == (0, 1, 2)
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
-def test_a_damaged_complete_record_is_made_again(toy_run: ToyRun, toy_copy: Path, read_rows: list[int]) -> None:
+def test_a_damaged_complete_record_is_written_again(toy_run: ToyRun, toy_copy: Path, read_rows: list[int]) -> None:
     (toy_copy / COMMITS / "complete.json").write_text("{")
-    assert mended(toy_copy).units == ()
+    assert repaired(toy_copy).units == ()
     assert read_rows == []
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
-def test_a_unit_of_an_unfinished_store_is_repaired_and_the_rest_left_to_precompute(
+def test_a_unit_of_an_unfinished_store_is_repaired_and_the_rest_is_left_to_precompute(
     toy_run: ToyRun, tmp_path: Path, read_rows: list[int]
 ) -> None:
     def interrupt(event: Progress) -> None:
@@ -138,7 +138,7 @@ def test_a_unit_of_an_unfinished_store_is_repaired_and_the_rest_left_to_precompu
     flip(out / "embedding/c/1/0")
     (out / COMMITS / "unit-00000000.moments").unlink()
     read_rows.clear()
-    assert mended(out).units == (0, 1)
+    assert repaired(out).units == (0, 1)
     assert sorted(read_rows) == list(range(64))
     assert not hs.open(out).complete
     hs.precompute(out=out, **toy_run.settings())
@@ -146,16 +146,16 @@ def test_a_unit_of_an_unfinished_store_is_repaired_and_the_rest_left_to_precompu
 
 
 @pytest.mark.parametrize("name", ["group-000000.json", "group-000000.moments"])
-def test_records_that_are_lost_are_made_again_with_their_units(
+def test_missing_records_are_restored_by_computing_their_units(
     name: str, toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
 ) -> None:
     (toy_copy / COMMITS / name).unlink()
     assert any(f"{name} is missing" in what for what in whats(verify(hs.open(toy_copy, include_failed=True))))
-    assert mended(toy_copy).units == (0, 1, 2)
+    assert repaired(toy_copy).units == (0, 1, 2)
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
-def test_a_run_that_goes_on_makes_lost_records_again(toy_run: ToyRun, toy_copy: Path) -> None:
+def test_a_resumed_run_restores_missing_records(toy_run: ToyRun, toy_copy: Path) -> None:
     (toy_copy / COMMITS / "group-000000.json").unlink()
     assert hs.open(toy_copy).images == 0
     assert hs.precompute(out=toy_copy, **toy_run.settings()).images == 67
@@ -163,7 +163,7 @@ def test_a_run_that_goes_on_makes_lost_records_again(toy_run: ToyRun, toy_copy: 
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "another number"])
-def test_the_roots_metadata_are_put_back_from_their_copy(
+def test_the_roots_metadata_are_restored_from_their_copy(
     damage: str, toy_run: ToyRun, toy_copy: Path, read_rows: list[int]
 ) -> None:
     root = toy_copy / "zarr.json"
@@ -174,12 +174,12 @@ def test_the_roots_metadata_are_put_back_from_their_copy(
     if damage != "another number":
         with pytest.raises(StoreError, match=r"zarr\.json: is (missing|damaged .*); run headspan repair"):
             hs.open(toy_copy)
-    assert mended(toy_copy).files == ("zarr.json",)
+    assert repaired(toy_copy).files == ("zarr.json",)
     assert read_rows == []
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
-def test_shards_that_were_moved_are_taken_where_they_are_named(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_moved_shards_are_read_where_they_are_named(toy_run: ToyRun, tmp_path: Path) -> None:
     for shard in toy_run.shards[:2]:
         (tmp_path / "first").mkdir(exist_ok=True)
         shutil.copy2(shard, tmp_path / "first")
@@ -189,7 +189,7 @@ def test_shards_that_were_moved_are_taken_where_they_are_named(toy_run: ToyRun, 
     wanted = relative_files(store)
     (tmp_path / "first").rename(tmp_path / "second")
     flip(store / "heads/c/0/0/0/0")
-    with pytest.raises(StoreError, match=r"000\.tar is not there any more; name the shards where they lie now"):
+    with pytest.raises(StoreError, match=r"000\.tar does not exist any more; name the shards where they are now"):
         repair(store)
     flip(next((store / "records" / "samples").glob("*.parquet")))
     moved = [str(tmp_path / "second" / name) for name in names]
@@ -202,7 +202,7 @@ def test_shards_that_were_moved_are_taken_where_they_are_named(toy_run: ToyRun, 
     assert relative_files(store) == wanted
 
 
-def test_what_an_analysis_added_is_watched_and_made_again_by_the_analysis(toy_copy: Path) -> None:
+def test_damaged_results_of_an_analysis_are_found_and_the_analysis_replaces_them(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     vectors = np.random.default_rng(0).standard_normal((9, store.joint)).astype(np.float32)
     results.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": list("abcdefghi")})
@@ -215,7 +215,7 @@ def test_what_an_analysis_added_is_watched_and_made_again_by_the_analysis(toy_co
         for bad in (b"", good[:-1], bytes([good[0] ^ 4]) + good[1:], None):
             path.unlink() if bad is None else path.write_bytes(bad)
             if bad is None and path.parent.parent.name == "results":
-                # Without its record it is as runs were before there were any.
+                # Without its record it is like a run of an earlier version.
                 path.write_bytes(good)
                 continue
             found = verify(store)
@@ -232,7 +232,7 @@ def test_what_an_analysis_added_is_watched_and_made_again_by_the_analysis(toy_co
     assert np.array_equal(results.load(store, "texts", "pool")[0]["vectors"], vectors)
 
 
-def test_a_damaged_pool_of_texts_is_made_anew_by_textspan(toy_copy: Path) -> None:
+def test_textspan_replaces_a_damaged_pool_of_texts(toy_copy: Path) -> None:
     texts = ["a dog", "red", "three", "on the left", "a photo"]
     wanted = hs.textspan(hs.open(toy_copy), texts, texts_per_head=2, run="r").texts(0, 0)
     files = [path for path in toy_copy.rglob("*") if path.is_file() and "texts" in path.relative_to(toy_copy).parts]
@@ -253,7 +253,7 @@ def test_a_complete_store_needs_no_moments_but_those_of_its_arrays(toy_copy: Pat
 
 
 class Step:
-    """A function that raises `error` in place of its call number `fails_at`; `after` lets that call be made first."""
+    """A function whose call number `fails_at` raises `error`: instead of the call, or `after` it."""
 
     def __init__(self, function: Any, fails_at: int, error: BaseException, after: bool) -> None:
         self.function, self.fails_at, self.error, self.after, self.calls = function, fails_at, error, after, 0
@@ -292,7 +292,7 @@ def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
         with pytest.raises((KeyboardInterrupt, StoreError)):
             save(2)
     assert step.calls >= fails_at
-    # Once the new run is recorded it stays; what was made from the earlier one is then gone.
+    # Once the new run is recorded it stays, and results made from the earlier run are deleted.
     replaced = name == "discard" or (name == "note" and after)
     for kind, kept in (("ccs", 2 if replaced else 1), ("truth", None if replaced else 1)):
         assert results.runs(store, kind) == ([] if kept is None else ["r"])
@@ -308,7 +308,7 @@ def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
     assert results.runs(store, "truth") == []
 
 
-def test_a_run_without_a_record_is_recorded_when_it_is_made_again(toy_copy: Path) -> None:
+def test_a_run_without_a_record_gets_one_when_it_is_saved_again(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     arrays = {"a": (np.arange(3), ("x",))}
     results.save(store, "ccs", "r", arrays, {"value": 1})
@@ -322,7 +322,7 @@ def test_a_run_without_a_record_is_recorded_when_it_is_made_again(toy_copy: Path
 @pytest.mark.parametrize(
     ("name", "wrong"), [("x" * 300, "has 300 letters; use at most 100"), ("../../six", "use letters, digits"), ("", "")]
 )
-def test_a_name_that_no_run_can_have_is_refused_wherever_it_is_given(name: str, wrong: str, toy_copy: Path) -> None:
+def test_an_impossible_run_name_is_refused_by_every_function(name: str, wrong: str, toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     for use in (
         lambda: read_spans(store, name),
@@ -336,7 +336,7 @@ def test_a_name_that_no_run_can_have_is_refused_wherever_it_is_given(name: str, 
             use()
 
 
-def test_a_repair_that_is_interrupted_leaves_the_store_no_worse_and_goes_on(toy_run: ToyRun, toy_copy: Path) -> None:
+def test_an_interrupted_repair_leaves_the_store_no_worse_and_can_be_repeated(toy_run: ToyRun, toy_copy: Path) -> None:
     flip(toy_copy / "heads/c/0/0/0/0")
     flip(toy_copy / "heads/c/1/0/0/0")
 
@@ -347,11 +347,11 @@ def test_a_repair_that_is_interrupted_leaves_the_store_no_worse_and_goes_on(toy_
     with pytest.raises(KeyboardInterrupt):
         repair(toy_copy, on_progress=interrupt)
     assert {problem.unit for problem in verify(hs.open(toy_copy, include_failed=True)).problems} == {0, 1}
-    assert mended(toy_copy).units == (0, 1)
+    assert repaired(toy_copy).units == (0, 1)
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
-def test_another_batch_size_repairs_to_numbers_that_verify(toy_copy: Path) -> None:
+def test_a_repair_with_another_batch_size_verifies(toy_copy: Path) -> None:
     flip(toy_copy / "heads/c/1/0/0/0")
     assert repair(toy_copy, batch_size=3).verdict.problems == ()
 
@@ -378,24 +378,24 @@ def test_repair_asks_for_the_shards_whose_secrets_are_not_stored(
         repair(toy_copy)
 
 
-def test_a_unit_that_was_set_aside_is_tried_again(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_quarantined_unit_is_tried_again(toy_run: ToyRun, tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
 
     def bug(event: Progress) -> None:
-        # Not an error of headspan's: a device that fails, as far as the store can tell.
+        # Not an error of headspan's: for the store, a device that fails.
         if event.stage == "images" and event.done > 64:
             raise RuntimeError("device-side assert")
 
     for _ in range(3):
         with pytest.raises(RuntimeError, match="device-side"):
             hs.precompute(out=out, on_progress=bug, **toy_run.settings())
-    # The first death was in no company either: the others were committed. The next run leaves it out.
+    # The other units were committed before the first death, so the unit was alone each time. The next run skips it.
     summary = hs.precompute(out=out, on_progress=bug, **toy_run.settings())
     assert [(unit.index, unit.first_row, unit.rows) for unit in summary.quarantined] == [(2, 64, 6)]
     assert not hs.open(out).complete
     (problem,) = verify(hs.open(out, include_failed=True)).problems
-    assert (problem.unit, problem.what) == (2, "was set aside, since it ended its process")
-    assert mended(out).units == (2,)
+    assert (problem.unit, problem.what) == (2, "is quarantined, since it ended its process")
+    assert repaired(out).units == (2,)
     assert relative_files(out) == relative_files(toy_run.path)
 
 
@@ -424,14 +424,14 @@ def test_verify_finds_a_source_tar_that_has_changed_since_the_plan(
     assert (verdict.problems, verdict.unreached) == ((), 1)
 
 
-def test_on_request_every_image_is_held_against_its_checksum(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_on_request_every_image_is_compared_with_its_checksum(toy_run: ToyRun, tmp_path: Path) -> None:
     shard = tmp_path / "a.tar"
     shard.write_bytes(toy_run.shards[2].read_bytes())
     stat = shard.stat()
     hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",), unit_images=16))
     store = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert verify(store, sources=True).problems == ()
-    # One bit of an image of the second unit, and the times as they were.
+    # Change one bit of an image of the second unit, and restore the times.
     sample = next(sample for sample in store.samples_of(store.records[1]) if sample.row == 20)
     data = bytearray(shard.read_bytes())
     data[sample.offset + 30] ^= 1
@@ -440,7 +440,7 @@ def test_on_request_every_image_is_held_against_its_checksum(toy_run: ToyRun, tm
     assert verify(store).problems == ()
     (problem,) = verify(store, sources=True).problems
     assert (problem.unit, problem.of_source) == (1, True)
-    assert problem.what == f"the images in {shard} are not the bytes that were computed from"
+    assert problem.what == f"the images in {shard} have changed since the unit was computed"
 
 
 def test_a_shard_that_changes_during_the_run_ends_it(toy_run: ToyRun, tmp_path: Path) -> None:
@@ -458,8 +458,8 @@ def test_a_shard_that_changes_during_the_run_ends_it(toy_run: ToyRun, tmp_path: 
         )
 
 
-def test_every_file_of_a_store_is_watched(toy_copy: Path) -> None:
-    """A bit is flipped in each file in turn: verify says so, or the store does not open."""
+def test_a_changed_bit_in_any_file_of_a_store_is_found(toy_copy: Path) -> None:
+    """Flip a bit in each file in turn: verify reports it, or the store does not open."""
     unnoticed = []
     for path in sorted(path for path in toy_copy.rglob("*") if path.is_file()):
         good = path.read_bytes()

@@ -221,6 +221,6 @@ def test_a_named_pipe_is_refused_since_its_bytes_come_only_once(tmp_path: Path) 
 
 
 def test_local_shards_are_read_without_torch() -> None:
-    modules = "headspan.shards.sources, headspan.shards.plan, headspan.decode.workers"
+    modules = "headspan.shards.sources, headspan.shards.plan, headspan.decode.decoder"
     check = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,4 +1,4 @@
-"""verify finds what disagrees, and says where."""
+"""Tests of verify: it finds disagreements and reports where they are."""
 
 import gzip
 import json
@@ -37,13 +37,13 @@ def test_a_sound_store_has_no_problem_and_its_sums_are_close(toy_store: hs.Store
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_store_of_a_16_bit_pass_is_held_to_what_16_bits_can_do(
+def test_a_store_of_a_16_bit_pass_is_checked_with_the_tolerance_of_16_bits(
     precision: str, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     hs.precompute(out=tmp_path / "run.zarr", **toy_run.settings(precision=precision))  # type: ignore[arg-type]
     verdict = verify(hs.open(tmp_path / "run.zarr"))
     assert verdict.problems == ()
-    # Wider than float32's, and no wider than that takes.
+    # The error is near the tolerance of this precision: the tolerance is not too wide.
     assert verdict.largest_error is not None
     assert SUM_TOLERANCES[precision] / 100 < verdict.largest_error < SUM_TOLERANCES[precision]
 
@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_found_in_its_file_and_unit(toy_copy: Path) -> None:
     assert "heads/c/1/0/0/0 has changed since it was written" in problem.what
 
 
-def test_truncated_and_missing_files_are_told_apart(toy_copy: Path) -> None:
+def test_truncated_and_missing_files_have_different_messages(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     cut, gone = shard_of(store, "norm", 0), shard_of(store, "embedding", 2)
     cut.write_bytes(cut.read_bytes()[:-1])
@@ -70,7 +70,7 @@ def test_truncated_and_missing_files_are_told_apart(toy_copy: Path) -> None:
 
 
 def rewritten(toy_copy: Path, array: str, change: object) -> Verdict:
-    """Verify after changing numbers in an array and making the commit record agree with its files."""
+    """Verify after numbers in an array were changed and the records were updated to the changed files."""
     group = zarr.open_group(toy_copy, mode="r+")
     values = np.asarray(group[array][...])
     change(values)  # type: ignore[operator]
@@ -91,7 +91,7 @@ def test_a_row_that_no_longer_sums_to_its_embedding_is_named(toy_copy: Path) -> 
         heads[40, 1, 2] += 1
 
     assert any(
-        what.startswith("row 40: contributions miss the embedding by")
+        what.startswith("row 40: contributions differ from the embedding by")
         for what in whats(rewritten(toy_copy, "heads", change))
     )
 
@@ -105,7 +105,7 @@ def test_moments_that_disagree_with_the_heads_are_found(toy_copy: Path) -> None:
     ]
 
 
-def test_a_row_marked_bad_behind_the_records_back_is_found(toy_copy: Path) -> None:
+def test_a_row_that_only_the_array_marks_as_bad_is_found(toy_copy: Path) -> None:
     def change(ok: np.ndarray) -> None:
         ok[3] = 0
 
@@ -113,7 +113,7 @@ def test_a_row_marked_bad_behind_the_records_back_is_found(toy_copy: Path) -> No
 
 
 @pytest.mark.parametrize("file", ["model/head_to_joint/c/0/0/0/0", "moments/gram/c/0/0/0/0", "records/shards.parquet"])
-def test_what_belongs_to_no_unit_is_checked_too(file: str, toy_copy: Path) -> None:
+def test_files_outside_the_units_are_checked_too(file: str, toy_copy: Path) -> None:
     data = bytearray((toy_copy / file).read_bytes())
     data[len(data) // 2] ^= 1
     (toy_copy / file).write_bytes(data)
@@ -122,21 +122,21 @@ def test_what_belongs_to_no_unit_is_checked_too(file: str, toy_copy: Path) -> No
     assert problem.what.startswith(f"{file} has changed since it was written")
 
 
-def test_a_lost_shard_of_ok_does_not_pass_for_fewer_images(toy_copy: Path) -> None:
+def test_a_missing_shard_of_ok_does_not_look_like_fewer_images(toy_copy: Path) -> None:
     (toy_copy / "ok" / "c" / "0").unlink()
     with pytest.raises(StoreError, match=r"ok marks .* images, the commit records 67; headspan verify says"):
         hs.open(toy_copy)
     assert "ok/c/0 is missing" in whats(verify(hs.open(toy_copy, include_failed=True)))
 
 
-def test_sums_are_not_claimed_where_they_cannot_be_formed(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_no_error_of_the_sums_is_reported_if_they_cannot_be_formed(toy_run: ToyRun, tmp_path: Path) -> None:
     hs.precompute(out=tmp_path / "part.zarr", **toy_run.settings(layers="last1", emit=("heads",)))  # type: ignore[arg-type]
     verdict = verify(hs.open(tmp_path / "part.zarr"))
     assert verdict.problems == ()
     assert verdict.largest_error is None
 
 
-def test_a_gzip_that_can_no_longer_be_read_does_not_agree(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_gzip_that_cannot_be_read_any_more_is_a_problem(toy_run: ToyRun, tmp_path: Path) -> None:
     tar = tmp_path / "a.tar.gz"
     tar.write_bytes(gzip.compress(tar_bytes(image_members(range(5)))))
     hs.precompute(out=tmp_path / "s.zarr", **toy_run.settings(shards=[str(tar)], emit=("heads",), unit_images=2))
@@ -146,7 +146,7 @@ def test_a_gzip_that_can_no_longer_be_read_does_not_agree(toy_run: ToyRun, tmp_p
     data[20:84] = b"\xff" * 64
     tar.write_bytes(data)
     os.utime(tar, ns=(before.st_atime_ns, before.st_mtime_ns))
-    # Once for the tar, not once a unit.
+    # One problem for the tar, and not one for each unit.
     (problem,) = hs.verify(store, sources=True).problems
     assert (problem.first_row, problem.rows, problem.of_source) == (0, 5, True)
     assert re.match(r"cannot be read again: .*a\.tar\.gz: reading failed after \d+ bytes", problem.what)
@@ -154,7 +154,7 @@ def test_a_gzip_that_can_no_longer_be_read_does_not_agree(toy_run: ToyRun, tmp_p
 
 
 @pytest.mark.parametrize("place", ["open", "read"])
-def test_a_driver_that_fails_at_reading_does_not_agree(
+def test_a_driver_that_fails_to_read_is_a_problem(
     place: str, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Troubled, "trouble", {})

@@ -316,7 +316,7 @@ def test_the_whole_tower_equals_the_oracle(
     oracle = take_apart(visual, "gelu", pixels)
     assert found.patches is not None
     assert relative_error(found.heads, np.stack([image.head_outputs for image in oracle])) < tolerance
-    assert relative_error(found.patches, np.stack([image.patch_mixes for image in oracle])) < tolerance
+    assert relative_error(found.patches, np.stack([image.patch_head_outputs for image in oracle])) < tolerance
     assert relative_error(found.state, np.stack([image.pooled() for image in oracle])) < tolerance
     assert used >= {"add_layer_norm", "attention_emit"}
     assert ("pooled_attention" in used) is (pool == "tok")

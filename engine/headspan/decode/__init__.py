@@ -1,1 +1,1 @@
-"""Encoded images to the model's pixels."""
+"""Decode images to the pixels that the model expects."""

@@ -1,6 +1,6 @@
-"""One encoded image to uint8 pixels: open_clip's evaluation transform up to its division by 255, bit for bit.
+"""Decode one image to uint8 pixels with PIL: open_clip's evaluation transform before ToTensor, bit for bit.
 
-As in open_clip, EXIF orientation and colour profiles are ignored, and of an animation the first frame counts.
+As in open_clip, EXIF orientation and colour profiles are ignored, and the first frame of an animation is used.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from headspan.errors import HeadspanError, one_line
 
 # PIL refuses larger images by default: twice Image.MAX_IMAGE_PIXELS.
 PIXELS_LIMIT = 178_956_970
-# What the web serves under the names of images. Some of PIL's other formats start programs, as EPS does.
+# The formats of images on the web. Some other formats of PIL start programs, such as EPS.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-# PIL keeps RGB in four bytes a pixel, and no mode in more.
+# PIL stores RGB in four bytes a pixel; no mode takes more.
 _RASTER_BYTES = 4
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# What PIL's decoders raise on bytes that are no image, or no whole one.
+# What PIL's decoders raise on bytes that are not an image, or not a complete one.
 _PIL_ERRORS = (
     OSError,
     SyntaxError,
@@ -54,14 +54,16 @@ def preprocess_image(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The image as open_clip 3.3's `image_transform(is_train=False)` has it before ToTensor.
 
-    Raises Undecodable where it cannot be decoded, or where it, or its resized form, has more pixels than the
-    limit; that is known from its header, before memory is taken.
+    Raises Undecodable if it cannot be decoded, or if it or its resized form has more pixels than the limit. The header
+    tells the size before memory is allocated.
     """
-    return render(open_image(encoded, preprocess, pixels_limit), preprocess)
+    pixels = np.empty((*preprocess.size, 3), np.uint8)
+    fill_exact(encoded, open_image(encoded, preprocess, pixels_limit), preprocess, pixels)
+    return pixels
 
 
 def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Image.Image:
-    """The image with its header read, and nothing else."""
+    """The image with only its header read. Raises Undecodable if the header is broken or its size is not accepted."""
     if not encoded:
         raise Undecodable("empty (0 bytes)")
     _silence()
@@ -84,12 +86,14 @@ def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Ima
     return image
 
 
-def render(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode, resize, crop or pad, and only then convert to RGB.
+def fill_exact(
+    encoded: bytes, image: Image.Image, preprocess: Preprocess, pixels: UInt8[np.ndarray, "height width 3"]
+) -> None:
+    """Decode, resize, crop or pad, and only then convert to RGB; `image` is `encoded` with its header read.
 
-    That order is open_clip's, and it costs quality: PIL resizes palette and 1-bit images by nearest
-    neighbour, and 16-bit greys are clipped to 255. Other pixels than those the model is used with would
-    make other embeddings, so it is kept.
+    This is open_clip's order, and it costs quality: PIL resizes palette and 1-bit images by nearest neighbour, and
+    16-bit greys are clipped to 255. It is kept, since other pixels would give other embeddings than open_clip's.
+    Raises Undecodable if the image cannot be decoded.
     """
     try:
         size = resized(image.height, image.width, preprocess)
@@ -99,13 +103,14 @@ def render(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "hei
             image = image.resize(size[::-1], _RESAMPLING[interpolation(preprocess)])
         if preprocess.resize_mode != "squash":
             image = _crop_or_pad(image, preprocess.size, fill(preprocess))
-        return np.array(image.convert("RGB"))
+        found = np.asarray(image.convert("RGB"))
     except _PIL_ERRORS as error:
         raise Undecodable(f"cannot be decoded: {one_line(error)}") from error
+    pixels[...] = found
 
 
 def resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
-    """Height and width after resizing, before cropping: torchvision's Resize, open_clip's ResizeKeepRatio."""
+    """Height and width after resizing, before cropping, as in torchvision's Resize and open_clip's ResizeKeepRatio."""
     target_height, target_width = preprocess.size
     if preprocess.resize_mode == "squash":
         return preprocess.size
@@ -119,31 +124,31 @@ def resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
 
 
 def interpolation(preprocess: Preprocess) -> str:
-    """The filter that the image is resized with: bicubic or bilinear."""
-    # For a target that is not square, open_clip forgets to hand the interpolation on.
+    """The filter for resizing: bicubic or bilinear."""
+    # For a target that is not square, open_clip does not pass the interpolation on, so the default is used.
     if preprocess.resize_mode == "shortest" and preprocess.size[0] != preprocess.size[1]:
         return "bicubic"
     return preprocess.interpolation
 
 
 def fill(preprocess: Preprocess) -> int:
-    """The grey level of what is added around an image: open_clip pads with the fill colour for "longest" only."""
+    """The grey level of padding; open_clip uses the fill colour for "longest" only."""
     return preprocess.fill_color if preprocess.resize_mode == "longest" else 0
 
 
 def border(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Pixels to add left, above, right and below, where less than `size` is there; the odd one goes right and below."""
+    """Pixels to pad left, above, right and below up to `size`; an odd pixel goes to the right and below."""
     missing_height, missing_width = max(size[0] - height, 0), max(size[1] - width, 0)
     return missing_width // 2, missing_height // 2, (missing_width + 1) // 2, (missing_height + 1) // 2
 
 
 def corner(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Top and left of the part of `size` that is kept."""
+    """Top and left of the crop of `size`."""
     return round((height - size[0]) / 2), round((width - size[1]) / 2)
 
 
 def _crop_or_pad(image: Image.Image, size: tuple[int, int], level: int) -> Image.Image:
-    """torchvision's CenterCrop and open_clip's CenterCropOrPad, whose arithmetic is one."""
+    """torchvision's CenterCrop and open_clip's CenterCropOrPad, which compute the same."""
     height, width = size
     added = border(image.height, image.width, size)
     if any(added):
@@ -159,22 +164,22 @@ def _crop_or_pad(image: Image.Image, size: tuple[int, int], level: int) -> Image
 
 
 def raster_bytes(image: Image.Image, preprocess: Preprocess) -> int:
-    """Memory of the image at full size and resized; PIL's working copies are not in it."""
+    """Memory of the image at full size and resized; PIL's working copies are not included."""
     height, width = resized(image.height, image.width, preprocess)
     return _RASTER_BYTES * (image.width * image.height + width * height)
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this PIL was built with: AVIF came with 11.2."""
+    """The formats of FORMATS that this PIL was built with; AVIF needs 11.2."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _silence() -> None:
-    """Let PIL's warnings (EXIF, large images, transparency) go unsaid from here on, in this process.
+    """Silence PIL's warnings (EXIF, large images, transparency) in this process from now on.
 
-    What matters of them is a bad image's reason. `warnings.catch_warnings` is of no use among threads.
+    If one matters, the image is bad and has a reason. `warnings.catch_warnings` does not work with threads.
     """
     if warnings.filters[:1] != [_PIL_IS_SILENT]:
         warnings.filterwarnings("ignore", module=r"PIL\.")

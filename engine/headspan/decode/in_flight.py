@@ -1,65 +1,62 @@
-"""The units between reading and committing: the decoding thread fills them, the model's thread takes them out."""
+"""Bookkeeping for units in flight between reading and commit.
+
+The decoding thread asks for spans and reports what it read; the model's thread takes the decoded spans, unit by unit.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import google_crc32c
 
-from headspan.decode.images import DecodedImage
+from headspan.decode.batches import DecodedSpan
 from headspan.shards.samples import BadImage, Sample, Unit
 
 
 class UnitsInFlight:
-    """Units as they are chosen, with what was read of each: a checksum of its encoded images, and the bad ones."""
+    """The units that are being read and computed, each with a checksum of its encoded images and its bad images."""
 
     def __init__(self, chosen: Iterable[Unit], samples_of: Callable[[Unit], Iterable[Sample]]) -> None:
-        """Nothing is chosen before `samples` is asked for more."""
+        """A unit is taken from `chosen` only when `spans` is asked for one of its spans."""
         self._chosen = chosen
         self._samples_of = samples_of
-        self._units: list[Unit] = []
-        self._read_crc32c = 0
+        self._units: deque[Unit] = deque()
+        self._reading = -1
         self._crc32c: dict[int, int] = {}
-        self._bad: deque[BadImage] = deque()
+        self._bad: dict[int, list[BadImage]] = {}
 
-    def samples(self) -> Iterator[Sample]:
-        """The samples of the units, chosen one by one."""
+    def spans(self, images: int) -> Iterator[tuple[Sample, ...]]:
+        """The samples of the units, in spans of at most `images`; no span crosses the border of a unit."""
         for unit in self._chosen:
-            self._read_crc32c = 0
-            # Known before its first image is, so that whoever has an image knows the unit.
+            self._reading = unit.index
+            self._crc32c[unit.index] = 0
+            # Before its first span is read, so that the unit is known when that span arrives.
             self._units.append(unit)
-            yield from self._samples_of(unit)
-            # Asked for more, the reader has read the last one.
-            self._crc32c[unit.index] = self._read_crc32c
+            samples = iter(self._samples_of(unit))
+            while span := tuple(islice(samples, images)):
+                yield span
 
     def note_read(self, sample: Sample, encoded: bytes) -> None:
-        """Take in a sample's bytes, in row order."""
-        self._read_crc32c = google_crc32c.extend(self._read_crc32c, encoded)
+        """Add a sample's bytes to the checksum of its unit; samples come in row order."""
+        self._crc32c[self._reading] = google_crc32c.extend(self._crc32c[self._reading], encoded)
 
-    def note_bad(self, image: BadImage) -> None:
-        """Take in an image that was set aside."""
-        self._bad.append(image)
+    def by_unit(self, spans: Iterable[DecodedSpan]) -> Iterator[tuple[Unit, Iterator[DecodedSpan]]]:
+        """Each unit with its decoded spans; they must be taken before the next unit is asked for."""
+        stream = iter(spans)
+        for first in stream:
+            unit = self._units.popleft()
+            yield unit, self._spans_of(unit, first, stream)
 
-    def by_unit(self, images: Iterable[DecodedImage]) -> Iterator[tuple[Unit, Iterator[DecodedImage]]]:
-        """Each unit with its own images, which may be none; they must be taken before the next unit."""
-        stream = iter(images)
-        ahead = next(stream, None)
-
-        def members(unit: Unit) -> Iterator[DecodedImage]:
-            nonlocal ahead
-            while ahead is not None and unit.first_row <= ahead.row < unit.first_row + unit.rows:
-                yield ahead
-                ahead = next(stream, None)
-
-        # Grows meanwhile: an image that is ahead is of a unit that is in it.
-        for unit in self._units:
-            yield unit, members(unit)
+    def _spans_of(self, unit: Unit, span: DecodedSpan, stream: Iterator[DecodedSpan]) -> Iterator[DecodedSpan]:
+        bad = self._bad[unit.index] = list(span.bad)
+        yield span
+        while span.last_row < unit.first_row + unit.rows - 1:
+            span = next(stream)
+            bad += span.bad
+            yield span
 
     def read_of(self, unit: Unit) -> tuple[int, list[BadImage]]:
-        """The crc32c of the unit's encoded images, and the bad ones among them; known once its images are taken."""
-        # In the order of units and rows, as the images are.
-        bad: list[BadImage] = []
-        while self._bad and unit.first_row <= self._bad[0].row < unit.first_row + unit.rows:
-            bad.append(self._bad.popleft())
-        return self._crc32c.pop(unit.index), bad
+        """The crc32c of the unit's encoded images, and its bad images; complete once all its spans were taken."""
+        return self._crc32c.pop(unit.index), self._bad.pop(unit.index)

@@ -1,6 +1,6 @@
-"""Bounded hand-over between stages: a thread runs ahead of the consumer, by so many bytes and no more.
+"""Run a stage ahead of its consumer in a thread, within a limit of bytes.
 
-Order is kept, and an exception of the source comes out where its item would have. Items are not looked at.
+Order is preserved. An exception of the source is raised after the items before it. Items are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ CLOSING_SECONDS = 2.0
 
 
 def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes: int) -> Generator[T, None, None]:
-    """`items`, made by a thread that may be ahead by `in_flight_bytes` in all, and by one item in any case.
+    """`items`, computed by a thread that may be ahead by `in_flight_bytes`, and always by one item.
 
-    The thread starts with the first `next`. Closing the generator stops it, closes `items` where that is a
-    generator, and returns when the item then being made is finished; one that takes longer than CLOSING_SECONDS, as
-    where a source hangs, is not waited for.
+    The thread starts with the first `next`. Closing the generator stops the thread, closes `items` if it is a
+    generator, and returns when the current item is finished. It waits for that item for CLOSING_SECONDS at most, since
+    a source may hang.
     """
     waiting: deque[tuple[T, int]] = deque()
     waiting_bytes = 0
@@ -46,7 +46,7 @@ def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes
                     changed.notify_all()
             if isinstance(source, Generator):
                 source.close()
-        # Handed over, not handled: the consumer raises it.
+        # The consumer raises it.
         except BaseException as error:
             failures.append(error)
         finally:
@@ -54,7 +54,7 @@ def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes
                 finished = True
                 changed.notify_all()
 
-    # A daemon, so that a generator that nobody closed cannot keep the interpreter from ending.
+    # A daemon thread, so that a generator that is never closed does not keep the interpreter alive.
     thread = threading.Thread(target=run_ahead, name="headspan-prefetch", daemon=True)
     thread.start()
     try:

@@ -1,1 +1,1 @@
-"""From the tower's numbers to contributions: formulas, fixed matrices, moments."""
+"""Decompose the tower's outputs into contributions: formulas, fixed matrices and moments."""

@@ -1,7 +1,7 @@
-"""What the pooled row received, to the numbers that the store keeps: embedding, norm, heads, patches, MLPs.
+"""Compute the store's numbers (embedding, norm, heads, patches, MLPs) from what the pooled row received.
 
-Everything is computed in float32 and moments see it so; 16 bits are the last step. A number too large
-for 16 bits is not clipped: the image is set aside with that reason.
+Everything is computed in float32, and moments are accumulated from float32. Rounding to 16 bits is the last step. A
+number that is too large for 16 bits is not clipped; its image is reported as bad.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from headspan.model.tower import PooledRow, Tower
 
 @dataclass(frozen=True, slots=True)
 class Contributions:
-    """A batch as the store's arrays take it, on its way to the host, and the numbers that moments need."""
+    """A batch's numbers for the store's arrays, on their way to the host, and the numbers that moments need."""
 
     transfer: Transfer
     heads: Tensor
     norm: Tensor
-    # False for images of which a number is not finite.
+    # False for images that have a number that is not finite.
     finite: Tensor
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The store's arrays, by name; waits for a GPU."""
+        """The store's arrays by name; waits until the GPU has computed and copied them."""
         return {name: array for name, array in self.transfer.arrays().items() if name != "finite"}
 
     @property
     def good(self) -> np.ndarray:
-        """`finite` on the host; waits for a GPU."""
+        """`finite` on the host; waits until the GPU has computed and copied it."""
         return self.transfer.arrays()["finite"]
 
 
 def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()) -> Contributions:
     """The store's numbers for a batch; `through_pool` are the layers whose heads the pass followed through the pooling.
 
-    `embedding` `[batch, joint]` is the model's own, not normalised; `norm` `[batch, 3]` its final norm's
-    mean `μ` and its `s` (0 and 1 where the model has none) and `‖embedding‖`; `mlps` and `carried` are in `own`
-    form over `s`, the first beside their means.
+    `embedding` `[batch, joint]` is the model's own, not normalised. `norm` `[batch, 3]` holds the final norm's mean `μ`
+    and its `s` (0 and 1 for a model without a final norm), and `‖embedding‖`. `mlps` and `carried` are contributions
+    in the `per_term` convention; `mlp_means` holds the means of the MLPs over the width.
     """
     std = row.std[:, None]
     mean = _mean(row.state, tower)
@@ -60,7 +60,7 @@ def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()
         tensors["carried"] = _through_pool(row.through_pool, std, tower, through_pool).half()
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():
-        # The largest magnitude is infinite or NaN where any number is, and takes one reading.
+        # The largest magnitude is infinite or NaN if any number is, and one pass over the memory finds it.
         finite &= torch.linalg.vector_norm(tensor.flatten(1), ord=torch.inf, dim=1).isfinite()
     return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, finite)
 
@@ -68,11 +68,11 @@ def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()
 def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
     """`[batch, layer, head, joint]`: what the pooling layer's heads took from each head of `layers`.
 
-    Pooling head p took `Σ_n α_n (c_n − mean c_n) / s_n · diag(γ) W_V[p] W_O[p]` of a head's output c_n at row n;
-    `head_outputs` hold `Σ_n α_n / s_n` of the head's numbers, and the rest is a fixed map.
+    Pooling head p takes `Σ_n α_n (c_n − mean c_n) / s_n · diag(γ) W_V[p] W_O[p]` from a head whose output at row n is
+    c_n. `head_outputs` holds the sums of the head's numbers weighted by `α_n / s_n`; the rest is a fixed map.
     """
     pool = tower.attention_pool
-    assert pool is not None, "only attention pooling carries"
+    assert pool is not None, "only a tower with attention pooling follows heads through it"
     value = pool.key_value.weight[len(pool.query) :].float() * pool.norm.weight.float()
     by_pool_head = value.unflatten(0, (pool.heads, -1))
     found = []
@@ -87,7 +87,7 @@ def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Seque
 
 
 def _mean(rows: Tensor, tower: Tower) -> Tensor:
-    """The rows' means over the width, zeros where no final norm takes them away."""
+    """The rows' means over the width; zeros without a final norm, since nothing then subtracts them."""
     means = rows.mean(dim=-1, keepdim=True)
     return means if tower.ln_post is not None else torch.zeros_like(means)
 

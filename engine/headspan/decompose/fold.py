@@ -1,7 +1,7 @@
-"""The fixed matrices of the decomposition, computed once from a tower's weights, in float64.
+"""Compute the fixed matrices of the decomposition from a tower's weights, once and in float64.
 
-A head's contribution to the embedding is its `head_dim` numbers times `W_O · diag(γ) · P`: the product
-is taken here, so that nothing afterwards needs the model.
+A head's contribution to the embedding is its `head_dim` numbers times `W_O · diag(γ) · P`. This module computes the
+product, so that nothing afterwards needs the model.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from headspan.model.tower import Tower
 
 
 def fold(tower: Tower, layers: Sequence[int]) -> Folded:
-    """Fold the output projections of `layers`, the final norm and the projection of `tower`."""
+    """Fold the output projections of `layers`, which are direct, with the final norm and the projection of `tower`."""
     projection = _double(tower.projection)
     gamma_projection, shift = projection, _double(tower.projection_bias)
     if tower.ln_post is not None:
         gamma_projection = _double(tower.ln_post.weight)[:, None] * projection
         shift = shift + _double(tower.ln_post.bias) @ projection
-    # Without a final norm nothing is centred: no mean has a part in anything.
+    # Without a final norm nothing is centred, so all means count as zero.
     centred = float(tower.ln_post is not None)
-    kept: dict[int, np.ndarray] = {}
+    outputs: dict[int, np.ndarray] = {}
     every_bias = []
     for layer in tower.direct_layers:
         output, bias = _output(tower, layer)
         every_bias.append(bias)
         if layer in layers:
-            kept[layer] = output
-    heads, biases = [kept[layer] for layer in layers], np.stack(every_bias)
+            outputs[layer] = output
+    heads, biases = [outputs[layer] for layer in layers], np.stack(every_bias)
     return Folded(
         head_to_joint=np.stack([output @ gamma_projection for output in heads]).astype(np.float32),
         head_mean=centred * np.stack([output.mean(axis=-1) for output in heads]).astype(np.float32),
@@ -44,19 +44,20 @@ def fold(tower: Tower, layers: Sequence[int]) -> Folded:
 
 
 def _output(tower: Tower, layer: int) -> tuple[np.ndarray, np.ndarray]:
-    """`[head, head_dim, width]` and a bias: from what a direct layer's heads emit to the pooled row."""
+    """The map from the heads' numbers of a direct layer to the pooled row: `[head, head_dim, width]` and a bias."""
     if tower.attention_pool is not None:
-        out_proj = tower.attention_pool.out_proj
-        return _by_head(tower, _double(out_proj.weight).T), _double(out_proj.bias)
+        return _by_head(tower, _double(tower.attention_pool.out_proj.weight).T), _double(
+            tower.attention_pool.out_proj.bias
+        )
     block = tower.blocks[layer]
     weight, bias = _double(block.out_proj.weight).T, _double(block.out_proj.bias)
     if block.norm_heads is not None:
-        # The norm's own bias is the same for every image, and goes the way of the output's.
+        # The norm's own bias is the same for every image, so it is added to the output's bias.
         bias = bias + _double(block.norm_heads.bias) @ weight
         weight = _double(block.norm_heads.weight)[:, None] * weight
     by_head = _by_head(tower, weight)
     if block.norm_output is not None:
-        # What the norm centres and scales holds the bias too: a row more for each head, with its share.
+        # The norm centres and scales the bias too. Each head gets one more row, with 1/H of the bias.
         share = np.broadcast_to(bias / tower.heads, (tower.heads, 1, len(bias)))
         by_head = np.concatenate([by_head, share], axis=1)
         by_head = (by_head - by_head.mean(axis=-1, keepdims=True)) * _double(block.norm_output.weight)

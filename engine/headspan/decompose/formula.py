@@ -1,10 +1,17 @@
-"""Head coordinates to joint-space contributions, in either mean-share convention; NumPy alone.
+"""Compute joint-space contributions from head coordinates, in both conventions for the mean and the biases.
 
-The one place where the conventions' arithmetic stands. A contribution is `coordinates @ directions`:
-the coordinates of an image are its `head_dim` numbers over `s`, and, for `even`, three scalars more;
-the directions are fixed per head. Reading, moments and TEXTSPAN all use these two.
+The conventions' arithmetic is in this module alone, in NumPy. A contribution is `coordinates @ directions`. An image's
+coordinates for a head are the head's `head_dim` numbers over `s`, and three scalars more, which the `uniform`
+convention uses. The directions are fixed per head. Reading stores, moments and TEXTSPAN all use these two.
 
-Source: Gandelsman, Efros, Steinhardt, ICLR 2024, and its public code, whose convention is `even`.
+Notation: the embedding is `(x − μ) / s · diag(γ) P + β P`, where x is the pooled row, μ its mean over the width,
+s = sqrt(var + eps), γ and β the final norm's weight and bias, and P the projection. x is a sum of K terms c_k:
+
+* `per_term`: a term contributes `(c_k − mean c_k) / s · diag(γ) P`; the biases are terms of their own.
+* `uniform`: a term contributes `(c_k − μ/K) / s · diag(γ) P + β/K · P`; each head takes 1/H of its layer's output bias.
+
+Source: Gandelsman, Efros and Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition",
+ICLR 2024, and its published code, whose convention is `uniform`.
 """
 
 from __future__ import annotations
@@ -18,19 +25,22 @@ from jaxtyping import Float, Float32
 from headspan.errors import SettingsError
 
 Convention = Literal["uniform", "per_term"]
-# Coordinates beside the head's own: 1/s (output bias), μ/s (mean), 1 (the final norm's bias).
+# The coordinates after the head's own: 1/s (output bias), μ/s (mean), 1 (the final norm's bias).
 EXTRA_COORDINATES = 3
+# What the conventions were called in earlier versions.
+_EARLIER_NAMES = {"even": "uniform", "own": "per_term"}
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What the store keeps of the model; γ, β are the final norm's, P the projection, g = γ P.
+    """The fixed matrices that the store holds of the model; γ and β are the final norm's, P is the projection.
 
-    `head_to_joint` and `head_mean` hold the kept layers, the biases all direct ones: those whose heads write to
-    the pooled row. A model that ends without a norm has γ = 1, and means and `gain` of zero, as nothing is centred.
+    `head_to_joint` and `head_mean` cover the stored layers. The biases cover all direct layers, those whose heads
+    write to the pooled row. A model without a final norm has γ = 1; its means and `gain` are zero, since nothing is
+    centred.
     """
 
-    # W_O[l,h] diag(γ) P, and the mean over the residual width of each row of W_O[l,h].
+    # W_O[l,h] diag(γ) P, and the mean of each row of W_O[l,h] over the residual width.
     head_to_joint: Float32[np.ndarray, "layer head head_dim joint"]
     head_mean: Float32[np.ndarray, "layer head head_dim"]
     # b_O[l] diag(γ) P, and the mean of b_O[l].
@@ -39,8 +49,8 @@ class Folded:
     # g = γ P and β P, to which the projection's own bias is added.
     gain: Float32[np.ndarray, " joint"]
     shift: Float32[np.ndarray, " joint"]
-    # K, how many terms share mean and bias: attention outputs, MLPs and the initial state, 2L + 1; with attention
-    # pooling its output and its MLP.
+    # K, the number of terms: L attention outputs, L MLPs and the initial state, 2L + 1 in all; under attention pooling
+    # its output, and its MLP if it has one.
     share_count: Float32[np.ndarray, "1"]
 
 
@@ -50,16 +60,17 @@ def head_coordinates(
     normalised: bool,
     parts: int = 1,
 ) -> Float[np.ndarray, "*rows coordinate"]:
-    """`[Σ α v / s, 1/s, μ/s, 1]`, all over `‖embedding‖` where `normalised`.
+    """`[Σ α v / s, 1/s, μ/s, 1]`, all divided by `‖embedding‖` if `normalised`.
 
-    `parts` is the number of source tokens over which the three mean_and_bias are spread (1 for their sum).
+    `heads` are head outputs `Σ α v`, or `α v` of single source tokens. Of N tokens each takes 1/N of the last three
+    coordinates: give N as `parts`. `norm` holds `μ`, `s` and `‖embedding‖` of each row.
     """
     mean_and_bias = mean_and_bias_terms(norm, normalised)
     return np.concatenate([heads * mean_and_bias[..., :1], mean_and_bias / parts], axis=-1)
 
 
-def mean_and_bias_terms(norm: Float[np.ndarray, "*rows 3"], normalised: bool) -> Float[np.ndarray, "*rows share"]:
-    """`[1/s, μ/s, 1]`, all over `‖embedding‖` where `normalised`; the first is also what a head's numbers take."""
+def mean_and_bias_terms(norm: Float[np.ndarray, "*rows 3"], normalised: bool) -> Float[np.ndarray, "*rows term"]:
+    """`[1/s, μ/s, 1]`, all divided by `‖embedding‖` if `normalised`; a head's output is multiplied by the first."""
     mean, std, length = (norm[..., i : i + 1] for i in range(3))
     scale = 1 / length if normalised else np.ones_like(length)
     return np.concatenate([scale / std, scale * mean / std, scale], axis=-1)
@@ -68,10 +79,10 @@ def mean_and_bias_terms(norm: Float[np.ndarray, "*rows 3"], normalised: bool) ->
 def head_directions(
     folded: Folded, kept: int, layer: int, head: int, convention: Convention
 ) -> Float32[np.ndarray, "coordinate joint"]:
-    """The rows that `head_coordinates` multiply, for head `head` of the `kept`-th kept layer.
+    """The matrix that maps the coordinates of one head to its contribution.
 
-    `layer` is its place among the direct layers; it may count from their end. `own` has no use for the three
-    mean_and_bias: their rows are zero.
+    `kept` is the layer's index among the stored layers, `layer` its index among the direct layers, which may count
+    from their end. In `per_term` the rows of the last three coordinates are zero.
     """
     matrix = folded.head_to_joint[kept, head]
     if convention == "uniform":
@@ -92,7 +103,10 @@ def mlp_contributions(
     convention: Convention,
     normalised: bool,
 ) -> Float32[np.ndarray, "image term joint"]:
-    """Contributions of the initial state and the MLPs from their `own` form and their means over the width."""
+    """Contributions of the initial state and the MLPs.
+
+    `centred` holds their `per_term` contributions, not normalised, and `means` the means of the terms over the width.
+    """
     contributions = centred
     if convention == "uniform":
         shared = folded.share_count[0]
@@ -104,7 +118,7 @@ def mlp_contributions(
 def bias_contributions(
     norm: Float32[np.ndarray, "image 3"], folded: Folded, normalised: bool
 ) -> Float32[np.ndarray, "image bias joint"]:
-    """The terms that `own` keeps apart: each layer's output bias, then the final norm's bias."""
+    """The terms that only `per_term` has: each direct layer's output bias, then the final norm's bias."""
     outputs = folded.bias_to_joint - folded.bias_mean[:, None] * folded.gain
     outputs = outputs / norm[:, 1, None, None]
     shift = np.broadcast_to(folded.shift, (len(norm), 1, len(folded.shift)))
@@ -113,7 +127,9 @@ def bias_contributions(
 
 
 def check_convention(convention: str) -> Convention:
-    """`convention` itself, or SettingsError where it is neither `even` nor `own`."""
+    """`convention` itself. Raises SettingsError if it is neither `uniform` nor `per_term`."""
+    if convention in _EARLIER_NAMES:
+        raise SettingsError(f"convention {convention!r} is now called {_EARLIER_NAMES[convention]!r}; use that name")
     if convention not in ("uniform", "per_term"):
         raise SettingsError(f"convention {convention!r} is unknown; use 'uniform' (the published code's) or 'per_term'")
     return convention  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""Count, sum and uncentred Gram matrix of every head's coordinates, accumulated while streaming.
+"""Accumulate count, sum and uncentred Gram matrix of every head's coordinates while streaming.
 
-They are all that TEXTSPAN needs, whatever the number of images, and they add up over batches, units
-and machines. Accumulated in float64 from the float32 numbers, before anything is rounded for storage.
+TEXTSPAN needs nothing else, whatever the number of images. Moments can be added over batches, units and machines.
+They are accumulated in float64 from the float32 numbers, before anything is rounded for storage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headspan_kernels import ops
 
 @dataclass(slots=True)
 class Moments:
-    """Moments of the normalised coordinates `[Σ α v / s, 1/s, μ/s, 1] / ‖embedding‖` of the kept heads."""
+    """Moments of the normalised coordinates `[Σ α v / s, 1/s, μ/s, 1] / ‖embedding‖` of the stored layers' heads."""
 
     count: Int64[Tensor, ""]
     total: Float64[Tensor, "layer head coordinate"]
@@ -27,7 +27,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, layers: int, heads: int, head_dim: int, device: torch.device) -> Moments:
-        """Moments of no image."""
+        """Moments of zero images."""
         size = head_dim + EXTRA_COORDINATES
         return cls(
             count=torch.zeros((), dtype=torch.int64, device=device),
@@ -38,7 +38,7 @@ class Moments:
     def add(self, heads: Tensor, norm: Tensor, good: Tensor | None = None) -> None:
         """Add a batch: `heads` `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32.
 
-        Images that are not `good` are left out; nothing waits for the device to know how many they are.
+        Images that are not `good` are left out. Nothing waits for the device to learn how many these are.
         """
         mean, std, length = norm.double().unbind(dim=1)
         mean_and_bias = torch.stack([1 / std, mean / std, torch.ones_like(std)], dim=1) / length[:, None]

@@ -1,6 +1,6 @@
-"""Tensors to the host without waiting: copied to pinned memory on a stream of their own.
+"""Copy tensors from a GPU to pinned host memory on a separate stream, without waiting.
 
-The next batch's kernels run while the last batch's numbers travel. On a CPU nothing is copied.
+The next batch's kernels run while the last batch's numbers are copied. On a CPU nothing is copied.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Tensors on their way to the host, by name; `arrays` waits for them."""
+    """Tensors that are being copied to the host, by name; `arrays` waits for them."""
 
     tensors: dict[str, Tensor]
-    # Recorded behind the last copy; None where there was nothing to copy.
+    # Recorded after the last copy; None if there was nothing to copy.
     done: torch.cuda.Event | None
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -30,7 +30,7 @@ class Transfer:
 
 
 def to_host(tensors: Mapping[str, Tensor], device: torch.device) -> Transfer:
-    """Start the copy of `tensors`, which lie on `device` and must not be written to afterwards."""
+    """Start copying `tensors`, which are on `device` and must not be written to afterwards."""
     if device.type != "cuda":
         return Transfer({name: tensor.cpu() for name, tensor in tensors.items()}, None)
     stream = _stream(device)
@@ -40,7 +40,7 @@ def to_host(tensors: Mapping[str, Tensor], device: torch.device) -> Transfer:
         for name, tensor in tensors.items():
             arrived[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             arrived[name].copy_(tensor, non_blocking=True)
-            # Its memory must not be given to another tensor before the copy is through.
+            # The allocator must not reuse its memory before the copy has finished.
             tensor.record_stream(stream)
         done = torch.cuda.Event()
         done.record(stream)

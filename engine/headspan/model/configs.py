@@ -1,6 +1,7 @@
 """Find a model's open_clip config by the model's name.
 
-The name is that of a model of open_clip, a config file, a local folder or a repository. Configs that ask for remote code are refused. No model is built here.
+The name is that of a model of open_clip, a config file, a local folder or a repository. Configs that ask for remote
+code are refused. No model is built here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A model made ready for a run: its tower on the device, and what the settings ask of it."""
+"""A model prepared for a run: its tower on the device, with the layers and outputs that the settings ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,35 +21,36 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Decoded pixels in, what the pooled row received out."""
+    """Computes from decoded pixels what the pooled row received."""
 
     model: LoadedModel
-    # float32, on the CPU: what is folded from.
+    # In float32 on the CPU; the fixed matrices are folded from it.
     exact: Tower
+    # On the device, in the precision of the run.
     tower: Tower
-    # The layers that were asked for: those whose heads write to the embedding, and, where they are emitted,
-    # those whose heads are carried through an attention pooling.
+    # The layers asked for whose heads write to the embedding, and, if they are emitted, those asked for whose heads
+    # act on it through an attention pooling.
     layers: tuple[int, ...]
     through_pool: tuple[int, ...]
     emit: tuple[str, ...]
 
     @property
     def device(self) -> torch.device:
-        """Where the tower lies."""
+        """The device that the tower is on."""
         return self.tower.projection.device
 
-    def __call__(self, pixels: Sequence[UInt8[np.ndarray, "height width 3"]]) -> PooledRow:
-        """Encode a batch of decoded images. Raises SettingsError where it does not fit the GPU."""
+    def __call__(self, pixels: UInt8[np.ndarray, "image height width 3"]) -> PooledRow:
+        """Encode a batch of decoded images. Raises SettingsError if the batch does not fit the GPU's memory."""
         try:
             return self._forward(pixels)
         except torch.cuda.OutOfMemoryError as error:
             raise SettingsError(
-                f"--batch-size {len(pixels)} does not fit the memory of {self.device}; give a smaller one, and go on "
-                "with the same command"
+                f"--batch-size {len(pixels)} does not fit the memory of {self.device}; give a smaller one; the "
+                "same command then continues the run"
             ) from error
 
-    def _forward(self, pixels: Sequence[UInt8[np.ndarray, "height width 3"]]) -> PooledRow:
-        batch = torch.from_numpy(np.stack(pixels))
+    def _forward(self, pixels: UInt8[np.ndarray, "image height width 3"]) -> PooledRow:
+        batch = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         batch = batch.to(self.device, non_blocking=True)
@@ -60,20 +61,24 @@ class Encoder:
             with_patches="patches" in self.emit,
             with_terms="mlps" in self.emit,
             through_pool=self.through_pool,
-            # What the store keeps.
+            # As the store holds them.
             patches_dtype=torch.float16,
         )
 
 
 def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None = None) -> Encoder:
-    """Put the tower of the model that the settings name, or that `load` loads, where they say."""
+    """Load the model that the settings name, by `load` if it is given, and move its tower to their device.
+
+    Raises SettingsError if the device, the layers or the precision are not possible, and ModelError if the model
+    cannot be loaded.
+    """
     device = _device(settings.device)
-    # Of activations on a CPU, and of the shards being filled in any case.
+    # On a CPU activations use the memory again; the Zarr shards that are being filled do so on any device.
     keep_freed_memory()
-    kept = torch.get_float32_matmul_precision()
-    if device.type == "cuda" and settings.precision == "fp32" and kept != "highest":
+    precision = torch.get_float32_matmul_precision()
+    if device.type == "cuda" and settings.precision == "fp32" and precision != "highest":
         raise SettingsError(
-            f"--precision fp32, but torch multiplies float32 matrices at precision {kept!r}, which is TF32; call "
+            f"--precision fp32, but torch multiplies float32 matrices at precision {precision!r}, which is TF32; call "
             "torch.set_float32_matmul_precision('highest') or ask for bf16"
         )
     model = load() if load else load_model(settings.model, settings.pretrained, settings.image_size)
@@ -97,8 +102,8 @@ def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...]
     if not direct:
         last = tower.layers - 1
         raise SettingsError(
-            f"--layers {settings.layers}: {settings.model} pools by attention, and the heads of layer {last}, the "
-            f"pooling, alone write to the embedding; name it too, as in --layers {settings.layers},{last}"
+            f"--layers {settings.layers}: {settings.model} pools by attention, and only the heads of layer {last}, the "
+            f"pooling, write to the embedding; name it too, as in --layers {settings.layers},{last}"
         )
     if "carried" not in settings.emit:
         return direct, ()
@@ -110,7 +115,7 @@ def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...]
     if not through_pool:
         raise SettingsError(
             f"--emit carried: of --layers {settings.layers} none is before the pooling; name some of 0 to "
-            f"{tower.layers - 2}, or all"
+            f"{tower.layers - 2}, or write all"
         )
     return direct, through_pool
 

@@ -1,9 +1,8 @@
-"""How much memory a run will take at most, said before it starts.
+"""Estimate the most memory that a run will take, before it starts.
 
-What the process has already taken, with the model in it, and on top of that everything that is bounded: images in
-flight and blocks of a remote shard, a batch's activations, two batches of numbers (one being computed, one being
-stored), and the pieces of shards being filled and written. Images beyond a batch add nothing, so their number does not
-appear.
+The estimate is what the process holds already, with the model, plus everything that is bounded: images in flight,
+blocks of a remote shard, a batch's activations, the pixels and numbers of two batches, and the pieces of Zarr shards
+that are being filled and written. It does not depend on the number of images.
 """
 
 from __future__ import annotations
@@ -14,37 +13,41 @@ import sys
 
 import torch
 
-from headspan.config import PrecomputeSettings
 from headspan.io.ranges import MOST_BYTES
-from headspan.io.retry import is_remote
 from headspan.model.tower import Tower
 from headspan.run.encoder import Encoder
 from headspan.store.schema import ArraySpec
 from headspan.store.write.shard import piece_rows
 from headspan.store.write.unit import WAITING_PIECES
 
-# What libraries set aside on first use: thread stacks, products' work space, the allocator's slack.
+# What libraries allocate on first use: thread stacks, workspace for matrix products, the allocator's slack.
 _LIBRARIES_BYTES = 256 << 20
 # Rows of the residual stream's width that one block holds at once: the stream and its sum, the norm, queries, keys,
 # values, head outputs, the MLP's hidden rows (four, and their activation) and its output, and one for type conversion.
 _ROWS_AT_ONCE = 16
 
 
-def estimated_bytes(settings: PrecomputeSettings, encoder: Encoder, specs: dict[str, ArraySpec]) -> int:
-    """Bytes of main memory that the run will hold at most; a GPU's own memory is not in it."""
+def estimated_bytes(
+    encoder: Encoder, specs: dict[str, ArraySpec], batch_size: int, in_flight_bytes: int, remote: bool
+) -> int:
+    """Bytes of main memory that the run will hold at most; `remote` says whether shards are read over the network.
+
+    The GPU's own memory is not included.
+    """
     row_bytes = sum(spec.row_bytes for spec in specs.values())
-    batch = settings.batch_size
-    numbers = 2 * batch * row_bytes
-    # Those being filled, one of each array, and those with the writing thread.
+    height, width = encoder.model.preprocess.size
+    # Pixels and numbers of two batches: the one that is computed, and the one that is stored.
+    numbers = 2 * batch_size * (height * width * 3 + row_bytes)
+    # One piece of each array is being filled; others wait for the writing thread.
     pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
     waiting = WAITING_PIECES * max(pieces)
-    held = _resident_bytes() + _LIBRARIES_BYTES + settings.in_flight_bytes + numbers + sum(pieces) + waiting
-    held += MOST_BYTES if any(is_remote(shard) for shard in settings.shards) else 0
-    return held + (_pass_bytes(encoder.tower, batch, row_bytes) if encoder.device.type == "cpu" else 0)
+    held = _resident_bytes() + _LIBRARIES_BYTES + in_flight_bytes + numbers + sum(pieces) + waiting
+    held += MOST_BYTES if remote else 0
+    return held + (_pass_bytes(encoder.tower, batch_size, row_bytes) if encoder.device.type == "cpu" else 0)
 
 
 def _pass_bytes(tower: Tower, batch: int, row_bytes: int) -> int:
-    """A batch's pass on the CPU, and the laid-out copy of the weights that the first one makes."""
+    """Memory of a batch's pass on the CPU, with the packed copy of the weights that the first pass makes."""
     tokens, width = tower.pos_embed.shape
     size = torch.finfo(tower.dtype).bits // 8
     activations = batch * tokens * width * _ROWS_AT_ONCE * size

@@ -1,4 +1,4 @@
-"""The shards of a plan, found again: under the names that the store has for them, and unchanged."""
+"""Find the planned shards again under the names that the store has for them, and check that they are unchanged."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from headspan.shards.urls import expand, is_relative, local_path
 
 
 class PlannedSources:
-    """Opens a planned shard by its name, and no other: what a store names may be anything, commands among them."""
+    """Opens planned shards by name, and nothing else: a store may name anything, including commands."""
 
     def __init__(self, shards: Sequence[Shard], urls: Mapping[str, str]) -> None:
-        """`urls` has the url of each name, as `stored_names` does."""
+        """`urls` maps each name to its url, as `stored_names` does."""
         self._shards = {shard.url: shard for shard in shards}
         self._urls = urls
 
     def open(self, name: str) -> ShardReader:
-        """A reader of the shard. SourceError where it is none of the plan, has changed since, or cannot be read."""
+        """A reader of the shard. Raises SourceError if it was not planned, has changed since, or cannot be read."""
         if name not in self._urls or name not in self._shards:
             raise SourceError(f"{name}: is not among the shards of this run; name it to go on")
         url = self._urls[name]
@@ -38,11 +38,11 @@ class PlannedSources:
 def places(
     planned: Sequence[Shard], attributes: Mapping[str, Any], shards: Sequence[str] = (), allow_pipe: bool = False
 ) -> dict[str, str]:
-    """Where each planned shard lies now, by the name that the store has for it.
+    """Where each planned shard is now, by the name that the store has for it.
 
-    `shards` name all of them, in the order of the run. Without them, relative names are looked for in the folder that
-    the run was started in, as the store's `attributes` record it, and then in the current one. Raises SourceError where
-    `shards` are not as many as were planned.
+    `shards` name all of them, in the order of the run. Without them, relative names are searched in the folder that the
+    run was started in, which the store's `attributes` record, and then in the current folder. Raises SourceError if
+    the number of `shards` differs from the plan's.
     """
     if not shards:
         return {shard.url: _place(shard.url, attributes) for shard in planned}
@@ -57,12 +57,11 @@ def places(
 
 
 def as_planned(planned: Sequence[Shard], attributes: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
-    """`urls` by the names that the store has for them: those of a run that names the shards in another way, or after
-    they have moved.
+    """`urls` by the names that the store has for them, where the shards are named differently or have moved.
 
-    A shard counts as the planned one in its place where it is the same file, or where name, size and time of
-    modification are the same in another folder; a remote one where its name without secrets is the same. Any other
-    keeps its own name, which is then refused.
+    A local shard counts as the planned one at its position if it is the same file, or if name, size and time of
+    modification are the same in another folder. A remote shard counts as the planned one if its name without secrets is
+    the same. Any other shard keeps its own name and is refused later.
     """
     if len(planned) != len(urls):
         return dict(urls)
@@ -75,7 +74,7 @@ def as_planned(planned: Sequence[Shard], attributes: Mapping[str, Any], urls: Ma
 
 def _is_planned(shard: Shard, attributes: Mapping[str, Any], name: str, url: str) -> bool:
     if is_remote(url) or is_remote(shard.url):
-        # A store may be older than the knowledge of a secret that its name for the shard still holds.
+        # An old store may hold a name with a secret that was not recognised as one when the store was written.
         return redact(shard.url) == name
     before, now = Path(local_path(_place(shard.url, attributes))), Path(local_path(url))
     return before.absolute() == now.absolute() or (before.name == now.name and change(shard, url) is None)
@@ -90,9 +89,9 @@ def _place(name: str, attributes: Mapping[str, Any]) -> str:
 
 
 def change(shard: Shard, url: str) -> str | None:
-    """What tells that the tar at `url` is not the one that was planned; None where nothing does.
+    """How the tar at `url` differs from the planned one in size or time of modification; None if it does not.
 
-    Size and time are compared. Raises SourceError where there is no such file.
+    Raises SourceError if there is no such file.
     """
     size_bytes, modified_ns = describe(url)
     if size_bytes != shard.size_bytes:

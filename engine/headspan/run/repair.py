@@ -1,29 +1,31 @@
-"""A damaged store made whole: what `verify` finds is made again from the shards and the model, and nothing else.
+"""Repair a store: compute again, from the shards and the model, what `verify` finds damaged, and nothing else.
 
-The settings come from the store and are checked like those of a run that goes on. Units are computed again one at a
-time; files of the plan (metadata, tables, the model's matrices) are taken from a plan made anew where their checksum
-proves that they are the ones that were lost. Interrupted, a store is no worse than before.
+The settings come from the store and are checked like those of a run that resumes. Units are computed again one at a
+time. Files of the plan (metadata, tables, the model's matrices) are written from a new plan if their checksum proves
+that they are the ones that were lost. A repair that is interrupted leaves the store no worse than before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headspan.config import PrecomputeSettings
-from headspan.decode.workers import renderer
+from headspan.decode.routes import route
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
 from headspan.io.local import checksum, faults, write_atomically
 from headspan.io.retry import is_remote
 from headspan.model.load import load_stored_model
 from headspan.run.encoder import prepare
+from headspan.run.executors.local import run_units
 from headspan.run.planned_sources import PlannedSources, places
 from headspan.run.planning import refuse_other_run, restored_plan_files
 from headspan.run.precompute import compute
+from headspan.run.run import Run
 from headspan.run.scheduler import Scheduler
 from headspan.run.verify import WHOLE_STORE, Verdict, verify
 from headspan.shards.urls import expand, local_path, stored_names
@@ -32,13 +34,12 @@ from headspan.store.schema import ROOT_COPY, decoding
 from headspan.store.tables import read_shards
 from headspan.store.write.commits import Commits
 from headspan.store.write.unit import StoreWriter
-from headspan.timing import StageTimes
 from headspan.user_paths import expand_user
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What was made again: units by their index and files by their path; and what a second check found."""
+    """What was computed or written again: units by index, files by path; `verdict` is that of a check afterwards."""
 
     units: tuple[int, ...]
     files: tuple[str, ...]
@@ -53,54 +54,51 @@ def repair(
     weights: str | Path | None = None,
     **settings: Any,
 ) -> Repaired:
-    """Compute again the units of the store at `path` that are damaged, or were set aside.
+    """Compute again the units of the store at `path` that are damaged or quarantined.
 
-    `shards` are needed where the store's names of them lack their secrets, or they lie elsewhere than they did; they
-    are named in the order of the run. `weights` says where the model's weights lie now, as for `text_vectors`.
-    `settings` may be `batch_size`, `device`, `workers`, `in_flight_bytes` and `allow_pipe`; by default the batch size
-    is the store's, which on the same machine gives the same bytes. Raises HeadspanError where model or shards are not
-    those that the store was made with.
+    Name the `shards`, in the order of the run, if they have moved, or if their names in the store lack secrets.
+    `weights` names where the model's weights are now, as for `text_vectors`. `settings` may be `batch_size`, `device`,
+    `workers`, `in_flight_bytes` and `allow_pipe`. The default batch size is the store's, which gives the same bytes on
+    the same machine. Raises HeadspanError if the model or the shards are not those that the store was made with.
     """
     path = expand_user(path, StoreError)
-    root = _restored_root(path)
+    restored = _restored_root(path)
     store = StoreWriter(path)
     withdrawn = store.commits.withdraw_damaged()
     verdict = verify(Store(path, include_failed=True), on_progress, shards=shards)
     problems = [problem for problem in verdict.problems if problem.of_store]
     if any(problem.where.startswith("moments/") for problem in problems):
-        # Added up again from the groups; those whose moments are not kept are computed again.
+        # The moments are added up from groups of units. Units without moments of their own are computed again.
         store.commits.reopen()
         withdrawn |= store.commits.withdraw_damaged()
-    aside = {unit.index for unit in store.commits.quarantined_units()}
-    damaged = {problem.unit for problem in problems} - {WHOLE_STORE} - aside - withdrawn
+    quarantined = {unit.index for unit in store.commits.quarantined_units()}
+    damaged = {problem.unit for problem in problems} - {WHOLE_STORE} - quarantined - withdrawn
     if not problems and not withdrawn:
         store.finish()
-        return Repaired((), root, verdict)
-    run = settings_of(store, shards, settings)
-    to_pixels = renderer(run.decode)
-    urls = stored_names(expand(run.shards, run.allow_pipe))
-    urls = _by_planned_names(store, urls, run)
-    encoder = prepare(run, lambda: load_stored_model(store.attributes, path, weights, on_progress))
-    whole = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
-    files = restored_plan_files(store, whole, urls, encoder)
-    refuse_other_run(store, run, urls, encoder)
-    sources = PlannedSources(read_shards(store.path), urls)
+        return Repaired((), restored, verdict)
+    stored = settings_of(store, shards, settings)
+    pixel_route = route(stored.decode)
+    urls = _by_planned_names(store, stored_names(expand(stored.shards, stored.allow_pipe)), stored)
+    encoder = prepare(stored, lambda: load_stored_model(store.attributes, path, weights, on_progress))
+    lost = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
+    files = restored_plan_files(store, lost, urls, encoder)
+    refuse_other_run(store, stored, urls, encoder)
+    run = Run.of(stored, store, encoder, pixel_route, PlannedSources(read_shards(store.path), urls), on_progress)
     done: list[int] = []
-    for chosen, again in ((damaged, True), (withdrawn | aside, False)):
+    for chosen, replaces in ((damaged, True), (withdrawn | quarantined, False)):
         units = [unit for unit in store.units if unit.index in chosen]
         with (
-            Scheduler(store, only=units) as work,
-            closing(compute(store, work, sources, encoder, to_pixels, run, on_progress, StageTimes(), again)) as made,
+            Scheduler(store, only=units) as scheduler,
+            closing(run_units(replace(run, replaces=replaces), scheduler, compute)) as records,
         ):
-            done += [record.unit for record in made]
+            done += [record.unit for record in records]
     store.finish()
-    return Repaired(
-        tuple(sorted(done)), (*root, *files), verify(Store(path, include_failed=True), on_progress, shards=shards)
-    )
+    verdict = verify(Store(path, include_failed=True), on_progress, shards=shards)
+    return Repaired(tuple(sorted(done)), (*restored, *files), verdict)
 
 
 def _restored_root(path: Path) -> tuple[str, ...]:
-    """Put the root's metadata back from their copy where they are not as they were written; returns what was mended."""
+    """Restore the root's metadata from their copy if they have changed; returns the names of the files restored."""
     name, copy = "zarr.json", path / ROOT_COPY
     if not copy.is_file():
         return ()
@@ -111,20 +109,23 @@ def _restored_root(path: Path) -> tuple[str, ...]:
     return (name,)
 
 
-def _by_planned_names(store: StoreWriter, urls: dict[str, str], run: PrecomputeSettings) -> dict[str, str]:
-    """The shards by the names that they had when they were planned; size and time tell whether they are the ones."""
+def _by_planned_names(store: StoreWriter, urls: dict[str, str], settings: PrecomputeSettings) -> dict[str, str]:
+    """The urls by the names that the store has for the shards; `refuse_other_run` then compares size and time."""
     try:
         planned = read_shards(store.path)
     except StoreError:
-        # The table is what is damaged, and is made again from the names of today.
+        # The table of shards itself is damaged. It is written again from the names of today.
         return urls
     if len(planned) != len(urls):
         return urls
-    return places(planned, store.attributes, run.shards, run.allow_pipe)
+    return places(planned, store.attributes, settings.shards, settings.allow_pipe)
 
 
 def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, Any]) -> PrecomputeSettings:
-    """The settings with which the store was made, from `shards` if they are named."""
+    """The settings that the store was made with, with the values of `changed`; over `shards` if they are named.
+
+    Raises StoreError if a shard is missing, or if its name in the store lacks its secrets.
+    """
     known = store.attributes
     made_with = known.get("made_with", {})
     names = list(shards) or list(places(read_shards(store.path), known).values())
@@ -138,7 +139,7 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         gone = [name for name in names if not is_remote(name) and not Path(local_path(name)).is_file()]
         if gone:
             raise StoreError(
-                f"{store.path}: {gone[0]} is not there any more; name the shards where they lie now after the store, "
+                f"{store.path}: {gone[0]} does not exist any more; name the shards where they are now after the store, "
                 "in the order of the run"
             )
     given = {
@@ -146,7 +147,7 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         "out": str(store.path),
         "model": known["model"],
         "pretrained": known["pretrained"],
-        # Those carried through an attention pooling are before the layer that pools.
+        # The layers whose heads act through an attention pooling come before the pooling layer.
         "layers": [*store.size.carried, *store.size.layers],
         "emit": known["emit"],
         "precision": known["precision"],

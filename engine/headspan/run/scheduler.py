@@ -1,7 +1,8 @@
-"""Which unit next: those that nobody has in hand, then the suspects one by one, then those of other writers.
+"""Unit scheduling: unclaimed units first, then suspected crashers one at a time, then units of other workers.
 
-A unit is suspect while it is open and was in hand when a writer was killed. Suspects are done alone, so that the
-one that kills is known: after TRIES deaths alone it is set aside, and the others are finished.
+A unit is a suspect while it is not committed and was in flight when a worker was killed. Suspects are computed alone,
+so that the unit that ends its process is known. After TRIES deaths alone a unit is quarantined, and the others are
+finished.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ TRIES = 3
 
 
 class Scheduler:
-    """The units that are left, for one writer; a context manager, in which its log stands beside the store."""
+    """Chooses the units of one worker; a context manager, in which the worker's log exists in the store."""
 
     def __init__(self, store: StoreWriter, only: Iterable[Unit] | None = None) -> None:
-        """All unfinished units; or `only` these, finished or not, each alone."""
+        """Choose among all unfinished units; or choose `only` these, finished or not, one at a time."""
         self._store = store
         self._only = None if only is None else list(only)
         self._log = WorkerLog(store.path, store.token)
-        self._others: list[Unit] = []
+        self._claimed_by_others: list[Unit] = []
 
     def __enter__(self) -> Scheduler:
         self._store.commits.settle_all()
@@ -35,54 +36,57 @@ class Scheduler:
         self._log.__exit__(kind, *error)
 
     def passes(self) -> Iterator[Iterator[Unit]]:
-        """Units that may be in hand together, pass by pass; each is chosen when it is asked for."""
+        """Passes of units: those of one pass may be in flight together. A unit is chosen when it is asked for."""
         if self._only is not None:
             for unit in self._only:
                 self._log.took(unit.index)
                 yield iter([unit])
             return
-        alone = self._tidy_after_the_killed()
+        alone = self._clean_up_after_killed_workers()
         units = self._store.unfinished()
-        aside = {unit.index for unit in self._store.commits.quarantined_units()}
-        yield self._take([unit for unit in units if unit.index not in alone and unit.index not in aside])
-        suspects = [unit for unit in units if unit.index in alone and unit.index not in aside]
+        quarantined = {unit.index for unit in self._store.commits.quarantined_units()}
+        yield self._take([unit for unit in units if unit.index not in alone and unit.index not in quarantined])
+        suspects = [unit for unit in units if unit.index in alone and unit.index not in quarantined]
         for unit in sorted(suspects, key=lambda unit: alone[unit.index]):
             if alone[unit.index] < TRIES:
                 yield self._take([unit])
             elif not self._store.commits.is_done(unit.index):
                 self._store.commits.quarantine(unit, alone[unit.index])
-        # From the end, so that two writers that are left with the same units meet half-way.
-        yield self._take(reversed(self._others), whoever=True)
+        # From the end, so that two workers that have the same units left meet half-way.
+        yield self._take(reversed(self._claimed_by_others), even_if_claimed=True)
 
     def finished(self, unit: Unit) -> None:
-        """Note that the unit is committed."""
+        """Write to the log that the unit is committed."""
         self._log.finished(unit.index)
 
-    def _take(self, units: Iterable[Unit], whoever: bool = False) -> Iterator[Unit]:
+    def _take(self, units: Iterable[Unit], even_if_claimed: bool = False) -> Iterator[Unit]:
         for unit in units:
             if self._store.commits.is_done(unit.index):
                 continue
-            if not whoever and any(
-                writer.alive and unit.index in writer.in_flight
-                for writer in other_workers(self._store.path, self._store.token)
+            if not even_if_claimed and any(
+                worker.alive and unit.index in worker.in_flight
+                for worker in other_workers(self._store.path, self._store.token)
             ):
-                self._others.append(unit)
+                self._claimed_by_others.append(unit)
                 continue
             self._log.took(unit.index)
             yield unit
 
-    def _tidy_after_the_killed(self) -> Counter[int]:
-        """The open units that killed writers had in hand, each with how often it was the only one."""
+    def _clean_up_after_killed_workers(self) -> Counter[int]:
+        """Delete what killed workers staged; returns the units that they had in flight and did not commit.
+
+        Each unit comes with the number of workers that were killed while it was their only one in flight.
+        """
         alone: Counter[int] = Counter()
-        for writer in other_workers(self._store.path, self._store.token):
-            if writer.alive:
+        for worker in other_workers(self._store.path, self._store.token):
+            if worker.alive:
                 continue
-            units = [self._store.units[unit] for unit in writer.in_flight]
+            units = [self._store.units[unit] for unit in worker.in_flight]
             for unit in units:
-                self._store.drop_staged(unit, writer.token)
+                self._store.drop_staged(unit, worker.token)
             if all(self._store.commits.is_done(unit.index) for unit in units):
-                forget(self._store.path, writer.token)
+                forget(self._store.path, worker.token)
                 continue
             alone.update({unit.index: int(len(units) == 1) for unit in units})
-        # A Counter keeps zeros; units that are done are no suspects any more.
+        # Zeros are kept: such a unit is a suspect too. Units that are done are no longer suspects.
         return Counter({unit: count for unit, count in alone.items() if not self._store.commits.is_done(unit)})

@@ -1,4 +1,4 @@
-"""What a call of `precompute` did."""
+"""The result of a call of `precompute`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ class Summary:
     """What a call of `precompute` did."""
 
     path: str
-    # Stored in this call, set aside in this call, and finished by earlier calls or other processes.
+    # Images that this call stored.
     images: int
+    # Images that this call could not use.
     bad: list[BadImage]
+    # Images of units that earlier calls or other processes finished.
     skipped: int
-    # Units that were set apart because they repeatedly ended the process.
+    # Units that were quarantined because they repeatedly ended their process.
     quarantined: list[Unit] = field(default_factory=list)
-    # Of the streaming, in this call, as `StageTimes.seconds` gives them.
+    # Of the streaming in this call, as returned by `StageTimes.seconds`.
     seconds: dict[str, float] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Does a store hold what it says? Files against commit records, arrays against each other, sums against embeddings.
+"""Verify a store: files against commit records, arrays against each other, contributions against embeddings.
 
-The tars that it was made from are held against the plan, where they can be reached. Unit by unit, so memory does not
-grow with the store. Nothing is changed, and no `pipe:` command is run.
+The source tars that can be reached are compared with the plan. Units are checked one by one, so that memory does not
+grow with the store. Nothing is written, and no `pipe:` command is run.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ from headspan.store.reader import Store
 from headspan.store.result_files import damaged
 from headspan.store.write.commits import UnitRecord
 
-# Stored numbers carry 11 bits each, and some hundred of them add up to an embedding. In 16-bit passes the
-# residual stream is rounded twice a layer besides: √48 roundings of 2⁻¹² or 2⁻⁹ for 24 layers, three times over.
+# Stored numbers have 11 bits each, and about a hundred terms add up to an embedding. In 16-bit passes the residual
+# stream is also rounded twice per layer: √48 roundings of 2⁻¹² or 2⁻⁹ for 24 layers, with a factor of three.
 SUM_TOLERANCES = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 4e-2}
 # One float32 rounding of a sum of squares.
 _LENGTH_TOLERANCE = 1e-5
 
-
-# The place of a problem that is in no one unit.
+# The unit of a problem that does not belong to a single unit.
 WHOLE_STORE = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that does not agree: in which unit and rows, and what."""
+    """A disagreement: the unit and rows it is in, and what it is."""
 
     unit: int
     first_row: int
     rows: int
     what: str
-    # The file, by its path in the store, or the array by its name; empty where it is neither.
+    # The path of a file in the store, or the name of a source tar; empty if there is neither.
     where: str = ""
-    # Whether not the store but what it was made from has changed.
+    # Whether a source tar has changed, and not the store.
     of_source: bool = False
-    # Whether it is in what an analysis added, which the analysis makes again.
+    # Whether it is in a result of an analysis, which that analysis can compute again.
     of_analysis: bool = False
 
     @property
     def of_store(self) -> bool:
-        """Whether `headspan repair` is to mend it."""
+        """Whether `headspan repair` should repair it."""
         return not (self.of_source or self.of_analysis)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was checked and what was found; `largest_error` is relative, None where sums cannot be formed.
+    """How much was checked, and the problems found.
 
-    `unreached` counts the source tars that could not be compared, since they are remote, or not there any more.
+    `largest_error` is the largest relative distance of summed contributions from an embedding; None if they cannot be
+    summed. `unreached` counts the source tars that were not compared, since they are remote or do not exist any more.
     """
 
     units: int
@@ -73,26 +73,24 @@ class Verdict:
 
 
 def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, shards: Sequence[str] = ()) -> Verdict:
-    """Check every committed unit: its files' sizes and checksums, its rows, and the moments of all of them; and what
-    analyses added.
+    """Check the files and rows of every committed unit, the moments of all units, and the results of analyses.
 
-    Contributions are summed where the store has all layers and the MLPs; elsewhere only the embedding's
-    length is held against `norm`. Of local source tars size and time are compared; with `sources` every image is read
-    again, from remote tars too, and held against the checksum taken when its unit was computed. `shards` name all tars
-    where they lie now, if they have moved.
+    Contributions are summed if the store has all layers and the MLPs; otherwise only the embeddings' lengths are
+    compared with `norm`. Local source tars are compared by size and time. With `sources` every image is read again,
+    from remote tars too, and compared with the checksum of its unit. `shards` name all tars if they have moved.
     """
     problems: list[Problem] = []
     largest: float | None = None
     count, total = 0, np.zeros(_moment_shape(store))
     whole = UnitRecord(WHOLE_STORE, 0, store.planned_images, store.planned_images, store.other_files(), [])
     problems.extend(_file_problems(store, whole))
-    # Numbers are read by metadata and summed with matrices that must be sound, and tars are named in tables.
+    # Arrays cannot be read without sound metadata, summed without sound matrices, or tars found without sound tables.
     readable = not any(
         problem.where.startswith("model/") or problem.where.endswith(("zarr.json", ".parquet")) for problem in problems
     )
-    aside = {unit.index: unit for unit in store.quarantined_units()}
-    for left in aside.values():
-        problems.append(Problem(left.index, left.first_row, left.rows, "was set aside, since it ended its process"))
+    quarantined = {unit.index: unit for unit in store.quarantined_units()}
+    for unit in quarantined.values():
+        problems.append(Problem(unit.index, unit.first_row, unit.rows, "is quarantined, since it ended its process"))
     unreached = 0
     if readable:
         planned = store.shards()
@@ -104,16 +102,16 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
     for done, record in enumerate(store.records, start=1):
         found = list(_file_problems(store, record))
         if not found and readable:
-            unit = _Unit(store, record)
-            found = list(unit.problems())
-            largest = max([*unit.sum_errors, *([] if largest is None else [largest])], default=None)
-            count += int(unit.good.sum())
-            total += unit.coordinate_sums()
+            rows = _UnitRows(store, record)
+            found = list(rows.problems())
+            largest = max([*rows.sum_errors, *([] if largest is None else [largest])], default=None)
+            count += int(rows.good.sum())
+            total += rows.coordinate_sums()
         if sources and readable:
             found += again.problems(store, record)
         problems.extend(found)
         on_progress(Progress("verify", done, len(store.records), counted(len(problems), "problem") if problems else ""))
-    if store.records and not any(problem.of_store and problem.unit not in aside for problem in problems):
+    if store.records and not any(problem.of_store and problem.unit not in quarantined for problem in problems):
         problems.extend(_moment_problems(store, count, total))
     for name, what in damaged(store):
         problems.append(Problem(WHOLE_STORE, 0, store.planned_images, what, name, of_analysis=True))
@@ -133,7 +131,7 @@ def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
 def _source_problems(
     planned: Sequence[Shard], urls: Mapping[str, str], remote_too: bool
 ) -> tuple[list[Problem], set[str]]:
-    """What tells that a source tar is not the one that was planned, and the names of those not compared."""
+    """Problems of source tars that are not the planned ones, and the names of the tars that were not compared."""
     problems, unreached = [], set()
     for shard in planned:
         url = urls[shard.url]
@@ -155,15 +153,15 @@ def _source_problems(
 class _SourceImages:
     """The images of units, read again from the source tars."""
 
-    def __init__(self, planned: Sequence[Shard], urls: Mapping[str, str], told: set[str]) -> None:
-        """`told` names the tars of which the verdict says already that they changed or could not be compared."""
+    def __init__(self, planned: Sequence[Shard], urls: Mapping[str, str], reported: set[str]) -> None:
+        """`reported` names the tars that the verdict already reports as changed or not compared."""
         self._planned = {shard.url: shard for shard in planned}
-        self._urls, self._told = urls, told
+        self._urls, self._reported = urls, reported
         # Tars that could not be read; they are not read again for other units.
         self._unreadable: set[str] = set()
 
     def problems(self, store: Store, record: UnitRecord) -> list[Problem]:
-        """Whether the images of the unit are still the bytes that they were."""
+        """The problems of the unit's images: bytes that changed, or a tar that cannot be read."""
         if record.source_crc32c is None:
             return []
         found, read = 0, set()
@@ -177,10 +175,10 @@ class _SourceImages:
                         found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
             except SourceError as error:
                 self._unreadable.add(name)
-                return [] if name in self._told else [self._unread(name, error)]
+                return [] if name in self._reported else [self._unread(name, error)]
         if found == record.source_crc32c:
             return []
-        what = f"the images in {', '.join(sorted(read))} are not the bytes that were computed from"
+        what = f"the images in {', '.join(sorted(read))} have changed since the unit was computed"
         return [Problem(record.unit, record.first_row, record.rows, what, of_source=True)]
 
     def _unread(self, name: str, error: SourceError) -> Problem:
@@ -189,8 +187,8 @@ class _SourceImages:
         return Problem(WHOLE_STORE, shard.first_row, shard.images, what, name, of_source=True)
 
 
-class _Unit:
-    """One unit's rows, read once."""
+class _UnitRows:
+    """The rows of one unit, read once."""
 
     def __init__(self, store: Store, record: UnitRecord) -> None:
         self._store = store
@@ -199,7 +197,7 @@ class _Unit:
         self._arrays = {
             name: np.asarray(array[rows])
             for name, array in store.row_arrays()
-            # Each is checked by its file's checksum; as numbers they are too many to read again.
+            # The checksums of their files are checked; the arrays are too large to read again.
             if name != "patches"
         }
         self.good = self._arrays["ok"] == 1
@@ -207,7 +205,7 @@ class _Unit:
     def problems(self) -> Iterator[Problem]:
         record, good = self._record, self.good
         if good.sum() != record.images:
-            yield _problem(record, f"ok marks {counted(int(good.sum()), 'image')}, the record says {record.images}")
+            yield _problem(record, f"ok marks {counted(int(good.sum()), 'image')}, the record has {record.images}")
         if record.images + len(record.bad) != record.rows:
             yield _problem(
                 record, f"{counted(record.images, 'image')} and {len(record.bad)} bad in {counted(record.rows, 'row')}"
@@ -220,16 +218,18 @@ class _Unit:
                 )
         lengths = np.linalg.norm(self._arrays["embedding"][good], axis=1)
         if not np.allclose(lengths, self._arrays["norm"][good, 2], rtol=_LENGTH_TOLERANCE, atol=0):
-            yield _problem(record, "norm does not hold the embeddings' lengths")
+            yield _problem(record, "norm differs from the embeddings' lengths")
         for row, error in zip(np.flatnonzero(good).tolist(), self.sum_errors, strict=False):
             if not error <= SUM_TOLERANCES[self._store.attributes["precision"]]:
-                yield _problem(record, f"row {record.first_row + row}: contributions miss the embedding by {error:.1e}")
+                yield _problem(
+                    record, f"row {record.first_row + row}: contributions differ from the embedding by {error:.1e}"
+                )
 
     @cached_property
     def sum_errors(self) -> list[float]:
-        """Relative distance of each image's summed contributions from its embedding, where it can be formed."""
+        """Relative distance of each image's summed contributions from its embedding; empty if they cannot be summed."""
         store, good = self._store, self.good
-        # Direct layers and terms alone: what is carried through an attention pooling is in its heads already.
+        # Direct layers and terms only: what went through an attention pooling is in the pooling's heads already.
         if ("mlps" not in self._arrays and store.terms) or len(store.layers) != store.direct_layers:
             return []
         norm, embedding = self._arrays["norm"][good], self._arrays["embedding"][good]
@@ -245,7 +245,7 @@ class _Unit:
         return [float(error) for error in np.linalg.norm(total - unit, axis=1)]
 
     def coordinate_sums(self) -> np.ndarray:
-        """Sums of the normalised coordinates, as the moments have them but from the rounded numbers."""
+        """Sums of the normalised coordinates, like the moments' sums but from the rounded numbers."""
         norm = self._arrays["norm"][self.good].astype(np.float64)
         heads = self._arrays["heads"][self.good].astype(np.float64)
         spread = np.broadcast_to(norm[:, None, None], (*heads.shape[:3], 3))
@@ -258,7 +258,7 @@ def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Pr
         yield Problem(WHOLE_STORE, 0, rows, f"moments count {counted(moments.count, 'image')}, the arrays {count}")
         return
     scale = np.sqrt(np.einsum("lhcc->lhc", moments.gram) * max(count, 1))
-    # Rounding to 16 bits moves each summand by 2⁻¹¹ of itself at most, and tiny ones by half a subnormal step.
+    # Rounding to 16 bits changes each summand by at most 2⁻¹¹ of itself, and a tiny one by half a subnormal step.
     if count and not (np.abs(moments.total - total) <= 2.0**-10 * scale + 1e-6).all():
         yield Problem(WHOLE_STORE, 0, rows, "moments and heads disagree by more than the rounding of heads")
 

@@ -1,0 +1,1 @@
+"""Executors hand the units of a run to the processes that compute them."""

@@ -1,0 +1,47 @@
+"""What all units of one run share: the store, the model, the decoder, and where times and progress are reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headspan.config import PrecomputeSettings
+from headspan.decode.decoder import Decoder
+from headspan.decode.routes import Route
+from headspan.events import Listener
+from headspan.run.encoder import Encoder
+from headspan.run.planned_sources import PlannedSources
+from headspan.run.progress import ImageProgress
+from headspan.store.write.unit import StoreWriter
+from headspan.timing import StageTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that computing a unit needs. `precompute` and `repair` build it, and the executor passes it on."""
+
+    store: StoreWriter
+    encoder: Encoder
+    decoder: Decoder
+    batch_size: int
+    # Memory of decoded images that wait for the model; the decoder has a limit of its own.
+    waiting_bytes: int
+    times: StageTimes
+    progress: ImageProgress
+    # Whether the units replace committed ones that are damaged.
+    replaces: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        settings: PrecomputeSettings,
+        store: StoreWriter,
+        encoder: Encoder,
+        pixel_route: Route,
+        sources: PlannedSources,
+        on_progress: Listener,
+    ) -> Run:
+        """The run of `settings`: half of its memory in flight is for decoding, half for images that are decoded."""
+        times = StageTimes()
+        half = settings.in_flight_bytes // 2
+        decoder = Decoder(pixel_route, encoder.model.preprocess, half, settings.workers, sources.open, times)
+        return cls(store, encoder, decoder, settings.batch_size, half, times, ImageProgress(store, on_progress))
