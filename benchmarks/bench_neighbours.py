@@ -85,7 +85,7 @@ def run(toy: bool) -> dict[str, Any]:
 
 def _is_nearest(store: hs.Store, image: int, found: np.ndarray) -> bool:
     """Whether dense contributions, as the store gives them, have the same nearest images."""
-    heads = store.heads(0, 1)
+    heads = store.head(0, 1)
     scores = heads @ heads[image]
     scores[image] = -np.inf
     # Neighbours that are alike to the last digits may change places.

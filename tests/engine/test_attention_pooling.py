@@ -117,7 +117,7 @@ def test_the_store_holds_what_the_oracle_finds_and_verify_agrees(
             total = total + store.biases().sum(axis=1)
         assert store.mlps(convention).shape == (IMAGES, store.terms, 24)
         for kept, head in itertools.product(range(len(direct)), range(store.heads_per_layer)):
-            found = store.heads(direct[kept], head, convention)
+            found = store.head(direct[kept], head, convention)
             assert relative_error(found, [w.heads[kept, head] for w in wanted]) < tolerances.FLOAT16_STORE
             total = total + found
         assert relative_error(total, store.embedding / store.norm[:, 2:]) < SUM_TOLERANCES["fp32"]
@@ -142,7 +142,7 @@ def test_earlier_layers_are_carried_through_the_pooling_and_add_nothing_to_the_s
         unit = wanted / np.linalg.norm(store.embedding, axis=1, keepdims=True)
         assert relative_error(store.through_pool(layer, head), unit) < tolerances.FLOAT16_STORE
     with pytest.raises(SettingsError, match=r"the heads of layer 1 reach the embedding through layer 2, the attention"):
-        store.heads(1, 0)
+        store.head(1, 0)
     with pytest.raises(SettingsError, match=r"head 3 of layer 1 is not carried; stored are layers 0-1 with heads 0 to"):
         store.through_pool(1, 3)
     with pytest.raises(SettingsError, match=r"head 0 of layer 2 is not carried"):
@@ -182,7 +182,7 @@ def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict
     assert spans.layers == store.layers
     layer = store.layers[-1]
     vectors = hs.text_vectors(store, hs.read_pool(texts))
-    dense = hs.textspan_dense(store.heads(layer, 1), vectors, texts_per_head=2, rank=80)
+    dense = hs.textspan_dense(store.head(layer, 1), vectors, texts_per_head=2, rank=80)
     assert spans.texts(layer, 1) == [texts[index] for index in dense.indices]
 
 

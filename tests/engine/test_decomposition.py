@@ -221,7 +221,7 @@ def test_the_published_numbers_are_read_back_from_a_store_of_16_bits(
     assert relative_error(store.mlps(), golden["mlp"]) < tolerances.FLOAT16_STORE
     for layer, head in itertools.product(layers, range(12)):
         wanted = golden["attn"][:, layer, head]
-        assert relative_error(store.heads(layer, head), wanted) < tolerances.FLOAT16_STORE, (layer, head)
+        assert relative_error(store.head(layer, head), wanted) < tolerances.FLOAT16_STORE, (layer, head)
     for place, layer in enumerate(golden["attn_spatial_layers"].tolist()):
         wanted = golden["attn_spatial"][0, place]
         assert relative_error(store.patches(0, layer), wanted) < tolerances.FLOAT16_STORE

@@ -31,7 +31,7 @@ sys.modules["numkong"] = None
 import numpy as np, headspan as hs
 store = hs.open(sys.argv[1])
 query = np.linspace(-1, 1, store.joint, dtype=np.float32)[None]
-np.savez(sys.argv[2], heads=store.heads(1, 2), half=store.head_coordinates(1, 2, np.float16),
+np.savez(sys.argv[2], heads=store.head(1, 2), half=store.head_coordinates(1, 2, np.float16),
          similar=hs.similarities(store, [(1, 2), (2, 0)], query))
 """
 
@@ -42,7 +42,7 @@ def test_without_numkong_the_same_numbers_are_read_and_multiplied(toy_store: hs.
     found = np.load(saved)
     query = np.linspace(-1, 1, toy_store.joint, dtype=np.float32)[None]
     np.testing.assert_array_equal(found["half"], toy_store.head_coordinates(1, 2, np.float16))
-    np.testing.assert_array_equal(found["heads"], toy_store.heads(1, 2))
+    np.testing.assert_array_equal(found["heads"], toy_store.head(1, 2))
     similar = hs.similarities(toy_store, [(1, 2), (2, 0)], query)
     np.testing.assert_allclose(found["similar"], similar, rtol=1e-4, atol=1e-6)
 

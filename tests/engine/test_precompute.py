@@ -84,7 +84,7 @@ def test_units_of_bad_images_alone_and_units_that_are_not_full(
     assert len(store.records) == units
     assert store.rows.tolist() == good
     assert store.moments().count == len(good)
-    assert np.isfinite(store.heads(2, 0)).all()
+    assert np.isfinite(store.head(2, 0)).all()
 
 
 def test_a_run_of_bad_images_alone_finishes_and_holds_none(toy_run: ToyRun, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_numbers_do_not_depend_on_the_batch(batch_size: int, toy_run: ToyRun, tm
     run(toy_run, tmp_path / "s.zarr", batch_size=batch_size)
     found, wanted = hs.open(tmp_path / "s.zarr"), hs.open(toy_run.path)
     assert relative_error(found.embedding, wanted.embedding) < tolerances.FLOAT32_SUM
-    assert relative_error(found.heads(1, 2), wanted.heads(1, 2)) < tolerances.FLOAT16_STORE
+    assert relative_error(found.head(1, 2), wanted.head(1, 2)) < tolerances.FLOAT16_STORE
     assert relative_error(found.moments().gram, wanted.moments().gram) < tolerances.FLOAT32_SUM
 
 
@@ -116,7 +116,7 @@ def test_sixteen_bit_runs_stay_near_the_exact_one(
     run(toy_run, tmp_path / "s.zarr", precision=precision, emit=("mlps",))
     found, wanted = hs.open(tmp_path / "s.zarr"), hs.open(toy_run.path)
     assert relative_error(found.embedding, wanted.embedding) < tolerance
-    total = found.mlps().sum(axis=1) + sum(found.heads(layer, head) for layer in range(3) for head in range(3))
+    total = found.mlps().sum(axis=1) + sum(found.head(layer, head) for layer in range(3) for head in range(3))
     assert relative_error(total, found.embedding / found.norm[:, 2:]) < tolerance
 
 

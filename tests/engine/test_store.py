@@ -67,7 +67,7 @@ def test_a_store_is_read_without_torch(toy_run: ToyRun) -> None:
         "sys.meta_path.insert(0, Refuse())\n"
         "import headspan as hs\n"
         "store = hs.open(sys.argv[1])\n"
-        "parts = [store.heads(2, 1), store.patches(0, 2), store.mlps('per_term'), store.biases(), store.embedding]\n"
+        "parts = [store.head(2, 1), store.patches(0, 2), store.mlps('per_term'), store.biases(), store.embedding]\n"
         "print(store.images, store.moments().count, store.samples().num_rows, *(part.ndim for part in parts))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(toy_run.path)], capture_output=True, text=True, check=False)
@@ -83,8 +83,8 @@ def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None
     shapes = {
         "embedding": (toy_store.embedding, (IMAGES, JOINT)),
         "norm": (toy_store.norm, (IMAGES, 3)),
-        "heads": (toy_store.heads(2, 2), (IMAGES, JOINT)),
-        "heads own": (toy_store.heads(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
+        "heads": (toy_store.head(2, 2), (IMAGES, JOINT)),
+        "heads own": (toy_store.head(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
         "head_coordinates": (toy_store.head_coordinates(1, 2), (IMAGES, HEAD_DIM)),
         "head_directions": (toy_store.head_directions(1, 2), (HEAD_DIM + 3, JOINT)),
         "head_directions own": (toy_store.head_directions(1, 2, "per_term"), (HEAD_DIM + 3, JOINT)),
@@ -112,7 +112,7 @@ def test_rows_samples_and_arrays_count_the_same_images(toy_run: ToyRun) -> None:
         assert store.samples()["row"].to_pylist() == rows
         assert store.samples()["caption"].to_pylist() == [f"caption {row}" for row in rows]
         assert [int(key) for key in store.samples()["key"].to_pylist()] == rows
-        assert len(store.embedding) == len(store.heads(0, 0)) == len(store.mlps()) == store.images == len(rows)
+        assert len(store.embedding) == len(store.head(0, 0)) == len(store.mlps()) == store.images == len(rows)
 
 
 def test_the_samples_of_some_images_are_read_alone_and_in_the_order_asked_for(
@@ -158,7 +158,7 @@ def test_the_numbers_of_each_image_are_its_own(toy_store: hs.Store, toy_exact: d
 def test_all_terms_that_are_read_sum_to_the_embeddings(toy_store: hs.Store, convention: str, normalised: bool) -> None:
     total = toy_store.mlps(convention, normalised).sum(axis=1)
     for layer, head in itertools.product(range(LAYERS), range(HEADS)):
-        total += toy_store.heads(layer, head, convention, normalised)
+        total += toy_store.head(layer, head, convention, normalised)
     if convention == "per_term":
         total += toy_store.biases(normalised).sum(axis=1)
     wanted = toy_store.embedding / toy_store.norm[:, 2:] if normalised else toy_store.embedding
@@ -169,7 +169,7 @@ def test_all_terms_that_are_read_sum_to_the_embeddings(toy_store: hs.Store, conv
 def test_patches_sum_to_their_heads(toy_store: hs.Store, convention: str) -> None:
     for image, layer in ((0, 0), (5, 2), (66, 1)):
         patches = toy_store.patches(image, layer, convention)
-        heads = np.stack([toy_store.heads(layer, head, convention)[image] for head in range(HEADS)])
+        heads = np.stack([toy_store.head(layer, head, convention)[image] for head in range(HEADS)])
         assert relative_error(patches.sum(axis=0), heads) < tolerances.FLOAT16_STORE
 
 
@@ -180,14 +180,14 @@ def test_images_count_from_the_end_too(toy_store: hs.Store) -> None:
 def test_images_that_failed_are_nan_rows_on_request(toy_run: ToyRun, toy_store: hs.Store) -> None:
     store = hs.open(toy_run.path, include_failed=True)
     failed = list(BROKEN_ROWS)
-    for values in (store.embedding, store.norm, store.heads(1, 1), store.mlps(), store.biases()):
+    for values in (store.embedding, store.norm, store.head(1, 1), store.mlps(), store.biases()):
         # What is the same for all images (the final norm's bias) is no reason to show a number either.
         assert np.isnan(values[failed]).reshape(len(failed), -1).any(axis=1).all()
         assert np.isfinite(values[GOOD_ROWS]).all()
     assert np.isnan(store.patches(5, 0)).all()
     assert (store.head_coordinates(1, 1)[GOOD_ROWS] == toy_store.head_coordinates(1, 1)).all()
     # A product of more rows may be summed in another order.
-    assert relative_error(store.heads(1, 1)[GOOD_ROWS], toy_store.heads(1, 1)) < tolerances.FLOAT32_SUM
+    assert relative_error(store.head(1, 1)[GOOD_ROWS], toy_store.head(1, 1)) < tolerances.FLOAT32_SUM
     assert store.moments().count == IMAGES
 
 
@@ -214,7 +214,7 @@ def test_moments_tell_the_mean_contribution(toy_store: hs.Store) -> None:
     moments = toy_store.moments()
     for layer, head in itertools.product(range(LAYERS), range(HEADS)):
         mean = moments.total[layer, head] / moments.count @ toy_store.head_directions(layer, head)
-        assert relative_error(mean, toy_store.heads(layer, head).mean(axis=0)) < tolerances.FLOAT16_STORE
+        assert relative_error(mean, toy_store.head(layer, head).mean(axis=0)) < tolerances.FLOAT16_STORE
 
 
 def test_zarr_alone_opens_the_group_and_finds_what_it_needs_to_know(toy_run: ToyRun, toy_config: Path) -> None:
@@ -292,7 +292,7 @@ def test_an_unfinished_store_shows_the_committed_rows_alone(unfinished: Path, to
     assert store.samples()["row"].to_pylist() == rows
     kept = np.isin(toy_store.rows, rows)
     assert (store.head_coordinates(2, 1) == toy_store.head_coordinates(2, 1)[kept]).all()
-    assert relative_error(store.heads(2, 1), toy_store.heads(2, 1)[kept]) < tolerances.FLOAT32_SUM
+    assert relative_error(store.head(2, 1), toy_store.head(2, 1)[kept]) < tolerances.FLOAT32_SUM
     assert [image.row for image in store.bad_images()] == [5, 69]
 
 
@@ -301,7 +301,7 @@ def test_the_moments_of_an_unfinished_store_are_those_of_its_committed_rows(unfi
     moments = store.moments()
     assert moments.count == store.images == 36
     mean = moments.total[1, 2] / moments.count @ store.head_directions(1, 2)
-    assert relative_error(mean, store.heads(1, 2).mean(axis=0)) < tolerances.FLOAT16_STORE
+    assert relative_error(mean, store.head(1, 2).mean(axis=0)) < tolerances.FLOAT16_STORE
 
 
 def test_rows_of_an_uncommitted_unit_are_nan_on_request_whatever_its_shards_hold(unfinished: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_store_without_any_finished_unit_is_empty_and_says_so(unfinished: Path
     store = hs.open(unfinished)
     assert store.images == 0
     assert not store.complete
-    assert store.heads(0, 0).shape == (0, JOINT)
+    assert store.head(0, 0).shape == (0, JOINT)
     assert store.samples().num_rows == 0
     with pytest.raises(StoreError, match=r"copy\.zarr: no unit is finished yet; run the precompute command again"):
         store.moments()
@@ -341,7 +341,7 @@ def test_damaged_moments_are_named(unfinished: Path, damage: bytes) -> None:
 
 def test_a_layer_that_is_not_stored_is_refused_with_those_that_are(toy_store: hs.Store) -> None:
     for layer in (3, -1):
-        for ask in (toy_store.heads, toy_store.head_coordinates, toy_store.head_directions):
+        for ask in (toy_store.head, toy_store.head_coordinates, toy_store.head_directions):
             with pytest.raises(
                 SettingsError, match=rf"toy\.zarr: layer {layer} is not stored; stored are 0-2 of the model's 3"
             ):
@@ -353,7 +353,7 @@ def test_a_layer_that_is_not_stored_is_refused_with_those_that_are(toy_store: hs
 @pytest.mark.parametrize("head", [3, -1, 257])
 def test_a_head_out_of_range_is_refused_with_the_range(toy_store: hs.Store, head: int) -> None:
     with pytest.raises(SettingsError, match=rf"toy\.zarr: head {head}; a layer's heads are 0 to 2"):
-        toy_store.heads(0, head)
+        toy_store.head(0, head)
 
 
 @pytest.mark.parametrize("image", [67, -68])
@@ -364,7 +364,7 @@ def test_an_image_out_of_range_is_refused_with_the_range(toy_store: hs.Store, im
 
 def test_an_unknown_convention_is_refused(toy_store: hs.Store) -> None:
     for ask in (
-        lambda: toy_store.heads(0, 0, "odd"),
+        lambda: toy_store.head(0, 0, "odd"),
         lambda: toy_store.mlps("odd"),
         lambda: toy_store.patches(0, 0, "odd"),
     ):
@@ -380,7 +380,7 @@ def test_what_was_not_emitted_is_refused_with_the_flag_that_emits_it(toy_run: To
     with pytest.raises(SettingsError, match=r"heads\.zarr: holds no mlps; precompute with --emit heads,mlps"):
         store.mlps()
     with pytest.raises(SettingsError, match=r"layer 2 is not stored; stored are 1 of the model's 3"):
-        store.heads(2, 0)
+        store.head(2, 0)
     # The biases follow from the model alone.
     assert store.biases().shape == (IMAGES, LAYERS + 1, JOINT)
     assert "patches" not in store.group
@@ -391,7 +391,7 @@ def test_one_kept_layer_reads_as_it_does_among_all(toy_run: ToyRun, toy_store: h
     store = hs.open(tmp_path / "some.zarr")
     assert store.layers == (0, 2)
     for layer, convention in itertools.product((0, 2), ("uniform", "per_term")):
-        assert relative_error(store.heads(layer, 1, convention), toy_store.heads(layer, 1, convention)) < 1e-6
+        assert relative_error(store.head(layer, 1, convention), toy_store.head(layer, 1, convention)) < 1e-6
         assert relative_error(store.patches(3, layer, convention), toy_store.patches(3, layer, convention)) < 1e-6
 
 

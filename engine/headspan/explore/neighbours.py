@@ -70,7 +70,7 @@ def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarra
     heads = distinct(store, heads)
     total = np.zeros((store.images, store.joint), np.float32)
     for layer, head in heads:
-        total += store.heads(layer, head)
+        total += store.head(layer, head)
     return total / len(heads)
 
 

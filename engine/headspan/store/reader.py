@@ -166,7 +166,7 @@ class Store:
         """The final norm's mean `μ` and `s`, and `‖embedding‖`, of each image."""
         return self._read("norm")
 
-    def heads(
+    def head(
         self, layer: int, head: int, convention: str = "uniform", normalised: bool = True
     ) -> Float32[np.ndarray, "images joint"]:
         """Contributions of one head to the image embeddings, summed over source tokens."""
