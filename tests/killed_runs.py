@@ -18,26 +18,26 @@ from typing import Any
 
 from headspan.config import PrecomputeSettings
 from headspan.decode.in_flight import UnitsInFlight
-from headspan.io.local import StagedFile
+from headspan.io.files import StagedFile
+from headspan.io.local import LocalStorage
 from headspan.run import precompute as pipeline
 from headspan.shards.samples import Sample
-from headspan.store.write import commits
-from headspan.store.write import create as staged
-from headspan.store.write import shard as shard_writer
-from headspan.store.write import unit as writer
+from headspan.store import commit_records
+from headspan.store.write.commits import Commits
+from headspan.store.write.unit import StoreWriter
 
-# What a run does to the disk, by the module that calls it.
+# The operations that change a store on disk.
 STEPS = (
-    (staged.Path, "rename"),
     (StagedFile, "write"),
     (StagedFile, "finish"),
-    (shard_writer, "write_atomically"),
-    (commits, "stage"),
-    (commits, "create_once"),
-    (commits, "_given_its_name"),
-    (commits, "write_atomically"),
-    (commits.Commits, "_merge_group"),
-    (writer.StoreWriter, "write_moments"),
+    (LocalStorage, "stage"),
+    (LocalStorage, "put"),
+    (LocalStorage, "put_if_absent"),
+    (LocalStorage, "publish"),
+    (LocalStorage, "delete"),
+    (LocalStorage, "move_folder"),
+    (Commits, "_merge_group"),
+    (StoreWriter, "write_moments"),
 )
 
 
@@ -104,7 +104,7 @@ def start(settings: PrecomputeSettings, log: Path, last: int | None) -> int:
 def main() -> None:
     """Take orders until there are no more."""
     given: dict[str, Any] = json.loads(sys.stdin.readline())
-    commits.GROUP_UNITS = 2
+    commit_records.GROUP_UNITS = 2
     encoder = pipeline.prepare(PrecomputeSettings.from_dict({**given, "out": "none"}))
     pipeline.prepare = lambda *arguments: encoder
     for line in sys.stdin:

@@ -16,7 +16,7 @@ from headspan.errors import SettingsError
 from headspan.escapes import escaped
 from headspan.user_paths import expand_user
 
-EMISSIONS = ("heads", "patches", "mlps", "carried")
+EMISSIONS = ("heads", "patches", "mlps", "through_pool")
 PRECISIONS = ("fp32", "bf16", "fp16")
 DECODERS = ("fast", "exact")
 # Of open_clip's ways to resize an image, those that headspan has.
@@ -87,7 +87,7 @@ class PrecomputeSettings:
     weights: str | None = None
     # `all`, `last4`, `8-11`, or numbers with commas: the layers whose heads (and patches) are kept.
     layers: str = "last4"
-    # What is stored beside `heads` and `moments`, which always are; `carried` is for attention pooling.
+    # What is stored beside `heads` and `moments`, which always are; `through_pool` is for attention pooling.
     emit: tuple[str, ...] = ("heads",)
     # Height and width of the images as the model gets them; None means the model's own.
     image_size: int | None = None
@@ -124,6 +124,8 @@ class PrecomputeSettings:
         if "://" in self.out:
             raise SettingsError(f"--out {self.out}: stores are written to local folders; give a path and copy it after")
         unknown = [name for name in self.emit if name not in EMISSIONS]
+        if "carried" in unknown:
+            raise SettingsError("--emit carried: this is called through_pool now; write --emit heads,through_pool")
         if unknown:
             raise SettingsError(f"--emit {','.join(unknown)} is unknown; choose from {', '.join(EMISSIONS)}")
         if self.precision not in PRECISIONS:

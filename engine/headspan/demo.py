@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from headspan.concepts.labels import label_heads
 from headspan.config import PrecomputeSettings
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
-from headspan.io.local import checksum, new_token, refusals, staged, write_atomically
+from headspan.io.files import checksum, delete_folder, move, new_token, refusals, staged, write_atomically
 from headspan.report.collect import write_report
 from headspan.run.precompute import precompute
 from headspan.run.summary import Summary
@@ -140,7 +139,7 @@ class _Place:
             for name in names:
                 if (self.folder / name).exists():
                     raise StoreError(f"{self.folder / name}: was put there meanwhile; choose another --out")
-                (self.making / name).rename(self.folder / name)
+                move(self.making / name, self.folder / name)
 
     def _delete_made(self) -> None:
         """Delete what the marker lists, and the folder that a demo was made in; StoreError where there is more."""
@@ -154,7 +153,7 @@ class _Place:
                 f"{self.folder}: holds {strangers[0]}, which the earlier demo did not make or which has changed since; "
                 "choose another --out, or move it away"
             )
-        shutil.rmtree(self.making, ignore_errors=True)
+        delete_folder(self.making)
         for name in sorted(found, reverse=True):
             if found[name] is None:
                 (self.folder / name).rmdir()

@@ -204,7 +204,7 @@ def test_a_shard_that_vanishes_in_the_middle_ends_the_run_and_the_same_command_g
         hs.precompute(out=tmp_path / "s.zarr", on_progress=vanish, **settings)
     store = hs.open(tmp_path / "s.zarr", include_failed=True)
     # Rows 0 to 31 lie in the first two tars; the second unit was in hand when row 32 could not be read.
-    assert [record.unit for record in store.records] == [0]
+    assert [record.unit for record in store.contents.records] == [0]
     assert hs.verify(store).problems == ()
     gone.rename(shards[2])
     assert hs.precompute(out=tmp_path / "s.zarr", **settings).skipped == 16

@@ -286,9 +286,9 @@ def test_too_many_bad_images_end_the_run_and_what_was_done_is_kept(
     # Three of seventy are bad, in the first unit, the second and the last.
     sentence = refused(capsys, *flags(toy_run, out), "--max-bad", "1.5%")
     assert "2 of 70 images are bad, more than --max-bad 1.5% allows (row 33, 00033 in" in sentence
-    assert len(hs.open(out).records) == 2
+    assert len(hs.open(out).contents.records) == 2
     assert "more than --max-bad 1 allows" in refused(capsys, *flags(toy_run, out), "--max-bad", "1")
-    assert len(hs.open(out).records) == 2
+    assert len(hs.open(out).contents.records) == 2
     assert main([*flags(toy_run, out), "--max-bad", "3"]) == 0
     assert relative_files(out) == relative_files(toy_run.path)
 

@@ -205,7 +205,7 @@ def test_the_published_numbers_are_read_back_from_a_store_of_16_bits(
     samples = [Sample(n, f"k{n}", "a.tar", f"k{n}.jpg", 512, 1) for n in range(2)]
     with NewStore(tmp_path / "golden.zarr") as staged:
         assert staged.plan(samples, 3, []) == 2
-        staged.publish(attributes, [Shard("a.tar", 0, 2, 1, 1)], fold(tower, layers), emit)
+        staged.publish(attributes, [Shard("a.tar", 0, 2, 1, 1)], fold(tower, layers))
     writer = StoreWriter(tmp_path / "golden.zarr")
     (unit,) = writer.unfinished()
     found, moments = contributions(row, tower), Moments.zeros(12, 12, 64, torch.device("cpu"))

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import headspan as hs
 from headspan.errors import ModelError, StoreError
-from headspan.io.local import checksum
+from headspan.io.files import checksum
+from headspan.io.local import LocalStorage
 from headspan.run.repair import repair
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences, identity
 from headspan.store.schema import ROOT_COPY
@@ -35,7 +36,7 @@ def change_attributes(store: Path, change: dict[str, Any]) -> None:
     """Give a store other attributes, in its metadata and their copy, with checksums that agree."""
     metadata = json.loads((store / "zarr.json").read_text())
     metadata["attributes"]["headspan"].update(change)
-    commits = Commits(store, 0)
+    commits = Commits(LocalStorage(store), 0)
     files = commits.planned_files()
     for name in ("zarr.json", ROOT_COPY):
         (store / name).write_text(json.dumps(metadata, indent=2))
@@ -68,7 +69,7 @@ def test_every_listed_key_is_in_a_store_of_today(toy_store: hs.Store) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"units": {"heads": "another sentence"}, "sum": {"terms": ["other words"], "carried": None}},
+        {"units": {"heads": "another sentence"}, "sum": {"terms": ["other words"], "through_pool": None}},
         {"version": "99.0", "backend": "another.backend on cuda", "made_with": {}},
         {"model": "another-name", "pretrained": "another-file.pt", "model_config": {"new_key_of_open_clip": 1}},
         {"a_key_of_a_later_headspan": [1, 2, 3]},
@@ -82,7 +83,7 @@ def test_a_store_whose_descriptions_differ_is_resumed(change: dict[str, Any], to
 
 def test_a_store_whose_sentences_differ_is_repaired(toy_copy: Path) -> None:
     change_attributes(toy_copy, {"units": {}, "version": "99.0"})
-    spec = hs.open(toy_copy).row_specs["heads"]
+    spec = hs.open(toy_copy).contents.specs["heads"]
     (toy_copy / spec.file(0)).unlink()
     assert repair(toy_copy).units == (0,)
 

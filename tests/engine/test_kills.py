@@ -86,7 +86,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
     runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     path, done = whole
-    wanted, arrays = relative_files(path), dict(hs.open(path, include_failed=True).row_arrays())
+    wanted, arrays = relative_files(path), dict(hs.open(path, include_failed=True).contents.row_arrays())
     reference = {name: np.asarray(array[...]) for name, array in arrays.items()}
     draw = random.Random(0)
     steps = done["steps"]
@@ -110,9 +110,11 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
             # What is committed is whole and right, read while the store is as the kill left it.
             store = hs.open(out, include_failed=True)
             committed = {
-                row for record in store.records for row in range(record.first_row, record.first_row + record.rows)
+                row
+                for record in store.contents.records
+                for row in range(record.first_row, record.first_row + record.rows)
             }
-            for name, array in store.row_arrays():
+            for name, array in store.contents.row_arrays():
                 rows = sorted(committed)
                 assert np.asarray(array[...])[rows].tobytes() == reference[name][rows].tobytes(), (order, name)
         again = runs.run(out)

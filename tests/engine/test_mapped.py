@@ -19,6 +19,8 @@ from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
 from headspan.explore.neighbours import similarities
 from headspan.store import products, schema
+from headspan.store.contents import Contents
+from headspan.store.head_space import coordinate_products
 from headspan.store.mapped import MappedRows, UnmappableError
 from tests import tolerances
 from tests.conftest import ToyRun, zarr_array
@@ -98,16 +100,16 @@ def test_a_shard_that_is_cut_off_or_has_a_damaged_index_is_not_mapped(
 def test_a_store_reads_what_zarr_reads(toy_run: ToyRun) -> None:
     store = hs.open(toy_run.path)
     for layer in store.layers:
-        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.layer_index(layer), 1]
+        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.contents.layer_index(layer), 1]
         found = store.head_coordinates(layer, 1, np.float16)
         assert found.dtype == np.float16
         assert (found == wanted).all()
         assert (store.head_coordinates(layer, 1) == wanted.astype(np.float32)).all()
-        image = np.asarray(zarr_array(store.path, "patches")[...])[store.rows[7], store.layer_index(layer)].swapaxes(
-            0, 1
-        )
+        image = np.asarray(zarr_array(store.path, "patches")[...])[
+            store.rows[7], store.contents.layer_index(layer)
+        ].swapaxes(0, 1)
         assert (store.patch_coordinates(7, layer, np.float16) == image).all()
-        assert (store.patch_coordinates(7, dtype=np.float16)[store.layer_index(layer)] == image).all()
+        assert (store.patch_coordinates(7, dtype=np.float16)[store.contents.layer_index(layer)] == image).all()
         assert (store.patch_coordinates(7, layer) == image.astype(np.float32)).all()
 
 
@@ -135,9 +137,9 @@ def exact_products(store: hs.Store, heads: list[tuple[int, int]], matrices: list
     total = np.zeros((matrices[0].shape[1], store.images))
     mean, s, length = np.asarray(zarr_array(store.path, "norm")[...])[store.rows].astype(np.float64).T
     for (layer, head), matrix in zip(heads, matrices, strict=True):
-        own = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.layer_index(layer), head].astype(
-            np.float64
-        )
+        own = np.asarray(zarr_array(store.path, "heads")[...])[
+            store.rows, store.contents.layer_index(layer), head
+        ].astype(np.float64)
         coordinates = np.column_stack([own / s[:, None], 1 / s, mean / s, np.ones_like(s)]) / length[:, None]
         total += (coordinates @ matrix).T
     return total
@@ -156,7 +158,7 @@ def test_products_with_stored_coordinates_are_exact_to_float32(
         # Blocks of one chunk, and of all.
         for block_bytes in (1, 1 << 20):
             monkeypatch.setattr(products, "_BLOCK_BYTES", block_bytes)
-            found = store.coordinate_products(heads, matrices)
+            found = coordinate_products(store, heads, matrices)
             assert (np.isnan(found) == np.isnan(wanted)).all()
             good = ~np.isnan(wanted)
             assert good.any()
@@ -170,7 +172,7 @@ def test_columns_of_any_size_are_multiplied_each_in_its_own_scale(toy_run: ToyRu
     columns[:, 4], columns[0, 5] = np.nan, np.inf
     # A few numbers far below the others.
     columns[3:7, 2] *= 1e-6
-    found = store.coordinate_products([(1, 0)], [columns * scales])
+    found = coordinate_products(store, [(1, 0)], [columns * scales])
     wanted = exact_products(store, [(1, 0)], [columns[:, :3]]) * scales[:3, None]
     for column in range(3):
         assert relative_error(found[column], wanted[column]) < tolerances.FLOAT32_SUM
@@ -180,8 +182,8 @@ def test_columns_of_any_size_are_multiplied_each_in_its_own_scale(toy_run: ToyRu
 
 def test_a_missing_shard_is_nan_in_products(toy_copy: Path) -> None:
     store = hs.open(toy_copy, include_failed=True)
-    (toy_copy / store.row_specs["heads"].file(32)).unlink()
-    found = store.coordinate_products([(0, 0)], [np.ones((store.head_dim + 3, 1))])[0]
+    (toy_copy / store.contents.specs["heads"].file(32)).unlink()
+    found = coordinate_products(store, [(0, 0)], [np.ones((store.head_dim + 3, 1))])[0]
     assert np.isnan(found[32:64]).all()
     assert np.isfinite(found[:32]).sum() == 31
 
@@ -206,10 +208,10 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
     hs.precompute(out=tmp_path / "old.zarr", **toy_run.settings())
     old, new = hs.open(tmp_path / "old.zarr"), hs.open(toy_run.path)
     assert old.complete
-    assert (old.row_specs["heads"].chunk[0], new.row_specs["heads"].chunk[0]) == (4, 32)
+    assert (old.contents.specs["heads"].chunk[0], new.contents.specs["heads"].chunk[0]) == (4, 32)
     vectors = np.random.default_rng(0).standard_normal((2, new.joint)).astype(np.float32)
     # Through the maps, not by way of Zarr.
-    monkeypatch.setattr(hs.Store, "_values", None)
+    monkeypatch.setattr(Contents, "values", None)
     for layer in new.layers:
         assert (old.head_coordinates(layer, 1) == new.head_coordinates(layer, 1)).all()
         assert (old.patch_coordinates(3, layer) == new.patch_coordinates(3, layer)).all()
@@ -226,9 +228,7 @@ def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chu
     begin_in_chunks({"heads": 4}, path, toy_run, monkeypatch)
     whole = (path / "heads" / "zarr.json").read_bytes()
     (path / "heads" / "zarr.json").write_bytes(whole[:100])
-    with pytest.raises(
-        StoreError, match=r"heads/zarr\.json: is not as it was planned; run headspan repair, and if that"
-    ):
+    with pytest.raises(StoreError, match=r"heads/zarr\.json: differs from the plan; run headspan repair, and if that"):
         hs.precompute(out=path, **toy_run.settings())
     (path / "heads" / "zarr.json").write_bytes(whole)
     hs.precompute(out=path, **toy_run.settings())
@@ -242,8 +242,8 @@ def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int
     data[position] ^= 64
     path.write_bytes(data)
     store = hs.open(toy_copy, include_failed=True)
-    assert store.row_specs.keys() == {"ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means"}
-    assert store.row_specs["patches"].chunk == zarr_array(store.path, "patches").chunks
+    assert store.contents.specs.keys() == {"ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means"}
+    assert store.contents.specs["patches"].chunk == zarr_array(store.path, "patches").chunks
     assert [problem.where for problem in hs.verify(store).problems] == ["heads/zarr.json"]
 
 
@@ -253,12 +253,12 @@ def test_shards_that_zarr_wrote_anew_in_its_own_order_are_not_taken_for_ours(
     store = hs.open(toy_copy)
     layer = store.layers[-1]
     wanted = store.head_coordinates(layer, 1)
-    size = (toy_copy / store.row_specs["heads"].file(0)).stat().st_size
+    size = (toy_copy / store.contents.specs["heads"].file(0)).stat().st_size
     array = zarr.open_group(toy_copy, mode="r+")["heads"]
     assert isinstance(array, zarr.Array)
     array[...] = array[...]
     # Of the same size, its index whole: what differs is where the chunks lie.
-    assert (toy_copy / store.row_specs["heads"].file(0)).stat().st_size == size
+    assert (toy_copy / store.contents.specs["heads"].file(0)).stat().st_size == size
     assert (hs.open(toy_copy).head_coordinates(layer, 1) == wanted).all()
 
 
@@ -268,7 +268,7 @@ def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_cop
     wanted = store.head_coordinates(layer, 0)
     vectors = np.random.default_rng(0).standard_normal((2, store.joint)).astype(np.float32)
     scores = similarities(store, [(layer, 0), (layer, 1)], vectors)
-    spec = store.row_specs["heads"]
+    spec = store.contents.specs["heads"]
     path = toy_copy / spec.file(0)
     data = path.read_bytes()
     end = len(data) - 4
@@ -285,9 +285,9 @@ def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_cop
 
 def test_a_damaged_shard_is_refused_with_what_to_do(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
-    path = toy_copy / store.row_specs["heads"].file(0)
+    path = toy_copy / store.contents.specs["heads"].file(0)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(StoreError, match="heads cannot be read"):
         store.head_coordinates(store.layers[0], 0)
     with pytest.raises(StoreError, match="heads cannot be read"):
-        store.coordinate_products([(store.layers[0], 0)], [np.ones((store.head_dim + 3, 1), np.float32)])
+        coordinate_products(store, [(store.layers[0], 0)], [np.ones((store.head_dim + 3, 1), np.float32)])

@@ -20,6 +20,7 @@ from headspan.run.repair import Repaired, repair
 from headspan.run.verify import Verdict, verify
 from headspan.shards.samples import Sample
 from headspan.store import results
+from headspan.store.write import analyses
 from tests.conftest import ToyRun, relative_files
 
 COMMITS = Path("records") / "commits"
@@ -202,7 +203,7 @@ def test_shards_that_were_moved_are_taken_where_they_are_named(toy_run: ToyRun, 
 def test_what_an_analysis_added_is_watched_and_made_again_by_the_analysis(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     vectors = np.random.default_rng(0).standard_normal((9, store.joint)).astype(np.float32)
-    results.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": list("abcdefghi")})
+    analyses.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": list("abcdefghi")})
     files = sorted(
         path for folder in ("texts", "records/results") for path in (toy_copy / folder).rglob("*") if path.is_file()
     )
@@ -224,7 +225,7 @@ def test_what_an_analysis_added_is_watched_and_made_again_by_the_analysis(toy_co
             path.write_bytes(good)
     (toy_copy / "texts" / "zarr.json").write_bytes(b"")
     files[0].write_bytes(b"")
-    results.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": []})
+    analyses.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": []})
     assert verify(store).problems == ()
     assert np.array_equal(results.load(store, "texts", "pool")[0]["vectors"], vectors)
 
@@ -278,12 +279,12 @@ def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
 
     def save(value: int, kind: str = "ccs") -> None:
         arrays = {each: (np.full(3, value), ("x",)) for each in ("a", "b")}
-        results.save(store, kind, "r", arrays, {"value": value}, overwrite=True)
+        analyses.save(store, kind, "r", arrays, {"value": value}, overwrite=True)
 
     save(1)
     save(1, "truth")
     with monkeypatch.context() as patch:
-        holder, attribute = {"rename": (Path, "rename"), "discard": (results, "_discard")}.get(name, (results, name))
+        holder, attribute = {"rename": (Path, "rename"), "discard": (analyses, "_discard")}.get(name, (analyses, name))
         step = Step(getattr(holder, attribute), fails_at, error, after)
         patch.setattr(holder, attribute, lambda *arguments: step(*arguments))
         with pytest.raises((KeyboardInterrupt, StoreError)):
@@ -308,11 +309,11 @@ def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
 def test_a_run_without_a_record_is_recorded_when_it_is_made_again(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     arrays = {"a": (np.arange(3), ("x",))}
-    results.save(store, "ccs", "r", arrays, {"value": 1})
+    analyses.save(store, "ccs", "r", arrays, {"value": 1})
     record = next((toy_copy / "records" / "results" / "ccs").glob("r.json"))
     wanted = record.read_bytes()
     record.unlink()
-    results.save(store, "ccs", "r", arrays, {"value": 1})
+    analyses.save(store, "ccs", "r", arrays, {"value": 1})
     assert record.read_bytes() == wanted
 
 
@@ -429,7 +430,7 @@ def test_on_request_every_image_is_held_against_its_checksum(toy_run: ToyRun, tm
     store = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert verify(store, sources=True).problems == ()
     # One bit of an image of the second unit, and the times as they were.
-    sample = next(sample for sample in store.samples_of(store.records[1]) if sample.row == 20)
+    sample = next(sample for sample in store.contents.samples_of(store.contents.records[1]) if sample.row == 20)
     data = bytearray(shard.read_bytes())
     data[sample.offset + 30] ^= 1
     shard.write_bytes(data)

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import StoreError
-from headspan.io.local import StagedFile, checksum, staged, write_atomically
+from headspan.io.files import StagedFile, checksum, staged, write_atomically
+from headspan.io.local import LocalStorage
 from headspan.store.mapped import MappedRows
 from headspan.store.schema import ArraySpec, create_array, whole_array
 from headspan.store.write import shard as shard_writer
@@ -195,7 +196,7 @@ def test_a_whole_array_is_one_file(tmp_path: Path) -> None:
     values = random_values((2, 3, 5, 7), "float32")
     spec = whole_array("model/matrix", ("layer", "head", "head_dim", "joint"), values.shape, "float32")
     create_array(zarr.create_group(store=tmp_path, zarr_format=3), spec)
-    name, _, _ = write_array(tmp_path, spec, values)
+    name, _, _ = write_array(LocalStorage(tmp_path), spec, values)
     assert name == "model/matrix/c/0/0/0/0"
     assert by_zarr(tmp_path, spec).tobytes() == values.tobytes()
     assert by_tensorstore(tmp_path, spec).tobytes() == values.tobytes()

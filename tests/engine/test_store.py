@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,16 +262,16 @@ def test_a_finished_store_holds_no_stray_files(toy_run: ToyRun) -> None:
 
 
 def test_a_units_files_are_those_that_its_record_names(toy_run: ToyRun, toy_store: hs.Store) -> None:
-    rows = [(record.unit, record.first_row, record.rows, record.images) for record in toy_store.records]
+    rows = [(record.unit, record.first_row, record.rows, record.images) for record in toy_store.contents.records]
     assert rows == [(0, 0, 32, 31), (1, 32, 32, 31), (2, 64, 6, 5)]
-    named = [name for record in toy_store.records for name in record.files]
+    named = [name for record in toy_store.contents.records for name in record.files]
     assert len(named) == len(set(named))
     arrays = ("ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means")
     there = [str(path.relative_to(toy_run.path)) for name in arrays for path in (toy_run.path / name).rglob("c/*/**/*")]
     files = {name for name in there if (toy_run.path / name).is_file()}
     files |= {f"ok/c/{path.name}" for path in (toy_run.path / "ok" / "c").iterdir()}
     assert files == set(named)
-    for record in toy_store.records:
+    for record in toy_store.contents.records:
         for name, (size, _) in record.files.items():
             assert (toy_run.path / name).stat().st_size == size
 
@@ -339,15 +340,26 @@ def test_damaged_moments_are_named(unfinished: Path, damage: bytes) -> None:
         hs.open(unfinished).moments()
 
 
-def test_a_layer_that_is_not_stored_is_refused_with_those_that_are(toy_store: hs.Store) -> None:
-    for layer in (3, -1):
-        for ask in (toy_store.head, toy_store.head_coordinates, toy_store.head_directions):
-            with pytest.raises(
-                SettingsError, match=rf"toy\.zarr: layer {layer} is not stored; stored are 0-2 of the model's 3"
-            ):
-                ask(layer, 0)
-        with pytest.raises(SettingsError, match=rf"layer {layer} is not stored"):
-            toy_store.patches(0, layer)
+@pytest.mark.parametrize(
+    ("layer", "wanted"),
+    [
+        (3, r"toy\.zarr: layer 3 is not stored; stored are 0-2 of the model's 3"),
+        (-1, r"toy\.zarr: layer -1; layers count from 0 to 2, the last one, never from the end"),
+    ],
+)
+def test_a_layer_that_is_not_stored_is_refused_with_those_that_are(
+    layer: int, wanted: str, toy_store: hs.Store
+) -> None:
+    asks: list[Callable[[], object]] = [
+        lambda: toy_store.head(layer, 0),
+        lambda: toy_store.heads([0, layer]),
+        lambda: toy_store.head_coordinates(layer, 0),
+        lambda: toy_store.head_directions(layer, 0),
+        lambda: toy_store.patches(0, layer),
+    ]
+    for ask in asks:
+        with pytest.raises(SettingsError, match=wanted):
+            ask()
 
 
 @pytest.mark.parametrize("head", [3, -1, 257])
@@ -406,7 +418,7 @@ def test_what_is_no_store_is_refused_in_a_sentence(kind: str, toy_run: ToyRun, t
         path.mkdir()
     elif kind == "foreign group":
         zarr.create_group(store=path, zarr_format=3)
-        wanted = r"a Zarr group, but not one of headspan's"
+        wanted = r"is a Zarr group, but not a headspan store"
     else:
         shutil.copytree(toy_run.path / "heads", path)
         wanted = r"headspan"
@@ -460,6 +472,6 @@ def test_an_attribute_of_another_kind_is_one_sentence(name: str, value: object, 
     metadata["attributes"]["headspan"][name] = value
     (toy_copy / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
-        StoreError, match=rf"zarr\.json: the attribute {name} is .*, which no headspan writes; run head"
+        StoreError, match=rf"zarr\.json: the attribute {name} is .*, which headspan does not write; run head"
     ):
         hs.open(toy_copy)

@@ -21,13 +21,14 @@ import headspan as hs
 from headspan.decompose.formula import Folded
 from headspan.decompose.moments import Moments
 from headspan.errors import StoreError
-from headspan.io import local as files
-from headspan.io.local import StagedFile, checksum
+from headspan.io import files
+from headspan.io.files import StagedFile, checksum
+from headspan.io.local import LocalStorage
 from headspan.run import scheduler as work
 from headspan.run.scheduler import Scheduler
 from headspan.shards.samples import Sample, Shard, Unit
+from headspan.store import commit_records
 from headspan.store.schema import FORMAT
-from headspan.store.write import commits
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 from headspan.store.write.workers import other_workers
@@ -53,8 +54,8 @@ ATTRIBUTES: dict[str, Any] = {
         "prefix_tokens": 1,
         "joint": 3,
         "terms": 2,
-        "carried": [],
-        "carried_heads": 0,
+        "through_pool": [],
+        "through_pool_heads": 0,
     },
 }
 SHARDS = [("a.tar", 9_000, 1)]
@@ -75,7 +76,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with NewStore(path) as staged:
         staged.plan((Sample(row, f"{row}", "a.tar", f"{row}.png", 512, 1) for row in range(IMAGES)), UNIT_IMAGES, [])
-        assert staged.publish(ATTRIBUTES, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded, ("heads",))
+        assert staged.publish(ATTRIBUTES, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded)
     return path
 
 
@@ -114,7 +115,7 @@ def test_a_late_writer_cannot_overwrite_a_committed_unit_with_other_bytes(planne
 def test_a_late_writer_leaves_a_unit_alone_whose_record_is_merged_already(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "GROUP_UNITS", 2)
+    monkeypatch.setattr(commit_records, "GROUP_UNITS", 2)
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     fast, slow = StoreWriter(path), StoreWriter(path)
     assert write_unit(fast, fast.units[2], 1)
@@ -146,7 +147,7 @@ def test_a_late_writer_that_is_killed_with_its_claim_made_changes_nothing(planne
 def test_whoever_comes_by_finishes_what_a_killed_writer_claimed(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     killed, other = StoreWriter(path), StoreWriter(path)
-    with crash_at(killed, 1, of="_given_its_name"), pytest.raises(Killed):
+    with crash_at(killed, 1, of="publish"), pytest.raises(Killed):
         write_unit(killed, killed.units[1], 1)
     assert not other.commits.is_done(1)
     # The claim says whose files they are: the killed one's count.
@@ -158,7 +159,7 @@ def test_whoever_comes_by_finishes_what_a_killed_writer_claimed(planned: Path, t
 def test_a_claim_whose_files_are_lost_is_dropped_and_the_unit_done_again(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     killed, other = StoreWriter(path), StoreWriter(path)
-    with crash_at(killed, 1, of="_given_its_name"), pytest.raises(Killed):
+    with crash_at(killed, 1, of="publish"), pytest.raises(Killed):
         write_unit(killed, killed.units[1], 1)
     for temporary in path.rglob(".*.tmp"):
         temporary.unlink()
@@ -336,7 +337,7 @@ class crash_at:  # noqa: N801
             (os, "link"),
             (Path, "replace"),
             (Path, "unlink"),
-            (commits, "_given_its_name"),
+            (LocalStorage, "publish"),
         ):
             self._patch.setattr(owner, name, self._around(name, getattr(owner, name)))
 
@@ -494,7 +495,7 @@ class WrittenStore(RuleBasedStateMachine):
         assert reader.complete
         assert reader.images == reader.moments().count == IMAGES
         names = set(relative_files(self.path))
-        unstaged = {name for name in names if not name.endswith((".tmp", ".claim", ".aside", ".log"))}
+        unstaged = {name for name in names if not name.endswith((".tmp", ".claim", ".quarantined", ".log"))}
         assert names == unstaged
         assert json.loads((self.path / "records" / "commits" / "complete.json").read_text())
         shutil.rmtree(self.path)
@@ -503,7 +504,7 @@ class WrittenStore(RuleBasedStateMachine):
 def test_any_sequence_of_appends_crashes_resumes_and_second_writers_keeps_what_was_committed(
     planned: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "GROUP_UNITS", 2)
+    monkeypatch.setattr(commit_records, "GROUP_UNITS", 2)
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)
     WrittenStore.planned, WrittenStore.folder = planned, tmp_path_factory.mktemp("machine")
     hypothesis_run = settings(
@@ -527,7 +528,7 @@ def test_whatever_a_unit_writes_may_be_refused_and_nothing_of_it_is_left(
             left[0] -= 1
             if left[0] == -1:
                 # As the disk does it, within what tidies up.
-                with file._or_none():
+                with file._or_discarded():
                     raise OSError(28, "No space left on device")
             return action(file, *part)
 

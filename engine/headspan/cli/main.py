@@ -249,13 +249,13 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         + ("" if store.complete else "; unfinished: run the same precompute command to go on"),
         "notes": f"{len(notes):,} on captions, metadata and members that are no images",
         "layers": f"{spans_of(store.layers)} of {store.all_layers}"
-        + (f"; {spans_of(store.through_pool_layers)} as carried through it" if store.through_pool_layers else ""),
+        + (f"; {spans_of(store.through_pool_layers)} through it" if store.through_pool_layers else ""),
         "sum": _sum_of(attributes["sum"]),
         "heads": f"{store.heads_per_layer} a layer, {store.head_dim} dimensions; joint space {store.joint}",
         "emitted": ", ".join(attributes["emit"]),
         "precision": f"{attributes['precision']}, {attributes['backend']}",
         "size": f"{size / 1e6:,.1f} MB on disk, {size / max(store.images, 1):,.0f} bytes an image, all files counted",
-        "units": f"{len(store.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
+        "units": f"{len(store.contents.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
         + (
             f"; set aside: {spans_of([unit.index for unit in aside])}, which `headspan repair` tries again"
             if aside
@@ -279,7 +279,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _sum_of(terms: dict[str, Any]) -> str:
     """Which terms sum to the embedding."""
     layers, others = terms["direct_layers"], terms["terms"]
-    if terms["carried"] is None:
+    if terms["through_pool"] is None:
         return f"heads of layers {spans_of(layers)} + initial state + MLPs + biases"
     return " + ".join([f"heads of layer {layers[0]}, the pooling", *others, "biases"])
 

@@ -42,8 +42,8 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
     """The store's numbers for a batch; `carried` are the layers that the pass carried through the pooling.
 
     `embedding` `[batch, joint]` is the model's own, not normalised; `norm` `[batch, 3]` its final norm's
-    mean `μ` and its `s` (0 and 1 where the model has none) and `‖embedding‖`; `mlps` and `carried` are in `own`
-    form over `s`, the first beside their means.
+    mean `μ` and its `s` (0 and 1 where the model has none) and `‖embedding‖`; `mlps` and `through_pool` are in
+    `per_term` form over `s`, the first beside their means.
     """
     std = row.std[:, None]
     mean = _mean(row.state, tower)
@@ -57,7 +57,7 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
         tensors["mlps"] = _to_joint((row.terms - means) / std[..., None], tower).half()
         tensors["mlp_means"] = means[..., 0]
     if row.carried is not None:
-        tensors["carried"] = _carried(row.carried, std, tower, carried).half()
+        tensors["through_pool"] = _through_pool(row.carried, std, tower, carried).half()
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():
         # The largest magnitude is infinite or NaN where any number is, and takes one reading.
@@ -65,7 +65,7 @@ def contributions(row: PooledRow, tower: Tower, carried: Sequence[int] = ()) -> 
     return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, finite)
 
 
-def _carried(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
+def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
     """`[batch, layer, head, joint]`: what the pooling layer's heads took from each head of `layers`.
 
     Pooling head p took `Σ_n α_n (c_n − mean c_n) / s_n · diag(γ) W_V[p] W_O[p]` of a head's output c_n at row n;

@@ -20,7 +20,7 @@ from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.events import Listener, Progress, ignore
-from headspan.io.local import checksum, write_atomically
+from headspan.io.files import checksum, write_atomically
 from headspan.model.description import parts_of
 from headspan.model.layers import Mlp, Norm
 from headspan.model.tower import Tower
@@ -54,7 +54,7 @@ def open_planned(
         images = staged.plan(_collected(urls, shards, notes, on_progress, settings.member_names), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
-        first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
+        first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers))
     if not first:
         # Another process has planned the same store meanwhile.
         return _resume(path, urls, settings, encoder)
@@ -71,7 +71,7 @@ def open_planned(
         lists = shell_command(["headspan", "info", str(path), "--notes"])
         words.append(f"{counted(len(notes), 'note')} on captions and other members; `{lists}` lists them")
     if direct.start > 0 and not encoder.carried:
-        words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,carried")
+        words.append(f"of layers before {direct.start}, the pooling, nothing is kept without --emit heads,through_pool")
     on_progress(Progress("planned", images, images, "; ".join(words)))
     return store
 
@@ -116,8 +116,8 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
                 prefix_tokens=tower.prefix_tokens,
                 joint=tower.joint,
                 terms=tower.terms,
-                carried=encoder.carried,
-                carried_heads=tower.trunk_heads if encoder.carried else 0,
+                through_pool=encoder.carried,
+                through_pool_heads=tower.trunk_heads if encoder.carried else 0,
             )
         ),
         "sum": describe_sum(tower),
@@ -125,8 +125,8 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "units": {
             "heads": "value mix of the pooled row, sum over tokens of alpha v, after the norm behind it, if any",
             "patches": "alpha v per source token, those that are no patches first",
-            "mlps": "own convention: (m - mean m) gamma P / s, in joint space",
-            "carried": "own convention, in joint space: what the pooling layer's heads took from this head",
+            "mlps": "per_term convention: (m - mean m) gamma P / s, in joint space",
+            "through_pool": "per_term convention, in joint space: what the pooling layer's heads took from this head",
             "norm": "mean and sqrt(var + eps) of the final residual state (0, 1 without norm), length of the embedding",
             "embedding": "the model's own, not normalised",
         },
@@ -149,10 +149,10 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
     layers = tower.direct_layers
     if tower.pool is None:
         terms = ["initial state", *(f"MLP of layer {layer}" for layer in layers)]
-        carried = None
+        through_pool = None
     else:
         terms = [f"MLP of layer {layers.start}, the pooling"] if tower.terms else []
-        carried = f"linear given layer {layers.start}'s attention: shares of its heads, in the sum already; " + (
+        through_pool = f"linear given layer {layers.start}'s attention: shares of its heads, in the sum already; " + (
             "what passes its MLP is not in them" if terms else "no other way leads to the embedding"
         )
     return {
@@ -160,7 +160,7 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
         "terms": terms,
         "heads": "direct: linear from a head's numbers to the embedding",
         "mlps": "direct as they stand; nonlinear in the heads and MLPs before them",
-        "carried": carried,
+        "through_pool": through_pool,
     }
 
 
@@ -233,7 +233,7 @@ def restored_plan_files(
         names = member_names(store.attributes)
         staged.plan(_collected(urls, shards, notes, ignore, names), store.size.unit_images, notes)
         folded = fold(encoder.exact, encoder.layers)
-        staged.write(store.attributes, shards, folded, tuple(store.attributes["emit"]))
+        staged.write(store.stored_attributes, shards, folded)
         for name, found in recorded.items():
             made = staged.folder / name
             if made.is_file() and checksum(made) == found:

@@ -25,6 +25,7 @@ from headspan.prune.ablation import mean_ablated
 from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
 from headspan.store.reader import Store
+from headspan.store.write import analyses
 from headspan.world import FACTORS, Scene, prompts, render, scene, value_of
 from headspan.world.factors import COLOURS, SHAPES
 from headspan.world.words import with_article
@@ -124,7 +125,7 @@ def check_ground_truth(
         maps=_maps(store, scenes, on_progress),
         ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts),
     )
-    results.save(store, "truth", run, {}, {"answers": asdict(checked)}, overwrite, on_progress)
+    analyses.save(store, "truth", run, {}, {"answers": asdict(checked)}, overwrite, on_progress)
     return checked
 
 
