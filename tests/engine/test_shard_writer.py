@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from headspan.errors import StoreError
 from headspan.io.files import StagedFile, checksum, staged, write_atomically
 from headspan.io.local import LocalStorage
+from headspan.store.array_spec import ArraySpec
 from headspan.store.mapped import MappedRows
-from headspan.store.schema import ArraySpec, create_array, whole_array
+from headspan.store.schema import create_array, whole_array
 from headspan.store.write import shard as shard_writer
 from headspan.store.write.shard import ShardPieces, write_array
 from tests.conftest import zarr_array

@@ -30,8 +30,9 @@ def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Datas
     """Return the arrays of a store at `rows`, whose samples are `samples`, as a lazy Dataset.
 
     Dimension coordinates are `image` (keys), `layer` and `through_pool_layer` (the model's numbers), `head`, `token`,
-    `statistic` and the like; `row`, `label` and `caption` are further coordinates of `image`. Rows of units that are
-    not committed are NaN. Raises HeadspanError if xarray is not installed.
+    `term`, `trunk_head` and `statistic`. `row`, `label` and `caption` are further coordinates along `image`, the last
+    two if a sample has one. Rows of units that are not committed are NaN. Raises HeadspanError if xarray is not
+    installed.
     """
     try:
         import xarray as xr
@@ -57,24 +58,26 @@ def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Datas
         name: xr.Variable(todays_axes(spec.dims), indexing.LazilyIndexedArray(Rows(name)))
         for name, spec in contents.specs.items()
     }
-    lengths = {str(dim): length for variable in variables.values() for dim, length in variable.sizes.items()}
-    known = _coordinates(contents.size, samples)
-    # An axis without numbers of its own is counted from 0.
-    dimension = {dim: known.get(dim, np.arange(length)) for dim, length in lengths.items()}
-    along_images = {"row": rows, **_of_images(samples)}
+    used = {dim for variable in variables.values() for dim in variable.dims}
+    along = {dim: numbers for dim, numbers in _coordinates(contents.size, samples).items() if dim in used}
+    of_images = {"row": rows, **_of_images(samples)}
     return xr.Dataset(
         variables,
-        coords={**dimension, **{name: ("image", values) for name, values in along_images.items()}},
+        coords={**along, **{name: ("image", values) for name, values in of_images.items()}},
         attrs={name: contents.attributes[name] for name in _ATTRIBUTES if contents.attributes.get(name) is not None},
     )
 
 
 def _coordinates(size: Dimensions, samples: pa.Table) -> dict[str, Any]:
-    """Return what the positions along some axes stand for."""
+    """Return the name or number of each position along an axis; `joint` and `head_dim` have none."""
     return {
         "image": np.array(samples["key"].to_pylist(), object),
         "layer": list(size.layers),
+        "head": np.arange(size.heads),
+        "token": np.arange(size.tokens),
+        "term": np.arange(size.terms),
         "through_pool_layer": list(size.through_pool),
+        "trunk_head": np.arange(size.through_pool_heads),
         "statistic": list(_STATISTICS),
     }
 
@@ -93,4 +96,4 @@ def _read(contents: Contents, name: str, rows: np.ndarray, key: tuple[Any, ...])
     """Read an outer selection of an array at `rows`."""
     chosen = np.atleast_1d(rows[key[0]])
     values = contents.outer(name, chosen, *key[1:])
-    return values[0] if np.ndim(rows[key[0]]) == 0 else values
+    return np.asarray(values[0]) if np.ndim(rows[key[0]]) == 0 else values

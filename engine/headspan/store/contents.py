@@ -19,9 +19,10 @@ from headspan.decompose.formula import Folded
 from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.io.local import LocalStorage
 from headspan.shards.samples import Sample
+from headspan.store.array_spec import ArraySpec
 from headspan.store.commit_records import CommitRecords, UnitRecord
 from headspan.store.mapped import MappedRows, UnmappableError
-from headspan.store.schema import UNREADABLE, ArraySpec, dimensions, open_group, stored_row_arrays
+from headspan.store.schema import UNREADABLE, dimensions, open_group, stored_row_arrays
 from headspan.store.tables import read_unit
 
 

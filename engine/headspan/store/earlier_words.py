@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from headspan.store.schema import ArraySpec
+from headspan.store.array_spec import ArraySpec
 
 # Emissions and the array of that name, the sizes and the parts of the sum in a store's attributes.
 _ATTRIBUTES = {"carried": "through_pool", "carried_heads": "through_pool_heads"}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.io.files import memory_map
-from headspan.store.schema import ArraySpec
+from headspan.store.array_spec import ArraySpec
 from headspan.store.shard_layout import rows_first, shard_index
 
 try:

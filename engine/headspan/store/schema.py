@@ -19,6 +19,7 @@ import zarr
 from headspan.config import MemberNames
 from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line, shortened
+from headspan.store.array_spec import ArraySpec
 from headspan.store.earlier_words import arrays_as_stored, todays_attributes
 
 FORMAT = 1
@@ -72,43 +73,6 @@ class Dimensions:
     terms: int
     through_pool: tuple[int, ...] = ()
     through_pool_heads: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ArraySpec:
-    """One array: its shape, and the shapes of its shards (files) and inner chunks."""
-
-    name: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    shard: tuple[int, ...]
-    chunk: tuple[int, ...]
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Number of inner chunks of a shard along each axis."""
-        return tuple(length // part for length, part in zip(self.shard, self.chunk, strict=True))
-
-    def used_row_chunks(self, first_row: int) -> int:
-        """Return how many rows of chunks the shard that begins with `first_row` has; chunks beyond the end of the array
-        are omitted."""
-        return math.ceil(min(self.shard[0], self.shape[0] - first_row) / self.chunk[0])
-
-    @property
-    def fill(self) -> float | int:
-        """NaN, or 0 for whole numbers."""
-        return float("nan") if np.dtype(self.dtype).kind == "f" else 0
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
-
-    def file(self, row: int) -> str:
-        """Return the key of the shard that contains `row`."""
-        parts = [str(row // self.shard[0]), *("0" for _ in self.shape[1:])]
-        return "/".join([self.name, "c", *parts])
 
 
 def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:

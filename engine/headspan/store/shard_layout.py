@@ -10,7 +10,7 @@ import math
 import google_crc32c
 import numpy as np
 
-from headspan.store.schema import ArraySpec
+from headspan.store.array_spec import ArraySpec
 
 # What the index holds for an inner chunk that is not there.
 _MISSING = np.uint64(2**64 - 1)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from headspan.io.storage import Storage
-from headspan.store.schema import ArraySpec
+from headspan.store.array_spec import ArraySpec
 from headspan.store.shard_layout import rows_first, shard_index
 
 # Bytes written at once, unless a row of chunks is larger.

@@ -22,11 +22,11 @@ from headspan.io.local import LocalStorage
 from headspan.io.storage import StagedObject
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, Unit
+from headspan.store.array_spec import ArraySpec
 from headspan.store.commit_records import UnitRecord
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.moments_file import MergedMoments
 from headspan.store.schema import (
-    ArraySpec,
     dimensions,
     image_bytes,
     moment_arrays,
