@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.errors import StoreError
+from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
-from tests.conftest import ToyRun, relative_files
+from headspan.store import results
+from headspan.store.identity import RUN_KEYS, SIZE_KEYS, differences
+from tests.conftest import ToyRun, relative_files, zarr_array
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 # When the shards of the old stores were written, in seconds.
@@ -125,6 +128,68 @@ def test_the_analyses_of_commit_78a7b61_are_read_and_go_on(of_78a7b61: Path) -> 
     assert hs.read_scores(store).scores.shape == (2, 2)
     again = hs.textspan(store, "pool.tsv", texts_per_head=6, run="again")
     np.testing.assert_array_equal(again.indices, spans.indices)
+
+
+def test_an_older_store_keeps_its_array_carried_and_is_read_in_todays_words(of_78a7b61: Path) -> None:
+    store = hs.open("pooled.zarr")
+    assert store.attributes["emit"] == ["heads", "mlps", "through_pool"]
+    assert store.through_pool_layers == (0, 1)
+    stored = np.asarray(zarr_array(store.path, "carried")[...])[store.rows]
+    for place, layer in enumerate(store.through_pool_layers):
+        wanted = stored[:, place, 1].astype(np.float32) / store.norm[:, 2:]
+        np.testing.assert_array_equal(store.through_pool(layer, 1), wanted)
+    found = store.to_xarray()["through_pool"]
+    assert found.dims == ("image", "through_pool_layer", "trunk_head", "joint")
+    np.testing.assert_array_equal(found.sel(through_pool_layer=1), stored[:, 1])
+    metadata = {name: Path("pooled.zarr", name) for name in ("carried/zarr.json", "records/root.json")}
+    written = {name: path.read_bytes() for name, path in metadata.items()}
+    for path in metadata.values():
+        path.unlink()
+    repaired = repair("pooled.zarr", batch_size=2)
+    assert (sorted(repaired.files), repaired.verdict.problems) == (sorted(metadata), ())
+    assert {name: path.read_bytes() for name, path in metadata.items()} == written
+    assert not Path("pooled.zarr", "through_pool").exists()
+
+
+def test_a_new_store_has_todays_words_and_the_identity_of_an_older_one(of_78a7b61: Path) -> None:
+    hs.precompute(["0.tar", "1.tar"], "new.zarr", unit_images=2, **settings_of_78a7b61("pooled.zarr"))
+    new, old = hs.open("new.zarr"), hs.open("pooled.zarr")
+    assert zarr_array(new.path, "through_pool").metadata.dimension_names == new.contents.specs["through_pool"].dims
+    assert b"carried" not in Path("new.zarr", "zarr.json").read_bytes()
+    assert list(differences(new.attributes, old.attributes, (*RUN_KEYS, *SIZE_KEYS))) == []
+    np.testing.assert_allclose(new.through_pool(1, 0), old.through_pool(1, 0), rtol=2e-3, atol=2e-3)
+
+
+def test_a_run_in_the_convention_even_has_the_same_content_as_one_in_uniform(of_78a7b61: Path) -> None:
+    store, said = hs.open("whole.zarr"), []
+    assert json.loads(Path("whole.zarr/textspan/pool/zarr.json").read_text())["attributes"]["convention"] == "even"
+    labels = {path: path.read_bytes() for path in Path("whole.zarr/labels").rglob("*") if path.is_file()}
+    for overwrite in (False, True):
+        hs.textspan(store, "pool.tsv", texts_per_head=6, run="pool", overwrite=overwrite, on_progress=said.append)
+        assert results.load_settings(store, "textspan", "pool")["convention"] == "uniform"
+    assert any("made with the same settings before" in progress.note for progress in said)
+    # Nothing that was made from the run was deleted.
+    assert not any("deleted" in progress.note for progress in said)
+    assert labels
+    assert {path: path.read_bytes() for path in labels} == labels
+
+
+def test_a_note_of_an_earlier_version_quarantines_its_unit(of_78a7b61: Path) -> None:
+    note = Path("begun.zarr/records/commits/unit-00000003.aside")
+    note.write_text(json.dumps({"unit": 3, "first_row": 6, "rows": 2, "tries": 3}))
+    summary = hs.precompute(["0.tar", "1.tar"], "begun.zarr", **settings_of_78a7b61("begun.zarr"))
+    assert [unit.index for unit in summary.quarantined] == [3]
+    assert not hs.open("begun.zarr").complete
+    repaired = repair("begun.zarr", batch_size=2)
+    assert (repaired.units, repaired.verdict.problems) == ((3,), ())
+    assert hs.open("begun.zarr").complete
+    assert not note.exists()
+
+
+def test_the_earlier_name_of_an_emission_is_refused_with_todays(of_78a7b61: Path) -> None:
+    settings = {**settings_of_78a7b61("pooled.zarr"), "emit": "heads,carried"}
+    with pytest.raises(SettingsError, match=r"--emit carried: .* through_pool now; write --emit heads,through_pool"):
+        hs.precompute(["0.tar", "1.tar"], "new.zarr", **settings)
 
 
 ZARR_ALONE = """

@@ -23,6 +23,7 @@ import headspan as hs
 from headspan.decompose.moments import Moments
 from headspan.errors import SettingsError, StoreError
 from headspan.shards.samples import BadImage
+from headspan.store import reader
 from headspan.store.schema import FORMAT
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, zarr_array
@@ -360,6 +361,36 @@ def test_a_layer_that_is_not_stored_is_refused_with_those_that_are(
     for ask in asks:
         with pytest.raises(SettingsError, match=wanted):
             ask()
+
+
+def test_many_heads_are_those_heads_side_by_side(toy_store: hs.Store) -> None:
+    found = toy_store.heads([2, 0], convention="per_term", normalised=False)
+    assert (found.shape, found.dtype) == ((toy_store.images, 2, HEADS, JOINT), np.float32)
+    for place, layer in enumerate((2, 0)):
+        for head in range(HEADS):
+            wanted = toy_store.head(layer, head, "per_term", normalised=False)
+            np.testing.assert_array_equal(found[:, place, head], wanted)
+    assert toy_store.heads().shape == (toy_store.images, 3, HEADS, JOINT)
+    total = toy_store.heads().sum(axis=(1, 2)) + toy_store.mlps().sum(axis=1)
+    unit = toy_store.embedding / toy_store.norm[:, 2:]
+    np.testing.assert_allclose(total, unit, rtol=0, atol=tolerances.FLOAT16_STORE)
+
+
+def test_heads_that_exceed_the_memory_are_refused_with_their_size(
+    toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 4 * toy_store.images * 2 * HEADS * JOINT
+    monkeypatch.setattr(reader, "_memory_bytes", lambda: needed)
+    assert toy_store.heads([0, 1]).nbytes == needed
+    monkeypatch.setattr(reader, "_memory_bytes", lambda: needed - 1)
+    with pytest.raises(SettingsError, match=r"6 heads to 67 images take .* GB.* call head\(layer, head\)"):
+        toy_store.heads([0, 1])
+
+
+def test_a_notebook_shows_a_store_as_a_table(toy_store: hs.Store) -> None:
+    page = toy_store._repr_html_()
+    for wanted in ("<td>67 of 70 planned</td>", "<td>0-2 of 3</td>", "<td>ok, embedding, norm, heads, patches, mlps"):
+        assert wanted in page
 
 
 @pytest.mark.parametrize("head", [3, -1, 257])
