@@ -164,7 +164,7 @@ def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.C
         "eva": "heads of layers 0-1 + initial state + MLPs + biases",
     }
     assert found["sum"] == sums[run["kind"]]
-    assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 through it")
+    assert found["layers"] == ("0-1 of 2" if run["kind"] == "eva" else "2 of 3; 0-1 through the pooling")
 
 
 def test_maps_leave_out_what_is_no_patch(run: dict[str, Any], exact: list[Decomposition]) -> None:

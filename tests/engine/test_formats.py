@@ -1,4 +1,4 @@
-"""Stores of released formats open for ever, newer ones are refused, and zarr-python alone reads them all."""
+"""Stores of earlier versions open, verify, resume and repair; zarr-python alone reads every store."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from headspan.store.identity import RUN_KEYS, SIZE_KEYS, differences
 from tests.conftest import ToyRun, relative_files, zarr_array
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-# When the shards of the old stores were written, in seconds.
+# The time of modification of the old stores' shards, in seconds.
 WRITTEN = 1_700_000_000
 
 
 @pytest.fixture
 def format_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store that headspan 0.1.0 wrote when format 1 was new, in a folder with its model and shards."""
+    """A store that headspan 0.1.0 wrote in the first version of format 1, in a folder with its model and shards."""
     with zipfile.ZipFile(DATA / "format-1.zip") as archive:
         archive.extractall(tmp_path)
     for shard in tmp_path.glob("*.tar"):
         os.utime(shard, (WRITTEN, WRITTEN))
-    # Its shards and model are named from here.
+    # The store names its shards and model relative to this folder.
     monkeypatch.chdir(tmp_path)
     return tmp_path / "format-1.zarr"
 
@@ -47,7 +47,7 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     verdict = hs.verify(hs.open(format_1, include_failed=True), sources=True)
     assert (verdict.problems, verdict.unreached) == ((), 0)
     assert verdict.largest_error is not None
-    # It goes on under the command that made it, and has nothing to do.
+    # The command that made it finds nothing to do.
     made = {"model": "headspan-tiny.json", "pretrained": "random:0", "layers": "all", "emit": "heads,patches,mlps"}
     with pytest.raises(StoreError, match='was made with decode "exact", this run asks for "fast"'):
         hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made)
@@ -57,7 +57,7 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     (format_1 / "embedding" / "c" / "1" / "0").unlink()
     done = repair(format_1, batch_size=2)
     assert (done.units, done.verdict.problems) == ((1,), ())
-    # Other versions of the libraries may round otherwise.
+    # Other versions of the libraries may round differently.
     np.testing.assert_allclose(hs.open(format_1).embedding, embedding, rtol=1e-4, atol=1e-5)
     assert set(relative_files(format_1)) == set(before)
 
@@ -68,8 +68,7 @@ def of_78a7b61(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     `whole.zarr` has all emissions and a run of every analysis, `begun.zarr` is of the same model and images and was
     interrupted after two units of five, `pooled.zarr` is of a model that pools by attention and emits `carried`, which
-    is called `through_pool` today.
-    Image 3 of nine is broken.
+    is called `through_pool` today. Image 3 of nine is broken.
     """
     with zipfile.ZipFile(DATA / "commit-78a7b61.zip") as archive:
         archive.extractall(tmp_path)
@@ -99,25 +98,25 @@ def test_a_store_of_commit_78a7b61_opens_verifies_resumes_and_is_repaired(name: 
     assert whole.samples()["caption"].to_pylist() == [f"caption {row}" for row in range(9) if row != 3]
     before = {array: whole.contents.read(array)[whole.rows] for array in whole.contents.specs}
     for spec in whole.contents.specs.values():
-        # Of the second unit, rows 2 and 3.
+        # The second unit: rows 2 and 3.
         (store.path / spec.file(2)).unlink()
     repaired = repair(store.path, batch_size=2)
     assert (repaired.units, repaired.verdict.problems) == ((1,), ())
     for array, values in before.items():
-        # Other versions of the libraries may round otherwise.
+        # Other versions of the libraries may round differently.
         np.testing.assert_allclose(
             hs.open(store.path).contents.read(array)[whole.rows], values, rtol=2e-3, atol=2e-3, err_msg=array
         )
 
 
-def test_a_store_that_commit_78a7b61_began_ends_as_the_one_that_it_finished(of_78a7b61: Path) -> None:
+def test_resuming_a_store_of_commit_78a7b61_gives_the_numbers_of_its_finished_store(of_78a7b61: Path) -> None:
     hs.precompute(["0.tar", "1.tar"], "begun.zarr", **settings_of_78a7b61("begun.zarr"))
     begun, whole = hs.open("begun.zarr"), hs.open("whole.zarr")
     np.testing.assert_allclose(begun.embedding, whole.embedding, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(begun.moments().gram, whole.moments().gram, rtol=1e-4, atol=1e-6)
 
 
-def test_the_analyses_of_commit_78a7b61_are_read_and_go_on(of_78a7b61: Path) -> None:
+def test_the_analyses_of_commit_78a7b61_are_read_and_can_be_repeated(of_78a7b61: Path) -> None:
     store = hs.open("whole.zarr")
     spans = hs.read_spans(store)
     assert (spans.run, spans.indices.shape, spans.pool.concepts) == (
@@ -206,7 +205,7 @@ group = zarr.open_group(sys.argv[1], mode="r")
 ok = group["ok"][:] == 1
 norm, embedding, heads = (group[name][:][ok] for name in ("norm", "embedding", "heads"))
 assert np.isfinite(embedding).all() and np.isnan(group["embedding"][:][~ok]).all()
-# One head's contribution in the published convention, without its share of mean and bias: METHODS, from arrays alone.
+# One head's contribution in the published convention without mean and bias terms, from arrays alone.
 share = heads[:, 1, 0].astype(np.float32) @ group["model/head_to_joint"][1, 0] / norm[:, 1:2] / norm[:, 2:3]
 count, total = int(group["moments/count"][0]), group["moments/sum"][:]
 scale = norm[:, 1].astype(np.float64) * norm[:, 2]
@@ -237,7 +236,7 @@ def test_zarr_alone_reads_every_number(toy_run: ToyRun, tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:, store.joint :], own, rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_in_a_store_is_a_pickle(toy_run: ToyRun) -> None:
+def test_no_file_of_a_store_is_a_pickle(toy_run: ToyRun) -> None:
     # A pickle begins with its protocol, and object arrays of NumPy say so in their header.
     for name, data in relative_files(toy_run.path).items():
         assert not data.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), name

@@ -1,4 +1,4 @@
-"""Shards read, converted and multiplied through memory maps: the same numbers, or left to Zarr."""
+"""Read, convert and multiply shards through memory maps; shards that cannot be mapped are read by Zarr."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_without_numkong_the_same_numbers_are_read_and_multiplied(toy_store: hs.
     np.testing.assert_allclose(found["similar"], similar, rtol=1e-4, atol=1e-6)
 
 
-def test_every_number_of_16_bits_is_the_same_in_32(tmp_path: Path) -> None:
+def test_every_float16_number_converts_to_the_equal_float32_number(tmp_path: Path) -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 8, 64)
     spec = spec_of(every.shape, every.shape, (1, 2, 64), "float16")
     write_all(tmp_path, spec, every)
@@ -64,7 +64,7 @@ def test_every_number_of_16_bits_is_the_same_in_32(tmp_path: Path) -> None:
 SPEC = spec_of((13, 3, 4, 6, 5), (8, 3, 4, 6, 5), (4, 1, 2, 6, 5), "float16")
 
 
-def test_one_place_of_the_first_axes_is_read_over_all_rows_or_in_one(tmp_path: Path) -> None:
+def test_one_place_of_the_first_axes_is_read_for_all_rows_or_for_one(tmp_path: Path) -> None:
     values = random_values(SPEC.shape, SPEC.dtype)
     write_all(tmp_path, SPEC, values)
     for index in ((), (2,), (0, 3), (1, 2, 5)):
@@ -122,7 +122,7 @@ def test_coordinates_of_other_precisions_are_refused(toy_run: ToyRun) -> None:
             ask(1, 1, "half a number")
 
 
-def test_what_is_not_committed_is_nan_in_16_bits_too(toy_copy: Path) -> None:
+def test_uncommitted_rows_are_nan_in_float16_too(toy_copy: Path) -> None:
     (toy_copy / "records/commits/complete.json").unlink()
     record = toy_copy / "records/commits/group-000000.json"
     record.write_text(json.dumps([unit for unit in json.loads(record.read_text()) if unit["unit"] != 1]))
@@ -133,7 +133,7 @@ def test_what_is_not_committed_is_nan_in_16_bits_too(toy_copy: Path) -> None:
 
 
 def exact_products(store: hs.Store, heads: list[tuple[int, int]], matrices: list[np.ndarray]) -> np.ndarray:
-    """In float64, from coordinates as Zarr reads them."""
+    """The products in float64, from coordinates that Zarr reads."""
     total = np.zeros((matrices[0].shape[1], store.images))
     mean, s, length = np.asarray(zarr_array(store.path, "norm")[...])[store.rows].astype(np.float64).T
     for (layer, head), matrix in zip(heads, matrices, strict=True):
@@ -155,7 +155,7 @@ def test_products_with_stored_coordinates_are_exact_to_float32(
         store = hs.open(toy_run.path, include_failed)
         matrices = [random.standard_normal((store.head_dim + 3, columns)) for _ in heads]
         wanted = exact_products(store, heads, matrices)
-        # Blocks of one chunk, and of all.
+        # Blocks of one chunk and of all chunks.
         for block_bytes in (1, 1 << 20):
             monkeypatch.setattr(products, "_BLOCK_BYTES", block_bytes)
             found = coordinate_products(store, heads, matrices)
@@ -165,7 +165,7 @@ def test_products_with_stored_coordinates_are_exact_to_float32(
             assert relative_error(found[good], wanted[good]) < tolerances.FLOAT32_SUM
 
 
-def test_columns_of_any_size_are_multiplied_each_in_its_own_scale(toy_run: ToyRun) -> None:
+def test_each_column_of_a_product_has_its_own_scale(toy_run: ToyRun) -> None:
     store = hs.open(toy_run.path)
     columns = np.random.default_rng(0).standard_normal((store.head_dim + 3, 6))
     scales = np.array([1e-30, 1e30, 1.0, 0.0, 1.0, 1.0])
@@ -189,7 +189,7 @@ def test_a_missing_shard_is_nan_in_products(toy_copy: Path) -> None:
 
 
 def begin_in_chunks(rows: dict[str, int], path: Path, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Precompute the first unit, in chunks of so many rows, as an older headspan might have."""
+    """Precompute the first unit in chunks with other numbers of rows, as an older headspan might have."""
 
     def interrupt(event: Progress) -> None:
         if event.stage == "images" and event.done > 32:
@@ -210,7 +210,7 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
     assert old.complete
     assert (old.contents.specs["heads"].chunk[0], new.contents.specs["heads"].chunk[0]) == (4, 32)
     vectors = np.random.default_rng(0).standard_normal((2, new.joint)).astype(np.float32)
-    # Through the maps, not by way of Zarr.
+    # Only through memory maps, not through Zarr.
     monkeypatch.setattr(Contents, "values", None)
     for layer in new.layers:
         assert (old.head_coordinates(layer, 1) == new.head_coordinates(layer, 1)).all()
@@ -236,7 +236,7 @@ def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chu
 
 
 @pytest.mark.parametrize("position", range(0, 1100, 100))
-def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int, toy_copy: Path) -> None:
+def test_damaged_metadata_of_one_array_leave_the_others_readable(position: int, toy_copy: Path) -> None:
     path = toy_copy / "heads" / "zarr.json"
     data = bytearray(path.read_bytes())
     data[position] ^= 64
@@ -247,7 +247,7 @@ def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int
     assert [problem.where for problem in hs.verify(store).problems] == ["heads/zarr.json"]
 
 
-def test_shards_that_zarr_wrote_anew_in_its_own_order_are_not_taken_for_ours(
+def test_shards_that_zarr_rewrote_in_another_order_are_not_mapped(
     toy_copy: Path,
 ) -> None:
     store = hs.open(toy_copy)
@@ -257,12 +257,12 @@ def test_shards_that_zarr_wrote_anew_in_its_own_order_are_not_taken_for_ours(
     array = zarr.open_group(toy_copy, mode="r+")["heads"]
     assert isinstance(array, zarr.Array)
     array[...] = array[...]
-    # Of the same size, its index whole: what differs is where the chunks lie.
+    # The size is the same and the index is valid, but the chunks are in another order.
     assert (toy_copy / store.contents.specs["heads"].file(0)).stat().st_size == size
     assert (hs.open(toy_copy).head_coordinates(layer, 1) == wanted).all()
 
 
-def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_copy: Path) -> None:
+def test_shards_that_another_program_rewrote_are_read_by_zarr(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     layer = store.layers[0]
     wanted = store.head_coordinates(layer, 0)
@@ -283,7 +283,7 @@ def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_cop
     assert relative_error(similarities(again, [(layer, 0), (layer, 1)], vectors), scores) < tolerances.FLOAT32_SUM
 
 
-def test_a_damaged_shard_is_refused_with_what_to_do(toy_copy: Path) -> None:
+def test_the_error_about_a_damaged_shard_says_what_to_do(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     path = toy_copy / store.contents.specs["heads"].file(0)
     path.write_bytes(path.read_bytes()[:-3])

@@ -32,6 +32,8 @@ def test_the_dataset_has_the_stores_numbers_under_their_names(toy_store: hs.Stor
     np.testing.assert_array_equal(data["norm"].sel(image=keys[7], statistic="length"), toy_store.norm[7, 2])
     np.testing.assert_array_equal(data["embedding"].isel(image=slice(None, None, -3)), toy_store.embedding[::-3])
     np.testing.assert_array_equal(data["ok"], np.ones(toy_store.images, np.uint8))
+    backwards = data["heads"].isel(layer=slice(None, None, -1), image=[2])
+    np.testing.assert_array_equal(backwards[0, 0, 1], toy_store.head_coordinates(2, 1, np.float16)[2])
     assert data["embedding"].isel(image=4).values.shape == (toy_store.joint,)
     assert data.attrs["format"] == 1
 

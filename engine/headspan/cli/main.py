@@ -249,7 +249,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         + ("" if store.complete else "; unfinished: run the same precompute command to go on"),
         "notes": f"{len(notes):,} on captions, metadata and members that are no images",
         "layers": f"{spans_of(store.layers)} of {store.all_layers}"
-        + (f"; {spans_of(store.through_pool_layers)} through it" if store.through_pool_layers else ""),
+        + (f"; {spans_of(store.through_pool_layers)} through the pooling" if store.through_pool_layers else ""),
         "sum": _sum_of(attributes["sum"]),
         "heads": f"{store.heads_per_layer} a layer, {store.head_dim} dimensions; joint space {store.joint}",
         "emitted": ", ".join(attributes["emit"]),

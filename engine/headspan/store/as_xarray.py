@@ -95,5 +95,8 @@ def _of_images(samples: pa.Table) -> dict[str, np.ndarray]:
 def _read(contents: Contents, name: str, rows: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
     """Read an outer selection of an array at `rows`."""
     chosen = np.atleast_1d(rows[key[0]])
-    values = contents.outer(name, chosen, *key[1:])
+    lengths = contents.specs[name].shape[1:]
+    # Zarr accepts no slice that runs backwards.
+    index = [np.arange(n)[part] if isinstance(part, slice) else part for part, n in zip(key[1:], lengths, strict=True)]
+    values = contents.outer(name, chosen, *index)
     return np.asarray(values[0]) if np.ndim(rows[key[0]]) == 0 else values
