@@ -87,7 +87,7 @@ def run(toy: bool) -> dict[str, Any]:
 
 def _is_nearest(store: hs.Store, image: int, found: np.ndarray) -> bool:
     """Whether the store's dense contributions have the same nearest images."""
-    heads = store.heads(0, 1)
+    heads = store.head(0, 1)
     scores = heads @ heads[image]
     scores[image] = -np.inf
     # Neighbours with almost equal scores may change places.

@@ -46,7 +46,7 @@ def planned_store(
     attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size)}
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
-        staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], _folded(size, random), emit)
+        staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], _folded(size, random))
     return StoreWriter(path)
 
 

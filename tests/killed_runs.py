@@ -1,4 +1,4 @@
-"""A program that runs precompute in forked children and has them killed: SIGKILL at a chosen step, or after a time.
+"""A program that runs precompute in forked children and kills them with SIGKILL at a chosen step, or after a time.
 
 Libraries and model are loaded once, before any store is opened, so that a run costs what its images cost. Reads the
 run's settings and then one order a line, as JSON; answers each with how the child ended, its steps and what it read.
@@ -18,31 +18,31 @@ from typing import Any
 
 from headspan.config import PrecomputeSettings
 from headspan.decode.in_flight import UnitsInFlight
-from headspan.io.local import StagedFile
+from headspan.io.files import StagedFile
+from headspan.io.local import LocalStorage
 from headspan.run import precompute as pipeline
 from headspan.shards.samples import Sample
-from headspan.store.write import commits
-from headspan.store.write import create as staged
-from headspan.store.write import shard as shard_writer
-from headspan.store.write import unit as writer
+from headspan.store import commit_records
+from headspan.store.write.commits import Commits
+from headspan.store.write.unit import StoreWriter
 
-# What a run does to the disk, by the module that calls it.
+# The operations that change a store on disk.
 STEPS = (
-    (staged.Path, "rename"),
     (StagedFile, "write"),
     (StagedFile, "finish"),
-    (shard_writer, "write_atomically"),
-    (commits, "stage"),
-    (commits, "create_once"),
-    (commits, "_given_its_name"),
-    (commits, "write_atomically"),
-    (commits.Commits, "_merge_group"),
-    (writer.StoreWriter, "write_moments"),
+    (LocalStorage, "stage"),
+    (LocalStorage, "put"),
+    (LocalStorage, "put_if_absent"),
+    (LocalStorage, "publish"),
+    (LocalStorage, "delete"),
+    (LocalStorage, "move_folder"),
+    (Commits, "_merge_group"),
+    (StoreWriter, "write_moments"),
 )
 
 
 class Steps:
-    """Counts the moments before, amid and after each step, writes them down, and dies at one of them."""
+    """Counts and logs the moments before, during and after each step, and kills the process at one of them."""
 
     def __init__(self, log: Path, last: int | None) -> None:
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -74,7 +74,7 @@ class Steps:
 
 
 def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:
-    """The child: precompute, watched."""
+    """Run precompute in the child, with its steps counted."""
     steps = Steps(log, last)
     for owner, name in STEPS:
         setattr(owner, name, steps.around(name, getattr(owner, name)))
@@ -89,7 +89,7 @@ def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:
 
 
 def start(settings: PrecomputeSettings, log: Path, last: int | None) -> int:
-    """A child at work; its process id."""
+    """Start a child. Returns its process id."""
     child = os.fork()
     if child == 0:
         try:
@@ -102,9 +102,9 @@ def start(settings: PrecomputeSettings, log: Path, last: int | None) -> int:
 
 
 def main() -> None:
-    """Take orders until there are no more."""
+    """Carry out orders until the input ends."""
     given: dict[str, Any] = json.loads(sys.stdin.readline())
-    commits.GROUP_UNITS = 2
+    commit_records.GROUP_UNITS = 2
     encoder = pipeline.prepare(PrecomputeSettings.from_dict({**given, "out": "none"}))
     pipeline.prepare = lambda *arguments: encoder
     for line in sys.stdin:

@@ -337,3 +337,43 @@ def anchors(page: str) -> set[str]:
     """What GitHub calls the headings of a page in links."""
     titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+# What changes or locks files so that a store's promises depend on it; Path.replace takes one argument, str.replace two.
+FILE_MODULES = ("fcntl", "mmap")
+FILE_CALLS = ("fsync", "fdatasync", "flock", "lockf", "link", "hardlink_to", "rename", "renames", "mmap", "rmtree")
+
+
+def file_operations(source: str) -> list[int]:
+    """The lines on which a module links, renames, locks, maps or syncs files itself, in order."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom):
+                names.append(node.module or "")
+            found |= {node.lineno} if set(names) & {*FILE_MODULES, *FILE_CALLS} else set()
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of_os = isinstance(node.func.value, ast.Name) and node.func.value.id in ("os", "shutil")
+            replaces = node.func.attr == "replace" and (of_os or (len(node.args) == 1 and not node.keywords))
+            moves = node.func.attr == "move" and of_os
+            found |= {node.lineno} if node.func.attr in FILE_CALLS or replaces or moves else set()
+    return sorted(found)
+
+
+def test_only_io_links_renames_locks_maps_and_syncs_files() -> None:
+    example = (
+        "import os, shutil, mmap\nfrom fcntl import flock\nos.link(a, b)\nos.fsync(1)\n"
+        "path.rename(b)\npath.replace(b)\nos.replace(a, b)\nshutil.move(a, b)\n"
+        "text.replace('a', 'b')\nreplace(value, a=1)\nvalue.replace(tzinfo=None)\nos.open(a, 1)\npath.unlink()"
+    )
+    assert file_operations(example) == [1, 2, 3, 4, 5, 6, 7, 8]
+    io = [path for path in sorted((ENGINE / "io").glob("*.py")) if file_operations(path.read_text())]
+    assert [path.name for path in io] == ["files.py", "local.py", "locks.py"]
+    wrong = [
+        f"{module}, line {line}: changes files itself; use headspan.io"
+        for module, path in engine_modules().items()
+        if not is_in(module, "headspan.io")
+        for line in file_operations(path.read_text())
+    ]
+    assert not wrong, "\n".join(wrong)

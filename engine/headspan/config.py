@@ -16,7 +16,7 @@ from headspan.errors import SettingsError
 from headspan.escapes import escaped
 from headspan.user_paths import expand_user
 
-EMISSIONS = ("heads", "patches", "mlps", "carried")
+EMISSIONS = ("heads", "patches", "mlps", "through_pool")
 PRECISIONS = ("fp32", "bf16", "fp16")
 DECODERS = ("fast", "exact")
 # The ways of open_clip to resize an image that headspan implements.
@@ -88,7 +88,7 @@ class PrecomputeSettings:
     weights: str | None = None
     # The layers whose heads (and patches) are stored: `all`, `last4`, `8-11`, or numbers with commas.
     layers: str = "last4"
-    # What is stored beside `heads` and `moments`, which always are; `carried` is for attention pooling.
+    # What is stored beside `heads` and `moments`, which always are; `through_pool` is for attention pooling.
     emit: tuple[str, ...] = ("heads",)
     # Height and width of the model's input images in pixels; None means the model's own.
     image_size: int | None = None
@@ -127,6 +127,8 @@ class PrecomputeSettings:
                 f"--out {self.out}: stores are written to local folders; give a local path, then copy the store"
             )
         unknown = [name for name in self.emit if name not in EMISSIONS]
+        if "carried" in unknown:
+            raise SettingsError("--emit carried: this is called through_pool now; write --emit heads,through_pool")
         if unknown:
             raise SettingsError(f"--emit {','.join(unknown)} is unknown; choose from {', '.join(EMISSIONS)}")
         if self.precision not in PRECISIONS:

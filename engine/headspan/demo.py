@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from pathlib import Path
 from headspan.config import PrecomputeSettings
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
-from headspan.io.local import checksum, new_token, refusals, staged, write_atomically
+from headspan.io.files import checksum, delete_folder, move, new_token, refusals, staged, write_atomically
 from headspan.report.collect import write_report
 from headspan.run.summary import Summary
 from headspan.user_paths import expand_user
@@ -140,7 +139,7 @@ class _Place:
             for name in names:
                 if (self.folder / name).exists():
                     raise StoreError(f"{self.folder / name}: appeared while the demo ran; choose another --out")
-                (self.making / name).rename(self.folder / name)
+                move(self.making / name, self.folder / name)
 
     def _delete_made(self) -> None:
         """Delete the marker's files and the temporary folder. Raises StoreError if there are other files."""
@@ -154,7 +153,7 @@ class _Place:
                 f"{self.folder}: holds {strangers[0]}, which the earlier demo did not write, or which has changed "
                 "since; choose another --out, or move it away"
             )
-        shutil.rmtree(self.making, ignore_errors=True)
+        delete_folder(self.making)
         for name in sorted(found, reverse=True):
             if found[name] is None:
                 (self.folder / name).rmdir()

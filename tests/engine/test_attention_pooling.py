@@ -67,7 +67,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     vision = {**TOYS[kind], "image_size": size}
     config.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}))
     members = [(f"{row:02d}.jpg", encoded_image(row)) for row in range(IMAGES)]
-    emit = ["heads", "patches", "mlps", *([] if kind == "eva" else ["carried"])]
+    emit = ["heads", "patches", "mlps", *([] if kind == "eva" else ["through_pool"])]
     settings = {
         "shards": str(write_tar(folder / "0.tar", members)),
         "model": str(config),
@@ -119,7 +119,7 @@ def test_the_store_holds_the_oracles_numbers_and_verify_finds_no_problem(
             total = total + store.biases().sum(axis=1)
         assert store.mlps(convention).shape == (IMAGES, store.terms, 24)
         for kept, head in itertools.product(range(len(direct)), range(store.heads_per_layer)):
-            found = store.heads(direct[kept], head, convention)
+            found = store.head(direct[kept], head, convention)
             assert relative_error(found, [w.heads[kept, head] for w in wanted]) < tolerances.FLOAT16_STORE
             total = total + found
         assert relative_error(total, store.embedding / store.norm[:, 2:]) < SUM_TOLERANCES["fp32"]
@@ -134,7 +134,7 @@ def test_earlier_layers_act_through_the_pooling_and_add_nothing_to_the_sum(
     store = hs.open(run["out"])
     if run["kind"] == "eva":
         assert store.through_pool_layers == ()
-        with pytest.raises(SettingsError, match=r"holds no carried; precompute with --emit heads,carried"):
+        with pytest.raises(SettingsError, match=r"holds no through_pool; precompute with --emit heads,through_pool"):
             store.through_pool(0, 0)
         return
     assert store.through_pool_layers == (0, 1)
@@ -143,11 +143,15 @@ def test_earlier_layers_act_through_the_pooling_and_add_nothing_to_the_sum(
         assert relative_error(store.through_pool(layer, head, normalised=False), wanted) < tolerances.FLOAT16_STORE
         unit = wanted / np.linalg.norm(store.embedding, axis=1, keepdims=True)
         assert relative_error(store.through_pool(layer, head), unit) < tolerances.FLOAT16_STORE
-    with pytest.raises(SettingsError, match=r"the heads of layer 1 reach the embedding through layer 2, the attention"):
-        store.heads(1, 0)
-    with pytest.raises(SettingsError, match=r"head 3 of layer 1 is not carried; stored are layers 0-1 with heads 0 to"):
+    with pytest.raises(
+        SettingsError, match=r"the heads of layer 1 write to the embedding only through layer 2, the attention"
+    ):
+        store.head(1, 0)
+    with pytest.raises(
+        SettingsError, match=r"head 3 of layer 1 is not in through_pool; stored are layers 0-1 with heads"
+    ):
         store.through_pool(1, 3)
-    with pytest.raises(SettingsError, match=r"head 0 of layer 2 is not carried"):
+    with pytest.raises(SettingsError, match=r"head 0 of layer 2 is not in through_pool"):
         store.through_pool(2, 0)
 
 
@@ -184,7 +188,7 @@ def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict
     assert spans.layers == store.layers
     layer = store.layers[-1]
     vectors = hs.text_vectors(store, hs.read_pool(texts))
-    dense = textspan_dense(store.heads(layer, 1), vectors, texts_per_head=2, rank=80)
+    dense = textspan_dense(store.head(layer, 1), vectors, texts_per_head=2, rank=80)
     assert spans.texts(layer, 1) == [texts[index] for index in dense.indices]
 
 
@@ -221,7 +225,7 @@ def test_the_command_that_info_prints_resumes_the_store_and_gives_the_same_bytes
     assert f"stored before, or by another process: {IMAGES} images" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(words[1:]) == 0
-    arrays = {*hs.open(store).row_specs, "moments", "model"}
+    arrays = {*hs.open(store).contents.specs, "moments", "model"}
     first, second = (
         {name: data for name, data in relative_files(path).items() if "/c/" in name and name.split("/")[0] in arrays}
         for path in (store, tmp_path / store.name)
@@ -232,7 +236,7 @@ def test_the_command_that_info_prints_resumes_the_store_and_gives_the_same_bytes
 
 def test_a_damaged_unit_is_computed_again(run: dict[str, Any], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run["out"], tmp_path / "copy.zarr"))
-    specs = hs.open(copy).row_specs
+    specs = hs.open(copy).contents.specs
     for spec in specs.values():
         file = copy / spec.file(0)
         file.write_bytes(file.read_bytes()[:-1])
@@ -248,15 +252,17 @@ def test_layers_without_a_direct_one_are_refused_and_omitted_layers_are_reported
     common = {**run, "out": tmp_path / "run.zarr"}
     kind = common.pop("kind")
     if kind == "eva":
-        with pytest.raises(SettingsError, match=r"^--emit carried: .* does not pool by attention"):
-            hs.precompute(**{**common, "emit": "heads,carried"})
+        with pytest.raises(SettingsError, match=r"^--emit through_pool: .* does not pool by attention"):
+            hs.precompute(**{**common, "emit": "heads,through_pool"})
         return
     with pytest.raises(SettingsError, match=r"--layers 0-1: .* layer 2, the pooling, .* as in --layers 0-1,2"):
         hs.precompute(**{**common, "layers": "0-1"})
-    with pytest.raises(SettingsError, match=r"--emit carried: of --layers 2 none is before the pooling; .* 0 to 1"):
+    with pytest.raises(SettingsError, match=r"--emit through_pool: of --layers 2 none is before the pooling; .* 0"):
         hs.precompute(**{**common, "layers": "2"})
     hs.precompute(on_progress=print, **{**common, "emit": "heads", "layers": "last2"})
-    assert "of layers before 2, the pooling, nothing is kept without --emit heads,carried" in capsys.readouterr().out
+    assert (
+        "of layers before 2, the pooling, nothing is kept without --emit heads,through_pool" in capsys.readouterr().out
+    )
     store = hs.open(tmp_path / "run.zarr")
     assert (store.layers, store.through_pool_layers, store.all_layers) == ((2,), (), 3)
     # CoCa's pooling has no MLP, so its heads and biases are the whole sum.

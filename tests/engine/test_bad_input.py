@@ -202,7 +202,7 @@ def test_a_shard_that_disappears_ends_the_run_and_the_same_command_resumes_it(to
         hs.precompute(out=tmp_path / "s.zarr", on_progress=vanish, **settings)
     store = hs.open(tmp_path / "s.zarr", include_failed=True)
     # Rows 0 to 31, two units, are in the first two tars; the third unit could not be read.
-    assert [record.unit for record in store.records] == [0, 1]
+    assert [record.unit for record in store.contents.records] == [0, 1]
     assert hs.verify(store).problems == ()
     gone.rename(shards[2])
     assert hs.precompute(out=tmp_path / "s.zarr", **settings).skipped == 32

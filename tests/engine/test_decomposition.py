@@ -100,7 +100,7 @@ def joint_terms(
     if row.terms is not None:
         mlps = mlp_contributions(arrays["mlps"], arrays["mlp_means"], norm, folded, convention, normalised)
     biases = bias_contributions(norm, folded, normalised)
-    return Joint(arrays["embedding"], norm, heads, mlps, biases, patches, arrays.get("carried"))
+    return Joint(arrays["embedding"], norm, heads, mlps, biases, patches, arrays.get("through_pool"))
 
 
 def build_visual(config: dict[str, Any], seed: int) -> VisionTransformer:
@@ -199,13 +199,13 @@ def test_the_published_numbers_are_read_back_from_a_store_of_16_bits(
             "prefix_tokens": 1,
             "joint": tower.joint,
             "terms": 13,
-            "carried": [],
+            "through_pool": [],
         },
     }
     samples = [Sample(n, f"k{n}", "a.tar", f"k{n}.jpg", 512, 1) for n in range(2)]
     with NewStore(tmp_path / "golden.zarr") as staged:
         assert staged.plan(samples, 3, []) == 2
-        staged.publish(attributes, [Shard("a.tar", 0, 2, 1, 1)], fold(tower, layers), emit)
+        staged.publish(attributes, [Shard("a.tar", 0, 2, 1, 1)], fold(tower, layers))
     writer = StoreWriter(tmp_path / "golden.zarr")
     (unit,) = writer.unfinished()
     found, moments = contributions(row, tower), Moments.zeros(12, 12, 64, torch.device("cpu"))
@@ -221,7 +221,7 @@ def test_the_published_numbers_are_read_back_from_a_store_of_16_bits(
     assert relative_error(store.mlps(), golden["mlp"]) < tolerances.FLOAT16_STORE
     for layer, head in itertools.product(layers, range(12)):
         wanted = golden["attn"][:, layer, head]
-        assert relative_error(store.heads(layer, head), wanted) < tolerances.FLOAT16_STORE, (layer, head)
+        assert relative_error(store.head(layer, head), wanted) < tolerances.FLOAT16_STORE, (layer, head)
     for place, layer in enumerate(golden["attn_spatial_layers"].tolist()):
         wanted = golden["attn_spatial"][0, place]
         assert relative_error(store.patches(0, layer), wanted) < tolerances.FLOAT16_STORE

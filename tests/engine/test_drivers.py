@@ -1,4 +1,4 @@
-"""Drivers of sources that raise whatever they like: one sentence each, asked again where that may help."""
+"""Drivers of sources that raise any error: each becomes one sentence, and temporary errors are retried."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.engine.troubled_driver import DATA, DriverError, StatusError, Trouble
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits that were asked for, none of them waited; and drivers without trouble."""
+    """The seconds that the code asks to wait, without waiting; drivers start without errors."""
     asked: list[float] = []
     monkeypatch.setattr(network.time, "sleep", asked.append)
     monkeypatch.setattr(Troubled, "trouble", {})
@@ -43,7 +43,7 @@ PLACES += [("troubledasync", place) for place in ("info", "cat", "open")]
 
 @pytest.mark.parametrize("error", SETTLED, ids=repr)
 @pytest.mark.parametrize(("scheme", "place"), PLACES)
-def test_what_a_driver_raises_is_one_sentence_that_names_the_url(
+def test_an_error_of_a_driver_becomes_one_sentence_with_the_url(
     scheme: str, place: str, error: Exception, waits: list[float]
 ) -> None:
     url = f"{scheme}://bucket/a.tar"
@@ -59,7 +59,7 @@ def test_what_a_driver_raises_is_one_sentence_that_names_the_url(
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 @pytest.mark.parametrize(("scheme", "place"), PLACES)
-def test_what_is_transient_is_asked_again_and_gives_every_row(
+def test_temporary_errors_are_retried_and_every_row_is_read(
     scheme: str, place: str, error: Exception, waits: list[float]
 ) -> None:
     Troubled.trouble = {place: [error] * 2}
@@ -84,7 +84,7 @@ def test_a_stream_whose_driver_fails_half_way_is_read_again(waits: list[float]) 
 
 
 class Mute(Exception):
-    """One that cannot be asked what it says, nor for the server's answer."""
+    """An error without readable text or status."""
 
     status = 9**5_000
 
@@ -97,7 +97,7 @@ class Mute(Exception):
 
 
 class Own(BaseException):
-    """A driver's own, which is no Exception."""
+    """An error of a driver that is not an Exception."""
 
 
 ODD = [asyncio.CancelledError(), GeneratorExit(), SystemExit(3), Own("own"), Mute()]
@@ -105,7 +105,7 @@ ODD = [asyncio.CancelledError(), GeneratorExit(), SystemExit(3), Own("own"), Mut
 
 @pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("place", ["init", "info", "open", "seekable", "seek", "read", "stream"])
-def test_odd_errors_are_one_sentence_in_every_place(place: str, error: BaseException) -> None:
+def test_odd_errors_become_one_sentence_wherever_they_are_raised(place: str, error: BaseException) -> None:
     Troubled.trouble = {place: [error] * 99}
     if place == "stream":
         Troubled.trouble = {"stream": [], "read": [error] * 99}
@@ -114,7 +114,7 @@ def test_odd_errors_are_one_sentence_in_every_place(place: str, error: BaseExcep
 
 
 @pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
-def test_odd_errors_in_the_middle_of_a_stream_are_one_sentence(
+def test_odd_errors_in_the_middle_of_a_stream_become_one_sentence(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headspan.shards.stream._SKIPPED_BYTES", 512)
@@ -125,7 +125,7 @@ def test_odd_errors_in_the_middle_of_a_stream_are_one_sentence(
             reader.read_at(len(DATA) - 9, 9)
 
 
-def test_a_long_text_is_cut_at_the_end_of_a_word_and_keeps_no_part_of_a_secret() -> None:
+def test_a_long_message_is_cut_after_a_word_and_shows_no_part_of_a_secret() -> None:
     for before in range(480, 500):
         Troubled.trouble = {"info": [KeyError("w" * before + " QQQQQQQQQQ " + "word " * 20_000)]}
         with pytest.raises(SourceError) as found:
@@ -136,31 +136,33 @@ def test_a_long_text_is_cut_at_the_end_of_a_word_and_keeps_no_part_of_a_secret()
 
 
 @pytest.mark.parametrize("size", [True, -5, 3.5, "x", 10**30, float("nan")])
-def test_a_size_that_is_no_count_is_unknown(size: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_that_is_not_a_whole_number_counts_as_unknown(size: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Troubled, "info", lambda self, path, **options: {"size": size})
     assert describe("troubled://bucket/a.tar") == (None, None)
 
 
 @pytest.mark.parametrize("given", ["text", None, 5, b"x" * 10_000])
-def test_what_a_driver_gives_for_bytes_is_refused_unless_it_is(given: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_returns_something_other_than_bytes_is_refused(
+    given: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(TroubledFile, "read", lambda self, size=-1: given)
     with pytest.raises(SourceError, match=r"^troubled://bucket/a\.tar: cannot be read \("):
         keys("troubled://bucket/a.tar")
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), NotImplementedError(), ValueError("x"), SystemExit(3)], ids=repr)
-def test_a_driver_that_tells_no_times_has_none(error: BaseException) -> None:
+def test_a_file_of_a_driver_without_times_has_no_time(error: BaseException) -> None:
     Troubled.trouble = {"modified": [error]}
     assert describe("troubled://bucket/a.tar") == (len(DATA), None)
 
 
-def test_an_interruption_is_no_failure_of_a_driver() -> None:
+def test_an_interruption_is_not_reported_as_an_error_of_a_driver() -> None:
     Troubled.trouble = {"info": [KeyboardInterrupt()]}
     with pytest.raises(KeyboardInterrupt):
         describe("troubled://bucket/a.tar")
 
 
-def test_a_mistake_of_headspan_is_not_taken_for_a_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_headspan_is_not_reported_as_an_error_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def mistaken(*arguments: object) -> bool:
         raise AssertionError("ours")
 
@@ -189,7 +191,7 @@ def test_the_command_ends_with_one_sentence_and_exit_code_2(tmp_path: Path, caps
         ("a\0b.tar", "no such file|cannot be read"),
     ],
 )
-def test_names_that_python_cannot_look_up_are_one_sentence(
+def test_host_names_that_python_cannot_encode_give_one_sentence(
     name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

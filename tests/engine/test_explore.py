@@ -25,7 +25,7 @@ def vectors(toy_store: hs.Store) -> np.ndarray:
 
 
 def dense_mean(store: hs.Store) -> np.ndarray:
-    return np.mean([store.heads(layer, head) for layer, head in SOME_HEADS], axis=0)
+    return np.mean([store.head(layer, head) for layer, head in SOME_HEADS], axis=0)
 
 
 def test_similarities_are_the_dot_products_of_mean_contributions(toy_store: hs.Store, vectors: np.ndarray) -> None:
@@ -115,7 +115,7 @@ for heads, vectors in [(heads, None) for heads in wrong_heads] + [([(1, 1)], vec
 def test_mean_ablation_leaves_the_embedding_but_for_the_heads_spread(toy_store: hs.Store) -> None:
     whole = toy_store.embedding / np.linalg.norm(toy_store.embedding, axis=1, keepdims=True)
     ablated = mean_ablated(toy_store, SOME_HEADS)
-    moved = sum(toy_store.heads(*head) - toy_store.heads(*head).mean(axis=0) for head in SOME_HEADS)
+    moved = sum(toy_store.head(*head) - toy_store.head(*head).mean(axis=0) for head in SOME_HEADS)
     assert relative_error(whole - ablated, np.asarray(moved)) < FLOAT32_SUM * 100
     # The mean over images stays where it was.
     assert relative_error(ablated.mean(axis=0), whole.mean(axis=0)) < FLOAT32_SUM

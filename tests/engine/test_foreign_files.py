@@ -1,4 +1,4 @@
-"""Stores that went through other hands: files of operating systems and sync tools, and consolidated metadata."""
+"""Stores in which other programs have put files, or whose metadata they have consolidated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POOL = hs.Pool(
     "pool", ("a cat", "a dog", "one", "two", "red", "blue"), ("animals",) * 2 + ("numbers",) * 2 + ("colours",) * 2
 )
 
-# What is left beside a file, by its name: macOS on exFAT and network folders, editors, browsers, sync tools.
+# Names of files that appear beside a file: macOS on exFAT and network folders, editors, browsers, sync tools.
 BESIDE = (
     lambda name: f"._{name}",
     lambda name: f"{name}~",
@@ -30,13 +30,13 @@ BESIDE = (
     lambda name: f"{Path(name).stem}.sync-conflict-20261126-101500-ABCDEFG{Path(name).suffix}",
     lambda name: f"{Path(name).stem} (conflicted copy 2026-11-26){Path(name).suffix}",
 )
-# What is left in a folder.
+# Files that appear in a folder.
 WITHIN = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory", ".nfs000000000001")
 RUBBISH = b"\0\5\x16\7\0\2\0\0" + bytes(100)
 
 
 def leave_foreign_files(root: Path) -> int:
-    """Put every kind of foreign file beside every file and into every folder below `root`; returns how many."""
+    """Put every kind of foreign file beside every file and into every folder below `root`. Returns their number."""
     files = [path for path in root.rglob("*") if path.is_file()]
     folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
     left = [path.with_name(beside(path.name)) for path in [*files, *folders[1:]] for beside in BESIDE]
@@ -54,7 +54,7 @@ def analysed(store: hs.Store) -> None:
 
 @pytest.fixture
 def begun(toy_run: ToyRun, tmp_path: Path) -> Path:
-    """A store of which the first unit alone is committed."""
+    """A store of which only the first unit is committed."""
 
     class Enough(Exception):
         pass
@@ -68,7 +68,7 @@ def begun(toy_run: ToyRun, tmp_path: Path) -> Path:
     return tmp_path / "begun.zarr"
 
 
-def test_foreign_files_change_nothing_of_what_a_store_says(toy_copy: Path) -> None:
+def test_foreign_files_do_not_change_what_is_read_from_a_store(toy_copy: Path) -> None:
     analysed(hs.open(toy_copy))
     clean = hs.open(toy_copy)
     expected = (clean.samples(), clean.notes(), clean.shards(), clean.embedding, read_scores(clean).scores)
@@ -80,24 +80,24 @@ def test_foreign_files_change_nothing_of_what_a_store_says(toy_copy: Path) -> No
     np.testing.assert_array_equal(store.embedding, expected[3])
     np.testing.assert_array_equal(read_scores(store).scores, expected[4])
     assert repair(toy_copy).units == ()
-    # A new run too.
+    # A new run works too.
     assert hs.textspan(store, ["a cat", "a dog"], texts_per_head=2, run="after").run == "after"
     assert read_spans(store, "after").indices.shape[2] == 2
 
 
-def test_a_run_goes_on_among_foreign_files(begun: Path, toy_run: ToyRun) -> None:
+def test_a_run_is_resumed_among_foreign_files(begun: Path, toy_run: ToyRun) -> None:
     leave_foreign_files(begun)
     summary = hs.precompute(out=begun, **toy_run.settings())
     assert (summary.skipped, hs.open(begun).complete) == (32, True)
     foreign = {name for name, data in relative_files(begun).items() if data == RUBBISH}
     assert len(foreign) > 500
     for name, data in relative_files(toy_run.path).items():
-        # Tables of the plan hold the same rows, but need not be the same bytes from one release of Parquet to the next.
+        # Tables of the plan have the same rows, but their bytes may differ between releases of Parquet.
         if "/c/" in name:
             assert (begun / name).read_bytes() == data, name
 
 
-def test_foreign_files_in_the_folder_while_a_store_is_planned_are_not_recorded(
+def test_foreign_files_that_appear_during_planning_are_not_recorded(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shards = staged.write_shards
@@ -115,7 +115,7 @@ def test_foreign_files_in_the_folder_while_a_store_is_planned_are_not_recorded(
     assert hs.verify(hs.open(tmp_path / "s.zarr", include_failed=True)).problems == ()
 
 
-def test_consolidated_metadata_are_no_damage_and_hide_no_later_run(toy_copy: Path) -> None:
+def test_consolidated_metadata_do_not_count_as_damage_and_hide_no_later_run(toy_copy: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(toy_copy)
@@ -129,7 +129,7 @@ def test_consolidated_metadata_are_no_damage_and_hide_no_later_run(toy_copy: Pat
     assert "consolidated_metadata" in (toy_copy / "zarr.json").read_text()
 
 
-def test_a_run_that_is_added_or_replaced_takes_the_stale_copy_out_of_the_metadata(toy_copy: Path) -> None:
+def test_adding_or_replacing_a_run_removes_stale_consolidated_metadata(toy_copy: Path) -> None:
     before = (toy_copy / "zarr.json").read_bytes()
     analysed(hs.open(toy_copy))
     with warnings.catch_warnings():
@@ -144,7 +144,7 @@ def test_a_run_that_is_added_or_replaced_takes_the_stale_copy_out_of_the_metadat
     assert hs.verify(hs.open(toy_copy, include_failed=True)).problems == ()
 
 
-def test_other_changes_of_consolidated_metadata_are_damage(toy_copy: Path) -> None:
+def test_other_changes_to_consolidated_metadata_count_as_damage(toy_copy: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(toy_copy)

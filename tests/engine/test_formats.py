@@ -1,7 +1,8 @@
-"""Stores of released formats open for ever, newer ones are refused, and zarr-python alone reads them all."""
+"""Stores of earlier versions open, verify, resume and repair; zarr-python alone reads every store."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,24 +15,26 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.ccs import read_scores
-from headspan.errors import StoreError
+from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.spans.over_store import read_spans
-from tests.conftest import ToyRun, relative_files
+from headspan.store import results
+from headspan.store.identity import RUN_KEYS, SIZE_KEYS, differences
+from tests.conftest import ToyRun, relative_files, zarr_array
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-# When the shards of the old stores were written, in seconds.
+# The time of modification of the old stores' shards, in seconds.
 WRITTEN = 1_700_000_000
 
 
 @pytest.fixture
 def format_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store that headspan 0.1.0 wrote when format 1 was new, in a folder with its model and shards."""
+    """A store that headspan 0.1.0 wrote in the first version of format 1, in a folder with its model and shards."""
     with zipfile.ZipFile(DATA / "format-1.zip") as archive:
         archive.extractall(tmp_path)
     for shard in tmp_path.glob("*.tar"):
         os.utime(shard, (WRITTEN, WRITTEN))
-    # Its shards and model are named from here.
+    # The store names its shards and model relative to this folder.
     monkeypatch.chdir(tmp_path)
     return tmp_path / "format-1.zarr"
 
@@ -46,7 +49,7 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     verdict = hs.verify(hs.open(format_1, include_failed=True), sources=True)
     assert (verdict.problems, verdict.unreached) == ((), 0)
     assert verdict.largest_error is not None
-    # It goes on under the command that made it, and has nothing to do.
+    # The command that made it finds nothing to do.
     made = {"model": "headspan-tiny.json", "pretrained": "random:0", "layers": "all", "emit": "heads,patches,mlps"}
     with pytest.raises(StoreError, match='was made with decode "exact", this run asks for "fast"'):
         hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made)
@@ -56,7 +59,7 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     (format_1 / "embedding" / "c" / "1" / "0").unlink()
     done = repair(format_1, batch_size=2)
     assert (done.units, done.verdict.problems) == ((1,), ())
-    # Other versions of the libraries may round otherwise.
+    # Other versions of the libraries may round differently.
     np.testing.assert_allclose(hs.open(format_1).embedding, embedding, rtol=1e-4, atol=1e-5)
     assert set(relative_files(format_1)) == set(before)
 
@@ -66,8 +69,8 @@ def of_78a7b61(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of three stores that commit 78a7b61 wrote, with their models and shards.
 
     `whole.zarr` has all emissions and a run of every analysis, `begun.zarr` is of the same model and images and was
-    interrupted after two units of five, `pooled.zarr` is of a model that pools by attention and emits `carried`.
-    Image 3 of nine is broken.
+    interrupted after two units of five, `pooled.zarr` is of a model that pools by attention and emits `carried`, which
+    is called `through_pool` today. Image 3 of nine is broken.
     """
     with zipfile.ZipFile(DATA / "commit-78a7b61.zip") as archive:
         archive.extractall(tmp_path)
@@ -79,7 +82,7 @@ def of_78a7b61(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def settings_of_78a7b61(name: str) -> dict[str, Any]:
     pooled = name == "pooled.zarr"
-    emit = {"whole.zarr": "heads,patches,mlps", "begun.zarr": "heads", "pooled.zarr": "heads,mlps,carried"}[name]
+    emit = {"whole.zarr": "heads,patches,mlps", "begun.zarr": "heads", "pooled.zarr": "heads,mlps,through_pool"}[name]
     model = "headspan-pooled.json" if pooled else "headspan-tiny-2.json"
     return {"model": model, "pretrained": "random:0", "layers": "all", "emit": emit, "device": "cpu", "batch_size": 2}
 
@@ -95,25 +98,27 @@ def test_a_store_of_commit_78a7b61_opens_verifies_resumes_and_is_repaired(name: 
     whole = hs.open(store.path)
     assert whole.complete
     assert whole.samples()["caption"].to_pylist() == [f"caption {row}" for row in range(9) if row != 3]
-    before = {array: whole._read(array) for array in whole.row_specs}
-    for spec in whole.row_specs.values():
-        # Of the second unit, rows 2 and 3.
+    before = {array: whole.contents.read(array)[whole.rows] for array in whole.contents.specs}
+    for spec in whole.contents.specs.values():
+        # The second unit: rows 2 and 3.
         (store.path / spec.file(2)).unlink()
     repaired = repair(store.path, batch_size=2)
     assert (repaired.units, repaired.verdict.problems) == ((1,), ())
     for array, values in before.items():
-        # Other versions of the libraries may round otherwise.
-        np.testing.assert_allclose(hs.open(store.path)._read(array), values, rtol=2e-3, atol=2e-3, err_msg=array)
+        # Other versions of the libraries may round differently.
+        np.testing.assert_allclose(
+            hs.open(store.path).contents.read(array)[whole.rows], values, rtol=2e-3, atol=2e-3, err_msg=array
+        )
 
 
-def test_a_store_that_commit_78a7b61_began_ends_as_the_one_that_it_finished(of_78a7b61: Path) -> None:
+def test_resuming_a_store_of_commit_78a7b61_gives_the_numbers_of_its_finished_store(of_78a7b61: Path) -> None:
     hs.precompute(["0.tar", "1.tar"], "begun.zarr", **settings_of_78a7b61("begun.zarr"))
     begun, whole = hs.open("begun.zarr"), hs.open("whole.zarr")
     np.testing.assert_allclose(begun.embedding, whole.embedding, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(begun.moments().gram, whole.moments().gram, rtol=1e-4, atol=1e-6)
 
 
-def test_the_analyses_of_commit_78a7b61_are_read_and_go_on(of_78a7b61: Path) -> None:
+def test_the_analyses_of_commit_78a7b61_are_read_and_can_be_repeated(of_78a7b61: Path) -> None:
     store = hs.open("whole.zarr")
     spans = read_spans(store)
     assert (spans.run, spans.indices.shape, spans.pool.concepts) == (
@@ -124,6 +129,68 @@ def test_the_analyses_of_commit_78a7b61_are_read_and_go_on(of_78a7b61: Path) -> 
     assert read_scores(store).scores.shape == (2, 2)
     again = hs.textspan(store, "pool.tsv", texts_per_head=6, run="again")
     np.testing.assert_array_equal(again.indices, spans.indices)
+
+
+def test_an_older_store_keeps_its_array_carried_and_is_read_in_todays_words(of_78a7b61: Path) -> None:
+    store = hs.open("pooled.zarr")
+    assert store.attributes["emit"] == ["heads", "mlps", "through_pool"]
+    assert store.through_pool_layers == (0, 1)
+    stored = np.asarray(zarr_array(store.path, "carried")[...])[store.rows]
+    for place, layer in enumerate(store.through_pool_layers):
+        wanted = stored[:, place, 1].astype(np.float32) / store.norm[:, 2:]
+        np.testing.assert_array_equal(store.through_pool(layer, 1), wanted)
+    found = store.to_xarray()["through_pool"]
+    assert found.dims == ("image", "through_pool_layer", "trunk_head", "joint")
+    np.testing.assert_array_equal(found.sel(through_pool_layer=1), stored[:, 1])
+    metadata = {name: Path("pooled.zarr", name) for name in ("carried/zarr.json", "records/root.json")}
+    written = {name: path.read_bytes() for name, path in metadata.items()}
+    for path in metadata.values():
+        path.unlink()
+    repaired = repair("pooled.zarr", batch_size=2)
+    assert (sorted(repaired.files), repaired.verdict.problems) == (sorted(metadata), ())
+    assert {name: path.read_bytes() for name, path in metadata.items()} == written
+    assert not Path("pooled.zarr", "through_pool").exists()
+
+
+def test_a_new_store_has_todays_words_and_the_identity_of_an_older_one(of_78a7b61: Path) -> None:
+    hs.precompute(["0.tar", "1.tar"], "new.zarr", unit_images=2, **settings_of_78a7b61("pooled.zarr"))
+    new, old = hs.open("new.zarr"), hs.open("pooled.zarr")
+    assert zarr_array(new.path, "through_pool").metadata.dimension_names == new.contents.specs["through_pool"].dims
+    assert b"carried" not in Path("new.zarr", "zarr.json").read_bytes()
+    assert list(differences(new.attributes, old.attributes, (*RUN_KEYS, *SIZE_KEYS))) == []
+    np.testing.assert_allclose(new.through_pool(1, 0), old.through_pool(1, 0), rtol=2e-3, atol=2e-3)
+
+
+def test_a_run_in_the_convention_even_has_the_same_content_as_one_in_uniform(of_78a7b61: Path) -> None:
+    store, said = hs.open("whole.zarr"), []
+    assert json.loads(Path("whole.zarr/textspan/pool/zarr.json").read_text())["attributes"]["convention"] == "even"
+    labels = {path: path.read_bytes() for path in Path("whole.zarr/labels").rglob("*") if path.is_file()}
+    for overwrite in (False, True):
+        hs.textspan(store, "pool.tsv", texts_per_head=6, run="pool", overwrite=overwrite, on_progress=said.append)
+        assert results.load_settings(store, "textspan", "pool")["convention"] == "uniform"
+    assert any("made with the same settings before" in progress.note for progress in said)
+    # Nothing that was made from the run was deleted.
+    assert not any("deleted" in progress.note for progress in said)
+    assert labels
+    assert {path: path.read_bytes() for path in labels} == labels
+
+
+def test_a_note_of_an_earlier_version_quarantines_its_unit(of_78a7b61: Path) -> None:
+    note = Path("begun.zarr/records/commits/unit-00000003.aside")
+    note.write_text(json.dumps({"unit": 3, "first_row": 6, "rows": 2, "tries": 3}))
+    summary = hs.precompute(["0.tar", "1.tar"], "begun.zarr", **settings_of_78a7b61("begun.zarr"))
+    assert [unit.index for unit in summary.quarantined] == [3]
+    assert not hs.open("begun.zarr").complete
+    repaired = repair("begun.zarr", batch_size=2)
+    assert (repaired.units, repaired.verdict.problems) == ((3,), ())
+    assert hs.open("begun.zarr").complete
+    assert not note.exists()
+
+
+def test_the_earlier_name_of_an_emission_is_refused_with_todays(of_78a7b61: Path) -> None:
+    settings = {**settings_of_78a7b61("pooled.zarr"), "emit": "heads,carried"}
+    with pytest.raises(SettingsError, match=r"--emit carried: .* through_pool now; write --emit heads,through_pool"):
+        hs.precompute(["0.tar", "1.tar"], "new.zarr", **settings)
 
 
 ZARR_ALONE = """
@@ -140,7 +207,7 @@ group = zarr.open_group(sys.argv[1], mode="r")
 ok = group["ok"][:] == 1
 norm, embedding, heads = (group[name][:][ok] for name in ("norm", "embedding", "heads"))
 assert np.isfinite(embedding).all() and np.isnan(group["embedding"][:][~ok]).all()
-# One head's contribution in the published convention, without its share of mean and bias: METHODS, from arrays alone.
+# One head's contribution in the published convention without mean and bias terms, from arrays alone.
 share = heads[:, 1, 0].astype(np.float32) @ group["model/head_to_joint"][1, 0] / norm[:, 1:2] / norm[:, 2:3]
 count, total = int(group["moments/count"][0]), group["moments/sum"][:]
 scale = norm[:, 1].astype(np.float64) * norm[:, 2]
@@ -162,11 +229,16 @@ def test_zarr_alone_reads_every_number(toy_run: ToyRun, tmp_path: Path) -> None:
     store = hs.open(toy_run.path)
     found = np.load(saved)
     np.testing.assert_array_equal(found[:, : store.joint], store.embedding)
-    own = store.head_coordinates(1, 0) / store.norm[:, 1:2] / store.norm[:, 2:3] @ store.folded.head_to_joint[1, 0]
+    own = (
+        store.head_coordinates(1, 0)
+        / store.norm[:, 1:2]
+        / store.norm[:, 2:3]
+        @ store.contents.folded.head_to_joint[1, 0]
+    )
     np.testing.assert_allclose(found[:, store.joint :], own, rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_in_a_store_is_a_pickle(toy_run: ToyRun) -> None:
+def test_no_file_of_a_store_is_a_pickle(toy_run: ToyRun) -> None:
     # A pickle begins with its protocol, and object arrays of NumPy say so in their header.
     for name, data in relative_files(toy_run.path).items():
         assert not data.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), name

@@ -1,4 +1,4 @@
-"""A store's identity is an explicit list of keys: they alone decide what may be resumed, repaired and added."""
+"""The identity of a store is a list of keys; only these decide what may be resumed, repaired and added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import headspan as hs
 from headspan.errors import ModelError, StoreError
-from headspan.io.local import checksum
+from headspan.io.files import checksum
+from headspan.io.local import LocalStorage
 from headspan.run.repair import repair
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences, identity
 from headspan.store.schema import ROOT_COPY
@@ -35,7 +36,7 @@ def change_attributes(store: Path, change: dict[str, Any]) -> None:
     """Give a store other attributes, in its metadata and their copy, with checksums that agree."""
     metadata = json.loads((store / "zarr.json").read_text())
     metadata["attributes"]["headspan"].update(change)
-    commits = Commits(store, 0)
+    commits = Commits(LocalStorage(store), 0)
     files = commits.planned_files()
     for name in ("zarr.json", ROOT_COPY):
         (store / name).write_text(json.dumps(metadata, indent=2))
@@ -44,7 +45,7 @@ def change_attributes(store: Path, change: dict[str, Any]) -> None:
 
 
 @given(key=st.text(), value=JSON)
-def test_what_is_not_on_the_list_is_never_compared(toy_store: hs.Store, key: str, value: Any) -> None:
+def test_keys_that_are_not_listed_are_never_compared(toy_store: hs.Store, key: str, value: Any) -> None:
     if key in (*KEYS, "dimensions"):
         return
     assert list(differences(toy_store.attributes, {**toy_store.attributes, key: value}, KEYS)) == []
@@ -54,21 +55,21 @@ def test_what_is_not_on_the_list_is_never_compared(toy_store: hs.Store, key: str
 def test_every_other_value_of_a_listed_key_is_a_difference(toy_store: hs.Store, key: str, value: Any) -> None:
     other = copy.deepcopy(toy_store.attributes)
     place = other["dimensions"] if key in other["dimensions"] else other
-    # The order of the emissions says nothing.
+    # The order of the emissions does not matter.
     place[key] = ["mlps", "heads"] if key == "emit" and isinstance(value, list) else value
     found = list(differences(toy_store.attributes, other, KEYS))
     assert len(found) == (identity(toy_store.attributes)[key] != identity(other)[key])
     assert list(differences(other, toy_store.attributes, KEYS)) == [(what, b, a) for what, a, b in found]
 
 
-def test_every_listed_key_is_in_a_store_of_today(toy_store: hs.Store) -> None:
+def test_a_new_store_has_every_listed_key(toy_store: hs.Store) -> None:
     assert set(identity(toy_store.attributes)) == set(KEYS)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"units": {"heads": "another sentence"}, "sum": {"terms": ["other words"], "carried": None}},
+        {"units": {"heads": "another sentence"}, "sum": {"terms": ["other words"], "through_pool": None}},
         {"version": "99.0", "backend": "another.backend on cuda", "made_with": {}},
         {"model": "another-name", "pretrained": "another-file.pt", "model_config": {"new_key_of_open_clip": 1}},
         {"a_key_of_a_later_headspan": [1, 2, 3]},
@@ -82,12 +83,14 @@ def test_a_store_whose_descriptions_differ_is_resumed(change: dict[str, Any], to
 
 def test_a_store_whose_sentences_differ_is_repaired(toy_copy: Path) -> None:
     change_attributes(toy_copy, {"units": {}, "version": "99.0"})
-    spec = hs.open(toy_copy).row_specs["heads"]
+    spec = hs.open(toy_copy).contents.specs["heads"]
     (toy_copy / spec.file(0)).unlink()
     assert repair(toy_copy).units == (0,)
 
 
-def test_the_same_weights_by_another_name_resume(toy_copy: Path, toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_store_is_resumed_with_the_same_weights_under_another_name(
+    toy_copy: Path, toy_run: ToyRun, tmp_path: Path
+) -> None:
     config, weights = tmp_path / "headspan-toy-renamed.json", tmp_path / "renamed.safetensors"
     shutil.copy(toy_run.config, config)
     shutil.copy(toy_run.weights, weights)
@@ -101,7 +104,7 @@ def test_the_same_weights_by_another_name_resume(toy_copy: Path, toy_run: ToyRun
         ({"norm_kwargs": {"eps": 0.1}}, r"norm eps \[1e-05\], this run asks for norm eps \[0\.1\]"),
     ],
 )
-def test_a_config_under_which_the_same_weights_run_otherwise_is_refused(
+def test_a_config_that_makes_the_same_weights_another_model_is_refused(
     vision: dict[str, Any], named: str, toy_copy: Path, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     config = tmp_path / f"headspan-{tmp_path.name}.json"
@@ -110,7 +113,7 @@ def test_a_config_under_which_the_same_weights_run_otherwise_is_refused(
         hs.precompute(out=toy_copy, **toy_run.settings(model=str(config)))
 
 
-def test_a_store_without_the_newer_keys_is_not_compared_in_them(toy_copy: Path, toy_run: ToyRun) -> None:
+def test_keys_that_an_older_store_lacks_are_not_compared(toy_copy: Path, toy_run: ToyRun) -> None:
     metadata = json.loads((toy_copy / "zarr.json").read_text())
     for key in ("tower", "text_sha256"):
         del metadata["attributes"]["headspan"][key]
@@ -119,7 +122,7 @@ def test_a_store_without_the_newer_keys_is_not_compared_in_them(toy_copy: Path, 
 
 
 def other_text_tower(toy_run: ToyRun, tmp_path: Path) -> Path:
-    """The toy's weights with the image tower as it is, and another text tower."""
+    """The toy model's weights with the same image tower and another text tower."""
     tensors = load_file(toy_run.weights)
     tensors["text_projection"][0, 0] += 1
     path = tmp_path / "other-text.safetensors"
@@ -135,7 +138,7 @@ def test_text_vectors_of_another_text_tower_are_refused(toy_copy: Path, toy_run:
         hs.text_vectors(hs.open(toy_copy), ["a cat"], weights=other)
 
 
-def test_all_texts_of_a_store_that_does_not_record_its_text_tower_are_of_one(
+def test_all_texts_of_a_store_without_a_recorded_text_tower_must_share_one(
     toy_copy: Path, toy_run: ToyRun, tmp_path: Path
 ) -> None:
     metadata = json.loads((toy_copy / "zarr.json").read_text())

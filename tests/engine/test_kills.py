@@ -1,4 +1,4 @@
-"""Real processes, killed with SIGKILL at chosen steps and at random moments; then the same run again."""
+"""Kill real processes with SIGKILL at chosen steps and at random moments, then run the same command again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AT_STEPS, AT_RANDOM = 42, 18
 
 
 class KilledRuns:
-    """The program tests/killed_runs.py, given orders."""
+    """The running program tests/killed_runs.py."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -62,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledRuns]:
         "unit_images": UNIT_IMAGES,
     }
     command = [sys.executable, "-m", "tests.killed_runs"]
-    # Threads of the libraries do not live on in forked children, which would wait for them for ever.
+    # Forked children do not have the threads of libraries, and would wait for them forever.
     alone = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone) as process:
         assert process.stdin is not None
@@ -75,22 +75,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledRuns]:
 
 @pytest.fixture(scope="module")
 def whole(runs: KilledRuns, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The store of a run that nobody killed, and what it did."""
+    """The store of a run that was not killed, and the answer about that run."""
     out = tmp_path_factory.mktemp("whole") / "run.zarr"
     done = runs.run(out)
     assert done["status"] == 0
     return out, done
 
 
-def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_what_was_in_hand(
+def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_store_and_repeats_only_units_in_flight(
     runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     path, done = whole
-    wanted, arrays = relative_files(path), dict(hs.open(path, include_failed=True).row_arrays())
+    wanted, arrays = relative_files(path), dict(hs.open(path, include_failed=True).contents.row_arrays())
     reference = {name: np.asarray(array[...]) for name, array in arrays.items()}
     draw = random.Random(0)
     steps = done["steps"]
-    # Every kind of step at its first and last time, and others among all of them.
+    # The first and last of every kind of step, and others at random.
     first = {steps.index(kind) for kind in set(steps)}
     last = {len(steps) - 1 - steps[::-1].index(kind) for kind in set(steps)}
     chosen = sorted(first | last)
@@ -102,17 +102,19 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
         out = tmp_path / str(number) / "run.zarr"
         out.parent.mkdir()
         killed = runs.run(out, **order)
-        # A run may be done before the moment that was drawn for it, on a machine that has become faster.
+        # On a machine that has become faster, a run may end before the moment that was drawn for it.
         assert killed["status"] == -9 or "after" in order
         kills += killed["status"] == -9
         committed: set[int] = set()
         if out.exists():
-            # What is committed is whole and right, read while the store is as the kill left it.
+            # Committed rows are complete and correct, before the run is resumed.
             store = hs.open(out, include_failed=True)
             committed = {
-                row for record in store.records for row in range(record.first_row, record.first_row + record.rows)
+                row
+                for record in store.contents.records
+                for row in range(record.first_row, record.first_row + record.rows)
             }
-            for name, array in store.row_arrays():
+            for name, array in store.contents.row_arrays():
                 rows = sorted(committed)
                 assert np.asarray(array[...])[rows].tobytes() == reference[name][rows].tobytes(), (order, name)
         again = runs.run(out)
@@ -126,12 +128,12 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store_and_repeats_only_wh
     assert verify(hs.open(out)).problems == ()
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_store(
+def test_a_run_killed_several_times_gives_the_same_store(
     runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     path, _ = whole
     out = tmp_path / "run.zarr"
-    # Each time a few steps further, so that something is committed between most kills.
+    # Each time some steps later, so that something is committed between most kills.
     for number in range(6):
         runs.run(out, last=60 + 25 * number)
     final = runs.run(out)
@@ -139,7 +141,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_store(
     assert relative_files(out) == relative_files(path)
 
 
-def test_several_processes_on_one_store_end_with_what_one_would_have_made(
+def test_several_processes_on_one_store_give_the_store_that_one_would_give(
     runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"

@@ -15,6 +15,7 @@ from headspan.concepts.labels import Labels, label_heads, label_with, read_label
 from headspan.errors import SettingsError, StoreError, TextsError
 from headspan.spans.over_store import HeadSpans
 from headspan.store import results
+from headspan.store.write import analyses
 from headspan.texts.pool import Pool
 from tests.conftest import zarr_array
 
@@ -29,9 +30,9 @@ def keep(store: hs.Store, indices: Sequence[Sequence[Sequence[int]]], pool: Pool
     layers = list(range(len(values)))
     about = {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": pool.concepts and list(pool.concepts)}
     vectors = np.eye(len(pool.texts), 24, dtype=np.float32)
-    results.save(store, "texts", pool.name, {"vectors": (vectors, ("text", "joint"))}, about)
+    analyses.save(store, "texts", pool.name, {"vectors": (vectors, ("text", "joint"))}, about)
     dims = ("layer", "head", "text")
-    results.save(
+    analyses.save(
         store,
         "textspan",
         run,

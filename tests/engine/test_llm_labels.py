@@ -26,6 +26,7 @@ from headspan.llm.endpoint import Endpoint, Patience
 from headspan.llm.forms import NotAsAskedError
 from headspan.report.collect import write_report
 from headspan.store import results
+from headspan.store.write import analyses
 from headspan.texts.pool import Pool
 from tests.conftest import relative_files, zarr_array
 from tests.engine.chat_server import ChatServer, chat_server
@@ -425,7 +426,7 @@ def test_the_report_says_who_labelled_and_who_voted(store: hs.Store, asker: Aske
 
 
 def test_votes_of_an_earlier_store_are_asked_for_again(store: hs.Store, asker: Asker) -> None:
-    results.save(store, "ccs", "old", {"scores": (np.zeros((1, 3), np.int8), ("layer", "head"))}, {"source": "x"})
+    analyses.save(store, "ccs", "old", {"scores": (np.zeros((1, 3), np.int8), ("layer", "head"))}, {"source": "x"})
     with pytest.raises(StoreError, match="ccs run 'old' was made by an earlier headspan; run headspan ccs --overwrite"):
         read_scores(store, "old")
 

@@ -1,4 +1,4 @@
-"""Shards read, converted and multiplied through memory maps: the same numbers, or left to Zarr."""
+"""Read, convert and multiply shards through memory maps; shards that cannot be mapped are read by Zarr."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
 from headspan.explore.neighbours import similarities
 from headspan.store import products, schema
+from headspan.store.contents import Contents
+from headspan.store.head_space import coordinate_products
 from headspan.store.mapped import MappedRows, UnmappableError
 from tests import tolerances
 from tests.conftest import ToyRun, zarr_array
@@ -32,7 +34,7 @@ import numpy as np, headspan as hs
 from headspan.explore.neighbours import similarities
 store = hs.open(sys.argv[1])
 query = np.linspace(-1, 1, store.joint, dtype=np.float32)[None]
-np.savez(sys.argv[2], heads=store.heads(1, 2), half=store.head_coordinates(1, 2, np.float16),
+np.savez(sys.argv[2], heads=store.head(1, 2), half=store.head_coordinates(1, 2, np.float16),
          similar=similarities(store, [(1, 2), (2, 0)], query))
 """
 
@@ -43,12 +45,12 @@ def test_without_numkong_the_same_numbers_are_read_and_multiplied(toy_store: hs.
     found = np.load(saved)
     query = np.linspace(-1, 1, toy_store.joint, dtype=np.float32)[None]
     np.testing.assert_array_equal(found["half"], toy_store.head_coordinates(1, 2, np.float16))
-    np.testing.assert_array_equal(found["heads"], toy_store.heads(1, 2))
+    np.testing.assert_array_equal(found["heads"], toy_store.head(1, 2))
     similar = similarities(toy_store, [(1, 2), (2, 0)], query)
     np.testing.assert_allclose(found["similar"], similar, rtol=1e-4, atol=1e-6)
 
 
-def test_every_number_of_16_bits_is_the_same_in_32(tmp_path: Path) -> None:
+def test_every_float16_number_converts_to_the_equal_float32_number(tmp_path: Path) -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 8, 64)
     spec = spec_of(every.shape, every.shape, (1, 2, 64), "float16")
     write_all(tmp_path, spec, every)
@@ -63,7 +65,7 @@ def test_every_number_of_16_bits_is_the_same_in_32(tmp_path: Path) -> None:
 SPEC = spec_of((13, 3, 4, 6, 5), (8, 3, 4, 6, 5), (4, 1, 2, 6, 5), "float16")
 
 
-def test_one_place_of_the_first_axes_is_read_over_all_rows_or_in_one(tmp_path: Path) -> None:
+def test_one_place_of_the_first_axes_is_read_for_all_rows_or_for_one(tmp_path: Path) -> None:
     values = random_values(SPEC.shape, SPEC.dtype)
     write_all(tmp_path, SPEC, values)
     for index in ((), (2,), (0, 3), (1, 2, 5)):
@@ -99,16 +101,16 @@ def test_a_shard_that_is_cut_off_or_has_a_damaged_index_is_not_mapped(
 def test_a_store_reads_what_zarr_reads(toy_run: ToyRun) -> None:
     store = hs.open(toy_run.path)
     for layer in store.layers:
-        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.layer_index(layer), 1]
+        wanted = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.contents.layer_index(layer), 1]
         found = store.head_coordinates(layer, 1, np.float16)
         assert found.dtype == np.float16
         assert (found == wanted).all()
         assert (store.head_coordinates(layer, 1) == wanted.astype(np.float32)).all()
-        image = np.asarray(zarr_array(store.path, "patches")[...])[store.rows[7], store.layer_index(layer)].swapaxes(
-            0, 1
-        )
+        image = np.asarray(zarr_array(store.path, "patches")[...])[
+            store.rows[7], store.contents.layer_index(layer)
+        ].swapaxes(0, 1)
         assert (store.patch_coordinates(7, layer, np.float16) == image).all()
-        assert (store.patch_coordinates(7, dtype=np.float16)[store.layer_index(layer)] == image).all()
+        assert (store.patch_coordinates(7, dtype=np.float16)[store.contents.layer_index(layer)] == image).all()
         assert (store.patch_coordinates(7, layer) == image.astype(np.float32)).all()
 
 
@@ -121,7 +123,7 @@ def test_coordinates_of_other_precisions_are_refused(toy_run: ToyRun) -> None:
             ask(1, 1, "half a number")
 
 
-def test_what_is_not_committed_is_nan_in_16_bits_too(toy_copy: Path) -> None:
+def test_uncommitted_rows_are_nan_in_float16_too(toy_copy: Path) -> None:
     (toy_copy / "records/commits/complete.json").unlink()
     record = toy_copy / "records/commits/group-000000.json"
     record.write_text(json.dumps([unit for unit in json.loads(record.read_text()) if unit["unit"] != 1]))
@@ -132,13 +134,13 @@ def test_what_is_not_committed_is_nan_in_16_bits_too(toy_copy: Path) -> None:
 
 
 def exact_products(store: hs.Store, heads: list[tuple[int, int]], matrices: list[np.ndarray]) -> np.ndarray:
-    """In float64, from coordinates as Zarr reads them."""
+    """The products in float64, from coordinates that Zarr reads."""
     total = np.zeros((matrices[0].shape[1], store.images))
     mean, s, length = np.asarray(zarr_array(store.path, "norm")[...])[store.rows].astype(np.float64).T
     for (layer, head), matrix in zip(heads, matrices, strict=True):
-        own = np.asarray(zarr_array(store.path, "heads")[...])[store.rows, store.layer_index(layer), head].astype(
-            np.float64
-        )
+        own = np.asarray(zarr_array(store.path, "heads")[...])[
+            store.rows, store.contents.layer_index(layer), head
+        ].astype(np.float64)
         coordinates = np.column_stack([own / s[:, None], 1 / s, mean / s, np.ones_like(s)]) / length[:, None]
         total += (coordinates @ matrix).T
     return total
@@ -154,24 +156,24 @@ def test_products_with_stored_coordinates_are_exact_to_float32(
         store = hs.open(toy_run.path, include_failed)
         matrices = [random.standard_normal((store.head_dim + 3, columns)) for _ in heads]
         wanted = exact_products(store, heads, matrices)
-        # Blocks of one chunk, and of all.
+        # Blocks of one chunk and of all chunks.
         for block_bytes in (1, 1 << 20):
             monkeypatch.setattr(products, "_BLOCK_BYTES", block_bytes)
-            found = store.coordinate_products(heads, matrices)
+            found = coordinate_products(store, heads, matrices)
             assert (np.isnan(found) == np.isnan(wanted)).all()
             good = ~np.isnan(wanted)
             assert good.any()
             assert relative_error(found[good], wanted[good]) < tolerances.FLOAT32_SUM
 
 
-def test_columns_of_any_size_are_multiplied_each_in_its_own_scale(toy_run: ToyRun) -> None:
+def test_each_column_of_a_product_has_its_own_scale(toy_run: ToyRun) -> None:
     store = hs.open(toy_run.path)
     columns = np.random.default_rng(0).standard_normal((store.head_dim + 3, 6))
     scales = np.array([1e-30, 1e30, 1.0, 0.0, 1.0, 1.0])
     columns[:, 4], columns[0, 5] = np.nan, np.inf
     # A few numbers far below the others.
     columns[3:7, 2] *= 1e-6
-    found = store.coordinate_products([(1, 0)], [columns * scales])
+    found = coordinate_products(store, [(1, 0)], [columns * scales])
     wanted = exact_products(store, [(1, 0)], [columns[:, :3]]) * scales[:3, None]
     for column in range(3):
         assert relative_error(found[column], wanted[column]) < tolerances.FLOAT32_SUM
@@ -181,14 +183,14 @@ def test_columns_of_any_size_are_multiplied_each_in_its_own_scale(toy_run: ToyRu
 
 def test_a_missing_shard_is_nan_in_products(toy_copy: Path) -> None:
     store = hs.open(toy_copy, include_failed=True)
-    (toy_copy / store.row_specs["heads"].file(32)).unlink()
-    found = store.coordinate_products([(0, 0)], [np.ones((store.head_dim + 3, 1))])[0]
+    (toy_copy / store.contents.specs["heads"].file(32)).unlink()
+    found = coordinate_products(store, [(0, 0)], [np.ones((store.head_dim + 3, 1))])[0]
     assert np.isnan(found[32:64]).all()
     assert np.isfinite(found[:32]).sum() == 31
 
 
 def begin_in_chunks(rows: dict[str, int], path: Path, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Precompute the first unit, in chunks of so many rows, as an older headspan might have."""
+    """Precompute the first unit in chunks with other numbers of rows, as an older headspan might have."""
 
     def interrupt(event: Progress) -> None:
         if event.stage == "images" and event.done > 32:
@@ -207,10 +209,10 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
     hs.precompute(out=tmp_path / "old.zarr", **toy_run.settings())
     old, new = hs.open(tmp_path / "old.zarr"), hs.open(toy_run.path)
     assert old.complete
-    assert (old.row_specs["heads"].chunk[0], new.row_specs["heads"].chunk[0]) == (4, 32)
+    assert (old.contents.specs["heads"].chunk[0], new.contents.specs["heads"].chunk[0]) == (4, 32)
     vectors = np.random.default_rng(0).standard_normal((2, new.joint)).astype(np.float32)
-    # Through the maps, not by way of Zarr.
-    monkeypatch.setattr(hs.Store, "_values", None)
+    # Only through memory maps, not through Zarr.
+    monkeypatch.setattr(Contents, "values", None)
     for layer in new.layers:
         assert (old.head_coordinates(layer, 1) == new.head_coordinates(layer, 1)).all()
         assert (old.patch_coordinates(3, layer) == new.patch_coordinates(3, layer)).all()
@@ -227,9 +229,7 @@ def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chu
     begin_in_chunks({"heads": 4}, path, toy_run, monkeypatch)
     whole = (path / "heads" / "zarr.json").read_bytes()
     (path / "heads" / "zarr.json").write_bytes(whole[:100])
-    with pytest.raises(
-        StoreError, match=r"heads/zarr\.json: is not as it was planned; run headspan repair, and if that"
-    ):
+    with pytest.raises(StoreError, match=r"heads/zarr\.json: differs from the plan; run headspan repair, and if that"):
         hs.precompute(out=path, **toy_run.settings())
     (path / "heads" / "zarr.json").write_bytes(whole)
     hs.precompute(out=path, **toy_run.settings())
@@ -237,39 +237,39 @@ def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chu
 
 
 @pytest.mark.parametrize("position", range(0, 1100, 100))
-def test_metadata_that_are_damaged_leave_the_other_arrays_readable(position: int, toy_copy: Path) -> None:
+def test_damaged_metadata_of_one_array_leave_the_others_readable(position: int, toy_copy: Path) -> None:
     path = toy_copy / "heads" / "zarr.json"
     data = bytearray(path.read_bytes())
     data[position] ^= 64
     path.write_bytes(data)
     store = hs.open(toy_copy, include_failed=True)
-    assert store.row_specs.keys() == {"ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means"}
-    assert store.row_specs["patches"].chunk == zarr_array(store.path, "patches").chunks
+    assert store.contents.specs.keys() == {"ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means"}
+    assert store.contents.specs["patches"].chunk == zarr_array(store.path, "patches").chunks
     assert [problem.where for problem in hs.verify(store).problems] == ["heads/zarr.json"]
 
 
-def test_shards_that_zarr_wrote_anew_in_its_own_order_are_not_taken_for_ours(
+def test_shards_that_zarr_rewrote_in_another_order_are_not_mapped(
     toy_copy: Path,
 ) -> None:
     store = hs.open(toy_copy)
     layer = store.layers[-1]
     wanted = store.head_coordinates(layer, 1)
-    size = (toy_copy / store.row_specs["heads"].file(0)).stat().st_size
+    size = (toy_copy / store.contents.specs["heads"].file(0)).stat().st_size
     array = zarr.open_group(toy_copy, mode="r+")["heads"]
     assert isinstance(array, zarr.Array)
     array[...] = array[...]
-    # Of the same size, its index whole: what differs is where the chunks lie.
-    assert (toy_copy / store.row_specs["heads"].file(0)).stat().st_size == size
+    # The size is the same and the index is valid, but the chunks are in another order.
+    assert (toy_copy / store.contents.specs["heads"].file(0)).stat().st_size == size
     assert (hs.open(toy_copy).head_coordinates(layer, 1) == wanted).all()
 
 
-def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_copy: Path) -> None:
+def test_shards_that_another_program_rewrote_are_read_by_zarr(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     layer = store.layers[0]
     wanted = store.head_coordinates(layer, 0)
     vectors = np.random.default_rng(0).standard_normal((2, store.joint)).astype(np.float32)
     scores = similarities(store, [(layer, 0), (layer, 1)], vectors)
-    spec = store.row_specs["heads"]
+    spec = store.contents.specs["heads"]
     path = toy_copy / spec.file(0)
     data = path.read_bytes()
     end = len(data) - 4
@@ -284,11 +284,11 @@ def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_cop
     assert relative_error(similarities(again, [(layer, 0), (layer, 1)], vectors), scores) < tolerances.FLOAT32_SUM
 
 
-def test_a_damaged_shard_is_refused_with_what_to_do(toy_copy: Path) -> None:
+def test_the_error_about_a_damaged_shard_says_what_to_do(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
-    path = toy_copy / store.row_specs["heads"].file(0)
+    path = toy_copy / store.contents.specs["heads"].file(0)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(StoreError, match="heads cannot be read"):
         store.head_coordinates(store.layers[0], 0)
     with pytest.raises(StoreError, match="heads cannot be read"):
-        store.coordinate_products([(store.layers[0], 0)], [np.ones((store.head_dim + 3, 1), np.float32)])
+        coordinate_products(store, [(store.layers[0], 0)], [np.ones((store.head_dim + 3, 1), np.float32)])

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 import headspan as hs
 from headspan.errors import HeadspanError, ModelError, SettingsError, SourceError, StoreError
 from headspan.events import Progress
+from headspan.io import local
 from headspan.run.precompute import one_ahead
-from headspan.store.write import commits
-from headspan.store.write import shard as shard_writer
+from headspan.store import commit_records
 from headspan.timing import IN_TURN
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_files, write_tar, zarr_array
@@ -53,7 +53,7 @@ def test_bad_images_keep_their_row_with_nan_and_a_reason(toy_run: ToyRun, tmp_pa
     assert store.bad_images() == summary.bad
     every = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert np.flatnonzero(np.asarray(zarr_array(tmp_path / "s.zarr", "ok")[...]) == 0).tolist() == list(BROKEN_ROWS)
-    for name, array in every.row_arrays():
+    for name, array in every.contents.row_arrays():
         if name != "ok":
             assert np.isnan(np.asarray(array[...])[list(BROKEN_ROWS)]).all(), name
     images = [event for event in events if event.stage == "images"]
@@ -81,10 +81,10 @@ def test_units_of_only_bad_images_and_partial_units_are_committed(
     good = [row for row in rows if row not in broken]
     assert summary.images == len(good)
     assert store.complete
-    assert len(store.records) == units
+    assert len(store.contents.records) == units
     assert store.rows.tolist() == good
     assert store.moments().count == len(good)
-    assert np.isfinite(store.heads(2, 0)).all()
+    assert np.isfinite(store.head(2, 0)).all()
 
 
 def test_a_run_of_only_bad_images_finishes_without_images(toy_run: ToyRun, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_numbers_do_not_depend_on_the_batch(batch_size: int, toy_run: ToyRun, tm
     run(toy_run, tmp_path / "s.zarr", batch_size=batch_size)
     found, wanted = hs.open(tmp_path / "s.zarr"), hs.open(toy_run.path)
     assert relative_error(found.embedding, wanted.embedding) < tolerances.FLOAT32_SUM
-    assert relative_error(found.heads(1, 2), wanted.heads(1, 2)) < tolerances.FLOAT16_STORE
+    assert relative_error(found.head(1, 2), wanted.head(1, 2)) < tolerances.FLOAT16_STORE
     assert relative_error(found.moments().gram, wanted.moments().gram) < tolerances.FLOAT32_SUM
 
 
@@ -116,7 +116,7 @@ def test_runs_in_16_bits_are_close_to_the_exact_one(
     run(toy_run, tmp_path / "s.zarr", precision=precision, emit=("mlps",))
     found, wanted = hs.open(tmp_path / "s.zarr"), hs.open(toy_run.path)
     assert relative_error(found.embedding, wanted.embedding) < tolerance
-    total = found.mlps().sum(axis=1) + sum(found.heads(layer, head) for layer in range(3) for head in range(3))
+    total = found.mlps().sum(axis=1) + sum(found.head(layer, head) for layer in range(3) for head in range(3))
     assert relative_error(total, found.embedding / found.norm[:, 2:]) < tolerance
 
 
@@ -139,7 +139,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         run(toy_run, tmp_path / "s.zarr", interrupt, **settings)
     before = hs.open(tmp_path / "s.zarr")
-    committed = sum(record.rows for record in before.records)
+    committed = sum(record.rows for record in before.contents.records)
     summary = run(toy_run, tmp_path / "s.zarr", **settings)
     assert summary.skipped == committed
     assert summary.images + summary.skipped + len(summary.bad) == 70
@@ -182,7 +182,7 @@ def test_an_interruption_between_any_two_files_leads_to_the_same_bytes(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Five images in units of two, and groups of two units, so that one group is merged in the middle of the run.
-    monkeypatch.setattr(commits, "GROUP_UNITS", 2)
+    monkeypatch.setattr(commit_records, "GROUP_UNITS", 2)
     shards = small_shard(tmp_path, range(5), (1,))
     settings: dict[str, Any] = {"shards": shards, "unit_images": 2, "layers": "2", "workers": 1}
     run(toy_run, tmp_path / "whole.zarr", **settings)
@@ -192,8 +192,7 @@ def test_an_interruption_between_any_two_files_leads_to_the_same_bytes(
         out = tmp_path / f"{moment}.zarr"
         with monkeypatch.context() as patch:
             interrupter = Interrupter(moment)
-            for module in (shard_writer, commits):
-                patch.setattr(module, "write_atomically", interrupter.around(module.write_atomically))
+            patch.setattr(local, "write_atomically", interrupter.around(local.write_atomically))
             patch.setattr(Path, "unlink", functools.partialmethod(unlink_record, interrupter))
             try:
                 run(toy_run, out, **settings)
@@ -449,7 +448,7 @@ def test_images_with_numbers_too_large_for_16_bits_are_bad_and_never_stored(toy_
     store = hs.open(tmp_path / "s.zarr")
     assert set(fits.tolist()) <= set(store.rows.tolist())
     assert not set(too_large.tolist()) & set(store.rows.tolist())
-    for name, array in store.row_arrays():
+    for name, array in store.contents.row_arrays():
         assert not np.isinf(np.asarray(array[...])).any(), name
     reasons = {bad.row: bad for bad in summary.bad}
     assert len(reasons) == len(summary.bad) == 70 - store.images

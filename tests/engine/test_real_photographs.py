@@ -42,7 +42,7 @@ def test_real_photographs_go_through_the_whole_pipeline(tmp_path: Path) -> None:
 
     image, layer = store.images // 2, store.layers[-1]
     patches = store.patches(image, layer)
-    heads = np.stack([store.heads(layer, head)[image] for head in range(store.heads_per_layer)])
+    heads = np.stack([store.head(layer, head)[image] for head in range(store.heads_per_layer)])
     assert relative_error(patches.sum(axis=0), heads) < FLOAT16_STORE
 
     spans = hs.textspan(

@@ -23,6 +23,7 @@ from headspan.run.verify import Verdict, verify
 from headspan.shards.samples import Sample
 from headspan.spans.over_store import read_spans
 from headspan.store import results
+from headspan.store.write import analyses
 from tests.conftest import ToyRun, relative_files
 
 COMMITS = Path("records") / "commits"
@@ -205,7 +206,7 @@ def test_moved_shards_are_read_where_they_are_named(toy_run: ToyRun, tmp_path: P
 def test_damaged_results_of_an_analysis_are_found_and_the_analysis_replaces_them(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     vectors = np.random.default_rng(0).standard_normal((9, store.joint)).astype(np.float32)
-    results.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": list("abcdefghi")})
+    analyses.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": list("abcdefghi")})
     files = sorted(
         path for folder in ("texts", "records/results") for path in (toy_copy / folder).rglob("*") if path.is_file()
     )
@@ -227,7 +228,7 @@ def test_damaged_results_of_an_analysis_are_found_and_the_analysis_replaces_them
             path.write_bytes(good)
     (toy_copy / "texts" / "zarr.json").write_bytes(b"")
     files[0].write_bytes(b"")
-    results.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": []})
+    analyses.save(store, "texts", "pool", {"vectors": (vectors, ("text", "joint"))}, {"names": []})
     assert verify(store).problems == ()
     assert np.array_equal(results.load(store, "texts", "pool")[0]["vectors"], vectors)
 
@@ -281,12 +282,12 @@ def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
 
     def save(value: int, kind: str = "ccs") -> None:
         arrays = {each: (np.full(3, value), ("x",)) for each in ("a", "b")}
-        results.save(store, kind, "r", arrays, {"value": value}, overwrite=True)
+        analyses.save(store, kind, "r", arrays, {"value": value}, overwrite=True)
 
     save(1)
     save(1, "truth")
     with monkeypatch.context() as patch:
-        holder, attribute = {"rename": (Path, "rename"), "discard": (results, "_discard")}.get(name, (results, name))
+        holder, attribute = {"rename": (Path, "rename"), "discard": (analyses, "_discard")}.get(name, (analyses, name))
         step = Step(getattr(holder, attribute), fails_at, error, after)
         patch.setattr(holder, attribute, lambda *arguments: step(*arguments))
         with pytest.raises((KeyboardInterrupt, StoreError)):
@@ -311,11 +312,11 @@ def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
 def test_a_run_without_a_record_gets_one_when_it_is_saved_again(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     arrays = {"a": (np.arange(3), ("x",))}
-    results.save(store, "ccs", "r", arrays, {"value": 1})
+    analyses.save(store, "ccs", "r", arrays, {"value": 1})
     record = next((toy_copy / "records" / "results" / "ccs").glob("r.json"))
     wanted = record.read_bytes()
     record.unlink()
-    results.save(store, "ccs", "r", arrays, {"value": 1})
+    analyses.save(store, "ccs", "r", arrays, {"value": 1})
     assert record.read_bytes() == wanted
 
 
@@ -432,7 +433,7 @@ def test_on_request_every_image_is_compared_with_its_checksum(toy_run: ToyRun, t
     store = hs.open(tmp_path / "s.zarr", include_failed=True)
     assert verify(store, sources=True).problems == ()
     # Change one bit of an image of the second unit, and restore the times.
-    sample = next(sample for sample in store.samples_of(store.records[1]) if sample.row == 20)
+    sample = next(sample for sample in store.contents.samples_of(store.contents.records[1]) if sample.row == 20)
     data = bytearray(shard.read_bytes())
     data[sample.offset + 30] ^= 1
     shard.write_bytes(data)

@@ -248,7 +248,7 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
         name = re.match(r"#L(\d+)\.H(\d+)", str(next(a["href"] for tag, a in outline.tags if tag == "a")))
         assert name
         layer, head = int(name[1]), int(name[2])
-        products = store.heads(layer, head) @ vectors[spans.indices[layer, head, 0]]
+        products = store.head(layer, head) @ vectors[spans.indices[layer, head, 0]]
         shown = [keys.index(a["title"]) for tag, a in outline.tags if tag == "span" and a.get("title") in keys]
         assert shown == np.argsort(-products)[:4].tolist()
         scores.append(concept_consistency(store).scores[layer, head])

@@ -25,6 +25,7 @@ from headspan.report.collect import write_report
 from headspan.report.page import Content, DescribedHead, Example, HeadExamples, render
 from headspan.shards.samples import BadImage
 from headspan.store import results
+from headspan.store.write import analyses
 from headspan.texts.pool import stored_pool
 from headspan.world.checks import Ablation, GroundTruth, MapCheck, NeighbourCheck
 from tests.engine.test_labels_and_ccs import HEADS, keep
@@ -179,8 +180,8 @@ def full(toy_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     arrays["votes"] = np.concatenate([arrays["votes"]] * 2)
     named = {name: (values, tuple("abcd"[: values.ndim])) for name, values in arrays.items()}
-    results.save(store, "ccs", "hand", {**named, "answers": as_array(records)}, {**settings, **judges}, overwrite=True)
-    results.save(store, "truth", "hand", {}, {"answers": asdict(TRUTH)})
+    analyses.save(store, "ccs", "hand", {**named, "answers": as_array(records)}, {**settings, **judges}, overwrite=True)
+    analyses.save(store, "truth", "hand", {}, {"answers": asdict(TRUTH)})
     assert read_scores(store).scores.tolist() == found.scores.tolist()
     # Without the records of the results' files, as in older stores, the changes below are not refused as damage.
     shutil.rmtree(path / "records" / "results")

@@ -1,4 +1,4 @@
-"""Shards as other readers see them, zarr-python and TensorStore, and through memory maps."""
+"""Write shards, and read them with zarr-python, with TensorStore and through memory maps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headspan.errors import StoreError
-from headspan.io.local import StagedFile, checksum, staged, write_atomically
+from headspan.io.files import StagedFile, checksum, staged, write_atomically
+from headspan.io.local import LocalStorage
+from headspan.store.array_spec import ArraySpec
 from headspan.store.mapped import MappedRows
-from headspan.store.schema import ArraySpec, create_array, whole_array
+from headspan.store.schema import create_array, whole_array
 from headspan.store.write import shard as shard_writer
 from headspan.store.write.shard import ShardPieces, write_array
 from tests.conftest import zarr_array
@@ -47,7 +49,7 @@ def write_all(root: Path, spec: ArraySpec, values: np.ndarray) -> list[tuple[str
 def write_shard(
     root: Path, spec: ArraySpec, first_row: int, runs: list[tuple[int, np.ndarray]]
 ) -> tuple[str, int, int]:
-    """A shard of runs of rows; its name, size and checksum."""
+    """Write a shard from runs of rows. Returns its name, size and checksum."""
     name = spec.file(first_row)
     with StagedFile(root / name, "test") as file:
         pieces = ShardPieces(spec, first_row, file.write)
@@ -74,7 +76,7 @@ def by_mapping(root: Path, spec: ArraySpec) -> np.ndarray:
 
 Reader = Callable[[Path, ArraySpec], np.ndarray]
 READERS = pytest.mark.parametrize("read", [by_zarr, by_tensorstore])
-# Rows are no multiple of chunks or of shards; chunks reach beyond the array; tails of no axis and of many.
+# Rows that are not a multiple of chunks or shards, chunks that reach beyond the array, and zero to four further axes.
 SHAPES = [
     ((1,), (64,), (64,), "uint8"),
     ((257,), (64,), (8,), "uint8"),
@@ -107,9 +109,7 @@ def test_shards_are_read_back_byte_for_byte(
 
 @READERS
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int64"])
-def test_a_shard_that_is_missing_reads_as_nan_or_zero_and_never_as_numbers(
-    dtype: str, read: Reader, tmp_path: Path
-) -> None:
+def test_a_missing_shard_reads_as_nan_or_zero(dtype: str, read: Reader, tmp_path: Path) -> None:
     spec, values = spec_of((7, 3), (3, 3), (1, 3), dtype), random_values((7, 3), dtype)
     (_, middle, _) = write_all(tmp_path, spec, values)
     (tmp_path / middle[0]).unlink()
@@ -131,7 +131,7 @@ def test_rows_that_were_never_put_are_nan(read: Reader, tmp_path: Path) -> None:
 
 
 @READERS
-def test_a_flipped_bit_in_the_index_is_noticed_by_its_crc(read: Reader, tmp_path: Path) -> None:
+def test_the_crc_of_the_index_reveals_a_flipped_bit(read: Reader, tmp_path: Path) -> None:
     spec, values = spec_of((5, 3), (8, 3), (4, 3), "float32"), random_values((5, 3), "float32")
     ((name, size, _),) = write_all(tmp_path, spec, values)
     data = bytearray((tmp_path / name).read_bytes())
@@ -142,7 +142,7 @@ def test_a_flipped_bit_in_the_index_is_noticed_by_its_crc(read: Reader, tmp_path
         read(tmp_path, spec)
 
 
-def test_the_index_stands_last_and_its_checksum_is_right(tmp_path: Path) -> None:
+def test_the_index_is_last_and_has_the_right_checksum(tmp_path: Path) -> None:
     spec, values = spec_of((5, 2, 3), (8, 2, 3), (4, 1, 3), "float32"), random_values((5, 2, 3), "float32")
     ((name, size, _),) = write_all(tmp_path, spec, values)
     data = (tmp_path / name).read_bytes()
@@ -153,7 +153,7 @@ def test_the_index_stands_last_and_its_checksum_is_right(tmp_path: Path) -> None
     assert size == 4 * chunk_bytes + 4 * 16 + 4
 
 
-def test_chunks_beyond_the_arrays_end_take_no_room(tmp_path: Path) -> None:
+def test_chunks_beyond_the_end_of_the_array_take_no_space(tmp_path: Path) -> None:
     spec = spec_of((257, 3), (1024, 3), (64, 3), "float32")
     ((_, size, _),) = write_all(tmp_path, spec, random_values((257, 3), "float32"))
     # Five of sixteen chunks, each 64 × 3 × 4 bytes, and the whole index.
@@ -162,7 +162,7 @@ def test_chunks_beyond_the_arrays_end_take_no_room(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_runs_of_rows_may_be_cut_and_missing_anywhere_whatever_a_piece_holds(
+def test_rows_may_come_in_any_runs_with_gaps_and_in_pieces_of_any_size(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     rows = data.draw(st.integers(1, 40), "rows")
@@ -195,13 +195,13 @@ def test_a_whole_array_is_one_file(tmp_path: Path) -> None:
     values = random_values((2, 3, 5, 7), "float32")
     spec = whole_array("model/matrix", ("layer", "head", "head_dim", "joint"), values.shape, "float32")
     create_array(zarr.create_group(store=tmp_path, zarr_format=3), spec)
-    name, _, _ = write_array(tmp_path, spec, values)
+    name, _, _ = write_array(LocalStorage(tmp_path), spec, values)
     assert name == "model/matrix/c/0/0/0/0"
     assert by_zarr(tmp_path, spec).tobytes() == values.tobytes()
     assert by_tensorstore(tmp_path, spec).tobytes() == values.tobytes()
 
 
-def test_nothing_but_the_whole_file_is_ever_there(tmp_path: Path) -> None:
+def test_only_a_complete_file_gets_its_name(tmp_path: Path) -> None:
     target = tmp_path / "folder" / "file"
 
     def parts() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The store as its readers meet it: shapes, alignment, unfinished and damaged stores, and what errors say."""
+"""Read stores: shapes and alignment of arrays, unfinished and damaged stores, and error messages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import headspan as hs
 from headspan.decompose.moments import Moments
 from headspan.errors import SettingsError, StoreError
 from headspan.shards.samples import BadImage
+from headspan.store import reader
 from headspan.store.schema import FORMAT
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, zarr_array
@@ -34,7 +36,7 @@ COMMITS = Path("records") / "commits"
 
 @pytest.fixture
 def unfinished(toy_copy: Path) -> Path:
-    """The toy store as it was when its middle unit (rows 32 to 63) had its shards but no record."""
+    """The toy store before its middle unit (rows 32 to 63) got its record; its shards are there."""
     commits = toy_copy / COMMITS
     (commits / "complete.json").unlink()
     (group,) = commits.glob("group-*.json")
@@ -67,7 +69,7 @@ def test_a_store_is_read_without_torch(toy_run: ToyRun) -> None:
         "sys.meta_path.insert(0, Refuse())\n"
         "import headspan as hs\n"
         "store = hs.open(sys.argv[1])\n"
-        "parts = [store.heads(2, 1), store.patches(0, 2), store.mlps('per_term'), store.biases(), store.embedding]\n"
+        "parts = [store.head(2, 1), store.patches(0, 2), store.mlps('per_term'), store.biases(), store.embedding]\n"
         "print(store.images, store.moments().count, store.samples().num_rows, *(part.ndim for part in parts))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(toy_run.path)], capture_output=True, text=True, check=False)
@@ -83,8 +85,8 @@ def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None
     shapes = {
         "embedding": (toy_store.embedding, (IMAGES, JOINT)),
         "norm": (toy_store.norm, (IMAGES, 3)),
-        "heads": (toy_store.heads(2, 2), (IMAGES, JOINT)),
-        "heads own": (toy_store.heads(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
+        "heads": (toy_store.head(2, 2), (IMAGES, JOINT)),
+        "heads own": (toy_store.head(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
         "head_coordinates": (toy_store.head_coordinates(1, 2), (IMAGES, HEAD_DIM)),
         "head_directions": (toy_store.head_directions(1, 2), (HEAD_DIM + 3, JOINT)),
         "head_directions own": (toy_store.head_directions(1, 2, "per_term"), (HEAD_DIM + 3, JOINT)),
@@ -112,10 +114,10 @@ def test_rows_samples_and_arrays_count_the_same_images(toy_run: ToyRun) -> None:
         assert store.samples()["row"].to_pylist() == rows
         assert store.samples()["caption"].to_pylist() == [f"caption {row}" for row in rows]
         assert [int(key) for key in store.samples()["key"].to_pylist()] == rows
-        assert len(store.embedding) == len(store.heads(0, 0)) == len(store.mlps()) == store.images == len(rows)
+        assert len(store.embedding) == len(store.head(0, 0)) == len(store.mlps()) == store.images == len(rows)
 
 
-def test_the_samples_of_some_images_are_read_alone_and_in_the_order_asked_for(
+def test_samples_reads_only_the_named_images_in_the_order_given(
     toy_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = hs.open(toy_copy)
@@ -133,7 +135,7 @@ def test_the_samples_of_some_images_are_read_alone_and_in_the_order_asked_for(
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
     store.samples([66, 65])
-    # Of three units of 32 the last alone.
+    # Only the last of three units of 32.
     assert read == [2]
     for other in ([67], np.ones(66, bool)):
         with pytest.raises(SettingsError, match=r"of other images than its 67 .*; count from 0 to 66, or give a mask"):
@@ -141,7 +143,7 @@ def test_the_samples_of_some_images_are_read_alone_and_in_the_order_asked_for(
 
 
 def test_the_numbers_of_each_image_are_its_own(toy_store: hs.Store, toy_exact: dict[str, np.ndarray]) -> None:
-    # Bit for bit would need the same batches.
+    # Only the same batches would give the same bits.
     assert relative_error(toy_store.embedding, toy_exact["embedding"]) < tolerances.FLOAT32_SUM
     assert relative_error(toy_store.norm, toy_exact["norm"]) < tolerances.FLOAT32_SUM
     for image in (0, 4, 5, 31, 32, 66):
@@ -155,10 +157,10 @@ def test_the_numbers_of_each_image_are_its_own(toy_store: hs.Store, toy_exact: d
 
 @pytest.mark.parametrize("convention", ["uniform", "per_term"])
 @pytest.mark.parametrize("normalised", [True, False])
-def test_all_terms_that_are_read_sum_to_the_embeddings(toy_store: hs.Store, convention: str, normalised: bool) -> None:
+def test_all_terms_sum_to_the_embeddings(toy_store: hs.Store, convention: str, normalised: bool) -> None:
     total = toy_store.mlps(convention, normalised).sum(axis=1)
     for layer, head in itertools.product(range(LAYERS), range(HEADS)):
-        total += toy_store.heads(layer, head, convention, normalised)
+        total += toy_store.head(layer, head, convention, normalised)
     if convention == "per_term":
         total += toy_store.biases(normalised).sum(axis=1)
     wanted = toy_store.embedding / toy_store.norm[:, 2:] if normalised else toy_store.embedding
@@ -169,29 +171,29 @@ def test_all_terms_that_are_read_sum_to_the_embeddings(toy_store: hs.Store, conv
 def test_patches_sum_to_their_heads(toy_store: hs.Store, convention: str) -> None:
     for image, layer in ((0, 0), (5, 2), (66, 1)):
         patches = toy_store.patches(image, layer, convention)
-        heads = np.stack([toy_store.heads(layer, head, convention)[image] for head in range(HEADS)])
+        heads = np.stack([toy_store.head(layer, head, convention)[image] for head in range(HEADS)])
         assert relative_error(patches.sum(axis=0), heads) < tolerances.FLOAT16_STORE
 
 
-def test_images_count_from_the_end_too(toy_store: hs.Store) -> None:
+def test_images_can_be_counted_from_the_end(toy_store: hs.Store) -> None:
     assert (toy_store.patches(-1, 2) == toy_store.patches(66, 2)).all()
 
 
 def test_images_that_failed_are_nan_rows_on_request(toy_run: ToyRun, toy_store: hs.Store) -> None:
     store = hs.open(toy_run.path, include_failed=True)
     failed = list(BROKEN_ROWS)
-    for values in (store.embedding, store.norm, store.heads(1, 1), store.mlps(), store.biases()):
-        # What is the same for all images (the final norm's bias) is no reason to show a number either.
+    for values in (store.embedding, store.norm, store.head(1, 1), store.mlps(), store.biases()):
+        # The final norm's bias is the same for all images, but is not shown for failed ones.
         assert np.isnan(values[failed]).reshape(len(failed), -1).any(axis=1).all()
         assert np.isfinite(values[GOOD_ROWS]).all()
     assert np.isnan(store.patches(5, 0)).all()
     assert (store.head_coordinates(1, 1)[GOOD_ROWS] == toy_store.head_coordinates(1, 1)).all()
-    # A product of more rows may be summed in another order.
-    assert relative_error(store.heads(1, 1)[GOOD_ROWS], toy_store.heads(1, 1)) < tolerances.FLOAT32_SUM
+    # A product with more rows may be added in another order.
+    assert relative_error(store.head(1, 1)[GOOD_ROWS], toy_store.head(1, 1)) < tolerances.FLOAT32_SUM
     assert store.moments().count == IMAGES
 
 
-def test_moments_are_those_of_the_float32_numbers_and_near_those_of_the_stored(
+def test_moments_equal_those_of_float32_numbers_and_are_close_to_those_of_stored_ones(
     toy_store: hs.Store, toy_exact: dict[str, np.ndarray]
 ) -> None:
     moments = toy_store.moments()
@@ -210,14 +212,14 @@ def test_moments_are_those_of_the_float32_numbers_and_near_those_of_the_stored(
             assert relative_error(moments.gram[layer, head], rows.T @ rows) < tolerance
 
 
-def test_moments_tell_the_mean_contribution(toy_store: hs.Store) -> None:
+def test_the_mean_contribution_follows_from_the_moments(toy_store: hs.Store) -> None:
     moments = toy_store.moments()
     for layer, head in itertools.product(range(LAYERS), range(HEADS)):
         mean = moments.total[layer, head] / moments.count @ toy_store.head_directions(layer, head)
-        assert relative_error(mean, toy_store.heads(layer, head).mean(axis=0)) < tolerances.FLOAT16_STORE
+        assert relative_error(mean, toy_store.head(layer, head).mean(axis=0)) < tolerances.FLOAT16_STORE
 
 
-def test_zarr_alone_opens_the_group_and_finds_what_it_needs_to_know(toy_run: ToyRun, toy_config: Path) -> None:
+def test_zarr_alone_reads_the_group_and_its_attributes(toy_run: ToyRun, toy_config: Path) -> None:
     dims = {
         "ok": ("image",),
         "embedding": ("image", "joint"),
@@ -248,7 +250,7 @@ def test_zarr_alone_opens_the_group_and_finds_what_it_needs_to_know(toy_run: Toy
     assert set(about["units"]) >= {"heads", "patches", "mlps", "norm", "embedding"}
 
 
-def test_a_finished_store_holds_no_stray_files(toy_run: ToyRun) -> None:
+def test_a_finished_store_contains_no_stray_files(toy_run: ToyRun) -> None:
     names = [path.name for path in toy_run.path.rglob("*") if path.is_file()]
     assert not [name for name in names if name.endswith(".tmp") or name.startswith(".")]
     assert sorted(path.name for path in (toy_run.path / COMMITS).iterdir()) == [
@@ -260,17 +262,17 @@ def test_a_finished_store_holds_no_stray_files(toy_run: ToyRun) -> None:
     assert [path for path in toy_run.path.parent.iterdir() if path != toy_run.path] == []
 
 
-def test_a_units_files_are_those_that_its_record_names(toy_run: ToyRun, toy_store: hs.Store) -> None:
-    rows = [(record.unit, record.first_row, record.rows, record.images) for record in toy_store.records]
+def test_a_commit_record_names_the_files_of_its_unit(toy_run: ToyRun, toy_store: hs.Store) -> None:
+    rows = [(record.unit, record.first_row, record.rows, record.images) for record in toy_store.contents.records]
     assert rows == [(0, 0, 32, 31), (1, 32, 32, 31), (2, 64, 6, 5)]
-    named = [name for record in toy_store.records for name in record.files]
+    named = [name for record in toy_store.contents.records for name in record.files]
     assert len(named) == len(set(named))
     arrays = ("ok", "embedding", "norm", "heads", "patches", "mlps", "mlp_means")
     there = [str(path.relative_to(toy_run.path)) for name in arrays for path in (toy_run.path / name).rglob("c/*/**/*")]
     files = {name for name in there if (toy_run.path / name).is_file()}
     files |= {f"ok/c/{path.name}" for path in (toy_run.path / "ok" / "c").iterdir()}
     assert files == set(named)
-    for record in toy_store.records:
+    for record in toy_store.contents.records:
         for name, (size, _) in record.files.items():
             assert (toy_run.path / name).stat().st_size == size
 
@@ -284,7 +286,7 @@ def test_bad_images_are_listed_with_shard_key_and_reason(toy_run: ToyRun, toy_st
     assert all(isinstance(image, BadImage) and image.reason for image in bad)
 
 
-def test_an_unfinished_store_shows_the_committed_rows_alone(unfinished: Path, toy_store: hs.Store) -> None:
+def test_an_unfinished_store_shows_only_committed_rows(unfinished: Path, toy_store: hs.Store) -> None:
     store = hs.open(unfinished)
     rows = [row for row in GOOD_ROWS if not 32 <= row < 64]
     assert store.rows.tolist() == rows
@@ -292,32 +294,32 @@ def test_an_unfinished_store_shows_the_committed_rows_alone(unfinished: Path, to
     assert store.samples()["row"].to_pylist() == rows
     kept = np.isin(toy_store.rows, rows)
     assert (store.head_coordinates(2, 1) == toy_store.head_coordinates(2, 1)[kept]).all()
-    assert relative_error(store.heads(2, 1), toy_store.heads(2, 1)[kept]) < tolerances.FLOAT32_SUM
+    assert relative_error(store.head(2, 1), toy_store.head(2, 1)[kept]) < tolerances.FLOAT32_SUM
     assert [image.row for image in store.bad_images()] == [5, 69]
 
 
-def test_the_moments_of_an_unfinished_store_are_those_of_its_committed_rows(unfinished: Path) -> None:
+def test_the_moments_of_an_unfinished_store_cover_its_committed_rows(unfinished: Path) -> None:
     store = hs.open(unfinished)
     moments = store.moments()
     assert moments.count == store.images == 36
     mean = moments.total[1, 2] / moments.count @ store.head_directions(1, 2)
-    assert relative_error(mean, store.heads(1, 2).mean(axis=0)) < tolerances.FLOAT16_STORE
+    assert relative_error(mean, store.head(1, 2).mean(axis=0)) < tolerances.FLOAT16_STORE
 
 
-def test_rows_of_an_uncommitted_unit_are_nan_on_request_whatever_its_shards_hold(unfinished: Path) -> None:
+def test_rows_of_an_uncommitted_unit_are_nan_even_if_its_shards_have_numbers(unfinished: Path) -> None:
     store = hs.open(unfinished, include_failed=True)
     assert store.images == PLANNED
     assert np.isnan(store.embedding[32:64]).all()
     assert np.isnan(store.head_coordinates(0, 0)[32:64]).all()
 
 
-def test_a_store_without_any_finished_unit_is_empty_and_says_so(unfinished: Path) -> None:
+def test_a_store_without_finished_units_is_empty_and_has_no_moments(unfinished: Path) -> None:
     for path in (unfinished / COMMITS).iterdir():
         path.unlink()
     store = hs.open(unfinished)
     assert store.images == 0
     assert not store.complete
-    assert store.heads(0, 0).shape == (0, JOINT)
+    assert store.head(0, 0).shape == (0, JOINT)
     assert store.samples().num_rows == 0
     with pytest.raises(StoreError, match=r"copy\.zarr: no unit is finished yet; run the precompute command again"):
         store.moments()
@@ -325,7 +327,7 @@ def test_a_store_without_any_finished_unit_is_empty_and_says_so(unfinished: Path
         store.patches(0, 0)
 
 
-def test_a_damaged_commit_record_is_named(unfinished: Path) -> None:
+def test_the_error_about_a_damaged_commit_record_names_it(unfinished: Path) -> None:
     record = unfinished / COMMITS / "unit-00000000.json"
     record.write_text(record.read_text()[:50])
     with pytest.raises(StoreError, match=r"unit-00000000\.json: this commit record is damaged .*; run headspan repair"):
@@ -333,38 +335,77 @@ def test_a_damaged_commit_record_is_named(unfinished: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a zip"])
-def test_damaged_moments_are_named(unfinished: Path, damage: bytes) -> None:
+def test_the_error_about_damaged_moments_names_their_file(unfinished: Path, damage: bytes) -> None:
     (unfinished / COMMITS / "unit-00000000.moments").write_bytes(damage)
     with pytest.raises(StoreError, match=r"unit-00000000\.moments: these moments are damaged"):
         hs.open(unfinished).moments()
 
 
-def test_a_layer_that_is_not_stored_is_refused_with_those_that_are(toy_store: hs.Store) -> None:
-    for layer in (3, -1):
-        for ask in (toy_store.heads, toy_store.head_coordinates, toy_store.head_directions):
-            with pytest.raises(
-                SettingsError, match=rf"toy\.zarr: layer {layer} is not stored; stored are 0-2 of the model's 3"
-            ):
-                ask(layer, 0)
-        with pytest.raises(SettingsError, match=rf"layer {layer} is not stored"):
-            toy_store.patches(0, layer)
+@pytest.mark.parametrize(
+    ("layer", "wanted"),
+    [
+        (3, r"toy\.zarr: layer 3 is not stored; stored are 0-2 of the model's 3"),
+        (-1, r"toy\.zarr: layer -1; layers count from 0 to 2, the last one, never from the end"),
+    ],
+)
+def test_the_error_about_a_missing_layer_lists_the_stored_ones(layer: int, wanted: str, toy_store: hs.Store) -> None:
+    asks: list[Callable[[], object]] = [
+        lambda: toy_store.head(layer, 0),
+        lambda: toy_store.heads([0, layer]),
+        lambda: toy_store.head_coordinates(layer, 0),
+        lambda: toy_store.head_directions(layer, 0),
+        lambda: toy_store.patches(0, layer),
+    ]
+    for ask in asks:
+        with pytest.raises(SettingsError, match=wanted):
+            ask()
+
+
+def test_heads_returns_what_head_returns_for_each_head(toy_store: hs.Store) -> None:
+    found = toy_store.heads([2, 0], convention="per_term", normalised=False)
+    assert (found.shape, found.dtype) == ((toy_store.images, 2, HEADS, JOINT), np.float32)
+    for place, layer in enumerate((2, 0)):
+        for head in range(HEADS):
+            wanted = toy_store.head(layer, head, "per_term", normalised=False)
+            np.testing.assert_array_equal(found[:, place, head], wanted)
+    assert toy_store.heads().shape == (toy_store.images, 3, HEADS, JOINT)
+    total = toy_store.heads().sum(axis=(1, 2)) + toy_store.mlps().sum(axis=1)
+    unit = toy_store.embedding / toy_store.norm[:, 2:]
+    np.testing.assert_allclose(total, unit, rtol=0, atol=tolerances.FLOAT16_STORE)
+
+
+def test_the_error_about_too_many_heads_says_how_large_they_are(
+    toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 4 * toy_store.images * 2 * HEADS * JOINT
+    monkeypatch.setattr(reader, "_memory_bytes", lambda: needed)
+    assert toy_store.heads([0, 1]).nbytes == needed
+    monkeypatch.setattr(reader, "_memory_bytes", lambda: needed - 1)
+    with pytest.raises(SettingsError, match=r"6 heads to 67 images take .* GB.* call head\(layer, head\)"):
+        toy_store.heads([0, 1])
+
+
+def test_a_notebook_shows_a_store_as_a_table(toy_store: hs.Store) -> None:
+    page = toy_store._repr_html_()
+    for wanted in ("<td>67 of 70 planned</td>", "<td>0-2 of 3</td>", "<td>ok, embedding, norm, heads, patches, mlps"):
+        assert wanted in page
 
 
 @pytest.mark.parametrize("head", [3, -1, 257])
-def test_a_head_out_of_range_is_refused_with_the_range(toy_store: hs.Store, head: int) -> None:
+def test_the_error_about_a_head_out_of_range_gives_the_range(toy_store: hs.Store, head: int) -> None:
     with pytest.raises(SettingsError, match=rf"toy\.zarr: head {head}; a layer's heads are 0 to 2"):
-        toy_store.heads(0, head)
+        toy_store.head(0, head)
 
 
 @pytest.mark.parametrize("image", [67, -68])
-def test_an_image_out_of_range_is_refused_with_the_range(toy_store: hs.Store, image: int) -> None:
+def test_the_error_about_an_image_out_of_range_gives_the_range(toy_store: hs.Store, image: int) -> None:
     with pytest.raises(SettingsError, match=rf"toy\.zarr: image {image} of 67; count from 0 to 66"):
         toy_store.patches(image, 0)
 
 
 def test_an_unknown_convention_is_refused(toy_store: hs.Store) -> None:
     for ask in (
-        lambda: toy_store.heads(0, 0, "odd"),
+        lambda: toy_store.head(0, 0, "odd"),
         lambda: toy_store.mlps("odd"),
         lambda: toy_store.patches(0, 0, "odd"),
     ):
@@ -372,7 +413,7 @@ def test_an_unknown_convention_is_refused(toy_store: hs.Store) -> None:
             ask()
 
 
-def test_what_was_not_emitted_is_refused_with_the_flag_that_emits_it(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_the_error_about_a_missing_array_names_the_flag_that_emits_it(toy_run: ToyRun, tmp_path: Path) -> None:
     hs.precompute(out=tmp_path / "heads.zarr", **toy_run.settings(emit=("heads",), layers="1"))
     store = hs.open(tmp_path / "heads.zarr")
     with pytest.raises(SettingsError, match=r"heads\.zarr: holds no patches; precompute with --emit heads,patches"):
@@ -380,23 +421,25 @@ def test_what_was_not_emitted_is_refused_with_the_flag_that_emits_it(toy_run: To
     with pytest.raises(SettingsError, match=r"heads\.zarr: holds no mlps; precompute with --emit heads,mlps"):
         store.mlps()
     with pytest.raises(SettingsError, match=r"layer 2 is not stored; stored are 1 of the model's 3"):
-        store.heads(2, 0)
+        store.head(2, 0)
     # The biases follow from the model alone.
     assert store.biases().shape == (IMAGES, LAYERS + 1, JOINT)
     assert "patches" not in store.group
 
 
-def test_one_kept_layer_reads_as_it_does_among_all(toy_run: ToyRun, toy_store: hs.Store, tmp_path: Path) -> None:
+def test_a_store_of_one_layer_has_the_numbers_of_a_store_of_all(
+    toy_run: ToyRun, toy_store: hs.Store, tmp_path: Path
+) -> None:
     hs.precompute(out=tmp_path / "some.zarr", **toy_run.settings(layers="0,2", emit=("patches",)))
     store = hs.open(tmp_path / "some.zarr")
     assert store.layers == (0, 2)
     for layer, convention in itertools.product((0, 2), ("uniform", "per_term")):
-        assert relative_error(store.heads(layer, 1, convention), toy_store.heads(layer, 1, convention)) < 1e-6
+        assert relative_error(store.head(layer, 1, convention), toy_store.head(layer, 1, convention)) < 1e-6
         assert relative_error(store.patches(3, layer, convention), toy_store.patches(3, layer, convention)) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "folder", "foreign group", "array of a store"])
-def test_what_is_no_store_is_refused_in_a_sentence(kind: str, toy_run: ToyRun, tmp_path: Path) -> None:
+def test_the_error_about_a_path_without_a_store_is_one_sentence(kind: str, toy_run: ToyRun, tmp_path: Path) -> None:
     path, wanted = tmp_path / "it", r"is not a headspan store; give the path that"
     if kind == "missing":
         wanted = r"no such folder; give the path that `headspan precompute --out` wrote"
@@ -406,7 +449,7 @@ def test_what_is_no_store_is_refused_in_a_sentence(kind: str, toy_run: ToyRun, t
         path.mkdir()
     elif kind == "foreign group":
         zarr.create_group(store=path, zarr_format=3)
-        wanted = r"a Zarr group, but not one of headspan's"
+        wanted = r"is a Zarr group, but not a headspan store"
     else:
         shutil.copytree(toy_run.path / "heads", path)
         wanted = r"headspan"
@@ -414,7 +457,7 @@ def test_what_is_no_store_is_refused_in_a_sentence(kind: str, toy_run: ToyRun, t
         hs.open(path)
 
 
-def test_a_store_of_a_newer_format_is_refused_with_the_version_that_wrote_it(toy_copy: Path) -> None:
+def test_the_error_about_a_newer_format_names_the_version_that_wrote_it(toy_copy: Path) -> None:
     metadata = json.loads((toy_copy / "zarr.json").read_text())
     metadata["attributes"]["headspan"] |= {"format": FORMAT + 1, "version": "9.1"}
     (toy_copy / "zarr.json").write_text(json.dumps(metadata))
@@ -433,7 +476,7 @@ def test_a_missing_shard_of_a_committed_unit_reads_as_nan(toy_copy: Path) -> Non
     assert np.isfinite(store.embedding[~second]).all()
 
 
-def test_the_samples_are_parquet_that_others_read(toy_run: ToyRun) -> None:
+def test_pyarrow_alone_reads_the_samples(toy_run: ToyRun) -> None:
     (file,) = (toy_run.path / "records" / "samples").glob("*.parquet")
     with pq.ParquetFile(file) as parquet:
         assert parquet.metadata.num_rows == PLANNED
@@ -455,11 +498,11 @@ def test_the_samples_are_parquet_that_others_read(toy_run: ToyRun) -> None:
         ("weights_sha256", {"a": "b" * 100}),
     ],
 )
-def test_an_attribute_of_another_kind_is_one_sentence(name: str, value: object, toy_copy: Path) -> None:
+def test_the_error_about_an_attribute_of_another_type_is_one_sentence(name: str, value: object, toy_copy: Path) -> None:
     metadata = json.loads((toy_copy / "zarr.json").read_text())
     metadata["attributes"]["headspan"][name] = value
     (toy_copy / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
-        StoreError, match=rf"zarr\.json: the attribute {name} is .*, which no headspan writes; run head"
+        StoreError, match=rf"zarr\.json: the attribute {name} is .*, which headspan does not write; run head"
     ):
         hs.open(toy_copy)

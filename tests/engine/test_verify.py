@@ -13,7 +13,7 @@ import zarr
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import StoreError
-from headspan.io.local import checksum
+from headspan.io.files import checksum
 from headspan.run.verify import SUM_TOLERANCES, Verdict, verify
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members
 from tests.engine.tars import tar_bytes
@@ -25,7 +25,7 @@ def whats(verdict: Verdict) -> list[str]:
 
 
 def shard_of(store: hs.Store, array: str, unit: int) -> Path:
-    return store.path / next(name for name in store.records[unit].files if name.startswith(f"{array}/"))
+    return store.path / next(name for name in store.contents.records[unit].files if name.startswith(f"{array}/"))
 
 
 def test_a_sound_store_has_no_problem_and_its_sums_are_close(toy_store: hs.Store) -> None:
@@ -76,7 +76,7 @@ def rewritten(toy_copy: Path, array: str, change: object) -> Verdict:
     change(values)  # type: ignore[operator]
     group[array][...] = values
     store = hs.open(toy_copy, include_failed=True)
-    for record in store.records:
+    for record in store.contents.records:
         for name in record.files:
             record.files[name] = checksum(toy_copy / name)
     commits = toy_copy / "records" / "commits"

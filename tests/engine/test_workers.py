@@ -1,4 +1,4 @@
-"""Several writers on one store, crashes at any file operation, and units that end their process again and again."""
+"""Several writers on one store, crashes at any file operation, and units that repeatedly end their process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ import headspan as hs
 from headspan.decompose.formula import Folded
 from headspan.decompose.moments import Moments
 from headspan.errors import StoreError
-from headspan.io import local as files
-from headspan.io.local import StagedFile, checksum
+from headspan.io import files
+from headspan.io.files import StagedFile, checksum
+from headspan.io.local import LocalStorage
 from headspan.run import scheduler as work
 from headspan.run.scheduler import Scheduler
 from headspan.shards.samples import Sample, Shard, Unit
+from headspan.store import commit_records
 from headspan.store.schema import FORMAT
-from headspan.store.write import commits
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 from headspan.store.write.workers import other_workers
@@ -53,8 +54,8 @@ ATTRIBUTES: dict[str, Any] = {
         "prefix_tokens": 1,
         "joint": 3,
         "terms": 2,
-        "carried": [],
-        "carried_heads": 0,
+        "through_pool": [],
+        "through_pool_heads": 0,
     },
 }
 SHARDS = [("a.tar", 9_000, 1)]
@@ -62,7 +63,7 @@ SHARDS = [("a.tar", 9_000, 1)]
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of six units and no model, planned and empty."""
+    """A planned store of six units without a model, none of them computed."""
     path = tmp_path_factory.mktemp("planned") / "run.zarr"
     folded = Folded(
         head_to_joint=np.ones((1, 1, 2, 3), np.float32),
@@ -75,12 +76,12 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with NewStore(path) as staged:
         staged.plan((Sample(row, f"{row}", "a.tar", f"{row}.png", 512, 1) for row in range(IMAGES)), UNIT_IMAGES, [])
-        assert staged.publish(ATTRIBUTES, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded, ("heads",))
+        assert staged.publish(ATTRIBUTES, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded)
     return path
 
 
 def write_unit(store: StoreWriter, unit: Unit, variant: int) -> bool:
-    """Compute and commit a unit; each variant has numbers of its own. Whether it is this writer's that count."""
+    """Compute and commit a unit with the numbers of `variant`. Returns whether this writer committed it."""
     rows = np.arange(unit.first_row, unit.first_row + unit.rows)
     values = (rows + variant / 8).astype(np.float32)
     norm = np.repeat(values[:, None] + 1, 3, axis=1)
@@ -94,7 +95,7 @@ def write_unit(store: StoreWriter, unit: Unit, variant: int) -> bool:
 
 
 def variant_of(path: Path, unit: int) -> set[float]:
-    """What a unit's rows in all arrays say of who computed them: one number, unless the unit is torn."""
+    """The variants that the rows of a unit contain, over all arrays; more than one if the unit is mixed."""
     store = hs.open(path, include_failed=True)
     rows = np.arange(unit * UNIT_IMAGES, min((unit + 1) * UNIT_IMAGES, IMAGES))
     found = [store.norm[rows] - 1 - rows[:, None], store.head_coordinates(0, 0)[rows] - rows[:, None]]
@@ -111,10 +112,10 @@ def test_a_late_writer_cannot_overwrite_a_committed_unit_with_other_bytes(planne
     assert variant_of(path, 3) == {0.125}
 
 
-def test_a_late_writer_leaves_a_unit_alone_whose_record_is_merged_already(
+def test_a_late_writer_does_not_change_a_unit_whose_record_is_merged(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "GROUP_UNITS", 2)
+    monkeypatch.setattr(commit_records, "GROUP_UNITS", 2)
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     fast, slow = StoreWriter(path), StoreWriter(path)
     assert write_unit(fast, fast.units[2], 1)
@@ -125,40 +126,40 @@ def test_a_late_writer_leaves_a_unit_alone_whose_record_is_merged_already(
     assert relative_files(path) == before
 
 
-def test_a_late_writer_that_is_killed_with_its_claim_made_changes_nothing(planned: Path, tmp_path: Path) -> None:
+def test_a_late_writer_that_is_killed_after_its_claim_changes_nothing(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     fast, slow = StoreWriter(path), StoreWriter(path)
     assert write_unit(fast, fast.units[3], 1)
     before = relative_files(path)
-    # The claim is linked, and the first thing to be tidied after it never is.
+    # The claim is linked, and the process ends before the first file is deleted after that.
     with crash_at(slow, 0, of="unlink"), pytest.raises(Killed):
         write_unit(slow, slow.units[3], 2)
     assert list(path.rglob("*.claim"))
     StoreWriter(path).commits.settle_all()
     found = relative_files(path)
     leftover = {name for name in found if name.endswith(".tmp")}
-    # What the claim itself was staged as is all that is left, and goes when the store is finished.
+    # Only the staged claim is left. Finishing the store deletes it.
     assert len(leftover) == 1
     assert {name: data for name, data in found.items() if name not in leftover} == before
     assert variant_of(path, 3) == {0.125}
 
 
-def test_whoever_comes_by_finishes_what_a_killed_writer_claimed(planned: Path, tmp_path: Path) -> None:
+def test_another_writer_publishes_what_a_killed_writer_claimed(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     killed, other = StoreWriter(path), StoreWriter(path)
-    with crash_at(killed, 1, of="_given_its_name"), pytest.raises(Killed):
+    with crash_at(killed, 1, of="publish"), pytest.raises(Killed):
         write_unit(killed, killed.units[1], 1)
     assert not other.commits.is_done(1)
-    # The claim says whose files they are: the killed one's count.
+    # The claim names the killed writer, so its files count.
     assert not write_unit(other, other.units[1], 2)
     assert variant_of(path, 1) == {0.125}
     assert list(path.rglob(".*.tmp")) == []
 
 
-def test_a_claim_whose_files_are_lost_is_dropped_and_the_unit_done_again(planned: Path, tmp_path: Path) -> None:
+def test_a_claim_whose_files_are_lost_is_deleted_and_its_unit_computed_again(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     killed, other = StoreWriter(path), StoreWriter(path)
-    with crash_at(killed, 1, of="_given_its_name"), pytest.raises(Killed):
+    with crash_at(killed, 1, of="publish"), pytest.raises(Killed):
         write_unit(killed, killed.units[1], 1)
     for temporary in path.rglob(".*.tmp"):
         temporary.unlink()
@@ -174,7 +175,7 @@ def test_two_writers_share_the_units_and_both_end_with_a_finished_store(planned:
     stores = [StoreWriter(path), StoreWriter(path)]
     with Scheduler(stores[0]) as first, Scheduler(stores[1]) as second:
         streams = [((w, unit) for units in w.passes() for unit in units) for w in (first, second)]
-        # In turns, and a writer has its next unit in hand while the other works.
+        # In turns; each writer has its next unit in flight while the other works.
         waiting = [next(stream, None) for stream in streams]
         while any(waiting):
             for place, item in enumerate(waiting):
@@ -192,7 +193,7 @@ def test_two_writers_share_the_units_and_both_end_with_a_finished_store(planned:
     assert hs.open(path).moments().count == IMAGES
 
 
-def test_finishing_leaves_the_files_alone_that_another_writer_has_in_hand(planned: Path, tmp_path: Path) -> None:
+def test_finishing_does_not_delete_the_staged_files_of_a_living_writer(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     alive, store = StoreWriter(path), StoreWriter(path)
     temporary = path / "norm" / "c" / f".0.{alive.token}.tmp"
@@ -208,7 +209,7 @@ def test_finishing_leaves_the_files_alone_that_another_writer_has_in_hand(planne
 
 
 def killed_with(path: Path, units: list[int]) -> None:
-    """A writer that took `units` in hand and was killed."""
+    """Start `units` in a writer, and kill it."""
     jobs = Scheduler(StoreWriter(path)).__enter__()
     for unit in units:
         jobs._log.took(unit)
@@ -216,7 +217,7 @@ def killed_with(path: Path, units: list[int]) -> None:
 
 
 def order_of(path: Path, variant: int = 0) -> list[int]:
-    """The units in the order in which a new writer does them, committed."""
+    """Compute and commit all units in a new writer. Returns them in its order."""
     store = StoreWriter(path)
     found = []
     with Scheduler(store) as jobs:
@@ -229,7 +230,7 @@ def order_of(path: Path, variant: int = 0) -> list[int]:
     return found
 
 
-def test_units_in_hand_at_a_death_come_last_and_each_alone(planned: Path, tmp_path: Path) -> None:
+def test_units_in_flight_when_a_writer_was_killed_come_last_and_one_at_a_time(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     killed_with(path, [1, 2])
     killed_with(path, [2])
@@ -241,11 +242,11 @@ def test_units_in_hand_at_a_death_come_last_and_each_alone(planned: Path, tmp_pa
     assert passes == [[0, 3, 4, 5], [1], [2], []]
 
 
-def test_a_unit_that_keeps_killing_its_worker_is_set_aside_and_its_neighbours_are_finished(
+def test_a_unit_that_keeps_killing_its_worker_is_quarantined_and_the_others_are_finished(
     planned: Path, tmp_path: Path
 ) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
-    # In company, a death says little.
+    # With several units in flight, a death says little about each.
     killed_with(path, [1, 2, 3])
     for _ in range(work.TRIES):
         killed_with(path, [2])
@@ -254,9 +255,9 @@ def test_a_unit_that_keeps_killing_its_worker_is_set_aside_and_its_neighbours_ar
     assert [unit.index for unit in store.quarantined_units()] == [2]
     assert not store.complete
     assert store.rows.tolist() == [row for row in range(IMAGES) if row not in (4, 5)]
-    # The same command again leaves it alone.
+    # The same command skips it.
     assert order_of(path) == []
-    # Done after all, it is aside no more, and nothing is left of the deaths.
+    # Once it is committed, it is no longer quarantined, and the logs of the killed writers are deleted.
     writer = StoreWriter(path)
     assert write_unit(writer, writer.units[2], 0)
     assert hs.open(path).quarantined_units() == []
@@ -274,7 +275,7 @@ def test_an_interrupted_writer_leaves_no_log_and_a_failed_one_does(planned: Path
         assert len(list(other_workers(path))) == left
 
 
-def test_a_live_writers_units_are_left_for_the_end(planned: Path, tmp_path: Path) -> None:
+def test_units_in_flight_in_a_living_writer_come_last(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     with Scheduler(StoreWriter(path)) as live:
         live._log.took(0)
@@ -299,7 +300,7 @@ def test_a_read_only_disk_is_refused_before_any_work(
         Scheduler(StoreWriter(path)).__enter__()
 
 
-def test_going_on_is_refused_where_the_rest_does_not_fit_the_disk(
+def test_resuming_is_refused_if_the_rest_does_not_fit_the_disk(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
@@ -318,11 +319,11 @@ def test_going_on_is_refused_where_the_rest_does_not_fit_the_disk(
 
 
 class Killed(BaseException):
-    """The process is gone: nothing that it would have done after this happens."""
+    """The process has ended: it does nothing after this."""
 
 
 class crash_at:  # noqa: N801
-    """Ends `store`'s process at its n-th file operation (from 0), or at the n-th of one kind; nothing is tidied."""
+    """End `store`'s process at file operation `moment` (from 0), of all or of one kind, without cleaning up."""
 
     def __init__(self, store: StoreWriter, moment: int, of: str = "") -> None:
         self._left = moment
@@ -336,7 +337,7 @@ class crash_at:  # noqa: N801
             (os, "link"),
             (Path, "replace"),
             (Path, "unlink"),
-            (commits, "_given_its_name"),
+            (LocalStorage, "publish"),
         ):
             self._patch.setattr(owner, name, self._around(name, getattr(owner, name)))
 
@@ -350,14 +351,14 @@ class crash_at:  # noqa: N801
             if self._dead or self._left < 0:
                 self._dead = True
                 raise Killed
-            # Nobody pulls the plug here.
+            # No power failure is simulated.
             return None if name == "fsync" else action(*args, **kwargs)
 
         return operation
 
 
 class Session:
-    """A writer at work: its store, its place in the passes, the unit in its hands."""
+    """A writer: its store, its position in the passes, its unit in flight."""
 
     def __init__(self, path: Path, variant: int) -> None:
         self.store = StoreWriter(path)
@@ -386,7 +387,7 @@ class Session:
 
 
 class WrittenStore(RuleBasedStateMachine):
-    """Two writers with numbers of their own append, crash at any file operation, and come back."""
+    """Two writers with different numbers append, crash at any file operation, and resume."""
 
     planned: Path
     folder: Path
@@ -397,7 +398,7 @@ class WrittenStore(RuleBasedStateMachine):
         type(self).number += 1
         self.path = Path(shutil.copytree(self.planned, self.folder / f"{type(self).number}.zarr"))
         self.sessions: list[Session | None] = [None, None]
-        # Every committed unit's files, as they were when it was first seen committed.
+        # The files of every committed unit, as they were when it was first found committed.
         self.seen: dict[int, dict[str, bytes]] = {}
         self.crashes = 0
 
@@ -494,16 +495,16 @@ class WrittenStore(RuleBasedStateMachine):
         assert reader.complete
         assert reader.images == reader.moments().count == IMAGES
         names = set(relative_files(self.path))
-        unstaged = {name for name in names if not name.endswith((".tmp", ".claim", ".aside", ".log"))}
+        unstaged = {name for name in names if not name.endswith((".tmp", ".claim", ".quarantined", ".log"))}
         assert names == unstaged
         assert json.loads((self.path / "records" / "commits" / "complete.json").read_text())
         shutil.rmtree(self.path)
 
 
-def test_any_sequence_of_appends_crashes_resumes_and_second_writers_keeps_what_was_committed(
+def test_any_sequence_of_appends_crashes_and_resumes_of_two_writers_keeps_committed_units(
     planned: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "GROUP_UNITS", 2)
+    monkeypatch.setattr(commit_records, "GROUP_UNITS", 2)
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)
     WrittenStore.planned, WrittenStore.folder = planned, tmp_path_factory.mktemp("machine")
     hypothesis_run = settings(
@@ -513,7 +514,7 @@ def test_any_sequence_of_appends_crashes_resumes_and_second_writers_keeps_what_w
 
 
 @pytest.mark.parametrize("step", ["write", "finish"])
-def test_whatever_a_unit_writes_may_be_refused_and_nothing_of_it_is_left(
+def test_a_refused_write_at_any_point_of_a_unit_leaves_none_of_its_files(
     step: str, planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
@@ -526,8 +527,8 @@ def test_whatever_a_unit_writes_may_be_refused_and_nothing_of_it_is_left(
         def refusing(file: StagedFile, *part: Any, left: list[int] = left) -> Any:
             left[0] -= 1
             if left[0] == -1:
-                # As the disk does it, within what tidies up.
-                with file._or_none():
+                # Where the disk would raise it, so that the code cleans up.
+                with file._or_discarded():
                     raise OSError(28, "No space left on device")
             return action(file, *part)
 
@@ -540,6 +541,6 @@ def test_whatever_a_unit_writes_may_be_refused_and_nothing_of_it_is_left(
                 pass
         assert relative_files(path) == before
         refused += 1
-    # Four arrays, moments, record and claim; each array is written in two goes, its chunks and its index.
+    # Four arrays, moments, record and claim. Each array is written in two parts: its chunks and its index.
     assert refused >= {"write": 11, "finish": 7}[step]
     assert variant_of(path, 0) == {0.125}

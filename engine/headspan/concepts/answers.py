@@ -30,7 +30,7 @@ def record(question: Question, answer: Answer, **where: Any) -> Record:
 
 
 def as_array(records: Sequence[Record]) -> results.Named:
-    """Records as `results.save` takes them."""
+    """Records as `analyses.save` takes them."""
     return np.frombuffer(json.dumps(list(records)).encode(), np.uint8), ("byte",)
 
 

@@ -20,6 +20,7 @@ from headspan.events import Listener, ignore
 from headspan.spans.over_store import HeadSpans, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
+from headspan.store.write import analyses
 
 # A vote that is not there: no label, no text, or an answer that was none.
 NO_VOTE = -1
@@ -180,9 +181,9 @@ def save_scores(
     overwrite: bool = False,
     on_progress: Listener = ignore,
 ) -> None:
-    """Keep scores, votes and what they were made from as `ccs/<run>`; StoreError as in `results.save`."""
+    """Keep scores, votes and what they were made from as `ccs/<run>`; StoreError as in `analyses.save`."""
     votes = found.votes
-    results.save(
+    analyses.save(
         store,
         "ccs",
         found.labels.run,

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from headspan.concepts.ccs import NO_VOTE
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, first_texts
 from headspan.errors import SettingsError, TextsError
-from headspan.io.local import write_atomically
+from headspan.io.files import write_atomically
 from headspan.spans.over_store import HeadSpans
 
 COLUMNS = ("layer", "head", "number", "label", "text", "associated")

@@ -21,6 +21,7 @@ from headspan.events import Listener, ignore
 from headspan.spans.over_store import HeadSpans, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
+from headspan.store.write import analyses
 
 # Both studies look at the first five texts.
 LABELLED_TEXTS = 5
@@ -144,12 +145,12 @@ def save_labels(
 ) -> None:
     """Keep `labels` as `labels/<run>`, with what else belongs to the way in which they were made.
 
-    StoreError as in `results.save` where other labels are there.
+    StoreError as in `analyses.save` where other labels are there.
     """
     votes: dict[str, results.Named] = {}
     if labels.consistent is not None:
         votes["consistent"] = (labels.consistent, ("layer", "head", "text"))
-    results.save(
+    analyses.save(
         store,
         "labels",
         labels.run,

@@ -42,8 +42,8 @@ def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()
     """The store's numbers for a batch; `through_pool` are the layers whose heads the pass followed through the pooling.
 
     `embedding` `[batch, joint]` is the model's own, not normalised. `norm` `[batch, 3]` holds the final norm's mean `μ`
-    and its `s` (0 and 1 for a model without a final norm), and `‖embedding‖`. `mlps` and `carried` are contributions
-    in the `per_term` convention; `mlp_means` holds the means of the MLPs over the width.
+    and its `s` (0 and 1 for a model without a final norm), and `‖embedding‖`. `mlps` and `through_pool` are
+    contributions in the `per_term` convention; `mlp_means` holds the means of the MLPs over the width.
     """
     std = row.std[:, None]
     mean = _mean(row.state, tower)
@@ -57,7 +57,7 @@ def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()
         tensors["mlps"] = _to_joint((row.terms - means) / std[..., None], tower).half()
         tensors["mlp_means"] = means[..., 0]
     if row.through_pool is not None:
-        tensors["carried"] = _through_pool(row.through_pool, std, tower, through_pool).half()
+        tensors["through_pool"] = _through_pool(row.through_pool, std, tower, through_pool).half()
     finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     for tensor in tensors.values():
         # The largest magnitude is infinite or NaN if any number is, and one pass over the memory finds it.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
+from headspan.store.head_space import coordinate_products, coordinates_of_image
 from headspan.store.reader import Store
 
 # Layer and head.
@@ -52,7 +52,7 @@ def similarities(
     refuse_other_vectors(store, vectors)
     heads = distinct(store, heads)
     along = [store.head_directions(layer, head) @ (vectors.T / len(heads)) for layer, head in heads]
-    return store.coordinate_products(heads, along)
+    return coordinate_products(store, heads, along)
 
 
 def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
@@ -60,8 +60,7 @@ def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float3
     heads = distinct(store, heads)
     total = np.zeros(store.joint, np.float32)
     for layer, head in heads:
-        own = store.image_coordinates(image, layer, head)
-        total += head_coordinates(own, store.norm[image], normalised=True) @ store.head_directions(layer, head)
+        total += coordinates_of_image(store, image, layer, head) @ store.head_directions(layer, head)
     return total / len(heads)
 
 
@@ -70,7 +69,7 @@ def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarra
     heads = distinct(store, heads)
     total = np.zeros((store.images, store.joint), np.float32)
     for layer, head in heads:
-        total += store.heads(layer, head)
+        total += store.head(layer, head)
     return total / len(heads)
 
 

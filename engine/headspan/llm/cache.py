@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.errors import LanguageModelError, StoreError
-from headspan.io.local import make_folder, write_atomically
+from headspan.io.files import make_folder, write_atomically
 from headspan.llm.forms import Form
 
 # Tokens that an answer may have where nothing else is said.

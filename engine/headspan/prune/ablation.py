@@ -27,6 +27,6 @@ def mean_ablated(store: Store, heads: Sequence[Head]) -> Float32[np.ndarray, "im
     moments = store.moments() if chosen else None
     for layer, head in chosen:
         assert moments is not None
-        mean = moments.total[store.layer_index(layer, head), head] / moments.count
-        embeddings -= store.heads(layer, head) - (mean @ store.head_directions(layer, head)).astype(np.float32)
+        mean = moments.total[store.contents.layer_index(layer, head), head] / moments.count
+        embeddings -= store.head(layer, head) - (mean @ store.head_directions(layer, head)).astype(np.float32)
     return embeddings

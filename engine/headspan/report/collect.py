@@ -13,7 +13,7 @@ from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.config import spans as spans_of
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.io.local import write_atomically
+from headspan.io.files import write_atomically
 from headspan.report.examples import find_examples
 from headspan.report.page import KIND, Content, DescribedHead, render
 from headspan.spans.over_store import HeadSpans, read_spans
@@ -113,7 +113,7 @@ def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[Described
 def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tuple[str, str]]:
     """Names and values for the table about the run."""
     known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
-    unfinished = store.planned_images - sum(record.rows for record in store.records)
+    unfinished = store.planned_images - sum(record.rows for record in store.contents.records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
     described_over = f", over {counted(spans.images, 'image')} of {spans.stores} stores" if spans.stores > 1 else ""
     described = "" if spans.layers == store.layers else f"; described: {spans_of(spans.layers)}"

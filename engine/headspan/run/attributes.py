@@ -54,8 +54,8 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
                 prefix_tokens=tower.prefix_tokens,
                 joint=tower.joint,
                 terms=tower.terms,
-                carried=encoder.through_pool,
-                carried_heads=tower.trunk_heads if encoder.through_pool else 0,
+                through_pool=encoder.through_pool,
+                through_pool_heads=tower.trunk_heads if encoder.through_pool else 0,
             )
         ),
         "sum": describe_sum(tower),
@@ -64,7 +64,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
             "heads": "head output of the pooled row: sum over tokens of alpha v, after the norm behind it, if any",
             "patches": "alpha v per source token; class token and registers come before the patches",
             "mlps": "per-term convention: (m - mean m) gamma P / s, in joint space",
-            "carried": "per-term convention, in joint space: what the pooling layer's heads took from this head",
+            "through_pool": "per-term convention, in joint space: what the pooling layer's heads took from this head",
             "norm": "mean and sqrt(var + eps) of the final residual state (0, 1 without norm), length of the embedding",
             "embedding": "the model's image embedding, not normalised",
         },
@@ -87,10 +87,10 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
     layers = tower.direct_layers
     if tower.attention_pool is None:
         terms = ["initial state", *(f"MLP of layer {layer}" for layer in layers)]
-        carried = None
+        through_pool = None
     else:
         terms = [f"MLP of layer {layers.start}, the pooling"] if tower.terms else []
-        carried = f"linear given layer {layers.start}'s attention; part of its heads, so already in the sum; " + (
+        through_pool = f"linear given layer {layers.start}'s attention; part of its heads, so already in the sum; " + (
             "paths through its MLP are not included" if terms else "no other path leads to the embedding"
         )
     return {
@@ -98,7 +98,7 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
         "terms": terms,
         "heads": "direct: linear from a head's numbers to the embedding",
         "mlps": "direct; nonlinear in the heads and MLPs before them",
-        "carried": carried,
+        "through_pool": through_pool,
     }
 
 

@@ -105,17 +105,17 @@ def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...]
             f"--layers {settings.layers}: {settings.model} pools by attention, and only the heads of layer {last}, the "
             f"pooling, write to the embedding; name it too, as in --layers {settings.layers},{last}"
         )
-    if "carried" not in settings.emit:
+    if "through_pool" not in settings.emit:
         return direct, ()
     if tower.attention_pool is None:
         raise SettingsError(
-            f"--emit carried: {settings.model} does not pool by attention, so the heads of every layer write to the "
-            "embedding; leave it out"
+            f"--emit through_pool: {settings.model} does not pool by attention, so the heads of every layer write to "
+            "the embedding; leave it out"
         )
     if not through_pool:
         raise SettingsError(
-            f"--emit carried: of --layers {settings.layers} none is before the pooling; name some of 0 to "
-            f"{tower.layers - 2}, or write all"
+            f"--emit through_pool: of --layers {settings.layers} none is before the pooling; name some of 0 to "
+            f"{tower.layers - 2}, or all"
         )
     return direct, through_pool
 

@@ -16,7 +16,7 @@ import torch
 from headspan.io.ranges import MOST_BYTES
 from headspan.model.tower import Tower
 from headspan.run.encoder import Encoder
-from headspan.store.schema import ArraySpec
+from headspan.store.array_spec import ArraySpec
 from headspan.store.write.shard import piece_rows
 from headspan.store.write.unit import WAITING_PIECES
 

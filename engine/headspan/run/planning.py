@@ -14,7 +14,7 @@ from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.events import Listener, Progress, ignore
-from headspan.io.local import checksum, write_atomically
+from headspan.io.files import checksum, write_atomically
 from headspan.io.retry import is_remote
 from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
@@ -48,7 +48,7 @@ def open_planned(
         images = staged.plan(_collected(urls, shards, notes, on_progress, settings.member_names), unit_images, notes)
         unit_images = _fitting(unit_images, images)
         attributes = store_attributes(settings, encoder, images, unit_images)
-        first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers), settings.emit)
+        first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers))
     if not first:
         # Another process planned the same store in the meantime.
         return _resume(path, urls, settings, encoder)
@@ -75,7 +75,7 @@ def _size_in_words(store: StoreWriter, encoder: Encoder, memory: int, notes: int
         yield f"{counted(notes, 'note')} on captions and other members; `{lists}` lists them"
     pooling = encoder.exact.direct_layers.start
     if pooling > 0 and not encoder.through_pool:
-        yield f"of layers before {pooling}, the pooling, nothing is kept without --emit heads,carried"
+        yield f"of layers before {pooling}, the pooling, nothing is kept without --emit heads,through_pool"
 
 
 def _bytes_once(store: StoreWriter) -> int:
@@ -122,7 +122,7 @@ def restored_plan_files(
         names = member_names(store.attributes)
         staged.plan(_collected(urls, shards, notes, ignore, names), store.size.unit_images, notes)
         folded = fold(encoder.exact, encoder.layers)
-        staged.write(store.attributes, shards, folded, tuple(store.attributes["emit"]))
+        staged.write(store.stored_attributes, shards, folded)
         for name, found in recorded.items():
             made = staged.folder / name
             if made.is_file() and checksum(made) == found:

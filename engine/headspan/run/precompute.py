@@ -34,9 +34,9 @@ from headspan.run.scheduler import Scheduler
 from headspan.run.summary import Summary
 from headspan.shards.samples import BadImage, Unit
 from headspan.shards.urls import expand, stored_names
+from headspan.store.commit_records import UnitRecord
 from headspan.store.schema import attributes_of
 from headspan.store.tables import read_shards
-from headspan.store.write.commits import UnitRecord
 from headspan.store.write.unit import StoreWriter
 from headspan.store.write.workers import other_workers
 from headspan.timing import StageTimes

@@ -17,7 +17,7 @@ from headspan.config import PrecomputeSettings
 from headspan.decode.routes import route
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
-from headspan.io.local import checksum, faults, write_atomically
+from headspan.io.local import LocalStorage
 from headspan.io.retry import is_remote
 from headspan.model.load import load_stored_model
 from headspan.run.encoder import prepare
@@ -29,10 +29,11 @@ from headspan.run.run import Run
 from headspan.run.scheduler import Scheduler
 from headspan.run.verify import WHOLE_STORE, Verdict, verify
 from headspan.shards.urls import expand, local_path, stored_names
+from headspan.store.commit_records import CommitRecords
+from headspan.store.file_checks import faults
 from headspan.store.reader import Store
 from headspan.store.schema import ROOT_COPY, decoding
 from headspan.store.tables import read_shards
-from headspan.store.write.commits import Commits
 from headspan.store.write.unit import StoreWriter
 from headspan.user_paths import expand_user
 
@@ -99,13 +100,13 @@ def repair(
 
 def _restored_root(path: Path) -> tuple[str, ...]:
     """Restore the root's metadata from their copy if they have changed; returns the names of the files restored."""
-    name, copy = "zarr.json", path / ROOT_COPY
-    if not copy.is_file():
+    name, storage = "zarr.json", LocalStorage(path)
+    if storage.size(ROOT_COPY) is None:
         return ()
-    written = Commits(path, 0).planned_files().get(name)
-    if written is None or not list(faults(path, {name: written})) or checksum(copy) != written:
+    written = CommitRecords(storage, 0).planned_files().get(name)
+    if written is None or not list(faults(storage, {name: written})) or storage.checksum(ROOT_COPY) != written:
         return ()
-    write_atomically(path / name, [copy.read_bytes()])
+    storage.put(name, [storage.get(ROOT_COPY)])
     return (name,)
 
 
@@ -148,7 +149,7 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         "model": known["model"],
         "pretrained": known["pretrained"],
         # The layers whose heads act through an attention pooling come before the pooling layer.
-        "layers": [*store.size.carried, *store.size.layers],
+        "layers": [*store.size.through_pool, *store.size.layers],
         "emit": known["emit"],
         "precision": known["precision"],
         "decode": decoding(known),

@@ -17,14 +17,14 @@ import numpy as np
 from headspan.decompose.formula import EXTRA_COORDINATES, head_coordinates, mlp_contributions
 from headspan.errors import SourceError, counted
 from headspan.events import Listener, Progress, ignore
-from headspan.io.local import faults
 from headspan.io.retry import is_remote
 from headspan.run.planned_sources import change, places
 from headspan.shards.samples import Shard
 from headspan.shards.sources import open_shard
+from headspan.store.commit_records import UnitRecord
+from headspan.store.file_checks import faults
 from headspan.store.reader import Store
 from headspan.store.result_files import damaged
-from headspan.store.write.commits import UnitRecord
 
 # Stored numbers have 11 bits each, and about a hundred terms add up to an embedding. In 16-bit passes the residual
 # stream is also rounded twice per layer: √48 roundings of 2⁻¹² or 2⁻⁹ for 24 layers, with a factor of three.
@@ -82,7 +82,8 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
     problems: list[Problem] = []
     largest: float | None = None
     count, total = 0, np.zeros(_moment_shape(store))
-    whole = UnitRecord(WHOLE_STORE, 0, store.planned_images, store.planned_images, store.other_files(), [])
+    records, planned_rows = store.contents.records, store.planned_images
+    whole = UnitRecord(WHOLE_STORE, 0, planned_rows, planned_rows, store.contents.commits.other_files(), [])
     problems.extend(_file_problems(store, whole))
     # Arrays cannot be read without sound metadata, summed without sound matrices, or tars found without sound tables.
     readable = not any(
@@ -99,7 +100,7 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
         problems.extend(changed)
         unreached = len(not_compared)
         again = _SourceImages(planned, urls, {*not_compared, *(problem.where for problem in changed)})
-    for done, record in enumerate(store.records, start=1):
+    for done, record in enumerate(records, start=1):
         found = list(_file_problems(store, record))
         if not found and readable:
             rows = _UnitRows(store, record)
@@ -110,17 +111,17 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
         if sources and readable:
             found += again.problems(store, record)
         problems.extend(found)
-        on_progress(Progress("verify", done, len(store.records), counted(len(problems), "problem") if problems else ""))
-    if store.records and not any(problem.of_store and problem.unit not in quarantined for problem in problems):
+        on_progress(Progress("verify", done, len(records), counted(len(problems), "problem") if problems else ""))
+    if records and not any(problem.of_store and problem.unit not in quarantined for problem in problems):
         problems.extend(_moment_problems(store, count, total))
     for name, what in damaged(store):
         problems.append(Problem(WHOLE_STORE, 0, store.planned_images, what, name, of_analysis=True))
-    return Verdict(len(store.records), count, tuple(problems), largest, unreached)
+    return Verdict(len(records), count, tuple(problems), largest, unreached)
 
 
 def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
-    shard_rows = {name: spec.shard[0] for name, spec in store.row_specs.items()}
-    for name, what in faults(store.path, record.files):
+    shard_rows = {spec.name: spec.shard[0] for spec in store.contents.specs.values()}
+    for name, what in faults(store.contents.storage, record.files):
         array, first_row, rows = name.partition("/c/")[0], record.first_row, record.rows
         if array in shard_rows and record.unit != WHOLE_STORE:
             first_row = int(name.removeprefix(f"{array}/c/").partition("/")[0]) * shard_rows[array]
@@ -165,7 +166,7 @@ class _SourceImages:
         if record.source_crc32c is None:
             return []
         found, read = 0, set()
-        for name, samples in groupby(store.samples_of(record), key=lambda sample: sample.url):
+        for name, samples in groupby(store.contents.samples_of(record), key=lambda sample: sample.url):
             if self._urls[name].startswith("pipe:") or name in self._unreadable:
                 return []
             read.add(name)
@@ -196,7 +197,7 @@ class _UnitRows:
         rows = slice(record.first_row, record.first_row + record.rows)
         self._arrays = {
             name: np.asarray(array[rows])
-            for name, array in store.row_arrays()
+            for name, array in store.contents.row_arrays()
             # The checksums of their files are checked; the arrays are too large to read again.
             if name != "patches"
         }
@@ -236,7 +237,7 @@ class _UnitRows:
         total = np.zeros_like(embedding)
         if store.terms:
             mlps, means = self._arrays["mlps"][good].astype(np.float32), self._arrays["mlp_means"][good]
-            total += mlp_contributions(mlps, means, norm, store.folded, "uniform", True).sum(axis=1)
+            total += mlp_contributions(mlps, means, norm, store.contents.folded, "uniform", True).sum(axis=1)
         for kept, layer in enumerate(store.layers):
             for head in range(store.heads_per_layer):
                 head_outputs = self._arrays["heads"][good, kept, head].astype(np.float32)

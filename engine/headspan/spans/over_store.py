@@ -17,6 +17,7 @@ from headspan.store import results
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
+from headspan.store.write import analyses
 from headspan.texts.pool import Pool, read_pool, stored_name, stored_pool, text_vectors
 
 
@@ -81,7 +82,7 @@ def textspan(
     if not chosen_layers:
         raise SettingsError(f"{store.path}: no layers to describe; name some, or leave layers out for all")
     for layer in chosen_layers:
-        store.layer_index(layer)
+        store.contents.layer_index(layer)
     moments = _added_moments(store, also)
     _refuse_too_few(store, moments)
     settings = {
@@ -115,7 +116,7 @@ def textspan(
         stores=1 + len(also),
     )
     dims = ("layer", "head", "text")
-    results.save(
+    analyses.save(
         store,
         "textspan",
         run,
@@ -192,8 +193,8 @@ def span_store(
         (
             Spread(
                 moments.count,
-                moments.total[store.layer_index(layer), head],
-                moments.gram[store.layer_index(layer), head],
+                moments.total[store.contents.layer_index(layer), head],
+                moments.gram[store.contents.layer_index(layer), head],
                 store.head_directions(layer, head),
             )
             for layer in layers

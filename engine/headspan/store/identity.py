@@ -1,8 +1,8 @@
-"""What two runs must agree on to fill one store, and two stores to be added: an explicit list of keys.
+"""The identity of a store: the keys that must be equal to resume a run, or to add the moments of two stores.
 
 Everything else in a store's attributes is a description. Sentences, names, library versions and the upstream model's
 configuration may differ between two runs that compute the same numbers. A key that an older store lacks is not
-compared, so stores stay usable when this list grows.
+compared, so stores stay usable when this list grows. Attributes must be in today's words.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from headspan.config import spans
 from headspan.store.schema import decoding
 
-# Which members of the shards are images and captions; unset in stores that are older than the choice.
+# Which members of the shards are images and captions; older stores do not have these keys.
 _MEMBERS = ("image_member", "caption_member", "caption_json")
-# The model as it runs: checksums of the weights of both towers, what the weights do not say (activation, pooling,
-# epsilons of the norms), and what happens to an image before it (which includes the image size).
+# The model: checksums of the weights of both towers, what the weights do not contain (activation, pooling, epsilons of
+# the norms), and the preprocessing of images, which includes their size.
 MODEL_KEYS = ("weights_sha256", "text_sha256", "tower", "preprocess")
-# What is computed with it, and how it is laid out.
-RUN_KEYS = ("layers", "carried", "emit", "precision", "decode", "unit_images", "images", *_MEMBERS)
+# What is computed with the model, and how it is divided into units.
+RUN_KEYS = ("layers", "through_pool", "emit", "precision", "decode", "unit_images", "images", *_MEMBERS)
 # The sizes that follow from the model.
 SIZE_KEYS = ("all_layers", "direct_layers", "heads", "head_dim", "tokens", "prefix_tokens", "joint", "terms")
 
@@ -29,7 +29,7 @@ _WORDS = {
     "text_sha256": "text tower",
     "tower": "an image tower that runs as",
     "preprocess": "preprocessing",
-    "carried": "carried layers",
+    "through_pool": "layers through the pooling",
     "unit_images": "units of",
     **{name: f"--{name.replace('_', '-')}" for name in _MEMBERS},
 }
@@ -37,7 +37,7 @@ _DIGITS = 12
 
 
 def identity(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The compared values by their key, as JSON has them; keys that the attributes lack are left out."""
+    """Return the compared values by their key, as in JSON; keys that the attributes lack are omitted."""
     flat = {**dict.fromkeys(_MEMBERS), **attributes, "decode": decoding(attributes), **attributes["dimensions"]}
     if isinstance(flat.get("emit"), list):
         flat["emit"] = sorted(flat["emit"])
@@ -47,10 +47,10 @@ def identity(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(first: dict[str, Any], second: dict[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
-    """Those of `keys` that both attributes have with different values: what it is, and both values, in words."""
+    """List those of `keys` that differ and that both attributes have: its name and both values, in words."""
     mine, theirs = identity(first), identity(second)
     if all(first.get(name) == second.get(name) for name in ("model", "pretrained")):
-        # Of one model, another image size interpolates the positions, and so changes the checksum of the weights too.
+        # If one model is used with two image sizes, its interpolated positions also change the checksum of the weights.
         keys = tuple(sorted(keys, key=lambda key: key != "preprocess"))
     for key in keys:
         if key in mine and key in theirs and mine[key] != theirs[key]:
@@ -62,7 +62,7 @@ def _in_words(key: str, own: dict[str, Any], other: dict[str, Any], attributes: 
     if key.endswith("sha256"):
         return f"{_model(attributes)} (sha256 {str(value)[:_DIGITS]})"
     if isinstance(value, dict) and isinstance(other[key], dict):
-        # What differs alone: the rest would bury it.
+        # Only the parts that differ.
         names = [name for name in {**value, **other[key]} if value.get(name) != other[key].get(name)]
         return ", ".join(f"{name.replace('_', ' ')} {brief(value.get(name))}" for name in names)
     return brief(value)
@@ -73,7 +73,7 @@ def _model(attributes: dict[str, Any]) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value of a setting as a sentence quotes it: layers as spans, anything else as JSON."""
+    """Return a value of a setting for a sentence: layers as ranges, anything else as JSON."""
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
         return spans(value)
     return "none" if value is None else json.dumps(value, ensure_ascii=False)

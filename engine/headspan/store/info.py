@@ -45,7 +45,7 @@ def info(store: Store | str | Path) -> StoreInfo:
     size, folder = store.stored_bytes, attributes.get("made_with", {}).get("folder")
     unfinished = "" if store.complete else "; unfinished, run the same precompute command to continue"
     through_pool = f"; {spans_of(store.through_pool_layers)} through the pooling" if store.through_pool_layers else ""
-    units = f"{len(store.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
+    units = f"{len(store.contents.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
     if quarantined:
         units += f"; quarantined: {spans_of([unit.index for unit in quarantined])}, which `headspan repair` tries again"
     facts = {
@@ -74,7 +74,7 @@ def info(store: Store | str | Path) -> StoreInfo:
 def _terms_of(terms: Mapping[str, Any]) -> str:
     """The terms that sum to the embedding."""
     layers, others = terms["direct_layers"], terms["terms"]
-    if terms["carried"] is None:
+    if terms["through_pool"] is None:
         return f"heads of layers {spans_of(layers)} + initial state + MLPs + biases"
     return " + ".join([f"heads of layer {layers[0]}, the pooling", *others, "biases"])
 

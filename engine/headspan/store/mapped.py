@@ -1,16 +1,13 @@
-"""Arrays of rows read through memory maps of their shards, at the disk's speed.
+"""Read arrays through memory maps of their shards, at the speed of the disk.
 
-Uncompressed shards hold their inner chunks one after the other, as `ShardPieces` gives them out, so a part of one is a
-view into the file, and what is read is copied, or converted, straight out of it. A shard whose index is another one,
-since it is damaged or another program wrote it, is for Zarr to read, or to refuse; one that is missing reads as the
-fill value.
+An uncompressed shard contains its inner chunks one after the other, as `ShardPieces` writes them. So a part of a shard
+is a view into its file, and values are copied or converted straight from the file. A missing shard reads as the fill
+value. A shard with another index is damaged or was written by another program; then the caller reads with Zarr.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,25 +15,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from headspan.store.schema import ArraySpec
+from headspan.io.files import memory_map
+from headspan.store.array_spec import ArraySpec
 from headspan.store.shard_layout import rows_first, shard_index
 
 try:
     import numkong
 except ImportError:
-    # There is no wheel for every processor; NumPy then converts, more slowly.
+    # Not every processor has a wheel. Without it NumPy converts, more slowly.
     numkong = None  # type: ignore[assignment]
 
-# A process may hold some 65,000 maps in all, by Linux's default.
+# Linux allows a process some 65,000 maps by default.
 _MAPS = 4096
 
 
 class UnmappableError(Exception):
-    """A shard that is not as this package writes them."""
+    """A shard has another form than this package writes."""
 
 
 class MappedRows:
-    """One array of a store; its maps are made once, and kept as long as it is used."""
+    """One array of a store. Each shard is mapped once, and stays mapped as long as this object exists."""
 
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         self._root = root
@@ -44,9 +42,9 @@ class MappedRows:
         self._shards = lru_cache(_MAPS)(self._map)
 
     def read(self, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
-        """All rows, copied, at one place of each of the first axes behind them. Raises UnmappableError.
+        """Return a copy of all rows at `index` of the axes after the first. Raises UnmappableError.
 
-        `dtype` may be float32 where float16 is stored.
+        `dtype` may be float32 if float16 is stored.
         """
         spec = self.spec
         values = np.empty((spec.shape[0], *spec.shape[1 + len(index) :]), dtype or spec.dtype)
@@ -56,7 +54,7 @@ class MappedRows:
         return values
 
     def row(self, row: int, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
-        """One row, copied as by `read`. Raises UnmappableError."""
+        """Return a copy of one row, as `read` does for all. Raises UnmappableError."""
         values = np.empty(self.spec.shape[1 + len(index) :], dtype or self.spec.dtype)
         begin = row - row % self.spec.shard[0]
         where = (*divmod(row - begin, self.spec.chunk[0]), *self._places(index))
@@ -64,10 +62,11 @@ class MappedRows:
         return values
 
     def chunks(self, index: Sequence[int] = (), first_row: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
-        """The inner chunks with rows from `first_row`, which begins one, to `end`; `[row, chunk, place in chunk, …]`.
+        """Return the inner chunks with the rows from `first_row` to `end`, as views `[row, chunk, place in chunk, …]`.
 
-        They are views of where they lie. `index` picks one place of each of the first axes behind the rows; of the
-        others, each has two. The array's last chunk may hold rows beyond its end. Raises UnmappableError.
+        A chunk must begin at `first_row`. `index` selects one place of each of the first axes after the rows. Each of
+        the other axes becomes two: chunk and place in the chunk. The array's last chunk may contain rows beyond its
+        end. Raises UnmappableError.
         """
         rows, shard_rows, chunk_rows = self.spec.shape[0], self.spec.shard[0], self.spec.chunk[0]
         end = rows if end is None else end
@@ -77,35 +76,32 @@ class MappedRows:
             yield from self._shards(begin)[where][first:last]
 
     def _places(self, index: Sequence[int]) -> list[int]:
-        """Chunk and place in it along each of the axes behind the rows that `index` has a place of."""
+        """Return, for each axis that `index` selects from, the chunk and the place in the chunk."""
         return [
             part for place, length in zip(index, self.spec.chunk[1:], strict=False) for part in divmod(place, length)
         ]
 
     def _map(self, first_row: int) -> np.ndarray:
-        """The shard that begins with `first_row`, `[row chunk, row in chunk, chunk, place in chunk, …]`."""
+        """Return the shard that begins with `first_row`, `[row chunk, row in chunk, chunk, place in chunk, …]`."""
         spec = self.spec
         shape = (spec.used_row_chunks(first_row), *spec.grid[1:], *spec.chunk)
         body_bytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
         index = shard_index(spec, shape[0])
         try:
-            with (self._root / spec.file(first_row)).open("rb") as file:
-                if os.fstat(file.fileno()).st_size != body_bytes + len(index):
-                    raise UnmappableError
-                mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            mapped = memory_map(self._root / spec.file(first_row))
         except FileNotFoundError:
             return rows_first(np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape))
-        if mapped[body_bytes:].tobytes() != index:
+        if len(mapped) != body_bytes + len(index) or mapped[body_bytes:].tobytes() != index:
             raise UnmappableError
         return rows_first(mapped[:body_bytes].view(spec.dtype).reshape(shape))
 
 
 def _copy(values: np.ndarray, out: np.ndarray) -> None:
-    """Write numbers that lie in inner chunks to the contiguous `out`."""
-    # A view, but where chunks cut an axis that is read whole.
+    """Copy the numbers of inner chunks to the contiguous `out`."""
+    # A view, unless an axis that is read whole is divided into chunks.
     values = values.reshape(out.shape)
     if values.dtype == out.dtype or numkong is None:
         out[...] = values
     else:
-        # NumPy's own conversion from 16 bits takes twelve times as long.
+        # NumPy's conversion from 16 bits takes twelve times as long.
         numkong.astype(values, "float32", out=out)

@@ -1,6 +1,6 @@
-"""Count, sum and Gram matrices of many images' head coordinates: added, and as a file.
+"""Count, sum and Gram matrices of many images' head coordinates: their addition and their file format.
 
-A file holds the Gram matrices' upper triangles, since they are symmetric; zip's checksums tell where one is damaged.
+A file contains the upper triangles of the Gram matrices, which are symmetric. The checksums of zip reveal damage.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from headspan.errors import StoreError, one_line
 
 @dataclass(frozen=True, slots=True)
 class MergedMoments:
-    """Count, and sum `[layer, head, coordinate]` and Gram `[layer, head, coordinate, coordinate]`, float64."""
+    """Number of images, sum `[layer, head, coordinate]`, Gram `[layer, head, coordinate, coordinate]`, float64."""
 
     count: int
     total: np.ndarray
@@ -26,7 +25,7 @@ class MergedMoments:
 
     @property
     def sha256(self) -> str:
-        """Identifies the images that they were taken of: equal only where every number is."""
+        """A checksum of all numbers; it identifies the images that the moments were computed from."""
         digest = hashlib.sha256(str(self.count).encode())
         for numbers in (self.total, self.gram):
             digest.update(np.ascontiguousarray(numbers).data)
@@ -37,21 +36,20 @@ class MergedMoments:
 
 
 def pack(moments: MergedMoments) -> bytes:
-    """The moments as the bytes of a file."""
+    """Return the moments as the content of a file."""
     upper = np.triu_indices(moments.gram.shape[-1])
     buffer = io.BytesIO()
     np.savez(buffer, count=moments.count, total=moments.total, upper=moments.gram[..., upper[0], upper[1]])
     return buffer.getvalue()
 
 
-def unpack(path: Path) -> MergedMoments:
-    """The moments that the file at `path` holds. Raises StoreError where it is damaged."""
+def unpack(content: bytes, name: str) -> MergedMoments:
+    """Return the moments in the content of the file `name`. Raises StoreError if it is damaged."""
     try:
-        # Opened here, since NumPy leaves a file open that is none of its own.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
+        with np.load(io.BytesIO(content), allow_pickle=False) as packed:
             count, total, packed_upper = int(packed["count"]), packed["total"], packed["upper"]
     except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path}: these moments are damaged ({one_line(error)}); run headspan repair") from error
+        raise StoreError(f"{name}: these moments are damaged ({one_line(error)}); run headspan repair") from error
     size = total.shape[-1]
     upper = np.triu_indices(size)
     gram = np.empty((*total.shape, size))

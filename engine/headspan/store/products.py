@@ -1,7 +1,7 @@
-"""Head coordinates of all images times a few columns: one pass over the memory maps, on all cores.
+"""Multiply the head coordinates of all images by a few columns: one pass over the memory maps, on all cores.
 
-SIMD kernels multiply the stored float16 numbers where they lie and sum in float32; there is no float32 copy of them.
-A column is two float16 ones to the kernel, so it keeps float32's precision beside its largest number.
+SIMD kernels multiply the stored float16 numbers in place and add in float32, without a float32 copy. Each column is
+passed to the kernel as two float16 columns, so it has the precision of float32 relative to its largest number.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ try:
 except ImportError:
     numkong = None  # type: ignore[assignment]
 
-# Products that a thread has in hand before it adds the mean_and_bias stay in its core's cache.
+# The products that a thread computes before it adds mean and bias; they stay in its core's cache.
 _BLOCK_BYTES = 1 << 19
-# Columns of a pass: of 32, 64 and 128, and all at once, 64 and 128 are the fastest, twice as fast as 512 at once.
+# Columns of a pass. Of 32, 64, 128 and all at once, 64 and 128 are fastest: twice as fast as 512 at once.
 _COLUMNS = 64
 _FINER = np.float32(2.0**11)
 
@@ -34,10 +34,10 @@ def summed_products(
     places: Sequence[tuple[int, int]],
     matrices: Sequence[Float[np.ndarray, "coordinate column"]],
 ) -> Float32[np.ndarray, "column rows"]:
-    """Normalised coordinates of the heads at `places` of `maps`, times each head's matrix, summed over the heads.
+    """Multiply the normalised coordinates of the heads at `places` of `maps` by each head's matrix; return the sum.
 
-    `mean_and_bias` holds every row's `mean_and_bias_terms`; rows where it is NaN give NaN. Raises UnmappableError if
-    the shards cannot be mapped or this processor has no kernels; the caller then multiplies in NumPy.
+    `mean_and_bias` are the `mean_and_bias_terms` of every row; rows where they are NaN give NaN. Raises UnmappableError
+    if the shards cannot be mapped or this processor has no kernels; the caller then multiplies in NumPy.
     """
     if numkong is None:
         raise UnmappableError("numkong is not installed")
@@ -55,7 +55,7 @@ def _pass(
     stacked: Float32[np.ndarray, "head coordinate column"],
     sums: Float32[np.ndarray, "column rows"],
 ) -> None:
-    """Fill `sums` for some of the columns."""
+    """Compute `sums` for some of the columns."""
     own, common = stacked[:, : -len(mean_and_bias)], stacked[:, -len(mean_and_bias) :].sum(axis=0)
     packed, scale = _packed(own)
     rows, columns, chunk_rows = mean_and_bias.shape[1], own.shape[2], maps.spec.chunk[0]
@@ -66,7 +66,7 @@ def _pass(
 
     def multiply(first_row: int, end: int) -> None:
         """The rows from `first_row`, which begins a chunk, to `end`, block by block."""
-        # The sum over heads, and what a further head adds to it.
+        # The sum over heads, and the product of one further head.
         buffers = np.empty((min(2, len(places)), block_rows, 2 * columns), np.float32)
         total, part = buffers[0], buffers[-1]
         outs = [
@@ -76,9 +76,9 @@ def _pass(
         for row in range(first_row, end, block_rows):
             count = min(end - row, block_rows)
             for number, (place, both) in enumerate(zip(places, packed, strict=True)):
-                # Listed first: between its products, a thread then hardly needs the interpreter's lock.
+                # Listed first, so that a thread hardly needs the interpreter's lock between its products.
                 chunks = [
-                    # Copied where the shard is missing alone.
+                    # Copies only if the shard is missing.
                     np.ascontiguousarray(chunk.reshape(chunk_rows, -1))
                     for chunk in maps.chunks(place, row, row + count)
                 ]
@@ -88,17 +88,17 @@ def _pass(
                     total[:count] += part[:count]
             here = slice(row, row + count)
             for column, out in enumerate(sums[:, here]):
-                # A column after the other, since NumPy would else walk along the shorter axis.
+                # One column after the other, because NumPy would otherwise iterate along the shorter axis.
                 pair = slice(2 * column, 2 * column + 2)
                 np.matmul(total[:count, pair], scale[pair], out=out)
-                _add_shares(mean_and_bias[:, here], common[:, column], out)
+                _add_mean_and_bias(mean_and_bias[:, here], common[:, column], out)
 
     firsts = range(0, rows, span_rows)
     others = [
         _threads(os.getpid(), threads).submit(multiply, first_row, min(first_row + span_rows, rows))
         for first_row in firsts[1:]
     ]
-    # This thread has nothing to wait for before its own span is done.
+    # This thread computes its own span before it waits for the others.
     multiply(0, min(span_rows, rows))
     for other in others:
         other.result()
@@ -106,19 +106,19 @@ def _pass(
 
 @lru_cache(1)
 def _threads(process: int, count: int) -> ThreadPoolExecutor:
-    """The process's threads, kept between searches: beginning them takes as long as a tenth of one.
+    """Return the threads of this process. They are kept, because starting them takes a tenth of a search's time.
 
-    A process that was forked has none of its parent's, and begins its own.
+    A forked process has none of its parent's threads and starts its own.
     """
     return ThreadPoolExecutor(count, thread_name_prefix="headspan-products")
 
 
-def _add_shares(
+def _add_mean_and_bias(
     mean_and_bias: Float32[np.ndarray, "3 rows"],
     common: Float32[np.ndarray, "3"],
     products: Float32[np.ndarray, " rows"],
 ) -> None:
-    """Make products of heads' own numbers those of all normalised coordinates, in place."""
+    """Turn products of head outputs into products of all normalised coordinates, in place."""
     over_s, mean, one = mean_and_bias
     products += common[0]
     products *= over_s
@@ -129,9 +129,9 @@ def _add_shares(
 def _packed(
     own: Float32[np.ndarray, "head head_dim column"],
 ) -> tuple[list[numkong.PackedMatrix], Float32[np.ndarray, " two_columns"]]:
-    """Each head's columns as the kernel takes them, and what to multiply the products by; NaN for an infinite column.
+    """Return each head's columns for the kernel, and the factors for the products; NaN for an infinite column.
 
-    A number is the sum of two float16 ones, the second what the first leaves over, both made large.
+    A number is the sum of two scaled float16 numbers: its rounded value, and the remainder.
     """
     scale = np.abs(own).max(axis=(0, 1))
     scale[scale == 0] = 1

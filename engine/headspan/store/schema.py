@@ -1,8 +1,8 @@
-"""The store's format: which arrays, of which shape, in which chunks; its attributes and their check.
+"""The format of a store: its arrays with their shapes, Zarr shards and chunks, and its attributes.
 
-A store is a Zarr v3 group. Rows are images in plan order, and all arrays share them. A unit of work is
-a whole number of Zarr shards of every array, so two units never touch one file. The fill value is NaN,
-so that a missing shard never reads as zeros. Nothing here writes numbers.
+A store is a Zarr v3 group. Rows are images in the order of the plan, and all arrays share them. A unit of work is
+a whole number of Zarr shards of every array, so two units never write to the same file. The fill value is NaN,
+so that a missing shard never reads as zeros. This module writes metadata, but no numbers.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ import zarr
 from headspan.config import MemberNames
 from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line, shortened
+from headspan.store.array_spec import ArraySpec
+from headspan.store.earlier_words import arrays_as_stored, todays_attributes
 
 FORMAT = 1
-# The one folder of a store that is no part of the Zarr hierarchy: Parquet tables and commit records.
+# The one folder of a store outside the Zarr hierarchy: Parquet tables and commit records.
 RECORDS = "records"
-# Of the root's metadata, without which nothing else can be read.
+# A copy of the root's metadata, which is needed to read anything else.
 ROOT_COPY = f"{RECORDS}/root.json"
-# Rows in an inner chunk: many where one head is read over all images, one where one image's patches are.
-_CHUNK_ROWS = {"heads": 4096, "patches": 1, "carried": 256}
-# What a row of chunks may take, unless it is one row of the array: it is filled in memory, whole.
+# Rows in an inner chunk: many if one head is read over all images, one if the patches of one image are read.
+_CHUNK_ROWS = {"heads": 4096, "patches": 1, "through_pool": 256}
+# The largest row of chunks, unless it is one row of the array: a row of chunks is filled in memory.
 _ROW_OF_CHUNKS_BYTES = 64 << 20
-# The axes of which an inner chunk holds one place: a head is read without its neighbours, and the patches of an image
-# lie side by side.
-_APART = {"heads": ("layer", "head"), "patches": ("layer",), "carried": ("carried_layer", "trunk_head")}
+# The axes along which an inner chunk has length 1: a head is read without its neighbours, and the patches of one image
+# and layer are in one chunk.
+_APART = {"heads": ("layer", "head"), "patches": ("layer",), "through_pool": ("through_pool_layer", "trunk_head")}
 _DEFAULT_CHUNK_ROWS = 64
 _SHARD_BYTES = 256 << 20
-# The kinds of those root attributes that say how the arrays are read, and the model that made them loaded.
+# The types of the root attributes that are needed to read the arrays and to load the model.
 _KINDS: dict[str, type | UnionType] = {
     **dict.fromkeys(("model", "weights_sha256", "text_sha256", "precision", "decode"), str),
     **dict.fromkeys(("model_config", "preprocess", "dimensions", "made_with", "tower", "sum"), dict),
@@ -43,75 +45,38 @@ _KINDS: dict[str, type | UnionType] = {
     "emit": list,
 }
 _LONGEST_QUOTE = 60
-# What zarr raises over an array's metadata that are damaged, wherever that is.
+# What zarr raises if the metadata of an array are damaged.
 UNREADABLE = (ValueError, TypeError, KeyError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """The sizes that fix every array's shape.
+    """The sizes that determine the shape of every array.
 
-    `layers` are the kept ones of those whose heads write to the embedding, `carried` the kept ones of those
-    whose heads are carried through an attention pooling; `all_layers` counts every layer of the model.
+    `layers` are the stored layers whose heads write to the embedding; `through_pool` are the stored layers whose heads
+    reach it through an attention pooling; `all_layers` is the number of the model's layers.
     """
 
     images: int
     unit_images: int
     layers: tuple[int, ...]
     all_layers: int
-    # How many layers, the last ones, have heads that write to the embedding.
+    # How many of the last layers have heads that write to the embedding.
     direct_layers: int
     heads: int
     head_dim: int
-    # Source tokens of a layer in `layers`; the first `prefix_tokens` of them are no patches.
+    # Source tokens of a layer in `layers`; the first `prefix_tokens` of them are not patches.
     tokens: int
     prefix_tokens: int
     joint: int
-    # Terms beside heads and biases.
+    # Terms other than heads and biases.
     terms: int
-    carried: tuple[int, ...] = ()
-    carried_heads: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ArraySpec:
-    """One array: its shape, and the shapes of its shards (files) and inner chunks."""
-
-    name: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    shard: tuple[int, ...]
-    chunk: tuple[int, ...]
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """How many inner chunks a shard has along each axis."""
-        return tuple(length // part for length, part in zip(self.shard, self.chunk, strict=True))
-
-    def used_row_chunks(self, first_row: int) -> int:
-        """How many rows of chunks the shard that begins with `first_row` has; those beyond the array's end are left
-        out."""
-        return math.ceil(min(self.shard[0], self.shape[0] - first_row) / self.chunk[0])
-
-    @property
-    def fill(self) -> float | int:
-        """NaN, or 0 for whole numbers."""
-        return float("nan") if np.dtype(self.dtype).kind == "f" else 0
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
-
-    def file(self, row: int) -> str:
-        """The path, within the store, of the shard that holds `row`."""
-        parts = [str(row // self.shard[0]), *("0" for _ in self.shape[1:])]
-        return "/".join([self.name, "c", *parts])
+    through_pool: tuple[int, ...] = ()
+    through_pool_heads: int = 0
 
 
 def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
-    """The arrays with a row an image, for what is emitted."""
+    """Return the arrays that have one row for each image, by their name in `emit` or their own name."""
     layers, heads, head_dim, joint = len(size.layers), size.heads, size.head_dim, size.joint
     axes: dict[str, tuple[tuple[str, ...], tuple[int, ...], str]] = {
         "ok": ((), (), "uint8"),
@@ -128,44 +93,44 @@ def row_arrays(size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
     if "mlps" in emit and size.terms:
         axes["mlps"] = (("term", "joint"), (size.terms, joint), "float16")
         axes["mlp_means"] = (("term",), (size.terms,), "float32")
-    if "carried" in emit:
-        shape = (len(size.carried), size.carried_heads, joint)
-        axes["carried"] = (("carried_layer", "trunk_head", "joint"), shape, "float16")
+    if "through_pool" in emit:
+        shape = (len(size.through_pool), size.through_pool_heads, joint)
+        axes["through_pool"] = (("through_pool_layer", "trunk_head", "joint"), shape, "float16")
     return {name: _row_spec(name, *spec, size) for name, spec in axes.items()}
 
 
 def stored_row_arrays(root: zarr.Group, size: Dimensions, emit: tuple[str, ...]) -> dict[str, ArraySpec]:
-    """`row_arrays` of the store `root`, in the shards and chunks that it was planned with.
+    """Return `row_arrays` of the store `root` with the names, shards and chunks that it was planned with.
 
-    An array whose metadata cannot be read, or contradict the settings, is read as it would be planned now; from being
-    written it is kept by `refuse_unlike`.
+    An array whose metadata are damaged, or contradict the attributes, is returned as it would be planned now;
+    `refuse_unlike` prevents writing to it.
     """
     found = {}
-    for name, spec in row_arrays(size, emit).items():
+    for name, spec in arrays_as_stored(row_arrays(size, emit), _stored_attributes(root)).items():
         try:
-            found[name] = _as_stored(spec, root[name], size.unit_images)
+            found[name] = _as_stored(spec, root[spec.name], size.unit_images)
         except UNREADABLE:
             found[name] = spec
     return found
 
 
 def refuse_unlike(path: Path, specs: dict[str, ArraySpec], unit_images: int) -> None:
-    """Raise StoreError where the metadata of an array of the store at `path` are damaged, or are not `specs`'."""
+    """Raise StoreError if the metadata of an array of the store at `path` are damaged or differ from `specs`."""
     root = zarr.open_group(path, mode="r", use_consolidated=False)
-    for name, spec in specs.items():
+    for spec in specs.values():
         try:
-            alike = _as_stored(spec, root[name], unit_images) == spec
+            alike = _as_stored(spec, root[spec.name], unit_images) == spec
         except UNREADABLE:
             alike = False
         if not alike:
             raise StoreError(
-                f"{path / name / 'zarr.json'}: is not as it was planned; run headspan repair, and if that does not "
-                "mend it, restore it from a copy of the store"
+                f"{path / spec.name / 'zarr.json'}: differs from the plan; run headspan repair, and if that does not "
+                "restore it, take it from a copy of the store"
             )
 
 
 def _as_stored(spec: ArraySpec, array: zarr.Array[Any] | zarr.Group, unit_images: int) -> ArraySpec:
-    """`spec` in the shards and chunks of `array`; ValueError where those are not an array's of such a store."""
+    """Return `spec` with the shards and chunks of `array`. Raises ValueError if they do not fit such a store."""
     if not isinstance(array, zarr.Array) or array.shape != spec.shape or array.shards is None:
         raise ValueError(f"{spec.name} is another array")
     lengths = zip((unit_images, *spec.shape[1:]), array.shards, array.chunks, strict=True)
@@ -196,7 +161,7 @@ def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: st
 
 
 def moment_arrays(size: Dimensions) -> dict[str, ArraySpec]:
-    """The arrays of the merged moments, by their name in the group `moments`."""
+    """Return the arrays of the merged moments, by their name in the group `moments`."""
     dims = ("layer", "head", "coordinate")
     coordinates = size.head_dim + EXTRA_COORDINATES
     shape = (len(size.layers), size.heads, coordinates)
@@ -208,12 +173,12 @@ def moment_arrays(size: Dimensions) -> dict[str, ArraySpec]:
 
 
 def whole_array(name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> ArraySpec:
-    """An array that is one shard of one chunk: the model's matrices, the merged moments."""
+    """Return an array that is one shard of one chunk: a matrix of the model, or merged moments."""
     return ArraySpec(name, dims, shape, dtype, shard=shape, chunk=shape)
 
 
 def create_array(root: zarr.Group, spec: ArraySpec) -> None:
-    """Write the metadata of `spec`; its shards are written elsewhere."""
+    """Write the metadata of an array, but no shards."""
     root.create_array(
         spec.name,
         shape=spec.shape,
@@ -228,12 +193,15 @@ def create_array(root: zarr.Group, spec: ArraySpec) -> None:
 
 
 def image_bytes(specs: dict[str, ArraySpec]) -> int:
-    """Bytes of all row arrays for one image."""
+    """Return the bytes that all row arrays take for one image."""
     return sum(spec.row_bytes for spec in specs.values())
 
 
 def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
-    """The store's root group and its `headspan` attributes; StoreError where it is no store of this format."""
+    """Return the root group of a store and its `headspan` attributes in today's words.
+
+    Raises StoreError if `path` is not a store of this format.
+    """
     todo = "run headspan repair" if (path / ROOT_COPY).is_file() else "restore it from a copy of the store"
     if not (path / "zarr.json").is_file():
         if (path / RECORDS).is_dir():
@@ -245,10 +213,12 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     except UNREADABLE as error:
         if (path / RECORDS).is_dir():
             raise StoreError(f"{path / 'zarr.json'}: is damaged ({one_line(error)}); {todo}") from error
-        raise StoreError(f"{path}: is no Zarr group ({one_line(error)}); give the path of a headspan store") from error
-    attributes = root.attrs.get("headspan")
+        raise StoreError(
+            f"{path}: is not a Zarr group ({one_line(error)}); give the path of a headspan store"
+        ) from error
+    attributes = _stored_attributes(root)
     if not isinstance(attributes, dict):
-        raise StoreError(f"{path}: a Zarr group, but not one of headspan's; give the path of a headspan store")
+        raise StoreError(f"{path}: is a Zarr group, but not a headspan store; give the path of a headspan store")
     found, written_by = attributes.get("format"), attributes.get("version")
     if found != FORMAT:
         raise StoreError(
@@ -258,27 +228,31 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         if name in attributes and not isinstance(attributes[name], kind):
             quoted = shortened(repr(attributes[name]), _LONGEST_QUOTE)
             raise StoreError(
-                f"{path / 'zarr.json'}: the attribute {name} is {quoted}, which no headspan writes; {todo}"
+                f"{path / 'zarr.json'}: the attribute {name} is {quoted}, which headspan does not write; {todo}"
             )
-    return root, attributes
+    return root, todays_attributes(attributes)
+
+
+def _stored_attributes(root: zarr.Group) -> Any:
+    return root.attrs.get("headspan")
 
 
 def attributes_of(path: Path) -> dict[str, Any] | None:
-    """The attributes of the store at `path`; None where there is no store yet."""
+    """Return the attributes of the store at `path`, in today's words; None if there is no store yet."""
     return open_group(path)[1] if (path / "zarr.json").is_file() else None
 
 
 def decoding(attributes: dict[str, Any]) -> str:
-    """How the store's images became pixels; before there was a choice, they were exact."""
+    """Return how images were decoded; older stores, which do not say so, were decoded exactly."""
     return str(attributes.get("decode", "exact"))
 
 
 def member_names(attributes: dict[str, Any]) -> MemberNames:
-    """Which members the store's images and captions came from; before they could be named, by their extensions."""
+    """Return which members of the shards are images and captions; in older stores their extensions decide."""
     return MemberNames(*(attributes.get(name) for name in ("image_member", "caption_member", "caption_json")))
 
 
 def dimensions(attributes: dict[str, Any]) -> Dimensions:
-    """The sizes that a store's attributes record."""
+    """Return the sizes in a store's attributes, which must be in today's words."""
     values = dict(attributes["dimensions"])
-    return Dimensions(**{**values, **{name: tuple(values[name]) for name in ("layers", "carried")}})
+    return Dimensions(**{**values, **{name: tuple(values[name]) for name in ("layers", "through_pool")}})

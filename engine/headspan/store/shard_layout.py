@@ -1,4 +1,4 @@
-"""How a Zarr shard lies in its file: inner chunks one after the other, then the index and its crc32c.
+"""The layout of a Zarr shard in its file: inner chunks one after the other, then the index and its crc32c.
 
 The format is Zarr v3's `sharding_indexed` codec with uncompressed little-endian chunks and the index at the end.
 """
@@ -10,24 +10,26 @@ import math
 import google_crc32c
 import numpy as np
 
-from headspan.store.schema import ArraySpec
+from headspan.store.array_spec import ArraySpec
 
-# What the index holds for an inner chunk that is not there.
+# The entry of the index for an inner chunk that is missing.
 _MISSING = np.uint64(2**64 - 1)
 
 
 def rows_first(chunks: np.ndarray) -> np.ndarray:
-    """Chunks as a shard has them, `[row chunk, axis chunk, …, row in chunk, place in chunk, …]`, as a view
-    `[row chunk, row in chunk, axis chunk, place in chunk, …]`."""
+    """Return a view `[row chunk, row in chunk, axis chunk, place in chunk, …]` of the chunks of a shard.
+
+    `chunks` are in the order of the file: `[row chunk, axis chunk, …, row in chunk, place in chunk, …]`.
+    """
     axes = chunks.ndim // 2
     return chunks.transpose([axis for i in range(axes) for axis in (i, i + axes)])
 
 
 def shard_index(spec: ArraySpec, used: int) -> bytes:
-    """Index and crc32c of a shard whose first `used` rows of chunks are there, one after the other."""
+    """Return index and crc32c of a shard that contains the first `used` rows of chunks, one after the other."""
     chunk_bytes = math.prod(spec.chunk) * np.dtype(spec.dtype).itemsize
     index = np.full((math.prod(spec.grid), 2), _MISSING, dtype="<u8")
-    # The last axis of the grid runs fastest.
+    # In the order of C: the last axis of the grid varies fastest.
     there = index[: used * math.prod(spec.grid[1:])]
     there[:, 0] = np.arange(len(there), dtype=np.uint64) * chunk_bytes
     there[:, 1] = chunk_bytes

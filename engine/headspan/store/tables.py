@@ -1,6 +1,6 @@
-"""The plan on disk: every image's row, key, source and caption, as Parquet beside the arrays.
+"""The plan on disk: row, key, source and caption of every image, as Parquet files beside the arrays.
 
-One row group a unit of work, so that a unit's samples are read alone; some hundred units a file.
+Each unit of work is one row group, so that the samples of one unit can be read alone. A file has some hundred units.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string
 
 
 def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> int:
-    """Write all samples in row order; returns how many there are. Memory is that of one unit."""
+    """Write all samples in row order. Returns their number. Only one unit is in memory at a time."""
     (root / RECORDS / "samples").mkdir(parents=True)
     stream, total, writer = iter(samples), 0, None
     try:
@@ -69,13 +69,13 @@ def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> in
 
 
 def read_unit(root: Path, unit: int) -> Iterator[Sample]:
-    """The samples of the unit of that index, in row order."""
+    """Read the samples of the unit with that index, in row order."""
     for row in _unit_table(root, unit).to_pylist():
         yield Sample(**row)
 
 
 def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa.Table:
-    """The samples of some rows, in the order given; only the units that hold them are read."""
+    """Return the samples of some rows, in the order given. Only the units with these rows are read."""
     wanted, place = np.unique(rows, return_inverse=True)
     units = wanted // unit_images
     tables = [
@@ -91,12 +91,12 @@ def _unit_table(root: Path, unit: int) -> pa.Table:
 
 
 def read_table(root: Path, units: int) -> pa.Table:
-    """All samples of a plan of so many units, one line a row of the arrays."""
+    """Return all samples of a plan with that number of units, in the order of the arrays' rows."""
     return pa.concat_tables([_read(root / name) for name in sample_files(units)])
 
 
 def sample_files(units: int) -> list[str]:
-    """The tables of samples of a plan of so many units, by their path in the store."""
+    """Return the keys of the tables of samples of a plan with that number of units."""
     return [_file_of(unit) for unit in range(0, units, _UNITS_PER_FILE)]
 
 
@@ -105,22 +105,22 @@ def _file_of(unit: int) -> str:
 
 
 def write_shards(root: Path, shards: Sequence[Shard]) -> None:
-    """Write what the plan found of every tar."""
+    """Write the table of the shards of the plan."""
     pq.write_table(_table(shards, _SHARDS), root / SHARDS_FILE, compression="zstd")
 
 
 def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
-    """Write what the plan could not read beside the images: captions, metadata, labels."""
+    """Write the plan's notes about captions, metadata, labels and members that could not be used."""
     pq.write_table(_table(notes, _NOTES), root / NOTES_FILE, compression="zstd")
 
 
 def read_notes(root: Path) -> list[BadImage]:
-    """What the plan could not read beside the images."""
+    """Return the notes that `write_notes` wrote."""
     return [BadImage(**row) for row in _read(root / NOTES_FILE).to_pylist()]
 
 
 def read_shards(root: Path) -> list[Shard]:
-    """Every tar of the plan."""
+    """Return the shards of the plan."""
     return [Shard(**row) for row in _read(root / SHARDS_FILE).to_pylist()]
 
 
@@ -131,7 +131,7 @@ def _read(path: Path) -> pa.Table:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """What Parquet cannot read, as a StoreError."""
+    """Turn an error in reading a table into a StoreError."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

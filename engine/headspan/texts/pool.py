@@ -21,6 +21,7 @@ from headspan.errors import ModelError, TextsError
 from headspan.events import Listener, ignore
 from headspan.store import results
 from headspan.store.reader import Store
+from headspan.store.write import analyses
 from headspan.texts.pool_file import read_lines
 
 # Line ends and tabs part texts and concepts; half of a surrogate pair is no letter.
@@ -129,7 +130,7 @@ def text_vectors(
     model = load_stored_model(store.attributes, store.path, weights, on_progress)
     _refuse_other_text_tower(store, model.text_sha256, wanted, f"the weights {weights or model.pretrained}")
     vectors = encode_texts(model, pool.texts, on_progress=on_progress)
-    results.save(
+    analyses.save(
         store,
         "texts",
         name,

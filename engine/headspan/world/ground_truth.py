@@ -29,6 +29,7 @@ from headspan.prune.ablation import mean_ablated
 from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
 from headspan.store.reader import Store
+from headspan.store.write import analyses
 from headspan.world import FACTORS, Scene, prompts, render, scene, value_of
 from headspan.world.checks import (
     FACTOR_OF,
@@ -75,7 +76,7 @@ def check_ground_truth(
                 f"{store.path}: the control {name!r} has other scenes; give a control of the same shards"
             )
     checked = replace(checked, controls=found)
-    results.save(store, "truth", checked.run, {}, {"answers": asdict(checked)}, overwrite, on_progress)
+    analyses.save(store, "truth", checked.run, {}, {"answers": asdict(checked)}, overwrite, on_progress)
     return checked
 
 

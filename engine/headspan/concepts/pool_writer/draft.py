@@ -11,7 +11,7 @@ from typing import Any
 from headspan.concepts.merging import merge_labels
 from headspan.concepts.pool_writer.request import PoolRequest, Text, text_key
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.io.local import write_atomically
+from headspan.io.files import write_atomically
 from headspan.llm.cache import Question
 from headspan.texts.pool import answers_path
 

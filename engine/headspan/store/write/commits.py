@@ -1,342 +1,209 @@
-"""Which units are done: one small record a unit, written last and whole, and the unit's moments beside it.
+"""Commit finished units: stage the files, claim the unit, publish the files, and publish the record last.
 
-A record is the only proof that its unit's shards are valid. A unit's files wait under temporary names until its
-claim, which one writer alone can make, says whose they are; then they get their names, the record last. So a unit
-has one content however many writers there are, and whoever comes by finishes what a killed one claimed.
-
-Records and moments of 64 neighbouring units are merged into a group file when all of them are done; sums are
-always taken in the order of units, so that the bytes do not depend on when a run was interrupted.
+Only one writer can claim a unit, and the claim says whose staged files count. So a unit has one content however many
+writers there are, and any process can publish what a killed writer claimed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import asdict
 
 from headspan.errors import StoreError, one_line
-from headspan.io.local import (
-    checksum,
-    create_once,
-    named,
-    new_token,
-    refusals,
-    stage,
-    staged,
-    sync_folder,
-    write_atomically,
+from headspan.io.storage import Storage
+from headspan.shards.samples import Unit
+from headspan.store.commit_records import (
+    COMPLETE,
+    PLANNED,
+    CommitRecords,
+    Files,
+    UnitRecord,
+    beside,
+    group_key,
+    group_of,
+    unit_key,
 )
-from headspan.shards.samples import BadImage, Unit
-from headspan.store.moments_file import MergedMoments, pack, unpack
-from headspan.store.schema import RECORDS
-
-GROUP_UNITS = 64
-# Size in bytes and crc32c of files, by their path in the store.
-Files = dict[str, tuple[int, int]]
+from headspan.store.earlier_words import QUARANTINE_ENDINGS
+from headspan.store.moments_file import MergedMoments, pack
 
 
-@dataclass(frozen=True, slots=True)
-class UnitRecord:
-    """What is known of a finished unit."""
+class Commits(CommitRecords):
+    """The commit records of a store, for a writer."""
 
-    unit: int
-    first_row: int
-    rows: int
-    # Images whose numbers are in the arrays.
-    images: int
-    files: Files
-    bad: list[BadImage]
-    # crc32c over the encoded images in row order, as they were read; None in stores that are older than it.
-    source_crc32c: int | None = None
-
-
-class Commits:
-    """The `commits` folder of a store, as the writer of that token meets it."""
-
-    def __init__(self, root: Path, units: int, token: str = "") -> None:
-        self._root = root
-        self._folder = root / RECORDS / "commits"
-        self._units = units
-        self._token = token or new_token()
-
-    def records(self) -> list[UnitRecord]:
-        """The records of all finished units, in order."""
-        found: dict[int, UnitRecord] = {}
-        # Units first: one that is merged into its group in between is then found there.
-        for listed in (self._unit_files, self._group_records):
-            for path in listed():
-                found.update({record.unit: record for record in _read_records(path)})
-        return [found[unit] for unit in sorted(found)]
-
-    def is_done(self, unit: int) -> bool:
-        """Whether the unit is committed."""
-        return self._unit_path(unit).is_file() or self._group_path(unit // GROUP_UNITS).is_file()
+    def __init__(self, storage: Storage, units: int) -> None:
+        super().__init__(storage, units)
+        self._token = storage.token
 
     def add(self, record: UnitRecord, moments: MergedMoments) -> bool:
-        """Commit a unit whose shards are all staged; returns False where another writer's shards count instead.
+        """Commit a unit whose shards are all staged. Returns False if another writer committed or claimed it first.
 
-        Merges the unit's group if it was the last one missing.
+        Merges the unit's group if this was its last unit.
         """
-        path = self._unit_path(record.unit)
+        key = unit_key(record.unit)
         sizes = {name: size for name, (size, _) in record.files.items()}
-        for each, data in ((path.with_suffix(".moments"), pack(moments)), (path, _dump([record]))):
-            # In this order the files get their names: the record last.
-            sizes[str(each.relative_to(self._root))] = stage(each, [data], self._token)[0]
+        # In this order the files are published: the record last.
+        for name, data in ((beside(key, "moments"), pack(moments)), (key, _dump([record]))):
+            with self._storage.stage(name) as staged:
+                staged.write(data)
+                sizes[name], _ = staged.finish()
         claim = json.dumps({"token": self._token, "sizes": sizes}).encode()
-        mine = create_once(path.with_suffix(".claim"), claim, self._token)
-        # A unit that another writer has committed, whose claim is gone since, stays as it is.
+        mine = self._storage.put_if_absent(beside(key, "claim"), claim)
+        # The claim of a unit that another writer has committed is deleted by then. The unit stays as it is.
         mine = mine and not self.is_done(record.unit)
         if not mine:
             self._discard(sizes, self._token)
         if not self.settle(record.unit):
             raise StoreError(
-                f"{self._root}: files of unit {record.unit} vanished while they were written; leave *.tmp files of a "
-                "running precompute alone, and run the same command to go on"
+                f"{self._storage}: staged files of unit {record.unit} were deleted while they were written; do not "
+                "delete *.tmp files of a running precompute; run the same command to go on"
             )
-        self._merge_group(record.unit // GROUP_UNITS)
+        self._merge_group(group_of(record.unit))
         return mine
 
     def settle(self, unit: int) -> bool:
-        """Give the files of a unit that was claimed their names, and the unit its record; returns whether it is done.
+        """Publish the files of a claimed unit, its record last. Returns whether the unit is committed.
 
-        Several writers may do so at once. A claim on a unit that is done, or whose files are lost, is dropped.
+        Several processes may do this at the same time. The claim is deleted; if the unit was committed before or its
+        staged files are lost, nothing else happens.
         """
-        path = self._unit_path(unit)
-        claim = path.with_suffix(".claim")
+        key = unit_key(unit)
+        claim = beside(key, "claim")
         try:
-            claimed = json.loads(claim.read_bytes())
+            claimed = json.loads(self._storage.get(claim))
         except FileNotFoundError:
             return self.is_done(unit)
         except ValueError as error:
-            raise StoreError(f"{claim}: this claim is damaged ({one_line(error)}); delete it to go on") from error
+            raise StoreError(
+                f"{self._storage}/{claim}: this claim is damaged ({one_line(error)}); delete it to go on"
+            ) from error
         token, sizes = claimed["token"], claimed["sizes"]
-        with refusals(self._root):
-            *names, last = sizes
-            if self.is_done(unit):
-                # A late writer's claim, that was killed before it could see so; or one that is settled meanwhile.
-                self._discard(sizes, token)
-                claim.unlink(missing_ok=True)
-                return True
-            whole = all(_given_its_name(self._root / name, token, sizes[name]) for name in names)
-            for folder in {(self._root / name).parent for name in names}:
-                sync_folder(folder)
+        *names, last = sizes
+        if self.is_done(unit):
+            # The claim of a late writer that was killed before it saw the record, or one that another process settles.
+            self._discard(sizes, token)
+        else:
+            whole = all(self._published(name, token, sizes[name]) for name in names)
             if not whole and not self.is_done(unit):
                 self._discard(sizes, token)
-            elif _given_its_name(self._root / last, token, sizes[last]):
-                path.with_suffix(".aside").unlink(missing_ok=True)
-            sync_folder(self._folder)
-            claim.unlink(missing_ok=True)
+            elif self._published(last, token, sizes[last]):
+                self._end_quarantine(unit)
+        self._storage.delete(claim)
         return self.is_done(unit)
 
     def settle_all(self) -> None:
-        """Finish what killed writers claimed."""
-        for claim in self._unit_files("claim"):
-            self.settle(int(claim.stem.removeprefix("unit-")))
+        """Publish what killed writers claimed."""
+        for claim in self.unit_files("claim"):
+            self.settle(_number_in(claim))
 
     def replace(self, record: UnitRecord, moments: MergedMoments) -> None:
-        """Put staged shards, `record` and moments in the place of those of a committed unit that is damaged.
+        """Replace the shards, record and moments of a committed unit that is damaged; the new shards are staged.
 
-        Interrupted, it leaves the unit as damaged as it was. Moments that are merged stay as they are: the unit's
-        part of them was sound, and is the same but for rounding.
+        An interruption leaves the unit as damaged as it was. Merged moments are kept: the part of this unit in them was
+        sound, and equals the new one up to rounding.
         """
-        path = self._unit_path(record.unit)
-        if path.is_file():
-            write_atomically(path.with_suffix(".moments"), [pack(moments)], self._token)
+        key = unit_key(record.unit)
+        if self._exists(key):
+            self._storage.put(beside(key, "moments"), [pack(moments)])
         else:
-            path = self._group_path(record.unit // GROUP_UNITS)
-        with refusals(self._root):
-            for name in record.files:
-                staged(self._root / name, self._token).replace(self._root / name)
-                sync_folder((self._root / name).parent)
-        records = [record if old.unit == record.unit else old for old in _read_records(path)]
-        name, found = str(path.relative_to(self._root)), write_atomically(path, [_dump(records)], self._token)
-        if name in (files := self._files("complete.json")):
-            self.close({**files, name: found})
+            key = group_key(group_of(record.unit))
+        for name in record.files:
+            self._storage.publish(name, self._token)
+        records = [record if old.unit == record.unit else old for old in self.read(key)]
+        found = self._storage.put(key, [_dump(records)])
+        if key in (files := self.recorded(COMPLETE)):
+            self.close({**files, key: found})
 
     def drop_staged(self, unit: int, token: str) -> None:
-        """Delete the record, moments and claim that a writer had staged."""
-        path = self._unit_path(unit)
-        for each in (path, path.with_suffix(".moments"), path.with_suffix(".claim")):
-            staged(each, token).unlink(missing_ok=True)
+        """Delete the record, moments and claim that the writer `token` had staged for a unit."""
+        key = unit_key(unit)
+        self._discard([key, beside(key, "moments"), beside(key, "claim")], token)
 
     def withdraw_damaged(self) -> set[int]:
-        """Delete records and moments that are not as they were written; returns their units, unfinished from now on."""
+        """Delete damaged records and moments. Returns their units, which count as unfinished from now on."""
         withdrawn: set[int] = set()
         try:
-            recorded = self._files("complete.json")
+            recorded = self.recorded(COMPLETE)
         except StoreError:
             recorded = {}
             self.reopen()
-        lost = {path for name in recorded if (path := self._root / name).match("commits/group-*.json")}
-        for path in sorted({*self._unit_files(), *self._group_records(), *lost}):
-            pair = (path, path.with_suffix(".moments"))
+        lost = {key for group in self.groups if (key := group_key(group)) in recorded}
+        for key in sorted({*self.unit_files(), *self.group_records(), *lost}):
+            pair = (key, beside(key, "moments"))
             try:
-                _read_records(path)
+                self.read(key)
                 for each in pair:
-                    wanted = recorded.get(str(each.relative_to(self._root)))
-                    if wanted is not None and checksum(each) != wanted:
-                        raise StoreError(f"{each}: not as it was written")
-                # A complete store needs no moments but those of its arrays, and older ones kept none.
+                    wanted = recorded.get(each)
+                    if wanted is not None and self._storage.checksum(each) != wanted:
+                        raise StoreError(f"{self._storage}/{each}: not as it was written")
+                # A complete store needs only the moments in its arrays, and older ones did not keep others.
                 if not recorded:
-                    unpack(pair[1])
+                    self.unit_moments(key)
             except (StoreError, FileNotFoundError):
-                number = int(path.stem.partition("-")[2])
-                withdrawn |= {number} if path.stem.startswith("unit") else set(self._group_units(number))
-                # First, since a store whose groups are not all there is not complete.
+                number = _number_in(key)
+                withdrawn |= {number} if key == unit_key(number) else set(self.units_of(number))
+                # First, because a store that lacks a group is not complete.
                 self.reopen()
                 for each in pair:
-                    each.unlink(missing_ok=True)
+                    self._storage.delete(each)
         return withdrawn
 
     def reopen(self) -> None:
-        """Take back that the moments of all units stand in the arrays."""
-        (self._folder / "complete.json").unlink(missing_ok=True)
+        """Delete the mark that the moments of all units are in the arrays."""
+        self._storage.delete(COMPLETE)
 
     def quarantine(self, unit: Unit, tries: int) -> None:
-        """Leave a unit out of the run that ended its process so often."""
+        """Quarantine a unit that ended its process `tries` times."""
         note = json.dumps({"unit": unit.index, "first_row": unit.first_row, "rows": unit.rows, "tries": tries})
-        write_atomically(self._unit_path(unit.index).with_suffix(".aside"), [note.encode()], self._token)
-
-    def quarantined_units(self) -> list[Unit]:
-        """The units that were set aside, in order."""
-        notes = [json.loads(path.read_bytes()) for path in self._unit_files("aside")]
-        return [Unit(note["unit"], note["first_row"], note["rows"]) for note in notes]
-
-    def moments(self) -> MergedMoments | None:
-        """Moments of all finished units; None where there is no unit yet."""
-        merged: MergedMoments | None = None
-        for group in self._groups:
-            part = self._group_moments(group)
-            if part is not None:
-                merged = part if merged is None else merged + part
-        return merged
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole run is finished and its moments stand in the store's arrays."""
-        noted = (self._folder / "complete.json").is_file()
-        return noted and all(self._group_path(group).is_file() for group in self._groups)
+        self._storage.put(beside(unit_key(unit.index), QUARANTINE_ENDINGS[0]), [note.encode()])
 
     def merge_groups(self) -> None:
-        """Merge every group whose units are all done, and tidy what an interrupted merge left."""
-        for group in self._groups:
+        """Merge every group whose units are all finished, and clean up after an interrupted merge."""
+        for group in self.groups:
             self._merge_group(group)
 
     def note_plan(self, files: Files) -> None:
         """Record the files that the plan wrote: the metadata, the model's matrices and the tables."""
-        write_atomically(self._folder / "planned.json", [_dump_files(files)], self._token)
+        self._storage.put(PLANNED, [_dump_files(files)])
 
     def close(self, files: Files) -> None:
-        """Record the files of the merged moments, and with them that the run is complete."""
-        write_atomically(self._folder / "complete.json", [_dump_files(files)], self._token)
-
-    def group_files(self) -> Iterator[Path]:
-        """The merged records and moments."""
-        for group in self._groups:
-            path = self._group_path(group)
-            yield from (path, path.with_suffix(".moments"))
-
-    def other_files(self) -> Files:
-        """Size and crc32c of the files that belong to no unit."""
-        return {**self.planned_files(), **self._files("complete.json")}
-
-    def planned_files(self) -> Files:
-        """Those of them that the plan wrote."""
-        return self._files("planned.json")
-
-    def _files(self, name: str) -> Files:
-        path = self._folder / name
-        try:
-            files = json.loads(path.read_bytes())
-            return {file: (size, crc) for file, (size, crc) in files.items()}
-        except FileNotFoundError:
-            return {}
-        except (ValueError, AttributeError, TypeError) as error:
-            todo = "run headspan repair" if name == "complete.json" else "restore it from a copy of the store"
-            raise StoreError(f"{path}: this record is damaged ({one_line(error)}); {todo}") from error
-
-    @property
-    def _groups(self) -> range:
-        return range(-(-self._units // GROUP_UNITS))
-
-    def _unit_path(self, unit: int) -> Path:
-        return self._folder / f"unit-{unit:08d}.json"
-
-    def _unit_files(self, kind: str = "json") -> list[Path]:
-        return named(self._folder, rf"unit-\d{{8}}\.{kind}")
-
-    def _group_records(self) -> list[Path]:
-        return named(self._folder, r"group-\d{6}\.json")
-
-    def _group_path(self, group: int) -> Path:
-        return self._folder / f"group-{group:06d}.json"
-
-    def _group_units(self, group: int) -> range:
-        return range(group * GROUP_UNITS, min((group + 1) * GROUP_UNITS, self._units))
-
-    def _group_moments(self, group: int) -> MergedMoments | None:
-        whole = self._group_path(group)
-        if not whole.is_file():
-            try:
-                merged = self._unit_moments(group)
-            except FileNotFoundError as error:
-                if not whole.is_file():
-                    raise StoreError(
-                        f"{error.filename}: the moments of a committed unit are missing; run headspan repair"
-                    ) from error
-            else:
-                if not whole.is_file():
-                    return merged
-        # Whole from the start, or merged by another process while its units were being read.
-        try:
-            return unpack(whole.with_suffix(".moments"))
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{error.filename}: the moments of committed units are missing; run headspan repair"
-            ) from error
-
-    def _unit_moments(self, group: int) -> MergedMoments | None:
-        merged: MergedMoments | None = None
-        for unit in self._group_units(group):
-            path = self._unit_path(unit)
-            if path.is_file():
-                part = unpack(path.with_suffix(".moments"))
-                merged = part if merged is None else merged + part
-        return merged
+        """Record the files of the merged moments; this marks the store as complete."""
+        self._storage.put(COMPLETE, [_dump_files(files)])
 
     def _merge_group(self, group: int) -> None:
-        whole = self._group_path(group)
-        paths = [self._unit_path(unit) for unit in self._group_units(group)]
-        if not whole.is_file():
-            if not all(path.is_file() for path in paths):
+        whole = group_key(group)
+        keys = [unit_key(unit) for unit in self.units_of(group)]
+        if not self._exists(whole):
+            if not all(map(self._exists, keys)):
                 return
-            moments = self._group_moments(group)
+            moments = self.group_moments(group)
             assert moments is not None, "a group of finished units has moments"
-            merged = [record for path in paths for record in _read_records(path)]
-            if len(merged) < len(paths):
-                # Another writer is merging this group, and takes its parts away.
+            merged = [record for key in keys for record in self.read(key)]
+            if len(merged) < len(keys):
+                # Another writer is merging this group and deleting its parts.
                 return
-            write_atomically(whole.with_suffix(".moments"), [pack(moments)], self._token)
-            write_atomically(whole, [_dump(merged)], self._token)
-        with refusals(whole):
-            for path in paths:
-                path.with_suffix(".moments").unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
+            self._storage.put(beside(whole, "moments"), [pack(moments)])
+            self._storage.put(whole, [_dump(merged)])
+        for key in keys:
+            self._storage.delete(beside(key, "moments"))
+            self._storage.delete(key)
 
-    def _discard(self, names: Iterable[str], token: str) -> None:
-        for name in names:
-            staged(self._root / name, token).unlink(missing_ok=True)
+    def _published(self, key: str, token: str, size: int) -> bool:
+        """Return whether the staged file has its final name now, given by this process or another one."""
+        return self._storage.publish(key, token) or self._storage.size(key) == size
+
+    def _end_quarantine(self, unit: int) -> None:
+        for ending in QUARANTINE_ENDINGS:
+            self._storage.delete(beside(unit_key(unit), ending))
+
+    def _discard(self, keys: Iterable[str], token: str) -> None:
+        for key in keys:
+            self._storage.discard(key, token)
 
 
-def _given_its_name(path: Path, token: str, size: int) -> bool:
-    """Whether the staged file stands under its name now, given it here or by another writer before."""
-    try:
-        staged(path, token).replace(path)
-    except FileNotFoundError:
-        return path.is_file() and path.stat().st_size == size
-    return True
+def _number_in(key: str) -> int:
+    """Return the index in the key of a unit's or group's file."""
+    return int(key.rpartition("-")[2].partition(".")[0])
 
 
 def _dump_files(files: Files) -> bytes:
@@ -345,23 +212,3 @@ def _dump_files(files: Files) -> bytes:
 
 def _dump(records: Iterable[UnitRecord]) -> bytes:
     return (json.dumps([asdict(record) for record in records], ensure_ascii=False) + "\n").encode()
-
-
-def _read_records(path: Path) -> list[UnitRecord]:
-    try:
-        values: list[dict[str, Any]] = json.loads(path.read_bytes())
-        return [
-            UnitRecord(
-                **{
-                    **value,
-                    "files": {name: (size, crc) for name, (size, crc) in value["files"].items()},
-                    "bad": [BadImage(**bad) for bad in value["bad"]],
-                }
-            )
-            for value in values
-        ]
-    except FileNotFoundError:
-        # Merged into its group since it was listed.
-        return []
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(f"{path}: this commit record is damaged ({one_line(error)}); run headspan repair") from error

@@ -1,13 +1,10 @@
-"""A store before it has its name: metadata, the model's matrices and the plan, in a folder beside.
+"""Create a store: write its metadata, the model's matrices and the plan to a folder beside it, then rename the folder.
 
-The folder is renamed when all of it is on disk, so a store is there whole or not at all. What a planner that was
-killed left is removed by the next.
+So a store exists completely or not at all. The next planner of the same store removes what a killed planner left.
 """
 
 from __future__ import annotations
 
-import errno
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,8 +14,11 @@ import zarr
 
 from headspan.decompose.formula import Folded
 from headspan.errors import StoreError
-from headspan.io.local import checksum, new_token, sync_folder, sync_tree
+from headspan.io.files import new_token, sync_folder, sync_tree
+from headspan.io.local import LocalStorage
+from headspan.io.locks import alone
 from headspan.shards.samples import BadImage, Sample, Shard
+from headspan.store.earlier_words import arrays_as_stored, todays_attributes
 from headspan.store.schema import (
     ROOT_COPY,
     create_array,
@@ -31,7 +31,7 @@ from headspan.store.schema import (
 from headspan.store.tables import NOTES_FILE, SHARDS_FILE, sample_files, write_notes, write_samples, write_shards
 from headspan.store.write.commits import Commits
 from headspan.store.write.shard import write_array
-from headspan.store.write.workers import WorkerLog, alone, forget, other_workers
+from headspan.store.write.workers import WorkerLog, forget, other_workers
 
 _MODEL_DIMS = {
     "head_to_joint": ("layer", "head", "head_dim", "joint"),
@@ -45,12 +45,14 @@ _MODEL_DIMS = {
 
 
 class NewStore:
-    """A folder beside the store to be, filled by the plan pass and then renamed; removed if anything fails."""
+    """A folder beside the new store, which the plan pass fills and then renames; it is removed if anything fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._token = new_token()
         self.folder = path.with_name(f"{self._prefix}{self._token}")
+        self._beside = LocalStorage(path.parent, self._token)
+        self._storage = LocalStorage(self.folder, self._token)
         self._log = WorkerLog(self.folder, self._token)
 
     @property
@@ -60,7 +62,7 @@ class NewStore:
     def __enter__(self) -> NewStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # A folder whose log is not locked yet would look abandoned to another planner.
+            # Another planner would remove a folder whose log is not locked yet.
             with alone(self.path.parent):
                 self._remove_abandoned()
                 self.folder.mkdir()
@@ -75,43 +77,43 @@ class NewStore:
         """Remove the folders of planners that were killed."""
         for folder in list(self.path.parent.iterdir()):
             if folder.name.startswith(self._prefix) and not any(writer.alive for writer in other_workers(folder)):
-                shutil.rmtree(folder, ignore_errors=True)
+                self._beside.delete_folder(folder.name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._log.__exit__(kind, error, trace)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._beside.delete_folder(self.folder.name)
         if isinstance(error, OSError):
             raise StoreError(
                 f"{self.path}: the plan cannot be written ({error.strerror}); make room or choose another --out"
             ) from error
 
     def plan(self, samples: Iterable[Sample], unit_images: int, notes: list[BadImage]) -> int:
-        """Write every image's row, and `notes` on what beside the images could not be read; returns their number."""
+        """Write the sample of every row, and `notes` about what could not be used. Returns the number of samples."""
         images = write_samples(self.folder, samples, unit_images)
         write_notes(self.folder, notes)
         return images
 
-    def publish(
-        self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded, emit: tuple[str, ...]
-    ) -> bool:
-        """Write the rest, and give the store its name; returns False where that was taken meanwhile."""
-        self.write(attributes, shards, folded, emit)
+    def publish(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> bool:
+        """Write the rest, and give the store its name. Returns False if another process has created that store."""
+        self.write(attributes, shards, folded)
         sync_tree(self.folder)
         try:
-            self.folder.rename(self.path)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return False
-            raise
+            self._beside.move_folder(self.folder.name, self.path.name)
+        except FileExistsError:
+            return False
         forget(self.path, self._token)
         sync_folder(self.path.parent)
         return True
 
-    def write(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded, emit: tuple[str, ...]) -> None:
-        """Write metadata, the model's matrices, the table of shards, and the record of all files of the plan."""
-        size = dimensions(attributes)
-        specs = row_arrays(size, emit)
-        needed, free = size.images * image_bytes(specs), shutil.disk_usage(self.folder).free
+    def write(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> None:
+        """Write metadata, the model's matrices, the table of shards, and the record of all files of the plan.
+
+        `attributes` are stored as they are; those of an earlier version keep its words, and so do its arrays.
+        """
+        today = todays_attributes(attributes)
+        size = dimensions(today)
+        specs = arrays_as_stored(row_arrays(size, tuple(today["emit"])), attributes)
+        needed, free = size.images * image_bytes(specs), self._storage.free_bytes()
         if needed > free:
             raise StoreError(
                 f"{self.path}: the store will take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there; "
@@ -124,13 +126,13 @@ class NewStore:
         for field in fields(folded):
             values = getattr(folded, field.name)
             spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
-            write_array(self.folder, spec, values, self._token)
+            write_array(self._storage, spec, values)
             arrays.append(spec)
             files.add(spec.file(0))
         for spec in arrays:
             create_array(root, spec)
-            # The metadata of the array, and of the group that it is in, if any.
+            # The metadata of the array, and of its group, if it is in one.
             files |= {f"{place}/zarr.json" for place in (spec.name, spec.name.rpartition("/")[0]) if place}
-        (self.folder / ROOT_COPY).write_bytes((self.folder / "zarr.json").read_bytes())
-        # By their names: what else lies there, an operating system or a sync tool may have left.
-        Commits(self.folder, 0).note_plan({name: checksum(self.folder / name) for name in sorted(files)})
+        self._storage.put(ROOT_COPY, [self._storage.get("zarr.json")])
+        # By name, because an operating system or a sync tool may have put other files there.
+        Commits(self._storage, 0).note_plan({name: self._storage.checksum(name) for name in sorted(files)})

@@ -1,0 +1,102 @@
+"""A store as a lazy xarray Dataset: the stored arrays, with names and numbers along their axes.
+
+Values are read when they are used, for the selected part only. Arrays have the stored types and scales: `heads` is
+`Σ_n α v` in head coordinates. `Store.head` turns it into contributions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from headspan.errors import HeadspanError
+from headspan.store.contents import Contents
+from headspan.store.earlier_words import todays_axes
+from headspan.store.schema import Dimensions
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Attributes of the store that the Dataset has too.
+_ATTRIBUTES = ("model", "pretrained", "weights_sha256", "precision", "format")
+# The second axis of `norm`: the final norm's mean μ, its s, and the embedding's length.
+_STATISTICS = ("mean", "s", "length")
+
+
+def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Dataset:
+    """Return the arrays of a store at `rows`, whose samples are `samples`, as a lazy Dataset.
+
+    Dimension coordinates are `image` (keys), `layer` and `through_pool_layer` (the model's numbers), `head`, `token`,
+    `term`, `trunk_head` and `statistic`. `row`, `label` and `caption` are further coordinates along `image`, the last
+    two if a sample has one. Rows of units that are not committed are NaN. Raises HeadspanError if xarray is not
+    installed.
+    """
+    try:
+        import xarray as xr
+        from xarray.backends import BackendArray
+        from xarray.core import indexing
+    except ImportError as error:
+        raise HeadspanError("to_xarray needs xarray, which is not installed; pip install 'headspan[xarray]'") from error
+
+    class Rows(BackendArray):
+        """One stored array at the rows that are shown."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+            spec = contents.specs[name]
+            self.shape = (len(rows), *spec.shape[1:])
+            self.dtype = np.dtype(spec.dtype)
+
+        def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+            read = partial(_read, contents, self._name, rows)
+            return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, read)
+
+    variables = {
+        name: xr.Variable(todays_axes(spec.dims), indexing.LazilyIndexedArray(Rows(name)))
+        for name, spec in contents.specs.items()
+    }
+    used = {dim for variable in variables.values() for dim in variable.dims}
+    along = {dim: numbers for dim, numbers in _coordinates(contents.size, samples).items() if dim in used}
+    of_images = {"row": rows, **_of_images(samples)}
+    return xr.Dataset(
+        variables,
+        coords={**along, **{name: ("image", values) for name, values in of_images.items()}},
+        attrs={name: contents.attributes[name] for name in _ATTRIBUTES if contents.attributes.get(name) is not None},
+    )
+
+
+def _coordinates(size: Dimensions, samples: pa.Table) -> dict[str, Any]:
+    """Return the name or number of each position along an axis; `joint` and `head_dim` have none."""
+    return {
+        "image": np.array(samples["key"].to_pylist(), object),
+        "layer": list(size.layers),
+        "head": np.arange(size.heads),
+        "token": np.arange(size.tokens),
+        "term": np.arange(size.terms),
+        "through_pool_layer": list(size.through_pool),
+        "trunk_head": np.arange(size.through_pool_heads),
+        "statistic": list(_STATISTICS),
+    }
+
+
+def _of_images(samples: pa.Table) -> dict[str, np.ndarray]:
+    """Return further columns of the samples that at least one of them has."""
+    columns = {name: samples[name] for name in ("label", "caption")}
+    return {
+        name: np.array(column.to_pylist(), object) if name == "caption" else column.to_numpy()
+        for name, column in columns.items()
+        if column.null_count < len(column)
+    }
+
+
+def _read(contents: Contents, name: str, rows: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
+    """Read an outer selection of an array at `rows`."""
+    chosen = np.atleast_1d(rows[key[0]])
+    lengths = contents.specs[name].shape[1:]
+    # Zarr accepts no slice that runs backwards.
+    index = [np.arange(n)[part] if isinstance(part, slice) else part for part, n in zip(key[1:], lengths, strict=True)]
+    values = contents.outer(name, chosen, *index)
+    return np.asarray(values[0]) if np.ndim(rows[key[0]]) == 0 else values

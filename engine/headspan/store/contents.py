@@ -1,0 +1,168 @@
+"""Everything that a store contains, by row: metadata, commit records, samples and arrays, with all planned images.
+
+`reader.Store` selects the images to show from this. Verification and repair use it directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike
+
+from headspan.config import spans
+from headspan.decompose.formula import Folded
+from headspan.errors import SettingsError, StoreError, counted, one_line
+from headspan.io.local import LocalStorage
+from headspan.shards.samples import Sample
+from headspan.store.array_spec import ArraySpec
+from headspan.store.commit_records import CommitRecords, UnitRecord
+from headspan.store.mapped import MappedRows, UnmappableError
+from headspan.store.schema import UNREADABLE, dimensions, open_group, stored_row_arrays
+from headspan.store.tables import read_unit
+
+
+class Contents:
+    """The files of the store at `path`. Raises StoreError if there is no store or it has another format."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.storage = LocalStorage(path)
+        self.group, self.attributes = open_group(path)
+        self.size = dimensions(self.attributes)
+        self.units = -(-self.size.images // self.size.unit_images)
+        self.commits = CommitRecords(self.storage, self.units)
+        self.records: list[UnitRecord] = self.commits.records()
+        # Rows of a unit without a record may be half written, so they are never read.
+        self.committed = np.zeros(self.size.images, bool)
+        for record in self.records:
+            self.committed[record.first_row : record.first_row + record.rows] = True
+        self._mapped: dict[str, MappedRows] = {}
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all files, including those of analyses and of unfinished units."""
+        return sum(self.storage.size(key) or 0 for key in self.storage.list())
+
+    @cached_property
+    def specs(self) -> dict[str, ArraySpec]:
+        """Name on disk, shape, shards and chunks of the arrays that have one row for each image."""
+        return stored_row_arrays(self.group, self.size, tuple(self.attributes["emit"]))
+
+    @cached_property
+    def folded(self) -> Folded:
+        """The model's fixed matrices and biases."""
+        return Folded(**{name: self.values(f"model/{name}") for name in Folded.__dataclass_fields__})
+
+    def row_arrays(self) -> Iterator[tuple[str, zarr.Array[Any]]]:
+        """List the Zarr arrays that have one row for each planned image, with their names."""
+        for name in self.specs:
+            yield name, self.array(name)
+
+    def samples_of(self, record: UnitRecord) -> Iterator[Sample]:
+        """Read the samples of one unit, in row order."""
+        return read_unit(self.path, record.unit)
+
+    def layer_index(self, layer: int, head: int = 0) -> int:
+        """Return the index of `layer` among the stored layers. Raises SettingsError if it, or `head`, is not stored."""
+        size = self.size
+        if layer < 0:
+            raise SettingsError(
+                f"{self.path}: layer {layer}; layers count from 0 to {size.all_layers - 1}, the last one, never from "
+                "the end"
+            )
+        if layer in range(size.all_layers - size.direct_layers):
+            raise SettingsError(
+                f"{self.path}: the heads of layer {layer} write to the embedding only through layer "
+                f"{size.all_layers - 1}, the attention pooling; ask for that layer, or call through_pool() for what "
+                "came from this one"
+            )
+        if layer not in size.layers:
+            raise SettingsError(
+                f"{self.path}: layer {layer} is not stored; stored are {spans(size.layers)} of the model's "
+                f"{size.all_layers}, so choose one of them or precompute with --layers all"
+            )
+        if not 0 <= head < size.heads:
+            raise SettingsError(f"{self.path}: head {head}; a layer's heads are 0 to {size.heads - 1}")
+        return size.layers.index(layer)
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """Open an array. Raises SettingsError if it was not emitted, StoreError if its metadata are damaged."""
+        stored = self.specs[name].name if name in self.specs else name
+        if not (self.path / stored / "zarr.json").is_file():
+            raise SettingsError(f"{self.path}: holds no {name}; precompute with --emit heads,{name} to store them")
+        try:
+            array = self.group[stored]
+        except UNREADABLE as error:
+            raise StoreError(
+                f"{self.path}: the metadata of {stored} cannot be read ({one_line(error)}); run headspan repair"
+            ) from error
+        assert isinstance(array, zarr.Array), stored
+        return array
+
+    def read(self, name: str, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
+        """Read all rows of an array at `index` of the axes after the first, as `dtype` or the stored type.
+
+        Rows of units that are not committed are NaN.
+        """
+        try:
+            values = self.maps(name).read(index, dtype)
+        except UnmappableError:
+            values = self.values(name, slice(None), *index, dtype=dtype)
+        if not self.committed.all():
+            values[~self.committed] = self.specs[name].fill
+        return values
+
+    def row(self, name: str, row: int, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
+        """Read one row like `read`."""
+        try:
+            values = self.maps(name).row(row, index, dtype)
+        except UnmappableError:
+            values = self.values(name, row, *index, dtype=dtype)
+        return values if self.committed[row] else np.full_like(values, self.specs[name].fill)
+
+    def values(self, name: str, *selection: slice | int, dtype: DTypeLike | None = None) -> np.ndarray:
+        """Read an array, or a selection of it, with zarr. Raises StoreError if that fails."""
+        array = self.array(name)
+        try:
+            return np.asarray(array[selection or ...], dtype)
+        except (ValueError, OSError) as error:
+            raise self._unreadable(name, error) from error
+
+    def outer(self, name: str, rows: np.ndarray, *index: Any) -> np.ndarray:
+        """Read `rows` of an array at an outer selection of the axes after the first; not committed rows are NaN."""
+        array = self.array(name)
+        try:
+            values = np.asarray(array.oindex[(rows, *index)])
+        except (ValueError, OSError) as error:
+            raise self._unreadable(name, error) from error
+        values[~self.committed[rows]] = self.specs[name].fill
+        return values
+
+    def good_rows(self) -> np.ndarray:
+        """Return the rows of images that could be used. Raises StoreError if `ok` contradicts the commit records."""
+        good = np.flatnonzero(self.committed & (np.asarray(self.array("ok")[...]) == 1))
+        recorded = sum(record.images for record in self.records)
+        if len(good) != recorded:
+            raise StoreError(
+                f"{self.path}: ok marks {counted(len(good), 'image')}, the commit records {recorded}; headspan verify "
+                "says which unit is damaged"
+            )
+        return good
+
+    def maps(self, name: str) -> MappedRows:
+        """Return the memory maps of an array. Raises SettingsError if it was not emitted."""
+        if name not in self._mapped:
+            # Raises if it was not emitted.
+            self.array(name)
+            self._mapped[name] = MappedRows(self.path, self.specs[name])
+        return self._mapped[name]
+
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.path}: {name} cannot be read ({one_line(error)}); headspan verify says which unit is damaged"
+        )

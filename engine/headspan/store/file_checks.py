@@ -1,0 +1,51 @@
+"""Compare files with their recorded sizes and checksums; ignore and remove what `zarr.consolidate_metadata` adds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+import google_crc32c
+
+from headspan.io.storage import Checksum, Storage
+
+
+def faults(storage: Storage, files: Mapping[str, Checksum]) -> Iterator[tuple[str, str]]:
+    """List those of `files` that differ from their recorded size and crc32c, with what is wrong.
+
+    The metadata of a group may have a copy of the metadata below it, which `zarr.consolidate_metadata` adds.
+    """
+    for key, (size, crc) in files.items():
+        if storage.size(key) is None:
+            yield key, f"{key} is missing"
+            continue
+        found_size, found_crc = storage.checksum(key)
+        if (found_size, found_crc) != (size, crc):
+            data = _without_consolidated(storage, key)
+            if data is not None and (len(data), google_crc32c.value(data)) == (size, crc):
+                continue
+        if found_size != size:
+            yield key, f"{key} has {found_size} bytes, its record says {size}"
+        elif found_crc != crc:
+            yield key, f"{key} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})"
+
+
+def drop_consolidated(storage: Storage, folder: str) -> None:
+    """Remove the copy of the metadata below a group from the group's metadata, before the metadata below change."""
+    key = f"{folder}/zarr.json" if folder else "zarr.json"
+    data = _without_consolidated(storage, key)
+    if data is not None:
+        storage.put(key, [data])
+
+
+def _without_consolidated(storage: Storage, key: str) -> bytes | None:
+    """Return a group's metadata as they were before they were consolidated; None for any other file."""
+    if key.rpartition("/")[2] != "zarr.json":
+        return None
+    try:
+        metadata = json.loads(storage.get(key))
+        del metadata["consolidated_metadata"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # As zarr-python writes it.
+    return json.dumps(metadata, indent=2).encode()

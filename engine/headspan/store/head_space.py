@@ -1,0 +1,40 @@
+"""Products of many images' head coordinates with small matrices, for searches over a whole store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from headspan.decompose.formula import head_coordinates
+from headspan.store.mapped import UnmappableError
+from headspan.store.products import summed_products
+from headspan.store.reader import Store
+
+
+def coordinate_products(
+    store: Store, heads: Sequence[tuple[int, int]], matrices: Sequence[Float[np.ndarray, "coordinate column"]]
+) -> Float32[np.ndarray, "column images"]:
+    """Multiply the normalised coordinates of each of `heads`, (layer, head), by that head's matrix; return the sum.
+
+    Reads the stored numbers once, on all cores. Neither a dense form nor a float32 copy of them is in memory.
+    """
+    contents = store.contents
+    places = [(contents.layer_index(layer, head), head) for layer, head in heads]
+    try:
+        products = summed_products(contents.maps("heads"), store.mean_and_bias, places, matrices)
+    except UnmappableError:
+        products = np.zeros((matrices[0].shape[1], store.images), np.float32)
+        for (layer, head), matrix in zip(heads, matrices, strict=True):
+            own = store.head_coordinates(layer, head)
+            products += (head_coordinates(own, store.norm, normalised=True) @ matrix).T
+        return products
+    return products if store.images == store.planned_images else products[:, store.rows]
+
+
+def coordinates_of_image(store: Store, image: int, layer: int, head: int) -> Float32[np.ndarray, " coordinate"]:
+    """Return one head's normalised coordinates of the image with that index."""
+    contents = store.contents
+    own = contents.row("heads", store.row_of(image), contents.layer_index(layer, head), head, dtype=np.float32)
+    return head_coordinates(own, store.norm[image], normalised=True)

@@ -1,0 +1,187 @@
+"""An open store: which images it shows, its sizes, and the samples of its plan.
+
+Only rows of committed units are shown. Images that could not be used are skipped, or shown as NaN rows on request.
+Every array, table and index of one open store counts the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zarr
+
+from headspan.config import spans
+from headspan.errors import SettingsError, StoreError, counted, one_line
+from headspan.shards.samples import BadImage, Shard, Unit
+from headspan.store.contents import Contents
+from headspan.store.tables import read_notes, read_rows, read_shards, read_table
+from headspan.user_paths import expand_user
+
+
+class OpenStore:
+    """The part of `reader.Store` that reads no contributions. `contents` is for headspan's own modules."""
+
+    def __init__(self, path: str | Path, include_failed: bool = False) -> None:
+        """Open the store at `path`; `include_failed` shows images that could not be used, and unfinished ones, as NaN.
+
+        Raises StoreError if there is no store, it is damaged, or it has another format.
+        """
+        if not str(path):
+            raise StoreError("the name of the store is empty; give the path that `headspan precompute --out` wrote")
+        self.path = expand_user(path, StoreError)
+        self.contents = Contents(self.path)
+        self._size = self.contents.size
+        self._rows = np.arange(self._size.images) if include_failed else self.contents.good_rows()
+
+    def __repr__(self) -> str:
+        return (
+            f"Store({str(self.path)!r}: {counted(self.images, 'image')}, layers {spans(self.layers)}, "
+            f"{self.heads_per_layer} heads of {self.head_dim}, joint {self.joint})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        attributes = self.attributes
+        lines = {
+            "store": str(self.path),
+            "model": " ".join(str(attributes[name]) for name in ("model", "pretrained") if attributes.get(name)),
+            "images": f"{self.images:,} of {self.planned_images:,} planned" + ("" if self.complete else ", unfinished"),
+            "layers": f"{spans(self.layers)} of {self.all_layers}",
+            "heads": f"{self.heads_per_layer} in each layer, {self.head_dim} dimensions",
+            "joint": f"{self.joint} dimensions",
+            "arrays": ", ".join(self.contents.specs),
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(line)}</td></tr>" for name, line in lines.items())
+        return f"<table>{cells}</table>"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The model, the settings and the sizes that the store records."""
+        return self.contents.attributes
+
+    @property
+    def group(self) -> zarr.Group:
+        """The Zarr group of the store, whose arrays have a row for each planned image."""
+        return self.contents.group
+
+    @property
+    def images(self) -> int:
+        """Number of images shown."""
+        return len(self._rows)
+
+    @property
+    def planned_images(self) -> int:
+        """Number of images of the plan, finished or not, usable or not."""
+        return self._size.images
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit of the plan is committed."""
+        return bool(self.contents.committed.all())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all of the store's files, including those of analyses and of unfinished units."""
+        return self.contents.stored_bytes
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose heads are stored."""
+        return self._size.layers
+
+    @property
+    def all_layers(self) -> int:
+        """Number of layers of the model."""
+        return self._size.all_layers
+
+    @property
+    def heads_per_layer(self) -> int:
+        """Number of heads of each layer."""
+        return self._size.heads
+
+    @property
+    def head_dim(self) -> int:
+        """Dimension of one head."""
+        return self._size.head_dim
+
+    @property
+    def direct_layers(self) -> int:
+        """How many of the last layers have heads that write to the embedding: all, or only the attention pooling."""
+        return self._size.direct_layers
+
+    @property
+    def through_pool_layers(self) -> tuple[int, ...]:
+        """The layers that `through_pool` can be asked for; none unless the model pools by attention."""
+        return self._size.through_pool
+
+    @property
+    def tokens(self) -> int:
+        """Number of source tokens; the first `prefix_tokens` are not patches."""
+        return self._size.tokens
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of source tokens that are not patches: the class token and registers, if any."""
+        return self._size.prefix_tokens
+
+    @property
+    def terms(self) -> int:
+        """Number of terms other than heads and biases: the second axis of `mlps()`."""
+        return self._size.terms
+
+    @property
+    def joint(self) -> int:
+        """Dimension of the joint image-text space."""
+        return self._size.joint
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row in the Zarr arrays of each image shown, `[images]`."""
+        return self._rows
+
+    def row_of(self, image: int) -> int:
+        """Return the row in the Zarr arrays of one image. Raises SettingsError if there is no such image."""
+        if not -self.images <= image < self.images:
+            raise SettingsError(f"{self.path}: image {image} of {self.images}; count from 0 to {self.images - 1}")
+        return int(self._rows[image])
+
+    def samples(self, images: Sequence[int] | np.ndarray | None = None) -> pa.Table:
+        """Return row, key, url, member, offset, size, caption, label and metadata of each image shown.
+
+        `images` selects images by indices, in that order, or by a mask; only their part of the plan is read. Raises
+        SettingsError if there are no such images.
+        """
+        if images is not None:
+            try:
+                rows = self._rows[images if isinstance(images, np.ndarray) else list(images)]
+            except IndexError as error:
+                raise SettingsError(
+                    f"{self.path}: samples of other images than its {self.images} ({one_line(error)}); count from 0 to "
+                    f"{self.images - 1}, or give a mask of {self.images}"
+                ) from error
+            return read_rows(self.path, rows, self._size.unit_images)
+        shown = np.zeros(self._size.images, bool)
+        shown[self._rows] = True
+        # Filtered part by part; `take` would join the parts first, and their captions may exceed Arrow's 2 GiB.
+        return read_table(self.path, self.contents.units).filter(pa.array(shown))
+
+    def bad_images(self) -> list[BadImage]:
+        """Return the images that have a row but could not be used, with the reasons."""
+        return [bad for record in self.contents.records for bad in record.bad]
+
+    def quarantined_units(self) -> list[Unit]:
+        """Return the units that repeatedly ended their process and are skipped; `headspan repair` retries them."""
+        return self.contents.commits.quarantined_units()
+
+    def shards(self) -> list[Shard]:
+        """Return the shards of the plan, with the size and time of modification that they had then."""
+        return read_shards(self.path)
+
+    def notes(self) -> list[BadImage]:
+        """Return what the plan could not use: unreadable captions, and members that belong to no image (row -1)."""
+        return read_notes(self.path)

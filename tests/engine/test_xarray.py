@@ -1,0 +1,73 @@
+"""A store as an xarray Dataset: the numbers of the store by name, read only where they are used."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from headspan.errors import HeadspanError
+from headspan.events import Progress
+from headspan.store.contents import Contents
+from tests.conftest import ToyRun
+
+
+def test_the_dataset_has_the_stores_numbers_under_their_names(toy_store: hs.Store) -> None:
+    data = toy_store.to_xarray()
+    keys = toy_store.samples()["key"].to_pylist()
+    assert data.sizes["image"] == toy_store.images
+    assert data["image"].values.tolist() == keys
+    assert data["row"].values.tolist() == toy_store.rows.tolist()
+    assert data["layer"].values.tolist() == [0, 1, 2]
+    assert data["heads"].dims == ("image", "layer", "head", "head_dim")
+    np.testing.assert_array_equal(data["heads"].sel(layer=2, head=1), toy_store.head_coordinates(2, 1, np.float16))
+    np.testing.assert_array_equal(
+        data["patches"].isel(image=[5, 3]).sel(layer=1)[0].transpose("token", "head", "head_dim"),
+        toy_store.patch_coordinates(5, 1, np.float16),
+    )
+    np.testing.assert_array_equal(data["norm"].sel(image=keys[7], statistic="length"), toy_store.norm[7, 2])
+    np.testing.assert_array_equal(data["embedding"].isel(image=slice(None, None, -3)), toy_store.embedding[::-3])
+    np.testing.assert_array_equal(data["ok"], np.ones(toy_store.images, np.uint8))
+    backwards = data["heads"].isel(layer=slice(None, None, -1), image=[2])
+    np.testing.assert_array_equal(backwards[0, 0, 1], toy_store.head_coordinates(2, 1, np.float16)[2])
+    assert data["embedding"].isel(image=4).values.shape == (toy_store.joint,)
+    assert data.attrs["format"] == 1
+
+
+def test_only_what_is_used_is_read(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    outer = Contents.outer
+
+    def noted(self: Contents, name: str, rows: np.ndarray, *index: Any) -> np.ndarray:
+        asked.append((name, len(rows)))
+        return outer(self, name, rows, *index)
+
+    monkeypatch.setattr(Contents, "outer", noted)
+    chosen = toy_store.to_xarray()["heads"].sel(layer=1).isel(image=slice(2, 5))
+    assert asked == []
+    assert chosen.values.shape == (3, 3, toy_store.head_dim)
+    assert asked == [("heads", 3)]
+
+
+def test_rows_of_failed_and_unfinished_images_are_nan(toy_run: ToyRun, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "images" and progress.done >= 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hs.precompute(out=tmp_path / "s.zarr", on_progress=interrupt, **toy_run.settings())
+    store = hs.open(tmp_path / "s.zarr", include_failed=True)
+    assert not store.complete
+    found = store.to_xarray()["embedding"].values
+    np.testing.assert_array_equal(found, store.embedding)
+    assert np.isnan(found).any()
+
+
+def test_without_xarray_the_error_names_the_extra(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(HeadspanError, match=r"to_xarray needs xarray, .*; pip install 'headspan\[xarray\]'"):
+        toy_store.to_xarray()
