@@ -25,15 +25,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-# Every shape that a signature states is checked at every call. `headspan.shards.sources` is left out: its
-# methods return `Self`, which beartype takes in decorated classes alone.
-_CHECKED = ("analyse", "config", "decode", "emit", "llm", "model", "pipeline", "plan", "prefetch", "records", "store")
+# Every shape that a signature states is checked at every call. Of `headspan.shards`, some modules are left out: methods
+# of `sources` return `Self`, which beartype accepts in decorated classes only.
+_CHECKED = (
+    *("config", "decode", "decompose", "events", "io", "llm", "model", "shards.plan", "shards.samples", "store", "run"),
+    *("texts", "explore", "spans", "prune", "concepts", "report"),
+)
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
 import headspan as hs  # noqa: E402
 from headspan.decompose.contributions import contributions  # noqa: E402
 from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
+from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
 
 # Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
@@ -145,6 +149,12 @@ def interruptible() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture(autouse=True)
+def _no_vectors_of_other_tests() -> None:
+    """Embed texts anew in every test, whatever ran before in the same process."""
+    forget_vectors()
 
 
 @pytest.fixture(scope="session")

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from headspan.run.summary import Summary
     from headspan.run.verify import verify
     from headspan.spans.algorithm import TextSpan, textspan_dense
-    from headspan.spans.over_store import HeadSpans, read_spans, textspan
+    from headspan.spans.over_store import textspan
+    from headspan.spans.result import HeadSpans, read_spans
     from headspan.store.reader import Store
     from headspan.store.reader import open_store as open  # noqa: A004
-    from headspan.texts.pool import Pool, read_pool, text_vectors
+    from headspan.texts.pool import Pool, read_pool
+    from headspan.texts.vectors import text_vectors
     from headspan.world.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
 
 # Public names by the module that they come from; the same as the imports above.
@@ -57,8 +59,10 @@ _MODULES = {
     "prune.ablation": ("mean_ablated",),
     "concepts.raters": ("rater_agreement",),
     "explore.segmentation": ("text_maps",),
-    "spans.over_store": ("HeadSpans", "read_spans", "textspan"),
-    "texts.pool": ("Pool", "read_pool", "text_vectors"),
+    "spans.over_store": ("textspan",),
+    "spans.result": ("HeadSpans", "read_spans"),
+    "texts.pool": ("Pool", "read_pool"),
+    "texts.vectors": ("text_vectors",),
     "spans.algorithm": ("TextSpan", "textspan_dense"),
     "run.verify": ("verify",),
     "prune.zero_shot": ("Accuracy", "Classes", "accuracy", "embed_classes"),

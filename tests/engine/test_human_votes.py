@@ -14,7 +14,7 @@ from headspan.concepts.ccs import NO_VOTE
 from headspan.concepts.human_votes import COLUMNS, read_votes, write_spans
 from headspan.concepts.labels import Labels
 from headspan.errors import SettingsError, TextsError
-from headspan.spans.over_store import HeadSpans
+from headspan.spans.result import HeadSpans
 from headspan.texts.pool import Pool
 
 TEXTS = (*(f"text {place}" for place in range(5)), "=1+1", '"quoted", with; commas', "'tis", "-dash", "ü\u2028x")

@@ -22,7 +22,7 @@ from tests.conftest import relative_files
 from tests.engine.chat_server import KEY, ChatServer, chat_server
 from tests.engine.test_cli import HEADSPAN, refused
 from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
-from tests.engine.test_model_labels import PLAIN, say
+from tests.engine.test_llm_labels import PLAIN, say
 from tests.test_structure import failures_without
 
 

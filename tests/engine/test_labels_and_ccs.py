@@ -13,7 +13,7 @@ import headspan as hs
 from headspan.concepts.ccs import ConceptConsistency, Votes, concept_consistency
 from headspan.concepts.labels import Labels, label_heads, label_with, read_labels
 from headspan.errors import SettingsError, StoreError, TextsError
-from headspan.spans.over_store import HeadSpans
+from headspan.spans.result import HeadSpans
 from headspan.store import results
 from headspan.texts.pool import Pool
 from tests.conftest import zarr_array

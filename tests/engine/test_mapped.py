@@ -32,7 +32,7 @@ import numpy as np, headspan as hs
 store = hs.open(sys.argv[1])
 query = np.linspace(-1, 1, store.joint, dtype=np.float32)[None]
 np.savez(sys.argv[2], heads=store.heads(1, 2), half=store.head_coordinates(1, 2, np.float16),
-         similar=hs.similarities(store, [(1, 2), (2, 0)], query))
+         similar=hs.similarities(store, query, [(1, 2), (2, 0)]))
 """
 
 
@@ -43,7 +43,7 @@ def test_without_numkong_the_same_numbers_are_read_and_multiplied(toy_store: hs.
     query = np.linspace(-1, 1, toy_store.joint, dtype=np.float32)[None]
     np.testing.assert_array_equal(found["half"], toy_store.head_coordinates(1, 2, np.float16))
     np.testing.assert_array_equal(found["heads"], toy_store.heads(1, 2))
-    similar = hs.similarities(toy_store, [(1, 2), (2, 0)], query)
+    similar = hs.similarities(toy_store, query, [(1, 2), (2, 0)])
     np.testing.assert_allclose(found["similar"], similar, rtol=1e-4, atol=1e-6)
 
 
@@ -215,7 +215,7 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
         assert (old.patch_coordinates(3, layer) == new.patch_coordinates(3, layer)).all()
     monkeypatch.undo()
     heads = [(0, 1), (2, 0)]
-    assert relative_error(similarities(old, heads, vectors), similarities(new, heads, vectors)) < tolerances.FLOAT32_SUM
+    assert relative_error(similarities(old, vectors, heads), similarities(new, vectors, heads)) < tolerances.FLOAT32_SUM
     assert hs.verify(hs.open(old.path, include_failed=True)).problems == ()
 
 
@@ -267,7 +267,7 @@ def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_cop
     layer = store.layers[0]
     wanted = store.head_coordinates(layer, 0)
     vectors = np.random.default_rng(0).standard_normal((2, store.joint)).astype(np.float32)
-    scores = similarities(store, [(layer, 0), (layer, 1)], vectors)
+    scores = similarities(store, vectors, [(layer, 0), (layer, 1)])
     spec = store.row_specs["heads"]
     path = toy_copy / spec.file(0)
     data = path.read_bytes()
@@ -280,7 +280,7 @@ def test_a_store_whose_shards_another_program_wrote_anew_is_read_by_zarr(toy_cop
     path.write_bytes(bytes(8) + data[:begin] + packed + google_crc32c.value(packed).to_bytes(4, "little"))
     again = hs.open(toy_copy)
     assert (again.head_coordinates(layer, 0) == wanted).all()
-    assert relative_error(similarities(again, [(layer, 0), (layer, 1)], vectors), scores) < tolerances.FLOAT32_SUM
+    assert relative_error(similarities(again, vectors, [(layer, 0), (layer, 1)]), scores) < tolerances.FLOAT32_SUM
 
 
 def test_a_damaged_shard_is_refused_with_what_to_do(toy_copy: Path) -> None:

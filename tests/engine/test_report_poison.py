@@ -24,7 +24,7 @@ from headspan.report.collect import write_report
 from headspan.report.page import Content, DescribedHead, Example, HeadExamples, render
 from headspan.shards.samples import BadImage
 from headspan.store import results
-from headspan.texts.pool import stored_pool
+from headspan.texts.stored import stored_pool
 from headspan.world.ground_truth import Ablation, GroundTruth, MapCheck, NeighbourCheck
 from tests.engine.test_labels_and_ccs import HEADS, keep
 

@@ -20,7 +20,7 @@ def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) 
         "pet": {"cat": ["a cat", "cats", "one cat"], "dog": ["a dog"]},
         "size": {"big": ["big"], "small": ["small"]},
     }
-    found = embed_classes(store, "pets", sets)
+    found = embed_classes(store, sets)
     assert found["pet"].names == ("cat", "dog")
     cat, single = (
         hs.text_vectors(store, hs.Pool(name, texts))
@@ -39,7 +39,7 @@ def test_a_set_without_classes_or_prompts_is_refused(
     sets: dict[str, dict[str, list[str]]], missing: str, toy_store: hs.Store
 ) -> None:
     with pytest.raises(SettingsError, match=rf"classes of 'pet': {missing}"):
-        embed_classes(toy_store, "pets", sets)
+        embed_classes(toy_store, sets)
 
 
 def test_accuracy_leaves_out_images_without_a_truth() -> None:

@@ -30,7 +30,7 @@ from headspan.concepts.pool_writer.write import check_count, write_pool
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener
 from headspan.llm.asking import Asker
-from headspan.spans.over_store import read_spans
+from headspan.spans.result import read_spans
 from headspan.store.reader import Store
 from headspan.store.results import runs
 

@@ -34,7 +34,8 @@ from headspan.events import NOTE, Progress
 from headspan.report.collect import write_report
 from headspan.run.summary import Summary
 from headspan.run.verify import WHOLE_STORE, Verdict, verify
-from headspan.spans.over_store import HeadSpans, textspan
+from headspan.spans.over_store import textspan
+from headspan.spans.result import HeadSpans
 from headspan.store.reader import Store
 from headspan.store.results import runs
 from headspan.store.schema import decoding

@@ -19,7 +19,7 @@ from headspan.concepts.labels import read_labels
 from headspan.concepts.raters import rater_agreement
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener
-from headspan.spans.over_store import read_spans
+from headspan.spans.result import read_spans
 from headspan.store.reader import Store
 
 Run = Callable[[argparse.Namespace, Listener], int]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, read_labels
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
-from headspan.spans.over_store import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headspan.concepts.ccs import ConceptConsistency, read_scores
-from headspan.spans.over_store import read_spans
+from headspan.spans.result import read_spans
 from headspan.store.reader import Store
 
 

@@ -18,7 +18,7 @@ from headspan.concepts.ccs import NO_VOTE
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, first_texts
 from headspan.errors import SettingsError, TextsError
 from headspan.io.local import write_atomically
-from headspan.spans.over_store import HeadSpans
+from headspan.spans.result import HeadSpans
 
 COLUMNS = ("layer", "head", "number", "label", "text", "associated")
 # A spreadsheet would take such a cell for a formula.

@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from headspan.concepts.merging import merge_labels
 from headspan.errors import SettingsError, TextsError, counted
 from headspan.events import Listener, ignore
-from headspan.spans.over_store import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
 

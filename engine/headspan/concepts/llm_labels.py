@@ -18,7 +18,7 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
-from headspan.spans.over_store import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
 

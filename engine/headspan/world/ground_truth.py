@@ -108,11 +108,11 @@ def check_ground_truth(
     found = read_scores(store, run)
     run = found.labels.run
     scenes = _scenes(store)
-    classes = embed_classes(store, "world-prompts", {factor: prompts(factor) for factor in FACTORS}, on_progress)
+    classes = embed_classes(store, {factor: prompts(factor) for factor in FACTORS}, on_progress)
     truths = {factor: [value_of(each, factor) for each in scenes] for factor in FACTORS}
     concepts = _heads_by_concept(found)
     every = _all_heads(store)
-    alike = similarities(store, every, mean_contributions(store, every))
+    alike = similarities(store, mean_contributions(store, every), every)
     checked = GroundTruth(
         run=run,
         zero_shot=_zero_shot(store.embedding, classes, truths),
@@ -246,7 +246,7 @@ def _neighbours(
     values = np.array([truth for truth in truths if truth is not None])
     same = values[:, None] == values
     np.fill_diagonal(same, False)
-    through_heads = similarities(store, heads, mean_contributions(store, heads)[having])[:, having]
+    through_heads = similarities(store, mean_contributions(store, heads)[having], heads)[:, having]
     return NeighbourCheck(
         concept,
         heads,
@@ -272,7 +272,7 @@ def _maps(store: Store, scenes: Sequence[Scene], on_progress: Listener) -> MapCh
     (Gandelsman et al., ICLR 2024); a map's patches are joined to pixels bilinearly.
     """
     texts = {(colour, shape): with_article(f"{colour} {shape}") for colour in COLOURS for shape in SHAPES}
-    classes = embed_classes(store, "world-things", {"thing": {text: [text] for text in texts.values()}}, on_progress)
+    classes = embed_classes(store, {"thing": {text: [text] for text in texts.values()}}, on_progress)
     vectors = classes["thing"].vectors
     order = {thing: at for at, thing in enumerate(texts)}
     every = _all_heads(store)
