@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headspan.concepts.agreement import rater_agreement
     from headspan.concepts.ccs import ConceptConsistency, concept_consistency, read_scores
-    from headspan.concepts.compare import compare
+    from headspan.concepts.comparison import compare
     from headspan.concepts.examples import read_examples
     from headspan.concepts.labels import Labels, label_heads
     from headspan.concepts.llm_judges import judge_heads
     from headspan.concepts.llm_labels import label_by_model
     from headspan.concepts.pool_writer.request import PoolRequest
     from headspan.concepts.pool_writer.write import write_pool
-    from headspan.concepts.raters import rater_agreement
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
     from headspan.events import Listener
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 # Public names by the module that they come from; the same as the imports above.
 _MODULES = {
     "concepts.ccs": ("ConceptConsistency", "concept_consistency", "read_scores"),
-    "concepts.compare": ("compare",),
+    "concepts.comparison": ("compare",),
     "concepts.examples": ("read_examples",),
     "world.ground_truth": ("GroundTruth", "check_ground_truth", "read_ground_truth"),
     "concepts.llm_judges": ("judge_heads",),
@@ -57,7 +57,7 @@ _MODULES = {
     "explore.neighbours": ("nearest_to_image", "nearest_to_vector", "similarities"),
     "concepts.pool_writer.request": ("PoolRequest",),
     "prune.ablation": ("mean_ablated",),
-    "concepts.raters": ("rater_agreement",),
+    "concepts.agreement": ("rater_agreement",),
     "explore.segmentation": ("text_maps",),
     "spans.over_store": ("textspan",),
     "spans.result": ("HeadSpans", "read_spans"),

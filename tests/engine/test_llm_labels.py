@@ -1,4 +1,4 @@
-"""Labels and votes by language models: what is asked, what is kept, and what a bad answer leads to."""
+"""Labels and votes by language models: prompts, stored answers, and bad answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import headspan as hs
 from headspan.concepts.answers import read_records
 from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores
-from headspan.concepts.compare import compare
+from headspan.concepts.comparison import Method, compare
 from headspan.concepts.examples import Example, read_examples
 from headspan.concepts.labels import Labels, read_labels
 from headspan.concepts.llm_judges import VOTE, judge_heads, missing_votes, vote_prompt
@@ -32,7 +32,7 @@ from tests.engine.chat_server import ChatServer, chat_server
 from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
 
 PLAIN = Pool("plain", POOL.texts)
-# What the server's model says of heads, by their first text.
+# The server's labels of heads, by their first text.
 LABELS = {"text 0": "Place", "text 3": "colours", "text 1": "placement", "text 2": "places.", "text 6": "animals"}
 
 
@@ -107,7 +107,7 @@ def test_the_prompt_holds_the_examples_and_the_first_five_texts_quoted() -> None
     assert "in one word without punctuation" in prompt
 
 
-def test_the_sixth_text_is_not_shown(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+def test_the_prompt_has_only_the_first_five_texts(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     label_by_model(store, asker, "m")
     shown = next(prompt for prompt in chat.prompts() if first_of(prompt) == "text 3")
     texts = shown.rsplit("Texts:\n", 1)[1].splitlines()[:-1]
@@ -133,12 +133,12 @@ def test_labels_are_cleaned(said: str, label: str) -> None:
     "said",
     ["", "  ", "...", "None", "N/A", "These texts all describe places", "a,b", "x" * 41, 7, None, ["a"], "half \ud800"],
 )
-def test_what_is_no_label_is_not_taken_for_one(said: object) -> None:
+def test_replies_that_are_not_labels_are_refused(said: object) -> None:
     with pytest.raises(NotAsAskedError):
         clean_label(said)
 
 
-def test_a_bare_word_is_a_label_and_a_bare_sentence_is_none() -> None:
+def test_a_bare_word_is_a_label_and_a_bare_sentence_is_not() -> None:
     assert LABEL.read("Colours.") == "colours"
     assert LABEL.read("<think>hm</think>\n`weather`") == "weather"
     with pytest.raises(NotAsAskedError):
@@ -157,21 +157,19 @@ def test_votes_are_read(said: str, vote: int) -> None:
     ["yes", '{"associated": 2}', '{"associated": 0.5}', '{"associated": true}', '{"associated": null}', "10", "",
      '{"associated": [1]}', '{"associated": -1}', '{"associated": 1} {"associated": 0}', '{"associated": NaN}'],
 )  # fmt: skip
-def test_what_is_neither_1_nor_0_is_no_vote(said: str) -> None:
+def test_replies_other_than_1_and_0_are_refused(said: str) -> None:
     with pytest.raises(NotAsAskedError):
         VOTE.read(said)
 
 
-def test_a_head_about_which_nothing_usable_is_said_has_no_label(
-    store: hs.Store, asker: Asker, chat: ChatServer
-) -> None:
+def test_a_head_without_a_usable_answer_has_no_label(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     chat.answer = lambda model, prompt: (
         '{"label": "all of these are places on a map"}' if first_of(prompt) == "text 0" else say(model, prompt)
     )
     labels = label_by_model(store, asker, "m")
     assert labels.names[0] == (None, "colours", "placement")
     (record, *_) = read_records(store, "labels", "hand")
-    assert record["complaint"] == "holds a label of 8 words where one word is asked for"
+    assert record["complaint"] == "contains a label of 8 words; one word was asked for"
     assert len(record["replies"]) == 3
     assert dict(store.group["labels/hand"].attrs)["unanswered"] == 1
 
@@ -179,7 +177,7 @@ def test_a_head_about_which_nothing_usable_is_said_has_no_label(
 def test_a_model_that_labels_no_head_is_refused(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     chat.answer = lambda model, prompt: "I am sorry."
     with pytest.raises(
-        LanguageModelError, match=r"m labels none of 5 heads: its answer holds no JSON .*; name another"
+        LanguageModelError, match=r"m labels none of 5 heads: its answer contains no JSON .*; name another"
     ):
         label_by_model(store, asker, "m")
     assert results.runs(store, "labels") == []
@@ -206,7 +204,7 @@ def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: As
     assert np.asarray(zarr_array(store.path, "ccs/hand/scores")[...]).tolist() == found.scores.tolist()
 
 
-def test_the_judges_judge_the_label_as_it_was_given_and_counts_go_by_concept(
+def test_judges_see_the_original_label_and_counts_use_the_merged_concept(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
     label_by_model(store, asker, "m")
@@ -235,7 +233,7 @@ def test_a_second_judge_does_not_ask_the_first_again(store: hs.Store, asker: Ask
     assert {request["model"] for request in chat.requests} == {"stern"}
 
 
-def test_a_judge_is_added_from_elsewhere_though_nothing_is_kept_of_the_first(
+def test_a_judge_is_added_without_the_cache_of_the_first(
     store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
 ) -> None:
     label_by_model(store, asker, "m")
@@ -290,12 +288,12 @@ def test_a_missing_vote_is_left_out_of_the_majority_and_asked_for_again(
     assert all('"text 6"' in prompt for prompt in chat.prompts())
 
 
-def test_a_judge_that_never_votes_is_refused_and_the_others_answers_stay(
+def test_a_judge_that_never_votes_is_refused_and_other_answers_stay_cached(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
     label_by_model(store, asker, "m")
     chat.answer = lambda model, prompt: "maybe" if model == "stern" else say(model, prompt)
-    with pytest.raises(LanguageModelError, match="stern votes on none of 21 texts: its answer holds no JSON object"):
+    with pytest.raises(LanguageModelError, match="stern votes on none of 21 texts: its answer contains no JSON object"):
         judge_heads(store, asker, ["kind", "stern"])
     chat.requests.clear()
     judge_heads(store, asker, ["kind"])
@@ -331,7 +329,7 @@ def test_a_judge_named_twice_is_refused(store: hs.Store, asker: Asker) -> None:
         judge_heads(store, asker, ["kind", "even", "kind"])
 
 
-def test_labels_asked_for_again_are_those_that_are_there_and_ask_nothing(
+def test_repeating_labels_and_votes_asks_nothing_and_changes_nothing(
     store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
 ) -> None:
     labels = label_by_model(store, asker, "m")
@@ -345,7 +343,7 @@ def test_labels_asked_for_again_are_those_that_are_there_and_ask_nothing(
     judge_heads(store, forgetful, ["kind"], on_progress=events.append)
     assert chat.requests == []
     assert relative_files(store.path) == before
-    assert ["left as" in event.note for event in events if event.stage == NOTE] == [True, True]
+    assert ["unchanged" in event.note for event in events if event.stage == NOTE] == [True, True]
 
 
 def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(
@@ -360,7 +358,7 @@ def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(
         lambda: label_by_model(store, asker, "n"),
         lambda: label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))]),
     ):
-        with pytest.raises(StoreError, match=rf"labels run 'hand' was made otherwise .* {lost}labels/hand, ccs/hand$"):
+        with pytest.raises(StoreError, match=rf"labels run 'hand' was made differently .*{lost}labels/hand, ccs/hand$"):
             relabel()
     for judges in (["low"], ["kind"]):
         with pytest.raises(StoreError, match=rf"has votes by .*even, which stay .* --add; .* {lost}ccs/hand$"):
@@ -407,11 +405,11 @@ def test_association_is_the_mean_share_of_a_heads_own_texts() -> None:
     assert math.isnan(ConceptConsistency(nothing, found.votes).entanglement)
 
 
-def test_stores_are_compared_with_the_way_of_each(store: hs.Store, asker: Asker) -> None:
+def test_stores_are_compared_with_the_method_of_each(store: hs.Store, asker: Asker) -> None:
     label_by_model(store, asker, "m")
     judge_heads(store, asker, ["kind"])
     one, other = compare([store, hs.open(store.path)])
-    assert one.way == other.way == ("plain", read_labels(store).source, "kind")
+    assert one.method == other.method == Method("plain", read_labels(store).source, "kind")
     assert one.model.startswith(str(store.attributes["model"]))
     assert one.found.groups["high"] == 4
 
@@ -424,13 +422,13 @@ def test_the_report_says_who_labelled_and_who_voted(store: hs.Store, asker: Aske
     assert "<dt>Votes from</dt><dd>majority of kind, even, low</dd>" in page
 
 
-def test_votes_of_an_earlier_store_are_asked_for_again(store: hs.Store, asker: Asker) -> None:
+def test_scores_of_an_early_version_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
     results.save(store, "ccs", "old", {"scores": (np.zeros((1, 3), np.int8), ("layer", "head"))}, {"source": "x"})
     with pytest.raises(StoreError, match="ccs run 'old' was made by an earlier headspan; run headspan ccs --overwrite"):
         read_scores(store, "old")
 
 
-def test_the_shipped_examples_are_labels_as_headspan_keeps_them_and_stand_in_no_pool() -> None:
+def test_the_shipped_examples_have_clean_labels_and_texts_of_no_pool() -> None:
     examples = read_examples()
     assert len(examples) == 5
     pools = {text.casefold() for name in ("general", "world") for text in hs.read_pool(name).texts}
@@ -440,7 +438,7 @@ def test_the_shipped_examples_are_labels_as_headspan_keeps_them_and_stand_in_no_
         assert not {text.casefold() for text in example.texts} & pools
 
 
-def test_users_add_examples_of_their_own(tmp_path: Path, store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+def test_users_can_add_examples(tmp_path: Path, store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('\ufeff[[head]]\nlabel = "boats"\ntexts = ["A ferry", "Two  canoes"]\n', encoding="utf-8")
     examples = read_examples([mine])
@@ -453,18 +451,18 @@ def test_users_add_examples_of_their_own(tmp_path: Path, store: hs.Store, asker:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"[[head]\n", "is no TOML"),
-        (b"", "holds no labelled heads; write [[head]]"),
-        (b"head = 3", "holds no labelled heads"),
-        (b"head = [3]", "head 1 holds no table"),
+        (b"[[head]\n", "is not TOML"),
+        (b"", "contains no labelled heads; write [[head]]"),
+        (b"head = 3", "contains no labelled heads"),
+        (b"head = [3]", "head 1 contains no table"),
         (b'[[head]]\ntexts = ["a"]', "head 1 has no label"),
         (b'[[head]]\nlabel = "a"\ntexts = []', "head 1 ('a') has no list of texts"),
         (b'[[head]]\nlabel = "a"\ntexts = ["a", 3]', "head 1 ('a') has no list of texts"),
-        (b'[[head]]\nlabel = "a"\ntexts = ["a"]\ntext = "b"', "head 1 holds text;"),
+        (b'[[head]]\nlabel = "a"\ntexts = ["a"]\ntext = "b"', "head 1 contains text;"),
         (b"\xff", "byte 0 is not UTF-8"),
     ],
 )
-def test_an_examples_file_that_cannot_be_used_says_why(content: bytes, sentence: str, tmp_path: Path) -> None:
+def test_an_invalid_examples_file_is_refused_with_the_reason(content: bytes, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
     with pytest.raises(TextsError) as caught:
