@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from headspan.errors import HeadspanError
+from headspan.errors import HeadspanError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,8 @@ class Tabular:
         rows = list(zip(*columns.values(), strict=True))
         head = "".join(f"<th>{escape(name)}</th>" for name in columns)
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:_SHOWN_ROWS])
-        more = f"<p>{len(rows) - _SHOWN_ROWS:,} more rows</p>" if len(rows) > _SHOWN_ROWS else ""
+        hidden = len(rows) - _SHOWN_ROWS
+        more = f"<p>{counted(hidden, 'more row')}</p>" if hidden > 0 else ""
         return f"<p>{escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 

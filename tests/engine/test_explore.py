@@ -1,4 +1,4 @@
-"""Neighbours, maps and mean ablation against their definitions on dense contributions."""
+"""Neighbours, maps and mean ablation, compared with their definitions on dense contributions."""
 
 import subprocess
 import sys
@@ -40,6 +40,15 @@ def test_the_nearest_images_to_a_text_are_those_of_the_largest_dot_products(
     found = nearest_to_vector(toy_store, vectors[0], SOME_HEADS, count=7)
     assert found.images.tolist() == np.argsort(-scores)[:7].tolist()
     assert relative_error(found.scores, np.sort(scores)[::-1][:7]) < FLOAT32_SUM
+
+
+def test_the_nearest_images_to_a_text_are_found_by_the_text_itself(toy_store: hs.Store) -> None:
+    found = hs.explore.nearest_to_text(toy_store, "a cat", SOME_HEADS, count=4)
+    (vector,) = hs.text_vectors(toy_store, ["a cat"])
+    wanted = nearest_to_vector(toy_store, vector, SOME_HEADS, count=4)
+    np.testing.assert_array_equal(found.images, wanted.images)
+    assert repr(found).startswith(f"Neighbours(4 images: {found.images[0]} (")
+    assert len(repr(nearest_to_image(toy_store, 0, SOME_HEADS, count=50))) < 80
 
 
 def test_the_nearest_images_to_an_image_leave_it_out(toy_store: hs.Store) -> None:

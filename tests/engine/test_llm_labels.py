@@ -18,6 +18,7 @@ from headspan.concepts.examples import Example, read_examples
 from headspan.concepts.labels import Labels, read_labels
 from headspan.concepts.llm_judges import VOTE, judge_heads, missing_votes, vote_prompt
 from headspan.concepts.llm_labels import LABEL, clean_label, label_by_model, label_prompt
+from headspan.concepts.votes import JudgesVote, VotesOnText, read_votes
 from headspan.errors import LanguageModelError, SettingsError, StoreError, TextsError
 from headspan.events import NOTE, Progress
 from headspan.llm.asking import Asker
@@ -262,6 +263,24 @@ def test_a_judge_is_added_without_the_cache_of_the_first(
 def voters(store: hs.Store) -> set[tuple[str, str]]:
     """Every judge of the run, with the endpoint of its answers."""
     return {(record["judge"], record["endpoint"]) for record in read_records(store, "ccs", "hand")}
+
+
+def test_votes_come_with_the_replies_of_labellers_and_judges(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    label_by_model(store, asker, "m")
+    chat.answer = lambda model, prompt: (
+        "I'd rather not." if model == "low" and '"text 6"' in prompt else say(model, prompt)
+    )
+    judge_heads(store, asker, ["even", "low"])
+    found = read_votes(store)
+    assert (found.votes_source, found.labels_source) == ("majority of even, low", read_labels(store).source)
+    head = found.head(1, 1)
+    assert (head.label, head.label_replies, head.score) == ("animals", ('{"label": "animals"}',), 1)
+    (text,) = head.texts
+    assert text == VotesOnText(
+        "text 6",
+        True,
+        (JudgesVote("even", True, ('{"associated": 1}',)), JudgesVote("low", None, ("I'd rather not.",) * 3)),
+    )
 
 
 def test_a_tie_among_an_even_number_of_judges_is_not_consistent(store: hs.Store, asker: Asker) -> None:

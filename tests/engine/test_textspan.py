@@ -328,6 +328,17 @@ def test_a_run_of_an_earlier_version_is_compared_by_the_settings_that_it_records
         hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
 
 
+def test_a_run_that_records_the_earlier_name_of_the_convention_is_the_same_run(toy_copy: Path) -> None:
+    store = scored(toy_copy)
+    group = zarr.open_group(toy_copy, mode="r+")["textspan/pool"]
+    group.attrs["convention"] = "even"
+    shutil.rmtree(toy_copy / "records" / "results")
+    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    assert group.attrs["convention"] == "even"
+    with pytest.raises(StoreError, match=r"was made differently \(rank 80, now 3\)"):
+        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
+
+
 def test_a_damaged_run_that_is_made_again_identically_keeps_its_labels(toy_copy: Path) -> None:
     store = scored(toy_copy)
     before = relative_files(toy_copy)
