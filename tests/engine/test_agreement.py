@@ -14,7 +14,7 @@ from headspan.concepts.labels import Labels
 
 
 def by_hand(first: list[int], second: list[int]) -> tuple[float, float, float]:
-    """κ, ρ and τ-b, each from its definition over things and pairs of things."""
+    """κ, ρ and τ-b from their definitions over items and pairs of items."""
     count = len(first)
     observed = sum(one == other for one, other in zip(first, second, strict=True)) / count
     expected = sum(first.count(rating) * second.count(rating) for rating in set(first)) / count**2
@@ -118,7 +118,7 @@ def test_intervals_cover_the_true_value_in_95_percent_of_samples() -> None:
 
 
 def votes(*judges: list[list[list[int]]]) -> ConceptConsistency:
-    """Votes on heads of one layer, a list a judge."""
+    """Votes on heads of one layer, one list for each judge."""
     cast = np.array(judges, np.int8)
     heads = cast.shape[2]
     labels = Labels("hand", "by hand", (8,), (("a",) * heads,), None)

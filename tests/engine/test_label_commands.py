@@ -75,7 +75,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     out, _ = run(capsys, "votes", path, "--head", "L0.H1")
     assert "L0.H1  colours  CCS 3" in out
     assert "L0.H0" not in out
-    # text 4: kind and even take it, low does not.
+    # kind and even vote 1 on text 4, low votes 0.
     assert re.search(r"\+ text 4\n +1  kind\n +← .*\n +1  even\n +← .*\n +0  low\n +← \{\"associated\": 0\}", out)
 
     out, _ = run(capsys, "agreement", path)
@@ -105,7 +105,7 @@ def test_people_vote_in_a_file_that_is_read_back(
     assert f"21 texts written to {spans}" in out
     with spans.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    # The person says what the judge says, but for text 6.
+    # The person votes like the judge, except on text 6.
     with spans.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -190,7 +190,7 @@ def test_a_pool_is_written_and_continued(chat: ChatServer, tmp_path: Path, capsy
     asked = len(chat.requests)
     out, _ = run(capsys, *command, "--count", "12")
     assert len((tmp_path / "p.txt").read_text().splitlines()) == 12
-    # Twelve came in the first three lists.
+    # The first three lists had twelve texts.
     assert len(chat.requests) == asked
     _, err = run(capsys, *command, "--count", "12")
     assert "there is nothing to ask" in err
@@ -199,7 +199,7 @@ def test_a_pool_is_written_and_continued(chat: ChatServer, tmp_path: Path, capsy
 def test_the_budget_that_is_printed_is_that_of_the_whole_pool(
     chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Never more than one new text a list.
+    # At most one new text in each list.
     chat.answer = lambda model, prompt: json.dumps({"texts": [f"Picture {hash(prompt)}"]})
     command = ["pool", "--llm", "m", "--ask", "descriptions", "--out", str(tmp_path / "p.txt"), "--per-call", "9"]
     assert main([*command, "--count", "45"]) == 2
@@ -221,12 +221,12 @@ def test_paid_labels_and_votes_are_replaced_only_on_request(
         ["ccs", path, "--judge", "even"],
     ):
         assert "or give --overwrite" in refused(capsys, *command)
-        # What it would cost is told all the same.
+        # A dry run still prints the cost.
         out, _ = run(capsys, *command, "--dry-run")
         assert "call" in out
     assert relative_files(Path(path)) == before
     assert len(chat.requests) == asked
-    # The same again says that it is there, and asks nothing.
+    # Repeating a command reports that the run exists, and asks nothing.
     _, err = run(capsys, "label", path, "--llm", "m")
     assert "labels/hand are by m and the same prompts; they are unchanged" in err
     out, err = run(capsys, "ccs", path, "--judge", "kind")
@@ -306,7 +306,7 @@ def test_an_interrupted_run_keeps_its_answers_and_continues(path: str, chat: Cha
     assert errors.splitlines()[-1] == "headspan: interrupted; answers are kept, run the same command to go on"
     asked = len(chat.requests)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # The third was on its way, and may have come in time.
+    # The third answer may have arrived before the interrupt.
     assert re.search("[23] answered before, [23] to ask", done.stderr)
     assert len(chat.requests) <= asked + 3
 

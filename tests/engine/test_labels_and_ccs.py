@@ -41,9 +41,9 @@ def keep(store: hs.Store, indices: Sequence[Sequence[Sequence[int]]], pool: Pool
 
 
 HEADS = [
-    # Layer 0: all five places; three of five colours; a tie of two and two, places first.
+    # Layer 0: five places; three colours of five; a tie of two and two, places first.
     [[0, 1, 2, 0, 1, 6], [3, 0, 4, 6, 5, 0], [1, 3, 6, 4, 2, 3]],
-    # Layer 1: all five places again; animals once and nothing left; nothing at all.
+    # Layer 1: five places again; one animal only; no texts.
     [[2, 1, 0, 2, 1, 6], [6, -1, -1, -1, -1, -1], [-1, -1, -1, -1, -1, -1]],
 ]
 
@@ -83,7 +83,7 @@ def test_scores_groups_and_the_ratio_of_concentrated_concepts(toy_copy: Path) ->
     assert found.scores.tolist() == [[5, 3, 2], [5, 1, 0]]
     assert found.at_k == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 0, 2 / 6])
     assert found.groups == {"high": 2, "moderate": 1, "low": 2}
-    # Two high heads share the one concept.
+    # Two high heads share one concept.
     assert found.ccr == 1 / 2
     assert found.group(0, 0) == "high"
     assert found.group(0, 1) == "moderate"

@@ -305,7 +305,7 @@ def test_a_budget_in_calls_is_never_exceeded_and_the_next_run_continues(chat: Ch
     chat.mishaps = [lambda h: h.fail(500, "oops", None)] * 2
     with pytest.raises(LanguageModelError, match=r"the budget of 5 calls .* 3 of 9 answers are cached.*--max-calls"):
         asker(chat, tmp_path, max_calls=5).ask(questions(9))
-    # Retries are calls.
+    # Retries count as calls.
     assert len(chat.requests) == 5
     assert all(answer.value for answer in asker(chat, tmp_path, max_calls=6).ask(questions(9)))
     assert len(chat.requests) == 11
@@ -320,7 +320,7 @@ def test_a_budget_in_tokens_is_never_exceeded(says_use: bool, chat: ChatServer, 
     one = asker(chat, tmp_path, max_tokens=limit)
     with pytest.raises(LanguageModelError, match="has no room for another question"):
         one.ask(questions(200))
-    # Each reply says 50 tokens; without use, each counts as its upper bound.
+    # Each reply reports 50 tokens; without usage, it counts as its upper bound.
     spent = len(chat.requests) * (50 if says_use else bound)
     assert one.budget.tokens == spent <= limit
     assert limit - spent < bound

@@ -43,7 +43,7 @@ def first_of(prompt: str) -> str:
 
 
 def say(model: str, prompt: str) -> str:
-    """Labels by LABELS; votes by the number in the text and the judge's own mind."""
+    """Labels from LABELS; votes by the number in the text and the name of the judge."""
     if "Texts:" in prompt:
         return json.dumps({"label": LABELS[first_of(prompt)]})
     number = int(prompt.split('Text: "text ')[1][0])
@@ -189,7 +189,7 @@ def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: As
     chat.requests.clear()
     found = judge_heads(store, asker, ["kind", "even", "low"])
     assert found.votes.judges == ("kind", "even", "low")
-    # Of text numbers 0 to 6, kind takes all, even 0 2 4 6, low 0 1 2; two of three are the majority.
+    # Of texts 0 to 6, kind accepts all, even 0 2 4 6, low 0 1 2; two of three are the majority.
     taken = {number: number % 2 == 0 or number < 3 for number in range(7)}
     assert found.consistent[0].tolist() == [[taken[text] for text in head[:5]] for head in HEADS[0]]
     assert found.scores.tolist() == [[5, 3, 4], [5, 1, 0]]
@@ -197,7 +197,7 @@ def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: As
     assert (found.votes.cast[:, 1, 2] == NO_VOTE).all()
     assert missing_votes(found) == {"kind": 0, "even": 0, "low": 0}
     assert vote_prompt("animals", "text 6") in chat.prompts()
-    # Head 0 of both layers share a label's texts in part; equal questions are asked once.
+    # Heads with the same label and text share a question, which is asked once.
     assert len(chat.requests) == len({(request["model"], str(request["messages"])) for request in chat.requests})
     again = read_scores(hs.open(store.path))
     assert (again.votes.cast == found.votes.cast).all()
@@ -243,7 +243,7 @@ def test_a_judge_is_added_without_the_cache_of_the_first(
         other.answer = say
         elsewhere = Asker(Endpoint(other.url), AnswerCache(tmp_path / "elsewhere"))
         found = judge_heads(store, elsewhere, ["stern", "even"], add=True)
-        # The votes that the run has are asked for again only where they may be overwritten.
+        # Stored votes are asked for again only with `overwrite`.
         assert {request["model"] for request in other.requests} == {"stern"}
         assert found.votes.judges == ("kind", "stern", "even")
         assert (found.votes.cast[[0, 2]] == before.votes.cast).all()
@@ -298,7 +298,7 @@ def test_a_missing_vote_is_left_out_of_the_majority_and_asked_for_again(
     )
     found = judge_heads(store, asker, ["kind", "stern"])
     assert missing_votes(found) == {"kind": 0, "stern": 3}
-    # Only kind voted on text 6, which decides; on all others it is a tie.
+    # Only kind voted on text 6; the other texts are ties.
     assert found.scores[1].tolist() == [0, 1, 0]
     chat.answer = say
     chat.requests.clear()
@@ -327,7 +327,7 @@ def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> 
     assert found.labels.source == "concepts of pool hand"
     assert found.votes.source == "kind"
     assert found.scores.tolist() == [[5, 5, 5], [5, 1, 0]]
-    # The pool's own votes come back without judges, in place of those that were asked for, on request alone.
+    # The pool's own votes replace those of judges only on request.
     with pytest.raises(StoreError, match=r"ccs run 'hand' \(by kind\) .* --overwrite .* which deletes ccs/hand$"):
         hs.concept_consistency(store)
     assert read_scores(store).votes.source == "kind"
@@ -356,7 +356,7 @@ def test_repeating_labels_and_votes_asks_nothing_and_changes_nothing(
     before = relative_files(store.path)
     chat.requests.clear()
     events: list[Progress] = []
-    # Nothing is kept in this cache: what the store holds is enough.
+    # This cache is empty; the stored labels and votes are enough.
     forgetful = Asker(asker.endpoint, AnswerCache(tmp_path / "new"))
     assert label_by_model(store, forgetful, "m", on_progress=events.append) == labels
     judge_heads(store, forgetful, ["kind"], on_progress=events.append)
@@ -408,7 +408,7 @@ def test_scores_of_one_layer_are_that_layers(store: hs.Store, asker: Asker) -> N
     assert one.at_k == pytest.approx([1 / 3, 1 / 3, 0, 0, 0, 1 / 3])
     assert one.ccr == 0
     assert one.entanglement == 0
-    # Of one text of one, and five of five.
+    # One of one text, and five of five.
     assert one.association == 1.0
     by_layer = dict(store.group["ccs/hand"].attrs)["by_layer"]
     assert by_layer["1"] == one.summary()

@@ -44,7 +44,7 @@ def test_groups_do_not_depend_on_the_order_of_labels() -> None:
     assert wanted["geography"] == wanted["geo-location"] == wanted["geo"] == "geo"
     for order in itertools.permutations(labels):
         assert merge_labels(order) == wanted
-    # Without the short one, nothing joins the two long ones.
+    # Without the short label, the two long ones are not joined.
     assert merge_labels(["geography", "geo-location"])["geography"] == "geography"
 
 

@@ -29,7 +29,7 @@ def list_number(prompt: str) -> int:
 
 
 def say(model: str, prompt: str) -> str:
-    """Five texts a list, of which the last is the next list's first, in other words."""
+    """Five texts per list; the last one equals the first of the next list but for case and spaces."""
     first = 4 * list_number(prompt)
     texts = [f"Picture number {first + place}" for place in range(5)]
     texts[4] = f"  {texts[4].upper()}.  "
@@ -56,7 +56,7 @@ def test_lists_are_requested_until_there_are_enough_different_texts(chat: ChatSe
     assert pool.concepts is None
     assert written.repeated > 0
     assert all("general image descriptions" in prompt for prompt in chat.prompts())
-    # Later lists are asked for with what is there; those of one round begin differently.
+    # Later requests name existing texts; the requests of one round differ.
     assert "are not to be repeated" not in chat.prompts()[0]
     assert json.dumps(pool.texts[0]) in chat.prompts()[-1]
     assert len(set(chat.prompts())) == len(chat.prompts())
@@ -74,7 +74,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_texts(chat: ChatSer
     assert 0 < len(hs.read_pool(tmp_path / "pool.txt").texts) < 30
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 30, tmp_path / "pool.txt")
     assert (tmp_path / "pool.txt").read_text() == (tmp_path / "whole.txt").read_text()
-    # One list was refused; no list was asked for twice.
+    # One request was refused; no list was requested twice.
     assert len(chat.requests) == lists + 1
 
 
@@ -97,7 +97,7 @@ def test_a_kill_between_the_two_files_loses_nothing(lost: str, chat: ChatServer,
     older = path.read_bytes()
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 20, path)
     newer = path.read_bytes()
-    # The answers are written first, so the texts may be older, or not there yet.
+    # The answers are written first, so the texts may be older or missing.
     if lost == "pool.txt":
         path.unlink()
     else:

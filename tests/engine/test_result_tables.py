@@ -77,7 +77,7 @@ def test_labels_and_scores_have_a_row_for_every_head() -> None:
 def test_votes_have_a_row_for_every_judge_and_text(votes: VotesOfRun) -> None:
     frame = votes.to_frame()
     assert list(frame.columns) == ["layer", "head", "label", "number", "text", "consistent", "judge", "fits"]
-    # Five heads with five texts, one with one text, and one without.
+    # Four heads with five texts, one with one text, and one without.
     assert len(frame) == 4 * 5 + 1
     assert frame.iloc[-1].tolist() == [1, 1, "animals", 1, "text 6", True, "concepts of pool hand", True]
     head = votes.head(0, 1)

@@ -1,4 +1,4 @@
-"""TEXTSPAN against the published picks, against dense float64 loops, and over a store."""
+"""TEXTSPAN, compared with the published choices and with dense float64 loops, and over a store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_published_sixty_texts_are_chosen_even_if_the_last_bit_changes(case:
 
 
 def problem(seed: int, images: int, joint: int, true_rank: int, pool: int) -> tuple[np.ndarray, np.ndarray]:
-    """Contributions of that rank, of falling spread and a mean that is not zero, and texts; float32."""
+    """Float32 texts, and contributions of rank `true_rank` with falling spread and a mean that is not zero."""
     generator = np.random.default_rng(seed)
     spread = generator.standard_normal((images, true_rank)) * np.geomspace(1, 0.1, true_rank)
     spread += generator.standard_normal(true_rank)

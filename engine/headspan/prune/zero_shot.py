@@ -69,7 +69,7 @@ class Accuracy:
 
     # Share of images named correctly.
     share: float
-    # The share if the commonest class were named for every image.
+    # The share if the most common class were named for every image.
     chance: float
     images: int
 
