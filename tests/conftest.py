@@ -37,6 +37,7 @@ import headspan as hs  # noqa: E402
 from headspan.decompose.contributions import contributions  # noqa: E402
 from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
+from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
 
 # Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
@@ -148,6 +149,12 @@ def interruptible() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture(autouse=True)
+def _no_vectors_of_other_tests() -> None:
+    """Embed texts anew in every test, whatever ran before in the same process."""
+    forget_vectors()
 
 
 @pytest.fixture(scope="session")

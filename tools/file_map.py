@@ -21,6 +21,7 @@ ORDER = (
     "timing",
     "events",
     "errors",
+    "frames",
     "user_paths",
     "config",
     "io",

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from headspan.store.info import StoreInfo, info
     from headspan.store.reader import Store
     from headspan.store.reader import open_store as open  # noqa: A004
-    from headspan.texts.pool import Pool, read_pool, text_vectors
+    from headspan.texts.pool import Pool, read_pool
+    from headspan.texts.vectors import text_vectors
 
 # The module of each name that is imported when it is first used, as above.
 _MODULES = {
@@ -56,7 +57,7 @@ _MODULES = {
     "open": "store.reader",
     "Pool": "texts.pool",
     "read_pool": "texts.pool",
-    "text_vectors": "texts.pool",
+    "text_vectors": "texts.vectors",
 }
 
 __all__ = [

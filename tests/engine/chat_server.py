@@ -1,6 +1,6 @@
-"""A real HTTP server on loopback that speaks chat completions, and misbehaves on request.
+"""An HTTP server on loopback that serves chat completions, and fails on request.
 
-It answers by a function of the prompt. Every request may instead meet the next of `mishaps`, in order.
+It answers with a function of the prompt. A request may instead trigger the next of `mishaps`, in order.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ KEY = "sk-a-key-that-nobody-may-see"
 
 
 class ChatServer:
-    """What the server knows and has seen; `mishaps` are functions of a handler, or None for an ordinary reply."""
+    """The server's settings and what it received; `mishaps` are functions of a handler, or None for a normal reply."""
 
     def __init__(self) -> None:
         self.answer: Callable[[str, str], str] = lambda model, prompt: '{"label": "things", "associated": 1}'
         self.mishaps: list[Callable[[Handler], None] | None] = []
-        # What happens to every request that meets no mishap, if not an ordinary reply.
+        # Handles every request that triggers no mishap, instead of a normal reply.
         self.always: Callable[[Handler], None] | None = None
         self.models: tuple[str, ...] | None = None
         self.key: str | None = None
@@ -38,7 +38,7 @@ class ChatServer:
         self.url = ""
 
     def prompts(self) -> list[str]:
-        """The first message of every request, as they came."""
+        """The first message of every request, in order of arrival."""
         return [request["messages"][0]["content"] for request in self.requests]
 
 
@@ -68,13 +68,13 @@ class Handler(BaseHTTPRequestHandler):
                 chat.busy -= 1
 
     def ordinary(self, body: dict[str, Any]) -> None:
-        """The reply that a good server gives."""
+        """The reply of a server that works."""
         chat = self.server.chat
         time.sleep(chat.delay_seconds)
         if self.path != "/v1/chat/completions":
             return self.reply(404, {"detail": "Not Found"})
         if chat.key is not None and self.headers["Authorization"] != f"Bearer {chat.key}":
-            # Some servers echo what they were given.
+            # Some servers echo the key.
             return self.fail(401, f"Incorrect API key provided: {self.headers['Authorization']}", "invalid_api_key")
         if chat.models is not None and body["model"] not in chat.models:
             return self.fail(404, f"The model `{body['model']}` does not exist", "model_not_found")
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             "message": {"role": "assistant", "content": content, **message},
         }
         usage = {} if chat.usage is None else {"usage": chat.usage}
-        # Of this connection's request: others may have come since.
+        # The model of this connection's request, since other requests may have arrived.
         model = f"{self.asked['model']}-0613"
         self.reply(200, {"id": "x", "object": "chat.completion", "model": model, "choices": [choice], **usage})
 
@@ -115,9 +115,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def cut(self, reset: bool) -> None:
-        """End the connection, within the reply or, with a reset, before it."""
+        """End the connection: within the reply, or with a reset before it."""
         if reset:
-            # Linger for no time: the other side sees a reset.
+            # A linger time of zero makes the client see a reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
             self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"choi')
@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Handlers find the chat here."""
+    """Gives its handlers access to the chat."""
 
     daemon_threads = True
 
@@ -137,7 +137,7 @@ class Server(ThreadingHTTPServer):
         self.chat = chat
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+        """Ignore clients that disconnect."""
 
 
 @contextmanager

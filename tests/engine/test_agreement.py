@@ -1,4 +1,4 @@
-"""Measures of agreement against definitions spelt out pair by pair, and against published worked examples."""
+"""Measures of agreement, compared with their definitions pair by pair and with published examples."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from headspan.concepts.agreement import agree
+from headspan.concepts.agreement import agree, rater_agreement
 from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes
 from headspan.concepts.labels import Labels
-from headspan.concepts.raters import rater_agreement
 
 
 def by_hand(first: list[int], second: list[int]) -> tuple[float, float, float]:
-    """κ, ρ and τ-b, each from its definition over things and pairs of things."""
+    """κ, ρ and τ-b from their definitions over items and pairs of items."""
     count = len(first)
     observed = sum(one == other for one, other in zip(first, second, strict=True)) / count
     expected = sum(first.count(rating) * second.count(rating) for rating in set(first)) / count**2
@@ -38,7 +37,7 @@ def by_hand(first: list[int], second: list[int]) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("ratings", [2, 6])
 @pytest.mark.parametrize("count", [2, 3, 57])
-def test_measures_are_what_their_definitions_say(count: int, ratings: int) -> None:
+def test_measures_agree_with_their_definitions(count: int, ratings: int) -> None:
     random = np.random.default_rng(count * ratings)
     for _ in range(10):
         first = random.integers(0, ratings, count)
@@ -75,26 +74,26 @@ def test_ranks_of_published_examples() -> None:
     assert ranked([12, 2, 1, 12, 2], [1, 4, 7, 1, 0])[1] == pytest.approx(-0.47140452079103173)
 
 
-def test_a_rater_who_never_varies_has_no_measure() -> None:
+def test_measures_are_nan_for_a_rater_who_never_varies() -> None:
     found = agree(np.ones(9, int), np.array([0, 1, 1] * 3), np.arange(9))
     assert found.same == pytest.approx(2 / 3)
     assert math.isnan(found.spearman.value)
     assert math.isnan(found.kendall.value)
-    # κ is defined, and says that this is what chance gives.
+    # κ is defined: it is 0, the agreement by chance.
     assert found.kappa.value == 0
     both = agree(np.ones(9, int), np.ones(9, int), np.arange(9))
     assert math.isnan(both.kappa.value)
     assert both.same == 1
 
 
-def test_nothing_in_common_is_no_number() -> None:
+def test_measures_are_nan_without_common_items() -> None:
     none = np.zeros(0, int)
     found = agree(none, none, none)
     assert found.pairs == 0
     assert math.isnan(found.kappa.value)
 
 
-def test_texts_of_one_head_move_together_in_the_bootstrap() -> None:
+def test_the_bootstrap_draws_whole_heads() -> None:
     random = np.random.default_rng(0)
     heads = np.repeat(np.arange(20), 5)
     first = np.repeat(random.integers(0, 2, 20), 5)
@@ -102,16 +101,16 @@ def test_texts_of_one_head_move_together_in_the_bootstrap() -> None:
     together = agree(first, second, heads).kappa
     apart = agree(first, second, np.arange(100)).kappa
     assert together.value == apart.value
-    # A head's five equal votes say no more than one of them: the interval is √5 times as wide.
+    # Five equal votes of a head are one observation, so the interval is √5 times as wide.
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_intervals_cover_the_true_value_in_95_percent_of_samples() -> None:
     random = np.random.default_rng(3)
     covered = 0
     for _ in range(200):
         first = random.integers(0, 2, 100)
-        # Nine in ten kept, and one in ten turned: κ = 0.8.
+        # One vote in ten is flipped: κ = 0.8.
         second = np.where(random.random(100) < 0.9, first, 1 - first)
         found = agree(first, second, np.arange(100), replicates=200).kappa
         covered += found.low <= 0.8 <= found.high
@@ -119,7 +118,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def votes(*judges: list[list[list[int]]]) -> ConceptConsistency:
-    """Votes on heads of one layer, a list a judge."""
+    """Votes on heads of one layer, one list for each judge."""
     cast = np.array(judges, np.int8)
     heads = cast.shape[2]
     labels = Labels("hand", "by hand", (8,), (("a",) * heads,), None)
@@ -136,14 +135,14 @@ def test_every_two_judges_and_people_are_compared_on_what_both_rated() -> None:
     judges, mine, other, majority = pairs
     assert (judges.texts.pairs, judges.texts.clusters) == (14, 3)
     assert judges.texts.same == pytest.approx(11 / 14)
-    # Of the third head, A has no vote on one text, so it has no score.
+    # A did not vote on one text of the third head, so this head has no score from A.
     assert judges.heads.pairs == 2
     assert mine.texts.pairs == 5
     assert mine.texts.same == 1
     assert other.texts.same == 0.8
-    # One says yes and one no: a tie, so not consistent.
+    # One yes and one no are a tie, which is not consistent.
     assert majority.texts.same == 1
 
 
-def test_one_judge_alone_has_nobody_to_agree_with() -> None:
-    assert rater_agreement(votes([[[1, 0, 1, 0, 1]]]), {}) == []
+def test_one_judge_alone_gives_no_pair() -> None:
+    assert len(rater_agreement(votes([[[1, 0, 1, 0, 1]]]), {})) == 0

@@ -1,4 +1,4 @@
-"""Neighbours, maps and mean ablation against their definitions on dense contributions."""
+"""Neighbours, maps and mean ablation, compared with their definitions on dense contributions."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def dense_mean(store: hs.Store) -> np.ndarray:
 
 def test_similarities_are_the_dot_products_of_mean_contributions(toy_store: hs.Store, vectors: np.ndarray) -> None:
     wanted = vectors @ dense_mean(toy_store).T
-    assert relative_error(similarities(toy_store, SOME_HEADS, vectors), wanted) < FLOAT32_SUM
+    assert relative_error(similarities(toy_store, vectors, SOME_HEADS), wanted) < FLOAT32_SUM
 
 
 def test_the_nearest_images_to_a_text_are_those_of_the_largest_dot_products(
@@ -40,6 +40,15 @@ def test_the_nearest_images_to_a_text_are_those_of_the_largest_dot_products(
     found = nearest_to_vector(toy_store, vectors[0], SOME_HEADS, count=7)
     assert found.images.tolist() == np.argsort(-scores)[:7].tolist()
     assert relative_error(found.scores, np.sort(scores)[::-1][:7]) < FLOAT32_SUM
+
+
+def test_the_nearest_images_to_a_text_are_found_by_the_text_itself(toy_store: hs.Store) -> None:
+    found = hs.explore.nearest_to_text(toy_store, "a cat", SOME_HEADS, count=4)
+    (vector,) = hs.text_vectors(toy_store, ["a cat"])
+    wanted = nearest_to_vector(toy_store, vector, SOME_HEADS, count=4)
+    np.testing.assert_array_equal(found.images, wanted.images)
+    assert repr(found).startswith(f"Neighbours(4 images: {found.images[0]} (")
+    assert len(repr(nearest_to_image(toy_store, 0, SOME_HEADS, count=50))) < 80
 
 
 def test_the_nearest_images_to_an_image_leave_it_out(toy_store: hs.Store) -> None:
@@ -56,7 +65,7 @@ def test_the_nearest_are_the_first_of_all_images_in_order_of_their_scores(count:
     for images in (0, 1, 3, 257, 1000):
         for scores in (
             random.standard_normal(images),
-            # Many are equal.
+            # With many equal scores.
             random.integers(0, 5, images),
             np.zeros(images),
             np.sort(random.standard_normal(images)),
@@ -70,29 +79,29 @@ def test_the_nearest_are_the_first_of_all_images_in_order_of_their_scores(count:
             assert (found.scores == known[ranked[:count]]).all()
 
 
-def test_failed_images_are_nobodys_neighbours(toy_run: ToyRun, vectors: np.ndarray) -> None:
+def test_failed_images_are_never_neighbours(toy_run: ToyRun, vectors: np.ndarray) -> None:
     store = hs.open(toy_run.path, include_failed=True)
     found = nearest_to_vector(store, vectors[0], SOME_HEADS, count=1000)
     assert len(found.images) == 70 - len(BROKEN_ROWS)
     assert not set(found.images.tolist()) & set(BROKEN_ROWS)
 
 
-def test_a_map_is_each_patchs_contribution_along_the_text(toy_store: hs.Store, vectors: np.ndarray) -> None:
+def test_a_map_is_each_patchs_contribution_times_the_text(toy_store: hs.Store, vectors: np.ndarray) -> None:
     wanted = sum(toy_store.patches(4, layer)[1:, head] @ vectors.T for layer, head in SOME_HEADS)
     maps = text_maps(toy_store, 4, vectors, SOME_HEADS)
     assert maps.shape == (5, 4, 4)
     assert relative_error(maps, np.asarray(wanted).T.reshape(5, 4, 4)) < FLOAT32_SUM
 
 
-def test_no_heads_are_refused_in_one_sentence(toy_store: hs.Store, vectors: np.ndarray) -> None:
-    with pytest.raises(SettingsError, match="no heads were named; name at least one"):
+def test_an_empty_list_of_heads_is_refused(toy_store: hs.Store, vectors: np.ndarray) -> None:
+    with pytest.raises(SettingsError, match="the list of heads is empty; name at least one"):
         nearest_to_vector(toy_store, vectors[0], [])
-    with pytest.raises(SettingsError, match="no heads were named; name at least one"):
+    with pytest.raises(SettingsError, match="the list of heads is empty; name at least one"):
         text_maps(toy_store, 0, vectors, [])
 
 
-def test_what_are_no_heads_or_no_vectors_is_refused_in_one_sentence(toy_store: hs.Store) -> None:
-    # In a process of its own: here all types are checked at every call.
+def test_wrong_heads_and_wrong_vectors_are_refused_with_what_to_give(toy_store: hs.Store) -> None:
+    # In a separate process, since the tests' type checks would refuse the arguments first.
     program = """
 import sys, numpy as np, headspan as hs
 from headspan.explore.neighbours import nearest_to_image
@@ -112,18 +121,18 @@ for heads, vectors in [(heads, None) for heads in wrong_heads] + [([(1, 1)], vec
     assert all("give [text, 24], as text_vectors" in line for line in said[3:])
 
 
-def test_mean_ablation_leaves_the_embedding_but_for_the_heads_spread(toy_store: hs.Store) -> None:
+def test_mean_ablation_removes_the_heads_deviation_from_their_mean(toy_store: hs.Store) -> None:
     whole = toy_store.embedding / np.linalg.norm(toy_store.embedding, axis=1, keepdims=True)
     ablated = mean_ablated(toy_store, SOME_HEADS)
     moved = sum(toy_store.head(*head) - toy_store.head(*head).mean(axis=0) for head in SOME_HEADS)
     assert relative_error(whole - ablated, np.asarray(moved)) < FLOAT32_SUM * 100
-    # The mean over images stays where it was.
+    # The mean over images does not change.
     assert relative_error(ablated.mean(axis=0), whole.mean(axis=0)) < FLOAT32_SUM
     assert relative_error(mean_ablated(toy_store, []), whole) < FLOAT32_SUM
 
 
 def test_mean_ablation_takes_its_means_from_the_moments(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As of a hundred million images, of which a float32 sum row by row would have lost most.
+    # Moments of 67 million images: a float32 sum over rows would lose most of them.
     moments = toy_store.moments()
     many = MergedMoments(moments.count * 10**6, moments.total * 1e6, moments.gram * 1e6)
     expected = mean_ablated(toy_store, SOME_HEADS)

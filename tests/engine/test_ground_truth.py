@@ -26,7 +26,6 @@ from headspan.errors import SettingsError
 from headspan.explore.segmentation import resized
 from headspan.prune.zero_shot import Accuracy, Classes
 from headspan.shards.samples import Sample, Shard
-from headspan.store import results
 from headspan.store.schema import FORMAT, Dimensions
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
@@ -181,9 +180,9 @@ def _add_labels(store: hs.Store, labels: Mapping[Head, str], consistent: int) ->
         indices[head][consistent:] = 5 * ((place + 1 + np.arange(5 - consistent)) % len(FACTOR_OF))
     about = {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": list(map(str, pool.concepts or ()))}
     vectors = np.eye(len(pool.texts), JOINT, dtype=np.float32)
-    results.save(store, "texts", "world", {"vectors": (vectors, ("text", "joint"))}, about)
+    analyses.save(store, "texts", "world", {"vectors": (vectors, ("text", "joint"))}, about)
     dims = ("layer", "head", "text")
-    results.save(
+    analyses.save(
         store,
         "textspan",
         "world",

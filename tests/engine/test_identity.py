@@ -22,6 +22,8 @@ from headspan.run.repair import repair
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences, identity
 from headspan.store.schema import ROOT_COPY
 from headspan.store.write.commits import Commits
+from headspan.texts.stored import keep_vectors
+from headspan.texts.vectors import embed_pool
 from tests.conftest import TOY, ToyRun
 
 KEYS = (*MODEL_KEYS, *RUN_KEYS, *SIZE_KEYS)
@@ -146,6 +148,7 @@ def test_all_texts_of_a_store_without_a_recorded_text_tower_must_share_one(
     (toy_copy / "zarr.json").write_text(json.dumps(metadata, indent=2))
     store = hs.open(toy_copy)
     first = hs.text_vectors(store, ["a cat"])
+    keep_vectors(store, embed_pool(store, ["a cat"]))
     with pytest.raises(ModelError, match=r"the weights .*other-text.* are of text tower .*, but its other texts"):
         hs.text_vectors(store, ["a dog"], weights=other_text_tower(toy_run, tmp_path))
     np.testing.assert_array_equal(hs.text_vectors(store, ["a cat"]), first)

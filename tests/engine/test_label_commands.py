@@ -1,4 +1,4 @@
-"""The commands about labels, scores and pools as a user types them: what they print, cost, keep and refuse."""
+"""The commands about labels, scores and pools: what they print, cost, store and refuse."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     out, _ = run(capsys, "votes", path, "--head", "L0.H1")
     assert "L0.H1  colours  CCS 3" in out
     assert "L0.H0" not in out
-    # text 4: kind and even take it, low does not.
+    # kind and even vote 1 on text 4, low votes 0.
     assert re.search(r"\+ text 4\n +1  kind\n +← .*\n +1  even\n +← .*\n +0  low\n +← \{\"associated\": 0\}", out)
 
     out, _ = run(capsys, "agreement", path)
@@ -94,7 +94,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     assert len(chat.requests) == asked
 
 
-def test_people_judge_a_file_that_is_read_back(
+def test_people_vote_in_a_file_that_is_read_back(
     path: str, chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(capsys, "label", path, "--llm", "m")
@@ -105,7 +105,7 @@ def test_people_judge_a_file_that_is_read_back(
     assert f"21 texts written to {spans}" in out
     with spans.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    # The person says what the judge says, but for text 6.
+    # The person votes like the judge, except on text 6.
     with spans.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -117,7 +117,7 @@ def test_people_judge_a_file_that_is_read_back(
     assert f"21 texts, {1 - different / 21:.1%} the same" in out
 
 
-def test_without_a_model_nothing_is_asked_whatever_the_environment_holds(
+def test_without_a_model_nothing_is_asked_even_if_the_environment_names_an_endpoint(
     toy_copy: Path, chat: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(hs.open(toy_copy), HEADS, POOL)
@@ -146,7 +146,7 @@ def test_a_dry_run_shows_prompts_and_cost_and_changes_nothing(
     assert len(chat.requests) == 5
 
 
-def test_scores_made_in_different_ways_are_said_not_to_compare(
+def test_scores_made_in_different_ways_are_reported_as_not_comparable(
     path: str, chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(path, tmp_path / "other.zarr")
@@ -159,7 +159,7 @@ def test_scores_made_in_different_ways_are_said_not_to_compare(
     assert "votes by even\nscores made by different methods cannot be compared" in out
 
 
-def test_a_pool_is_named_after_what_was_asked_and_labels_by_it_say_who_wrote_it(
+def test_a_pool_is_named_after_its_request_and_its_labels_name_the_author(
     toy_copy: Path,
     chat: ChatServer,
     tmp_path: Path,
@@ -176,7 +176,7 @@ def test_a_pool_is_named_after_what_was_asked_and_labels_by_it_say_who_wrote_it(
     assert out.startswith("labels by concepts of pool numbers-of-dogs, written by m\n")
 
 
-def test_a_pool_is_written_and_goes_on(chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pool_is_written_and_continued(chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = iter(range(1000))
     chat.answer = lambda model, prompt: json.dumps({"texts": [f"Picture {next(numbers)}" for _ in range(4)]})
     command = ["pool", "--llm", "m", "--ask", "descriptions", "--out", str(tmp_path / "p.txt"), "--per-call", "4"]
@@ -190,7 +190,7 @@ def test_a_pool_is_written_and_goes_on(chat: ChatServer, tmp_path: Path, capsys:
     asked = len(chat.requests)
     out, _ = run(capsys, *command, "--count", "12")
     assert len((tmp_path / "p.txt").read_text().splitlines()) == 12
-    # Twelve came in the first three lists.
+    # The first three lists had twelve texts.
     assert len(chat.requests) == asked
     _, err = run(capsys, *command, "--count", "12")
     assert "there is nothing to ask" in err
@@ -199,18 +199,18 @@ def test_a_pool_is_written_and_goes_on(chat: ChatServer, tmp_path: Path, capsys:
 def test_the_budget_that_is_printed_is_that_of_the_whole_pool(
     chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Never more than one new text a list.
+    # At most one new text in each list.
     chat.answer = lambda model, prompt: json.dumps({"texts": [f"Picture {hash(prompt)}"]})
     command = ["pool", "--llm", "m", "--ask", "descriptions", "--out", str(tmp_path / "p.txt"), "--per-call", "9"]
     assert main([*command, "--count", "45"]) == 2
     said = capsys.readouterr()
     (budget,) = re.findall(r"budget: (\d+) calls", said.err)
     assert len(chat.requests) == int(budget) == 25
-    assert "give more with --max-calls and --max-tokens" in said.err
+    assert "raise --max-calls and --max-tokens" in said.err
     assert len((tmp_path / "p.txt").read_text().splitlines()) >= 20
 
 
-def test_paid_labels_and_votes_are_replaced_on_request_alone(
+def test_paid_labels_and_votes_are_replaced_only_on_request(
     path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(capsys, "label", path, "--llm", "m")
@@ -221,16 +221,16 @@ def test_paid_labels_and_votes_are_replaced_on_request_alone(
         ["ccs", path, "--judge", "even"],
     ):
         assert "or give --overwrite" in refused(capsys, *command)
-        # What it would cost is told all the same.
+        # A dry run still prints the cost.
         out, _ = run(capsys, *command, "--dry-run")
         assert "call" in out
     assert relative_files(Path(path)) == before
     assert len(chat.requests) == asked
-    # The same again says that it is there, and asks nothing.
+    # Repeating a command reports that the run exists, and asks nothing.
     _, err = run(capsys, "label", path, "--llm", "m")
-    assert "labels/hand are by m and the same prompts; left as they are" in err
+    assert "labels/hand are by m and the same prompts; they are unchanged" in err
     out, err = run(capsys, "ccs", path, "--judge", "kind")
-    assert "ccs/hand has the votes of these judges; it was left as it is" in err
+    assert "ccs/hand has the votes of these judges; it is unchanged" in err
     assert "votes by kind" in out
     assert relative_files(Path(path)) == before
     _, err = run(capsys, "ccs", path, "--judge", "even", "--overwrite")
@@ -251,10 +251,13 @@ def test_paid_labels_and_votes_are_replaced_on_request_alone(
         (["label", "--llm", "m", "--max-tokens", "-1"], "--max-tokens -1 is below zero"),
         (["label", "--llm", "m", "--answer-tokens", "0"], "--answer-tokens 0 is too small"),
         (["label", "--llm", "m", "--parallel", "0"], "--parallel 0 is too small"),
-        (["label", "--llm", "m", "--base-url", "there"], "the base URL is no http or https address"),
+        (["label", "--llm", "m", "--base-url", "there"], "the base URL is not an http or https address"),
         (["label", "--llm", "m", "--examples", "nowhere.toml"], "nowhere.toml: cannot be read"),
-        (["label", "--llm", "m", "--api-key", "wrong-key-1"], "the key was refused (401: Incorrect API key provided"),
-        (["label", "--llm", " "], "a language model without a name cannot be asked"),
+        (
+            ["label", "--llm", "m", "--api-key", "wrong-key-1"],
+            "the API key was refused (401: Incorrect API key provided",
+        ),
+        (["label", "--llm", " "], "the name of the language model is empty"),
         (["votes"], "run headspan ccs"),
         (["agreement"], "run headspan label"),
         (["compare"], "run headspan ccs"),
@@ -270,7 +273,7 @@ def test_a_wrong_value_of_a_flag_gives_one_sentence_and_exit_code_2(
 
 def test_unknown_models_and_heads_are_named(path: str, chat: ChatServer, capsys: pytest.CaptureFixture[str]) -> None:
     chat.models = ("m", "even")
-    assert "has no model 'n' for you (404: The model `n` does not exist)" in refused(
+    assert "has no model 'n' for this key (404: The model `n` does not exist)" in refused(
         capsys, "label", path, "--llm", "n"
     )
     run(capsys, "label", path, "--llm", "m")
@@ -290,7 +293,7 @@ def test_no_key_for_openai_is_refused(
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_run_that_is_interrupted_keeps_its_answers_and_goes_on(path: str, chat: ChatServer) -> None:
+def test_an_interrupted_run_keeps_its_answers_and_continues(path: str, chat: ChatServer) -> None:
     chat.delay_seconds = 0.3
     command = [*HEADSPAN, "label", path, "--llm", "m", "--parallel", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -305,12 +308,12 @@ def test_a_run_that_is_interrupted_keeps_its_answers_and_goes_on(path: str, chat
     assert errors.splitlines()[-1] == "headspan: interrupted; answers are kept, run the same command to continue"
     asked = len(chat.requests)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # The third was on its way, and may have come in time.
+    # The third answer may have arrived before the interrupt.
     assert re.search("[23] answered before, [23] to ask", done.stderr)
     assert len(chat.requests) <= asked + 3
 
 
-def test_without_the_client_the_sentence_says_what_to_install(path: str, chat: ChatServer) -> None:
+def test_without_the_client_the_error_says_what_to_install(path: str, chat: ChatServer) -> None:
     hidden = (
         "import sys; sys.modules['openai'] = None; from headspan.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
@@ -321,7 +324,7 @@ def test_without_the_client_the_sentence_says_what_to_install(path: str, chat: C
     assert failures_without(("openai",), ["headspan", "headspan.cli.main"]) == {}
 
 
-def test_no_output_and_no_file_holds_the_key(
+def test_no_output_and_no_file_contains_the_key(
     path: str, chat: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, err = run(capsys, "label", path, "--llm", "m")

@@ -1,4 +1,4 @@
-"""Labels and Concept Consistency Scores on spans made by hand, whose answers are known."""
+"""Labels and Concept Consistency Scores of handmade text spans with known answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import headspan as hs
 from headspan.concepts.ccs import ConceptConsistency, Votes, concept_consistency
 from headspan.concepts.labels import Labels, label_heads, label_with, read_labels
 from headspan.errors import SettingsError, StoreError, TextsError
-from headspan.spans.over_store import HeadSpans
+from headspan.spans.result import HeadSpans
 from headspan.store import results
 from headspan.store.write import analyses
 from headspan.texts.pool import Pool
@@ -42,14 +42,14 @@ def keep(store: hs.Store, indices: Sequence[Sequence[Sequence[int]]], pool: Pool
 
 
 HEADS = [
-    # Layer 0: all five places; three of five colours; a tie of two and two, places first.
+    # Layer 0: five places; three colours of five; a tie of two and two, places first.
     [[0, 1, 2, 0, 1, 6], [3, 0, 4, 6, 5, 0], [1, 3, 6, 4, 2, 3]],
-    # Layer 1: all five places again; animals once and nothing left; nothing at all.
+    # Layer 1: five places again; one animal only; no texts.
     [[2, 1, 0, 2, 1, 6], [6, -1, -1, -1, -1, -1], [-1, -1, -1, -1, -1, -1]],
 ]
 
 
-def test_labels_are_the_commonest_concept_of_five_texts_and_the_first_of_a_tie(toy_copy: Path) -> None:
+def test_the_label_is_the_most_common_concept_of_five_texts(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, HEADS)
     labels = label_heads(store)
@@ -63,14 +63,14 @@ def test_labels_are_the_commonest_concept_of_five_texts_and_the_first_of_a_tie(t
     assert labels.source == "concepts of pool hand"
 
 
-def test_the_sixth_text_has_no_say(toy_copy: Path) -> None:
+def test_only_the_first_five_texts_count(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     # Two animals among five, three among six.
     keep(store, [[[0, 6, 1, 6, 2, 6]] * 3])
     assert label_heads(store).names == (("places",) * 3,)
 
 
-def test_of_three_equal_concepts_the_one_chosen_first_is_the_label(toy_copy: Path) -> None:
+def test_of_equally_common_concepts_the_first_is_the_label(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, [[[6, 3, 0, -1, -1], [3, 0, 4, 1, 6], [0, 4, 3, 1, 6]]])
     assert label_heads(store).names == (("animals", "colours", "places"),)
@@ -84,7 +84,7 @@ def test_scores_groups_and_the_ratio_of_concentrated_concepts(toy_copy: Path) ->
     assert found.scores.tolist() == [[5, 3, 2], [5, 1, 0]]
     assert found.at_k == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 0, 2 / 6])
     assert found.groups == {"high": 2, "moderate": 1, "low": 2}
-    # Two high heads share the one concept.
+    # Two high heads share one concept.
     assert found.ccr == 1 / 2
     assert found.group(0, 0) == "high"
     assert found.group(0, 1) == "moderate"
@@ -92,7 +92,7 @@ def test_scores_groups_and_the_ratio_of_concentrated_concepts(toy_copy: Path) ->
     assert found.group(1, 1) == found.group(1, 2) == "low"
 
 
-def test_labels_and_scores_are_kept_and_read_again(toy_copy: Path) -> None:
+def test_labels_and_scores_are_stored_and_read_back(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, HEADS)
     labels = label_heads(store)
@@ -131,7 +131,7 @@ def test_the_ratio_counts_concepts_of_more_than_one_high_head(
     assert scored(scores, names).ccr == pytest.approx(ccr)
 
 
-def test_without_a_high_head_the_ratio_is_no_number_and_is_kept_as_none(toy_copy: Path) -> None:
+def test_without_a_high_head_the_ratio_is_nan_and_stored_as_none(toy_copy: Path) -> None:
     assert math.isnan(scored([[4, 3, 0]], [["a", "a", None]]).ccr)
     store = hs.open(toy_copy)
     keep(store, [[[6, 0, 3, -1, -1]] * 3])
@@ -140,14 +140,14 @@ def test_without_a_high_head_the_ratio_is_no_number_and_is_kept_as_none(toy_copy
     assert dict(hs.open(toy_copy).group["ccs/hand"].attrs)["ccr"] is None
 
 
-def test_a_layers_number_is_the_models_not_its_place() -> None:
+def test_groups_are_asked_for_by_the_models_layer_numbers() -> None:
     found = scored([[5, 2, 1], [0, 3, 4]], [["a"] * 3] * 2)
     assert found.group(8, 0) == "high"
     assert found.group(9, 1) == "moderate"
     assert found.group(9, 2) is None
 
 
-def test_any_labeller_and_judge_may_take_their_places() -> None:
+def test_any_function_may_label_and_judge() -> None:
     indices = np.array([[[4, 2, -1], [-1, -1, -1]], [[0, 1, 2], [6, 5, 4]]])
     spans = HeadSpans("hand", POOL, (3, 7), indices, np.zeros(indices.shape), images=2)
     asked: list[list[int]] = []
@@ -168,13 +168,13 @@ def test_a_pool_without_concepts_is_refused_with_what_to_give(toy_copy: Path) ->
     store = hs.open(toy_copy)
     keep(store, HEADS, Pool("plain", POOL.texts))
     with pytest.raises(
-        TextsError, match=r"pool plain: its texts carry no concepts, .*; give text<TAB>concept lines, or"
+        TextsError, match=r"pool plain: its texts have no concepts, .*; give text<TAB>concept lines, use"
     ):
         label_heads(store)
     assert results.runs(store, "labels") == []
 
 
-def test_scores_without_labels_are_refused_with_the_command_that_makes_them(toy_copy: Path) -> None:
+def test_scores_without_labels_are_refused_with_the_command_to_run(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     with pytest.raises(StoreError, match=r"copy\.zarr: has no labels run; run headspan label"):
         concept_consistency(store)
@@ -199,5 +199,5 @@ def test_spans_labels_and_scores_of_a_whole_run_fit_together(toy_copy: Path) -> 
 def test_labels_of_fewer_than_five_texts_a_head_are_refused(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, [[[0, 1, 2]] * 3])
-    with pytest.raises(SettingsError, match=r"has 3 texts a head, .* run headspan textspan with --texts-per-head 5"):
+    with pytest.raises(SettingsError, match=r"has 3 texts per head, .* run headspan textspan with --texts-per-head 5"):
         label_heads(store, "hand")

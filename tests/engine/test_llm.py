@@ -1,4 +1,4 @@
-"""Questions to a real HTTP server on loopback, which misbehaves in every way that an endpoint can."""
+"""Questions to an HTTP server on loopback that fails in the ways of real endpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from headspan.errors import LanguageModelError, SettingsError
-from headspan.llm import worker_pool as crew
+from headspan.llm import worker_pool
 from headspan.llm.asking import Asker
 from headspan.llm.budget import Budget, BudgetSpentError
 from headspan.llm.cache import AnswerCache, Question, default_folder
@@ -96,7 +96,7 @@ def test_a_rerun_is_free_and_needs_neither_key_nor_endpoint(chat: ChatServer, tm
         (lambda h: h.complete('{"label": ' + "[" * 5000), 2),
     ],
 )
-def test_a_mishap_costs_another_call_and_the_answer_comes(
+def test_a_failed_call_is_retried_and_the_answer_arrives(
     mishap: Mishap, calls: int, chat: ChatServer, tmp_path: Path
 ) -> None:
     chat.mishaps = [mishap]
@@ -114,38 +114,38 @@ def test_a_mishap_costs_another_call_and_the_answer_comes(
         '{"label": "m on question 0"} {"label": "m on question 0"}',
     ],
 )
-def test_what_is_wrapped_around_the_json_does_not_matter(content: str, chat: ChatServer, tmp_path: Path) -> None:
+def test_text_around_the_json_is_ignored(content: str, chat: ChatServer, tmp_path: Path) -> None:
     chat.mishaps = [lambda h: h.complete(content)]
     assert asker(chat, tmp_path).ask(questions(1))[0].value == "m on question 0"
     assert len(chat.requests) == 1
 
 
-def test_a_reply_not_as_asked_is_shown_to_the_model_with_the_complaint(chat: ChatServer, tmp_path: Path) -> None:
+def test_an_unusable_reply_is_sent_back_to_the_model_with_the_reason(chat: ChatServer, tmp_path: Path) -> None:
     chat.mishaps = [lambda h: h.complete("colours, I think")]
     (answer,) = asker(chat, tmp_path).ask(questions(1))
     assert [reply["content"] for reply in answer.replies] == ["colours, I think", '{"label": "m on question 0"}']
     _, second = chat.requests
     assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
     assert second["messages"][1]["content"] == "colours, I think"
-    assert "holds no JSON object with the field 'label'" in second["messages"][2]["content"]
-    # The schema brought no JSON, so it is left out.
+    assert "contains no JSON object with the field 'label'" in second["messages"][2]["content"]
+    # The schema did not lead to JSON, so it is left out.
     assert "response_format" not in second
 
 
-def test_an_answer_that_never_comes_is_told_and_asked_for_again_by_the_next_run(
+def test_a_question_without_an_answer_is_reported_and_asked_again_by_the_next_run(
     chat: ChatServer, tmp_path: Path
 ) -> None:
     chat.mishaps = [lambda h: h.complete("no idea")] * 3
     (answer,) = asker(chat, tmp_path).ask(questions(1))
     assert answer.value is None
-    assert answer.complaint == "holds no JSON object with the field 'label'"
+    assert answer.complaint == "contains no JSON object with the field 'label'"
     assert len(answer.replies) == len(chat.requests) == 3
     (better,) = asker(chat, tmp_path).ask(questions(1))
     assert better.value == "m on question 0"
     assert len(chat.requests) == 4
 
 
-def test_a_filter_that_refuses_the_request_is_one_question_unanswered(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_content_filter_leaves_one_question_unanswered(chat: ChatServer, tmp_path: Path) -> None:
     chat.mishaps = [lambda h: h.fail(400, "The response was filtered", "content_filter")]
     chat.answer = lambda model, prompt: '{"label": "fine"}'
     answers = Asker(
@@ -155,17 +155,17 @@ def test_a_filter_that_refuses_the_request_is_one_question_unanswered(chat: Chat
     assert answers[0].complaint == "is a refusal: 400: The response was filtered"
 
 
-def test_retry_after_holds_all_threads_back(chat: ChatServer, tmp_path: Path) -> None:
+def test_retry_after_delays_all_threads(chat: ChatServer, tmp_path: Path) -> None:
     chat.mishaps = [lambda h: h.fail(429, "slow down", None, Retry_After="1")]
     chat.delay_seconds = 0.05
     assert all(answer.value for answer in asker(chat, tmp_path).ask(questions(12)))
-    # What was under way at that moment may still arrive.
+    # Requests that were in progress at that moment may still arrive.
     late = [moment - chat.times[0] for moment in chat.times[4:]]
     assert len(late) == 9
     assert min(late) >= 1.0
 
 
-def test_a_date_says_when_to_come_back_as_well() -> None:
+def test_retry_after_may_be_seconds_or_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 25 < (retry_after_seconds({"retry-after": later}) or 0) <= 30
     assert retry_after_seconds({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
@@ -174,7 +174,7 @@ def test_a_date_says_when_to_come_back_as_well() -> None:
         assert retry_after_seconds(nothing) is None
 
 
-def test_waits_grow_and_are_not_all_alike(chat: ChatServer, tmp_path: Path) -> None:
+def test_delays_grow_and_have_jitter(chat: ChatServer, tmp_path: Path) -> None:
     chat.mishaps = [lambda h: h.fail(500, "oops", None)] * 3
     patience = Patience(attempts=4, first_wait_seconds=0.2)
     Asker(Endpoint(chat.url, KEY, patience=patience), AnswerCache(tmp_path)).ask(questions(1))
@@ -183,7 +183,7 @@ def test_waits_grow_and_are_not_all_alike(chat: ChatServer, tmp_path: Path) -> N
         assert least <= wait < 2 * least + 0.5
 
 
-def test_requests_at_a_time_are_bounded(chat: ChatServer, tmp_path: Path) -> None:
+def test_parallel_requests_are_bounded(chat: ChatServer, tmp_path: Path) -> None:
     chat.delay_seconds = 0.05
     endpoint = Endpoint(chat.url, KEY, parallel=3)
     Asker(endpoint, AnswerCache(tmp_path)).ask(questions(20))
@@ -193,23 +193,27 @@ def test_requests_at_a_time_are_bounded(chat: ChatServer, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("mishap", "sentence", "calls"),
     [
-        (lambda h: h.fail(401, "Incorrect API key", "invalid_api_key"), "the key was refused (401: Incorrect", 1),
-        (lambda h: h.fail(403, "Country not supported", None), "the key was refused (403", 1),
-        (lambda h: h.fail(404, "The model `m` does not exist", "model_not_found"), "has no model 'm' for you", 1),
+        (lambda h: h.fail(401, "Incorrect API key", "invalid_api_key"), "the API key was refused (401: Incorrect", 1),
+        (lambda h: h.fail(403, "Country not supported", None), "the API key was refused (403", 1),
+        (lambda h: h.fail(404, "The model `m` does not exist", "model_not_found"), "has no model 'm' for this key", 1),
         (lambda h: h.reply(404, {"error": "model 'm' not found, try pulling it first"}), "has no model 'm'", 1),
         (lambda h: h.fail(400, "m is not a valid model ID", None), "has no model 'm'", 1),
-        (lambda h: h.raw(404, b"<html>", "text/html"), "the base URL usually ends in /v1", 1),
-        (lambda h: h.raw(200, b"<html>", "text/html"), "is no chat completion (<html>); mend --base-url", 1),
+        (
+            lambda h: h.raw(404, b"<html>", "text/html"),
+            "does not serve chat completions (404: a web page); correct --base-url",
+            1,
+        ),
+        (lambda h: h.raw(200, b"<html>", "text/html"), "is not a chat completion (<html>); correct --base-url", 1),
         (lambda h: h.fail(429, "You exceeded your quota", "insufficient_quota"), "the quota is exhausted", 1),
         (lambda h: h.fail(402, "Insufficient credits", None), "add credit there, or use another key", 1),
         (lambda h: h.fail(400, "context is 99 tokens too long", None), "m refuses the request (400: context", 1),
         (lambda h: h.fail(429, "slow", None, Retry_After="3600"), "it asks to wait 3,600 s", 1),
         (lambda h: h.fail(500, "oops", None), "keeps failing (500: oops); wait until it has recovered", 4),
-        (lambda h: h.cut(reset=True), "the connection is cut", 4),
-        (lambda h: h.reply(200, {"error": {"message": "no"}}), "its reply is no chat completion", 4),
+        (lambda h: h.cut(reset=True), "the connection was cut", 4),
+        (lambda h: h.reply(200, {"error": {"message": "no"}}), "its reply is not a chat completion", 4),
     ],
 )
-def test_what_cannot_go_on_ends_in_one_sentence_and_loses_nothing(
+def test_a_fatal_failure_is_one_sentence_and_loses_no_answer(
     mishap: Mishap, sentence: str, calls: int, chat: ChatServer, tmp_path: Path
 ) -> None:
     one_by_one = Endpoint(chat.url, KEY, parallel=1, patience=IMPATIENT)
@@ -219,7 +223,7 @@ def test_what_cannot_go_on_ends_in_one_sentence_and_loses_nothing(
         Asker(one_by_one, AnswerCache(tmp_path)).ask(questions(5))
     assert sentence in str(caught.value)
     assert str(caught.value).startswith(chat.url)
-    assert "2 of 5 answers are kept, run the same command to go on" in str(caught.value)
+    assert "2 of 5 answers are cached, run the same command to continue" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(chat.requests) == 2 + calls
     chat.always = None
@@ -227,7 +231,7 @@ def test_what_cannot_go_on_ends_in_one_sentence_and_loses_nothing(
     assert len(chat.requests) == 2 + calls + 3
 
 
-def test_a_reply_that_takes_too_long_is_given_up(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_slow_reply_times_out(chat: ChatServer, tmp_path: Path) -> None:
     chat.always = lambda h: time.sleep(1)
     endpoint = Endpoint(chat.url, KEY, timeout_seconds=0.1, patience=IMPATIENT)
     with pytest.raises(LanguageModelError, match=r"no reply within 0\.1 s; raise --timeout, or lower --parallel"):
@@ -240,7 +244,9 @@ def test_a_reply_that_takes_too_long_is_given_up(chat: ChatServer, tmp_path: Pat
 def test_an_endpoint_that_is_down_is_named(tmp_path: Path) -> None:
     with chat_server() as gone:
         url = gone.url
-    with pytest.raises(LanguageModelError, match=r"127\.0\.0\.1:\d+/v1: cannot be reached \(.*refused\); see that the"):
+    with pytest.raises(
+        LanguageModelError, match=r"127\.0\.0\.1:\d+/v1: cannot be reached \(.*refused\); check that the"
+    ):
         Asker(Endpoint(url, patience=IMPATIENT), AnswerCache(tmp_path)).ask(questions(3))
 
 
@@ -254,23 +260,23 @@ def test_openai_without_a_key_is_refused_before_anything_is_sent(tmp_path: Path)
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"base_url": "localhost:8000"}, "the base URL is no http or https address"),
-        ({"base_url": "http://[::1"}, "the base URL is no http or https address"),
-        ({"base_url": "http://h:99999/v1"}, "the base URL is no http or https address"),
-        ({"api_key": "two words"}, "the API key holds a space"),
-        ({"api_key": "clé"}, "the API key holds a space or a letter that no key has"),
+        ({"base_url": "localhost:8000"}, "the base URL is not an http or https address"),
+        ({"base_url": "http://[::1"}, "the base URL is not an http or https address"),
+        ({"base_url": "http://h:99999/v1"}, "the base URL is not an http or https address"),
+        ({"api_key": "two words"}, "the API key contains a space"),
+        ({"api_key": "clé"}, "the API key contains a space or a character that keys do not have"),
         ({"timeout_seconds": 0.0}, "--timeout 0 is too short"),
         ({"parallel": 0}, "--parallel 0 is too small"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], sentence: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Endpoint(**settings)
     assert sentence in str(caught.value)
     assert settings.get("api_key", "\0") not in str(caught.value)
 
 
-def test_the_environment_names_the_endpoint_and_flags_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_endpoint_and_arguments_have_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert Endpoint.from_environment() == Endpoint(OPENAI_URL, "")
@@ -278,13 +284,13 @@ def test_the_environment_names_the_endpoint_and_flags_come_first(monkeypatch: py
     monkeypatch.setenv("OPENAI_API_KEY", "theirs\n")
     assert Endpoint.from_environment() == Endpoint("http://there/v1", "theirs")
     assert Endpoint.from_environment("http://here/v1", "mine") == Endpoint("http://here/v1", "mine")
-    # Set to nothing is not set.
+    # An empty variable counts as unset.
     monkeypatch.setenv("OPENAI_BASE_URL", "")
     assert Endpoint.from_environment().base_url == OPENAI_URL
 
 
 @pytest.mark.parametrize("unknown", [("response_format",), ("max_tokens",), ("temperature", "response_format")])
-def test_what_an_endpoint_does_not_know_is_left_out_from_then_on(
+def test_refused_parameters_are_left_out_from_then_on(
     unknown: tuple[str, ...], chat: ChatServer, tmp_path: Path
 ) -> None:
     chat.unknown_parameters = unknown
@@ -295,13 +301,11 @@ def test_what_an_endpoint_does_not_know_is_left_out_from_then_on(
     assert "max_tokens" in chat.requests[-1] or chat.requests[-1]["max_completion_tokens"] == 256
 
 
-def test_a_budget_in_calls_is_never_exceeded_and_the_next_run_goes_on(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_budget_in_calls_is_never_exceeded_and_the_next_run_continues(chat: ChatServer, tmp_path: Path) -> None:
     chat.mishaps = [lambda h: h.fail(500, "oops", None)] * 2
-    with pytest.raises(
-        LanguageModelError, match=r"the budget of 5 calls .* 3 of 9 answers are there and kept.*--max-calls"
-    ):
+    with pytest.raises(LanguageModelError, match=r"the budget of 5 calls .* 3 of 9 answers are cached.*--max-calls"):
         asker(chat, tmp_path, max_calls=5).ask(questions(9))
-    # Retries are calls.
+    # Retries count as calls.
     assert len(chat.requests) == 5
     assert all(answer.value for answer in asker(chat, tmp_path, max_calls=6).ask(questions(9)))
     assert len(chat.requests) == 11
@@ -309,20 +313,20 @@ def test_a_budget_in_calls_is_never_exceeded_and_the_next_run_goes_on(chat: Chat
 
 @pytest.mark.parametrize("says_use", [True, False])
 def test_a_budget_in_tokens_is_never_exceeded(says_use: bool, chat: ChatServer, tmp_path: Path) -> None:
-    bound = crew.token_bound(questions(1)[0], crew.opening(questions(1)[0]))
+    bound = worker_pool.token_bound(questions(1)[0], worker_pool.opening(questions(1)[0]))
     if not says_use:
         chat.usage = None
     limit = 3 * bound + 20
     one = asker(chat, tmp_path, max_tokens=limit)
     with pytest.raises(LanguageModelError, match="has no room for another question"):
         one.ask(questions(200))
-    # Each reply says 50 tokens; without use, each counts as its upper bound.
+    # Each reply reports 50 tokens; without usage, it counts as its upper bound.
     spent = len(chat.requests) * (50 if says_use else bound)
     assert one.budget.tokens == spent <= limit
     assert limit - spent < bound
 
 
-def test_room_is_waited_for_while_a_reply_is_under_way() -> None:
+def test_a_request_waits_for_budget_while_another_is_in_progress() -> None:
     budget = Budget()
     budget.allow(9, 100)
     budget.reserve(80, lambda: False)
@@ -338,7 +342,7 @@ def test_room_is_waited_for_while_a_reply_is_under_way() -> None:
     budget.reserve(10, lambda: False)
 
 
-def test_the_standard_budget_allows_every_question_to_be_asked_three_times(chat: ChatServer, tmp_path: Path) -> None:
+def test_the_default_budget_allows_three_calls_per_question(chat: ChatServer, tmp_path: Path) -> None:
     one = asker(chat, tmp_path)
     plan = one.plan(questions(20))
     assert (plan.questions, plan.kept, len(plan.open)) == (20, 0, 20)
@@ -351,7 +355,7 @@ def test_the_standard_budget_allows_every_question_to_be_asked_three_times(chat:
     assert one.budget.tokens <= tokens
 
 
-def test_the_key_is_in_no_message_no_file_and_no_representation(chat: ChatServer, tmp_path: Path) -> None:
+def test_the_key_is_never_printed_or_stored(chat: ChatServer, tmp_path: Path) -> None:
     chat.key = "another-key-than-is-sent"
     one = asker(chat, tmp_path)
     assert KEY not in repr(one.endpoint)
@@ -359,7 +363,7 @@ def test_the_key_is_in_no_message_no_file_and_no_representation(chat: ChatServer
         one.ask(questions(1))
     assert "[secret]" in str(caught.value)
     assert KEY not in str(caught.value)
-    # Nor in the chain of errors, which a traceback shows.
+    # Tracebacks show the chain of errors.
     assert caught.value.__cause__ is None
     chat.key = None
     chat.answer = lambda model, prompt: json.dumps({"label": f"you sent {KEY}"})
@@ -368,7 +372,7 @@ def test_the_key_is_in_no_message_no_file_and_no_representation(chat: ChatServer
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_the_address_is_told_without_password_and_query() -> None:
+def test_the_address_is_shown_without_password_and_query() -> None:
     endpoint = Endpoint("https://me:a-long-password@host:8443/v1/?key=secret-in-query")
     assert endpoint.shown_url == "https://host:8443/v1"
     assert endpoint.without_secrets("a-long-password, secret-in-query and more") == (
@@ -382,7 +386,7 @@ def kept_files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"replies": []}', b"\xff", b'{"replies": [{"content": 7}]}'])
-def test_a_damaged_answer_is_asked_for_again_and_mended(damage: bytes, chat: ChatServer, tmp_path: Path) -> None:
+def test_a_damaged_answer_is_asked_for_again_and_replaced(damage: bytes, chat: ChatServer, tmp_path: Path) -> None:
     asker(chat, tmp_path).ask(questions(1))
     (path,) = kept_files(tmp_path)
     good = path.read_bytes()
@@ -392,7 +396,7 @@ def test_a_damaged_answer_is_asked_for_again_and_mended(damage: bytes, chat: Cha
     assert path.read_bytes() == good
 
 
-def test_a_kept_answer_that_is_no_longer_taken_is_asked_for_again(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_cached_answer_that_its_form_refuses_is_asked_for_again(chat: ChatServer, tmp_path: Path) -> None:
     asker(chat, tmp_path).ask(questions(1))
 
     def stricter(text: str) -> str:
@@ -406,7 +410,7 @@ def test_a_kept_answer_that_is_no_longer_taken_is_asked_for_again(chat: ChatServ
     assert answer.value == "better"
 
 
-def test_model_prompt_form_and_temperature_tell_answers_apart(chat: ChatServer, tmp_path: Path) -> None:
+def test_the_cache_is_keyed_by_model_prompt_form_and_temperature(chat: ChatServer, tmp_path: Path) -> None:
     other = Form("other", object_of(label={"type": "string"}), FORM.read)
     different = [
         Question("m", "p", FORM),
@@ -417,7 +421,7 @@ def test_model_prompt_form_and_temperature_tell_answers_apart(chat: ChatServer, 
     ]
     asker(chat, tmp_path).ask(different)
     assert len(chat.requests) == len(kept_files(tmp_path)) == 5
-    # A higher limit makes no good answer bad.
+    # A higher limit does not invalidate an answer.
     asker(chat, tmp_path).ask([Question("m", "p", FORM, answer_tokens=9999)])
     assert len(chat.requests) == 5
 
@@ -438,18 +442,20 @@ def test_two_runs_share_a_folder_while_both_are_asking(chat: ChatServer, tmp_pat
     assert len(kept_files(tmp_path)) == 30
 
 
-def test_a_folder_that_cannot_be_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LanguageModelError, match=r"file/kept: answers cannot be kept there \(.*\); make room, or name"):
+    with pytest.raises(
+        LanguageModelError, match=r"file/kept: answers cannot be stored there \(.*\); free space, or name"
+    ):
         AnswerCache(tmp_path / "file" / "kept")
 
 
-def test_answers_are_kept_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_answers_are_stored_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "headspan" / "answers"
 
 
-def test_half_a_character_does_not_stop_an_answer_from_being_kept(chat: ChatServer, tmp_path: Path) -> None:
+def test_an_answer_with_a_lone_surrogate_is_cached(chat: ChatServer, tmp_path: Path) -> None:
     chat.mishaps = [lambda h: h.complete('{"label": "fine"} \ud800')]
     assert asker(chat, tmp_path).ask(questions(1))[0].value == "fine"
     assert asker(chat, tmp_path).ask(questions(1))[0].value == "fine"

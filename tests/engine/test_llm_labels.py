@@ -1,4 +1,4 @@
-"""Labels and votes by language models: what is asked, what is kept, and what a bad answer leads to."""
+"""Labels and votes by language models: prompts, stored answers, and bad answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.answers import read_records
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, concept_consistency, read_scores
-from headspan.concepts.compare import compare
+from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores
+from headspan.concepts.comparison import Method, compare
 from headspan.concepts.examples import Example, read_examples
 from headspan.concepts.labels import Labels, label_heads, read_labels
 from headspan.concepts.llm_judges import VOTE, judge_heads, missing_votes, vote_prompt
 from headspan.concepts.llm_labels import LABEL, clean_label, label_by_model, label_prompt
+from headspan.concepts.votes import JudgesVote, VotesOnText, read_votes
 from headspan.errors import LanguageModelError, SettingsError, StoreError, TextsError
 from headspan.events import NOTE, Progress
 from headspan.llm.asking import Asker
@@ -33,7 +34,7 @@ from tests.engine.chat_server import ChatServer, chat_server
 from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
 
 PLAIN = Pool("plain", POOL.texts)
-# What the server's model says of heads, by their first text.
+# The server's labels of heads, by their first text.
 LABELS = {"text 0": "Place", "text 3": "colours", "text 1": "placement", "text 2": "places.", "text 6": "animals"}
 
 
@@ -43,7 +44,7 @@ def first_of(prompt: str) -> str:
 
 
 def say(model: str, prompt: str) -> str:
-    """Labels by LABELS; votes by the number in the text and the judge's own mind."""
+    """Labels from LABELS; votes by the number in the text and the name of the judge."""
     if "Texts:" in prompt:
         return json.dumps({"label": LABELS[first_of(prompt)]})
     number = int(prompt.split('Text: "text ')[1][0])
@@ -108,7 +109,7 @@ def test_the_prompt_holds_the_examples_and_the_first_five_texts_quoted() -> None
     assert "in one word without punctuation" in prompt
 
 
-def test_the_sixth_text_is_not_shown(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+def test_the_prompt_has_only_the_first_five_texts(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     label_by_model(store, asker, "m")
     shown = next(prompt for prompt in chat.prompts() if first_of(prompt) == "text 3")
     texts = shown.rsplit("Texts:\n", 1)[1].splitlines()[:-1]
@@ -134,12 +135,12 @@ def test_labels_are_cleaned(said: str, label: str) -> None:
     "said",
     ["", "  ", "...", "None", "N/A", "These texts all describe places", "a,b", "x" * 41, 7, None, ["a"], "half \ud800"],
 )
-def test_what_is_no_label_is_not_taken_for_one(said: object) -> None:
+def test_replies_that_are_not_labels_are_refused(said: object) -> None:
     with pytest.raises(NotAsAskedError):
         clean_label(said)
 
 
-def test_a_bare_word_is_a_label_and_a_bare_sentence_is_none() -> None:
+def test_a_bare_word_is_a_label_and_a_bare_sentence_is_not() -> None:
     assert LABEL.read("Colours.") == "colours"
     assert LABEL.read("<think>hm</think>\n`weather`") == "weather"
     with pytest.raises(NotAsAskedError):
@@ -158,21 +159,19 @@ def test_votes_are_read(said: str, vote: int) -> None:
     ["yes", '{"associated": 2}', '{"associated": 0.5}', '{"associated": true}', '{"associated": null}', "10", "",
      '{"associated": [1]}', '{"associated": -1}', '{"associated": 1} {"associated": 0}', '{"associated": NaN}'],
 )  # fmt: skip
-def test_what_is_neither_1_nor_0_is_no_vote(said: str) -> None:
+def test_replies_other_than_1_and_0_are_refused(said: str) -> None:
     with pytest.raises(NotAsAskedError):
         VOTE.read(said)
 
 
-def test_a_head_about_which_nothing_usable_is_said_has_no_label(
-    store: hs.Store, asker: Asker, chat: ChatServer
-) -> None:
+def test_a_head_without_a_usable_answer_has_no_label(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     chat.answer = lambda model, prompt: (
         '{"label": "all of these are places on a map"}' if first_of(prompt) == "text 0" else say(model, prompt)
     )
     labels = label_by_model(store, asker, "m")
     assert labels.names[0] == (None, "colours", "placement")
     (record, *_) = read_records(store, "labels", "hand")
-    assert record["complaint"] == "holds a label of 8 words where one word is asked for"
+    assert record["complaint"] == "contains a label of 8 words; one word was asked for"
     assert len(record["replies"]) == 3
     assert dict(store.group["labels/hand"].attrs)["unanswered"] == 1
 
@@ -180,7 +179,7 @@ def test_a_head_about_which_nothing_usable_is_said_has_no_label(
 def test_a_model_that_labels_no_head_is_refused(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     chat.answer = lambda model, prompt: "I am sorry."
     with pytest.raises(
-        LanguageModelError, match=r"m labels none of 5 heads: its answer holds no JSON .*; name another"
+        LanguageModelError, match=r"m labels none of 5 heads: its answer contains no JSON .*; name another"
     ):
         label_by_model(store, asker, "m")
     assert results.runs(store, "labels") == []
@@ -191,7 +190,7 @@ def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: As
     chat.requests.clear()
     found = judge_heads(store, asker, ["kind", "even", "low"])
     assert found.votes.judges == ("kind", "even", "low")
-    # Of text numbers 0 to 6, kind takes all, even 0 2 4 6, low 0 1 2; two of three are the majority.
+    # Of texts 0 to 6, kind accepts all, even 0 2 4 6, low 0 1 2; two of three are the majority.
     taken = {number: number % 2 == 0 or number < 3 for number in range(7)}
     assert found.consistent[0].tolist() == [[taken[text] for text in head[:5]] for head in HEADS[0]]
     assert found.scores.tolist() == [[5, 3, 4], [5, 1, 0]]
@@ -199,7 +198,7 @@ def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: As
     assert (found.votes.cast[:, 1, 2] == NO_VOTE).all()
     assert missing_votes(found) == {"kind": 0, "even": 0, "low": 0}
     assert vote_prompt("animals", "text 6") in chat.prompts()
-    # Head 0 of both layers share a label's texts in part; equal questions are asked once.
+    # Heads with the same label and text share a question, which is asked once.
     assert len(chat.requests) == len({(request["model"], str(request["messages"])) for request in chat.requests})
     again = read_scores(hs.open(store.path))
     assert (again.votes.cast == found.votes.cast).all()
@@ -207,7 +206,7 @@ def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: As
     assert np.asarray(zarr_array(store.path, "ccs/hand/scores")[...]).tolist() == found.scores.tolist()
 
 
-def test_the_judges_judge_the_label_as_it_was_given_and_counts_go_by_concept(
+def test_judges_see_the_original_label_and_counts_use_the_merged_concept(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
     label_by_model(store, asker, "m")
@@ -236,7 +235,7 @@ def test_a_second_judge_does_not_ask_the_first_again(store: hs.Store, asker: Ask
     assert {request["model"] for request in chat.requests} == {"stern"}
 
 
-def test_a_judge_is_added_from_elsewhere_though_nothing_is_kept_of_the_first(
+def test_a_judge_is_added_without_the_cache_of_the_first(
     store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
 ) -> None:
     label_by_model(store, asker, "m")
@@ -245,7 +244,7 @@ def test_a_judge_is_added_from_elsewhere_though_nothing_is_kept_of_the_first(
         other.answer = say
         elsewhere = Asker(Endpoint(other.url), AnswerCache(tmp_path / "elsewhere"))
         found = judge_heads(store, elsewhere, ["stern", "even"], add=True)
-        # The votes that the run has are asked for again only where they may be overwritten.
+        # Stored votes are asked for again only with `overwrite`.
         assert {request["model"] for request in other.requests} == {"stern"}
         assert found.votes.judges == ("kind", "stern", "even")
         assert (found.votes.cast[[0, 2]] == before.votes.cast).all()
@@ -267,6 +266,24 @@ def voters(store: hs.Store) -> set[tuple[str, str]]:
     return {(record["judge"], record["endpoint"]) for record in read_records(store, "ccs", "hand")}
 
 
+def test_votes_come_with_the_replies_of_labellers_and_judges(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    label_by_model(store, asker, "m")
+    chat.answer = lambda model, prompt: (
+        "I'd rather not." if model == "low" and '"text 6"' in prompt else say(model, prompt)
+    )
+    judge_heads(store, asker, ["even", "low"])
+    found = read_votes(store)
+    assert (found.votes_source, found.labels_source) == ("majority of even, low", read_labels(store).source)
+    head = found.head(1, 1)
+    assert (head.label, head.label_replies, head.score) == ("animals", ('{"label": "animals"}',), 1)
+    (text,) = head.texts
+    assert text == VotesOnText(
+        "text 6",
+        True,
+        (JudgesVote("even", True, ('{"associated": 1}',)), JudgesVote("low", None, ("I'd rather not.",) * 3)),
+    )
+
+
 def test_a_tie_among_an_even_number_of_judges_is_not_consistent(store: hs.Store, asker: Asker) -> None:
     label_by_model(store, asker, "m")
     assert judge_heads(store, asker, ["kind", "stern"]).scores.max() == 0
@@ -282,7 +299,7 @@ def test_a_missing_vote_is_left_out_of_the_majority_and_asked_for_again(
     )
     found = judge_heads(store, asker, ["kind", "stern"])
     assert missing_votes(found) == {"kind": 0, "stern": 3}
-    # Only kind voted on text 6, which decides; on all others it is a tie.
+    # Only kind voted on text 6; the other texts are ties.
     assert found.scores[1].tolist() == [0, 1, 0]
     chat.answer = say
     chat.requests.clear()
@@ -291,12 +308,12 @@ def test_a_missing_vote_is_left_out_of_the_majority_and_asked_for_again(
     assert all('"text 6"' in prompt for prompt in chat.prompts())
 
 
-def test_a_judge_that_never_votes_is_refused_and_the_others_answers_stay(
+def test_a_judge_that_never_votes_is_refused_and_other_answers_stay_cached(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
     label_by_model(store, asker, "m")
     chat.answer = lambda model, prompt: "maybe" if model == "stern" else say(model, prompt)
-    with pytest.raises(LanguageModelError, match="stern votes on none of 21 texts: its answer holds no JSON object"):
+    with pytest.raises(LanguageModelError, match="stern votes on none of 21 texts: its answer contains no JSON object"):
         judge_heads(store, asker, ["kind", "stern"])
     chat.requests.clear()
     judge_heads(store, asker, ["kind"])
@@ -311,7 +328,7 @@ def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> 
     assert found.labels.source == "concepts of pool hand"
     assert found.votes.source == "kind"
     assert found.scores.tolist() == [[5, 5, 5], [5, 1, 0]]
-    # The pool's own votes come back without judges, in place of those that were asked for, on request alone.
+    # The pool's own votes replace those of judges only on request.
     with pytest.raises(StoreError, match=r"ccs run 'hand' \(by kind\) .* --overwrite .* which deletes ccs/hand$"):
         concept_consistency(store)
     assert read_scores(store).votes.source == "kind"
@@ -332,7 +349,7 @@ def test_a_judge_named_twice_is_refused(store: hs.Store, asker: Asker) -> None:
         judge_heads(store, asker, ["kind", "even", "kind"])
 
 
-def test_labels_asked_for_again_are_those_that_are_there_and_ask_nothing(
+def test_repeating_labels_and_votes_asks_nothing_and_changes_nothing(
     store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
 ) -> None:
     labels = label_by_model(store, asker, "m")
@@ -340,13 +357,13 @@ def test_labels_asked_for_again_are_those_that_are_there_and_ask_nothing(
     before = relative_files(store.path)
     chat.requests.clear()
     events: list[Progress] = []
-    # Nothing is kept in this cache: what the store holds is enough.
+    # This cache is empty; the stored labels and votes are enough.
     forgetful = Asker(asker.endpoint, AnswerCache(tmp_path / "new"))
     assert label_by_model(store, forgetful, "m", on_progress=events.append) == labels
     judge_heads(store, forgetful, ["kind"], on_progress=events.append)
     assert chat.requests == []
     assert relative_files(store.path) == before
-    assert ["left as" in event.note for event in events if event.stage == NOTE] == [True, True]
+    assert ["unchanged" in event.note for event in events if event.stage == NOTE] == [True, True]
 
 
 def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(
@@ -361,7 +378,7 @@ def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(
         lambda: label_by_model(store, asker, "n"),
         lambda: label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))]),
     ):
-        with pytest.raises(StoreError, match=rf"labels run 'hand' was made otherwise .* {lost}labels/hand, ccs/hand$"):
+        with pytest.raises(StoreError, match=rf"labels run 'hand' was made differently .*{lost}labels/hand, ccs/hand$"):
             relabel()
     for judges in (["low"], ["kind"]):
         with pytest.raises(StoreError, match=rf"has votes by .*even, which stay .* --add; .* {lost}ccs/hand$"):
@@ -392,7 +409,7 @@ def test_scores_of_one_layer_are_that_layers(store: hs.Store, asker: Asker) -> N
     assert one.at_k == pytest.approx([1 / 3, 1 / 3, 0, 0, 0, 1 / 3])
     assert one.ccr == 0
     assert one.entanglement == 0
-    # Of one text of one, and five of five.
+    # One of one text, and five of five.
     assert one.association == 1.0
     by_layer = dict(store.group["ccs/hand"].attrs)["by_layer"]
     assert by_layer["1"] == one.summary()
@@ -408,11 +425,11 @@ def test_association_is_the_mean_share_of_a_heads_own_texts() -> None:
     assert math.isnan(ConceptConsistency(nothing, found.votes).entanglement)
 
 
-def test_stores_are_compared_with_the_way_of_each(store: hs.Store, asker: Asker) -> None:
+def test_stores_are_compared_with_the_method_of_each(store: hs.Store, asker: Asker) -> None:
     label_by_model(store, asker, "m")
     judge_heads(store, asker, ["kind"])
     one, other = compare([store, hs.open(store.path)])
-    assert one.way == other.way == ("plain", read_labels(store).source, "kind")
+    assert one.method == other.method == Method("plain", read_labels(store).source, "kind")
     assert one.model.startswith(str(store.attributes["model"]))
     assert one.found.groups["high"] == 4
 
@@ -425,13 +442,13 @@ def test_the_report_says_who_labelled_and_who_voted(store: hs.Store, asker: Aske
     assert "<dt>Votes from</dt><dd>majority of kind, even, low</dd>" in page
 
 
-def test_votes_of_an_earlier_store_are_asked_for_again(store: hs.Store, asker: Asker) -> None:
+def test_scores_of_an_early_version_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
     analyses.save(store, "ccs", "old", {"scores": (np.zeros((1, 3), np.int8), ("layer", "head"))}, {"source": "x"})
     with pytest.raises(StoreError, match="ccs run 'old' was made by an earlier headspan; run headspan ccs --overwrite"):
         read_scores(store, "old")
 
 
-def test_the_shipped_examples_are_labels_as_headspan_keeps_them_and_stand_in_no_pool() -> None:
+def test_the_shipped_examples_have_clean_labels_and_texts_of_no_pool() -> None:
     examples = read_examples()
     assert len(examples) == 5
     pools = {text.casefold() for name in ("general", "world") for text in hs.read_pool(name).texts}
@@ -441,7 +458,7 @@ def test_the_shipped_examples_are_labels_as_headspan_keeps_them_and_stand_in_no_
         assert not {text.casefold() for text in example.texts} & pools
 
 
-def test_users_add_examples_of_their_own(tmp_path: Path, store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+def test_users_can_add_examples(tmp_path: Path, store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('\ufeff[[head]]\nlabel = "boats"\ntexts = ["A ferry", "Two  canoes"]\n', encoding="utf-8")
     examples = read_examples([mine])
@@ -454,18 +471,18 @@ def test_users_add_examples_of_their_own(tmp_path: Path, store: hs.Store, asker:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"[[head]\n", "is no TOML"),
-        (b"", "holds no labelled heads; write [[head]]"),
-        (b"head = 3", "holds no labelled heads"),
-        (b"head = [3]", "head 1 holds no table"),
+        (b"[[head]\n", "is not TOML"),
+        (b"", "contains no labelled heads; write [[head]]"),
+        (b"head = 3", "contains no labelled heads"),
+        (b"head = [3]", "head 1 contains no table"),
         (b'[[head]]\ntexts = ["a"]', "head 1 has no label"),
         (b'[[head]]\nlabel = "a"\ntexts = []', "head 1 ('a') has no list of texts"),
         (b'[[head]]\nlabel = "a"\ntexts = ["a", 3]', "head 1 ('a') has no list of texts"),
-        (b'[[head]]\nlabel = "a"\ntexts = ["a"]\ntext = "b"', "head 1 holds text;"),
+        (b'[[head]]\nlabel = "a"\ntexts = ["a"]\ntext = "b"', "head 1 contains text;"),
         (b"\xff", "byte 0 is not UTF-8"),
     ],
 )
-def test_an_examples_file_that_cannot_be_used_says_why(content: bytes, sentence: str, tmp_path: Path) -> None:
+def test_an_invalid_examples_file_is_refused_with_the_reason(content: bytes, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
     with pytest.raises(TextsError) as caught:

@@ -35,7 +35,7 @@ from headspan.explore.neighbours import similarities
 store = hs.open(sys.argv[1])
 query = np.linspace(-1, 1, store.joint, dtype=np.float32)[None]
 np.savez(sys.argv[2], heads=store.head(1, 2), half=store.head_coordinates(1, 2, np.float16),
-         similar=similarities(store, [(1, 2), (2, 0)], query))
+         similar=similarities(store, query, [(1, 2), (2, 0)]))
 """
 
 
@@ -46,7 +46,7 @@ def test_without_numkong_the_same_numbers_are_read_and_multiplied(toy_store: hs.
     query = np.linspace(-1, 1, toy_store.joint, dtype=np.float32)[None]
     np.testing.assert_array_equal(found["half"], toy_store.head_coordinates(1, 2, np.float16))
     np.testing.assert_array_equal(found["heads"], toy_store.head(1, 2))
-    similar = similarities(toy_store, [(1, 2), (2, 0)], query)
+    similar = similarities(toy_store, query, [(1, 2), (2, 0)])
     np.testing.assert_allclose(found["similar"], similar, rtol=1e-4, atol=1e-6)
 
 
@@ -218,7 +218,7 @@ def test_a_store_of_other_chunks_is_read_continued_and_verified_as_it_was_planne
         assert (old.patch_coordinates(3, layer) == new.patch_coordinates(3, layer)).all()
     monkeypatch.undo()
     heads = [(0, 1), (2, 0)]
-    assert relative_error(similarities(old, heads, vectors), similarities(new, heads, vectors)) < tolerances.FLOAT32_SUM
+    assert relative_error(similarities(old, vectors, heads), similarities(new, vectors, heads)) < tolerances.FLOAT32_SUM
     assert hs.verify(hs.open(old.path, include_failed=True)).problems == ()
 
 
@@ -268,7 +268,7 @@ def test_shards_that_another_program_rewrote_are_read_by_zarr(toy_copy: Path) ->
     layer = store.layers[0]
     wanted = store.head_coordinates(layer, 0)
     vectors = np.random.default_rng(0).standard_normal((2, store.joint)).astype(np.float32)
-    scores = similarities(store, [(layer, 0), (layer, 1)], vectors)
+    scores = similarities(store, vectors, [(layer, 0), (layer, 1)])
     spec = store.contents.specs["heads"]
     path = toy_copy / spec.file(0)
     data = path.read_bytes()
@@ -281,7 +281,7 @@ def test_shards_that_another_program_rewrote_are_read_by_zarr(toy_copy: Path) ->
     path.write_bytes(bytes(8) + data[:begin] + packed + google_crc32c.value(packed).to_bytes(4, "little"))
     again = hs.open(toy_copy)
     assert (again.head_coordinates(layer, 0) == wanted).all()
-    assert relative_error(similarities(again, [(layer, 0), (layer, 1)], vectors), scores) < tolerances.FLOAT32_SUM
+    assert relative_error(similarities(again, vectors, [(layer, 0), (layer, 1)]), scores) < tolerances.FLOAT32_SUM
 
 
 def test_the_error_about_a_damaged_shard_says_what_to_do(toy_copy: Path) -> None:

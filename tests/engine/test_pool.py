@@ -1,6 +1,6 @@
-"""The general text pool: what the script writes, large, balanced, and free of the slips a rule can find.
+"""The general text pool: its size and balance, and mistakes that a rule can find.
 
-Whether a text reads well is not tested; somebody read it.
+Whether a text reads well is not tested; a person has read the pool.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from tools.make_pool import WORDS, Group, as_tsv, make_pool, read_groups, texts,
 
 POOL = files("headspan.texts") / "pools" / "general.tsv"
 
-# Written with a vowel and spoken with a consonant.
+# Begins with a written vowel and a spoken consonant.
 TAKES_A = re.compile(r"(ukulele|uni(form|versity|corn)|eucalyptus|European|one-)")
-# Written with a consonant and spoken with a vowel.
+# Begins with a written consonant and a spoken vowel.
 TAKES_AN = re.compile(r"(hour|honest|heir|LED\b|[FHLMNRSX]\b)")
 
 
 def lines() -> list[tuple[str, str]]:
-    """The shipped pool as (text, concept), read without headspan's own reader."""
+    """The shipped pool as (text, concept), parsed without headspan."""
     rows = [line.split("\t") for line in POOL.read_text(encoding="utf-8").splitlines()]
     assert all(len(row) == 2 for row in rows)
     return [(text, concept) for text, concept in rows]
 
 
 def wrong_articles(text: str) -> list[str]:
-    """Every "a" or "an" of `text` that does not fit the next word; the letter A as a letter is left alone."""
+    """Every "a" or "an" of `text` that does not fit the next word, except the letter A in "letter A"."""
     wrong = []
     for found in re.finditer(r"(?<!letter )(?<!capital )\b([Aa]n?) (\w\S*)", text):
         article, word = found[1].lower(), found[2]
@@ -39,11 +39,11 @@ def wrong_articles(text: str) -> list[str]:
     return wrong
 
 
-def test_the_shipped_pool_is_byte_for_byte_what_the_script_writes() -> None:
+def test_the_shipped_pool_equals_the_output_of_the_script() -> None:
     assert POOL.read_bytes() == as_tsv(make_pool(read_groups(WORDS))).encode("utf-8")
 
 
-def test_the_pool_has_at_least_3200_texts_and_none_twice_in_any_concept() -> None:
+def test_the_pool_has_at_least_3200_texts_and_none_twice() -> None:
     counts = Counter(text.casefold() for text, _ in lines())
     assert len(counts) >= 3200
     assert [text for text, count in counts.items() if count > 1] == []
@@ -69,7 +69,7 @@ def test_every_concept_has_between_80_and_180_texts() -> None:
         ("two withs", r"\bwith\b.*\bwith\b"),
     ],
 )
-def test_no_text_shows_a_slip(slip: str, pattern: str) -> None:
+def test_no_text_has_a_known_mistake(slip: str, pattern: str) -> None:
     assert [text for text, _ in lines() if re.search(pattern, text)] == [], slip
 
 
@@ -84,7 +84,7 @@ def test_the_article_rule_finds_a_wrong_article(text: str) -> None:
     assert len(wrong_articles(text)) == 1
 
 
-def test_no_way_of_opening_stands_in_for_a_concept() -> None:
+def test_no_opening_of_texts_predicts_their_concept() -> None:
     concepts_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, concept in lines():
         if opening := re.match(r"(?:An? )?(?:photo|photograph|picture|image|snapshot) \w+", text, re.IGNORECASE):
@@ -105,18 +105,18 @@ def test_no_concept_is_one_template() -> None:
         assert max(counts.values()) <= 0.25 * counts.total(), concept
 
 
-def test_forms_and_frames_take_turns_over_words() -> None:
+def test_forms_and_frames_alternate_over_words() -> None:
     group = Group("animals", ("otter", "ape", "cow"), ("a(n) {}", "two {}s"), ("{}", "A photo of {}", "Image of {}"), 1)
     assert list(texts(group)) == ["An otter", "A photo of two apes", "Image of a cow"]
 
 
-def test_a_text_that_comes_twice_is_named() -> None:
+def test_a_repeated_text_is_refused_by_name() -> None:
     groups = [Group(concept, ("Rome",), ("{}",), ("{}",), 1) for concept in ("locations", "scenes")]
     with pytest.raises(AssertionError, match="'Rome' occurs twice, the second time under scenes"):
         make_pool(groups)
 
 
 @pytest.mark.parametrize("word", ["orange tint", "hourglass form", "uniform grid", "one-off", "blue tint"])
-def test_articles_follow_the_sound(word: str) -> None:
+def test_articles_follow_the_pronunciation(word: str) -> None:
     expected = "an" if word.split()[0] in ("orange", "hourglass") else "a"
     assert with_articles(f"With a(n) {word}") == f"With {expected} {word}"

@@ -1,4 +1,4 @@
-"""Pools written by a language model: different texts, enough of them, and none lost when a run breaks off."""
+"""Pools written by a language model: enough different texts, and none lost if a run is interrupted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_number(prompt: str) -> int:
 
 
 def say(model: str, prompt: str) -> str:
-    """Five texts a list, of which the last is the next list's first, in other words."""
+    """Five texts per list; the last one equals the first of the next list but for case and spaces."""
     first = 4 * list_number(prompt)
     texts = [f"Picture number {first + place}" for place in range(5)]
     texts[4] = f"  {texts[4].upper()}.  "
@@ -48,7 +48,7 @@ def asker(chat: ChatServer, folder: Path, parallel: int = 2) -> Asker:
     return Asker(endpoint, AnswerCache(folder))
 
 
-def test_texts_are_asked_for_until_enough_are_different(chat: ChatServer, tmp_path: Path) -> None:
+def test_lists_are_requested_until_there_are_enough_different_texts(chat: ChatServer, tmp_path: Path) -> None:
     written = write_pool(asker(chat, tmp_path / "kept"), REQUEST, 23, tmp_path / "pool.txt")
     pool = hs.read_pool(tmp_path / "pool.txt")
     assert len(pool.texts) == written.texts == 23
@@ -56,29 +56,29 @@ def test_texts_are_asked_for_until_enough_are_different(chat: ChatServer, tmp_pa
     assert pool.concepts is None
     assert written.repeated > 0
     assert all("general image descriptions" in prompt for prompt in chat.prompts())
-    # Later lists are asked for with what is there; those of one round begin differently.
+    # Later requests name existing texts; the requests of one round differ.
     assert "are not to be repeated" not in chat.prompts()[0]
     assert json.dumps(pool.texts[0]) in chat.prompts()[-1]
     assert len(set(chat.prompts())) == len(chat.prompts())
     assert {request["temperature"] for request in chat.requests} == {1.0}
 
 
-def test_a_broken_run_goes_on_and_ends_with_the_same_texts(chat: ChatServer, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_and_ends_with_the_same_texts(chat: ChatServer, tmp_path: Path) -> None:
     write_pool(asker(chat, tmp_path / "whole"), REQUEST, 30, tmp_path / "whole.txt")
     lists = len(chat.requests)
     chat.requests.clear()
     # The second round loses one of its two lists.
     chat.mishaps = [None, None, None, lambda h: h.fail(401, "no more", None)]
-    with pytest.raises(LanguageModelError, match="a key is wanted and none was given"):
+    with pytest.raises(LanguageModelError, match="an API key is required and none was given"):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 30, tmp_path / "pool.txt")
     assert 0 < len(hs.read_pool(tmp_path / "pool.txt").texts) < 30
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 30, tmp_path / "pool.txt")
     assert (tmp_path / "pool.txt").read_text() == (tmp_path / "whole.txt").read_text()
-    # One list was refused; no list was asked for twice.
+    # One request was refused; no list was requested twice.
     assert len(chat.requests) == lists + 1
 
 
-def test_more_texts_are_added_without_the_kept_answers(chat: ChatServer, tmp_path: Path) -> None:
+def test_more_texts_are_added_without_the_cache(chat: ChatServer, tmp_path: Path) -> None:
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 11, tmp_path / "pool.txt")
     before = hs.read_pool(tmp_path / "pool.txt").texts
     chat.requests.clear()
@@ -91,13 +91,13 @@ def test_more_texts_are_added_without_the_kept_answers(chat: ChatServer, tmp_pat
 
 
 @pytest.mark.parametrize("lost", ["pool.txt", "neither"])
-def test_killed_between_the_two_files_nothing_is_lost(lost: str, chat: ChatServer, tmp_path: Path) -> None:
+def test_a_kill_between_the_two_files_loses_nothing(lost: str, chat: ChatServer, tmp_path: Path) -> None:
     path = tmp_path / "pool.txt"
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, path)
     older = path.read_bytes()
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 20, path)
     newer = path.read_bytes()
-    # The answers are written first, so the texts may be older, or not there yet.
+    # The answers are written first, so the texts may be older or missing.
     if lost == "pool.txt":
         path.unlink()
     else:
@@ -111,7 +111,7 @@ def test_killed_between_the_two_files_nothing_is_lost(lost: str, chat: ChatServe
     assert chat.requests == []
 
 
-def test_concepts_come_with_the_texts_and_plurals_are_one(chat: ChatServer, tmp_path: Path) -> None:
+def test_concepts_come_with_the_texts_and_plurals_are_merged(chat: ChatServer, tmp_path: Path) -> None:
     concepts = ["Colour", "colours", "car", "carpet", "a whole sentence of a concept"]
     chat.answer = lambda model, prompt: json.dumps(
         {
@@ -138,14 +138,14 @@ def test_concepts_come_with_the_texts_and_plurals_are_one(chat: ChatServer, tmp_
         ("3 dogs", "3 dogs"),
     ],
 )
-def test_texts_are_one_line_without_number_or_quotes(said: str, text: str, chat: ChatServer, tmp_path: Path) -> None:
+def test_texts_are_cleaned(said: str, text: str, chat: ChatServer, tmp_path: Path) -> None:
     unusable = ["", "...", 7, None, "x" * 301, "half \ud800", "\x00"]
     chat.answer = lambda model, prompt: json.dumps({"texts": [*unusable, said]})
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 1, tmp_path / "pool.txt")
     assert (tmp_path / "pool.txt").read_text() == f"{text}\n"
 
 
-def test_a_pool_says_who_wrote_it(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_pool_names_the_model_that_wrote_it(chat: ChatServer, tmp_path: Path) -> None:
     path = tmp_path / "pool.txt"
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, path)
     assert hs.read_pool(path).author == "m"
@@ -156,7 +156,7 @@ def test_a_pool_says_who_wrote_it(chat: ChatServer, tmp_path: Path) -> None:
     assert hs.read_pool("general").author is None
 
 
-def test_a_model_that_repeats_itself_is_left_with_what_it_wrote(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_model_that_repeats_itself_is_stopped_and_its_texts_are_kept(chat: ChatServer, tmp_path: Path) -> None:
     chat.answer = lambda model, prompt: '{"texts": ["A dog", "a DOG!", "A cat"]}'
     with pytest.raises(
         LanguageModelError, match=r"m repeats itself: 2 of 9 texts after \d+ lists, kept in .*pool\.txt;"
@@ -167,29 +167,31 @@ def test_a_model_that_repeats_itself_is_left_with_what_it_wrote(chat: ChatServer
 
 def test_a_model_that_writes_no_lists_is_refused(chat: ChatServer, tmp_path: Path) -> None:
     chat.answer = lambda model, prompt: '{"texts": "A dog, a cat"}'
-    with pytest.raises(LanguageModelError, match=r"m writes no list as asked: its answer holds texts that are no list"):
+    with pytest.raises(
+        LanguageModelError, match=r"m writes no list as asked: its answer contains texts that are not a list"
+    ):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, tmp_path / "pool.txt")
 
 
-def test_a_file_that_is_not_headspans_own_is_not_written_over(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_file_that_headspan_did_not_write_is_not_overwritten(chat: ChatServer, tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("A text of mine\n")
-    with pytest.raises(
-        SettingsError, match=r"mine\.txt: is there already, and no pool that headspan wrote; give anoth"
-    ):
+    with pytest.raises(SettingsError, match=r"mine\.txt: already exists, and headspan did not write it; give anoth"):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, mine)
     assert mine.read_text() == "A text of mine\n"
     assert chat.requests == []
 
 
-def test_a_pool_that_was_changed_or_asked_for_otherwise_is_refused(chat: ChatServer, tmp_path: Path) -> None:
+def test_a_pool_that_was_changed_or_belongs_to_another_request_is_refused(chat: ChatServer, tmp_path: Path) -> None:
     path = tmp_path / "pool.txt"
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, path)
     for other in (PoolRequest("n", REQUEST.ask), PoolRequest("m", "words"), PoolRequest("m", REQUEST.ask, True)):
-        with pytest.raises(SettingsError, match=r"was asked for otherwise \('general image descriptions' of m\); give"):
+        with pytest.raises(
+            SettingsError, match=r"is the pool of another request \('general image descriptions' of m\); give"
+        ):
             write_pool(asker(chat, tmp_path / "kept"), other, 9, path)
     path.write_text(path.read_text() + "One of mine\n")
-    with pytest.raises(SettingsError, match="was changed since headspan wrote it; give another --out to write more"):
+    with pytest.raises(SettingsError, match="was changed after headspan wrote it; give another --out to write more"):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, path)
     good = json.loads((tmp_path / "pool.txt.answers.json").read_text())
     path.unlink()
@@ -199,7 +201,7 @@ def test_a_pool_that_was_changed_or_asked_for_otherwise_is_refused(chat: ChatSer
             write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, path)
 
 
-def test_a_request_that_says_nothing_is_refused(chat: ChatServer, tmp_path: Path) -> None:
+def test_an_empty_request_is_refused(chat: ChatServer, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--ask is empty"):
         PoolRequest("m", "  ")
     with pytest.raises(SettingsError, match="--per-call 0 is too small"):

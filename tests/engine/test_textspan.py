@@ -1,4 +1,4 @@
-"""TEXTSPAN against the published picks, against dense float64 loops, and over a store."""
+"""TEXTSPAN, compared with the published choices and with dense float64 loops, and over a store."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.oracle import textspan as oracle_textspan
 from tests.tolerances import relative_error
 
 CASES = json.loads((Path(__file__).resolve().parents[1] / "golden" / "textspan.json").read_text())
-# Many words of the same kinds, so that the toy's text vectors differ by more than rounding.
+# Texts of many different words, so that the toy's text vectors differ by more than rounding.
 TEXTS = [f"a {what} in {where}" for what in ("dog", "red car", "tree", "5 cups") for where in ("rain", "Rome", "a box")]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_published_sixty_texts_are_chosen_whatever_the_last_bit(case: str) -> None:
+def test_the_published_sixty_texts_are_chosen_even_if_the_last_bit_changes(case: str) -> None:
     golden = CASES[case]
     contributions, texts = recipe.textspan_inputs(golden["seed"], **golden["make"])
     generator = np.random.default_rng(60)
@@ -51,7 +51,7 @@ def test_the_published_sixty_texts_are_chosen_whatever_the_last_bit(case: str) -
 
 
 def problem(seed: int, images: int, joint: int, true_rank: int, pool: int) -> tuple[np.ndarray, np.ndarray]:
-    """Contributions of that rank, of falling spread and a mean that is not zero, and texts; float32."""
+    """Float32 texts, and contributions of rank `true_rank` with falling spread and a mean that is not zero."""
     generator = np.random.default_rng(seed)
     spread = generator.standard_normal((images, true_rank)) * np.geomspace(1, 0.1, true_rank)
     spread += generator.standard_normal(true_rank)
@@ -68,17 +68,17 @@ def problem(seed: int, images: int, joint: int, true_rank: int, pool: int) -> tu
     rank=st.integers(1, 12),
     pool=st.integers(1, 30),
 )
-def test_small_problems_come_out_as_the_dense_loops_have_them(
+def test_small_problems_agree_with_dense_float64_loops(
     seed: int, images: int, joint: int, true_rank: int, rank: int, pool: int
 ) -> None:
     true_rank = min(true_rank, joint)
     contributions, texts = problem(seed, images, joint, true_rank, pool)
-    # As many rounds as the texts can span: beyond, the published procedure divides rounding by rounding.
+    # As many rounds as there are dimensions. In later rounds, the published procedure divides rounding errors.
     rounds = min(rank, true_rank, pool)
     chosen, explained, reconstruction = oracle_textspan(contributions, texts, rounds, rank)
     span = textspan_dense(contributions, texts, pool, rank)
     assert span.indices[:rounds].tolist() == chosen.tolist()
-    # The shares are of float64 products of float32 numbers; explained grows to at most 1.
+    # Products of float32 numbers in float64; `explained` is at most 1.
     np.testing.assert_allclose(span.explained[:rounds], explained, rtol=0, atol=1e-9)
     assert (span.indices[rounds:] == -1).all()
     np.testing.assert_allclose(span.explained[rounds:], explained[-1], rtol=0, atol=1e-9)
@@ -88,7 +88,7 @@ def test_small_problems_come_out_as_the_dense_loops_have_them(
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), copies=st.integers(2, 4))
-def test_a_text_that_stands_twice_in_the_pool_is_chosen_once(seed: int, copies: int) -> None:
+def test_a_text_that_is_twice_in_the_pool_is_chosen_once(seed: int, copies: int) -> None:
     contributions, texts = problem(seed, 30, 6, 4, 9)
     order = np.random.default_rng(seed).permutation(np.repeat(np.arange(9), copies))
     span = textspan_dense(contributions, texts[order], 9 * copies, 80)
@@ -103,7 +103,7 @@ def test_of_two_equal_texts_the_first_is_chosen() -> None:
     assert span.indices.tolist() == [0, -1, -1]
 
 
-def test_texts_that_all_lie_across_the_contributions_explain_nothing() -> None:
+def test_texts_orthogonal_to_the_contributions_explain_nothing() -> None:
     contributions = np.zeros((7, 3))
     contributions[:, 0] = np.arange(7)
     span = textspan_dense(contributions, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 2, 80)
@@ -115,7 +115,7 @@ def test_texts_that_all_lie_across_the_contributions_explain_nothing() -> None:
 @pytest.mark.parametrize("seed", [None, 0, 1, 11])
 def test_a_head_that_is_the_same_for_all_images_has_no_text(seed: int | None) -> None:
     generator = np.random.default_rng(seed or 0)
-    # Zeros, and numbers whose sums are rounded: what is left of their variance is not the images'.
+    # Zeros, and numbers whose sums are rounded, so that the variance is not exactly zero.
     row = np.zeros(8) if seed is None else generator.standard_normal(8)
     contributions = np.tile(row.astype(np.float32), (67, 1))
     span = textspan_dense(contributions, generator.standard_normal((9, 8)).astype(np.float32), 3, 80)
@@ -124,7 +124,7 @@ def test_a_head_that_is_the_same_for_all_images_has_no_text(seed: int | None) ->
     np.testing.assert_allclose(span.reconstruct(contributions), contributions, rtol=1e-6)
 
 
-def test_large_means_do_not_drown_the_variance() -> None:
+def test_large_means_do_not_hide_the_variance() -> None:
     # The Gram matrix is uncentred: a mean 1,000 times the spread costs six of float64's sixteen digits.
     contributions, texts = problem(9, 40, 8, 5, 30)
     shifted = contributions.astype(np.float64) + 1000 * np.random.default_rng(1).standard_normal(8)
@@ -134,7 +134,7 @@ def test_large_means_do_not_drown_the_variance() -> None:
     np.testing.assert_allclose(span.explained, explained, rtol=0, atol=1e-8)
 
 
-def test_coordinates_and_directions_give_what_the_dense_contributions_give() -> None:
+def test_moments_of_coordinates_give_the_result_of_dense_contributions() -> None:
     generator = np.random.default_rng(257)
     coordinates = generator.standard_normal((257, 7)) + generator.standard_normal(7)
     directions, texts = generator.standard_normal((7, 24)), generator.standard_normal((51, 24))
@@ -149,10 +149,10 @@ def test_coordinates_and_directions_give_what_the_dense_contributions_give() -> 
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"texts_per_head": 0}, r"0 texts a head from a pool of 5; ask for 1 to 5"),
-        ({"texts_per_head": 6}, r"6 texts a head from a pool of 5; ask for 1 to 5"),
-        ({"rank": 0}, r"rank 0; ask for at least 1"),
-        ({"contributions": np.ones((1, 4))}, r"TEXTSPAN over 1 image; a variance needs at least 2"),
+        ({"texts_per_head": 0}, r"0 texts per head from a pool of 5; ask for 1 to 5"),
+        ({"texts_per_head": 6}, r"6 texts per head from a pool of 5; ask for 1 to 5"),
+        ({"rank": 0}, r"rank 0 is too small; ask for at least 1"),
+        ({"contributions": np.ones((1, 4))}, r"TEXTSPAN over 1 image; it needs at least 2, to have a variance"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str) -> None:
@@ -163,9 +163,9 @@ def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str
 
 @pytest.mark.parametrize(("contributions", "shape"), [(np.ones(4), r"\(4,\)"), (np.ones((3, 5)), r"\(3, 5\)")])
 def test_arrays_without_one_joint_dimension_are_refused(contributions: np.ndarray, shape: str) -> None:
-    # Users have no shape checks before headspan's own.
+    # The function without the tests' shape checks, as users call it.
     unchecked = textspan_dense.__wrapped__  # type: ignore[attr-defined]
-    with pytest.raises(SettingsError, match=rf"contributions {shape} and texts \(5, 4\); give \[images, joint\]"):
+    with pytest.raises(SettingsError, match=rf"contributions {shape} and texts \(5, 4\) do not fit; give \[im"):
         unchecked(contributions, np.ones((5, 4)))
 
 
@@ -191,7 +191,7 @@ def test_a_stores_spans_are_those_of_its_float32_contributions(
         assert relative_error(span.reconstruct(exact), dense.reconstruct(exact)) < tolerances.FLOAT32_SUM
 
 
-def test_spans_are_kept_with_their_settings_and_read_again(toy_copy: Path) -> None:
+def test_spans_are_stored_with_their_settings_and_read_back(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     spans = hs.textspan(store, TEXTS, texts_per_head=3, rank=5, run="first")
     again = read_spans(hs.open(toy_copy), "first")
@@ -252,7 +252,7 @@ def scored(path: Path) -> hs.Store:
 CONCEPTS = hs.Pool("pool", tuple(TEXTS), tuple(text.split(" in ")[1] for text in TEXTS))
 
 
-def test_the_same_textspan_again_changes_nothing_and_says_so(toy_copy: Path) -> None:
+def test_repeating_a_textspan_changes_nothing_and_reports_it(toy_copy: Path) -> None:
     store = scored(toy_copy)
     before = relative_files(toy_copy)
     events: list[Progress] = []
@@ -282,7 +282,7 @@ def test_other_settings_under_the_same_name_are_refused_and_nothing_is_deleted(
     settings = {"texts": CONCEPTS, "texts_per_head": 5, "run": "pool", **changed}
     with pytest.raises(
         StoreError,
-        match=rf"copy\.zarr: textspan run 'pool' was made otherwise \({why}\); choose another --run, or give "
+        match=rf"copy\.zarr: textspan run 'pool' was made differently \({why}\); choose another --run, or give "
         r"--overwrite \(in Python overwrite=True\), which deletes textspan/pool, labels/pool, ccs/pool$",
     ):
         hs.textspan(store, **settings)
@@ -293,7 +293,7 @@ def test_other_settings_under_the_same_name_are_refused_and_nothing_is_deleted(
     assert results.runs(store, "labels") == results.runs(store, "ccs") == []
 
 
-def test_a_textspan_over_other_images_is_another_one(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
+def test_a_run_over_other_images_needs_another_name(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
     others = []
     for name, shard in zip(("b", "c"), toy_run.shards[::2], strict=True):
         hs.precompute(out=tmp_path / f"{name}.zarr", **toy_run.settings(shards=[str(shard)], emit=("heads",)))
@@ -303,17 +303,17 @@ def test_a_textspan_over_other_images_is_another_one(toy_run: ToyRun, toy_copy: 
         hs.textspan(store, CONCEPTS, texts_per_head=5, also=others[:1])
     both = hs.textspan(store, CONCEPTS, texts_per_head=5, also=others, run="both")
     before = relative_files(toy_copy)
-    # In whatever order they are named, and wherever they lie.
+    # The order of the stores and their places do not matter.
     moved = hs.open(shutil.move(others[0].path, tmp_path / "moved.zarr"))
     again = hs.textspan(store, CONCEPTS, texts_per_head=5, also=[others[1], moved], run="both")
     assert (again.explained == both.explained).all()
     assert relative_files(toy_copy) == before
 
 
-def test_a_run_of_an_earlier_version_counts_as_made_with_what_it_says(toy_copy: Path) -> None:
+def test_a_run_of_an_earlier_version_is_compared_by_the_settings_that_it_records(toy_copy: Path) -> None:
     store = scored(toy_copy)
     group = zarr.open_group(toy_copy, mode="r+")["textspan/pool"]
-    # Earlier versions noted the number of images alone.
+    # Earlier versions recorded only the number of images.
     about = {name: value for name, value in group.attrs.items() if name != "moments_sha256"}
     group.attrs.clear()
     group.attrs.update(about)
@@ -323,14 +323,25 @@ def test_a_run_of_an_earlier_version_counts_as_made_with_what_it_says(toy_copy: 
     label_heads(store)
     concept_consistency(store)
     after = relative_files(toy_copy)
-    # The files of runs that had no record are recorded now.
+    # The files of runs without a record are recorded now.
     recorded = {name for name in after if name.startswith("records/results/")}
     assert {name: data for name, data in after.items() if name not in recorded} == before
     with pytest.raises(StoreError, match="rank 80, now 3"):
         hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
 
 
-def test_a_damaged_run_that_is_made_again_as_it_was_keeps_its_labels(toy_copy: Path) -> None:
+def test_a_run_that_records_the_earlier_name_of_the_convention_is_the_same_run(toy_copy: Path) -> None:
+    store = scored(toy_copy)
+    group = zarr.open_group(toy_copy, mode="r+")["textspan/pool"]
+    group.attrs["convention"] = "even"
+    shutil.rmtree(toy_copy / "records" / "results")
+    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    assert group.attrs["convention"] == "even"
+    with pytest.raises(StoreError, match=r"was made differently \(rank 80, now 3\)"):
+        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
+
+
+def test_a_damaged_run_that_is_made_again_identically_keeps_its_labels(toy_copy: Path) -> None:
     store = scored(toy_copy)
     before = relative_files(toy_copy)
     damaged = toy_copy / "textspan" / "pool" / "indices" / "zarr.json"
@@ -361,7 +372,7 @@ def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, mon
         hs.textspan(store, TEXTS[1:], texts_per_head=3, run="third")
 
 
-def test_other_weights_than_the_stores_are_refused(toy_copy: Path) -> None:
+def test_weights_of_another_model_are_refused(toy_copy: Path) -> None:
     metadata = json.loads((toy_copy / "zarr.json").read_text())
     metadata["attributes"]["headspan"]["pretrained"] = "random:1"
     (toy_copy / "zarr.json").write_text(json.dumps(metadata))
@@ -371,7 +382,7 @@ def test_other_weights_than_the_stores_are_refused(toy_copy: Path) -> None:
         hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=3)
 
 
-def test_a_run_that_is_not_there_or_not_the_only_one_is_refused(toy_copy: Path) -> None:
+def test_a_missing_or_ambiguous_run_is_refused(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     with pytest.raises(StoreError, match=r"copy\.zarr: has no textspan run; run headspan textspan"):
         read_spans(store)
@@ -390,12 +401,12 @@ def test_a_pool_that_changed_since_the_run_is_noticed(toy_copy: Path, tmp_path: 
     pool.write_text("\n".join(TEXTS[::-1]))
     hs.textspan(store, pool, texts_per_head=2, run="new")
     assert read_spans(store, "new").pool.texts == tuple(TEXTS[::-1])
-    # A pool of the same name takes nothing from the earlier one.
+    # The earlier pool of the same name is still there.
     assert read_spans(store, "old").pool.texts == tuple(TEXTS)
 
 
 @pytest.mark.parametrize("name", ["my texts (v2).txt", "général.txt", "_mine.txt"])
-def test_a_pool_may_be_called_what_files_are_called(name: str, toy_copy: Path, tmp_path: Path) -> None:
+def test_a_pool_may_have_any_file_name(name: str, toy_copy: Path, tmp_path: Path) -> None:
     pool = tmp_path / name
     pool.write_text("\n".join(TEXTS))
     spans = hs.textspan(hs.open(toy_copy), pool, texts_per_head=2, run="mine")
@@ -419,10 +430,13 @@ def test_a_layer_that_is_not_stored_is_refused(layer: int, wanted: str, toy_copy
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", r"pool\.txt: holds no descriptions; write one a line"),
-        (b" \n\t\n", r"pool\.txt: holds no descriptions"),
+        (b"", r"pool\.txt: contains no descriptions; write one a line"),
+        (b" \n\t\n", r"pool\.txt: contains no descriptions"),
         (b"caf\xe9", r"pool\.txt: byte 3 is not UTF-8; save the file as UTF-8"),
-        (b"a dog\tanimals\na cat\n", r"pool\.txt: description 2 \('a cat'\) is not text<TAB>concept as others are"),
+        (
+            b"a dog\tanimals\na cat\n",
+            r"pool\.txt: description 2 \('a cat'\) is not text<TAB>concept, but other",
+        ),
         (b"a dog\tanimals\na cat\t\n", r"pool\.txt: description 2 .* is not text<TAB>concept"),
     ],
 )
@@ -433,10 +447,10 @@ def test_a_pool_that_cannot_be_used_is_refused_with_its_line(content: bytes, tex
         hs.read_pool(pool)
 
 
-def test_a_pool_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_pool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TextsError, match=r"nowhere\.txt: cannot be read \(No such file or directory\); give a file"):
         hs.read_pool(tmp_path / "nowhere.txt")
-    with pytest.raises(TextsError, match=r"an empty list of texts"):
+    with pytest.raises(TextsError, match=r"the list of texts is empty"):
         hs.read_pool([])
 
 
@@ -457,12 +471,12 @@ def test_every_head_of_a_large_model_gets_sixty_different_texts() -> None:
 def test_contributions_of_failed_images_are_refused() -> None:
     contributions, texts = problem(5, 20, 6, 4, 9)
     contributions[3] = np.nan
-    with pytest.raises(SettingsError, match="hold NaN or infinity; leave out images that failed"):
+    with pytest.raises(SettingsError, match="contain NaN or infinity; leave out images that failed"):
         textspan_dense(contributions, texts, 3, 80)
 
 
 @pytest.mark.parametrize("rank", [80, 200])
-def test_a_rank_above_the_true_one_leaves_the_picks_where_they_are_under_one_ulp(rank: int) -> None:
+def test_a_rank_above_the_true_one_chooses_the_same_texts_under_changes_of_one_ulp(rank: int) -> None:
     contributions, texts = problem(11, 300, 96, 24, 400)
     chosen = textspan_dense(contributions, texts, 24, rank).indices.tolist()
     assert chosen == textspan_dense(contributions, texts, 24, 24).indices.tolist()
@@ -472,17 +486,15 @@ def test_a_rank_above_the_true_one_leaves_the_picks_where_they_are_under_one_ulp
         assert textspan_dense(moved, texts, 24, rank).indices.tolist() == chosen
 
 
-def test_what_can_be_refused_is_refused_before_texts_are_embedded(
-    toy_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headspan.spans.over_store.text_vectors", lambda *_: pytest.fail("texts were embedded"))
+def test_wrong_arguments_are_refused_before_texts_are_embedded(toy_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headspan.spans.over_store.embed_pool", lambda *_: pytest.fail("texts were embedded"))
     store = hs.open(toy_copy)
     for wrong in ({"rank": 0}, {"texts_per_head": 99}, {"run": "../x"}, {"layers": [7]}, {"layers": []}):
         with pytest.raises(SettingsError):
             hs.textspan(store, TEXTS, **wrong)  # type: ignore[arg-type]
 
 
-def test_a_run_that_was_interrupted_while_written_counts_as_none(toy_copy: Path) -> None:
+def test_a_run_whose_writing_was_interrupted_counts_as_missing(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     hs.textspan(store, TEXTS, texts_per_head=2, run="whole")
     hs.textspan(store, TEXTS, texts_per_head=2, run="half")

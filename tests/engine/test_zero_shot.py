@@ -1,4 +1,4 @@
-"""Zero-shot classes and pixels' average precision, against plain loops."""
+"""Zero-shot classes and average precision of pixels, compared with plain loops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) 
         "pet": {"cat": ["a cat", "cats", "one cat"], "dog": ["a dog"]},
         "size": {"big": ["big"], "small": ["small"]},
     }
-    found = embed_classes(store, "pets", sets)
+    found = embed_classes(store, sets)
     assert found["pet"].names == ("cat", "dog")
     cat, single = (
         hs.text_vectors(store, hs.Pool(name, texts))
@@ -39,13 +39,15 @@ def test_a_set_without_classes_or_prompts_is_refused(
     sets: dict[str, dict[str, list[str]]], missing: str, toy_store: hs.Store
 ) -> None:
     with pytest.raises(SettingsError, match=rf"classes of 'pet': {missing}"):
-        embed_classes(toy_store, "pets", sets)
+        embed_classes(toy_store, sets)
 
 
 def test_accuracy_leaves_out_images_without_a_truth() -> None:
     found = accuracy(["a", "b", "a", "c"], ["a", "a", None, "b"])
     assert (found.share, found.images) == (1 / 3, 3)
     assert found.chance == 2 / 3
+    with pytest.raises(SettingsError, match="2 images, none with a true class; give at least one"):
+        accuracy(["a", "b"], [None, None])
 
 
 @pytest.mark.parametrize("count", [1, 3, 257])
@@ -63,13 +65,13 @@ def test_average_precision_equals_precision_at_every_true_pixel(count: int) -> N
     assert average_precision(scores, truths) == pytest.approx(sum(found) / len(found))
 
 
-def test_equal_scores_are_worth_the_masks_share_and_an_empty_mask_is_nan() -> None:
+def test_equal_scores_give_the_masks_share_and_an_empty_mask_gives_nan() -> None:
     truths = np.array([True, False, False, False])
     assert average_precision(np.ones(4, np.float32), truths) == 0.25
     assert math.isnan(average_precision(np.ones(4, np.float32), np.zeros(4, bool)))
 
 
-def test_a_map_is_laid_over_pixels_with_the_patches_centres_in_place() -> None:
+def test_maps_are_enlarged_bilinearly_between_the_patches_centres() -> None:
     found = resized(np.array([[0, 4]], np.float32), (2, 8))
     np.testing.assert_allclose(found[0], [0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4])
     np.testing.assert_array_equal(found[0], found[1])

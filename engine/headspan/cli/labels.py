@@ -25,7 +25,7 @@ from headspan.concepts.pool_writer.request import PoolRequest
 from headspan.concepts.pool_writer.write import check_count, write_pool
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.llm.asking import Asker
-from headspan.spans.over_store import read_spans
+from headspan.spans.result import read_spans
 from headspan.store.reader import Store
 from headspan.store.results import runs
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from headspan.cli.commands import Section
@@ -12,15 +12,14 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.cli.terminal import say
-from headspan.concepts.agreement import Agreement, Measure
-from headspan.concepts.answers import Record, read_records
-from headspan.concepts.ccs import NO_VOTE, UNSOURCED, ConceptConsistency, read_scores
-from headspan.concepts.compare import Compared, compare
-from headspan.concepts.human_votes import read_votes, write_spans
+from headspan.concepts.agreement import Agreement, rater_agreement
+from headspan.concepts.ccs import UNSOURCED, read_scores
+from headspan.concepts.comparison import ComparedStore, compare
+from headspan.concepts.human_votes import read_vote_sheet, write_vote_sheet
 from headspan.concepts.labels import read_labels
-from headspan.concepts.raters import rater_agreement
+from headspan.concepts.votes import VotesOfRun, VotesOnHead, read_votes
 from headspan.errors import SettingsError, counted
-from headspan.spans.over_store import read_spans
+from headspan.spans.result import read_spans
 from headspan.store.reader import Store
 
 
@@ -60,46 +59,34 @@ def add_compare(section: Section) -> None:
 
 
 def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    store = Store(flags.store)
-    found = read_scores(store, flags.run_name)
-    labels, votes = found.labels, found.votes
-    spans = read_spans(store, labels.run)
-    chosen = _head_of(flags.head, found) if flags.head else None
-    said = {(record["layer"], record["head"]): record for record in read_records(store, "labels", labels.run)}
-    voted = {
-        (record["judge"], record["layer"], record["head"], record["text"]): record
-        for record in read_records(store, "ccs", labels.run)
-    }
-    say(f"labels by {labels.source}")
-    say(f"votes by {votes.source}; + matches the label by majority, - does not")
-    for kept, layer in enumerate(labels.layers):
-        for head, name in enumerate(labels.names[kept]):
-            if chosen not in (None, (layer, head)):
-                continue
-            say(f"L{layer}.H{head}  {name or '-'}  CCS {found.scores[kept, head]}")
-            _print_replies("    label", said.get((layer, head)))
-            for place, text in enumerate(spans.texts(layer, head, found.consistent.shape[2])):
-                say(f"    {'+' if found.consistent[kept, head, place] else '-'} {text}")
-                for judge, cast in zip(votes.judges, votes.cast[:, kept, head, place].tolist(), strict=True):
-                    say(f"        {'no vote' if cast == NO_VOTE else cast}  {judge}")
-                    _print_replies("           ", voted.get((judge, layer, head, place + 1)))
+    found = read_votes(Store(flags.store), flags.run_name)
+    heads = [_head_of(flags.head, found)] if flags.head else found.heads
+    say(f"labels by {found.labels_source}")
+    say(f"votes by {found.votes_source}; + matches the label by majority, - does not")
+    for head in heads:
+        say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}")
+        _print_replies("    label", head.label_replies)
+        for text in head.texts:
+            say(f"    {'+' if text.consistent else '-'} {text.text}")
+            for vote in text.votes:
+                say(f"        {'no vote' if vote.fits is None else int(vote.fits)}  {vote.judge}")
+                _print_replies("           ", vote.replies)
     return 0
 
 
-def _head_of(text: str, found: ConceptConsistency) -> tuple[int, int]:
+def _head_of(text: str, found: VotesOfRun) -> VotesOnHead:
     named = re.fullmatch(r"L(\d+)\.H(\d+)", text)
-    head = (int(named[1]), int(named[2])) if named else (-1, -1)
-    if head[0] not in found.labels.layers or head[1] >= found.scores.shape[1]:
+    try:
+        return found.head(int(named[1]) if named else -1, int(named[2]) if named else -1)
+    except SettingsError:
         raise SettingsError(
-            f"--head {text}: there are no scores for such a head; write, for example, L{found.labels.layers[0]}.H0"
-        )
-    return head
+            f"--head {text}: there are no scores for such a head; write, for example, L{found.layers[0]}.H0"
+        ) from None
 
 
-def _print_replies(indent: str, record: Record | None) -> None:
-    for reply in record["replies"] if record is not None else ():
-        words = " ".join((reply["content"] or reply["refusal"] or "").split())
-        say(f"{indent} ← {words or 'nothing'}")
+def _print_replies(indent: str, replies: Sequence[str]) -> None:
+    for reply in replies:
+        say(f"{indent} ← {reply or 'nothing'}")
 
 
 def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -107,14 +94,14 @@ def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     labels = read_labels(store, flags.run_name)
     spans = read_spans(store, labels.run)
     if flags.write:
-        written = write_spans(spans, labels, flags.write, flags.count, flags.seed)
+        written = write_vote_sheet(spans, labels, flags.write, flags.count, flags.seed)
         texts = counted(written, "text")
         say(f"{texts} written to {flags.write}: fill the column associated with 1 or 0, then give --human")
         return 0
-    people = {str(path): read_votes(spans, labels, path) for path in flags.human or ()}
+    people = {str(path): read_vote_sheet(spans, labels, path) for path in flags.human or ()}
     found = read_scores(store, labels.run)
     pairs = rater_agreement(found, people)
-    if not pairs:
+    if not pairs.pairs:
         raise SettingsError(
             f"votes of run {labels.run!r} are by {found.votes.source} alone, and agreement takes two; add a judge with "
             "headspan ccs --judge, or a person with --write and --human"
@@ -135,30 +122,25 @@ def _print_agreement(what: str, found: Agreement) -> None:
     if not found.pairs:
         say(f"    {what}: none was rated by both")
         return
-    measures = (("κ", found.kappa), ("ρ", found.spearman), ("τ-b", found.kendall))
-    shown = "  ".join(f"{name} {_measure(measure)}" for name, measure in measures)
-    say(f"    {found.pairs:,} {what}, {found.same:.1%} the same  {shown}")
-
-
-def _measure(measure: Measure) -> str:
-    if math.isnan(measure.value):
-        return "-"
-    return f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]".replace("nan", "-")
+    say(
+        f"    {found.pairs:,} {what}, {found.same:.1%} the same  κ {found.kappa}  ρ {found.spearman}  "
+        f"τ-b {found.kendall}"
+    )
 
 
 def _compare(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     compared = compare([Store(path) for path in flags.stores], flags.run_name)
-    ways = list(dict.fromkeys(one.way for one in compared))
-    rows = [_compared_row(one, ways.index(one.way) + 1) for one in compared]
+    methods = compared.methods
+    rows = [_compared_row(one, methods.index(one.method) + 1) for one in compared]
     print_table([("model", "store", "run", "method", *SCORE_COLUMNS), *rows])
-    for number, (pool, labeller, judges) in enumerate(ways, start=1):
-        say(f"method {number}: texts of pool {pool}, labels by {labeller}, votes by {judges}")
-    if len(ways) > 1:
+    for number, method in enumerate(methods, start=1):
+        say(f"method {number}: texts of pool {method.pool}, labels by {method.labels}, votes by {method.votes}")
+    if not compared.comparable:
         say("scores made by different methods cannot be compared")
     print_unsourced(*(one.found for one in compared))
     return 0
 
 
-def _compared_row(one: Compared, way: int) -> tuple[str, ...]:
+def _compared_row(one: ComparedStore, way: int) -> tuple[str, ...]:
     name, *scores = score_row(one.model, one.found)
     return (name, Path(one.store).name, one.run, f"{way}", *scores)

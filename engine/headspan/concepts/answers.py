@@ -1,4 +1,4 @@
-"""Raw answers of language models, kept with the results they led to: a JSON list of records, as bytes in an array."""
+"""Raw answers of language models, stored with the results made from them: a JSON list, as bytes in an array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 def record(question: Question, answer: Answer, **where: Any) -> Record:
-    """One answer: what it is about, who was asked what, every reply, and what was read from them."""
+    """One answer: `where` it belongs (layer, head, …), the question, every reply, and the value read from them."""
     return {
         **where,
         "model": question.model,
@@ -30,33 +30,33 @@ def record(question: Question, answer: Answer, **where: Any) -> Record:
 
 
 def as_array(records: Sequence[Record]) -> results.Named:
-    """Records as `analyses.save` takes them."""
+    """Records as an array that `analyses.save` takes."""
     return np.frombuffer(json.dumps(list(records)).encode(), np.uint8), ("byte",)
 
 
 def read_records(store: Store, kind: str, run: str) -> list[Record]:
-    """The records of a run; empty where no language model was asked for it."""
+    """The records of a run; empty if no language model was asked for it. Raises StoreError if they are damaged."""
     return records_of(results.load(store, kind, run)[0], f"{store.path}/{kind}/{run}")
 
 
 def records_of(arrays: Mapping[str, np.ndarray], where: str) -> list[Record]:
-    """The records among a run's arrays."""
+    """The records among a run's arrays; `where` names the run in errors."""
     if "answers" not in arrays:
         return []
     try:
         found: list[Record] = json.loads(arrays["answers"].tobytes())
     except ValueError as error:
         raise StoreError(
-            f"{where}: its raw answers are damaged ({error}); run the command that made it again"
+            f"{where}: its raw answers are damaged ({error}); repeat the command that made this run"
         ) from error
     return found
 
 
 def endpoints(records: Sequence[Record]) -> list[str]:
-    """Where the answers came from, each once."""
+    """The endpoints that the answers came from, each once."""
     return sorted({record["endpoint"] for record in records})
 
 
 def served_as(records: Sequence[Record]) -> list[str]:
-    """The models as the endpoints name them, each once."""
+    """The models' names according to the endpoints, each once."""
     return sorted({reply["model"] for record in records for reply in record["replies"] if reply.get("model")})

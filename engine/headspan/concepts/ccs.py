@@ -1,13 +1,14 @@
 """Concept Consistency Scores: how many of a head's first five texts are consistent with its label.
 
 Source: Madasu, Lal, Howard, "Quantifying Interpretability in CLIP Models with Concept Consistency",
-arXiv 2503.11103, and its public code; association and entanglement: Madasu et al., arXiv 2409.06579. What is
-a reading of ours, not read at its source, is listed in UNSOURCED.
+arXiv 2503.11103, and its public code; association and entanglement: Madasu et al., arXiv 2409.06579. UNSOURCED
+lists the formulas that are our interpretation, since the papers do not give them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +16,18 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, read_labels
-from headspan.errors import SettingsError, StoreError
+from headspan.config import spans as as_ranges
+from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
-from headspan.spans.over_store import HeadSpans, read_spans
+from headspan.frames import Tabular
+from headspan.spans.result import HeadSpans, place_of, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
 from headspan.store.write import analyses
 
-# A vote that is not there: no label, no text, or an answer that was none.
+# A missing vote: the head has no label or no such text, or the judge gave no usable answer.
 NO_VOTE = -1
-# Said wherever the result is printed or kept.
+# Printed and stored with every result.
 UNSOURCED = {
     "association": "association score: mean over labelled heads of the share of texts that are consistent",
     "entanglement": "entanglement score: share of labelled heads whose label is another head's too",
@@ -32,18 +35,22 @@ UNSOURCED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Votes:
-    """Every judge's vote on every head's first texts: 1, 0, or NO_VOTE."""
+    """Every judge's vote on every head's first texts."""
 
     judges: tuple[str, ...]
+    # 1 if judged consistent, 0 if not, or NO_VOTE.
     cast: Int[np.ndarray, "judge layer head text"]
-    # How many of the first five texts a head has.
+    # How many of the first five texts each head has.
     texts: Int[np.ndarray, "layer head"]
+
+    def __repr__(self) -> str:
+        return f"Votes({counted(int((self.cast != NO_VOTE).sum()), 'vote')} by {', '.join(self.judges)})"
 
     @property
     def consistent(self) -> Bool[np.ndarray, "layer head text"]:
-        """What more than half of the votes that were cast say; where that is no more than half, it is not."""
+        """Whether more than half of the votes that were cast say so; a tie is not consistent."""
         return 2 * (self.cast == 1).sum(axis=0) > (self.cast != NO_VOTE).sum(axis=0)
 
     @property
@@ -54,33 +61,43 @@ class Votes:
         return f"majority of {', '.join(self.judges)}"
 
 
-@dataclass(frozen=True, slots=True)
-class ConceptConsistency:
-    """CCS of every head, 0 to 5, and what the studies report of them."""
+@dataclass(frozen=True, slots=True, repr=False)
+class ConceptConsistency(Tabular):
+    """The Concept Consistency Score of every head, 0 to 5, and the studies' summaries of these scores.
+
+    Arrays follow `labels.layers`, which are the model's layer numbers; methods take these numbers.
+    """
 
     labels: Labels
     votes: Votes
 
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{count} {name}" for name, count in self.groups.items())
+        return (
+            f"ConceptConsistency({self.labels.run!r}: {counted(self.scores.size, 'head')}, layers "
+            f"{as_ranges(self.labels.layers)}; {groups})"
+        )
+
     @property
     def consistent(self) -> Bool[np.ndarray, "layer head text"]:
-        """Whether each of a head's first texts is consistent with its label."""
+        """Whether each of a head's first texts is consistent with its label, by the majority of votes."""
         return self.votes.consistent
 
     @property
     def scores(self) -> Int[np.ndarray, "layer head"]:
-        """CCS: the number of consistent texts."""
+        """CCS: the number of consistent texts of each head."""
         return self.consistent.sum(axis=2).astype(np.int8)
 
     @property
     def at_k(self) -> list[float]:
-        """CCS@K for K = 0 to 5: the share of heads with that score."""
+        """CCS@K for K = 0 to 5: the share of heads whose score is K."""
         scores = self.scores
         counts = np.bincount(scores.ravel(), minlength=LABELLED_TEXTS + 1)
         return [float(count) for count in counts / scores.size]
 
     @property
     def groups(self) -> dict[str, int]:
-        """Number of heads in each group: high = 5, moderate = 3, low ≤ 1; 2 and 4 are in none."""
+        """Number of heads in each group: high = 5, moderate = 3, low ≤ 1. Scores 2 and 4 are in no group."""
         scores = self.scores.ravel()
         return {
             "high": int((scores == 5).sum()),
@@ -90,7 +107,8 @@ class ConceptConsistency:
 
     @property
     def ccr(self) -> float:
-        """Concentrated concept ratio: concepts of more than one high head, over high heads; NaN without any."""
+        """Concentrated concept ratio: the number of concepts that several high heads share, divided by the number of
+        high heads; NaN without high heads."""
         concepts = Counter(
             name
             for row, names in zip(self.scores.tolist(), self.labels.concepts, strict=True)
@@ -102,34 +120,37 @@ class ConceptConsistency:
 
     @property
     def heads_per_concept(self) -> dict[str, int]:
-        """How many heads carry each concept, the commonest first; of equally common ones, by name."""
+        """How many heads have each concept, most common first, then by name."""
         counts = Counter(name for row in self.labels.concepts for name in row if name is not None)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def association(self) -> float:
-        """Mean over labelled heads of the share of their texts that are consistent; NaN without any. UNSOURCED."""
+        """Mean over labelled heads of the share of their texts that are consistent; NaN without any. See UNSOURCED."""
         known = self.labels.labelled & (self.votes.texts > 0)
         return float((self.scores[known] / self.votes.texts[known]).mean()) if known.any() else float("nan")
 
     @property
     def entanglement(self) -> float:
-        """Share of labelled heads whose concept another head carries too; NaN without any. UNSOURCED."""
+        """Share of labelled heads whose concept another head has too; NaN without labelled heads. See UNSOURCED."""
         counts = self.heads_per_concept.values()
         return sum(count for count in counts if count > 1) / sum(counts) if counts else float("nan")
 
+    def score(self, layer: int, head: int) -> int:
+        """The CCS of one head. Raises SettingsError if the head is not in the result."""
+        return int(self.scores[place_of(self.labels.layers, self.votes.texts.shape[1], layer, head)])
+
     def group(self, layer: int, head: int) -> str | None:
-        """The group of one head, if it is in one."""
-        score = int(self.scores[self.labels.layers.index(layer), head])
-        return {0: "low", 1: "low", 3: "moderate", 5: "high"}.get(score)
+        """The group of one head, or None for scores 2 and 4; errors as in `score`."""
+        return {0: "low", 1: "low", 3: "moderate", 5: "high"}.get(self.score(layer, head))
 
     def layer(self, layer: int) -> ConceptConsistency:
-        """The same of one layer alone: its heads, its shares, its ratio."""
-        place = self.labels.layers.index(layer)
+        """The result restricted to the heads of one layer. Raises SettingsError if the layer is not in it."""
+        place, _ = place_of(self.labels.layers, self.votes.texts.shape[1], layer, 0)
         one = slice(place, place + 1)
         labels, votes = self.labels, self.votes
         consistent = None if labels.consistent is None else labels.consistent[one]
-        # Labels that are one concept in the whole model are one concept here.
+        # Labels that were merged over the whole model stay merged.
         concepts = labels.concepts[one]
         return ConceptConsistency(
             Labels(labels.run, labels.source, (layer,), concepts, consistent),
@@ -137,21 +158,29 @@ class ConceptConsistency:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The numbers, as JSON takes them: None for what is not defined."""
+        """The summaries as JSON values; None for one that is not defined."""
         found: dict[str, Any] = {"at_k": self.at_k, "groups": self.groups}
         for name in ("ccr", "association", "entanglement"):
             value = getattr(self, name)
             found[name] = None if np.isnan(value) else value
         return found
 
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        columns = dict(self.labels._columns())
+        heads = zip(columns["layer"], columns["head"], strict=True)
+        return {**columns, "score": self.scores.ravel().tolist(), "group": [self.group(*head) for head in heads]}
+
 
 def concept_consistency(
     store: Store, run: str | None = None, overwrite: bool = False, on_progress: Listener = ignore
 ) -> ConceptConsistency:
-    """CCS of a run whose labels brought their votes, or of the only one there is; kept as `ccs/<run>`.
+    """Score a run by the votes that its labels include, and write the result as `ccs/<run>`.
 
-    SettingsError where the labels are a language model's, whose votes judges must give (`judge_heads`). StoreError
-    where the run has other votes (judges', say), unless `overwrite`, which deletes them.
+    Without `run`, the only labelled run is scored. Source: Madasu, Lal, Howard, arXiv 2503.11103.
+
+    Raises SettingsError if the labels have no votes because a language model gave them: judges vote on those, see
+    `judge_heads`. Raises StoreError if the run has different votes, such as those of judges, and `overwrite` is false;
+    `overwrite` deletes them.
     """
     labels = read_labels(store, run)
     if labels.consistent is None:
@@ -181,7 +210,10 @@ def save_scores(
     overwrite: bool = False,
     on_progress: Listener = ignore,
 ) -> None:
-    """Keep scores, votes and what they were made from as `ccs/<run>`; StoreError as in `analyses.save`."""
+    """Write scores, votes and their sources as `ccs/<run>`, with further arrays and settings.
+
+    Raises StoreError as `analyses.save` does if there are different scores.
+    """
     votes = found.votes
     analyses.save(
         store,
@@ -210,7 +242,10 @@ def save_scores(
 
 
 def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
-    """The stored scores of a run, or of the only one there is."""
+    """Read the scores of a run from a store; without `run`, of the only one.
+
+    Raises StoreError if they are missing or damaged, or if there are several runs and none is named.
+    """
     run = results.only_run(store, "ccs", run)
     arrays, settings = results.load(store, "ccs", run)
     if "votes" not in arrays:

@@ -1,6 +1,6 @@
-"""Heads labelled by hand, which a language model is shown before it labels others.
+"""Heads labelled by hand, which a language model sees as examples before it labels other heads.
 
-A TOML file of `[[head]]` tables with a `label` and its `texts`. One ships with headspan; users add theirs.
+Examples are TOML files of `[[head]]` tables with a `label` and `texts`. One ships with headspan; users may add more.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _FORM = 'write [[head]], label = "…" and texts = ["…", …] for each head'
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A head's texts, and the label that a person gave it."""
+    """The texts of a head, and the label that a person gave it."""
 
     label: str
     texts: tuple[str, ...]
 
 
 def read_examples(added: Sequence[str | Path] = ()) -> tuple[Example, ...]:
-    """The examples that ship with headspan, then those of the files `added`; TextsError where one cannot be used."""
+    """The examples that ship with headspan, then those of the files `added`. Raises TextsError for an invalid file."""
     shipped = files("headspan.concepts") / "heads.toml"
     examples = _parse(shipped.read_text(encoding="utf-8"), str(shipped))
     for name in added:
@@ -46,17 +46,17 @@ def _parse(content: str, source: str) -> list[Example]:
     try:
         found = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
-        raise TextsError(f"{source}: is no TOML ({error}); {_FORM}") from error
+        raise TextsError(f"{source}: is not TOML ({error}); {_FORM}") from error
     heads = found.get("head")
     if not isinstance(heads, list) or not heads:
-        raise TextsError(f"{source}: holds no labelled heads; {_FORM}")
+        raise TextsError(f"{source}: contains no labelled heads; {_FORM}")
     return [_example(head, f"{source}: head {number}") for number, head in enumerate(heads, start=1)]
 
 
 def _example(head: Any, where: str) -> Example:
     unknown = sorted(set(head) - {"label", "texts"}) if isinstance(head, dict) else ["no table"]
     if unknown:
-        raise TextsError(f"{where} holds {', '.join(unknown)}; {_FORM}")
+        raise TextsError(f"{where} contains {', '.join(unknown)}; {_FORM}")
     label, texts = head.get("label"), head.get("texts")
     if not isinstance(label, str) or not label.strip():
         raise TextsError(f"{where} has no label; {_FORM}")

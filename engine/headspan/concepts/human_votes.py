@@ -1,7 +1,7 @@
-"""Spans for a person to judge: written to a CSV file that a spreadsheet opens, and read back.
+"""Vote sheets: CSV files of texts and labels in which a person votes, in a spreadsheet or an editor.
 
-Whole heads are drawn, so that scores can be compared as well, and their texts are shuffled, so that each is judged
-by itself. The file shows no judge's vote.
+Whole heads are drawn, so that scores of heads can be compared too. Their texts are shuffled, so that each is judged
+on its own. The sheet does not show the judges' votes.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import numpy as np
 from jaxtyping import Int
 
 from headspan.concepts.ccs import NO_VOTE
-from headspan.concepts.labels import LABELLED_TEXTS, Labels, first_texts
+from headspan.concepts.labels import LABELLED_TEXTS, Labels
 from headspan.errors import SettingsError, TextsError
 from headspan.io.files import write_atomically
-from headspan.spans.over_store import HeadSpans
+from headspan.spans.result import HeadSpans, place_of
 
 COLUMNS = ("layer", "head", "number", "label", "text", "associated")
-# A spreadsheet would take such a cell for a formula.
+# A spreadsheet evaluates a cell that begins with one of these as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_spans(spans: HeadSpans, labels: Labels, path: str | Path, count: int = 100, seed: int = 0) -> int:
-    """Write `count` texts with their heads' labels to `path`, `associated` left empty; returns how many there are.
+def write_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path, count: int = 100, seed: int = 0) -> int:
+    """Write up to `count` texts with their heads' labels to `path`; returns how many were written.
 
-    Fewer where fewer are labelled. Raises TextsError where no head is, StoreError where `path` cannot be
-    written, SettingsError where it is there already: a person's work may be in it.
+    The person fills the column `associated` with 1 or 0. `seed` decides which heads are drawn. Raises TextsError if no
+    head is labelled, StoreError if `path` cannot be written, and SettingsError if `path` exists, since it may contain
+    votes.
     """
     path = Path(path)
     if count < 1:
         raise SettingsError(f"--count {count} is too small; give at least 1")
     if path.exists():
-        raise SettingsError(f"{path}: is there already and may hold somebody's votes; give another --write")
+        raise SettingsError(f"{path}: already exists and may contain votes; give another --write")
     rows = _rows(spans, labels)
     if not rows:
         raise TextsError(f"labels of run {labels.run!r}: no head is labelled, so there is nothing to judge")
@@ -48,16 +49,16 @@ def write_spans(spans: HeadSpans, labels: Labels, path: str | Path, count: int =
     writer.writerow(COLUMNS)
     for place in random.permutation(len(drawn)).tolist():
         writer.writerow([_cell(value) for value in drawn[place]])
-    # With a mark that tells spreadsheets the encoding.
+    # With a byte order mark, from which spreadsheets recognise UTF-8.
     write_atomically(path, [buffer.getvalue().encode("utf-8-sig")])
     return len(drawn)
 
 
-def read_votes(spans: HeadSpans, labels: Labels, path: str | Path) -> Int[np.ndarray, "layer head text"]:
-    """A person's votes from such a file: 1, 0, or NO_VOTE where `associated` was left empty or a text is not in it.
+def read_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path) -> Int[np.ndarray, "layer head text"]:
+    """Read a person's votes from a filled vote sheet: 1, 0, or NO_VOTE for texts without a vote.
 
-    Raises TextsError where the file is none of these, a vote is neither 1 nor 0, nothing is filled in, or label
-    or text are not the store's any more.
+    The axes are those of `Votes.cast`. Raises TextsError if the file is not a vote sheet, if a vote is neither 1 nor 0,
+    if no vote is filled in, or if a label or text differs from the store's.
     """
     wanted = {tuple(map(int, row[:3])): row[3:5] for row in _rows(spans, labels)}
     votes = np.full((len(labels.layers), spans.indices.shape[1], LABELLED_TEXTS), NO_VOTE, np.int8)
@@ -69,11 +70,9 @@ def read_votes(spans: HeadSpans, labels: Labels, path: str | Path) -> Int[np.nda
         except ValueError as error:
             raise TextsError(f"{where}: layer, head and number must be whole numbers; restore the line") from error
         if place not in wanted or tuple(_uncell(row[name]) for name in ("label", "text")) != wanted[place]:
-            raise TextsError(
-                f"{where}: this label and text are not the store's any more; write the spans again with --write"
-            )
+            raise TextsError(f"{where}: this label and text differ from the store's; write a new sheet with --write")
         if place in seen:
-            raise TextsError(f"{where}: is there twice; keep one of the lines")
+            raise TextsError(f"{where}: repeats the text of another line; keep one of them")
         seen.add(place)
         vote = row["associated"].strip().removesuffix(".0")
         if vote not in ("", "0", "1"):
@@ -81,20 +80,21 @@ def read_votes(spans: HeadSpans, labels: Labels, path: str | Path) -> Int[np.nda
                 f"{where}: associated is {vote[:40]!r}; write 1 where label and text belong together, else 0"
             )
         if vote:
-            votes[labels.layers.index(place[0]), place[1], place[2] - 1] = int(vote)
+            layer, head, number = place
+            votes[(*place_of(labels.layers, votes.shape[1], layer, head), number - 1)] = int(vote)
     if (votes == NO_VOTE).all():
         raise TextsError(f"{path}: no vote is filled in; write 1 or 0 into the column associated")
     return votes
 
 
 def _rows(spans: HeadSpans, labels: Labels) -> list[tuple[str, str, str, str, str, str]]:
-    """Layer, head, number, label, text and an empty vote, of every text of every labelled head."""
+    """Layer, head, number, label, text and an empty vote, for every text of every labelled head."""
     return [
-        (str(layer), str(head), str(number), _one_line(label), _one_line(spans.pool.texts[text]), "")
-        for kept, (layer, names) in enumerate(zip(labels.layers, labels.names, strict=True))
+        (str(layer), str(head), str(number), _one_line(label), _one_line(text), "")
+        for layer, names in zip(labels.layers, labels.names, strict=True)
         for head, label in enumerate(names)
         if label is not None
-        for number, text in enumerate(first_texts(spans, kept, head), start=1)
+        for number, text in enumerate(spans.texts(layer, head, LABELLED_TEXTS), start=1)
     ]
 
 
@@ -102,18 +102,18 @@ def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise TextsError(f"{path}: cannot be read ({error.strerror}); give the file that --write made") from error
+        raise TextsError(f"{path}: cannot be read ({error.strerror}); give a file that --write wrote") from error
     except UnicodeDecodeError as error:
         raise TextsError(f"{path}: byte {error.start} is not UTF-8; save the file as CSV in UTF-8") from error
-    # Spreadsheets of some countries write semicolons.
+    # In some countries, spreadsheets separate cells by semicolons.
     delimiter = max(",;\t", key=content.split("\n", 1)[0].count)
     try:
         lines: Sequence[dict[str, str]] = list(csv.DictReader(io.StringIO(content), delimiter=delimiter, strict=True))
     except csv.Error as error:
-        raise TextsError(f"{path}: is no CSV ({error}); give the file that --write made") from error
+        raise TextsError(f"{path}: is not CSV ({error}); give a file that --write wrote") from error
     for line, row in enumerate(lines, start=2):
         if any(row.get(name) is None for name in COLUMNS):
-            raise TextsError(f"{path}, line {line}: wanted are the columns {', '.join(COLUMNS)}; restore them")
+            raise TextsError(f"{path}, line {line}: lacks one of the columns {', '.join(COLUMNS)}; restore it")
     return list(enumerate(lines, start=2))
 
 

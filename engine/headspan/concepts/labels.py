@@ -1,8 +1,7 @@
-"""One concept a head, and which of its first texts are consistent with it.
+"""Label every head with one concept, and vote on whether its first texts fit the label.
 
-Source: Madasu et al., arXiv 2409.06579 (labels) and arXiv 2503.11103 (judging texts against them). This
-file is the seam: whoever labels and whoever judges are two functions; here they are the pool's own
-annotations, so that no language model is needed. Language models label in `model_labels`, judge in `judging`.
+Source: Madasu et al., arXiv 2409.06579 (labels) and arXiv 2503.11103 (votes of texts on a label). Here the labels and
+votes are the pool's own concepts, without a language model. `llm_labels` and `llm_judges` ask language models.
 """
 
 from __future__ import annotations
@@ -16,40 +15,52 @@ import numpy as np
 from jaxtyping import Bool
 
 from headspan.concepts.merging import merge_labels
+from headspan.config import spans as as_ranges
 from headspan.errors import SettingsError, TextsError, counted
 from headspan.events import Listener, ignore
-from headspan.spans.over_store import HeadSpans, read_spans
+from headspan.frames import Tabular
+from headspan.spans.result import HeadSpans, place_of, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
 from headspan.store.write import analyses
 
-# Both studies look at the first five texts.
+# Both studies use the first five texts of a head.
 LABELLED_TEXTS = 5
 
-# The head's first texts, by their places in the pool, to a label; None where nothing can be said.
+# From the pool places of a head's first texts to a label, or None if no label fits.
 Labeller = Callable[[Sequence[int]], str | None]
-# A text, by its place in the pool, and a label to whether they are consistent.
+# From the pool place of a text, and a label, to whether they are consistent.
 Judge = Callable[[int, str], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """A label of every head (None where it has none), and the votes on its first five texts.
+@dataclass(frozen=True, slots=True, repr=False)
+class Labels(Tabular):
+    """The label of every head, and, if they were made together, the votes on its first five texts.
 
-    `consistent` is None where judges are still to vote. `free` labels are words that a language model found,
-    and several may stand for one concept; others are a pool's concepts as they are.
+    `names` and the array follow `layers`, which are the model's layer numbers; methods take these numbers.
     """
 
     run: str
+    # Who gave the labels, in words.
     source: str
     layers: tuple[int, ...]
+    # For each layer, the label of each head; None without a label.
     names: tuple[tuple[str | None, ...], ...]
+    # None if judges have not voted yet.
     consistent: Bool[np.ndarray, "layer head text"] | None
+    # Whether a language model chose the words freely, so that several labels may name one concept.
     free: bool = False
+
+    def __repr__(self) -> str:
+        labelled = self.labelled
+        return (
+            f"Labels({self.run!r}: {int(labelled.sum())} of {counted(labelled.size, 'head')} labelled, layers "
+            f"{as_ranges(self.layers)}, by {self.source})"
+        )
 
     @property
     def concepts(self) -> tuple[tuple[str | None, ...], ...]:
-        """The labels as they count: free ones that differ in plural, case or prefix alone are one."""
+        """The labels after merging: free labels that differ only in plural, case or prefix become one."""
         if not self.free:
             return self.names
         one = merge_labels(name for row in self.names for name in row)
@@ -61,26 +72,38 @@ class Labels:
         return np.array([[name is not None for name in row] for row in self.names])
 
     def name(self, layer: int, head: int) -> str | None:
-        """The label of one head."""
-        return self.names[self.layers.index(layer)][head]
+        """The label of one head. Raises SettingsError if the head is not in the result."""
+        place, head = place_of(self.layers, len(self.names[0]), layer, head)
+        return self.names[place][head]
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        heads = len(self.names[0])
+        return {
+            "layer": [layer for layer in self.layers for _ in range(heads)],
+            "head": list(range(heads)) * len(self.layers),
+            "label": [name for row in self.names for name in row],
+            "concept": [name for row in self.concepts for name in row],
+        }
 
 
 def label_heads(
     store: Store, run: str | None = None, overwrite: bool = False, on_progress: Listener = ignore
 ) -> Labels:
-    """Label every head of a TEXTSPAN run by the concepts of its pool, and keep it as `labels/<run>`.
+    """Label every head of a TEXTSPAN run with a concept of the pool, and write the result as `labels/<run>`.
 
-    A head's label is the commonest concept among its first five texts (of equally common ones, the one
-    chosen first), and a text is consistent where it carries that concept. Raises TextsError where the
-    pool has no concepts, SettingsError where the run has fewer than five texts a head, StoreError where the run has
-    other labels (a language model's, say), unless `overwrite`: then they and the scores made from them are deleted.
+    The label is the most common concept of the head's first five texts; of equally common ones, that of the text
+    chosen first. A text is consistent if it has that concept. Source: Madasu et al., arXiv 2409.06579.
+
+    Raises TextsError if the pool has no concepts, SettingsError if the run has fewer than five texts per head, and
+    StoreError if the run has different labels, such as a language model's, and `overwrite` is false. `overwrite`
+    deletes them and the scores made from them.
     """
     spans = read_spans(store, run)
     concepts = spans.pool.concepts
     if concepts is None:
         raise TextsError(
-            f"pool {spans.pool.name}: its texts carry no concepts, so heads cannot be labelled by them; give "
-            "text<TAB>concept lines, or use the pool general, or let a language model label with --llm"
+            f"pool {spans.pool.name}: its texts have no concepts, so heads cannot be labelled with them; give "
+            "text<TAB>concept lines, use the pool general, or let a language model label with --llm"
         )
     check_texts(spans)
     labels = label_with(
@@ -95,38 +118,35 @@ def label_heads(
 
 
 def check_texts(spans: HeadSpans) -> None:
-    """Raise SettingsError where a run has too few texts a head for labels and scores."""
+    """Raise SettingsError if a run has too few texts per head for labels and scores."""
     chosen = spans.indices.shape[2]
     if chosen < LABELLED_TEXTS:
         raise SettingsError(
-            f"textspan run {spans.run!r} has {counted(chosen, 'text')} a head, labels and scores look at the first "
+            f"textspan run {spans.run!r} has {counted(chosen, 'text')} per head, but labels and scores use the first "
             f"{LABELLED_TEXTS}; run headspan textspan with --texts-per-head {LABELLED_TEXTS} or more"
         )
 
 
-def first_texts(spans: HeadSpans, kept: int, head: int) -> list[int]:
-    """The places in the pool of the texts that labels and scores look at; `kept` is the layer's place."""
-    return [text for text in spans.indices[kept, head, :LABELLED_TEXTS].tolist() if text >= 0]
-
-
 def label_with(spans: HeadSpans, labeller: Labeller, judge: Judge, source: str) -> Labels:
-    """Ask `labeller` for every head's label and `judge` for every vote."""
+    """Ask `labeller` for the label of every head, and `judge` for every vote; nothing is written."""
     votes = np.zeros((*spans.indices.shape[:2], LABELLED_TEXTS), bool)
-    names: list[tuple[str | None, ...]] = []
-    for kept, _ in enumerate(spans.layers):
-        row: list[str | None] = []
-        for head in range(spans.indices.shape[1]):
-            texts = first_texts(spans, kept, head)
-            label = labeller(texts)
-            row.append(label)
+    names = [
+        [labeller(spans.places(layer, head, LABELLED_TEXTS)) for head in range(spans.indices.shape[1])]
+        for layer in spans.layers
+    ]
+    for index, layer in enumerate(spans.layers):
+        for head, label in enumerate(names[index]):
             if label is not None:
-                votes[kept, head, : len(texts)] = [judge(text, label) for text in texts]
-        names.append(tuple(row))
-    return Labels(spans.run, source, spans.layers, tuple(names), votes)
+                texts = spans.places(layer, head, LABELLED_TEXTS)
+                votes[index, head, : len(texts)] = [judge(text, label) for text in texts]
+    return Labels(spans.run, source, spans.layers, tuple(map(tuple, names)), votes)
 
 
 def read_labels(store: Store, run: str | None = None) -> Labels:
-    """The stored labels of a run, or of the only one there is."""
+    """Read the labels of a run from a store; without `run`, of the only one.
+
+    Raises StoreError if they are missing or damaged, or if there are several runs and none is named.
+    """
     run = results.only_run(store, "labels", run)
     arrays, settings = results.load(store, "labels", run)
     with results.as_written(store, "labels", run):
@@ -143,9 +163,9 @@ def save_labels(
     overwrite: bool = False,
     on_progress: Listener = ignore,
 ) -> None:
-    """Keep `labels` as `labels/<run>`, with what else belongs to the way in which they were made.
+    """Write `labels` as `labels/<run>`, with further arrays and settings that say how they were made.
 
-    StoreError as in `analyses.save` where other labels are there.
+    Raises StoreError as `analyses.save` does if there are different labels.
     """
     votes: dict[str, results.Named] = {}
     if labels.consistent is not None:

@@ -1,7 +1,7 @@
-"""Language models as judges: each is asked, for one text and one label, whether they belong together.
+"""Language models as judges, which vote on whether a text is associated with a label, one pair at a time.
 
-Source: Madasu, Lal, Howard, arXiv 2503.11103. The prompt is headspan's own wording of the study's: rate the
-association of the label to the text, 1 if associated and 0 if not. Every vote and every raw answer is kept.
+Source: Madasu, Lal, Howard, arXiv 2503.11103. The wording of the prompt is headspan's own: rate the association of
+the label to the text, 1 if associated and 0 if not. Every vote and every raw answer is stored.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import numpy as np
 
 from headspan.concepts.answers import Record, as_array, endpoints, read_records, record, served_as
 from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores, save_scores, text_counts
-from headspan.concepts.labels import LABELLED_TEXTS, Labels, check_texts, first_texts, read_labels
+from headspan.concepts.labels import LABELLED_TEXTS, Labels, check_texts, read_labels
 from headspan.errors import LanguageModelError, SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
-from headspan.spans.over_store import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans, read_spans
 from headspan.store import results
 from headspan.store.reader import Store
 
 
 class Place(NamedTuple):
-    """A head's text: the layer's place, the head, and the text's place among the first five."""
+    """One text of a head: layer, head, and the number of the text, from 1."""
 
-    kept: int
+    layer: int
     head: int
-    text: int
+    number: int
 
 
 def _read(answer: str) -> int:
-    # A model without structured output may give the digit alone.
+    # A model without structured output may reply with the digit alone.
     value = bare(answer) if bare(answer) in ("0", "1") else read_field(answer, "associated")
     if isinstance(value, bool) or value not in (0, 1, "0", "1"):
-        raise NotAsAskedError(f"rates the association {json.dumps(value)[:40]} where 1 or 0 is asked for")
+        raise NotAsAskedError(f"rates the association {json.dumps(value)[:40]}; 1 or 0 was asked for")
     return int(value)
 
 
@@ -46,7 +46,7 @@ VOTE = Form("vote", object_of(associated={"type": "integer", "enum": [0, 1]}), _
 
 
 def vote_prompt(label: str, text: str) -> str:
-    """What a judge is asked about one text and one label."""
+    """The prompt that asks a judge about one text and one label."""
     return (
         "Rate the association of the label to the text: 1 if the label is associated with the text, 0 if it is not. "
         'Answer with the JSON object {"associated": 1} or {"associated": 0} and nothing else.\n\n'
@@ -57,34 +57,34 @@ def vote_prompt(label: str, text: str) -> str:
 def vote_questions(
     spans: HeadSpans, labels: Labels, judge: str, answer_tokens: int = ANSWER_TOKENS
 ) -> dict[Place, Question]:
-    """A question for every text of every labelled head."""
-    questions = {}
-    for kept, names in enumerate(labels.names):
-        for head, label in enumerate(names):
-            for number, place in enumerate(first_texts(spans, kept, head) if label is not None else ()):
-                prompt = vote_prompt(str(label), spans.pool.texts[place])
-                questions[Place(kept, head, number)] = Question(judge, prompt, VOTE, answer_tokens=answer_tokens)
-    return questions
+    """The question for every text of every labelled head."""
+    return {
+        Place(layer, head, number): Question(judge, vote_prompt(label, text), VOTE, answer_tokens=answer_tokens)
+        for layer, names in zip(labels.layers, labels.names, strict=True)
+        for head, label in enumerate(names)
+        if label is not None
+        for number, text in enumerate(spans.texts(layer, head, LABELLED_TEXTS), start=1)
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What judges are to vote on in a run, and what of it is there already."""
+    """The questions to the judges of a run, and the votes that it has already."""
 
     labels: Labels
     spans: HeadSpans
-    # Every question to each judge; and the answers that the run holds to them.
+    # For each judge, every question, and the stored answers to them.
     questions: dict[str, dict[Place, Question]]
     answered: dict[str, dict[Place, Record]]
-    # The votes of other judges, which stay, and their answers.
+    # Votes and answers of other judges that are kept.
     others: dict[str, np.ndarray]
     other_records: list[Record]
-    # Whether the run has votes of exactly these judges, and must stay as it is since something was made from it.
+    # Whether the run has votes of exactly these judges, and is complete or has results made from it.
     unchanged: bool
 
     @property
     def open(self) -> dict[str, dict[Place, Question]]:
-        """The questions that `judge_heads` asks each judge."""
+        """The questions that `judge_heads` will ask each judge."""
         if self.unchanged:
             return {}
         return {
@@ -101,14 +101,14 @@ def open_ballot(
     answer_tokens: int = ANSWER_TOKENS,
     overwrite: bool = False,
 ) -> Ballot:
-    """What `judge_heads` asks, and what it finds.
+    """Prepare the questions of `judge_heads` and find the stored votes; nothing is asked or written.
 
-    SettingsError where a judge is named twice. StoreError where the run has votes of other judges, unless these are to
-    stay (`add`) or to be deleted (`overwrite`).
+    Raises SettingsError if a judge is named twice, and StoreError if the run has votes of other judges, unless they are
+    kept (`add`) or deleted (`overwrite`).
     """
     twice = sorted({judge for judge in judges if judges.count(judge) > 1})
     if twice:
-        raise SettingsError(f"--judge {twice[0]} is given twice; a judge has one vote, so name each once")
+        raise SettingsError(f"--judge {twice[0]} is given twice; each judge has one vote, so name it once")
     labels = read_labels(store, run)
     spans = read_spans(store, labels.run)
     check_texts(spans)
@@ -125,11 +125,7 @@ def open_ballot(
         why = f"ccs run {labels.run!r} has votes by {', '.join(others)}, which stay where judges are added with --add"
         raise results.refusal(store, "ccs", labels.run, why)
     for judge in () if overwrite else judges:
-        known = {
-            Place(labels.layers.index(one["layer"]), one["head"], one["text"] - 1): one
-            for one in records
-            if one["judge"] == judge
-        }
+        known = {Place(one["layer"], one["head"], one["text"]): one for one in records if one["judge"] == judge}
         answered[judge] = {
             place: one
             for place, one in known.items()
@@ -163,18 +159,20 @@ def judge_heads(
     on_progress: Listener = ignore,
     overwrite: bool = False,
 ) -> ConceptConsistency:
-    """Let every judge vote on every labelled head's texts; scores, votes and raw answers are kept as `ccs/<run>`.
+    """Let every judge vote on the texts of every labelled head; write scores, votes and answers as `ccs/<run>`.
 
-    Votes that the run has from these judges are not asked for again. With `add`, the votes that it has from other
-    judges stay; without, they are refused with a StoreError unless `overwrite`, which asks for every vote and deletes
-    what is there. A judge's answer that is none is a vote that is missing, and is asked for again the next time. Raises
-    LanguageModelError where a judge gives no vote at all, and what `Asker.ask` raises; answers that came before are
-    kept on disk.
+    Source: Madasu, Lal, Howard, arXiv 2503.11103. `judges` are names of language models. Stored votes of these judges
+    are reused. If a judge gives no usable answer, its vote is missing, and the next call asks again. `add` keeps the
+    stored votes of other judges; `overwrite` deletes all stored votes and asks for every vote.
+
+    Raises SettingsError if a judge is named twice; StoreError if the run has votes of other judges and neither `add`
+    nor `overwrite` is given; LanguageModelError if a judge gives no usable vote at all; and the errors of `Asker.ask`.
+    Answers received before an error stay in the cache.
     """
     ballot = open_ballot(store, judges, run, add, answer_tokens, overwrite)
     labels = ballot.labels
     if ballot.unchanged:
-        on_progress(Progress(NOTE, 1, 1, f"ccs/{labels.run} has the votes of these judges; it was left as it is"))
+        on_progress(Progress(NOTE, 1, 1, f"ccs/{labels.run} has the votes of these judges; it is unchanged"))
         return read_scores(store, labels.run)
     shape = (len(labels.layers), ballot.spans.indices.shape[1], LABELLED_TEXTS)
     votes, records = dict(ballot.others), list(ballot.other_records)
@@ -186,29 +184,28 @@ def judge_heads(
         for place, question in questions.items():
             found = ballot.answered[judge].get(place)
             if found is None:
-                where = {"judge": judge, "layer": labels.layers[place.kept], "head": place.head, "text": place.text + 1}
+                where = {"judge": judge, "layer": place.layer, "head": place.head, "text": place.number}
                 found = record(question, next(answers), **where)
             if found["value"] is None:
                 complaint = found["complaint"]
             else:
-                cast[place] = found["value"]
+                cast[labels.layers.index(place.layer), place.head, place.number - 1] = found["value"]
             records.append(found)
         if questions and (cast == NO_VOTE).all():
             raise LanguageModelError(
-                f"{judge} votes on none of {counted(len(questions), 'text')}: its answer {complaint}; name "
-                f"another --judge, or "
-                "allow longer answers with --answer-tokens"
+                f"{judge} votes on none of {counted(len(questions), 'text')}: its answer {complaint}; name another "
+                "--judge, or allow longer answers with --answer-tokens"
             )
         votes[judge] = cast
     scores = ConceptConsistency(labels, Votes(tuple(votes), np.stack(list(votes.values())), text_counts(ballot.spans)))
     settings = {"judged_by": [_judge(judge, votes[judge], scores, records) for judge in votes]}
-    # What is there is part of this, or may be overwritten.
+    # Existing scores are part of these, or the caller allowed to replace them.
     save_scores(store, scores, {"answers": as_array(records)}, settings, overwrite=True, on_progress=on_progress)
     return scores
 
 
 def missing_votes(found: ConceptConsistency) -> dict[str, int]:
-    """For each judge, the texts of labelled heads that it has no vote on."""
+    """For each judge, the number of texts of labelled heads without a vote of it."""
     wanted = int(found.votes.texts[found.labels.labelled].sum())
     return {
         judge: wanted - int((cast != NO_VOTE).sum())

@@ -1,8 +1,8 @@
-"""Which labels count as one: those that differ only in plural, case, or by one being a prefix of the other.
+"""Merge labels that differ only in plural, in case, or by one being a prefix of the other.
 
-Source: the study's rule (Madasu et al., arXiv 2409.06579). The rule joins pairs, and what is joined through
-others is one group, so that the order of labels has no say: with "geo", "geography" and "geo-location" go
-together. Prefixes can also join what means different things ("car", "carpet"), so callers keep the labels as given.
+Source: the study's rule (Madasu et al., arXiv 2409.06579). The rule joins pairs; groups are the connected sets of
+pairs, so the order of labels does not matter: "geo" joins "geography" and "geo-location". Prefixes also join words
+that mean different things ("car", "carpet"), so results store the original labels too.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _IRREGULAR = {
     "mice": "mouse",
     "geese": "goose",
 }
-# Endings of a plural, and what stands there in the singular; each is tried, as English does not say which.
+# Endings of plurals and of their singulars. All are tried, since the ending does not decide the singular.
 _PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
 
 
 def merge_labels(labels: Iterable[str | None], prefixes: bool = True) -> dict[str, str]:
-    """Every label to the one that stands for its group: its commonest; of equally common ones, the shortest.
+    """Map every label to the representative of its group: the most common label, then the shortest.
 
-    Without `prefixes`, labels are joined by plural and case alone. None is left out.
+    Without `prefixes`, labels are joined by plural and case only. None among `labels` is ignored.
     """
     counts = Counter(label for label in labels if label is not None)
     distinct = sorted(counts)
@@ -38,7 +38,7 @@ def merge_labels(labels: Iterable[str | None], prefixes: bool = True) -> dict[st
             groups.join(label, by_form.setdefault(form, label))
     if prefixes:
         plain = {label: _plain(label) for label in distinct}
-        # Sorted, what a label is the prefix of follows it at once.
+        # In sorted order, the labels that begin with a label follow it directly.
         ordered = sorted((form, label) for label, form in plain.items() if form)
         for place, (form, label) in enumerate(ordered):
             for longer, other in ordered[place + 1 :]:
@@ -53,12 +53,12 @@ def merge_labels(labels: Iterable[str | None], prefixes: bool = True) -> dict[st
 
 
 def _plain(label: str) -> str:
-    """The letters and digits alone: "Geo location" and "geo-location" are one."""
+    """The letters and digits in lower case: "Geo location" and "geo-location" are equal."""
     return "".join(letter for letter in label.casefold() if letter.isalnum())
 
 
 def _forms(label: str) -> set[str]:
-    """The label and what its singular may be."""
+    """The label and its possible singulars."""
     plain = _plain(label)
     forms = {plain}
     for ending, singular in _PLURALS:
@@ -71,7 +71,7 @@ def _forms(label: str) -> set[str]:
 
 
 class _Groups:
-    """Sets of labels that grow together."""
+    """Disjoint sets of labels, joined step by step (union-find)."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._above = {label: label for label in labels}

@@ -1,7 +1,7 @@
-"""Where in an image the evidence for a text lies: each patch's contribution along the text.
+"""Map a text onto an image: how much each patch contributes in the direction of the text.
 
-Source: Gandelsman, Efros, Steinhardt, ICLR 2024. A map of a text is the dot product of every patch's
-contribution, summed over the chosen heads, with the unit text; tokens that are no patches are left out.
+Source: Gandelsman, Efros, Steinhardt, ICLR 2024. A map is the dot product of the unit text with every patch's
+contribution, summed over the chosen heads. The class token and registers are left out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from headspan.store.reader import Store
 def text_maps(
     store: Store, image: int, vectors: Float[np.ndarray, "text joint"], heads: Sequence[Head]
 ) -> Float32[np.ndarray, "text rows columns"]:
-    """Maps of unit texts over the patch grid of the image of that index, through `heads`.
+    """Maps of unit text vectors over the patch grid of the image of that index, through `heads`.
 
-    Texts are carried to each head, so that no patch's contribution is ever formed in joint space. Raises
-    SettingsError where the store holds no patches, heads are no pairs, or vectors are of another width.
+    Contributions are divided by `‖embedding‖`. Texts are projected to each head's coordinates, so that no patch's
+    contribution is formed in joint space. Raises SettingsError if the store has no patches, if a head or the image is
+    not in the store, or if `vectors` are not rows of the joint dimension.
     """
     refuse_other_vectors(store, vectors)
     heads = distinct(store, heads)
@@ -39,7 +40,7 @@ def text_maps(
 
 
 def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of `patches` square patches over an image of that height and width."""
+    """Rows and columns of a grid of `patches` square patches over an image of that height and width."""
     shapes = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
     return min(shapes, key=lambda shape: abs(np.log(shape[0] / shape[1] * width / height)))
 
@@ -47,15 +48,15 @@ def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:
 def resized(
     evidence: Float32[np.ndarray, "rows columns"], size: tuple[int, int]
 ) -> Float32[np.ndarray, "height width"]:
-    """A map at `size` (height, width), bilinear between the patches' centres."""
+    """A map enlarged to `size` (height, width) pixels, bilinear between the centres of patches."""
     height, width = size
     return np.asarray(Image.fromarray(evidence).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def average_precision(scores: Float32[np.ndarray, "*pixels"], truths: Bool[np.ndarray, "*pixels"]) -> float:
-    """Area under the precision-recall curve of scores for a mask: mean precision at each true pixel's score.
+    """Area under the precision-recall curve of scores for a mask: the mean precision at each true pixel's score.
 
-    Pixels of equal score count together. NaN for an empty mask.
+    Pixels of equal score share one threshold. NaN if the mask is empty.
     """
     values, places = np.unique(-scores.ravel(), return_inverse=True)
     counts = np.bincount(places, minlength=len(values))

@@ -1,6 +1,6 @@
-"""Many questions to an endpoint: the kept answers first, the others asked side by side within a budget.
+"""Ask a language model many questions: cached answers first, the others in parallel and within a budget.
 
-Answers are kept as they come, so that whatever ends a run, the next one goes on there.
+Every answer is cached when it arrives, so an interrupted run continues where it ended.
 """
 
 from __future__ import annotations
@@ -17,32 +17,42 @@ from headspan.llm.connection import Connection
 from headspan.llm.endpoint import Endpoint
 from headspan.llm.worker_pool import WorkerPool, opening, token_bound
 
-# English text has some four bytes a token; for an estimate, not for a bound.
+# English text has about four bytes per token. This is for the estimate; bounds count one token per byte.
 _BYTES_PER_TOKEN = 4
-# The standard allowance: every question asked so often, and spare calls for failures.
+# The default budget: calls per question, and further calls for failures.
 _ALLOWANCE, _SPARE_CALLS = 3, 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
-    """What asking takes: questions in all and answered before, those open, and tokens."""
+    """What `ask` would send, and what it would cost."""
 
+    # Different questions, and how many of them have a cached answer.
     questions: int
     kept: int
+    # The questions without one, which would be sent.
     open: tuple[Question, ...]
-    # Kept answers that another endpoint gave.
+    # Other endpoints that gave cached answers.
     elsewhere: tuple[str, ...]
+    # Estimated tokens of the prompts.
     prompt_tokens: int
-    # Upper bounds.
+    # Upper bounds: tokens of the answers, and of prompts and answers together.
     answer_tokens: int
     max_tokens: int
 
+    def __repr__(self) -> str:
+        return (
+            f"Plan({counted(self.questions, 'question')}, {self.kept} cached; {len(self.open)} to ask, about "
+            f"{counted(self.prompt_tokens, 'token')} of prompts and at most {self.answer_tokens:,} of answers)"
+        )
+
 
 class Asker:
-    """An endpoint, its answers on disk, and what may be spent on new ones.
+    """An endpoint, a cache of its answers, and a budget for new ones.
 
-    Without `max_calls` or `max_tokens`, each call of `ask` may spend three times what its open questions take at
-    most, and some more. `calls` and `tokens` of `budget` say what was spent.
+    `max_calls` and `max_tokens` bound the calls and tokens of all `ask` together; tokens count prompts and answers.
+    Without them, each `ask` may spend three times the upper bound of its open questions, plus a reserve for failures.
+    `budget.calls` and `budget.tokens` are what has been spent. Raises SettingsError for a negative bound.
     """
 
     def __init__(
@@ -50,20 +60,20 @@ class Asker:
     ) -> None:
         for name, value in (("--max-calls", max_calls), ("--max-tokens", max_tokens)):
             if value is not None and value < 0:
-                raise SettingsError(f"{name} {value} is below zero; give what may be spent, or leave it out")
+                raise SettingsError(f"{name} {value} is below zero; give a bound of 0 or more, or leave it out")
         self.endpoint = endpoint
         self.cache = cache
         self.budget = Budget()
         self._max_calls, self._max_tokens = max_calls, max_tokens
 
     def plan(self, questions: Sequence[Question]) -> Plan:
-        """What `ask` would send; nothing is sent."""
+        """What `ask` would send for these questions. Raises SettingsError if a question names no model."""
         return self._plan(questions, self.cache.all_kept(questions))
 
     def _plan(self, questions: Sequence[Question], kept: Mapping[Question, Answer]) -> Plan:
         unique = list(dict.fromkeys(questions))
         if not all(question.model.strip() for question in unique):
-            raise SettingsError("a language model without a name cannot be asked; name one with --llm or --judge")
+            raise SettingsError("the name of the language model is empty; name one with --llm or --judge")
         open_questions = tuple(question for question in unique if question not in kept)
         here = self.endpoint.shown_url
         return Plan(
@@ -77,7 +87,7 @@ class Asker:
         )
 
     def limits(self, plan: Plan) -> tuple[int, int]:
-        """Calls and tokens that asking `plan` may bring the budget to."""
+        """The totals of calls and tokens that the budget may reach by asking `plan`."""
         calls = self.budget.calls + _ALLOWANCE * len(plan.open) + _SPARE_CALLS
         largest = max((token_bound(question, opening(question)) for question in plan.open), default=0)
         tokens = self.budget.tokens + _ALLOWANCE * plan.max_tokens + _SPARE_CALLS * largest
@@ -87,19 +97,19 @@ class Asker:
         )
 
     def ask(self, questions: Sequence[Question], on_progress: Listener = ignore) -> list[Answer]:
-        """An answer to each of `questions`, in order; equal questions are asked once.
+        """Answers to `questions`, in their order; equal questions are asked once.
 
-        Raises LanguageModelError where the endpoint stops answering, or the budget is spent; what was
-        answered until then is kept.
+        An answer's `value` is None if the model gave no usable reply. Raises LanguageModelError if the endpoint cannot
+        be used or the budget is spent; answers received before that stay in the cache.
         """
         found = self.cache.all_kept(questions)
         plan = self._plan(questions, found)
         if plan.open:
             self.budget.allow(*self.limits(plan))
             with Connection(self.endpoint) as connection:
-                crew = WorkerPool(connection, self.endpoint, self.cache, self.budget)
-                # Closed whatever happens, so that no thread goes on asking.
-                with closing(crew.run(plan.open)) as arriving:
+                pool = WorkerPool(connection, self.endpoint, self.cache, self.budget)
+                # Closed in any case, so that no thread continues to send requests.
+                with closing(pool.run(plan.open)) as arriving:
                     for question, answer in arriving:
                         found[question] = answer
                         note = f"{counted(self.budget.calls, 'call')}, {counted(self.budget.tokens, 'token')}"

@@ -1,8 +1,8 @@
-"""What may be spent: calls and tokens, reserved before a request is sent and settled when its reply says the use.
+"""A budget of calls and tokens, reserved before each request and settled when its reply reports the usage.
 
-Reservations are upper bounds (a token is a byte at least), so that the budget holds whatever the tokenizer, as long
-as the endpoint keeps to an answer's limit of tokens. A request that would not fit waits for others to settle, and is
-refused when none is under way.
+Reservations are upper bounds (a token has at least one byte), so the budget holds for every tokenizer if the endpoint
+respects the limit of tokens per answer. A request that does not fit waits for others to settle, and is refused when no
+other is in progress.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 
 class BudgetSpentError(Exception):
-    """No room for another request."""
+    """The budget has no room for another request."""
 
 
 class Budget:
-    """Calls and tokens of one command, counted by several threads."""
+    """Calls and tokens of one Asker, counted by several threads."""
 
     def __init__(self) -> None:
         self.max_calls = 0
@@ -27,15 +27,15 @@ class Budget:
         self._changed = threading.Condition()
 
     def allow(self, max_calls: int, max_tokens: int) -> None:
-        """Set how much may be spent in all."""
+        """Set the totals that may be spent."""
         with self._changed:
             self.max_calls, self.max_tokens = max_calls, max_tokens
 
     def reserve(self, tokens: int, stopped: Callable[[], bool]) -> None:
-        """Take a call and room for `tokens`; BudgetSpentError where there is none."""
+        """Reserve a call and `tokens`, waiting for other requests if need be. Raises BudgetSpentError without room."""
         with self._changed:
             while self.tokens + self._reserved + tokens > self.max_tokens and self._reserved and not stopped():
-                # Only what is under way can make room; asked again now and then, since stopping tells nobody.
+                # Requests in progress may free tokens. The timeout is for `stopped`, which does not notify.
                 self._changed.wait(0.1)
             if self.calls >= self.max_calls or self.tokens + self._reserved + tokens > self.max_tokens:
                 raise BudgetSpentError
@@ -43,7 +43,7 @@ class Budget:
             self._reserved += tokens
 
     def settle(self, reserved: int, used: int) -> None:
-        """Give back a reservation, of which `used` tokens were spent."""
+        """Replace a reservation by the `used` tokens that were spent."""
         with self._changed:
             self._reserved -= reserved
             self.tokens += used

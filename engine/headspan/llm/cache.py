@@ -1,8 +1,7 @@
-"""Answers on disk, one file each, found by model, prompt, form and temperature: a question is paid for once.
+"""A cache of answers on disk, one file each, keyed by model, prompt, form and temperature.
 
-Files are whole or not there, so that several processes may share a folder. What cannot be read as an answer any
-more counts as no answer, and is asked again. Endpoint and key are no part of what an answer is found by; the
-endpoint is noted in it.
+Files are written atomically, so several processes may share a folder. A file that cannot be read as an answer is
+ignored, and its question is asked again. Endpoint and API key are not part of the key; the file names the endpoint.
 """
 
 from __future__ import annotations
@@ -19,57 +18,59 @@ from headspan.errors import LanguageModelError, StoreError
 from headspan.io.files import make_folder, write_atomically
 from headspan.llm.forms import Form
 
-# Tokens that an answer may have where nothing else is said.
+# Default limit of tokens per answer.
 ANSWER_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question to one model."""
+    """One question to one model; `form` reads the answer."""
 
     model: str
     prompt: str
     form: Form
     temperature: float = 0.0
-    # Tokens that the answer may have, thoughts included.
+    # Limit of tokens of the answer, including a reasoning model's thoughts.
     answer_tokens: int = ANSWER_TOKENS
 
     @property
     def sha256(self) -> str:
-        """Names the question in the cache."""
+        """The key of the question in the cache."""
         asked = [self.model, self.prompt, self.form.name, self.form.schema, self.temperature]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answered: the value that was read, and every reply as it came, the last one read."""
+    """The answer to a question."""
 
-    # None where no reply was as asked; `complaint` then says why.
+    # What `form.read` returned; None if no reply was usable.
     value: Any
+    # Every raw reply; the value was read from the last one.
     replies: tuple[dict[str, Any], ...]
     base_url: str
+    # Why there is no value; completes "The answer …".
     complaint: str | None = None
-    # Whether it was there before.
+    # Whether it came from the cache.
     kept: bool = False
 
     @property
     def served_as(self) -> str | None:
-        """The model as the endpoint names it."""
+        """The model's name according to the endpoint."""
         return self.replies[-1].get("model") if self.replies else None
 
 
 def default_folder() -> Path:
-    """`headspan/answers` in the user's cache folder."""
+    """`headspan/answers` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`)."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "headspan" / "answers"
 
 
 class AnswerCache:
-    """A folder of answers, made where it is not there."""
+    """A folder of answers, by default `headspan/answers` in the user's cache folder."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        """Raises LanguageModelError where answers could not be kept, before anything is paid for."""
+        """Create the folder if it is missing. Raises LanguageModelError if it cannot be written."""
         self.folder = default_folder() if folder is None else Path(folder)
         try:
             make_folder(self.folder.absolute())
@@ -79,7 +80,7 @@ class AnswerCache:
             raise self._refusal("Permission denied")
 
     def read(self, question: Question) -> Answer | None:
-        """The answer to `question`, if a good one is kept."""
+        """The cached answer to `question`; None if there is none that its form accepts."""
         try:
             content = json.loads(self._path(question).read_bytes())
             replies = tuple(content["replies"])
@@ -88,12 +89,12 @@ class AnswerCache:
             return None
         except OSError as error:
             raise self._refusal(error.strerror) from error
-        # A damaged file, or an answer that headspan would no longer take: asked again, and written over.
+        # The file is damaged, or its form now refuses the answer: the question is asked again.
         except (ValueError, RecursionError, LookupError, TypeError):
             return None
 
     def write(self, question: Question, answer: Answer) -> None:
-        """Keep a good answer."""
+        """Write a usable answer. Raises LanguageModelError if the folder cannot be written."""
         content = {
             "model": question.model,
             "prompt": question.prompt,
@@ -108,7 +109,7 @@ class AnswerCache:
             raise self._refusal(getattr(error.__cause__, "strerror", None)) from error
 
     def all_kept(self, questions: Sequence[Question]) -> dict[Question, Answer]:
-        """Those of `questions` that have an answer."""
+        """The cached answers to `questions`; questions without one are left out."""
         found = {question: self.read(question) for question in dict.fromkeys(questions)}
         return {question: answer for question, answer in found.items() if answer is not None}
 
@@ -118,5 +119,5 @@ class AnswerCache:
 
     def _refusal(self, reason: str | None) -> LanguageModelError:
         return LanguageModelError(
-            f"{self.folder}: answers cannot be kept there ({reason}); make room, or name another folder with --cache"
+            f"{self.folder}: answers cannot be stored there ({reason}); free space, or name another folder with --cache"
         )

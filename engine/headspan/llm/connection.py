@@ -1,6 +1,6 @@
-"""One request to an endpoint through the `openai` client, and what each model there turned out not to know.
+"""Send one request to an endpoint through the `openai` client, without parameters that its model has refused.
 
-The client's own retries are off: what is sent is counted, so headspan decides.
+The client's own retries are off, since every request counts towards the budget.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from headspan.llm.endpoint import NO_KEY, Endpoint
 from headspan.llm.failures import Failure, Verdict, bad_status, no_connection
 
 Message = dict[str, str]
-# An address where nobody answers is given up sooner than a reply that takes its time.
+# Connecting has a shorter timeout than waiting for a reply.
 _CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back. `complaint` says why there are no words to read, where there are none."""
+    """A model's reply to one request."""
 
     content: str
-    # As it is kept: content, refusal, finish reason, model, use.
+    # The stored form: content, refusal, finish_reason, model, usage.
     raw: dict[str, Any]
-    # None where the endpoint does not say.
+    # Tokens of prompt and reply; None if the endpoint does not report them.
     tokens: int | None
+    # Why there is no content to read; completes "The answer …".
     complaint: str | None = None
 
 
 class RequestFailedError(Exception):
-    """A request without a reply that answers."""
+    """A request that brought no reply."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.sentence)
@@ -42,17 +43,17 @@ class RequestFailedError(Exception):
 
 
 class Connection:
-    """An endpoint with its client open; used by several threads, and closed as a context manager."""
+    """An open client of an endpoint, shared by several threads; a context manager."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Raises LanguageModelError where the client is not installed, or a key is missing."""
+        """Open the client. Raises LanguageModelError if `openai` is not installed or OpenAI's API key is missing."""
         endpoint.check_key()
         try:
-            # Imported here, since only who asks a language model needs it.
+            # Imported here, since it is an optional dependency.
             import openai
         except ImportError as error:
             raise LanguageModelError(
-                "asking a language model takes the openai client, which is not installed; pip install 'headspan[llm]'"
+                "asking a language model needs the openai client, which is not installed; pip install 'headspan[llm]'"
             ) from error
         self._openai = openai
         self._endpoint = endpoint
@@ -62,7 +63,7 @@ class Connection:
             timeout=openai.Timeout(endpoint.timeout_seconds, connect=min(_CONNECT_SECONDS, endpoint.timeout_seconds)),
             max_retries=0,
         )
-        # Of each model, the parameters that it is not sent any more.
+        # For each model, the parameters that it refused and is no longer sent.
         self._unknown: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 
@@ -73,7 +74,7 @@ class Connection:
         self._client.close()
 
     def send(self, question: Question, messages: Sequence[Message], with_schema: bool) -> Reply:
-        """Send one request. Raises RequestFailedError where no reply came, or one that is none."""
+        """Send one request. Raises RequestFailedError if there is no reply or it is not a chat completion."""
         with self._lock:
             left_out = set(self._unknown.get(question.model, ()))
         parameters = _parameters(question, with_schema, left_out)
@@ -84,8 +85,8 @@ class Connection:
                 **parameters,
             )
             body = raw.text
-        # Timed out is also a lost connection, so it comes first. The client's errors hold request and key, so
-        # nothing is chained to them.
+        # A timeout is also a connection error, so it comes first. The client's errors contain the request and the API
+        # key, so none is chained.
         except self._openai.APITimeoutError as error:
             raise RequestFailedError(no_connection(error, self._endpoint, timed_out=True)) from None
         except self._openai.APIConnectionError as error:
@@ -96,15 +97,17 @@ class Connection:
             )
             raise RequestFailedError(self._rephrase(failure, question.model, parameters)) from None
         except (self._openai.OpenAIError, UnicodeDecodeError) as error:
-            sentence = f"{self._endpoint.shown_url}: {self._endpoint.without_secrets(one_line(error))}; mend --base-url"
+            sentence = (
+                f"{self._endpoint.shown_url}: {self._endpoint.without_secrets(one_line(error))}; correct --base-url"
+            )
             raise RequestFailedError(Failure(Verdict.STOP, sentence)) from None
         return read_reply(self._endpoint.without_secrets(body), self._endpoint)
 
     def _rephrase(self, failure: Failure, model: str, parameters: dict[str, Any]) -> Failure:
-        """Remember what `model` does not know; a failure that stops where nothing can be left out."""
+        """Remember the parameters that `model` refused. Without one that can be left out, the failure becomes final."""
         if failure.verdict is not Verdict.REPHRASE:
             return failure
-        # The newer name of the limit is what the older one was replaced by, and can be left out no more.
+        # The limit's newer name already replaces the older one, and cannot be left out.
         blamed = set(parameters).intersection(failure.parameters)
         with self._lock:
             self._unknown.setdefault(model, set()).update(blamed)
@@ -112,7 +115,7 @@ class Connection:
 
 
 def _parameters(question: Question, with_schema: bool, left_out: set[str]) -> dict[str, Any]:
-    # Reasoning models know the limit by its newer name alone, most servers by its older one.
+    # Reasoning models accept only the newer name of the limit, most servers only the older one.
     limit = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
     parameters: dict[str, Any] = {limit: question.answer_tokens}
     if "temperature" not in left_out:
@@ -124,7 +127,7 @@ def _parameters(question: Question, with_schema: bool, left_out: set[str]) -> di
 
 
 def read_reply(body: str, endpoint: Endpoint) -> Reply:
-    """A reply's words and use. RequestFailedError where the body is none of the API's."""
+    """Read a reply's content and usage. Raises RequestFailedError if the body is not a chat completion."""
     try:
         found = json.loads(body)
         choice = found["choices"][0]
@@ -142,8 +145,8 @@ def read_reply(body: str, endpoint: Endpoint) -> Reply:
         start = " ".join(body.split())[:80]
         verdict = Verdict.STOP if start.startswith("<") else Verdict.WAIT
         sentence = (
-            f"{endpoint.shown_url}: its reply is no chat completion ({start or 'nothing'}); mend --base-url, which "
-            "usually ends in /v1"
+            f"{endpoint.shown_url}: its reply is not a chat completion ({start or 'nothing'}); correct --base-url, "
+            "which usually ends in /v1"
         )
         raise RequestFailedError(Failure(verdict, sentence, may_have_cost=True)) from None
     complaint = None
@@ -155,7 +158,7 @@ def read_reply(body: str, endpoint: Endpoint) -> Reply:
 
 
 def _words(value: Any) -> str:
-    # JSON can say half a character, which no file takes.
+    # JSON may contain lone surrogates, which cannot be encoded in a file.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 

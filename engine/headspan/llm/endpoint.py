@@ -1,7 +1,7 @@
-"""Where language models answer: any endpoint that speaks OpenAI's chat completions, its key, and what may be told.
+"""An endpoint of language models: address, API key, timeouts, and the removal of secrets from texts.
 
-The key is sent and told to nobody: it stands in no representation, no message and no file. A key is only asked
-for when something is to be sent.
+Any server with OpenAI's chat completions will do. The key is sent with requests only; it is never printed, logged
+or stored. It is required only when a request is sent.
 """
 
 from __future__ import annotations
@@ -13,33 +13,35 @@ from urllib.parse import urlsplit
 from headspan.errors import LanguageModelError, SettingsError
 
 OPENAI_URL = "https://api.openai.com/v1"
-# How long a reply may take and how many requests are under way at a time, where nothing else is said.
+# Default seconds until a reply, and default number of parallel requests.
 TIMEOUT_SECONDS, PARALLEL = 120.0, 4
-# The openai client wants some key even where an endpoint of one's own wants none.
+# The openai client requires a key even for endpoints that need none.
 NO_KEY = "none"
-# Shorter keys are dummies ("ollama", "EMPTY"), and words that answers may hold.
+# Shorter keys are placeholders ("ollama", "EMPTY") that may also be words of an answer.
 _SECRET_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often a question is sent again when the endpoint fails, and how long it waits in between."""
+    """How often a request is retried when the endpoint fails, and the delays between the attempts."""
 
     attempts: int = 7
-    # Doubled each time, with jitter; the endpoint's own Retry-After counts where it is longer.
+    # The delay doubles with each attempt, with jitter. A longer Retry-After of the endpoint has precedence.
     first_wait_seconds: float = 0.5
     longest_wait_seconds: float = 60.0
-    # An endpoint that wants more than this is left alone until the next run.
+    # If the endpoint asks for a longer delay than this, the run stops.
     longest_retry_after_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. `parallel` requests at most are under way at the same time."""
+    """One endpoint. Raises SettingsError for an address, key or number that cannot work."""
 
     base_url: str = OPENAI_URL
     api_key: str = field(default="", repr=False)
+    # Until a reply is complete.
     timeout_seconds: float = TIMEOUT_SECONDS
+    # Requests at the same time, at most.
     parallel: int = PARALLEL
     patience: Patience = Patience()
 
@@ -49,17 +51,17 @@ class Endpoint:
         try:
             parts = urlsplit(self.base_url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        # A bracket or a port that is none.
+        # `urlsplit` raises it for an invalid port or IPv6 address.
         except ValueError:
             usable = False
         if not usable:
             raise SettingsError(
-                "the base URL is no http or https address; give one such as http://localhost:8000/v1 with --base-url "
-                "or OPENAI_BASE_URL"
+                "the base URL is not an http or https address; give one such as http://localhost:8000/v1 with "
+                "--base-url or OPENAI_BASE_URL"
             )
         if not all("!" <= letter <= "~" for letter in self.api_key):
             raise SettingsError(
-                "the API key holds a space or a letter that no key has; set OPENAI_API_KEY again, to the key alone"
+                "the API key contains a space or a character that keys do not have; set OPENAI_API_KEY to the key alone"
             )
         if self.timeout_seconds <= 0:
             raise SettingsError(f"--timeout {self.timeout_seconds:g} is too short; give seconds above 0")
@@ -74,7 +76,7 @@ class Endpoint:
         timeout_seconds: float = TIMEOUT_SECONDS,
         parallel: int = PARALLEL,
     ) -> Endpoint:
-        """What is given, else `OPENAI_BASE_URL` and `OPENAI_API_KEY`, else OpenAI itself."""
+        """The endpoint of the arguments, else of `OPENAI_BASE_URL` and `OPENAI_API_KEY`, else OpenAI's own."""
         return cls(
             base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL,
             api_key or os.environ.get("OPENAI_API_KEY") or "",
@@ -84,14 +86,14 @@ class Endpoint:
 
     @property
     def shown_url(self) -> str:
-        """The address without what may be secret in it: user, password, query."""
+        """The address without user, password and query, which may be secret."""
         parts = urlsplit(self.base_url)
         host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
     def check_key(self) -> None:
-        """Raise LanguageModelError where the endpoint is known to want a key and there is none."""
+        """Raise LanguageModelError if the endpoint is OpenAI's and there is no key."""
         if not self.api_key and urlsplit(self.base_url).hostname == urlsplit(OPENAI_URL).hostname:
             raise LanguageModelError(
                 f"{self.shown_url}: no API key; set OPENAI_API_KEY, or name another endpoint with --base-url or "
@@ -99,7 +101,7 @@ class Endpoint:
             )
 
     def without_secrets(self, text: str) -> str:
-        """`text` with key and password blotted out, wherever the endpoint echoed them."""
+        """`text` with key, password and query replaced, in case the endpoint echoed them."""
         parts = urlsplit(self.base_url)
         for secret in (self.api_key, parts.password, parts.query):
             if secret and len(secret) >= _SECRET_LENGTH:

@@ -1,6 +1,6 @@
-"""What an answer must look like: a JSON schema for endpoints that know them, and a reader for all.
+"""The form of an answer: a JSON schema for endpoints that support schemas, and a function that reads any reply.
 
-The reader is lenient about wrapping (code fences, thoughts, words around the JSON) and strict about content.
+Reading is lenient about wrapping (code fences, thoughts, words around the JSON) and strict about content.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 
 
 class NotAsAskedError(ValueError):
-    """An answer that is none; the message completes "The answer …"."""
+    """A reply does not have the form that was asked for; the message completes "The answer …"."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """A kind of answer. `read` takes the model's words and raises NotAsAskedError where they do not answer."""
+    """A kind of answer. `read` turns a reply into a value, and raises NotAsAskedError if it cannot."""
 
     name: str
     schema: dict[str, Any]
@@ -28,14 +28,14 @@ class Form:
 
 
 def object_of(**fields: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an object with these fields, in the subset that structured outputs take."""
+    """The schema of an object with these fields, in the subset that structured outputs support."""
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
 def read_field(text: str, name: str) -> Any:
-    """The value of field `name` of the JSON object in `text`; several objects must agree.
+    """The value of field `name` of the JSON object in `text`; several objects must have the same value.
 
-    NotAsAskedError where there is none.
+    Raises NotAsAskedError if there is no such object, or if values differ.
     """
     values: list[Any] = []
     plain = _THOUGHTS.sub("", text)
@@ -50,12 +50,12 @@ def read_field(text: str, name: str) -> Any:
                 values.append(found[name])
         start = plain.find("{", end)
     if not values:
-        raise NotAsAskedError(f"holds no JSON object with the field {name!r}")
+        raise NotAsAskedError(f"contains no JSON object with the field {name!r}")
     if len(values) > 1:
-        raise NotAsAskedError(f"holds several values of {name!r}")
+        raise NotAsAskedError(f"contains several values of {name!r}")
     return values[0]
 
 
 def bare(text: str) -> str:
-    """`text` without thoughts, code fences, quotes and full stops around it: an answer given without JSON."""
+    """`text` without thoughts, and without code fences, quotes and full stops around it."""
     return _THOUGHTS.sub("", text).strip().strip("`\"'.* \n")

@@ -1,7 +1,7 @@
-"""The threads that ask: each takes a question, sends it until there is a reply, and reads the answer.
+"""Threads that ask questions: each sends one question at a time until there is a usable answer.
 
-A reply that is not as asked is complained about to the model and asked for again; a request that fails is sent
-again after a while, with jitter, and not before the endpoint wants it. Good answers are kept at once.
+If a reply does not have the requested form, the model is told why and asked again. A failed request is retried after a
+delay with jitter, and not before the endpoint allows it. Usable answers are cached at once.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from headspan.llm.endpoint import Endpoint
 from headspan.llm.failures import Failure, Verdict
 from headspan.llm.forms import NotAsAskedError
 
-# Replies that a question may get before it counts as unanswered.
+# Replies to a question, after which it counts as unanswered.
 _ASKS = 3
-# Of a reply that is not as asked, so much is shown to the model again.
+# Letters of an unusable reply that are sent back to the model.
 _SHOWN_AGAIN = 400
-# Tokens that chat templates put around a message.
+# Upper bound of the tokens that a chat template adds to a message.
 _TEMPLATE_TOKENS = 100
-# How long an interrupted run waits for replies that are on their way.
+# Seconds that an interrupted run waits for its threads.
 _LEAVE_SECONDS = 1.0
 
 Outcome = tuple[Question, Answer] | BaseException | None
 
 
 class StoppedError(Exception):
-    """This thread gave up because another one had to."""
+    """This thread ended because another one failed."""
 
 
 class WorkerPool:
-    """The threads of one `ask`, and what they share."""
+    """The threads of one `ask`, and the state that they share."""
 
     def __init__(self, connection: Connection, endpoint: Endpoint, cache: AnswerCache, budget: Budget) -> None:
         self._connection, self._endpoint, self._cache, self._budget = connection, endpoint, cache, budget
         self._stop = threading.Event()
-        # Nothing is sent before, as a limit of rate holds for all threads.
+        # No thread sends before this time, since a rate limit holds for all of them.
         self._hold_until = 0.0
         self._random = random.Random()
 
     def run(self, questions: Sequence[Question]) -> Generator[tuple[Question, Answer], None, None]:
-        """Answers as they come. The first failure is raised when what was under way has ended."""
+        """Yield answers as they arrive. Raises the first failure after all threads have ended."""
         todo: queue.SimpleQueue[Question] = queue.SimpleQueue()
         done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         for question in questions:
             todo.put(question)
-        # Daemons, so that an interrupted program need not wait for a reply that may take minutes.
+        # Daemon threads, so that an interrupted program need not wait minutes for a reply.
         threads = [
             threading.Thread(target=self._work, args=(todo, done), name="headspan-ask", daemon=True)
             for _ in range(min(self._endpoint.parallel, len(questions)))
@@ -83,11 +83,11 @@ class WorkerPool:
                 f"the budget of {counted(budget.max_calls, 'call')} and {counted(budget.max_tokens, 'token')} "
                 "has no room for another question (spent: "
                 f"{counted(budget.calls, 'call')} and {counted(budget.tokens, 'token')}; {answered} of "
-                f"{len(questions)} answers are there and kept); give more with --max-calls and --max-tokens, and run "
-                "the same command to go on"
+                f"{len(questions)} answers are cached); raise --max-calls and --max-tokens, and run the same command "
+                "to continue"
             )
         if isinstance(failure, RequestFailedError):
-            kept = f"; {answered} of {len(questions)} answers are kept, run the same command to go on"
+            kept = f"; {answered} of {len(questions)} answers are cached, run the same command to continue"
             raise LanguageModelError(f"{failure.failure.sentence}{kept if answered else ''}")
         if failure is not None:
             raise failure
@@ -99,7 +99,7 @@ class WorkerPool:
                 done.put((question, self._answer(question)))
         except (queue.Empty, StoppedError):
             pass
-        # Handed over, not handled: `run` raises it.
+        # Passed to `run`, which raises it.
         except BaseException as error:
             done.put(error)
             self._stop.set()
@@ -107,7 +107,7 @@ class WorkerPool:
             done.put(None)
 
     def _answer(self, question: Question) -> Answer:
-        # Another process may have asked it in the meantime.
+        # Another process may have cached the answer meanwhile.
         if kept := self._cache.read(question):
             return kept
         messages, replies = opening(question), []
@@ -132,19 +132,19 @@ class WorkerPool:
                     return answer
             if reply.raw["finish_reason"] == "length":
                 complaint += f" (cut at {question.answer_tokens} tokens)"
-            # A grammar can keep a weak model in a loop, so it is asked again without.
+            # A schema can drive a weak model into a loop, so the next request leaves it out.
             with_schema = with_schema and "{" in reply.content and reply.raw["finish_reason"] != "length"
             messages = _again(question, reply, complaint)
         return Answer(None, tuple(replies), self._endpoint.shown_url, complaint)
 
     def _send(self, question: Question, messages: Sequence[Message], with_schema: bool) -> Reply:
-        """A reply, after as many requests as patience allows."""
+        """Send requests until there is a reply. Raises RequestFailedError after the attempts that patience allows."""
         bound = token_bound(question, messages)
         failures = 0
         while True:
-            self._wait_for_leave()
+            self._wait_for_rate_limit()
             self._budget.reserve(bound, self._stop.is_set)
-            # What cannot be told counts as spent.
+            # If the usage is unknown, the bound counts as spent.
             used = bound
             try:
                 reply = self._connection.send(question, messages, with_schema)
@@ -171,12 +171,12 @@ class WorkerPool:
         jitter = backoff * self._random.uniform(0.5, 1.0)
         if asked:
             self._hold_until = max(self._hold_until, time.monotonic() + asked)
-            # All wait as long as asked, and not all come back in the same instant.
+            # The jitter keeps the threads from returning at the same time.
             self._pause(asked + min(jitter, patience.first_wait_seconds))
         else:
             self._pause(jitter)
 
-    def _wait_for_leave(self) -> None:
+    def _wait_for_rate_limit(self) -> None:
         while (left := self._hold_until - time.monotonic()) > 0:
             self._pause(left)
         self._pause(0.0)
@@ -187,19 +187,19 @@ class WorkerPool:
 
 
 def opening(question: Question) -> list[Message]:
-    """The messages with which a question is asked first."""
+    """The messages of the first request for a question."""
     return [_said_by_user(question.prompt)]
 
 
 def token_bound(question: Question, messages: Sequence[Message]) -> int:
-    """Tokens that a request uses at most: no token is shorter than a byte."""
+    """Upper bound of a request's tokens, since no token is shorter than a byte."""
     prompts = sum(len(message["content"].encode()) + _TEMPLATE_TOKENS for message in messages)
     return prompts + len(json.dumps(question.form.schema)) + question.answer_tokens
 
 
 def _again(question: Question, reply: Reply, complaint: str) -> list[Message]:
     messages = opening(question)
-    # Chat templates want the roles to alternate, so something stands here.
+    # Chat templates require alternating roles, so the content must not be empty.
     messages.append({"role": "assistant", "content": reply.content.strip()[:_SHOWN_AGAIN] or "…"})
     messages.append(
         _said_by_user(f"This answer {complaint[:_SHOWN_AGAIN]}. Answer with the JSON object alone, as asked.")

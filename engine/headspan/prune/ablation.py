@@ -1,7 +1,7 @@
-"""What the embeddings would be without some heads: mean ablation, as arithmetic on a store.
+"""Mean ablation: embeddings in which the contributions of some heads are replaced by their means.
 
 Source: Gandelsman, Efros, Steinhardt, ICLR 2024: a head's direct contribution is replaced by its mean over
-images. This is the direct effect alone: what later layers made of the head is left as it was.
+images. This removes the direct effect only; what later layers computed from the head is unchanged.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from headspan.store.reader import Store
 
 
 def mean_ablated(store: Store, heads: Sequence[Head]) -> Float32[np.ndarray, "images joint"]:
-    """Embeddings over `‖embedding‖` (not renormalised) with the contributions of `heads` at their means.
+    """Embeddings divided by the original `‖embedding‖`, with the contributions of `heads` at their means.
 
-    The means are those of all good images, from the moments, which are summed in float64. Raises StoreError where no
-    unit is finished, SettingsError where a head is not stored.
+    They are not normalised again. The means are over all good images, from the store's float64 moments. Raises
+    StoreError if no unit is finished, and SettingsError if a head is not stored.
     """
     embeddings = store.embedding / store.norm[:, 2:]
     chosen = dict.fromkeys(heads)
-    # A mean of float32 rows drifts by 1e-5 at some millions of images, and stops moving at some tens of millions.
+    # A float32 sum over rows drifts by 1e-5 at millions of images and stops growing at tens of millions.
     moments = store.moments() if chosen else None
     for layer, head in chosen:
         assert moments is not None

@@ -1,7 +1,7 @@
-"""Zero-shot classification on a store: image embeddings against one vector a class.
+"""Zero-shot classification on a store: image embeddings compared with one vector for each class.
 
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021: a
-class's vector is the mean of its prompts' unit vectors, made a unit vector again.
+class's vector is the mean of its prompts' unit vectors, normalised again.
 """
 
 from __future__ import annotations
@@ -13,66 +13,75 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted, shortened
 from headspan.events import Listener, ignore
 from headspan.store.reader import Store
-from headspan.texts.pool import Pool, text_vectors
+from headspan.texts.vectors import text_vectors
 
-# A set of classes by name, each with its prompts.
+# A set of classes: the name of each, with its prompts.
 Prompts = Mapping[str, Sequence[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Classes:
     """Names of classes, and the unit vector of each."""
 
     names: tuple[str, ...]
     vectors: Float32[np.ndarray, "class joint"]
 
+    def __repr__(self) -> str:
+        return f"Classes({len(self.names)}: {shortened(', '.join(self.names), 60)})"
+
     def name(self, embeddings: Float[np.ndarray, "images joint"]) -> list[str]:
-        """The class nearest to each embedding; an embedding's length does not matter."""
+        """The class nearest to each embedding. Embeddings need not be normalised."""
         return [self.names[pick] for pick in (embeddings @ self.vectors.T).argmax(axis=1).tolist()]
 
 
 def embed_classes(
     store: Store,
-    name: str,
     sets: Mapping[str, Prompts],
     on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
 ) -> dict[str, Classes]:
-    """The classes of every set; all prompts are kept in the store as the pool `name`.
+    """The classes of every set, by the set's name, as in `{"pet": {"cat": ["a cat", "cats"], "dog": ["a dog"]}}`.
 
-    `weights` says where the model's weights lie now, as for `text_vectors`.
-    Raises SettingsError for a set without classes, or a class without prompts.
+    All prompts are embedded at once; the store is not changed. `weights` is as in `text_vectors`. Raises SettingsError
+    if a set has no classes or a class has no prompts, and the errors of `text_vectors`.
     """
-    for factor, prompts in sets.items():
-        empty = [each for each, ways in prompts.items() if not ways]
+    for name, prompts in sets.items():
+        empty = [each for each, texts in prompts.items() if not texts]
         if empty or not prompts:
             missing = f"class {empty[0]!r} has no prompt" if empty else "there is no class"
-            raise SettingsError(f"classes of {factor!r}: {missing}; give each class a list of prompts")
-    texts = [text for prompts in sets.values() for ways in prompts.values() for text in ways]
-    vectors = iter(text_vectors(store, Pool(name, tuple(texts)), on_progress, weights=weights))
+            raise SettingsError(f"classes of {name!r}: {missing}; give each class a list of prompts")
+    every = [text for prompts in sets.values() for texts in prompts.values() for text in texts]
+    vectors = iter(text_vectors(store, every, on_progress, weights=weights))
     found = {}
-    for factor, prompts in sets.items():
-        means = np.stack([np.mean([next(vectors) for _ in ways], axis=0) for ways in prompts.values()])
-        found[factor] = Classes(tuple(prompts), means / np.linalg.norm(means, axis=1, keepdims=True))
+    for name, prompts in sets.items():
+        means = np.stack([np.mean([next(vectors) for _ in texts], axis=0) for texts in prompts.values()])
+        found[name] = Classes(tuple(prompts), means / np.linalg.norm(means, axis=1, keepdims=True))
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Share of images named right, of how many, and what naming the commonest class everywhere would give."""
+    """How often classes were named correctly, over images whose true class is known."""
 
+    # Share of images named correctly.
     share: float
+    # The share if the most common class were named for every image.
     chance: float
     images: int
 
 
 def accuracy(named: Sequence[str], truths: Sequence[str | None]) -> Accuracy:
-    """Over images that have a truth."""
+    """Compare named classes with true ones, one for each image; images whose truth is None are left out.
+
+    Raises SettingsError if no image has a truth.
+    """
     pairs = [(name, truth) for name, truth in zip(named, truths, strict=True) if truth is not None]
+    if not pairs:
+        raise SettingsError(f"{counted(len(truths), 'image')}, none with a true class; give at least one")
     right = sum(name == truth for name, truth in pairs)
     _, counts = np.unique([truth for _, truth in pairs], return_counts=True)
     return Accuracy(right / len(pairs), int(counts.max()) / len(pairs), len(pairs))

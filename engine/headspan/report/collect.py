@@ -16,7 +16,7 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import write_atomically
 from headspan.report.examples import find_examples
 from headspan.report.page import KIND, Content, DescribedHead, render
-from headspan.spans.over_store import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans, read_spans
 from headspan.store.reader import Store
 from headspan.store.schema import dimensions, image_bytes, row_arrays
 from headspan.world.ground_truth import read_ground_truth

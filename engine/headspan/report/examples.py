@@ -19,7 +19,7 @@ from headspan.explore.segmentation import text_maps
 from headspan.report.images import data_uri, overlay, read_images
 from headspan.report.page import DescribedHead, Example, HeadExamples
 from headspan.run.planned_sources import places
-from headspan.spans.over_store import HeadSpans
+from headspan.spans.result import HeadSpans
 from headspan.store import results
 from headspan.store.reader import Store
 

@@ -1,10 +1,10 @@
-"""TEXTSPAN of all heads, from moments alone, in each head's own coordinates.
+"""TEXTSPAN of all heads, computed from moments in each head's own coordinates.
 
 Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based
 Decomposition", ICLR 2024, Algorithm 1, and its public code. The cost does not depend on the number of
-images: the greedy score needs the covariance alone, the rank cut the uncentred Gram matrix, and both
-follow from count, sum and Gram of at most `head_dim + 3` coordinates. The texts are never rewritten:
-what a round takes away is a rank-two change of the covariance.
+images: the greedy score needs the covariance, the rank limit needs the uncentred Gram matrix, and both
+follow from the count, sum and Gram matrix of at most `head_dim + 3` coordinates. Each round removes the
+chosen direction by a rank-two update of the covariance; the texts themselves are not changed.
 """
 
 from __future__ import annotations
@@ -25,32 +25,34 @@ from headspan.errors import SettingsError, counted
 RANK_TOLERANCE = 2.0**-20
 # A variance below this share of the mean square is the rounding of contributions that do not vary.
 _VARIANCE_TOLERANCE = 2.0**-44
-# A text whose score is below this share of the first one's explains rounding, not images.
+# A text whose score is below this share of the first one's explains rounding errors, not images.
 _SCORE_TOLERANCE = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TextSpan:
-    """The texts that span one head, in the order in which they were chosen.
+    """The texts that span one head, in the order in which they were chosen."""
 
-    `indices` `[texts_per_head]` counts in the pool, -1 where nothing was left to explain; `explained`
-    is the cumulative share of the contributions' variance; `mean` and the orthonormal `directions` are
-    what reconstruction takes.
-    """
-
+    # Places in the pool; -1 if no variance was left to explain.
     indices: Int64[np.ndarray, " text"]
+    # Cumulative share of the contributions' variance, from 0 to 1.
     explained: Float64[np.ndarray, " text"]
+    # The contributions' mean and the texts' orthonormal directions, for `reconstruct`.
     mean: Float32[np.ndarray, " joint"]
     directions: Float32[np.ndarray, "direction joint"]
 
+    def __repr__(self) -> str:
+        chosen, explained = int((self.indices >= 0).sum()), float(self.explained[-1])
+        return f"TextSpan({counted(chosen, 'text')} that explain {explained:.1%} of the variance)"
+
     def reconstruct(self, contributions: Float[np.ndarray, "images joint"]) -> Float[np.ndarray, "images joint"]:
-        """The contributions as far as the chosen texts say: their mean, and what lies along the texts."""
+        """Project contributions onto the chosen texts: their mean plus the part along `directions`."""
         centred = contributions - self.mean
         return self.mean + (centred @ self.directions.T) @ self.directions
 
 
 class Spread(NamedTuple):
-    """What TEXTSPAN needs of one head: uncentred Gram matrix over `images` images, sum, and joint directions."""
+    """The moments of one head's coordinates over `images` images, and the coordinates' directions in joint space."""
 
     images: int
     total: Float64[np.ndarray, " coordinate"]
@@ -64,15 +66,20 @@ def textspan_dense(
     texts_per_head: int = 60,
     rank: int = 80,
 ) -> TextSpan:
-    """TEXTSPAN of one head on plain arrays. Raises SettingsError where sizes do not fit."""
+    """TEXTSPAN of one head on plain arrays: contributions to unit embeddings, and unit text vectors.
+
+    Method: Gandelsman, Efros, Steinhardt, ICLR 2024, Algorithm 1. The contributions are centred here; they are first
+    projected to at most `rank` principal directions. Sums are accumulated in float64. Raises SettingsError if shapes do
+    not fit, numbers are not finite, there are fewer than two images, or fewer texts than `texts_per_head`.
+    """
     contributions, texts = np.asarray(contributions), np.asarray(texts)
     if contributions.ndim != 2 or texts.ndim != 2 or contributions.shape[1] != texts.shape[1]:
         raise SettingsError(
-            f"contributions {contributions.shape} and texts {texts.shape}; give [images, joint] and [texts, joint] "
-            "with one joint dimension"
+            f"contributions {contributions.shape} and texts {texts.shape} do not fit; give [images, joint] and "
+            "[texts, joint] with the same joint dimension"
         )
     if not (np.isfinite(contributions).all() and np.isfinite(texts).all()):
-        raise SettingsError("contributions or texts hold NaN or infinity; leave out images that failed")
+        raise SettingsError("contributions or texts contain NaN or infinity; leave out images that failed")
     exact = contributions.astype(np.float64)
     spread = Spread(len(exact), exact.sum(axis=0), exact.T @ exact, np.eye(exact.shape[1]))
     return span_heads([spread], texts, texts_per_head, rank)[0]
@@ -81,25 +88,25 @@ def textspan_dense(
 def span_heads(
     spreads: Iterable[Spread], texts: Float[np.ndarray, "pool joint"], texts_per_head: int, rank: int
 ) -> list[TextSpan]:
-    """TEXTSPAN of many heads over one pool, side by side. Raises SettingsError where counts do not fit."""
+    """TEXTSPAN of many heads over one pool, in parallel threads. Raises SettingsError if counts do not fit."""
     check_counts(len(texts), texts_per_head, rank)
     pool = np.asarray(texts, dtype=np.float64)
-    # A thread a head, not threads within one: the products of a round are small.
+    # One thread for each head, and none within a head: the matrix products of a round are small.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(lambda spread: _span_head(spread, pool, texts_per_head, rank), spreads))
 
 
 def check_counts(pool: int, texts_per_head: int, rank: int) -> None:
-    """Raise SettingsError where so many texts a head cannot be had of a pool of that size, or the rank is none."""
+    """Raise SettingsError if a pool of this size has fewer texts than a head is to get, or if the rank is below 1."""
     if not 1 <= texts_per_head <= pool:
-        raise SettingsError(f"{counted(texts_per_head, 'text')} a head from a pool of {pool}; ask for 1 to {pool}")
+        raise SettingsError(f"{counted(texts_per_head, 'text')} per head from a pool of {pool}; ask for 1 to {pool}")
     if rank < 1:
-        raise SettingsError(f"rank {rank}; ask for at least 1")
+        raise SettingsError(f"rank {rank} is too small; ask for at least 1")
 
 
 def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_per_head: int, rank: int) -> TextSpan:
     if spread.images < 2:
-        raise SettingsError(f"TEXTSPAN over {counted(spread.images, 'image')}; a variance needs at least 2")
+        raise SettingsError(f"TEXTSPAN over {counted(spread.images, 'image')}; it needs at least 2, to have a variance")
     # Orthonormal joint directions make the change of coordinates an isometry.
     orthonormal, triangle = np.linalg.qr(spread.directions.T.astype(np.float64))
     gram = triangle @ spread.gram @ triangle.T
@@ -137,15 +144,15 @@ def _choose(
         best = int(scores.argmax())
         if not scores[best] > least:
             return chosen, directions[:done], explained
-        taken = directions[:done]
+        earlier = directions[:done]
         u = texts[best].copy()
         for _ in range(2):
-            # Twice is enough: the second pass takes away what rounding left of the first.
-            u -= taken.T @ (taken @ u)
+            # The second pass removes the rounding errors of the first; a third changes nothing.
+            u -= earlier.T @ (earlier @ u)
         u /= np.linalg.norm(u)
         w = covariance @ u
         variance = u @ w
-        # Both are orthogonal to the texts chosen before, so the original texts serve.
+        # u and w are orthogonal to the directions chosen before, so the texts need no update.
         along_u = texts @ u
         scores -= along_u * (2 * (texts @ w) - along_u * variance)
         scores[best] = 0

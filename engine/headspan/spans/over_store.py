@@ -1,50 +1,26 @@
-"""TEXTSPAN over a store: every kept head described by texts of a pool, and kept as `textspan/<run>`."""
+"""TEXTSPAN over a store: describe heads by texts of a pool, and write the result as `textspan/<run>`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.spans.algorithm import Spread, TextSpan, check_counts, span_heads
+from headspan.spans.result import HeadSpans, read_spans
 from headspan.store import results
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
 from headspan.store.write import analyses
-from headspan.texts.pool import Pool, read_pool, stored_name, stored_pool, text_vectors
-
-
-@dataclass(frozen=True, slots=True)
-class HeadSpans:
-    """Texts of every head, in the order chosen; -1 in `indices` where nothing was left to explain."""
-
-    run: str
-    pool: Pool
-    layers: tuple[int, ...]
-    indices: Int[np.ndarray, "layer head text"]
-    # Cumulative share of the variance of the head's contributions.
-    explained: Float[np.ndarray, "layer head text"]
-    # How many images they were chosen over, and of how many stores.
-    images: int
-    stores: int = 1
-
-    def texts(self, layer: int, head: int, count: int | None = None) -> list[str]:
-        """The first `count` texts of a head, all by default."""
-        chosen = self.indices[self.layers.index(layer), head, :count]
-        return [self.pool.texts[index] for index in chosen.tolist() if index >= 0]
-
-    def heads(self) -> Iterator[tuple[int, int]]:
-        """Layer and head of every described head, in order."""
-        for layer in self.layers:
-            for head in range(self.indices.shape[1]):
-                yield layer, head
+from headspan.texts.pool import Pool, read_pool
+from headspan.texts.stored import keep_vectors, stored_name
+from headspan.texts.vectors import embed_pool
 
 
 def textspan(
@@ -60,23 +36,25 @@ def textspan(
     *,
     weights: str | Path | None = None,
 ) -> HeadSpans:
-    """Describe every head of `layers` (all kept ones by default), from the store's moments alone.
+    """Describe every head of `layers` (default: all stored ones) by `texts_per_head` texts of a pool.
 
-    In the published convention (`even`), contributions over `‖embedding‖`. The result is kept in the
-    store as `textspan/<run>`; `run` is the pool's name by default. `also` are further stores of the same weights and
-    layers, however they were decoded and at whatever precision: their moments are added, and heads described over the
-    images of all. `weights` says where the model's weights lie now, as for `text_vectors`.
+    Only the store's moments are read. Contributions are those of the published convention (`uniform`), divided by
+    `‖embedding‖`; `rank` bounds the principal directions in which texts are compared. The result is written to the
+    store as `textspan/<run>`, together with the pool's vectors; `run` defaults to the pool's name. A run of the same
+    texts, settings and images is returned unchanged. Method: Gandelsman, Efros, Steinhardt, ICLR 2024, Algorithm 1.
 
-    A run that was made from the same texts, settings and images is returned as it is kept. One that was made otherwise
-    is refused unless `overwrite`, which replaces it and deletes the labels and scores that were made from it.
+    `also` names further stores of the same weights and layers, at any precision and decoding; their moments are added,
+    so that the texts describe the images of all stores. `overwrite` replaces a different run of the same name, and
+    deletes the labels and scores made from it. `weights` is as in `text_vectors`.
 
-    Raises SettingsError where sizes do not fit or a store is named twice, StoreError where fewer than two images are
-    there, a store is of other weights or layers, or another run of that name is there, and what `text_vectors` raises.
+    Raises SettingsError if sizes do not fit or a store is named twice; StoreError if there are fewer than two images,
+    if a store has other weights or layers, or if a different run of that name exists and `overwrite` is false; and the
+    errors of `text_vectors`.
     """
     pool = read_pool(texts)
     run = pool.name if run is None else run
     chosen_layers = tuple(store.layers if layers is None else layers)
-    # What can be refused is refused before the texts are embedded, which takes longest.
+    # Every check comes before the texts are embedded, which takes longest.
     results.check_run(run)
     check_counts(len(pool.texts), texts_per_head, rank)
     if not chosen_layers:
@@ -93,18 +71,20 @@ def textspan(
         "rank": rank,
         "convention": "uniform",
         "images": moments.count,
-        # Of this store, and of the others in an order that does not depend on how they were named.
+        # This store's first; the others are sorted, since the order in which they are named does not matter.
         "moments_sha256": [store.moments().sha256, *sorted(other.moments().sha256 for other in also)],
         "also": [str(other.path.resolve()) for other in also],
     }
     if not overwrite and results.sound(store, "textspan", run):
         _refuse_otherwise_made(store, run, settings)
         if not results.sound(store, "texts", str(settings["pool"])):
-            text_vectors(store, pool, on_progress, weights=weights)
+            keep_vectors(store, embed_pool(store, pool, on_progress, weights=weights))
         on_progress(Progress(NOTE, 1, 1, f"textspan/{run} was made with the same settings before; it is unchanged"))
         return read_spans(store, run)
-    vectors = text_vectors(store, pool, on_progress, weights=weights)
-    spans = span_store(store, vectors, texts_per_head, chosen_layers, rank, moments)
+    embedded = embed_pool(store, pool, on_progress, weights=weights)
+    # Written before the heads are described, so that an interrupted run need not embed the texts again.
+    keep_vectors(store, embedded)
+    spans = span_store(store, embedded.vectors, texts_per_head, chosen_layers, rank, moments)
     shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
     result = HeadSpans(
         run=run,
@@ -128,7 +108,7 @@ def textspan(
     return result
 
 
-# How settings that decide a run's result are called in a sentence.
+# The settings that decide a run's result, and their names in a message.
 _DECIDING = {
     "pool_sha256": "texts",
     "layers": "layers",
@@ -141,12 +121,15 @@ _DECIDING = {
 
 
 def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) -> None:
-    """StoreError where the run that is there was made with other settings or from other images."""
+    """Raise StoreError if the existing run was made with other settings or from other images."""
     kept = results.load_settings(store, "textspan", run)
     deciding = {**_DECIDING}
     if "moments_sha256" not in kept:
-        # Runs of earlier versions tell other images by these alone.
+        # Runs of earlier versions record no checksum of the moments.
         deciding["also"] = "further stores"
+    if kept.get("convention") == "even":
+        # The earlier name of the convention.
+        kept["convention"] = "uniform"
     different = [name for name in deciding if name in kept and kept[name] != settings[name]]
     if different:
         now = ", ".join(
@@ -155,15 +138,15 @@ def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) 
             else f"other {deciding[name]}"
             for name in different
         )
-        raise results.refusal(store, "textspan", run, f"textspan run {run!r} was made otherwise ({now})")
+        raise results.refusal(store, "textspan", run, f"textspan run {run!r} was made differently ({now})")
 
 
 def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
-    """The moments of several stores, which must be of one model, as of one."""
+    """The moments of all stores together. Raises StoreError if their models or layers differ."""
     moments, paths = store.moments(), {store.path.resolve()}
     for other in also:
         if other.path.resolve() in paths:
-            raise SettingsError(f"{other.path}: named twice, and its images would count twice; name each store once")
+            raise SettingsError(f"{other.path}: is named twice, so its images would count twice; name each store once")
         paths.add(other.path.resolve())
         for what, own, wanted in differences(other.attributes, store.attributes, (*MODEL_KEYS, "layers")):
             raise StoreError(
@@ -187,7 +170,10 @@ def span_store(
     rank: int,
     moments: MergedMoments,
 ) -> list[TextSpan]:
-    """TEXTSPAN of all heads of `layers`, layer by layer, with what reconstruction needs."""
+    """TEXTSPAN of all heads of `layers`, layer by layer, with means and directions for reconstruction.
+
+    Raises StoreError if `moments` are of fewer than two images.
+    """
     _refuse_too_few(store, moments)
     return span_heads(
         (
@@ -204,21 +190,3 @@ def span_store(
         texts_per_head,
         rank,
     )
-
-
-def read_spans(store: Store, run: str | None = None) -> HeadSpans:
-    """The stored texts of a run, or of the only one there is."""
-    run = results.only_run(store, "textspan", run)
-    arrays, settings = results.load(store, "textspan", run)
-    with results.as_written(store, "textspan", run):
-        pool_name, checksum = str(settings["pool"]), str(settings["pool_sha256"])
-        layers, images = tuple(map(int, settings["layers"])), int(settings["images"])
-        # Runs before there was `also` are over one store.
-        stores = 1 + len(settings.get("also", ()))
-        indices, explained = arrays["indices"], arrays["explained"]
-    pool = stored_pool(store, pool_name)
-    if pool.sha256 != checksum:
-        raise StoreError(
-            f"{store.path}: the pool {pool.name} has changed since textspan run {run!r}; run headspan textspan again"
-        )
-    return HeadSpans(run, pool, layers, indices, explained, images, stores)

@@ -1,7 +1,7 @@
-"""Text pools: read from a file or from the package, and embedded once per store by its own model.
+"""Text pools: descriptions to choose from, each with or without a concept.
 
-A pool is a text file with one description a line, or with lines of text<TAB>concept (`pool_file`). The vectors are
-kept in the store as `texts/<pool>`, so that only the first analysis over a pool needs the model.
+A pool is a text file with one description a line, or with lines of text<TAB>concept (see `pool_file`). Two pools,
+`general` and `world`, ship with headspan.
 """
 
 from __future__ import annotations
@@ -14,57 +14,59 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float32
-
-from headspan.errors import ModelError, TextsError
-from headspan.events import Listener, ignore
-from headspan.store import results
-from headspan.store.reader import Store
-from headspan.store.write import analyses
+from headspan.errors import TextsError, counted
 from headspan.texts.pool_file import read_lines
 
-# Line ends and tabs part texts and concepts; half of a surrogate pair is no letter.
+# Line ends and tabs separate texts and concepts in the checksum. Lone surrogates cannot be encoded.
 _NOT_IN_A_TEXT = re.compile(r"[\n\r\t\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Pool:
-    """Descriptions, and the concept of each where they are annotated."""
+    """Descriptions, and the concept of each where they are annotated.
+
+    Raises TextsError if a text or concept is not a string, or contains a line end, a tab or a lone surrogate.
+    """
 
     name: str
     texts: tuple[str, ...]
+    # One for each text, or None if the pool is not annotated.
     concepts: tuple[str, ...] | None = None
-    # The language model that wrote texts and concepts, where one did.
+    # The language model that wrote the pool, if one did.
     author: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise TextsError for what is no text of one line: the checksum would take two of those for the same."""
+        # Two texts joined by a line end would have the checksum of one text.
         for text in (*self.texts, *(self.concepts or ())):
             if not isinstance(text, str):
-                raise TextsError(f"pool {self.name}: {text!r} is no text; give strings")
+                raise TextsError(f"pool {self.name}: {text!r} is not a string; give strings")
             if found := _NOT_IN_A_TEXT.search(text):
                 raise TextsError(
-                    f"pool {self.name}: the text {text[:60]!a} holds {found[0]!a}; give each text in one line, without "
-                    "tabs and halves of letters"
+                    f"pool {self.name}: the text {text[:60]!a} contains {found[0]!a}; give each text as one line "
+                    "without tabs and lone surrogates"
                 )
+
+    def __repr__(self) -> str:
+        concepts = "" if self.concepts is None else f", {counted(len(set(self.concepts)), 'concept')}"
+        return f"Pool({self.name!r}: {counted(len(self.texts), 'text')}{concepts})"
 
     @property
     def sha256(self) -> str:
-        """Identifies the texts and their order, and the concepts."""
+        """Checksum of the texts in their order, and of the concepts if there are any."""
         lines = self.texts if self.concepts is None else map("\t".join, zip(self.texts, self.concepts, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
-    """A pool from a file, from a sequence of texts, or one that ships with headspan (`general`, `world`).
+    """Read a pool from a file, make one from a sequence of texts, or find a shipped one (`general`, `world`).
 
-    Raises TextsError where the file is missing, empty, of another kind, or annotates only some of its lines.
+    A file in the working folder comes before a shipped pool of the same name; a Pool is returned as it is. Raises
+    TextsError if the file is missing, empty or of another format, or if only some of its lines have a concept.
     """
     if isinstance(source, Pool):
         return source
     if not isinstance(source, str | Path):
-        return _listed(tuple(source))
+        return _pool_of(tuple(source))
     shipped = files("headspan.texts") / "pools" / f"{source}.tsv"
     path = Path(source)
     try:
@@ -75,115 +77,29 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
             "a line, or general or world, which ship with headspan"
         ) from error
     columns = list(zip(*read_lines(content, str(source)), strict=True))
-    # As a name in the store; the checksum tells pools of one name apart.
+    # The name of the pool in a store. The checksum distinguishes pools of one name.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "pool"
     return Pool(name, columns[0], columns[1] if len(columns) > 1 else None, _author(path, content))
 
 
-def _listed(texts: tuple[str, ...]) -> Pool:
+def _pool_of(texts: tuple[str, ...]) -> Pool:
     if not texts:
-        raise TextsError("an empty list of texts; give at least one description")
+        raise TextsError("the list of texts is empty; give at least one description")
     pool = Pool("list", texts)
     return replace(pool, name=f"list-{pool.sha256[:8]}")
 
 
 def answers_path(pool: Path) -> Path:
-    """The file beside a pool that holds the language model's answers that it was made from."""
+    """The file next to a pool that holds the language model's answers that the pool was made from."""
     return pool.with_name(f"{pool.name}.answers.json")
 
 
 def _author(path: Path, content: bytes) -> str | None:
-    """Who wrote the pool, as the file of answers beside it says."""
+    """The model that wrote the pool, according to the file of answers next to it; None without such a file."""
     try:
-        beside = json.loads(answers_path(path).read_bytes())
-        changed = "" if hashlib.sha256(content).hexdigest() in beside["sha256"] else ", changed since"
-        return f"{beside['about']['model']}{changed}"
-    # No such file, or one of something else.
+        answers = json.loads(answers_path(path).read_bytes())
+        changed = "" if hashlib.sha256(content).hexdigest() in answers["sha256"] else ", changed since"
+        return f"{answers['about']['model']}{changed}"
+    # The file is missing, or is not one that headspan wrote.
     except (OSError, ValueError, LookupError, TypeError):
         return None
-
-
-def text_vectors(
-    store: Store,
-    texts: str | Path | Sequence[str] | Pool,
-    on_progress: Listener = ignore,
-    *,
-    weights: str | Path | None = None,
-) -> Float32[np.ndarray, "text joint"]:
-    """Unit vectors of the texts of a pool, as `read_pool` takes it, from the store if it has them, else from its model.
-
-    `weights` says where the model's weights lie now, if they have moved: a file, a folder, or `hf-hub:NAME`, which may
-    then be fetched. Raises TextsError as `read_pool` does, and ModelError where the model cannot be had, or is not the
-    one that made the store.
-    """
-    pool = read_pool(texts)
-    name = stored_name(store, pool)
-    wanted = _text_tower(store)
-    if results.sound(store, "texts", name):
-        arrays, settings = results.load(store, "texts", name)
-        _refuse_other_text_tower(store, settings.get("text_sha256"), wanted, f"the stored vectors of pool {name!r}")
-        return arrays["vectors"]
-    # Only here is the model needed, and with it torch.
-    from headspan.model.load import load_stored_model
-    from headspan.model.text import encode_texts
-
-    model = load_stored_model(store.attributes, store.path, weights, on_progress)
-    _refuse_other_text_tower(store, model.text_sha256, wanted, f"the weights {weights or model.pretrained}")
-    vectors = encode_texts(model, pool.texts, on_progress=on_progress)
-    analyses.save(
-        store,
-        "texts",
-        name,
-        {"vectors": (vectors, ("text", "joint"))},
-        {
-            "pool_sha256": pool.sha256,
-            "text_sha256": model.text_sha256,
-            "texts": list(pool.texts),
-            "concepts": pool.concepts and list(pool.concepts),
-            "author": pool.author,
-        },
-    )
-    return vectors
-
-
-def _text_tower(store: Store) -> str | None:
-    """The checksum of the text tower whose vectors the store takes: the store's own; where it is older and records
-    none, that of the first vectors which record one."""
-    own = store.attributes.get("text_sha256")
-    names = [] if own else results.runs(store, "texts")
-    recorded = (
-        results.load_settings(store, "texts", name).get("text_sha256")
-        for name in names
-        if results.sound(store, "texts", name, metadata_alone=True)
-    )
-    return own or next(filter(None, recorded), None)
-
-
-def _refuse_other_text_tower(store: Store, found: str | None, wanted: str | None, what: str) -> None:
-    if found and wanted and found != wanted:
-        raise ModelError(
-            f"{store.path}: {what} are of text tower {found[:12]}, but its other texts are of {wanted[:12]}; "
-            "give the weights of that tower"
-        )
-
-
-def stored_name(store: Store, pool: Pool) -> str:
-    """The name of `pool` in the store: its own, or, where another pool has that, with its checksum."""
-    # One whose texts cannot be read is made anew.
-    if not results.sound(store, "texts", pool.name, metadata_alone=True):
-        return pool.name
-    settings = results.load_settings(store, "texts", pool.name)
-    return pool.name if settings["pool_sha256"] == pool.sha256 else f"{pool.name}-{pool.sha256[:8]}"
-
-
-def stored_pool(store: Store, name: str) -> Pool:
-    """The pool `name` as the store keeps it."""
-    settings = results.load_settings(store, "texts", name)
-    with results.as_written(store, "texts", name):
-        concepts, author = settings["concepts"], settings.get("author")
-        return Pool(
-            name,
-            tuple(map(str, settings["texts"])),
-            tuple(map(str, concepts)) if concepts else None,
-            author and str(author),
-        )

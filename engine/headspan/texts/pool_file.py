@@ -1,7 +1,7 @@
-"""A file of texts, line by line: plain texts, or `text<TAB>concept` with or without a line of column names.
+"""Parse a file of texts: one text a line, or `text<TAB>concept` with or without a line of column names.
 
-Lines end where files have line ends (`\\n`, `\\r\\n`, `\\r`) and nowhere else: separators that Unicode and ASCII know
-besides are letters of a text. Files of other kinds are refused by what they are.
+Only `\\n`, `\\r\\n` and `\\r` end a line. Other separators of Unicode and ASCII are part of a text. Files of other
+formats (CSV, JSON, Parquet, …) are refused, and the error names the format.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from headspan.errors import TextsError
 
 _WANTED = "give a UTF-8 text file with one description a line, or lines of text<TAB>concept"
-# How files of other kinds begin.
+# The first bytes of files of other formats.
 _BEGINNINGS = {
     b"PAR1": "Parquet",
     b"\x1f\x8b": "gzip",
@@ -26,18 +26,19 @@ _BEGINNINGS = {
     b"\xff\xd8\xff": "an image",
 }
 _UTF_16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
-# What people call columns, in small letters and the singular.
+# Common names of the two columns, in lower case and singular.
 _TEXT_NAMES = {"text", "description", "caption", "prompt", "sentence", "phrase"}
 _CONCEPT_NAMES = {"concept", "category", "label", "class", "class name", "topic", "group", "property", "factor"}
 _NAMES = _TEXT_NAMES | _CONCEPT_NAMES
-# What is not seen, and no part of a text: byte order marks in the middle, and spaces of no width.
+# Invisible characters that are removed from the ends of a text: byte order marks and zero-width spaces.
 _UNSEEN = "\ufeff\u200b"
 
 
 def read_lines(content: bytes, source: str) -> list[tuple[str, ...]]:
-    """The texts of a file, each alone or with its concept, without white space around them and without empty lines.
+    """Parse a file's content into rows of one cell (text) or two (text, concept). Empty lines are skipped.
 
-    Raises TextsError, naming `source`, where the file is of another kind, empty, or annotates only some of its lines.
+    `source` names the file in errors. Raises TextsError if the file has another format, contains no text, or if only
+    some of its lines have a concept.
     """
     text = _decoded(content, source)
     lines = [line for line in re.split(r"\r\n|\r|\n", text) if _bare(line)]
@@ -47,13 +48,13 @@ def read_lines(content: bytes, source: str) -> list[tuple[str, ...]]:
     if rows and _is_header(rows[0], source):
         del rows[0], lines[0]
     if not rows:
-        raise TextsError(f"{source}: holds no descriptions; write one a line")
+        raise TextsError(f"{source}: contains no descriptions; write one a line")
     if any(len(row) != 1 for row in rows):
         for number, row in enumerate(rows, start=1):
             if len(row) != 2 or not all(row):
                 raise TextsError(
-                    f"{source}: description {number} ({lines[number - 1][:60]!r}) is not text<TAB>concept as others "
-                    "are; annotate every line or none"
+                    f"{source}: description {number} ({lines[number - 1][:60]!r}) is not text<TAB>concept, but other "
+                    "lines are; annotate every line or none"
                 )
     return rows
 
@@ -65,7 +66,7 @@ def _decoded(content: bytes, source: str) -> str:
         if content.startswith(beginning):
             raise TextsError(f"{source}: is {kind}, by its first bytes; {_WANTED}")
     if b"\0" in content:
-        raise TextsError(f"{source}: holds zero bytes, as UTF-16 and files that are no text do; {_WANTED}")
+        raise TextsError(f"{source}: contains zero bytes, like UTF-16 and binary files; {_WANTED}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -73,14 +74,14 @@ def _decoded(content: bytes, source: str) -> str:
 
 
 def _kind(text: str, lines: Sequence[str], source: str) -> str | None:
-    """What else a text file is; None where it may be lines of texts."""
+    """The other format that a text file appears to have; None if it may be lines of texts."""
     if _holds_json(text):
         return "JSON"
     if _holds_json(lines[0]):
         return "JSON, line by line"
     bare = text.strip()
     if bare[0] + bare[-1] in ("{}", "[]"):
-        return "RTF" if bare.startswith("{\\rtf") else "JSON or alike, by its brackets"
+        return "RTF" if bare.startswith("{\\rtf") else "JSON or similar, by its brackets"
     if re.match(r"<(\?xml|!doctype|html)\b", bare, re.IGNORECASE) or (bare[0] == "<" and bare[-1] == ">"):
         return "XML or HTML"
     if len(lines) > 1 and all(line.strip()[0] + line.strip()[-1] == "||" for line in lines):
@@ -93,16 +94,16 @@ def _kind(text: str, lines: Sequence[str], source: str) -> str | None:
 
 
 def _is_csv(lines: Sequence[str], comma: str) -> bool:
-    """Whether the lines are rows of as many cells each, parted by `comma`, that are quoted or have columns' names."""
+    """Whether every line has the same number of cells, split at `comma`, with quotes or column names as in CSV."""
     try:
-        # A quoted cell may hold the comma.
+        # A quoted cell may contain the comma.
         rows = list(csv.reader(lines, delimiter=comma, strict=True))
     except csv.Error:
         return False
     if len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
         return False
     if comma == "\t":
-        # Tabs part texts and concepts here too, and a text may quote somebody; no line of those is quoted throughout.
+        # Lines of text<TAB>concept are valid, and a text may contain quotes; only CSV quotes every cell.
         return all(re.fullmatch(r'"[^"]*"(\t"[^"]*")+', line.strip()) for line in lines)
     named = any(_name(cell) in _NAMES for cell in rows[0]) and all(len(cell.split()) < 3 for cell in rows[0])
     quoted = any(re.match(rf'"[^"]*"\s*{re.escape(comma)}', line.strip()) for line in lines)
@@ -119,26 +120,28 @@ def _holds_json(text: str) -> bool:
 
 
 def _is_header(row: Sequence[str], source: str) -> bool:
-    """Whether a line names the columns text and concept; TextsError where it names others, or these the other way."""
+    """Whether a line names the columns text and concept. Raises TextsError if it names other or swapped columns."""
     names = [_name(cell) for cell in row]
     if len(names) == 1:
-        # In a list of plain texts, a text may be "text".
+        # In a .txt file, "text" may be a text.
         return names[0] in _TEXT_NAMES and source.lower().endswith(".tsv")
-    # A concept may well be called "label", but no text is called "caption", and no concept "concept".
+    # A concept may be called "label", but nobody describes an image by "caption", or calls a concept "concept".
     if not (_TEXT_NAMES & set(names) or "concept" in names):
         return False
     if len(names) == 2 and names[0] in _TEXT_NAMES and names[1] in _CONCEPT_NAMES:
         return True
-    raise TextsError(f"{source}: its first line names the columns {', '.join(row)}; keep two, the text and its concept")
+    raise TextsError(
+        f"{source}: its first line names the columns {', '.join(row)}; keep two: the text, then its concept"
+    )
 
 
 def _bare(text: str) -> str:
-    """`text` without what is not seen at its ends."""
+    """`text` without white space and invisible characters at its ends."""
     return text.strip().strip(_UNSEEN).strip()
 
 
 def _name(cell: str) -> str:
-    """A column's name as `_NAMES` has it."""
+    """A column's name as it is spelled in `_NAMES`."""
     name = re.sub(r"[\W_]+", " ", cell).strip().casefold()
     for plural, singular in (("ies", "y"), ("classes", "class"), ("s", "")):
         if name.endswith(plural) and name.removesuffix(plural) + singular in _NAMES:

@@ -97,11 +97,11 @@ def _questions(truth: GroundTruth) -> dict[str, tuple[float, int]]:
 def _measure(store: Store, run: str | None, on_progress: Listener) -> GroundTruth:
     consistency = read_scores(store, run)
     scenes = _scenes(store)
-    classes = embed_classes(store, "world-prompts", {factor: prompts(factor) for factor in FACTORS}, on_progress)
+    classes = embed_classes(store, {factor: prompts(factor) for factor in FACTORS}, on_progress)
     truths = {factor: [value_of(each, factor) for each in scenes] for factor in FACTORS}
     concepts = _heads_by_concept(consistency)
     every = _all_heads(store)
-    through_all = similarities(store, every, mean_contributions(store, every))
+    through_all = similarities(store, mean_contributions(store, every), every)
     return GroundTruth(
         run=consistency.labels.run,
         zero_shot=_zero_shot(store.embedding, classes, truths),
@@ -175,7 +175,7 @@ def _neighbours(
     """Queries and candidates are the images that have a value of the concept's factor."""
     having = np.flatnonzero([truth is not None for truth in truths])
     same = same_value(np.array([truth for truth in truths if truth is not None]))
-    through_heads = similarities(store, heads, mean_contributions(store, heads)[having])[:, having]
+    through_heads = similarities(store, mean_contributions(store, heads)[having], heads)[:, having]
     return NeighbourCheck(
         concept,
         heads,
@@ -193,7 +193,7 @@ def _maps(store: Store, scenes: Sequence[Scene], on_progress: Listener) -> MapCh
     published (Gandelsman et al., ICLR 2024). Maps are interpolated from patches to pixels bilinearly.
     """
     texts = {(colour, shape): with_article(f"{colour} {shape}") for colour in COLOURS for shape in SHAPES}
-    classes = embed_classes(store, "world-things", {"thing": {text: [text] for text in texts.values()}}, on_progress)
+    classes = embed_classes(store, {"thing": {text: [text] for text in texts.values()}}, on_progress)
     vectors = classes["thing"].vectors
     order = {thing: at for at, thing in enumerate(texts)}
     every = _all_heads(store)

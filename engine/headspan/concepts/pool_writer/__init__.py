@@ -1,1 +1,1 @@
-"""A pool of texts written by a language model."""
+"""Let a language model write a pool of texts."""

@@ -1,4 +1,4 @@
-"""A pool that a language model is writing: the texts so far, and every answer that they were made from, on disk."""
+"""A pool in progress: the texts so far and the answers that they come from, in two files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from headspan.io.files import write_atomically
 from headspan.llm.cache import Question
 from headspan.texts.pool import answers_path
 
-# Of the texts that are there, so many of the last are shown, to be avoided.
+# How many of the last texts a request names as texts to avoid.
 _AVOIDED = 40
+# Assumed letters of a text, to estimate the length of later requests.
 _USUAL_TEXT = 60
 _FORMAT = 1
 
 
 class Draft:
-    """The texts so far, made from the model's answers in the order in which they were asked for."""
+    """The texts so far, read from the model's answers in the order of the requests."""
 
     def __init__(self, path: Path, request: PoolRequest) -> None:
         self.path, self.request = path, request
@@ -30,12 +31,16 @@ class Draft:
         self.texts: list[Text] = []
         self.repeated = 0
         self._known: set[str] = set()
-        # Of the pool's file as it was last written, and the time before.
+        # Checksums of the last two versions of the pool's file.
         self._digests: list[str] = []
 
     @classmethod
     def open(cls, path: Path, request: PoolRequest) -> Draft:
-        """What an earlier call left, or nothing. SettingsError where that is not this request's."""
+        """The draft that an earlier call left at `path`, or an empty one.
+
+        Raises SettingsError if the files at `path` belong to another request or were changed, and StoreError if they
+        cannot be read.
+        """
         draft = cls(path, request)
         beside = draft.answers_path
         try:
@@ -43,18 +48,18 @@ class Draft:
             if not beside.exists():
                 if digest is None:
                     return draft
-                raise SettingsError(f"{path}: is there already, and no pool that headspan wrote; give another --out")
+                raise SettingsError(f"{path}: already exists, and headspan did not write it; give another --out")
             found = json.loads(beside.read_bytes())
             about, lists, digests = found["about"], found["lists"], found["sha256"]
-            told = f"{about['ask']!r} of {about['model']}"
+            request_of = f"{about['ask']!r} of {about['model']}"
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror}); give another --out") from error
         except (ValueError, LookupError, TypeError) as error:
             raise StoreError(f"{beside}: is damaged ({one_line(error)}); give another --out") from error
         if about != draft._about():
-            raise SettingsError(f"{path}: was asked for otherwise ({told}); give another --out")
+            raise SettingsError(f"{path}: is the pool of another request ({request_of}); give another --out")
         if digest is not None and digest not in digests:
-            raise SettingsError(f"{path}: was changed since headspan wrote it; give another --out to write more")
+            raise SettingsError(f"{path}: was changed after headspan wrote it; give another --out to write more")
         draft._digests = [] if digest is None else [digest]
         try:
             draft.add(lists)
@@ -64,22 +69,22 @@ class Draft:
 
     @property
     def answers_path(self) -> Path:
-        """Where the raw answers are kept."""
+        """The file of the raw answers."""
         return answers_path(self.path)
 
     def next_round(self, count: int, parallel: int) -> list[Question]:
-        """The lists to ask for side by side."""
+        """Requests for the next lists, up to `parallel`, which are sent at the same time."""
         avoid = [text for text, _ in self.texts[-_AVOIDED:]]
         return [self.request.question(number, avoid) for number in self._lists_left(count)[:parallel]]
 
     def expected(self, count: int, parallel: int) -> list[Question]:
-        """As many questions as `count` texts take at least: the next round's, and others as long as theirs will be."""
+        """All requests that `count` texts take at least; those after the next round name placeholders to avoid."""
         avoid = ["x" * _USUAL_TEXT] * _AVOIDED
         later = [self.request.question(number, avoid) for number in self._lists_left(count)[parallel:]]
         return self.next_round(count, parallel) + later
 
     def add(self, lists: Iterable[str]) -> None:
-        """Take the model's answers, as they came."""
+        """Add the texts of answers, without those that are there already. Raises NotAsAskedError for an invalid one."""
         for answer in lists:
             self.lists.append(answer)
             for text, concept in self.request.read(answer):
@@ -91,13 +96,13 @@ class Draft:
                     self.texts.append((text, concept))
 
     def save(self, count: int) -> None:
-        """Write both files, each whole; the answers first, as the texts can be made from them."""
+        """Write both files, each atomically; the answers first, since the texts can be read from them."""
         texts = self.texts[:count]
-        # A concept in its plural and its singular is one.
+        # Merge the singular and the plural of a concept.
         one = merge_labels((concept for _, concept in texts), prefixes=False)
         lines = [text if concept is None else f"{text}\t{one[concept]}" for text, concept in texts]
         content = "".join(f"{line}\n" for line in lines).encode()
-        # Killed between the two files, the older texts are still known as ours.
+        # If the process is killed between the two files, the older version of the pool is still recognised.
         digests = [*self._digests[-1:], hashlib.sha256(content).hexdigest()]
         kept = {"about": self._about(), "sha256": digests, "lists": self.lists}
         write_atomically(self.answers_path, [json.dumps(kept, ensure_ascii=False).encode()])
@@ -105,7 +110,7 @@ class Draft:
         self._digests = digests
 
     def _lists_left(self, count: int) -> range:
-        """The numbers of the lists that `count` texts take at least, counting from 0."""
+        """The numbers of the lists that `count` texts take at least, from 0."""
         first = len(self.lists)
         return range(first, first + -(-max(0, count - len(self.texts)) // self.request.texts_per_call))
 

@@ -1,4 +1,4 @@
-"""What a language model is asked for when it writes a text pool, and which of its texts are usable."""
+"""The request to a language model that writes a text pool, and the choice of usable texts from its answers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from headspan.llm.forms import Form, NotAsAskedError, object_of, read_field
 
 _LONGEST_TEXT = 300
 _TOKENS_PER_TEXT = 60
-# Lists begin with different letters, so that two of one round differ even where a model always says the same.
+# Each list begins with another letter, so that parallel requests get different lists even from a model that repeats.
 _LETTERS = "SAPLCTBDMFGWHRENIOJKUVYQZX"
 
-# A text, and its concept where that was asked for.
+# A text, and its concept if concepts are asked for.
 Text = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRequest:
-    """What is asked for. `ask` completes "Write a list of …"; with `concepts`, each text comes with its concept."""
+    """A request for texts. Raises SettingsError if `ask` is empty or `texts_per_call` is below 1."""
 
     model: str
+    # Completes "Write a list of …", as in "general image descriptions".
     ask: str
+    # Whether each text comes with its concept.
     concepts: bool = False
     texts_per_call: int = 20
 
@@ -38,7 +40,7 @@ class PoolRequest:
             raise SettingsError(f"--per-call {self.texts_per_call} is too small; give at least 1")
 
     def question(self, number: int, avoid: Sequence[str]) -> Question:
-        """List `number`, counting from 0."""
+        """The request for list `number`, counted from 0, naming texts to `avoid`."""
         shape = '[{"text": "…", "concept": "…"}, …]' if self.concepts else '["…", …]'
         about = (
             ", each with its concept: the one thing it is about, in one word such as colours, animals or weather"
@@ -58,7 +60,7 @@ class PoolRequest:
         return Question(self.model, prompt, self._form, temperature=1.0, answer_tokens=tokens)
 
     def read(self, answer: str) -> list[Text]:
-        """The usable texts of an answer; NotAsAskedError where there are none."""
+        """The usable texts of an answer. Raises NotAsAskedError if there are none."""
         texts: list[Text] = self._form.read(answer)
         return texts
 
@@ -68,7 +70,7 @@ class PoolRequest:
 
 
 def text_key(text: str) -> str:
-    """What makes two texts the same: their letters and digits, in any case."""
+    """The letters and digits of a text in lower case; texts with the same key count as the same."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
@@ -97,14 +99,14 @@ def _read_pairs(answer: str) -> list[Text]:
 def _list(answer: str) -> list[Any]:
     found = read_field(answer, "texts")
     if not isinstance(found, list):
-        raise NotAsAskedError("holds texts that are no list")
+        raise NotAsAskedError("contains texts that are not a list")
     return found
 
 
 def _some(texts: Iterable[tuple[str | None, str | None]]) -> list[Text]:
     usable = [(text, concept) for text, concept in texts if text is not None]
     if not usable:
-        raise NotAsAskedError("holds no usable text")
+        raise NotAsAskedError("contains no usable text")
     return usable
 
 

@@ -1,7 +1,7 @@
-"""A text pool written by a language model: asked for list after list, until there are enough different texts.
+"""Write a text pool with a language model, list by list, until there are enough different texts.
 
-Every list is asked for with some of the texts that are there already, to be avoided. The pool's file comes with a
-second one of every raw answer, from which a later run goes on, with the same or a higher count.
+Each request names some of the existing texts, which the model should avoid. A second file next to the pool contains
+every raw answer; from it, a later call continues, with the same count or a higher one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from headspan.errors import LanguageModelError, SettingsError, counted
 from headspan.events import Listener, Progress, ignore
 from headspan.llm.asking import Asker
 
-# A model that repeats itself is left after so many rounds without a new text.
+# Give up after this many rounds without a new text.
 _IDLE_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenPool:
-    """A pool on disk: where, how many texts it has, and how many the model repeated."""
+    """A pool on disk, its number of texts, and how many repeated texts were dropped."""
 
     path: Path
     texts: int
@@ -29,7 +29,7 @@ class WrittenPool:
 
 
 def check_count(count: int) -> None:
-    """Raise SettingsError where `count` is no number of texts to write."""
+    """Raise SettingsError if `count` is below 1."""
     if count < 1:
         raise SettingsError(f"--count {count} is too small; give at least 1")
 
@@ -39,9 +39,9 @@ def write_pool(
 ) -> WrittenPool:
     """Write `count` different texts to `path`, one a line (with concepts: text, tab, concept).
 
-    Goes on where an earlier call with the same request ended; killed, it goes on as well. Raises SettingsError
-    where `path` is something else, LanguageModelError where the model only repeats itself, and what
-    `Asker.ask` raises; what is there until then is kept in the file.
+    Continues from the file if an earlier call with the same request ended or was killed. Raises SettingsError if
+    `path` contains something else, LanguageModelError if the model stops giving new texts, and the errors of
+    `Asker.ask`. Texts received before an error stay in the file.
     """
     path = Path(path)
     check_count(count)

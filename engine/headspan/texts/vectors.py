@@ -1,0 +1,123 @@
+"""Embed the texts of a pool with the text tower of a store's model, without writing to the store.
+
+Vectors come from the store if it keeps them, else from a cache of this process, else from the model. Only the last
+needs torch. `stored.keep_vectors` writes vectors into a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from headspan.errors import ModelError
+from headspan.events import Listener, ignore
+from headspan.store.reader import Store
+from headspan.texts.pool import Pool, read_pool
+from headspan.texts.stored import EmbeddedPool, find_vectors, kept_text_tower
+
+# 3,500 texts of 1,280 numbers are 18 MB.
+_CACHE_BYTES = 256 << 20
+
+
+class _Cache:
+    """The vectors that were used last, up to `_CACHE_BYTES`."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, EmbeddedPool] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> EmbeddedPool | None:
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: str, embedded: EmbeddedPool) -> None:
+        with self._lock:
+            self._found[key] = embedded
+            while sum(each.vectors.nbytes for each in self._found.values()) > _CACHE_BYTES:
+                self._found.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._found.clear()
+
+
+_cache = _Cache()
+
+
+def forget_vectors() -> None:
+    """Empty the cache of this process, to free its memory."""
+    _cache.clear()
+
+
+def text_vectors(
+    store: Store,
+    texts: str | Path | Sequence[str] | Pool,
+    on_progress: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+) -> Float32[np.ndarray, "text joint"]:
+    """Unit vectors of texts in the joint space of a store's model; read-only, the store is not changed.
+
+    `texts` is anything that `read_pool` accepts. `weights` names a file, a folder or `hf-hub:NAME` that holds the
+    model's weights, if they have moved since the store was made; `hf-hub:` may download. Raises TextsError as
+    `read_pool` does, and ModelError if the model cannot be loaded or is not the one that made the store.
+    """
+    return embed_pool(store, texts, on_progress, weights=weights).vectors
+
+
+def embed_pool(
+    store: Store,
+    texts: str | Path | Sequence[str] | Pool,
+    on_progress: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+) -> EmbeddedPool:
+    """As `text_vectors`, with the pool and the text tower, as `keep_vectors` takes them."""
+    pool = read_pool(texts)
+    tower = store.attributes.get("text_sha256") or kept_text_tower(store)
+    if (found := find_vectors(store, pool)) is not None:
+        _refuse_other_text_tower(store, found.text_sha256, tower, f"the stored vectors of pool {found.pool.name!r}")
+        return _embedded(pool, found.vectors, found.text_sha256 or tower)
+    key = _cache_key(store, tower, weights, pool)
+    if (cached := _cache.get(key)) is not None:
+        return EmbeddedPool(pool, cached.vectors, cached.text_sha256)
+    # Imported here, since this is the only step that needs the model and torch.
+    from headspan.model.load import load_stored_model
+    from headspan.model.text import encode_texts
+
+    model = load_stored_model(store.attributes, store.path, weights, on_progress)
+    _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
+    embedded = _embedded(pool, encode_texts(model, pool.texts, on_progress=on_progress), model.text_sha256)
+    _cache.put(key, embedded)
+    return embedded
+
+
+def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> EmbeddedPool:
+    # The cache shares the array with every caller.
+    vectors.flags.writeable = False
+    return EmbeddedPool(pool, vectors, text_sha256)
+
+
+def _cache_key(store: Store, tower: str | None, weights: str | Path | None, pool: Pool) -> str:
+    """Text tower and texts. Concepts and the pool's name do not change a vector."""
+    known = store.attributes
+    # The checksum covers the weights; name and settings decide tokenizer and activation.
+    model = [tower, known.get("model"), known.get("tower")] if tower else [str(store.path.resolve()), str(weights)]
+    return hashlib.sha256(json.dumps([model, pool.texts], sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_other_text_tower(store: Store, found: str | None, wanted: str | None, what: str) -> None:
+    if found and wanted and found != wanted:
+        raise ModelError(
+            f"{store.path}: {what} are of text tower {found[:12]}, but its other texts are of {wanted[:12]}; "
+            "give the weights of that tower"
+        )
