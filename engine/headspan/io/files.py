@@ -1,7 +1,7 @@
-"""Write local files so that each is either complete or absent: temporary name, fsync, rename, fsync of the folder.
+"""Write local files so that each is either complete or absent, even after a power failure.
 
-A temporary name contains the token of its writer. So the files that a killed writer left can be told from the files
-that another writer is writing.
+A file is written under a temporary name, synced and renamed; then its folder is synced. A temporary name contains the
+token of its writer. So the files that a killed writer left can be told from the files that another writer is writing.
 """
 
 from __future__ import annotations

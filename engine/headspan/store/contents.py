@@ -1,4 +1,4 @@
-"""Everything that a store contains, by row: metadata, commit records, samples and arrays, with all planned images.
+"""All contents of a store: metadata, commit records, samples and arrays, with every planned row.
 
 `reader.Store` selects the images to show from this. Verification and repair use it directly.
 """

@@ -1,4 +1,7 @@
-"""Compare files with their recorded sizes and checksums; ignore and remove what `zarr.consolidate_metadata` adds."""
+"""Compare files with their recorded sizes and checksums.
+
+What `zarr.consolidate_metadata` adds to a group's metadata does not count as damage.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multiply the head coordinates of all images by a few columns: one pass over the memory maps, on all cores.
+"""Multiply the head coordinates of all images by a few columns in one pass, on all cores.
 
 SIMD kernels multiply the stored float16 numbers in place and add in float32, without a float32 copy. Each column is
 passed to the kernel as two float16 columns, so it has the precision of float32 relative to its largest number.

@@ -1,4 +1,4 @@
-"""Read what analyses have added to a store: one group for each run, `<kind>/<run>`, with settings as attributes.
+"""Read what analyses have added to a store: one group for each run, `<kind>/<run>`.
 
 A run is read only if its files are as they were written (`result_files`). Runs of earlier versions, which recorded no
 files, are read as they are. `store.write.analyses` writes runs.

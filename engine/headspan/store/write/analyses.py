@@ -1,4 +1,4 @@
-"""Add the result of an analysis to a store as a run: one group `<kind>/<run>` with arrays, and settings as attributes.
+"""Save the result of an analysis in a store as a run: arrays and settings in the group `<kind>/<run>`.
 
 A run is replaced or deleted only on request. Saving the same content again changes nothing, and other content under the
 same name is refused.

@@ -1,4 +1,4 @@
-"""Create a store: write its metadata, the model's matrices and the plan to a folder beside it, then rename the folder.
+"""Create a store: metadata, the model's matrices and the plan, written beside it and then renamed.
 
 So a store exists completely or not at all. The next planner of the same store removes what a killed planner left.
 """
