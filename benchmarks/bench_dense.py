@@ -1,4 +1,4 @@
-"""What does headspan's compact form save against dense per-patch contributions, made in the same forward pass?
+"""What does headspan's compact form save against dense contributions made in the same pass?
 
 The peer is open_clip's image tower with headspan's linear layers (`ops.linear`, GELU fused) and one product for
 queries, keys and values in each block. It makes `[batch, head, token, joint]` in float32 for every layer, in two ways:

@@ -1,4 +1,4 @@
-"""Does the memory of `precompute` grow with the number of images, and does the command estimate it correctly?
+"""Does the memory of `precompute` grow with the number of images, and is its estimate right?
 
 The command runs in a process of its own, over some images and over several times as many. Its peak resident memory is
 the operating system's count, and the estimate is the one that the command prints. Two models: ViT-B-32 with random

@@ -1,4 +1,4 @@
-"""How many bytes does a store take for an image, everything counted, against dense contributions of the same type?
+"""How many bytes does a store take for an image, against dense contributions of the same type?
 
 The last 4 layers of ViT-L/14, heads only, written through the store's own writer with keys and captions. The numbers
 are random, since the size does not depend on them. Beside it, for four models, the bytes on disk of the arrays with a

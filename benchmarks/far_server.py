@@ -1,6 +1,7 @@
-"""A file server that behaves like a distant one: it waits before every answer and limits each connection's rate.
+"""A file server that behaves like a distant one: slow to answer, and slow on each connection.
 
-`python -m benchmarks.far_server FOLDER WAIT_SECONDS BYTES_A_SECOND` prints its port and serves until it is terminated.
+It waits before every answer and limits the rate of each connection. `python -m benchmarks.far_server FOLDER
+WAIT_SECONDS BYTES_A_SECOND` prints its port and serves until it is terminated.
 """
 
 from __future__ import annotations

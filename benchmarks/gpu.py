@@ -1,10 +1,11 @@
-"""How fast and how exact is the GPU path? One command for one GPU, under 8 minutes: `python -m benchmarks.gpu`.
+"""How fast and how exact is the GPU path?
 
-It measures ceilings first (copy bandwidth, matrix products in bf16 and float64), then answers three questions: the
-tower's contributions against a float64 pass, every fused op checked and timed beside PyTorch's own, and the tower with
-everything emitted beside its peers. A row that cannot be measured says why (open_clip may not be installed), and an op
-with wrong results is timed too. The exit code is 1 if a question has no answer or a wrong one. It needs torch, numpy,
-triton and jaxtyping only. Each line is appended to `benchmarks/results/<device>.jsonl` as soon as it is known.
+`python -m benchmarks.gpu` takes under 8 minutes on one GPU. It measures ceilings first (copy bandwidth, matrix products
+in bf16 and float64), then answers three questions: the tower's contributions against a float64 pass, every fused op
+checked and timed beside PyTorch's own, and the tower with everything emitted beside its peers. A row that cannot be
+measured says why (open_clip may not be installed), and an op with wrong results is timed too. The exit code is 1 if a
+question has no answer or a wrong one. It needs torch, numpy, triton and jaxtyping only. Each line is appended to
+`benchmarks/results/<device>.jsonl` as soon as it is known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Generate the tables of benchmarks/README.md, the headlines of README.md and the ops' rows of kernels/README.md.
+"""Generate the tables of the READMEs from the recorded lines.
 
-`python -m benchmarks.readme` writes all three from the recorded lines. For each question and machine the latest line
-counts; benchmarks/README.md shows all of them, and README.md one short row for each of a few questions.
+`python -m benchmarks.readme` writes all tables of benchmarks/README.md, the headlines of README.md and the ops of
+kernels/README.md. For each question and machine the latest line counts; README.md shows one short row for each of a few
+questions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Estimate what runs over a million to billions of images take; `python -m benchmarks.scale` writes SCALE.md's tables.
+"""Estimate what runs over a million to billions of images take.
 
-Operations and bytes come from headspan's own formulas. Rates are the latest recorded ones where there are any,
-otherwise assumed ones, and the tables say which. Prices and the other assumptions are named below.
+`python -m benchmarks.scale` writes the tables of SCALE.md. Operations and bytes come from headspan's own formulas.
+Rates are the latest recorded ones where there are any, otherwise assumed ones, and the tables say which. Prices and the
+other assumptions are named below.
 """
 
 from __future__ import annotations

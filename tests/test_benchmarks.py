@@ -201,9 +201,14 @@ def test_a_store_of_the_last_layers_of_vit_l_14_takes_at_most_12_kb_an_image() -
 def test_memory_of_precompute_does_not_grow_with_the_number_of_images() -> None:
     # Queues between stages are full within the first few hundred images of camera size.
     # The peak varies by a tenth; the pixels of 2,304 more images would be a third of it.
-    (row,) = bench_memory.run(toy=True)["rows"].values()
+    line = bench_memory.run(toy=True)
+    (row,) = line["rows"].values()
     assert row["images"] == (256, 2560)
     assert row["growth"] < 1.2
+    assert row["within_estimate"]
+    head, shown = bench_memory.table(line)
+    assert len(shown) == len(head)
+    assert shown[4].endswith("MB, kept")
 
 
 def test_the_generated_tables_are_up_to_date_with_the_recorded_lines() -> None:

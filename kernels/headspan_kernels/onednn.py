@@ -1,4 +1,4 @@
-"""Ops for CPUs: linear maps through oneDNN with weights laid out once, and bf16 attention as plain products.
+"""Ops for CPUs: linear maps through oneDNN, and bf16 attention as plain products.
 
     linear:    activation(x Wᵀ + b) in one call; W is stored in oneDNN's own block layout
     attention: softmax(q kᵀ / √head_dim) v, for as many images at once as have scores that fit the cache

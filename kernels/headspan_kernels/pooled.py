@@ -1,11 +1,12 @@
-"""Attention of one query row an image: the last block, attention pooling, and every block's class token.
+"""Attention of one query row an image.
 
     mixed = Σ_m α[m] v[m],   α[m] = 2^(σ q·k[m] − lse),   σ = log2(e) / √head_dim
 
-One program for each head of an image. It reads K for the highest score and the sum of powers, then K and V for `α v`,
-which it stores on request and sums. Scores come from the tensor cores, as a product with a matrix in which only the
-first column is not zero; this replaces a reduction over columns for every key. Both passes compute the same scores, so
-the weights sum to 1 however large the scores are. Everything else is float32.
+The last block, attention pooling and the class token of every block use it. One program for each head of an image. It
+reads K for the highest score and the sum of powers, then K and V for `α v`, which it stores on request and sums. Scores
+come from the tensor cores, as a product with a matrix in which only the first column is not zero; this replaces a
+reduction over columns for every key. Both passes compute the same scores, so the weights sum to 1 however large the
+scores are. Everything else is float32.
 """
 
 from __future__ import annotations

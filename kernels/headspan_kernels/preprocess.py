@@ -1,10 +1,10 @@
-"""Turn uint8 pixels into the model's input: antialiased bicubic resize, centre crop, normalisation, cast.
+"""Turn uint8 pixels into the model's input: bicubic resize, centre crop, normalisation, cast.
 
     out[y,x] = Σ_j w[x,j] pixels[y, first[x]+j]   and the same along y, each rounded to a grey level, then (· − μ) / σ
 
-Two launches, like Pillow's two passes. The first resizes columns to uint8, for the source rows that the crop needs; the
-second resizes rows, normalises and casts. Only pixels of the crop are computed. The weights are computed once for a
-pair of sizes.
+The resize is antialiased, in two launches like Pillow's two passes. The first resizes columns to uint8, for the source
+rows that the crop needs; the second resizes rows, normalises and casts. Only pixels of the crop are computed. The
+weights are computed once for a pair of sizes.
 """
 
 from __future__ import annotations

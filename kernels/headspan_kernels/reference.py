@@ -1,4 +1,4 @@
-"""Every op in plain PyTorch: the specification that faster ops are compared with, and the fallback on every device.
+"""Every op in plain PyTorch: the specification of faster ops, and the fallback on every device.
 
 Statistics and emitted numbers are float32 whatever the activations' type; moments are float64. Nothing here imports
 Triton or knows a model, a file or a store.
