@@ -122,17 +122,17 @@ def _write(
 def _keys(files: Sequence[Path]) -> dict[Path, str]:
     """A unique key for each image, made from its path."""
     keys: dict[Path, str] = {}
-    taken: set[str] = set()
+    used: set[str] = set()
     for file in files:
         key = plain = _utf8(file.with_name(file.stem.replace(".", "_")).as_posix())
         if key.startswith("__"):
             # Webdataset skips folders whose names begin and end with two underscores.
             key = plain = f"0{key}"
         number = 1
-        while key in taken:
+        while key in used:
             number += 1
             key = f"{plain}_{number}"
-        taken.add(key)
+        used.add(key)
         keys[file] = key
     return keys
 

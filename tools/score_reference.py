@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from headspan.config import PrecomputeSettings
+from headspan.demo import IMAGES, IMAGES_PER_SHARD, SEED, SPLIT, analyse_scenes
 from headspan.world import write_world_shards
-from headspan.world.chain import IMAGES, IMAGES_PER_SHARD, SEED, SPLIT, analyse_scenes
 from headspan.world.ground_truth import check_ground_truth
 from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, TRAINED, reference_scores
 from tools.score_tables import card_table, summary_table

@@ -27,7 +27,7 @@ from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_fil
 from tests.tolerances import relative_error
 
 
-def run(toy_run: ToyRun, out: Path, on_progress: hs.Listener = lambda event: None, **changed: Any) -> hs.Summary:
+def run(toy_run: ToyRun, out: Path, on_progress: Listener = lambda event: None, **changed: Any) -> hs.Summary:
     """The toy's run, by default with heads only."""
     return hs.precompute(out=out, on_progress=on_progress, **toy_run.settings(**{"emit": ("heads",), **changed}))
 

@@ -15,9 +15,9 @@ import open_clip
 import pytest
 import torch
 
+from headspan.demo import IMAGES, SEED, SPLIT
 from headspan.model.load import load_model
 from headspan.world import FACTORS
-from headspan.world.chain import IMAGES, SEED, SPLIT
 from headspan.world.checks import GroundTruth
 from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, TRAINED, reference_scores
 from tools.score_reference import ABOUT, END, PAGES, with_table

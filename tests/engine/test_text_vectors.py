@@ -26,7 +26,7 @@ def test_embedding_texts_leaves_every_file_of_the_store_unchanged(toy_copy: Path
     store = hs.open(toy_copy)
     before = relative_files(toy_copy)
     text_vectors(store, TEXTS)
-    hs.embed_classes(store, {"pet": {"cat": ["a cat", "cats"], "dog": ["a dog"]}})
+    hs.prune.embed_classes(store, {"pet": {"cat": ["a cat", "cats"], "dog": ["a dog"]}})
     hs.explore.nearest_to_text(store, "a cat", [(2, 0)])
     assert relative_files(toy_copy) == before
 
