@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import headspan as hs
 from headspan.errors import HeadspanError, ModelError, SettingsError, SourceError, StoreError
-from headspan.events import Progress
+from headspan.events import Listener, Progress
 from headspan.io import local
 from headspan.run.precompute import one_ahead
 from headspan.store import commit_records
