@@ -284,7 +284,7 @@ def test_a_shard_that_shrank_after_the_plan_is_an_error_after_the_spans_before_i
     images = Decoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples, 2))
     # The spans before the one that cannot be read come first.
     assert [row for _ in range(3) for row in next(images).good.rows] == list(range(6))
-    with pytest.raises(SourceError, match=rf"truncated: wanted .* at offset {samples[6].offset}"):
+    with pytest.raises(SourceError, match=rf"truncated: expected .* at offset {samples[6].offset}"):
         next(images)
 
 

@@ -112,7 +112,7 @@ def test_a_hard_link_to_a_file_outside_the_tar_is_reported(tmp_path: Path) -> No
     samples, _ = planned(tar_of([("a.jpg", "real/a.jpg")], hard=True), tmp_path)
     bad: list[BadImage] = []
     assert decoded(samples, Preprocess(size=(8, 8)), bad, 1, 1 << 20) == []
-    assert bad[0].reason == "a hard link, whose file is not in this tar; pack with tar --hard-dereference"
+    assert bad[0].reason == "a hard link to a file that is not in this tar; pack with tar --hard-dereference"
 
 
 def test_a_link_to_a_name_of_two_files_leads_to_the_one_in_its_archive_or_to_none(tmp_path: Path) -> None:
