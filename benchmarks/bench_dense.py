@@ -34,8 +34,9 @@ from headspan_kernels.reference import split_heads
 
 QUESTION = "forward pass against dense contributions"
 DUE_TO = (
-    "Not materialising `[head, token, joint]`. Both sides have the same linear layers and the same number of products; "
-    "“folded” shows what is left of the saving when the peer folds its matrices as headspan does."
+    "Not materialising `[head, token, joint]`. Both sides have the same linear layers and one product for queries, "
+    "keys and values; headspan's last block computes the class token's row only, which saves 3 to 7 % of a pass. "
+    "“Folded” shows what is left of the saving when the peer folds its matrices as headspan does."
 )
 # Images a batch, and rounds.
 _RUNS = {"ViT-B-32": (8, 5), "ViT-B-16": (4, 5)}
