@@ -135,6 +135,8 @@ class StoreWriter:
         if self.commits.complete or self.unfinished():
             return
         self.commits.merge_groups()
+        # Listed before the logs: a living process locks its log before it stages a file, so its log is then found.
+        staged = list(self.storage.staged())
         # Other processes may still be computing units that are committed. They delete their own files.
         alive = {self.token}
         for writer in other_workers(self.path, self.token):
@@ -142,7 +144,7 @@ class StoreWriter:
                 alive.add(writer.token)
             else:
                 forget(self.path, writer.token)
-        for key, token in list(self.storage.staged()):
+        for key, token in staged:
             if token not in alive:
                 self.storage.discard(key, token)
         self.write_moments()
