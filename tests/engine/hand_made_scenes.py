@@ -102,7 +102,7 @@ def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.n
     with NewStore(path) as staged:
         staged.plan(samples, count, [])
         attributes = {"format": FORMAT, "emit": list(emit), "dimensions": asdict(size), **about}
-        staged.publish(attributes, [Shard("0.tar", 0, count, None, None)], folded, emit)
+        staged.publish(attributes, [Shard("0.tar", 0, count, None, None)], folded)
     writer = StoreWriter(path)
     (unit,) = writer.unfinished()
     # The norm changes nothing: mean 0, deviation 1, and an embedding of length 1.

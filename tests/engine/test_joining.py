@@ -378,9 +378,9 @@ def test_a_selected_member_that_no_shard_has_is_refused_with_those_that_exist(tm
     ("given", "said"),
     [
         ({"caption_member": "txt", "caption_json": "text"}, "--caption-member txt and --caption-json text name two"),
-        ({"image_member": ""}, "--image-member : write what"),
-        ({"image_member": "a/b.jpg"}, "--image-member a/b.jpg: write what"),
-        ({"caption_member": "txt,"}, "--caption-member txt,: write what"),
+        ({"image_member": ""}, "--image-member : write the part of"),
+        ({"image_member": "a/b.jpg"}, "--image-member a/b.jpg: write the part of"),
+        ({"caption_member": "txt,"}, "--caption-member txt,: write the part of"),
         # A byte that is not UTF-8, as Python has it from the command line.
         ({"caption_json": "caf\udce9"}, r"--caption-json caf\\udce9 is not UTF-8; write"),
     ],

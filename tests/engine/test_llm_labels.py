@@ -12,7 +12,7 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.answers import read_records
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores
+from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, concept_consistency, read_scores
 from headspan.concepts.comparison import Method, compare
 from headspan.concepts.examples import Example, read_examples
 from headspan.concepts.labels import Labels, label_heads, read_labels
