@@ -111,7 +111,7 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     """The README's cells: seconds, and the scan."""
     return (
         f"{line['images']:,} images searched in {line['seconds'] * 1e3:,.0f} ms",
-        f"a scan of the same {line['bytes'] / 1e6:,.0f} MB in memory takes {line['share']:.2f} of that time",
+        f"a scan of the same {line['bytes'] / 1e6:,.0f} MB in memory takes {line['share']:.2f} of the search's time",
     )
 
 

@@ -54,7 +54,7 @@ _GPU_DUE_TO = {
     gpu.OPS: "Fewer passes over memory: what PyTorch writes out and reads again stays in registers. The floor is the "
     "larger of the least bytes at the measured copy rate and the least operations at the measured matrix rate. What "
     "fell short: `add_moments` is slower than compiled PyTorch, and so was `head_project`; the norms are as fast as "
-    "compiled ones; `preprocess` reaches a tenth of its floor. `head_project`, `text_maps` and `textspan_rounds` were "
+    "compiled ones; `preprocess` takes eleven times its floor. `head_project`, `text_maps` and `textspan_rounds` were "
     "deleted after this measurement, because no engine code called them ([kernels/README.md](../kernels/README.md)).",
     gpu.ACCURACY: "The digits of each type, and TF32 products in three parts for float32.",
 }
@@ -135,7 +135,7 @@ def page() -> str:
 
 def headlines() -> str:
     """The rows of README.md: for each question the latest line, with all instructions of its machine."""
-    rows = [["", "measured", "beside", "machine"]]
+    rows = [["", "measured", "compared with", "machine"]]
     for question, words in HEADLINES:
         lines = [
             (line["date"], machine, line)
