@@ -32,10 +32,10 @@ from headspan_kernels import onednn, ops
 QUESTION = "forward pass on a CPU, decomposed"
 DUE_TO = (
     "“Emission” is the price of the decomposition itself. “Tower” compares two implementations on the same ops: "
-    "headspan's last block computes queries, output and MLP for the class token only, so fewer rows than open_clip's. "
-    "“Ops” is oneDNN's float32 and bf16 matrix products with weights laid out once, against PyTorch's own; it is 1 "
-    "where the processor has AVX2 only, since PyTorch's ops serve float32 there. “In all” is the product of the last "
-    "two: what a user of open_clip sees."
+    "headspan's last block computes queries, output and MLP for the class token only, and open_clip's for all rows. "
+    "“Ops” compares oneDNN's float32 and bf16 matrix products, with weights laid out once, with PyTorch's own; it is 1 "
+    "if the processor has AVX2 only, because headspan uses PyTorch's float32 products there. “In all” is the product "
+    "of the last two: what a user of open_clip gains."
 )
 # The most that emission may cost: time divided by that of the tower that emits nothing.
 EMISSION_MARKS = {"heads": 1.02, "patches": 1.06}

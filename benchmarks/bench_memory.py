@@ -22,7 +22,7 @@ from benchmarks.measure import benchmark
 from benchmarks.pictures import noise, write_shards
 
 QUESTION = "peak memory of precompute, by model"
-DUE_TO = "A bounded number of images in flight, and units written while they are computed."
+DUE_TO = "The number of images in flight is limited, and units are written while they are computed."
 _TINY = {
     "embed_dim": 32,
     # Pixels of full size, so that a run that kept them would show.

@@ -23,7 +23,7 @@ from headspan.explore.neighbours import nearest_to_image
 from headspan.store.schema import Dimensions
 
 QUESTION = "neighbours of an image through one head"
-DUE_TO = "Stored float16 numbers are multiplied in place by SIMD kernels, without a converted copy."
+DUE_TO = "SIMD kernels multiply the stored float16 numbers in place, without a converted copy."
 MARK = 0.5
 # Bytes of a piece of the scan: several a thread, so that no thread waits long for the last one.
 _PIECE_BYTES = 4 << 20

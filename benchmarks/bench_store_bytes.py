@@ -22,8 +22,8 @@ from benchmarks.random_store import write_store
 
 QUESTION = "bytes an image, at equal type"
 DUE_TO = (
-    "A head's own `head_dim` numbers instead of `joint` numbers, which is exact. Against float32, a factor of 2 is the "
-    "type. The store's bytes include embeddings, norms, keys, captions and the model's matrices."
+    "A store holds a head's own `head_dim` numbers instead of `joint` numbers, which is exact. Against float32, a factor "
+    "of 2 comes from the type. The store's bytes include embeddings, norms, keys, captions and the model's matrices."
 )
 LIMIT_BYTES = 12_000
 # Images of a store of which only the arrays are counted.
@@ -107,7 +107,7 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     """The README's cells: bytes, and how many dense ones would be."""
     return (
         f"{line['bytes_an_image'] / 1e3:.1f} kB an image (heads of 4 layers of ViT-L/14, everything counted)",
-        f"dense float16 contributions: {line['times_smaller_than_float16']:.1f}× as many; float32: "
+        f"dense float16 contributions: {line['times_smaller_than_float16']:.1f}× as many bytes; float32: "
         f"{line['times_smaller_than_float32']:.1f}×",
     )
 

@@ -28,9 +28,9 @@ from headspan.spans.algorithm import Spread, span_heads
 
 QUESTION = "TEXTSPAN of all heads, moments included"
 DUE_TO = (
-    "Rounds on the covariance instead of on the images. The time of the rounds does not depend on the number of "
-    "images; that of the moments is proportional to it. The ratio to the procedure after PCA is what the covariance "
-    "saves; the rest of the larger ratio is the width: 768 numbers instead of 64."
+    "headspan's rounds run on the covariance instead of on the images. The time of the rounds does not depend on the "
+    "number of images; that of the moments is proportional to it. The ratio to the procedure after PCA is what the "
+    "covariance saves; the rest of the larger ratio comes from the width: 768 numbers instead of 64."
 )
 # The most seconds for 384 heads, without the moments.
 SECONDS_MARK = 4.0

@@ -166,7 +166,7 @@ def tower_headline(line: dict[str, Any]) -> tuple[str, str]:
     return (
         f"ViT-L/14, bf16: {line['images_a_second']:,} images/s with all heads and patches",
         "open_clip's `encode_image`, compiled: "
-        + ("not yet measured" if times is None else f"{1 / times:.2f} of that"),
+        + ("not yet measured" if times is None else f"{1 / times:.2f} of that rate"),
     )
 
 
