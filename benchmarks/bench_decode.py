@@ -26,8 +26,8 @@ from headspan.shards.urls import expand, stored_names
 
 QUESTION = "JPEGs decoded by one core"
 DUE_TO = (
-    "With `fast`, libjpeg-turbo writes into an array and torch resizes the bytes; `exact` decodes and resizes with PIL, "
-    "bit for bit as open_clip does."
+    "With `fast`, libjpeg-turbo writes into an array and torch resizes the bytes; `exact` decodes and resizes with "
+    "PIL, bit for bit as open_clip does."
 )
 
 

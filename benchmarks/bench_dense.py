@@ -35,8 +35,8 @@ from headspan_kernels.reference import split_heads
 QUESTION = "forward pass against dense contributions"
 DUE_TO = (
     "headspan does not materialise `[head, token, joint]`. Both sides have the same linear layers and one product for "
-    "queries, keys and values; headspan's last block computes the class token's row only, which saves 3 to 7 % of a pass. "
-    "“Folded” shows what is left of the saving when the peer folds its matrices as headspan does."
+    "queries, keys and values; headspan's last block computes the class token's row only, which saves 3 to 7 % of a "
+    "pass. “Folded” shows what is left of the saving when the peer folds its matrices as headspan does."
 )
 # Images a batch, and rounds.
 _RUNS = {"ViT-B-32": (8, 5), "ViT-B-16": (4, 5)}

@@ -23,8 +23,8 @@ from headspan.world.scenes import scene
 
 QUESTION = "contributions in fewer bits on a CPU"
 DUE_TO = (
-    "The errors are those of the types' digits. Large trained models have a few activations a hundred times as large as "
-    "the others; neither model here has."
+    "The errors are those of the types' digits. Large trained models have a few activations a hundred times as large "
+    "as the others; neither model here has."
 )
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Images of random pixels, and scenes.

@@ -2,8 +2,8 @@
 
 64 heads of 64 dimensions in a joint space of 768, 10,000 images, 3,498 texts, 60 rounds: the last 4 layers of ViT-L/14
 and the published pool; then all 384 heads. headspan's time is the sum of two parts: adding the images' coordinates to
-the moments, which a run does while it streams, and the greedy rounds on the moments. Neither side's time includes reading
-or computing the images' contributions.
+the moments, which a run does while it streams, and the greedy rounds on the moments. Neither side's time includes
+reading or computing the images' contributions.
 
 * The published procedure runs on one head's dense contributions, `[image, joint]`: rank by SVD, then rounds on them.
 * The same after PCA: contributions and texts are projected to `head_dim` numbers first, in three lines.
