@@ -31,11 +31,11 @@ from headspan_kernels import onednn, ops
 
 QUESTION = "forward pass on a CPU, decomposed"
 DUE_TO = (
-    "“Emission” is the price of the decomposition itself. “Tower” compares two implementations on the same ops: "
-    "headspan's last block computes queries, output and MLP for the class token only, and open_clip's for all rows. "
-    "“Ops” compares oneDNN's float32 and bf16 matrix products, with weights laid out once, with PyTorch's own; it is 1 "
-    "if the processor has AVX2 only, because headspan uses PyTorch's float32 products there. “In all” is the product "
-    "of the last two: what a user of open_clip gains."
+    "“Emission” is the time with emission divided by the time without. “Tower” is headspan's time divided by "
+    "open_clip's on the same ops: headspan's last block computes queries, output and MLP for the class token only, and "
+    "open_clip's for all rows. “Ops” is the time with oneDNN's float32 and bf16 matrix products, whose weights are "
+    "laid out once, divided by the time with PyTorch's own; it is 1 if the processor has AVX2 only, because headspan uses "
+    "PyTorch's float32 products there. “In all” is the product of the last two: what a user of open_clip gains."
 )
 # The most that emission may cost: time divided by that of the tower that emits nothing.
 EMISSION_MARKS = {"heads": 1.02, "patches": 1.06}
@@ -137,7 +137,8 @@ def _missed(name: str, row: Mapping[str, Any]) -> list[str]:
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:
     """A row for each model and type: the ratios for heads, and for heads and patches."""
-    head = [f"time over that of → ({line['threads']} threads)", "emission", "tower", "ops", "in all", "images/s"]
+    threads = line["threads"]
+    head = [f"ratios of times: heads, patches ({threads} threads)", "emission", "tower", "ops", "in all", "images/s"]
     rows = [
         [
             name,

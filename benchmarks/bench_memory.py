@@ -104,8 +104,8 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
             f"{peak / 1e6:,.0f} MB ({images:,})" for peak, images in zip(row["peak_bytes"], row["images"], strict=True)
         ]
         most = row["estimated_bytes"][1]
-        kept_to = {True: "kept", False: "EXCEEDED", None: "not printed"}[row["within_estimate"]]
-        found.append([model, *cells, f"{row['growth']:.2f}×", (f"{most / 1e6:,.0f} MB, " if most else "") + kept_to])
+        verdict = {True: "not exceeded", False: "EXCEEDED", None: "not printed"}[row["within_estimate"]]
+        found.append([model, *cells, f"{row['growth']:.2f}×", (f"{most / 1e6:,.0f} MB, " if most else "") + verdict])
     return found
 
 

@@ -23,7 +23,8 @@ from benchmarks.random_store import write_store
 QUESTION = "bytes an image, at equal type"
 DUE_TO = (
     "A store holds a head's own `head_dim` numbers instead of `joint` numbers, which is exact. Against float32, a "
-    "factor of 2 comes from the type. The store's bytes include embeddings, norms, keys, captions and the model's matrices."
+    "factor of 2 comes from the type. The store's bytes include embeddings, norms, keys, captions and the model's "
+    "matrices."
 )
 LIMIT_BYTES = 12_000
 # Images of a store of which only the arrays are counted.

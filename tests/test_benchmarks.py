@@ -208,7 +208,7 @@ def test_memory_of_precompute_does_not_grow_with_the_number_of_images() -> None:
     assert row["within_estimate"]
     head, shown = bench_memory.table(line)
     assert len(shown) == len(head)
-    assert shown[4].endswith("MB, kept")
+    assert shown[4].endswith("MB, not exceeded")
 
 
 def test_the_generated_tables_are_up_to_date_with_the_recorded_lines() -> None:
