@@ -34,8 +34,8 @@ DUE_TO = (
     "“Emission” is the time with emission divided by the time without. “Tower” is headspan's time divided by "
     "open_clip's on the same ops: headspan's last block computes queries, output and MLP for the class token only, and "
     "open_clip's for all rows. “Ops” is the time with oneDNN's float32 and bf16 matrix products, whose weights are "
-    "laid out once, divided by the time with PyTorch's own; it is 1 if the processor has AVX2 only, because headspan uses "
-    "PyTorch's float32 products there. “In all” is the product of the last two: what a user of open_clip gains."
+    "laid out once, divided by the time with PyTorch's own; it is 1 if the processor has AVX2 only, because headspan "
+    "uses PyTorch's float32 products there. “In all” is the product of the last two: what a user of open_clip gains."
 )
 # The most that emission may cost: time divided by that of the tower that emits nothing.
 EMISSION_MARKS = {"heads": 1.02, "patches": 1.06}
