@@ -2,8 +2,8 @@
 
 64 heads of 64 dimensions in a joint space of 768, 10,000 images, 3,498 texts, 60 rounds: the last 4 layers of ViT-L/14
 and the published pool; then all 384 heads. headspan's time is the sum of two parts: adding the images' coordinates to
-the moments, which a run does while it streams, and the greedy rounds on the moments. Reading or making the images'
-contributions is in nobody's time.
+the moments, which a run does while it streams, and the greedy rounds on the moments. The time to
+read or compute the images' contributions is counted for none of the procedures.
 
 * The published procedure runs on one head's dense contributions, `[image, joint]`: rank by SVD, then rounds on them.
 * The same after PCA: contributions and texts are projected to `head_dim` numbers first, in three lines.
@@ -32,7 +32,7 @@ DUE_TO = (
     "images; that of the moments is proportional to it. The ratio to the procedure after PCA is what the covariance "
     "saves; the rest of the larger ratio is the width: 768 numbers instead of 64."
 )
-# The most seconds for 384 heads, without the moments.
+# The required limit of seconds for 384 heads, without the moments.
 SECONDS_MARK = 4.0
 _HEAD_DIM = 64
 _RANK = 80
@@ -82,7 +82,7 @@ def run(toy: bool) -> dict[str, Any]:
 
 
 def moments_of(random: np.random.Generator, heads: int, images: int) -> Callable[[], Moments]:
-    """What adds `images` images' coordinates to the moments of `heads` heads, batch by batch."""
+    """A function that adds `images` images' coordinates to the moments of `heads` heads, batch by batch."""
     batch = torch.from_numpy(random.standard_normal((_BATCH, 1, heads, _HEAD_DIM), dtype=np.float32))
     norm = torch.from_numpy(random.uniform(1, 2, (_BATCH, 3)).astype(np.float32))
 
@@ -146,7 +146,7 @@ def after_pca(contributions: np.ndarray, pool: np.ndarray, rounds: int, rank: in
 
 
 def greedy_rounds(contributions: np.ndarray, texts: np.ndarray, rounds: int) -> np.ndarray:
-    """Take the text along which the rest varies most, and remove its direction from images and texts; repeat."""
+    """Choose the text along which the remainder varies most, and remove its direction from images and texts; repeat."""
     residual = contributions - contributions.mean(axis=0)
     picks = np.empty(rounds, np.int64)
     for number in range(rounds):

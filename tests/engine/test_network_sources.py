@@ -276,7 +276,7 @@ def test_many_shards_are_described_at_once_and_in_their_order(server: Server, tm
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_final_answer_is_not_retried(status: int, server: Server, waits: list[float]) -> None:
+def test_a_permanent_error_is_not_retried(status: int, server: Server, waits: list[float]) -> None:
     (server.folder / "a.tar").write_bytes(bytes(9_000))
     server.troubles = [status] * 99
     with pytest.raises(SourceError, match="cannot be read"):

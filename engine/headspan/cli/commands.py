@@ -45,7 +45,7 @@ class Commands:
     """All commands, in sections."""
 
     def __init__(self, parser: Parser) -> None:
-        # The sections list the commands, so argparse does not; it would leave COMMAND out of the usage too.
+        # The sections list the commands. argparse must not, and then leaves COMMAND out of the usage, which is set here.
         parser.usage = f"{parser.prog} [-h] [--version] COMMAND ..."
         self._subparsers = parser.add_subparsers(
             prog=parser.prog, required=True, metavar="COMMAND", help=argparse.SUPPRESS, parser_class=Parser
