@@ -30,6 +30,7 @@ from torch import nn
 _CHECKED = (
     *("config", "decode", "decompose", "events", "io", "llm", "model", "shards.plan", "shards.samples", "store", "run"),
     *("texts", "explore", "spans", "prune", "concepts", "report"),
+    *("world.checks", "world.ground_truth", "world.scores"),
 )
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 

@@ -34,7 +34,7 @@ def module_name(path: Path, source_root: Path) -> str:
 
 
 def imported_modules(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
-    """Line and full dotted name of every import, wherever in the file it stands.
+    """Line and full dotted name of every import, anywhere in the file.
 
     `from a import b` gives `a.b`, which may be a module or a name in one; relative imports are resolved.
     """
@@ -84,7 +84,7 @@ def is_in(name: str, package: str) -> bool:
 
 
 def engine_modules() -> dict[str, Path]:
-    """Every module of the engine by its dotted name, but for the package itself, which re-exports names lazily."""
+    """Every module of the engine by its dotted name, except the package itself, which re-exports names lazily."""
     found = {module_name(path, ENGINE.parent): path for path in sorted(ENGINE.rglob("*.py"))}
     del found["headspan"]
     return found

@@ -1,8 +1,8 @@
 """Stores of scenes made by hand, in which a head writes a factor, for tests of the ground-truth check.
 
 A head's output is 1 at the number of the scene's value, and 0 elsewhere. Each head has its own axes of the joint space,
-and the vector of a text is on the axes of what it names. Besides, all images and all texts such as "a red ring" share
-one axis, which maps must leave out.
+and the vector of a text is on the axes of what it names. In addition, all images and all texts such as "a red ring"
+share one axis, which maps must leave out.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.n
 
 
 def hand_made_classes(store: hs.Store, *arguments: object) -> dict[str, Classes]:
-    """Takes the place of `embed_classes`: the vector of a text lies on the axes of what it names."""
+    """Takes the place of `embed_classes`: the vector of a text is the sum of the axes of what it names."""
     (sets,) = (each for each in arguments if isinstance(each, dict))
     writes, noise = TEXTS[store.path]
     random = None if noise is None else np.random.default_rng(noise + 1)
@@ -151,7 +151,7 @@ def _text_vector(named: Mapping[str, str], writes: Mapping[Head, str]) -> np.nda
     axes = [
         axis(head, list(prompts(factor)).index(named[factor])) for head, factor in writes.items() if factor in named
     ]
-    # A text about what no head writes lies on the axis that no head writes to.
+    # The vector of a text about something that no head writes is the axis that no head writes to.
     return np.sum(axes, axis=0) if axes else np.eye(JOINT, dtype=np.float32)[-1]
 
 

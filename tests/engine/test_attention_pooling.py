@@ -1,4 +1,4 @@
-"""Tests of models that pool by attention, and of models with norms behind their heads, from shards to analyses."""
+"""Tests of models that pool by attention, and of models with norms after their heads, from shards to analyses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.tolerances import relative_error
 TEXT = TOY["text_cfg"]
 IMAGES = 5
 # "map" is SigLIP; by that name open_clip would choose a tokenizer that needs transformers. "eva" pools by its class
-# token and has norms behind its heads. Except in SigLIP, the pooling's heads differ from the blocks' in number or size.
+# token and has norms after its heads. Except in SigLIP, the pooling's heads differ from the blocks' in number or size.
 TOYS: dict[str, dict[str, Any]] = {
     "map": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"},
     "pe": {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": "map", "timm_proj": None},

@@ -185,7 +185,7 @@ def test_no_image_gets_the_companion_of_another_sample(names: str, wanted: dict[
     images = [place for place, name in enumerate(members) if not name.endswith("txt")]
     found = {place: sample.caption for place, sample in zip(images, samples, strict=True) if sample.caption is not None}
     assert found == {place: f"member {text}" for place, text in wanted.items()}
-    # Each image whose caption stands elsewhere, or may belong to another image, has a note.
+    # Each image has a note if its caption is elsewhere in the tar or may belong to another image.
     captioned = {name.rpartition(".")[0] for name in members if name.endswith("txt")}
     lost = [
         sample.row for sample in samples

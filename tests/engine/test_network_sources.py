@@ -309,7 +309,7 @@ def test_a_run_over_a_flaky_server_makes_the_store_of_a_good_one_and_keeps_no_se
     told = f"{summary} {store.bad_images()} {store.notes()} {store.samples().to_pylist()} {store.shards()}"
     assert not [secret for secret in SECRETS if secret in told]
     assert server.url("a.tar", secret=False) + "?…" in told
-    # A signature is renewed, and the run goes on.
+    # The signature in the URL is renewed, and the run continues.
     renewed = {**settings, "shards": [url.replace("c2lnbmVk", "bmV3")]}
     assert hs.precompute(out=tmp_path / "flaky.zarr", **renewed).skipped == 5
 

@@ -102,7 +102,7 @@ def embed_pool(
 
 
 def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> EmbeddedPool:
-    # The cache shares the array with every caller.
+    # Every caller gets the same array, so it must not change.
     vectors.flags.writeable = False
     return EmbeddedPool(pool, vectors, text_sha256)
 
