@@ -1,6 +1,6 @@
 """How many JPEGs a second does one core decode, by each decoder, and how far apart are the pixels?
 
-Both decoders run by turns in one thread. The thread's processor time is measured, so other load does not count. The
+Both decoders run alternately in one thread. The thread's processor time is measured, so other load does not count. The
 pictures are smooth colours with some noise, 500 × 375 at quality 90, or those of the shards that HEADSPAN_PHOTOS names;
 the line says which.
 """

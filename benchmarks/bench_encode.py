@@ -1,9 +1,9 @@
 """What does decomposing a forward pass cost on a CPU, and what do oneDNN's matrix products add?
 
 headspan's tower emits the heads of all layers, and in a second form all patches too. Three ratios of time, each
-measured in one run and by turns, keep the causes apart:
+measured alternately in one run, separate the causes:
 
-* emission: the tower that emits, divided by the same tower on the same ops that emits the last layer's heads alone;
+* emission: the tower that emits, divided by the same tower on the same ops that emits the last layer's heads only;
 * tower: headspan's tower on PyTorch's own ops, divided by open_clip's image tower, which runs on them too;
 * ops: headspan's tower on the ops that serve this processor, divided by the same tower on PyTorch's own ops.
 
@@ -130,7 +130,7 @@ def _products(size: Sizes, pixels: Tensor) -> tuple[Callable[[], object], int]:
 
 
 def _missed(name: str, row: Mapping[str, Any]) -> list[str]:
-    """The marks that a row misses, in words."""
+    """The required limits that a row misses, in words."""
     found = {kind: row[f"emission_{kind}"] for kind in EMISSION_MARKS}
     return [f"{name} emission of {kind} {cost}" for kind, cost in found.items() if cost > EMISSION_MARKS[kind]]
 

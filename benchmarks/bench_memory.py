@@ -25,7 +25,7 @@ QUESTION = "peak memory of precompute, by model"
 DUE_TO = "The number of images in flight is limited, and units are written while they are computed."
 _TINY = {
     "embed_dim": 32,
-    # Pixels of full size, so that a run that kept them would show.
+    # Images of full size: if a run kept their pixels, its memory would show it.
     "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 64, "layers": 2, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }

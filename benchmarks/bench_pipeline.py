@@ -1,7 +1,7 @@
 """Does `precompute` take no longer than its slowest stage?
 
 The whole run, from JPEG shards to a finished store, against decoding alone (same samples and settings) and the forward
-pass alone (same batches of decoded images), by turns in one process. Loading the model is timed separately and
+pass alone (same batches of decoded images), alternately in one process. Loading the model is timed separately and
 subtracted from the whole. The pictures are photo-like, 500 × 375, or those of the shards that HEADSPAN_PHOTOS names.
 """
 

@@ -32,7 +32,7 @@ _IMAGES, _SCENES = 4, 64
 
 
 def run(toy: bool) -> dict[str, Any]:
-    """Every model's errors in every type, and whether those in bf16 are within the marks."""
+    """Every model's errors in every type, and whether those in bf16 are within the required limits."""
     torch.manual_seed(0)
     name, size, scenes = ("toy", TOY, 2) if toy else ("ViT-L-14", MODELS["ViT-L-14"], _SCENES)
     rows: dict[str, dict[str, dict[str, float]]] = {}

@@ -32,7 +32,7 @@ DUE_TO = (
     "number of images; that of the moments is proportional to it. The ratio to the procedure after PCA is what the "
     "covariance saves; the rest of the larger ratio comes from the width: 768 numbers instead of 64."
 )
-# The most seconds for 384 heads, without the moments.
+# The required limit of seconds for 384 heads, without the moments.
 SECONDS_MARK = 4.0
 _HEAD_DIM = 64
 _RANK = 80
@@ -82,7 +82,7 @@ def run(toy: bool) -> dict[str, Any]:
 
 
 def moments_of(random: np.random.Generator, heads: int, images: int) -> Callable[[], Moments]:
-    """What adds `images` images' coordinates to the moments of `heads` heads, batch by batch."""
+    """A function that adds `images` images' coordinates to the moments of `heads` heads, batch by batch."""
     batch = torch.from_numpy(random.standard_normal((_BATCH, 1, heads, _HEAD_DIM), dtype=np.float32))
     norm = torch.from_numpy(random.uniform(1, 2, (_BATCH, 3)).astype(np.float32))
 
@@ -146,7 +146,7 @@ def after_pca(contributions: np.ndarray, pool: np.ndarray, rounds: int, rank: in
 
 
 def greedy_rounds(contributions: np.ndarray, texts: np.ndarray, rounds: int) -> np.ndarray:
-    """Take the text along which the rest varies most, and remove its direction from images and texts; repeat."""
+    """Choose the text along which the remainder varies most, and remove its direction from images and texts; repeat."""
     residual = contributions - contributions.mean(axis=0)
     picks = np.empty(rounds, np.int64)
     for number in range(rounds):

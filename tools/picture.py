@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def trimmed(picture: Image.Image) -> Image.Image:
-    """`picture` without the empty space at its bottom, but for a margin."""
+    """`picture` without the empty space at its bottom, except a margin."""
     background = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
     found = ImageChops.difference(picture, background).getbbox()
     bottom = min(picture.height, found[3] + _MARGIN) if found else picture.height

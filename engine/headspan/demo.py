@@ -71,7 +71,7 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
         split=SPLIT,
         on_progress=on_progress,
     )
-    # Stores record where their shards lie, so these are moved first.
+    # Stores record the paths of their shards, so the shards are moved to their final place first.
     place.move(_SHARDS)
     shards = str(place.folder / _SHARDS / Path(made).name)
     store, summary = analyse_scenes(

@@ -31,7 +31,7 @@ from tests.engine.test_decode import PREPROCESSES, SIDES, by_open_clip, encoded,
 from tests.tolerances import relative_error
 
 PHOTOS = os.environ.get("HEADSPAN_PHOTOS", "")
-# Grey levels, of a photograph: the largest difference, and the mean one.
+# Limits of the largest and of the mean difference over a photograph, in grey levels.
 LARGEST, MEAN = 2, 0.01
 
 
@@ -119,7 +119,7 @@ def orientation() -> Image.Exif:
     ],
 )
 @pytest.mark.usefixtures("no_exact_route")
-def test_every_kind_of_sound_jpeg_takes_the_fast_route(mode: str, options: dict[str, Any]) -> None:
+def test_every_kind_of_undamaged_jpeg_takes_the_fast_route(mode: str, options: dict[str, Any]) -> None:
     image = photograph(301, 225).convert(mode)
     data = encoded(image, "JPEG", **options)
     with Image.open(io.BytesIO(data)) as opened:
@@ -154,7 +154,7 @@ JPEG = encoded(photograph(131, 97), "JPEG")
     ],
     ids=["CMYK", "PNG", "WebP", "stray bytes"],
 )
-def test_anything_but_a_sound_jpeg_takes_the_exact_route(data: bytes) -> None:
+def test_anything_but_an_undamaged_jpeg_takes_the_exact_route(data: bytes) -> None:
     np.testing.assert_array_equal(fast(data, Preprocess()), by_open_clip(data, Preprocess()))
 
 

@@ -244,7 +244,7 @@ def test_textspan_replaces_a_damaged_pool_of_texts(toy_copy: Path) -> None:
         assert verify(hs.open(toy_copy, include_failed=True)).problems == ()
 
 
-def test_a_complete_store_needs_no_moments_but_those_of_its_arrays(toy_copy: Path) -> None:
+def test_a_complete_store_needs_only_the_moments_in_its_arrays(toy_copy: Path) -> None:
     wanted = hs.open(toy_copy).moments()
     (toy_copy / COMMITS / "group-000000.moments").unlink()
     assert np.array_equal(hs.open(toy_copy).moments().gram, wanted.gram)
@@ -383,7 +383,7 @@ def test_a_quarantined_unit_is_tried_again(toy_run: ToyRun, tmp_path: Path) -> N
     out = tmp_path / "s.zarr"
 
     def bug(event: Progress) -> None:
-        # Not an error of headspan's: for the store, a device that fails.
+        # An error that headspan does not raise, as when a device fails.
         if event.stage == "images" and event.done > 64:
             raise RuntimeError("device-side assert")
 

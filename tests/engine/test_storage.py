@@ -1,4 +1,4 @@
-"""LocalStorage keeps the promises of the Storage interface that the commit algorithm rests on."""
+"""LocalStorage keeps the promises of the Storage interface on which the commit algorithm relies."""
 
 from __future__ import annotations
 

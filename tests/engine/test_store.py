@@ -422,7 +422,7 @@ def test_the_error_about_a_missing_array_names_the_flag_that_emits_it(toy_run: T
         store.mlps()
     with pytest.raises(SettingsError, match=r"layer 2 is not stored; stored are 1 of the model's 3"):
         store.head(2, 0)
-    # The biases follow from the model alone.
+    # The biases depend only on the model.
     assert store.biases().shape == (IMAGES, LAYERS + 1, JOINT)
     assert "patches" not in store.group
 

@@ -527,7 +527,7 @@ def test_a_refused_write_at_any_point_of_a_unit_leaves_none_of_its_files(
         def refusing(file: StagedFile, *part: Any, left: list[int] = left) -> Any:
             left[0] -= 1
             if left[0] == -1:
-                # Where the disk would raise it, so that the code cleans up.
+                # Raised inside the file's own clean-up, as an error of the disk would be.
                 with file._or_discarded():
                     raise OSError(28, "No space left on device")
             return action(file, *part)

@@ -38,7 +38,7 @@ def test_the_dataset_has_the_stores_numbers_under_their_names(toy_store: hs.Stor
     assert data.attrs["format"] == 1
 
 
-def test_only_what_is_used_is_read(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_values_that_are_used_are_read(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
     outer = Contents.outer
 

@@ -30,7 +30,7 @@ DTYPES = [
 
 
 def capability(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """PyTorch says that this processor has that capability."""
+    """Let PyTorch report `name` as this processor's capability."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
     onednn.serves.cache_clear()
     yield

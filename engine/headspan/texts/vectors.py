@@ -81,7 +81,7 @@ def embed_pool(
     *,
     weights: str | Path | None = None,
 ) -> EmbeddedPool:
-    """As `text_vectors`, with the pool and the text tower, as `keep_vectors` takes them."""
+    """As `text_vectors`, but returns the pool and the text tower too, as `keep_vectors` needs them."""
     pool = read_pool(texts)
     tower = store.attributes.get("text_sha256") or kept_text_tower(store)
     if (found := find_vectors(store, pool)) is not None:
@@ -102,7 +102,7 @@ def embed_pool(
 
 
 def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> EmbeddedPool:
-    # The cache shares the array with every caller.
+    # Every caller gets the same array, so it must not change.
     vectors.flags.writeable = False
     return EmbeddedPool(pool, vectors, text_sha256)
 
