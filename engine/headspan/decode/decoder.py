@@ -67,12 +67,12 @@ class Decoder:
     def decode(
         self, spans: Iterable[Sequence[Sample]], on_read: Callable[[Sample, bytes], None] | None = None
     ) -> Generator[DecodedSpan, None, None]:
-        """The pixels of each span, in order whatever the number of threads; a span has at least one sample.
+        """Yield the pixels of each span, in the order of `spans`. A span has at least one sample.
 
         The caller's thread reads the members, with one shard open at a time, and calls `on_read` with each member's
         bytes, in order. Closing the generator ends its threads.
 
-        Raises SourceError if a shard cannot be read, after the spans before it.
+        Raises SourceError if a shard cannot be read; the spans before the failure are yielded first.
         """
         threads = self.threads or os.cpu_count() or 1
         budget = _Budget(self.in_flight_bytes)

@@ -1,4 +1,4 @@
-"""Decode one image to uint8 pixels with PIL: open_clip's evaluation transform before ToTensor, bit for bit.
+"""Decode one image to uint8 pixels with PIL, bit for bit as open_clip's evaluation transform does.
 
 As in open_clip, EXIF orientation and colour profiles are ignored, and the first frame of an animation is used.
 """

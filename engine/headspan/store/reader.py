@@ -101,8 +101,8 @@ class Store(OpenStore):
         self, layer: int, head: int, convention: str = "uniform"
     ) -> Float32[np.ndarray, "coordinate joint"]:
         """Return the fixed matrix that maps `[Σ α v / s, 1/s, μ/s, 1]` of one head into joint space."""
-        kept, place = self.contents.layer_index(layer, head), layer - self.all_layers
-        return head_directions(self.contents.folded, kept, place, head, check_convention(convention))
+        index, place = self.contents.layer_index(layer, head), layer - self.all_layers
+        return head_directions(self.contents.folded, index, place, head, check_convention(convention))
 
     def patches(
         self, image: int, layer: int, convention: str = "uniform", normalised: bool = True
@@ -161,7 +161,10 @@ class Store(OpenStore):
         return bias_contributions(self.norm, self.contents.folded, normalised)
 
     def moments(self) -> MergedMoments:
-        """Return count, sum and Gram matrix of every stored head's normalised coordinates, over all usable images."""
+        """Return count, sum and Gram matrix of every stored head's normalised coordinates, over all usable images.
+
+        Raises StoreError if no unit is finished yet.
+        """
         commits = self.contents.commits
         moments = None if commits.complete else commits.moments()
         # Checked again: another process may have finished the run and deleted its parts in between.
@@ -185,7 +188,10 @@ class Store(OpenStore):
 
 
 def open_store(path: str | Path, include_failed: bool = False) -> Store:
-    """Open a store; `include_failed` shows images that could not be used, and unfinished ones, as NaN rows."""
+    """Open a store; `include_failed` shows images that could not be used, and unfinished ones, as NaN rows.
+
+    Raises StoreError if there is no store, it is damaged, or it has another format.
+    """
     return Store(path, include_failed)
 
 
