@@ -129,7 +129,7 @@ class _Block:
             if "attn.rel_pos.mlp.fc1.weight" in block:
                 scores = scores + _relative(block, grid, tokens)[h]
             self.head_outputs[h] = _softmax(scores)[:, :, None] * value[None, :, h]
-        # After the norms behind the heads, if there are any; what these add to every row is a bias.
+        # After the norms that follow the heads, if there are any; what these add to every row is a bias.
         emitted = self.head_outputs
         if "attn.norm.weight" in block:
             whole = self.head_outputs.sum(axis=2)
