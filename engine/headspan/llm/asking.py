@@ -1,4 +1,4 @@
-"""Ask a language model many questions: cached answers first, the others in parallel and within a budget.
+"""Ask a language model many questions: from the cache first, the others in parallel within a budget.
 
 Every answer is cached when it arrives, so an interrupted run continues where it ended.
 """
