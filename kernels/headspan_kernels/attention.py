@@ -5,7 +5,7 @@
 `lse[n]` is the base-2 logarithm of the row's sum, computed online (Milakov and Gimelshein 2018). σ is part of the
 exponent's multiply-add, where it costs nothing; in 16-bit weights it would be rounded. Queries, keys and values are
 read in place, side by side as the linear map wrote them. float32 operands are multiplied as three TF32 products, which
-are as exact as float32.
+keep the precision of float32.
 
 A class token is handled separately. Without it, 256 patches fill whole blocks; one more row and key would add a block
 of rows and a block of keys to every head. The class token's key starts the patches' online softmax. Its row, which is

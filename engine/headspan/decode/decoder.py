@@ -167,7 +167,7 @@ class _FillingSpan:
         while self.wait_for_one():
             pass
         good = [place for place, reason in enumerate(self.reasons) if reason is None]
-        # A copy without gaps, if there are gaps.
+        # If an image is bad, the pixels of the good ones are copied together.
         pixels = self.pixels if len(good) == len(self.samples) else self.pixels[good]
         return DecodedSpan(
             Batch(np.array([self.samples[place].row for place in good], np.int64), pixels),

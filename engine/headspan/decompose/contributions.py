@@ -22,6 +22,7 @@ class Contributions:
     """A batch's numbers for the store's arrays, which are being copied to the host, and those that moments need."""
 
     transfer: Transfer
+    # Head outputs `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32, on the device.
     heads: Tensor
     norm: Tensor
     # False for images that have a number that is not finite.

@@ -77,7 +77,8 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
 
     Contributions are summed if the store has all layers and the MLPs; otherwise only the embeddings' lengths are
     compared with `norm`. Local source tars are compared by size and time. With `sources` every image is read again,
-    from remote tars too, and compared with the checksum of its unit. `shards` name all tars if they have moved.
+    from remote tars too, and compared with the checksum of its unit. `shards` name all tars, in the order of the run,
+    if they have moved. Raises SourceError if their number differs from the plan's.
     """
     problems: list[Problem] = []
     largest: float | None = None

@@ -39,7 +39,8 @@ class Store(OpenStore):
     `‖embedding‖`, so that all terms of an image sum to its unit embedding. With `convention="per_term"` each term is
     centred by its own mean, and the output biases and the final norm's bias are terms of their own.
 
-    Methods that take a layer or head raise SettingsError if it is not stored. Reading damaged files raises StoreError.
+    Methods raise SettingsError if the layer, head, image or array that they read is not stored. Reading damaged files
+    raises StoreError.
     """
 
     @cached_property
