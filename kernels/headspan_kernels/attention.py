@@ -32,7 +32,7 @@ from headspan_kernels.reference import Emitted
 
 
 class Blocks(NamedTuple):
-    """Block sizes of a launch: query rows and keys a step, warps, and steps in flight."""
+    """Block sizes of a launch: query rows and keys per step, warps, and steps in flight."""
 
     rows: int
     keys: int
@@ -46,7 +46,7 @@ def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
         # The operands of three TF32 products, split in two, fill the registers.
         return (Blocks(32, 32, 4, 1),)
     if head_dim <= 64:
-        # Blocks of 64 by 64 need about 130 registers a thread; limited to 128, they spill under some Tritons.
+        # Blocks of 64 by 64 need about 130 registers per thread; limited to 128, they spill under some Tritons.
         return (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 64, 8, 2))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-# Rows and columns of a tile, and images a step.
+# Rows and columns of a tile, and images per step.
 ROWS, COLUMNS, IMAGES = 16, 128, 16
 WARPS = 4
 
@@ -73,7 +73,7 @@ def accumulate(
     sum_place = total + head * size + down
     gram_place = gram + head * size * size + down[:, None] * size + across[None, :]
     within = (down < size)[:, None] & (across < size)[None, :]
-    # One program a row adds its sum.
+    # One program per row adds its sum.
     first = down + tl.program_id(2) * size < size
     sums = tl.load(sum_place, mask=first, other=0.0)
     products = tl.load(gram_place, mask=within, other=0.0)

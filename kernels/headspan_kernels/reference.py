@@ -120,7 +120,7 @@ def pooled_attention(
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
-    """Attention of one query row an image, as in the last block, which needs no other row.
+    """Attention of one query row per image, as in the last block, which needs no other row.
 
     `patches_out` and `bias` as in `attention_emit`.
     """
@@ -143,7 +143,7 @@ def pooled_attention(
 def attention_weights(
     query: Float[Tensor, "batch width"], key: Float[Tensor, "batch token width"], heads: int
 ) -> Float[Tensor, "batch head token"]:
-    """The weight of every token in each head of one query row an image, float32; sums to 1 over tokens."""
+    """The weight of every token in each head of one query row per image, float32; sums to 1 over tokens."""
     (keys,) = split_heads(key, 1, heads)
     rows = query.view(len(query), heads, 1, -1)
     return softmax_weights(rows, keys, None)[:, :, 0]

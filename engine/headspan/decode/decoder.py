@@ -37,7 +37,7 @@ _SPANS_IN_FLIGHT = 4
 class Decoder:
     """Reads and decodes spans of samples.
 
-    Encoded bytes, rasters (full size and resized, four bytes a pixel, by the image's header) and the pixels of spans
+    Encoded bytes, rasters (full size and resized, four bytes per pixel, by the image's header) and the pixels of spans
     that are not yet returned stay within `in_flight_bytes` together. An image or a span that is larger is processed
     alone.
     """

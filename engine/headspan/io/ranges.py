@@ -1,8 +1,8 @@
 """Read a remote file in blocks, with read-ahead of several blocks while it is read sequentially.
 
-A server answers a request after tens of milliseconds and sends tens of megabytes a second over one connection, so a GPU
-would wait for blocks that are fetched one by one. Reads that are far apart fetch single blocks without read-ahead. If a
-server refuses many requests at once, fewer are sent.
+A server answers a request after tens of milliseconds and sends tens of megabytes per second over one connection, so a
+GPU would wait for blocks that are fetched one by one. Reads that are far apart fetch single blocks without read-ahead.
+If a server refuses many requests at once, fewer are sent.
 """
 
 from __future__ import annotations
