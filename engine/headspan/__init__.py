@@ -250,7 +250,9 @@ def repair(
     allow_pipe: bool = False,
     on_progress: Listener | None = None,
 ) -> Repaired:
-    """Compute the damaged or quarantined units of a store again; everything else stays as it is. Needs torch.
+    """Compute damaged and quarantined units of a store again, and restore damaged files of its plan. Needs torch.
+
+    Everything else stays as it is.
 
     Args:
         store: The store, or its path.

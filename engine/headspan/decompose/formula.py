@@ -1,9 +1,9 @@
 """Compute contributions in joint space from head coordinates, in both conventions.
 
-Only this module implements the conventions, in NumPy. A head's contribution to an image's embedding is `coordinates @
-directions`. The coordinates depend on the image: the head's `head_dim` numbers divided by `s`, and three more scalars,
-which only the `uniform` convention uses. The directions are a fixed matrix per head. Readers of stores, moments and
-TEXTSPAN all compute with coordinates and directions.
+Only this module implements the conventions, in NumPy. A head's contribution to an image's embedding is
+`coordinates @ directions`. The coordinates depend on the image: the head's `head_dim` numbers divided by `s`, and three
+more scalars, which only the `uniform` convention uses. The directions are a fixed matrix per head. The store's reader,
+the moments and TEXTSPAN all compute with coordinates and directions.
 
 Notation: the embedding is `(x − μ) / s · diag(γ) P + β P`, where x is the pooled row, μ its mean over the width,
 s = sqrt(var + eps), γ and β the final norm's weight and bias, and P the projection. x is a sum of K terms c_k:
