@@ -1,7 +1,7 @@
 """How fast are shards planned, and how fast are they read from a distant server?
 
 Planning a local tar of images with captions, in one core's time, against Python's tarfile doing the same. Then the same
-tar from a server that waits before every answer and limits the bytes a second of each connection: planned, and read
+tar from a server that waits before every answer and limits the bytes per second of each connection: planned, and read
 member by member, against two peers that read it from front to back: one streaming GET (aiohttp), and obstore with as
 many blocks of the same size in flight as headspan has. The server is a process on this machine, so it shares the cores
 with the reader; its wait and rate are chosen, and named in the line.

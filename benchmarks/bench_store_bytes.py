@@ -1,9 +1,9 @@
 """How many bytes does a store take for an image, against dense contributions of the same type?
 
 The last 4 layers of ViT-L/14, heads only, written through the store's own writer with keys and captions. The numbers
-are random, since the size does not depend on them. The line also has, for four models, the bytes on disk of the arrays
-with a row an image, for heads and for heads and patches of the last 4 layers. Stored numbers are float16, so the factor
-is taken against dense float16; dense float32, as published code stores them, is given too.
+are random, since the size does not depend on them. The table also gives, for four models, the bytes on disk of the
+arrays that have one row per image: for heads, and for heads and patches, of the last 4 layers. Stored numbers are
+float16, so the factor compares them with dense float16. Dense float32, which published code stores, is given too.
 """
 
 from __future__ import annotations

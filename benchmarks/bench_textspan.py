@@ -139,7 +139,7 @@ def published(contributions: np.ndarray, pool: np.ndarray, rounds: int, rank: in
 
 
 def after_pca(contributions: np.ndarray, pool: np.ndarray, rounds: int, rank: int = _HEAD_DIM) -> np.ndarray:
-    """The picks of the same procedure on `rank` numbers an image and a text, found by PCA."""
+    """The picks of the same procedure on `rank` numbers per image and text, found by PCA."""
     _, basis = np.linalg.eigh(contributions.T @ contributions)
     basis = basis[:, -rank:]
     return greedy_rounds(contributions @ basis, pool @ basis, rounds)

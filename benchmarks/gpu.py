@@ -220,10 +220,10 @@ def or_why_not(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def say(name: str, row: dict[str, Any]) -> None:
     """Print a row in one short line at once, so that the log shows what was known before a crash."""
-    told = []
+    parts = []
     for key, value in row.items():
-        told.append(f"{key} {value.get('ms', value.get('failed', value)) if isinstance(value, dict) else value}")
-    print(f"{name}: {', '.join(told)}", flush=True)
+        parts.append(f"{key} {value.get('ms', value.get('failed', value)) if isinstance(value, dict) else value}")
+    print(f"{name}: {', '.join(parts)}", flush=True)
 
 
 def copy_rate() -> float:

@@ -1,4 +1,4 @@
-"""Write the map of the code in engine/README.md: every folder and module, with the first sentence of its docstring.
+"""Write the map of the code in engine/README.md: each module with the first sentence of its docstring.
 
 Folders stand in the order of imports, which is also the path of the data. `python -m tools.file_map` writes the map; a
 test compares it with the code.

@@ -349,7 +349,7 @@ def test_a_request_waits_for_budget_while_another_is_in_progress() -> None:
 def test_the_default_budget_allows_three_calls_per_question(chat: ChatServer, tmp_path: Path) -> None:
     one = asker(chat, tmp_path)
     plan = one.plan(questions(20))
-    assert (plan.questions, plan.kept, len(plan.open)) == (20, 0, 20)
+    assert (plan.questions, plan.cached, len(plan.open)) == (20, 0, 20)
     calls, tokens = one.limits(plan)
     assert calls == 70
     assert tokens >= 3 * plan.max_tokens

@@ -86,14 +86,14 @@ def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None
         "embedding": (toy_store.embedding, (IMAGES, JOINT)),
         "norm": (toy_store.norm, (IMAGES, 3)),
         "heads": (toy_store.head(2, 2), (IMAGES, JOINT)),
-        "heads own": (toy_store.head(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
+        "heads per_term": (toy_store.head(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
         "head_coordinates": (toy_store.head_coordinates(1, 2), (IMAGES, HEAD_DIM)),
         "head_directions": (toy_store.head_directions(1, 2), (HEAD_DIM + 3, JOINT)),
-        "head_directions own": (toy_store.head_directions(1, 2, "per_term"), (HEAD_DIM + 3, JOINT)),
+        "head_directions per_term": (toy_store.head_directions(1, 2, "per_term"), (HEAD_DIM + 3, JOINT)),
         "patches": (toy_store.patches(66, 1), (TOKENS, HEADS, JOINT)),
         "patch_coordinates": (toy_store.patch_coordinates(0, 1), (TOKENS, HEADS, HEAD_DIM)),
         "mlps": (toy_store.mlps(), (IMAGES, LAYERS + 1, JOINT)),
-        "mlps own": (toy_store.mlps("per_term", normalised=False), (IMAGES, LAYERS + 1, JOINT)),
+        "mlps per_term": (toy_store.mlps("per_term", normalised=False), (IMAGES, LAYERS + 1, JOINT)),
         "biases": (toy_store.biases(), (IMAGES, LAYERS + 1, JOINT)),
     }
     for name, (values, shape) in shapes.items():
@@ -199,7 +199,7 @@ def test_moments_equal_those_of_float32_numbers_and_are_close_to_those_of_stored
     moments = toy_store.moments()
     assert moments.count == IMAGES
     mu, s, length = toy_store.norm.astype(np.float64).T
-    shares = np.stack([1 / s, mu / s, np.ones_like(s)], axis=1) / length[:, None]
+    mean_and_bias = np.stack([1 / s, mu / s, np.ones_like(s)], axis=1) / length[:, None]
     for layer, head in itertools.product(range(LAYERS), range(HEADS)):
         from_float32 = toy_exact["heads"][:, layer, head].astype(np.float64) / (s * length)[:, None]
         from_float16 = toy_store.head_coordinates(layer, head).astype(np.float64) / (s * length)[:, None]
@@ -207,7 +207,7 @@ def test_moments_equal_those_of_float32_numbers_and_are_close_to_those_of_stored
             (from_float32, tolerances.FLOAT32_SUM),
             (from_float16, tolerances.FLOAT16_STORE),
         ):
-            rows = np.concatenate([heads, shares], axis=1)
+            rows = np.concatenate([heads, mean_and_bias], axis=1)
             assert relative_error(moments.total[layer, head], rows.sum(axis=0)) < tolerance
             assert relative_error(moments.gram[layer, head], rows.T @ rows) < tolerance
 

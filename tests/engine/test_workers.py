@@ -484,8 +484,8 @@ class WrittenStore(RuleBasedStateMachine):
                 session.end(KeyboardInterrupt)
         order_of(self.path, variant=1)
         store = StoreWriter(self.path)
-        if aside := store.commits.quarantined_units():
-            with Scheduler(store, only=aside) as jobs:
+        if quarantined := store.commits.quarantined_units():
+            with Scheduler(store, only=quarantined) as jobs:
                 for units in jobs.passes():
                     for unit in units:
                         write_unit(store, unit, 1)

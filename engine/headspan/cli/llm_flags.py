@@ -98,7 +98,7 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
         return not flags.dry_run
     models = ", ".join(dict.fromkeys(question.model for question in questions))
     out(
-        f"{counted(plan.questions, 'question')} to {models} at {asker.endpoint.shown_url}: {plan.kept:,} answered "
+        f"{counted(plan.questions, 'question')} to {models} at {asker.endpoint.shown_url}: {plan.cached:,} answered "
         f"before, {len(plan.open):,} to ask",
     )
     if plan.elsewhere:

@@ -1,4 +1,4 @@
-"""Decode one image to uint8 pixels with PIL: open_clip's evaluation transform before ToTensor, bit for bit.
+"""Decode one image to uint8 pixels with PIL, bit for bit as open_clip's evaluation transform does.
 
 As in open_clip, EXIF orientation and colour profiles are ignored, and the first frame of an animation is used.
 """
@@ -24,7 +24,7 @@ PIXELS_LIMIT = 178_956_970
 # The formats of images on the web. Some other formats of PIL start programs, such as EPS.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-# PIL stores RGB in four bytes a pixel; no mode takes more.
+# PIL stores RGB in four bytes per pixel; no mode takes more.
 _RASTER_BYTES = 4
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # What PIL's decoders raise on bytes that are not an image, or not a complete one.

@@ -27,7 +27,7 @@ from headspan.io.storage import Checksum
 
 
 class LocalStorage:
-    """The Storage in the folder `root`; its methods are described in `io.storage`."""
+    """Implements `Storage` in the folder `root`; `io.storage` describes the methods."""
 
     def __init__(self, root: Path, token: str = "") -> None:
         self.root = root
@@ -70,7 +70,7 @@ class LocalStorage:
 
     def size(self, key: str) -> int | None:
         path = self.root / key
-        # Deleted or renamed between the two calls, the file is not there.
+        # Another process may delete or rename the file between the two calls.
         try:
             return path.stat().st_size if path.is_file() else None
         except FileNotFoundError:
@@ -88,7 +88,7 @@ class LocalStorage:
         self._unlink(self.root / key)
 
     def move_folder(self, source: str, target: str) -> None:
-        # Its time of modification tells `folder_age`; only the owner may set it.
+        # `folder_age` reads the modification time. Only the folder's owner may set it.
         with suppress(OSError):
             os.utime(self.root / source)
         try:

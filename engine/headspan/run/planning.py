@@ -101,7 +101,7 @@ def refuse_other_run(
     store: StoreWriter, settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder
 ) -> None:
     """Raise StoreError if `settings` or the shards `urls`, by name, are not those that the store was made with."""
-    # The plan is not computed again: sizes and times tell whether the shards are the planned ones.
+    # The plan is not computed again: sizes and times show whether the shards are the planned ones.
     store.refuse_other(
         store_attributes(settings, encoder, store.size.images, store.size.unit_images),
         [(name, *found) for name, found in zip(urls, describe_each(urls.values()), strict=True)],

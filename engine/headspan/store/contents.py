@@ -134,7 +134,7 @@ class Contents:
             raise self._unreadable(name, error) from error
 
     def outer(self, name: str, rows: np.ndarray, *index: Any) -> np.ndarray:
-        """Read `rows` of an array at an outer selection of the axes after the first; not committed rows are NaN."""
+        """Read `rows` of an array at an outer selection of the other axes. Rows that are not committed are NaN."""
         array = self.array(name)
         try:
             values = np.asarray(array.oindex[(rows, *index)])
