@@ -43,11 +43,6 @@ class Contents:
             self.committed[record.first_row : record.first_row + record.rows] = True
         self._mapped: dict[str, MappedRows] = {}
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of all files, including those of analyses and of unfinished units."""
-        return sum(self.storage.size(key) or 0 for key in self.storage.list())
-
     @cached_property
     def specs(self) -> dict[str, ArraySpec]:
         """Name on disk, shape, shards and chunks of the arrays that have one row for each image."""
@@ -145,7 +140,7 @@ class Contents:
 
     def good_rows(self) -> np.ndarray:
         """Return the rows of images that could be used. Raises StoreError if `ok` contradicts the commit records."""
-        good = np.flatnonzero(self.committed & (np.asarray(self.array("ok")[...]) == 1))
+        good = np.flatnonzero(self.committed & (self.values("ok") == 1))
         recorded = sum(record.images for record in self.records)
         if len(good) != recorded:
             raise StoreError(
