@@ -67,6 +67,18 @@ def test_rows_of_failed_and_unfinished_images_are_nan(toy_run: ToyRun, tmp_path:
     assert np.isnan(found).any()
 
 
+def test_a_store_without_a_finished_unit_and_an_empty_selection_have_no_images(
+    toy_store: hs.Store, toy_copy: Path
+) -> None:
+    assert toy_store.to_xarray()["heads"].isel(image=slice(0, 0)).values.shape == (0, 3, 3, toy_store.head_dim)
+    for path in (toy_copy / "records" / "commits").iterdir():
+        path.unlink()
+    data = hs.open(toy_copy).to_xarray()
+    assert data.sizes["image"] == 0
+    assert data["embedding"].values.shape == (0, toy_store.joint)
+    assert np.isnan(hs.open(toy_copy, include_failed=True).to_xarray()["norm"].values).all()
+
+
 def test_without_xarray_the_error_names_the_extra(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(HeadspanError, match=r"to_xarray needs xarray, .*; pip install 'headspan\[xarray\]'"):
