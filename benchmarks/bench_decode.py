@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.measure import benchmark
 from headspan.config import DECODERS, Preprocess
-from headspan.decode.exact import PIXELS_LIMIT, open_image
+from headspan.decode.exact import open_image
 from headspan.decode.routes import Route, route
 from headspan.shards.plan import list_samples
 from headspan.shards.sources import open_shard
@@ -61,7 +61,7 @@ def run(toy: bool) -> dict[str, Any]:
 
 def _pixels(fill: Route, data: bytes, preprocess: Preprocess) -> np.ndarray:
     pixels = np.empty((*preprocess.size, 3), np.uint8)
-    fill(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess, pixels)
+    fill(data, open_image(data, preprocess), preprocess, pixels)
     return pixels
 
 

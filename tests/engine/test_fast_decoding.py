@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 import headspan as hs
 from headspan.config import PrecomputeSettings, Preprocess
 from headspan.decode import fast as fast_pixels
-from headspan.decode.exact import PIXELS_LIMIT, Undecodable, fill_exact, open_image, preprocess_image
+from headspan.decode.exact import Undecodable, fill_exact, open_image, preprocess_image
 from headspan.decode.fast import fill_fast
 from headspan.decode.routes import Route, route
 from headspan.errors import SettingsError, StoreError
@@ -45,7 +45,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def pixels_by(route: Route, data: bytes, preprocess: Preprocess) -> np.ndarray:
     pixels = np.full((*preprocess.size, 3), 99, np.uint8)
-    route(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess, pixels)
+    route(data, open_image(data, preprocess), preprocess, pixels)
     return pixels
 
 
@@ -191,14 +191,14 @@ import torch
 torch.set_num_threads(4)
 from headspan.config import Preprocess
 from headspan.decode.fast import fill_fast
-from headspan.decode.exact import PIXELS_LIMIT, open_image
+from headspan.decode.exact import open_image
 
 data, wanted = sys.stdin.buffer.read(), Preprocess()
 threads = lambda: len(os.listdir("/proc/self/task"))
 found = []
 
 def work():
-    fill_fast(data, open_image(data, wanted, PIXELS_LIMIT), wanted, np.empty((224, 224, 3), np.uint8))
+    fill_fast(data, open_image(data, wanted), wanted, np.empty((224, 224, 3), np.uint8))
     found.append(threads())
     # torch's number of threads is unchanged for other work in this thread.
     torch.ones(1 << 22).exp()

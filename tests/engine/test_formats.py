@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.concepts.ccs import read_scores
+from headspan.concepts.ccs import concept_consistency, read_scores
+from headspan.concepts.labels import label_heads
 from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.spans.over_store import read_spans
@@ -173,6 +174,13 @@ def test_a_run_that_records_even_is_the_same_as_one_that_records_uniform(of_78a7
     assert not any("deleted" in progress.note for progress in said)
     assert labels
     assert {path: path.read_bytes() for path in labels} == labels
+
+
+def test_labels_and_scores_of_commit_78a7b61_are_unchanged_when_they_are_made_again(of_78a7b61: Path) -> None:
+    before = relative_files(Path("whole.zarr"))
+    store = hs.open("whole.zarr")
+    assert (label_heads(store).run, concept_consistency(store).labels.run) == ("pool", "pool")
+    assert relative_files(Path("whole.zarr")) == before
 
 
 def test_a_note_of_an_earlier_version_quarantines_its_unit(of_78a7b61: Path) -> None:

@@ -101,6 +101,16 @@ def test_files_of_the_plan_and_merged_moments_are_restored_without_computing_a_u
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
+def test_files_of_the_plan_are_restored_on_a_disk_that_has_no_room_for_a_second_store(
+    toy_run: ToyRun, toy_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (toy_copy / "heads" / "zarr.json").unlink()
+    usage = shutil.disk_usage(toy_copy)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    assert repaired(toy_copy).files == ("heads/zarr.json",)
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
 def test_a_damaged_table_of_shards_is_restored_from_their_names(toy_run: ToyRun, toy_copy: Path) -> None:
     flip(toy_copy / "records" / "shards.parquet", 0.9)
     with pytest.raises(StoreError, match=r"shards\.parquet: this table is damaged .*; run headspan repair and name"):

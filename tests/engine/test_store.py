@@ -327,6 +327,12 @@ def test_a_store_without_finished_units_is_empty_and_has_no_moments(unfinished: 
         store.patches(0, 0)
 
 
+def test_the_error_about_a_truncated_array_of_usable_images_names_the_check(toy_copy: Path) -> None:
+    (toy_copy / "ok" / "c" / "1").write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"copy\.zarr: ok cannot be read .*; headspan verify says which unit"):
+        hs.open(toy_copy)
+
+
 def test_the_error_about_a_damaged_commit_record_names_it(unfinished: Path) -> None:
     record = unfinished / COMMITS / "unit-00000000.json"
     record.write_text(record.read_text()[:50])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from headspan.config import Preprocess
 from headspan.decode.batches import Batch, DecodedSpan
-from headspan.decode.exact import PIXELS_LIMIT, Undecodable, open_image, raster_bytes
+from headspan.decode.exact import Undecodable, open_image, raster_bytes
 from headspan.decode.routes import Route
 from headspan.errors import SourceError
 from headspan.shards.reader import ShardReader
@@ -128,7 +128,7 @@ class Decoder:
                     try:
                         if dead_link is not None:
                             raise Undecodable(dead_link)
-                        image = open_image(encoded, self.preprocess, PIXELS_LIMIT)
+                        image = open_image(encoded, self.preprocess)
                     except Undecodable as error:
                         span.reasons[place] = str(error)
                         continue

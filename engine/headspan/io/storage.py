@@ -98,6 +98,11 @@ class Storage(Protocol):
         """Return how many bytes can still be written."""
 
 
+def total_bytes(storage: Storage) -> int:
+    """Return the bytes of all files. A file that is deleted or renamed meanwhile may count as nothing."""
+    return sum(storage.size(key) or 0 for key in storage.list())
+
+
 def named(storage: Storage, folder: str, pattern: str) -> list[str]:
     """Return the keys directly in `folder` whose last part matches the whole regular expression, sorted.
 

@@ -137,9 +137,6 @@ def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) 
     if "moments_sha256" not in kept:
         # Runs of earlier versions record no checksum of the moments.
         deciding["also"] = "further stores"
-    if kept.get("convention") == "even":
-        # The earlier name of the convention.
-        kept["convention"] = "uniform"
     different = [name for name in deciding if name in kept and kept[name] != settings[name]]
     if different:
         now = ", ".join(

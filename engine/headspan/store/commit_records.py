@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +82,10 @@ class CommitRecords:
         found = {}
         for ending in QUARANTINE_ENDINGS:
             for key in self.unit_files(ending):
-                note = json.loads(self._storage.get(key))
-                found[note["unit"]] = Unit(note["unit"], note["first_row"], note["rows"])
+                # Another process may have committed the unit and deleted the note after it was listed.
+                with suppress(FileNotFoundError):
+                    note = json.loads(self._storage.get(key))
+                    found[note["unit"]] = Unit(note["unit"], note["first_row"], note["rows"])
         return [found[unit] for unit in sorted(found)]
 
     def other_files(self) -> Files:

@@ -110,8 +110,9 @@ def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> Embed
 def _cache_key(store: Store, tower: str | None, weights: str | Path | None, pool: Pool) -> str:
     """Text tower and texts. Concepts and the pool's name do not change a vector."""
     known = store.attributes
-    # The checksum covers the weights; name and settings decide tokenizer and activation.
-    model = [tower, known.get("model"), known.get("tower")] if tower else [str(store.path.resolve()), str(weights)]
+    # The checksum covers the weights; name, config and activation decide how they and the tokenizer are used.
+    settings = [known.get(name) for name in ("model", "model_config", "tower")]
+    model = [tower, *settings] if tower else [str(store.path.resolve()), str(weights)]
     return hashlib.sha256(json.dumps([model, pool.texts], sort_keys=True).encode()).hexdigest()
 
 

@@ -54,10 +54,7 @@ class Commits(CommitRecords):
         if not mine:
             self._discard(sizes, self._token)
         if not self.settle(record.unit):
-            raise StoreError(
-                f"{self._storage}: staged files of unit {record.unit} were deleted while they were written; do not "
-                "delete *.tmp files of a running precompute; run the same command to go on"
-            )
+            raise self._lost(record.unit)
         self._merge_group(group_of(record.unit))
         return mine
 
@@ -108,7 +105,8 @@ class Commits(CommitRecords):
         else:
             key = group_key(group_of(record.unit))
         for name in record.files:
-            self._storage.publish(name, self._token)
+            if not self._storage.publish(name, self._token):
+                raise self._lost(record.unit)
         records = [record if old.unit == record.unit else old for old in self.read(key)]
         found = self._storage.put(key, [_dump(records)])
         if key in (files := self.recorded(COMPLETE)):
@@ -191,6 +189,12 @@ class Commits(CommitRecords):
     def _published(self, key: str, token: str, size: int) -> bool:
         """Return whether the staged file has its final name now, given by this process or another one."""
         return self._storage.publish(key, token) or self._storage.size(key) == size
+
+    def _lost(self, unit: int) -> StoreError:
+        return StoreError(
+            f"{self._storage}: staged files of unit {unit} were deleted while they were written; do not delete *.tmp "
+            "files of a running process; run the same command to go on"
+        )
 
     def _end_quarantine(self, unit: int) -> None:
         for ending in QUARANTINE_ENDINGS:
