@@ -80,7 +80,10 @@ class Storage(Protocol):
         """Read a file, and return its size and crc32c. Raises FileNotFoundError if it does not exist."""
 
     def list(self, folder: str = "") -> Iterator[str]:
-        """List the keys of all files below `folder`, in no order; none if there is no such folder."""
+        """List the keys of all files below `folder`, in no order; none if there is no such folder.
+
+        Raises StoreError if the folder cannot be listed.
+        """
 
     def delete(self, key: str) -> None:
         """Delete a file, if it exists."""
