@@ -222,7 +222,7 @@ def test_the_command_that_info_prints_resumes_the_store_and_gives_the_same_bytes
     assert words[:2] == ["headspan", "precompute"]
     monkeypatch.chdir(store.parent)
     assert main(words[1:]) == 0
-    assert f"stored before, or by another process: {IMAGES} images" in capsys.readouterr().out
+    assert f"already stored, earlier or by another process: {IMAGES} images" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(words[1:]) == 0
     arrays = {*hs.open(store).contents.specs, "moments", "model"}
@@ -257,12 +257,10 @@ def test_layers_without_a_direct_one_are_refused_and_omitted_layers_are_reported
         return
     with pytest.raises(SettingsError, match=r"--layers 0-1: .* layer 2, the pooling, .* as in --layers 0-1,2"):
         hs.precompute(**{**common, "layers": "0-1"})
-    with pytest.raises(SettingsError, match=r"--emit through_pool: of --layers 2 none is before the pooling; .* 0"):
+    with pytest.raises(SettingsError, match=r"through_pool needs a layer before .*, but --layers 2 has none; .* 0"):
         hs.precompute(**{**common, "layers": "2"})
     hs.precompute(on_progress=print, **{**common, "emit": "heads", "layers": "last2"})
-    assert (
-        "of layers before 2, the pooling, nothing is kept without --emit heads,through_pool" in capsys.readouterr().out
-    )
+    assert "layers before 2, the pooling, are not stored without --emit heads,through_pool" in capsys.readouterr().out
     store = hs.open(tmp_path / "run.zarr")
     assert (store.layers, store.through_pool_layers, store.all_layers) == ((2,), (), 3)
     # CoCa's pooling has no MLP, so its heads and biases are the whole sum.

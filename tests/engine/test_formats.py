@@ -168,7 +168,7 @@ def test_a_run_in_the_convention_even_has_the_same_content_as_one_in_uniform(of_
     for overwrite in (False, True):
         hs.textspan(store, "pool.tsv", texts_per_head=6, run="pool", overwrite=overwrite, on_progress=said.append)
         assert results.load_settings(store, "textspan", "pool")["convention"] == "uniform"
-    assert any("made with the same settings before" in progress.note for progress in said)
+    assert any("was already made with the same settings" in progress.note for progress in said)
     # Nothing that was made from the run was deleted.
     assert not any("deleted" in progress.note for progress in said)
     assert labels

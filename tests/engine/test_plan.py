@@ -149,7 +149,7 @@ def test_only_images_get_rows(tmp_path: Path) -> None:
         ("soft", 0), ("hard", 0), ("a", 0), ("../../etc/x", 0), ("old", 0),
     ]  # fmt: skip
     assert [(note.row, note.key, note.reason) for note in notes] == [
-        (NO_ROW, name, "is neither an image nor a companion of one") for name in (".jpg", "jpg", "b.heic")
+        (NO_ROW, name, "is neither an image nor a member that belongs to one") for name in (".jpg", "jpg", "b.heic")
     ]
 
 

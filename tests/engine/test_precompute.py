@@ -94,7 +94,7 @@ def test_a_run_of_only_bad_images_finishes_without_images(toy_run: ToyRun, tmp_p
     store = hs.open(tmp_path / "s.zarr")
     assert store.complete
     assert store.images == store.moments().count == 0
-    with pytest.raises(StoreError, match=r"s\.zarr: 0 images; TEXTSPAN needs a variance, so at least 2"):
+    with pytest.raises(StoreError, match=r"s\.zarr: 0 images, but TEXTSPAN needs at least 2"):
         hs.textspan(store, ["a", "b"], texts_per_head=1)
 
 
@@ -422,7 +422,7 @@ def test_a_store_that_does_not_fit_the_disk_is_refused_with_both_sizes(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(StoreError, match=r"s\.zarr: the store will take \d\.\d MB, and 0\.0 MB are free there"):
+    with pytest.raises(StoreError, match=r"s\.zarr: the store will take \d\.\d MB, but 0\.0 MB are available;"):
         run(toy_run, tmp_path / "s.zarr")
     assert list(tmp_path.iterdir()) == []
 

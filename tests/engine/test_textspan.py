@@ -347,7 +347,7 @@ def test_a_damaged_run_that_is_made_again_identically_keeps_its_labels(toy_copy:
     damaged = toy_copy / "textspan" / "pool" / "indices" / "zarr.json"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(
-        StoreError, match=r"is damaged or missing, and this content differs from it; .*deletes textspan"
+        StoreError, match=r"is damaged or missing, and its new content would differ; .*deletes textspan"
     ):
         hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
     shutil.rmtree(toy_copy / "textspan" / "pool" / "explained")
@@ -430,14 +430,14 @@ def test_a_layer_that_is_not_stored_is_refused(layer: int, wanted: str, toy_copy
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", r"pool\.txt: contains no descriptions; write one a line"),
-        (b" \n\t\n", r"pool\.txt: contains no descriptions"),
+        (b"", r"pool\.txt: contains no texts; write one per line"),
+        (b" \n\t\n", r"pool\.txt: contains no texts"),
         (b"caf\xe9", r"pool\.txt: byte 3 is not UTF-8; save the file as UTF-8"),
         (
             b"a dog\tanimals\na cat\n",
-            r"pool\.txt: description 2 \('a cat'\) is not text<TAB>concept, but other",
+            r"pool\.txt: text 2 \('a cat'\) is not text<TAB>concept, but other",
         ),
-        (b"a dog\tanimals\na cat\t\n", r"pool\.txt: description 2 .* is not text<TAB>concept"),
+        (b"a dog\tanimals\na cat\t\n", r"pool\.txt: text 2 .* is not text<TAB>concept"),
     ],
 )
 def test_a_pool_that_cannot_be_used_is_refused_with_its_line(content: bytes, text: str, tmp_path: Path) -> None:

@@ -645,7 +645,7 @@ def test_models_that_normalise_rows_before_their_mean_are_reported_to_run_twice(
         hs.precompute(shard, tmp_path / f"{twice}.zarr", on_progress=events.append, **run)
         monkeypatch.undo()
         assert len(passes) == 1 + twice
-        assert any("two passes an image" in event.note for event in events) is twice
+        assert any("each image takes two passes" in event.note for event in events) is twice
 
 
 def test_the_command_that_info_prints_names_the_weights(

@@ -46,7 +46,7 @@ def test_accuracy_leaves_out_images_without_a_truth() -> None:
     found = accuracy(["a", "b", "a", "c"], ["a", "a", None, "b"])
     assert (found.share, found.images) == (1 / 3, 3)
     assert found.chance == 2 / 3
-    with pytest.raises(SettingsError, match="2 images, none with a true class; give at least one"):
+    with pytest.raises(SettingsError, match="none of 2 images has a true class; give at least one"):
         accuracy(["a", "b"], [None, None])
 
 

@@ -56,7 +56,7 @@ class Commits(CommitRecords):
         if not self.settle(record.unit):
             raise StoreError(
                 f"{self._storage}: staged files of unit {record.unit} were deleted while they were written; do not "
-                "delete *.tmp files of a running precompute; run the same command to go on"
+                "delete *.tmp files of a running precompute, and run the same command to continue"
             )
         self._merge_group(group_of(record.unit))
         return mine
@@ -75,7 +75,7 @@ class Commits(CommitRecords):
             return self.is_done(unit)
         except ValueError as error:
             raise StoreError(
-                f"{self._storage}/{claim}: this claim is damaged ({one_line(error)}); delete it to go on"
+                f"{self._storage}/{claim}: this claim is damaged ({one_line(error)}); delete it to continue"
             ) from error
         token, sizes = claimed["token"], claimed["sizes"]
         *names, last = sizes
