@@ -205,7 +205,7 @@ def test_another_image_size_is_stored_and_texts_are_encoded_with_it(
     assert verify(store).problems == ()
     # The checksum covers the interpolated positions, so the text tower is loaded with the same image size.
     assert hs.text_vectors(store, hs.read_pool(["a cat"])).shape == (1, 24)
-    with pytest.raises(StoreError, match=r"was made with preprocessing size 64, 64, this run asks for size 48, 48"):
+    with pytest.raises(StoreError, match=r"was made with preprocessing size 64, 64, but this run asks for size 48, 48"):
         hs.precompute(**{**settings, "image_size": 48})
     command = ["precompute", run["shards"], "--out", str(tmp_path / "small.zarr"), "--model", run["model"]]
     assert main([*command, "--pretrained", run["pretrained"], "--image-size", "8"]) == 2

@@ -51,7 +51,7 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     assert verdict.largest_error is not None
     # The command that made it finds nothing to do.
     made = {"model": "headspan-tiny.json", "pretrained": "random:0", "layers": "all", "emit": "heads,patches,mlps"}
-    with pytest.raises(StoreError, match='was made with decode "exact", this run asks for "fast"'):
+    with pytest.raises(StoreError, match='was made with decode "exact", but this run asks for "fast"'):
         hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made)
     made["decode"] = "exact"
     assert hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made).skipped == 5

@@ -409,7 +409,9 @@ def test_selected_members_are_stored_and_used_again_by_resume_and_repair(
     assert table["caption"].to_pylist() == ["words 0", "words 1", "words 2"]
     assert main(["info", str(path)]) == 0
     assert "--image-member input.jpg --caption-member words" in capsys.readouterr().out
-    with pytest.raises(hs.HeadspanError, match=r'was made with --image-member "input\.jpg", this run asks for none;'):
+    with pytest.raises(
+        hs.HeadspanError, match=r'was made with --image-member "input\.jpg", but this run asks for none;'
+    ):
         hs.precompute(out=path, **{**settings_, "image_member": None})
     wanted = relative_files(path)
     (path / "records" / "samples" / "00000.parquet").write_bytes(b"lost")

@@ -230,7 +230,7 @@ def test_paid_labels_and_votes_are_replaced_only_on_request(
     _, err = run(capsys, "label", path, "--llm", "m")
     assert "labels/hand already has the answers of m; it is unchanged" in err
     out, err = run(capsys, "ccs", path, "--judge", "kind")
-    assert "ccs/hand has the votes of these judges; it is unchanged" in err
+    assert "ccs/hand already has the votes of these judges; it is unchanged" in err
     assert "votes by kind" in out
     assert relative_files(Path(path)) == before
     _, err = run(capsys, "ccs", path, "--judge", "even", "--overwrite")

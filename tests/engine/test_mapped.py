@@ -229,7 +229,7 @@ def test_an_older_store_whose_metadata_are_damaged_is_not_continued_in_other_chu
     begin_in_chunks({"heads": 4}, path, toy_run, monkeypatch)
     whole = (path / "heads" / "zarr.json").read_bytes()
     (path / "heads" / "zarr.json").write_bytes(whole[:100])
-    with pytest.raises(StoreError, match=r"heads/zarr\.json: differs from the plan; run headspan repair, and if that"):
+    with pytest.raises(StoreError, match=r"heads/zarr\.json: differs from the plan; run headspan repair; if that"):
         hs.precompute(out=path, **toy_run.settings())
     (path / "heads" / "zarr.json").write_bytes(whole)
     hs.precompute(out=path, **toy_run.settings())

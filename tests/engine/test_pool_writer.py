@@ -176,7 +176,7 @@ def test_a_model_that_writes_no_lists_is_refused(chat: ChatServer, tmp_path: Pat
 def test_a_file_that_headspan_did_not_write_is_not_overwritten(chat: ChatServer, tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("A text of mine\n")
-    with pytest.raises(SettingsError, match=r"mine\.txt: already exists, and headspan did not write it; give anoth"):
+    with pytest.raises(SettingsError, match=r"mine\.txt: already exists, and headspan did not write it; choose anoth"):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, mine)
     assert mine.read_text() == "A text of mine\n"
     assert chat.requests == []

@@ -419,7 +419,7 @@ def test_verify_finds_a_source_tar_that_has_changed_since_the_plan(
         os.utime(shard, ns=(1, 1))
     (problem,) = verify(store).problems
     assert (problem.unit, problem.first_row, problem.rows, problem.of_source) == (-1, 0, 31, True)
-    assert problem.what.startswith(f"{shard} has changed since the plan")
+    assert problem.what.startswith(f"{shard} has changed since precompute read it")
     shard.unlink()
     verdict = verify(store)
     assert (verdict.problems, verdict.unreached) == ((), 1)

@@ -387,6 +387,5 @@ def test_a_run_without_a_usable_image_exits_with_1(
         assert main(command) == 1
         said = capsys.readouterr().out.splitlines()[-1]
         assert said == (
-            f"none of 3 images could be used, so the store holds no numbers; `headspan info '{out}' --bad` lists "
-            "the reasons"
+            f"none of 3 images could be used, so the store is empty; `headspan info '{out}' --bad` lists the reasons"
         )

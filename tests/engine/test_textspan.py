@@ -152,7 +152,7 @@ def test_moments_of_coordinates_give_the_result_of_dense_contributions() -> None
         ({"texts_per_head": 0}, r"0 texts per head from a pool of 5; ask for 1 to 5"),
         ({"texts_per_head": 6}, r"6 texts per head from a pool of 5; ask for 1 to 5"),
         ({"rank": 0}, r"rank 0 is too small; ask for at least 1"),
-        ({"contributions": np.ones((1, 4))}, r"TEXTSPAN over 1 image; it needs at least 2, to have a variance"),
+        ({"contributions": np.ones((1, 4))}, r"1 image, but TEXTSPAN needs at least 2, to have a variance"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str) -> None:

@@ -33,7 +33,7 @@ def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) 
 
 
 @pytest.mark.parametrize(
-    ("sets", "missing"), [({"pet": {}}, "there is no class"), ({"pet": {"cat": []}}, "class 'cat' has")]
+    ("sets", "missing"), [({"pet": {}}, "there are no classes"), ({"pet": {"cat": []}}, "class 'cat' has")]
 )
 def test_a_set_without_classes_or_prompts_is_refused(
     sets: dict[str, dict[str, list[str]]], missing: str, toy_store: hs.Store
