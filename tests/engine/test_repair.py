@@ -196,7 +196,7 @@ def test_moved_shards_are_read_where_they_are_named(toy_run: ToyRun, tmp_path: P
     moved = [str(tmp_path / "second" / name) for name in names]
     with pytest.raises(StoreError, match=r"another name.*restore it"):
         hs.precompute(out=store, **toy_run.settings(shards=moved[::-1]))
-    with pytest.raises(StoreError, match=r"is not the shard that was planned .*: another (size and )?time"):
+    with pytest.raises(StoreError, match=r"is not the shard that was planned .*: it has another (size and )?time"):
         repair(store, moved[::-1])
     verdict = repair(store, moved).verdict
     assert (verdict.problems, verdict.unreached) == ((), 0)

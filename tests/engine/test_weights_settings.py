@@ -425,7 +425,8 @@ def test_a_stored_model_is_found_from_another_folder_and_after_it_moved(
             "text_sha256": load_model(str(toy_config), str(toy_weights)).text_sha256,
         }
         with pytest.raises(
-            ModelError, match=rf"other\.safetensors: {tower} tower is .* was made with \w+; give the weights that the"
+            ModelError,
+            match=rf"other\.safetensors: the {tower} tower is .* was made with \w+; give the weights that the",
         ):
             load_stored_model(attributes, stores["file"].path, tmp_path / "other.safetensors")
 
