@@ -393,13 +393,13 @@ def test_a_notebook_shows_a_store_as_a_table(toy_store: hs.Store) -> None:
 
 @pytest.mark.parametrize("head", [3, -1, 257])
 def test_the_error_about_a_head_out_of_range_gives_the_range(toy_store: hs.Store, head: int) -> None:
-    with pytest.raises(SettingsError, match=rf"toy\.zarr: head {head}; a layer's heads are 0 to 2"):
+    with pytest.raises(SettingsError, match=rf"toy\.zarr: head {head} does not exist; a layer's heads are 0 to 2"):
         toy_store.head(0, head)
 
 
 @pytest.mark.parametrize("image", [67, -68])
 def test_the_error_about_an_image_out_of_range_gives_the_range(toy_store: hs.Store, image: int) -> None:
-    with pytest.raises(SettingsError, match=rf"toy\.zarr: image {image} of 67; count from 0 to 66"):
+    with pytest.raises(SettingsError, match=rf"toy\.zarr: image {image} does not exist; images count from 0 to 66"):
         toy_store.patches(image, 0)
 
 

@@ -377,7 +377,7 @@ def test_weights_of_another_model_are_refused(toy_copy: Path) -> None:
     metadata["attributes"]["headspan"]["pretrained"] = "random:1"
     (toy_copy / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
-        ModelError, match=r"random:1: image tower [0-9a-f]{12}, but .*copy\.zarr was made with [0-9a-f]"
+        ModelError, match=r"random:1: the image tower is [0-9a-f]{12}, but .*copy\.zarr was made with [0-9a-f]"
     ):
         hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=3)
 
@@ -420,7 +420,8 @@ def test_a_run_name_that_would_leave_the_store_is_refused(toy_copy: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("layer", "wanted"), [(3, "layer 3 is not stored; stored are 0-2"), (-1, "layer -1; layers count from 0 to 2")]
+    ("layer", "wanted"),
+    [(3, "layer 3 is not stored; stored are 0-2"), (-1, "layer -1 does not exist; layers count from 0 to 2")],
 )
 def test_a_layer_that_is_not_stored_is_refused(layer: int, wanted: str, toy_copy: Path) -> None:
     with pytest.raises(SettingsError, match=wanted):
