@@ -135,7 +135,7 @@ def other_text_tower(toy_run: ToyRun, tmp_path: Path) -> Path:
 def test_text_vectors_of_another_text_tower_are_refused(toy_copy: Path, toy_run: ToyRun, tmp_path: Path) -> None:
     other = other_text_tower(toy_run, tmp_path)
     with pytest.raises(
-        ModelError, match=r"other-text\.safetensors: text tower [0-9a-f]{12}, but .*copy\.zarr was made"
+        ModelError, match=r"other-text\.safetensors: the text tower is [0-9a-f]{12}, but .*copy\.zarr was made"
     ):
         hs.text_vectors(hs.open(toy_copy), ["a cat"], weights=other)
 
