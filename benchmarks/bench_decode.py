@@ -1,6 +1,6 @@
 """How many JPEGs a second does one core decode, by each decoder, and how far apart are the pixels?
 
-Both decoders run by turns in one thread. The thread's processor time is measured, so other load does not count. The
+Both decoders run alternately in one thread. The thread's processor time is measured, so other load does not count. The
 pictures are smooth colours with some noise, 500 × 375 at quality 90, or those of the shards that HEADSPAN_PHOTOS names;
 the line says which.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.measure import benchmark
 from headspan.config import DECODERS, Preprocess
-from headspan.decode.exact import PIXELS_LIMIT, open_image
+from headspan.decode.exact import open_image
 from headspan.decode.routes import Route, route
 from headspan.shards.plan import list_samples
 from headspan.shards.sources import open_shard
@@ -26,8 +26,8 @@ from headspan.shards.urls import expand, stored_names
 
 QUESTION = "JPEGs decoded by one core"
 DUE_TO = (
-    "`fast` has libjpeg-turbo write into an array and torch resize the bytes; `exact` takes PIL's route, which equals "
-    "open_clip's to the bit."
+    "With `fast`, libjpeg-turbo writes into an array and torch resizes the bytes; `exact` decodes and resizes with "
+    "PIL, bit for bit as open_clip does."
 )
 
 
@@ -61,7 +61,7 @@ def run(toy: bool) -> dict[str, Any]:
 
 def _pixels(fill: Route, data: bytes, preprocess: Preprocess) -> np.ndarray:
     pixels = np.empty((*preprocess.size, 3), np.uint8)
-    fill(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess, pixels)
+    fill(data, open_image(data, preprocess), preprocess, pixels)
     return pixels
 
 

@@ -34,9 +34,9 @@ from headspan_kernels.reference import split_heads
 
 QUESTION = "forward pass against dense contributions"
 DUE_TO = (
-    "Not materialising `[head, token, joint]`. Both sides have the same linear layers and one product for queries, "
-    "keys and values; headspan's last block computes the class token's row only, which saves 3 to 7 % of a pass. "
-    "“Folded” shows what is left of the saving when the peer folds its matrices as headspan does."
+    "headspan does not materialise `[head, token, joint]`. Both sides have the same linear layers and one product for "
+    "queries, keys and values; headspan's last block computes the class token's row only, which saves 3 to 7 % of a "
+    "pass. “Folded” shows what is left of the saving when the peer folds its matrices as headspan does."
 )
 # Images a batch, and rounds.
 _RUNS = {"ViT-B-32": (8, 5), "ViT-B-16": (4, 5)}
@@ -109,7 +109,7 @@ class Dense:
             taken = block.taken()
             parts = taken.shape[1] * taken.shape[2]
             shared = (2 * len(self._blocks) + 1) * parts
-            # What each term has of the output bias and of the mean.
+            # The part of the output bias and of the mean that each term is assigned.
             common = block.output.bias / parts - mean / shared
             if folded:
                 own = torch.stack([_linear(taken[:, head], matrix, None) for head, matrix in enumerate(matrices)], 1)
@@ -134,7 +134,7 @@ class Dense:
 
 
 class _Attention(nn.Module):
-    """Self-attention with one product for queries, keys and values, which keeps what the class token takes."""
+    """Self-attention with one product for queries, keys and values, which stores `α v` of the class token."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class _Attention(nn.Module):
         self.weight, self.bias = attention.in_proj_weight, attention.in_proj_bias
         # [width, head_dim] for every head.
         self.weights = [part.contiguous() for part in self.output.weight.detach().chunk(self.heads, dim=1)]
-        # Whether the tokens stay apart; None where nothing is kept.
+        # True stores `α v` of each token, False its sum over tokens, None nothing.
         self.with_patches: bool | None = None
         self._taken: Tensor | None = None
 
@@ -157,7 +157,7 @@ class _Attention(nn.Module):
         return _linear(mixed.transpose(1, 2).flatten(2), self.output.weight, self.output.bias), None
 
     def taken(self) -> Tensor:
-        """`α v` of the class token, `[batch, head, token, head_dim]`, or their sum as one token; given out once."""
+        """`α v` of the class token, `[batch, head, token, head_dim]`, or their sum as one token; stored no longer."""
         assert self._taken is not None
         taken, self._taken = self._taken, None
         return taken
@@ -210,7 +210,7 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     """The README's cells: how much longer dense patches take."""
     rows = line["rows"].items()
     return (
-        "; ".join(f"{name}: {row['published_patches']:.1f}× as long for all patches" for name, row in rows),
+        "; ".join(f"{name}: dense patches take {row['published_patches']:.1f}× as long" for name, row in rows),
         "dense contributions in the same pass with the same linear layers; with folded matrices "
         + ", ".join(f"{row['folded_patches']:.1f}×" for _, row in rows),
     )

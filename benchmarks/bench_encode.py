@@ -1,9 +1,9 @@
 """What does decomposing a forward pass cost on a CPU, and what do oneDNN's matrix products add?
 
 headspan's tower emits the heads of all layers, and in a second form all patches too. Three ratios of time, each
-measured in one run and by turns, keep the causes apart:
+measured alternately in one run, separate the causes:
 
-* emission: the tower that emits, divided by the same tower on the same ops that emits the last layer's heads alone;
+* emission: the tower that emits, divided by the same tower on the same ops that emits the last layer's heads only;
 * tower: headspan's tower on PyTorch's own ops, divided by open_clip's image tower, which runs on them too;
 * ops: headspan's tower on the ops that serve this processor, divided by the same tower on PyTorch's own ops.
 
@@ -31,11 +31,11 @@ from headspan_kernels import onednn, ops
 
 QUESTION = "forward pass on a CPU, decomposed"
 DUE_TO = (
-    "“Emission” is the price of the decomposition itself. “Tower” compares two implementations on the same ops: "
-    "headspan's last block computes queries, output and MLP for the class token only, so fewer rows than open_clip's. "
-    "“Ops” is oneDNN's float32 and bf16 matrix products with weights laid out once, against PyTorch's own; it is 1 "
-    "where the processor has AVX2 only, since PyTorch's ops serve float32 there. “In all” is the product of the last "
-    "two: what a user of open_clip sees."
+    "“Emission” is the time with emission divided by the time without. “Tower” is headspan's time divided by "
+    "open_clip's on the same ops: headspan's last block computes queries, output and MLP for the class token only, and "
+    "open_clip's for all rows. “Ops” is the time with oneDNN's float32 and bf16 matrix products, whose weights are "
+    "laid out once, divided by the time with PyTorch's own; it is 1 if the processor has AVX2 only, because headspan "
+    "uses PyTorch's float32 products there. “In all” is the product of the last two: what a user of open_clip gains."
 )
 # The most that emission may cost: time divided by that of the tower that emits nothing.
 EMISSION_MARKS = {"heads": 1.02, "patches": 1.06}
@@ -130,14 +130,15 @@ def _products(size: Sizes, pixels: Tensor) -> tuple[Callable[[], object], int]:
 
 
 def _missed(name: str, row: Mapping[str, Any]) -> list[str]:
-    """The marks that a row misses, in words."""
+    """The required limits that a row misses, in words."""
     found = {kind: row[f"emission_{kind}"] for kind in EMISSION_MARKS}
     return [f"{name} emission of {kind} {cost}" for kind, cost in found.items() if cost > EMISSION_MARKS[kind]]
 
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:
     """A row for each model and type: the ratios for heads, and for heads and patches."""
-    head = [f"time over that of → ({line['threads']} threads)", "emission", "tower", "ops", "in all", "images/s"]
+    threads = line["threads"]
+    head = [f"ratios of times: heads, patches ({threads} threads)", "emission", "tower", "ops", "in all", "images/s"]
     rows = [
         [
             name,

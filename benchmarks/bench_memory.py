@@ -22,10 +22,10 @@ from benchmarks.measure import benchmark
 from benchmarks.pictures import noise, write_shards
 
 QUESTION = "peak memory of precompute, by model"
-DUE_TO = "A bounded number of images in flight, and units written while they are computed."
+DUE_TO = "The number of images in flight is limited, and units are written while they are computed."
 _TINY = {
     "embed_dim": 32,
-    # Pixels of full size, so that a run that kept them would show.
+    # Images of full size: if a run kept their pixels, its memory would show it.
     "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 64, "layers": 2, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
@@ -104,8 +104,8 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
             f"{peak / 1e6:,.0f} MB ({images:,})" for peak, images in zip(row["peak_bytes"], row["images"], strict=True)
         ]
         most = row["estimated_bytes"][1]
-        kept_to = {True: "kept", False: "EXCEEDED", None: "not printed"}[row["within_estimate"]]
-        found.append([model, *cells, f"{row['growth']:.2f}×", (f"{most / 1e6:,.0f} MB, " if most else "") + kept_to])
+        verdict = {True: "not exceeded", False: "EXCEEDED", None: "not printed"}[row["within_estimate"]]
+        found.append([model, *cells, f"{row['growth']:.2f}×", (f"{most / 1e6:,.0f} MB, " if most else "") + verdict])
     return found
 
 

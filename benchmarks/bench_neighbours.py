@@ -23,7 +23,7 @@ from headspan.explore.neighbours import nearest_to_image
 from headspan.store.schema import Dimensions
 
 QUESTION = "neighbours of an image through one head"
-DUE_TO = "Stored float16 numbers are multiplied in place by SIMD kernels, without a converted copy."
+DUE_TO = "SIMD kernels multiply the stored float16 numbers in place, without a converted copy."
 MARK = 0.5
 # Bytes of a piece of the scan: several a thread, so that no thread waits long for the last one.
 _PIECE_BYTES = 4 << 20
@@ -111,7 +111,7 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     """The README's cells: seconds, and the scan."""
     return (
         f"{line['images']:,} images searched in {line['seconds'] * 1e3:,.0f} ms",
-        f"a scan of the same {line['bytes'] / 1e6:,.0f} MB in memory takes {line['share']:.2f} of that time",
+        f"a scan of the same {line['bytes'] / 1e6:,.0f} MB in memory takes {line['share']:.2f} of the search's time",
     )
 
 

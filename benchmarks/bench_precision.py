@@ -23,8 +23,8 @@ from headspan.world.scenes import scene
 
 QUESTION = "contributions in fewer bits on a CPU"
 DUE_TO = (
-    "The digits of each type. Large trained models have a few activations a hundred times as large as the others; "
-    "neither model here has."
+    "The errors are those of the types' digits. Large trained models have a few activations a hundred times as large "
+    "as the others; neither model here has."
 )
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Images of random pixels, and scenes.
@@ -32,7 +32,7 @@ _IMAGES, _SCENES = 4, 64
 
 
 def run(toy: bool) -> dict[str, Any]:
-    """Every model's errors in every type, and whether those in bf16 are within the marks."""
+    """Every model's errors in every type, and whether those in bf16 are within the required limits."""
     torch.manual_seed(0)
     name, size, scenes = ("toy", TOY, 2) if toy else ("ViT-L-14", MODELS["ViT-L-14"], _SCENES)
     rows: dict[str, dict[str, dict[str, float]]] = {}

@@ -1,7 +1,7 @@
 """How fast are shards planned, and how fast are they read from a distant server?
 
 Planning a local tar of images with captions, in one core's time, against Python's tarfile doing the same. Then the same
-tar from a server that waits before every answer and limits the bytes a second of each connection: planned, and read
+tar from a server that waits before every answer and limits the bytes per second of each connection: planned, and read
 member by member, against two peers that read it from front to back: one streaming GET (aiohttp), and obstore with as
 many blocks of the same size in flight as headspan has. The server is a process on this machine, so it shares the cores
 with the reader; its wait and rate are chosen, and named in the line.
@@ -35,8 +35,9 @@ from headspan.shards.sources import open_shard
 
 QUESTION = "shards, planned and read from a distant server"
 DUE_TO = (
-    "Planning: header checksums by Adler-32, and no Python object for members that are not needed. Reading: the number "
-    "of connections, since the server limits each of them; obstore with as many shows what is left beyond that."
+    "Planning computes header checksums by Adler-32, and creates no Python object for members that are not needed. The "
+    "server limits each connection, so reading is as fast as its number of connections allows; obstore with as many "
+    "connections shows the rest."
 )
 _WAIT_SECONDS, _BYTES_A_SECOND = 0.03, 60e6
 # Sizes of images as LAION's are, 60 kB on average.
@@ -180,8 +181,8 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     """The README's cells: the rates of reading."""
     return (
         f"{line['far_read_mb_s']:.0f} MB/s from a server {line['wait_seconds'] * 1e3:.0f} ms away",
-        f"one streaming GET: {line['far_stream_mb_s']:.0f}; obstore with as many connections: "
-        f"{line['far_obstore_mb_s']:.0f}",
+        f"one streaming GET: {line['far_stream_mb_s']:.0f} MB/s; obstore with as many connections: "
+        f"{line['far_obstore_mb_s']:.0f} MB/s",
     )
 
 

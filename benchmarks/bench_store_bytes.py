@@ -1,9 +1,9 @@
 """How many bytes does a store take for an image, against dense contributions of the same type?
 
 The last 4 layers of ViT-L/14, heads only, written through the store's own writer with keys and captions. The numbers
-are random, since the size does not depend on them. Beside it, for four models, the bytes on disk of the arrays with a
-row an image, for heads and for heads and patches of the last 4 layers. Stored numbers are float16, so the factor is
-taken against dense float16; dense float32, as published code stores them, stands beside it.
+are random, since the size does not depend on them. The table also gives, for four models, the bytes on disk of the
+arrays that have one row per image: for heads, and for heads and patches, of the last 4 layers. Stored numbers are
+float16, so the factor compares them with dense float16. Dense float32, which published code stores, is given too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from benchmarks.random_store import write_store
 
 QUESTION = "bytes an image, at equal type"
 DUE_TO = (
-    "A head's own `head_dim` numbers instead of `joint` numbers, which is exact. Against float32, a factor of 2 is the "
-    "type. The store's bytes include embeddings, norms, keys, captions and the model's matrices."
+    "A store holds a head's own `head_dim` numbers instead of `joint` numbers, which is exact. Against float32, a "
+    "factor of 2 comes from the type. The store's bytes include embeddings, norms, keys, captions and the model's "
+    "matrices."
 )
 LIMIT_BYTES = 12_000
 # Images of a store of which only the arrays are counted.
@@ -107,7 +108,7 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     """The README's cells: bytes, and how many dense ones would be."""
     return (
         f"{line['bytes_an_image'] / 1e3:.1f} kB an image (heads of 4 layers of ViT-L/14, everything counted)",
-        f"dense float16 contributions: {line['times_smaller_than_float16']:.1f}× as many; float32: "
+        f"dense float16 contributions: {line['times_smaller_than_float16']:.1f}× as many bytes; float32: "
         f"{line['times_smaller_than_float32']:.1f}×",
     )
 

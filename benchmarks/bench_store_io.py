@@ -1,7 +1,7 @@
 """Are stores written and read as fast as plain files?
 
-Writing, unit by unit and by turns: a unit through the store's own writer, with checksums, moments and commit, against
-`np.tofile` of the same arrays. Both sides fsync every file. Reading, by turns and with both sides in the page cache:
+Both sides are measured alternately. Writing, unit by unit: a unit through the store's own writer, with checksums,
+moments and commit, against `np.tofile` of the same arrays; both sides fsync every file. Reading, from the page cache:
 every head over all images, and single images' patches in random order, against a plain read of a file that holds the
 same bytes in the wanted order. Both read into fresh arrays, as the stored float16 numbers, and once more as float32
 against a plain read with NumPy's conversion.

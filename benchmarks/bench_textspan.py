@@ -2,8 +2,8 @@
 
 64 heads of 64 dimensions in a joint space of 768, 10,000 images, 3,498 texts, 60 rounds: the last 4 layers of ViT-L/14
 and the published pool; then all 384 heads. headspan's time is the sum of two parts: adding the images' coordinates to
-the moments, which a run does while it streams, and the greedy rounds on the moments. Reading or making the images'
-contributions is in nobody's time.
+the moments, which a run does while it streams, and the greedy rounds on the moments. Neither side's time includes
+reading or computing the images' contributions.
 
 * The published procedure runs on one head's dense contributions, `[image, joint]`: rank by SVD, then rounds on them.
 * The same after PCA: contributions and texts are projected to `head_dim` numbers first, in three lines.
@@ -28,11 +28,11 @@ from headspan.spans.algorithm import Spread, span_heads
 
 QUESTION = "TEXTSPAN of all heads, moments included"
 DUE_TO = (
-    "Rounds on the covariance instead of on the images. The time of the rounds does not depend on the number of "
-    "images; that of the moments is proportional to it. The ratio to the procedure after PCA is what the covariance "
-    "saves; the rest of the larger ratio is the width: 768 numbers instead of 64."
+    "headspan's rounds run on the covariance instead of on the images. The time of the rounds does not depend on the "
+    "number of images; that of the moments is proportional to it. The ratio to the procedure after PCA is what the "
+    "covariance saves; the rest of the larger ratio comes from the width: 768 numbers instead of 64."
 )
-# The most seconds for 384 heads, without the moments.
+# The required limit of seconds for 384 heads, without the moments.
 SECONDS_MARK = 4.0
 _HEAD_DIM = 64
 _RANK = 80
@@ -82,7 +82,7 @@ def run(toy: bool) -> dict[str, Any]:
 
 
 def moments_of(random: np.random.Generator, heads: int, images: int) -> Callable[[], Moments]:
-    """What adds `images` images' coordinates to the moments of `heads` heads, batch by batch."""
+    """A function that adds `images` images' coordinates to the moments of `heads` heads, batch by batch."""
     batch = torch.from_numpy(random.standard_normal((_BATCH, 1, heads, _HEAD_DIM), dtype=np.float32))
     norm = torch.from_numpy(random.uniform(1, 2, (_BATCH, 3)).astype(np.float32))
 
@@ -139,14 +139,14 @@ def published(contributions: np.ndarray, pool: np.ndarray, rounds: int, rank: in
 
 
 def after_pca(contributions: np.ndarray, pool: np.ndarray, rounds: int, rank: int = _HEAD_DIM) -> np.ndarray:
-    """The picks of the same procedure on `rank` numbers an image and a text, found by PCA."""
+    """The picks of the same procedure on `rank` numbers per image and text, found by PCA."""
     _, basis = np.linalg.eigh(contributions.T @ contributions)
     basis = basis[:, -rank:]
     return greedy_rounds(contributions @ basis, pool @ basis, rounds)
 
 
 def greedy_rounds(contributions: np.ndarray, texts: np.ndarray, rounds: int) -> np.ndarray:
-    """Take the text along which the rest varies most, and remove its direction from images and texts; repeat."""
+    """Choose the text along which the remainder varies most, and remove its direction from images and texts; repeat."""
     residual = contributions - contributions.mean(axis=0)
     picks = np.empty(rounds, np.int64)
     for number in range(rounds):

@@ -166,7 +166,7 @@ def tower_headline(line: dict[str, Any]) -> tuple[str, str]:
     return (
         f"ViT-L/14, bf16: {line['images_a_second']:,} images/s with all heads and patches",
         "open_clip's `encode_image`, compiled: "
-        + ("not yet measured" if times is None else f"{1 / times:.2f} of that"),
+        + ("not yet measured" if times is None else f"{1 / times:.2f} of that rate"),
     )
 
 
@@ -220,10 +220,10 @@ def or_why_not(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def say(name: str, row: dict[str, Any]) -> None:
     """Print a row in one short line at once, so that the log shows what was known before a crash."""
-    told = []
+    parts = []
     for key, value in row.items():
-        told.append(f"{key} {value.get('ms', value.get('failed', value)) if isinstance(value, dict) else value}")
-    print(f"{name}: {', '.join(told)}", flush=True)
+        parts.append(f"{key} {value.get('ms', value.get('failed', value)) if isinstance(value, dict) else value}")
+    print(f"{name}: {', '.join(parts)}", flush=True)
 
 
 def copy_rate() -> float:

@@ -47,16 +47,17 @@ MODULES = (
     bench_precision,
 )
 _GPU_DUE_TO = {
-    gpu.TOWER: "Against open_clip: fused attention and norms, and a last block that computes the class token's row "
-    "only. “Same tower on PyTorch's ops” over “ours, heads alone” is what the kernels add; “ours” over “ours, heads "
-    "alone” is what emitting patches costs. What fell short: a CUDA graph gains nothing, nor does compiling norms and "
+    gpu.TOWER: "Compared with open_clip, attention and norms are fused, and the last block computes the class token's "
+    "row only. “Same tower on PyTorch's ops” divided by “ours, heads alone” is what the kernels gain; “ours” divided "
+    "by “ours, heads alone” is what emitting patches costs. A CUDA graph gains nothing, nor does compiling norms and "
     "MLPs.",
-    gpu.OPS: "Fewer passes over memory: what PyTorch writes out and reads again stays in registers. The floor is the "
-    "larger of the least bytes at the measured copy rate and the least operations at the measured matrix rate. What "
-    "fell short: `add_moments` is slower than compiled PyTorch, and so was `head_project`; the norms are as fast as "
-    "compiled ones; `preprocess` reaches a tenth of its floor. `head_project`, `text_maps` and `textspan_rounds` were "
-    "deleted after this measurement, because no engine code called them ([kernels/README.md](../kernels/README.md)).",
-    gpu.ACCURACY: "The digits of each type, and TF32 products in three parts for float32.",
+    gpu.OPS: "Fused ops make fewer passes over memory: what PyTorch writes and reads again stays in registers. The "
+    "floor is the larger of the least bytes at the measured copy rate and the least operations at the measured matrix "
+    "rate; its share is the floor divided by the op's time. `add_moments` is slower than compiled PyTorch, and so "
+    "was `head_project`; the norms are as fast as compiled ones. `head_project`, `text_maps` and `textspan_rounds` "
+    "were deleted after this measurement, because no engine code called them "
+    "([kernels/README.md](../kernels/README.md)).",
+    gpu.ACCURACY: "bf16 has fewer digits than float32, whose products are computed as three TF32 products each.",
 }
 
 
@@ -129,13 +130,13 @@ def page() -> str:
             parts += [where, _markdown(section.table(line))]
         if not found:
             parts.append("Not yet measured.")
-        parts.append(f"What the ratios are due to: {section.due_to}")
+        parts.append(f"Causes: {section.due_to}")
     return "\n\n".join(parts)
 
 
 def headlines() -> str:
     """The rows of README.md: for each question the latest line, with all instructions of its machine."""
-    rows = [["", "measured", "beside", "machine"]]
+    rows = [["", "measured", "compared with", "machine"]]
     for question, words in HEADLINES:
         lines = [
             (line["date"], machine, line)

@@ -57,7 +57,7 @@ def images_a_second(name: str) -> float:
 
 
 def stored_bytes(size: Sizes, form: str, layers: int | None) -> int:
-    """Bytes an image of the arrays with a row an image."""
+    """Bytes per image of the arrays that have one row per image."""
     emit = ("heads", "patches") if form == "patches" else ("heads",)
     return image_bytes(row_arrays(store_size(size, 1, 1, layers or size.layers), emit))
 

@@ -30,6 +30,7 @@ from torch import nn
 _CHECKED = (
     *("config", "decode", "decompose", "events", "io", "llm", "model", "shards.plan", "shards.samples", "store", "run"),
     *("texts", "explore", "spans", "prune", "concepts", "report"),
+    *("world.checks", "world.ground_truth", "world.scores"),
 )
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
@@ -51,7 +52,7 @@ BROKEN_ROWS = (5, 33, 69)
 
 
 def randomise(module: nn.Module, seed: int) -> None:
-    """Overwrite every parameter: norms and LayerScales off one, biases off zero, attention off uniform."""
+    """Randomise every parameter: no norm or LayerScale is one, no bias is zero, and attention is not uniform."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -84,7 +85,7 @@ def encoded_image(seed: int, height: int = 40, width: int = 37, kind: str = "JPE
 
 
 def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
-    """A tar of `members` (name, data), in that order, with no time in it."""
+    """Write a tar of `members` (name, data) in that order; all times are zero."""
     with tarfile.open(path, "w") as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -94,7 +95,7 @@ def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
 
 
 def image_members(rows: Sequence[int], broken: Sequence[int] = ()) -> list[tuple[str, bytes]]:
-    """An image a row with its caption, every third a PNG; those of `broken` are cut off."""
+    """An image and its caption for each row; every third image is a PNG, and those of `broken` are truncated."""
     members: list[tuple[str, bytes]] = []
     for row in rows:
         extension, kind = ("png", "PNG") if row % 3 == 0 else ("jpg", "JPEG")
@@ -119,7 +120,7 @@ class ToyRun:
     path: Path
 
     def settings(self, **changed: Any) -> dict[str, Any]:
-        """Keyword arguments of `headspan.precompute` that made the store, but for `out`."""
+        """The keyword arguments of `headspan.precompute` that made the store, except `out`."""
         return {
             "shards": [str(shard) for shard in self.shards],
             "model": str(self.config),
@@ -145,7 +146,7 @@ def zarr_array(root: Path, name: str) -> zarr.Array[Any]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Children that take interrupts: shells start what runs in the background with them ignored, which is inherited."""
+    """Let child processes receive SIGINT: a shell lets background jobs ignore it, and their children inherit this."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
@@ -153,7 +154,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_vectors_of_other_tests() -> None:
-    """Embed texts anew in every test, whatever ran before in the same process."""
+    """Empty the cache of text vectors, so that every test embeds its own texts."""
     forget_vectors()
 
 
@@ -167,7 +168,7 @@ def toy_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_weights(toy_config: Path) -> Path:
-    """The toy's weights: its image tower randomised, its text tower as open_clip starts one."""
+    """The toy's weights: its image tower randomised, its text tower as open_clip initialises it."""
     clip = load_model(str(toy_config), "random:0").clip
     randomise(clip.visual, 0)
     path = toy_config.with_name("toy.safetensors")
@@ -233,11 +234,11 @@ def toy_copy(toy_run: ToyRun, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def train() -> list[Scene]:
-    """Scenes of the image world, of the combinations in training."""
+    """Scenes of the image world, of the split `train`."""
     return [scene(7, "train", index) for index in range(3000)]
 
 
 @pytest.fixture(scope="session")
 def held_out() -> list[Scene]:
-    """Scenes of the image world whose main object is of a combination that training leaves out."""
+    """Scenes of the split `held_out`, whose main object has a combination that training leaves out."""
     return [scene(7, "held_out", index) for index in range(1000)]

@@ -68,7 +68,7 @@ class Decomposition:
     final_bias: Float64[np.ndarray, "width"] | None
     projection: Float64[np.ndarray, "width joint"]
     projection_bias: Float64[np.ndarray, "joint"]
-    # By earlier layer and head, in joint space: what an attention pooling took from it, each centred by itself.
+    # For each head of an earlier layer, its part of the attention pooling's output, centred by its own mean.
     through_pool: Float64[np.ndarray, "layer head joint"] | None = None
 
     @property

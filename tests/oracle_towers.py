@@ -1,8 +1,8 @@
 """An independent decomposition of every family of Vision Transformer in float64, one image at a time.
 
 It is written from timm's and open_clip's modules and imports nothing of headspan. Weights have timm's names; `as_timm`
-renames open_clip's. `Facts` holds what the weights do not tell. Every row goes through every layer, and what each token
-adds to each row is stored, so that the code follows the formulas.
+renames open_clip's. `Facts` holds what cannot be read from the weights. Every row goes through every layer, and what
+each token adds to each row is stored, so that the code follows the formulas.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the weights do not tell about a tower."""
+    """Facts about a tower that cannot be read from its weights."""
 
     heads: int
     activation: Activation
@@ -129,7 +129,7 @@ class _Block:
             if "attn.rel_pos.mlp.fc1.weight" in block:
                 scores = scores + _relative(block, grid, tokens)[h]
             self.head_outputs[h] = _softmax(scores)[:, :, None] * value[None, :, h]
-        # After the norms behind the heads, if there are any; what these add to every row is a bias.
+        # After the norms that follow the heads, if there are any; what these add to every row is a bias.
         emitted = self.head_outputs
         if "attn.norm.weight" in block:
             whole = self.head_outputs.sum(axis=2)

@@ -63,7 +63,7 @@ def test_a_benchmark_prints_a_line_of_json_last_and_makes_a_table_of_it(
             assert len(cell) < 200
 
 
-def test_works_take_turns_and_are_compared_round_by_round() -> None:
+def test_measured_functions_take_turns_and_are_compared_round_by_round() -> None:
     order: list[str] = []
     times = alternate({name: lambda name=name: order.append(name) for name in "abc"}, repeats=2)  # type: ignore[misc]
     assert "".join(order) == "cba" + "abc" + "cba"
@@ -117,7 +117,7 @@ def test_a_line_names_the_processor_and_whether_avx_512_is_hidden(monkeypatch: p
     assert not measure.processor()["avx512_hidden"]
 
 
-def test_the_last_block_is_counted_with_the_class_tokens_row_only() -> None:
+def test_the_last_blocks_operations_are_counted_for_the_class_tokens_row_only() -> None:
     size = models.MODELS["ViT-L-14"]
     assert gpu_tower.flops(size) == gpu_tower.flops()
     block = (gpu_tower.flops(size) - 2 * 256 * 3 * 14**2 * 1024) / 24
@@ -176,7 +176,7 @@ def test_gpu_hours_and_bytes_of_large_runs_equal_a_count_by_hand(monkeypatch: py
     # 434.5 TFLOP/s over the 162 GFLOP of ViT-L/14 are 2,682 images/s.
     assert scale.images_a_second("ViT-L-14") == pytest.approx(2682, rel=0.01)
     assert scale.gpu_hours("ViT-L-14", 4 * 10**8) == pytest.approx(4e8 / 2682 / 3600, rel=0.01)
-    # ViT-B/32 waits for its 16 cores, L/14 does not.
+    # With ViT-B/32 the GPU waits for its 16 cores to decode; with L/14 it does not.
     assert scale.gpu_hours("ViT-B-32", 10**6, "fast") == pytest.approx(1e6 / (16 * 700) / 3600)
     assert scale.gpu_hours("ViT-L-14", 10**6, "fast") == scale.gpu_hours("ViT-L-14", 10**6)
     # Embedding, norm and ok; 4 layers of 16 heads of 64 numbers of 2 bytes; the same for 257 tokens.
@@ -208,7 +208,7 @@ def test_memory_of_precompute_does_not_grow_with_the_number_of_images() -> None:
     assert row["within_estimate"]
     head, shown = bench_memory.table(line)
     assert len(shown) == len(head)
-    assert shown[4].endswith("MB, kept")
+    assert shown[4].endswith("MB, not exceeded")
 
 
 def test_the_generated_tables_are_up_to_date_with_the_recorded_lines() -> None:
@@ -280,7 +280,7 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
 
 
 def test_the_operations_of_vit_l_14_equal_the_published_count() -> None:
-    # open_clip's profile of ViT-L-14's image tower: 162.03 GFLOP, a product and a sum apart.
+    # open_clip's profile of ViT-L-14's image tower: 162.03 GFLOP; a product and its sum count as two.
     assert gpu_tower.flops() / 1e9 == pytest.approx(162.03, rel=0.01)
 
 
@@ -312,4 +312,4 @@ def test_the_tables_of_the_gpu_benchmark_show_failures_and_slow_ops() -> None:
         "open_clip's `encode_image`, compiled: not yet measured",
     )
     half = {"sum_error": 4e-3, "heads_error": 1e-3, "patches_error": 1e-2, "cosine": 0.99995}
-    assert "met" in gpu.accuracy_table({"bf16": half, "fp32": half, "marks_met": True})[-1][0]
+    assert gpu.accuracy_table({"bf16": half, "fp32": half, "marks_met": True})[-1][0] == "required of bf16: met"

@@ -23,7 +23,7 @@ KERNELS = ROOT / "kernels" / "headspan_kernels"
 
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 
-# What a machine that only reads stores need not have.
+# Packages that a machine that only reads stores does not need.
 HEAVY = ("torch", "open_clip", "torchvision", "triton")
 
 
@@ -34,7 +34,7 @@ def module_name(path: Path, source_root: Path) -> str:
 
 
 def imported_modules(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
-    """Line and full dotted name of every import, wherever in the file it stands.
+    """Line and full dotted name of every import, anywhere in the file.
 
     `from a import b` gives `a.b`, which may be a module or a name in one; relative imports are resolved.
     """
@@ -84,7 +84,7 @@ def is_in(name: str, package: str) -> bool:
 
 
 def engine_modules() -> dict[str, Path]:
-    """Every module of the engine by its dotted name, but for the package itself, which re-exports names lazily."""
+    """Every module of the engine by its dotted name, except the package itself, which re-exports names lazily."""
     found = {module_name(path, ENGINE.parent): path for path in sorted(ENGINE.rglob("*.py"))}
     del found["headspan"]
     return found
@@ -141,14 +141,14 @@ def prints(source: str) -> list[int]:
     return found
 
 
-def test_one_file_prints() -> None:
+def test_only_one_file_prints() -> None:
     found = {str(path.relative_to(ENGINE)): prints(path.read_text()) for path in sorted(ENGINE.rglob("*.py"))}
-    # What argparse gives for standard output is compared with it, and handed on.
+    # The parser of flags only compares argparse's stream with standard output.
     assert {name: len(lines) for name, lines in found.items() if lines} == {"cli/flag_parser.py": 1}
     assert "getattr(sys, self._name)" in (ENGINE / "cli" / "terminal.py").read_text()
 
 
-def test_the_check_of_printing_sees_what_it_should() -> None:
+def test_the_check_of_printing_finds_every_print() -> None:
     assert prints("import sys\nprint(1)\nsys.stderr.write('x')\nsys.exit()") == [2, 3]
 
 
@@ -168,7 +168,7 @@ def test_the_check_of_printing_sees_what_it_should() -> None:
         ("headspan.helpers", "", "has no place in the order"),
     ],
 )
-def test_the_check_of_the_order_sees_what_it_should(module: str, source: str, complaint: str | None) -> None:
+def test_the_check_of_the_order_finds_wrong_imports_only(module: str, source: str, complaint: str | None) -> None:
     found = order_complaints(source, module, is_package=False)
     if complaint is None:
         assert found == []
@@ -187,7 +187,7 @@ def test_kernels_never_import_the_engine() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_reference_ops_reach_no_triton() -> None:
+def test_the_reference_ops_never_import_triton() -> None:
     waiting, seen = [KERNELS / "reference.py"], set()
     while waiting:
         path = waiting.pop()
@@ -223,7 +223,7 @@ print(json.dumps(failures))
 
 
 def failures_without(heavy: tuple[str, ...], modules: list[str]) -> dict[str, str]:
-    """Import `modules` in a fresh process in which `heavy` is not installed; what failed, and how."""
+    """Import `modules` in a fresh process without the packages `heavy`; returns the traceback of each failure."""
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_WITHOUT, json.dumps([heavy, modules])],
         capture_output=True,
@@ -235,7 +235,7 @@ def failures_without(heavy: tuple[str, ...], modules: list[str]) -> dict[str, st
     return failures
 
 
-# What runs over a finished store, on a laptop: everything that reads it, and every analysis.
+# The parts that run without torch over a finished store: its reader and every analysis.
 WITHOUT_TORCH = ("store", "texts", "explore", "spans", "prune", "concepts", "world", "report", "llm")
 
 
@@ -249,7 +249,7 @@ def test_the_check_without_torch_would_notice_torch() -> None:
     assert "blocked" in failures_without(("torch",), ["torch.nn"])["torch.nn"]
 
 
-def test_the_file_map_is_the_one_that_the_code_gives() -> None:
+def test_the_file_map_equals_the_generated_one() -> None:
     page = GUIDE.read_text()
     assert page == with_map(page), "engine/README.md: the file map is out of date; run python -m tools.file_map"
 
@@ -261,7 +261,7 @@ def test_the_file_map_names_every_module() -> None:
     assert sorted(named) == sorted(modules)
 
 
-def test_every_promise_of_the_readme_names_tests_that_are_there() -> None:
+def test_the_tests_that_reliability_md_names_exist() -> None:
     promises = (ROOT / "engine" / "RELIABILITY.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", promises))
     there = {
@@ -273,14 +273,14 @@ def test_every_promise_of_the_readme_names_tests_that_are_there() -> None:
     assert named <= there, f"no such tests: {sorted(named - there)}"
 
 
-# Written in halves, so that this file does not hold them.
+# Written in halves, so that this file does not contain them.
 MACHINE_PATHS = tuple(
     (a + b).encode()
     for a, b in [("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/"), ("pypi.org", "/simple")]
 )
 
 
-def test_no_file_names_a_path_of_somebodys_machine() -> None:
+def test_no_file_contains_a_path_of_somebodys_machine() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: no list of the repository's files")
     listed = subprocess.run(
@@ -303,7 +303,7 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 
 
 LONGEST_MODULE = 300
-# One op is one file, and Triton's kernels name every stride.
+# An op stays in one file, and the signatures of Triton's kernels list every stride.
 LONGER = {"kernels/headspan_kernels/attention.py": 340}
 
 
@@ -315,7 +315,7 @@ def test_no_module_is_longer_than_three_hundred_lines() -> None:
     assert not long, "cut these by purpose:\n" + "\n".join(long)
 
 
-def test_the_readme_fits_a_readers_patience() -> None:
+def test_the_readme_has_at_most_200_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
@@ -323,7 +323,7 @@ PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "node_module
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_lead_to_existing_targets(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
     broken = []
     for target in targets:
@@ -337,7 +337,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: str) -> set[str]:
-    """What GitHub calls the headings of a page in links."""
+    """The names that GitHub gives to a page's headings in links."""
     titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # A process takes some 2 GB.
 _PROCESSES = min(4, os.cpu_count() or 1)
-# Files are dealt out whole, so that what their tests share is made once; interpreted kernels share nothing.
+# All tests of a file run in one process, so that its fixtures are made once; interpreted kernels have none in common.
 _BY_FILE = ["-n", f"{_PROCESSES}", "--dist", "loadfile"]
 _BY_TEST = ["-n", f"{_PROCESSES}", "--dist", "worksteal"]
 INTERPRETED = ("tests/kernels/test_fused.py", "tests/kernels/test_gpu_benchmark.py")

@@ -1,4 +1,4 @@
-"""Write the map of the code in engine/README.md: every folder and module, with the first sentence of its docstring.
+"""Write the map of the code in engine/README.md: each module with the first sentence of its docstring.
 
 Folders stand in the order of imports, which is also the path of the data. `python -m tools.file_map` writes the map; a
 test compares it with the code.
@@ -14,7 +14,7 @@ GUIDE = ROOT / "engine" / "README.md"
 BEGIN = "<!-- file map: python -m tools.file_map -->\n"
 END = "<!-- end of file map -->\n"
 ENGINE = ROOT / "engine" / "headspan"
-# A folder, or a module beside the folders, imports only what stands before it.
+# Folders, and the modules outside them, in the order of imports: each imports only entries before it.
 ORDER = (
     "escapes",
     "redact",
@@ -59,7 +59,7 @@ def first_sentence(path: Path) -> str:
 def file_map() -> str:
     """The map, as the lines of a fenced block."""
     places = [place.replace(".", "/") for place in ORDER]
-    # A folder inside another stands with it.
+    # A folder inside another is listed with it.
     top = [place for place in places if "/" not in place]
     lines = ["engine/headspan/"]
     for name in top:

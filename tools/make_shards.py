@@ -1,4 +1,4 @@
-"""Write a folder of images, or scenes of the image world, as numbered tars for headspan and webdataset.
+"""Write a folder of images, or scenes of the image world, as numbered tars in WebDataset's format.
 
     python tools/make_shards.py IMAGES OUT [--captions captions.csv] [--images-per-shard 1000] [--shuffle SEED]
     python tools/make_shards.py --world 100000 OUT [--seed 0] [--split train] [--side 64]

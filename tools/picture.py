@@ -1,4 +1,4 @@
-"""Make the README's picture: the top of a demo's report and its two best heads, as `engine/report.png`.
+"""Make the README's picture, `engine/report.png`: the top of a demo's report and its two best heads.
 
 `python -m tools.picture headspan-demo/report.html` writes it with a headless Chromium or Chrome.
 """
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def trimmed(picture: Image.Image) -> Image.Image:
-    """`picture` without the empty space at its bottom, but for a margin."""
+    """`picture` without the empty space at its bottom, except a margin."""
     background = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
     found = ImageChops.difference(picture, background).getbbox()
     bottom = min(picture.height, found[3] + _MARGIN) if found else picture.height

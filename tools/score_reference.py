@@ -1,4 +1,4 @@
-"""Score the reference model, the same model before its `spread` loss, and random weights over the same scenes.
+"""Score the reference model, the same model before its `spread` loss, and random weights.
 
     git show 9db9dd8:engine/headspan/reference/weights.safetensors > contrastive.safetensors
     python -m tools.score_reference contrastive.safetensors

@@ -1,4 +1,4 @@
-"""Markdown tables of ground-truth scores, one column for each model; the scripts that write pages call them."""
+"""Markdown tables of ground-truth scores, one column per model, for the scripts that write pages."""
 
 from __future__ import annotations
 

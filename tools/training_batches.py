@@ -1,4 +1,4 @@
-"""Draw the training batches of the reference model: scenes, their pixels, and the tokens of their captions.
+"""Draw training batches for the reference model: scenes, their pixels, and their captions' tokens.
 
 Batch n of a recipe is always the same, wherever a run was interrupted.
 """

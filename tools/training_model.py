@@ -1,4 +1,4 @@
-"""The reference model during training: build, forward pass with head contributions, losses, evaluation, export."""
+"""The reference model in training: forward pass with contributions, losses, evaluation, export."""
 
 from __future__ import annotations
 

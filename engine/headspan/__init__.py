@@ -144,7 +144,7 @@ def precompute(
 ) -> Summary:
     """Stream shards of images through an image encoder into a store. Needs torch.
 
-    An interrupted call can be repeated: it continues after the last committed unit. Several processes may work on one
+    After an interruption, the same call continues after the last committed unit. Several processes may work on one
     store with the same arguments.
 
     Args:
@@ -157,17 +157,17 @@ def precompute(
         emit: What is stored: `heads` always, and `patches`, `mlps` or, with attention pooling, `through_pool`.
         image_size: Height and width in pixels; None for the model's own. Position embeddings are interpolated.
         device: `auto`, `cpu` or `cuda:0`.
-        precision: Precision of the encoder; `fp16` needs a GPU.
+        precision: Type of the encoder's weights and activations: `fp32`, `bf16`, or `fp16`, which needs a GPU.
         batch_size: Images per forward pass.
         decode: `exact` gives open_clip's pixels; `fast` decodes JPEGs to within two grey levels in half the time.
         workers: Threads that decode images; None for one per core.
         unit_images: Images per unit of work, which is committed as a whole; None for a size that suits the device.
         image_member: Which members are images, by what follows the first dot of their names; None for all images.
         caption_member: Which members are captions, in the same way; None for `txt`.
-        caption_json: The key of the .json members under which the captions are.
+        caption_json: The key under which .json members hold captions; None if captions are members of their own.
         allow_pipe: Run shards that are `pipe:` commands.
         max_bad: Stop when more images than this cannot be used: a number, or a share such as `1%`; None for no limit.
-        in_flight_bytes: Memory for images that wait between the stages.
+        in_flight_bytes: Bytes of memory for images that are being decoded or wait for the model.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
 
     Returns:
@@ -250,7 +250,9 @@ def repair(
     allow_pipe: bool = False,
     on_progress: Listener | None = None,
 ) -> Repaired:
-    """Compute the damaged or quarantined units of a store again; everything else stays as it is. Needs torch.
+    """Compute damaged and quarantined units of a store again, and restore damaged files of its plan. Needs torch.
+
+    Everything else stays as it is.
 
     Args:
         store: The store, or its path.
@@ -259,7 +261,7 @@ def repair(
         batch_size: Images per forward pass; None for the store's, which gives the same bytes on the same machine.
         device: `auto`, `cpu` or `cuda:0`; None for the store's.
         workers: Threads that decode images; None for one per core.
-        in_flight_bytes: Memory for images that wait between the stages; None for the default of `precompute`.
+        in_flight_bytes: Bytes of memory for images that are being decoded or wait for the model; None for 256 MiB.
         allow_pipe: Run shards that are `pipe:` commands.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
 

@@ -19,7 +19,7 @@ from headspan.user_paths import expand_user
 EMISSIONS = ("heads", "patches", "mlps", "through_pool")
 PRECISIONS = ("fp32", "bf16", "fp16")
 DECODERS = ("fast", "exact")
-# The ways of open_clip to resize an image that headspan implements.
+# The resize modes of open_clip that headspan implements.
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
 # The largest value of each count. No machine needs more, and larger values overflow elsewhere.
@@ -99,8 +99,8 @@ class PrecomputeSettings:
     decode: str = "fast"
     # Threads that decode images; None means one per core.
     workers: int | None = None
-    # Images in a unit, which is what a job loses when it is killed. None means 256 on a CPU, and on a GPU 1,024 with
-    # patches and 16,384 without.
+    # Images in a unit; units that were in flight when a run was killed are computed again. None means 256 on a CPU, and
+    # on a GPU 1,024 with patches and 16,384 without.
     unit_images: int | None = None
     # Fields of a sample that are its image and its caption, as in MemberNames; None means by their extensions.
     image_member: str | None = None

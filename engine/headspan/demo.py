@@ -1,12 +1,12 @@
 """The whole chain on one's own machine in a minute: shards, store, TEXTSPAN, CCS, report.
 
-The images are held-out scenes of the image world and the model is the reference CLIP, so the report begins with the
-analyses' scores against the known scenes. Two controls stand beside them: the same model before its heads were trained
-apart, whose scores ship with headspan, and random weights, for which the chain runs again.
+The images are held-out scenes of the image world, and the model is the reference CLIP. So the report begins with the
+analyses' scores against the known scenes, beside the scores of two controls: the reference model before the training
+step that specialises its heads, whose scores ship with headspan, and random weights, for which the chain runs again.
 
 A demo replaces an earlier demo in its folder and deletes nothing else. Files are written in a folder with a random name
-and then moved to their final place. Before each move, a marker file records that name, and size and checksum of every
-file: these are the only files that the next demo may delete.
+and then moved to their final names. Before each move, a marker file records the random name, and the size and checksum
+of every file. The next demo deletes only files that the marker records.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
         split=SPLIT,
         on_progress=on_progress,
     )
-    # Stores record where their shards lie, so these are moved first.
+    # Stores record the paths of their shards, so the shards are moved to their final place first.
     place.move(_SHARDS)
     shards = str(place.folder / _SHARDS / Path(made).name)
     store, summary = analyse_scenes(

@@ -1,16 +1,16 @@
 """Attention of every token, and what the pooled row takes from each head, in one or two launches.
 
-    mixed[n] = Σ_m α[n,m] v[m],   α[n,m] = 2^(σ q[n]·k[m] − lse[n]),   σ = log2(e) / √head_dim
+    head_outputs[n] = Σ_m α[n,m] v[m],   α[n,m] = 2^(σ q[n]·k[m] − lse[n]),   σ = log2(e) / √head_dim
 
 `lse[n]` is the base-2 logarithm of the row's sum, computed online (Milakov and Gimelshein 2018). σ is part of the
 exponent's multiply-add, where it costs nothing; in 16-bit weights it would be rounded. Queries, keys and values are
-read where the projection wrote them. float32 operands are multiplied as three TF32 products, which keep float32's
-digits.
+read in place, side by side as the linear map wrote them. float32 operands are multiplied as three TF32 products, which
+keep the precision of float32.
 
-A class token is handled separately. Without it, 256 patches are four whole blocks; with one row and one key more, every
-head would compute five by five blocks. Its key starts the patches' online softmax. Its row, which is emitted, has a
-program of its own that runs while K and V are in the cache. For a weighted mean of rows, a second kernel sums the
-columns of α with the saved `lse`.
+A class token is handled separately. Without it, 256 patches fill whole blocks; one more row and key would add a block
+of rows and a block of keys to every head. The class token's key starts the patches' online softmax. Its row, which is
+emitted, has a program of its own that runs while K and V are in the cache. For a weighted mean of rows, a second kernel
+sums the columns of α with the saved `lse`.
 
 The same input gives the same bits: there are no float atomics, and blocks are chosen by shape and type, never by
 timing. A resumed run thus ends with the bytes of one that was not interrupted.
@@ -27,12 +27,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan_kernels import reference
-from headspan_kernels.pooled import LOG2_E, mix_row, padded, patch_strides, patches_buffer, too_large
+from headspan_kernels.pooled import LOG2_E, compute_row, padded, patch_strides, patches_buffer, too_large
 from headspan_kernels.reference import Emitted
 
 
 class Blocks(NamedTuple):
-    """Block sizes of a launch: query rows and keys a step, warps, and steps in flight."""
+    """Block sizes of a launch: query rows and keys per step, warps, and steps in flight."""
 
     rows: int
     keys: int
@@ -46,7 +46,7 @@ def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
         # The operands of three TF32 products, split in two, fill the registers.
         return (Blocks(32, 32, 4, 1),)
     if head_dim <= 64:
-        # Blocks of 64 by 64 need about 130 registers a thread; limited to 128, they spill under some Tritons.
+        # Blocks of 64 by 64 need about 130 registers per thread; limited to 128, they spill under some Tritons.
         return (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 64, 8, 2))
     return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
 
@@ -82,7 +82,7 @@ def attention_emit_cut(
     assert qkv.stride(2) == 1
     apart = 1 if pooling is None else 0
     row_blocks = triton.cdiv(tokens - apart, cut.rows)
-    mixed = torch.empty(batch, tokens, columns // 3, dtype=qkv.dtype, device=qkv.device)
+    head_outputs = torch.empty(batch, tokens, columns // 3, dtype=qkv.dtype, device=qkv.device)
     # For a mean of rows, one partial sum for each query block.
     parts = torch.empty(
         batch, heads, row_blocks if pooling is not None else 1, head_dim, dtype=torch.float32, device=qkv.device
@@ -92,7 +92,7 @@ def attention_emit_cut(
     if pooling is not None and patches is not None:
         log_sums = torch.empty(batch, heads, tokens, dtype=torch.float32, device=qkv.device)
     if not batch:
-        return mixed, Emitted(parts.sum(dim=2), patches)
+        return head_outputs, Emitted(parts.sum(dim=2), patches)
     shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
     # Fusion of products and sums is explicit, since Triton 3.10 changes its default. `maxnreg` allows all registers
     # that a thread can have; otherwise ptxas uses fewer and spills (Triton 3.6 on sm_100).
@@ -102,7 +102,7 @@ def attention_emit_cut(
     with torch.cuda.device_of(qkv):
         attend[(batch * heads * (row_blocks + apart),)](
             qkv,
-            mixed,
+            head_outputs,
             parts,
             log_sums,
             None if pooling is None else pooling.contiguous(),
@@ -122,14 +122,14 @@ def attention_emit_cut(
                 **shape,
                 **launch,
             )
-    return mixed, Emitted(parts[:, :, 0] if pooling is None else parts.sum(dim=2), patches)
+    return head_outputs, Emitted(parts[:, :, 0] if pooling is None else parts.sum(dim=2), patches)
 
 
 @triton.jit(do_not_specialize=["tokens", "heads"])
 @no_type_check
 def attend(
     qkv,
-    mixed,
+    head_outputs,
     parts,
     log_sums,
     pooling,
@@ -153,15 +153,15 @@ def attend(
     image, head = (pair // heads).to(tl.int64), pair % heads
     width = heads * HEAD_DIM
     query = qkv + image * qkv_image + head * HEAD_DIM
-    mixed += image * tokens * width + head * HEAD_DIM
+    head_outputs += image * tokens * width + head * HEAD_DIM
     parts += pair.to(tl.int64) * (1 if APART else programs) * HEAD_DIM
     if APART:
         if block == 0:
-            mix_row(
+            compute_row(
                 query,
                 query + width,
                 width,
-                mixed,
+                head_outputs,
                 parts,
                 patches,
                 image * patches_image + head.to(tl.int64) * patches_head,
@@ -173,11 +173,13 @@ def attend(
             )
         else:
             rows = 1 + (block - 1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-            _mix_rows(query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, APART)
+            _compute_rows(
+                query, head_outputs, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, APART
+            )
     else:
         rows = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-        sums, log_sum = _mix_rows(
-            query, mixed, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, APART
+        sums, log_sum = _compute_rows(
+            query, head_outputs, rows, tokens, qkv_token, width, HEAD_DIM, PADDED, BLOCK_ROWS, BLOCK_KEYS, APART
         )
         weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
         columns = tl.arange(0, PADDED)
@@ -190,9 +192,9 @@ def attend(
 
 @triton.jit
 @no_type_check
-def _mix_rows(
+def _compute_rows(
     query,
-    mixed,
+    head_outputs,
     rows,
     tokens,
     row_stride,
@@ -234,7 +236,8 @@ def _mix_rows(
             sums, top, total, q, key, start, tokens, row_stride, width, scale, HEAD_DIM, PADDED, BLOCK_KEYS, False
         )
     sums = sums / total[:, None]
-    tl.store(mixed + rows[:, None] * width + columns[None, :], sums.to(mixed.dtype.element_ty), mask=within)
+    place = rows[:, None] * width + columns[None, :]
+    tl.store(head_outputs + place, sums.to(head_outputs.dtype.element_ty), mask=within)
     return sums, top + tl.log2(total)
 
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-# Rows and columns of a tile, and images a step.
+# Rows and columns of a tile, and images per step.
 ROWS, COLUMNS, IMAGES = 16, 128, 16
 WARPS = 4
 
@@ -26,7 +26,7 @@ WARPS = 4
 def add_moments(
     heads: Float32[Tensor, "batch layer head head_dim"],
     scale: Float64[Tensor, " batch"],
-    mean_and_bias: Float64[Tensor, "batch share"],
+    mean_and_bias: Float64[Tensor, "batch term"],
     total: Float64[Tensor, "layer head coordinate"],
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:
@@ -40,7 +40,7 @@ def add_moments(
         accumulate[(layers * count, triton.cdiv(size, ROWS), triton.cdiv(size, COLUMNS))](
             *(heads, scale, mean_and_bias, total, gram, batch),
             HEAD_DIM=head_dim,
-            SHARES=mean_and_bias.shape[1],
+            TERMS=mean_and_bias.shape[1],
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             IMAGES=IMAGES,
@@ -60,12 +60,12 @@ def accumulate(
     gram,
     batch,
     HEAD_DIM: tl.constexpr,
-    SHARES: tl.constexpr,
+    TERMS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     IMAGES: tl.constexpr,
 ):
-    size: tl.constexpr = HEAD_DIM + SHARES
+    size: tl.constexpr = HEAD_DIM + TERMS
     head = tl.program_id(0).to(tl.int64)
     down = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
@@ -73,15 +73,15 @@ def accumulate(
     sum_place = total + head * size + down
     gram_place = gram + head * size * size + down[:, None] * size + across[None, :]
     within = (down < size)[:, None] & (across < size)[None, :]
-    # One program a row adds its sum.
+    # One program per row adds its sum.
     first = down + tl.program_id(2) * size < size
     sums = tl.load(sum_place, mask=first, other=0.0)
     products = tl.load(gram_place, mask=within, other=0.0)
     for start in range(0, batch, IMAGES):
         images = start + tl.arange(0, IMAGES)
         # [IMAGES, ROWS] and [IMAGES, COLUMNS]
-        left = _coordinates(own, scale, mean_and_bias, images, batch, image_stride, down, HEAD_DIM, SHARES)
-        right = _coordinates(own, scale, mean_and_bias, images, batch, image_stride, across, HEAD_DIM, SHARES)
+        left = _coordinates(own, scale, mean_and_bias, images, batch, image_stride, down, HEAD_DIM, TERMS)
+        right = _coordinates(own, scale, mean_and_bias, images, batch, image_stride, across, HEAD_DIM, TERMS)
         sums += tl.sum(left, axis=0)
         products = tl.dot(tl.trans(left), right, products, out_dtype=tl.float64)
     tl.store(gram_place, products, mask=within)
@@ -91,19 +91,19 @@ def accumulate(
 @triton.jit
 @no_type_check
 def _coordinates(
-    own, scale, mean_and_bias, images, batch, image_stride, columns, HEAD_DIM: tl.constexpr, SHARES: tl.constexpr
+    own, scale, mean_and_bias, images, batch, image_stride, columns, HEAD_DIM: tl.constexpr, TERMS: tl.constexpr
 ):
     """Coordinates of some images at `columns`, float64; zeros past the batch and for images of scale 0."""
     factor = tl.load(scale + images, mask=images < batch, other=0.0)
-    used, behind = (factor != 0)[:, None], columns - HEAD_DIM
+    used, place = (factor != 0)[:, None], columns - HEAD_DIM
     head_outputs = tl.load(
         own + images.to(tl.int64)[:, None] * image_stride + columns[None, :],
         mask=used & (columns < HEAD_DIM)[None, :],
         other=0.0,
     )
-    shared = tl.load(
-        mean_and_bias + images[:, None] * SHARES + behind[None, :],
-        mask=used & ((behind >= 0) & (behind < SHARES))[None, :],
+    terms = tl.load(
+        mean_and_bias + images[:, None] * TERMS + place[None, :],
+        mask=used & ((place >= 0) & (place < TERMS))[None, :],
         other=0.0,
     )
-    return head_outputs.to(tl.float64) * factor[:, None] + shared
+    return head_outputs.to(tl.float64) * factor[:, None] + terms

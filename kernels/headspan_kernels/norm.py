@@ -2,7 +2,7 @@
 
     r = x + added,   μ = mean(r),   s⁻¹ = 1 / √(mean((r − μ)²) + ε),   y = (r − μ) s⁻¹ γ + β
 
-One program a row, which stays in registers: x and `added` are read once, r and y written once. r is rounded to the
+Each row has one program and stays in registers: x and `added` are read once, r and y written once. r is rounded to the
 residual stream's type before its float32 statistics are computed, since later layers see the rounded one.
 """
 
@@ -54,7 +54,7 @@ def add_layer_norm(
 
 
 def warps_for(width: int) -> int:
-    """Warps a row: eight numbers a thread at ViT-L's width."""
+    """Warps per row: eight numbers per thread at ViT-L's width."""
     return 4 if width <= 1024 else 8
 
 

@@ -4,8 +4,9 @@
     attention: softmax(q kᵀ / √head_dim) v, for as many images at once as have scores that fit the cache
 
 The reference serves everything else, and also the types for which oneDNN is unavailable or not faster (`serves`).
-PyTorch gives float32 products to MKL, which does not use AVX-512 on AMD's processors. It lays bf16 weights out again
-in every call, and its fused bf16 attention is slower than plain products. benchmarks/NOTES.md has the numbers.
+PyTorch passes float32 products to MKL, which does not use AVX-512 on AMD's processors. For bf16, PyTorch converts the
+layout of the weights in every call, and its fused attention is slower than plain products. benchmarks/NOTES.md has the
+numbers.
 """
 
 from __future__ import annotations
@@ -122,34 +123,34 @@ def attention_emit(
     if qkv.dtype not in _DTYPES or pooling is not None or bias is not None:
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
     if qkv.dtype == torch.float32 or not available(qkv.dtype):
-        mixed, _ = reference.attention_emit(qkv, heads, None, False)
+        head_outputs, _ = reference.attention_emit(qkv, heads, None, False)
     else:
-        mixed = _mixed(qkv, heads)
+        head_outputs = _plain_attention(qkv, heads)
     # A copy, since a view of one row would keep all rows in memory.
-    emitted = mixed[:, 0].unflatten(-1, (heads, -1)).to(torch.float32, copy=True)
+    emitted = head_outputs[:, 0].unflatten(-1, (heads, -1)).to(torch.float32, copy=True)
     if not with_patches:
-        return mixed, Emitted(emitted, None)
+        return head_outputs, Emitted(emitted, None)
     patches = patches_out
     if patches is None:
         patches = torch.empty(len(qkv), heads, qkv.shape[1], emitted.shape[2])
     _write_patches(qkv, heads, emitted, patches)
     # The class token's output becomes exactly the sum of the emitted terms.
-    mixed[:, 0] = emitted.flatten(1)
-    return mixed, Emitted(emitted, patches)
+    head_outputs[:, 0] = emitted.flatten(1)
+    return head_outputs, Emitted(emitted, patches)
 
 
-def _mixed(qkv: Tensor, heads: int) -> Tensor:
+def _plain_attention(qkv: Tensor, heads: int) -> Tensor:
     """Attention outputs of all rows, `[batch, token, width]`, computed in groups of images."""
     batch, tokens, columns = qkv.shape
     query, key, value = reference.split_heads(qkv, 3, heads)
     head_dim = query.shape[-1]
-    mixed = torch.empty(batch, tokens, heads, head_dim, dtype=qkv.dtype)
+    head_outputs = torch.empty(batch, tokens, heads, head_dim, dtype=qkv.dtype)
     together = max(1, _SCORES_BYTES // (heads * tokens * tokens * qkv.itemsize))
     for first in range(0, batch, together):
         images = slice(first, first + together)
         weights = torch.softmax((query[images] * head_dim**-0.5) @ key[images].transpose(-1, -2), dim=-1)
-        mixed[images].transpose(1, 2).copy_(weights @ value[images])
-    return mixed.view(batch, tokens, columns // 3)
+        head_outputs[images].transpose(1, 2).copy_(weights @ value[images])
+    return head_outputs.view(batch, tokens, columns // 3)
 
 
 def _write_patches(qkv: Tensor, heads: int, emitted: Tensor, patches: Tensor) -> None:

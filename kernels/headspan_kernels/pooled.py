@@ -1,12 +1,12 @@
-"""Attention of one query row an image.
+"""Attention of one query row per image: its head outputs, and `α v` of each token on request.
 
-    mixed = Σ_m α[m] v[m],   α[m] = 2^(σ q·k[m] − lse),   σ = log2(e) / √head_dim
+    head_outputs = Σ_m α[m] v[m],   α[m] = 2^(σ q·k[m] − lse),   σ = log2(e) / √head_dim
 
-The last block, attention pooling and the class token of every block use it. One program for each head of an image. It
-reads K for the highest score and the sum of powers, then K and V for `α v`, which it stores on request and sums. Scores
-come from the tensor cores, as a product with a matrix in which only the first column is not zero; this replaces a
-reduction over columns for every key. Both passes compute the same scores, so the weights sum to 1 however large the
-scores are. Everything else is float32.
+The last block, attention pooling and the class token of every block use it. Each head of an image has one program. The
+program first reads K for the highest score and the sum of powers, then K and V for `α v`, which it sums and, on
+request, stores. Scores come from the tensor cores, as a product with a matrix in which only the first column is not
+zero; this replaces a reduction over columns for every key. Both passes compute the same scores, so the weights sum to 1
+however large the scores are. Everything else is float32.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def pooled_attention(
     tokens, head_dim = key_value.shape[1], width // heads
     assert query.stride(1) == 1
     assert key_value.stride(2) == 1
-    mixed = torch.empty(batch, width, dtype=query.dtype, device=query.device)
+    head_outputs = torch.empty(batch, width, dtype=query.dtype, device=query.device)
     emitted = torch.empty(batch, heads, head_dim, dtype=torch.float32, device=query.device)
     patches = patches_buffer(patches_out, with_patches, (batch, heads, tokens, head_dim), query.device)
     if batch:
@@ -54,7 +54,7 @@ def pooled_attention(
             attend_row[(batch * heads,)](
                 query,
                 key_value,
-                mixed,
+                head_outputs,
                 emitted,
                 patches,
                 *(tokens, heads, query.stride(0), key_value.stride(0), key_value.stride(1), *patch_strides(patches)),
@@ -64,7 +64,7 @@ def pooled_attention(
                 num_stages=2,
                 enable_fp_fusion=True,
             )
-    return mixed, Emitted(emitted, patches)
+    return head_outputs, Emitted(emitted, patches)
 
 
 def too_large(head_dim: int, dtype: torch.dtype) -> bool:
@@ -99,7 +99,7 @@ def patch_strides(patches: Tensor | None) -> tuple[int, int, int]:
 def attend_row(
     query,
     key_value,
-    mixed,
+    head_outputs,
     emitted,
     patches,
     tokens,
@@ -116,11 +116,11 @@ def attend_row(
     pair = tl.program_id(0)
     image, head = (pair // heads).to(tl.int64), pair % heads
     place = pair.to(tl.int64) * HEAD_DIM
-    mix_row(
+    compute_row(
         query + image * query_image + head * HEAD_DIM,
         key_value + image * kv_image + head * HEAD_DIM,
         heads * HEAD_DIM,
-        mixed + place,
+        head_outputs + place,
         emitted + place,
         patches,
         image * patches_image + head.to(tl.int64) * patches_head,
@@ -134,11 +134,11 @@ def attend_row(
 
 @triton.jit
 @no_type_check
-def mix_row(
+def compute_row(
     query,
     key,
     width,
-    mixed,
+    head_outputs,
     emitted,
     patches,
     patches_place,
@@ -180,9 +180,9 @@ def mix_row(
                 taken.to(patches.dtype.element_ty),
                 mask=within,
             )
-    mix = tl.sum(sums, axis=0)
-    tl.store(mixed + columns, mix.to(mixed.dtype.element_ty), mask=inside)
-    tl.store(emitted + columns, mix, mask=inside)
+    output = tl.sum(sums, axis=0)
+    tl.store(head_outputs + columns, output.to(head_outputs.dtype.element_ty), mask=inside)
+    tl.store(emitted + columns, output, mask=inside)
 
 
 @triton.jit

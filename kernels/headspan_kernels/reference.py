@@ -94,11 +94,11 @@ def attention_emit(
     added to the scores.
     """
     query, key, value = split_heads(qkv, 3, heads)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    head_outputs = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     if pooling is None:
-        emitted_heads = mixed[:, :, 0].float()
+        emitted_heads = head_outputs[:, :, 0].float()
     else:
-        emitted_heads = torch.einsum("bhnk,bn->bhk", mixed.float(), pooling.expand(len(qkv), -1))
+        emitted_heads = torch.einsum("bhnk,bn->bhk", head_outputs.float(), pooling.expand(len(qkv), -1))
     emitted_patches = None
     if with_patches:
         rows = query[:, :, :1] if pooling is None else query
@@ -109,7 +109,7 @@ def attention_emit(
         else:
             weights = torch.einsum("bhnm,bn->bhm", weights, pooling.expand(len(qkv), -1))
         emitted_patches = _written(weights[..., None] * value.float(), patches_out)
-    return _join_heads(mixed), Emitted(emitted_heads, emitted_patches)
+    return _join_heads(head_outputs), Emitted(emitted_heads, emitted_patches)
 
 
 def pooled_attention(
@@ -120,7 +120,7 @@ def pooled_attention(
     patches_out: Float[Tensor, "batch head token head_dim"] | None = None,
     bias: Float[Tensor, "head token"] | None = None,
 ) -> tuple[Float[Tensor, "batch width"], Emitted]:
-    """Attention of one query row an image, as in the last block, which needs no other row.
+    """Attention of one query row per image, as in the last block, which needs no other row.
 
     `patches_out` and `bias` as in `attention_emit`.
     """
@@ -132,18 +132,18 @@ def pooled_attention(
         emitted_patches = softmax_weights(rows, key, row_bias)[:, :, 0, :, None] * value.float()
         emitted_heads = emitted_patches.sum(dim=2)
         emitted_patches = _written(emitted_patches, patches_out)
-        mixed = emitted_heads.to(query.dtype)
+        head_outputs = emitted_heads.to(query.dtype)
     else:
         emitted_patches = None
-        mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=row_bias)[:, :, 0]
-        emitted_heads = mixed.float()
-    return mixed.reshape(batch, width), Emitted(emitted_heads, emitted_patches)
+        head_outputs = F.scaled_dot_product_attention(rows, key, value, attn_mask=row_bias)[:, :, 0]
+        emitted_heads = head_outputs.float()
+    return head_outputs.reshape(batch, width), Emitted(emitted_heads, emitted_patches)
 
 
 def attention_weights(
     query: Float[Tensor, "batch width"], key: Float[Tensor, "batch token width"], heads: int
 ) -> Float[Tensor, "batch head token"]:
-    """The weight of every token in each head of one query row an image, float32; sums to 1 over tokens."""
+    """The weight of every token in each head of one query row per image, float32; sums to 1 over tokens."""
     (keys,) = split_heads(key, 1, heads)
     rows = query.view(len(query), heads, 1, -1)
     return softmax_weights(rows, keys, None)[:, :, 0]
@@ -152,7 +152,7 @@ def attention_weights(
 def add_moments(
     heads: Float32[Tensor, "batch layer head head_dim"],
     scale: Float64[Tensor, " batch"],
-    mean_and_bias: Float64[Tensor, "batch share"],
+    mean_and_bias: Float64[Tensor, "batch term"],
     total: Float64[Tensor, "layer head coordinate"],
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:

@@ -1,8 +1,8 @@
 """Stores of scenes made by hand, in which a head writes a factor, for tests of the ground-truth check.
 
 A head's output is 1 at the number of the scene's value, and 0 elsewhere. Each head has its own axes of the joint space,
-and the vector of a text is on the axes of what it names. Besides, all images and all texts such as "a red ring" share
-one axis, which maps must leave out.
+and the vector of a text is on the axes of what it names. In addition, all images and all texts such as "a red ring"
+share one axis, which maps must leave out.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ LAYERS, HEADS, HEAD_DIM, PATCHES = 2, 3, 16, 4
 # An axis for each number of each head, and one that no head writes to.
 JOINT = LAYERS * HEADS * HEAD_DIM + 1
 TOKENS = PATCHES * PATCHES + 1
-# In these scenes no two colours, shapes or styles are the most common together.
+# In these scenes one colour, one shape and one style is the most common, without a tie.
 SCENES = tuple(scene(10, "train", index) for index in range(151))
 VALUES = {factor: [value_of(each, factor) for each in SCENES] for factor in FACTORS}
 # The writing heads of each store, and the seed of its texts if they are random.
 TEXTS: dict[Path, tuple[Mapping[Head, str], int | None]] = {}
 EVERYWHERE = np.full((len(SCENES), TOKENS), 1 / 32, np.float32)
-# The head and the number that all images and all texts of things share.
+# The head and the number whose axis all images and all texts about objects have in common.
 SHARED_HEAD, SHARED_NUMBER = (0, 1), HEAD_DIM - 1
 
 
@@ -127,7 +127,7 @@ def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.n
 
 
 def hand_made_classes(store: hs.Store, *arguments: object) -> dict[str, Classes]:
-    """Takes the place of `embed_classes`: the vector of a text lies on the axes of what it names."""
+    """Takes the place of `embed_classes`: the vector of a text is the sum of the axes of what it names."""
     (sets,) = (each for each in arguments if isinstance(each, dict))
     writes, noise = TEXTS[store.path]
     random = None if noise is None else np.random.default_rng(noise + 1)
@@ -151,7 +151,7 @@ def _text_vector(named: Mapping[str, str], writes: Mapping[Head, str]) -> np.nda
     axes = [
         axis(head, list(prompts(factor)).index(named[factor])) for head, factor in writes.items() if factor in named
     ]
-    # A text about what no head writes lies on the axis that no head writes to.
+    # The vector of a text about something that no head writes is the axis that no head writes to.
     return np.sum(axes, axis=0) if axes else np.eye(JOINT, dtype=np.float32)[-1]
 
 
@@ -164,7 +164,7 @@ def _add_labels(store: hs.Store, labels: Mapping[Head, str], consistent: int) ->
     for head, concept in labels.items():
         place = list(FACTOR_OF).index(concept)
         indices[head] = 5 * place + np.arange(5)
-        # The others name each another concept.
+        # Each of the other texts names another concept.
         indices[head][consistent:] = 5 * ((place + 1 + np.arange(5 - consistent)) % len(FACTOR_OF))
     about = {"pool_sha256": pool.sha256, "texts": list(pool.texts), "concepts": list(map(str, pool.concepts or ()))}
     vectors = np.eye(len(pool.texts), JOINT, dtype=np.float32)

@@ -48,7 +48,7 @@ def test_measures_agree_with_their_definitions(count: int, ratings: int) -> None
         assert values == pytest.approx(wanted, nan_ok=True)
 
 
-def test_kappa_of_a_published_example() -> None:
+def test_kappa_equals_a_published_example() -> None:
     # 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: κ = 0.4 in every textbook.
     first = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
     second = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
@@ -61,7 +61,7 @@ def test_kappa_of_a_published_example() -> None:
     assert found.kappa.high == pytest.approx(0.4 + 1.96 * 0.129, abs=0.05)
 
 
-def test_ranks_of_published_examples() -> None:
+def test_rank_correlations_equal_published_examples() -> None:
     def ranked(first: list[int], second: list[int]) -> tuple[float, float]:
         found = agree(np.array(first), np.array(second), np.arange(len(first)), replicates=3)
         return found.spearman.value, found.kendall.value
@@ -74,7 +74,7 @@ def test_ranks_of_published_examples() -> None:
     assert ranked([12, 2, 1, 12, 2], [1, 4, 7, 1, 0])[1] == pytest.approx(-0.47140452079103173)
 
 
-def test_measures_are_nan_for_a_rater_who_never_varies() -> None:
+def test_measures_are_nan_if_all_votes_of_a_rater_are_equal() -> None:
     found = agree(np.ones(9, int), np.array([0, 1, 1] * 3), np.arange(9))
     assert found.same == pytest.approx(2 / 3)
     assert math.isnan(found.spearman.value)
@@ -125,7 +125,7 @@ def votes(*judges: list[list[list[int]]]) -> ConceptConsistency:
     return ConceptConsistency(labels, Votes(tuple("ABCD"[: len(judges)]), cast, np.full((1, heads), 5, np.int8)))
 
 
-def test_every_two_judges_and_people_are_compared_on_what_both_rated() -> None:
+def test_judges_and_people_are_compared_in_pairs_on_the_texts_that_both_rated() -> None:
     first = [[[1, 1, 1, 1, 1], [0, 0, 1, 0, 1], [1, 0, 0, 0, NO_VOTE]]]
     second = [[[1, 1, 1, 0, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]]]
     person = np.full((1, 3, 5), NO_VOTE, np.int8)

@@ -1,4 +1,4 @@
-"""Tests of models that pool by attention, and of models with norms behind their heads, from shards to analyses."""
+"""Tests of models that pool by attention, and of models with norms after their heads, from shards to analyses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.tolerances import relative_error
 TEXT = TOY["text_cfg"]
 IMAGES = 5
 # "map" is SigLIP; by that name open_clip would choose a tokenizer that needs transformers. "eva" pools by its class
-# token and has norms behind its heads. Except in SigLIP, the pooling's heads differ from the blocks' in number or size.
+# token and has norms after its heads. Except in SigLIP, the pooling's heads differ from the blocks' in number or size.
 TOYS: dict[str, dict[str, Any]] = {
     "map": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"},
     "pe": {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": "map", "timm_proj": None},
@@ -148,14 +148,16 @@ def test_earlier_layers_act_through_the_pooling_and_add_nothing_to_the_sum(
     ):
         store.head(1, 0)
     with pytest.raises(
-        SettingsError, match=r"head 3 of layer 1 is not in through_pool; stored are layers 0-1 with heads"
+        SettingsError, match=r"head 3 of layer 1 is not in through_pool; stored are layers 0-1 with heads 0 to 2"
     ):
         store.through_pool(1, 3)
     with pytest.raises(SettingsError, match=r"head 0 of layer 2 is not in through_pool"):
         store.through_pool(2, 0)
 
 
-def test_info_says_which_terms_are_the_sum(run: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_lists_the_terms_whose_sum_is_the_embedding(
+    run: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["info", str(run["out"])]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     found = {name.strip(): value.strip() for name, value in lines.items()}
@@ -246,7 +248,7 @@ def test_a_damaged_unit_is_computed_again(run: dict[str, Any], tmp_path: Path) -
     assert [spec.name for spec in specs.values() if before[spec.file(0)] != after[spec.file(0)]] == []
 
 
-def test_layers_without_a_direct_one_are_refused_and_omitted_layers_are_reported(
+def test_only_layers_before_the_pooling_are_refused_and_omitted_layers_are_reported(
     run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = {**run, "out": tmp_path / "run.zarr"}
@@ -257,7 +259,10 @@ def test_layers_without_a_direct_one_are_refused_and_omitted_layers_are_reported
         return
     with pytest.raises(SettingsError, match=r"--layers 0-1: .* layer 2, the pooling, .* as in --layers 0-1,2"):
         hs.precompute(**{**common, "layers": "0-1"})
-    with pytest.raises(SettingsError, match=r"through_pool needs a layer before .*, but --layers 2 has none; .* 0"):
+    with pytest.raises(
+        SettingsError,
+        match=r"through_pool needs a layer before the pooling, but --layers 2 has none; name some of 0 to 1, or",
+    ):
         hs.precompute(**{**common, "layers": "2"})
     hs.precompute(on_progress=print, **{**common, "emit": "heads", "layers": "last2"})
     assert "layers before 2, the pooling, are not stored without --emit heads,through_pool" in capsys.readouterr().out
@@ -268,7 +273,7 @@ def test_layers_without_a_direct_one_are_refused_and_omitted_layers_are_reported
     assert verify(store).problems == ()
 
 
-def test_positions_are_interpolated_as_open_clip_does_it(toy_run: ToyRun) -> None:
+def test_positions_are_interpolated_as_in_open_clip(toy_run: ToyRun) -> None:
     found = load_model(str(toy_run.config), str(toy_run.weights), image_size=48)
     plain = load_model(str(toy_run.config), str(toy_run.weights))
     assert found.preprocess.size == (48, 48)

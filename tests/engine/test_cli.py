@@ -294,7 +294,7 @@ def test_the_main_help_lists_the_commands_in_groups_with_an_example_each() -> No
     assert max(map(len, MAIN_HELP.splitlines())) < 80
 
 
-def test_every_example_of_the_help_pages_is_a_command_line_that_is_understood(
+def test_every_example_of_the_help_pages_is_a_valid_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -354,7 +354,7 @@ def test_too_many_bad_images_stop_the_run_and_committed_units_stay(
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "1.5", "%"])
-def test_a_max_bad_without_meaning_is_refused(
+def test_an_invalid_max_bad_is_refused(
     text: str, toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = refused(capsys, *flags(toy_run, tmp_path / "s.zarr"), f"--max-bad={text}")

@@ -324,7 +324,7 @@ def test_a_batch_of_one_whole_span_is_not_copied() -> None:
     ("in_flight_bytes", "batch_size", "images"),
     [(1 << 28, 32, 32), (1, 32, 1), (4 * 3072 * 3, 7, 3), (4 * 3072 * 100, 257, 86), (4 * 3072 * 100, 1, 1)],
 )
-def test_a_span_is_an_equal_part_of_a_batch_that_fits_the_memory_four_times(
+def test_a_span_is_an_equal_part_of_a_batch_and_memory_holds_four_spans(
     in_flight_bytes: int, batch_size: int, images: int
 ) -> None:
     assert Decoder(fill_exact, SMALL, in_flight_bytes).span_images(batch_size) == images

@@ -123,7 +123,7 @@ def encode_image(visual: VisionTransformer, pixels: torch.Tensor) -> np.ndarray:
     ("name", "images"),
     [("ViT-B-32", 2), ("ViT-B-16", 2), ("ViT-M-16-alt", 2), ("ViT-L-14", 1), ("ViT-L-14-CLIPA", 1)],
 )
-def test_contributions_sum_to_open_clips_own_embedding(name: str, images: int) -> None:
+def test_contributions_sum_to_open_clips_embedding(name: str, images: int) -> None:
     visual = build_visual(get_model_config(name), seed=len(name))
     pixels = torch.from_numpy(recipe.images(images, seed=3))
     wanted = encode_image(visual, pixels)
@@ -316,7 +316,7 @@ def test_every_kind_of_tower_decomposes_as_the_oracle_does(
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_some_layers_have_the_same_numbers_as_all_layers(pool: Pool) -> None:
+def test_a_layer_has_the_same_numbers_with_and_without_the_other_layers(pool: Pool) -> None:
     tower = to_tower(toy_visual(pool, False, True, False, "gelu"), "toy")
     pixels = torch.from_numpy(toy_pixels(3))
     every = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)

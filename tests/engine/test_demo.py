@@ -65,7 +65,7 @@ def test_the_report_shows_both_controls_beside_the_model(demo: DemoResult) -> No
 
 
 @pytest.mark.parametrize("name", [TRAINED, RANDOM])
-def test_the_shipped_scores_are_those_of_the_demo(name: str, truth: GroundTruth) -> None:
+def test_the_demo_gives_the_shipped_scores(name: str, truth: GroundTruth) -> None:
     found, shipped = truth.controls.get(name, truth), reference_scores()[name]
     # On another processor, sums in another order may change what a few images are named.
     for factor, each in shipped.zero_shot.items():
@@ -95,13 +95,15 @@ def test_the_reference_model_names_a_factor_of_held_out_combinations(
     assert each.images > 500
 
 
-def test_concepts_have_high_heads_of_their_own_and_with_random_weights_none_has(truth: GroundTruth) -> None:
+def test_three_concepts_have_high_heads_and_with_random_weights_none_has(truth: GroundTruth) -> None:
     own = {concept for concept, heads in truth.high_heads.items() if heads}
     assert len(own) >= 3
     assert sum(truth.controls[RANDOM].high_heads.values()) == 0
 
 
-def test_neighbours_through_the_heads_of_three_concepts_share_the_factor_more_often(truth: GroundTruth) -> None:
+def test_neighbours_share_the_factor_of_three_concepts_more_often_through_their_heads_than_through_all(
+    truth: GroundTruth,
+) -> None:
     better = [each.concept for each in truth.neighbours if each.through_heads > each.through_all]
     assert len(better) >= 3, truth.neighbours
     # At least three of them by half.
@@ -109,7 +111,7 @@ def test_neighbours_through_the_heads_of_three_concepts_share_the_factor_more_of
     assert all(each.through_heads > each.chance for each in truth.neighbours)
 
 
-def test_maps_of_a_thing_fall_on_it(truth: GroundTruth) -> None:
+def test_maps_of_an_object_have_their_evidence_on_it(truth: GroundTruth) -> None:
     assert truth.maps.images >= 200
     assert truth.maps.mass_inside > 3 * truth.maps.area
     assert truth.maps.average_precision > 3 * truth.maps.area

@@ -105,7 +105,7 @@ ODD = [asyncio.CancelledError(), GeneratorExit(), SystemExit(3), Own("own"), Mut
 
 @pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("place", ["init", "info", "open", "seekable", "seek", "read", "stream"])
-def test_odd_errors_become_one_sentence_wherever_they_are_raised(place: str, error: BaseException) -> None:
+def test_unusual_errors_become_one_sentence_wherever_they_are_raised(place: str, error: BaseException) -> None:
     Troubled.trouble = {place: [error] * 99}
     if place == "stream":
         Troubled.trouble = {"stream": [], "read": [error] * 99}
@@ -114,7 +114,7 @@ def test_odd_errors_become_one_sentence_wherever_they_are_raised(place: str, err
 
 
 @pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
-def test_odd_errors_in_the_middle_of_a_stream_become_one_sentence(
+def test_unusual_errors_in_the_middle_of_a_stream_become_one_sentence(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headspan.shards.stream._SKIPPED_BYTES", 512)
@@ -151,7 +151,7 @@ def test_a_driver_that_returns_something_other_than_bytes_is_refused(
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), NotImplementedError(), ValueError("x"), SystemExit(3)], ids=repr)
-def test_a_file_of_a_driver_without_times_has_no_time(error: BaseException) -> None:
+def test_a_shard_has_no_time_if_its_driver_reports_none(error: BaseException) -> None:
     Troubled.trouble = {"modified": [error]}
     assert describe("troubled://bucket/a.tar") == (len(DATA), None)
 

@@ -54,7 +54,7 @@ FULL_SIZE = {
     "vit_medium_patch16_gap_256": 12,
     "vit_relpos_medium_patch16_cls_224": 12,
 }
-# Towers that a user's config may have though none of open_clip's does: arguments of timm on top of a config.
+# Towers that no config of open_clip has but a user's config may have: a config with further arguments of timm.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "latent query over patches after class token and registers": (
         "ViT-B-16-SigLIP",

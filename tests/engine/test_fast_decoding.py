@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 import headspan as hs
 from headspan.config import PrecomputeSettings, Preprocess
 from headspan.decode import fast as fast_pixels
-from headspan.decode.exact import PIXELS_LIMIT, Undecodable, fill_exact, open_image, preprocess_image
+from headspan.decode.exact import Undecodable, fill_exact, open_image, preprocess_image
 from headspan.decode.fast import fill_fast
 from headspan.decode.routes import Route, route
 from headspan.errors import SettingsError, StoreError
@@ -31,7 +31,7 @@ from tests.engine.test_decode import PREPROCESSES, SIDES, by_open_clip, encoded,
 from tests.tolerances import relative_error
 
 PHOTOS = os.environ.get("HEADSPAN_PHOTOS", "")
-# Grey levels, of a photograph: the largest difference, and the mean one.
+# Limits of the largest and of the mean difference over a photograph, in grey levels.
 LARGEST, MEAN = 2, 0.01
 
 
@@ -45,7 +45,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def pixels_by(route: Route, data: bytes, preprocess: Preprocess) -> np.ndarray:
     pixels = np.full((*preprocess.size, 3), 99, np.uint8)
-    route(data, open_image(data, preprocess, PIXELS_LIMIT), preprocess, pixels)
+    route(data, open_image(data, preprocess), preprocess, pixels)
     return pixels
 
 
@@ -119,7 +119,7 @@ def orientation() -> Image.Exif:
     ],
 )
 @pytest.mark.usefixtures("no_exact_route")
-def test_every_kind_of_sound_jpeg_takes_the_fast_route(mode: str, options: dict[str, Any]) -> None:
+def test_every_kind_of_undamaged_jpeg_takes_the_fast_route(mode: str, options: dict[str, Any]) -> None:
     image = photograph(301, 225).convert(mode)
     data = encoded(image, "JPEG", **options)
     with Image.open(io.BytesIO(data)) as opened:
@@ -154,7 +154,7 @@ JPEG = encoded(photograph(131, 97), "JPEG")
     ],
     ids=["CMYK", "PNG", "WebP", "stray bytes"],
 )
-def test_anything_but_a_sound_jpeg_takes_the_exact_route(data: bytes) -> None:
+def test_anything_but_an_undamaged_jpeg_takes_the_exact_route(data: bytes) -> None:
     np.testing.assert_array_equal(fast(data, Preprocess()), by_open_clip(data, Preprocess()))
 
 
@@ -191,14 +191,14 @@ import torch
 torch.set_num_threads(4)
 from headspan.config import Preprocess
 from headspan.decode.fast import fill_fast
-from headspan.decode.exact import PIXELS_LIMIT, open_image
+from headspan.decode.exact import open_image
 
 data, wanted = sys.stdin.buffer.read(), Preprocess()
 threads = lambda: len(os.listdir("/proc/self/task"))
 found = []
 
 def work():
-    fill_fast(data, open_image(data, wanted, PIXELS_LIMIT), wanted, np.empty((224, 224, 3), np.uint8))
+    fill_fast(data, open_image(data, wanted), wanted, np.empty((224, 224, 3), np.uint8))
     found.append(threads())
     # torch's number of threads is unchanged for other work in this thread.
     torch.ones(1 << 22).exp()

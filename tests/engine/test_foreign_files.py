@@ -22,7 +22,7 @@ POOL = hs.Pool(
     "pool", ("a cat", "a dog", "one", "two", "red", "blue"), ("animals",) * 2 + ("numbers",) * 2 + ("colours",) * 2
 )
 
-# Names of files that appear beside a file: macOS on exFAT and network folders, editors, browsers, sync tools.
+# Names of files that appear next to a file: macOS on exFAT and network folders, editors, browsers, sync tools.
 BESIDE = (
     lambda name: f"._{name}",
     lambda name: f"{name}~",
@@ -36,7 +36,7 @@ RUBBISH = b"\0\5\x16\7\0\2\0\0" + bytes(100)
 
 
 def leave_foreign_files(root: Path) -> int:
-    """Put every kind of foreign file beside every file and into every folder below `root`. Returns their number."""
+    """Put every kind of foreign file next to every file and into every folder below `root`. Returns their number."""
     files = [path for path in root.rglob("*") if path.is_file()]
     folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
     left = [path.with_name(beside(path.name)) for path in [*files, *folders[1:]] for beside in BESIDE]

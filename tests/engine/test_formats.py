@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.concepts.ccs import read_scores
+from headspan.concepts.ccs import concept_consistency, read_scores
+from headspan.concepts.labels import label_heads
 from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.spans.over_store import read_spans
@@ -131,7 +132,7 @@ def test_the_analyses_of_commit_78a7b61_are_read_and_can_be_repeated(of_78a7b61:
     np.testing.assert_array_equal(again.indices, spans.indices)
 
 
-def test_an_older_store_keeps_its_array_carried_and_is_read_in_todays_words(of_78a7b61: Path) -> None:
+def test_an_older_store_keeps_its_array_carried_which_is_read_as_through_pool(of_78a7b61: Path) -> None:
     store = hs.open("pooled.zarr")
     assert store.attributes["emit"] == ["heads", "mlps", "through_pool"]
     assert store.through_pool_layers == (0, 1)
@@ -152,7 +153,7 @@ def test_an_older_store_keeps_its_array_carried_and_is_read_in_todays_words(of_7
     assert not Path("pooled.zarr", "through_pool").exists()
 
 
-def test_a_new_store_has_todays_words_and_the_identity_of_an_older_one(of_78a7b61: Path) -> None:
+def test_a_new_store_has_the_current_names_and_the_identity_of_an_older_store(of_78a7b61: Path) -> None:
     hs.precompute(["0.tar", "1.tar"], "new.zarr", unit_images=2, **settings_of_78a7b61("pooled.zarr"))
     new, old = hs.open("new.zarr"), hs.open("pooled.zarr")
     assert zarr_array(new.path, "through_pool").metadata.dimension_names == new.contents.specs["through_pool"].dims
@@ -161,7 +162,7 @@ def test_a_new_store_has_todays_words_and_the_identity_of_an_older_one(of_78a7b6
     np.testing.assert_allclose(new.through_pool(1, 0), old.through_pool(1, 0), rtol=2e-3, atol=2e-3)
 
 
-def test_a_run_in_the_convention_even_has_the_same_content_as_one_in_uniform(of_78a7b61: Path) -> None:
+def test_a_run_that_records_even_is_the_same_as_one_that_records_uniform(of_78a7b61: Path) -> None:
     store, said = hs.open("whole.zarr"), []
     assert json.loads(Path("whole.zarr/textspan/pool/zarr.json").read_text())["attributes"]["convention"] == "even"
     labels = {path: path.read_bytes() for path in Path("whole.zarr/labels").rglob("*") if path.is_file()}
@@ -173,6 +174,13 @@ def test_a_run_in_the_convention_even_has_the_same_content_as_one_in_uniform(of_
     assert not any("deleted" in progress.note for progress in said)
     assert labels
     assert {path: path.read_bytes() for path in labels} == labels
+
+
+def test_labels_and_scores_of_commit_78a7b61_are_unchanged_when_they_are_made_again(of_78a7b61: Path) -> None:
+    before = relative_files(Path("whole.zarr"))
+    store = hs.open("whole.zarr")
+    assert (label_heads(store).run, concept_consistency(store).labels.run) == ("pool", "pool")
+    assert relative_files(Path("whole.zarr")) == before
 
 
 def test_a_note_of_an_earlier_version_quarantines_its_unit(of_78a7b61: Path) -> None:
@@ -187,7 +195,7 @@ def test_a_note_of_an_earlier_version_quarantines_its_unit(of_78a7b61: Path) -> 
     assert not note.exists()
 
 
-def test_the_earlier_name_of_an_emission_is_refused_with_todays(of_78a7b61: Path) -> None:
+def test_the_earlier_name_of_an_emission_is_refused_with_the_current_name(of_78a7b61: Path) -> None:
     settings = {**settings_of_78a7b61("pooled.zarr"), "emit": "heads,carried"}
     with pytest.raises(SettingsError, match=r"--emit carried: .* through_pool now; write --emit heads,through_pool"):
         hs.precompute(["0.tar", "1.tar"], "new.zarr", **settings)

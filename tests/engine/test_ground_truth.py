@@ -59,14 +59,14 @@ def test_heads_that_each_write_one_factor_get_full_scores_for_it_and_none_for_ot
     for factor in FACTORS:
         found = truth.zero_shot[factor]
         assert (found.chance, found.images) == (chance(factor), len(known(factor)))
-        # Texts of a factor that no head writes are all alike, so that the first value is named.
+        # All texts of a factor that no head writes have the same vector, so the first value is named.
         first = Counter(known(factor))[next(iter(prompts(factor)))] / len(known(factor))
         assert found.share == (1 if factor in ("colour", "shape") else first)
     assert truth.high_heads == {"colours": 1, "shapes": 1}
     for check, factor in zip(truth.neighbours, ("colour", "shape"), strict=True):
         assert FACTOR_OF[check.concept] == factor
         assert check.through_heads == pytest.approx(best_precision(factor))
-        # All heads together speak of the other factor too.
+        # Through all heads, neighbours share the other factor too.
         assert check.chance < check.through_all < check.through_heads
         counts = Counter(known(factor)).values()
         pairs = len(known(factor)) * (len(known(factor)) - 1)
@@ -80,14 +80,14 @@ def test_heads_that_each_write_one_factor_get_full_scores_for_it_and_none_for_ot
         assert ablation.own_and_other_loss(truth.zero_shot) == (pytest.approx(1 - chance(factor)), 0)
 
 
-def test_one_writing_head_makes_all_heads_as_good_as_it_is(tmp_path: Path) -> None:
+def test_neighbours_through_all_heads_score_as_through_the_only_writing_head(tmp_path: Path) -> None:
     truth = check_ground_truth(hand_store(tmp_path / "s", {(1, 1): "style"}, {(1, 1): "styles"}))
     (check,) = truth.neighbours
     assert check.heads == ((1, 1),)
     assert check.through_all == check.through_heads == pytest.approx(best_precision("style"))
 
 
-def test_outputs_that_know_nothing_score_at_chance(tmp_path: Path) -> None:
+def test_random_outputs_score_at_chance(tmp_path: Path) -> None:
     labels = {(0, head): concept for head, concept in enumerate(("colours", "shapes", "backgrounds"))}
     truth = check_ground_truth(hand_store(tmp_path / "s", {}, labels, noise=3))
     for factor, found in truth.zero_shot.items():
@@ -101,7 +101,7 @@ def test_outputs_that_know_nothing_score_at_chance(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("second", "lost"), [("colours", True), ("styles", False)])
-def test_a_factor_that_two_heads_share_is_lost_only_if_both_are_ablated(
+def test_a_factor_that_two_heads_write_is_lost_only_if_both_are_ablated(
     second: str, lost: bool, tmp_path: Path
 ) -> None:
     writes = {(0, 0): "colour", (1, 0): "colour"}
@@ -133,7 +133,7 @@ def test_a_wrong_label_shows_in_neighbours_and_ablation(tmp_path: Path) -> None:
     assert ablation.own_and_other_loss(truth.zero_shot) == (0, pytest.approx(1 - chance("colour")))
 
 
-def test_evidence_that_is_the_same_in_every_patch_scores_the_area_of_the_objects(tmp_path: Path) -> None:
+def test_equal_evidence_in_every_patch_scores_the_area_of_the_objects(tmp_path: Path) -> None:
     maps = check_ground_truth(hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS)).maps
     repeated = [each for each in SCENES if each.repeated]
     area = (render(repeated, masks=True)[1] > 0).mean()
@@ -143,7 +143,7 @@ def test_evidence_that_is_the_same_in_every_patch_scores_the_area_of_the_objects
     assert maps.average_precision == pytest.approx(area)
 
 
-def test_evidence_in_the_patches_of_the_objects_scores_as_their_share_of_each_patch_does(tmp_path: Path) -> None:
+def test_maps_score_as_the_objects_share_of_each_patch_if_evidence_is_proportional_to_it(tmp_path: Path) -> None:
     masks = render(SCENES, masks=True)[1] > 0
     shares = masks.reshape(len(SCENES), PATCHES, 16, PATCHES, 16).mean(axis=(2, 4)).astype(np.float16)
     where = np.concatenate([np.zeros((len(SCENES), 1)), shares.reshape(len(SCENES), -1)], axis=1)
@@ -167,7 +167,7 @@ def test_precision_counts_the_nearest_others_that_share_the_value() -> None:
     scores = np.array([[9, 5, 1, 0], [5, 9, 1, 0], [4, 1, 9, 2], [4, 1, 2, 9]], np.float32)
     assert precision_at(scores, same, nearest=1) == 2 / 4
     assert precision_at(scores, same, nearest=2) == (1 + 1 + 1 + 1) / 8
-    # All three others, of which one shares the value, whether three are asked for or ten.
+    # Three or ten neighbours are all three other images, of which one has the same value.
     assert precision_at(scores, same, nearest=3) == precision_at(scores, same) == pytest.approx(1 / 3)
     assert chance_of_same(same) == pytest.approx(1 / 3)
 
@@ -206,7 +206,7 @@ def test_a_map_is_scored_by_its_positive_mass_and_by_its_ranking(
     assert found == (pytest.approx(inside), 1 / 4, pytest.approx(precision))
 
 
-def test_the_kind_of_a_background_is_no_other_concepts_factor() -> None:
+def test_the_kind_of_a_background_does_not_count_as_another_concepts_factor() -> None:
     zero_shot = {factor: Accuracy(0.9, 0.1, 10) for factor in ("colour", "background", "background_colour")}
     left = {"colour": 0.8, "background": 0.2, "background_colour": 0.4}
     found = Ablation("backgrounds", ((0, 0),), left).own_and_other_loss(zero_shot)

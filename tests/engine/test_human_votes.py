@@ -106,7 +106,10 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
         (lambda text: text.replace("8,0,1,", "7,0,1,"), "its label or text differs from the store's"),
         (lambda text: text.replace("8,0,1,", "8,zero,1,"), "layer, head and number must be whole numbers"),
         (lambda text: text + '8,0,1,numbers,text 0,1\r\n', "repeats the text of another line; keep one of them"),
-        (lambda text: text.replace("associated", "mine"), "line 2: lacks one of the columns layer, head, number"),
+        (
+            lambda text: text.replace("associated", "mine"),
+            "line 2: lacks one of the columns layer, head, number, label, text, associated; restore it",
+        ),
         (lambda text: text + "8,0\r\n", "line 13: lacks one of the columns"),
         (lambda text: text + '"open', "is not CSV"),
         (lambda text: "", "no vote is filled in"),

@@ -50,7 +50,7 @@ def test_no_span_crosses_the_border_of_a_unit(images: int) -> None:
 def test_each_unit_has_its_own_images_checksum_and_bad_images(chosen: list[int], images: int) -> None:
     in_flight = UnitsInFlight([UNITS[index] for index in chosen], samples_of)
     found = []
-    # Read in another thread, which is ahead of the units that are taken.
+    # Spans are requested by another thread, before their units are computed.
     for unit, spans in in_flight.by_unit(prefetch(decode(in_flight, images), lambda span: 1, 3)):
         rows = [row for span in spans for row in span.good.rows.tolist()]
         crc32c, bad = in_flight.read_of(unit)

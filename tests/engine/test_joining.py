@@ -92,7 +92,7 @@ def test_samples_equal_those_of_webdataset(tmp_path_factory: pytest.TempPathFact
             wanted = group.get(own, group.get("txt"))
             if wanted is None and "left.txt" not in group:
                 wanted = group.get("outputs.txt")
-            # One that stands alone later may have a longer part of its name.
+            # A companion elsewhere in the tar may match a longer part of the image's name.
             elsewhere = {f"{key}.{other}" for other in ("txt", own, "outputs.txt", "left.txt") if other not in group}
             if wanted is not None and not elsewhere & set(names):
                 assert row.caption == wanted.decode()
@@ -185,7 +185,7 @@ def test_no_image_gets_the_companion_of_another_sample(names: str, wanted: dict[
     images = [place for place, name in enumerate(members) if not name.endswith("txt")]
     found = {place: sample.caption for place, sample in zip(images, samples, strict=True) if sample.caption is not None}
     assert found == {place: f"member {text}" for place, text in wanted.items()}
-    # Each image whose caption stands elsewhere, or may belong to another image, has a note.
+    # Each image has a note if its caption is elsewhere in the tar or may belong to another image.
     captioned = {name.rpartition(".")[0] for name in members if name.endswith("txt")}
     lost = [
         sample.row for sample in samples
@@ -232,7 +232,7 @@ def test_consecutive_samples_with_one_key_keep_a_field_only_if_all_have_it(
     order=st.permutations(["jpg", "cls", "json", "npy"]),
     samples=st.lists(st.sets(st.sampled_from(["cls", "json", "npy"])), min_size=2, max_size=5),
 )
-def test_no_sample_with_a_repeated_key_gets_the_companion_of_another_in_any_order_of_fields(
+def test_in_any_order_of_fields_a_repeated_key_gets_no_companion_of_another_sample(
     tmp_path_factory: pytest.TempPathFactory, order: list[str], samples: list[set[str]]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "a.tar"

@@ -133,7 +133,7 @@ def test_a_run_killed_several_times_gives_the_same_store(
 ) -> None:
     path, _ = whole
     out = tmp_path / "run.zarr"
-    # Each time some steps later, so that something is committed between most kills.
+    # Each run is killed some steps later than the one before, so that most runs commit something.
     for number in range(6):
         runs.run(out, last=60 + 25 * number)
     final = runs.run(out)

@@ -43,7 +43,7 @@ def planned(data: bytes, folder: Path, name: str = "a.tar") -> tuple[list[Sample
 @pytest.mark.parametrize(
     "members",
     [
-        # Before and after their files, up and down, through links and linked folders.
+        # Links before and after their files, to folders above and below, and through other links and linked folders.
         [("real/a.jpg", b"data"), ("real/a.txt", b"words"), ("b/k.jpg", "../real/a.jpg"), ("b/k.txt", "../real/a.txt")],
         [("k.jpg", "real/a.jpg"), ("k.txt", "real/a.txt"), ("real/a.jpg", b"data"), ("real/a.txt", b"words")],
         [("k.jpg", "k2"), ("k2", "k3"), ("k3", "./real/../real/a.jpg"), ("real/a.jpg", b"data"), ("k.txt", "t"),

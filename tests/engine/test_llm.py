@@ -200,10 +200,14 @@ def test_parallel_requests_are_bounded(chat: ChatServer, tmp_path: Path) -> None
         (lambda h: h.fail(400, "m is not a valid model ID", None), "has no model 'm'", 1),
         (
             lambda h: h.raw(404, b"<html>", "text/html"),
-            "does not serve chat completions (404: a web page); correct --base-url",
+            "does not serve chat completions (404: a web page); correct --base-url, which usually ends in /v1",
             1,
         ),
-        (lambda h: h.raw(200, b"<html>", "text/html"), "is not a chat completion (<html>); correct --base-url", 1),
+        (
+            lambda h: h.raw(200, b"<html>", "text/html"),
+            "is not a chat completion (<html>); correct --base-url, which usually ends in /v1",
+            1,
+        ),
         (lambda h: h.fail(429, "You exceeded your quota", "insufficient_quota"), "the quota is exhausted", 1),
         (lambda h: h.fail(402, "Insufficient credits", None), "add credit there, or use another key", 1),
         (lambda h: h.fail(400, "context is 99 tokens too long", None), "m refuses the request (400: context", 1),
@@ -345,7 +349,7 @@ def test_a_request_waits_for_budget_while_another_is_in_progress() -> None:
 def test_the_default_budget_allows_three_calls_per_question(chat: ChatServer, tmp_path: Path) -> None:
     one = asker(chat, tmp_path)
     plan = one.plan(questions(20))
-    assert (plan.questions, plan.kept, len(plan.open)) == (20, 0, 20)
+    assert (plan.questions, plan.cached, len(plan.open)) == (20, 0, 20)
     calls, tokens = one.limits(plan)
     assert calls == 70
     assert tokens >= 3 * plan.max_tokens

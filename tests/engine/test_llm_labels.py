@@ -402,7 +402,7 @@ def test_heads_without_a_usable_answer_are_asked_about_again_until_scores_are_ma
     assert {first_of(prompt) for prompt in chat.prompts()} == {"text 0"}
 
 
-def test_scores_of_one_layer_are_that_layers(store: hs.Store, asker: Asker) -> None:
+def test_scores_of_one_layer_count_its_heads_only(store: hs.Store, asker: Asker) -> None:
     label_by_model(store, asker, "m")
     found = judge_heads(store, asker, ["kind", "even", "low"])
     one = found.layer(1)

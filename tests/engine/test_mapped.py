@@ -65,7 +65,7 @@ def test_every_float16_number_converts_to_the_equal_float32_number(tmp_path: Pat
 SPEC = spec_of((13, 3, 4, 6, 5), (8, 3, 4, 6, 5), (4, 1, 2, 6, 5), "float16")
 
 
-def test_one_place_of_the_first_axes_is_read_for_all_rows_or_for_one(tmp_path: Path) -> None:
+def test_an_index_of_the_first_axes_is_read_for_all_rows_or_for_one(tmp_path: Path) -> None:
     values = random_values(SPEC.shape, SPEC.dtype)
     write_all(tmp_path, SPEC, values)
     for index in ((), (2,), (0, 3), (1, 2, 5)):

@@ -276,7 +276,7 @@ def test_many_shards_are_described_at_once_and_in_their_order(server: Server, tm
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_final_answer_is_not_retried(status: int, server: Server, waits: list[float]) -> None:
+def test_a_permanent_error_is_not_retried(status: int, server: Server, waits: list[float]) -> None:
     (server.folder / "a.tar").write_bytes(bytes(9_000))
     server.troubles = [status] * 99
     with pytest.raises(SourceError, match="cannot be read"):
@@ -309,7 +309,7 @@ def test_a_run_over_a_flaky_server_makes_the_store_of_a_good_one_and_keeps_no_se
     told = f"{summary} {store.bad_images()} {store.notes()} {store.samples().to_pylist()} {store.shards()}"
     assert not [secret for secret in SECRETS if secret in told]
     assert server.url("a.tar", secret=False) + "?…" in told
-    # A signature is renewed, and the run goes on.
+    # The signature in the URL is renewed, and the run continues.
     renewed = {**settings, "shards": [url.replace("c2lnbmVk", "bmV3")]}
     assert hs.precompute(out=tmp_path / "flaky.zarr", **renewed).skipped == 5
 

@@ -84,7 +84,7 @@ def test_the_article_rule_finds_a_wrong_article(text: str) -> None:
     assert len(wrong_articles(text)) == 1
 
 
-def test_no_opening_of_texts_predicts_their_concept() -> None:
+def test_the_first_words_of_a_text_do_not_predict_its_concept() -> None:
     concepts_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, concept in lines():
         if opening := re.match(r"(?:An? )?(?:photo|photograph|picture|image|snapshot) \w+", text, re.IGNORECASE):
@@ -96,7 +96,7 @@ def test_no_opening_of_texts_predicts_their_concept() -> None:
         assert max(counts.values()) <= 0.3 * counts.total(), words
 
 
-def test_no_concept_is_one_template() -> None:
+def test_no_concept_consists_of_one_template() -> None:
     openings: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, concept in lines():
         openings[concept][" ".join(text.split()[:3])] += 1

@@ -29,7 +29,7 @@ def list_number(prompt: str) -> int:
 
 
 def say(model: str, prompt: str) -> str:
-    """Five texts per list; the last one equals the first of the next list but for case and spaces."""
+    """Five texts per list; the last one equals the first of the next list except for case and spaces."""
     first = 4 * list_number(prompt)
     texts = [f"Picture number {first + place}" for place in range(5)]
     texts[4] = f"  {texts[4].upper()}.  "

@@ -515,7 +515,7 @@ def test_a_batch_is_yielded_after_the_next_one_is_made() -> None:
     assert list(one_ahead(iter(()))) == []
 
 
-def test_float32_that_is_tf32_is_refused_on_a_gpu(
+def test_float32_products_in_tf32_are_refused_on_a_gpu(
     toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -51,7 +51,7 @@ def test_every_public_name_can_be_used_and_is_listed() -> None:
         hs.nope  # noqa: B018
 
 
-def test_the_package_shows_few_names_beside_its_groups() -> None:
+def test_the_package_has_few_names_beside_its_groups() -> None:
     assert len(set(hs.__all__) - set(GROUPS)) <= 19
 
 
@@ -130,13 +130,13 @@ def test_info_gives_the_facts_that_the_command_prints(toy_run: ToyRun, capsys: p
         found.facts = {}  # type: ignore[misc]
 
 
-def test_info_in_a_notebook_is_a_table_that_shows_no_markup_of_the_store() -> None:
+def test_info_in_a_notebook_is_a_table_with_all_text_of_the_store_escaped() -> None:
     page = hs.StoreInfo({"store": "<b>&\x1b", "images": "2"})._repr_html_()
     assert page.count("<tr>") == 2
     assert "&lt;b&gt;&amp;\\x1b</td>" in page
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert (Path(hs.__file__).parent / "py.typed").is_file()
 
 

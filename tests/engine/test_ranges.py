@@ -77,7 +77,7 @@ def test_sequential_reads_request_every_block_once_with_read_ahead() -> None:
         assert file.read(offset, 10) == DATA[offset : offset + 10]
         ahead.append(max(remote.requested) - (offset + 9) // SIZE)
     assert remote.requested == list(range(-(-len(DATA) // SIZE)))
-    # One block does not predict the next; two sequential ones do, a little.
+    # One read starts no read-ahead; a second sequential read starts a little.
     assert ahead[: SIZE // 10] == [0] * (SIZE // 10)
     assert ahead[SIZE // 10] == 3
     assert max(ahead) == AHEAD

@@ -1,4 +1,4 @@
-"""Labels, votes and a pool from a real language model: Gemma 3 270M behind llama.cpp's own server.
+"""Labels, votes and a pool from a real language model: Gemma 3 270M, served by llama.cpp.
 
 It is a small base model whose answers are hardly better than chance. The tests check the protocol, the schema and the
 storage of answers. They are skipped if the packages are not installed.

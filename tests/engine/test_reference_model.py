@@ -51,7 +51,7 @@ def test_the_shipped_scores_are_of_these_weights(name: str, pretrained: str | No
     assert SCORES["models"][name]["weights_sha256"] == load_model("reference", pretrained).weights_sha256
 
 
-def test_the_shipped_scores_are_complete_and_of_one_set_of_scenes() -> None:
+def test_the_shipped_scores_are_complete_and_over_the_same_scenes() -> None:
     assert SCORES["made_by"] == "python -m tools.score_reference"
     assert SCORES["scenes"] == {"split": SPLIT, "seed": SEED, "images": IMAGES}
     found = reference_scores()
@@ -80,7 +80,7 @@ def test_the_shipped_scores_agree_with_the_log_of_their_step(name: str, step: in
 
 
 @pytest.mark.parametrize(("page", "begin", "table"), PAGES)
-def test_the_tables_of_scores_are_those_of_the_shipped_scores(
+def test_the_tables_of_scores_show_the_shipped_scores(
     page: Path, begin: str, table: Callable[[Mapping[str, GroundTruth]], str]
 ) -> None:
     text = page.read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def test_the_tables_of_scores_are_those_of_the_shipped_scores(
         assert begin in text
 
 
-def test_a_table_replaces_the_one_between_its_markers_alone() -> None:
+def test_a_new_table_replaces_only_the_text_between_its_markers() -> None:
     page = f"before\n<!-- x -->\nold\n{END}\nafter\n<!-- y -->\nother\n{END}\n"
     assert with_table(page, "<!-- x -->", "| new |") == page.replace("old", "| new |")
     assert with_table(page, "<!-- z -->", "| new |") == page

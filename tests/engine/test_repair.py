@@ -101,6 +101,16 @@ def test_files_of_the_plan_and_merged_moments_are_restored_without_computing_a_u
     assert relative_files(toy_copy) == relative_files(toy_run.path)
 
 
+def test_files_of_the_plan_are_restored_on_a_disk_that_has_no_room_for_a_second_store(
+    toy_run: ToyRun, toy_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (toy_copy / "heads" / "zarr.json").unlink()
+    usage = shutil.disk_usage(toy_copy)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    assert repaired(toy_copy).files == ("heads/zarr.json",)
+    assert relative_files(toy_copy) == relative_files(toy_run.path)
+
+
 def test_a_damaged_table_of_shards_is_restored_from_their_names(toy_run: ToyRun, toy_copy: Path) -> None:
     flip(toy_copy / "records" / "shards.parquet", 0.9)
     with pytest.raises(StoreError, match=r"shards\.parquet: this table is damaged .*; run headspan repair and name"):
@@ -244,7 +254,7 @@ def test_textspan_replaces_a_damaged_pool_of_texts(toy_copy: Path) -> None:
         assert verify(hs.open(toy_copy, include_failed=True)).problems == ()
 
 
-def test_a_complete_store_needs_no_moments_but_those_of_its_arrays(toy_copy: Path) -> None:
+def test_a_complete_store_needs_only_the_moments_in_its_arrays(toy_copy: Path) -> None:
     wanted = hs.open(toy_copy).moments()
     (toy_copy / COMMITS / "group-000000.moments").unlink()
     assert np.array_equal(hs.open(toy_copy).moments().gram, wanted.gram)
@@ -383,7 +393,7 @@ def test_a_quarantined_unit_is_tried_again(toy_run: ToyRun, tmp_path: Path) -> N
     out = tmp_path / "s.zarr"
 
     def bug(event: Progress) -> None:
-        # Not an error of headspan's: for the store, a device that fails.
+        # An error that headspan does not raise, as when a device fails.
         if event.stage == "images" and event.done > 64:
             raise RuntimeError("device-side assert")
 

@@ -442,7 +442,7 @@ def test_scores_of_an_earlier_textspan_run_are_not_shown_with_a_new_one(made: Pa
     assert write_report(store, tmp_path / "report.html").is_file()
 
 
-# Sorts by score, filters, and focuses a cell, then says what is to be seen then.
+# Sorts by score, filters, focuses a cell, and returns what the page shows after each.
 PROBE = """
 const heads = () => [...document.querySelectorAll("#heads tbody tr:not([hidden])")].map((row) => row.id).join(" ");
 const said = {};

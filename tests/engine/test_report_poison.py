@@ -246,7 +246,7 @@ def test_no_string_of_a_store_becomes_markup(poison: str, full: Path, tmp_path: 
                 kept = about["attributes"]
                 about["attributes"] = changed_values(kept, change)
                 file.write_text(json.dumps(about))
-        # The pool's name and checksum say where the pool lies.
+        # The pool's name and checksum determine where the pool is stored.
         checksum = stored_pool(hs.open(path), "hand").sha256
         file = path / "textspan" / "hand" / "zarr.json"
         about = attributes_of(file)

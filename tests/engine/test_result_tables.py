@@ -154,7 +154,7 @@ def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.Monke
     assert "<table>" in SPANS._repr_html_()
 
 
-def test_agreement_on_nothing_is_said_in_words() -> None:
+def test_agreement_on_no_items_is_shown_in_words() -> None:
     alone = ConceptConsistency(LABELS, Votes(("A", "B"), np.full_like(CAST, NO_VOTE), SCORES.votes.texts))
     (pair,) = rater_agreement(alone)
     assert isinstance(pair.heads, Agreement)

@@ -97,7 +97,7 @@ def test_a_short_read_reports_offset_and_end(url: str) -> None:
             reader.read_up_to(end + 9, 1)
 
 
-def test_only_a_stream_without_checksum_does_not_know_its_end(url: str, request: pytest.FixtureRequest) -> None:
+def test_only_a_stream_without_checksum_cannot_detect_its_truncation(url: str, request: pytest.FixtureRequest) -> None:
     kind = request.node.callspec.params["url"]
     with open_shard(url) as reader:
         assert reader.knows_its_end == (kind not in ("pipe", "forward"))

@@ -1,7 +1,8 @@
-"""LocalStorage keeps the promises of the Storage interface that the commit algorithm rests on."""
+"""LocalStorage keeps the promises of the Storage interface on which the commit algorithm relies."""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 
 from headspan.errors import StoreError
 from headspan.io.local import LocalStorage
-from headspan.io.storage import StagedObject, Storage, named
+from headspan.io.storage import StagedObject, Storage, named, total_bytes
 
 
 def test_local_storage_implements_the_interface(tmp_path: Path) -> None:
@@ -100,6 +101,45 @@ def test_a_folder_is_moved_only_to_a_name_without_files(tmp_path: Path) -> None:
     assert storage.get("old/x") == b"new"
     assert storage.folder_age("old") < 3600
     assert storage.folder_age("new") == 0
+
+
+def test_folders_without_files_do_not_keep_a_folder_from_its_name(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put("new/x", [b"new"])
+    (tmp_path / "old" / "embedding" / "c").mkdir(parents=True)
+    storage.move_folder("new", "old")
+    assert list(storage.list()) == ["old/x"]
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["x"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path)
+    for key in ("records/commits/unit", "lost+found/x", "file"):
+        storage.put(key, [b"x"])
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith(("commits", "lost+found")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StoreError, match=r"commits: cannot be listed \(Permission denied\); correct its permissions"):
+        named(storage, "records/commits", ".*")
+    # The root of a disk has such a folder, which belongs to nobody's store.
+    assert list(storage.list()) == ["file"]
+    assert list(storage.list("missing")) == list(storage.list("file")) == []
+
+
+def test_files_that_are_renamed_while_they_are_counted_count_as_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put("a", [b"four"])
+    monkeypatch.setattr(storage, "list", lambda: iter(["a", "gone"]))
+    assert total_bytes(storage) == 4
 
 
 def test_a_refused_operation_raises_a_store_error_about_its_file(tmp_path: Path) -> None:

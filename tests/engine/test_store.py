@@ -86,14 +86,14 @@ def test_every_public_number_has_its_shape_and_type(toy_store: hs.Store) -> None
         "embedding": (toy_store.embedding, (IMAGES, JOINT)),
         "norm": (toy_store.norm, (IMAGES, 3)),
         "heads": (toy_store.head(2, 2), (IMAGES, JOINT)),
-        "heads own": (toy_store.head(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
+        "heads per_term": (toy_store.head(0, 0, convention="per_term", normalised=False), (IMAGES, JOINT)),
         "head_coordinates": (toy_store.head_coordinates(1, 2), (IMAGES, HEAD_DIM)),
         "head_directions": (toy_store.head_directions(1, 2), (HEAD_DIM + 3, JOINT)),
-        "head_directions own": (toy_store.head_directions(1, 2, "per_term"), (HEAD_DIM + 3, JOINT)),
+        "head_directions per_term": (toy_store.head_directions(1, 2, "per_term"), (HEAD_DIM + 3, JOINT)),
         "patches": (toy_store.patches(66, 1), (TOKENS, HEADS, JOINT)),
         "patch_coordinates": (toy_store.patch_coordinates(0, 1), (TOKENS, HEADS, HEAD_DIM)),
         "mlps": (toy_store.mlps(), (IMAGES, LAYERS + 1, JOINT)),
-        "mlps own": (toy_store.mlps("per_term", normalised=False), (IMAGES, LAYERS + 1, JOINT)),
+        "mlps per_term": (toy_store.mlps("per_term", normalised=False), (IMAGES, LAYERS + 1, JOINT)),
         "biases": (toy_store.biases(), (IMAGES, LAYERS + 1, JOINT)),
     }
     for name, (values, shape) in shapes.items():
@@ -199,7 +199,7 @@ def test_moments_equal_those_of_float32_numbers_and_are_close_to_those_of_stored
     moments = toy_store.moments()
     assert moments.count == IMAGES
     mu, s, length = toy_store.norm.astype(np.float64).T
-    shares = np.stack([1 / s, mu / s, np.ones_like(s)], axis=1) / length[:, None]
+    mean_and_bias = np.stack([1 / s, mu / s, np.ones_like(s)], axis=1) / length[:, None]
     for layer, head in itertools.product(range(LAYERS), range(HEADS)):
         from_float32 = toy_exact["heads"][:, layer, head].astype(np.float64) / (s * length)[:, None]
         from_float16 = toy_store.head_coordinates(layer, head).astype(np.float64) / (s * length)[:, None]
@@ -207,7 +207,7 @@ def test_moments_equal_those_of_float32_numbers_and_are_close_to_those_of_stored
             (from_float32, tolerances.FLOAT32_SUM),
             (from_float16, tolerances.FLOAT16_STORE),
         ):
-            rows = np.concatenate([heads, shares], axis=1)
+            rows = np.concatenate([heads, mean_and_bias], axis=1)
             assert relative_error(moments.total[layer, head], rows.sum(axis=0)) < tolerance
             assert relative_error(moments.gram[layer, head], rows.T @ rows) < tolerance
 
@@ -327,6 +327,12 @@ def test_a_store_without_finished_units_is_empty_and_has_no_moments(unfinished: 
         store.patches(0, 0)
 
 
+def test_the_error_about_a_truncated_array_of_usable_images_names_the_check(toy_copy: Path) -> None:
+    (toy_copy / "ok" / "c" / "1").write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"copy\.zarr: ok cannot be read .*; headspan verify says which unit"):
+        hs.open(toy_copy)
+
+
 def test_the_error_about_a_damaged_commit_record_names_it(unfinished: Path) -> None:
     record = unfinished / COMMITS / "unit-00000000.json"
     record.write_text(record.read_text()[:50])
@@ -422,7 +428,7 @@ def test_the_error_about_a_missing_array_names_the_flag_that_emits_it(toy_run: T
         store.mlps()
     with pytest.raises(SettingsError, match=r"layer 2 is not stored; stored are 1 of the model's 3"):
         store.head(2, 0)
-    # The biases follow from the model alone.
+    # The biases depend only on the model.
     assert store.biases().shape == (IMAGES, LAYERS + 1, JOINT)
     assert "patches" not in store.group
 

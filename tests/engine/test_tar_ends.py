@@ -173,7 +173,7 @@ def test_a_file_without_an_end_marker_is_read_and_gets_a_remark(tmp_path: Path) 
         ("(cat {}; yes) | gzip", "more than 0 MiB that are not a tar follow the end of the tar, from offset"),
     ],
 )
-def test_a_source_that_never_ends_is_one_sentence(
+def test_the_error_about_a_source_that_never_ends_is_one_sentence(
     command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headspan.shards.tar_end._MOST_TRAILING_BYTES", 1 << 19)

@@ -29,7 +29,7 @@ from tests.conftest import ToyRun, relative_files, write_tar
 from tests.engine.test_cli import flags
 from tests.engine.test_labels_and_ccs import HEADS, keep
 
-# A new line, a tab, a colour, C1's way to begin one, a title, right-to-left, separators, half a pair, unseen letters.
+# Line ends, a tab, colours (by ESC and by C1), a title, right-to-left, separators, a lone surrogate, invisible letters.
 STEERING = "\n\r\t\x1b[31m\x9b31m\x1b]0;owned\x07\u202e\u2066\u2028\u2029\x85\x0b\x0c\x00\x7f\ud800\u200b\U000e0041"
 LETTERS = st.text(st.characters() | st.sampled_from(STEERING), max_size=30)
 
@@ -236,7 +236,7 @@ def test_letters_that_the_encoding_of_the_output_lacks_are_escaped(
         code = run(COMMANDS[name](store))
         found = streams.read()
     expected = [text.encode(encoding, "backslashreplace").decode(encoding) for text in wanted[name][1:]]
-    # What was found anew differs in its times alone.
+    # The encoding changes only the letters that it lacks.
     assert (code, *found) == (wanted[name][0], *expected)
 
 

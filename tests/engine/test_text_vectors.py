@@ -43,6 +43,17 @@ def test_texts_are_embedded_once_for_all_stores_of_a_model(
         text_vectors(other, TEXTS)
 
 
+def test_a_model_of_the_same_weights_but_another_tokenizer_gets_vectors_of_its_own(
+    toy_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_vectors(hs.open(toy_copy), TEXTS)
+    other = hs.open(toy_copy)
+    other.attributes["model_config"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "whitespace"}
+    refuse_the_model(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="the model was loaded"):
+        text_vectors(other, TEXTS)
+
+
 def test_vectors_are_read_only_since_the_cache_shares_them(toy_store: hs.Store) -> None:
     vectors = text_vectors(toy_store, TEXTS)
     with pytest.raises(ValueError, match="read-only"):

@@ -165,7 +165,9 @@ def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str
 def test_arrays_without_one_joint_dimension_are_refused(contributions: np.ndarray, shape: str) -> None:
     # The function without the tests' shape checks, as users call it.
     unchecked = textspan_dense.__wrapped__  # type: ignore[attr-defined]
-    with pytest.raises(SettingsError, match=rf"contributions {shape} and texts \(5, 4\) do not fit; give \[im"):
+    with pytest.raises(
+        SettingsError, match=rf"contributions {shape} and texts \(5, 4\) do not fit; give \[images, joint\] and \[texts"
+    ):
         unchecked(contributions, np.ones((5, 4)))
 
 
@@ -436,7 +438,7 @@ def test_a_layer_that_is_not_stored_is_refused(layer: int, wanted: str, toy_copy
         (b"caf\xe9", r"pool\.txt: byte 3 is not UTF-8; save the file as UTF-8"),
         (
             b"a dog\tanimals\na cat\n",
-            r"pool\.txt: text 2 \('a cat'\) is not text<TAB>concept, but other",
+            r"pool\.txt: text 2 \('a cat'\) is not text<TAB>concept, but other lines are",
         ),
         (b"a dog\tanimals\na cat\t\n", r"pool\.txt: text 2 .* is not text<TAB>concept"),
     ],

@@ -354,7 +354,7 @@ def test_a_real_checkpoint_of_torch_compile_loads(toy_config: Path, toy_weights:
     assert (found.weights_sha256, found.text_sha256) == (plain.weights_sha256, plain.text_sha256)
 
 
-def test_the_recorded_text_checksum_and_activation_are_those_that_run(
+def test_the_recorded_text_checksum_and_activation_are_those_in_use(
     toy_config: Path, toy_weights: Path, tmp_path: Path
 ) -> None:
     plain = load_model(str(toy_config), str(toy_weights))

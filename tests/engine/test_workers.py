@@ -28,6 +28,8 @@ from headspan.run import scheduler as work
 from headspan.run.scheduler import Scheduler
 from headspan.shards.samples import Sample, Shard, Unit
 from headspan.store import commit_records
+from headspan.store.commit_records import UnitRecord
+from headspan.store.moments_file import MergedMoments
 from headspan.store.schema import FORMAT
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
@@ -167,6 +169,47 @@ def test_a_claim_whose_files_are_lost_is_deleted_and_its_unit_computed_again(pla
         left = [unit.index for units in jobs.passes() for unit in units if write_unit(other, unit, 2)]
     assert left == list(range(UNITS))
     assert variant_of(path, 1) == {0.25}
+
+
+def test_replacing_a_unit_is_refused_if_its_staged_files_are_lost(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    store = StoreWriter(path)
+    assert write_unit(store, store.units[1], 1)
+    before = relative_files(path)
+    replace = store.commits.replace
+
+    def tidied(record: UnitRecord, moments: MergedMoments) -> None:
+        for temporary in path.rglob("heads/**/.*.tmp"):
+            temporary.unlink()
+        replace(record, moments)
+
+    monkeypatch.setattr(store.commits, "replace", tidied)
+    with pytest.raises(StoreError, match="staged files of unit 1 were deleted"), store.begin(store.units[1]) as writer:
+        writer.commit(Moments.zeros(1, 1, 2, torch.device("cpu")), [], again=True)
+    record = "records/commits/unit-00000001.json"
+    # The record still proves that the shards that were replaced are not as they were.
+    assert relative_files(path)[record] == before[record]
+    assert list(path.rglob(".*.tmp")) == []
+
+
+def test_a_note_of_quarantine_that_another_process_deletes_is_skipped(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    store = StoreWriter(path)
+    for unit in store.units[1:3]:
+        store.commits.quarantine(unit, work.TRIES)
+    get = store.storage.get
+
+    def committed_meanwhile(key: str) -> bytes:
+        if "00000001" in key:
+            store.storage.delete(key)
+        return get(key)
+
+    monkeypatch.setattr(store.storage, "get", committed_meanwhile)
+    assert store.commits.quarantined_units() == [store.units[2]]
 
 
 def test_two_writers_share_the_units_and_both_end_with_a_finished_store(planned: Path, tmp_path: Path) -> None:
@@ -484,8 +527,8 @@ class WrittenStore(RuleBasedStateMachine):
                 session.end(KeyboardInterrupt)
         order_of(self.path, variant=1)
         store = StoreWriter(self.path)
-        if aside := store.commits.quarantined_units():
-            with Scheduler(store, only=aside) as jobs:
+        if quarantined := store.commits.quarantined_units():
+            with Scheduler(store, only=quarantined) as jobs:
                 for units in jobs.passes():
                     for unit in units:
                         write_unit(store, unit, 1)
@@ -527,7 +570,7 @@ def test_a_refused_write_at_any_point_of_a_unit_leaves_none_of_its_files(
         def refusing(file: StagedFile, *part: Any, left: list[int] = left) -> Any:
             left[0] -= 1
             if left[0] == -1:
-                # Where the disk would raise it, so that the code cleans up.
+                # Raised inside the file's own clean-up, as an error of the disk would be.
                 with file._or_discarded():
                     raise OSError(28, "No space left on device")
             return action(file, *part)

@@ -12,8 +12,9 @@ import pytest
 import headspan as hs
 from headspan.errors import HeadspanError
 from headspan.events import Progress
+from headspan.store import contents
 from headspan.store.contents import Contents
-from tests.conftest import ToyRun
+from tests.conftest import ToyRun, zarr_array
 
 
 def test_the_dataset_has_the_stores_numbers_under_their_names(toy_store: hs.Store) -> None:
@@ -38,7 +39,21 @@ def test_the_dataset_has_the_stores_numbers_under_their_names(toy_store: hs.Stor
     assert data.attrs["format"] == 1
 
 
-def test_only_what_is_used_is_read(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block_bytes", [1, 3000, 64 << 20])
+def test_any_selection_has_the_numbers_of_the_whole_array(
+    block_bytes: int, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "_BLOCK_BYTES", block_bytes)
+    data = hs.open(toy_run.path, include_failed=True).to_xarray()["heads"]
+    whole = zarr_array(toy_run.path, "heads")[...]
+    np.testing.assert_array_equal(data.values, whole)
+    picked = data.isel(image=[69, 3, 3, 40], layer=[2, 0], head=-1, head_dim=slice(10, None, -3))
+    np.testing.assert_array_equal(picked.values, whole[np.ix_([69, 3, 3, 40], [2, 0], [2], [10, 7, 4, 1])][:, :, 0])
+    assert data.isel(image=7, layer=1, head=0, head_dim=-1).values == whole[7, 1, 0, -1]
+    np.testing.assert_array_equal(data[::9, 1:, [], 0].values, whole[::9, 1:, [], 0])
+
+
+def test_only_the_values_that_are_used_are_read(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
     outer = Contents.outer
 
@@ -65,6 +80,18 @@ def test_rows_of_failed_and_unfinished_images_are_nan(toy_run: ToyRun, tmp_path:
     found = store.to_xarray()["embedding"].values
     np.testing.assert_array_equal(found, store.embedding)
     assert np.isnan(found).any()
+
+
+def test_a_store_without_a_finished_unit_and_an_empty_selection_have_no_images(
+    toy_store: hs.Store, toy_copy: Path
+) -> None:
+    assert toy_store.to_xarray()["heads"].isel(image=slice(0, 0)).values.shape == (0, 3, 3, toy_store.head_dim)
+    for path in (toy_copy / "records" / "commits").iterdir():
+        path.unlink()
+    data = hs.open(toy_copy).to_xarray()
+    assert data.sizes["image"] == 0
+    assert data["embedding"].values.shape == (0, toy_store.joint)
+    assert np.isnan(hs.open(toy_copy, include_failed=True).to_xarray()["norm"].values).all()
 
 
 def test_without_xarray_the_error_names_the_extra(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:

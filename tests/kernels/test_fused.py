@@ -40,17 +40,17 @@ def check_attention(
     tol: float,
 ) -> None:
     """Compare with loops and with the reference."""
-    mixed, emitted = found
+    head_outputs, emitted = found
     taken, wanted = every_row(qkv, heads)
     weights = torch.eye(1, qkv.shape[1]) if pooling is None else pooling
     weights = weights.expand(len(qkv), -1).double().numpy()
     pooled = np.einsum("bhnmk,bn->bhmk", taken, weights)
-    assert mixed.dtype == qkv.dtype
+    assert head_outputs.dtype == qkv.dtype
     assert emitted.heads.dtype == torch.float32
-    assert relative_error(mixed.float(), wanted) < tol
+    assert relative_error(head_outputs.float(), wanted) < tol
     assert relative_error(emitted.heads, pooled.sum(axis=2)) < tol
-    plain_mixed, plain = reference.attention_emit(qkv, heads, pooling, True)
-    assert relative_error(mixed.float(), plain_mixed.float()) < tol
+    plain_outputs, plain = reference.attention_emit(qkv, heads, pooling, True)
+    assert relative_error(head_outputs.float(), plain_outputs.float()) < tol
     assert relative_error(emitted.heads, plain.heads) < tol
     if emitted.patches is not None:
         assert plain.patches is not None
@@ -121,8 +121,8 @@ def test_attention_of_one_query_row_with_the_head_dimensions_of_clips_models_in_
 ) -> None:
     qkv = draw(random, 1, 65, 3 * size, dtype=torch.bfloat16)
     taken, wanted = every_row(qkv, 1)
-    mixed, emitted = fused.pooled_attention(qkv[:, 0, :size], qkv[:, :, size:], 1, True)
-    assert relative_error(mixed.float(), wanted[:, 0]) < tolerances.BFLOAT16_ROUNDING
+    head_outputs, emitted = fused.pooled_attention(qkv[:, 0, :size], qkv[:, :, size:], 1, True)
+    assert relative_error(head_outputs.float(), wanted[:, 0]) < tolerances.BFLOAT16_ROUNDING
     assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerances.BFLOAT16_ROUNDING
     assert emitted.patches is not None
     assert relative_error(emitted.patches, taken[:, :, 0]) < tolerances.BFLOAT16_ROUNDING
@@ -177,9 +177,9 @@ def test_attention_of_one_query_row_equals_the_loops(
     query, key_value = qkv[:, 0, :width], qkv[:, :, width:]
     for rows, columns in ((query.contiguous(), key_value.contiguous()), (query, key_value)):
         for with_patches in (False, True):
-            mixed, emitted = fused.pooled_attention(rows, columns, heads, with_patches)
-            assert mixed.dtype == dtype
-            assert relative_error(mixed.float(), wanted[:, 0]) < tolerance
+            head_outputs, emitted = fused.pooled_attention(rows, columns, heads, with_patches)
+            assert head_outputs.dtype == dtype
+            assert relative_error(head_outputs.float(), wanted[:, 0]) < tolerance
             assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
             assert (emitted.patches is not None) is with_patches
             if emitted.patches is not None:
@@ -212,8 +212,8 @@ def test_scores_beyond_the_range_of_exp_stay_finite(random: torch.Generator) -> 
 
 
 def test_an_empty_batch_gives_empty_results() -> None:
-    mixed, emitted = fused.attention_emit(torch.zeros(0, 5, 24), 2, None, True)
-    assert mixed.shape == (0, 5, 8)
+    head_outputs, emitted = fused.attention_emit(torch.zeros(0, 5, 24), 2, None, True)
+    assert head_outputs.shape == (0, 5, 8)
     assert emitted.heads.shape == (0, 2, 4)
     assert fused.layer_norm(torch.zeros(0, 8), torch.ones(8), torch.ones(8), 1e-5).shape == (0, 8)
 

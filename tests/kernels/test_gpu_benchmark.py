@@ -200,10 +200,10 @@ def test_the_gpu_benchmark_counts_the_pixels_that_a_crop_needs() -> None:
 
 def test_the_gpu_benchmark_counts_float64_products(run_toy: Callable[[], dict[str, Any]]) -> None:
     cases = {case.name: case for case in gpu_ops.cases(2)}
-    # Two images; two layers of two heads; 8 numbers and 3 shares.
+    # Two images; two layers of two heads; 8 numbers and 3 mean-and-bias terms.
     assert cases["add_moments"].flops == 2 * 2 * 4 * 11**2
     assert cases["add_moments"].exactly
     row = gpu_ops.measure(cases["add_moments"], {"error": 0.0}, {"fp64_tflop_s": 1e-6, "copy_tb_s": 1e6}, lambda: 0.0)
     assert row["bound"] == "arithmetic"
-    # A million a second.
+    # The ceiling above: a million operations a second.
     assert row["share_of_ceiling"] == pytest.approx(1.936 / row["fused"]["ms"], abs=1e-3)

@@ -30,7 +30,7 @@ DTYPES = [
 
 
 def capability(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """PyTorch says that this processor has that capability."""
+    """Let PyTorch report `name` as this processor's capability."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
     onednn.serves.cache_clear()
     yield
@@ -134,12 +134,12 @@ def test_attention_equals_the_loops(
     monkeypatch.setattr(onednn, "_NUMBERS_BYTES", bytes_together)
     qkv = draw(batch, tokens, 3 * heads * size, dtype=dtype)
     out = torch.full((batch, heads, tokens, size), torch.nan, dtype=torch.float16) if with_patches else None
-    mixed, emitted = onednn.attention_emit(qkv, heads, None, with_patches, out)
-    assert mixed.shape == (batch, tokens, heads * size)
+    head_outputs, emitted = onednn.attention_emit(qkv, heads, None, with_patches, out)
+    assert head_outputs.shape == (batch, tokens, heads * size)
     taken, wanted = every_row(qkv, heads)
     # Scores, weights and sums are rounded to bf16.
     tolerance = 3 * tolerances.BFLOAT16_ROUNDING if dtype == torch.bfloat16 else tolerances.FLOAT32_SUM
-    assert relative_error(mixed.float(), wanted) < tolerance
+    assert relative_error(head_outputs.float(), wanted) < tolerance
     assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
     if out is not None:
         assert emitted.patches is out

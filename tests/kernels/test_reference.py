@@ -48,8 +48,8 @@ def every_row(qkv: torch.Tensor, heads: int) -> tuple[np.ndarray, np.ndarray]:
         for head in range(heads):
             for row in range(tokens):
                 taken[image, head, row], _ = attend(query[image, head, row], key[image, head], value[image, head])
-    mixed = taken.sum(axis=3).transpose(0, 2, 1, 3).reshape(batch, tokens, heads * size)
-    return taken, mixed
+    head_outputs = taken.sum(axis=3).transpose(0, 2, 1, 3).reshape(batch, tokens, heads * size)
+    return taken, head_outputs
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -60,10 +60,10 @@ def test_attention_of_the_class_token_equals_the_loops(
     qkv = draw(batch, tokens, 3 * heads * size, dtype=dtype)
     taken, wanted = every_row(qkv, heads)
     for with_patches in (False, True):
-        mixed, emitted = reference.attention_emit(qkv, heads, None, with_patches)
-        assert mixed.dtype == dtype
+        head_outputs, emitted = reference.attention_emit(qkv, heads, None, with_patches)
+        assert head_outputs.dtype == dtype
         assert emitted.heads.dtype == torch.float32
-        assert relative_error(mixed.float(), wanted) < tolerance
+        assert relative_error(head_outputs.float(), wanted) < tolerance
         assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
         assert (emitted.patches is not None) is with_patches
         if emitted.patches is not None:
@@ -87,12 +87,12 @@ def test_attention_of_a_pooled_row_is_the_weighted_mean_over_its_rows(
             for image in range(batch)
         ]
     )
-    mixed, emitted = reference.attention_emit(qkv, heads, pooling, True)
-    plain_mixed, plain = reference.attention_emit(qkv, heads, pooling, False)
+    head_outputs, emitted = reference.attention_emit(qkv, heads, pooling, True)
+    plain_outputs, plain = reference.attention_emit(qkv, heads, pooling, False)
     assert plain.patches is None
     assert emitted.patches is not None
-    assert torch.equal(mixed, plain_mixed)
-    assert relative_error(mixed.float(), wanted) < tolerance
+    assert torch.equal(head_outputs, plain_outputs)
+    assert relative_error(head_outputs.float(), wanted) < tolerance
     assert relative_error(emitted.patches, pooled) < tolerance
     for heads_taken in (emitted.heads, plain.heads):
         assert relative_error(heads_taken, pooled.sum(axis=2)) < tolerance
@@ -110,11 +110,11 @@ def test_attention_of_one_query_row_equals_that_row_among_others(
     # Contiguous, and as views of a larger tensor.
     for rows, columns in ((query.contiguous(), key_value.contiguous()), (query, key_value)):
         for with_patches in (False, True):
-            mixed, emitted = reference.pooled_attention(rows, columns, heads, with_patches)
-            assert mixed.shape == (batch, width)
-            assert mixed.dtype == dtype
+            head_outputs, emitted = reference.pooled_attention(rows, columns, heads, with_patches)
+            assert head_outputs.shape == (batch, width)
+            assert head_outputs.dtype == dtype
             assert emitted.heads.dtype == torch.float32
-            assert relative_error(mixed.float(), wanted[:, 0]) < tolerance
+            assert relative_error(head_outputs.float(), wanted[:, 0]) < tolerance
             assert relative_error(emitted.heads, taken[:, :, 0].sum(axis=2)) < tolerance
             if with_patches:
                 assert emitted.patches is not None
@@ -138,9 +138,9 @@ def test_a_bias_is_added_to_the_scores_of_every_head(batch: int, tokens: int, he
     pooling /= pooling.sum()
     for with_patches in (False, True):
         for rows in (None, pooling):
-            mixed, emitted = reference.attention_emit(qkv, heads, rows, with_patches, bias=bias)
+            head_outputs, emitted = reference.attention_emit(qkv, heads, rows, with_patches, bias=bias)
             share = np.eye(tokens)[0] if rows is None else rows[0].double().numpy()
-            assert relative_error(mixed, wanted) < tolerances.FLOAT32_SUM
+            assert relative_error(head_outputs, wanted) < tolerances.FLOAT32_SUM
             assert relative_error(emitted.heads, np.einsum("n,bhnmk->bhk", share, taken)) < tolerances.FLOAT32_SUM
             if emitted.patches is not None:
                 pooled = np.einsum("n,bhnmk->bhmk", share, taken)
@@ -171,9 +171,9 @@ def test_attention_weights_equal_the_loops(
 def test_scores_beyond_the_range_of_exp_stay_finite() -> None:
     qkv = 300 * draw(2, 7, 3 * 2 * 4)
     taken, wanted = every_row(qkv, 2)
-    mixed, emitted = reference.attention_emit(qkv, 2, None, True)
+    head_outputs, emitted = reference.attention_emit(qkv, 2, None, True)
     assert emitted.patches is not None
-    assert relative_error(mixed, wanted) < tolerances.FLOAT32_SUM
+    assert relative_error(head_outputs, wanted) < tolerances.FLOAT32_SUM
     assert relative_error(emitted.patches, taken[:, :, 0]) < tolerances.FLOAT32_SUM
 
 
@@ -211,8 +211,8 @@ def coordinate_rows(head_outputs: torch.Tensor, scale: torch.Tensor, mean_and_bi
     """Every image's coordinates for one head, float64."""
     head_outputs, scale, mean_and_bias = (tensor.double().numpy() for tensor in (head_outputs, scale, mean_and_bias))
     return [
-        np.concatenate([factor * mix, share])
-        for mix, factor, share in zip(head_outputs, scale, mean_and_bias, strict=True)
+        np.concatenate([factor * output, terms])
+        for output, factor, terms in zip(head_outputs, scale, mean_and_bias, strict=True)
     ]
 
 

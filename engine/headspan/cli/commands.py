@@ -17,7 +17,7 @@ Run = Callable[[argparse.Namespace, ProgressPrinter], int]
 
 @dataclass
 class Section:
-    """Commands that stand together on the main help page, with one example."""
+    """A group of commands on the main help page, with one example."""
 
     title: str
     example: str
@@ -45,7 +45,7 @@ class Commands:
     """All commands, in sections."""
 
     def __init__(self, parser: Parser) -> None:
-        # The sections list the commands, so argparse does not; it would leave COMMAND out of the usage too.
+        # The sections list the commands. argparse must not; it then leaves COMMAND out of the usage, which is set here.
         parser.usage = f"{parser.prog} [-h] [--version] COMMAND ..."
         self._subparsers = parser.add_subparsers(
             prog=parser.prog, required=True, metavar="COMMAND", help=argparse.SUPPRESS, parser_class=Parser
@@ -53,7 +53,7 @@ class Commands:
         self._sections: list[Section] = []
 
     def section(self, title: str, example: str, note: str = "") -> Section:
-        """Begin a section; sections stand on the page in the order in which they begin, `note` after the commands."""
+        """Begin a section. The page shows sections in the order of these calls, and `note` after the commands."""
         section = Section(title, example, note, self._subparsers)
         self._sections.append(section)
         return section

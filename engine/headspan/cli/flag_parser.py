@@ -1,4 +1,4 @@
-"""A parser of flags that prints through `terminal`, and suggests the nearest flag or command for an unknown one."""
+"""A parser of flags that prints through `terminal`, and suggests a flag or command for an unknown one."""
 
 from __future__ import annotations
 

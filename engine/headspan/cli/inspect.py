@@ -90,7 +90,7 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    # All rows: which of them hold an image is one of the things to check.
+    # Open all rows, since `verify` also checks which of them hold an image.
     store = Store(flags.store, include_failed=True)
     verdict = verify(store, progress, flags.sources, flags.shards)
     progress.close()

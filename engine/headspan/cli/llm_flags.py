@@ -12,7 +12,7 @@ from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, AnswerCache, Question
 from headspan.llm.endpoint import OPENAI_URL, PARALLEL, TIMEOUT_SECONDS, Endpoint
 
-# Defaults are not given to argparse: that shows which flags were given, which have no effect without a model.
+# argparse gets no defaults, so a flag that was given can be refused where it has no effect: without a model.
 _DEFAULTS = {"parallel": PARALLEL, "timeout": TIMEOUT_SECONDS, "answer_tokens": ANSWER_TOKENS}
 _FLAGS = ("base_url", "api_key", *_DEFAULTS, "max_calls", "max_tokens", "cache", "price", "dry_run")
 
@@ -99,7 +99,7 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
         return not flags.dry_run
     models = ", ".join(dict.fromkeys(question.model for question in questions))
     out(
-        f"{counted(plan.questions, 'question')} to {models} at {asker.endpoint.shown_url}: {plan.kept:,} answered "
+        f"{counted(plan.questions, 'question')} to {models} at {asker.endpoint.shown_url}: {plan.cached:,} answered "
         f"before, {len(plan.open):,} to ask",
     )
     if plan.elsewhere:

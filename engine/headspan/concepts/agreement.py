@@ -33,7 +33,7 @@ Tables = Float[np.ndarray, "sample rating rating2"]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Measure:
-    """A measure and its 95 % bootstrap interval; NaN if it is not defined, as when a rater never varies."""
+    """A measure and its 95 % bootstrap interval; NaN if it is not defined, as when all ratings of a rater are equal."""
 
     value: float
     low: float
@@ -218,6 +218,6 @@ def kendall(tables: Tables) -> Float[np.ndarray, " sample"]:
 
 
 def _over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """The quotient; NaN if the denominator is 0, as when a rater does not vary."""
+    """The quotient; NaN if the denominator is 0, as when all ratings of a rater are equal."""
     defined = below > 1e-9
     return np.where(defined, above / np.where(defined, below, 1.0), np.nan)

@@ -1,4 +1,4 @@
-"""Raw answers of language models, stored with the results made from them: a JSON list, as bytes in an array."""
+"""Store raw answers of language models beside the results made from them, as an array of JSON bytes."""
 
 from __future__ import annotations
 

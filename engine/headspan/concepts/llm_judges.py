@@ -1,4 +1,4 @@
-"""Language models as judges, which vote on whether a text is associated with a label, one pair at a time.
+"""Language models as judges: each votes on whether a text is associated with a label, pair by pair.
 
 Source: Madasu, Lal, Howard, arXiv 2503.11103. The wording of the prompt is headspan's own: rate the association of
 the label to the text, 1 if associated and 0 if not. Every vote and every raw answer is stored.

@@ -1,4 +1,4 @@
-"""Label heads with a language model, which sees hand-labelled examples, then the first five texts of a head.
+"""Label heads with a language model, which sees labelled examples and a head's first five texts.
 
 Source: Madasu et al., arXiv 2409.06579 (in-context learning). The wording of the prompt is headspan's own: it quotes
 the texts and asks for their common characteristic in one word without punctuation.

@@ -1,4 +1,4 @@
-"""Every vote of a run on every text, with the raw replies of the language models that gave labels and votes."""
+"""Every vote of a run on every text, with the raw replies of the language models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of decoded images: what a decoder returns for a span of samples, and batches of equal size from spans."""
+"""Batches of decoded images: what a decoder returns for a span, and batches of equal size."""
 
 from __future__ import annotations
 

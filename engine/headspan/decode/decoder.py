@@ -18,7 +18,7 @@ from PIL import Image
 
 from headspan.config import Preprocess
 from headspan.decode.batches import Batch, DecodedSpan
-from headspan.decode.exact import PIXELS_LIMIT, Undecodable, open_image, raster_bytes
+from headspan.decode.exact import Undecodable, open_image, raster_bytes
 from headspan.decode.routes import Route
 from headspan.errors import SourceError
 from headspan.shards.reader import ShardReader
@@ -37,7 +37,7 @@ _SPANS_IN_FLIGHT = 4
 class Decoder:
     """Reads and decodes spans of samples.
 
-    Encoded bytes, rasters (full size and resized, four bytes a pixel, by the image's header) and the pixels of spans
+    Encoded bytes, rasters (full size and resized, four bytes per pixel, by the image's header) and the pixels of spans
     that are not yet returned stay within `in_flight_bytes` together. An image or a span that is larger is processed
     alone.
     """
@@ -67,12 +67,12 @@ class Decoder:
     def decode(
         self, spans: Iterable[Sequence[Sample]], on_read: Callable[[Sample, bytes], None] | None = None
     ) -> Generator[DecodedSpan, None, None]:
-        """The pixels of each span, in order whatever the number of threads; a span has at least one sample.
+        """Yield the pixels of each span, in the order of `spans`. A span has at least one sample.
 
         The caller's thread reads the members, with one shard open at a time, and calls `on_read` with each member's
         bytes, in order. Closing the generator ends its threads.
 
-        Raises SourceError if a shard cannot be read, after the spans before it.
+        Raises SourceError if a shard cannot be read; the spans before the failure are yielded first.
         """
         threads = self.threads or os.cpu_count() or 1
         budget = _Budget(self.in_flight_bytes)
@@ -128,7 +128,7 @@ class Decoder:
                     try:
                         if dead_link is not None:
                             raise Undecodable(dead_link)
-                        image = open_image(encoded, self.preprocess, PIXELS_LIMIT)
+                        image = open_image(encoded, self.preprocess)
                     except Undecodable as error:
                         span.reasons[place] = str(error)
                         continue
@@ -167,7 +167,7 @@ class _FillingSpan:
         while self.wait_for_one():
             pass
         good = [place for place, reason in enumerate(self.reasons) if reason is None]
-        # A copy without gaps, if there are gaps.
+        # If an image is bad, the pixels of the good ones are copied together.
         pixels = self.pixels if len(good) == len(self.samples) else self.pixels[good]
         return DecodedSpan(
             Batch(np.array([self.samples[place].row for place in good], np.int64), pixels),

@@ -1,4 +1,4 @@
-"""Decode one image to uint8 pixels with PIL: open_clip's evaluation transform before ToTensor, bit for bit.
+"""Decode one image to uint8 pixels with PIL, bit for bit as open_clip's evaluation transform does.
 
 As in open_clip, EXIF orientation and colour profiles are ignored, and the first frame of an animation is used.
 """
@@ -24,7 +24,7 @@ PIXELS_LIMIT = 178_956_970
 # The formats of images on the web. Some other formats of PIL start programs, such as EPS.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-# PIL stores RGB in four bytes a pixel; no mode takes more.
+# PIL stores RGB in four bytes per pixel; no mode takes more.
 _RASTER_BYTES = 4
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # What PIL's decoders raise on bytes that are not an image, or not a complete one.
@@ -49,20 +49,18 @@ class Undecodable(HeadspanError):
     """An image that cannot be used; the message is the reason, without the image's name."""
 
 
-def preprocess_image(
-    encoded: bytes, preprocess: Preprocess, pixels_limit: int = PIXELS_LIMIT
-) -> UInt8[np.ndarray, "height width 3"]:
+def preprocess_image(encoded: bytes, preprocess: Preprocess) -> UInt8[np.ndarray, "height width 3"]:
     """The image as open_clip 3.3's `image_transform(is_train=False)` has it before ToTensor.
 
-    Raises Undecodable if it cannot be decoded, or if it or its resized form has more pixels than the limit. The header
-    tells the size before memory is allocated.
+    Raises Undecodable if it cannot be decoded, or if it or its resized form has more than PIXELS_LIMIT pixels.
+    The header tells the size before memory is allocated.
     """
     pixels = np.empty((*preprocess.size, 3), np.uint8)
-    fill_exact(encoded, open_image(encoded, preprocess, pixels_limit), preprocess, pixels)
+    fill_exact(encoded, open_image(encoded, preprocess), preprocess, pixels)
     return pixels
 
 
-def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Image.Image:
+def open_image(encoded: bytes, preprocess: Preprocess) -> Image.Image:
     """The image with only its header read. Raises Undecodable if the header is broken or its size is not accepted."""
     if not encoded:
         raise Undecodable("empty (0 bytes)")
@@ -77,11 +75,11 @@ def open_image(encoded: bytes, preprocess: Preprocess, pixels_limit: int) -> Ima
         raise Undecodable(f"cannot be opened: {one_line(error)}") from error
     if 0 in image.size:
         raise Undecodable(f"no pixels: {image.width}x{image.height}")
-    if image.width * image.height > pixels_limit:
-        raise Undecodable(f"more than {pixels_limit:,} pixels")
+    if image.width * image.height > PIXELS_LIMIT:
+        raise Undecodable(f"more than {PIXELS_LIMIT:,} pixels")
     height, width = resized(image.height, image.width, preprocess)
     # A strip of 2 by 40,000 pixels fits any limit, and is 224 by 4,480,000 with its short side resized.
-    if not 0 < width * height <= pixels_limit:
+    if not 0 < width * height <= PIXELS_LIMIT:
         raise Undecodable(f"too long and narrow: {image.width}x{image.height} resizes to {width}x{height}")
     return image
 

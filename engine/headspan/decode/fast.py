@@ -1,4 +1,4 @@
-"""Decode one image to uint8 pixels with libjpeg-turbo and torch's resize, in half the time of exact.py.
+"""Decode one JPEG to uint8 pixels with libjpeg-turbo and torch's resize, in half the time of exact.py.
 
 A photograph's pixels differ from those of exact.py by at most two grey levels, and by less than 0.01 on average. Both
 routes decode to the same bits and resize with the same filter, but torch's filter weights have 16 bits. Anything but a
@@ -21,7 +21,7 @@ from headspan.config import Preprocess
 from headspan.decode.exact import border, corner, fill, fill_exact, interpolation, resized
 
 _PILLOW = int(PIL.__version__.partition(".")[0])
-# It finds OpenMP, which importing torch has loaded.
+# Finds the OpenMP library, which importing torch loads.
 _LIBRARIES = ThreadpoolController()
 
 

@@ -19,7 +19,7 @@ class UnitsInFlight:
     """The units that are being read and computed, each with a checksum of its encoded images and its bad images."""
 
     def __init__(self, chosen: Iterable[Unit], samples_of: Callable[[Unit], Iterable[Sample]]) -> None:
-        """A unit is taken from `chosen` only when `spans` is asked for one of its spans."""
+        """A unit is taken from `chosen` only when the first of its spans is requested."""
         self._chosen = chosen
         self._samples_of = samples_of
         self._units: deque[Unit] = deque()
@@ -43,7 +43,7 @@ class UnitsInFlight:
         self._crc32c[self._reading] = google_crc32c.extend(self._crc32c[self._reading], encoded)
 
     def by_unit(self, spans: Iterable[DecodedSpan]) -> Iterator[tuple[Unit, Iterator[DecodedSpan]]]:
-        """Each unit with its decoded spans; they must be taken before the next unit is asked for."""
+        """Yield each unit with its decoded spans, which must be consumed before the next unit is requested."""
         stream = iter(spans)
         for first in stream:
             unit = self._units.popleft()
@@ -58,5 +58,5 @@ class UnitsInFlight:
             yield span
 
     def read_of(self, unit: Unit) -> tuple[int, list[BadImage]]:
-        """The crc32c of the unit's encoded images, and its bad images; complete once all its spans were taken."""
+        """The crc32c of the unit's encoded images, and its bad images; complete once all its spans are consumed."""
         return self._crc32c.pop(unit.index), self._bad.pop(unit.index)

@@ -1,4 +1,4 @@
-"""The routes from an encoded image to pixels, by the names that `--decode` knows."""
+"""The routes from an encoded image to pixels, by their names in `--decode`."""
 
 from __future__ import annotations
 

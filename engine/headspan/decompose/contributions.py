@@ -1,4 +1,4 @@
-"""Compute the store's numbers (embedding, norm, heads, patches, MLPs) from what the pooled row received.
+"""Compute the numbers of the store's arrays for a batch from what the pooled row received.
 
 Everything is computed in float32, and moments are accumulated from float32. Rounding to 16 bits is the last step. A
 number that is too large for 16 bits is not clipped; its image is reported as bad.
@@ -19,9 +19,10 @@ from headspan.model.tower import PooledRow, Tower
 
 @dataclass(frozen=True, slots=True)
 class Contributions:
-    """A batch's numbers for the store's arrays, on their way to the host, and the numbers that moments need."""
+    """A batch's numbers for the store's arrays, which are being copied to the host, and those that moments need."""
 
     transfer: Transfer
+    # Head outputs `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32, on the device.
     heads: Tensor
     norm: Tensor
     # False for images that have a number that is not finite.
@@ -39,7 +40,7 @@ class Contributions:
 
 
 def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()) -> Contributions:
-    """The store's numbers for a batch; `through_pool` are the layers whose heads the pass followed through the pooling.
+    """The store's numbers for a batch; `through_pool` lists the earlier layers that `Tower.forward` was called with.
 
     `embedding` `[batch, joint]` is the model's own, not normalised. `norm` `[batch, 3]` holds the final norm's mean `μ`
     and its `s` (0 and 1 for a model without a final norm), and `‖embedding‖`. `mlps` and `through_pool` are

@@ -58,8 +58,8 @@ def _output(tower: Tower, layer: int) -> tuple[np.ndarray, np.ndarray]:
     by_head = _by_head(tower, weight)
     if block.norm_output is not None:
         # The norm centres and scales the bias too. Each head gets one more row, with 1/H of the bias.
-        share = np.broadcast_to(bias / tower.heads, (tower.heads, 1, len(bias)))
-        by_head = np.concatenate([by_head, share], axis=1)
+        bias_by_head = np.broadcast_to(bias / tower.heads, (tower.heads, 1, len(bias)))
+        by_head = np.concatenate([by_head, bias_by_head], axis=1)
         by_head = (by_head - by_head.mean(axis=-1, keepdims=True)) * _double(block.norm_output.weight)
         bias = _double(block.norm_output.bias)
     return by_head, bias

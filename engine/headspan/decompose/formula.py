@@ -1,8 +1,9 @@
-"""Compute joint-space contributions from head coordinates, in both conventions for the mean and the biases.
+"""Compute contributions in joint space from head coordinates, in both conventions.
 
-The conventions' arithmetic is in this module alone, in NumPy. A contribution is `coordinates @ directions`. An image's
-coordinates for a head are the head's `head_dim` numbers over `s`, and three scalars more, which the `uniform`
-convention uses. The directions are fixed per head. Reading stores, moments and TEXTSPAN all use these two.
+Only this module implements the conventions, in NumPy. A head's contribution to an image's embedding is
+`coordinates @ directions`. The coordinates depend on the image: the head's `head_dim` numbers divided by `s`, and three
+more scalars, which only the `uniform` convention uses. The directions are a fixed matrix per head. The store's reader,
+the moments and TEXTSPAN all compute with coordinates and directions.
 
 Notation: the embedding is `(x − μ) / s · diag(γ) P + β P`, where x is the pooled row, μ its mean over the width,
 s = sqrt(var + eps), γ and β the final norm's weight and bias, and P the projection. x is a sum of K terms c_k:
@@ -49,8 +50,8 @@ class Folded:
     # g = γ P and β P, to which the projection's own bias is added.
     gain: Float32[np.ndarray, " joint"]
     shift: Float32[np.ndarray, " joint"]
-    # K, the number of terms: L attention outputs, L MLPs and the initial state, 2L + 1 in all; under attention pooling
-    # its output, and its MLP if it has one.
+    # K, the number of terms: L attention outputs, L MLPs and the initial state, 2L + 1 in all; with attention pooling,
+    # the pooling's output, and its MLP if it has one.
     share_count: Float32[np.ndarray, "1"]
 
 
@@ -77,20 +78,20 @@ def mean_and_bias_terms(norm: Float[np.ndarray, "*rows 3"], normalised: bool) ->
 
 
 def head_directions(
-    folded: Folded, kept: int, layer: int, head: int, convention: Convention
+    folded: Folded, index: int, layer: int, head: int, convention: Convention
 ) -> Float32[np.ndarray, "coordinate joint"]:
     """The matrix that maps the coordinates of one head to its contribution.
 
-    `kept` is the layer's index among the stored layers, `layer` its index among the direct layers, which may count
-    from their end. In `per_term` the rows of the last three coordinates are zero.
+    `index` is the layer's index among the stored layers. `layer` is its index among the direct layers; a negative index
+    counts from their end. In `per_term` the rows of the last three coordinates are zero.
     """
-    matrix = folded.head_to_joint[kept, head]
+    matrix = folded.head_to_joint[index, head]
     if convention == "uniform":
         heads = folded.head_to_joint.shape[1]
-        shared = folded.share_count[0] * heads
-        mean_and_bias = np.stack([folded.bias_to_joint[layer] / heads, -folded.gain / shared, folded.shift / shared])
+        parts = folded.share_count[0] * heads
+        mean_and_bias = np.stack([folded.bias_to_joint[layer] / heads, -folded.gain / parts, folded.shift / parts])
     else:
-        matrix = matrix - np.outer(folded.head_mean[kept, head], folded.gain)
+        matrix = matrix - np.outer(folded.head_mean[index, head], folded.gain)
         mean_and_bias = np.zeros((EXTRA_COORDINATES, matrix.shape[1]), np.float32)
     return np.concatenate([matrix, mean_and_bias]).astype(np.float32)
 
@@ -109,9 +110,9 @@ def mlp_contributions(
     """
     contributions = centred
     if convention == "uniform":
-        shared = folded.share_count[0]
+        terms = folded.share_count[0]
         mean, std = norm[:, :1], norm[:, 1:2]
-        contributions = centred + ((means - mean / shared) / std)[..., None] * folded.gain + folded.shift / shared
+        contributions = centred + ((means - mean / terms) / std)[..., None] * folded.gain + folded.shift / terms
     return contributions / norm[:, 2, None, None] if normalised else contributions
 
 

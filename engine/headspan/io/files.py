@@ -1,7 +1,7 @@
 """Write local files so that each is either complete or absent, even after a power failure.
 
-A file is written under a temporary name, synced and renamed; then its folder is synced. A temporary name contains the
-token of its writer. So the files that a killed writer left can be told from the files that another writer is writing.
+A file is written under a temporary name, synced and renamed; then its folder is synced. The temporary name contains the
+token of the writer. The token distinguishes files that a killed writer left from files that are still being written.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def final_name(path: Path) -> tuple[Path, str] | None:
 class StagedFile:
     """A file that is being written under the temporary name of `path`.
 
-    Raises StoreError if the disk refuses; the temporary file is then deleted. As a context manager, it also deletes
-    the temporary file when an exception ends the block.
+    Methods raise StoreError if the file cannot be written; the temporary file is then deleted. As a context manager, it
+    also deletes the temporary file when an exception ends the block.
     """
 
     def __init__(self, path: Path, token: str) -> None:
@@ -89,7 +89,7 @@ class StagedFile:
 
     def close(self) -> None:
         """Stop writing and keep the temporary file."""
-        # If even closing fails, nothing is left to clean up.
+        # An error while closing needs no action: the file is not used, or it is deleted next.
         with suppress(OSError):
             self._file.close()
 
@@ -112,7 +112,7 @@ class StagedFile:
 def stage(path: Path, parts: Iterable[bytes | memoryview], token: str) -> tuple[int, int]:
     """Write `parts` durably under the temporary name of `path`. Returns the size in bytes and the crc32c.
 
-    Raises StoreError if the disk refuses. After any exception the temporary file is deleted.
+    Raises StoreError if the file cannot be written. After any exception the temporary file is deleted.
     """
     with StagedFile(path, token) as file, refusals(path):
         for part in parts:
@@ -129,14 +129,14 @@ def write_atomically(path: Path, parts: Iterable[bytes | memoryview], token: str
             staged(path, token).replace(path)
             sync_folder(path.parent)
     finally:
-        # It no longer exists if it was renamed.
+        # The temporary file no longer exists if it was renamed.
         with suppress(OSError):
             staged(path, token).unlink(missing_ok=True)
     return found
 
 
 def create_once(path: Path, data: bytes, token: str) -> bool:
-    """Write `data` to `path` unless that file exists. Returns whether it was written."""
+    """Write `data` to `path` unless that file exists. Returns whether it was written. Raises as `stage` does."""
     stage(path, [data], token)
     try:
         with refusals(path):
@@ -165,7 +165,7 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 def _start_writing(descriptor: int, first: int, size: int) -> None:
-    """Ask the disk to start writing a part of a file before fsync waits for it. Only Linux does so."""
+    """Ask the kernel to start writing a part of a file, so that fsync waits less. Does so on Linux only."""
     if _sync_file_range is not None:
         _sync_file_range(descriptor, first, size, _SYNC_FILE_RANGE_WRITE)
 
@@ -207,13 +207,13 @@ def make_folder(folder: Path) -> None:
 def move(source: Path, target: Path) -> None:
     """Rename a file or folder. A file replaces an earlier file; a folder replaces only an empty folder.
 
-    Raises OSError if the disk refuses, with errno ENOTEMPTY or EEXIST if the target folder is there.
+    Raises OSError if that fails; errno is ENOTEMPTY or EEXIST if the target folder is not empty.
     """
     source.rename(target)
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a folder with its contents, as far as the disk allows. Does nothing if it is not there."""
+    """Delete a folder with its contents, if it exists. Errors are ignored."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from headspan.errors import StoreError
 from headspan.io.files import (
     StagedFile,
     checksum,
@@ -27,7 +28,7 @@ from headspan.io.storage import Checksum
 
 
 class LocalStorage:
-    """The Storage in the folder `root`; its methods are described in `io.storage`."""
+    """Implements `Storage` in the folder `root`; `io.storage` describes the methods."""
 
     def __init__(self, root: Path, token: str = "") -> None:
         self.root = root
@@ -70,7 +71,7 @@ class LocalStorage:
 
     def size(self, key: str) -> int | None:
         path = self.root / key
-        # Deleted or renamed between the two calls, the file is not there.
+        # Another process may delete or rename the file between the two calls.
         try:
             return path.stat().st_size if path.is_file() else None
         except FileNotFoundError:
@@ -80,7 +81,14 @@ class LocalStorage:
         return checksum(self.root / key)
 
     def list(self, folder: str = "") -> Iterator[str]:
-        for path, _, names in os.walk(self.root / folder):
+        top = str(self.root / folder)
+
+        def refuse(error: OSError) -> None:
+            # Folders below that cannot be read, such as lost+found, hold no file of the store.
+            if error.filename == top and not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise StoreError(f"{top}: cannot be listed ({error.strerror}); correct its permissions") from error
+
+        for path, _, names in os.walk(top, onerror=refuse):
             place = Path(path).relative_to(self.root)
             yield from (str(place / name) for name in names)
 
@@ -88,15 +96,19 @@ class LocalStorage:
         self._unlink(self.root / key)
 
     def move_folder(self, source: str, target: str) -> None:
-        # Its time of modification tells `folder_age`; only the owner may set it.
+        # `folder_age` reads the modification time. Only the folder's owner may set it.
         with suppress(OSError):
             os.utime(self.root / source)
         try:
             move(self.root / source, self.root / target)
         except OSError as error:
-            if error.errno == errno.ENOTEMPTY:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if any(True for _ in self.list(target)):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.root / target)) from error
-            raise
+            # Folders without files, as an interrupted deletion leaves them, are in the way of the rename.
+            self._remove_empty(target)
+            move(self.root / source, self.root / target)
 
     def folder_age(self, folder: str) -> float:
         try:
@@ -109,6 +121,12 @@ class LocalStorage:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
+
+    def _remove_empty(self, folder: str) -> None:
+        for path, _, _ in os.walk(self.root / folder, topdown=False):
+            # Unlike `delete_folder`, this never deletes a file that another process puts there meanwhile.
+            with suppress(OSError):
+                Path(path).rmdir()
 
     def _unlink(self, path: Path) -> None:
         with refusals(path):

@@ -12,9 +12,9 @@ from headspan.io.files import make_folder, refusals
 
 
 class LockedLog:
-    """A text file that its process appends lines to and keeps locked as long as it is open.
+    """A text file to which one process appends lines, and which that process locks while it is open.
 
-    Methods raise StoreError if the disk refuses. On a disk without locks the file is written all the same.
+    `open` and `append` raise StoreError if the file cannot be written. On a disk without locks it is written unlocked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class LockedLog:
                 make_folder(self._path.parent)
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
                 _lock(descriptor)
-                # Before the lock was held, another process may have taken the file for a dead one's and deleted it.
+                # Before it was locked, another process may have deleted the file as the log of a dead process.
                 if self._path.exists() and self._path.stat().st_ino == os.fstat(descriptor).st_ino:
                     self._descriptor = descriptor
                 else:
@@ -41,7 +41,7 @@ class LockedLog:
             os.fsync(self._descriptor)
 
     def close(self, delete: bool) -> None:
-        """Release the lock; before that, delete the file if `delete` is true."""
+        """Delete the file if `delete` is true, then release the lock."""
         if delete:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
@@ -67,7 +67,7 @@ def read_log(path: Path) -> tuple[bool, list[str]] | None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of blocks with the same `folder`, if the disk offers locks."""
+    """Let only one process at a time run blocks with the same `folder`. On a disk without locks, nothing is locked."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         _lock(descriptor)

@@ -1,8 +1,8 @@
 """Read a remote file in blocks, with read-ahead of several blocks while it is read sequentially.
 
-A server answers a request after tens of milliseconds and sends tens of megabytes a second over one connection, so a GPU
-would wait for blocks that are fetched one by one. Reads that are far apart fetch single blocks without read-ahead. If a
-server refuses many requests at once, fewer are sent.
+A server answers a request after tens of milliseconds and sends tens of megabytes per second over one connection, so a
+GPU would wait for blocks that are fetched one by one. Reads that are far apart fetch single blocks without read-ahead.
+If a server refuses many requests at once, fewer are sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Fetch = Callable[[int, int], Future[bytes]]
 
 
 class Blocks:
-    """The file `url` of `size` bytes, read by one thread; `fetch(start, end)` starts a request for a part of it."""
+    """The file `url` of `size` bytes, read by one thread; `fetch(start, end)` requests its bytes from start to end."""
 
     def __init__(self, fetch: Fetch, size: int, url: str) -> None:
         self._fetch, self.size, self._url, self._most_ahead = fetch, size, url, AHEAD
@@ -78,7 +78,7 @@ class Blocks:
         try:
             return self._result(index)
         except SourceError:
-            # Perhaps there were too many requests: send fewer for a while. Repeat this one if it was one of several.
+            # The server may refuse many requests at once: send fewer for a while. Repeat a request that was read ahead.
             self._most_ahead, self._blocks_since_failure = self._most_ahead // 2, 0
             self.close()
             if not was_requested:
@@ -134,10 +134,10 @@ class OpenFile:
 
 
 def open_in_parts(file_system: Any, path: str, url: str) -> Blocks | OpenFile | None:
-    """Open `path` with an fsspec driver for reads at any offset; None if the server only sends whole files.
+    """Open `path` with an fsspec driver for reads at any offset; None if it can only be read from its beginning.
 
-    Network drivers are coroutines that run on fsspec's own thread; their names begin with an underscore. Raises
-    SourceError, which names `url`, for everything that the driver raises.
+    The methods of network drivers are coroutines that run on fsspec's own thread; their names begin with an underscore.
+    Raises SourceError, which names `url`, for everything that the driver raises.
     """
     if not isinstance(file_system, AsyncFileSystem):
         with calling_driver(url):
@@ -150,7 +150,7 @@ def open_in_parts(file_system: Any, path: str, url: str) -> Blocks | OpenFile | 
         try:
             size = _size(file)
             if size > BLOCK_BYTES:
-                # One byte after the first block. If a server sends the whole file instead, fsspec does not read it.
+                # Request one byte after the first block. If the server ignores the range, fsspec raises ValueError.
                 file.seek(BLOCK_BYTES)
                 file.read(1)
         except ValueError:

@@ -1,10 +1,9 @@
-"""Use fsspec drivers for network sources: retry transient failures, and turn all others into one error.
+"""Call fsspec drivers: retry transient failures, and turn every other error into a SourceError.
 
-Drivers are other people's code and may raise anything. Every exception (BaseException too) of a driver becomes a
-SourceError. It is caught around each call of a driver and nowhere else, so that headspan's own mistakes stay visible.
-Only KeyboardInterrupt passes through, since Ctrl-C and SIGTERM belong to the user. Transient failures, such as a busy
-server or a broken connection, are retried with increasing waits. A server's final answer (no such file, no permission),
-and what looks like a mistake in a driver, is not. No error shows a url's secrets.
+A driver may raise anything. Every exception of a call of a driver becomes a SourceError, BaseExceptions too. Only
+KeyboardInterrupt (Ctrl-C, SIGTERM) is passed on. Exceptions of headspan's own code are not converted, so that its bugs
+stay visible. Transient failures, such as a busy server or a broken connection, are retried with increasing waits. Final
+answers of a server (no such file, no permission) and bugs in a driver are not retried. No error shows a url's secrets.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ T = TypeVar("T")
 
 # Waits before the second to the sixth try.
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# A server that sends nothing for so long has failed. How long a whole tar takes is not limited.
+# A request fails if the server sends nothing for this long. The time for a whole tar is not limited.
 _CONNECT_SECONDS, _SILENCE_SECONDS = 30.0, 60.0
-# All statuses from 400 to 499 but these are final.
+# All HTTP statuses from 400 to 499 except these are final.
 _TRANSIENT_STATUSES = (408, 425, 429)
 # What Python raises for a path that does not work.
 LOCAL_ERRORS = (OSError, ValueError)
-# What Python raises for a mistake in a driver.
+# What Python raises for a bug in a driver.
 _MISTAKES = (
     TypeError,
     AttributeError,
@@ -43,7 +42,7 @@ _MISTAKES = (
     NotImplementedError,
     RecursionError,
 )
-# Another try does not help: mistakes, a server's final answer, and a driver that is not installed.
+# Not retried: bugs, final answers of a server, and a driver that is not installed.
 _FINAL = (
     *_MISTAKES,
     FileNotFoundError,
@@ -53,17 +52,17 @@ _FINAL = (
     ValueError,
     ImportError,
 )
-# Unencoded in a password, each of these ends the host for every driver.
+# Drivers end the user and password at each of these characters, unless it is percent-encoded.
 _TO_BE_ENCODED = re.compile(r"[/?#\s'\"<>]")
-# Within a sentence, each of these ends a url, for `redact` too.
+# `redact` ends a url within a sentence at each of these characters.
 _ENDS_A_URL = re.compile(r"[\s'\"<>]")
-# How much of an error's text is read. It is shortened only after its secrets are removed, since half a secret would not
-# be recognised.
+# How many characters of an error's text are read. The text is shortened only after its secrets are removed, since half
+# a secret would not be recognised.
 _READ_LETTERS = 20_000
 
 
 class TransientError(SourceError):
-    """A failure of a network source that another try may not meet."""
+    """A failure of a network source that may not occur again on another try."""
 
 
 def is_remote(url: str) -> bool:
@@ -74,8 +73,8 @@ def is_remote(url: str) -> bool:
 def refuse_unencoded(url: str) -> None:
     """Raise SourceError for a url whose secrets `redact` could not find.
 
-    Such a url has a user or password with a character that ends it for every driver, which would send and show a part
-    of it as a host. Or it has a query, and a character that ends a url within a sentence.
+    Either its user or password contains a character at which drivers end them, so that a part of a password would be
+    sent and shown as the host. Or it has a query and contains a character at which `redact` ends a url.
     """
     if url.startswith("pipe:") or "://" not in url:
         return
@@ -99,7 +98,7 @@ def file_system(url: str) -> tuple[Any, str]:
     refuse_unencoded(url)
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
-        # The driver comes with an extra. If it is missing, fsspec says so below.
+        # aiohttp is an optional dependency. If it is missing, fsspec raises an error below.
         with suppress(ImportError):
             from aiohttp import ClientTimeout
 
@@ -111,7 +110,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def retry(attempt: Callable[[], T]) -> T:
-    """What `attempt` returns. It is called again after each of RETRY_SECONDS while it raises TransientError.
+    """Return what `attempt` returns. It is called again after each of RETRY_SECONDS while it raises TransientError.
 
     Raises SourceError with the last failure.
     """
@@ -148,7 +147,7 @@ def unreadable(url: str, error: BaseException) -> SourceError:
 
 
 def close_quietly(file: Any) -> None:
-    """Close a driver's file that is not needed any more, and ignore a failure to do so."""
+    """Close a driver's file that is no longer needed, and ignore errors."""
     try:
         file.close()
     except KeyboardInterrupt:
@@ -160,13 +159,14 @@ def close_quietly(file: Any) -> None:
 def error_text(url: str, error: BaseException) -> str:
     """The error's text, shortened and without the secrets of `url`.
 
-    A mistake in a driver says little, so its type is added. If the text cannot be read, it is the type alone.
+    The text of a bug in a driver says little, so the error's type is added. If the text cannot be read, only the type
+    is returned.
     """
     return shortened(_read_from_error(lambda: _text(url, error), type(error).__name__))
 
 
 def is_transient(url: str, error: BaseException) -> bool:
-    """Whether `error` is a network source's failure that another try may not meet."""
+    """Whether `error` is a failure of a network source that may not occur again on another try."""
     if not is_remote(url) or url.startswith("pipe:"):
         return False
     reason = _read_from_error(lambda: _reason(error), error)
@@ -201,13 +201,13 @@ def _text(url: str, error: BaseException) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the server's answer, if the error has one."""
+    """The HTTP status of the server's answer, if the error has one."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
-        # botocore's; requests and httpx have an answer of their own, the other drivers attributes of the error.
+        # botocore's errors have a dictionary, those of requests and httpx an object, those of other drivers attributes.
         return _status_number(answer.get("ResponseMetadata", {}).get("HTTPStatusCode"))
     holders = ((answer, "status_code"), (error, "status"), (error, "code"))
-    # One at a time, since reading `code` of aiohttp's errors emits a warning.
+    # Attributes are read one at a time, since reading `code` of aiohttp's errors emits a warning.
     found = (_status_number(getattr(holder, name, None)) for holder, name in holders)
     return next((status for status in found if status is not None), None)
 
@@ -217,6 +217,6 @@ def _status_number(value: object) -> int | None:
 
 
 def _reason(error: BaseException) -> BaseException:
-    """The failure itself: fsspec reports any failure of a first request as a missing file, caused by the failure."""
+    """The original failure; fsspec reports a failed first request as FileNotFoundError with that as its cause."""
     cause = error.__cause__
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error

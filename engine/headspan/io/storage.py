@@ -1,4 +1,4 @@
-"""The Storage interface: what reading and writing a store requires of the place that holds its files.
+"""The Storage interface: the file operations through which a store is read and written.
 
 A file is named by its key, its path in the store with `/` between folders. The commit algorithm is written once above
 this interface, in `store.write.commits`: stage files, claim the unit with `put_if_absent`, publish the files, and
@@ -19,8 +19,8 @@ Checksum = tuple[int, int]
 class StagedObject(Protocol):
     """A file that is being written and does not have its final name yet.
 
-    Every method raises StoreError if the storage refuses, and then no part of the file is left. As a context manager,
-    it also deletes what was written when an exception ends the block.
+    Methods raise StoreError if the file cannot be written; no part of it is then left. As a context manager, it also
+    deletes what was written when an exception ends the block.
     """
 
     def __enter__(self) -> StagedObject: ...
@@ -39,12 +39,13 @@ class StagedObject(Protocol):
 
 @runtime_checkable
 class Storage(Protocol):
-    """The files of one store, as one writer reads and writes them. `str(storage)` names the store in messages.
+    """Reads and writes the files of one store for one writer. `str(storage)` names the store in messages.
 
-    Everything written is durable when the method returns. Methods that write raise StoreError if the storage refuses.
+    Everything written is durable when the method returns. Methods that write raise StoreError if a file cannot be
+    written.
     """
 
-    # Names this writer. Files that it has staged carry the token, so that others know whose they are.
+    # Identifies this writer. The names of its staged files contain the token, so that others know whose they are.
     token: str
 
     def put(self, key: str, parts: Iterable[bytes | memoryview]) -> Checksum:
@@ -64,37 +65,42 @@ class Storage(Protocol):
         """
 
     def discard(self, key: str, token: str) -> None:
-        """Delete the file that the writer `token` staged, if it is there."""
+        """Delete the file that the writer `token` staged, if it exists."""
 
     def staged(self) -> Iterator[tuple[str, str]]:
         """List the key and token of every staged file."""
 
     def get(self, key: str) -> bytes:
-        """Read a whole file. Raises FileNotFoundError if it is not there."""
+        """Read a whole file. Raises FileNotFoundError if it does not exist."""
 
     def size(self, key: str) -> int | None:
-        """Return the size of a file in bytes, or None if it is not there."""
+        """Return the size of a file in bytes, or None if it does not exist."""
 
     def checksum(self, key: str) -> Checksum:
-        """Read a file for its size and crc32c. Raises FileNotFoundError if it is not there."""
+        """Read a file, and return its size and crc32c. Raises FileNotFoundError if it does not exist."""
 
     def list(self, folder: str = "") -> Iterator[str]:
         """List the keys of all files below `folder`, in no order; none if there is no such folder."""
 
     def delete(self, key: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it exists."""
 
     def move_folder(self, source: str, target: str) -> None:
-        """Rename a folder. Raises OSError if that is refused, FileExistsError if `target` contains files."""
+        """Rename a folder. Raises FileExistsError if `target` contains files, and OSError if it fails otherwise."""
 
     def folder_age(self, folder: str) -> float:
-        """Return the seconds since a folder was created or moved; 0 if it is not there."""
+        """Return the seconds since a folder was created or moved; 0 if it does not exist."""
 
     def delete_folder(self, folder: str) -> None:
-        """Delete a folder with its files, if it is there; errors are ignored."""
+        """Delete a folder with its files, if it exists; errors are ignored."""
 
     def free_bytes(self) -> int:
         """Return how many bytes can still be written."""
+
+
+def total_bytes(storage: Storage) -> int:
+    """Return the bytes of all files. A file that is deleted or renamed meanwhile may count as nothing."""
+    return sum(storage.size(key) or 0 for key in storage.list())
 
 
 def named(storage: Storage, folder: str, pattern: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Ask a language model many questions: cached answers first, the others in parallel and within a budget.
+"""Ask a language model many questions: from the cache first, the others in parallel within a budget.
 
 Every answer is cached when it arrives, so an interrupted run continues where it ended.
 """
@@ -29,7 +29,7 @@ class Plan:
 
     # Different questions, and how many of them have a cached answer.
     questions: int
-    kept: int
+    cached: int
     # The questions without one, which would be sent.
     open: tuple[Question, ...]
     # Other endpoints that gave cached answers.
@@ -42,7 +42,7 @@ class Plan:
 
     def __repr__(self) -> str:
         return (
-            f"Plan({counted(self.questions, 'question')}, {self.kept} cached; {len(self.open)} to ask, about "
+            f"Plan({counted(self.questions, 'question')}, {self.cached} cached; {len(self.open)} to ask, about "
             f"{counted(self.prompt_tokens, 'token')} of prompts and at most {self.answer_tokens:,} of answers)"
         )
 
@@ -68,19 +68,19 @@ class Asker:
 
     def plan(self, questions: Sequence[Question]) -> Plan:
         """What `ask` would send for these questions. Raises SettingsError if a question names no model."""
-        return self._plan(questions, self.cache.all_kept(questions))
+        return self._plan(questions, self.cache.all_cached(questions))
 
-    def _plan(self, questions: Sequence[Question], kept: Mapping[Question, Answer]) -> Plan:
+    def _plan(self, questions: Sequence[Question], cached: Mapping[Question, Answer]) -> Plan:
         unique = list(dict.fromkeys(questions))
         if not all(question.model.strip() for question in unique):
             raise SettingsError("the name of the language model is empty; name one with --llm or --judge")
-        open_questions = tuple(question for question in unique if question not in kept)
+        open_questions = tuple(question for question in unique if question not in cached)
         here = self.endpoint.shown_url
         return Plan(
             questions=len(unique),
-            kept=len(kept),
+            cached=len(cached),
             open=open_questions,
-            elsewhere=tuple(sorted({answer.base_url for answer in kept.values()} - {here})),
+            elsewhere=tuple(sorted({answer.base_url for answer in cached.values()} - {here})),
             prompt_tokens=sum(-(-len(q.prompt.encode()) // _BYTES_PER_TOKEN) for q in open_questions),
             answer_tokens=sum(question.answer_tokens for question in open_questions),
             max_tokens=sum(token_bound(q, opening(q)) for q in open_questions),
@@ -102,7 +102,7 @@ class Asker:
         An answer's `value` is None if the model gave no usable reply. Raises LanguageModelError if the endpoint cannot
         be used or the budget is spent; answers received before that stay in the cache.
         """
-        found = self.cache.all_kept(questions)
+        found = self.cache.all_cached(questions)
         plan = self._plan(questions, found)
         if plan.open:
             self.budget.allow(*self.limits(plan))

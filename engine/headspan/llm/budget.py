@@ -1,4 +1,4 @@
-"""A budget of calls and tokens, reserved before each request and settled when its reply reports the usage.
+"""A budget of calls and tokens: reserved before each request, settled when the reply reports usage.
 
 Reservations are upper bounds (a token has at least one byte), so the budget holds for every tokenizer if the endpoint
 respects the limit of tokens per answer. A request that does not fit waits for others to settle, and is refused when no

@@ -52,7 +52,7 @@ class Answer:
     # Why there is no value; completes "The answer …".
     complaint: str | None = None
     # Whether it came from the cache.
-    kept: bool = False
+    cached: bool = False
 
     @property
     def served_as(self) -> str | None:
@@ -84,7 +84,7 @@ class AnswerCache:
         try:
             content = json.loads(self._path(question).read_bytes())
             replies = tuple(content["replies"])
-            return Answer(question.form.read(replies[-1]["content"]), replies, content["base_url"], kept=True)
+            return Answer(question.form.read(replies[-1]["content"]), replies, content["base_url"], cached=True)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -108,7 +108,7 @@ class AnswerCache:
         except StoreError as error:
             raise self._refusal(getattr(error.__cause__, "strerror", None)) from error
 
-    def all_kept(self, questions: Sequence[Question]) -> dict[Question, Answer]:
+    def all_cached(self, questions: Sequence[Question]) -> dict[Question, Answer]:
         """The cached answers to `questions`; questions without one are left out."""
         found = {question: self.read(question) for question in dict.fromkeys(questions)}
         return {question: answer for question, answer in found.items() if answer is not None}

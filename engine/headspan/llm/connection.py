@@ -1,4 +1,4 @@
-"""Send one request to an endpoint through the `openai` client, without parameters that its model has refused.
+"""Send one request through the `openai` client, without parameters that the model has refused.
 
 The client's own retries are off, since every request counts towards the budget.
 """

@@ -1,4 +1,4 @@
-"""Classify failed requests: whether to retry, to leave out a parameter, to skip the question, or to stop.
+"""Classify failed requests: retry, leave out a parameter, skip the question, or stop.
 
 Statuses and error codes are OpenAI's. Other servers follow them loosely, so the messages are examined too.
 """

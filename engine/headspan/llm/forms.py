@@ -1,4 +1,4 @@
-"""The form of an answer: a JSON schema for endpoints that support schemas, and a function that reads any reply.
+"""The form of an answer: a JSON schema for endpoints that support one, and a reader of any reply.
 
 Reading is lenient about wrapping (code fences, thoughts, words around the JSON) and strict about content.
 """

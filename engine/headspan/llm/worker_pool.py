@@ -108,8 +108,8 @@ class WorkerPool:
 
     def _answer(self, question: Question) -> Answer:
         # Another process may have cached the answer meanwhile.
-        if kept := self._cache.read(question):
-            return kept
+        if cached := self._cache.read(question):
+            return cached
         messages, replies = opening(question), []
         with_schema, complaint = True, ""
         for _ in range(_ASKS):

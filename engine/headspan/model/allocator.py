@@ -1,4 +1,4 @@
-"""Keep memory that a CPU pass frees in the process, so that the next pass can reuse it.
+"""Let the process keep memory that a forward pass on a CPU frees, so that the next pass reuses it.
 
 glibc returns large blocks to the system as soon as they are freed. Every page of the next blocks is then mapped and
 zeroed again, which takes a tenth of a pass or more in a virtual machine. PyTorch has no cache for CPU tensors.

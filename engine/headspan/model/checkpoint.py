@@ -137,7 +137,7 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def known_tag(path: Path, tags: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The tag whose file this is, among `tags` with their settings; None if it is none of theirs.
+    """The tag whose weights are in the file `path`; None if there is none. `tags` maps tags to open_clip's settings.
 
     The file is recognised by its place in a hub cache, or by its bytes. Tags that share a file have the same settings,
     so the first is returned.

@@ -72,12 +72,17 @@ def find_config(
     stored: Mapping[str, Any] | None = None,
     resumed: Mapping[str, Any] | None = None,
 ) -> NamedConfig:
-    """The config that `name` stands for.
+    """The open_clip config of the model `name`.
 
-    `weights` may be a folder with an `open_clip_config.json`, or a file next to one. That config then replaces the one
-    of the local folder or repository `name`. `stored` are the attributes of a store that was made with the model; they
-    are used if its config file has moved. `resumed` are those of a store that a run resumes; they are used if the store
-    names the same local folder or repository, its config is not available, and `weights` is a local path.
+    Args:
+        name: A model of open_clip, `reference`, a config file (`.json`), `local-dir:…` or `hf-hub:…`.
+        weights: The place of the weights. An `open_clip_config.json` in that folder, or next to that file, replaces the
+            config of the local folder or repository `name`.
+        download: Whether a repository may be fetched; if not, only the local cache is searched.
+        stored: The attributes of a store that this model made. Their config replaces a config file, and that of a local
+            folder or repository if `weights` is a local path without a config.
+        resumed: The attributes of a store that a run resumes. Their config is used if they name the same local folder
+            or repository, its config is not available, and `weights` is a local path.
 
     Raises ModelError if there is no such config, or if it asks for remote code.
     """

@@ -78,7 +78,7 @@ def _attention_pool(pool: AttentionalPooler) -> AttentionPool:
     if attention.in_proj_weight is None:
         weights = [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
     else:
-        # If the pooler is as wide as its input, torch keeps the three weights in one.
+        # If the pooler is as wide as its input, torch stores the three weights as one.
         weights = list(attention.in_proj_weight.split(width))
     query, key, value = (Linear(as_float(w), b) for w, b in zip(weights, bias.split(width), strict=True))
     norm = norm_of(pool.ln_k)

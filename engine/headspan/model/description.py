@@ -96,8 +96,8 @@ class Description:
     def runs_twice(self) -> bool:
         """Whether a plain pass must run first.
 
-        It must if each row is normed before the mean: what the mean takes from every head is weighted by each row's
-        `s`, which is known only at the end.
+        It must if every row is normalised before the mean: each row then counts with the weight `1/s`, and its `s` is
+        known only at the end of a pass.
         """
         return self.mean_pooled and self.norm_before_pooling and self.ln_post is not None
 

@@ -25,15 +25,15 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _QUIET_SECONDS = 2.0
 _SNAPSHOT = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/[^/]+/")
 _BLOCK_BYTES = 1 << 22
-# Linux follows as many links on the way to a file.
+# The number of links in a row that Linux follows.
 _MOST_LINKS = 40
 
 
 def fetch(repository: str, names: Sequence[str], download: bool) -> Path:
     """The local path of the first file of `names` that the repository has.
 
-    With `download` False only the local cache is searched. Raises ModelError, whose text is only the reason, if no file
-    can be had.
+    With `download` False only the local cache is searched. Raises ModelError, whose text is only the reason, if none of
+    the files can be fetched.
     """
     reason = ""
     for name in names:
@@ -46,7 +46,7 @@ def fetch(repository: str, names: Sequence[str], download: bool) -> Path:
 
 @contextmanager
 def offline(active: bool) -> Iterator[None]:
-    """If `active`, keep everything that uses Hugging Face's client off the network."""
+    """If `active`, prevent Hugging Face's client from using the network."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or active
     try:
@@ -74,7 +74,7 @@ def repository_of(path: Path) -> str | None:
 
 
 def places_of(path: Path) -> Iterator[Path]:
-    """The absolute path, and the target of each link on the way if it is a link.
+    """Yield the absolute path of a file, and, if it is a link, the target of each link that leads to the data.
 
     A file in a snapshot is itself a link to a file named by its checksum, so links are followed one by one.
     """

@@ -1,4 +1,4 @@
-"""The weights of a tower's parts, and the flags that distinguish Vision Transformers.
+"""The parts of a tower as named tuples: norms, linear maps, MLPs, blocks and attention pooling.
 
 A LayerScale is folded into the linear map before it, a batch norm into the convolution before it. A part that a model
 lacks is None, or zeros where that costs nothing.

@@ -49,7 +49,7 @@ class LoadedModel:
     preprocess: Preprocess
     # SHA-256 of the image tower's parameters, by name, as float32.
     weights_sha256: str
-    # The same for the text tower: everything else but the scale and bias of the logits.
+    # The same for the text tower: all other parameters except the scale and bias of the logits.
     text_sha256: str
     # Whether open_clip runs QuickGELU in both towers.
     quick_gelu: bool
@@ -96,17 +96,21 @@ def load_model(
 ) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
-    `name` is an open_clip model name, `hf-hub:…`, `local-dir:…`, the path of an open_clip config (`.json`), or
-    `reference`, which ships with headspan and needs no `pretrained`. `pretrained` is an open_clip tag, `hf-hub:…`, a
-    local `.pt` or `.safetensors` file, or `random:SEED`. `image_size` is the height and width of the images, if not the
-    model's own; open_clip then interpolates positions. `weights` is the place of the named weights: a file, a folder,
-    or `hf-hub:…`. With `download` False nothing is fetched; repositories are read only from the local cache. `resumed`
-    are the attributes of a store whose preprocessing and activation are kept.
+    Args:
+        name: An open_clip model, `hf-hub:…`, `local-dir:…`, the path of an open_clip config (`.json`), or `reference`,
+            the model that ships with headspan and needs no `pretrained`.
+        pretrained: An open_clip tag, `hf-hub:…`, a local `.pt` or `.safetensors` file, or `random:SEED`.
+        image_size: Height and width of the images in pixels; None for the model's own. open_clip interpolates the
+            position embeddings for another size.
+        weights: The place of the named weights: a file, a folder, or `hf-hub:…`.
+        download: Whether files may be fetched; if not, repositories are read from the local cache only.
+        on_progress: Receives notes on fetches of more than two seconds, and on assumptions about preprocessing and
+            activation.
+        resumed: The attributes of a store that a run resumes. Its preprocessing and activation are used.
 
-    `on_progress` receives notes on fetches of more than two seconds, and on what was assumed about preprocessing and
-    activation. Raises SettingsError if the images would be smaller than a patch. Raises ModelError if the model is
-    unknown or cannot be decomposed, if its config asks for remote code, or if its weights are missing, hold pickled
-    objects, or belong to another model.
+    Raises SettingsError if the images would be smaller than a patch. Raises ModelError if the model is unknown or
+    cannot be decomposed, if its config asks for remote code, or if its weights are missing, hold pickled objects, or
+    belong to another model.
     """
     return _load(name, pretrained, image_size, weights, download, on_progress, resumed, None)
 
@@ -123,7 +127,8 @@ def load_stored_model(
     name, pretrained, image_size = (attributes.get(key) for key in ("model", "pretrained", "image_size"))
     place = None if weights is None else str(weights)
     by_user = place is not None and place.startswith(hub.PREFIX)
-    # Tags and tokenizers of open_clip's models come from its own tables, so they are fetched whoever names the model.
+    # Tags and tokenizers of open_clip's models come from its own tables, so they are fetched even if only the store
+    # names the model.
     by_open_clip = name in open_clip.list_models() and not (
         place is None and str(pretrained or "").startswith(hub.PREFIX)
     )

@@ -1,9 +1,13 @@
 """Decide how a model's images are prepared, and which activation it runs.
 
-The same weights have the same settings however they are named. The first of these that exists decides: the tag of
-open_clip that the user names; the tag to which the file belongs, recognised by its place in a hub cache or by its
-bytes; the `open_clip_config.json` of the repository or next to the file; open_clip's defaults, with a note. A store
-that is resumed keeps the settings that it was made with.
+The same weights have the same settings, however the user names them. The first of these that exists decides:
+
+1. the tag of open_clip that the user names;
+2. the tag to which the file of weights belongs, recognised by its place in a hub cache or by its bytes;
+3. the `open_clip_config.json` of the repository, or next to the file;
+4. open_clip's defaults, with a note.
+
+A store that is resumed keeps the settings that it was made with.
 """
 
 from __future__ import annotations

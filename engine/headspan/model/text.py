@@ -25,7 +25,10 @@ from headspan.model.load import LoadedModel
 def encode_texts(
     model: LoadedModel, texts: Sequence[str], batch_size: int = 128, on_progress: Listener = ignore
 ) -> Float32[np.ndarray, "text joint"]:
-    """Embed texts as they are, without a template, on the CPU. Each vector is divided by its length."""
+    """Embed texts as they are, without a template, on the CPU. Each vector is divided by its length.
+
+    Raises ModelError if a package or file that the tokenizer needs is missing.
+    """
     with announced(on_progress, f"fetching the tokenizer of {model.name}"):
         tokenizer = model.tokenizer()
     tokens = tokenizer(list(texts))

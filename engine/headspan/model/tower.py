@@ -23,19 +23,21 @@ from headspan_kernels.reference import ACTIVATIONS, Emitted
 
 @dataclass(frozen=True, slots=True)
 class PooledRow:
-    """What the pooled row received, in its own space. All are float32 but `patches`, whose type the caller chose.
+    """What the pooled row received from every head, source token and MLP.
 
-    `state` is its final value. `std` is the `s = sqrt(var + eps)` by which the final norm divides it (1 if the tower
-    has no final norm). `terms` holds the row that enters the first block and every MLP's output, or, with attention
-    pooling, the output of the pooling layer's MLP. `through_pool` holds, for earlier layers under attention pooling,
-    what each of the pooling layer's heads took of each head: `Σ_n α_n / s_n · (head output at row n)`.
+    All tensors are float32 except `patches`, whose type the caller chooses.
     """
 
+    # The pooled row after the last block or the attention pooling.
     state: Float[Tensor, "batch width"]
+    # The `s = sqrt(var + eps)` by which the final norm divides it; 1 if the tower has no final norm.
     std: Float[Tensor, " batch"]
+    # Head outputs `Σ_n α v`, and the `α v` of each source token.
     heads: Float[Tensor, "batch layer head head_dim"]
     patches: Float[Tensor, "batch layer head token head_dim"] | None
+    # The row that enters the first block, and every MLP's output; with attention pooling, only its MLP's output.
     terms: Float[Tensor, "batch term width"] | None
+    # What the attention pooling's heads took from heads of earlier layers: `Σ_n α_n / s_n · (head output at row n)`.
     through_pool: Float[Tensor, "batch earlier_layer trunk_head pool_head trunk_head_dim"] | None = None
 
 
@@ -43,8 +45,8 @@ class PooledRow:
 class Tower(Description):
     """An image tower that runs.
 
-    Throughout, `x` is the residual stream `[batch, token, width]` and `added` the last branch's output, which is not
-    yet added to it: the next norm reads the rows anyway, so it adds them too.
+    In all methods, `x` is the residual stream `[batch, token, width]`, and `added` is the output of the last attention
+    or MLP, which is not yet added to `x`. The next norm adds it, since it reads the rows anyway.
     """
 
     @torch.inference_mode()

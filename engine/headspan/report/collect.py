@@ -83,7 +83,7 @@ def _refuse_other_files(path: Path) -> None:
 
 
 def random_weights_notice(store: Store) -> str | None:
-    """The warning that must stand above the results of a store whose model has random weights; else None."""
+    """The warning shown above the results of a store whose model has random weights; else None."""
     pretrained = str(store.attributes["pretrained"])
     if not pretrained.startswith("random:"):
         return None

@@ -1,4 +1,4 @@
-"""The report's examples: the best heads, the images that respond most to their first texts, and maps over them.
+"""The report's examples: the best heads, the images that respond most to them, and maps over them.
 
 The best heads have the highest CCS; among equal scores, the first texts explain more variance. Maps need a store with
 `patches`.

@@ -76,7 +76,7 @@ class HeadExamples:
 class Content:
     """Everything that the page shows."""
 
-    # They stand above everything else.
+    # Shown above everything else.
     notices: list[str]
     model: str
     weights: str

@@ -61,7 +61,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
         "sum": describe_sum(tower),
         "made_with": made_with(settings, encoder),
         "units": {
-            "heads": "head output of the pooled row: sum over tokens of alpha v, after the norm behind it, if any",
+            "heads": "head output of the pooled row: sum over tokens of alpha v, after the norm that follows, if any",
             "patches": "alpha v per source token; class token and registers come before the patches",
             "mlps": "per-term convention: (m - mean m) gamma P / s, in joint space",
             "through_pool": "per-term convention, in joint space: what the pooling layer's heads took from this head",
@@ -72,7 +72,7 @@ def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int
 
 
 def describe_tower(tower: Tower) -> dict[str, Any]:
-    """What decides how the tower runs, beside its weights and the store's sizes."""
+    """What determines how the tower runs, apart from its weights and the store's sizes."""
     pooling = "mean of the patches" if tower.mean_pooled else "class token"
     return {
         "activation": sorted({mlp.activation for mlp in parts_of(tower, Mlp)}),

@@ -1,4 +1,4 @@
-"""A model prepared for a run: its tower on the device, with the layers and outputs that the settings ask for."""
+"""A model prepared for a run: its tower on the device, and the layers and outputs to compute."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Encoder:
     exact: Tower
     # On the device, in the precision of the run.
     tower: Tower
-    # The layers asked for whose heads write to the embedding, and, if they are emitted, those asked for whose heads
-    # act on it through an attention pooling.
+    # The requested layers whose heads write to the embedding; and, if `through_pool` is emitted, the requested layers
+    # whose heads reach it through an attention pooling.
     layers: tuple[int, ...]
     through_pool: tuple[int, ...]
     emit: tuple[str, ...]
@@ -73,7 +73,7 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
     cannot be loaded.
     """
     device = _device(settings.device)
-    # On a CPU activations use the memory again; the Zarr shards that are being filled do so on any device.
+    # On a CPU, activations reuse freed memory. The Zarr shards that are being filled reuse it on any device.
     keep_freed_memory()
     precision = torch.get_float32_matmul_precision()
     if device.type == "cuda" and settings.precision == "fp32" and precision != "highest":
@@ -95,7 +95,7 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
 
 
 def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The layers to keep: direct ones, and those before an attention pooling if `emit` names them."""
+    """The layers to store: direct ones, and those before an attention pooling if `through_pool` is emitted."""
     named = parse_layers(settings.layers, tower.layers)
     direct = tuple(layer for layer in named if layer in tower.direct_layers)
     through_pool = tuple(layer for layer in named if layer not in tower.direct_layers)

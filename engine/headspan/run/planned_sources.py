@@ -1,4 +1,4 @@
-"""Find the planned shards again under the names that the store has for them, and check that they are unchanged."""
+"""Open the planned shards by the names in the store, after checking that they are unchanged."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.events import Listener, Progress, ignore
-from headspan.io.files import checksum, write_atomically
 from headspan.io.retry import is_remote
+from headspan.io.storage import total_bytes
 from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
 from headspan.run.memory_estimate import estimated_bytes
@@ -80,8 +80,8 @@ def _size_in_words(store: StoreWriter, encoder: Encoder, memory: int, notes: int
 
 def _bytes_once(store: StoreWriter) -> int:
     """Bytes that do not depend on the number of images: the files of the plan, and the merged moments."""
-    written = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
-    return written + sum(spec.shape[0] * spec.row_bytes for spec in moment_arrays(store.size).values())
+    moments = moment_arrays(store.size).values()
+    return total_bytes(store.storage) + sum(spec.shape[0] * spec.row_bytes for spec in moments)
 
 
 def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
@@ -101,7 +101,7 @@ def refuse_other_run(
     store: StoreWriter, settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder
 ) -> None:
     """Raise StoreError if `settings` or the shards `urls`, by name, are not those that the store was made with."""
-    # The plan is not computed again: sizes and times tell whether the shards are the planned ones.
+    # The plan is not computed again: sizes and times show whether the shards are the planned ones.
     store.refuse_other(
         store_attributes(settings, encoder, store.size.images, store.size.unit_images),
         [(name, *found) for name, found in zip(urls, describe_each(urls.values()), strict=True)],
@@ -124,9 +124,8 @@ def restored_plan_files(
         folded = fold(encoder.exact, encoder.layers)
         staged.write(store.stored_attributes, shards, folded)
         for name, found in recorded.items():
-            made = staged.folder / name
-            if made.is_file() and checksum(made) == found:
-                write_atomically(store.path / name, [made.read_bytes()], store.token)
+            if staged.storage.size(name) is not None and staged.storage.checksum(name) == found:
+                store.storage.put(name, [staged.storage.get(name)])
                 restored.append(name)
     return restored
 

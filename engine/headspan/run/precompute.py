@@ -1,7 +1,7 @@
 """The main job on one page: plan → decode → prefetch → model → decompose → store.
 
 A run that is killed at any moment continues from its last commit record when the same call is repeated. Several
-processes may make the same call at once; they share the units.
+processes may make the same call at once; each unit is committed by one of them.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ T = TypeVar("T")
 
 
 def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> Summary:
-    """Stream the shards through the encoder and store the contributions of the heads of every layer asked for.
+    """Stream the shards through the encoder and store the head outputs of every requested layer.
 
-    Raises HeadspanError if a source, the model, the settings or the disk do not allow it, or if more images are bad
+    Raises HeadspanError if a source, the model, the settings or the disk prevents the run, or if more images are bad
     than `max_bad` allows. Units that were committed before stay valid.
     """
-    # Before the model is loaded, whose weights may take minutes to download.
+    # Checked before the model is loaded, whose weights may take minutes to download.
     pixel_route = route(settings.decode)
     urls = stored_names(expand(settings.shards, settings.allow_pipe))
     # An existing store keeps the preprocessing and the activation that it was made with.
@@ -73,7 +73,7 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
     stored: list[UnitRecord] = []
     seconds = StageTimes().seconds()
     if not store.commits.complete:
-        # Records may have been lost since the store was complete; its moments are then to be written again.
+        # Records may have been lost since the store was complete; its moments must then be written again.
         store.commits.reopen()
     if not store.commits.complete or any(other_workers(store.path)):
         planned = read_shards(store.path)
@@ -146,7 +146,7 @@ def _launch(run: Run, batch: Batch, moments: Moments) -> tuple[np.ndarray, Contr
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """`items`, each yielded after the next one has been made."""
+    """Yield each of `items` after the next one has been computed."""
     stream = iter(items)
     for item in islice(stream, 1):
         for following in stream:

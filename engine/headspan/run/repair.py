@@ -1,8 +1,8 @@
-"""Repair a store: compute again, from the shards and the model, what `verify` finds damaged, and nothing else.
+"""Repair a store: compute damaged and quarantined units again, and restore damaged files of the plan.
 
-The settings come from the store and are checked like those of a run that resumes. Units are computed again one at a
-time. Files of the plan (metadata, tables, the model's matrices) are written from a new plan if their checksum proves
-that they are the ones that were lost. A repair that is interrupted leaves the store no worse than before.
+Nothing else changes. The settings come from the store and are checked like those of a run that resumes. Units are
+computed one at a time. Files of the plan (metadata, tables, the model's matrices) are restored from a new plan, each
+only if its checksum is the recorded one. An interrupted repair leaves the store no worse than before.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _by_planned_names(store: StoreWriter, urls: dict[str, str], settings: Precom
     try:
         planned = read_shards(store.path)
     except StoreError:
-        # The table of shards itself is damaged. It is written again from the names of today.
+        # The table of shards itself is damaged. It is written again with the names given now.
         return urls
     if len(planned) != len(urls):
         return urls

@@ -1,4 +1,4 @@
-"""What all units of one run share: the store, the model, the decoder, and where times and progress are reported."""
+"""The objects that all units of a run use: store, encoder, decoder, times and progress."""
 
 from __future__ import annotations
 

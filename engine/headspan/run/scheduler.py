@@ -1,8 +1,8 @@
-"""Unit scheduling: unclaimed units first, then suspected crashers one at a time, then units of other workers.
+"""Unit scheduling: unclaimed units first, suspected crashers one at a time, other workers' units last.
 
 A unit is a suspect while it is not committed and was in flight when a worker was killed. Suspects are computed alone,
-so that the unit that ends its process is known. After TRIES deaths alone a unit is quarantined, and the others are
-finished.
+so that the unit that ends its process is known. A unit that ended TRIES processes while computed alone is quarantined,
+and the other units are finished.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Verify a store: files against commit records, arrays against each other, contributions against embeddings.
+"""Verify a store: files against records, arrays against each other, contributions against embeddings.
 
 The source tars that can be reached are compared with the plan. Units are checked one by one, so that memory does not
 grow with the store. Nothing is written, and no `pipe:` command is run.
@@ -77,7 +77,8 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
 
     Contributions are summed if the store has all layers and the MLPs; otherwise only the embeddings' lengths are
     compared with `norm`. Local source tars are compared by size and time. With `sources` every image is read again,
-    from remote tars too, and compared with the checksum of its unit. `shards` name all tars if they have moved.
+    from remote tars too, and compared with the checksum of its unit. `shards` name all tars, in the order of the run,
+    if they have moved. Raises SourceError if their number differs from the plan's.
     """
     problems: list[Problem] = []
     largest: float | None = None
@@ -242,9 +243,9 @@ class _UnitRows:
         if store.terms:
             mlps, means = self._arrays["mlps"][good].astype(np.float32), self._arrays["mlp_means"][good]
             total += mlp_contributions(mlps, means, norm, store.contents.folded, "uniform", True).sum(axis=1)
-        for kept, layer in enumerate(store.layers):
+        for index, layer in enumerate(store.layers):
             for head in range(store.heads_per_layer):
-                head_outputs = self._arrays["heads"][good, kept, head].astype(np.float32)
+                head_outputs = self._arrays["heads"][good, index, head].astype(np.float32)
                 total += head_coordinates(head_outputs, norm, True) @ store.head_directions(layer, head)
         unit = embedding / norm[:, 2:]
         return [float(error) for error in np.linalg.norm(total - unit, axis=1)]

@@ -14,9 +14,9 @@ class JoinedImage:
 
     image: Entry
     companions: dict[str, Entry]
-    # The fields for which several companions might be meant, each with the paths of some.
+    # The fields for which several companions are possible, each with the paths of some of them.
     ambiguous: Sequence[tuple[str, list[str]]] = ()
-    # The fields whose companion may belong to another sample with the same key.
+    # The fields that stay empty, because the companion may belong to another sample with the same key.
     withheld: Sequence[str] = ()
 
 
@@ -26,7 +26,7 @@ class Bundle:
 
     group: Group
     entries: list[Entry]
-    # The images among them that are rows, first alone and then with their companions.
+    # The images that become rows. `joined` has them with their companions.
     images: list[Entry] = field(default_factory=list)
     joined: list[JoinedImage] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ def bundles_of(group: Group) -> list[Bundle]:
 
 
 def has_repeated_field(bundles: Iterable[Bundle]) -> bool:
-    """Whether a field comes more than once in all of `bundles`."""
+    """Whether any field occurs more than once in `bundles`."""
     seen: set[str] = set()
     for bundle in bundles:
         for entry in bundle.entries:

@@ -54,7 +54,7 @@ class CompanionIndex:
 
 
 def find_companions(role: str, stem: str, indexes: Sequence[CompanionIndex]) -> list[Entry]:
-    """The one companion of an image named `stem`, several if any of them might be meant, or none."""
+    """The companion of an image named `stem`: one, none, or several if each of them may belong to the image."""
     several: list[Entry] | None = None
     for prefix in prefixes(stem):
         for index in indexes:

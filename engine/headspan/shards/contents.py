@@ -1,6 +1,6 @@
-"""Read the contents of companions: captions, metadata and classes, as a Sample keeps them.
+"""Read the contents of companions: captions, metadata and classes, as a Sample stores them.
 
-Each reader raises ValueError if the data is not what it should be.
+Each reader raises ValueError if the data is invalid.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def caption_in(metadata: str, key: str) -> str | None:
     return text.strip().encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else None
 
 
-# For each of a Sample's fields: how its companion is read, and what the companion should be.
+# For each of a Sample's fields: the reader of its companion, and the expected contents in words.
 READERS: dict[str, tuple[Callable[[bytes], str | int], str]] = {
     "caption": (read_caption, "UTF-8"),
     "metadata": (read_metadata, "JSON"),

@@ -84,7 +84,7 @@ def _describe_remote(url: str) -> tuple[int | None, int | None]:
     except BaseException as error:
         if is_transient(url, error):
             raise unreadable(url, error) from shown_cause(url, error)
-        # The driver knows no times.
+        # The driver states no modification time.
         modified_ns = None
     return size, modified_ns
 

@@ -43,7 +43,7 @@ class ImageFolder:
 
         `wanted` is one of CLASSES. With `auto`, folders are classes if every image is in one, if no image has a `.cls`
         file, and if not all folders are numbered like shards. With the others, `.cls` files are left out. Raises
-        SettingsError if `folders` are wanted and not every image is in one.
+        SettingsError if `wanted` is `folders` and not every image is in one.
         """
         nested = all(len(image.parts) > 1 for image in self.images)
         names = sorted({image.parts[0] for image in self.images}) if nested else []

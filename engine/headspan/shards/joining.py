@@ -1,14 +1,19 @@
 """Join the members of a tar to samples: which images are rows, and which companions each image gets.
 
-The rule is WebDataset's: members with one key are one sample. Each image of a sample is a row. An image gets the
-caption, metadata and class of its own name. Without those, it gets the ones named with the longest prefix of its name,
-so `k.txt` serves `k.left.jpg`. Without those too, it gets the only one of its sample, so `k.outputs.txt` serves
-`k.input.jpg`. No image gets a companion that is named after another image.
+The rule is WebDataset's: members with the same key are one sample. Each image of a sample is a row. For each kind of
+companion (caption, metadata, class), an image gets the first of these that exists:
 
-WebDataset begins a sample wherever the key changes. Here a companion may stand anywhere in the tar, as long as no field
-of its key repeats. If one does, concatenated archives are joined one by one, and within an archive an image gets only
-the companions next to it. If consecutive samples have one key and one of them lacks a field, no image of them gets that
-field, because it may belong to the next image.
+1. the companion with the image's own name, such as `k.left.txt` for `k.left.jpg`;
+2. the one named with the longest prefix of that name, such as `k.txt` for `k.left.jpg`;
+3. the only one whose name differs from the image's after their longest common prefix, such as `k.outputs.txt` for
+   `k.input.jpg`.
+
+No image gets a companion that is named after another image.
+
+WebDataset begins a sample wherever the key changes. headspan accepts the companions of an image anywhere in the tar, as
+long as no field of their key repeats. If a field repeats, concatenated archives are joined one by one, and within an
+archive an image gets only the companions next to it. If consecutive samples have the same key and one of them lacks a
+field, no image of these samples gets that field, because it may belong to the next image.
 """
 
 from __future__ import annotations
@@ -132,7 +137,7 @@ def _select_images(scope: Sequence[Bundle], unused: Unused) -> None:
 
 
 def _join_scope(scope: Sequence[Bundle], everywhere: CompanionIndex, image_prefixes: set[str]) -> None:
-    """Give the images of each bundle its companions, and the companions of bundles without an image."""
+    """Give each image the companions of its own bundle, or those of bundles without an image."""
     free = CompanionIndex((entry for bundle in scope if not bundle.images for entry in bundle.entries), image_prefixes)
     for bundle in scope:
         indexes = (CompanionIndex(bundle.entries, image_prefixes), free) if bundle.images else ()

@@ -118,7 +118,7 @@ class Links:
 
 
 def dead_link(symbolic: bool, what: str = "is not") -> str:
-    """The reason, with what to do, for a link to a file that `what` ("is not", "occurs several times") in the tar."""
+    """Why a link leads to no data, and what to do. `what` is "is not" or "occurs several times", said of the file."""
     kind, flag = ("symbolic", "-h") if symbolic else ("hard", "--hard-dereference")
     return f"a {kind} link to a file that {what} in this tar; pack with tar {flag}"
 

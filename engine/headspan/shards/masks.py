@@ -1,4 +1,4 @@
-"""Which images are masks of other images. A mask has no row of its own."""
+"""Decide which images are masks of other images. A mask has no row of its own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MASK_WORD = re.compile(
 
 
 def mask_stems(images: Collection[str], companions: Collection[str]) -> set[str]:
-    """Those of the stems `images` that belong to masks.
+    """The stems in `images` that belong to masks.
 
-    All stems are those of members with one key. A stem belongs to a mask if it has a word such as `mask` or `depth`, if
-    no companion has the same stem, and if another image's stem begins with the part before that word, or is a beginning
-    of that part.
+    `images` and `companions` are the stems of members with the same key. A stem belongs to a mask if it has a word such
+    as `mask` or `depth`, if no companion has the same stem, and if another image's stem begins with the part before
+    that word, or is a beginning of that part.
     """
     bases = {stem: base for stem in images if (base := _before_mask_word(stem)) is not None}
     for stem in companions:

@@ -1,7 +1,7 @@
-"""What the names of a tar's members say: their keys, and which are images or companions of images.
+"""Group a tar's members by key, and find images and their companions by name.
 
-The names are WebDataset's. A member's path up to the first dot of its base name is its key. The rest, in lower case, is
-its field.
+The names follow WebDataset. A member's path up to the first dot of its base name is its key. The rest, in lower case,
+is its field.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def group_members(
 ) -> list[Group]:
     """The members in groups, in their order, without the files that macOS adds to archives.
 
-    `on_companion` is called with each companion as it comes, so that its data can be read on the way. `on_link` is
-    called with the group whose last member is a link to a file that has not come yet.
+    `on_companion` is called with each companion before the next member is read, so that its data can be read on the
+    way. `on_link` is called with the group whose last member is a link to a file that is not known yet.
     """
     fields: dict[str, Field] = {}
     groups: list[Group] = []

@@ -9,7 +9,7 @@ from headspan.config import MemberNames
 from headspan.shards.joining import Unused
 from headspan.shards.samples import BadImage
 
-# The row of a note that is on no image.
+# The row of a note that concerns no image.
 NO_ROW = -1
 # How many of several members a note names.
 _NAMED_MEMBERS = 10
@@ -24,7 +24,7 @@ def note_unused(
         on_note(BadImage(NO_ROW, path, source, reason))
 
     for entry in unused.without_image:
-        # Beside an image it would be a part of the sample. Alone, it may be an image with an unknown extension.
+        # With an image of the same key it would be part of a sample. Without, it may be an image of unknown extension.
         if entry.offset not in linked:
             note(entry.path, "is neither an image nor a member that belongs to one")
     for entry in unused.away_from_image:

@@ -1,7 +1,7 @@
 """Plan a run before anything is computed: every image's row, and the rows of each unit of work.
 
-Reads tar headers and the small companions of images (caption, metadata, class), never an image. A tar that is truncated
-or damaged is a SourceError with its offset, so that no member after it is lost silently. Rows are consecutive in the
+Planning reads tar headers and the small companions of images (caption, metadata, class), but no image. A truncated or
+damaged tar raises SourceError with the offset, so that no member after it is lost silently. Rows are consecutive in the
 order of the shards and of their members. joining.py decides which members are one sample.
 """
 
@@ -45,11 +45,12 @@ def list_samples(
     on_progress: Listener = ignore,
     names: MemberNames = _ANY_NAMES,
 ) -> Iterator[tuple[Shard, list[Sample]]]:
-    """Each shard with its images, with a `Progress` event of stage `plan` after each. Rows go on from shard to shard.
+    """Yield each shard with its samples; rows continue from shard to shard.
 
-    `urls` maps the names that shards and samples get to urls, as `stored_names` returns them. `on_note` and `names`
-    are those of `scan`. Raises SourceError if a shard is not a complete tar, and, after the last shard, if none held
-    an image.
+    `on_progress` receives a `Progress` of stage `plan` after each shard. `urls` maps the stored names of the shards to
+    their urls, as `stored_names` does. `on_note` and `names` are those of `scan`.
+
+    Raises SourceError if a shard is not a complete tar, and, after the last shard, if none held an image.
     """
     images = 0
     fields: Counter[str] = Counter()
@@ -79,15 +80,21 @@ def scan(
     names: MemberNames = _ANY_NAMES,
     fields: Counter[str] | None = None,
 ) -> tuple[Shard, list[Sample]]:
-    """One shard and its images, which may be none, in tar order, with rows from `first_row` on.
+    """Read the members of one shard. Returns the shard and its samples, in the order of the tar.
 
-    Samples and notes name the shard `called`. `described` is the result of `describe`, if it is known already. A row's
-    key is the image's path without its last extension; two images with one key each get a row. `names` selects images
-    and captions. If the shard has no image, `fields` counts what its members have after their keys.
+    A sample's key is the image's path without its last extension; two images with the same key each get a row. A link
+    stands for the file in the tar that it leads to. An image that is a link to no file has a row of zero bytes.
 
-    `on_note` is called for companions that cannot be read, or that may belong to another image (their values are None);
-    for members that belong to no image; for images that are not rows; and for what is unusual about the tar. A link
-    stands for the file that it leads to within the tar. An image that is a link to no file has a row of no bytes.
+    Args:
+        url: The shard.
+        first_row: The row of its first image.
+        on_note: Called for companions that cannot be read or may belong to another image (the sample then lacks their
+            values), for members that belong to no image, for images without a row, and for oddities of the tar.
+        called: The name of the shard in samples and notes; None for `url`.
+        described: The result of `describe`, if it is known already.
+        names: Which members are images and captions.
+        fields: If the shard has no image, counts what follows the key in the names of its members.
+
     Raises SourceError if the shard is not a complete tar.
     """
     source = called or url
@@ -121,10 +128,10 @@ def units(images: int, unit_images: int) -> list[Unit]:
 
 
 def _read_members(tar: Tar, names: MemberNames) -> tuple[list[Group], dict[int, bytes | None], dict[int, str]]:
-    """The tar's members in groups, its companions' data, and the reasons why links lead to no file.
+    """The tar's members in groups, the data of companions by offset, and the reasons why links lead to no file.
 
-    Links are replaced by their files. Data is by its offset, and None if it is too large. The reasons are by the
-    offsets after the links' headers.
+    Links are replaced by the files that they lead to. Data that is too large is None. Each reason is at the offset
+    after its link's header.
     """
     data: dict[int, bytes | None] = {}
     dead_links: dict[int, str] = {}
@@ -157,7 +164,7 @@ def _read_members(tar: Tar, names: MemberNames) -> tuple[list[Group], dict[int, 
         is_expected = role == IMAGE or (role == OTHER and tar.links.leads_to_a_folder(offset))
         if tar.links.leads_to_several(offset) or not is_expected:
             dead_links[offset] = tar.links.what_is_wrong(offset)
-    # In the order of the tar, since a stream is opened again to go back.
+    # In the order of the tar, since a stream must be opened again to read an earlier offset.
     for offset, size in sorted(set(postponed)):
         if offset not in data:
             data[offset] = tar.read(offset, size) if size <= COMPANION_BYTES else None

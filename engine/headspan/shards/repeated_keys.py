@@ -1,4 +1,4 @@
-"""Consecutive samples with one key: which companions cannot be assigned to one image with certainty."""
+"""Withhold companions that may belong to either of two consecutive samples with the same key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headspan.shards.members import COMPANIONS, IMAGE, OTHER, Entry
 
 
 def withhold_ambiguous(bundles: Sequence[Bundle]) -> None:
-    """Take companions that may belong to another sample from the images of a group, which `bundles` are.
+    """Remove companions that may belong to another sample from the images of one group, whose bundles are `bundles`.
 
     If every bundle with images has the companion, the samples are complete and each image keeps its own. If one bundle
     lacks it, the companion may be the next sample's: in `a.jpg a.cls a.jpg`, the class may belong to either image.

@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class BadImage:
-    """An image that has a row but could not be used, and the reason."""
+    """An image that could not be used, and the reason; or a note on a member, with row -1 if it concerns no image."""
 
     row: int
     key: str

@@ -1,7 +1,8 @@
 """Open a shard by its url: a local file, a url that fsspec reads, or a `pipe:` command.
 
-Local files are read in place. Sources that cannot seek are streams (stream.py). Network reads that fail are retry
-where that may help. A short read, and everything that a driver raises, is a SourceError, never an early end.
+Local files are read in place. Sources that cannot seek are streams (stream.py). Network reads that fail are retried
+where that may help. A short read, or an exception of a driver, raises SourceError; it never looks like the end of the
+shard.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class _SeekableReader(ShardReader):
 
 
 class _RetryingReader(ShardReader):
-    """A network source. A failed read is retry at the same offset; a failed stream is opened again first."""
+    """A network source. A failed read is retried at the same offset; a failed stream is opened again first."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

@@ -1,7 +1,7 @@
 """Read a shard that cannot seek: pipes, gzip, and servers that only send whole files.
 
-A later offset is reached by reading on, an earlier one by opening the source again. A command that fails, and a stream
-that stops early, are each a SourceError.
+A later offset is reached by reading the bytes before it, an earlier one by opening the source again. A command that
+fails, or a stream that stops early, raises SourceError.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headspan.shards.reader import ShardReader
 
 GZIP_MAGIC = b"\x1f\x8b"
 _SKIPPED_BYTES = 1 << 20
-# The most padding after a gzip stream, and of empty gzip streams. A command or a server may never stop.
+# The most bytes of padding or empty gzip streams that are read after the data. A command or a server may never stop.
 _MOST_PADDING_BYTES = 16 << 20
 # Exit statuses of a command that was stopped because nothing reads its output: the shell's and the system's SIGPIPE.
 _BROKEN_PIPE = (141, -13)
@@ -119,7 +119,7 @@ class Stream(ShardReader):
 
 
 class _Raw(io.RawIOBase):
-    """A raw stream of anything with `read(size)`, so that a buffer can peek into it. Closing it closes nothing."""
+    """A raw stream of anything with `read(size)`, so that a buffer can peek into it. It never closes its source."""
 
     def __init__(self, source: Any) -> None:
         self._source = source

@@ -1,8 +1,8 @@
 """The members of a tar, read forwards: their names, where their data is, and the data on request.
 
-Python's tarfile ends without an error at a header that it cannot read. Here such a header, a member that the shard ends
-within, and a tar that turns into zeros are each a SourceError with the offset. What is unusual about a readable tar is
-kept as a remark.
+Python's tarfile ends without an error at a header that it cannot read. Here such a header, a shard that ends within a
+member, and a tar that turns into zeros each raise SourceError with the offset. Oddities of a readable tar are listed in
+`Tar.remarks`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from headspan.shards.tar_header import (
 
 # In the usual tar this holds an image's companions and the next image's header, so one read serves them all.
 _WINDOW_BYTES = 8192
-# The size of a link to a file that has not come yet. `Tar.links` finds the file when all members have come.
+# The size of a link whose file is not known yet. `Tar.links` finds the file once all members are read.
 LINK = -1
 # A file or a link: its path, the offset of its data, its size, and the number of its archive in the tar.
 Member = tuple[str, int, int, int]
@@ -56,13 +56,13 @@ class Tar:
         self._reader = reader
         self._window = b""
         self._start = 0
-        # Resolves links when all members have come.
+        # Resolves links once all members are read.
         self.links = Links()
-        # What is unusual about the tar, a sentence each. Complete when all members have come.
+        # Oddities of the tar, one sentence each. Complete once all members are read.
         self.remarks: list[str] = []
 
     def members(self) -> Iterator[Member]:
-        """Every file and link. Between two of them, `read` may fetch the data of the first.
+        """Yield every file and link. Before the next one is requested, `read` may fetch the data of the last one.
 
         Raises SourceError if the shard is not a complete tar.
         """

@@ -1,6 +1,6 @@
 """The end of a tar: whether zeros are padding or damage, and which bytes follow the end.
 
-A tar that is damaged at its end is a SourceError. What is unusual but readable is a remark, one sentence each.
+A tar that is damaged at its end raises SourceError. An unusual but readable end gives remarks, one sentence each.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def trailing_remark(url: str, take: Callable[[int, int], bytes], zeros: int, off
     """The remark on bytes from `offset` on that are not a header, after zeros that begin at `zeros`.
 
     `take(offset, size)` reads the shard. Raises SourceError if members follow after all, since the zeros and the bytes
-    are then damage, and if the bytes go on for more than 16 MiB.
+    are then damage, and if there are more than 16 MiB of such bytes.
     """
     place = offset
     while block := take(place, BLOCK_BYTES):

@@ -1,6 +1,6 @@
 """The header blocks of a tar: types, names and sizes, long names and pax records.
 
-Everything that is not a valid header is a SourceError with its offset.
+Anything that is not a valid header raises SourceError with its offset.
 """
 
 from __future__ import annotations

@@ -38,14 +38,24 @@ def textspan(
 ) -> HeadSpans:
     """Describe every head of `layers` (default: all stored ones) by `texts_per_head` texts of a pool.
 
-    Only the store's moments are read. Contributions are those of the published convention (`uniform`), divided by
-    `‖embedding‖`; `rank` bounds the principal directions in which texts are compared. The result is written to the
-    store as `textspan/<run>`, together with the pool's vectors; `run` defaults to the pool's name. A run of the same
-    texts, settings and images is returned unchanged. Method: Gandelsman, Efros, Steinhardt, ICLR 2024, Algorithm 1.
+    Only the store's moments are read. Contributions follow the published convention (`uniform`) and are divided by
+    `‖embedding‖`. The result is written to the store as `textspan/<run>`, together with the pool's vectors. An existing
+    run of the same texts, settings and images is returned unchanged.
 
-    `also` names further stores of the same weights and layers, at any precision and decoding; their moments are added,
-    so that the texts describe the images of all stores. `overwrite` replaces a different run of the same name, and
-    deletes the labels and scores made from it. `weights` is as in `text_vectors`.
+    Method: Gandelsman, Efros, Steinhardt, ICLR 2024, Algorithm 1.
+
+    Args:
+        store: The store to describe, which is also written to.
+        texts: The name of an included pool, a file of texts, a list of texts, or a pool.
+        texts_per_head: How many texts are chosen for each head.
+        layers: The layers to describe, numbered as in the model; None for all stored ones.
+        rank: The number of principal directions of a head's contributions in which texts are compared, at most.
+        run: The name of the run; None for the pool's name.
+        on_progress: Called with a `headspan.events.Progress` as the work advances.
+        also: Further stores of the same weights and layers, at any precision and decoding. Their moments are added, so
+            the texts describe the images of all stores.
+        overwrite: Replace a different run of the same name, and delete the labels and scores made from it.
+        weights: As in `text_vectors`.
 
     Raises SettingsError if sizes do not fit or a store is named twice; StoreError if there are fewer than two images,
     if a store has other weights or layers, or if a different run of that name exists and `overwrite` is false; and the
@@ -127,9 +137,6 @@ def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) 
     if "moments_sha256" not in kept:
         # Runs of earlier versions record no checksum of the moments.
         deciding["also"] = "further stores"
-    if kept.get("convention") == "even":
-        # The earlier name of the convention.
-        kept["convention"] = "uniform"
     different = [name for name in deciding if name in kept and kept[name] != settings[name]]
     if different:
         now = ", ".join(

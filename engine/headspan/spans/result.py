@@ -1,4 +1,4 @@
-"""The texts that describe every head of a store, as TEXTSPAN chose them, and how they are read from a store."""
+"""The texts that TEXTSPAN chose for every head of a store, and how they are read back."""
 
 from __future__ import annotations
 

@@ -94,9 +94,8 @@ def _of_images(samples: pa.Table) -> dict[str, np.ndarray]:
 
 def _read(contents: Contents, name: str, rows: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
     """Read an outer selection of an array at `rows`."""
-    chosen = np.atleast_1d(rows[key[0]])
     lengths = contents.specs[name].shape[1:]
-    # Zarr accepts no slice that runs backwards.
-    index = [np.arange(n)[part] if isinstance(part, slice) else part for part, n in zip(key[1:], lengths, strict=True)]
-    values = contents.outer(name, chosen, *index)
-    return np.asarray(values[0]) if np.ndim(rows[key[0]]) == 0 else values
+    chosen = [rows[key[0]], *(np.arange(length)[part] for part, length in zip(key[1:], lengths, strict=True))]
+    values = contents.outer(name, *map(np.atleast_1d, chosen))
+    # A single place, unlike a list of one, has no axis.
+    return np.asarray(values[tuple(0 if np.ndim(places) == 0 else slice(None) for places in chosen)])

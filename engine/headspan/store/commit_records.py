@@ -1,15 +1,16 @@
-"""Commit records: which units of a store are finished, with which files, and the moments of those units.
+"""Read commit records: which units are finished, with which files, and the moments of those units.
 
-A unit's record is the only proof that its files are valid. Each record has the unit's moments beside it. When all of
-64 neighbouring units are finished, their records and moments are merged into two group files. Moments are always added
-in the order of units, so that their bytes do not depend on interruptions. This module reads; `store.write.commits`
-writes.
+A unit's record is the only proof that its files are valid. Each record has the unit's moments beside it. When all 64
+units of a group are finished, their records and moments are merged into two files of the group. Moments are always
+added in the order of units, so that their bytes do not depend on interruptions. `store.write.commits` writes what this
+module reads.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +82,10 @@ class CommitRecords:
         found = {}
         for ending in QUARANTINE_ENDINGS:
             for key in self.unit_files(ending):
-                note = json.loads(self._storage.get(key))
-                found[note["unit"]] = Unit(note["unit"], note["first_row"], note["rows"])
+                # Another process may have committed the unit and deleted the note after it was listed.
+                with suppress(FileNotFoundError):
+                    note = json.loads(self._storage.get(key))
+                    found[note["unit"]] = Unit(note["unit"], note["first_row"], note["rows"])
         return [found[unit] for unit in sorted(found)]
 
     def other_files(self) -> Files:
@@ -94,7 +97,7 @@ class CommitRecords:
         return self.recorded(PLANNED)
 
     def recorded(self, key: str) -> Files:
-        """Return the files listed in a record of files; none if it is not there. Raises StoreError if it is damaged."""
+        """Return the files listed in a record of files; none without a record. Raises StoreError if it is damaged."""
         try:
             files = json.loads(self._storage.get(key))
             return {file: (size, crc) for file, (size, crc) in files.items()}
@@ -105,7 +108,7 @@ class CommitRecords:
             raise StoreError(f"{self._storage}/{key}: this record is damaged ({one_line(error)}); {todo}") from error
 
     def read(self, key: str) -> list[UnitRecord]:
-        """Return the records in one file; none if it is not there. Raises StoreError if it is damaged."""
+        """Return the records in one file; none if it does not exist. Raises StoreError if it is damaged."""
         try:
             values: list[dict[str, Any]] = json.loads(self._storage.get(key))
             return [

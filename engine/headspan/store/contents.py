@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,9 @@ from headspan.store.mapped import MappedRows, UnmappableError
 from headspan.store.schema import UNREADABLE, dimensions, open_group, stored_row_arrays
 from headspan.store.tables import read_unit
 
+# The most bytes that `outer` reads at once, unless a row of chunks is larger.
+_BLOCK_BYTES = 64 << 20
+
 
 class Contents:
     """The files of the store at `path`. Raises StoreError if there is no store or it has another format."""
@@ -42,11 +46,6 @@ class Contents:
         for record in self.records:
             self.committed[record.first_row : record.first_row + record.rows] = True
         self._mapped: dict[str, MappedRows] = {}
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of all files, including those of analyses and of unfinished units."""
-        return sum(self.storage.size(key) or 0 for key in self.storage.list())
 
     @cached_property
     def specs(self) -> dict[str, ArraySpec]:
@@ -133,19 +132,33 @@ class Contents:
         except (ValueError, OSError) as error:
             raise self._unreadable(name, error) from error
 
-    def outer(self, name: str, rows: np.ndarray, *index: Any) -> np.ndarray:
-        """Read `rows` of an array at an outer selection of the axes after the first; not committed rows are NaN."""
-        array = self.array(name)
-        try:
-            values = np.asarray(array.oindex[(rows, *index)])
-        except (ValueError, OSError) as error:
-            raise self._unreadable(name, error) from error
-        values[~self.committed[rows]] = self.specs[name].fill
-        return values
+    def outer(self, name: str, rows: np.ndarray, *index: np.ndarray) -> np.ndarray:
+        """Read `rows` of an array at an outer selection of the axes after the first; not committed rows are NaN.
+
+        `rows` and `index` are lists of places, none negative, in any order.
+        """
+        spec = self.specs[name]
+        found = np.full((len(rows), *map(len, index)), spec.fill, spec.dtype)
+        if not found.size:
+            return found
+        # Zarr reads a list of rows 7 to 25 times as slowly as a range, so ranges are read and rows are picked from them.
+        ranges, picks = zip(*map(_as_range, index), strict=True) if index else ((), ())
+        row_bytes = math.prod(each.stop - each.start for each in ranges) * found.itemsize
+        block_rows = max(1, _BLOCK_BYTES // (row_bytes * spec.chunk[0])) * spec.chunk[0]
+        order = np.argsort(rows // block_rows, kind="stable")
+        borders = np.flatnonzero(np.diff(rows[order] // block_rows)) + 1
+        for places in np.split(order, borders):
+            here, pick = _as_range(rows[places])
+            values = self.values(name, here, *ranges)
+            for axis, each in enumerate((pick, *picks)):
+                values = values if each is None else values.take(each, axis)
+            found[places] = values
+        found[~self.committed[rows]] = spec.fill
+        return found
 
     def good_rows(self) -> np.ndarray:
         """Return the rows of images that could be used. Raises StoreError if `ok` contradicts the commit records."""
-        good = np.flatnonzero(self.committed & (np.asarray(self.array("ok")[...]) == 1))
+        good = np.flatnonzero(self.committed & (self.values("ok") == 1))
         recorded = sum(record.images for record in self.records)
         if len(good) != recorded:
             raise StoreError(
@@ -166,3 +179,10 @@ class Contents:
         return StoreError(
             f"{self.path}: {name} cannot be read ({one_line(error)}); headspan verify says which unit is damaged"
         )
+
+
+def _as_range(places: np.ndarray) -> tuple[slice, np.ndarray | None]:
+    """Return the range that contains `places`, and where they are in it; None if they are the whole range in order."""
+    first, last = int(places.min()), int(places.max())
+    whole = len(places) == last - first + 1 and bool((np.diff(places) == 1).all())
+    return slice(first, last + 1), None if whole else places - first

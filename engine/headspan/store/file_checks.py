@@ -34,7 +34,7 @@ def faults(storage: Storage, files: Mapping[str, Checksum]) -> Iterator[tuple[st
 
 
 def drop_consolidated(storage: Storage, folder: str) -> None:
-    """Remove the copy of the metadata below a group from the group's metadata, before the metadata below change."""
+    """Remove the consolidated copy from the metadata of a group. Call this before the metadata below it change."""
     key = f"{folder}/zarr.json" if folder else "zarr.json"
     data = _without_consolidated(storage, key)
     if data is not None:

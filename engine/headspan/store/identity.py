@@ -1,4 +1,4 @@
-"""The identity of a store: the keys that must be equal to resume it, or to add two stores.
+"""The identity of a store: the keys that must be equal to resume it or to add moments of two stores.
 
 Everything else in a store's attributes is a description. Sentences, names, library versions and the upstream model's
 configuration may differ between two runs that compute the same numbers. A key that an older store lacks is not

@@ -1,4 +1,4 @@
-"""What a store holds, as short facts for people: images, layers, size, how it was made, and its results."""
+"""Facts about a store for people: images, layers, size, how it was made, and its results."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 An uncompressed shard contains its inner chunks one after the other, as `ShardPieces` writes them. So a part of a shard
 is a view into its file, and values are copied or converted straight from the file. A missing shard reads as the fill
-value. A shard with another index is damaged or was written by another program; then the caller reads with Zarr.
+value. A shard with another index is damaged or was written by another program; it raises UnmappableError, and the
+caller reads with Zarr.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MAPS = 4096
 
 
 class UnmappableError(Exception):
-    """A shard has another form than this package writes."""
+    """The fast path cannot be used: a shard has another layout than headspan writes, or numkong is not installed."""
 
 
 class MappedRows:

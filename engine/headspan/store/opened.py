@@ -17,6 +17,7 @@ import zarr
 
 from headspan.config import spans
 from headspan.errors import SettingsError, StoreError, counted, one_line
+from headspan.io.storage import total_bytes
 from headspan.shards.samples import BadImage, Shard, Unit
 from headspan.store.contents import Contents
 from headspan.store.tables import read_notes, read_rows, read_shards, read_table
@@ -87,7 +88,7 @@ class OpenStore:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all of the store's files, including those of analyses and of unfinished units."""
-        return self.contents.stored_bytes
+        return total_bytes(self.contents.storage)
 
     @property
     def layers(self) -> tuple[int, ...]:

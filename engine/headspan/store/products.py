@@ -106,7 +106,7 @@ def _pass(
 
 @lru_cache(1)
 def _threads(process: int, count: int) -> ThreadPoolExecutor:
-    """Return the threads of this process. They are kept, because starting them takes a tenth of a search's time.
+    """Return the threads of this process. They are reused, because starting them takes a tenth of a search's time.
 
     A forked process has none of its parent's threads and starts its own.
     """

@@ -39,7 +39,8 @@ class Store(OpenStore):
     `‖embedding‖`, so that all terms of an image sum to its unit embedding. With `convention="per_term"` each term is
     centred by its own mean, and the output biases and the final norm's bias are terms of their own.
 
-    Methods that take a layer or head raise SettingsError if it is not stored. Reading damaged files raises StoreError.
+    Methods raise SettingsError if the layer, head, image or array that they read is not stored. Reading damaged files
+    raises StoreError.
     """
 
     @cached_property
@@ -101,8 +102,8 @@ class Store(OpenStore):
         self, layer: int, head: int, convention: str = "uniform"
     ) -> Float32[np.ndarray, "coordinate joint"]:
         """Return the fixed matrix that maps `[Σ α v / s, 1/s, μ/s, 1]` of one head into joint space."""
-        kept, place = self.contents.layer_index(layer, head), layer - self.all_layers
-        return head_directions(self.contents.folded, kept, place, head, check_convention(convention))
+        index, place = self.contents.layer_index(layer, head), layer - self.all_layers
+        return head_directions(self.contents.folded, index, place, head, check_convention(convention))
 
     def patches(
         self, image: int, layer: int, convention: str = "uniform", normalised: bool = True
@@ -161,7 +162,10 @@ class Store(OpenStore):
         return bias_contributions(self.norm, self.contents.folded, normalised)
 
     def moments(self) -> MergedMoments:
-        """Return count, sum and Gram matrix of every stored head's normalised coordinates, over all usable images."""
+        """Return count, sum and Gram matrix of every stored head's normalised coordinates, over all usable images.
+
+        Raises StoreError if no unit is finished yet.
+        """
         commits = self.contents.commits
         moments = None if commits.complete else commits.moments()
         # Checked again: another process may have finished the run and deleted its parts in between.
@@ -185,7 +189,10 @@ class Store(OpenStore):
 
 
 def open_store(path: str | Path, include_failed: bool = False) -> Store:
-    """Open a store; `include_failed` shows images that could not be used, and unfinished ones, as NaN rows."""
+    """Open a store; `include_failed` shows images that could not be used, and unfinished ones, as NaN rows.
+
+    Raises StoreError if there is no store, it is damaged, or it has another format.
+    """
     return Store(path, include_failed)
 
 

@@ -29,7 +29,7 @@ RECORDS = "records"
 ROOT_COPY = f"{RECORDS}/root.json"
 # Rows in an inner chunk: many if one head is read over all images, one if the patches of one image are read.
 _CHUNK_ROWS = {"heads": 4096, "patches": 1, "through_pool": 256}
-# The largest row of chunks, unless it is one row of the array: a row of chunks is filled in memory.
+# The most bytes of a row of chunks, which is filled in memory. A single row of the array may have more.
 _ROW_OF_CHUNKS_BYTES = 64 << 20
 # The axes along which an inner chunk has length 1: a head is read without its neighbours, and the patches of one image
 # and layer are in one chunk.

@@ -1,4 +1,4 @@
-"""The layout of a Zarr shard in its file: inner chunks one after the other, then the index and its crc32c.
+"""The layout of a Zarr shard in its file: inner chunks, then the index and its crc32c.
 
 The format is Zarr v3's `sharding_indexed` codec with uncompressed little-endian chunks and the index at the end.
 """

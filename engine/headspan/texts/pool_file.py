@@ -1,4 +1,4 @@
-"""Parse a file of texts: one text a line, or `text<TAB>concept` with or without a line of column names.
+"""Parse a file of texts: one text per line, or `text<TAB>concept`, with or without column names.
 
 Only `\\n`, `\\r\\n` and `\\r` end a line. Other separators of Unicode and ASCII are part of a text. Files of other
 formats (CSV, JSON, Parquet, …) are refused, and the error names the format.

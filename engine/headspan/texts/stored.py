@@ -1,4 +1,4 @@
-"""Pools and their vectors in a store, as `texts/<name>`: find them, read them, and keep them on request."""
+"""Pools and their vectors in a store, as `texts/<name>`: find, read and save them."""
 
 from __future__ import annotations
 

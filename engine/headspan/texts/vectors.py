@@ -81,7 +81,7 @@ def embed_pool(
     *,
     weights: str | Path | None = None,
 ) -> EmbeddedPool:
-    """As `text_vectors`, with the pool and the text tower, as `keep_vectors` takes them."""
+    """As `text_vectors`, but returns the pool and the text tower too, as `keep_vectors` needs them."""
     pool = read_pool(texts)
     tower = store.attributes.get("text_sha256") or kept_text_tower(store)
     if (found := find_vectors(store, pool)) is not None:
@@ -102,7 +102,7 @@ def embed_pool(
 
 
 def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> EmbeddedPool:
-    # The cache shares the array with every caller.
+    # Every caller gets the same array, so it must not change.
     vectors.flags.writeable = False
     return EmbeddedPool(pool, vectors, text_sha256)
 
@@ -110,8 +110,9 @@ def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> Embed
 def _cache_key(store: Store, tower: str | None, weights: str | Path | None, pool: Pool) -> str:
     """Text tower and texts. Concepts and the pool's name do not change a vector."""
     known = store.attributes
-    # The checksum covers the weights; name and settings decide tokenizer and activation.
-    model = [tower, known.get("model"), known.get("tower")] if tower else [str(store.path.resolve()), str(weights)]
+    # The checksum covers the weights; name, config and activation decide how they and the tokenizer are used.
+    settings = [known.get(name) for name in ("model", "model_config", "tower")]
+    model = [tower, *settings] if tower else [str(store.path.resolve()), str(weights)]
     return hashlib.sha256(json.dumps([model, pool.texts], sort_keys=True).encode()).hexdigest()
 
 

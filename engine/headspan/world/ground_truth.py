@@ -1,6 +1,6 @@
 """Check what the analyses found in a store of the image world against the scenes it was made from.
 
-Five questions:
+It answers five questions:
 
 1. Zero-shot: does the model name every factor of a scene?
 2. High heads: which concepts have heads whose first five texts all speak of that concept (CCS 5)?

@@ -1,4 +1,4 @@
-"""Draw objects on patches: the coverage and the colour of each, before patches are pasted onto a background.
+"""Draw objects on patches: their coverage and colour, before patches are pasted onto a background.
 
 Objects of one patch size are drawn together, one shape or texture at a time. Pixels are computed by exactly rounded
 operations only. Sines and cosines are computed once for each object, in double precision.

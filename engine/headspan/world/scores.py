@@ -21,7 +21,7 @@ def precision_at(
     """Precision@`nearest`: the mean over images i of #{j in N(i): same[i, j]} / #N(i).
 
     N(i) holds the `nearest` other images with the highest scores[i, j], or all others where there are fewer. Scores
-    that know nothing of the truth give `chance_of_same` on average. NaN for fewer than two images.
+    that are independent of the truth give `chance_of_same` on average. NaN for fewer than two images.
     """
     nearest = min(nearest, len(scores) - 1)
     if nearest < 1:

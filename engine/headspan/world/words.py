@@ -94,12 +94,12 @@ def ground_phrase(kind: str, colour: str) -> str:
     return f"{with_article(words)} background"
 
 
-def _of_any(words: Sequence[str], ending: str = "") -> list[str]:
+def _of_any(words: Sequence[str]) -> list[str]:
     """Each of the words before each of NOUNS, in singular and plural: "a red shape", "red objects"."""
     forms: list[str] = []
     for word in words:
         for noun in NOUNS:
-            forms += [f"{with_article(f'{word} {noun}')}{ending}", f"{word} {plural(noun)}{ending}"]
+            forms += [with_article(f"{word} {noun}"), f"{word} {plural(noun)}"]
     return forms
 
 

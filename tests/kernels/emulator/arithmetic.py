@@ -19,18 +19,18 @@ DTYPES: dict[str, Any] = {
 
 
 _UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
-# For each type its NumPy type, and how many of them fit 64 bits.
+# For each type its NumPy type, and how many numbers of it fit into 64 bits.
 _PIECES = {kind: (np.dtype(dtype), 8 // np.dtype(dtype).itemsize) for kind, dtype in DTYPES.items()}
 _PIECES |= {"tf32": _PIECES["f32"], "pred": _PIECES["b8"]}
 
 
 def to_bits(values: np.ndarray) -> np.ndarray:
-    """Numbers as the low bits of 64."""
+    """Numbers as the low bits of 64-bit integers."""
     return values.view(_UNSIGNED[values.dtype.itemsize]).astype(np.uint64)
 
 
 def from_bits(bits: np.ndarray, kind: str) -> np.ndarray:
-    """The low bits of 64 as numbers of a type; bfloat16 becomes float32."""
+    """The low bits of 64-bit integers as numbers of a type; bfloat16 becomes float32."""
     if kind == "bf16":
         return ((bits & 0xFFFF) << 16).astype(np.uint32).view(np.float32)
     dtype, pieces = _PIECES[kind]
@@ -39,7 +39,7 @@ def from_bits(bits: np.ndarray, kind: str) -> np.ndarray:
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
-    """float32 rounded to the nearest bfloat16, ties to even, as the low bits of 64."""
+    """float32 rounded to the nearest bfloat16, ties to even, as the low bits of 64-bit integers."""
     bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(values), np.uint64(0x7FFF), rounded)

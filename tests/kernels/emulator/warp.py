@@ -33,7 +33,7 @@ class Block:
 
 
 class Around(NamedTuple):
-    """What the warps of a program share."""
+    """The memory and tables that all warps of a program use."""
 
     program: Program
     parameters: dict[str, int]

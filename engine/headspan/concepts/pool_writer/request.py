@@ -1,4 +1,4 @@
-"""The request to a language model that writes a text pool, and the choice of usable texts from its answers."""
+"""The requests for texts of a pool, and the selection of usable texts from a language model's answers."""
 
 from __future__ import annotations
 

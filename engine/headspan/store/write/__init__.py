@@ -1,1 +1,1 @@
-"""How a store is created and filled, unit by unit."""
+"""Create a store, fill it unit by unit, and save the results of analyses in it."""

@@ -24,7 +24,7 @@ from headspan.store.result_files import is_recorded, note, record_key
 from headspan.store.results import Named, check_run, load, load_settings, made_from, refusal, sound
 from headspan.store.schema import UNREADABLE
 
-# Nobody is still writing a run that is older.
+# A hidden run that is older was left by a killed process.
 _LEFT_SECONDS = 3600
 
 
@@ -39,9 +39,9 @@ def save(
 ) -> None:
     """Write arrays and settings as a run.
 
-    A run with the same content is kept, with the runs made from it, and `on_progress` receives a remark. Other content
-    is refused with a StoreError unless `overwrite` is true: then the run is replaced, and the runs made from it are
-    deleted. A damaged run is replaced, and the runs made from it are kept if the new files equal the recorded ones.
+    If the run exists with the same content, nothing changes, and `on_progress` receives a remark. Other content is
+    refused with a StoreError unless `overwrite` is true: then the run is replaced, and the runs made from it are
+    deleted. A damaged run is replaced; the runs made from it stay if the new files equal the recorded ones.
 
     After an interruption or an error everything is as before. Raises StoreError if the run cannot be written.
     """

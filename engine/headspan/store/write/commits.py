@@ -1,7 +1,7 @@
-"""Commit finished units: stage the files, claim the unit, publish the files, and publish the record last.
+"""Commit finished units: stage the files, claim the unit, publish the files, and the record last.
 
-Only one writer can claim a unit, and the claim says whose staged files count. So a unit has one content however many
-writers there are, and any process can publish what a killed writer claimed.
+Only one writer can claim a unit. The claim names the writer whose staged files are published. So a unit has one content
+for any number of writers, and any process can publish the files of a killed writer that has claimed the unit.
 """
 
 from __future__ import annotations
@@ -42,30 +42,27 @@ class Commits(CommitRecords):
         """
         key = unit_key(record.unit)
         sizes = {name: size for name, (size, _) in record.files.items()}
-        # In this order the files are published: the record last.
+        # Files are published in this order: the record last.
         for name, data in ((beside(key, "moments"), pack(moments)), (key, _dump([record]))):
             with self._storage.stage(name) as staged:
                 staged.write(data)
                 sizes[name], _ = staged.finish()
         claim = json.dumps({"token": self._token, "sizes": sizes}).encode()
         mine = self._storage.put_if_absent(beside(key, "claim"), claim)
-        # The claim of a unit that another writer has committed is deleted by then. The unit stays as it is.
+        # A writer that has committed the unit has deleted its claim, so this claim succeeds. The unit stays as it is.
         mine = mine and not self.is_done(record.unit)
         if not mine:
             self._discard(sizes, self._token)
         if not self.settle(record.unit):
-            raise StoreError(
-                f"{self._storage}: staged files of unit {record.unit} were deleted while they were written; do not "
-                "delete *.tmp files of a running precompute, and run the same command to continue"
-            )
+            raise self._lost(record.unit)
         self._merge_group(group_of(record.unit))
         return mine
 
     def settle(self, unit: int) -> bool:
         """Publish the files of a claimed unit, its record last. Returns whether the unit is committed.
 
-        Several processes may do this at the same time. The claim is deleted; if the unit was committed before or its
-        staged files are lost, nothing else happens.
+        Several processes may do this at the same time. The claim is deleted. If the unit was committed before, or a
+        staged file is lost, the staged files are deleted instead of published.
         """
         key = unit_key(unit)
         claim = beside(key, "claim")
@@ -99,8 +96,8 @@ class Commits(CommitRecords):
     def replace(self, record: UnitRecord, moments: MergedMoments) -> None:
         """Replace the shards, record and moments of a committed unit that is damaged; the new shards are staged.
 
-        An interruption leaves the unit as damaged as it was. Merged moments are kept: the part of this unit in them was
-        sound, and equals the new one up to rounding.
+        An interruption leaves the unit as damaged as it was. Merged moments do not change: this unit's part of them was
+        sound, and equals the new moments up to rounding.
         """
         key = unit_key(record.unit)
         if self._exists(key):
@@ -108,7 +105,8 @@ class Commits(CommitRecords):
         else:
             key = group_key(group_of(record.unit))
         for name in record.files:
-            self._storage.publish(name, self._token)
+            if not self._storage.publish(name, self._token):
+                raise self._lost(record.unit)
         records = [record if old.unit == record.unit else old for old in self.read(key)]
         found = self._storage.put(key, [_dump(records)])
         if key in (files := self.recorded(COMPLETE)):
@@ -136,7 +134,7 @@ class Commits(CommitRecords):
                     wanted = recorded.get(each)
                     if wanted is not None and self._storage.checksum(each) != wanted:
                         raise StoreError(f"{self._storage}/{each}: not as it was written")
-                # A complete store needs only the moments in its arrays, and older ones did not keep others.
+                # A complete store needs only the moments in its arrays, and older complete stores have no others.
                 if not recorded:
                     self.unit_moments(key)
             except (StoreError, FileNotFoundError):
@@ -191,6 +189,12 @@ class Commits(CommitRecords):
     def _published(self, key: str, token: str, size: int) -> bool:
         """Return whether the staged file has its final name now, given by this process or another one."""
         return self._storage.publish(key, token) or self._storage.size(key) == size
+
+    def _lost(self, unit: int) -> StoreError:
+        return StoreError(
+            f"{self._storage}: staged files of unit {unit} were deleted while they were written; do not delete *.tmp "
+            "files of a running process, and run the same command to continue"
+        )
 
     def _end_quarantine(self, unit: int) -> None:
         for ending in QUARANTINE_ENDINGS:

@@ -52,7 +52,7 @@ class NewStore:
         self._token = new_token()
         self.folder = path.with_name(f"{self._prefix}{self._token}")
         self._beside = LocalStorage(path.parent, self._token)
-        self._storage = LocalStorage(self.folder, self._token)
+        self.storage = LocalStorage(self.folder, self._token)
         self._log = WorkerLog(self.folder, self._token)
 
     @property
@@ -95,6 +95,7 @@ class NewStore:
 
     def publish(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> bool:
         """Write the rest, and give the store its name. Returns False if another process has created that store."""
+        self._refuse_full_disk(attributes)
         self.write(attributes, shards, folded)
         sync_tree(self.folder)
         try:
@@ -105,6 +106,16 @@ class NewStore:
         sync_folder(self.path.parent)
         return True
 
+    def _refuse_full_disk(self, attributes: dict[str, Any]) -> None:
+        size = dimensions(attributes)
+        needed = size.images * image_bytes(row_arrays(size, tuple(attributes["emit"])))
+        free = self.storage.free_bytes()
+        if needed > free:
+            raise StoreError(
+                f"{self.path}: the store will take {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are available; "
+                "free disk space, choose another --out, or store fewer --layers"
+            )
+
     def write(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> None:
         """Write metadata, the model's matrices, the table of shards, and the record of all files of the plan.
 
@@ -113,12 +124,6 @@ class NewStore:
         today = todays_attributes(attributes)
         size = dimensions(today)
         specs = arrays_as_stored(row_arrays(size, tuple(today["emit"])), attributes)
-        needed, free = size.images * image_bytes(specs), self._storage.free_bytes()
-        if needed > free:
-            raise StoreError(
-                f"{self.path}: the store will take {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are available; "
-                "free disk space, choose another --out, or store fewer --layers"
-            )
         write_shards(self.folder, shards)
         root = zarr.create_group(store=self.folder, zarr_format=3, attributes={"headspan": attributes})
         arrays = [*specs.values(), *moment_arrays(size).values()]
@@ -126,13 +131,13 @@ class NewStore:
         for field in fields(folded):
             values = getattr(folded, field.name)
             spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
-            write_array(self._storage, spec, values)
+            write_array(self.storage, spec, values)
             arrays.append(spec)
             files.add(spec.file(0))
         for spec in arrays:
             create_array(root, spec)
             # The metadata of the array, and of its group, if it is in one.
             files |= {f"{place}/zarr.json" for place in (spec.name, spec.name.rpartition("/")[0]) if place}
-        self._storage.put(ROOT_COPY, [self._storage.get("zarr.json")])
+        self.storage.put(ROOT_COPY, [self.storage.get("zarr.json")])
         # By name, because an operating system or a sync tool may have put other files there.
-        Commits(self._storage, 0).note_plan({name: self._storage.checksum(name) for name in sorted(files)})
+        Commits(self.storage, 0).note_plan({name: self.storage.checksum(name) for name in sorted(files)})

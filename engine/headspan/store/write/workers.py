@@ -2,7 +2,7 @@
 
 A log is locked as long as its process lives, and deleted when the process ends normally. So an unlocked log belongs to
 a process that was killed, and tells which of its files to delete and which unit may have killed it. On a disk without
-locks every process counts as alive. No promise of the store depends on these logs.
+locks every process counts as alive. The guarantees of the store do not depend on these logs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOLDER = f"{RECORDS}/writers"
 
 @dataclass(frozen=True, slots=True)
 class OtherWorker:
-    """A process whose log is there: its token, whether it is alive, and the units in flight."""
+    """A process whose log exists: its token, whether it is alive, and its units in flight."""
 
     token: str
     alive: bool
@@ -41,7 +41,8 @@ class WorkerLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        # The unit may be the cause of a bug or a failing device, but not of an interruption or a HeadspanError.
+        # The log stays after an unexpected error, such as a failing device, since the unit may have caused it. It did
+        # not cause an interruption or a HeadspanError.
         self._log.close(delete=kind is None or issubclass(kind, HeadspanError | KeyboardInterrupt | GeneratorExit))
 
     def took(self, unit: int) -> None:
@@ -54,12 +55,12 @@ class WorkerLog:
 
 
 def other_workers(root: Path, token: str = "") -> Iterator[OtherWorker]:
-    """List all processes whose log is there, except the one of `token`."""
+    """List all processes whose log exists, except the one of `token`."""
     for key in named(LocalStorage(root), _FOLDER, r"[0-9a-f]{8}\.log"):
         path = root / key
         if path.stem == token:
             continue
-        # None: it was deleted in between, or this user may not open it, and then nothing is known of its process.
+        # None if the log was deleted meanwhile or this user may not open it. Nothing is then known of its process.
         if (found := read_log(path)) is None:
             continue
         alive, lines = found
