@@ -141,7 +141,7 @@ class Contents:
         found = np.full((len(rows), *map(len, index)), spec.fill, spec.dtype)
         if not found.size:
             return found
-        # Zarr reads a list of rows 7 to 25 times as slowly as a range, so ranges are read and rows are picked from them.
+        # Zarr reads a list of rows 7 to 25 times as slowly as a range, so ranges are read and rows picked from them.
         ranges, picks = zip(*map(_as_range, index), strict=True) if index else ((), ())
         row_bytes = math.prod(each.stop - each.start for each in ranges) * found.itemsize
         block_rows = max(1, _BLOCK_BYTES // (row_bytes * spec.chunk[0])) * spec.chunk[0]
