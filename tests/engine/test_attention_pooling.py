@@ -207,7 +207,7 @@ def test_another_image_size_is_stored_and_texts_are_encoded_with_it(
     assert verify(store).problems == ()
     # The checksum covers the interpolated positions, so the text tower is loaded with the same image size.
     assert hs.text_vectors(store, hs.read_pool(["a cat"])).shape == (1, 24)
-    with pytest.raises(StoreError, match=r"was made with preprocessing size 64, 64, this run asks for size 48, 48"):
+    with pytest.raises(StoreError, match=r"was made with preprocessing size 64, 64, but this run asks for size 48, 48"):
         hs.precompute(**{**settings, "image_size": 48})
     command = ["precompute", run["shards"], "--out", str(tmp_path / "small.zarr"), "--model", run["model"]]
     assert main([*command, "--pretrained", run["pretrained"], "--image-size", "8"]) == 2
@@ -224,7 +224,7 @@ def test_the_command_that_info_prints_resumes_the_store_and_gives_the_same_bytes
     assert words[:2] == ["headspan", "precompute"]
     monkeypatch.chdir(store.parent)
     assert main(words[1:]) == 0
-    assert f"stored before, or by another process: {IMAGES} images" in capsys.readouterr().out
+    assert f"already stored, earlier or by another process: {IMAGES} images" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(words[1:]) == 0
     arrays = {*hs.open(store).contents.specs, "moments", "model"}
@@ -260,13 +260,12 @@ def test_only_layers_before_the_pooling_are_refused_and_omitted_layers_are_repor
     with pytest.raises(SettingsError, match=r"--layers 0-1: .* layer 2, the pooling, .* as in --layers 0-1,2"):
         hs.precompute(**{**common, "layers": "0-1"})
     with pytest.raises(
-        SettingsError, match=r"--emit through_pool: of --layers 2 none is before the pooling; name some of 0 to 1, or"
+        SettingsError,
+        match=r"through_pool needs a layer before the pooling, but --layers 2 has none; name some of 0 to 1, or",
     ):
         hs.precompute(**{**common, "layers": "2"})
     hs.precompute(on_progress=print, **{**common, "emit": "heads", "layers": "last2"})
-    assert (
-        "of layers before 2, the pooling, nothing is kept without --emit heads,through_pool" in capsys.readouterr().out
-    )
+    assert "layers before 2, the pooling, are not stored without --emit heads,through_pool" in capsys.readouterr().out
     store = hs.open(tmp_path / "run.zarr")
     assert (store.layers, store.through_pool_layers, store.all_layers) == ((2,), (), 3)
     # CoCa's pooling has no MLP, so its heads and biases are the whole sum.

@@ -123,7 +123,7 @@ def test_bad_images_of_every_kind_are_reported_and_the_others_stored(toy_run: To
         ("latin", "caption is not UTF-8"),
         ("broken", "metadata is not JSON"),
         ("word", "label is not an integer"),
-        ("alone.txt", "is neither an image nor a companion of one"),
+        ("alone.txt", "is neither an image nor a member that belongs to one"),
     }
     # Keys that look like paths create no files.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

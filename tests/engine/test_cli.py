@@ -54,7 +54,7 @@ def test_all_commands_of_the_analysis_run_one_after_another(
     )
     assert stage_seconds
     assert "; at the same time on other threads: reading " in captured.out
-    assert "bytes an image" in captured.err
+    assert "bytes per image" in captured.err
     assert "images: 70 of 70 (100%)" in captured.err
     for command, wanted in (
         (["info", str(store)], "67 of 70 planned, 3 bad"),
@@ -70,7 +70,7 @@ def test_all_commands_of_the_analysis_run_one_after_another(
     again = ["textspan", str(store), "--texts", str(pool), "--texts-per-head", "5"]
     before = relative_files(store)
     assert main(again) == 0
-    assert "textspan/pool was made with the same settings before; it is unchanged" in capsys.readouterr().err
+    assert "textspan/pool was already made with the same settings; it is unchanged" in capsys.readouterr().err
     sentence = refused(capsys, *again, "--rank", "3")
     assert "rank 80, now 3" in sentence
     assert sentence.endswith(
@@ -159,7 +159,7 @@ def test_a_full_disk_gives_one_sentence_and_the_run_continues_later(toy_run: Toy
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "cannot be written (File too large); make room" in done.stderr.splitlines()[-1]
+    assert "cannot be written (File too large); free disk space" in done.stderr.splitlines()[-1]
     again = subprocess.run([*HEADSPAN, *flags(toy_run, out)], capture_output=True, text=True, check=True)
     assert "67 images stored" in again.stdout
     assert relative_files(out) == relative_files(toy_run.path)
@@ -185,7 +185,7 @@ def test_an_interrupted_command_says_how_to_continue_and_has_its_own_exit_code(
     errors = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) == code
-    wanted = f"headspan: {word}; finished units are kept, run the same command to continue"
+    wanted = f"headspan: {word}; finished units are kept; run the same command to continue"
     assert errors.splitlines()[-1] == wanted
     # No temporary file of the unit in flight is left, and no log.
     assert not list(out.rglob(".*.tmp"))
@@ -246,14 +246,14 @@ def test_a_descending_range_of_layers_is_refused() -> None:
 MAIN_HELP = """\
 usage: headspan [-h] [--version] COMMAND ...
 
-Every attention head of CLIP image encoders, taken apart.
+Find out what each attention head of a CLIP image encoder does.
 
 precompute:
   precompute  stream shards of images through an encoder into a store
     $ headspan precompute 'data/{0000..0127}.tar' --out run.zarr
 
 inspect:
-  models      list the models of open_clip, and which ones headspan supports
+  models      list open_clip's models, and which of them headspan supports
   info        show what a store holds
   verify      check a store's files, numbers and source tars
   repair      compute damaged or quarantined units again

@@ -257,7 +257,7 @@ def test_a_store_is_resumed_and_repaired_with_the_route_that_made_it(toy_run: To
         (out / damaged).unlink()
     assert repair(out).units == (0, 1)
     assert relative_files(out) == before
-    with pytest.raises(StoreError, match=r'was made with decode "fast", this run asks for "exact"; use the same'):
+    with pytest.raises(StoreError, match=r'was made with decode "fast", but this run asks for "exact"; use the same'):
         hs.precompute(out=out, **{**common, "decode": "exact"})
     assert relative_files(out) == before
 

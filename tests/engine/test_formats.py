@@ -52,7 +52,7 @@ def test_a_store_of_format_1_opens_verifies_and_is_repaired(format_1: Path) -> N
     assert verdict.largest_error is not None
     # The command that made it finds nothing to do.
     made = {"model": "headspan-tiny.json", "pretrained": "random:0", "layers": "all", "emit": "heads,patches,mlps"}
-    with pytest.raises(StoreError, match='was made with decode "exact", this run asks for "fast"'):
+    with pytest.raises(StoreError, match='was made with decode "exact", but this run asks for "fast"'):
         hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made)
     made["decode"] = "exact"
     assert hs.precompute(["0.tar", "1.tar"], format_1, device="cpu", batch_size=2, **made).skipped == 5
@@ -169,7 +169,7 @@ def test_a_run_that_records_even_is_the_same_as_one_that_records_uniform(of_78a7
     for overwrite in (False, True):
         hs.textspan(store, "pool.tsv", texts_per_head=6, run="pool", overwrite=overwrite, on_progress=said.append)
         assert results.load_settings(store, "textspan", "pool")["convention"] == "uniform"
-    assert any("made with the same settings before" in progress.note for progress in said)
+    assert any("was already made with the same settings" in progress.note for progress in said)
     # Nothing that was made from the run was deleted.
     assert not any("deleted" in progress.note for progress in said)
     assert labels

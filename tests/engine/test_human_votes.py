@@ -87,7 +87,7 @@ def test_an_empty_cell_is_not_a_vote(tmp_path: Path) -> None:
 def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "spans.csv"
     path.write_text("work of hours")
-    with pytest.raises(SettingsError, match=r"spans\.csv: already exists and may contain votes; give another"):
+    with pytest.raises(SettingsError, match=r"spans\.csv: already exists and may contain votes; choose another"):
         write_vote_sheet(SPANS, LABELS, path)
     assert path.read_text() == "work of hours"
     with pytest.raises(SettingsError, match="--count 0 is too small"):
@@ -101,9 +101,9 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         (lambda text: text, "no vote is filled in; write 1 or 0 into the column associated"),
-        (lambda text: text.replace("text 3,", "text 3,yes"), "associated is 'yes'; write 1 where"),
-        (lambda text: text.replace("text 3,", "text 33,1"), "this label and text differ from the store's"),
-        (lambda text: text.replace("8,0,1,", "7,0,1,"), "this label and text differ from the store's"),
+        (lambda text: text.replace("text 3,", "text 3,yes"), "associated is 'yes'; write 1 if"),
+        (lambda text: text.replace("text 3,", "text 33,1"), "its label or text differs from the store's"),
+        (lambda text: text.replace("8,0,1,", "7,0,1,"), "its label or text differs from the store's"),
         (lambda text: text.replace("8,0,1,", "8,zero,1,"), "layer, head and number must be whole numbers"),
         (lambda text: text + '8,0,1,numbers,text 0,1\r\n', "repeats the text of another line; keep one of them"),
         (

@@ -102,8 +102,8 @@ def test_a_store_is_resumed_with_the_same_weights_under_another_name(
 @pytest.mark.parametrize(
     ("vision", "named"),
     [
-        ({"pool_type": "avg"}, r'pooling "class token", this run asks for pooling "mean of the patches"'),
-        ({"norm_kwargs": {"eps": 0.1}}, r"norm eps \[1e-05\], this run asks for norm eps \[0\.1\]"),
+        ({"pool_type": "avg"}, r'pooling "class token", but this run asks for pooling "mean of the patches"'),
+        ({"norm_kwargs": {"eps": 0.1}}, r"norm eps \[1e-05\], but this run asks for norm eps \[0\.1\]"),
     ],
 )
 def test_a_config_that_makes_the_same_weights_another_model_is_refused(
@@ -135,7 +135,7 @@ def other_text_tower(toy_run: ToyRun, tmp_path: Path) -> Path:
 def test_text_vectors_of_another_text_tower_are_refused(toy_copy: Path, toy_run: ToyRun, tmp_path: Path) -> None:
     other = other_text_tower(toy_run, tmp_path)
     with pytest.raises(
-        ModelError, match=r"other-text\.safetensors: text tower [0-9a-f]{12}, but .*copy\.zarr was made"
+        ModelError, match=r"other-text\.safetensors: the text tower is [0-9a-f]{12}, but .*copy\.zarr was made"
     ):
         hs.text_vectors(hs.open(toy_copy), ["a cat"], weights=other)
 

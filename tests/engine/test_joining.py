@@ -137,7 +137,7 @@ def test_an_image_with_a_repeated_key_gets_the_companion_next_to_it(tmp_path: Pa
         ("0", "A"), ("1", "late A"), ("2", "A"), ("0", "B"), ("1", "late B"), ("2", None),
     ]  # fmt: skip
     assert [note.reason for note in notes if note.row != NO_ROW] == [
-        "its key repeats in the tar, and no caption is certain to belong to this image, so none is kept"
+        "no caption, because the key repeats in the tar and no caption certainly belongs to this image"
     ]
 
 
@@ -252,7 +252,7 @@ def test_companions_that_no_image_gets_are_reported_once_per_shard(tmp_path: Pat
     assert [(note.row, note.reason) for note in notes] == [
         (
             NO_ROW,
-            "companions whose key has an image, but not one that they are named after; not used: 14 "
+            "members that are not used, because no image with their key has their name: 14 "
             f"({', '.join(names[:10])} and 4 more); select a caption with --caption-member",
         )
     ]
@@ -284,7 +284,7 @@ def test_companions_of_a_key_go_to_all_its_images(names: list[str], wanted: list
 def test_several_possible_companions_are_reported_with_the_flag(tmp_path: Path) -> None:
     _, notes = planned(["k.jpg", "k.one.txt", "k.two.txt"], tmp_path)
     assert [(note.row, note.reason) for note in notes] == [
-        (0, "caption may be any of k.one.txt, k.two.txt, so none is kept; select one with --caption-member")
+        (0, "no caption, because it may be any of k.one.txt, k.two.txt; select one with --caption-member")
     ]
 
 
@@ -409,7 +409,9 @@ def test_selected_members_are_stored_and_used_again_by_resume_and_repair(
     assert table["caption"].to_pylist() == ["words 0", "words 1", "words 2"]
     assert main(["info", str(path)]) == 0
     assert "--image-member input.jpg --caption-member words" in capsys.readouterr().out
-    with pytest.raises(hs.HeadspanError, match=r'was made with --image-member "input\.jpg", this run asks for none;'):
+    with pytest.raises(
+        hs.HeadspanError, match=r'was made with --image-member "input\.jpg", but this run asks for none;'
+    ):
         hs.precompute(out=path, **{**settings_, "image_member": None})
     wanted = relative_files(path)
     (path / "records" / "samples" / "00000.parquet").write_bytes(b"lost")

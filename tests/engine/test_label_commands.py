@@ -60,8 +60,8 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     assert f"by m at {chat.url}, shown 5 labelled examples" in out
     assert "L0.H2\tplacement" in out
     assert "L1.H2\t-" in out
-    assert "counted as one: place, placement, places (as place)" in out
-    assert "heads without a label: 1," in out
+    assert "labels counted as one: place, placement, places (as place)" in out
+    assert "heads without a label: 1 (" in out
 
     out, err = run(capsys, "ccs", path, "--judge", "kind", "--judge", "even", "--judge", "low")
     assert "votes by majority of kind, even, low" in out
@@ -69,8 +69,8 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
     assert "heads per label: place 3, animals 1, colours 1" in out
     assert re.search(r"^all +6 +2 +1 +2 .* 0\.600$", out, re.MULTILINE)
     assert re.search(r"^L1 +3 +1 +0 +2 ", out, re.MULTILINE)
-    assert "* [unsourced], our own reading, since the source could not be read: association score" in out
-    assert "[unsourced] too: votes are merged by majority; a tie counts as not consistent" in out
+    assert "* [unsourced]: our own formulas, because the published ones could not be read: association score" in out
+    assert "also [unsourced]: votes are merged by majority; a tie counts as not consistent" in out
 
     out, _ = run(capsys, "votes", path, "--head", "L0.H1")
     assert "L0.H1  colours  CCS 3" in out
@@ -100,7 +100,7 @@ def test_people_vote_in_a_file_that_is_read_back(
     run(capsys, "label", path, "--llm", "m")
     run(capsys, "ccs", path, "--judge", "even")
     spans = tmp_path / "spans.csv"
-    assert "agreement takes two; add a judge with" in refused(capsys, "agreement", path)
+    assert "agreement needs two raters; add a judge with" in refused(capsys, "agreement", path)
     out, _ = run(capsys, "agreement", path, "--write", str(spans))
     assert f"21 texts written to {spans}" in out
     with spans.open(encoding="utf-8-sig", newline="") as file:
@@ -136,7 +136,7 @@ def test_a_dry_run_shows_prompts_and_cost_and_changes_nothing(
     assert out.count("--- m, question ") == 5
     assert '"text 3"\n"text 0"\n"text 4"\n"text 6"\n"text 5"\nAnswer:' in out
     assert re.search(r"about [\d,]+ tokens of prompts and at most 1,280 of answers, \$0\.0\d at most", out)
-    assert "nothing was asked (--dry-run)" in out
+    assert "nothing was sent (--dry-run)" in out
     assert relative_files(Path(path)) == before
     run(capsys, "label", path, "--llm", "m")
     before = relative_files(Path(path))
@@ -228,9 +228,9 @@ def test_paid_labels_and_votes_are_replaced_only_on_request(
     assert len(chat.requests) == asked
     # Repeating a command reports that the run exists, and asks nothing.
     _, err = run(capsys, "label", path, "--llm", "m")
-    assert "labels/hand are by m and the same prompts; they are unchanged" in err
+    assert "labels/hand already has the answers of m; it is unchanged" in err
     out, err = run(capsys, "ccs", path, "--judge", "kind")
-    assert "ccs/hand has the votes of these judges; it is unchanged" in err
+    assert "ccs/hand already has the votes of these judges; it is unchanged" in err
     assert "votes by kind" in out
     assert relative_files(Path(path)) == before
     _, err = run(capsys, "ccs", path, "--judge", "even", "--overwrite")
@@ -241,11 +241,11 @@ def test_paid_labels_and_votes_are_replaced_only_on_request(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["label", "--max-calls", "3"], "--max-calls is for language models; name one with --llm"),
-        (["label", "--examples", "x.toml"], "--examples is for language models; name one with --llm"),
-        (["label", "--dry-run"], "--dry-run is for language models; name one with --llm"),
-        (["ccs", "--add"], "--add is for language models; name one with --judge"),
-        (["ccs", "--base-url", "http://x/v1"], "--base-url is for language models; name one with --judge"),
+        (["label", "--max-calls", "3"], "--max-calls has no effect without a language model; name one with --llm"),
+        (["label", "--examples", "x.toml"], "--examples has no effect without a language model; name one with --llm"),
+        (["label", "--dry-run"], "--dry-run has no effect without a language model; name one with --llm"),
+        (["ccs", "--add"], "--add has no effect without a language model; name one with --judge"),
+        (["ccs", "--base-url", "http://x"], "--base-url has no effect without a language model; name one with --judge"),
         (["ccs", "--judge", "a", "--dry-run"], "no head has a label yet; run headspan label"),
         (["label", "--llm", "m", "--price", "cheap"], "--price cheap: write dollars per million tokens"),
         (["label", "--llm", "m", "--max-tokens", "-1"], "--max-tokens -1 is below zero"),
@@ -279,7 +279,7 @@ def test_unknown_models_and_heads_are_named(path: str, chat: ChatServer, capsys:
     run(capsys, "label", path, "--llm", "m")
     run(capsys, "ccs", path, "--judge", "even")
     for head in ("L0.H9", "L5.H0", "0.1"):
-        assert f"--head {head}: there are no scores for such a head; write, for example, L0.H0" in refused(
+        assert f"--head {head}: there are no scores for this head; write, for example, L0.H0" in refused(
             capsys, "votes", path, "--head", head
         )
 
@@ -305,7 +305,7 @@ def test_an_interrupted_run_keeps_its_answers_and_continues(path: str, chat: Cha
     errors = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) == 130
-    assert errors.splitlines()[-1] == "headspan: interrupted; answers are kept, run the same command to continue"
+    assert errors.splitlines()[-1] == "headspan: interrupted; answers are kept; run the same command to continue"
     asked = len(chat.requests)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     # The third answer may have arrived before the interrupt.

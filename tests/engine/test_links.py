@@ -73,7 +73,7 @@ def test_a_member_that_a_link_uses_is_not_reported_as_unused(hard: bool, target:
     samples, notes = planned(tar_of(members, hard=hard), tmp_path)
     assert [sample.caption for sample in samples] == ["the words"]
     assert [(note.key, note.reason) for note in notes] == [
-        ("captions/b.txt", "is neither an image nor a companion of one")
+        ("captions/b.txt", "is neither an image nor a member that belongs to one")
     ]
 
 
@@ -124,5 +124,5 @@ def test_a_link_to_a_name_of_two_files_leads_to_the_one_in_its_archive_or_to_non
     samples, notes = planned(tar_of([*one, *two]), tmp_path)
     assert [s.size_bytes for s in samples if s.key == "k"] == [0, 0]
     assert [(note.row, note.reason) for note in notes] == [
-        (row, "a symbolic link to a file that is several times in this tar; pack with tar -h") for row in (0, 2)
+        (row, "a symbolic link to a file that occurs several times in this tar; pack with tar -h") for row in (0, 2)
     ]

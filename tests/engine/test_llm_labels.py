@@ -179,7 +179,7 @@ def test_a_head_without_a_usable_answer_has_no_label(store: hs.Store, asker: Ask
 def test_a_model_that_labels_no_head_is_refused(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
     chat.answer = lambda model, prompt: "I am sorry."
     with pytest.raises(
-        LanguageModelError, match=r"m labels none of 5 heads: its answer contains no JSON .*; name another"
+        LanguageModelError, match=r"m gave no usable label for 5 heads: its answer contains no JSON .*; name another"
     ):
         label_by_model(store, asker, "m")
     assert results.runs(store, "labels") == []
@@ -313,7 +313,9 @@ def test_a_judge_that_never_votes_is_refused_and_other_answers_stay_cached(
 ) -> None:
     label_by_model(store, asker, "m")
     chat.answer = lambda model, prompt: "maybe" if model == "stern" else say(model, prompt)
-    with pytest.raises(LanguageModelError, match="stern votes on none of 21 texts: its answer contains no JSON object"):
+    with pytest.raises(
+        LanguageModelError, match="stern gave no usable vote on 21 texts: its answer contains no JSON object"
+    ):
         judge_heads(store, asker, ["kind", "stern"])
     chat.requests.clear()
     judge_heads(store, asker, ["kind"])
@@ -338,7 +340,7 @@ def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> 
 def test_labels_of_a_model_without_judges_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
     label_by_model(store, asker, "m")
     with pytest.raises(
-        SettingsError, match=r"no judge has voted on them; name judges with --judge, or label by the pool"
+        SettingsError, match=r"so judges must vote on them; name judges with --judge, or label by the pool"
     ):
         concept_consistency(store)
 
@@ -381,7 +383,7 @@ def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(
         with pytest.raises(StoreError, match=rf"labels run 'hand' was made differently .*{lost}labels/hand, ccs/hand$"):
             relabel()
     for judges in (["low"], ["kind"]):
-        with pytest.raises(StoreError, match=rf"has votes by .*even, which stay .* --add; .* {lost}ccs/hand$"):
+        with pytest.raises(StoreError, match=rf"has votes by .*even; keep them with --add; .* {lost}ccs/hand$"):
             judge_heads(store, asker, judges)
     assert chat.requests == []
     assert relative_files(store.path) == before
@@ -474,7 +476,7 @@ def test_users_can_add_examples(tmp_path: Path, store: hs.Store, asker: Asker, c
         (b"[[head]\n", "is not TOML"),
         (b"", "contains no labelled heads; write [[head]]"),
         (b"head = 3", "contains no labelled heads"),
-        (b"head = [3]", "head 1 contains no table"),
+        (b"head = [3]", "head 1 contains a value that is not a table"),
         (b'[[head]]\ntexts = ["a"]', "head 1 has no label"),
         (b'[[head]]\nlabel = "a"\ntexts = []', "head 1 ('a') has no list of texts"),
         (b'[[head]]\nlabel = "a"\ntexts = ["a", 3]', "head 1 ('a') has no list of texts"),

@@ -330,7 +330,7 @@ def test_a_refused_config_can_be_corrected_and_given_again(tmp_path: Path) -> No
     path = tmp_path / "headspan-toy-mended.json"
     path.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], "qk_norm": True}}))
     with pytest.raises(
-        ModelError, match=r"its blocks are CustomResidualAttentionBlock, with norms or scales of their own"
+        ModelError, match=r"its blocks are CustomResidualAttentionBlock, with additional norms or scales"
     ):
         load_model(str(path), "random:0")
     path.write_text(json.dumps(TOY))

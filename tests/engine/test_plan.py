@@ -149,7 +149,7 @@ def test_only_images_get_rows(tmp_path: Path) -> None:
         ("soft", 0), ("hard", 0), ("a", 0), ("../../etc/x", 0), ("old", 0),
     ]  # fmt: skip
     assert [(note.row, note.key, note.reason) for note in notes] == [
-        (NO_ROW, name, "is neither an image nor a companion of one") for name in (".jpg", "jpg", "b.heic")
+        (NO_ROW, name, "is neither an image nor a member that belongs to one") for name in (".jpg", "jpg", "b.heic")
     ]
 
 
@@ -226,7 +226,8 @@ def test_concatenated_tars_are_all_read_each_with_its_own_captions(tmp_path: Pat
         ("000000", "caption 0"), ("000001", "caption 1"), ("000002", "caption 2"),
         ("000001", "other"), ("000002", None),
     ]  # fmt: skip
-    assert [(note.row, note.reason[:15]) for note in notes] == [(4, "its key repeats")]
+    reason = "no caption, because the key repeats in the tar and no caption certainly belongs to this image"
+    assert [(note.row, note.reason) for note in notes] == [(4, reason)]
 
 
 def test_a_missing_end_marker_is_accepted_on_a_block_boundary_of_a_file(tmp_path: Path) -> None:

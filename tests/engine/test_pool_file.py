@@ -94,7 +94,7 @@ def as_parquet() -> bytes:
         ("pool.CSV", b"a dog\na cat\n", "is CSV, by its name"),
         ("pool.tsv", b"id\ttext\tconcept\n1\ta dog\tanimals\n", "names the columns id, text, concept; keep two"),
         ("pool.tsv", b"concept\ttext\nanimals\ta dog\n", "names the columns concept, text; keep two"),
-        ("pool.tsv", b"text\tconcept\n", "contains no descriptions"),
+        ("pool.tsv", b"text\tconcept\n", "contains no texts"),
         ("pool.json", json.dumps([text for text, _ in ROWS]).encode(), "is JSON; give"),
         ("pool.txt", json.dumps({"texts": ["a dog"]}, indent=1).encode(), "is JSON; give"),
         ("pool.jsonl", b'{"text": "a dog"}\n{"text": "a cat"}\n', "is JSON, line by line; give"),
@@ -106,7 +106,7 @@ def as_parquet() -> bytes:
         ("pool.txt.gz", gzip.compress(b"a dog\n", mtime=0), "is gzip, by its first bytes"),
         ("pool.xlsx", b"PK\x03\x04rest", "is a zip archive or spreadsheet"),
         ("pool.html", b"<!DOCTYPE html><p>a dog", "is XML or HTML"),
-        ("pool.txt", b"\n \n\t\n", "contains no descriptions"),
+        ("pool.txt", b"\n \n\t\n", "contains no texts"),
     ],
 )
 def test_files_of_other_formats_are_refused_by_name(name: str, content: bytes, found: str, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_pool_names_the_model_that_wrote_it(chat: ChatServer, tmp_path: Path) 
 def test_a_model_that_repeats_itself_is_stopped_and_its_texts_are_kept(chat: ChatServer, tmp_path: Path) -> None:
     chat.answer = lambda model, prompt: '{"texts": ["A dog", "a DOG!", "A cat"]}'
     with pytest.raises(
-        LanguageModelError, match=r"m repeats itself: 2 of 9 texts after \d+ lists, kept in .*pool\.txt;"
+        LanguageModelError, match=r"m gives no new texts: 2 of 9 texts after \d+ lists, kept in .*pool\.txt;"
     ):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, tmp_path / "pool.txt")
     assert hs.read_pool(tmp_path / "pool.txt").texts == ("A dog", "A cat")
@@ -168,7 +168,7 @@ def test_a_model_that_repeats_itself_is_stopped_and_its_texts_are_kept(chat: Cha
 def test_a_model_that_writes_no_lists_is_refused(chat: ChatServer, tmp_path: Path) -> None:
     chat.answer = lambda model, prompt: '{"texts": "A dog, a cat"}'
     with pytest.raises(
-        LanguageModelError, match=r"m writes no list as asked: its answer contains texts that are not a list"
+        LanguageModelError, match=r"m gave no usable list of texts: its answer contains texts that are not a list"
     ):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, tmp_path / "pool.txt")
 
@@ -176,7 +176,7 @@ def test_a_model_that_writes_no_lists_is_refused(chat: ChatServer, tmp_path: Pat
 def test_a_file_that_headspan_did_not_write_is_not_overwritten(chat: ChatServer, tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("A text of mine\n")
-    with pytest.raises(SettingsError, match=r"mine\.txt: already exists, and headspan did not write it; give anoth"):
+    with pytest.raises(SettingsError, match=r"mine\.txt: already exists, and headspan did not write it; choose anoth"):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, mine)
     assert mine.read_text() == "A text of mine\n"
     assert chat.requests == []
@@ -187,17 +187,17 @@ def test_a_pool_that_was_changed_or_belongs_to_another_request_is_refused(chat: 
     write_pool(asker(chat, tmp_path / "kept"), REQUEST, 5, path)
     for other in (PoolRequest("n", REQUEST.ask), PoolRequest("m", "words"), PoolRequest("m", REQUEST.ask, True)):
         with pytest.raises(
-            SettingsError, match=r"is the pool of another request \('general image descriptions' of m\); give"
+            SettingsError, match=r"is the pool of another request \('general image descriptions' of m\); choose"
         ):
             write_pool(asker(chat, tmp_path / "kept"), other, 9, path)
     path.write_text(path.read_text() + "One of mine\n")
-    with pytest.raises(SettingsError, match="was changed after headspan wrote it; give another --out to write more"):
+    with pytest.raises(SettingsError, match="was changed after headspan wrote it; choose another --out to write more"):
         write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, path)
     good = json.loads((tmp_path / "pool.txt.answers.json").read_text())
     path.unlink()
     for damage in ("{", "[]", json.dumps({**good, "lists": ["no list"]}), json.dumps({**good, "lists": [7]})):
         (tmp_path / "pool.txt.answers.json").write_text(damage)
-        with pytest.raises(StoreError, match=r"answers\.json: is damaged \(.*\); give another --out"):
+        with pytest.raises(StoreError, match=r"answers\.json: is damaged \(.*\); choose another --out"):
             write_pool(asker(chat, tmp_path / "kept"), REQUEST, 9, path)
 
 

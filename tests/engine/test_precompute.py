@@ -94,7 +94,7 @@ def test_a_run_of_only_bad_images_finishes_without_images(toy_run: ToyRun, tmp_p
     store = hs.open(tmp_path / "s.zarr")
     assert store.complete
     assert store.images == store.moments().count == 0
-    with pytest.raises(StoreError, match=r"s\.zarr: 0 images; TEXTSPAN needs a variance, so at least 2"):
+    with pytest.raises(StoreError, match=r"s\.zarr: 0 images, but TEXTSPAN needs at least 2"):
         hs.textspan(store, ["a", "b"], texts_per_head=1)
 
 
@@ -262,10 +262,10 @@ def other_model(tmp_path: Path) -> str:
     [
         ({"model": other_model, "pretrained": "random:0"}, r"was made with image tower .*headspan-toy\.json.*deeper"),
         ({"pretrained": "random:0"}, r"was made with image tower .*toy\.safetensors.*random:0"),
-        ({"layers": "last2"}, r"was made with layers 0-2, this run asks for 1-2"),
-        ({"emit": ("heads", "mlps")}, r'was made with emit \["heads"\], this run asks for \["heads", "mlps"\]'),
-        ({"precision": "bf16"}, r'was made with precision "fp32", this run asks for "bf16"'),
-        ({"unit_images": 16}, r"was planned in units of 32 images, this run asks for 16"),
+        ({"layers": "last2"}, r"was made with layers 0-2, but this run asks for 1-2"),
+        ({"emit": ("heads", "mlps")}, r'was made with emit \["heads"\], but this run asks for \["heads", "mlps"\]'),
+        ({"precision": "bf16"}, r'was made with precision "fp32", but this run asks for "bf16"'),
+        ({"unit_images": 16}, r"was planned in units of 32 images, but this run asks for 16"),
     ],
 )
 def test_a_changed_setting_is_refused_by_its_name(
@@ -288,7 +288,7 @@ def test_a_refusal_shows_how_two_long_lists_of_layers_differ(toy_run: ToyRun, tm
     run(toy_run, tmp_path / "s.zarr", **settings, layers="0-46")
     with pytest.raises(StoreError) as refusal:
         run(toy_run, tmp_path / "s.zarr", **settings, layers="0-45,47")
-    was, wanted = str(refusal.value).split(", this run asks for ")
+    was, wanted = str(refusal.value).split(", but this run asks for ")
     assert was.rpartition("layers ")[2] != wanted.partition(";")[0]
 
 
@@ -300,7 +300,7 @@ def test_weights_that_changed_under_the_same_name_are_refused(toy_run: ToyRun, t
     tensors["visual.proj"][0, 0] += 1
     save_file(tensors, weights)
     with pytest.raises(
-        StoreError, match=r"s\.zarr: was made with image tower .* \(sha256 [0-9a-f]{12}\), this run asks for "
+        StoreError, match=r"s\.zarr: was made with image tower .* \(sha256 [0-9a-f]{12}\), but this run asks for "
     ):
         run(toy_run, tmp_path / "s.zarr", pretrained=str(weights))
 
@@ -316,14 +316,14 @@ def test_the_weights_of_another_text_tower_are_refused(toy_run: ToyRun, tmp_path
     assert run(toy_run, tmp_path / "s.zarr", pretrained=str(weights)).skipped == 70
     tensors["text_projection"][0, 0] += 1
     save_file(tensors, weights)
-    with pytest.raises(StoreError, match=r"s\.zarr: was made with text tower .* \(sha256 [0-9a-f]{12}\), this run"):
+    with pytest.raises(StoreError, match=r"s\.zarr: was made with text tower .* \(sha256 [0-9a-f]{12}\), but this run"):
         run(toy_run, tmp_path / "s.zarr", pretrained=str(weights))
 
 
 def test_other_shards_are_refused_by_number_and_by_name(toy_run: ToyRun, tmp_path: Path) -> None:
     run(toy_run, tmp_path / "s.zarr")
     first, second, third = map(str, toy_run.shards)
-    with pytest.raises(StoreError, match=r"s\.zarr: was planned over 3 shards, this run names 2"):
+    with pytest.raises(StoreError, match=r"s\.zarr: was planned over 3 shards, but this run names 2"):
         run(toy_run, tmp_path / "s.zarr", shards=[first, second])
     with pytest.raises(StoreError, match=r"001\.tar \(\d+ bytes\) is not the shard that was planned \(.*000\.tar"):
         run(toy_run, tmp_path / "s.zarr", shards=[second, first, third])
@@ -422,7 +422,7 @@ def test_a_store_that_does_not_fit_the_disk_is_refused_with_both_sizes(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(StoreError, match=r"s\.zarr: the store will take \d\.\d MB, and 0\.0 MB are free there"):
+    with pytest.raises(StoreError, match=r"s\.zarr: the store will take \d\.\d MB, but 0\.0 MB are available;"):
         run(toy_run, tmp_path / "s.zarr")
     assert list(tmp_path.iterdir()) == []
 

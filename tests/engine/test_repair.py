@@ -200,13 +200,13 @@ def test_moved_shards_are_read_where_they_are_named(toy_run: ToyRun, tmp_path: P
     wanted = relative_files(store)
     (tmp_path / "first").rename(tmp_path / "second")
     flip(store / "heads/c/0/0/0/0")
-    with pytest.raises(StoreError, match=r"000\.tar does not exist any more; name the shards where they are now"):
+    with pytest.raises(StoreError, match=r"000\.tar does not exist any more; name all shards after the store"):
         repair(store)
     flip(next((store / "records" / "samples").glob("*.parquet")))
     moved = [str(tmp_path / "second" / name) for name in names]
     with pytest.raises(StoreError, match=r"another name.*restore it"):
         hs.precompute(out=store, **toy_run.settings(shards=moved[::-1]))
-    with pytest.raises(StoreError, match=r"is not the shard that was planned .*: another (size and )?time"):
+    with pytest.raises(StoreError, match=r"is not the shard that was planned .*: it has another (size and )?time"):
         repair(store, moved[::-1])
     verdict = repair(store, moved).verdict
     assert (verdict.problems, verdict.unreached) == ((), 0)
@@ -331,7 +331,7 @@ def test_a_run_without_a_record_gets_one_when_it_is_saved_again(toy_copy: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("x" * 300, "has 300 letters; use at most 100"), ("../../six", "use letters, digits"), ("", "")]
+    ("name", "wrong"), [("x" * 300, "300 characters; use at most 100"), ("../../six", "use letters, digits"), ("", "")]
 )
 def test_an_impossible_run_name_is_refused_by_every_function(name: str, wrong: str, toy_copy: Path) -> None:
     store = hs.open(toy_copy)
@@ -385,7 +385,7 @@ def test_repair_asks_for_the_shards_whose_secrets_are_not_stored(
     flip(toy_copy / "heads/c/0/0/0/0")
     shard = hs.open(toy_copy).shards()[0]
     monkeypatch.setattr(module, "read_shards", lambda path: [type(shard)("https://h/a.tar?…", 0, 1, 1, 1)])
-    with pytest.raises(StoreError, match=r"keeps https://h/a\.tar\?… without its secrets, .*name the shards"):
+    with pytest.raises(StoreError, match=r"records https://h/a\.tar\?… without its secrets, .*name the shards"):
         repair(toy_copy)
 
 
@@ -405,7 +405,7 @@ def test_a_quarantined_unit_is_tried_again(toy_run: ToyRun, tmp_path: Path) -> N
     assert [(unit.index, unit.first_row, unit.rows) for unit in summary.quarantined] == [(2, 64, 6)]
     assert not hs.open(out).complete
     (problem,) = verify(hs.open(out, include_failed=True)).problems
-    assert (problem.unit, problem.what) == (2, "is quarantined, since it ended its process")
+    assert (problem.unit, problem.what) == (2, "is quarantined, because its process repeatedly crashed")
     assert repaired(out).units == (2,)
     assert relative_files(out) == relative_files(toy_run.path)
 
@@ -429,7 +429,7 @@ def test_verify_finds_a_source_tar_that_has_changed_since_the_plan(
         os.utime(shard, ns=(1, 1))
     (problem,) = verify(store).problems
     assert (problem.unit, problem.first_row, problem.rows, problem.of_source) == (-1, 0, 31, True)
-    assert problem.what.startswith(f"{shard} has changed since the plan")
+    assert problem.what.startswith(f"{shard} has changed since precompute read it")
     shard.unlink()
     verdict = verify(store)
     assert (verdict.problems, verdict.unreached) == ((), 1)
@@ -463,7 +463,9 @@ def test_a_shard_that_changes_during_the_run_ends_it(toy_run: ToyRun, tmp_path: 
         if event.stage == "planned":
             os.utime(shards[1], ns=(1, 1))
 
-    with pytest.raises(hs.HeadspanError, match=r"1\.tar: has changed since the plan .*; restore it to go on"):
+    with pytest.raises(
+        hs.HeadspanError, match=r"1\.tar: has changed since precompute read it .*; restore it to continue"
+    ):
         hs.precompute(
             out=tmp_path / "s.zarr", on_progress=change, **toy_run.settings(shards=[str(shard) for shard in shards])
         )

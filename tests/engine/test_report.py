@@ -326,7 +326,7 @@ def test_images_are_read_from_the_shards_that_the_caller_names(
         assert main([*command, "--shards", moved]) == 0
         assert (tmp_path / "report.html").read_text().count("<img") > 10
         assert main([*command, "--shards", moved, str(hidden)]) == 2
-        assert "2 shards are named, and the store was planned over 1" in capsys.readouterr().err
+        assert "2 shards are named, but the store was planned over 1" in capsys.readouterr().err
     finally:
         hidden.rename(made / "shard.tar")
 

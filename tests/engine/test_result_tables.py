@@ -158,4 +158,4 @@ def test_agreement_on_no_items_is_shown_in_words() -> None:
     alone = ConceptConsistency(LABELS, Votes(("A", "B"), np.full_like(CAST, NO_VOTE), SCORES.votes.texts))
     (pair,) = rater_agreement(alone)
     assert isinstance(pair.heads, Agreement)
-    assert repr(pair.heads) == "Agreement(nothing that both rated)"
+    assert repr(pair.heads) == "Agreement(no items rated by both)"

@@ -209,7 +209,7 @@ def test_only_a_complete_file_gets_its_name(tmp_path: Path) -> None:
         assert not target.exists()
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(StoreError, match=r"file: cannot be written \(No space left on device\); make room"):
+    with pytest.raises(StoreError, match=r"file: cannot be written \(No space left on device\); free disk space"):
         write_atomically(target, parts())
     assert list(target.parent.iterdir()) == []
 

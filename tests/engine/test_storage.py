@@ -152,5 +152,5 @@ def test_a_refused_operation_raises_a_store_error_about_its_file(tmp_path: Path)
         lambda: storage.stage("file/below"),
         lambda: storage.delete("folder/inner"),
     ):
-        with pytest.raises(StoreError, match=r"(below|inner): cannot be written \(.*\); make room"):
+        with pytest.raises(StoreError, match=r"(below|inner): cannot be written \(.*\); free disk space"):
             operation()

@@ -138,7 +138,7 @@ def test_samples_reads_only_the_named_images_in_the_order_given(
     # Only the last of three units of 32.
     assert read == [2]
     for other in ([67], np.ones(66, bool)):
-        with pytest.raises(SettingsError, match=r"of other images than its 67 .*; count from 0 to 66, or give a mask"):
+        with pytest.raises(SettingsError, match=r"do not all exist .*; count from 0 to 66, or give a mask"):
             store.samples(other)
 
 
@@ -321,7 +321,7 @@ def test_a_store_without_finished_units_is_empty_and_has_no_moments(unfinished: 
     assert not store.complete
     assert store.head(0, 0).shape == (0, JOINT)
     assert store.samples().num_rows == 0
-    with pytest.raises(StoreError, match=r"copy\.zarr: no unit is finished yet; run the precompute command again"):
+    with pytest.raises(StoreError, match=r"copy\.zarr: no unit is finished yet; run the same precompute command"):
         store.moments()
     with pytest.raises(SettingsError, match=r"copy\.zarr"):
         store.patches(0, 0)
@@ -351,7 +351,7 @@ def test_the_error_about_damaged_moments_names_their_file(unfinished: Path, dama
     ("layer", "wanted"),
     [
         (3, r"toy\.zarr: layer 3 is not stored; stored are 0-2 of the model's 3"),
-        (-1, r"toy\.zarr: layer -1; layers count from 0 to 2, the last one, never from the end"),
+        (-1, r"toy\.zarr: layer -1 does not exist; layers count from 0 to 2, never from the end"),
     ],
 )
 def test_the_error_about_a_missing_layer_lists_the_stored_ones(layer: int, wanted: str, toy_store: hs.Store) -> None:
@@ -399,13 +399,13 @@ def test_a_notebook_shows_a_store_as_a_table(toy_store: hs.Store) -> None:
 
 @pytest.mark.parametrize("head", [3, -1, 257])
 def test_the_error_about_a_head_out_of_range_gives_the_range(toy_store: hs.Store, head: int) -> None:
-    with pytest.raises(SettingsError, match=rf"toy\.zarr: head {head}; a layer's heads are 0 to 2"):
+    with pytest.raises(SettingsError, match=rf"toy\.zarr: head {head} does not exist; a layer's heads are 0 to 2"):
         toy_store.head(0, head)
 
 
 @pytest.mark.parametrize("image", [67, -68])
 def test_the_error_about_an_image_out_of_range_gives_the_range(toy_store: hs.Store, image: int) -> None:
-    with pytest.raises(SettingsError, match=rf"toy\.zarr: image {image} of 67; count from 0 to 66"):
+    with pytest.raises(SettingsError, match=rf"toy\.zarr: image {image} does not exist; images count from 0 to 66"):
         toy_store.patches(image, 0)
 
 

@@ -101,7 +101,7 @@ def test_a_file_of_zeros_is_not_a_tar(size: int, tmp_path: Path) -> None:
 def test_an_empty_tar_is_valid_and_gets_a_remark(tmp_path: Path) -> None:
     samples, remarks = planned(tar_bytes([]), tmp_path)
     assert samples == []
-    assert remarks == ["an archive of 10,240 bytes at offset 0 is zeros and holds no member"]
+    assert remarks == ["an archive of 10,240 bytes at offset 0 contains only zeros and no member"]
 
 
 @settings(max_examples=100, deadline=None)
@@ -169,7 +169,7 @@ def test_a_file_without_an_end_marker_is_read_and_gets_a_remark(tmp_path: Path) 
     ("command", "said"),
     [
         ("cat {}; yes", "more than 0 MiB that are not a tar follow the end of the tar, from offset"),
-        ("gzip -c {}; cat /dev/zero", "bytes of padding came that decompress to no data"),
+        ("gzip -c {}; cat /dev/zero", "bytes in a row decompress to no data"),
         ("(cat {}; yes) | gzip", "more than 0 MiB that are not a tar follow the end of the tar, from offset"),
     ],
 )

@@ -327,7 +327,7 @@ def test_a_full_output_keeps_the_exit_code_and_an_old_locale_keeps_the_help(toy_
         ),
         (["info", "s", "--frobnicate"], "info", "no flag --frobnicate; headspan info --help lists the flags"),
         (["info", "s", "-x"], "info", "there is no flag -x; headspan info --help lists the flags"),
-        (["info", "s", "t"], "info", "one argument too many, t; headspan info --help lists the arguments"),
+        (["info", "s", "t"], "info", "unexpected argument t; headspan info --help lists the arguments"),
         (["report", "s", "--out"], "report", "argument --out: expected one argument"),
         (["--modle"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
         (["--modle", "info", "s"], "COMMAND", "there is no flag --modle; headspan --help lists the flags"),
@@ -387,6 +387,5 @@ def test_a_run_without_a_usable_image_exits_with_1(
         assert main(command) == 1
         said = capsys.readouterr().out.splitlines()[-1]
         assert said == (
-            f"none of 3 images could be used, so the store holds no numbers; `headspan info '{out}' --bad` lists "
-            "the reasons"
+            f"none of 3 images could be used, so the store is empty; `headspan info '{out}' --bad` lists the reasons"
         )

@@ -152,7 +152,7 @@ def test_moments_of_coordinates_give_the_result_of_dense_contributions() -> None
         ({"texts_per_head": 0}, r"0 texts per head from a pool of 5; ask for 1 to 5"),
         ({"texts_per_head": 6}, r"6 texts per head from a pool of 5; ask for 1 to 5"),
         ({"rank": 0}, r"rank 0 is too small; ask for at least 1"),
-        ({"contributions": np.ones((1, 4))}, r"TEXTSPAN over 1 image; it needs at least 2, to have a variance"),
+        ({"contributions": np.ones((1, 4))}, r"1 image, but TEXTSPAN needs at least 2, to have a variance"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changed: dict[str, object], text: str) -> None:
@@ -349,7 +349,7 @@ def test_a_damaged_run_that_is_made_again_identically_keeps_its_labels(toy_copy:
     damaged = toy_copy / "textspan" / "pool" / "indices" / "zarr.json"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(
-        StoreError, match=r"is damaged or missing, and this content differs from it; .*deletes textspan"
+        StoreError, match=r"is damaged or missing, and its new content would differ; .*deletes textspan"
     ):
         hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
     shutil.rmtree(toy_copy / "textspan" / "pool" / "explained")
@@ -379,7 +379,7 @@ def test_weights_of_another_model_are_refused(toy_copy: Path) -> None:
     metadata["attributes"]["headspan"]["pretrained"] = "random:1"
     (toy_copy / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
-        ModelError, match=r"random:1: image tower [0-9a-f]{12}, but .*copy\.zarr was made with [0-9a-f]"
+        ModelError, match=r"random:1: the image tower is [0-9a-f]{12}, but .*copy\.zarr was made with [0-9a-f]"
     ):
         hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=3)
 
@@ -422,7 +422,8 @@ def test_a_run_name_that_would_leave_the_store_is_refused(toy_copy: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("layer", "wanted"), [(3, "layer 3 is not stored; stored are 0-2"), (-1, "layer -1; layers count from 0 to 2")]
+    ("layer", "wanted"),
+    [(3, "layer 3 is not stored; stored are 0-2"), (-1, "layer -1 does not exist; layers count from 0 to 2")],
 )
 def test_a_layer_that_is_not_stored_is_refused(layer: int, wanted: str, toy_copy: Path) -> None:
     with pytest.raises(SettingsError, match=wanted):
@@ -432,14 +433,14 @@ def test_a_layer_that_is_not_stored_is_refused(layer: int, wanted: str, toy_copy
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", r"pool\.txt: contains no descriptions; write one a line"),
-        (b" \n\t\n", r"pool\.txt: contains no descriptions"),
+        (b"", r"pool\.txt: contains no texts; write one per line"),
+        (b" \n\t\n", r"pool\.txt: contains no texts"),
         (b"caf\xe9", r"pool\.txt: byte 3 is not UTF-8; save the file as UTF-8"),
         (
             b"a dog\tanimals\na cat\n",
-            r"pool\.txt: description 2 \('a cat'\) is not text<TAB>concept, but other lines are",
+            r"pool\.txt: text 2 \('a cat'\) is not text<TAB>concept, but other lines are",
         ),
-        (b"a dog\tanimals\na cat\t\n", r"pool\.txt: description 2 .* is not text<TAB>concept"),
+        (b"a dog\tanimals\na cat\t\n", r"pool\.txt: text 2 .* is not text<TAB>concept"),
     ],
 )
 def test_a_pool_that_cannot_be_used_is_refused_with_its_line(content: bytes, text: str, tmp_path: Path) -> None:

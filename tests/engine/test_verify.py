@@ -101,7 +101,7 @@ def test_moments_that_disagree_with_the_heads_are_found(toy_copy: Path) -> None:
         total[0, 1, 3] += 0.5
 
     assert whats(rewritten(toy_copy, "moments/sum", change)) == [
-        "moments and heads disagree by more than the rounding of heads"
+        "the moments differ from the sums of heads by more than rounding explains"
     ]
 
 
@@ -124,7 +124,7 @@ def test_files_outside_the_units_are_checked_too(file: str, toy_copy: Path) -> N
 
 def test_a_missing_shard_of_ok_does_not_look_like_fewer_images(toy_copy: Path) -> None:
     (toy_copy / "ok" / "c" / "0").unlink()
-    with pytest.raises(StoreError, match=r"ok marks .* images, the commit records 67; headspan verify says"):
+    with pytest.raises(StoreError, match=r"ok marks .* images, but the commit records have 67; headspan verify says"):
         hs.open(toy_copy)
     assert "ok/c/0 is missing" in whats(verify(hs.open(toy_copy, include_failed=True)))
 

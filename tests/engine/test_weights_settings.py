@@ -425,7 +425,8 @@ def test_a_stored_model_is_found_from_another_folder_and_after_it_moved(
             "text_sha256": load_model(str(toy_config), str(toy_weights)).text_sha256,
         }
         with pytest.raises(
-            ModelError, match=rf"other\.safetensors: {tower} tower .* was made with \w+; give the weights that made"
+            ModelError,
+            match=rf"other\.safetensors: the {tower} tower is .* was made with \w+; give the weights that the",
         ):
             load_stored_model(attributes, stores["file"].path, tmp_path / "other.safetensors")
 
@@ -645,7 +646,7 @@ def test_models_that_normalise_rows_before_their_mean_are_reported_to_run_twice(
         hs.precompute(shard, tmp_path / f"{twice}.zarr", on_progress=events.append, **run)
         monkeypatch.undo()
         assert len(passes) == 1 + twice
-        assert any("two passes an image" in event.note for event in events) is twice
+        assert any("each image takes two passes" in event.note for event in events) is twice
 
 
 def test_the_command_that_info_prints_names_the_weights(

@@ -357,7 +357,7 @@ def test_resuming_is_refused_if_the_rest_does_not_fit_the_disk(
         if fits:
             store.refuse_full_disk()
         else:
-            with pytest.raises(StoreError, match=r"the rest of the store will take .* make room"):
+            with pytest.raises(StoreError, match=r"the rest of the store will take .* free disk space"):
                 store.refuse_full_disk()
 
 
@@ -495,7 +495,7 @@ class WrittenStore(RuleBasedStateMachine):
             shards = [("a.tar", 9_001, 1)]
         else:
             attributes[setting] = "another"
-        with pytest.raises(StoreError, match=r"use the same settings|restore it to go on"):
+        with pytest.raises(StoreError, match=r"use the same settings|restore it to continue"):
             StoreWriter(self.path).refuse_other(attributes, shards)
         StoreWriter(self.path).refuse_other(ATTRIBUTES, SHARDS)
         assert relative_files(self.path) == before

@@ -174,8 +174,8 @@ def test_impossible_shards_sides_and_factors_raise(tmp_path: Path) -> None:
     (tmp_path / "full" / "old.tar").touch()
     (tmp_path / "file").touch()
     for call, message in (
-        (lambda: write_world_shards(tmp_path / "x", 0, 0), "0 images, 1000 a shard: nothing to write"),
-        (lambda: write_world_shards(tmp_path / "x", 1, 0, 0), "1 image, 0 a shard"),
+        (lambda: write_world_shards(tmp_path / "x", 0, 0), "0 images in shards of 1000: nothing to write"),
+        (lambda: write_world_shards(tmp_path / "x", 1, 0, 0), "1 image in shards of 0"),
         (lambda: write_world_shards(tmp_path / "x", 1, -1), "scenes and seeds are not negative"),
         (
             lambda: write_world_shards(tmp_path / "x", 1, 0, split="test"),

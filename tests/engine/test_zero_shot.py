@@ -33,7 +33,7 @@ def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) 
 
 
 @pytest.mark.parametrize(
-    ("sets", "missing"), [({"pet": {}}, "there is no class"), ({"pet": {"cat": []}}, "class 'cat' has")]
+    ("sets", "missing"), [({"pet": {}}, "there are no classes"), ({"pet": {"cat": []}}, "class 'cat' has")]
 )
 def test_a_set_without_classes_or_prompts_is_refused(
     sets: dict[str, dict[str, list[str]]], missing: str, toy_store: hs.Store
@@ -46,7 +46,7 @@ def test_accuracy_leaves_out_images_without_a_truth() -> None:
     found = accuracy(["a", "b", "a", "c"], ["a", "a", None, "b"])
     assert (found.share, found.images) == (1 / 3, 3)
     assert found.chance == 2 / 3
-    with pytest.raises(SettingsError, match="2 images, none with a true class; give at least one"):
+    with pytest.raises(SettingsError, match="none of 2 images has a true class; give at least one"):
         accuracy(["a", "b"], [None, None])
 
 

@@ -33,7 +33,9 @@ def add_textspan(section: Section) -> None:
         metavar="STORE",
         help="more stores of the same model; heads are described over the images of all stores",
     )
-    command.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11 (default: every layer in the store)")
+    command.add_argument(
+        "--layers", help="layers to describe, as in all, last4, 8-11 or 0,3,8-11 (default: every layer in the store)"
+    )
     texts = command.add_argument_group("texts")
     texts.add_argument(
         "--texts",
@@ -50,7 +52,7 @@ def add_textspan(section: Section) -> None:
         type=int,
         metavar="N",
         default=80,
-        help="directions of a head's contributions to keep (default: %(default)s)",
+        help="principal directions of a head's contributions in which texts are compared (default: %(default)s)",
     )
     weights_flag(texts)
     result = command.add_argument_group("result")

@@ -19,7 +19,7 @@ def add_demo(section: Section) -> None:
         "draw images and run every step on them, without a network",
         "headspan demo --out headspan-demo",
     )
-    demo.add_argument("--out", default="headspan-demo", help="folder to write (default: %(default)s)")
+    demo.add_argument("--out", metavar="FOLDER", default="headspan-demo", help="folder to write (default: %(default)s)")
 
 
 def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

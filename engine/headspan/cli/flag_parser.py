@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
                 self._refuse_unknown(word.split("=")[0] if word.startswith("--") else word[:2])
         found, left = super().parse_known_args(args, namespace)
         if left:
-            self.error(f"one argument too many, {left[0]}; {self.prog} --help lists the arguments")
+            self.error(f"unexpected argument {left[0]}; {self.prog} --help lists the arguments")
         return found, left
 
     def _refuse_unknown(self, flag: str) -> None:

@@ -19,10 +19,10 @@ from headspan.store.reader import Store
 
 def add_inspect(section: Section) -> None:
     """Add the four commands."""
-    section.add("models", _models, "list the models of open_clip, and which ones headspan supports", "headspan models")
+    section.add("models", _models, "list open_clip's models, and which of them headspan supports", "headspan models")
     about = section.add("info", _info, "show what a store holds", "headspan info run.zarr --bad")
     store_argument(about)
-    lists = about.add_argument_group("lists, as lines of row, key, shard and reason")
+    lists = about.add_argument_group("lists (on each line: row, key, shard and reason)")
     lists.add_argument("--bad", action="store_true", help="list the images that could not be used")
     lists.add_argument(
         "--notes", action="store_true", help="list the captions and other members that could not be used"
@@ -109,8 +109,8 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
         say(f"{where}: {problem.what}")
     if verdict.unreached:
         say(
-            f"not compared with the plan: {counted(verdict.unreached, 'source tar')}, because they are commands, "
-            "remote or missing; --shards says where they are now (relative paths start in the folder of the run)"
+            f"{counted(verdict.unreached, 'source tar')} could not be compared with the plan (commands, remote or "
+            "missing files); name all tars with --shards (relative paths start in the folder where precompute ran)"
         )
     if verdict.problems:
         of_store = any(problem.of_store for problem in verdict.problems)
@@ -121,7 +121,7 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
     checked = f"{counted(verdict.images, 'image')} in {counted(verdict.units, 'unit')}"
     say(f"{checked}: files, records, rows and moments agree")
     if verdict.largest_error is None:
-        say("contributions were not summed, because that needs --layers all and --emit heads,mlps")
+        say("the sum of contributions was not checked, because that needs a store of --layers all --emit heads,mlps")
     else:
         say(f"contributions sum to the embeddings within {verdict.largest_error:.1e} (16-bit numbers)")
     if not store.complete:
@@ -143,7 +143,7 @@ def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     for problem in done.verdict.problems:
         if problem.unit == WHOLE_STORE and problem.of_store and problem.where:
             say(
-                f"{problem.where} could not be restored: from these shards and this model, this version of headspan "
-                "makes another file; restore it from a copy of the store, or precompute into another --out"
+                f"{problem.where} could not be restored, because this version of headspan makes a different file from "
+                "these shards and this model; restore it from a copy of the store, or precompute into another --out"
             )
     return _print_verdict(Store(flags.store, include_failed=True), done.verdict)

@@ -47,10 +47,17 @@ def add_labels(section: Section) -> None:
     store_argument(label)
     result = label.add_argument_group("result")
     run_flag(result)
-    overwrite_flag(result, "other labels and the scores made from them")
+    overwrite_flag(result, "the scores made from it")
     asking = asking_group(label)
-    asking.add_argument("--llm", metavar="MODEL", help="the model that labels (default: none, the pool's concepts)")
-    asking.add_argument("--examples", action="append", metavar="FILE", help="more labelled heads to show it (TOML)")
+    asking.add_argument(
+        "--llm", metavar="MODEL", help="the model that labels (default: none; labels are the pool's concepts)"
+    )
+    asking.add_argument(
+        "--examples",
+        action="append",
+        metavar="FILE",
+        help="a TOML file of labelled heads to show the model after headspan's own examples; may be repeated",
+    )
     add_asking_flags(label, asking)
 
     ccs = section.add(
@@ -70,7 +77,7 @@ def add_labels(section: Section) -> None:
         "--judge",
         action="append",
         metavar="MODEL",
-        help="a model that votes; may be repeated (default: none, the pool's concepts)",
+        help="a model that votes; may be repeated (default: none; votes follow the pool's concepts)",
     )
     asking.add_argument(
         "--add", action="store_true", default=None, help="keep the votes of the other judges, and add these"
@@ -90,7 +97,7 @@ def add_pool(section: Section) -> None:
     texts.add_argument("--ask", required=True, metavar="WHAT", help='what to write, as in "general image descriptions"')
     texts.add_argument("--count", type=int, metavar="N", required=True, help="how many different texts to write")
     texts.add_argument("--concepts", action="store_true", help="ask for the concept of each text too")
-    texts.add_argument("--out", metavar="FILE", help="the file to write, or to continue (default: named after --ask)")
+    texts.add_argument("--out", metavar="FILE", help="the file to write or continue (default: named after --ask)")
     asking = asking_group(pool)
     asking.add_argument("--llm", metavar="MODEL", required=True, help="the model that writes")
     asking.add_argument(
@@ -145,10 +152,10 @@ def _print_merged(labels: Labels) -> None:
                 joined.setdefault(concept, set()).add(name)
     for concept, names_of_one in sorted(joined.items()):
         if len(names_of_one) > 1:
-            say(f"counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
+            say(f"labels counted as one: {', '.join(sorted(names_of_one))} (as {concept})")
     without = sum(name is None for row in labels.names for name in row)
     if without:
-        say(f"heads without a label: {without}, because they have no texts or no usable answer")
+        say(f"heads without a label: {without} (no texts, or no usable answer)")
 
 
 def _print_spent(asker: Asker) -> None:
@@ -186,10 +193,10 @@ def _print_scores(found: ConceptConsistency) -> None:
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():
         if missing:
-            say(f"{judge} gave no vote on {counted(missing, 'text')}; run the same command to ask again")
+            say(f"{judge} gave no usable vote on {counted(missing, 'text')}; run the same command to ask again")
     say(", ".join(f"{name} {count}" for name, count in found.groups.items()))
     say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
-    say("CCR " + ("none, because no head is high" if isnan(found.ccr) else f"{found.ccr:.3f}"))
+    say("CCR " + ("undefined, because no head is high (CCS 5)" if isnan(found.ccr) else f"{found.ccr:.3f}"))
     shown = list(found.heads_per_concept.items())[:_SHOWN_CONCEPTS]
     left = len(found.heads_per_concept) - len(shown)
     say("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
@@ -208,7 +215,7 @@ def _pool(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     draft = Draft.open(out, request)
     expected = draft.expected(flags.count, asker.endpoint.parallel)
     if flags.dry_run:
-        say("later requests list the texts written by then; x stands for them here")
+        say("later prompts will list texts that exist by then; here x stands for them")
         say()
     if not go_ahead(asker, expected, flags):
         return 0

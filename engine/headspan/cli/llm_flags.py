@@ -29,7 +29,7 @@ def add_asking_flags(command: argparse.ArgumentParser, group: Flags) -> None:
     group.add_argument(
         "--api-key",
         metavar="KEY",
-        help="its key (default: OPENAI_API_KEY, which is safer: other users can read command lines)",
+        help="the endpoint's key (default: OPENAI_API_KEY, which is safer: other users can read command lines)",
     )
     group.add_argument("--parallel", type=int, metavar="N", help=f"requests at the same time (default: {PARALLEL})")
     group.add_argument(
@@ -45,7 +45,7 @@ def add_asking_flags(command: argparse.ArgumentParser, group: Flags) -> None:
         "--max-tokens",
         type=int,
         metavar="N",
-        help="tokens that it may use, prompts and answers (default: the printed budget)",
+        help="tokens of prompts and answers that this command may use (default: the printed budget)",
     )
     group.add_argument(
         "--cache", metavar="FOLDER", help="folder of stored answers (default: headspan/answers in the user's cache)"
@@ -55,14 +55,15 @@ def add_asking_flags(command: argparse.ArgumentParser, group: Flags) -> None:
         metavar="IN,OUT",
         help="dollars per million tokens of prompts and of answers, to print the cost in dollars too",
     )
-    group.add_argument("--dry-run", action="store_true", default=None, help="print prompts and cost, and ask nothing")
+    group.add_argument("--dry-run", action="store_true", default=None, help="print prompts and cost, and send nothing")
 
 
 def refuse_asking_flags(flags: argparse.Namespace, wanted: str, *others: str) -> None:
     """Raise SettingsError if a flag is given that has no effect without a language model."""
     for name in (*_FLAGS, *others):
         if getattr(flags, name, None) is not None:
-            raise SettingsError(f"--{name.replace('_', '-')} is for language models; name one with {wanted}")
+            flag = f"--{name.replace('_', '-')}"
+            raise SettingsError(f"{flag} has no effect without a language model; name one with {wanted}")
 
 
 def asker_of(flags: argparse.Namespace) -> Asker:
@@ -102,7 +103,7 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
         f"before, {len(plan.open):,} to ask",
     )
     if plan.elsewhere:
-        out(f"  stored answers came from {', '.join(plan.elsewhere)}")
+        out(f"  some stored answers are from {', '.join(plan.elsewhere)}")
     if plan.open:
         calls, tokens = asker.limits(plan)
         out(
@@ -114,7 +115,7 @@ def go_ahead(asker: Asker, questions: Sequence[Question], flags: argparse.Namesp
             f"reserves up to {plan.max_tokens // len(plan.open):,} tokens until its reply arrives)",
         )
     if flags.dry_run:
-        say("nothing was asked (--dry-run)")
+        say("nothing was sent (--dry-run)")
     return not flags.dry_run
 
 
@@ -124,7 +125,9 @@ def _price(text: str | None) -> tuple[float, float] | None:
     try:
         into, out = map(float, text.split(","))
     except ValueError:
-        raise SettingsError(f"--price {text}: write dollars per million tokens, as in 2.50,10") from None
+        raise SettingsError(
+            f"--price {text}: write dollars per million tokens of prompts and of answers, as in 2.50,10"
+        ) from None
     return into, out
 
 

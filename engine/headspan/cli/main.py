@@ -54,7 +54,7 @@ def _run(flags: argparse.Namespace) -> int:
         return 2
     except KeyboardInterrupt as error:
         progress.close()
-        kept = f"; {flags.kept} are kept, run the same command to continue" if "kept" in flags else ""
+        kept = f"; {flags.kept} are kept; run the same command to continue" if "kept" in flags else ""
         terminated = isinstance(error, Terminated)
         tell(f"headspan: {'terminated' if terminated else 'interrupted'}{kept}")
         return 143 if terminated else 130
@@ -94,5 +94,5 @@ def build_parser() -> tuple[Parser, Commands]:
     add_pool(language_models)
     add_votes(language_models)
     add_demo(commands.section("demo", "headspan demo --out headspan-demo"))
-    parser.description = f"Every attention head of CLIP image encoders, taken apart.\n\n{commands.help_text()}"
+    parser.description = f"Find out what each attention head of a CLIP image encoder does.\n\n{commands.help_text()}"
     return parser, commands

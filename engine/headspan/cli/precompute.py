@@ -9,7 +9,7 @@ from headspan.cli.commands import Section
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
-from headspan.config import DECODERS, EMISSIONS, PRECISIONS, PrecomputeSettings
+from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings
 from headspan.errors import counted
 from headspan.escapes import shell_command
 from headspan.run.summary import Summary
@@ -35,13 +35,13 @@ def add_precompute(section: Section) -> None:
     images.add_argument(
         "--image-member",
         metavar="FIELD",
-        help="which members are images, by what follows the first dot of their names, as in input.jpg or *.left.png "
-        "(default: all images)",
+        help="which files of a tar are images, by the part of their names after the first dot, such as input.jpg or "
+        "*.left.png (default: all images)",
     )
     images.add_argument(
-        "--caption-member", metavar="FIELD", help="which members are captions, in the same way (default: txt)"
+        "--caption-member", metavar="FIELD", help="which files are captions, in the same way (default: txt)"
     )
-    images.add_argument("--caption-json", metavar="KEY", help="read captions from this key of the .json members")
+    images.add_argument("--caption-json", metavar="KEY", help="read captions from this key of the .json files")
     images.add_argument(
         "--max-bad",
         metavar="N",
@@ -53,11 +53,13 @@ def add_precompute(section: Section) -> None:
     model.add_argument(
         "--model",
         metavar="NAME",
-        help="an open_clip name, hf-hub:…, local-dir:…, a config file (.json), or reference, the small model that "
-        "headspan includes (default: ViT-B-32)",
+        help="the model: an open_clip name, hf-hub:…, local-dir:…, a config file (.json), or reference, the small "
+        "model that headspan includes (default: ViT-B-32)",
     )
     model.add_argument(
-        "--pretrained", metavar="TAG", help="an open_clip tag, hf-hub:…, a .pt or .safetensors file, or random:SEED"
+        "--pretrained",
+        metavar="TAG",
+        help="the weights: an open_clip tag, hf-hub:…, a .pt or .safetensors file, or random:SEED",
     )
     model.add_argument(
         "--weights", metavar="PATH", help="file or folder that holds the weights of --pretrained TAG or of --model"
@@ -66,12 +68,14 @@ def add_precompute(section: Section) -> None:
         "--image-size",
         type=int,
         metavar="N",
-        help="height and width in pixels (default: the model's); positions are interpolated",
+        help="height and width in pixels (default: the model's); position embeddings are interpolated",
     )
 
     output = command.add_argument_group("output")
     output.add_argument("--out", required=True, metavar="STORE", help="the store to write, a folder such as run.zarr")
-    output.add_argument("--layers", help="all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)")
+    output.add_argument(
+        "--layers", help="layers to store, as in all, last4, 8-11 or 0,3,8-11, counting from 0 (default: last4)"
+    )
     output.add_argument("--emit", help=f"what to store, separated by commas: {', '.join(EMISSIONS)} (default: heads)")
     output.add_argument(
         "--unit-images",
@@ -83,10 +87,12 @@ def add_precompute(section: Section) -> None:
 
     computation = command.add_argument_group("computation")
     computation.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
-    computation.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: fp32; fp16 needs a GPU)")
+    computation.add_argument(
+        "--precision", help=f"the model's number format: {', '.join(PRECISIONS)} (default: fp32; fp16 needs a GPU)"
+    )
     computation.add_argument(
         "--decode",
-        help=f"{' or '.join(DECODERS)}: JPEG pixels within two grey levels of open_clip's, or equal to them "
+        help="fast (JPEG pixels within two grey levels of open_clip's) or exact (the same pixels as open_clip's) "
         "(default: fast)",
     )
     computation.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass (default: 32)")
@@ -107,7 +113,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(summary.path)
     if store.complete and not store.images:
         say(
-            f"none of {counted(store.planned_images, 'image')} could be used, so the store holds no numbers; "
+            f"none of {counted(store.planned_images, 'image')} could be used, so the store is empty; "
             f"`{_command_listing_bad(summary)}` lists the reasons"
         )
         return 1
@@ -117,7 +123,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def print_summary(summary: Summary) -> None:
     """Print what a call of `precompute` did."""
     if summary.skipped:
-        say(f"stored before, or by another process: {counted(summary.skipped, 'image')}")
+        say(f"already stored, earlier or by another process: {counted(summary.skipped, 'image')}")
     say(f"{counted(summary.images, 'image')} stored in {summary.path}")
     if summary.images:
         say(_stage_seconds(summary.seconds))
@@ -129,8 +135,8 @@ def print_summary(summary: Summary) -> None:
             say(f"  and {len(summary.bad) - _BAD_SHOWN:,} more; `{_command_listing_bad(summary)}` lists all")
     for unit in summary.quarantined:
         say(
-            f"unit {unit.index}, rows {unit.first_row} to {unit.first_row + unit.rows - 1}, is quarantined, because it "
-            f"repeatedly ended its process; `{shell_command(['headspan', 'repair', summary.path])}` tries it again"
+            f"unit {unit.index}, rows {unit.first_row} to {unit.first_row + unit.rows - 1}, is quarantined, because "
+            f"its process repeatedly crashed; `{shell_command(['headspan', 'repair', summary.path])}` tries it again"
         )
 
 

@@ -44,7 +44,7 @@ def run_flag(flags: Flags) -> None:
         "--run",
         dest="run_name",
         metavar="NAME",
-        help="name of the run (default: the text pool's name, or the only run there is)",
+        help="name of the run (default: the text pool's name, or the only run in the store)",
     )
 
 

@@ -40,6 +40,6 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
 def print_unsourced(*found: ConceptConsistency) -> None:
     """Print which formulas are our own reading, because their source could not be read."""
     formulas = f"{UNSOURCED['association']}; {UNSOURCED['entanglement']}"
-    say(f"* [unsourced], our own reading, since the source could not be read: {formulas}")
+    say(f"* [unsourced]: our own formulas, because the published ones could not be read: {formulas}")
     if any(len(one.votes.judges) > 1 for one in found):
-        say(f"[unsourced] too: {UNSOURCED['majority']}")
+        say(f"also [unsourced]: {UNSOURCED['majority']}")

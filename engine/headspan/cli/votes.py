@@ -45,8 +45,12 @@ def add_votes(section: Section) -> None:
     people.add_argument(
         "--count", type=int, metavar="N", default=100, help="how many texts to write (default: %(default)s)"
     )
-    people.add_argument("--seed", type=int, metavar="N", default=0, help="which heads to draw (default: %(default)s)")
-    people.add_argument("--human", action="append", metavar="CSV", help="such a file, filled in; may be repeated")
+    people.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="seed of the random choice of heads (default: %(default)s)"
+    )
+    people.add_argument(
+        "--human", action="append", metavar="CSV", help="a file of --write with votes filled in; may be repeated"
+    )
 
 
 def add_compare(section: Section) -> None:
@@ -62,7 +66,7 @@ def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     found = read_votes(Store(flags.store), flags.run_name)
     heads = [_head_of(flags.head, found)] if flags.head else found.heads
     say(f"labels by {found.labels_source}")
-    say(f"votes by {found.votes_source}; + matches the label by majority, - does not")
+    say(f"votes by {found.votes_source}; + marks texts that match the label by majority, - other texts")
     for head in heads:
         say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}")
         _print_replies("    label", head.label_replies)
@@ -80,7 +84,7 @@ def _head_of(text: str, found: VotesOfRun) -> VotesOnHead:
         return found.head(int(named[1]) if named else -1, int(named[2]) if named else -1)
     except SettingsError:
         raise SettingsError(
-            f"--head {text}: there are no scores for such a head; write, for example, L{found.layers[0]}.H0"
+            f"--head {text}: there are no scores for this head; write, for example, L{found.layers[0]}.H0"
         ) from None
 
 
@@ -95,24 +99,26 @@ def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     spans = read_spans(store, labels.run)
     if flags.write:
         written = write_vote_sheet(spans, labels, flags.write, flags.count, flags.seed)
-        texts = counted(written, "text")
-        say(f"{texts} written to {flags.write}: fill the column associated with 1 or 0, then give --human")
+        say(
+            f"{counted(written, 'text')} written to {flags.write}; write 1 or 0 into the column associated, then give "
+            "the file with --human"
+        )
         return 0
     people = {str(path): read_vote_sheet(spans, labels, path) for path in flags.human or ()}
     found = read_scores(store, labels.run)
     pairs = rater_agreement(found, people)
     if not pairs.pairs:
         raise SettingsError(
-            f"votes of run {labels.run!r} are by {found.votes.source} alone, and agreement takes two; add a judge with "
-            "headspan ccs --judge, or a person with --write and --human"
+            f"run {labels.run!r} has votes by {found.votes.source} only, but agreement needs two raters; add a judge "
+            "with headspan ccs --judge, or a person with --write and --human"
         )
     say(f"labels by {labels.source}")
     for pair in pairs:
         say(f"{pair.first} and {pair.second}")
         _print_agreement("texts", pair.texts)
         _print_agreement("scores of heads", pair.heads)
-    say("95 % intervals from 1,000 bootstrap samples of heads; - if a rater always gives the same vote. For votes of 0")
-    say("and 1, ρ and τ-b are equal. κ of scores is unweighted.")
+    say("In brackets: 95 % intervals from 1,000 bootstrap samples of heads. - means undefined, as when a rater always")
+    say("gives the same vote. For votes of 0 and 1, ρ and τ-b are equal. κ of scores is unweighted.")
     if len(found.votes.judges) > 1:
         say(f"[unsourced]: {UNSOURCED['majority']}")
     return 0
@@ -120,7 +126,7 @@ def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 def _print_agreement(what: str, found: Agreement) -> None:
     if not found.pairs:
-        say(f"    {what}: none was rated by both")
+        say(f"    {what}: the raters have none in common")
         return
     say(
         f"    {found.pairs:,} {what}, {found.same:.1%} the same  κ {found.kappa}  ρ {found.spearman}  "

@@ -60,7 +60,7 @@ class Agreement:
 
     def __repr__(self) -> str:
         if not self.pairs:
-            return "Agreement(nothing that both rated)"
+            return "Agreement(no items rated by both)"
         return (
             f"Agreement({counted(self.pairs, 'item')}, {self.same:.1%} equal, κ {self.kappa}, ρ {self.spearman}, "
             f"τ-b {self.kendall})"

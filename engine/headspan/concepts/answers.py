@@ -47,7 +47,7 @@ def records_of(arrays: Mapping[str, np.ndarray], where: str) -> list[Record]:
         found: list[Record] = json.loads(arrays["answers"].tobytes())
     except ValueError as error:
         raise StoreError(
-            f"{where}: its raw answers are damaged ({error}); repeat the command that made this run"
+            f"{where}: its raw answers are damaged ({error}); run the command that made this run again"
         ) from error
     return found
 

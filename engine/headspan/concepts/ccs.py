@@ -185,8 +185,8 @@ def concept_consistency(
     labels = read_labels(store, run)
     if labels.consistent is None:
         raise SettingsError(
-            f"labels of run {labels.run!r} are from {labels.source}, and no judge has voted on them; name judges with "
-            "--judge, or label by the pool's concepts again with headspan label"
+            f"labels of run {labels.run!r} are by {labels.source}, so judges must vote on them; name judges with "
+            "--judge, or label by the pool's concepts with headspan label --overwrite"
         )
     spans = read_spans(store, labels.run)
     texts = text_counts(spans)

@@ -54,7 +54,7 @@ def _parse(content: str, source: str) -> list[Example]:
 
 
 def _example(head: Any, where: str) -> Example:
-    unknown = sorted(set(head) - {"label", "texts"}) if isinstance(head, dict) else ["no table"]
+    unknown = sorted(set(head) - {"label", "texts"}) if isinstance(head, dict) else ["a value that is not a table"]
     if unknown:
         raise TextsError(f"{where} contains {', '.join(unknown)}; {_FORM}")
     label, texts = head.get("label"), head.get("texts")

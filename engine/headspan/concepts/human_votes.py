@@ -36,7 +36,7 @@ def write_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path, count: 
     if count < 1:
         raise SettingsError(f"--count {count} is too small; give at least 1")
     if path.exists():
-        raise SettingsError(f"{path}: already exists and may contain votes; give another --write")
+        raise SettingsError(f"{path}: already exists and may contain votes; choose another --write")
     rows = _rows(spans, labels)
     if not rows:
         raise TextsError(f"labels of run {labels.run!r}: no head is labelled, so there is nothing to judge")
@@ -70,15 +70,13 @@ def read_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path) -> Int[n
         except ValueError as error:
             raise TextsError(f"{where}: layer, head and number must be whole numbers; restore the line") from error
         if place not in wanted or tuple(_uncell(row[name]) for name in ("label", "text")) != wanted[place]:
-            raise TextsError(f"{where}: this label and text differ from the store's; write a new sheet with --write")
+            raise TextsError(f"{where}: its label or text differs from the store's; write a new sheet with --write")
         if place in seen:
             raise TextsError(f"{where}: repeats the text of another line; keep one of them")
         seen.add(place)
         vote = row["associated"].strip().removesuffix(".0")
         if vote not in ("", "0", "1"):
-            raise TextsError(
-                f"{where}: associated is {vote[:40]!r}; write 1 where label and text belong together, else 0"
-            )
+            raise TextsError(f"{where}: associated is {vote[:40]!r}; write 1 if the text matches the label, else 0")
         if vote:
             layer, head, number = place
             votes[(*place_of(labels.layers, votes.shape[1], layer, head), number - 1)] = int(vote)

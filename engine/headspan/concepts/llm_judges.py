@@ -38,7 +38,7 @@ def _read(answer: str) -> int:
     # A model without structured output may reply with the digit alone.
     value = bare(answer) if bare(answer) in ("0", "1") else read_field(answer, "associated")
     if isinstance(value, bool) or value not in (0, 1, "0", "1"):
-        raise NotAsAskedError(f"rates the association {json.dumps(value)[:40]}; 1 or 0 was asked for")
+        raise NotAsAskedError(f"rates the association {json.dumps(value)[:40]} instead of 1 or 0")
     return int(value)
 
 
@@ -113,7 +113,9 @@ def open_ballot(
     spans = read_spans(store, labels.run)
     check_texts(spans)
     if spans.layers != labels.layers:
-        raise StoreError(f"{store.path}: labels {labels.run!r} are of another textspan run; run headspan label again")
+        raise StoreError(
+            f"{store.path}: labels/{labels.run} were made from another textspan run; run headspan label --overwrite"
+        )
     questions = {judge: vote_questions(spans, labels, judge, answer_tokens) for judge in judges}
     answered: dict[str, dict[Place, Record]] = {judge: {} for judge in judges}
     if not (results.sound(store, "ccs", labels.run) or (add and labels.run in results.runs(store, "ccs"))):
@@ -122,7 +124,7 @@ def open_ballot(
     records = read_records(store, "ccs", labels.run)
     others = {judge: cast for judge, cast in zip(votes.judges, votes.cast, strict=True) if judge not in judges}
     if others and not add and not overwrite:
-        why = f"ccs run {labels.run!r} has votes by {', '.join(others)}, which stay where judges are added with --add"
+        why = f"ccs run {labels.run!r} has votes by {', '.join(others)}; keep them with --add"
         raise results.refusal(store, "ccs", labels.run, why)
     for judge in () if overwrite else judges:
         known = {Place(one["layer"], one["head"], one["text"]): one for one in records if one["judge"] == judge}
@@ -172,7 +174,7 @@ def judge_heads(
     ballot = open_ballot(store, judges, run, add, answer_tokens, overwrite)
     labels = ballot.labels
     if ballot.unchanged:
-        on_progress(Progress(NOTE, 1, 1, f"ccs/{labels.run} has the votes of these judges; it is unchanged"))
+        on_progress(Progress(NOTE, 1, 1, f"ccs/{labels.run} already has the votes of these judges; it is unchanged"))
         return read_scores(store, labels.run)
     shape = (len(labels.layers), ballot.spans.indices.shape[1], LABELLED_TEXTS)
     votes, records = dict(ballot.others), list(ballot.other_records)
@@ -193,8 +195,8 @@ def judge_heads(
             records.append(found)
         if questions and (cast == NO_VOTE).all():
             raise LanguageModelError(
-                f"{judge} votes on none of {counted(len(questions), 'text')}: its answer {complaint}; name another "
-                "--judge, or allow longer answers with --answer-tokens"
+                f"{judge} gave no usable vote on {counted(len(questions), 'text')}: its answer {complaint}; name "
+                "another --judge, or allow longer answers with --answer-tokens"
             )
         votes[judge] = cast
     scores = ConceptConsistency(labels, Votes(tuple(votes), np.stack(list(votes.values())), text_counts(ballot.spans)))

@@ -44,7 +44,7 @@ def clean_label(value: object) -> str:
     if not re.fullmatch(r"\w[\w'’&+-]*", label):
         raise NotAsAskedError("contains a label with punctuation")
     if label in _NO_LABELS:
-        raise NotAsAskedError(f"is {label!r}; the common characteristic was asked for")
+        raise NotAsAskedError(f"is {label!r} instead of a common characteristic")
     return label
 
 
@@ -128,14 +128,14 @@ def label_by_model(
     wanted = open_label_questions(store, spans, questions, overwrite)
     found = {} if overwrite else _answered(store, spans, questions)
     if found and not wanted:
-        on_progress(Progress(NOTE, 1, 1, f"labels/{spans.run} are by {model} and the same prompts; they are unchanged"))
+        on_progress(Progress(NOTE, 1, 1, f"labels/{spans.run} already has the answers of {model}; it is unchanged"))
         return read_labels(store, spans.run)
     answers = dict(zip(wanted, asker.ask(list(wanted.values()), on_progress), strict=True))
     if answers and not found and all(answer.value is None for answer in answers.values()):
         complaint = next(iter(answers.values())).complaint
         raise LanguageModelError(
-            f"{model} labels none of {counted(len(answers), 'head')}: its answer {complaint}; name another --llm, or "
-            "allow longer answers with --answer-tokens"
+            f"{model} gave no usable label for {counted(len(answers), 'head')}: its answer {complaint}; name another "
+            "--llm, or allow longer answers with --answer-tokens"
         )
     for (layer, head), answer in answers.items():
         found[layer, head] = record(questions[layer, head], answer, layer=layer, head=head)

@@ -159,8 +159,8 @@ def refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); make room or choose another --out, then run the same "
-            "command to go on"
+            f"{path}: cannot be written ({error.strerror}); free disk space and run the same command to continue, or "
+            "choose another --out"
         ) from error
 
 

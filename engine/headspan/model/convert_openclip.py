@@ -18,7 +18,7 @@ def tower_of(visual: VisionTransformer) -> Tower:
     """The uniform tower. Raises UnsupportedModel if it cannot run a part of `visual`."""
     blocks = list(visual.transformer.resblocks)
     if not all(type(block) is ResidualAttentionBlock for block in blocks):
-        raise UnsupportedModel(f"its blocks are {type(blocks[0]).__name__}, with norms or scales of their own")
+        raise UnsupportedModel(f"its blocks are {type(blocks[0]).__name__}, with additional norms or scales")
     if visual.attn_pool is not None:
         # Its first query gives the image embedding; the others serve CoCa's text decoder.
         if visual.attn_pool_contrastive is not None or visual.pool_type != "tok":

@@ -148,8 +148,8 @@ def _refuse_other_weights(model: LoadedModel, attributes: Mapping[str, Any], pat
             todo = "give" if place else "restore"
             also = "" if place else ", or give their place with --weights"
             raise ModelError(
-                f"{place or f'{model.name} {model.pretrained}'}: {tower} tower {own[:12]}, but {path} was made with "
-                f"{expected[:12]}; {todo} the weights that made the store{also}"
+                f"{place or f'{model.name} {model.pretrained}'}: the {tower} tower is {own[:12]}, but {path} was made "
+                f"with {expected[:12]}; {todo} the weights that the store was made with{also}"
             )
 
 

@@ -78,8 +78,8 @@ def find_weights(
         return _file(file)
     if stored is not None:
         raise ModelError(
-            f"{recorded or pretrained}: the weights that the store was made with are not there; give their place "
-            "with --weights PATH (weights= in Python)"
+            f"{recorded or pretrained}: the weights that the store was made with were not found; give their "
+            "place with --weights PATH (weights= in Python)"
         )
     raise _unknown(name, named, pretrained)
 

@@ -35,7 +35,7 @@ def encode_texts(
     lengths = _lengths(model.clip, tokens)
     # open_clip's tokenizers truncate silently, so a text that fills the context may have lost its end.
     full = 0 if lengths is None else int((lengths == tokens.shape[1]).sum())
-    note = f"{full} fill the context of {tokens.shape[1]} tokens and may be truncated" if full else ""
+    note = f"{full} of them fill the context of {tokens.shape[1]} tokens and may be truncated" if full else ""
     # Texts of similar length form a batch, so that a long text does not lengthen many others.
     order = torch.arange(len(texts)) if lengths is None else lengths.argsort(stable=True)
     vectors: np.ndarray | None = None

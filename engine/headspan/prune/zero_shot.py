@@ -52,7 +52,7 @@ def embed_classes(
     for name, prompts in sets.items():
         empty = [each for each, texts in prompts.items() if not texts]
         if empty or not prompts:
-            missing = f"class {empty[0]!r} has no prompt" if empty else "there is no class"
+            missing = f"class {empty[0]!r} has no prompt" if empty else "there are no classes"
             raise SettingsError(f"classes of {name!r}: {missing}; give each class a list of prompts")
     every = [text for prompts in sets.values() for texts in prompts.values() for text in texts]
     vectors = iter(text_vectors(store, every, on_progress, weights=weights))
@@ -81,7 +81,7 @@ def accuracy(named: Sequence[str], truths: Sequence[str | None]) -> Accuracy:
     """
     pairs = [(name, truth) for name, truth in zip(named, truths, strict=True) if truth is not None]
     if not pairs:
-        raise SettingsError(f"{counted(len(truths), 'image')}, none with a true class; give at least one")
+        raise SettingsError(f"none of {counted(len(truths), 'image')} has a true class; give at least one")
     right = sum(name == truth for name, truth in pairs)
     _, counts = np.unique([truth for _, truth in pairs], return_counts=True)
     return Accuracy(right / len(pairs), int(counts.max()) / len(pairs), len(pairs))

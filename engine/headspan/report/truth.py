@@ -75,8 +75,8 @@ def _zero_shot(truth: GroundTruth) -> Table:
     ]
     return Table(
         "What the model can name",
-        "Zero-shot: the value whose prompts are nearest to the image’s embedding. Chance, the line, is naming the most "
-        "common value.",
+        "Zero-shot accuracy: how often the prompts nearest to the image’s embedding are those of the true value. The "
+        "line marks chance: always naming the most common value.",
         ("factor", "", "right", *truth.controls, "chance", "images"),
         _rows(rows),
         wide=bool(truth.controls),
@@ -111,8 +111,8 @@ def _neighbours(truth: GroundTruth) -> Table:
         rows.append((concept, *cells, percent(chance)))
     return Table(
         "Neighbours through the heads of a concept",
-        "Share of an image’s ten nearest images that have its value of the concept: through the heads labelled with "
-        "the concept, and after the line through all heads. Chance is an image drawn at random.",
+        "Share of an image’s ten nearest images that have the same value of the concept. First number: neighbours "
+        "through the heads labelled with the concept; second: through all heads. Chance: images drawn at random.",
         ("concept", "this model", *truth.controls, "chance"),
         _rows(rows),
     )
@@ -127,8 +127,8 @@ def _maps(truth: GroundTruth) -> Table:
     )
     return Table(
         "Where the evidence is",
-        f"Maps of “a red ring” over {truth.maps.images:,} images of red rings, and so on for every colour and shape; "
-        "means. A map that is the same everywhere would score the objects’ share of the image.",
+        f"Means over {truth.maps.images:,} images, each with the map of the text that names its objects, such as “a "
+        "red ring”. A map that is the same everywhere would score the objects’ share of the image.",
         ("map", "this model", *truth.controls),
         _rows(rows),
     )
@@ -149,8 +149,8 @@ def _losses(truth: GroundTruth) -> Table:
         rows.append((concept, *cells))
     return Table(
         "What an ablation costs, compared",
-        "Zero-shot accuracy lost, in points, if the heads of a concept are replaced by their means: the concept’s own "
-        "factor, and after the line the factor of another concept that loses most.",
+        "Points of zero-shot accuracy lost if the heads of a concept are replaced by their means. First number: the "
+        "concept’s own factor; second: the factor of another concept that loses most.",
         ("concept", "this model", *truth.controls),
         _rows(rows),
     )
@@ -166,8 +166,8 @@ def _ablations(truth: GroundTruth) -> Table:
         rows.append((f"{each.concept}, {len(each.heads)}", *cells))
     return Table(
         "What is lost without the heads of a concept",
-        "Zero-shot accuracy lost, in points, if the direct contributions of these heads are replaced by their means; "
-        "bold is the concept’s own factor.",
+        "Points of zero-shot accuracy lost if the direct contributions of these heads are replaced by their means. The "
+        "concept’s own factor is bold.",
         ("heads at their means", *map(_spaced, factors)),
         _rows(rows),
         wide=True,

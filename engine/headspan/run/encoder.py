@@ -45,8 +45,8 @@ class Encoder:
             return self._forward(pixels)
         except torch.cuda.OutOfMemoryError as error:
             raise SettingsError(
-                f"--batch-size {len(pixels)} does not fit the memory of {self.device}; give a smaller one; the "
-                "same command then continues the run"
+                f"--batch-size {len(pixels)} does not fit the memory of {self.device}; give a smaller one, and "
+                "the same command continues the run"
             ) from error
 
     def _forward(self, pixels: UInt8[np.ndarray, "image height width 3"]) -> PooledRow:
@@ -114,8 +114,8 @@ def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...]
         )
     if not through_pool:
         raise SettingsError(
-            f"--emit through_pool: of --layers {settings.layers} none is before the pooling; name some of 0 to "
-            f"{tower.layers - 2}, or all"
+            f"--emit through_pool needs a layer before the pooling, but --layers {settings.layers} has none; name some "
+            f"of 0 to {tower.layers - 2}, or all"
         )
     return direct, through_pool
 

@@ -27,11 +27,13 @@ class PlannedSources:
     def open(self, name: str) -> ShardReader:
         """A reader of the shard. Raises SourceError if it was not planned, has changed since, or cannot be read."""
         if name not in self._urls or name not in self._shards:
-            raise SourceError(f"{name}: is not among the shards of this run; name it to go on")
+            raise SourceError(
+                f"{name}: belongs to the store's plan, but is not among the shards of this run; name it to continue"
+            )
         url = self._urls[name]
         changed = change(self._shards[name], url)
         if changed:
-            raise SourceError(f"{name}: {changed}; restore it to go on, or use another --out")
+            raise SourceError(f"{name}: {changed}; restore it to continue, or choose another --out")
         return open_shard(url)
 
 
@@ -49,9 +51,8 @@ def places(
     urls = expand(shards, allow_pipe)
     if len(urls) != len(planned):
         raise SourceError(
-            f"{counted(len(urls), 'shard')} {'is' if len(urls) == 1 else 'are'} named, and the store was "
-            f"planned over {len(planned)}; name all of them, in the "
-            "order of the run"
+            f"{counted(len(urls), 'shard')} {'is' if len(urls) == 1 else 'are'} named, but the store was planned over "
+            f"{len(planned)}; name all of them, in the order of the run"
         )
     return {shard.url: url for shard, url in zip(planned, urls, strict=True)}
 
@@ -95,7 +96,7 @@ def change(shard: Shard, url: str) -> str | None:
     """
     size_bytes, modified_ns = describe(url)
     if size_bytes != shard.size_bytes:
-        return f"has changed since the plan ({size_bytes} bytes, then {shard.size_bytes})"
+        return f"has changed since precompute read it ({size_bytes} bytes now, {shard.size_bytes} bytes then)"
     if modified_ns != shard.modified_ns:
-        return "has changed since the plan (another time of modification)"
+        return "has changed since precompute read it (its time of modification differs)"
     return None

@@ -67,15 +67,15 @@ def open_planned(
 def _size_in_words(store: StoreWriter, encoder: Encoder, memory: int, notes: int) -> Iterator[str]:
     images, per_image, once = store.size.images, image_bytes(store.specs), _bytes_once(store)
     yield (
-        f"{(images * per_image + once) / 1e6:,.1f} MB: {per_image:,} bytes an image, and {once / 1e6:,.1f} MB of "
-        f"tables, matrices and moments; memory at most {memory / 1e6:,.0f} MB"
+        f"{(images * per_image + once) / 1e6:,.1f} MB on disk ({per_image:,} bytes per image, {once / 1e6:,.1f} MB of "
+        f"tables, matrices and moments); memory at most {memory / 1e6:,.0f} MB"
     )
     if notes:
         lists = shell_command(["headspan", "info", str(store.path), "--notes"])
         yield f"{counted(notes, 'note')} on captions and other members; `{lists}` lists them"
     pooling = encoder.exact.direct_layers.start
     if pooling > 0 and not encoder.through_pool:
-        yield f"of layers before {pooling}, the pooling, nothing is kept without --emit heads,through_pool"
+        yield f"heads of layers before {pooling}, the pooling, are not stored without --emit heads,through_pool"
 
 
 def _bytes_once(store: StoreWriter) -> int:
@@ -89,8 +89,8 @@ def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, e
     wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
         raise StoreError(
-            f"{path}: was planned in units of {counted(store.size.unit_images, 'image')}, this run asks for "
-            f"{settings.unit_images}; leave --unit-images out to go on, or use another --out"
+            f"{path}: was planned in units of {counted(store.size.unit_images, 'image')}, but this run asks for "
+            f"{settings.unit_images}; leave --unit-images out to continue, or choose another --out"
         )
     refuse_other_run(store, settings, as_planned(read_shards(path), store.attributes, urls), encoder)
     store.refuse_full_disk()

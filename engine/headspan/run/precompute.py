@@ -67,7 +67,8 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
         ),
     )
     if encoder.exact.runs_twice:
-        on_progress(Progress(NOTE, 0, None, f"{settings.model} norms its rows before their mean: two passes an image"))
+        slow = f"{settings.model} normalises its rows before their mean, so each image takes two passes"
+        on_progress(Progress(NOTE, 0, None, slow))
     store = open_planned(settings, urls, encoder, on_progress)
     stored: list[UnitRecord] = []
     seconds = StageTimes().seconds()
@@ -163,6 +164,6 @@ def _refuse_bad(store: StoreWriter, bad: list[BadImage], max_bad: str | int | No
         raise SourceError(
             f"{store.path}: {len(bad):,} of {counted(images, 'image')} {'is' if len(bad) == 1 else 'are'} bad, "
             f"more than --max-bad {max_bad} allows "
-            f"(row {last.row}, {last.key} in {last.url}: {last.reason}); see {lists}, repair "
-            "the shards, or allow more to go on"
+            f"(row {last.row}, {last.key} in {last.url}: {last.reason}); `{lists}` lists them; repair "
+            "the shards, or raise --max-bad to continue"
         )

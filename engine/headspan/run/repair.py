@@ -133,15 +133,15 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
     hidden = [name for name in names if is_remote(name) and "…" in name]
     if hidden:
         raise StoreError(
-            f"{store.path}: keeps {hidden[0]} without its secrets, so it cannot be read again; name the shards after "
-            "the store"
+            f"{store.path}: records {hidden[0]} without its secrets, so it cannot be read again; name all shards "
+            "after the store, in the order of the run"
         )
     if not shards:
         gone = [name for name in names if not is_remote(name) and not Path(local_path(name)).is_file()]
         if gone:
             raise StoreError(
-                f"{store.path}: {gone[0]} does not exist any more; name the shards where they are now after the store, "
-                "in the order of the run"
+                f"{store.path}: {gone[0]} does not exist any more; name all shards after the store, where they are now "
+                "and in the order of the run"
             )
     given = {
         "shards": names,

@@ -92,7 +92,8 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
     )
     quarantined = {unit.index: unit for unit in store.quarantined_units()}
     for unit in quarantined.values():
-        problems.append(Problem(unit.index, unit.first_row, unit.rows, "is quarantined, since it ended its process"))
+        what = "is quarantined, because its process repeatedly crashed"
+        problems.append(Problem(unit.index, unit.first_row, unit.rows, what))
     unreached = 0
     if readable:
         planned = store.shards()
@@ -207,10 +208,13 @@ class _UnitRows:
     def problems(self) -> Iterator[Problem]:
         record, good = self._record, self.good
         if good.sum() != record.images:
-            yield _problem(record, f"ok marks {counted(int(good.sum()), 'image')}, the record has {record.images}")
+            marked = counted(int(good.sum()), "image")
+            yield _problem(record, f"ok marks {marked}, but the commit record has {record.images}")
         if record.images + len(record.bad) != record.rows:
             yield _problem(
-                record, f"{counted(record.images, 'image')} and {len(record.bad)} bad in {counted(record.rows, 'row')}"
+                record,
+                f"the commit record has {counted(record.images, 'image')} and {len(record.bad)} bad in "
+                f"{counted(record.rows, 'row')}",
             )
         for name, values in self._arrays.items():
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
@@ -257,12 +261,13 @@ class _UnitRows:
 def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Problem]:
     moments, rows = store.moments(), store.planned_images
     if moments.count != count:
-        yield Problem(WHOLE_STORE, 0, rows, f"moments count {counted(moments.count, 'image')}, the arrays {count}")
+        what = f"the moments count {counted(moments.count, 'image')}, but the arrays hold {count}"
+        yield Problem(WHOLE_STORE, 0, rows, what)
         return
     scale = np.sqrt(np.einsum("lhcc->lhc", moments.gram) * max(count, 1))
     # Rounding to 16 bits changes each summand by at most 2⁻¹¹ of itself, and a tiny one by half a subnormal step.
     if count and not (np.abs(moments.total - total) <= 2.0**-10 * scale + 1e-6).all():
-        yield Problem(WHOLE_STORE, 0, rows, "moments and heads disagree by more than the rounding of heads")
+        yield Problem(WHOLE_STORE, 0, rows, "the moments differ from the sums of heads by more than rounding explains")
 
 
 def _moment_shape(store: Store) -> tuple[int, ...]:

@@ -48,7 +48,10 @@ class ImageFolder:
         nested = all(len(image.parts) > 1 for image in self.images)
         names = sorted({image.parts[0] for image in self.images}) if nested else []
         if wanted == "folders" and not names:
-            raise SettingsError(f"{self.root}: --classes folders, but not every image is in a folder below it")
+            raise SettingsError(
+                f"{self.root}: --classes folders, but not every image is in a folder below it; move the others into "
+                "folders, or leave --classes out"
+            )
         if wanted != "auto":
             self.leave_out("cls", f"--classes {wanted} was given")
         files = sum("cls" in companions for companions in self.companions.values())

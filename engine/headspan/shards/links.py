@@ -65,7 +65,7 @@ class Links:
     def what_is_wrong(self, offset: int) -> str:
         """Why the link leads to no data, and what to do."""
         symbolic = self._links[offset].symbolic
-        return dead_link(symbolic, "is several times" if self.leads_to_several(offset) else "is not")
+        return dead_link(symbolic, "occurs several times" if self.leads_to_several(offset) else "is not")
 
     def leads_to_several(self, offset: int) -> bool:
         """Whether several files have the name that the link leads to."""
@@ -118,7 +118,7 @@ class Links:
 
 
 def dead_link(symbolic: bool, what: str = "is not") -> str:
-    """Why a link leads to no data, and what to do. `what` is "is not" or "is several times", said of the file."""
+    """Why a link leads to no data, and what to do. `what` is "is not" or "occurs several times", said of the file."""
     kind, flag = ("symbolic", "-h") if symbolic else ("hard", "--hard-dereference")
     return f"a {kind} link to a file that {what} in this tar; pack with tar {flag}"
 

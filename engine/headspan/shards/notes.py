@@ -26,13 +26,13 @@ def note_unused(
     for entry in unused.without_image:
         # With an image of the same key it would be part of a sample. Without, it may be an image of unknown extension.
         if entry.offset not in linked:
-            note(entry.path, "is neither an image nor a companion of one")
+            note(entry.path, "is neither an image nor a member that belongs to one")
     for entry in unused.away_from_image:
         if entry.offset not in linked:
-            note(entry.path, "its key repeats in the tar and no image stands next to it; not used")
+            note(entry.path, "not used, because its key repeats in the tar and no image is next to it")
     if unmatched := [entry for entry in unused.unmatched if entry.offset not in linked]:
         paths = [entry.path for entry in unmatched]
-        reason = f"companions whose key has an image, but not one that they are named after; not used: {_listed(paths)}"
+        reason = f"members that are not used, because no image with their key has their name: {_listed(paths)}"
         has_caption = any(entry.field.role == "caption" for entry in unmatched)
         note(paths[0], reason + ("; select a caption with --caption-member" if has_caption else ""))
     if unused.masks:

@@ -65,10 +65,9 @@ def list_samples(
             expected = f"the members that --image-member {names.image} selects"
         found = ", ".join(f"{field or 'nothing'} {counted(count, 'time')}" for field, count in fields.most_common(5))
         raise SourceError(
-            f"no image in {counted(len(urls), 'shard')} (first: {next(iter(urls), 'none')}), but headspan "
-            f"expects {expected}; "
-            f"the members' names have after their first dot: {found or 'nothing, since there is no member'}; "
-            "check the shards"
+            f"no image in {counted(len(urls), 'shard')} (first: {next(iter(urls), 'none')}); headspan expects "
+            f"{expected}, but the members' names have after their first dot: "
+            f"{found or 'nothing, since there are no members'}; check the shards"
         )
 
 
@@ -200,9 +199,9 @@ def _sample(
             notes.append(f"{field} is {wrong}")
     for field, paths in joined.ambiguous:
         flag = "; select one with --caption-member" if field == "caption" else ""
-        notes.append(f"{field} may be any of {', '.join(paths)}, so none is kept{flag}")
+        notes.append(f"no {field}, because it may be any of {', '.join(paths)}{flag}")
     for field in joined.withheld:
-        notes.append(f"its key repeats in the tar, and no {field} is certain to belong to this image, so none is kept")
+        notes.append(f"no {field}, because the key repeats in the tar and no {field} certainly belongs to this image")
     if names.caption_json is not None and isinstance(metadata := values.get("metadata"), str):
         values["caption"] = caption_in(metadata, names.caption_json)
         if values["caption"] is None:

@@ -104,7 +104,7 @@ class Stream(ShardReader):
         if status != 0 and status not in _BROKEN_PIPE:
             raise SourceError(
                 f"{self.url}: the command ended with status {status} after {self._position} bytes; "
-                "run it by hand to see why, then try again"
+                "run it by hand to see why"
             )
 
     def close(self) -> None:
@@ -135,5 +135,5 @@ class _Raw(io.RawIOBase):
         buffer[: len(data)] = data
         self.given += len(data)
         if self.given > _MOST_PADDING_BYTES:
-            raise ValueError(f"{self.given:,} bytes of padding came that decompress to no data")
+            raise ValueError(f"{self.given:,} bytes in a row decompress to no data")
         return len(data)

@@ -78,7 +78,7 @@ class Tar:
                 zeros = offset if zeros < 0 else zeros
                 offset += BLOCK_BYTES
                 if offset - zeros > MOST_ZEROS:
-                    raise zeros_error(url, begin, zeros, f"{offset} and on")
+                    raise zeros_error(url, begin, zeros, f"at least {offset}")
                 continue
             if zeros >= 0:
                 self.remarks += zeros_remarks(url, begin, zeros, offset, followed=True)

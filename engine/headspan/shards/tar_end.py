@@ -80,7 +80,7 @@ def zeros_remarks(url: str, begin: int, zeros: int, stop: int, followed: bool = 
     # GNU tar appends an archive after the zeros of the first, and pads once more.
     too_many = count > (most + _RECORD if stop % _RECORD == 0 and zeros > begin else most)
     if zeros == begin and count <= _RECORD:
-        return [f"an archive of {count:,} bytes at offset {begin} is zeros and holds no member"]
+        return [f"an archive of {count:,} bytes at offset {begin} contains only zeros and no member"]
     if any(length == _padded(whole, size) for size in (_PAX_RECORD, _RECORD)):
         return []
     # A tar with the length of whole usual records may have lost its last members to zeros up to that length.
@@ -121,7 +121,7 @@ def trailing_remark(url: str, take: Callable[[int, int], bytes], zeros: int, off
         if place - offset >= _MOST_TRAILING_BYTES:
             raise SourceError(
                 f"{url}: more than {_MOST_TRAILING_BYTES >> 20} MiB that are not a tar follow the end of the tar, from "
-                f"offset {offset} on; end the source there"
+                f"offset {offset} on; cut the file there"
             )
         if len(block) == BLOCK_BYTES and block != ZEROS and is_header(block):
             raise SourceError(

@@ -106,7 +106,7 @@ def check_counts(pool: int, texts_per_head: int, rank: int) -> None:
 
 def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_per_head: int, rank: int) -> TextSpan:
     if spread.images < 2:
-        raise SettingsError(f"TEXTSPAN over {counted(spread.images, 'image')}; it needs at least 2, to have a variance")
+        raise SettingsError(f"{counted(spread.images, 'image')}, but TEXTSPAN needs at least 2, to have a variance")
     # Orthonormal joint directions make the change of coordinates an isometry.
     orthonormal, triangle = np.linalg.qr(spread.directions.T.astype(np.float64))
     gram = triangle @ spread.gram @ triangle.T

@@ -68,7 +68,7 @@ def textspan(
     results.check_run(run)
     check_counts(len(pool.texts), texts_per_head, rank)
     if not chosen_layers:
-        raise SettingsError(f"{store.path}: no layers to describe; name some, or leave layers out for all")
+        raise SettingsError(f"{store.path}: the list of layers is empty; name some, or leave layers out for all")
     for layer in chosen_layers:
         store.contents.layer_index(layer)
     moments = _added_moments(store, also)
@@ -89,7 +89,7 @@ def textspan(
         _refuse_otherwise_made(store, run, settings)
         if not results.sound(store, "texts", str(settings["pool"])):
             keep_vectors(store, embed_pool(store, pool, on_progress, weights=weights))
-        on_progress(Progress(NOTE, 1, 1, f"textspan/{run} was made with the same settings before; it is unchanged"))
+        on_progress(Progress(NOTE, 1, 1, f"textspan/{run} was already made with the same settings; it is unchanged"))
         return read_spans(store, run)
     embedded = embed_pool(store, pool, on_progress, weights=weights)
     # Written before the heads are described, so that an interrupted run need not embed the texts again.
@@ -166,7 +166,8 @@ def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
 
 def _refuse_too_few(store: Store, moments: MergedMoments) -> None:
     if moments.count < 2:
-        raise StoreError(f"{store.path}: {counted(moments.count, 'image')}; TEXTSPAN needs a variance, so at least 2")
+        images = counted(moments.count, "image")
+        raise StoreError(f"{store.path}: {images}, but TEXTSPAN needs at least 2, to have a variance")
 
 
 def span_store(

@@ -71,7 +71,7 @@ class Contents:
         size = self.size
         if layer < 0:
             raise SettingsError(
-                f"{self.path}: layer {layer}; layers count from 0 to {size.all_layers - 1}, the last one, never from "
+                f"{self.path}: layer {layer} does not exist; layers count from 0 to {size.all_layers - 1}, never from "
                 "the end"
             )
         if layer in range(size.all_layers - size.direct_layers):
@@ -86,7 +86,7 @@ class Contents:
                 f"{size.all_layers}, so choose one of them or precompute with --layers all"
             )
         if not 0 <= head < size.heads:
-            raise SettingsError(f"{self.path}: head {head}; a layer's heads are 0 to {size.heads - 1}")
+            raise SettingsError(f"{self.path}: head {head} does not exist; a layer's heads are 0 to {size.heads - 1}")
         return size.layers.index(layer)
 
     def array(self, name: str) -> zarr.Array[Any]:
@@ -162,8 +162,8 @@ class Contents:
         recorded = sum(record.images for record in self.records)
         if len(good) != recorded:
             raise StoreError(
-                f"{self.path}: ok marks {counted(len(good), 'image')}, the commit records {recorded}; headspan verify "
-                "says which unit is damaged"
+                f"{self.path}: ok marks {counted(len(good), 'image')}, but the commit records have {recorded}; "
+                "headspan verify says which unit is damaged"
             )
         return good
 

@@ -28,7 +28,7 @@ def faults(storage: Storage, files: Mapping[str, Checksum]) -> Iterator[tuple[st
             if data is not None and (len(data), google_crc32c.value(data)) == (size, crc):
                 continue
         if found_size != size:
-            yield key, f"{key} has {found_size} bytes, its record says {size}"
+            yield key, f"{key} has {found_size} bytes, but its record says {size}"
         elif found_crc != crc:
             yield key, f"{key} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})"
 

@@ -148,7 +148,7 @@ class OpenStore:
     def row_of(self, image: int) -> int:
         """Return the row in the Zarr arrays of one image. Raises SettingsError if there is no such image."""
         if not -self.images <= image < self.images:
-            raise SettingsError(f"{self.path}: image {image} of {self.images}; count from 0 to {self.images - 1}")
+            raise SettingsError(f"{self.path}: image {image} does not exist; images count from 0 to {self.images - 1}")
         return int(self._rows[image])
 
     def samples(self, images: Sequence[int] | np.ndarray | None = None) -> pa.Table:
@@ -162,7 +162,7 @@ class OpenStore:
                 rows = self._rows[images if isinstance(images, np.ndarray) else list(images)]
             except IndexError as error:
                 raise SettingsError(
-                    f"{self.path}: samples of other images than its {self.images} ({one_line(error)}); count from 0 to "
+                    f"{self.path}: these images do not all exist ({one_line(error)}); count from 0 to "
                     f"{self.images - 1}, or give a mask of {self.images}"
                 ) from error
             return read_rows(self.path, rows, self._size.unit_images)

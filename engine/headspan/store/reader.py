@@ -83,7 +83,7 @@ class Store(OpenStore):
         if needed > memory:
             raise SettingsError(
                 f"{self.path}: the contributions of {counted(len(chosen) * self.heads_per_layer, 'head')} to "
-                f"{counted(self.images, 'image')} take {needed / 1e9:,.1f} GB, and this machine has "
+                f"{counted(self.images, 'image')} take {needed / 1e9:,.1f} GB, but this machine has "
                 f"{memory / 1e9:,.1f} GB of memory; name fewer layers, or call head(layer, head) for one head at a time"
             )
         found = np.empty(shape, np.float32)
@@ -173,7 +173,7 @@ class Store(OpenStore):
             count, total, gram = (self.contents.values(f"moments/{name}") for name in ("count", "sum", "gram"))
             return MergedMoments(int(count[0]), total, gram)
         if moments is None:
-            raise StoreError(f"{self.path}: no unit is finished yet; run the precompute command again to go on")
+            raise StoreError(f"{self.path}: no unit is finished yet; run the same precompute command to continue")
         return moments
 
     def to_xarray(self) -> xr.Dataset:
@@ -202,7 +202,7 @@ def _offered(dtype: DTypeLike) -> np.dtype[Any]:
         if (found := np.dtype(dtype)) in (np.float16, np.float32):
             return found
     name = getattr(dtype, "__name__", dtype)
-    raise SettingsError(f"dtype {name}: coordinates are given as float32, or as float16, which is what is stored")
+    raise SettingsError(f"dtype {name} is not supported; choose float32, or float16, in which coordinates are stored")
 
 
 def _memory_bytes() -> int:

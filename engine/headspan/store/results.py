@@ -44,7 +44,7 @@ def made_from(store: Store, kind: str, run: str) -> list[str]:
 def refusal(store: Store, kind: str, run: str, why: str) -> StoreError:
     """Return the error for replacing a run, or deleting what was made from it, without `overwrite`."""
     lost = [f"{kind}/{run}"] * (run in runs(store, kind)) + made_from(store, kind, run)
-    elsewhere = "choose another --run" if kind == "textspan" else "make it under another --run of headspan textspan"
+    elsewhere = "choose another --run" + (", which headspan textspan makes first" if kind != "textspan" else "")
     return StoreError(
         f"{store.path}: {why}; {elsewhere}, or give --overwrite (in Python overwrite=True), which deletes "
         f"{', '.join(lost)}"
@@ -54,7 +54,7 @@ def refusal(store: Store, kind: str, run: str, why: str) -> StoreError:
 def check_run(run: str) -> None:
     """Raise SettingsError if `run` cannot be the name of a run."""
     if len(run) > _LONGEST_NAME:
-        raise SettingsError(f"run name {run[:20]}…: has {len(run)} letters; use at most {_LONGEST_NAME}")
+        raise SettingsError(f"run name {run[:20]}…: has {len(run)} characters; use at most {_LONGEST_NAME}")
     if not re.fullmatch(RUN_NAME, run) or run == "zarr.json":
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 

@@ -124,8 +124,8 @@ def refuse_unlike(path: Path, specs: dict[str, ArraySpec], unit_images: int) -> 
             alike = False
         if not alike:
             raise StoreError(
-                f"{path / spec.name / 'zarr.json'}: differs from the plan; run headspan repair, and if that does not "
-                "restore it, take it from a copy of the store"
+                f"{path / spec.name / 'zarr.json'}: differs from the plan; run headspan repair; if that does not "
+                "help, restore it from a copy of the store"
             )
 
 

@@ -73,8 +73,8 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
         content = shipped.read_bytes() if shipped.is_file() and not path.is_file() else path.read_bytes()
     except (OSError, ValueError) as error:
         raise TextsError(
-            f"{source}: cannot be read ({getattr(error, 'strerror', None) or error}); give a file with one description "
-            "a line, or general or world, which ship with headspan"
+            f"{source}: cannot be read ({getattr(error, 'strerror', None) or error}); give a file with one text per "
+            "line, or general or world, which headspan includes"
         ) from error
     columns = list(zip(*read_lines(content, str(source)), strict=True))
     # The name of the pool in a store. The checksum distinguishes pools of one name.
@@ -84,7 +84,7 @@ def read_pool(source: str | Path | Sequence[str] | Pool) -> Pool:
 
 def _pool_of(texts: tuple[str, ...]) -> Pool:
     if not texts:
-        raise TextsError("the list of texts is empty; give at least one description")
+        raise TextsError("the list of texts is empty; give at least one")
     pool = Pool("list", texts)
     return replace(pool, name=f"list-{pool.sha256[:8]}")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from headspan.errors import TextsError
 
-_WANTED = "give a UTF-8 text file with one description a line, or lines of text<TAB>concept"
+_WANTED = "give a UTF-8 text file with one text per line, or lines of text<TAB>concept"
 # The first bytes of files of other formats.
 _BEGINNINGS = {
     b"PAR1": "Parquet",
@@ -48,13 +48,13 @@ def read_lines(content: bytes, source: str) -> list[tuple[str, ...]]:
     if rows and _is_header(rows[0], source):
         del rows[0], lines[0]
     if not rows:
-        raise TextsError(f"{source}: contains no descriptions; write one a line")
+        raise TextsError(f"{source}: contains no texts; write one per line")
     if any(len(row) != 1 for row in rows):
         for number, row in enumerate(rows, start=1):
             if len(row) != 2 or not all(row):
                 raise TextsError(
-                    f"{source}: description {number} ({lines[number - 1][:60]!r}) is not text<TAB>concept, but other "
-                    "lines are; annotate every line or none"
+                    f"{source}: text {number} ({lines[number - 1][:60]!r}) is not text<TAB>concept, but other "
+                    "lines are; write a concept on every line or on none"
                 )
     return rows
 

@@ -47,14 +47,14 @@ def write_world_shards(
     folder = Path(folder)
     if images < 1 or images_per_shard < 1:
         raise SettingsError(
-            f"{counted(images, 'image')}, {images_per_shard} a shard: nothing to write; give at least 1 of each"
+            f"{counted(images, 'image')} in shards of {images_per_shard}: nothing to write; give at least 1 of each"
         )
     # Wrong seeds, splits and sides raise here, before anything is written.
     render([scene(seed, split, 0)], side)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise SettingsError(f"{folder}: is not empty; name another directory, or remove it")
+            raise SettingsError(f"{folder}: is not empty; name another directory, or delete this one")
         starts = range(0, images, images_per_shard)
         for shard, start in enumerate(starts):
             with tarfile.open(folder / f"{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:

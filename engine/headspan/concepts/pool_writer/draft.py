@@ -48,23 +48,23 @@ class Draft:
             if not beside.exists():
                 if digest is None:
                     return draft
-                raise SettingsError(f"{path}: already exists, and headspan did not write it; give another --out")
+                raise SettingsError(f"{path}: already exists, and headspan did not write it; choose another --out")
             found = json.loads(beside.read_bytes())
             about, lists, digests = found["about"], found["lists"], found["sha256"]
             request_of = f"{about['ask']!r} of {about['model']}"
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror}); give another --out") from error
+            raise StoreError(f"{path}: cannot be read ({error.strerror}); choose another --out") from error
         except (ValueError, LookupError, TypeError) as error:
-            raise StoreError(f"{beside}: is damaged ({one_line(error)}); give another --out") from error
+            raise StoreError(f"{beside}: is damaged ({one_line(error)}); choose another --out") from error
         if about != draft._about():
-            raise SettingsError(f"{path}: is the pool of another request ({request_of}); give another --out")
+            raise SettingsError(f"{path}: is the pool of another request ({request_of}); choose another --out")
         if digest is not None and digest not in digests:
-            raise SettingsError(f"{path}: was changed after headspan wrote it; give another --out to write more")
+            raise SettingsError(f"{path}: was changed after headspan wrote it; choose another --out to write more")
         draft._digests = [] if digest is None else [digest]
         try:
             draft.add(lists)
         except (ValueError, TypeError) as error:
-            raise StoreError(f"{beside}: is damaged ({one_line(error)}); give another --out") from error
+            raise StoreError(f"{beside}: is damaged ({one_line(error)}); choose another --out") from error
         return draft
 
     @property

@@ -53,8 +53,8 @@ def write_pool(
         answers = asker.ask(questions)
         if all(answer.value is None for answer in answers):
             raise LanguageModelError(
-                f"{request.model} writes no list as asked: its answer {answers[0].complaint}; name another --llm, or "
-                f"ask for fewer texts at once with --per-call ({counted(before, 'text')} kept in {path})"
+                f"{request.model} gave no usable list of texts: its answer {answers[0].complaint}; name another --llm, "
+                f"or ask for fewer texts per request with --per-call ({counted(before, 'text')} kept in {path})"
             )
         draft.add(answer.replies[-1]["content"] for answer in answers if answer.value is not None)
         draft.save(count)
@@ -62,9 +62,9 @@ def write_pool(
         idle = idle + 1 if len(draft.texts) == before else 0
         if idle == _IDLE_ROUNDS:
             raise LanguageModelError(
-                f"{request.model} repeats itself: {before} of {counted(count, 'text')} after "
+                f"{request.model} gives no new texts: {before} of {counted(count, 'text')} after "
                 f"{counted(len(draft.lists), 'list')}, kept in "
-                f"{path}; lower --count, or ask for more with another --ask and another --out"
+                f"{path}; lower --count, or ask for other texts with another --ask and another --out"
             )
     draft.save(count)
     return WrittenPool(path, min(count, len(draft.texts)), draft.repeated)

@@ -54,10 +54,10 @@ def save(
             # Its writer was killed before it could record the files.
             with _refusals(store, kind, run):
                 note(storage, kind, run)
-        on_progress(Progress(NOTE, 1, 1, f"{kind}/{run} is there already with the same content; it was left as it is"))
+        on_progress(Progress(NOTE, 1, 1, f"{kind}/{run} already has the same content; it is unchanged"))
         return
     if not same and sound(store, kind, run) and not overwrite:
-        raise refusal(store, kind, run, f"{_said(store, kind, run)} is there already and has other content")
+        raise refusal(store, kind, run, f"{_said(store, kind, run)} already exists with other content")
     with _refusals(store, kind, run):
         for folder in ("", kind):
             # Otherwise Zarr would keep reading the earlier metadata that `zarr.consolidate_metadata` copied there.
@@ -88,11 +88,12 @@ def _refusals(store: Store, kind: str, run: str) -> Iterator[None]:
         yield
     except FileExistsError as error:
         raise StoreError(
-            f"{store.path}/{kind}/{run}: another process has just written this run; run one at a time"
+            f"{store.path}/{kind}/{run}: another process has just written this run; run one command at a time"
         ) from error
     except OSError as error:
         raise StoreError(
-            f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); make room or correct its permissions"
+            f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); free disk space or correct its "
+            "permissions"
         ) from error
 
 
@@ -135,7 +136,7 @@ def _dependents(store: Store, kind: str, run: str, overwrite: bool) -> list[str]
     """Return the runs made from an earlier run. Raises StoreError if there are some and `overwrite` is false."""
     dependents = made_from(store, kind, run)
     if dependents and not overwrite:
-        raise refusal(store, kind, run, f"{kind} run {run!r} is damaged or missing, and this content differs from it")
+        raise refusal(store, kind, run, f"{kind} run {run!r} is damaged or missing, and its new content would differ")
     return dependents
 
 

@@ -72,7 +72,7 @@ class Commits(CommitRecords):
             return self.is_done(unit)
         except ValueError as error:
             raise StoreError(
-                f"{self._storage}/{claim}: this claim is damaged ({one_line(error)}); delete it to go on"
+                f"{self._storage}/{claim}: this claim is damaged ({one_line(error)}); delete it to continue"
             ) from error
         token, sizes = claimed["token"], claimed["sizes"]
         *names, last = sizes
@@ -193,7 +193,7 @@ class Commits(CommitRecords):
     def _lost(self, unit: int) -> StoreError:
         return StoreError(
             f"{self._storage}: staged files of unit {unit} were deleted while they were written; do not delete *.tmp "
-            "files of a running process; run the same command to go on"
+            "files of a running process, and run the same command to continue"
         )
 
     def _end_quarantine(self, unit: int) -> None:

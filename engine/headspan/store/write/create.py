@@ -69,7 +69,7 @@ class NewStore:
                 self._log.__enter__()
         except OSError as error:
             raise StoreError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another --out or mend its permissions"
+                f"{self.path}: cannot be written ({error.strerror}); choose another --out or correct its permissions"
             ) from error
         return self
 
@@ -84,7 +84,7 @@ class NewStore:
         self._beside.delete_folder(self.folder.name)
         if isinstance(error, OSError):
             raise StoreError(
-                f"{self.path}: the plan cannot be written ({error.strerror}); make room or choose another --out"
+                f"{self.path}: the plan cannot be written ({error.strerror}); free disk space or choose another --out"
             ) from error
 
     def plan(self, samples: Iterable[Sample], unit_images: int, notes: list[BadImage]) -> int:
@@ -112,8 +112,8 @@ class NewStore:
         free = self.storage.free_bytes()
         if needed > free:
             raise StoreError(
-                f"{self.path}: the store will take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there; "
-                "make room, choose another --out, or emit fewer layers"
+                f"{self.path}: the store will take {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are available; "
+                "free disk space, choose another --out, or store fewer --layers"
             )
 
     def write(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> None:

@@ -63,14 +63,14 @@ class StoreWriter:
         """Raise StoreError if this store was made with other settings or from other shards (name, bytes, time)."""
         for what, mine, wanted in differences(self.attributes, attributes, (*MODEL_KEYS, *RUN_KEYS, *SIZE_KEYS)):
             raise StoreError(
-                f"{self.path}: was made with {what} {mine}, this run asks for {wanted}; use the same settings to go "
-                "on, or another --out"
+                f"{self.path}: was made with {what} {mine}, but this run asks for {wanted}; use the same settings "
+                "to continue, or choose another --out"
             )
         planned = read_shards(self.path)
         if len(planned) != len(shards):
             raise StoreError(
-                f"{self.path}: was planned over {counted(len(planned), 'shard')}, this run names {len(shards)}; name "
-                "the same shards to go on, or use another --out"
+                f"{self.path}: was planned over {counted(len(planned), 'shard')}, but this run names {len(shards)}; "
+                "name the same shards to continue, or choose another --out"
             )
         for plan, found in zip(planned, shards, strict=True):
             known = (plan.url, plan.size_bytes, plan.modified_ns)
@@ -80,7 +80,8 @@ class StoreWriter:
                 todo = "name the same shards" if others == ["name"] else "restore it"
                 raise StoreError(
                     f"{self.path}: {found[0]} ({found[1]} bytes) is not the shard that was planned ({plan.url}, "
-                    f"{plan.size_bytes} bytes): another {' and '.join(others)}; {todo} to go on, or use another --out"
+                    f"{plan.size_bytes} bytes): it has another {' and '.join(others)}; {todo} to continue, or choose "
+                    "another --out"
                 )
 
     def unfinished(self) -> list[Unit]:
@@ -116,8 +117,8 @@ class StoreWriter:
         free = self.storage.free_bytes()
         if needed > free:
             raise StoreError(
-                f"{self.path}: the rest of the store will take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are "
-                "free there; make room, then run the same command to go on"
+                f"{self.path}: the rest of the store will take {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are "
+                "available; free disk space, then run the same command to continue"
             )
 
     def drop_staged(self, unit: Unit, token: str) -> None:
