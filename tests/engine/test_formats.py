@@ -183,6 +183,20 @@ def test_labels_and_scores_of_commit_78a7b61_are_unchanged_when_they_are_made_ag
     assert relative_files(Path("whole.zarr")) == before
 
 
+def test_damaged_notes_of_another_wording_are_restored_with_a_new_checksum(of_78a7b61: Path) -> None:
+    planned = Path("whole.zarr/records/commits/planned.json")
+    recorded = json.loads(planned.read_bytes())
+    # The notes had another wording when they were written, so today's notes have another checksum.
+    recorded["records/notes.parquet"] = [1234, 5678]
+    planned.write_text(json.dumps(recorded))
+    notes = Path("whole.zarr/records/notes.parquet")
+    notes.write_bytes(b"damaged")
+    repaired = repair("whole.zarr", batch_size=2)
+    assert (repaired.files, repaired.units, repaired.verdict.problems) == (("records/notes.parquet",), (), ())
+    assert hs.open("whole.zarr").notes() == []
+    assert repair("whole.zarr", batch_size=2).files == ()
+
+
 def test_a_note_of_an_earlier_version_quarantines_its_unit(of_78a7b61: Path) -> None:
     note = Path("begun.zarr/records/commits/unit-00000003.aside")
     note.write_text(json.dumps({"unit": 3, "first_row": 6, "rows": 2, "tries": 3}))

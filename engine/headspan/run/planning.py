@@ -24,7 +24,7 @@ from headspan.shards.describe import describe_each
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
 from headspan.store.schema import image_bytes, member_names, moment_arrays
-from headspan.store.tables import read_shards
+from headspan.store.tables import NOTES_FILE, read_shards
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 
@@ -111,7 +111,11 @@ def refuse_other_run(
 def restored_plan_files(
     store: StoreWriter, damaged: Sequence[str], urls: Mapping[str, str], encoder: Encoder
 ) -> list[str]:
-    """Write the `damaged` files of the plan again; returns those whose new content has the recorded checksum."""
+    """Write the `damaged` files of the plan again; returns those that could be restored.
+
+    A file is restored if its new content has the recorded checksum. Notes are restored in any case, with a new
+    checksum: they are sentences, whose wording differs between versions, and nothing else depends on them.
+    """
     recorded = {name: found for name, found in store.commits.other_files().items() if name in damaged}
     restored: list[str] = []
     if not recorded:
@@ -124,9 +128,14 @@ def restored_plan_files(
         folded = fold(encoder.exact, encoder.layers)
         staged.write(store.stored_attributes, shards, folded)
         for name, found in recorded.items():
-            if staged.storage.size(name) is not None and staged.storage.checksum(name) == found:
+            if staged.storage.size(name) is None:
+                continue
+            written = staged.storage.checksum(name)
+            if written == found or name == NOTES_FILE:
                 store.storage.put(name, [staged.storage.get(name)])
                 restored.append(name)
+            if written != found and name == NOTES_FILE:
+                store.commits.note_plan({**store.commits.planned_files(), name: written})
     return restored
 
 
