@@ -385,7 +385,7 @@ def test_repair_asks_for_the_shards_whose_secrets_are_not_stored(
     flip(toy_copy / "heads/c/0/0/0/0")
     shard = hs.open(toy_copy).shards()[0]
     monkeypatch.setattr(module, "read_shards", lambda path: [type(shard)("https://h/a.tar?…", 0, 1, 1, 1)])
-    with pytest.raises(StoreError, match=r"records https://h/a\.tar\?… without its secrets, .*name the shards"):
+    with pytest.raises(StoreError, match=r"records https://h/a\.tar\?… without its secrets, .*name all shards"):
         repair(toy_copy)
 
 

@@ -40,7 +40,7 @@ def test_progress_counts_texts_and_reports_those_that_may_be_truncated(toy_model
     events: list[Progress] = []
     encode_texts(toy_model, TEXTS, 5, events.append)
     assert [(event.done, event.total) for event in events] == [(5, 12), (10, 12), (12, 12)]
-    assert events[-1].note == "1 fill the context of 16 tokens and may be truncated"
+    assert events[-1].note == "1 of them fill the context of 16 tokens and may be truncated"
     encode_texts(toy_model, TEXTS[:3], 5, events.append)
     assert events[-1].note == ""
 
