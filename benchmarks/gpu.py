@@ -77,7 +77,7 @@ def main() -> int:
         print(f"benchmarks.gpu measures a CUDA GPU, but {found}; run it on a machine that has one", file=sys.stderr)
         return 2
     _make_importable()
-    # The peers' float32 products must not be TF32 either, whatever the environment says.
+    # PyTorch's float32 products must not use TF32 either, even if the environment allows it.
     os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)
     torch.set_float32_matmul_precision("highest")
     # Imported here, since it needs numpy.

@@ -76,7 +76,7 @@ def error(case: Case) -> float:
 
 
 def timed(work: Callable[..., object], arguments: tuple[Any, ...], compiled: bool = False) -> dict[str, Any]:
-    """Time of a call, or the reason why there is none."""
+    """The time of a call, or the reason why the call failed."""
 
     def measured() -> dict[str, float]:
         call = torch.compile(work, dynamic=False) if compiled else work

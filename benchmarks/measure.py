@@ -150,7 +150,7 @@ def device_name() -> str:
 
 
 def _cpuinfo(name: str) -> str:
-    """The first processor's entry of that name in /proc/cpuinfo; empty where there is none."""
+    """The first processor's entry of that name in /proc/cpuinfo; an empty string if it has no such entry."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

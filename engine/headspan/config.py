@@ -237,7 +237,7 @@ def parse_layers(text: str, total: int) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def spans(numbers: Sequence[int]) -> str:
+def as_ranges(numbers: Sequence[int]) -> str:
     """Ascending whole numbers in a short form: `0-3, 8, 10-11`."""
     parts: list[list[int]] = []
     for number in numbers:

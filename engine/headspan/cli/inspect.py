@@ -9,7 +9,7 @@ from headspan.cli.commands import Section
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, say_row
-from headspan.config import spans as spans_of
+from headspan.config import as_ranges
 from headspan.errors import counted
 from headspan.escapes import shell_command
 from headspan.run.verify import WHOLE_STORE, Verdict, verify
@@ -139,7 +139,7 @@ def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     for name in done.files:
         say(f"restored {name}")
-    say(f"{counted(len(done.units), 'unit')} computed again" + (f": {spans_of(done.units)}" if done.units else ""))
+    say(f"{counted(len(done.units), 'unit')} computed again" + (f": {as_ranges(done.units)}" if done.units else ""))
     for problem in done.verdict.problems:
         if problem.unit == WHOLE_STORE and problem.of_store and problem.where:
             say(

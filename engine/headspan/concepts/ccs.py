@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, read_labels
-from headspan.config import spans as as_ranges
+from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from headspan.concepts.merging import merge_labels
-from headspan.config import spans as as_ranges
+from headspan.config import as_ranges
 from headspan.errors import SettingsError, TextsError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular

@@ -25,16 +25,13 @@ from headspan.errors import ModelError, SettingsError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.model import hub
 from headspan.model.checkpoint import LOADING_ERRORS, first_line, load_into
-from headspan.model.configs import REFERENCE, REFERENCE_CONFIG, REFERENCE_WEIGHTS, NamedConfig, find_config
+from headspan.model.configs import REFERENCE, NamedConfig, find_config
 from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, to_tower, unsupported_reason
 from headspan.model.description import parts_of
 from headspan.model.layers import Mlp
 from headspan.model.places import Weights, find_weights
 from headspan.model.provenance import ModelSettings, find_settings
 from headspan.user_paths import expand_user
-
-# The files of the reference model have had these names here since the first release.
-_REFERENCE_CONFIG, _REFERENCE_WEIGHTS = REFERENCE_CONFIG, REFERENCE_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from headspan.concepts.ccs import ConceptConsistency, read_scores
 from headspan.concepts.labels import LABELLED_TEXTS
-from headspan.config import spans as spans_of
+from headspan.config import as_ranges
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import write_atomically
@@ -116,13 +116,13 @@ def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tu
     unfinished = store.planned_images - sum(record.rows for record in store.contents.records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
     described_over = f", over {counted(spans.images, 'image')} of {spans.stores} stores" if spans.stores > 1 else ""
-    described = "" if spans.layers == store.layers else f"; described: {spans_of(spans.layers)}"
+    described = "" if spans.layers == store.layers else f"; described: {as_ranges(spans.layers)}"
     concepts = len(set(spans.pool.concepts or ()))
     return [
         ("Model", known["model"]),
         ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {str(known['weights_sha256'])[:12]})"),
         ("Images", f"{good:,} good, {bad:,} bad" + (f", {unfinished:,} not yet computed" if unfinished else "")),
-        ("Layers", f"{spans_of(store.layers)} of {store.all_layers}" + described),
+        ("Layers", f"{as_ranges(store.layers)} of {store.all_layers}" + described),
         ("Heads", f"{store.heads_per_layer} per layer, {counted(store.head_dim, 'dimension')} each"),
         ("Emitted", ", ".join(known["emit"])),
         ("Precision", f"{known['precision']}, {known['backend']}"),

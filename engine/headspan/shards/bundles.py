@@ -1,4 +1,4 @@
-"""Bundles: members with one key in which no field repeats, so that they belong together."""
+"""Group members of one key into bundles, in which no field repeats."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from headspan.config import spans as as_ranges
+from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.frames import Tabular
 from headspan.store import results

@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike
 
-from headspan.config import spans
+from headspan.config import as_ranges
 from headspan.decompose.formula import Folded
 from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.io.local import LocalStorage
@@ -82,7 +82,7 @@ class Contents:
             )
         if layer not in size.layers:
             raise SettingsError(
-                f"{self.path}: layer {layer} is not stored; stored are {spans(size.layers)} of the model's "
+                f"{self.path}: layer {layer} is not stored; stored are {as_ranges(size.layers)} of the model's "
                 f"{size.all_layers}, so choose one of them or precompute with --layers all"
             )
         if not 0 <= head < size.heads:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from headspan.config import spans
+from headspan.config import as_ranges
 from headspan.store.schema import decoding
 
 # Which members of the shards are images and captions; older stores do not have these keys.
@@ -75,5 +75,5 @@ def _model(attributes: dict[str, Any]) -> str:
 def brief(value: Any) -> str:
     """Return a value of a setting for a sentence: layers as ranges, anything else as JSON."""
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return spans(value)
+        return as_ranges(value)
     return "none" if value is None else json.dumps(value, ensure_ascii=False)

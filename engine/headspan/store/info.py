@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from headspan.config import spans as spans_of
+from headspan.config import as_ranges
 from headspan.escapes import escaped, shell_command
 from headspan.store.reader import Store
 from headspan.store.results import runs
@@ -44,17 +44,19 @@ def info(store: Store | str | Path) -> StoreInfo:
     bad, notes, quarantined = store.bad_images(), store.notes(), store.quarantined_units()
     size, folder = store.stored_bytes, attributes.get("made_with", {}).get("folder")
     unfinished = "" if store.complete else "; unfinished, run the same precompute command to continue"
-    through_pool = f"; {spans_of(store.through_pool_layers)} through the pooling" if store.through_pool_layers else ""
+    through_pool = f"; {as_ranges(store.through_pool_layers)} through the pooling" if store.through_pool_layers else ""
     units = f"{len(store.contents.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
     if quarantined:
-        units += f"; quarantined: {spans_of([unit.index for unit in quarantined])}, which `headspan repair` tries again"
+        units += (
+            f"; quarantined: {as_ranges([unit.index for unit in quarantined])}, which `headspan repair` tries again"
+        )
     facts = {
         "store": str(store.path),
         "model": f"{attributes['model']}, {attributes['pretrained'] or 'its own weights'}",
         "image tower": f"sha256 {attributes['weights_sha256']}",
         "images": f"{store.images:,} of {store.planned_images:,} planned, {len(bad):,} bad{unfinished}",
         "notes": f"{len(notes):,} on captions, metadata and other members that could not be used",
-        "layers": f"{spans_of(store.layers)} of {store.all_layers}{through_pool}",
+        "layers": f"{as_ranges(store.layers)} of {store.all_layers}{through_pool}",
         "sum": _terms_of(attributes["sum"]),
         "heads": f"{store.heads_per_layer} per layer, {store.head_dim} dimensions each; joint space {store.joint}",
         "emitted": ", ".join(attributes["emit"]),
@@ -75,7 +77,7 @@ def _terms_of(terms: Mapping[str, Any]) -> str:
     """The terms that sum to the embedding."""
     layers, others = terms["direct_layers"], terms["terms"]
     if terms["through_pool"] is None:
-        return f"heads of layers {spans_of(layers)} + initial state + MLPs + biases"
+        return f"heads of layers {as_ranges(layers)} + initial state + MLPs + biases"
     return " + ".join([f"heads of layer {layers[0]}, the pooling", *others, "biases"])
 
 
@@ -94,7 +96,7 @@ def _command_of(store: Store) -> str:
         "model": attributes["model"],
         "pretrained": attributes["pretrained"],
         "weights": made.get("weights", {}).get("given"),
-        "layers": spans_of([*store.through_pool_layers, *store.layers]).replace(" ", ""),
+        "layers": as_ranges([*store.through_pool_layers, *store.layers]).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
         "precision": attributes["precision"],
         "decode": decoding(attributes),

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import zarr
 
-from headspan.config import spans
+from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.io.storage import total_bytes
 from headspan.shards.samples import BadImage, Shard, Unit
@@ -41,7 +41,7 @@ class OpenStore:
 
     def __repr__(self) -> str:
         return (
-            f"Store({str(self.path)!r}: {counted(self.images, 'image')}, layers {spans(self.layers)}, "
+            f"Store({str(self.path)!r}: {counted(self.images, 'image')}, layers {as_ranges(self.layers)}, "
             f"{self.heads_per_layer} heads of {self.head_dim}, joint {self.joint})"
         )
 
@@ -52,7 +52,7 @@ class OpenStore:
             "store": str(self.path),
             "model": " ".join(str(attributes[name]) for name in ("model", "pretrained") if attributes.get(name)),
             "images": f"{self.images:,} of {self.planned_images:,} planned" + ("" if self.complete else ", unfinished"),
-            "layers": f"{spans(self.layers)} of {self.all_layers}",
+            "layers": f"{as_ranges(self.layers)} of {self.all_layers}",
             "heads": f"{self.heads_per_layer} in each layer, {self.head_dim} dimensions",
             "joint": f"{self.joint} dimensions",
             "arrays": ", ".join(self.contents.specs),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy.typing import DTypeLike
 
-from headspan.config import spans
+from headspan.config import as_ranges
 from headspan.decompose.formula import (
     EXTRA_COORDINATES,
     bias_contributions,
@@ -149,7 +149,7 @@ class Store(OpenStore):
         if layer not in self.through_pool_layers or not 0 <= head < heads:
             raise SettingsError(
                 f"{self.path}: head {head} of layer {layer} is not in through_pool; stored are layers "
-                f"{spans(self.through_pool_layers)} with heads 0 to {heads - 1}"
+                f"{as_ranges(self.through_pool_layers)} with heads 0 to {heads - 1}"
             )
         found = self._read("through_pool", self.through_pool_layers.index(layer), head, dtype=np.float32)
         return found / self.norm[:, 2:] if normalised else found
