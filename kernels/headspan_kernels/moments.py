@@ -37,7 +37,7 @@ def candidates(head_dim: int) -> tuple[Tiles, ...]:
         return (Tiles(16, 16, 1, 2),)
     if head_dim <= 32:
         return (Tiles(32, 16, 4, 2),)
-    small = (Tiles(32, 16, 4, 2), Tiles(32, 32, 4, 2), Tiles(32, 32, 2, 2))
+    small = (Tiles(32, 16, 4, 2), Tiles(32, 32, 4, 2), Tiles(32, 16, 2, 2))
     if head_dim <= 64:
         # One tile reads the head outputs once.
         return (Tiles(64, 16, 4, 2), Tiles(64, 16, 4, 3), Tiles(64, 32, 4, 2), *small)
