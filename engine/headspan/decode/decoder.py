@@ -23,6 +23,10 @@ class Decoder(Protocol):
     def decode(self, spans: Iterable[SampleSpan]) -> Generator[DecodedSpan, None, None]:
         """Yield the pixels of each span, in the order of `spans`. A span has at least one sample.
 
+        The consumer calls `release` of a span's batch late: it computes one batch, has the next one launched, and
+        collects spans for a third one. So memory that is used again must hold three batches and the spans in flight,
+        or the decoder yields copies. `release` may be called from another thread than the one that iterates.
+
         Closing the generator ends the threads and processes that decode. Raises SourceError if a shard cannot be read;
         the spans before the failure are yielded first.
         """
