@@ -1,9 +1,9 @@
 """One command for format, lint, types and tests; exits with the first failure's code.
 
 The Triton kernels are tested compiled, on an emulated GPU, and then interpreted, in a second run of pytest, since that
-is chosen when Triton is imported. If torch finds a GPU, they run there instead of on the emulated one, in a run of their
-own that takes a minute or two. Tests run in one process a core, up to four, and up to eight for the GPU, whose tests
-mostly compile.
+is chosen when Triton is imported. If torch finds a GPU, they run there instead of on the emulated one, in a run of
+their own that takes a minute or two. Tests run in one process a core, up to four; those on a GPU, which mostly compile,
+in up to eight.
 
 `python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else goes to
 pytest.
