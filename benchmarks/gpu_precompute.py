@@ -139,21 +139,26 @@ def precomputed(values: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(out, ignore_errors=True)
     seconds = {name: round(value, 3) for name, value in summary.seconds.items()}
     steady = [(at, done) for at, done in seen if 4 * done >= summary.images]
-    passed = steady[-1][0] - steady[0][0] if steady else 0.0
+    done = steady[-1][1] - steady[0][1] if steady else 0
     return {
         "settings": {name: values[name] for name in ("precision", "batch_size", "decode", "emit") if name in values},
         "precision": attributes.get("precision"),
         "batch_size": attributes.get("made_with", {}).get("batch_size"),
         "images": summary.images,
         "bad": len(summary.bad),
-        "images_a_second": round(summary.images / seconds["total"], 1),
-        "steady_images_a_second": round((steady[-1][1] - steady[0][1]) / passed, 1) if passed else None,
+        "images_a_second": _digits(summary.images / seconds["total"]),
+        "steady_images_a_second": _digits(done / (steady[-1][0] - steady[0][0])) if done else None,
         "gb_a_second": round(stored / seconds["total"] / 1e9, 3),
         "storing_share": round(seconds["storing"] / seconds["total"], 3),
         "seconds": seconds,
         "seconds_with_loading": round(whole, 2),
         "notes": notes[:4],
     }
+
+
+def _digits(rate: float) -> float:
+    """Five significant digits."""
+    return float(f"{rate:.5g}")
 
 
 def _faster(rows: dict[str, Any]) -> str:
