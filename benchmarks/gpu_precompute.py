@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu, gpu_ceiling
-from benchmarks.light_main import light_main
 from benchmarks.pictures import photo_likes, write_shards
 from headspan.config import PrecomputeSettings
 from headspan.events import NOTE, Progress
@@ -63,7 +62,7 @@ def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
     """Rows for each model: the tower alone, and runs by settings; and the marks."""
     ends = time.monotonic() + min(SECONDS, left())
     found: dict[str, Any] = {"models": {}, "left_out": [], "wrong": []}
-    with _storage() as folder, light_main():
+    with _storage() as folder:
         found["storage"] = str(folder.parent)
         shards = folder / "shards"
         write_shards(shards, photo_likes(PICTURES), max(model.images_decoded_by_gpu for model in MODELS))
@@ -114,7 +113,7 @@ def _measure(model: Model, shards: Path, out: Path, ends: float, found: dict[str
     for name, row in rows.items():
         ceiling = rows.get(f"tower, {row.get('precision')}", {}).get("images_a_second")
         if ceiling and "seconds" in row:
-            rows[name] = {**row, "share_of_tower": round(row["images_a_second"] / ceiling, 3)}
+            rows[name] = {**row, "share_of_tower": _digits(row["images_a_second"] / ceiling)}
 
 
 def precomputed(values: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def precomputed(values: dict[str, Any]) -> dict[str, Any]:
         "images_a_second": _digits(summary.images / seconds["total"]),
         "steady_images_a_second": _digits(done / (steady[-1][0] - steady[0][0])) if done else None,
         "gb_a_second": round(stored / seconds["total"] / 1e9, 3),
-        "storing_share": round(seconds["storing"] / seconds["total"], 3),
+        "storing_share": _digits(seconds["storing"] / seconds["total"]),
         "seconds": seconds,
         "seconds_with_loading": round(whole, 2),
         "notes": notes[:4],

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.light_main import light_main
+
 # Images in a tar.
 _SHARD_IMAGES = 1000
 # A field of frequency f has the amplitude f^-0.2; with 0, every octave would have the same amplitude.
@@ -43,7 +45,7 @@ def photo_like(random: np.random.Generator, width: int, height: int) -> bytes:
 def photo_likes(count: int) -> list[bytes]:
     """Pictures of 500 × 375, made in spawned processes, one a core."""
     seeds = np.random.SeedSequence().spawn(count)
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+    with light_main(), ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
         return list(processes.map(_photo_of, seeds))
 
 
