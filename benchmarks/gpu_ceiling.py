@@ -20,7 +20,7 @@ from headspan.model.tower import Tower, normalise
 from headspan.run.encoder import Encoder, prepare
 
 
-def rows(batch: int, settings: dict[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
+def rows(batch: int, settings: dict[str, Any], with_patches: bool) -> dict[str, Callable[[], dict[str, Any]]]:
     """The measurements by name; the model that `settings` name is loaded for the first of them."""
     loaded: list[Encoder] = []
 
@@ -33,19 +33,22 @@ def rows(batch: int, settings: dict[str, Any]) -> dict[str, Callable[[], dict[st
     def tower(dtype: torch.dtype) -> Tower:
         return encoder().exact.to(torch.device(gpu.DEVICE), dtype)
 
-    return {
-        "tower, fp16": lambda: _forward(tower(torch.float16), encoder(), batch),
-        "tower, bf16": lambda: _forward(tower(torch.bfloat16), encoder(), batch),
-        "tower with moments and transfer, fp16": lambda: _emitted(tower(torch.float16), encoder(), batch),
-        "tower with moments and transfer, bf16": lambda: _emitted(tower(torch.bfloat16), encoder(), batch),
-    }
+    works: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
+        works[f"tower, {name}"] = lambda dtype=dtype: _forward(tower(dtype), encoder(), batch, False)  # type: ignore[misc]
+        works[f"tower with moments and transfer, {name}"] = lambda dtype=dtype: _emitted(tower(dtype), encoder(), batch)  # type: ignore[misc]
+        if with_patches:
+            works[f"tower with patches, {name}"] = lambda dtype=dtype: _forward(tower(dtype), encoder(), batch, True)  # type: ignore[misc]
+    return works
 
 
-def _forward(tower: Tower, encoder: Encoder, batch: int) -> dict[str, Any]:
+def _forward(tower: Tower, encoder: Encoder, batch: int, with_patches: bool) -> dict[str, Any]:
     """The rate of the forward pass on random pixels that are on the GPU."""
     height, width = encoder.model.preprocess.size
     pixels = torch.randn(batch, 3, height, width, device=gpu.DEVICE).to(tower.dtype)
-    took = gpu.milliseconds(lambda: tower.forward(pixels, encoder.layers), 600)
+    took = gpu.milliseconds(
+        lambda: tower.forward(pixels, encoder.layers, with_patches, patches_dtype=torch.float16), 600
+    )
     return {**took, "images_a_second": round(batch / took["ms"] * 1e3, 1)}
 
 

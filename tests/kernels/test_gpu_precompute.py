@@ -90,7 +90,7 @@ def test_rows_that_would_start_too_late_are_left_out_and_named(
     exit_code, line = answer()
     assert exit_code == 0
     assert line["models"] == {"reference": {}}
-    assert len(line["left_out"]) == 8
+    assert len(line["left_out"]) == 10
     assert line["left_out"][0] == "reference, tower, fp16"
     assert line["marks"] == []
 
