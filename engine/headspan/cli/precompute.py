@@ -24,7 +24,6 @@ def add_precompute(section: Section) -> None:
     command = section.add(
         "precompute",
         _precompute,
-        "stream shards of images through an encoder into a store",
         "headspan precompute 'data/{0000..0127}.tar' --model ViT-L-14 \\\n"
         "      --pretrained laion2b_s32b_b82k --out run.zarr",
     )

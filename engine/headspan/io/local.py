@@ -72,7 +72,7 @@ class LocalStorage:
 
     def size(self, key: str) -> int | None:
         try:
-            found = os.stat(f"{self.root}/{key}")
+            found = (self.root / key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
