@@ -25,10 +25,11 @@ from headspan.errors import SourceError, counted
 from headspan.escapes import shell_command
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.model.load import load_model
-from headspan.run.encoder import prepare
+from headspan.run.encoder import _device, prepare
 from headspan.run.executors.local import run_units
+from headspan.run.plan_ahead import begun_plan
 from headspan.run.planned_sources import PlannedSources, as_planned
-from headspan.run.planning import open_planned
+from headspan.run.planning import open_planned, planned_unit_images
 from headspan.run.run import Run
 from headspan.run.scheduler import Scheduler
 from headspan.run.summary import Summary
@@ -55,21 +56,24 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
     urls = stored_names(expand(settings.shards, settings.allow_pipe))
     # An existing store keeps the preprocessing and the activation that it was made with.
     existing = attributes_of(Path(settings.out))
-    encoder = prepare(
-        settings,
-        lambda: load_model(
-            settings.model,
-            settings.pretrained,
-            settings.image_size,
-            weights=settings.weights,
-            on_progress=on_progress,
-            resumed=existing,
-        ),
-    )
-    if encoder.exact.runs_twice:
-        slow = f"{settings.model} normalises its rows before their mean, so each image takes two passes"
-        on_progress(Progress(NOTE, 0, None, slow))
-    store = open_planned(settings, urls, encoder, on_progress)
+    unit_images = settings.unit_images or planned_unit_images(_device(settings.device).type, settings.emit)
+    # The shards of a new store are read while the model is loaded.
+    with begun_plan(Path(settings.out), urls, unit_images, settings.member_names) as plan:
+        encoder = prepare(
+            settings,
+            lambda: load_model(
+                settings.model,
+                settings.pretrained,
+                settings.image_size,
+                weights=settings.weights,
+                on_progress=on_progress,
+                resumed=existing,
+            ),
+        )
+        if encoder.exact.runs_twice:
+            slow = f"{settings.model} normalises its rows before their mean, so each image takes two passes"
+            on_progress(Progress(NOTE, 0, None, slow))
+        store = open_planned(settings, urls, encoder, plan, on_progress)
     stored: list[UnitRecord] = []
     seconds = StageTimes().seconds()
     if not store.commits.complete:

@@ -56,12 +56,13 @@ class MappedRows:
         spec = self.spec
         values = np.empty((spec.shape[0], *spec.shape[1 + len(index) :]), dtype or spec.dtype)
         if all(chunks == 1 for chunks in spec.grid[1:]):
+            places: tuple[slice | int, ...] = (slice(None), *self._places(index))
             # Rows follow one another in the whole shard, so its chunks need not be copied one by one.
             for first_row in range(0, len(values), spec.shard[0]):
                 rows = values[first_row : first_row + spec.shard[0]]
                 shard = self._shards(first_row)
                 whole = shard.reshape(-1, *shard.shape[2:])[: len(rows)]
-                _copy(whole[(slice(None), *self._places(index))], rows)
+                _copy(whole[places], rows)
             return values
         for first_row, chunk in zip(range(0, len(values), spec.chunk[0]), self.chunks(index), strict=True):
             rows = values[first_row : first_row + len(chunk)]
