@@ -18,6 +18,7 @@ from headspan.decompose.formula import Folded
 from headspan.decompose.moments import Moments
 from headspan.io.local import LocalStorage
 from headspan.shards.samples import BadImage, Sample, Shard, Unit
+from headspan.store.array_spec import ArraySpec
 from headspan.store.commit_records import COMPLETE, UnitRecord, group_key, group_of
 from headspan.store.schema import FORMAT, Dimensions
 from headspan.store.write.create import NewStore
@@ -74,13 +75,7 @@ def sparse_store(path: Path, size: Dimensions, random: np.random.Generator, bad_
         files = {}
         for first in range(unit.first_row, unit.first_row + unit.rows, spec.shard[0]):
             ok = (rows[first - unit.first_row :][: spec.shard[0]] % bad_every != 0).astype(np.uint8)
-            parts: list[bytes] = []
-            pieces = ShardPieces(spec, first, lambda part, parts=parts: parts.append(bytes(part)))
-            pieces.put(first, ok)
-            pieces.end()
-            file = path / spec.file(first)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(b"".join(parts))
+            _write_shard(path / spec.file(first), spec, first, ok)
             files[spec.file(first)] = storage.checksum(spec.file(first))
         record = UnitRecord(unit.index, unit.first_row, unit.rows, unit.rows - len(bad), files, bad, 0)
         records.setdefault(group_of(unit.index), []).append(record)
@@ -89,6 +84,16 @@ def sparse_store(path: Path, size: Dimensions, random: np.random.Generator, bad_
         (path / group_key(group)).parent.mkdir(parents=True, exist_ok=True)
         (path / group_key(group)).write_text(text, encoding="utf-8")
     (path / COMPLETE).write_text("{}", encoding="utf-8")
+
+
+def _write_shard(file: Path, spec: ArraySpec, first_row: int, values: np.ndarray) -> None:
+    """Write one shard of an array, without making it durable."""
+    parts: list[bytes] = []
+    pieces = ShardPieces(spec, first_row, lambda part: parts.append(bytes(part)))
+    pieces.put(first_row, values)
+    pieces.end()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"".join(parts))
 
 
 def unit_batches(

@@ -6,7 +6,9 @@ A command's module is imported only for that command, so that `headspan --help` 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from textwrap import fill
@@ -20,6 +22,18 @@ if TYPE_CHECKING:
 _WIDTH = 78
 # A command's function gets its flags and a listener; it returns the exit code.
 Run = Callable[[argparse.Namespace, "ProgressPrinter"], int]
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Collect no garbage while large libraries are imported, which takes a tenth of the time and finds none."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)

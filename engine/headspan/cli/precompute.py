@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from headspan.cli.commands import Section
+from headspan.cli.commands import Section, loading
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
@@ -102,7 +102,8 @@ def add_precompute(section: Section) -> None:
 
 def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
-    from headspan.run.precompute import precompute
+    with loading():
+        from headspan.run.precompute import precompute
 
     names = {field.name for field in fields(PrecomputeSettings)}
     given = {name: value for name, value in vars(flags).items() if name in names and value is not None}
