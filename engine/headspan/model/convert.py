@@ -121,7 +121,7 @@ def _without_numbers(joint: int, vision: dict[str, Any], quick_gelu: bool) -> nn
     # PyTorch imports its compiler for arithmetic on the device `meta`, which takes a second. timm's towers have all
     # their blocks, so they need that device; open_clip's have one block here, whose memory is never touched.
     device = "meta" if vision.get("timm_model_name") else "cpu"
-    with torch.device(device), NoInitialisation():
+    with torch.random.fork_rng(devices=[]), torch.device(device), NoInitialisation():
         return _build_vision_tower(joint, vision, quick_gelu)
 
 

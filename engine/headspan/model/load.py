@@ -10,7 +10,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,15 +236,12 @@ def _built(name: str, named: NamedConfig, found: Weights, settings: ModelSetting
 
 @contextmanager
 def _initialisation(found: Weights) -> Iterator[None]:
-    """Draw weights with their seed, or not at all if each of them is loaded from the file."""
+    """Draw weights with their seed, or as few as possible if each of them is loaded from the file."""
     # open_clip accepts files of NumPy arrays that hold a part of the weights.
-    if found.path is not None and found.path.suffix not in (".npz", ".npy"):
-        with NoInitialisation():
-            yield
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(found.seed)
-            yield
+    loaded = found.path is not None and found.path.suffix not in (".npz", ".npy")
+    with torch.random.fork_rng(devices=[]), NoInitialisation() if loaded else nullcontext():
+        torch.manual_seed(found.seed)
+        yield
 
 
 def _paths(named: NamedConfig, found: Weights, pretrained: str | None, weights: str | None) -> dict[str, str]:
