@@ -21,8 +21,8 @@ _MOST_THREADS = 8
 
 
 def writing_threads() -> int:
-    """Return how many threads write: half of the cores, from 1 to 8."""
-    return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 2))
+    """Return how many threads write: half of the cores, from 2 to 8. A thread often waits for the disk."""
+    return max(2, min(_MOST_THREADS, (os.cpu_count() or 1) // 2))
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ class UnitTasks:
                 if not dropped:
                     with self._times.of("writing"):
                         work()
-            except BaseException as error:  # noqa: BLE001: raised where the unit is handed more
+            except BaseException as error:
                 failure: BaseException | None = error
             else:
                 failure = None

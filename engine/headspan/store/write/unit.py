@@ -15,7 +15,7 @@ import numpy as np
 from headspan.errors import StoreError, counted
 from headspan.io.local import LocalStorage
 from headspan.shards.plan import units
-from headspan.shards.samples import BadImage, Sample, Unit
+from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.schema import (
     dimensions,
@@ -25,7 +25,7 @@ from headspan.store.schema import (
     refuse_unlike,
     stored_row_arrays,
 )
-from headspan.store.tables import read_shards, read_unit
+from headspan.store.tables import read_shards, read_spans, read_unit
 from headspan.store.write.commits import Commits
 from headspan.store.write.rows import Destination, UnitWriter
 from headspan.store.write.shard import write_array
@@ -83,6 +83,10 @@ class StoreWriter:
     def samples(self, unit: Unit) -> Iterator[Sample]:
         """Read the samples of `unit`, in row order."""
         return read_unit(self.path, unit.index)
+
+    def spans(self, unit: Unit, images: int) -> Iterator[SampleSpan]:
+        """Read the samples of `unit`, in row order, in spans of `images` samples."""
+        return read_spans(self.path, unit.index, images)
 
     def overflows(self, unit: Unit, rows: np.ndarray) -> list[BadImage]:
         """Return the images of `unit` at `rows`, whose numbers are not finite in 16 bits."""
