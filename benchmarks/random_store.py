@@ -40,7 +40,7 @@ def write_store(
         with store.begin(unit) as writer:
             for rows, arrays in unit_batches(unit, size, emit, random):
                 add_moments(moments, arrays)
-                writer.put(rows, arrays)
+                writer.put(rows, np.ones(len(rows), bool), arrays)
             writer.commit(moments, [])
     store.finish()
 

@@ -18,7 +18,7 @@ from headspan.model.tower import Tower
 from headspan.run.encoder import Encoder
 from headspan.store.array_spec import ArraySpec
 from headspan.store.write.shard import piece_rows
-from headspan.store.write.unit import WAITING_PIECES
+from headspan.store.write.threads import WAITING_BYTES, writing_threads
 
 # What libraries allocate on first use: thread stacks, workspace for matrix products, the allocator's slack.
 _LIBRARIES_BYTES = 256 << 20
@@ -36,11 +36,12 @@ def estimated_bytes(
     """
     row_bytes = sum(spec.row_bytes for spec in specs.values())
     height, width = encoder.model.preprocess.size
-    # Pixels and numbers of two batches: the one that is computed, and the one that is stored.
-    numbers = 2 * batch_size * (height * width * 3 + row_bytes)
-    # One piece of each array is being filled; others wait for the writing thread.
+    # Pixels of two batches. Numbers of three: one is computed, one is handed to the writing threads, and one is still
+    # being written by them; and of smaller batches that wait.
+    numbers = batch_size * (2 * height * width * 3 + 3 * row_bytes) + WAITING_BYTES
+    # One piece of each array is being filled, while a unit before it is finished; each thread has one more.
     pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
-    waiting = WAITING_PIECES * max(pieces)
+    waiting = sum(pieces) + writing_threads() * max(pieces)
     held = _resident_bytes() + _LIBRARIES_BYTES + in_flight_bytes + numbers + sum(pieces) + waiting
     held += MOST_BYTES if remote else 0
     return held + (_pass_bytes(encoder.tower, batch_size, row_bytes) if encoder.device.type == "cpu" else 0)

@@ -130,7 +130,9 @@ def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: 
             batch.release()
             overflows += store.overflows(unit, rows[~good])
             with run.times.of("storing"):
-                writer.put(rows[good], {name: array[good] for name, array in arrays.items()})
+                writer.put(rows, good, arrays)
+            # Threads write them meanwhile; their memory is used again as soon as it is written.
+            del result, arrays
             run.progress.report(int(rows[-1]) + 1 - unit.first_row)
         crc32c, bad = in_flight.read_of(unit)
         with run.times.of("storing"):
