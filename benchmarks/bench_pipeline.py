@@ -21,13 +21,14 @@ from benchmarks.measure import alternate, benchmark, median
 from benchmarks.pictures import photo_like, write_shards
 from headspan.config import PrecomputeSettings
 from headspan.decode.batches import Batch, rebatch
-from headspan.decode.decoder import Decoder
-from headspan.decode.routes import route
+from headspan.decode.choice import decoder_of
 from headspan.run.encoder import prepare
 from headspan.run.precompute import precompute
 from headspan.shards.plan import list_samples
-from headspan.shards.samples import BadImage, Sample
+from headspan.shards.samples import BadImage, Sample, SampleSpan
+from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, stored_names
+from headspan.timing import StageTimes
 
 QUESTION = "precompute end to end"
 DUE_TO = "Stages overlap: decoding, the forward pass and writing run on threads of their own."
@@ -61,8 +62,9 @@ def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]
         samples += found
 
     size = settings.batch_size
-    decoder = Decoder(route(settings.decode), encoder.model.preprocess, settings.in_flight_bytes // 2, settings.workers)
-    spans = [samples[first : first + size] for first in range(0, len(samples), size)]
+    preprocess = encoder.model.preprocess
+    decoder = decoder_of(settings, preprocess, settings.in_flight_bytes // 2, open_shard, StageTimes())
+    spans = [SampleSpan.of(samples[first : first + size]) for first in range(0, len(samples), size)]
 
     def decoded() -> list[Batch]:
         return list(rebatch(decoder.decode(spans), size))
@@ -73,7 +75,7 @@ def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]
         "precompute": lambda: precompute(PrecomputeSettings.from_dict({**values, "out": next(outs)})),
         "prepare": lambda: prepare(settings),
         "decode": decoded,
-        "forward": lambda: [encoder(batch.pixels) for batch in batches],
+        "forward": lambda: [encoder(batch) for batch in batches],
     }
     times = {name: np.array(taken) for name, taken in alternate(works, rounds).items()}
     running = times["precompute"] - times["prepare"]

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from headspan.decode.in_flight import UnitsInFlight
 from headspan.io.files import StagedFile
 from headspan.io.local import LocalStorage
 from headspan.run import precompute as pipeline
-from headspan.shards.samples import Sample
+from headspan.shards.samples import SampleSpan
 from headspan.store import commit_records
 from headspan.store.write.commits import Commits
 from headspan.store.write.unit import StoreWriter
@@ -78,13 +78,15 @@ def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:
     steps = Steps(log, last)
     for owner, name in STEPS:
         setattr(owner, name, steps.around(name, getattr(owner, name)))
-    note_read = UnitsInFlight.note_read
+    spans = UnitsInFlight.spans
 
-    def noted(self: UnitsInFlight, sample: Sample, encoded: bytes) -> None:
-        steps.note(f"row {sample.row}")
-        note_read(self, sample, encoded)
+    def noted(self: UnitsInFlight) -> Iterator[SampleSpan]:
+        for span in spans(self):
+            for row in span.rows.tolist():
+                steps.note(f"row {row}")
+            yield span
 
-    UnitsInFlight.note_read = noted  # type: ignore[method-assign]
+    UnitsInFlight.spans = noted  # type: ignore[method-assign]
     pipeline.precompute(settings)
 
 

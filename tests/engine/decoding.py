@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from headspan.config import Preprocess
-from headspan.decode.decoder import Decoder
 from headspan.decode.exact import fill_exact
-from headspan.shards.samples import BadImage, Sample
+from headspan.decode.threads import ThreadDecoder
+from headspan.shards.samples import BadImage, Sample, SampleSpan
 
 
-def spans(samples: Sequence[Sample], images: int = 3) -> Iterator[Sequence[Sample]]:
+def spans(samples: Sequence[Sample], images: int = 3) -> Iterator[SampleSpan]:
     """`samples` in spans of so many."""
     for first in range(0, len(samples), images):
-        yield samples[first : first + images]
+        yield SampleSpan.of(samples[first : first + images])
 
 
 def decoded(
@@ -27,7 +27,7 @@ def decoded(
 ) -> list[tuple[int, np.ndarray]]:
     """Row and pixels of every good image; bad images are appended to `bad`."""
     found: list[tuple[int, np.ndarray]] = []
-    for span in Decoder(fill_exact, preprocess, in_flight_bytes, threads).decode(spans(samples)):
-        found += zip(span.good.rows.tolist(), span.good.pixels, strict=True)
+    for span in ThreadDecoder(fill_exact, preprocess, in_flight_bytes, threads).decode(spans(samples)):
+        found += zip(span.good.rows.tolist(), span.good.parts[0], strict=True)
         bad += span.bad
     return found

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headspan.config import Preprocess
-from headspan.decode import decoder as decoder_module
+from headspan.decode import threads as threads_module
 from headspan.decode.batches import Batch, DecodedSpan, rebatch
-from headspan.decode.decoder import Decoder
 from headspan.decode.exact import Undecodable, fill_exact, preprocess_image
+from headspan.decode.threads import ThreadDecoder
 from headspan.errors import SourceError
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
@@ -259,19 +259,19 @@ def test_bytes_in_flight_stay_within_the_limit(tmp_path: Path, monkeypatch: pyte
     samples = shard_of(tmp_path / "a.tar", 33)
     most = [0]
 
-    class Watched(decoder_module._Budget):
+    class Watched(threads_module._Budget):
         def take(self, size: int) -> None:
             super().take(size)
             most[0] = max(most[0], self._taken)
 
-    monkeypatch.setattr(decoder_module, "_Budget", Watched)
+    monkeypatch.setattr(threads_module, "_Budget", Watched)
     # An image of some 45 by 58 pixels: 10 KB at full size, 6 KB resized, 3 KB finished, 3 KB as a JPEG.
     assert len(decoded(samples, SMALL, [], 2, 60_000)) == 33
     assert 40_000 < most[0] <= 60_000
 
 
 def test_closing_early_ends_the_threads(tmp_path: Path) -> None:
-    images = Decoder(fill_exact, SMALL, 1 << 20, 3).decode(spans(shard_of(tmp_path / "a.tar", 50)))
+    images = ThreadDecoder(fill_exact, SMALL, 1 << 20, 3).decode(spans(shard_of(tmp_path / "a.tar", 50)))
     assert next(images).good.rows.tolist() == [0, 1, 2]
     assert any(thread.name.startswith("headspan-decode") for thread in threading.enumerate())
     images.close()
@@ -281,7 +281,7 @@ def test_closing_early_ends_the_threads(tmp_path: Path) -> None:
 def test_a_shard_that_shrank_after_the_plan_is_an_error_after_the_spans_before_it(tmp_path: Path) -> None:
     samples = shard_of(tmp_path / "a.tar", 9)
     os.truncate(tmp_path / "a.tar", samples[6].offset + 1)
-    images = Decoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples, 2))
+    images = ThreadDecoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples, 2))
     # The spans before the one that cannot be read come first.
     assert [row for _ in range(3) for row in next(images).good.rows] == list(range(6))
     with pytest.raises(SourceError, match=rf"truncated: expected .* at offset {samples[6].offset}"):
@@ -306,18 +306,40 @@ def test_batches_of_any_size_hold_the_good_images_in_order(tmp_path: Path, size:
     samples = shard_of(tmp_path / "a.tar", 17, bad=(0, 5, 6, 7, 8, 16))
     bad: list[BadImage] = []
     wanted = decoded(samples, SMALL, bad)
-    batches = list(rebatch(Decoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples)), size))
+    batches = list(rebatch(ThreadDecoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples)), size))
     assert [len(batch.rows) for batch in batches[:-1]] == [size] * (len(batches) - 1)
     assert 1 <= len(batches[-1].rows) <= size
     assert np.concatenate([batch.rows for batch in batches]).tolist() == [row for row, _ in wanted]
-    found = np.concatenate([batch.pixels for batch in batches])
+    found = np.concatenate([part for batch in batches for part in batch.parts])
     np.testing.assert_array_equal(found, np.stack([pixels for _, pixels in wanted]))
 
 
-def test_a_batch_of_one_whole_span_is_not_copied() -> None:
-    good = Batch(np.arange(4), np.zeros((4, 2, 2, 3), np.uint8))
-    (batch,) = rebatch([DecodedSpan(good, (), 3)], 4)
-    assert np.shares_memory(batch.pixels, good.pixels)
+def span_of(first: int, images: int, released: list[int]) -> DecodedSpan:
+    """A span of good images; its first row is noted in `released` when it is released."""
+    pixels = np.full((images, 2, 2, 3), first, np.uint8)
+    good = Batch(np.arange(first, first + images), (pixels,), lambda: released.append(first))
+    return DecodedSpan(good, (), first + images - 1, 0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9, 64])
+def test_batches_copy_no_pixels_and_release_a_span_once_after_the_last_batch_that_holds_some_of_it(size: int) -> None:
+    released: list[int] = []
+    spans = [span_of(0, 4, released), span_of(4, 1, released), span_of(5, 0, released), span_of(5, 6, released)]
+    batches = list(rebatch(spans, size))
+    assert [row for batch in batches for row in batch.rows.tolist()] == list(range(11))
+    for batch in batches:
+        assert sum(map(len, batch.parts)) == len(batch.rows)
+        for part in batch.parts:
+            assert sum(np.shares_memory(part, span.good.parts[0]) for span in spans) == 1
+    # The span without images is needed by no batch.
+    assert released == [5]
+    released.clear()
+    for batch in batches:
+        rows = set(batch.rows.tolist())
+        before = len(released)
+        batch.release()
+        done = released[before:]
+        assert done == [first for first, last in ((0, 3), (4, 4), (5, 10)) if last in rows]
 
 
 @pytest.mark.parametrize(
@@ -327,4 +349,4 @@ def test_a_batch_of_one_whole_span_is_not_copied() -> None:
 def test_a_span_is_an_equal_part_of_a_batch_and_memory_holds_four_spans(
     in_flight_bytes: int, batch_size: int, images: int
 ) -> None:
-    assert Decoder(fill_exact, SMALL, in_flight_bytes).span_images(batch_size) == images
+    assert ThreadDecoder(fill_exact, SMALL, in_flight_bytes).span_images(batch_size) == images

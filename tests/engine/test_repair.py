@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
 from headspan.run.repair import Repaired, repair
 from headspan.run.verify import Verdict, verify
-from headspan.shards.samples import Sample
+from headspan.shards.samples import SampleSpan
 from headspan.spans.over_store import read_spans
 from headspan.store import results
 from headspan.store.write import analyses
@@ -33,13 +33,14 @@ COMMITS = Path("records") / "commits"
 def read_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows that were read from the shards."""
     rows: list[int] = []
-    note_read = UnitsInFlight.note_read
+    spans = UnitsInFlight.spans
 
-    def noted(self: UnitsInFlight, sample: Sample, encoded: bytes) -> None:
-        rows.append(sample.row)
-        note_read(self, sample, encoded)
+    def noted(self: UnitsInFlight) -> Iterator[SampleSpan]:
+        for span in spans(self):
+            rows.extend(span.rows.tolist())
+            yield span
 
-    monkeypatch.setattr(UnitsInFlight, "note_read", noted)
+    monkeypatch.setattr(UnitsInFlight, "spans", noted)
     return rows
 
 

@@ -22,9 +22,10 @@ from zarr.core.metadata import ArrayV3Metadata
 import headspan as hs
 from headspan.decompose.moments import Moments
 from headspan.errors import SettingsError, StoreError
-from headspan.shards.samples import BadImage
+from headspan.shards.samples import BadImage, Sample, SampleSpan
 from headspan.store import reader
 from headspan.store.schema import FORMAT
+from headspan.store.tables import read_spans, write_samples
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, zarr_array
 from tests.tolerances import relative_error
@@ -129,9 +130,9 @@ def test_samples_reads_only_the_named_images_in_the_order_given(
     read: list[int] = []
     plain = pq.ParquetFile.read_row_group
 
-    def noted(file: pq.ParquetFile, group: int) -> pa.Table:
+    def noted(file: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
         read.append(group)
-        return plain(file, group)
+        return plain(file, group, columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
     store.samples([66, 65])
@@ -512,3 +513,23 @@ def test_the_error_about_an_attribute_of_another_type_is_one_sentence(name: str,
         StoreError, match=rf"zarr\.json: the attribute {name} is .*, which headspan does not write; run head"
     ):
         hs.open(toy_copy)
+
+
+@pytest.mark.parametrize("images", [1, 3, 5, 32, 999])
+def test_spans_have_the_samples_of_a_unit_and_their_shards(tmp_path: Path, images: int) -> None:
+    samples = [
+        Sample(row, f"key {row}", "a.tar" if row < 4 else "b.tar" if row < 20 else "c.tar", "x", row * 512, row % 7)
+        for row in range(41)
+    ]
+    write_samples(tmp_path, samples, 32)
+    for unit, unit_samples in enumerate((samples[:32], samples[32:])):
+        found = list(read_spans(tmp_path, unit, images))
+        assert [len(span) for span in found[:-1]] == [images] * (len(found) - 1)
+        rows = [row for span in found for row in span.rows.tolist()]
+        assert rows == [sample.row for sample in unit_samples]
+        members = [member for span in found for member in span.members()]
+        assert members == [(sample.url, sample.offset, sample.size_bytes) for sample in unit_samples]
+        bad = [span.bad_image(place, "why") for span in found for place in range(len(span))]
+        assert [(image.row, image.key, image.url) for image in bad] == [(s.row, s.key, s.url) for s in unit_samples]
+        for span in found:
+            assert SampleSpan.of([samples[row] for row in span.rows.tolist()]).runs == span.runs

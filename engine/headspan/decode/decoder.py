@@ -1,225 +1,32 @@
-"""Decode spans of samples into batches of pixels, in order, with a pool of threads.
-
-The caller works per span: it passes samples and receives an array of pixels. Reading and decoding single images stays
-in this module. An image that cannot be decoded is returned with its reason; none is dropped silently.
-"""
+"""The Decoder interface: spans of samples go in, and their pixels come out in the same order."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
-from PIL import Image
-
-from headspan.config import Preprocess
-from headspan.decode.batches import Batch, DecodedSpan
-from headspan.decode.exact import Undecodable, open_image, raster_bytes
-from headspan.decode.routes import Route
-from headspan.errors import SourceError
-from headspan.shards.reader import ShardReader
-from headspan.shards.samples import BadImage, Sample
-from headspan.shards.sources import open_shard
-from headspan.shards.tar_header import BLOCK_BYTES, dead_link_of
-from headspan.timing import StageTimes
-
-# Images that may be read ahead per thread: enough to work around a slow image, few enough for an early first span.
-_IMAGES_PER_THREAD = 16
-# At least this many spans fit the memory in flight, so that one is filled while others are decoded and returned.
-_SPANS_IN_FLIGHT = 4
+from headspan.decode.batches import DecodedSpan
+from headspan.shards.samples import SampleSpan
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
-    """Reads and decodes spans of samples.
-
-    Encoded bytes, rasters (full size and resized, four bytes per pixel, by the image's header) and the pixels of spans
-    that are not yet returned stay within `in_flight_bytes` together. An image or a span that is larger is processed
-    alone.
-    """
-
-    route: Route
-    preprocess: Preprocess
-    in_flight_bytes: int
-    # Threads that decode; None means one per core.
-    threads: int | None = None
-    # Opens the shard that a sample names as its url.
-    open_source: Callable[[str], ShardReader] = open_shard
-    # Receives the seconds of reading and decoding.
-    times: StageTimes = field(default_factory=StageTimes)
+@runtime_checkable
+class Decoder(Protocol):
+    """Reads the samples of spans and decodes them; an image that cannot be decoded is returned with its reason."""
 
     @property
     def image_bytes(self) -> int:
         """Memory of one image's pixels."""
-        height, width = self.preprocess.size
-        return height * width * 3
 
     def span_images(self, batch_size: int) -> int:
-        """How many images a span should have: a batch, or an equal part of one if memory is short."""
-        most = max(1, self.in_flight_bytes // (_SPANS_IN_FLIGHT * self.image_bytes))
-        parts = -(-batch_size // most)
-        return -(-batch_size // parts)
+        """How many samples a span should have for batches of `batch_size` images."""
 
-    def decode(
-        self, spans: Iterable[Sequence[Sample]], on_read: Callable[[Sample, bytes], None] | None = None
-    ) -> Generator[DecodedSpan, None, None]:
+    def decode(self, spans: Iterable[SampleSpan]) -> Generator[DecodedSpan, None, None]:
         """Yield the pixels of each span, in the order of `spans`. A span has at least one sample.
 
-        The caller's thread reads the members, with one shard open at a time, and calls `on_read` with each member's
-        bytes, in order. Closing the generator ends its threads.
+        The consumer calls `release` of a span's batch late: it computes one batch, has the next one launched, and
+        collects spans for a third one. So memory that is used again must hold three batches and the spans in flight,
+        or the decoder yields copies. `release` may be called from another thread than the one that iterates.
 
-        Raises SourceError if a shard cannot be read; the spans before the failure are yielded first.
+        Closing the generator ends the threads and processes that decode. Raises SourceError if a shard cannot be read;
+        the spans before the failure are yielded first.
         """
-        threads = self.threads or os.cpu_count() or 1
-        budget = _Budget(self.in_flight_bytes)
-        filling: deque[_FillingSpan] = deque()
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="headspan-decode")
-        shards = _OneShard(self.open_source)
-
-        def take_first() -> DecodedSpan:
-            span = filling.popleft()
-            decoded = span.result()
-            budget.give_back(span.pixels.nbytes)
-            return decoded
-
-        def make_room(size: int) -> Generator[DecodedSpan, None, None]:
-            """Wait until `size` more bytes fit, or until nothing else is left in flight but the span being filled."""
-            while not budget.has_room(size):
-                if len(filling) > 1:
-                    yield take_first()
-                elif not filling[-1].wait_for_one():
-                    break
-
-        def work(span: _FillingSpan, place: int, encoded: bytes, image: Image.Image, transient_bytes: int) -> None:
-            try:
-                with self.times.of("decoding"):
-                    self.route(encoded, image, self.preprocess, span.pixels[place])
-            except Undecodable as error:
-                span.reasons[place] = str(error)
-            finally:
-                budget.give_back(transient_bytes)
-
-        try:
-            for samples in spans:
-                size = len(samples) * self.image_bytes
-                most_spans = 1 + -(-threads * _IMAGES_PER_THREAD // len(samples))
-                while filling and (len(filling) >= most_spans or not budget.has_room(size + samples[0].size_bytes)):
-                    yield take_first()
-                budget.take(size)
-                span = _FillingSpan(samples, self.preprocess.size)
-                filling.append(span)
-                for place, sample in enumerate(samples):
-                    yield from make_room(sample.size_bytes)
-                    try:
-                        with self.times.of("reading"):
-                            encoded, dead_link = shards.read(sample)
-                    except SourceError:
-                        # This span is incomplete; the spans before it may complete a unit.
-                        filling.pop()
-                        while filling:
-                            yield take_first()
-                        raise
-                    if on_read is not None:
-                        on_read(sample, encoded)
-                    try:
-                        if dead_link is not None:
-                            raise Undecodable(dead_link)
-                        image = open_image(encoded, self.preprocess)
-                    except Undecodable as error:
-                        span.reasons[place] = str(error)
-                        continue
-                    transient_bytes = len(encoded) + raster_bytes(image, self.preprocess)
-                    yield from make_room(transient_bytes)
-                    budget.take(transient_bytes)
-                    span.pending.append(pool.submit(work, span, place, encoded, image, transient_bytes))
-                    # The pool alone holds the image, and releases it once it is decoded.
-                    del encoded, image
-            while filling:
-                yield take_first()
-        finally:
-            shards.close()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _FillingSpan:
-    """A span whose pixels the threads are filling."""
-
-    def __init__(self, samples: Sequence[Sample], size: tuple[int, int]) -> None:
-        self.samples = samples
-        self.pixels = np.empty((len(samples), *size, 3), np.uint8)
-        # Why an image cannot be used, by its place in the span; None for a good one.
-        self.reasons: list[str | None] = [None] * len(samples)
-        self.pending: deque[Future[None]] = deque()
-
-    def wait_for_one(self) -> bool:
-        """Wait for the image that was submitted first; False if none is pending."""
-        if self.pending:
-            self.pending.popleft().result()
-            return True
-        return False
-
-    def result(self) -> DecodedSpan:
-        """The span once all of its images are decoded or failed."""
-        while self.wait_for_one():
-            pass
-        good = [place for place, reason in enumerate(self.reasons) if reason is None]
-        # If an image is bad, the pixels of the good ones are copied together.
-        pixels = self.pixels if len(good) == len(self.samples) else self.pixels[good]
-        return DecodedSpan(
-            Batch(np.array([self.samples[place].row for place in good], np.int64), pixels),
-            tuple(
-                BadImage(sample.row, sample.key, sample.url, reason)
-                for sample, reason in zip(self.samples, self.reasons, strict=True)
-                if reason is not None
-            ),
-            self.samples[-1].row,
-        )
-
-
-class _Budget:
-    """Bytes in flight, counted by several threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
-        self._lock = threading.Lock()
-
-    def has_room(self, size: int) -> bool:
-        with self._lock:
-            return self._taken + size <= self._limit
-
-    def take(self, size: int) -> None:
-        with self._lock:
-            self._taken += size
-
-    def give_back(self, size: int) -> None:
-        with self._lock:
-            self._taken -= size
-
-
-class _OneShard:
-    """Reads members, and keeps the shard of the last one open."""
-
-    def __init__(self, open_source: Callable[[str], ShardReader]) -> None:
-        self._open_source = open_source
-        self._url = ""
-        self._reader: ShardReader | None = None
-
-    def read(self, sample: Sample) -> tuple[bytes, str | None]:
-        """The member's bytes; for a link without a target, no bytes and the sentence that says so."""
-        if self._reader is None or self._url != sample.url:
-            self.close()
-            self._reader, self._url = self._open_source(sample.url), sample.url
-        if sample.size_bytes == 0:
-            # The member's header tells a link from an empty file.
-            return b"", dead_link_of(self._reader.read_at(sample.offset - BLOCK_BYTES, BLOCK_BYTES))
-        return self._reader.read_at(sample.offset, sample.size_bytes), None
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-        self._reader = None

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from headspan.config import PrecomputeSettings, parse_layers
+from headspan.decode.batches import Batch
 from headspan.errors import SettingsError
 from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel, load_model
-from headspan.model.tower import PooledRow, Tower, normalise
+from headspan.model.tower import PooledRow, Tower
+from headspan.run.pixels import model_input
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,24 +39,19 @@ class Encoder:
         """The device that the tower is on."""
         return self.tower.projection.device
 
-    def __call__(self, pixels: UInt8[np.ndarray, "image height width 3"]) -> PooledRow:
+    def __call__(self, batch: Batch) -> PooledRow:
         """Encode a batch of decoded images. Raises SettingsError if the batch does not fit the GPU's memory."""
         try:
-            return self._forward(pixels)
+            return self._forward(batch)
         except torch.cuda.OutOfMemoryError as error:
             raise SettingsError(
-                f"--batch-size {len(pixels)} does not fit the memory of {self.device}; give a smaller one, and "
+                f"--batch-size {len(batch.rows)} does not fit the memory of {self.device}; give a smaller one, and "
                 "the same command continues the run"
             ) from error
 
-    def _forward(self, pixels: UInt8[np.ndarray, "image height width 3"]) -> PooledRow:
-        batch = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True)
-        preprocess = self.model.preprocess
+    def _forward(self, batch: Batch) -> PooledRow:
         return self.tower.forward(
-            normalise(batch, preprocess.mean, preprocess.std, self.tower.dtype),
+            model_input(batch.parts, self.model.preprocess, self.device, self.tower.dtype),
             self.layers,
             with_patches="patches" in self.emit,
             with_terms="mlps" in self.emit,

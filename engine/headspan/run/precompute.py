@@ -12,8 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from headspan.config import PrecomputeSettings, bad_limit
 from headspan.decode.batches import Batch, DecodedSpan, rebatch
 from headspan.decode.in_flight import UnitsInFlight
@@ -51,7 +49,7 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
     than `max_bad` allows. Units that were committed before stay valid.
     """
     # Checked before the model is loaded, whose weights may take minutes to download.
-    pixel_route = route(settings.decode)
+    route(settings.decode)
     urls = stored_names(expand(settings.shards, settings.allow_pipe))
     # An existing store keeps the preprocessing and the activation that it was made with.
     existing = attributes_of(Path(settings.out))
@@ -78,7 +76,7 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
     if not store.commits.complete or any(other_workers(store.path)):
         planned = read_shards(store.path)
         sources = PlannedSources(planned, as_planned(planned, store.attributes, urls))
-        run = Run.of(settings, store, encoder, pixel_route, sources, on_progress)
+        run = Run.of(settings, store, encoder, sources, on_progress)
         bad = [image for record in store.commits.records() for image in record.bad]
         _refuse_bad(store, bad, settings.max_bad)
         with Scheduler(store) as scheduler:
@@ -101,11 +99,11 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
 
 def compute(run: Run, units: Iterator[Unit]) -> Generator[tuple[Unit, UnitRecord | None], None, None]:
     """Compute and commit `units`; yields each with its record, or with None if another worker committed it first."""
-    decoder, in_flight = run.decoder, UnitsInFlight(units, run.store.samples)
-    span_images = decoder.span_images(run.batch_size)
-    decoded = decoder.decode(in_flight.spans(span_images), in_flight.note_read)
+    span_images = run.decoder.span_images(run.batch_size)
+    in_flight = UnitsInFlight(units, lambda unit: run.store.spans(unit, span_images))
+    decoded = run.decoder.decode(in_flight.spans())
     # One more span waits in the thread that runs ahead.
-    waiting_bytes = run.waiting_bytes - span_images * decoder.image_bytes
+    waiting_bytes = run.waiting_bytes - span_images * run.decoder.image_bytes
     # Closed in any case, so that no thread outlives a failure.
     with closing(prefetch(decoded, lambda span: span.pixel_bytes, waiting_bytes)) as spans:
         for unit, members in in_flight.by_unit(spans):
@@ -119,12 +117,13 @@ def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: 
     with store.begin(unit, run.times) as writer:
         moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, run.encoder.device)
         batches = run.times.each("waiting for images", rebatch(spans, run.batch_size))
-        # Skip the images of a unit that another worker has already committed.
-        needed = (batch for batch in batches if run.replaces or not store.commits.is_done(unit.index))
         # A GPU computes the next batch while the numbers of this one are copied and written.
-        for rows, result in one_ahead(_launch(run, batch, moments) for batch in needed):
+        for batch, result in one_ahead(_launch(run, batch, moments) for batch in _needed(run, unit, batches)):
+            rows = batch.rows
             with run.times.of("model"):
                 good, arrays = result.good, result.arrays
+            # The device has read the pixels, since the batch's numbers have arrived.
+            batch.release()
             overflows += store.overflows(unit, rows[~good])
             with run.times.of("storing"):
                 writer.put(rows[good], {name: array[good] for name, array in arrays.items()})
@@ -136,13 +135,22 @@ def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: 
     return record
 
 
-def _launch(run: Run, batch: Batch, moments: Moments) -> tuple[np.ndarray, Contributions]:
-    """Start the computation of a batch; nothing here waits for the device. Returns the batch's rows with the result."""
+def _needed(run: Run, unit: Unit, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of a unit; those that come after another worker has committed it are released and left out."""
+    for batch in batches:
+        if run.replaces or not run.store.commits.is_done(unit.index):
+            yield batch
+        else:
+            batch.release()
+
+
+def _launch(run: Run, batch: Batch, moments: Moments) -> tuple[Batch, Contributions]:
+    """Start the computation of a batch; nothing here waits for the device."""
     encoder = run.encoder
     with run.times.of("model"):
-        result = contributions(encoder(batch.pixels), encoder.tower, encoder.through_pool)
+        result = contributions(encoder(batch), encoder.tower, encoder.through_pool)
         moments.add(result.heads, result.norm, result.finite)
-    return batch.rows, result
+    return batch, result
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:

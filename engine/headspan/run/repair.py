@@ -78,13 +78,14 @@ def repair(
         store.finish()
         return Repaired((), restored, verdict)
     stored = settings_of(store, shards, settings)
-    pixel_route = route(stored.decode)
+    # Checked before the model is loaded.
+    route(stored.decode)
     urls = _by_planned_names(store, stored_names(expand(stored.shards, stored.allow_pipe)), stored)
     encoder = prepare(stored, lambda: load_stored_model(store.attributes, path, weights, on_progress))
     lost = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, lost, urls, encoder)
     refuse_other_run(store, stored, urls, encoder)
-    run = Run.of(stored, store, encoder, pixel_route, PlannedSources(read_shards(store.path), urls), on_progress)
+    run = Run.of(stored, store, encoder, PlannedSources(read_shards(store.path), urls), on_progress)
     done: list[int] = []
     for chosen, replaces in ((damaged, True), (withdrawn | quarantined, False)):
         units = [unit for unit in store.units if unit.index in chosen]

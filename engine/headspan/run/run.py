@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headspan.config import PrecomputeSettings
+from headspan.decode.choice import decoder_of
 from headspan.decode.decoder import Decoder
-from headspan.decode.routes import Route
 from headspan.events import Listener
 from headspan.run.encoder import Encoder
 from headspan.run.planned_sources import PlannedSources
@@ -36,12 +36,11 @@ class Run:
         settings: PrecomputeSettings,
         store: StoreWriter,
         encoder: Encoder,
-        pixel_route: Route,
         sources: PlannedSources,
         on_progress: Listener,
     ) -> Run:
         """The run of `settings`: half of its memory in flight is for decoding, half for images that are decoded."""
         times = StageTimes()
         half = settings.in_flight_bytes // 2
-        decoder = Decoder(pixel_route, encoder.model.preprocess, half, settings.workers, sources.open, times)
+        decoder = decoder_of(settings, encoder.model.preprocess, half, sources.open, times)
         return cls(store, encoder, decoder, settings.batch_size, half, times, ImageProgress(store, on_progress))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from jaxtyping import Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,50 @@ class BadImage:
     key: str
     url: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSpan:
+    """Samples that are read and decoded together, as columns: neither Python objects nor captions per image."""
+
+    rows: Int64[np.ndarray, " sample"]
+    # The urls of the samples' shards, each with the number of neighbouring samples from it.
+    runs: tuple[tuple[str, int], ...]
+    # Place of the encoded images in their tars, in bytes.
+    offsets: Int64[np.ndarray, " sample"]
+    sizes: Int64[np.ndarray, " sample"]
+    # The key of the sample at a place of the span. Only bad images need one.
+    key_of: Callable[[int], str]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> SampleSpan:
+        """The span of `samples`, in their order."""
+        return cls(
+            rows=np.array([sample.row for sample in samples], np.int64),
+            runs=tuple((url, len(list(run))) for url, run in groupby(sample.url for sample in samples)),
+            offsets=np.array([sample.offset for sample in samples], np.int64),
+            sizes=np.array([sample.size_bytes for sample in samples], np.int64),
+            key_of=lambda place: samples[place].key,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def members(self) -> Iterator[tuple[str, int, int]]:
+        """Url, offset and size of every encoded image, in order."""
+        places = zip(self.offsets.tolist(), self.sizes.tolist(), strict=True)
+        for url, count in self.runs:
+            for _ in range(count):
+                yield url, *next(places)
+
+    def bad_image(self, place: int, reason: str) -> BadImage:
+        """The image at `place` of the span as a bad image."""
+        end = 0
+        for url, count in self.runs:
+            end += count
+            if place < end:
+                return BadImage(int(self.rows[place]), self.key_of(place), url, reason)
+        raise IndexError(place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from headspan.errors import StoreError, one_line
-from headspan.shards.samples import BadImage, Sample, Shard
+from headspan.shards.samples import BadImage, Sample, SampleSpan, Shard
 from headspan.store.schema import RECORDS
 
 SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet"
@@ -74,6 +75,25 @@ def read_unit(root: Path, unit: int) -> Iterator[Sample]:
         yield Sample(**row)
 
 
+def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
+    """Read the samples of the unit with that index, in row order, in spans of `images` samples."""
+    table = _unit_table(root, unit, ["row", "key", "url", "offset", "size_bytes"]).combine_chunks()
+    urls = pc.run_end_encode(table["url"].chunk(0))
+    ends, names = urls.run_ends.to_numpy(), urls.values.to_pylist()
+    rows, offsets, sizes = (table[name].to_numpy() for name in ("row", "offset", "size_bytes"))
+    for first in range(0, len(rows), images):
+        span = slice(first, first + images)
+        borders = np.clip(ends, first, min(first + images, len(rows)))
+        counts = np.diff(borders, prepend=first).tolist()
+        yield SampleSpan(
+            rows=rows[span],
+            runs=tuple((name, count) for name, count in zip(names, counts, strict=True) if count),
+            offsets=offsets[span],
+            sizes=sizes[span],
+            key_of=lambda place, keys=table["key"], first=first: keys[first + place].as_py(),  # type: ignore[misc]
+        )
+
+
 def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa.Table:
     """Return the samples of some rows, in the order given. Only the units with these rows are read."""
     wanted, place = np.unique(rows, return_inverse=True)
@@ -84,10 +104,10 @@ def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa
     return pa.concat_tables([_SAMPLES.empty_table(), *tables]).take(place)
 
 
-def _unit_table(root: Path, unit: int) -> pa.Table:
+def _unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
     path = root / _file_of(unit)
     with _damage(path), pq.ParquetFile(path) as parquet:
-        return parquet.read_row_group(unit % _UNITS_PER_FILE)
+        return parquet.read_row_group(unit % _UNITS_PER_FILE, columns=columns)
 
 
 def read_table(root: Path, units: int) -> pa.Table:

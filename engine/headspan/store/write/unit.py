@@ -21,7 +21,7 @@ from headspan.errors import StoreError, counted
 from headspan.io.local import LocalStorage
 from headspan.io.storage import StagedObject
 from headspan.shards.plan import units
-from headspan.shards.samples import BadImage, Sample, Unit
+from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
 from headspan.store.array_spec import ArraySpec
 from headspan.store.commit_records import UnitRecord
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
@@ -34,7 +34,7 @@ from headspan.store.schema import (
     refuse_unlike,
     stored_row_arrays,
 )
-from headspan.store.tables import read_shards, read_unit
+from headspan.store.tables import read_shards, read_spans, read_unit
 from headspan.store.write.commits import Commits
 from headspan.store.write.shard import ShardPieces, write_array
 from headspan.store.write.workers import forget, other_workers
@@ -92,6 +92,10 @@ class StoreWriter:
     def samples(self, unit: Unit) -> Iterator[Sample]:
         """Read the samples of `unit`, in row order."""
         return read_unit(self.path, unit.index)
+
+    def spans(self, unit: Unit, images: int) -> Iterator[SampleSpan]:
+        """Read the samples of `unit`, in row order, in spans of `images` samples."""
+        return read_spans(self.path, unit.index, images)
 
     def overflows(self, unit: Unit, rows: np.ndarray) -> list[BadImage]:
         """Return the images of `unit` at `rows`, whose numbers are not finite in 16 bits."""
