@@ -31,7 +31,7 @@ _BLOCKS_TO_RECOVER = 16
 # The most memory that a file needs while it is read sequentially: a block arrives in pieces, which are then joined.
 MOST_BYTES = 2 * (AHEAD + 1) * BLOCK_BYTES
 
-# The drivers that every process finds for http, s3, gs and az urls. Others may have been registered by the user's program.
+# The drivers that every process finds for http, s3, gs and az urls. The user's program may have registered others.
 SHARED_DRIVERS = (
     "fsspec.implementations.http.HTTPFileSystem",
     "s3fs.core.S3FileSystem",

@@ -83,8 +83,8 @@ class ProcessDecoder:
     def decode(self, spans: Iterable[SampleSpan]) -> Decoding:
         """Yield the pixels of each span, in the order of `spans`, as views that are valid until they are released.
 
-        A span has at least one sample. A span of a source that only this process can read may come in parts. Closing
-        the generator ends the processes.
+        A span has at least one sample. It comes in parts if it has more images than `span_images` says, or if only this
+        process can read its source and memory is short. Closing the generator ends the processes.
 
         Raises SourceError if a shard cannot be read; the spans before the failure are yielded first. Raises
         HeadspanError if memory or processes cannot be had.

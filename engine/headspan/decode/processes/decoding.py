@@ -147,7 +147,9 @@ class Decoding(Generator[DecodedSpan, None, None]):
         span, start = self._rest
         places = [self._sources.place(name) for name, _ in span.runs]
         runs = tuple(Run(images, place) for (_, images), place in zip(span.runs, places, strict=True))
-        stop, spooled_bytes = self._part(runs, span.sizes, start) if None in places else (len(span), 0)
+        stop, spooled_bytes = min(len(span), start + self._settings.slot_images), 0
+        if None in places:
+            stop, spooled_bytes = self._part(runs, span.sizes, start, stop)
         if self._spooled_bytes and self._spooled_bytes + spooled_bytes > self._spool_bytes:
             return False
         offsets, spool = tuple(span.offsets[start:stop].tolist()), -1
@@ -164,10 +166,10 @@ class Decoding(Generator[DecodedSpan, None, None]):
         pool.give(worker, request)
         return True
 
-    def _part(self, runs: tuple[Run, ...], sizes: np.ndarray, start: int) -> tuple[int, int]:
-        """How far the images from `start` on fit a spool, one at least, and the bytes that they take there."""
-        is_spooled = np.repeat([run.place is None for run in runs], [run.images for run in runs])[start:]
-        ends = np.cumsum(np.where(is_spooled, np.maximum(sizes[start:], BLOCK_BYTES), 0))
+    def _part(self, runs: tuple[Run, ...], sizes: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+        """How far the images from `start` to `stop` fit a spool, one at least, and the bytes that they take there."""
+        is_spooled = np.repeat([run.place is None for run in runs], [run.images for run in runs])[start:stop]
+        ends = np.cumsum(np.where(is_spooled, np.maximum(sizes[start:stop], BLOCK_BYTES), 0))
         images = max(1, int(np.searchsorted(ends, self._spool_bytes // _PARTS_IN_SPOOLS, side="right")))
         return start + images, int(ends[images - 1])
 
@@ -194,15 +196,16 @@ class Decoding(Generator[DecodedSpan, None, None]):
             raise _error(answer)
         self._times.add("reading", answer.reading_seconds)
         self._times.add("decoding", answer.decoding_seconds)
-        span, first = pending.span, pending.span.first_row + pending.start
-        rows = np.arange(first, first + pending.stop - pending.start)
+        span = pending.span
+        rows = span.rows[pending.start : pending.stop]
+        last_row = int(rows[-1])
         if answer.bad:
             rows = np.delete(rows, [place for place, _ in answer.bad])
         return DecodedSpan(
             Batch(rows, (ring.slots[pending.slot, : len(rows)],), self._lend(pending.slot, len(rows))),
             tuple(span.bad_image(pending.start + place, reason) for place, reason in answer.bad),
-            span.first_row + pending.stop - 1,
-            answer.size_bytes,
+            last_row,
+            answer.encoded_bytes,
             answer.crc32c,
         )
 

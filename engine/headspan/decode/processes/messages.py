@@ -99,7 +99,7 @@ class SpanResult:
     number: int
     # Places in the span, and reasons.
     bad: tuple[tuple[int, str], ...]
-    size_bytes: int
+    encoded_bytes: int
     crc32c: int
     reading_seconds: float
     decoding_seconds: float

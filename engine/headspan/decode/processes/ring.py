@@ -35,7 +35,9 @@ class Ring:
         self._notes = memory[: workers * NOTE_BYTES].view(np.int64).reshape(workers, -1)
         # All slots, as one array of bytes that begins at a page.
         self.memory: UInt8[np.ndarray, " byte"] = memory[settings.notes_bytes :]
-        self.slots: UInt8[np.ndarray, "slot image height width 3"] = self.memory.reshape(slots, images, *settings.preprocess.size, 3)
+        self.slots: UInt8[np.ndarray, "slot image height width 3"] = self.memory.reshape(
+            slots, images, *settings.preprocess.size, 3
+        )
 
     def begin(self, worker: int, span: int) -> None:
         """Note that a process works on a span, but on none of its images yet."""
@@ -81,4 +83,3 @@ class Ring:
     def unlock_large(self) -> None:
         """Let another process hold a large encoded image."""
         unlock(self._descriptor, _LARGE_LOCK)
-

@@ -76,9 +76,9 @@ class _Decoder:
         self._ring.begin(worker, request.number)
         began = time.perf_counter()
         bad: list[tuple[int, str]] = []
-        good = size_bytes = crc32c = 0
+        good = encoded_bytes = crc32c = 0
         for place, encoded, dead_link in span:
-            size_bytes += len(encoded)
+            encoded_bytes += len(encoded)
             crc32c = google_crc32c.extend(crc32c, encoded)
             reason = request.reasons.get(place, dead_link)
             if reason is None:
@@ -92,7 +92,7 @@ class _Decoder:
                 bad.append((place, reason))
         decoding_seconds = time.perf_counter() - began - span.waiting_seconds
         reading_seconds = span.reading_seconds + span.answering_seconds
-        return SpanResult(request.number, tuple(bad), size_bytes, crc32c, reading_seconds, decoding_seconds)
+        return SpanResult(request.number, tuple(bad), encoded_bytes, crc32c, reading_seconds, decoding_seconds)
 
     def _decode_image(self, encoded: bytes, pixels: np.ndarray) -> str | None:
         """Fill `pixels`; for a bad image, the reason."""
