@@ -9,7 +9,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -110,8 +109,7 @@ class _Decoder:
 
 
 def _forget_printed() -> None:
-    """Empty the memory file of standard output and standard error if libraries have printed much."""
-    sys.stdout.flush()
+    """Empty the memory file that receives what libraries print, if they have printed much."""
     if os.fstat(2).st_size > _PRINTED_BYTES:
         os.ftruncate(2, 0)
         os.lseek(2, 0, os.SEEK_SET)
