@@ -219,7 +219,7 @@ class Pool:
             if deaths == _DEATHS_OF_AN_IMAGE:
                 first = worker.requests[0]
                 reason = f"ended the process that decoded it {deaths} times ({ending})"
-                worker.requests[0] = replace(first, reasons={**first.reasons, place: reason})
+                worker.requests[0] = first._replace(reasons={**first.reasons, place: reason})
         else:
             self._deaths_outside += 1
             if self._deaths_outside == _DEATHS_OUTSIDE:
