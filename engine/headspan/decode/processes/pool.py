@@ -27,7 +27,7 @@ from headspan.decode.processes.messages import (
 )
 from headspan.decode.processes.ring import NOWHERE, Ring
 from headspan.errors import HeadspanError, one_line, shortened
-from headspan.io.memory import memory_file
+from headspan.io.memory import close_file, empty_file, memory_file
 
 # Spans that a worker has: one that it decodes, and one that it reads meanwhile.
 DEPTH = 2
@@ -57,7 +57,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process, and send it the spans that it has. Raises HeadspanError if it cannot be started."""
-        os.ftruncate(self.printed, 0)
+        empty_file(self.printed)
         ours, theirs = socket.socketpair()
         settings = self.settings
         inherited = (theirs.fileno(), settings.ring, *settings.spools)
@@ -122,7 +122,7 @@ class Worker:
         """End the process for good."""
         self.end()
         for descriptor in (self.printed, *self.settings.spools):
-            os.close(descriptor)
+            close_file(descriptor)
 
 
 class Pool:
@@ -177,7 +177,7 @@ class Pool:
             request = worker.requests.popleft()
             assert request.number == answer.number, "a worker answers in order"
             if request.is_spooled:
-                os.ftruncate(worker.settings.spools[request.spool], 0)
+                empty_file(worker.settings.spools[request.spool])
             self._deaths_outside = 0
             answers.append(answer)
         return answers
