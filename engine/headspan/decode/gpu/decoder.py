@@ -1,16 +1,9 @@
-"""The decoder that works on a GPU: JPEGs become pixels there, and are resized there, on several streams.
-
-torchvision decodes them with nvJPEG, because open_clip requires torchvision and so it is installed already; nvImageCodec
-decodes with nvJPEG too and covers more formats, but is another package for each version of CUDA. Pixels differ from
-those of the exact route by some grey levels before resizing, since the library interpolates colours differently.
-"""
+"""The decoder that works on a GPU: JPEGs become pixels there, and are resized there, on several streams."""
 
 from __future__ import annotations
 
-import io
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,14 +11,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from headspan.config import Preprocess
 from headspan.decode.batches import DecodedSpan
+from headspan.decode.gpu.nvjpeg import DecodeJpegs, silence
 from headspan.decode.gpu.pieces import Piece, PieceReader, cut
-from headspan.decode.gpu.rendering import DecodeJpegs, Rendering
-from headspan.errors import SettingsError, SourceError, one_line
+from headspan.decode.gpu.rendering import Rendering
+from headspan.errors import SourceError
 from headspan.shards.reader import ShardReader
 from headspan.shards.samples import SampleSpan
 from headspan.shards.sources import open_shard
@@ -37,11 +30,6 @@ STREAMS = 3
 _PIECES = STREAMS + 1
 # More images in a call decode no faster.
 _MOST_IMAGES = 128
-# Warnings of libraries that concern their authors or do not hold here: nothing writes to the bytes that are decoded.
-_WARNINGS = (
-    ("ignore", r"(?s).*TorchCodec", DeprecationWarning),
-    ("ignore", r"The given buffer is not writable", UserWarning),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +94,7 @@ class GpuDecoder:
             self.times,
         )
         pending: deque[Future[DecodedSpan]] = deque()
-        _silence()
+        silence()
         try:
             for piece in cut(spans, self.span_images(_MOST_IMAGES), encoded_bytes):
                 if len(pending) == _PIECES:
@@ -133,6 +121,7 @@ class GpuDecoder:
         """The span, whose memory is not used again before the work that the current stream has by then is done."""
         if self.device.type == "cuda":
             for part in span.good.parts:
+                assert isinstance(part, Tensor)
                 part.record_stream(torch.cuda.current_stream(self.device))
         return span
 
@@ -154,43 +143,3 @@ class _OnStreams:
         if not hasattr(self._own, "stream"):
             self._own.stream = torch.cuda.Stream(self._device)
         return torch.cuda.stream(self._own.stream)
-
-
-def torchvision_on(device: torch.device) -> DecodeJpegs:
-    """torchvision's decoder of JPEGs on `device`. Raises SettingsError if there is none; it is tried on one image."""
-    if device.type != "cuda":
-        raise SettingsError(f"--decode gpu needs a CUDA device, but the model runs on {device}; give --decode fast")
-    _silence()
-    try:
-        # Imported here, since it takes seconds and only `gpu` needs it.
-        from torchvision.io import ImageReadMode, decode_jpeg
-    except (ImportError, RuntimeError) as error:
-        raise _no_decoder(error) from error
-
-    def decode(jpegs: list[Tensor]) -> list[Tensor]:
-        found: list[Tensor] = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
-        return found
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (255, 255, 255)).save(buffer, "JPEG")
-    try:
-        (found,) = decode([torch.frombuffer(buffer.getvalue(), dtype=torch.uint8)])
-        works = found.shape == (3, 16, 16) and bool((found > 250).all())
-    except RuntimeError as error:
-        raise _no_decoder(error) from error
-    if not works:
-        raise _no_decoder(ValueError("it decodes white to something else"))
-    return decode
-
-
-def _no_decoder(error: Exception) -> SettingsError:
-    return SettingsError(
-        f"--decode gpu needs a torchvision that decodes JPEGs on the GPU, but this one does not ({one_line(error)}); "
-        "give --decode fast"
-    )
-
-
-def _silence() -> None:
-    """Silence the libraries' warnings in this process. `warnings.catch_warnings` does not work with threads."""
-    for action, message, category in _WARNINGS:
-        warnings.filterwarnings(action, message, category)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ library refuses, so bad images and their reasons are those of `fast`. Both then 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,15 +23,13 @@ from headspan.config import Preprocess
 from headspan.decode.batches import Batch, DecodedSpan
 from headspan.decode.exact import Undecodable, fill, interpolation, open_image, raster_bytes
 from headspan.decode.fast import fill_fast
+from headspan.decode.gpu.nvjpeg import DecodeJpegs
 from headspan.decode.gpu.pieces import Piece, Read
 from headspan.decode.gpu.placing import placed
 from headspan.decode.gpu.sound_jpeg import marker_places, sound_size
 from headspan_kernels import ops
 from headspan_kernels.reference import Placed
 
-# Decodes JPEGs, each a tensor of its bytes, to uint8 images `[channel, height, width]` on the device, and waits for
-# them. Raises RuntimeError if one of them cannot be decoded.
-DecodeJpegs: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 # The host decodes larger images. The number is fixed, so that pixels do not depend on a machine's memory.
 MOST_PIXELS = 1 << 26
 
