@@ -86,8 +86,8 @@ class _File:
                 if at == stop or at > last or (at != last and not self.progressive):
                     return None
                 continue
-            # Between scans, only tables for the next one.
-            if (scanned and marker != _DHT) or not self._segment(marker, start, stop):
+            # Between scans, only tables and the interval of restarts for the next one.
+            if (scanned and marker not in (_DHT, _DRI)) or not self._segment(marker, start, stop):
                 return None
             at = stop
         complete = scanned and len(self.begun) == len(self.components)
