@@ -17,6 +17,8 @@ from headspan.store.reader import Store
 from headspan.timing import IN_TURN, MEANWHILE
 
 _BAD_SHOWN = 10
+# The share of a run's time, spent waiting for images, above which another way to decode is advised.
+_LONG_WAIT = 0.2
 
 
 def add_precompute(section: Section) -> None:
@@ -91,8 +93,8 @@ def add_precompute(section: Section) -> None:
     )
     computation.add_argument(
         "--decode",
-        help="fast (JPEG pixels within two grey levels of open_clip's) or exact (the same pixels as open_clip's) "
-        "(default: fast)",
+        help="fast (JPEG pixels within two grey levels of open_clip's), exact (the same pixels as open_clip's) or gpu "
+        "(JPEGs decoded on the GPU) (default: fast)",
     )
     computation.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass (default: 32)")
     computation.add_argument(
@@ -111,6 +113,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     print_summary(summary)
     store = Store(summary.path)
+    _advise_gpu(summary, store)
     if store.complete and not store.images:
         say(
             f"none of {counted(store.planned_images, 'image')} could be used, so the store is empty; "
@@ -137,6 +140,17 @@ def print_summary(summary: Summary) -> None:
         say(
             f"unit {unit.index}, rows {unit.first_row} to {unit.first_row + unit.rows - 1}, is quarantined, because "
             f"its process repeatedly crashed; `{shell_command(['headspan', 'repair', summary.path])}` tries it again"
+        )
+
+
+def _advise_gpu(summary: Summary, store: Store) -> None:
+    """Print that a GPU can decode images, if one waited for them."""
+    waited, total = (summary.seconds.get(stage, 0.0) for stage in ("waiting for images", "total"))
+    on_gpu = str(store.attributes.get("backend", "")).endswith(" cuda")
+    if summary.images and on_gpu and store.attributes["decode"] == "fast" and waited > _LONG_WAIT * total:
+        say(
+            f"the GPU waited for images for {waited / total:.0%} of the time; --decode gpu, with another --out, "
+            "decodes JPEGs on it, to pixels that differ a little more from open_clip's"
         )
 
 

@@ -110,7 +110,8 @@ def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
         "numpy",
         "pillow",
         "zarr",
-        *(["simplejpeg"] if settings.decode == "fast" else []),
+        *(["simplejpeg"] if settings.decode != "exact" else []),
+        *(["torchvision"] if settings.decode == "gpu" else []),
     ]
     gpu = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else None
     return {

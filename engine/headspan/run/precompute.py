@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from headspan.config import PrecomputeSettings, bad_limit
 from headspan.decode.batches import Batch, DecodedSpan, rebatch
+from headspan.decode.choice import check_decoding
 from headspan.decode.in_flight import UnitsInFlight
 from headspan.decode.prefetch import prefetch
 from headspan.decode.routes import route
@@ -68,6 +69,7 @@ def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> 
                 resumed=existing,
             ),
         )
+        check_decoding(settings.decode, encoder.device)
         if encoder.exact.runs_twice:
             slow = f"{settings.model} normalises its rows before their mean, so each image takes two passes"
             on_progress(Progress(NOTE, 0, None, slow))

@@ -46,5 +46,7 @@ class Run:
         half = settings.in_flight_bytes // 2
         device = encoder.device
         pin = partial(pinned, device) if device.type == "cuda" else None
-        decoder = decoder_of(settings, encoder.model.preprocess, half, sources.open, times, device.type, pin)
+        decoder = decoder_of(
+            settings, encoder.model.preprocess, half, sources.open, times, device, encoder.tower.dtype, pin
+        )
         return cls(store, encoder, decoder, settings.batch_size, half, times, ImageProgress(store, on_progress))
