@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headspan.config import PrecomputeSettings
+from headspan.config import ResolvedSettings
 from headspan.decode.decoder import Decoder
 from headspan.decode.routes import Route
 from headspan.events import Listener
@@ -33,7 +33,7 @@ class Run:
     @classmethod
     def of(
         cls,
-        settings: PrecomputeSettings,
+        settings: ResolvedSettings,
         store: StoreWriter,
         encoder: Encoder,
         pixel_route: Route,

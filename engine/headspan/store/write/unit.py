@@ -23,7 +23,7 @@ from headspan.io.storage import StagedObject
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, Unit
 from headspan.store.array_spec import ArraySpec
-from headspan.store.commit_records import UnitRecord
+from headspan.store.commit_records import NOT_FINITE, UnitRecord
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.moments_file import MergedMoments
 from headspan.store.schema import (
@@ -98,7 +98,7 @@ class StoreWriter:
         wanted = set(rows.tolist())
         # Usually there are none, and then nothing is read.
         return [
-            BadImage(sample.row, sample.key, sample.url, "the model's numbers are not finite in 16 bits")
+            BadImage(sample.row, sample.key, sample.url, NOT_FINITE)
             for sample in (self.samples(unit) if wanted else ())
             if sample.row in wanted
         ]
