@@ -23,6 +23,7 @@ from headspan.config import PrecomputeSettings
 from headspan.decode.batches import Batch, rebatch
 from headspan.decode.decoder import Decoder
 from headspan.decode.routes import route
+from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
 from headspan.run.precompute import precompute
 from headspan.shards.plan import list_samples
@@ -53,8 +54,9 @@ def run(toy: bool) -> dict[str, Any]:
 
 
 def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]:
-    settings = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
-    encoder = prepare(settings)
+    given = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
+    encoder = prepare(given)
+    settings = resolved(given, encoder)
     notes: list[BadImage] = []
     samples: list[Sample] = []
     for _, found in list_samples(stored_names(expand(settings.shards)), on_note=notes.append):

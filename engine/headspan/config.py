@@ -117,8 +117,8 @@ class PrecomputeSettings:
     allow_pipe: bool = False
     # How many images may be bad before the run ends: `1%` of all, or a number. None means any number.
     max_bad: str | int | None = None
-    # Memory in bytes that encoded and decoded images between the stages may take, for each device. None means 256 MiB on
-    # a CPU, and on a GPU room for eight batches of pixels if that is more.
+    # Memory in bytes that encoded and decoded images between the stages may take, for each device. None means 256 MiB
+    # on a CPU, and on a GPU room for eight batches of pixels if that is more.
     in_flight_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class PrecomputeSettings:
             raise SettingsError(f"--decode {self.decode} is unknown; choose from {', '.join(DECODERS)}")
         for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is None or (name == "batch_size" and value == AUTO):
+            if value == AUTO if name == "batch_size" else value is None:
                 continue
             flag = f"--{name.replace('_', '-')}"
             if not isinstance(value, Integral) or isinstance(value, bool):

@@ -9,7 +9,7 @@ from headspan.cli.commands import Section
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
-from headspan.config import AUTO, EMISSIONS, PRECISIONS, PrecomputeSettings
+from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings
 from headspan.errors import counted
 from headspan.escapes import shell_command
 from headspan.run.summary import Summary
@@ -106,7 +106,7 @@ def add_precompute(section: Section) -> None:
     )
     computation.add_argument(
         "--batch-size",
-        type=number_or_auto,
+        type=_number_or_word,
         metavar="N",
         help="images per forward pass (default: auto, 32 on a CPU, and on a GPU by model and free memory; a store that "
         "exists keeps its own)",
@@ -119,9 +119,12 @@ def add_precompute(section: Section) -> None:
     )
 
 
-def number_or_auto(text: str) -> int | str:
-    """The value of a flag that takes a whole number, or `auto`. Raises ValueError for anything else."""
-    return text if text == AUTO else int(text)
+def _number_or_word(text: str) -> int | str:
+    """A number if `text` is one; the settings refuse words other than `auto`."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

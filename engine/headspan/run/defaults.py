@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +66,10 @@ def resolved(settings: PrecomputeSettings, encoder: Encoder) -> ResolvedSettings
 def said(settings: ResolvedSettings, encoder: Encoder) -> str:
     """The resolved settings in words, as in `ViT-L-14 on NVIDIA H100 80GB HBM3, fp16, batches of 256`."""
     devices = in_words(named_devices(settings.device))
-    return f"{encoder.model.name} on {devices}, {settings.precision}, batches of {settings.batch_size:,}"
+    name = encoder.model.name
+    # Of a config file, its name alone.
+    name = Path(name).stem if name.endswith(".json") else name
+    return f"{name} on {devices}, {settings.precision}, batches of {settings.batch_size:,}"
 
 
 def image_bytes_on_gpu(encoder: Encoder) -> int:

@@ -19,9 +19,10 @@ def named_devices(text: str) -> tuple[torch.device, ...]:
 
     Raises SettingsError if a device is unknown or missing, or if CPUs and GPUs are mixed.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = torch.cuda.device_count()
     if text == AUTO:
-        return tuple(torch.device("cuda", index) for index in range(gpus)) or (torch.device("cpu"),)
+        usable = gpus if torch.cuda.is_available() else 0
+        return tuple(torch.device("cuda", index) for index in range(usable)) or (torch.device("cpu"),)
     devices = []
     for name in text.split(","):
         found = re.fullmatch(r"\s*(?:(cpu)|cuda(?::(\d{1,4}))?)\s*", name)

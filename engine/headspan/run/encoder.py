@@ -72,8 +72,8 @@ class Encoder:
 def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None = None) -> Encoder:
     """Load the model that the settings name, by `load` if it is given, and move its tower to their first device.
 
-    Its precision is that of the settings, or the device's own if they leave it open. Raises SettingsError if the device, the layers or the precision are not possible, and ModelError if the model
-    cannot be loaded.
+    Its precision is that of the settings, or the device's own for `auto`. Raises SettingsError if the device, the
+    layers or the precision are not possible, and ModelError if the model cannot be loaded.
     """
     device = named_devices(settings.device)[0]
     precision = precision_on(device, settings.precision)

@@ -74,11 +74,15 @@ class DeviceProcesses:
         Raises the first HeadspanError that a process raises, SourceError if together they find more bad images than
         `max_bad` allows, and HeadspanError if all of them die.
         """
-        total = _Total(store, settings.max_bad, on_progress, self._processes)
-        for process in self._processes:
-            process.order(_order(settings, process.device, len(self._processes)))
+        # No more than there are units to compute.
+        chosen = self._processes[: max(1, len(store.unfinished()))]
+        total = _Total(store, settings.max_bad, on_progress, chosen)
+        for process in chosen:
+            process.order(_order(settings, process.device, len(chosen)))
         while total.running:
-            total.take(*self._inbox.get())
+            process, message = self._inbox.get()
+            if process in chosen:
+                total.take(process, message)
         return total.summary()
 
 

@@ -52,20 +52,18 @@ class Committed:
 
     rows: int
     images: int
-    # Row, key, url and reason of each.
-    bad: list[tuple[int, str, str, str]]
+    # The fields of each bad image.
+    bad: list[dict[str, Any]]
 
     @classmethod
     def of(cls, record: UnitRecord) -> Committed:
         """What the planning process needs of a record."""
-        return cls(
-            record.rows, record.images, [(image.row, image.key, image.url, image.reason) for image in record.bad]
-        )
+        return cls(record.rows, record.images, [asdict(image) for image in record.bad])
 
     @property
     def bad_images(self) -> list[BadImage]:
         """The images that could not be used."""
-        return [BadImage(*image) for image in self.bad]
+        return [BadImage(**image) for image in self.bad]
 
 
 @dataclass(frozen=True, slots=True)

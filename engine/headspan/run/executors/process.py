@@ -112,12 +112,14 @@ class DeviceProcess:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                # A killed process may leave half a line.
-                if line.endswith(b"\n"):
-                    self._inbox.put((self, message_of(line)))
-        self._inbox.put((self, None))
+        try:
+            with self._process.stdout as lines:
+                for line in lines:
+                    # A killed process may leave half a line.
+                    if line.endswith(b"\n"):
+                        self._inbox.put((self, message_of(line)))
+        finally:
+            self._inbox.put((self, None))
 
     def _keep_last_lines(self) -> None:
         assert self._process.stderr is not None
