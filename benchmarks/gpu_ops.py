@@ -36,6 +36,8 @@ class Case:
     flops: float
     # Whether its products are float64.
     exactly: bool = False
+    # Whether the reference is compiled too; a loop over the images of a batch would take minutes.
+    compiles: bool = True
     # Other PyTorch functions for the same work, each with its arguments.
     peers: dict[str, tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=dict)
 
@@ -115,7 +117,7 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
     own = (getattr(reference, case.op), case.arguments)
     for name, (work, arguments) in {"reference": own, **case.peers}.items():
         row[name] = timed(work, arguments)
-        if left() > RESERVE_SECONDS:
+        if left() > RESERVE_SECONDS and (case.compiles or name != "reference"):
             row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
     ours = row["fused"].get("ms")
     best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
@@ -141,12 +143,13 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
     }
 
 
-def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: Tensor) -> Tensor:
-    """`preprocess` by PyTorch's antialiased resize, which does not round to grey levels."""
-    (height, width), (top, left) = reference.resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
-    levels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    levels = F.interpolate(levels, (height, width), mode="bicubic", antialias=True)
-    return (levels[:, :, top : top + size[0], left : left + size[1]].clamp(0, 255) - shift) / spread
+def interpolated(
+    pixels: Tensor, where: reference.Placed, size: tuple[int, int], shift: Tensor, spread: Tensor
+) -> Tensor:
+    """`preprocess` of images of one size by PyTorch's antialiased resize, which does not round to grey levels."""
+    levels = F.interpolate(pixels.float(), (where.height, where.width), mode="bicubic", antialias=True)
+    kept = levels[:, :, where.top : where.top + size[0], where.left : where.left + size[1]]
+    return (kept.clamp(0, 255) - shift) / spread
 
 
 def batched_product(heads: Tensor, scale: Tensor, mean_and_bias: Tensor, total: Tensor, gram: Tensor) -> None:
@@ -167,12 +170,20 @@ def batched_product(heads: Tensor, scale: Tensor, mean_and_bias: Tensor, total: 
     gram += products[:, :size, :size].view_as(gram)
 
 
-def pixels_read(photo: tuple[int, int], size: tuple[int, int]) -> int:
+def cropped(photo: tuple[int, int], side: int) -> reference.Placed:
+    """A photograph with its short side resized to `side`, of which the square in the middle is kept."""
+    long = int(side * max(photo) / min(photo))
+    height, width = (long, side) if photo[1] <= photo[0] else (side, long)
+    return reference.Placed(height, width, (height - side) // 2, (width - side) // 2)
+
+
+def pixels_read(photo: tuple[int, int], side: int) -> int:
     """Source pixels of a photograph that its crop needs."""
+    where = cropped(photo, side)
     count = 1
-    for source, target, first, kept in zip(photo, *reference.resize_and_crop(photo, size), size, strict=True):
-        starts, weights = reference.bicubic_taps(source, target)
-        count *= min(int(starts[first + kept - 1]) + weights.shape[1], source) - int(starts[first])
+    for source, target, first in ((photo[0], where.height, where.top), (photo[1], where.width, where.left)):
+        starts, weights = reference.taps(source, target, "bicubic")
+        count *= min(int(starts[first + side - 1]) + weights.shape[1], source) - int(starts[first])
     return count
 
 
@@ -190,7 +201,8 @@ def cases(batch: int) -> list[Case]:
     own = size.head_dim + 3
     total = torch.zeros(size.layers, size.heads, own, dtype=torch.float64, device=gpu.DEVICE)
     gram = torch.zeros(size.layers, size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
-    photos = torch.randint(0, 256, (batch, *size.photo, 3), dtype=torch.uint8, device=gpu.DEVICE)
+    photos = torch.randint(0, 256, (batch, 3, *size.photo), dtype=torch.uint8, device=gpu.DEVICE)
+    where = cropped(size.photo, size.pixels)
     square, mean, std = (size.pixels, size.pixels), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     levels = [255 * torch.tensor(value, device=gpu.DEVICE)[:, None, None] for value in (mean, std)]
     one_row = (qkv[:, 0, : size.width].contiguous(), qkv[:, :, size.width :].contiguous(), size.heads)
@@ -232,10 +244,11 @@ def cases(batch: int) -> list[Case]:
         Case(
             "preprocess",
             "preprocess",
-            (photos, square, mean, std, torch.float32),
-            3 * batch * (pixels_read(size.photo, square) + 4 * size.pixels**2),
+            (list(photos), [where] * batch, square, mean, std, torch.float32),
+            3 * batch * (pixels_read(size.photo, size.pixels) + 4 * size.pixels**2),
             0,
-            peers={"F.interpolate": (interpolated, (photos, square, *levels))},
+            compiles=False,
+            peers={"F.interpolate": (interpolated, (photos, where, square, *levels))},
         ),
     ]
 

@@ -20,6 +20,7 @@ from benchmarks import (
     bench_pipeline,
     bench_precision,
     bench_shards,
+    bench_startup,
     bench_store_bytes,
     bench_store_io,
     bench_textspan,
@@ -46,6 +47,7 @@ MODULES = (
     bench_shards,
     bench_decode,
     bench_precision,
+    bench_startup,
 )
 _GPU_DUE_TO = {
     gpu.TOWER: "Compared with open_clip, attention and norms are fused, and the last block computes the class token's "

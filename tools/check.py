@@ -25,9 +25,17 @@ _PROCESSES = min(4, os.cpu_count() or 1)
 # All tests of a file run in one process, so that its fixtures are made once; interpreted kernels have none in common.
 _BY_FILE = ["-n", f"{_PROCESSES}", "--dist", "loadfile"]
 _BY_TEST = ["-n", f"{_PROCESSES}", "--dist", "worksteal"]
-INTERPRETED = ("tests/kernels/test_fused.py", "tests/kernels/test_gpu_benchmark.py")
+INTERPRETED = (
+    "tests/kernels/test_fused.py",
+    "tests/kernels/test_preprocess.py",
+    "tests/kernels/test_gpu_benchmark.py",
+)
 # The tests that launch kernels on a GPU.
-ON_GPU = ("tests/kernels/test_fused.py", "tests/kernels/test_model_shapes.py")
+ON_GPU = (
+    "tests/kernels/test_fused.py",
+    "tests/kernels/test_preprocess.py",
+    "tests/kernels/test_model_shapes.py",
+)
 
 
 def main(arguments: Sequence[str]) -> int:

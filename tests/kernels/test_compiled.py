@@ -28,7 +28,7 @@ if reason := why_not_compiled():
 
 from triton import knobs
 
-from headspan_kernels import fused, moments
+from headspan_kernels import fused, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.kernels.compiling import hand_launches_on
 
@@ -130,8 +130,10 @@ def add_moments(head_dim: int, capability: tuple[int, int] = (9, 0), cuts: int =
 
 
 def preprocess() -> None:
-    pixels = meta(3, 480, 640, 3, dtype=torch.uint8)
-    fused.preprocess(pixels, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16)
+    images = [meta(3, 480, 640, dtype=torch.uint8), meta(1, 1, 2, dtype=torch.uint8)]
+    placed = [reference.Placed(224, 298, 0, 37), reference.Placed(224, 224, 0, 0, rows_first=True)]
+    for mode in reference.SUPPORT:
+        fused.preprocess(images, placed, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16, mode)
 
 
 def registers_of(name: str, launcher: Launcher, folder: Path) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import tolerances
-from tests.kernels.test_reference import DTYPES, coordinate_rows, every_row, preprocess_by_pillow
+from tests.kernels.test_reference import DTYPES, coordinate_rows, every_row
 from tests.kernels.tritons import DEPRECATIONS
 from tests.tolerances import relative_error
 
@@ -305,27 +305,6 @@ def test_tiles_above_the_diagonal_are_stored_transposed_to_the_bit(random: torch
     # Tiles above the diagonal are stored twice; within a tile on it, both halves are products of the same numbers.
     assert relative_error(gram, upper + upper.mT - upper * torch.eye(83)) < tolerances.FLOAT64
     assert torch.equal(gram[..., :32, 32:], gram[..., 32:, :32].mT)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "size"),
-    # Larger, smaller, already of the wanted size, and long; odd crops.
-    [(37, 53, 16), (11, 9, 16), (16, 16, 16), (16, 41, 16), (90, 20, 7)],
-)
-def test_preprocessing_equals_pillows_within_one_grey_level(
-    random: torch.Generator, height: int, width: int, size: int
-) -> None:
-    pixels = torch.randint(0, 256, (3, height, width, 3), generator=random, dtype=torch.uint8)
-    mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
-    found = fused.preprocess(pixels, (size, size), mean, std, torch.float32)
-    wanted = preprocess_by_pillow(pixels.numpy(), size)
-    assert found.shape == (3, 3, size, size)
-    grey = found.permute(0, 2, 3, 1).double() * torch.tensor(std) * 255 + torch.tensor(mean) * 255
-    assert (grey - torch.from_numpy(wanted)).abs().max() < 1.001
-    plain = reference.preprocess(pixels, (size, size), mean, std, torch.float32)
-    assert (found - plain).abs().max() * 255 * min(std) < 1.001
-    # Rounding rarely moves a pixel to the next level.
-    assert (grey - torch.from_numpy(wanted)).abs().mean() < 0.01
 
 
 @pytest.mark.parametrize(
