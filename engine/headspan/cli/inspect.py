@@ -54,7 +54,7 @@ def add_inspect(section: Section) -> None:
     computation.add_argument(
         "--batch-size", type=int, metavar="N", help="images per forward pass (default: the store's)"
     )
-    computation.add_argument("--device", help="auto, cpu or cuda:0 (default: the store's)")
+    computation.add_argument("--device", help="auto, cpu or cuda:0, the first of several (default: the store's)")
     computation.add_argument(
         "--workers", type=int, metavar="N", help="threads that decode images (default: one per core)"
     )

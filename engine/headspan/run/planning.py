@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from headspan.config import PrecomputeSettings
+from headspan.config import ResolvedSettings
 from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.events import Listener, Progress, ignore
-from headspan.io.retry import is_remote
 from headspan.io.storage import total_bytes
 from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
@@ -30,7 +29,7 @@ from headspan.store.write.unit import StoreWriter
 
 
 def open_planned(
-    settings: PrecomputeSettings,
+    settings: ResolvedSettings,
     urls: Mapping[str, str],
     encoder: Encoder,
     plan: PlanInProgress | None,
@@ -52,13 +51,7 @@ def open_planned(
         # Another process planned the same store in the meantime.
         return _resume(path, urls, settings, encoder)
     store = StoreWriter(path)
-    memory = estimated_bytes(
-        encoder,
-        store.specs,
-        settings.batch_size,
-        settings.in_flight_bytes,
-        remote=any(is_remote(shard) for shard in settings.shards),
-    )
+    memory = estimated_bytes(settings, encoder, store.specs)
     on_progress(Progress("planned", images, images, "; ".join(_size_in_words(store, encoder, memory, len(notes)))))
     return store
 
@@ -83,7 +76,7 @@ def _bytes_once(store: StoreWriter) -> int:
     return total_bytes(store.storage) + sum(spec.shape[0] * spec.row_bytes for spec in moments)
 
 
-def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
+def _resume(path: Path, urls: Mapping[str, str], settings: ResolvedSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
     wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
@@ -96,9 +89,7 @@ def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, e
     return store
 
 
-def refuse_other_run(
-    store: StoreWriter, settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder
-) -> None:
+def refuse_other_run(store: StoreWriter, settings: ResolvedSettings, urls: Mapping[str, str], encoder: Encoder) -> None:
     """Raise StoreError if `settings` or the shards `urls`, by name, are not those that the store was made with."""
     # The plan is not computed again: sizes and times show whether the shards are the planned ones.
     store.refuse_other(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from headspan.config import PrecomputeSettings
+from headspan.config import ResolvedSettings
 from headspan.decode.choice import decoder_of
 from headspan.decode.decoder import Decoder
 from headspan.events import Listener
@@ -35,7 +35,7 @@ class Run:
     @classmethod
     def of(
         cls,
-        settings: PrecomputeSettings,
+        settings: ResolvedSettings,
         store: StoreWriter,
         encoder: Encoder,
         sources: PlannedSources,
