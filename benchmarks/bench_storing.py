@@ -1,4 +1,4 @@
-"""How much of a run that stores every patch does the model's thread spend on storing?
+"""How much of a run that stores all patches does the model's thread spend on storing?
 
 `precompute --emit heads patches`, all layers, float32, from JPEG shards to a finished store, with the default settings.
 The thread hands arrays over to the writing threads, and waits only if too many bytes wait. The share is the summary's

@@ -22,6 +22,7 @@ from benchmarks import (
     bench_shards,
     bench_store_bytes,
     bench_store_io,
+    bench_storing,
     bench_textspan,
     gpu,
 )
@@ -41,6 +42,7 @@ MODULES = (
     bench_pipeline,
     bench_memory,
     bench_store_io,
+    bench_storing,
     bench_neighbours,
     bench_shards,
     bench_decode,
