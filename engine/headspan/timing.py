@@ -30,9 +30,12 @@ class StageTimes:
         try:
             yield
         finally:
-            passed = time.perf_counter() - began
-            with self._lock:
-                self._seconds[stage] += passed
+            self.add(stage, time.perf_counter() - began)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add time that was measured elsewhere, such as in another process."""
+        with self._lock:
+            self._seconds[stage] += seconds
 
     def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """`items`; the time spent waiting for each is added to `stage`."""

@@ -28,7 +28,7 @@ from headspan.decode.threads import ThreadDecoder
 from headspan.errors import SourceError
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
-from tests.engine.decoding import decoded, spans
+from tests.engine.decoding import MECHANISMS, decoded, decoder, spans
 
 MODES = ("RGB", "L", "RGBA", "LA", "CMYK", "P", "1", "I;16")
 SIZES = ((257, 3), (3, 131), (1, 1), (224, 224), (225, 223), (97, 101), (640, 427), (31, 448))
@@ -228,13 +228,14 @@ def shard_of(path: Path, images: int, bad: tuple[int, ...] = ()) -> list[Sample]
 SMALL = Preprocess(size=(32, 32))
 
 
+@pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("in_flight_bytes", [1, 40_000, 1 << 28])
-def test_order_and_pixels_do_not_depend_on_the_threads(tmp_path: Path, in_flight_bytes: int) -> None:
+def test_order_and_pixels_do_not_depend_on_the_workers(tmp_path: Path, in_flight_bytes: int, mechanism: str) -> None:
     samples = shard_of(tmp_path / "a.tar", 67, bad=(0, 5, 66))
     alone_bad: list[BadImage] = []
     alone = decoded(samples, SMALL, alone_bad, 1, in_flight_bytes)
     many_bad: list[BadImage] = []
-    many = decoded(samples, SMALL, many_bad, 5, in_flight_bytes)
+    many = decoded(samples, SMALL, many_bad, 5, in_flight_bytes, mechanism)
     assert [row for row, _ in many] == [row for row in range(67) if row not in (0, 5, 66)]
     for (row, one), (other_row, other) in zip(alone, many, strict=True):
         assert row == other_row
@@ -245,11 +246,12 @@ def test_order_and_pixels_do_not_depend_on_the_threads(tmp_path: Path, in_flight
     assert {image.url for image in many_bad} == {str(tmp_path / "a.tar")}
 
 
-def test_samples_of_several_shards_are_decoded_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_samples_of_several_shards_are_decoded_in_order(tmp_path: Path, mechanism: str) -> None:
     first = shard_of(tmp_path / "a.tar", 3)
     second = shard_of(tmp_path / "b.tar", 4)
     bad: list[BadImage] = []
-    found = decoded(first + second + first, SMALL, bad, 2, 1 << 20)
+    found = decoded(first + second + first, SMALL, bad, 2, 1 << 20, mechanism)
     assert [row for row, _ in found] == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2]
     assert bad == []
     np.testing.assert_array_equal(found[0][1], found[7][1])
@@ -278,22 +280,28 @@ def test_closing_early_ends_the_threads(tmp_path: Path) -> None:
     assert not any(thread.name.startswith("headspan-decode") for thread in threading.enumerate())
 
 
-def test_a_shard_that_shrank_after_the_plan_is_an_error_after_the_spans_before_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_shard_that_shrank_after_the_plan_is_an_error_after_the_spans_before_it(
+    tmp_path: Path, mechanism: str
+) -> None:
     samples = shard_of(tmp_path / "a.tar", 9)
     os.truncate(tmp_path / "a.tar", samples[6].offset + 1)
-    images = ThreadDecoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples, 2))
+    images = decoder(mechanism, SMALL, 1 << 20, 2).decode(spans(samples, 2))
     # The spans before the one that cannot be read come first.
     assert [row for _ in range(3) for row in next(images).good.rows] == list(range(6))
-    with pytest.raises(SourceError, match=rf"truncated: expected .* at offset {samples[6].offset}"):
+    size, offset = samples[6].size_bytes, samples[6].offset
+    sentence = rf"a\.tar: truncated: expected {size} bytes at offset {offset}, but the file ends at {offset + 1}; fetch"
+    with pytest.raises(SourceError, match=sentence):
         next(images)
 
 
-def test_a_forward_only_shard_gives_the_same_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_forward_only_shard_gives_the_same_pixels(tmp_path: Path, mechanism: str) -> None:
     samples = shard_of(tmp_path / "a.tar", 5)
     url = f"pipe:cat {tmp_path / 'a.tar'}"
     piped = [Sample(s.row, s.key, url, s.member, s.offset, s.size_bytes) for s in (*samples[2:], *samples[:2])]
     bad: list[BadImage] = []
-    found = decoded(piped, SMALL, bad, 2, 1 << 20)
+    found = decoded(piped, SMALL, bad, 2, 1 << 20, mechanism)
     wanted = dict(decoded(samples, SMALL, bad, 1, 1 << 20))
     assert bad == []
     assert [row for row, _ in found] == [2, 3, 4, 0, 1]
@@ -301,17 +309,27 @@ def test_a_forward_only_shard_gives_the_same_pixels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels, wanted[row])
 
 
+@pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 257])
-def test_batches_of_any_size_hold_the_good_images_in_order(tmp_path: Path, size: int) -> None:
+def test_batches_of_any_size_hold_the_good_images_in_order(tmp_path: Path, size: int, mechanism: str) -> None:
     samples = shard_of(tmp_path / "a.tar", 17, bad=(0, 5, 6, 7, 8, 16))
     bad: list[BadImage] = []
     wanted = decoded(samples, SMALL, bad)
-    batches = list(rebatch(ThreadDecoder(fill_exact, SMALL, 1 << 20, 2).decode(spans(samples)), size))
-    assert [len(batch.rows) for batch in batches[:-1]] == [size] * (len(batches) - 1)
-    assert 1 <= len(batches[-1].rows) <= size
-    assert np.concatenate([batch.rows for batch in batches]).tolist() == [row for row, _ in wanted]
-    found = np.concatenate([part for batch in batches for part in batch.parts])
-    np.testing.assert_array_equal(found, np.stack([pixels for _, pixels in wanted]))
+    rows, found = [], []
+    before: list[Batch] = []
+    for batch in rebatch(decoder(mechanism, SMALL, 1 << 16, 2, batch_size=size).decode(spans(samples)), size):
+        rows.append(batch.rows)
+        # A consumer holds two batches while it gathers a third.
+        before.append(batch)
+        if len(before) == 2:
+            found += [part.copy() for part in before[0].parts]
+            before.pop(0).release()
+    found += [part.copy() for part in before[0].parts]
+    before[0].release()
+    assert [len(each) for each in rows[:-1]] == [size] * (len(rows) - 1)
+    assert 1 <= len(rows[-1]) <= size
+    assert np.concatenate(rows).tolist() == [row for row, _ in wanted]
+    np.testing.assert_array_equal(np.concatenate(found), np.stack([pixels for _, pixels in wanted]))
 
 
 def span_of(first: int, images: int, released: list[int]) -> DecodedSpan:

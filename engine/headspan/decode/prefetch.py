@@ -8,19 +8,27 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
 CLOSING_SECONDS = 2.0
 
 
+@runtime_checkable
+class Interruptible(Protocol):
+    """A source that may wait for its consumer, and that any thread can make stop."""
+
+    def interrupt(self) -> None:
+        """Let the thread that waits for the next item see the end of the source."""
+
+
 def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes: int) -> Generator[T, None, None]:
     """`items`, computed by a thread that may be ahead by `in_flight_bytes`, and always by one item.
 
-    The thread starts with the first `next`. Closing the generator stops the thread, closes `items` if it is a
-    generator, and returns when the current item is finished. It waits for that item for CLOSING_SECONDS at most, since
-    a source may hang.
+    The thread starts with the first `next`. Closing the generator stops the thread, interrupts `items` if it can be
+    interrupted, closes it if it is a generator, and returns when the current item is finished. It waits for that item
+    for CLOSING_SECONDS at most, since a source may hang.
     """
     waiting: deque[tuple[T, int]] = deque()
     waiting_bytes = 0
@@ -73,4 +81,6 @@ def prefetch(items: Iterable[T], size_bytes: Callable[[T], int], in_flight_bytes
         with changed:
             stopped = True
             changed.notify_all()
+        if isinstance(items, Interruptible):
+            items.interrupt()
         thread.join(CLOSING_SECONDS)

@@ -184,12 +184,16 @@ def checksum(path: Path) -> tuple[int, int]:
     return size, value
 
 
-def memory_map(path: Path) -> np.ndarray:
+def memory_map(path: str | Path) -> np.ndarray:
     """Map a file into memory, read-only: `[bytes]`, uint8. An empty file gives an empty array."""
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
+    # Without a file object, since a store may have thousands of shards.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not os.fstat(descriptor).st_size:
             return np.empty(0, np.uint8)
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        return np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:

@@ -1,22 +1,27 @@
-"""Read a remote file in blocks, with read-ahead of several blocks while it is read sequentially.
+"""Read a remote file in blocks with read-ahead while it is read sequentially, or in exact ranges that are known before.
 
 A server answers a request after tens of milliseconds and sends tens of megabytes per second over one connection, so a
 GPU would wait for blocks that are fetched one by one. Reads that are far apart fetch single blocks without read-ahead.
 If a server refuses many requests at once, fewer are sent.
+
+A process that decodes parts of a file knows which ranges it needs; `ExactRanges` requests these, several at once, and
+nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from fsspec.asyn import AsyncFileSystem
+from fsspec.config import conf, conf_dir, set_conf_env, set_conf_files
 
 from headspan.errors import SourceError
-from headspan.io.retry import calling_driver, close_quietly
+from headspan.io.retry import TransientError, calling_driver, close_quietly, file_system, retry
 
 BLOCK_BYTES = 4 << 20
 # Read-ahead depth in blocks: after the second sequential read, and from the third on.
@@ -25,6 +30,15 @@ _AHEAD_AT_FIRST, AHEAD = 3, 15
 _BLOCKS_TO_RECOVER = 16
 # The most memory that a file needs while it is read sequentially: a block arrives in pieces, which are then joined.
 MOST_BYTES = 2 * (AHEAD + 1) * BLOCK_BYTES
+
+# The drivers that every process finds for http, s3, gs and az urls. The user's program may have registered others.
+SHARED_DRIVERS = (
+    "fsspec.implementations.http.HTTPFileSystem",
+    "s3fs.core.S3FileSystem",
+    "gcsfs.core.GCSFileSystem",
+    "gcsfs.extended_gcsfs.ExtendedGcsFileSystem",
+    "adlfs.spec.AzureBlobFileSystem",
+)
 
 Fetch = Callable[[int, int], Future[bytes]]
 
@@ -100,14 +114,85 @@ class Blocks:
             self._cancel(index)
             raise
         if len(data) > BLOCK_BYTES:
-            raise SourceError(
-                f"{self._url}: cannot be read (the server sends whole files instead of the requested parts); fetch the "
-                "shard to a file and name that"
-            )
+            raise _sends_whole_files(self._url)
         return data
 
     def _cancel(self, index: int) -> None:
         self._requests.pop(index).cancel()
+
+
+class ExactRanges:
+    """The file `url` of `size` bytes, read in ranges that are requested before they are needed."""
+
+    def __init__(self, fetch: Fetch, size: int, url: str) -> None:
+        self._fetch, self.size, self._url = fetch, size, url
+        # The requests that may be pending at once, and those that are; two threads count them.
+        self._most_pending, self._pending = AHEAD + 1, 0
+        self._answers_since_failure = 0
+        self._lock = threading.Lock()
+
+    def start(self, offset: int, size: int) -> Callable[[], bytes]:
+        """Request `size` bytes at `offset`, fewer only at the end. Returns a function that waits for them.
+
+        That function raises SourceError if the requests fail, and fail again when they are repeated as `retry` does.
+        """
+        end = min(offset + size, self.size)
+        parts = [(start, min(start + BLOCK_BYTES, end)) for start in range(offset, end, BLOCK_BYTES)]
+        requests = [self._request(*part) for part in parts]
+
+        def wait() -> bytes:
+            try:
+                return b"".join([self._answer(*pair) for pair in zip(requests, parts, strict=True)])
+            except TransientError:
+                with self._lock:
+                    self._most_pending, self._answers_since_failure = max(1, self._most_pending // 2), 0
+            # One request at a time.
+            return retry(lambda: b"".join([self._answer(None, part) for part in parts]))
+
+        return wait
+
+    def _request(self, start: int, end: int) -> Future[bytes] | None:
+        """Send a request; None if as many are pending as the server seems to bear."""
+        with self._lock:
+            if self._pending >= self._most_pending:
+                return None
+            self._pending += 1
+        return self._fetch(start, end)
+
+    def _answer(self, request: Future[bytes] | None, part: tuple[int, int]) -> bytes:
+        start, end = part
+        try:
+            with calling_driver(self._url):
+                data = _bytes((request or self._fetch(start, end)).result())
+        finally:
+            if request is not None:
+                with self._lock:
+                    self._pending -= 1
+        if len(data) > end - start:
+            raise _sends_whole_files(self._url)
+        if len(data) < end - start:
+            raise TransientError(
+                f"{self._url}: truncated: expected {end - start} bytes at offset {start}, but {len(data)} came; fetch "
+                "the shard again"
+            )
+        with self._lock:
+            self._answers_since_failure += 1
+            if self._answers_since_failure % _BLOCKS_TO_RECOVER == 0:
+                self._most_pending = min(self._most_pending + 1, AHEAD + 1)
+        return data
+
+
+def _sends_whole_files(url: str) -> SourceError:
+    return SourceError(
+        f"{url}: cannot be read (the server sends whole files instead of the requested parts); fetch the shard to a "
+        "file and name that"
+    )
+
+
+def open_exact(url: str, size: int) -> ExactRanges:
+    """The file of `size` bytes at `url`, which a driver of SHARED_DRIVERS reads; nothing is requested yet."""
+    driver, path = file_system(url)
+    return ExactRanges(_fetch_of(driver, path, url), size, url)
 
 
 class OpenFile:
@@ -133,20 +218,20 @@ class OpenFile:
         close_quietly(self._file)
 
 
-def open_in_parts(file_system: Any, path: str, url: str) -> Blocks | OpenFile | None:
+def open_in_parts(driver: Any, path: str, url: str) -> Blocks | OpenFile | None:
     """Open `path` with an fsspec driver for reads at any offset; None if it can only be read from its beginning.
 
     The methods of network drivers are coroutines that run on fsspec's own thread; their names begin with an underscore.
     Raises SourceError, which names `url`, for everything that the driver raises.
     """
-    if not isinstance(file_system, AsyncFileSystem):
+    if not isinstance(driver, AsyncFileSystem):
         with calling_driver(url):
-            plain = open_forwards(file_system, path)
+            plain = open_forwards(driver, path)
             seeks = plain.seekable()
             if not seeks:
                 plain.close()
         return OpenFile(plain, url) if seeks else None
-    with calling_driver(url), file_system.open(path, "rb", cache_type="none") as file:
+    with calling_driver(url), driver.open(path, "rb", cache_type="none") as file:
         try:
             size = _size(file)
             if size > BLOCK_BYTES:
@@ -156,18 +241,31 @@ def open_in_parts(file_system: Any, path: str, url: str) -> Blocks | OpenFile | 
         except ValueError:
             return None
 
+    return Blocks(_fetch_of(driver, path, url), size, url)
+
+
+def _fetch_of(driver: AsyncFileSystem, path: str, url: str) -> Fetch:
     def fetch(start: int, end: int) -> Future[bytes]:
         with calling_driver(url):
-            request = file_system._cat_file(path, start=start, end=end)
-            return asyncio.run_coroutine_threadsafe(request, file_system.loop)
+            request = driver._cat_file(path, start=start, end=end)
+            return asyncio.run_coroutine_threadsafe(request, driver.loop)
 
-    return Blocks(fetch, size, url)
+    return fetch
 
 
-def open_forwards(file_system: Any, path: str) -> Any:
+def is_shared_driver(driver: Any) -> bool:
+    """Whether a new process finds the same driver for a url as this one, with the same options."""
+    options: dict[str, Any] = {}
+    set_conf_env(options)
+    set_conf_files(conf_dir, options)
+    name = f"{type(driver).__module__}.{type(driver).__qualname__}"
+    return name in SHARED_DRIVERS and options == conf
+
+
+def open_forwards(driver: Any, path: str) -> Any:
     """`path` as a file object, which may be unable to seek."""
-    whole = {"block_size": 0} if isinstance(file_system, AsyncFileSystem) else {}
-    return file_system.open(path, "rb", **whole)
+    whole = {"block_size": 0} if isinstance(driver, AsyncFileSystem) else {}
+    return driver.open(path, "rb", **whole)
 
 
 def _size(file: Any) -> int:

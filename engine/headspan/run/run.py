@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from headspan.config import PrecomputeSettings
+from headspan.config import ResolvedSettings
 from headspan.decode.choice import decoder_of
 from headspan.decode.decoder import Decoder
 from headspan.events import Listener
 from headspan.run.encoder import Encoder
+from headspan.run.pinned import pinned
 from headspan.run.planned_sources import PlannedSources
 from headspan.run.progress import ImageProgress
 from headspan.store.write.unit import StoreWriter
@@ -33,7 +35,7 @@ class Run:
     @classmethod
     def of(
         cls,
-        settings: PrecomputeSettings,
+        settings: ResolvedSettings,
         store: StoreWriter,
         encoder: Encoder,
         sources: PlannedSources,
@@ -42,5 +44,9 @@ class Run:
         """The run of `settings`: half of its memory in flight is for decoding, half for images that are decoded."""
         times = StageTimes()
         half = settings.in_flight_bytes // 2
-        decoder = decoder_of(settings, encoder.model.preprocess, half, sources.open, times)
+        device = encoder.device
+        pin = partial(pinned, device) if device.type == "cuda" else None
+        decoder = decoder_of(
+            settings, encoder.model.preprocess, half, sources.open, times, device, encoder.tower.dtype, pin
+        )
         return cls(store, encoder, decoder, settings.batch_size, half, times, ImageProgress(store, on_progress))

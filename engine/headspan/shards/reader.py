@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 from headspan.errors import SourceError
+
+
+class Place(NamedTuple):
+    """Where any process can read a shard's bytes at any offset: a local file, or a url on a server."""
+
+    # As messages name it.
+    url: str
+    # The absolute path of a local file; None for a url.
+    path: str | None
+    size_bytes: int
+    # Of a local file: device, inode, and time of modification in nanoseconds.
+    identity: tuple[int, int, int] | None = None
 
 
 class ShardReader(ABC):
@@ -26,6 +39,15 @@ class ShardReader(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the file, the connection or the command."""
+
+    def start(self, offset: int, size: int) -> Callable[[], bytes]:
+        """Begin to read as `read_up_to` does. Returns a function that waits for the bytes."""
+        data = self.read_up_to(offset, size)
+        return lambda: data
+
+    def place(self) -> Place | None:
+        """Where other processes can read the same bytes; None if only this reader can."""
+        return None
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes at `offset`. Raises SourceError if the shard ends before them."""

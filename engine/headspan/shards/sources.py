@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headspan.io.ranges import Blocks, OpenFile, open_forwards, open_in_parts
+from headspan.errors import SourceError
+from headspan.io.ranges import Blocks, ExactRanges, OpenFile, is_shared_driver, open_exact, open_forwards, open_in_parts
 from headspan.io.retry import LOCAL_ERRORS, TransientError, file_system, is_remote, retry, unreadable
-from headspan.shards.reader import ShardReader
+from headspan.shards.reader import Place, ShardReader
 from headspan.shards.stream import GZIP_MAGIC, Stream
 from headspan.shards.urls import local_path, not_a_file
 
@@ -41,11 +43,41 @@ def open_shard(url: str) -> ShardReader:
         raise unreadable(url, error) from error
 
 
+def open_place(place: Place) -> ShardReader:
+    """A reader of the shard that another process has opened.
+
+    Raises SourceError if the shard cannot be opened, or if its file is not the one that the other process opened.
+    """
+    if place.path is None:
+        return _ExactReader(place.url, open_exact(place.url, place.size_bytes))
+    try:
+        reader = _LocalFile(place.url, os.open(place.path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
+    except LOCAL_ERRORS as error:
+        raise unreadable(place.url, error) from error
+    if reader.place() != place:
+        reader.close()
+        raise SourceError(
+            f"{place.url}: has changed since this run opened it; restore it to continue, or choose another --out"
+        )
+    return reader
+
+
+def read_spool(descriptor: int) -> ShardReader:
+    """A reader of a file that is open already, as a copy of what another process reads. Closing it closes the file."""
+    return _LocalFile("spool", descriptor)
+
+
 class _LocalFile(ShardReader):
     def __init__(self, url: str, descriptor: int) -> None:
         super().__init__(url)
         self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+        self._status = os.fstat(descriptor)
+        self._size = self._status.st_size
+
+    def place(self) -> Place | None:
+        found = self._status
+        path = str(Path(local_path(self.url)).absolute())
+        return Place(self.url, path, self._size, (found.st_dev, found.st_ino, found.st_mtime_ns))
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         if offset > self._size:
@@ -65,9 +97,12 @@ class _LocalFile(ShardReader):
 class _SeekableReader(ShardReader):
     """A remote file that is read at any offset."""
 
-    def __init__(self, url: str, file: Blocks | OpenFile) -> None:
+    def __init__(self, url: str, file: Blocks | OpenFile, shared: bool) -> None:
         super().__init__(url)
-        self._file = file
+        self._file, self._shared = file, shared
+
+    def place(self) -> Place | None:
+        return Place(self.url, None, self._file.size) if self._shared else None
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         if offset > self._file.size:
@@ -82,6 +117,25 @@ class _SeekableReader(ShardReader):
         self._file.close()
 
 
+class _ExactReader(ShardReader):
+    """A remote file, of which only exact ranges are requested."""
+
+    def __init__(self, url: str, file: ExactRanges) -> None:
+        super().__init__(url)
+        self._file = file
+
+    def start(self, offset: int, size: int) -> Callable[[], bytes]:
+        if offset > self._file.size:
+            raise self.truncated(offset, size, self._file.size)
+        return self._file.start(offset, size)
+
+    def read_up_to(self, offset: int, size: int) -> bytes:
+        return self.start(offset, size)()
+
+    def close(self) -> None:
+        """Nothing is open between requests."""
+
+
 class _RetryingReader(ShardReader):
     """A network source. A failed read is retried at the same offset; a failed stream is opened again first."""
 
@@ -92,6 +146,9 @@ class _RetryingReader(ShardReader):
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         return retry(lambda: self._try(offset, size))
+
+    def place(self) -> Place | None:
+        return None if self._reader is None else self._reader.place()
 
     def _try(self, offset: int, size: int) -> bytes:
         if self._reader is None:
@@ -115,7 +172,7 @@ def _open_remote(url: str) -> ShardReader:
     if file is None:
         return Stream(url, lambda: open_forwards(fs, path))
     if file.read(0, 2) != GZIP_MAGIC:
-        return _SeekableReader(url, file)
+        return _SeekableReader(url, file, isinstance(file, Blocks) and is_shared_driver(fs))
     file.close()
     return Stream(url, lambda: fs.open(path, "rb"))
 

@@ -16,6 +16,7 @@ from headspan.errors import StoreError, counted
 from headspan.io.local import LocalStorage
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
+from headspan.store.commit_records import NOT_FINITE
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.schema import (
     dimensions,
@@ -93,7 +94,7 @@ class StoreWriter:
         wanted = set(rows.tolist())
         # Usually there are none, and then nothing is read.
         return [
-            BadImage(sample.row, sample.key, sample.url, "the model's numbers are not finite in 16 bits")
+            BadImage(sample.row, sample.key, sample.url, NOT_FINITE)
             for sample in (self.samples(unit) if wanted else ())
             if sample.row in wanted
         ]

@@ -1,0 +1,111 @@
+"""The decoder that works in processes: it divides the memory in flight and starts a pass over spans.
+
+The launching process does work per span only, so its interpreter is free for the thread that launches kernels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from headspan.config import Preprocess
+from headspan.decode.processes.decoding import Decoding, Pin
+from headspan.decode.processes.messages import WorkerSettings
+from headspan.decode.processes.pool import DEPTH
+from headspan.decode.processes.sources import Sources
+from headspan.shards.reader import ShardReader
+from headspan.shards.samples import SampleSpan
+from headspan.shards.sources import open_shard
+from headspan.timing import StageTimes
+
+# More images in a span save little time of the launching process.
+_SPAN_IMAGES = 32
+# Shares of the memory in flight: an eighth each for the encoded images that workers hold and for those in spools, a
+# quarter for rasters, and half for pixels.
+_ENCODED, _RASTERS, _PIXELS = 8, 4, 2
+# The consumer may hold two batches while it gathers a third.
+_HELD_BATCHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessDecoder:
+    """Decodes spans of samples in processes.
+
+    Encoded bytes, rasters (full size and resized, four bytes per pixel, by the image's header) and pixels stay within
+    `in_flight_bytes` together, but the pixels always have room for three batches and two more spans. Of the images that
+    are larger than the share of their kind, one at a time is processed.
+    """
+
+    # `exact` or `fast`.
+    route: str
+    preprocess: Preprocess
+    in_flight_bytes: int
+    # The images of the batches that the spans are joined to.
+    batch_size: int
+    # Processes that decode; None means one per core but one, and at least one.
+    processes: int | None = None
+    # Opens the shard that a span names.
+    open_source: Callable[[str], ShardReader] = open_shard
+    # Receives the seconds of reading and decoding.
+    times: StageTimes = field(default_factory=StageTimes)
+    # Makes transfers of the pixels to a device fast.
+    pin: Pin | None = None
+
+    @property
+    def image_bytes(self) -> int:
+        """Memory of one image's pixels."""
+        height, width = self.preprocess.size
+        return height * width * 3
+
+    @property
+    def workers(self) -> int:
+        """How many processes decode."""
+        return self.processes or max(1, cores() - 1)
+
+    def span_images(self, batch_size: int) -> int:
+        """How many images a span should have: an equal part of a batch, of at most 32 images, fewer if memory is short.
+
+        Every worker has two spans, and the consumer has others.
+        """
+        spans = 2 * DEPTH * self.workers
+        most = max(1, min(_SPAN_IMAGES, self.in_flight_bytes // _PIXELS // (spans * self.image_bytes)))
+        parts = -(-batch_size // most)
+        return -(-batch_size // parts)
+
+    @property
+    def slots(self) -> int:
+        """How many spans the ring holds."""
+        images = self.span_images(self.batch_size)
+        held = -(-_HELD_BATCHES * self.batch_size // images)
+        return max(held + 2, self.in_flight_bytes // _PIXELS // (images * self.image_bytes))
+
+    def decode(self, spans: Iterable[SampleSpan]) -> Decoding:
+        """Yield the pixels of each span, in the order of `spans`, as views that are valid until they are released.
+
+        A span has at least one sample. It comes in parts if it has more images than `span_images` says, or if only this
+        process can read its source and memory is short. Closing the generator ends the processes.
+
+        Raises SourceError if a shard cannot be read; the spans before the failure are yielded first. Raises
+        HeadspanError if memory or processes cannot be had.
+        """
+        settings = WorkerSettings(
+            worker=0,
+            workers=self.workers,
+            route=self.route,
+            preprocess=self.preprocess,
+            slots=self.slots,
+            slot_images=self.span_images(self.batch_size),
+            encoded_bytes=self.in_flight_bytes // _ENCODED // self.workers,
+            raster_bytes=self.in_flight_bytes // _RASTERS,
+        )
+        return Decoding(
+            spans, settings, Sources(self.open_source), self.times, self.in_flight_bytes // _ENCODED, self.pin
+        )
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,237 @@
+"""One pass over spans: hand them to decoding processes, and yield the decoded ones in order, as views of ring slots.
+
+The thread that runs it works per span; it neither reads nor touches single images, unless only this process can read a
+shard.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from headspan import errors
+from headspan.decode.batches import Batch, DecodedSpan
+from headspan.decode.processes.messages import Run, SpanFailure, SpanRequest, WorkerSettings, cut
+from headspan.decode.processes.pool import Answer, Pool, Worker
+from headspan.decode.processes.ring import Ring
+from headspan.decode.processes.sources import Sources
+from headspan.errors import HeadspanError, SourceError
+from headspan.io.memory import close_file, memory_file
+from headspan.shards.reader import Place
+from headspan.shards.samples import SampleSpan
+from headspan.shards.tar_header import BLOCK_BYTES
+from headspan.timing import StageTimes
+
+# Parts of spans that fit the spools together, so that one is copied while others are decoded.
+_PARTS_IN_SPOOLS = 4
+# Registers memory for fast transfers to a device; returns what undoes it.
+Pin = Callable[[np.ndarray], Callable[[], None]]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Images `start` to `stop` of a span, which a worker decodes into a slot."""
+
+    span: SampleSpan
+    start: int
+    stop: int
+    slot: int
+    spooled_bytes: int
+    answer: Answer | None = None
+
+
+class Decoding(Generator[DecodedSpan, None, None]):
+    """The decoded spans, in order. Closing it ends the processes; so does `interrupt`, from any thread."""
+
+    def __init__(
+        self,
+        spans: Iterable[SampleSpan],
+        settings: WorkerSettings,
+        sources: Sources,
+        times: StageTimes,
+        spool_bytes: int,
+        pin: Pin | None,
+    ) -> None:
+        """`spool_bytes` limits the encoded bytes in spools; an image that is larger is copied alone."""
+        self._spans = iter(spans)
+        self._settings, self._sources, self._times, self._pin = settings, sources, times, pin
+        self._spool_bytes, self._spooled_bytes = spool_bytes, 0
+        self._pool: Pool | None = None
+        self._free = deque(range(settings.slots))
+        self._lent: set[int] = set()
+        # A part of a span that is still to be decoded: where it begins.
+        self._rest: tuple[SampleSpan, int] | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._number = 0
+        self._interrupted = False
+        self._steps = self._run()
+
+    def send(self, value: None) -> DecodedSpan:
+        """The next span."""
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> DecodedSpan:
+        """Raise an exception where the generator waits."""
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._steps.close()
+
+    def interrupt(self) -> None:
+        """Let the thread that waits for the next span end the processes and stop."""
+        self._interrupted = True
+        if self._pool is not None:
+            self._pool.wake()
+
+    def _run(self) -> Generator[DecodedSpan, None, None]:
+        with ExitStack() as stack:
+            stack.callback(self._sources.close)
+            descriptor = memory_file(self._settings.ring_bytes)
+            stack.callback(close_file, descriptor)
+            settings = replace(self._settings, ring=descriptor)
+            ring = Ring(settings)
+            if self._pin:
+                stack.callback(self._pin(ring.memory))
+            self._pool = stack.enter_context(closing(Pool(settings, ring)))
+            yield from self._decoded(self._pool, ring)
+
+    def _decoded(self, pool: Pool, ring: Ring) -> Iterator[DecodedSpan]:
+        order = self._pending
+        failure: HeadspanError | None = None
+        ended = False
+        while not self._interrupted:
+            try:
+                while not ended and self._free and (worker := pool.idlest()) is not None:
+                    if not (ended := not self._has_next()) and not self._give_next(pool, worker):
+                        break
+            except SourceError as error:
+                # The spans before it may complete a unit.
+                failure, ended = error, True
+            if order and (first := next(iter(order.values()))).answer is not None:
+                del order[next(iter(order))]
+                yield self._finished(first, ring)
+                self._collect(pool, wait=False)
+                continue
+            if ended and not order:
+                if failure is not None:
+                    raise failure
+                return
+            ended = self._collect(pool, wait=True) or ended
+
+    def _collect(self, pool: Pool, wait: bool) -> bool:
+        """Note the answers of workers. Returns whether one of them is a failure."""
+        failed = False
+        for answer in pool.collect(wait):
+            pending = self._pending[answer.number]
+            pending.answer = answer
+            self._spooled_bytes -= pending.spooled_bytes
+            failed |= isinstance(answer, SpanFailure)
+        return failed
+
+    def _has_next(self) -> bool:
+        if self._rest is None:
+            span = next(self._spans, None)
+            self._rest = None if span is None else (span, 0)
+        return self._rest is not None
+
+    def _give_next(self, pool: Pool, worker: Worker) -> bool:
+        """Give a worker the next images. Returns False if the spools have no room for them yet."""
+        assert self._rest is not None
+        span, start = self._rest
+        places = [self._sources.place(name) for name, _ in span.runs]
+        runs = tuple(Run(images, place) for (_, images), place in zip(span.runs, places, strict=True))
+        stop, spooled_bytes = min(len(span), start + self._settings.slot_images), 0
+        if None in places:
+            stop, spooled_bytes = self._part(runs, span.sizes, start, stop)
+        if self._spooled_bytes and self._spooled_bytes + spooled_bytes > self._spool_bytes:
+            return False
+        offsets, spool = tuple(span.offsets[start:stop].tolist()), -1
+        if spooled_bytes:
+            spool = worker.free_spool()
+            with self._times.of("reading"):
+                offsets = tuple(self._copied(span, places, start, stop, worker.settings.spools[spool]))
+        sizes = tuple(span.sizes[start:stop].tolist())
+        request = SpanRequest(self._number, self._free.popleft(), cut(runs, start, stop), offsets, sizes, spool)
+        self._pending[self._number] = _Pending(span, start, stop, request.slot, spooled_bytes)
+        self._number += 1
+        self._spooled_bytes += spooled_bytes
+        self._rest = None if stop == len(span) else (span, stop)
+        pool.give(worker, request)
+        return True
+
+    def _part(self, runs: tuple[Run, ...], sizes: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+        """How far the images from `start` to `stop` fit a spool, one at least, and the bytes that they take there."""
+        is_spooled = np.repeat([run.place is None for run in runs], [run.images for run in runs])[start:stop]
+        ends = np.cumsum(np.where(is_spooled, np.maximum(sizes[start:stop], BLOCK_BYTES), 0))
+        images = max(1, int(np.searchsorted(ends, self._spool_bytes // _PARTS_IN_SPOOLS, side="right")))
+        return start + images, int(ends[images - 1])
+
+    def _copied(
+        self, span: SampleSpan, places: list[Place | None], start: int, stop: int, descriptor: int
+    ) -> Iterator[int]:
+        """Copy the images that only this process can read. Yields the offset of every image, in its shard or copy."""
+        begin = position = 0
+        for (name, images), place in zip(span.runs, places, strict=True):
+            part = slice(max(start, begin), min(stop, begin + images))
+            begin += images
+            offsets, sizes = span.offsets[part].tolist(), span.sizes[part].tolist()
+            if place is not None:
+                yield from offsets
+            elif offsets:
+                yield from self._sources.copy(name, zip(offsets, sizes, strict=True), descriptor, position)
+                position += sum(size or BLOCK_BYTES for size in sizes)
+
+    def _finished(self, pending: _Pending, ring: Ring) -> DecodedSpan:
+        """The span of an answer. Raises the error that a worker met."""
+        answer = pending.answer
+        assert answer is not None
+        if isinstance(answer, SpanFailure):
+            raise _error(answer)
+        self._times.add("reading", answer.reading_seconds)
+        self._times.add("decoding", answer.decoding_seconds)
+        span = pending.span
+        rows = span.rows[pending.start : pending.stop]
+        last_row = int(rows[-1])
+        if answer.bad:
+            rows = np.delete(rows, [place for place, _ in answer.bad])
+        return DecodedSpan(
+            Batch(rows, (ring.slots[pending.slot, : len(rows)],), self._lend(pending.slot, len(rows))),
+            tuple(span.bad_image(pending.start + place, reason) for place, reason in answer.bad),
+            last_row,
+            answer.encoded_bytes,
+            answer.crc32c,
+        )
+
+    def _lend(self, slot: int, images: int) -> Callable[[], None]:
+        """Returns what makes the slot free again. A slot without good images is free at once."""
+        if images == 0:
+            self._free.append(slot)
+            return _nothing
+        self._lent.add(slot)
+        return partial(self._take_back, slot)
+
+    def _take_back(self, slot: int) -> None:
+        """Use a slot again. Any thread may call this, also after the end."""
+        assert slot in self._lent, "a batch is released once"
+        self._lent.remove(slot)
+        self._free.append(slot)
+        if self._pool is not None:
+            self._pool.wake()
+
+
+def _nothing() -> None:
+    """A batch without images has nothing to release."""
+
+
+def _error(failure: SpanFailure) -> Exception:
+    kind = getattr(errors, failure.kind, None)
+    if isinstance(kind, type) and issubclass(kind, HeadspanError):
+        return kind(failure.text)
+    return RuntimeError(f"a decoding process failed:\n{failure.text}")

@@ -1,0 +1,98 @@
+"""Memory files: memory that several processes share through an inherited descriptor.
+
+A memory file has no name and is freed with its last descriptor and mapping. It does not depend on the size of
+`/dev/shm`. Where the system has no memory files, it is a temporary file without a name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from jaxtyping import UInt8
+
+from headspan.errors import HeadspanError
+
+_ZEROS = bytes(1 << 20)
+
+
+def memory_file(size: int = 0) -> int:
+    """The descriptor of a new memory file of `size` bytes, all of them reserved.
+
+    Raises HeadspanError if the memory cannot be had. Without the reservation, a process that writes to the memory
+    would end with a bus error.
+    """
+    descriptor = -1
+    try:
+        descriptor = _unnamed_file()
+        _reserve(descriptor, size)
+    except OSError as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise HeadspanError(
+            f"{size / 1e6:,.0f} MB of memory for decoded images cannot be reserved ({error.strerror}); give a smaller "
+            "--in-flight or --batch-size, or free memory"
+        ) from error
+    return descriptor
+
+
+def empty_file(descriptor: int) -> None:
+    """Free the memory of a memory file, and let what is written next begin at its beginning."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def close_file(descriptor: int) -> None:
+    """Close a memory file. Mappings of it stay valid."""
+    os.close(descriptor)
+
+
+def map_shared(descriptor: int, size: int) -> UInt8[np.ndarray, " byte"]:
+    """The first `size` bytes of a memory file, shared with all processes that map it; unmapped with the last view."""
+    return np.frombuffer(mmap.mmap(descriptor, size), np.uint8)
+
+
+@contextmanager
+def locked(descriptor: int, number: int) -> Iterator[None]:
+    """Hold lock `number` of a memory file. The system releases the locks of a process that ends.
+
+    A lock belongs to a process: its threads do not exclude one another.
+    """
+    lock(descriptor, number)
+    try:
+        yield
+    finally:
+        unlock(descriptor, number)
+
+
+def lock(descriptor: int, number: int) -> None:
+    """Wait for lock `number` of a memory file."""
+    fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, number)
+
+
+def unlock(descriptor: int, number: int) -> None:
+    """Release lock `number` of a memory file."""
+    fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, number)
+
+
+def _unnamed_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("headspan", os.MFD_CLOEXEC)
+    descriptor, path = tempfile.mkstemp(prefix="headspan-")
+    os.unlink(path)  # noqa: PTH108
+    return descriptor
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if not size:
+        return
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    for start in range(0, size, len(_ZEROS)):
+        os.pwrite(descriptor, _ZEROS[: size - start], start)
