@@ -2,8 +2,8 @@
 
 Both decoders run alternately in one thread. The thread's processor time is measured, so other load does not count. Then
 one and two worker processes decode the pictures from shards, by turns, as for a tower on a GPU; their start is not
-counted. The pictures are smooth colours with some noise, 500 × 375 at quality 90, or those of the shards that HEADSPAN_PHOTOS names;
-the line says which.
+counted. The pictures are smooth colours with some noise, 500 × 375 at quality 90, or those of the shards that
+HEADSPAN_PHOTOS names; the line says which.
 """
 
 from __future__ import annotations

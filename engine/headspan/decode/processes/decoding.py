@@ -91,6 +91,9 @@ class Decoding(Generator[DecodedSpan, None, None]):
             self._pool.wake()
 
     def _run(self) -> Generator[DecodedSpan, None, None]:
+        if not self._has_next():
+            # Without spans, neither memory nor processes are needed.
+            return
         with ExitStack() as stack:
             stack.callback(self._sources.close)
             descriptor = memory_file(self._settings.ring_bytes)
