@@ -44,7 +44,7 @@ def run(toy: bool) -> dict[str, Any]:
     """Images a second of each decoder, and the difference of their pixels in grey levels."""
     photos = "" if toy else os.environ.get("HEADSPAN_PHOTOS", "")
     pictures = _photographs(photos) if photos else [_picture(seed) for seed in range(3 if toy else 48)]
-    routes = {name: route(name) for name in DECODERS}
+    routes = {name: route(name) for name in DECODERS if name != "gpu"}
     preprocess = Preprocess()
     spent: dict[str, list[float]] = {name: [] for name in routes}
     pixels: dict[str, list[np.ndarray]] = {}

@@ -24,6 +24,7 @@ from benchmarks.pictures import photo_like, write_shards
 from headspan.config import PrecomputeSettings
 from headspan.decode.batches import Batch, rebatch
 from headspan.decode.choice import decoder_of
+from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
 from headspan.run.precompute import precompute
 from headspan.shards.plan import list_samples
@@ -59,8 +60,9 @@ def run(toy: bool) -> dict[str, Any]:
 
 
 def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]:
-    settings = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
-    encoder = prepare(settings)
+    given = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
+    encoder = prepare(given)
+    settings = resolved(given, encoder)
     notes: list[BadImage] = []
     samples: list[Sample] = []
     for _, found in list_samples(stored_names(expand(settings.shards)), on_note=notes.append):

@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import gpu
-from headspan_kernels import fused, reference
-from headspan_kernels.attention import attention_emit_cut, candidates
+from headspan_kernels import attention, fused, moments, reference
 
 # Three roundings to bf16, 2⁻⁸ each at most: weights, results, and inputs cast; sums of moments are float64.
 TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float64: 1e-10}
-# Seconds reserved for the tower, which is measured after the ops; peers are compiled only while more is left.
-RESERVE_SECONDS = 200.0
+# Seconds reserved for the tower and for `precompute`, which follow; peers are compiled only while more is left.
+RESERVE_SECONDS = 300.0
 _BF16 = torch.bfloat16
 
 
@@ -37,12 +36,14 @@ class Case:
     flops: float
     # Whether its products are float64.
     exactly: bool = False
+    # Whether the reference is compiled too; a loop over the images of a batch would take minutes.
+    compiles: bool = True
     # Other PyTorch functions for the same work, each with its arguments.
-    peers: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = field(default_factory=dict)
+    peers: dict[str, tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=dict)
 
 
 def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """A row for each op: its error if it is wrong, and its time beside its peers'; and attention's time by blocks."""
+    """A row for each op: its error if it is wrong, and its time beside its peers'; and two ops' times by their cuts."""
     checks = {case.name: gpu.or_why_not(lambda case=case: {"error": error(case)}) for case in cases(3)}  # type: ignore[misc]
     work = cases(gpu.SIZES.batch)
     rows, wrong = {}, []
@@ -52,12 +53,37 @@ def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
         fault = row.get("wrong", row["fused"].get("failed"))
         if fault is not None:
             wrong.append(f"{case.name}: {fault}")
-    attention = next(case for case in work if case.op == "attention_emit" and case.arguments[3]).arguments
+    with_patches = next(case for case in work if case.op == "attention_emit" and case.arguments[3]).arguments
     cuts = {
-        str(tuple(cut)): timed(attention_emit_cut, (cut, *attention)) for cut in candidates(gpu.SIZES.head_dim, _BF16)
+        "attention_cuts": {
+            str(tuple(cut)): timed(attention.attention_emit_cut, (cut, *with_patches))
+            for cut in attention.candidates(gpu.SIZES.head_dim, _BF16)
+        },
+        "moments_cuts": moments_cuts(next(case for case in work if case.op == "add_moments").arguments),
     }
-    gpu.say("attention_emit, heads and patches, by cut", cuts)
-    return {"batch": gpu.SIZES.batch, "rows": rows, "attention_cuts": cuts, "wrong": wrong}
+    for name, found in cuts.items():
+        gpu.say(name, found)
+    return {"batch": gpu.SIZES.batch, "rows": rows, **cuts, "wrong": wrong}
+
+
+def moments_cuts(arguments: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
+    """The time of `add_moments` with each of its tiles; tiles whose results differ from the first ones' fail."""
+    heads, scale, mean_and_bias, total, gram = arguments
+    kept: list[Tensor] = []
+
+    def checked(cut: moments.Tiles) -> dict[str, Any]:
+        found = (torch.zeros_like(total), torch.zeros_like(gram))
+        moments.add_moments_cut(cut, heads, scale, mean_and_bias, found[0], found[1])
+        kept.extend(found[: 2 - len(kept)])
+        errors = [gpu.relative_error(got, want) for got, want in zip(found, kept, strict=True)]
+        if not max(errors) <= TOLERANCE[torch.float64]:
+            return {"failed": f"differs from the first by {max(errors):.1e}"}
+        return gpu.milliseconds(lambda: moments.add_moments_cut(cut, heads, scale, mean_and_bias, total, gram))
+
+    return {
+        str(tuple(cut)): gpu.or_why_not(lambda cut=cut: checked(cut))  # type: ignore[misc]
+        for cut in moments.candidates(gpu.SIZES.head_dim)
+    }
 
 
 def error(case: Case) -> float:
@@ -91,7 +117,7 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
     own = (getattr(reference, case.op), case.arguments)
     for name, (work, arguments) in {"reference": own, **case.peers}.items():
         row[name] = timed(work, arguments)
-        if left() > RESERVE_SECONDS:
+        if left() > RESERVE_SECONDS and (case.compiles or name != "reference"):
             row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
     ours = row["fused"].get("ms")
     best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
@@ -117,20 +143,47 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
     }
 
 
-def interpolated(pixels: Tensor, size: tuple[int, int], shift: Tensor, spread: Tensor) -> Tensor:
-    """`preprocess` by PyTorch's antialiased resize, which does not round to grey levels."""
-    (height, width), (top, left) = reference.resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
-    levels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    levels = F.interpolate(levels, (height, width), mode="bicubic", antialias=True)
-    return (levels[:, :, top : top + size[0], left : left + size[1]].clamp(0, 255) - shift) / spread
+def interpolated(
+    pixels: Tensor, where: reference.Placed, size: tuple[int, int], shift: Tensor, spread: Tensor
+) -> Tensor:
+    """`preprocess` of images of one size by PyTorch's antialiased resize, which does not round to grey levels."""
+    levels = F.interpolate(pixels.float(), (where.height, where.width), mode="bicubic", antialias=True)
+    kept = levels[:, :, where.top : where.top + size[0], where.left : where.left + size[1]]
+    return (kept.clamp(0, 255) - shift) / spread
 
 
-def pixels_read(photo: tuple[int, int], size: tuple[int, int]) -> int:
+def batched_product(heads: Tensor, scale: Tensor, mean_and_bias: Tensor, total: Tensor, gram: Tensor) -> None:
+    """`add_moments` as one float64 product per head of rows that are padded to a multiple of 8.
+
+    A column of ones gives the sum; heads are read where they are, without a transposed copy.
+    """
+    _, layers, count, _ = heads.shape
+    size = gram.shape[-1]
+    padding = -(size + 1) % 8
+    used = scale != 0
+    terms = torch.where(used[:, None], F.pad(mean_and_bias, (0, 1), value=1.0), 0.0)
+    scaled = torch.where(used[:, None, None, None], heads.double() * scale[:, None, None, None], 0.0)
+    beside = F.pad(terms, (0, padding))[:, None, None].expand(-1, layers, count, -1)
+    rows = torch.cat([scaled, beside], dim=-1).flatten(1, 2).transpose(0, 1)
+    products = torch.bmm(rows.transpose(1, 2), rows)
+    total += products[:, size, :size].view_as(total)
+    gram += products[:, :size, :size].view_as(gram)
+
+
+def cropped(photo: tuple[int, int], side: int) -> reference.Placed:
+    """A photograph with its short side resized to `side`, of which the square in the middle is kept."""
+    long = int(side * max(photo) / min(photo))
+    height, width = (long, side) if photo[1] <= photo[0] else (side, long)
+    return reference.Placed(height, width, (height - side) // 2, (width - side) // 2)
+
+
+def pixels_read(photo: tuple[int, int], side: int) -> int:
     """Source pixels of a photograph that its crop needs."""
+    where = cropped(photo, side)
     count = 1
-    for source, target, first, kept in zip(photo, *reference.resize_and_crop(photo, size), size, strict=True):
-        starts, weights = reference.bicubic_taps(source, target)
-        count *= min(int(starts[first + kept - 1]) + weights.shape[1], source) - int(starts[first])
+    for source, target, first in ((photo[0], where.height, where.top), (photo[1], where.width, where.left)):
+        starts, weights = reference.taps(source, target, "bicubic")
+        count *= min(int(starts[first + side - 1]) + weights.shape[1], source) - int(starts[first])
     return count
 
 
@@ -148,7 +201,8 @@ def cases(batch: int) -> list[Case]:
     own = size.head_dim + 3
     total = torch.zeros(size.layers, size.heads, own, dtype=torch.float64, device=gpu.DEVICE)
     gram = torch.zeros(size.layers, size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
-    photos = torch.randint(0, 256, (batch, *size.photo, 3), dtype=torch.uint8, device=gpu.DEVICE)
+    photos = torch.randint(0, 256, (batch, 3, *size.photo), dtype=torch.uint8, device=gpu.DEVICE)
+    where = cropped(size.photo, size.pixels)
     square, mean, std = (size.pixels, size.pixels), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     levels = [255 * torch.tensor(value, device=gpu.DEVICE)[:, None, None] for value in (mean, std)]
     one_row = (qkv[:, 0, : size.width].contiguous(), qkv[:, :, size.width :].contiguous(), size.heads)
@@ -185,14 +239,16 @@ def cases(batch: int) -> list[Case]:
             # The whole Gram matrix, as a matrix product makes it.
             2 * batch * gram.numel(),
             exactly=True,
+            peers={"batched product": (batched_product, (heads, scale.double(), mean_and_bias.double(), total, gram))},
         ),
         Case(
             "preprocess",
             "preprocess",
-            (photos, square, mean, std, torch.float32),
-            3 * batch * (pixels_read(size.photo, square) + 4 * size.pixels**2),
+            (list(photos), [where] * batch, square, mean, std, torch.float32),
+            3 * batch * (pixels_read(size.photo, size.pixels) + 4 * size.pixels**2),
             0,
-            peers={"F.interpolate": (interpolated, (photos, square, *levels))},
+            compiles=False,
+            peers={"F.interpolate": (interpolated, (photos, where, square, *levels))},
         ),
     ]
 

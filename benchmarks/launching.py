@@ -24,9 +24,12 @@ from headspan.config import PrecomputeSettings
 from headspan.decode import choice
 from headspan.decode.batches import Batch, DecodedSpan, rebatch
 from headspan.decompose.contributions import Contributions, contributions
+from headspan.events import ignore
 from headspan.model.tower import PooledRow
 from headspan.run import precompute as pipeline
+from headspan.run.defaults import resolved
 from headspan.run.encoder import Encoder, prepare
+from headspan.run.plan_ahead import begun_plan
 from headspan.run.planning import open_planned
 from headspan.shards.urls import expand, stored_names
 
@@ -69,7 +72,9 @@ def launching_microseconds(model: dict[str, Any], folder: Path, images: int) -> 
     settings = PrecomputeSettings.from_dict(values)
     real = prepare(settings)
     encoder = InstantEncoder(**{field.name: getattr(real, field.name) for field in fields(Encoder)})
-    open_planned(settings, stored_names(expand(settings.shards)), encoder, lambda progress: None)
+    urls = stored_names(expand(settings.shards))
+    with begun_plan(Path(settings.out), urls, values["unit_images"], settings.member_names) as plan:
+        open_planned(resolved(settings, real), urls, encoder, plan, ignore)
     with _as_on_a_gpu(encoder):
         began = _cpu_seconds()
         done = pipeline.precompute(settings)

@@ -6,8 +6,8 @@ Triton or knows a model, a file or a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -171,58 +171,85 @@ def add_moments(
     gram.view(layers * count, size, size).baddbmm_(columns.transpose(1, 2), columns)
 
 
+class Placed(NamedTuple):
+    """How an image becomes the model's input: resized to `height` and `width`, then cropped or padded.
+
+    `top` and `left` are where in the resized image the input begins; they are negative where it is padded.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    # Rows are resampled before columns, as Pillow 13 does in tall images; otherwise columns are first.
+    rows_first: bool = False
+
+
 def preprocess(
-    pixels: UInt8[Tensor, "batch height width 3"],
+    images: Sequence[UInt8[Tensor, "_ _ _"]],
+    placed: Sequence[Placed],
     size: tuple[int, int],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     dtype: torch.dtype,
+    mode: str = "bicubic",
+    fill: int = 0,
 ) -> Float[Tensor, "batch 3 out_height out_width"]:
-    """Antialiased bicubic resize of the short side, centre crop to `size`, and the model's normalisation.
+    """Antialiased resize, crop or padding to `size` with the grey level `fill`, and the model's normalisation.
 
-    Pillow's arithmetic: columns first, rounded to grey levels, then rows, rounded again; sums are float32. Pillow 13
-    resizes rows first in tall images, where it differs by one or two grey levels.
+    Images are `[channel, height, width]`, with one channel or three, of any strides. `mode` is bicubic or bilinear. The
+    arithmetic is Pillow's: each of the two passes rounds to grey levels; sums are float32.
     """
-    (height, width), (top, left) = resize_and_crop((pixels.shape[1], pixels.shape[2]), size)
-    levels = pixels.float()
-    for axis, target, first, count in ((2, width, left, size[1]), (1, height, top, size[0])):
-        starts, weights = bicubic_taps(pixels.shape[axis], target)
-        places = starts[first : first + count, None] + torch.arange(weights.shape[1])
-        places = places.clamp(max=pixels.shape[axis] - 1).to(pixels.device)
+    levels = torch.stack([_render(image, where, size, mode, fill) for image, where in zip(images, placed, strict=True)])
+    scale = 255 * torch.tensor(std, device=levels.device)
+    shift = 255 * torch.tensor(mean, device=levels.device)
+    return ((levels - shift[:, None, None]) / scale[:, None, None]).to(dtype)
+
+
+def _render(image: Tensor, where: Placed, size: tuple[int, int], mode: str, fill: int) -> Float32[Tensor, "3 _ _"]:
+    """The resized and cropped or padded grey levels of one image."""
+    levels = image.float()
+    offsets = ((2, where.width, where.left, size[1]), (1, where.height, where.top, size[0]))
+    passes = [(axis, target, max(offset, 0), min(offset + side, target)) for axis, target, offset, side in offsets]
+    for axis, target, first, end in reversed(passes) if where.rows_first else passes:
+        starts, weights = taps(levels.shape[axis], target, mode)
+        places = starts[first:end, None] + torch.arange(weights.shape[1])
+        places = places.clamp(max=levels.shape[axis] - 1).to(levels.device)
         taken = levels.index_select(axis, places.flatten()).unflatten(axis, places.shape)
         shape = [1] * taken.ndim
         shape[axis : axis + 2] = places.shape
-        weighted = taken * weights[first : first + count].to(pixels.device).view(shape)
+        weighted = taken * weights[first:end].to(levels.device).view(shape)
         levels = (weighted.sum(dim=axis + 1) + 0.5).floor().clamp(0, 255)
-    scale = 255 * torch.tensor(std, device=pixels.device)
-    shift = 255 * torch.tensor(mean, device=pixels.device)
-    return ((levels - shift) / scale).permute(0, 3, 1, 2).to(dtype)
+    beside, above = max(-where.left, 0), max(-where.top, 0)
+    padding = (beside, size[1] - beside - levels.shape[2], above, size[0] - above - levels.shape[1])
+    return F.pad(levels, padding, value=fill).expand(3, -1, -1)
 
 
-def resize_and_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width after resizing the short side to the square `target`'s, the long side rounded down; and the top
-    and left of the centre crop."""
-    long = int(target[0] * max(source) / min(source))
-    height, width = (long, target[1]) if source[1] <= source[0] else (target[0], long)
-    return (height, width), (round((height - target[0]) / 2), round((width - target[1]) / 2))
+# Half the width of a filter, in source pixels where the image is not made smaller.
+SUPPORT = {"bicubic": 2, "bilinear": 1}
 
 
-@cache
-def bicubic_taps(source: int, target: int) -> tuple[Int32[Tensor, " target"], Float32[Tensor, "target tap"]]:
+@lru_cache(maxsize=1024)
+def taps(source: int, target: int, mode: str) -> tuple[Int32[Tensor, " target"], Float32[Tensor, "target tap"]]:
     """For every target pixel its first source pixel and the weights from there on, padded with zeros.
 
-    As Pillow's `precompute_coeffs` with its bicubic kernel (a = -1/2), stretched by the ratio if that is above 1.
+    As Pillow's `precompute_coeffs`; its bicubic kernel has a = -1/2. Filters are stretched by the ratio if that is
+    above 1.
     """
     ratio = source / target
-    stretch = max(ratio, 1.0)
+    support = SUPPORT[mode] * max(ratio, 1.0)
     centres = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio
-    starts = (centres - 2 * stretch + 0.5).clamp(min=0).floor()
-    ends = (centres + 2 * stretch + 0.5).floor().clamp(max=source)
+    starts = (centres - support + 0.5).clamp(min=0).floor()
+    ends = (centres + support + 0.5).floor().clamp(max=source)
     places = starts[:, None] + torch.arange(int((ends - starts).max()), dtype=torch.float64)
-    x = ((places - centres[:, None] + 0.5) / stretch).abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0)) * (places < ends[:, None])
+    x = ((places - centres[:, None] + 0.5) / max(ratio, 1.0)).abs()
+    if mode == "bilinear":
+        weights = (1 - x).clamp(min=0)
+    else:
+        near = (1.5 * x - 2.5) * x * x + 1
+        far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    weights = weights * (places < ends[:, None])
     return starts.int(), (weights / weights.sum(dim=1, keepdim=True)).float()
 
 

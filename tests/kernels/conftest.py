@@ -42,9 +42,15 @@ def nothing_is_zero_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def addressed() -> list[torch.Tensor]:
+    """Tensors whose addresses a test passes as numbers: the emulated GPU must know that they are memory."""
+    return []
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, addressed: list[torch.Tensor]) -> None:
     """Let Triton's ops run in this process; a parameter selects an architecture other than sm_90."""
-    worlds.enter(monkeypatch, getattr(request, "param", 90))
+    worlds.enter(monkeypatch, getattr(request, "param", 90), addressed)
 
 
 @pytest.fixture

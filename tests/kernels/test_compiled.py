@@ -28,7 +28,7 @@ if reason := why_not_compiled():
 
 from triton import knobs
 
-from headspan_kernels import fused
+from headspan_kernels import fused, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.kernels.compiling import hand_launches_on
 
@@ -115,7 +115,7 @@ def run_tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) 
     whole.forward(meta(3, 3, 224, 224), (0, 1), with_patches=True, patches_dtype=torch.float16)
 
 
-def add_moments(head_dim: int) -> None:
+def add_moments(head_dim: int, cuts: int = 1) -> None:
     size, double = head_dim + 3, torch.float64
     scale, mean_and_bias = meta(3, dtype=double), meta(3, 3, dtype=double)
     heads, total, gram = (
@@ -123,12 +123,15 @@ def add_moments(head_dim: int) -> None:
         meta(4, 16, size, dtype=double),
         meta(4, 16, size, size, dtype=double),
     )
-    fused.add_moments(heads, scale, mean_and_bias, total, gram)
+    for cut in moments.candidates(head_dim)[:cuts]:
+        moments.add_moments_cut(cut, heads, scale, mean_and_bias, total, gram)
 
 
 def preprocess() -> None:
-    pixels = meta(3, 480, 640, 3, dtype=torch.uint8)
-    fused.preprocess(pixels, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16)
+    images = [meta(3, 480, 640, dtype=torch.uint8), meta(1, 1, 2, dtype=torch.uint8)]
+    placed = [reference.Placed(224, 298, 0, 37), reference.Placed(224, 224, 0, 0, rows_first=True)]
+    for mode in reference.SUPPORT:
+        fused.preprocess(images, placed, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16, mode)
 
 
 def registers_of(name: str, launcher: Launcher, folder: Path) -> int:
@@ -202,4 +205,5 @@ def test_every_block_size_that_a_benchmark_tries_fits_the_gpu(
 ) -> None:
     for cut in candidates(head_dim, BF16)[1:]:
         attention_emit_cut(cut, meta(3, 257, 3 * 16 * head_dim, dtype=BF16), 16, None, True)
+    add_moments(head_dim, cuts=6)
     check(launcher, tmp_path)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from headspan_kernels import ops, reference
+from headspan_kernels.reference import Placed
 from tests import tolerances
 from tests.tolerances import relative_error
 
@@ -255,35 +256,63 @@ def test_patches_are_written_to_the_callers_tensor_in_its_type(pooling: torch.Te
     assert room[:, 0].isnan().all()
 
 
-def preprocess_by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Grey levels after torchvision's arithmetic of sizes and Pillow's resize and crop, columns before rows.
-
-    Two separate calls, since Pillow 13 resizes rows first in tall images, which changes noise by one or two levels.
-    """
-    rendered = []
-    for image in pixels:
-        height, width = image.shape[:2]
-        long = int(size * max(height, width) / min(height, width))
-        shape = (size, long) if width <= height else (long, size)
-        narrowed = Image.fromarray(image).resize((shape[0], height), Image.Resampling.BICUBIC)
-        resized = narrowed.resize(shape, Image.Resampling.BICUBIC)
-        left, top = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
-        rendered.append(np.asarray(resized.crop((left, top, left + size, top + size))))
-    return np.stack(rendered).astype(np.float64)
+# For the kernel's tests too: one row of sizes each, resized to 16 by 11 in several ways.
+SOURCES = [(37, 53), (11, 9), (16, 11), (16, 41), (90, 20), (150, 97), (1, 1), (2, 70), (200, 3)]
+SIZE, MEAN, STD = (16, 11), (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "size"), [(37, 53, 16), (11, 9, 16), (16, 16, 16), (300, 257, 24), (90, 20, 7)]
-)
-def test_preprocessing_equals_pillows_within_one_grey_level(height: int, width: int, size: int) -> None:
-    pixels = np.random.default_rng(height).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
-    found = reference.preprocess(torch.from_numpy(pixels), (size, size), mean, std, torch.float32)
-    grey = found.permute(0, 2, 3, 1).double().numpy() * std * 255 + np.array(mean) * 255
-    differences = np.abs(grey - preprocess_by_pillow(pixels, size))
-    assert differences.max() < 1.001
+def ways_to_place(height: int, width: int) -> dict[str, Placed]:
+    """An image's sizes and places: short side to the target and cropped, long side and padded, and squashed."""
+    ways = {"squash": Placed(*SIZE, 0, 0)}
+    for name, choose in (("crop", min), ("pad", max)):
+        ratio = choose(height / SIZE[0], width / SIZE[1])
+        resized = max(round(height / ratio), 1), max(round(width / ratio), 1)
+        ways[name] = Placed(*resized, *((side - size) // 2 for side, size in zip(resized, SIZE, strict=True)))
+    # An odd corner, and neither side as large as the input.
+    ways["corner"] = Placed(23, 19, 7, 1)
+    ways["small"] = Placed(5, 7, -3, -2)
+    return ways
+
+
+def by_pillow(image: torch.Tensor, where: Placed, mode: str, fill: int) -> np.ndarray:
+    """Grey levels after Pillow's resize, one axis at a time, and its crop, which pads with zeros."""
+    picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
+    sizes = [(where.width, picture.height), (where.width, where.height)]
+    if where.rows_first:
+        sizes[0] = (picture.width, where.height)
+    for size in sizes:
+        picture = picture.resize(size, Image.Resampling[mode.upper()])
+    whole = Image.new("RGB", SIZE[::-1], (fill,) * 3)
+    whole.paste(picture, (-where.left, -where.top))
+    return np.asarray(whole).astype(np.float64)
+
+
+def levels_of(normalised: torch.Tensor) -> np.ndarray:
+    """Grey levels of the model's input, `[batch, height, width, 3]`."""
+    return normalised.cpu().permute(0, 2, 3, 1).double().numpy() * STD * 255 + np.array(MEAN) * 255
+
+
+def noise(random: torch.Generator, number: int, height: int, width: int) -> torch.Tensor:
+    """An image of noise: every third has one channel, and every other is stored pixel by pixel."""
+    image = torch.randint(0, 256, (3, height, width), generator=random, dtype=torch.uint8)
+    if number % 3 == 0:
+        return image[:1].clone()
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if number % 2 else image
+
+
+@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("way", ["squash", "crop", "pad", "corner", "small"])
+def test_preprocessing_equals_pillows_within_one_grey_level(
+    random: torch.Generator, way: str, mode: str, rows_first: bool
+) -> None:
+    images = [noise(random, number, *size) for number, size in enumerate(SOURCES)]
+    placed = [ways_to_place(*size)[way]._replace(rows_first=rows_first) for size in SOURCES]
+    found = levels_of(reference.preprocess(images, placed, SIZE, MEAN, STD, torch.float32, mode, 99))
+    wanted = np.stack([by_pillow(image, where, mode, 99) for image, where in zip(images, placed, strict=True)])
+    assert np.abs(found - wanted).max() < 1.001
     # Rounding rarely moves a pixel to the next level.
-    assert differences.mean() < 0.01
+    assert np.abs(found - wanted).mean() < 0.01
 
 
 def test_every_device_has_ops_of_the_same_names_and_parameters() -> None:

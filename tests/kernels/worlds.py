@@ -7,18 +7,23 @@ names the seed. With TRITON_INTERPRET=1, which Triton reads when it is imported,
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from packaging.version import Version
 
 from tests.kernels import tritons
 
 
-def enter(monkeypatch: pytest.MonkeyPatch, architecture: int) -> None:
-    """Let launches run here, or skip the test if this process cannot run them."""
+def enter(monkeypatch: pytest.MonkeyPatch, architecture: int, addressed: Sequence[torch.Tensor] = ()) -> None:
+    """Let launches run here, or skip the test if this process cannot run them.
+
+    `addressed` are tensors whose addresses kernels receive as numbers; it may be filled later.
+    """
     if architecture != 90 and (tritons.INTERPRETED or tritons.ON_GPU):
         pytest.skip("only the emulator has another architecture")
     if tritons.INTERPRETED:
@@ -39,7 +44,9 @@ def enter(monkeypatch: pytest.MonkeyPatch, architecture: int) -> None:
     print("emulator's seed", seed)
     choices = Random(seed)
     hand_launches_on(
-        monkeypatch, architecture, lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices)
+        monkeypatch,
+        architecture,
+        lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices, addressed),
     )
 
 

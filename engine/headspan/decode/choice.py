@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
-from headspan.config import PrecomputeSettings, Preprocess
+import torch
+
+from headspan.config import Preprocess, ResolvedSettings
 from headspan.decode.decoder import Decoder
+from headspan.decode.gpu.nvjpeg import DecodeJpegs, torchvision_on
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.processes.decoding import Pin
 from headspan.decode.routes import route
@@ -13,27 +17,45 @@ from headspan.decode.threads import ThreadDecoder
 from headspan.shards.reader import ShardReader
 from headspan.timing import StageTimes
 
+CPU = torch.device("cpu")
+
 
 def decoder_of(
-    settings: PrecomputeSettings,
+    settings: ResolvedSettings,
     preprocess: Preprocess,
     in_flight_bytes: int,
     open_source: Callable[[str], ShardReader],
     times: StageTimes,
-    device: str = "cpu",
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
     pin: Pin | None = None,
 ) -> Decoder:
-    """The decoder for `settings` and a tower on a `device` of that type, which opens shards with `open_source`.
+    """The decoder for `settings` and a tower of `dtype` on `device`, which opens shards with `open_source`.
 
     On a CPU, threads decode within `in_flight_bytes`: in processes each worker would import torch, and nothing else
     needs the interpreter. On a GPU, processes decode, since threads would take the interpreter from the thread that
     launches kernels. They keep within all of the settings' memory in flight, because images that wait for the model
-    stay in the decoder's memory; `pin` makes that memory fast for transfers.
+    stay in the decoder's memory; `pin` makes that memory fast for transfers. With `--decode gpu` the GPU itself
+    decodes, which takes little of this process, so threads read and launch.
 
-    Raises SettingsError if the library of the route cannot be loaded.
+    Raises SettingsError if the images cannot be decoded in that way here.
     """
     pixel_route = route(settings.decode)
-    if uses_processes(device):
+    if settings.decode == "gpu":
+        # Imported here, since it needs simplejpeg.
+        from headspan.decode.gpu.decoder import GpuDecoder
+
+        return GpuDecoder(
+            jpegs_on(device),
+            preprocess,
+            device,
+            dtype,
+            settings.in_flight_bytes,
+            settings.workers,
+            open_source,
+            times,
+        )
+    if uses_processes(device.type):
         return ProcessDecoder(
             settings.decode,
             preprocess,
@@ -45,6 +67,19 @@ def decoder_of(
             pin,
         )
     return ThreadDecoder(pixel_route, preprocess, in_flight_bytes, settings.workers, open_source, times)
+
+
+def check_decoding(name: str, device: torch.device) -> None:
+    """Raise SettingsError if images cannot be decoded in the way called `name` for a tower on `device`."""
+    route(name)
+    if name == "gpu":
+        jpegs_on(device)
+
+
+@cache
+def jpegs_on(device: torch.device) -> DecodeJpegs:
+    """What decodes JPEGs on `device`, tried once. Raises SettingsError if nothing does."""
+    return torchvision_on(device)
 
 
 def uses_processes(device: str) -> bool:

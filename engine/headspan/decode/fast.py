@@ -53,14 +53,19 @@ def _decoded(encoded: bytes, image: Image.Image) -> UInt8[np.ndarray, "height wi
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
 
 
+def rows_first(height: int, width: int, new_height: int, new_width: int) -> bool:
+    """Whether Pillow changes the number of rows before that of columns: since version 13, if it shrinks most."""
+    return _PILLOW >= 13 and height > new_height and height - new_height > 2 * (width - new_width)
+
+
 def _resize(
     pixels: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], mode: str
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """PIL's resize, which rounds to whole grey levels after each of its two passes, along rows and along columns."""
     (height, width), (new_height, new_width) = pixels.shape[:2], size
     steps = [size]
-    # torch filters along rows first. Since version 13, Pillow filters along columns first if the height shrinks most.
-    if _PILLOW >= 13 and height > new_height and height - new_height > 2 * (width - new_width):
+    # torch changes the width first.
+    if rows_first(height, width, new_height, new_width):
         steps = [(new_height, width), size]
     # The batch axis is added before the permutation: otherwise torch does not recognise that the colours of a pixel are
     # contiguous, and copies them.

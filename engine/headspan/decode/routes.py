@@ -18,15 +18,18 @@ Route = Callable[[bytes, Image.Image, Preprocess, UInt8[np.ndarray, "height widt
 
 
 def route(name: str) -> Route:
-    """The route called `exact` or `fast`. Raises SettingsError if its library cannot be loaded."""
+    """The route of the host called `exact` or `fast`; `gpu` takes `fast` for what a GPU does not decode.
+
+    Raises SettingsError if its library cannot be loaded.
+    """
     if name == "exact":
         return fill_exact
     try:
-        # Imported here, since only `fast` needs torch and simplejpeg.
+        # Imported here, since `exact` needs neither torch nor simplejpeg.
         from headspan.decode.fast import fill_fast
     except ImportError as error:
         raise SettingsError(
-            f"--decode fast needs simplejpeg, which cannot be loaded here ({one_line(error)}); pip install simplejpeg, "
-            "or give --decode exact"
+            f"--decode {name} needs simplejpeg, which cannot be loaded here ({one_line(error)}); pip install "
+            "simplejpeg, or give --decode exact"
         ) from error
     return fill_fast

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from headspan.config import PrecomputeSettings
+from headspan.config import ResolvedSettings
 from headspan.decode.choice import decoder_of
 from headspan.decode.decoder import Decoder
 from headspan.events import Listener
@@ -35,7 +35,7 @@ class Run:
     @classmethod
     def of(
         cls,
-        settings: PrecomputeSettings,
+        settings: ResolvedSettings,
         store: StoreWriter,
         encoder: Encoder,
         sources: PlannedSources,
@@ -46,5 +46,7 @@ class Run:
         half = settings.in_flight_bytes // 2
         device = encoder.device
         pin = partial(pinned, device) if device.type == "cuda" else None
-        decoder = decoder_of(settings, encoder.model.preprocess, half, sources.open, times, device.type, pin)
+        decoder = decoder_of(
+            settings, encoder.model.preprocess, half, sources.open, times, device, encoder.tower.dtype, pin
+        )
         return cls(store, encoder, decoder, settings.batch_size, half, times, ImageProgress(store, on_progress))

@@ -73,6 +73,7 @@ def _shifted(shift: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[
 
 
 OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
+    "abs": np.abs,
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,

@@ -16,11 +16,20 @@ from tests.kernels.emulator.program import parse
 from tests.kernels.emulator.warp import Around, Block, Warp
 
 
-def run(binary: Any, arguments: dict[str, Any], grid: Sequence[int], random: Random) -> None:
-    """Run a compiled kernel, its programs in random order; `arguments` are by parameter name. Raises Fault."""
+def run(
+    binary: Any,
+    arguments: dict[str, Any],
+    grid: Sequence[int],
+    random: Random,
+    addressed: Sequence[torch.Tensor] = (),
+) -> None:
+    """Run a compiled kernel, its programs in random order; `arguments` are by parameter name. Raises Fault.
+
+    Kernels may access the memory of tensor arguments and of `addressed`, whose addresses they find in other arguments.
+    """
     program = parse(binary.asm["ptx"])
     given = [arguments[name] for name, kind in binary.src.signature.items() if kind != "constexpr"]
-    memory = GlobalMemory(_pieces([value for value in given if isinstance(value, torch.Tensor)]))
+    memory = GlobalMemory(_pieces([*(value for value in given if isinstance(value, torch.Tensor)), *addressed]))
     # The parameters after the arguments are scratch areas, which are empty.
     bits = [_bits(value) for value in given] + [0] * (len(program.parameters) - len(given))
     parameters = dict(zip(program.parameters, bits, strict=True))

@@ -1,0 +1,124 @@
+"""Cut spans into pieces that fit the memory in flight, and read the encoded images of a piece in few reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import google_crc32c
+import numpy as np
+from jaxtyping import Int64
+
+from headspan.decode.processes.reading import plan_reads
+from headspan.shards.reader import ShardReader
+from headspan.shards.samples import BadImage, SampleSpan
+from headspan.shards.tar_header import dead_link_of
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The bytes of one read; its images begin with the one at `place` of the piece, and each has a begin and an end."""
+
+    place: int
+    data: bytes
+    begins: list[int]
+    ends: list[int]
+
+
+@dataclass(slots=True)
+class Piece:
+    """The images `start` to `stop` of a span, and their encoded bytes once they are read."""
+
+    span: SampleSpan
+    start: int
+    stop: int
+    reads: list[Read] = field(default_factory=list)
+    # By place in the piece, the sentence about a link without a target.
+    dead_links: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def rows(self) -> Int64[np.ndarray, " sample"]:
+        """The rows of the images."""
+        return self.span.rows[self.start : self.stop]
+
+    @property
+    def encoded_bytes(self) -> int:
+        """The length of the encoded images together."""
+        return int(self.span.sizes[self.start : self.stop].sum())
+
+    def bad_image(self, place: int, reason: str) -> BadImage:
+        """The image at a place of the piece as a bad image."""
+        return self.span.bad_image(self.start + place, reason)
+
+    def encoded(self) -> Iterator[bytes]:
+        """The encoded images, in order; a link without a target has no bytes."""
+        for read in self.reads:
+            for begin, end in zip(read.begins, read.ends, strict=True):
+                yield read.data[begin:end]
+
+    def crc32c(self) -> int:
+        """The checksum of the encoded images, one after another."""
+        found = 0
+        for encoded in self.encoded():
+            found = google_crc32c.extend(found, encoded)
+        return found
+
+
+def cut(spans: Iterable[SampleSpan], images: int, encoded_bytes: int) -> Iterator[Piece]:
+    """The spans in pieces of at most `images` and `encoded_bytes`; an image with more bytes is alone."""
+    for span in spans:
+        ends, start = np.cumsum(span.sizes), 0
+        while start < len(span):
+            before = int(ends[start - 1]) if start else 0
+            fitting = int(np.searchsorted(ends, before + encoded_bytes, side="right"))
+            stop = min(max(fitting, start + 1), start + images)
+            yield Piece(span, start, stop)
+            start = stop
+
+
+class PieceReader:
+    """Reads pieces in order, and keeps the shard of the last one open."""
+
+    def __init__(self, open_source: Callable[[str], ShardReader], most_bytes: int) -> None:
+        """One read has at most `most_bytes`, unless an image has more."""
+        self._open_source, self._most_bytes = open_source, most_bytes
+        self._url = ""
+        self._reader: ShardReader | None = None
+
+    def read(self, piece: Piece) -> None:
+        """Read the encoded images of `piece`. Raises SourceError if the shard cannot be read."""
+        offsets = tuple(piece.span.offsets[piece.start : piece.stop].tolist())
+        sizes = tuple(piece.span.sizes[piece.start : piece.stop].tolist())
+        begin = 0
+        for url, count in piece.span.runs:
+            places = range(max(begin - piece.start, 0), min(begin + count, piece.stop) - piece.start)
+            begin += count
+            if not places:
+                continue
+            reader = self._open(url)
+            for read in plan_reads(offsets, sizes, places, self._most_bytes):
+                data = reader.read_at(read.offset, read.size)
+                stop = read.first + read.images
+                begins = [offset - read.offset for offset in offsets[read.first : stop]]
+                ends = [first + size for first, size in zip(begins, sizes[read.first : stop], strict=True)]
+                if ends == begins:
+                    # What was read is the header of an empty member: it tells a link from an empty file.
+                    if (sentence := dead_link_of(data)) is not None:
+                        piece.dead_links[read.first] = sentence
+                    data, begins, ends = b"", [0], [0]
+                piece.reads.append(Read(read.first, data, begins, ends))
+
+    def _open(self, url: str) -> ShardReader:
+        if self._reader is None or self._url != url:
+            self.close()
+            self._reader, self._url = self._open_source(url), url
+        return self._reader
+
+    def close(self) -> None:
+        """Close the shard."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = None

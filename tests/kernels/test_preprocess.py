@@ -1,0 +1,69 @@
+"""The kernel that resizes images, against Pillow and the reference, interpreted, emulated or run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.kernels.test_reference import MEAN, SIZE, SOURCES, STD, by_pillow, levels_of, noise, ways_to_place
+from tests.kernels.tritons import DEPRECATIONS, ON_GPU
+
+pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
+
+from headspan_kernels import fused, reference
+from headspan_kernels.reference import Placed
+
+pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEPRECATIONS]
+
+
+def on_device(images: list[torch.Tensor], addressed: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The images where kernels can read them: their addresses are numbers in a table."""
+    moved = [image.cuda() if ON_GPU else image for image in images]
+    addressed += moved
+    return moved
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("way", ["squash", "crop", "pad", "corner", "small"])
+def test_images_of_many_sizes_in_one_batch_equal_pillows_within_one_grey_level(
+    random: torch.Generator, addressed: list[torch.Tensor], way: str, mode: str
+) -> None:
+    images = [noise(random, number, *size) for number, size in enumerate(SOURCES)]
+    placed = [ways_to_place(*size)[way]._replace(rows_first=bool(n % 4 < 2)) for n, size in enumerate(SOURCES)]
+    given = on_device(images, addressed)
+    normalised = fused.preprocess(given, placed, SIZE, MEAN, STD, torch.float32, mode, 99)
+    assert normalised.shape == (len(SOURCES), 3, *SIZE)
+    found = levels_of(normalised)
+    wanted = np.stack([by_pillow(image, where, mode, 99) for image, where in zip(images, placed, strict=True)])
+    assert np.abs(found - wanted).max() < 1.001
+    # Rounding rarely moves a pixel to the next level.
+    assert np.abs(found - wanted).mean() < 0.01
+    plain = levels_of(reference.preprocess(images, placed, SIZE, MEAN, STD, torch.float32, mode, 99))
+    assert np.abs(found - plain).max() < 1.001
+    assert np.abs(found - plain).mean() < 0.01
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-7)])
+def test_the_input_has_the_towers_type(
+    random: torch.Generator, addressed: list[torch.Tensor], dtype: torch.dtype, tolerance: float
+) -> None:
+    """The interpreter truncates to bfloat16, where a GPU rounds."""
+    images = on_device([noise(random, 1, 40, 30), noise(random, 2, 9, 70)], addressed)
+    placed = [ways_to_place(*image.shape[1:])["pad"] for image in images]
+    found = fused.preprocess(images, placed, SIZE, MEAN, STD, dtype)
+    exact = fused.preprocess(images, placed, SIZE, MEAN, STD, torch.float32)
+    assert found.dtype == dtype
+    assert ((found.float() - exact).abs() <= tolerance * exact.abs() + 1e-6).all()
+
+
+def test_only_the_part_of_a_resized_image_that_is_kept_is_computed(
+    random: torch.Generator, addressed: list[torch.Tensor]
+) -> None:
+    """An image of 2 by 3,000 pixels has 24,000 columns when its rows are 16; they would take minutes here."""
+    image = noise(random, 2, 2, 3000)
+    where = Placed(16, 24_000, 0, 11_994)
+    found = levels_of(
+        fused.preprocess(on_device([image], addressed), [where], SIZE, MEAN, STD, torch.float32, "bicubic", 0)
+    )
+    assert np.abs(found[0] - by_pillow(image, where, "bicubic", 0)).max() < 1.001
