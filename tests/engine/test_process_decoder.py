@@ -17,10 +17,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 import headspan as hs
-from headspan.config import Preprocess
+from headspan.config import Preprocess, ResolvedSettings
 from headspan.decode import choice
 from headspan.decode.decoder import Decoder
 from headspan.decode.prefetch import prefetch
@@ -31,6 +32,7 @@ from headspan.errors import HeadspanError, SourceError
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
 from headspan.shards.sources import open_shard
+from headspan.timing import StageTimes
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.crashing import MARK
 from tests.engine.decoding import decoded, spans
@@ -71,17 +73,16 @@ def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
     assert true()
 
 
-def test_a_decoder_chosen_for_a_gpu_uses_processes_and_one_for_a_cpu_threads(
-    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = hs.config.PrecomputeSettings.from_dict({**toy_run.settings(), "out": "none"})
-    made: dict[str, Decoder] = {
-        device: choice.decoder_of(settings, SMALL, 1 << 20, open_shard, hs.timing.StageTimes(), device)
-        for device in ("cpu", "cuda")
+def test_a_tower_on_a_gpu_gets_processes_and_one_on_a_cpu_threads(toy_run: ToyRun) -> None:
+    settings = ResolvedSettings.from_dict({**toy_run.settings(), "out": "none", "precision": "fp32"})
+    made = {
+        name: choice.decoder_of(settings, SMALL, 1 << 20, open_shard, StageTimes(), torch.device(name))
+        for name in ("cpu", "cuda")
     }
     assert isinstance(made["cpu"], ThreadDecoder)
     assert isinstance(made["cuda"], ProcessDecoder)
     assert isinstance(made["cuda"], Decoder)
+    assert (made["cuda"].batch_size, made["cuda"].workers) == (settings.batch_size, settings.workers)
 
 
 @pytest.mark.usefixtures("crashing")
@@ -265,7 +266,7 @@ def _released(images: Iterator[Any]) -> Iterator[Any]:
 
 SCRIPT = """
 import sys
-from headspan.config import Preprocess
+from headspan.config import Preprocess, ResolvedSettings
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.shards.plan import scan
 from headspan.shards.samples import SampleSpan

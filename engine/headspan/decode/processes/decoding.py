@@ -91,6 +91,9 @@ class Decoding(Generator[DecodedSpan, None, None]):
             self._pool.wake()
 
     def _run(self) -> Generator[DecodedSpan, None, None]:
+        if not self._has_next():
+            # Without spans, neither memory nor processes are needed.
+            return
         with ExitStack() as stack:
             stack.callback(self._sources.close)
             descriptor = memory_file(self._settings.ring_bytes)
@@ -117,18 +120,18 @@ class Decoding(Generator[DecodedSpan, None, None]):
             if order and (first := next(iter(order.values()))).answer is not None:
                 del order[next(iter(order))]
                 yield self._finished(first, ring)
-                self._collect(pool, wait=False)
                 continue
             if ended and not order:
                 if failure is not None:
                     raise failure
                 return
-            ended = self._collect(pool, wait=True) or ended
+            # While decoded spans are taken, no answers are collected: every worker still has another span.
+            ended = self._collect(pool) or ended
 
-    def _collect(self, pool: Pool, wait: bool) -> bool:
+    def _collect(self, pool: Pool) -> bool:
         """Note the answers of workers. Returns whether one of them is a failure."""
         failed = False
-        for answer in pool.collect(wait):
+        for answer in pool.collect():
             pending = self._pending[answer.number]
             pending.answer = answer
             self._spooled_bytes -= pending.spooled_bytes
