@@ -113,7 +113,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     print_summary(summary)
     store = Store(summary.path)
-    _advise_gpu(summary, store)
+    advise_gpu(summary, store)
     if store.complete and not store.images:
         say(
             f"none of {counted(store.planned_images, 'image')} could be used, so the store is empty; "
@@ -143,7 +143,7 @@ def print_summary(summary: Summary) -> None:
         )
 
 
-def _advise_gpu(summary: Summary, store: Store) -> None:
+def advise_gpu(summary: Summary, store: Store) -> None:
     """Print that a GPU can decode images, if one waited for them."""
     waited, total = (summary.seconds.get(stage, 0.0) for stage in ("waiting for images", "total"))
     on_gpu = str(store.attributes.get("backend", "")).endswith(" cuda")
