@@ -23,6 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 import headspan as hs
 from headspan.config import Preprocess, ResolvedSettings
 from headspan.decode import choice
+from headspan.decode.batches import Batch, rebatch
 from headspan.decode.decoder import Decoder
 from headspan.decode.prefetch import prefetch
 from headspan.decode.processes import pool as pool_module
@@ -188,6 +189,25 @@ def test_each_slot_is_used_again_after_its_release_and_not_before(tmp_path: Path
             with pytest.raises(AssertionError, match="released once"):
                 first.good.release()
     assert 6 <= len(places) <= 8
+
+
+def test_a_batch_of_spans_with_few_good_images_does_not_wait_for_memory(tmp_path: Path) -> None:
+    members = [(f"{n:04d}.jpg", encoded_image(n) if n % 4 == 3 else b"no image") for n in range(200)]
+    samples = scan(str(write_tar(tmp_path / "a.tar", members)), 0, pytest.fail)[1]
+    wanted = dict(decoded(samples, SMALL, []))
+    # A span of four has one good image, so the sixteen spans of a batch do not fit the slots of three full batches.
+    decoder = ProcessDecoder("exact", SMALL, 16 * 4 * 32 * 32 * 3, 16, 2)
+    assert decoder.span_images(16) > 1
+    held: list[Batch] = []
+    rows: list[int] = []
+    for batch in rebatch(decoder.decode(spans(samples, decoder.span_images(16))), 16):
+        held.append(batch)
+        if len(held) == 3:
+            held.pop(0).release()
+        rows += batch.rows.tolist()
+        for row, pixels in zip(batch.rows.tolist(), np.concatenate(batch.parts), strict=True):
+            np.testing.assert_array_equal(pixels, wanted[row])
+    assert rows == list(range(3, 200, 4))
 
 
 def test_the_memory_is_pinned_from_page_to_page_and_released_after_the_processes(tmp_path: Path) -> None:

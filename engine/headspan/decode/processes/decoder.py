@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from headspan.config import Preprocess
-from headspan.decode.processes.decoding import Decoding, Pin
+from headspan.decode.processes.decoding import KEPT_SLOTS, Decoding, Pin
 from headspan.decode.processes.messages import WorkerSettings
 from headspan.decode.processes.pool import DEPTH
 from headspan.decode.processes.sources import Sources
@@ -78,7 +78,7 @@ class ProcessDecoder:
         """How many spans the ring holds: those that the consumer may hold, and those in flight."""
         images = self.span_images(self.batch_size)
         held = -(-_HELD_BATCHES * self.batch_size // images)
-        return held + max(2, self.in_flight_bytes // _PIXELS // (images * self.image_bytes))
+        return held + max(KEPT_SLOTS, self.in_flight_bytes // _PIXELS // (images * self.image_bytes))
 
     def decode(self, spans: Iterable[SampleSpan]) -> Decoding:
         """Yield the pixels of each span, in the order of `spans`, as views that are valid until they are released.
@@ -100,7 +100,13 @@ class ProcessDecoder:
             raster_bytes=self.in_flight_bytes // _RASTERS,
         )
         return Decoding(
-            spans, settings, Sources(self.open_source), self.times, self.in_flight_bytes // _ENCODED, self.pin
+            spans,
+            settings,
+            Sources(self.open_source),
+            self.times,
+            _HELD_BATCHES * self.batch_size,
+            self.in_flight_bytes // _ENCODED,
+            self.pin,
         )
 
 
