@@ -5,7 +5,7 @@ of all layers. The ceiling is the tower alone on random pixels that are on the G
 adds the moments and the transfer to the host. The runs use the defaults, and the best settings by name with each way
 to decode. One more run stores patches of all layers. A run's rate counts everything after the model and the plan have
 been loaded, from starting the workers to the finished store. The steady rate leaves out the first quarter of the
-images.
+images. At the end, the pixels of `--decode gpu` are compared with those of the other ways.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu, gpu_ceiling
+from benchmarks import gpu, gpu_ceiling, gpu_pixels
 from benchmarks.pictures import photo_likes, write_shards
 from headspan.config import PrecomputeSettings
+from headspan.decode.gpu.nvjpeg import torchvision_on
 from headspan.events import NOTE, Progress
+from headspan.run.encoder import prepare
 from headspan.run.precompute import precompute
 from headspan.store.schema import attributes_of
 
@@ -38,6 +40,8 @@ DECODED_IN_PROCESSES, DECODED_ON_THE_GPU = 6_000, 12_000
 # Distinct pictures, which the shards repeat; images of a shard of `pictures.write_shards`.
 PICTURES, SHARD_IMAGES = 128, 1000
 PICTURE_BYTES = 70_000
+# Pictures whose pixels are compared.
+COMPARED = 64
 # A run that would start after this many seconds is left out and named.
 SECONDS = 130.0
 
@@ -67,18 +71,27 @@ def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
     found: dict[str, Any] = {"models": {}, "left_out": [], "wrong": []}
     with _storage() as folder:
         found["storage"] = str(folder.parent)
-        shards = folder / "shards"
-        write_shards(shards, photo_likes(PICTURES), max(model.images_decoded_by_gpu for model in MODELS))
+        made, shards = photo_likes(PICTURES), folder / "shards"
+        write_shards(shards, made, max(model.images_decoded_by_gpu for model in MODELS))
         for model in MODELS:
             _measure(model, shards, folder / "run.zarr", ends, found)
+    found["pixels"] = gpu.or_why_not(lambda: _pixels(made[:COMPARED]))
+    gpu.say("pixels of --decode gpu", found["pixels"])
     found["marks"] = _marks(found["models"])
-    failed = [
-        f"{name}, {row}: {rows[row]['failed']}"
-        for name, rows in found["models"].items()
-        for row in rows
-        if "failed" in rows[row]
-    ]
-    return {**found, "failed": "; ".join(failed)} if failed else found
+    for name, rows in found["models"].items():
+        found["wrong"] += [f"{name}, {row}: {rows[row]['failed']}" for row in rows if "failed" in rows[row]]
+    if "failed" in found["pixels"]:
+        found["wrong"].append(f"pixels of --decode gpu: {found['pixels']['failed']}")
+    return found
+
+
+def _pixels(jpegs: list[bytes]) -> dict[str, Any]:
+    """How `--decode gpu` changes pixels, and the heads of the first model in float32."""
+    model, device = MODELS[0], torch.device(gpu.DEVICE)
+    values = {"model": model.name, "pretrained": model.pretrained, "shards": "none.tar", "out": "none", "layers": "all"}
+    encoder = prepare(PrecomputeSettings.from_dict({**values, "device": gpu.DEVICE, "precision": "fp32"}))
+    kinds = gpu_pixels.by_kind(jpegs)
+    return gpu_pixels.differences(kinds, encoder.model.preprocess, encoder, torchvision_on(device), device)
 
 
 def _measure(model: Model, shards: Path, out: Path, ends: float, found: dict[str, Any]) -> None:
@@ -219,6 +232,13 @@ def table(line: dict[str, Any]) -> list[list[str]]:
                     "" if seconds is None else ", ".join(f"{seconds[stage]:.1f}" for stage in _STAGES),
                     f"{row['gb_a_second']:.2f}" if seconds else "",
                 ]
+            )
+    for kind, row in line["pixels"].items():
+        if isinstance(row, dict):
+            against = row["against exact"]
+            levels = f"{against['mean_levels']} grey levels on average, {against['largest_levels']} at most"
+            found.append(
+                [f"`--decode gpu` against `exact`, {kind}", levels, "", "", f"heads {against['heads']:.1e}", ""]
             )
     for mark in line["marks"]:
         verdict = f"required: {mark['required']:,}, {'met' if mark['met'] else 'MISSED'}"
