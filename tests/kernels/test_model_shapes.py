@@ -15,6 +15,7 @@ from tests.tolerances import relative_error
 
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
+from benchmarks import gpu_ops
 from headspan_kernels import fused, moments, reference
 
 pytestmark = DEPRECATIONS
@@ -87,6 +88,19 @@ def check_moments(head_dim: int, batch: int) -> None:
             assert torch.equal(got, same), cut
 
 
+def check_preprocessing(side: int, addressed: list[torch.Tensor]) -> None:
+    photos, mean, std = ((60, 91), (75, 50), (375, 500)), (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
+    images = [torch.randint(0, 256, (3, *photo), dtype=torch.uint8, device=DEVICE) for photo in photos]
+    addressed += images
+    placed = [gpu_ops.cropped(photo, side) for photo in photos]
+    found = fused.preprocess(images, placed, (side, side), mean, std, torch.float32)
+    wanted = reference.preprocess(images, placed, (side, side), mean, std, torch.float32)
+    # Sums in another order rarely round to the next grey level.
+    levels = 255 * min(std) * (found - wanted).abs()
+    assert levels.max() < 1.1
+    assert levels.mean() < 0.01
+
+
 def by_head_dim(shapes: list[Any]) -> list[tuple[int, list[Any]]]:
     """The shapes of each head dimension: one test compiles a kernel once, and runs it at every number of tokens."""
     return [(size, [shape for shape in shapes if shape[1] == size]) for size in sorted({shape[1] for shape in shapes})]
@@ -134,6 +148,20 @@ def test_a_layer_norm_at_the_widths_of_every_model(width: int, dtype: torch.dtyp
 @pytest.mark.parametrize("head_dim", SHAPES.moments)
 def test_moments_at_the_head_dimensions_of_every_model(head_dim: int) -> None:
     check_moments(head_dim, 257)
+
+
+@WORLD
+@ON_GPU
+@pytest.mark.parametrize(("height", "width"), SHAPES.pixels)
+def test_preprocessing_to_the_sizes_of_every_model(height: int, width: int, addressed: list[torch.Tensor]) -> None:
+    assert height == width
+    check_preprocessing(height, addressed)
+
+
+@WORLD
+@pytest.mark.skipif(tritons.ON_GPU, reason="without a GPU only")
+def test_the_check_of_preprocessing_passes_at_a_toy_size_without_a_gpu(addressed: list[torch.Tensor]) -> None:
+    check_preprocessing(12, addressed)
 
 
 @WORLD
