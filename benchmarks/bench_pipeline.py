@@ -2,7 +2,8 @@
 
 The whole run, from JPEG shards to a finished store, against decoding alone (same samples and settings) and the forward
 pass alone (same batches of decoded images), alternately in one process. Loading the model is timed separately and
-subtracted from the whole. The pictures are photo-like, 500 × 375, or those of the shards that HEADSPAN_PHOTOS names.
+subtracted from the whole. Beside it, the cost of an image in the launching process, with a model that returns at once
+(launching.py). The pictures are photo-like, 500 × 375, or those of the shards that HEADSPAN_PHOTOS names.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.launching import MARK_MICROSECONDS, launching_microseconds
 from benchmarks.measure import alternate, benchmark, median
 from benchmarks.pictures import photo_like, write_shards
 from headspan.config import PrecomputeSettings
 from headspan.decode.batches import Batch, rebatch
 from headspan.decode.choice import decoder_of
+from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
 from headspan.run.precompute import precompute
 from headspan.shards.plan import list_samples
@@ -49,13 +52,17 @@ def run(toy: bool) -> dict[str, Any]:
         model = {"model": "reference"} if toy else {"model": "ViT-B-32", "pretrained": "random:0"}
         settings = {"shards": photos, "device": "cpu", **model}
         return {
-            "pictures": "shards of HEADSPAN_PHOTOS" if photos != str(folder / "shards") else "photo-like"
-        } | _stages(settings, folder, rounds=2 if toy else 3)
+            "pictures": "shards of HEADSPAN_PHOTOS" if photos != str(folder / "shards") else "photo-like",
+            **_stages(settings, folder, rounds=2 if toy else 3),
+            "launching_microseconds": round(launching_microseconds(model, folder, 96 if toy else 32_768), 1),
+            "launching_mark": MARK_MICROSECONDS,
+        }
 
 
 def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]:
-    settings = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
-    encoder = prepare(settings)
+    given = PrecomputeSettings.from_dict({**values, "out": str(folder / "none.zarr")})
+    encoder = prepare(given)
+    settings = resolved(given, encoder)
     notes: list[BadImage] = []
     samples: list[Sample] = []
     for _, found in list_samples(stored_names(expand(settings.shards)), on_note=notes.append):
@@ -96,13 +103,14 @@ def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]
 def table(line: Mapping[str, Any]) -> list[list[str]]:
     """One row: the rate, the stages alone, and the slower stage's share."""
     return [
-        ["run", "images/s", "decoding alone", "forward pass alone", "slower stage ÷ whole run"],
+        ["run", "images/s", "decoding alone", "forward pass alone", "slower stage ÷ whole run", "launching process"],
         [
             f"{line['model']}, {line['images']:,} JPEGs ({line['pictures']})",
             f"{line['images_a_second']:,.1f}",
             f"{line['decode_seconds']:.1f} s",
             f"{line['forward_seconds']:.1f} s",
             f"{line['share']:.2f}",
+            f"{line['launching_microseconds']:.0f} µs an image" if "launching_microseconds" in line else "–",
         ],
     ]
 

@@ -79,7 +79,7 @@ def _write(folder: Path, size: Dimensions, emit: tuple[str, ...], random: np.ran
         def through_the_store(unit: Unit = unit, batches: Any = batches, moments: Any = moments) -> None:
             with store.begin(unit) as writer:
                 for rows, arrays in batches:
-                    writer.put(rows, arrays)
+                    writer.put(rows, np.ones(len(rows), bool), arrays)
                 writer.commit(moments, [])
 
         def plainly(unit: Unit = unit, whole: Any = whole) -> None:

@@ -1,21 +1,23 @@
 """How fast and how exact is the GPU path?
 
 `python -m benchmarks.gpu` takes under 8 minutes on one GPU. It measures ceilings first (copy bandwidth, matrix products
-in bf16 and float64), then answers three questions: the tower's contributions against a float64 pass, every fused op
-checked and timed beside PyTorch's own, and the tower with everything emitted beside its peers. A row that cannot be
-measured says why (open_clip may not be installed), and an op with wrong results is timed too. The exit code is 1 if a
-question has no answer or a wrong one. It needs torch, numpy, triton and jaxtyping only. Each line is appended to
+in bf16 and float64), then answers four questions: the tower's contributions against a float64 pass, every fused op
+checked and timed beside PyTorch's own, the tower with everything emitted beside its peers, and `precompute` end to end.
+`--only ops precompute` answers these two. A row that cannot be measured says why (open_clip may not be installed), and
+an op with wrong results is timed too. The exit code is 1 if a question has no answer or a wrong one. It needs torch,
+numpy, triton and jaxtyping only; the last question needs all that headspan needs. Each line is appended to
 `benchmarks/results/<device>.jsonl` as soon as it is known.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -28,8 +30,14 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 ACCURACY, OPS, TOWER = "GPU: bf16 contributions", "GPU: fused ops", "GPU: ViT-L/14 with all contributions"
-# Each question's module and function.
-QUESTIONS = {ACCURACY: ("gpu_tower", "accuracy"), OPS: ("gpu_ops", "run"), TOWER: ("gpu_tower", "speed")}
+PRECOMPUTE = "GPU: precompute end to end"
+# Each question's name for `--only`, and its module and function.
+QUESTIONS = {
+    ACCURACY: ("accuracy", "gpu_tower", "accuracy"),
+    OPS: ("ops", "gpu_ops", "run"),
+    TOWER: ("tower", "gpu_tower", "speed"),
+    PRECOMPUTE: ("precompute", "gpu_precompute", "run"),
+}
 DEVICE = "cuda"
 # The time limit of the whole command; a peer whose compilation might exceed it is left out and named.
 SECONDS = 450.0
@@ -68,9 +76,13 @@ _NEEDED = ("numpy", "triton", "jaxtyping")
 _ENGINE = Path(__file__).parent.parent / "engine"
 
 
-def main() -> int:
-    """Run everything; returns the exit code."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Answer the questions; returns the exit code."""
     began = time.monotonic()
+    parser = argparse.ArgumentParser(description="How fast and how exact is the GPU path?")
+    names = [name for name, _, _ in QUESTIONS.values()]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="the questions to answer")
+    chosen = parser.parse_args(arguments).only
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if not torch.cuda.is_available() or missing:
         found = f"{' and '.join(missing)} not installed" if missing else "torch sees none"
@@ -93,7 +105,9 @@ def main() -> int:
         return SECONDS - (time.monotonic() - began)
 
     exit_code = 0
-    for question, (module, function) in QUESTIONS.items():
+    for question, (name, module, function) in QUESTIONS.items():
+        if name not in chosen:
+            continue
         answer = or_why_not(lambda at=module, name=function: _function(at, name)(ceilings, left))  # type: ignore[misc]
         line = {"question": question, **answer, "ceilings": ceilings, **here}
         text = json.dumps(line, ensure_ascii=False)
@@ -282,4 +296,4 @@ def _circumstances() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

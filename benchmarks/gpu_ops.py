@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import gpu
-from headspan_kernels import fused, reference
-from headspan_kernels.attention import attention_emit_cut, candidates
+from headspan_kernels import attention, fused, moments, reference
 
 # Three roundings to bf16, 2⁻⁸ each at most: weights, results, and inputs cast; sums of moments are float64.
 TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float64: 1e-10}
-# Seconds reserved for the tower, which is measured after the ops; peers are compiled only while more is left.
-RESERVE_SECONDS = 200.0
+# Seconds reserved for the tower and for `precompute`, which follow; peers are compiled only while more is left.
+RESERVE_SECONDS = 300.0
 _BF16 = torch.bfloat16
 
 
@@ -40,11 +39,11 @@ class Case:
     # Whether the reference is compiled too; a loop over the images of a batch would take minutes.
     compiles: bool = True
     # Other PyTorch functions for the same work, each with its arguments.
-    peers: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = field(default_factory=dict)
+    peers: dict[str, tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=dict)
 
 
 def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """A row for each op: its error if it is wrong, and its time beside its peers'; and attention's time by blocks."""
+    """A row for each op: its error if it is wrong, and its time beside its peers'; and two ops' times by their cuts."""
     checks = {case.name: gpu.or_why_not(lambda case=case: {"error": error(case)}) for case in cases(3)}  # type: ignore[misc]
     work = cases(gpu.SIZES.batch)
     rows, wrong = {}, []
@@ -54,12 +53,37 @@ def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
         fault = row.get("wrong", row["fused"].get("failed"))
         if fault is not None:
             wrong.append(f"{case.name}: {fault}")
-    attention = next(case for case in work if case.op == "attention_emit" and case.arguments[3]).arguments
+    with_patches = next(case for case in work if case.op == "attention_emit" and case.arguments[3]).arguments
     cuts = {
-        str(tuple(cut)): timed(attention_emit_cut, (cut, *attention)) for cut in candidates(gpu.SIZES.head_dim, _BF16)
+        "attention_cuts": {
+            str(tuple(cut)): timed(attention.attention_emit_cut, (cut, *with_patches))
+            for cut in attention.candidates(gpu.SIZES.head_dim, _BF16)
+        },
+        "moments_cuts": moments_cuts(next(case for case in work if case.op == "add_moments").arguments),
     }
-    gpu.say("attention_emit, heads and patches, by cut", cuts)
-    return {"batch": gpu.SIZES.batch, "rows": rows, "attention_cuts": cuts, "wrong": wrong}
+    for name, found in cuts.items():
+        gpu.say(name, found)
+    return {"batch": gpu.SIZES.batch, "rows": rows, **cuts, "wrong": wrong}
+
+
+def moments_cuts(arguments: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
+    """The time of `add_moments` with each of its tiles; tiles whose results differ from the first ones' fail."""
+    heads, scale, mean_and_bias, total, gram = arguments
+    kept: list[Tensor] = []
+
+    def checked(cut: moments.Tiles) -> dict[str, Any]:
+        found = (torch.zeros_like(total), torch.zeros_like(gram))
+        moments.add_moments_cut(cut, heads, scale, mean_and_bias, found[0], found[1])
+        kept.extend(found[: 2 - len(kept)])
+        errors = [gpu.relative_error(got, want) for got, want in zip(found, kept, strict=True)]
+        if not max(errors) <= TOLERANCE[torch.float64]:
+            return {"failed": f"differs from the first by {max(errors):.1e}"}
+        return gpu.milliseconds(lambda: moments.add_moments_cut(cut, heads, scale, mean_and_bias, total, gram))
+
+    return {
+        str(tuple(cut)): gpu.or_why_not(lambda cut=cut: checked(cut))  # type: ignore[misc]
+        for cut in moments.candidates(gpu.SIZES.head_dim, moments.capability(heads.device))
+    }
 
 
 def error(case: Case) -> float:
@@ -126,6 +150,24 @@ def interpolated(
     levels = F.interpolate(pixels.float(), (where.height, where.width), mode="bicubic", antialias=True)
     kept = levels[:, :, where.top : where.top + size[0], where.left : where.left + size[1]]
     return (kept.clamp(0, 255) - shift) / spread
+
+
+def batched_product(heads: Tensor, scale: Tensor, mean_and_bias: Tensor, total: Tensor, gram: Tensor) -> None:
+    """`add_moments` as one float64 product per head of rows that are padded to a multiple of 8.
+
+    A column of ones gives the sum; heads are read where they are, without a transposed copy.
+    """
+    _, layers, count, _ = heads.shape
+    size = gram.shape[-1]
+    padding = -(size + 1) % 8
+    used = scale != 0
+    terms = torch.where(used[:, None], F.pad(mean_and_bias, (0, 1), value=1.0), 0.0)
+    scaled = torch.where(used[:, None, None, None], heads.double() * scale[:, None, None, None], 0.0)
+    beside = F.pad(terms, (0, padding))[:, None, None].expand(-1, layers, count, -1)
+    rows = torch.cat([scaled, beside], dim=-1).flatten(1, 2).transpose(0, 1)
+    products = torch.bmm(rows.transpose(1, 2), rows)
+    total += products[:, size, :size].view_as(total)
+    gram += products[:, :size, :size].view_as(gram)
 
 
 def cropped(photo: tuple[int, int], side: int) -> reference.Placed:
@@ -197,6 +239,7 @@ def cases(batch: int) -> list[Case]:
             # The whole Gram matrix, as a matrix product makes it.
             2 * batch * gram.numel(),
             exactly=True,
+            peers={"batched product": (batched_product, (heads, scale.double(), mean_and_bias.double(), total, gram))},
         ),
         Case(
             "preprocess",

@@ -56,7 +56,7 @@ def differences(
     for kind, encoded in jpegs.items():
         pixels, decoded = _by_gpu(encoded, preprocess, decode_jpegs, device)
         heads = _heads(encode, pixels)
-        scale, shift = np.array(preprocess.std, np.float32), np.array(preprocess.mean, np.float32)
+        scale, shift = np.asarray(preprocess.std, np.float32), np.asarray(preprocess.mean, np.float32)
         levels = 255 * (pixels.permute(0, 2, 3, 1).cpu().numpy() * scale + shift)
         rows[kind] = {"images": len(encoded), "decoded_on_gpu": decoded}
         for name, route in (("exact", fill_exact), ("fast", fill_fast)):

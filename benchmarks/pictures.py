@@ -8,12 +8,16 @@ quality take 40 to 110 kB, with correlations of 0.82 to 0.98.
 from __future__ import annotations
 
 import io
+import multiprocessing
 import tarfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from benchmarks.light_main import light_main
 
 # Images in a tar.
 _SHARD_IMAGES = 1000
@@ -36,6 +40,17 @@ def photo_like(random: np.random.Generator, width: int, height: int) -> bytes:
         cells *= 2
     field = 128 + 56 * (field - field.mean()) / field.std()
     return _jpeg(field.clip(0, 255).astype(np.uint8), 90)
+
+
+def photo_likes(count: int) -> list[bytes]:
+    """Pictures of 500 × 375, made in spawned processes, one a core."""
+    seeds = np.random.SeedSequence().spawn(count)
+    with light_main(), ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+        return list(processes.map(_photo_of, seeds))
+
+
+def _photo_of(seed: np.random.SeedSequence) -> bytes:
+    return photo_like(np.random.default_rng(seed), 500, 375)
 
 
 def noise(random: np.random.Generator, width: int, height: int) -> bytes:

@@ -5,18 +5,24 @@ Moments are those of the numbers; the model's matrices are random too.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from headspan.decompose.formula import Folded
 from headspan.decompose.moments import Moments
-from headspan.shards.samples import Sample, Shard, Unit
+from headspan.io.local import LocalStorage
+from headspan.shards.samples import BadImage, Sample, Shard, Unit
+from headspan.store.array_spec import ArraySpec
+from headspan.store.commit_records import COMPLETE, UnitRecord, group_key, group_of
 from headspan.store.schema import FORMAT, Dimensions
 from headspan.store.write.create import NewStore
+from headspan.store.write.shard import ShardPieces
 from headspan.store.write.unit import StoreWriter
 
 # Rows written at once, like a run's batches.
@@ -34,20 +40,60 @@ def write_store(
         with store.begin(unit) as writer:
             for rows, arrays in unit_batches(unit, size, emit, random):
                 add_moments(moments, arrays)
-                writer.put(rows, arrays)
+                writer.put(rows, np.ones(len(rows), bool), arrays)
             writer.commit(moments, [])
     store.finish()
 
 
 def planned_store(
-    path: Path, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator, with_captions: bool = False
+    path: Path,
+    size: Dimensions,
+    emit: tuple[str, ...],
+    random: np.random.Generator,
+    with_captions: bool = False,
+    **described: Any,
 ) -> StoreWriter:
-    """A store without a finished unit."""
-    attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size)}
+    """A store without a finished unit; `described` are more of its attributes."""
+    attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size), **described}
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
         staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], _folded(size, random))
     return StoreWriter(path)
+
+
+def sparse_store(path: Path, size: Dimensions, random: np.random.Generator, bad_every: int, **described: Any) -> None:
+    """Write a finished store of `heads` without numbers: of its arrays only `ok` has shards; the others read as NaN.
+
+    One image in `bad_every` is bad. `described` are more of the store's attributes.
+    """
+    store = planned_store(path, size, ("heads",), random, **described)
+    spec, storage = store.specs["ok"], LocalStorage(path)
+    records: dict[int, list[UnitRecord]] = {}
+    for unit in store.units:
+        rows = np.arange(unit.first_row, unit.first_row + unit.rows)
+        bad = [BadImage(row, f"{row:09d}", "00000.tar", "truncated") for row in rows[rows % bad_every == 0].tolist()]
+        files = {}
+        for first in range(unit.first_row, unit.first_row + unit.rows, spec.shard[0]):
+            ok = (rows[first - unit.first_row :][: spec.shard[0]] % bad_every != 0).astype(np.uint8)
+            _write_shard(path / spec.file(first), spec, first, ok)
+            files[spec.file(first)] = storage.checksum(spec.file(first))
+        record = UnitRecord(unit.index, unit.first_row, unit.rows, unit.rows - len(bad), files, bad, 0)
+        records.setdefault(group_of(unit.index), []).append(record)
+    for group, units in records.items():
+        text = json.dumps([asdict(record) for record in units])
+        (path / group_key(group)).parent.mkdir(parents=True, exist_ok=True)
+        (path / group_key(group)).write_text(text, encoding="utf-8")
+    (path / COMPLETE).write_text("{}", encoding="utf-8")
+
+
+def _write_shard(file: Path, spec: ArraySpec, first_row: int, values: np.ndarray) -> None:
+    """Write one shard of an array, without making it durable."""
+    parts: list[bytes] = []
+    pieces = ShardPieces(spec, first_row, lambda part: parts.append(bytes(part)))
+    pieces.put(first_row, values)
+    pieces.end()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"".join(parts))
 
 
 def unit_batches(

@@ -20,10 +20,13 @@ from benchmarks import (
     bench_pipeline,
     bench_precision,
     bench_shards,
+    bench_startup,
     bench_store_bytes,
     bench_store_io,
+    bench_storing,
     bench_textspan,
     gpu,
+    gpu_precompute,
 )
 from benchmarks.measure import avx512_hidden, latest_lines
 from headspan_kernels import reference
@@ -41,10 +44,12 @@ MODULES = (
     bench_pipeline,
     bench_memory,
     bench_store_io,
+    bench_storing,
     bench_neighbours,
     bench_shards,
     bench_decode,
     bench_precision,
+    bench_startup,
 )
 _GPU_DUE_TO = {
     gpu.TOWER: "Compared with open_clip, attention and norms are fused, and the last block computes the class token's "
@@ -78,6 +83,13 @@ def _section(module: Any) -> Section:
 
 SECTIONS = (
     *map(_section, MODULES),
+    Section(
+        gpu.PRECOMPUTE,
+        "Does `precompute` run at the pace of the tower on a GPU, from JPEG shards to a finished store?",
+        "gpu_precompute",
+        gpu_precompute.DUE_TO,
+        gpu_precompute.table,
+    ),
     Section(
         gpu.TOWER,
         "How fast is ViT-L/14 with everything emitted, beside open_clip and the same tower on PyTorch's ops?",
@@ -115,6 +127,7 @@ HEADLINES: tuple[tuple[str, Callable[[dict[str, Any]], tuple[str, str]]], ...] =
         )
     ),
     (gpu.TOWER, gpu.tower_headline),
+    (gpu.PRECOMPUTE, gpu_precompute.headline),
 )
 
 

@@ -1,14 +1,16 @@
 """Estimate what runs over a million to billions of images take.
 
 `python -m benchmarks.scale` writes the tables of SCALE.md. Operations and bytes come from headspan's own formulas.
-Rates are the latest recorded ones where there are any, otherwise assumed ones, and the tables say which. Prices and the
-other assumptions are named below.
+Rates are the latest recorded ones where there are any: of the tower and of whole runs on a GPU by model and decoding,
+otherwise of ViT-L/14's tower by its operations, and of one core's decoding. The tables say which number comes from
+which machine. Prices and the other assumptions are named below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import bench_decode, bench_encode, gpu
 from benchmarks.bench_store_bytes import dense_bytes
@@ -35,6 +37,8 @@ GPU_HOUR_DOLLARS = 3.50
 CORE_HOUR_DOLLARS = 0.04
 TB_MONTH_DOLLARS = 20.0
 IMAGE_FILE_BYTES = 60_000
+# The rows of `gpu_precompute` that hold the tower alone.
+_TOWER_ROWS = ("tower, fp16", "tower, bf16")
 
 
 def tower_rate() -> tuple[float, str]:
@@ -47,13 +51,37 @@ def tower_rate() -> tuple[float, str]:
 
 def decoded_a_second() -> dict[str, float]:
     """Images a second and core, JPEGs of 500 × 375, as last recorded on any machine."""
-    lines = [line for (question, _), line in sorted(latest_lines().items()) if question == bench_decode.QUESTION]
-    return {kind: lines[-1][f"{kind}_images_a_second"] for kind in ("exact", "fast")}
+    line = _decoding()[1]
+    return {kind: line[f"{kind}_images_a_second"] for kind in ("exact", "fast")}
+
+
+def _decoding() -> tuple[str, dict[str, Any]]:
+    """The machine and the line of the last recorded decoding."""
+    lines = [
+        (device, line) for (asked, device), line in sorted(latest_lines().items()) if asked == bench_decode.QUESTION
+    ]
+    return lines[-1]
+
+
+def measured(name: str) -> tuple[dict[str, float], str]:
+    """Images a second of a model on a GPU by row of `gpu_precompute`, and the source; no rows if none are recorded."""
+    for (question, device), line in sorted(latest_lines().items()):
+        if question == gpu.PRECOMPUTE and name in line["models"]:
+            rows = line["models"][name]
+            rates = {kind: row["images_a_second"] for kind, row in rows.items() if "images_a_second" in row}
+            return rates, f"{name} measured on {device}, commit {line['commit']}"
+    return {}, ""
 
 
 def images_a_second(name: str) -> float:
-    """Images a second of one GPU that never waits."""
-    return tower_rate()[0] * 1e12 / flops(MODELS[name])
+    """Images a second of one GPU that never waits: the tower's, in the faster type."""
+    rates = [rate for row, rate in measured(name)[0].items() if row in _TOWER_ROWS]
+    return max(rates, default=tower_rate()[0] * 1e12 / flops(MODELS[name]))
+
+
+def from_jpegs(name: str, decoding: str) -> float | None:
+    """Images a second of a whole run on one GPU, from JPEGs to a store, as measured with that model and decoding."""
+    return measured(name)[0].get(f"decode {decoding}")
 
 
 def stored_bytes(size: Sizes, form: str, layers: int | None) -> int:
@@ -63,11 +91,22 @@ def stored_bytes(size: Sizes, form: str, layers: int | None) -> int:
 
 
 def gpu_hours(name: str, images: int, decoding: str | None = None) -> float:
-    """GPU-hours of the forward pass; with `decoding`, of a GPU that may wait for its own cores to decode."""
+    """GPU-hours of the forward pass; with `decoding`, of whole runs on a GPU with its own cores.
+
+    Where no run was measured, the GPU may wait for what decoding delivers: the most that any model's run took, or the
+    rate of one core times the cores.
+    """
     rate = images_a_second(name)
     if decoding is not None:
-        rate = min(rate, CORES_A_GPU * decoded_a_second()[decoding])
+        run = from_jpegs(name, decoding)
+        rate = min(rate, _delivered(decoding)) if run is None else run
     return images / rate / 3600
+
+
+def _delivered(decoding: str) -> float:
+    """Images a second that decoding delivers to one GPU."""
+    runs = [run for run in (from_jpegs(name, decoding) for name in NAMES) if run is not None]
+    return max(runs) if runs else CORES_A_GPU * decoded_a_second()[decoding]
 
 
 def moments_bytes(size: Sizes, layers: int) -> int:
@@ -79,10 +118,13 @@ def moments_bytes(size: Sizes, layers: int) -> int:
 def tables() -> str:
     """All tables, in Markdown."""
     (rate, source), decoded = tower_rate(), decoded_a_second()
+    runs = [where for where in (measured(name)[1] for name in NAMES) if where]
+    whole = f"Towers and whole runs: {'; '.join(runs)}. Other towers" if runs else "Towers"
     return "\n\n".join(
         [
-            f"GPU rate: {rate:,.0f} TFLOP/s, {source}. Decoding: {decoded['fast']:,.0f} images/s a core "
-            f"(`fast`), {decoded['exact']:,.0f} (`exact`), measured. Assumed: {CORES_A_GPU} cores come with a GPU, "
+            f"{whole}: {rate:,.0f} TFLOP/s, {source}. Decoding: {decoded['fast']:,.0f} images/s a core "
+            f"(`fast`), {decoded['exact']:,.0f} (`exact`), measured on {_decoding()[0]}. Whole runs that were not "
+            f"measured: the tower, unless decoding is slower. Assumed: {CORES_A_GPU} cores come with a GPU, "
             f"together ${GPU_HOUR_DOLLARS:.2f} an hour; a core alone ${CORE_HOUR_DOLLARS:.2f} an hour; storage "
             f"${TB_MONTH_DOLLARS:.0f} a TB and month; {IMAGE_FILE_BYTES // 1000} kB an image file.",
             _rates(),
@@ -97,7 +139,8 @@ def _rates() -> str:
     head = (
         "one GPU",
         "GFLOP an image",
-        "images/s",
+        "images/s of the tower",
+        "images/s from JPEGs, measured: fast, gpu",
         "cores to feed it: fast, exact",
         "MB/s in",
         "MB/s out: heads last 4, all; patches last 4, all",
@@ -113,6 +156,7 @@ def _rates() -> str:
                 name,
                 f"{flops(size) / 1e9:,.1f}",
                 f"{rate:,.0f}",
+                ", ".join(_or_not_yet(from_jpegs(name, decoding)) for decoding in ("fast", "gpu")),
                 ", ".join(cores),
                 f"{rate * IMAGE_FILE_BYTES / 1e6:,.0f}",
                 ", ".join(out),
@@ -120,6 +164,10 @@ def _rates() -> str:
             )
         )
     return _markdown(head, rows)
+
+
+def _or_not_yet(rate: float | None) -> str:
+    return "not yet" if rate is None else f"{rate:,.0f}"
 
 
 def _on_a_cpu(name: str) -> str:
@@ -148,13 +196,14 @@ def _bytes() -> str:
 
 
 def _hours() -> str:
+    kinds = ["fast", "exact"] + ["gpu"] * any(from_jpegs(name, "gpu") for name in NAMES)
     head = (
         "images",
         "model",
         "GPU-hours, never waiting",
         "core-hours of decoding: fast, exact",
-        f"GPU-hours with {CORES_A_GPU} cores each: fast, exact",
-        "dollars: fast, exact",
+        f"GPU-hours with {CORES_A_GPU} cores each: {', '.join(kinds)}",
+        f"dollars: {', '.join(kinds)}",
         "dollars with decoding on other cores, fast",
     )
     rows, decoded = [], decoded_a_second()
@@ -162,7 +211,7 @@ def _hours() -> str:
         for name in NAMES:
             hours = gpu_hours(name, images)
             cores = {kind: images / rate / 3600 for kind, rate in decoded.items()}
-            paid = [gpu_hours(name, images, kind) for kind in ("fast", "exact")]
+            paid = [gpu_hours(name, images, kind) for kind in kinds]
             apart = hours * GPU_HOUR_DOLLARS
             # The share that the GPUs' own cores cannot decode in time.
             apart += max(0.0, cores["fast"] - hours * CORES_A_GPU) * CORE_HOUR_DOLLARS

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.config import PrecomputeSettings
+from headspan.decode import choice
 from headspan.decode.in_flight import UnitsInFlight
 from headspan.io.files import StagedFile
 from headspan.io.local import LocalStorage
@@ -73,8 +74,9 @@ class Steps:
         return watched
 
 
-def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:
-    """Run precompute in the child, with its steps counted."""
+def run(settings: PrecomputeSettings, log: Path, last: int | None, processes: bool) -> None:
+    """Run precompute in the child, with its steps counted; decode in processes if asked."""
+    choice.uses_processes = lambda device: processes
     steps = Steps(log, last)
     for owner, name in STEPS:
         setattr(owner, name, steps.around(name, getattr(owner, name)))
@@ -90,12 +92,12 @@ def run(settings: PrecomputeSettings, log: Path, last: int | None) -> None:
     pipeline.precompute(settings)
 
 
-def start(settings: PrecomputeSettings, log: Path, last: int | None) -> int:
+def start(settings: PrecomputeSettings, log: Path, last: int | None, processes: bool) -> int:
     """Start a child. Returns its process id."""
     child = os.fork()
     if child == 0:
         try:
-            run(settings, log, last)
+            run(settings, log, last, processes)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(2)
@@ -114,7 +116,8 @@ def main() -> None:
         log = Path(tempfile.mkstemp()[1])
         settings = PrecomputeSettings.from_dict({**given, "out": order["out"]})
         began = time.monotonic()
-        children = [start(settings, log, order.get("last")) for _ in range(order.get("writers", 1))]
+        processes = order.get("processes", False)
+        children = [start(settings, log, order.get("last"), processes) for _ in range(order.get("writers", 1))]
         if "after" in order:
             time.sleep(order["after"])
             os.kill(children[0], signal.SIGKILL)

@@ -193,6 +193,44 @@ def test_large_runs_are_estimated_from_a_measured_gpu_rate_where_there_is_one(mo
     assert "not a measurement" not in scale.tables()
 
 
+def test_large_runs_are_estimated_from_runs_of_the_same_model_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {
+        "tower, fp16": {"images_a_second": 40_000.0},
+        "tower, bf16": {"images_a_second": 41_000.0},
+        "decode fast": {"images_a_second": 6_000.0},
+        "decode gpu": {"failed": "why"},
+    }
+    line = {"models": {"ViT-B-32": rows}, "commit": "abc1234"}
+    monkeypatch.setattr(scale, "latest_lines", lambda: {**DECODED, (gpu.PRECOMPUTE, "h100"): line})
+    assert scale.images_a_second("ViT-B-32") == 41_000
+    assert scale.gpu_hours("ViT-B-32", 10**6) == pytest.approx(1e6 / 41_000 / 3600)
+    assert scale.gpu_hours("ViT-B-32", 10**6, "fast") == pytest.approx(1e6 / 6_000 / 3600)
+    # Sixteen cores decode, as nothing was measured with this decoding.
+    assert scale.gpu_hours("ViT-B-32", 10**6, "exact") == pytest.approx(1e6 / (16 * 250) / 3600)
+    # Another model's run shows what decoding can deliver, which is more than the tower of ViT-L/14 takes.
+    assert scale.gpu_hours("ViT-L-14", 10**6, "fast") == scale.gpu_hours("ViT-L-14", 10**6)
+    assert scale.from_jpegs("ViT-B-32", "gpu") is None
+    assert "ViT-B-32 measured on h100, commit abc1234" in scale.tables()
+
+
+def test_the_only_questions_that_are_named_are_answered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("is_available", lambda: True), ("get_device_name", lambda: "Some GPU")):
+        monkeypatch.setattr(torch.cuda, name, value)
+    for name in ("copy_rate", "matmul_rate", "float64_rate"):
+        monkeypatch.setattr(gpu, name, lambda: 1.0)
+    monkeypatch.setattr(gpu, "_make_importable", lambda: None)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu_tower, "speed", lambda ceilings, left: {})
+    assert gpu.main(["--only", "tower"]) == 0
+    (text,) = (tmp_path / "some-gpu.jsonl").read_text().splitlines()
+    assert json.loads(text)["question"] == gpu.TOWER
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "towers"])
+    assert "invalid choice: 'towers'" in capsys.readouterr().err
+
+
 def test_a_store_of_the_last_layers_of_vit_l_14_takes_at_most_12_kb_an_image() -> None:
     line = bench_store_bytes.run(toy=False)
     assert line["bytes_an_image"] <= bench_store_bytes.LIMIT_BYTES
@@ -219,7 +257,7 @@ def test_the_generated_tables_are_up_to_date_with_the_recorded_lines() -> None:
 
 
 def test_the_readmes_headlines_are_few_and_short() -> None:
-    assert len(readme.HEADLINES) <= 8
+    assert len(readme.HEADLINES) <= 9
     rows = readme.headlines().splitlines()[2:]
     assert rows
     assert all(len(row) < 420 for row in rows)
@@ -259,7 +297,7 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     monkeypatch.setattr(gpu, "_make_importable", lambda: None)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu_tower, "accuracy", lambda ceilings, left: {"known": list(ceilings), "in_time": left() > 1})
-    questions = {"first": ("gpu_nothing", "run"), "second": ("gpu_tower", "accuracy")}
+    questions = {"first": ("1", "gpu_nothing", "run"), "second": ("2", "gpu_tower", "accuracy")}
     monkeypatch.setattr(gpu, "QUESTIONS", questions)
     assert gpu.main() == 1
     assert torch.get_float32_matmul_precision() == "highest"

@@ -1,7 +1,9 @@
 """One command for format, lint, types and tests; exits with the first failure's code.
 
 The Triton kernels are tested compiled, on an emulated GPU, and then interpreted, in a second run of pytest, since that
-is chosen when Triton is imported. Tests run in one process a core, up to four.
+is chosen when Triton is imported. If torch finds a GPU, they run there instead of on the emulated one, in a run of
+their own that takes a minute or two. Tests run in one process a core, up to four; those on a GPU, which mostly compile,
+in up to eight.
 
 `python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else goes to
 pytest.
@@ -15,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 # A process takes some 2 GB.
 _PROCESSES = min(4, os.cpu_count() or 1)
@@ -25,6 +29,12 @@ INTERPRETED = (
     "tests/kernels/test_fused.py",
     "tests/kernels/test_preprocess.py",
     "tests/kernels/test_gpu_benchmark.py",
+)
+# The tests that launch kernels on a GPU.
+ON_GPU = (
+    "tests/kernels/test_fused.py",
+    "tests/kernels/test_preprocess.py",
+    "tests/kernels/test_model_shapes.py",
 )
 
 
@@ -40,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         "tests": ["pytest", *_BY_FILE, *tests],
         "interpreted kernels": ["pytest", *_BY_TEST, *INTERPRETED],
     }
+    if torch.cuda.is_available():
+        steps["tests"] += [f"--ignore={path}" for path in ON_GPU]
+        processes = str(min(8, os.cpu_count() or 1))
+        steps["kernels on the GPU"] = ["pytest", "-n", processes, "--dist", "worksteal", *ON_GPU]
     for name, command in steps.items():
         print(f"{name}: {' '.join(command)}", flush=True)
         environment = {**os.environ, "TRITON_INTERPRET": "1" if name == "interpreted kernels" else "0"}

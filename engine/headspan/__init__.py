@@ -129,8 +129,8 @@ def precompute(
     emit: str | Sequence[str] = ("heads",),
     image_size: int | None = None,
     device: str = "auto",
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    batch_size: int = 32,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    batch_size: int | Literal["auto"] = "auto",
     decode: Literal["fast", "exact"] = "fast",
     workers: int | None = None,
     unit_images: int | None = None,
@@ -139,7 +139,7 @@ def precompute(
     caption_json: str | None = None,
     allow_pipe: bool = False,
     max_bad: str | int | None = None,
-    in_flight_bytes: int = 256 << 20,
+    in_flight_bytes: int | None = None,
     on_progress: Listener | None = None,
 ) -> Summary:
     """Stream shards of images through an image encoder into a store. Needs torch.
@@ -156,18 +156,18 @@ def precompute(
         layers: Layers whose heads are stored, counted from 0: `all`, `last4`, `8-11`, `0,3,8-11`, or numbers.
         emit: What is stored: `heads` always, and `patches`, `mlps` or, with attention pooling, `through_pool`.
         image_size: Height and width in pixels; None for the model's own. Position embeddings are interpolated.
-        device: `auto`, `cpu` or `cuda:0`.
-        precision: Type of the encoder's weights and activations: `fp32`, `bf16`, or `fp16`, which needs a GPU.
-        batch_size: Images per forward pass.
+        device: `auto` for all GPUs, `cpu`, `cuda:0`, or several such as `cuda:0,cuda:2`, with a process for each.
+        precision: Type of weights and activations: `fp32`, `bf16`, `fp16`; `auto` is fp32 on a CPU, fp16 on a GPU.
+        batch_size: Images per forward pass; `auto` is 32 on a CPU, and depends on model and memory on a GPU.
         decode: `exact` gives open_clip's pixels; `fast` decodes JPEGs to within two grey levels in half the time.
-        workers: Threads that decode images; None for one per core.
+        workers: Threads or processes that decode images, for each device; None for an equal share of the cores.
         unit_images: Images per unit of work, which is committed as a whole; None for a size that suits the device.
         image_member: Which members are images, by what follows the first dot of their names; None for all images.
         caption_member: Which members are captions, in the same way; None for `txt`.
         caption_json: The key under which .json members hold captions; None if captions are members of their own.
         allow_pipe: Run shards that are `pipe:` commands.
         max_bad: Stop when more images than this cannot be used: a number, or a share such as `1%`; None for no limit.
-        in_flight_bytes: Bytes of memory for images that are being decoded or wait for the model.
+        in_flight_bytes: Bytes of memory for images in flight, for each device; None for a size that suits the device.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
 
     Returns:
@@ -259,9 +259,9 @@ def repair(
         shards: All shards in the order of the run, if they have moved or if their URLs hold secrets.
         weights: Where the model's weights are now, if they have moved: a file, a folder, or `hf-hub:…`.
         batch_size: Images per forward pass; None for the store's, which gives the same bytes on the same machine.
-        device: `auto`, `cpu` or `cuda:0`; None for the store's.
-        workers: Threads that decode images; None for one per core.
-        in_flight_bytes: Bytes of memory for images that are being decoded or wait for the model; None for 256 MiB.
+        device: `auto`, `cpu` or `cuda:0`, the first of several; None for the store's.
+        workers: Threads or processes that decode images; None for one per core.
+        in_flight_bytes: Bytes of memory for images that are being decoded or wait for the model; None for enough.
         allow_pipe: Run shards that are `pipe:` commands.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
 

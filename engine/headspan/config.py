@@ -17,7 +17,9 @@ from headspan.escapes import escaped
 from headspan.user_paths import expand_user
 
 EMISSIONS = ("heads", "patches", "mlps", "through_pool")
-PRECISIONS = ("fp32", "bf16", "fp16")
+# A value that the run chooses by device, model and memory, or takes from the store that it resumes.
+AUTO = "auto"
+PRECISIONS = (AUTO, "fp32", "bf16", "fp16")
 DECODERS = ("fast", "exact", "gpu")
 # The resize modes of open_clip that headspan implements.
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -92,13 +94,17 @@ class PrecomputeSettings:
     emit: tuple[str, ...] = ("heads",)
     # Height and width of the model's input images in pixels; None means the model's own.
     image_size: int | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    batch_size: int = 32
+    # `auto`: every visible GPU, or the CPU if there is none. `cpu`, `cuda`, `cuda:0`, or several separated by commas:
+    # each gets a process of its own.
+    device: str = AUTO
+    # Of the encoder's weights and activations. `auto`: fp32 on a CPU, 16 bits on a GPU.
+    precision: str = AUTO
+    # Images per forward pass. `auto`: 32 on a CPU; on a GPU by the model's tokens and the free memory.
+    batch_size: int | str = AUTO
     # `exact`: open_clip's pixels, bit for bit. `fast`: JPEGs differ by at most two grey levels, in half the time.
     # `gpu`: JPEGs are decoded and resized on the GPU that the model runs on; they differ by some more.
     decode: str = "fast"
-    # Threads that decode images; None means one per core.
+    # Threads or processes that decode images, for each device; None means one per core, shared by the devices.
     workers: int | None = None
     # Images in a unit; units that were in flight when a run was killed are computed again. None means 256 on a CPU, and
     # on a GPU 1,024 with patches and 16,384 without.
@@ -112,8 +118,9 @@ class PrecomputeSettings:
     allow_pipe: bool = False
     # How many images may be bad before the run ends: `1%` of all, or a number. None means any number.
     max_bad: str | int | None = None
-    # Memory in bytes that encoded and decoded images between the stages may take.
-    in_flight_bytes: int = 256 << 20
+    # Memory in bytes that encoded and decoded images between the stages may take, for each device. None means 256 MiB
+    # on a CPU, and on a GPU room for eight batches of pixels if that is more.
+    in_flight_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not self.shards:
@@ -138,11 +145,13 @@ class PrecomputeSettings:
             raise SettingsError(f"--decode {self.decode} is unknown; choose from {', '.join(DECODERS)}")
         for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is None:
+            if value == AUTO if name == "batch_size" else value is None:
                 continue
             flag = f"--{name.replace('_', '-')}"
             if not isinstance(value, Integral) or isinstance(value, bool):
-                raise SettingsError(f"{flag} {value!r} is not a whole number; give one from 1 to {most:,}")
+                given = value if isinstance(value, str) else repr(value)
+                also = f", or {AUTO}" if name == "batch_size" else ""
+                raise SettingsError(f"{flag} {given} is not a whole number; give one from 1 to {most:,}{also}")
             if int(value) < 1:
                 raise SettingsError(f"{flag} {value} is too small; give at least 1")
             if int(value) > most:
@@ -197,6 +206,16 @@ class PrecomputeSettings:
             if name in plain:
                 plain[name] = tuple(plain[name])
         return cls(**plain)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSettings(PrecomputeSettings):
+    """Settings of a run in which every `auto` has been replaced by a value."""
+
+    # Defaults only because all fields before these have them.
+    precision: str = "fp32"
+    batch_size: int = 32
+    in_flight_bytes: int = 256 << 20
 
 
 def bad_limit(text: str | int, images: int) -> float:

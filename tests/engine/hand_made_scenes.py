@@ -115,6 +115,7 @@ def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.n
     with writer.begin(unit) as rows:
         rows.put(
             np.arange(count),
+            np.ones(count, bool),
             {
                 "embedding": embedding,
                 "norm": norm,

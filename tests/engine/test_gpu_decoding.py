@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 import headspan as hs
-from headspan.cli.precompute import advise_gpu
+from headspan.cli.precompute import _advise
 from headspan.config import Preprocess
 from headspan.decode.batches import DecodedSpan
 from headspan.decode.exact import Undecodable, fill, interpolation, preprocess_image
@@ -319,5 +319,5 @@ def test_a_run_whose_gpu_waited_for_images_says_that_it_can_decode_them(
 ) -> None:
     summary = hs.Summary("s.zarr", 100, [], 0, seconds={"waiting for images": waited, "total": 10.0})
     store: Any = SimpleNamespace(attributes={"decode": decode, "backend": backend})
-    advise_gpu(summary, store)
+    _advise(summary, store)
     assert ("waited for images for 30% of the time; --decode gpu" in capsys.readouterr().out) is advised

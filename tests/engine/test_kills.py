@@ -141,6 +141,17 @@ def test_a_run_killed_several_times_gives_the_same_store(
     assert relative_files(out) == relative_files(path)
 
 
+def test_a_run_that_decodes_in_processes_gives_the_same_store_when_it_is_killed_and_resumed(
+    runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    path, _ = whole
+    out = tmp_path / "run.zarr"
+    statuses = [runs.run(out, last=last, processes=True)["status"] for last in (20, 70, 110)]
+    assert statuses[0] == -9
+    assert runs.run(out, processes=True)["status"] == 0
+    assert relative_files(out) == relative_files(path)
+
+
 def test_several_processes_on_one_store_give_the_store_that_one_would_give(
     runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -184,6 +184,7 @@ def test_rows_may_come_in_any_runs_with_gaps_and_in_pieces_of_any_size(
     create_array(zarr.create_group(store=root, zarr_format=3), spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_writer, "_PIECE_BYTES", data.draw(st.sampled_from([1, 100, 1000]), "bytes of a piece"))
+        patch.setattr(shard_writer, "_UNCOPIED_BYTES", data.draw(st.sampled_from([1, 50, 10**6]), "bytes not copied"))
         write_shard(
             root, spec, first_row, [(start, values[start:stop]) for start, stop in runs if (start, stop) not in missing]
         )

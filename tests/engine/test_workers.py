@@ -92,7 +92,7 @@ def write_unit(store: StoreWriter, unit: Unit, variant: int) -> bool:
     moments.add(torch.from_numpy(heads), torch.from_numpy(norm))
     with store.begin(unit) as writer:
         arrays = {"embedding": norm, "norm": norm, "heads": heads.astype(np.float16)}
-        writer.put(rows, arrays)
+        writer.put(rows, np.ones(len(rows), bool), arrays)
         return writer.commit(moments, []) is not None
 
 

@@ -17,7 +17,7 @@ from tests.tolerances import relative_error
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 from headspan.model.convert import to_tower
-from headspan_kernels import fused, reference
+from headspan_kernels import fused, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
 
@@ -254,15 +254,23 @@ def test_a_layer_norm_of_strided_rows_equals_the_reference(random: torch.Generat
     assert relative_error(found.normed, wanted.normed) < tolerances.FLOAT32_SUM
 
 
-@pytest.mark.parametrize("size", [1, 30, 64, 128])
-@pytest.mark.parametrize("batch", [1, 3, 5])
-def test_moments_are_added_in_place(random: torch.Generator, batch: int, size: int) -> None:
-    heads, mean_and_bias = draw(random, batch, 1, 2, size), draw(random, batch, 3, dtype=torch.float64)
-    scale = draw(random, batch, dtype=torch.float64)
+def moments_of(
+    random: torch.Generator, batch: int, size: int, terms: int = 3, heads: int = 2
+) -> tuple[torch.Tensor, ...]:
+    """Arguments of `add_moments`; the second of three images is left out."""
+    drawn, scale = draw(random, batch, 1, heads, size), draw(random, batch, dtype=torch.float64)
+    mean_and_bias = draw(random, batch, terms, dtype=torch.float64)
     if batch == 3:
-        scale[1], heads[1, 0, 1], mean_and_bias[1, 2] = 0, torch.nan, torch.inf
-    total = draw(random, 1, 2, size + 3, dtype=torch.float64)
-    gram = draw(random, 1, 2, size + 3, size + 3, dtype=torch.float64)
+        scale[1], drawn[1, 0, 1], mean_and_bias[1, 0] = 0, torch.nan, torch.inf
+    total = draw(random, 1, heads, size + terms, dtype=torch.float64)
+    gram = draw(random, 1, heads, size + terms, size + terms, dtype=torch.float64)
+    return drawn, scale, mean_and_bias, total, gram
+
+
+@pytest.mark.parametrize("size", [1, 24, 64, 113, 192])
+@pytest.mark.parametrize("batch", [1, 3, 19])
+def test_moments_are_added_in_place(random: torch.Generator, batch: int, size: int) -> None:
+    heads, scale, mean_and_bias, total, gram = moments_of(random, batch, size)
     wanted_total, wanted_gram = total.clone(), gram.clone()
     reference.add_moments(heads, scale, mean_and_bias, wanted_total, wanted_gram)
     before = gram[0, 1].clone().numpy()
@@ -272,6 +280,31 @@ def test_moments_are_added_in_place(random: torch.Generator, batch: int, size: i
     good = scale != 0
     rows = coordinate_rows(heads[good, 0, 1], scale[good], mean_and_bias[good])
     assert relative_error(gram[0, 1], before + sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
+
+
+@pytest.mark.parametrize("size", [64, 104])
+def test_moments_are_the_same_with_every_tile_and_to_the_bit_with_one(random: torch.Generator, size: int) -> None:
+    *inputs, total, gram = moments_of(random, 19, size, terms=4, heads=1)
+    wanted_total, wanted_gram = total.clone(), gram.clone()
+    reference.add_moments(*inputs, wanted_total, wanted_gram)
+    for cut in {*moments.candidates(size), *moments.candidates(size, (10, 0))}:
+        found, again = ([total.clone(), gram.clone()] for _ in range(2))
+        moments.add_moments_cut(cut, *inputs, *found)
+        moments.add_moments_cut(cut, *inputs, *again)
+        assert relative_error(found[0], wanted_total) < tolerances.FLOAT64, cut
+        assert relative_error(found[1], wanted_gram) < tolerances.FLOAT64, cut
+        for one, two in zip(found, again, strict=True):
+            assert torch.equal(one, two), cut
+
+
+def test_tiles_above_the_diagonal_are_stored_transposed_to_the_bit(random: torch.Generator) -> None:
+    *inputs, total, gram = moments_of(random, 19, 80)
+    gram.zero_()
+    fused.add_moments(*inputs, total, gram)
+    upper = gram.triu()
+    # Tiles above the diagonal are stored twice; within a tile on it, both halves are products of the same numbers.
+    assert relative_error(gram, upper + upper.mT - upper * torch.eye(83)) < tolerances.FLOAT64
+    assert torch.equal(gram[..., :32, 32:], gram[..., 32:, :32].mT)
 
 
 @pytest.mark.parametrize(

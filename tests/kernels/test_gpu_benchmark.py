@@ -51,7 +51,7 @@ def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setitem(gpu_ops.TOLERANCE, torch.bfloat16, 3 * tolerances.BFLOAT16_ROUNDING)
 
     def run() -> dict[str, Any]:
-        exit_code = gpu.main()
+        exit_code = gpu.main(["--only", "accuracy", "ops", "tower"])
         lines = [json.loads(text) for text in (tmp_path / "toy-gpu.jsonl").read_text().splitlines()]
         assert [line["question"] for line in lines] == [gpu.ACCURACY, gpu.OPS, gpu.TOWER]
         return {"exit_code": exit_code} | {line["question"]: line for line in lines}
@@ -84,6 +84,8 @@ def test_the_gpu_benchmark_runs_at_toy_size(run_toy: Callable[[], dict[str, Any]
     assert "reference, compiled" not in ops["rows"]["preprocess"]
     assert "reference, compiled" in ops["rows"]["add_moments"]
     assert [row[0] for row in gpu.ops_table(ops)[1:]] == list(ops["rows"])
+    for name in ("attention_cuts", "moments_cuts"):
+        assert all(row["ms"] for row in ops[name].values()), ops[name]
     assert speed["images_a_second"] == round(2000 / speed["rows"]["ours"]["ms"])
     assert speed["left_out"] == []
     for name in ("ours", gpu_tower.OPEN_CLIP_COMPILED):
@@ -185,8 +187,15 @@ def test_the_gpu_benchmark_skips_peers_that_might_not_compile_in_time(
 
 def test_the_peers_of_the_gpu_benchmark_do_the_same_work(run_toy: Callable[[], dict[str, Any]]) -> None:
     peers = [(case, peer) for case in gpu_ops.cases(3) for peer in case.peers.values()]
-    assert {case.op for case, _ in peers} == {"preprocess"}
+    assert {case.op for case, _ in peers} == {"preprocess", "add_moments"}
     for case, (work, arguments) in peers:
+        if case.op == "add_moments":
+            added = [[value.clone() for value in case.arguments] for _ in range(2)]
+            reference.add_moments(*added[0])
+            work(*added[1])
+            for wanted, found in zip(*(each[-2:] for each in added), strict=True):
+                assert relative_error(found, wanted) < tolerances.FLOAT64
+            continue
         wanted = getattr(reference, case.op)(*case.arguments)
         found = work(*arguments)
         assert found.shape == wanted.shape

@@ -22,7 +22,6 @@ def add_textspan(section: Section) -> None:
     command = section.add(
         "textspan",
         _textspan,
-        "describe every head by texts (TEXTSPAN)",
         "headspan textspan run.zarr --texts-per-head 60",
     )
     store_argument(command)
@@ -62,9 +61,7 @@ def add_textspan(section: Section) -> None:
 
 def add_report(section: Section) -> None:
     """Add `report`."""
-    command = section.add(
-        "report", _report, "write the results as one HTML file", "headspan report run.zarr --out report.html"
-    )
+    command = section.add("report", _report, "headspan report run.zarr --out report.html")
     store_argument(command)
     command.add_argument(
         "--out", metavar="FILE", help="the file to write (default: STORE-report.html beside the store)"

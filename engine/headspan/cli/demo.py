@@ -16,7 +16,6 @@ def add_demo(section: Section) -> None:
     demo = section.add(
         "demo",
         _demo,
-        "draw images and run every step on them, without a network",
         "headspan demo --out headspan-demo",
     )
     demo.add_argument("--out", metavar="FOLDER", default="headspan-demo", help="folder to write (default: %(default)s)")

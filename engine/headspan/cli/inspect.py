@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from headspan.cli.commands import Section
 from headspan.cli.progress import ProgressPrinter
@@ -12,15 +12,17 @@ from headspan.cli.terminal import say, say_row
 from headspan.config import as_ranges
 from headspan.errors import counted
 from headspan.escapes import shell_command
-from headspan.run.verify import WHOLE_STORE, Verdict, verify
 from headspan.store.info import info
 from headspan.store.reader import Store
+
+if TYPE_CHECKING:
+    from headspan.run.verify import Verdict
 
 
 def add_inspect(section: Section) -> None:
     """Add the four commands."""
-    section.add("models", _models, "list open_clip's models, and which of them headspan supports", "headspan models")
-    about = section.add("info", _info, "show what a store holds", "headspan info run.zarr --bad")
+    section.add("models", _models, "headspan models")
+    about = section.add("info", _info, "headspan info run.zarr --bad")
     store_argument(about)
     lists = about.add_argument_group("lists (on each line: row, key, shard and reason)")
     lists.add_argument("--bad", action="store_true", help="list the images that could not be used")
@@ -28,9 +30,7 @@ def add_inspect(section: Section) -> None:
         "--notes", action="store_true", help="list the captions and other members that could not be used"
     )
 
-    check = section.add(
-        "verify", _verify, "check a store's files, numbers and source tars", "headspan verify run.zarr --sources"
-    )
+    check = section.add("verify", _verify, "headspan verify run.zarr --sources")
     store_argument(check)
     sources = check.add_argument_group("source tars")
     sources.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
@@ -39,7 +39,6 @@ def add_inspect(section: Section) -> None:
     command = section.add(
         "repair",
         _repair,
-        "compute damaged or quarantined units again",
         "headspan repair run.zarr",
         "Everything else in the store stays as it is. Shards and model must be those that the store was made from.",
     )
@@ -55,7 +54,7 @@ def add_inspect(section: Section) -> None:
     computation.add_argument(
         "--batch-size", type=int, metavar="N", help="images per forward pass (default: the store's)"
     )
-    computation.add_argument("--device", help="auto, cpu or cuda:0 (default: the store's)")
+    computation.add_argument("--device", help="auto, cpu or cuda:0, the first of several (default: the store's)")
     computation.add_argument(
         "--workers", type=int, metavar="N", help="threads that decode images (default: one per core)"
     )
@@ -63,6 +62,8 @@ def add_inspect(section: Section) -> None:
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
+    from importlib.metadata import version
+
     from headspan.model.convert import catalogue, models_needing_transformers, two_pass_models
 
     reasons, later, twice = catalogue(), models_needing_transformers(), two_pass_models()
@@ -90,6 +91,9 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    # Imported here and below, because `info` needs none of it.
+    from headspan.run.verify import verify
+
     # Open all rows, since `verify` also checks which of them hold an image.
     store = Store(flags.store, include_failed=True)
     verdict = verify(store, progress, flags.sources, flags.shards)
@@ -100,6 +104,8 @@ def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _print_verdict(store: Store, verdict: Verdict) -> int:
+    from headspan.run.verify import WHOLE_STORE
+
     for problem in verdict.problems:
         where = f"rows {problem.first_row} to {problem.first_row + problem.rows - 1}"
         if problem.unit != WHOLE_STORE:
@@ -132,6 +138,7 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
     from headspan.run.repair import repair
+    from headspan.run.verify import WHOLE_STORE
 
     names = ("batch_size", "device", "workers", "allow_pipe", "weights")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}

@@ -39,7 +39,6 @@ def add_labels(section: Section) -> None:
     label = section.add(
         "label",
         _label,
-        "give every head one concept as its label",
         "headspan label run.zarr",
         "The label is the concept that most of the head's first texts have in the pool, or the answer of a language "
         "model (--llm).",
@@ -63,7 +62,6 @@ def add_labels(section: Section) -> None:
     ccs = section.add(
         "ccs",
         _ccs,
-        "count how many texts of a head match its label (CCS)",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
         "The Concept Consistency Score of a head is the number of its first five texts that match its label, according "
         "to the concepts of the pool, or to language models that vote (--judge).",
@@ -90,7 +88,6 @@ def add_pool(section: Section) -> None:
     pool = section.add(
         "pool",
         _pool,
-        "have a language model write a pool of texts",
         'headspan pool --llm gpt-4o --ask "general image descriptions" --count 3500',
     )
     texts = pool.add_argument_group("texts")

@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 from collections.abc import Sequence
-from importlib.metadata import version
 from types import FrameType
 
-from headspan.cli.analyse import add_report, add_textspan
-from headspan.cli.commands import Commands
-from headspan.cli.demo import add_demo
+from headspan.cli.commands import Commands, Group
 from headspan.cli.flag_parser import Parser
-from headspan.cli.inspect import add_inspect
-from headspan.cli.labels import add_labels, add_pool
-from headspan.cli.precompute import add_precompute
 from headspan.cli.progress import ProgressPrinter
-from headspan.cli.terminal import conclude, prepare, tell
-from headspan.cli.votes import add_compare, add_votes
+from headspan.cli.terminal import conclude, prepare, say, tell
 from headspan.errors import HeadspanError
 
 
@@ -35,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     prepare()
     try:
-        parser, _ = build_parser()
+        arguments = sys.argv[1:] if arguments is None else arguments
+        parser, _ = build_parser(_command_in(arguments))
         return _run(parser.parse_args(arguments))
     finally:
         conclude()
@@ -68,31 +63,79 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def build_parser() -> tuple[Parser, Commands]:
-    """The parser of the command line, and its commands in sections."""
+def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
+    """The parser of the command line, and its commands in sections.
+
+    If `only` is given, the other commands than that one have no flags.
+    """
     parser = Parser(
         prog="headspan",
         epilog="`headspan COMMAND --help` explains a command's flags.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action="version", help="print the version and exit", version=f"headspan {version('headspan')}"
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = Commands(parser, only)
+    commands.section(
+        "precompute",
+        "headspan precompute 'data/{0000..0127}.tar' --out run.zarr",
+        Group("precompute.add_precompute", {"precompute": "stream shards of images through an encoder into a store"}),
     )
-    commands = Commands(parser)
-    add_precompute(commands.section("precompute", "headspan precompute 'data/{0000..0127}.tar' --out run.zarr"))
-    add_inspect(commands.section("inspect", "headspan verify run.zarr"))
-    analyse = commands.section("analyse", "headspan textspan run.zarr --texts-per-head 60")
-    add_textspan(analyse)
-    add_labels(analyse)
-    add_compare(analyse)
-    add_report(analyse)
-    language_models = commands.section(
+    commands.section(
+        "inspect",
+        "headspan verify run.zarr",
+        Group(
+            "inspect.add_inspect",
+            {
+                "models": "list open_clip's models, and which of them headspan supports",
+                "info": "show what a store holds",
+                "verify": "check a store's files, numbers and source tars",
+                "repair": "compute damaged or quarantined units again",
+            },
+        ),
+    )
+    commands.section(
+        "analyse",
+        "headspan textspan run.zarr --texts-per-head 60",
+        Group("analyse.add_textspan", {"textspan": "describe every head by texts (TEXTSPAN)"}),
+        Group(
+            "labels.add_labels",
+            {
+                "label": "give every head one concept as its label",
+                "ccs": "count how many texts of a head match its label (CCS)",
+            },
+        ),
+        Group("votes.add_compare", {"compare": "show the scores of several stores side by side"}),
+        Group("analyse.add_report", {"report": "write the results as one HTML file"}),
+    )
+    commands.section(
         "language models",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
-        "`label --llm MODEL` and `ccs --judge MODEL` ask language models too.",
+        Group("labels.add_pool", {"pool": "have a language model write a pool of texts"}),
+        Group(
+            "votes.add_votes",
+            {"votes": "show every vote, with the raw answers", "agreement": "measure how far judges and people agree"},
+        ),
+        note="`label --llm MODEL` and `ccs --judge MODEL` ask language models too.",
     )
-    add_pool(language_models)
-    add_votes(language_models)
-    add_demo(commands.section("demo", "headspan demo --out headspan-demo"))
+    commands.section(
+        "demo",
+        "headspan demo --out headspan-demo",
+        Group("demo.add_demo", {"demo": "draw images and run every step on them, without a network"}),
+    )
     parser.description = f"Find out what each attention head of a CLIP image encoder does.\n\n{commands.help_text()}"
     return parser, commands
+
+
+class _Version(argparse.Action):
+    """Print the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
+        from importlib.metadata import version
+
+        say(f"headspan {version('headspan')}")
+        parser.exit()
+
+
+def _command_in(arguments: Sequence[str]) -> str:
+    """The command that the arguments name; an empty string if they name none."""
+    return next((word for word in arguments if not word.startswith("-")), "")

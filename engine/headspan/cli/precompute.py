@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from headspan.cli.commands import Section
+from headspan.cli.commands import Section, loading
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
@@ -13,12 +13,15 @@ from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings
 from headspan.errors import counted
 from headspan.escapes import shell_command
 from headspan.run.summary import Summary
+from headspan.store.commit_records import NOT_FINITE
 from headspan.store.reader import Store
 from headspan.timing import IN_TURN, MEANWHILE
 
 _BAD_SHOWN = 10
 # The share of a run's time, spent waiting for images, above which another way to decode is advised.
 _LONG_WAIT = 0.2
+# The share of images above which overflows are advised against.
+_MANY_OVERFLOWS = 0.001
 
 
 def add_precompute(section: Section) -> None:
@@ -26,7 +29,6 @@ def add_precompute(section: Section) -> None:
     command = section.add(
         "precompute",
         _precompute,
-        "stream shards of images through an encoder into a store",
         "headspan precompute 'data/{0000..0127}.tar' --model ViT-L-14 \\\n"
         "      --pretrained laion2b_s32b_b82k --out run.zarr",
     )
@@ -88,24 +90,48 @@ def add_precompute(section: Section) -> None:
     )
 
     computation = command.add_argument_group("computation")
-    computation.add_argument("--device", help="auto, cpu or cuda:0 (default: auto)")
     computation.add_argument(
-        "--precision", help=f"the model's number format: {', '.join(PRECISIONS)} (default: fp32; fp16 needs a GPU)"
+        "--device",
+        help="cpu, cuda:0, or several GPUs such as cuda:0,cuda:2, each with its own process (default: auto, all GPUs, "
+        "or the CPU if there is none)",
+    )
+    computation.add_argument(
+        "--precision",
+        help=f"the model's number format: {', '.join(PRECISIONS)} (default: auto, fp32 on a CPU and fp16 on a GPU; a "
+        "store that exists keeps its own)",
     )
     computation.add_argument(
         "--decode",
         help="fast (JPEG pixels within two grey levels of open_clip's), exact (the same pixels as open_clip's) or gpu "
         "(JPEGs decoded on the GPU) (default: fast)",
     )
-    computation.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass (default: 32)")
     computation.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode images (default: one per core)"
+        "--batch-size",
+        type=_number_or_word,
+        metavar="N",
+        help="images per forward pass (default: auto, 32 on a CPU, and on a GPU by model and free memory; a store that "
+        "exists keeps its own)",
     )
+    computation.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads or processes that decode images, for each device (default: one per core, shared by the devices)",
+    )
+
+
+def _number_or_word(text: str) -> int | str:
+    """A number if `text` is one; the settings refuse words other than `auto`."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
-    from headspan.run.precompute import precompute
+    with loading():
+        from headspan.run.precompute import precompute
 
     names = {field.name for field in fields(PrecomputeSettings)}
     given = {name: value for name, value in vars(flags).items() if name in names and value is not None}
@@ -113,7 +139,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     print_summary(summary)
     store = Store(summary.path)
-    advise_gpu(summary, store)
+    _advise(summary, store)
     if store.complete and not store.images:
         say(
             f"none of {counted(store.planned_images, 'image')} could be used, so the store is empty; "
@@ -129,7 +155,7 @@ def print_summary(summary: Summary) -> None:
         say(f"already stored, earlier or by another process: {counted(summary.skipped, 'image')}")
     say(f"{counted(summary.images, 'image')} stored in {summary.path}")
     if summary.images:
-        say(_stage_seconds(summary.seconds))
+        say(_stage_seconds(summary))
     if summary.bad:
         say(f"{counted(len(summary.bad), 'image')} could not be used:")
         for bad in summary.bad[:_BAD_SHOWN]:
@@ -143,9 +169,16 @@ def print_summary(summary: Summary) -> None:
         )
 
 
-def advise_gpu(summary: Summary, store: Store) -> None:
-    """Print that a GPU can decode images, if one waited for them."""
-    waited, total = (summary.seconds.get(stage, 0.0) for stage in ("waiting for images", "total"))
+def _advise(summary: Summary, store: Store) -> None:
+    """Print what may help the next run."""
+    overflows = sum(bad.reason == NOT_FINITE for bad in summary.bad)
+    if store.attributes["precision"] == "fp16" and overflows > _MANY_OVERFLOWS * (summary.images + len(summary.bad)):
+        say(
+            f"numbers of {counted(overflows, 'image')} overflowed, perhaps in the model's fp16; --precision bf16, with "
+            "another --out, has the range of fp32"
+        )
+    waited = summary.seconds.get("waiting for images", 0.0) / summary.processes
+    total = summary.seconds.get("total", 0.0)
     on_gpu = str(store.attributes.get("backend", "")).endswith(" cuda")
     if summary.images and on_gpu and store.attributes["decode"] == "fast" and waited > _LONG_WAIT * total:
         say(
@@ -154,11 +187,13 @@ def advise_gpu(summary: Summary, store: Store) -> None:
         )
 
 
-def _stage_seconds(seconds: dict[str, float]) -> str:
+def _stage_seconds(summary: Summary) -> str:
+    seconds = summary.seconds
     in_turn, meanwhile = (
         ", ".join(f"{stage} {seconds[stage]:,.1f} s" for stage in stages) for stages in (IN_TURN, MEANWHILE)
     )
-    return f"{seconds['total']:,.1f} s: {in_turn}; at the same time on other threads: {meanwhile}"
+    over = f", added up over {summary.processes} processes" if summary.processes > 1 else ""
+    return f"{seconds['total']:,.1f} s{over}: {in_turn}; at the same time on other threads: {meanwhile}"
 
 
 def _command_listing_bad(summary: Summary) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from headspan.cli.terminal import ERR, tell
 from headspan.errors import counted
 from headspan.escapes import escaped
 from headspan.events import NOTE, Progress
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _LINE_SECONDS = 5.0
 # A rate measured over less time is noise.
@@ -55,6 +57,9 @@ class ProgressPrinter:
     def _draw(self, event: Progress) -> None:
         bar = self._bars.get(event.stage)
         if bar is None:
+            # Bars are drawn on terminals only, and importing them takes longer than most commands.
+            from tqdm import tqdm
+
             unit = f" {_unit(event)}"
             bar = tqdm(desc=event.stage, total=event.total, initial=event.done, unit=unit, file=ERR, dynamic_ncols=True)
             self._bars[event.stage] = bar

@@ -25,9 +25,7 @@ from headspan.store.reader import Store
 
 def add_votes(section: Section) -> None:
     """Add `votes` and `agreement`."""
-    votes = section.add(
-        "votes", _votes, "show every vote, with the raw answers", "headspan votes run.zarr --head L22.H13"
-    )
+    votes = section.add("votes", _votes, "headspan votes run.zarr --head L22.H13")
     store_argument(votes)
     votes.add_argument("--head", help="show one head only, as in L22.H13")
     run_flag(votes)
@@ -35,7 +33,6 @@ def add_votes(section: Section) -> None:
     agreement = section.add(
         "agreement",
         _agreement,
-        "measure how far judges and people agree",
         "headspan agreement run.zarr --write to_judge.csv --count 100",
     )
     store_argument(agreement)
@@ -55,9 +52,7 @@ def add_votes(section: Section) -> None:
 
 def add_compare(section: Section) -> None:
     """Add `compare`."""
-    table = section.add(
-        "compare", _compare, "show the scores of several stores side by side", "headspan compare a.zarr b.zarr"
-    )
+    table = section.add("compare", _compare, "headspan compare a.zarr b.zarr")
     table.add_argument("stores", nargs="+", metavar="STORE", help="stores with scores")
     run_flag(table)
 

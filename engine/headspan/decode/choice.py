@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from headspan.config import PrecomputeSettings, Preprocess
+from headspan.config import Preprocess, ResolvedSettings
 from headspan.decode.decoder import Decoder
 from headspan.decode.gpu.nvjpeg import DecodeJpegs, torchvision_on
 from headspan.decode.processes.decoder import ProcessDecoder
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def decoder_of(
-    settings: PrecomputeSettings,
+    settings: ResolvedSettings,
     preprocess: Preprocess,
     in_flight_bytes: int,
     open_source: Callable[[str], ShardReader],

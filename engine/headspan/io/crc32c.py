@@ -15,13 +15,23 @@ _ONE = 1 << 31
 
 def combined(first: int, second: int, second_bytes: int) -> int:
     """The crc32c of two byte strings joined, from the crc32c of each and the length of the second."""
-    shift, power = _ONE, 0
+    place = 0
     while second_bytes:
-        if second_bytes & 1:
-            shift = _product(shift, _shift_by_power_of_two(power))
-        second_bytes >>= 1
-        power += 1
-    return _product(first, shift) ^ second
+        if digit := second_bytes & 0xFF:
+            first = _product(first, _shift(digit, place))
+        second_bytes >>= 8
+        place += 1
+    return first ^ second
+
+
+@cache
+def _shift(digit: int, place: int) -> int:
+    """x^(8 · digit · 256^place) modulo the polynomial; the length of a byte string has few such digits."""
+    shift = _ONE
+    for power in range(8):
+        if digit >> power & 1:
+            shift = _product(shift, _shift_by_power_of_two(8 * place + power))
+    return shift
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -70,12 +71,11 @@ class LocalStorage:
         return (self.root / key).read_bytes()
 
     def size(self, key: str) -> int | None:
-        path = self.root / key
-        # Another process may delete or rename the file between the two calls.
         try:
-            return path.stat().st_size if path.is_file() else None
-        except FileNotFoundError:
+            found = (self.root / key).stat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def checksum(self, key: str) -> Checksum:
         return checksum(self.root / key)
@@ -89,8 +89,8 @@ class LocalStorage:
                 raise StoreError(f"{top}: cannot be listed ({error.strerror}); correct its permissions") from error
 
         for path, _, names in os.walk(top, onerror=refuse):
-            place = Path(path).relative_to(self.root)
-            yield from (str(place / name) for name in names)
+            place = os.path.relpath(path, self.root)
+            yield from names if place == "." else (f"{place}/{name}" for name in names)
 
     def delete(self, key: str) -> None:
         self._unlink(self.root / key)

@@ -41,6 +41,12 @@ def memory_file(size: int = 0) -> int:
     return descriptor
 
 
+def empty_file(descriptor: int) -> None:
+    """Free the memory of a memory file, and let what is written next begin at its beginning."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+
+
 def close_file(descriptor: int) -> None:
     """Close a memory file. Mappings of it stay valid."""
     os.close(descriptor)

@@ -102,8 +102,9 @@ def read_state(path: str, *arguments: Any, **settings: Any) -> dict[str, Tensor]
     if path.endswith(".safetensors"):
         found: Any = load_file(path)
     else:
-        _refuse_other_formats(Path(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        # A ZIP archive is mapped into memory, and not read twice.
+        mapped = _is_archive(Path(path))
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     while isinstance(found, Mapping):
         within = next((found[key] for key in _WITHIN if isinstance(found.get(key), Mapping)), None)
         if within is None:
@@ -190,14 +191,15 @@ def _no_plain_weights(shown: str, error: Exception) -> str:
     )
 
 
-def _refuse_other_formats(path: Path) -> None:
-    """Raise ValueError if a file is neither a ZIP archive nor a pickle, as checkpoints of PyTorch are."""
+def _is_archive(path: Path) -> bool:
+    """Whether a checkpoint of PyTorch is a ZIP archive. Raises ValueError if it is neither that nor a pickle."""
     with path.open("rb") as file:
         beginning = file.read(16)
     if not beginning:
         raise ValueError("the file is empty")
     if not beginning.startswith((b"PK\x03\x04", b"\x80")):
         raise ValueError(f"it is not a PyTorch checkpoint; it begins with {beginning!r}")
+    return beginning.startswith(b"PK")
 
 
 def _reason(error: Exception) -> str:

@@ -19,11 +19,11 @@ from open_clip.factory import get_model_config
 from open_clip.model import _build_vision_tower
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from headspan.errors import ModelError
 from headspan.model import convert_openclip, convert_timm
+from headspan.model.initialisation import NoInitialisation
 from headspan.model.tower import Tower
 from headspan.model.weights import UnsupportedModel
 
@@ -79,15 +79,21 @@ def unsupported_reason(config: dict[str, Any]) -> str | None:
 
 def _verdict_of(config: dict[str, Any]) -> tuple[str | None, bool]:
     vision = config["vision_cfg"]
-    # Settings that do not matter are made equal, so that one cached answer serves many configs. One block is enough.
-    of_timm = vision.get("timm_model_name")
-    alike = {"timm_drop": 0.0, "timm_drop_path": None, "image_size": 224} if of_timm else {"layers": 1}
-    return _verdict(dumps({**vision, **alike}, sort_keys=True), config["embed_dim"], bool(config.get("quick_gelu")))
+    # Settings that do not matter are made equal, so that one cached answer serves many configs.
+    alike = {"timm_drop": 0.0, "timm_drop_path": None, "image_size": 224} if vision.get("timm_model_name") else {}
+    vision = {**_one_block(vision), **alike}
+    return _verdict(dumps(vision, sort_keys=True), config["embed_dim"], bool(config.get("quick_gelu")))
+
+
+def _one_block(vision: dict[str, Any]) -> dict[str, Any]:
+    """The config of an image tower with one block, which is enough to judge it; timm's have a fixed number."""
+    return vision if vision.get("timm_model_name") else {**vision, "layers": 1}
 
 
 def patch_pixels(config: dict[str, Any]) -> int:
     """The side of a patch in pixels, for a config that is supported."""
-    tower = _tower_of(_without_numbers(config["embed_dim"], config["vision_cfg"], False))
+    vision = _one_block(config["vision_cfg"])
+    tower = _tower_of(_without_numbers(config["embed_dim"], vision, False))
     return max(prod(step.stride[axis] for step in tower.patch_embed) for axis in (0, 1))
 
 
@@ -112,20 +118,11 @@ def _tower_of(visual: nn.Module) -> Tower:
 
 def _without_numbers(joint: int, vision: dict[str, Any], quick_gelu: bool) -> nn.Module:
     """An image tower without numbers. Takes a fraction of a second at any size."""
-    with torch.device("meta"), _NoInitialisation():
+    # PyTorch imports its compiler for arithmetic on the device `meta`, which takes a second. timm's towers have all
+    # their blocks, so they need that device; open_clip's have one block here, whose memory is never touched.
+    device = "meta" if vision.get("timm_model_name") else "cpu"
+    with torch.random.fork_rng(devices=[]), torch.device(device), NoInitialisation():
         return _build_vision_tower(joint, vision, quick_gelu)
-
-
-_INITIALISERS = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_)
-
-
-class _NoInitialisation(TorchFunctionMode):
-    """Skips random initialisation, which takes most of the time and does nothing to tensors without numbers."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _INITIALISERS:
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 @cache

@@ -6,28 +6,28 @@ that cannot be decomposed is refused before its weights are fetched.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor
 
 from headspan.config import Preprocess
 from headspan.errors import ModelError, SettingsError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.model import hub
 from headspan.model.checkpoint import LOADING_ERRORS, first_line, load_into
+from headspan.model.checksums import TowerChecksums
 from headspan.model.configs import REFERENCE, NamedConfig, find_config
 from headspan.model.convert import SUPPORTED, lacks_transformers, patch_pixels, to_tower, unsupported_reason
 from headspan.model.description import parts_of
+from headspan.model.initialisation import NoInitialisation
 from headspan.model.layers import Mlp
 from headspan.model.places import Weights, find_weights
 from headspan.model.provenance import ModelSettings, find_settings
@@ -44,10 +44,7 @@ class LoadedModel:
     clip: Any
     config: dict[str, Any]
     preprocess: Preprocess
-    # SHA-256 of the image tower's parameters, by name, as float32.
-    weights_sha256: str
-    # The same for the text tower: all other parameters except the scale and bias of the logits.
-    text_sha256: str
+    checksums: TowerChecksums
     # Whether open_clip runs QuickGELU in both towers.
     quick_gelu: bool
     named: NamedConfig
@@ -57,6 +54,16 @@ class LoadedModel:
     paths: dict[str, str] = field(default_factory=dict)
     # Whether files that the tokenizer needs may be fetched.
     download: bool = True
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the image tower's parameters, by name, as float32."""
+        return self.checksums.image
+
+    @property
+    def text_sha256(self) -> str:
+        """The same for the text tower: all other parameters except the scale and bias of the logits."""
+        return self.checksums.text
 
     @property
     def activation(self) -> str:
@@ -182,8 +189,7 @@ def _load(
         clip=clip,
         config=named.config,
         preprocess=_preprocess(clip.visual),
-        weights_sha256=_digest(clip.visual.state_dict()),
-        text_sha256=_digest(_text_state(clip.state_dict())),
+        checksums=TowerChecksums.begin(clip),
         quick_gelu=settings.quick_gelu,
         named=named,
         assumed=settings.note,
@@ -212,7 +218,7 @@ def _refuse_unsupported(name: str, config: dict[str, Any], image_size: int | Non
 
 
 def _built(name: str, named: NamedConfig, found: Weights, settings: ModelSettings, image_size: int | None) -> Any:
-    """The model with random weights, as open_clip builds it from the config of a local folder."""
+    """The model as open_clip builds it from the config of a local folder, without weights if a file has them all."""
     config = {**named.config, "quick_gelu": settings.quick_gelu}
     if not settings.quick_gelu:
         config.pop("quick_gelu")
@@ -220,13 +226,22 @@ def _built(name: str, named: NamedConfig, found: Weights, settings: ModelSetting
         whole = {"model_cfg": config, "preprocess_cfg": settings.preprocess}
         (Path(folder) / hub.CONFIG).write_text(json.dumps(whole), encoding="utf-8")
         try:
-            with _quiet_logging(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(found.seed)
+            with _quiet_logging(), _initialisation(found):
                 return open_clip.create_model(
                     f"local-dir:{folder}", force_image_size=image_size, load_weights=False, pretrained_text=False
                 )
         except LOADING_ERRORS as error:
             raise ModelError(_config_failure(name, error)) from error
+
+
+@contextmanager
+def _initialisation(found: Weights) -> Iterator[None]:
+    """Draw weights with their seed, or as few as possible if each of them is loaded from the file."""
+    # open_clip accepts files of NumPy arrays that hold a part of the weights.
+    loaded = found.path is not None and found.path.suffix not in (".npz", ".npy")
+    with torch.random.fork_rng(devices=[]), NoInitialisation() if loaded else nullcontext():
+        torch.manual_seed(found.seed)
+        yield
 
 
 def _paths(named: NamedConfig, found: Weights, pretrained: str | None, weights: str | None) -> dict[str, str]:
@@ -258,20 +273,6 @@ def _preprocess(visual: Any) -> Preprocess:
         resize_mode=config["resize_mode"],
         fill_color=config["fill_color"],
     )
-
-
-def _text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Everything but the image tower and the scale and bias of the logits, which do not affect text vectors."""
-    return {k: v for k, v in state.items() if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias")}
-
-
-def _digest(state: dict[str, Tensor]) -> str:
-    """SHA-256 of tensors, by name, as float32."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

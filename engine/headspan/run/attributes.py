@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from headspan.config import PrecomputeSettings
+from headspan.config import ResolvedSettings
 from headspan.model.description import parts_of
 from headspan.model.layers import Mlp, Norm
 from headspan.model.tower import Tower
@@ -20,7 +20,7 @@ from headspan.shards.urls import is_relative
 from headspan.store.schema import FORMAT, Dimensions
 
 
-def store_attributes(settings: PrecomputeSettings, encoder: Encoder, images: int, unit_images: int) -> dict[str, Any]:
+def store_attributes(settings: ResolvedSettings, encoder: Encoder, images: int, unit_images: int) -> dict[str, Any]:
     """The root attributes of a store of `images` rows in units of `unit_images`."""
     tower, model = encoder.exact, encoder.model
     return {
@@ -102,7 +102,7 @@ def describe_sum(tower: Tower) -> dict[str, Any]:
     }
 
 
-def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
+def made_with(settings: ResolvedSettings, encoder: Encoder) -> dict[str, Any]:
     """What gives the same bytes again on the same machine. A run that resumes may have other values of these."""
     libraries = [
         "torch",
@@ -118,7 +118,8 @@ def made_with(settings: PrecomputeSettings, encoder: Encoder) -> dict[str, Any]:
         "shards": [redact(shard) for shard in settings.shards],
         "allow_pipe": settings.allow_pipe,
         "batch_size": settings.batch_size,
-        "device": settings.device,
+        # The first of several. Which of them computed a unit is not recorded, since their numbers are the same.
+        "device": settings.device.split(",")[0].strip(),
         "torch_threads": torch.get_num_threads(),
         "machine": f"{platform.system()} {platform.machine()}" + (f", {gpu}" if gpu else ""),
         "python": platform.python_version(),

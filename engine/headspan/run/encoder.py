@@ -14,9 +14,12 @@ from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel, load_model
 from headspan.model.tower import PooledRow, Tower
+from headspan.run.devices import named_devices, precision_on
 from headspan.run.pixels import model_input
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The precision of a tower, by its type.
+PRECISION_OF = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +65,19 @@ class Encoder:
 
 
 def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None = None) -> Encoder:
-    """Load the model that the settings name, by `load` if it is given, and move its tower to their device.
+    """Load the model that the settings name, by `load` if it is given, and move its tower to their first device.
 
-    Raises SettingsError if the device, the layers or the precision are not possible, and ModelError if the model
-    cannot be loaded.
+    Its precision is that of the settings, or the device's own for `auto`. Raises SettingsError if the device, the
+    layers or the precision are not possible, and ModelError if the model cannot be loaded.
     """
-    device = _device(settings.device)
+    device = named_devices(settings.device)[0]
+    precision = precision_on(device, settings.precision)
     # On a CPU, activations reuse freed memory. The Zarr shards that are being filled reuse it on any device.
     keep_freed_memory()
-    precision = torch.get_float32_matmul_precision()
-    if device.type == "cuda" and settings.precision == "fp32" and precision != "highest":
+    matmul = torch.get_float32_matmul_precision()
+    if device.type == "cuda" and precision == "fp32" and matmul != "highest":
         raise SettingsError(
-            f"--precision fp32, but torch multiplies float32 matrices at precision {precision!r}, which is TF32; call "
+            f"--precision fp32, but torch multiplies float32 matrices at precision {matmul!r}, which is TF32; call "
             "torch.set_float32_matmul_precision('highest') or ask for bf16"
         )
     model = load() if load else load_model(settings.model, settings.pretrained, settings.image_size)
@@ -82,7 +86,7 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
     return Encoder(
         model=model,
         exact=exact,
-        tower=exact.to(device, _DTYPES[settings.precision]),
+        tower=exact.to(device, _DTYPES[precision]),
         layers=layers,
         through_pool=through_pool,
         emit=settings.emit,
@@ -113,18 +117,3 @@ def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...]
             f"of 0 to {tower.layers - 2}, or all"
         )
     return direct, through_pool
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise SettingsError(f"--device {name} is unknown; write auto, cpu or cuda:0")
-    gpus = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise SettingsError(f"--device {name}: torch sees {gpus} GPUs; use auto or cpu")
-    return device

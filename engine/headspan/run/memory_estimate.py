@@ -1,56 +1,75 @@
 """Estimate the most memory that a run will take, before it starts.
 
 The estimate is what the process holds already, with the model, plus everything that is bounded: images in flight,
-blocks of a remote shard, a batch's activations, the pixels and numbers of two batches, and the pieces of Zarr shards
-that are being filled and written. It does not depend on the number of images.
+blocks of a remote shard, a batch's activations, the pixels and numbers of some batches, and the pieces of Zarr shards
+that are being filled and written. It does not depend on the number of images. Processes that decode for a GPU, and one
+process for each of several devices, are included.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import resource
 import sys
 
 import torch
 
+from headspan.config import ResolvedSettings
 from headspan.io.ranges import MOST_BYTES
+from headspan.io.retry import is_remote
 from headspan.model.tower import Tower
+from headspan.run.defaults import ROWS_AT_ONCE
+from headspan.run.devices import named_devices
 from headspan.run.encoder import Encoder
 from headspan.store.array_spec import ArraySpec
 from headspan.store.write.shard import piece_rows
-from headspan.store.write.unit import WAITING_PIECES
+from headspan.store.write.threads import WAITING_BYTES, writing_threads
 
 # What libraries allocate on first use: thread stacks, workspace for matrix products, the allocator's slack.
 _LIBRARIES_BYTES = 256 << 20
-# Rows of the residual stream's width that one block holds at once: the stream and its sum, the norm, queries, keys,
-# values, head outputs, the MLP's hidden rows (four, and their activation) and its output, and one for type conversion.
-_ROWS_AT_ONCE = 16
+# A process that decodes for a GPU: with torch, which resizes for `fast`, and without it.
+_DECODING_PROCESS_BYTES = {"fast": 300 << 20, "exact": 30 << 20}
+# Batches of pixels: those that are decoded ahead while images in flight wait, the one that is computed, and the one
+# that is stored.
+_PIXEL_BATCHES = 4
+# Batches of numbers: the one that is computed, the one that is handed to the writing threads, and the one that they
+# write.
+_NUMBER_BATCHES = 3
 
 
-def estimated_bytes(
-    encoder: Encoder, specs: dict[str, ArraySpec], batch_size: int, in_flight_bytes: int, remote: bool
-) -> int:
-    """Bytes of main memory that the run will hold at most; `remote` says whether shards are read over the network.
+def estimated_bytes(settings: ResolvedSettings, encoder: Encoder, specs: dict[str, ArraySpec]) -> int:
+    """Bytes of main memory that all processes of the run will hold at most. The GPU's own memory is not included."""
+    devices = len(named_devices(settings.device))
+    per_device = _run_bytes(settings, encoder, specs)
+    if devices == 1:
+        return _resident_bytes() + per_device
+    # This process plans, and each of the others loads the same libraries and model.
+    return (devices + 1) * _resident_bytes() + devices * per_device
 
-    The GPU's own memory is not included.
-    """
+
+def _run_bytes(settings: ResolvedSettings, encoder: Encoder, specs: dict[str, ArraySpec]) -> int:
+    """What a process that computes units takes beside libraries and model."""
+    batch, device = settings.batch_size, encoder.device.type
     row_bytes = sum(spec.row_bytes for spec in specs.values())
     height, width = encoder.model.preprocess.size
-    # Pixels and numbers of two batches: the one that is computed, and the one that is stored.
-    numbers = 2 * batch_size * (height * width * 3 + row_bytes)
-    # One piece of each array is being filled; others wait for the writing thread.
+    numbers = batch * (_PIXEL_BATCHES * height * width * 3 + _NUMBER_BATCHES * row_bytes) + WAITING_BYTES
+    # One piece of each array is being filled, while a unit before it is finished; each writing thread has one more.
     pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
-    waiting = WAITING_PIECES * max(pieces)
-    held = _resident_bytes() + _LIBRARIES_BYTES + in_flight_bytes + numbers + sum(pieces) + waiting
-    held += MOST_BYTES if remote else 0
-    return held + (_pass_bytes(encoder.tower, batch_size, row_bytes) if encoder.device.type == "cpu" else 0)
+    waiting = sum(pieces) + writing_threads() * max(pieces)
+    held = _LIBRARIES_BYTES + settings.in_flight_bytes + numbers + sum(pieces) + waiting
+    held += MOST_BYTES if any(is_remote(shard) for shard in settings.shards) else 0
+    if device == "cpu":
+        return held + _pass_bytes(encoder.tower, batch, row_bytes)
+    processes = settings.workers or os.cpu_count() or 1
+    return held + processes * _DECODING_PROCESS_BYTES.get(settings.decode, _DECODING_PROCESS_BYTES["fast"])
 
 
 def _pass_bytes(tower: Tower, batch: int, row_bytes: int) -> int:
     """Memory of a batch's pass on the CPU, with the packed copy of the weights that the first pass makes."""
     tokens, width = tower.pos_embed.shape
     size = torch.finfo(tower.dtype).bits // 8
-    activations = batch * tokens * width * _ROWS_AT_ONCE * size
+    activations = batch * tokens * width * ROWS_AT_ONCE * size
     scores = batch * tower.trunk_heads * tokens * tokens * 4
     weights = sum(
         math.prod(linear.weight.shape)

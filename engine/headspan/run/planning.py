@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from headspan.config import MemberNames, PrecomputeSettings
+from headspan.config import ResolvedSettings
 from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.events import Listener, Progress, ignore
-from headspan.io.retry import is_remote
 from headspan.io.storage import total_bytes
 from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
 from headspan.run.memory_estimate import estimated_bytes
+from headspan.run.plan_ahead import PlanInProgress, samples_of
 from headspan.run.planned_sources import as_planned
 from headspan.shards.describe import describe_each
-from headspan.shards.plan import list_samples
-from headspan.shards.samples import BadImage, Sample, Shard
+from headspan.shards.samples import BadImage, Shard
 from headspan.store.schema import image_bytes, member_names, moment_arrays
 from headspan.store.tables import NOTES_FILE, read_shards
 from headspan.store.write.create import NewStore
@@ -30,36 +29,29 @@ from headspan.store.write.unit import StoreWriter
 
 
 def open_planned(
-    settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder, on_progress: Listener
+    settings: ResolvedSettings,
+    urls: Mapping[str, str],
+    encoder: Encoder,
+    plan: PlanInProgress | None,
+    on_progress: Listener,
 ) -> StoreWriter:
-    """The store at `settings.out`; it is planned over the shards `urls` (by name) if it does not exist yet.
+    """Return the store at `settings.out`: a new one with `plan`, or the one that exists.
 
-    Raises StoreError if the path holds something else, or a store of other settings or shards.
+    Raises StoreError if the store was made with other settings or over other shards than `urls` (by name).
     """
     path = Path(settings.out)
-    if (path / "zarr.json").is_file():
+    if plan is None:
         return _resume(path, urls, settings, encoder)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise StoreError(f"{path}: exists and is not a headspan store; choose another --out")
-    shards: list[Shard] = []
-    notes: list[BadImage] = []
-    unit_images = settings.unit_images or _unit_images(encoder.device.type, settings.emit)
-    with NewStore(path) as staged:
-        images = staged.plan(_collected(urls, shards, notes, on_progress, settings.member_names), unit_images, notes)
-        unit_images = _fitting(unit_images, images)
-        attributes = store_attributes(settings, encoder, images, unit_images)
-        first = staged.publish(attributes, shards, fold(encoder.exact, encoder.layers))
-    if not first:
+    # Computed first, because the plan may still be read meanwhile.
+    folded = fold(encoder.exact, encoder.layers)
+    planned = plan.result(on_progress)
+    images, notes = planned.images, planned.notes
+    attributes = store_attributes(settings, encoder, images, _fitting(planned.unit_images, images))
+    if not plan.staged.publish(attributes, planned.shards, folded):
         # Another process planned the same store in the meantime.
         return _resume(path, urls, settings, encoder)
     store = StoreWriter(path)
-    memory = estimated_bytes(
-        encoder,
-        store.specs,
-        settings.batch_size,
-        settings.in_flight_bytes,
-        remote=any(is_remote(shard) for shard in settings.shards),
-    )
+    memory = estimated_bytes(settings, encoder, store.specs)
     on_progress(Progress("planned", images, images, "; ".join(_size_in_words(store, encoder, memory, len(notes)))))
     return store
 
@@ -84,7 +76,7 @@ def _bytes_once(store: StoreWriter) -> int:
     return total_bytes(store.storage) + sum(spec.shape[0] * spec.row_bytes for spec in moments)
 
 
-def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, encoder: Encoder) -> StoreWriter:
+def _resume(path: Path, urls: Mapping[str, str], settings: ResolvedSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
     wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
@@ -97,9 +89,7 @@ def _resume(path: Path, urls: Mapping[str, str], settings: PrecomputeSettings, e
     return store
 
 
-def refuse_other_run(
-    store: StoreWriter, settings: PrecomputeSettings, urls: Mapping[str, str], encoder: Encoder
-) -> None:
+def refuse_other_run(store: StoreWriter, settings: ResolvedSettings, urls: Mapping[str, str], encoder: Encoder) -> None:
     """Raise StoreError if `settings` or the shards `urls`, by name, are not those that the store was made with."""
     # The plan is not computed again: sizes and times show whether the shards are the planned ones.
     store.refuse_other(
@@ -124,7 +114,7 @@ def restored_plan_files(
     notes: list[BadImage] = []
     with NewStore(store.path) as staged:
         names = member_names(store.attributes)
-        staged.plan(_collected(urls, shards, notes, ignore, names), store.size.unit_images, notes)
+        staged.plan(samples_of(urls, shards, notes, ignore, names), store.size.unit_images, notes)
         folded = fold(encoder.exact, encoder.layers)
         staged.write(store.stored_attributes, shards, folded)
         for name, found in recorded.items():
@@ -139,7 +129,7 @@ def restored_plan_files(
     return restored
 
 
-def _unit_images(device: str, emit: Sequence[str]) -> int:
+def planned_unit_images(device: str, emit: Sequence[str]) -> int:
     """The default size of a unit: minutes of work on a CPU, seconds on a GPU.
 
     Making a unit durable takes as long as writing it if it has less than about 50 MB.
@@ -152,11 +142,3 @@ def _unit_images(device: str, emit: Sequence[str]) -> int:
 def _fitting(unit_images: int, images: int) -> int:
     """`unit_images`, or less for a small job, so that its Zarr shards are not mostly padding."""
     return min(unit_images, -(-images // 64) * 64)
-
-
-def _collected(
-    urls: Mapping[str, str], shards: list[Shard], notes: list[BadImage], on_progress: Listener, names: MemberNames
-) -> Iterator[Sample]:
-    for shard, samples in list_samples(urls, on_note=notes.append, on_progress=on_progress, names=names):
-        shards.append(shard)
-        yield from samples

@@ -6,13 +6,14 @@ processes may make the same call at once; each unit is committed by one of them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from headspan.config import PrecomputeSettings, bad_limit
+from headspan.config import PrecomputeSettings
 from headspan.decode.batches import Batch, DecodedSpan, rebatch
 from headspan.decode.choice import check_decoding
 from headspan.decode.in_flight import UnitsInFlight
@@ -20,14 +21,17 @@ from headspan.decode.prefetch import prefetch
 from headspan.decode.routes import route
 from headspan.decompose.contributions import Contributions, contributions
 from headspan.decompose.moments import Moments
-from headspan.errors import SourceError, counted
-from headspan.escapes import shell_command
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.model.load import load_model
+from headspan.run.bad_limit import refuse_bad
+from headspan.run.defaults import as_stored, resolved, said
+from headspan.run.devices import named_devices
 from headspan.run.encoder import prepare
+from headspan.run.executors.devices import DeviceProcesses
 from headspan.run.executors.local import run_units
+from headspan.run.plan_ahead import begun_plan
 from headspan.run.planned_sources import PlannedSources, as_planned
-from headspan.run.planning import open_planned
+from headspan.run.planning import open_planned, planned_unit_images
 from headspan.run.run import Run
 from headspan.run.scheduler import Scheduler
 from headspan.run.summary import Summary
@@ -36,57 +40,84 @@ from headspan.shards.urls import expand, stored_names
 from headspan.store.commit_records import UnitRecord
 from headspan.store.schema import attributes_of
 from headspan.store.tables import read_shards
-from headspan.store.write.unit import StoreWriter
 from headspan.store.write.workers import other_workers
 from headspan.timing import StageTimes
 
 T = TypeVar("T")
 
 
-def precompute(settings: PrecomputeSettings, on_progress: Listener = ignore) -> Summary:
+def precompute(
+    settings: PrecomputeSettings,
+    on_progress: Listener = ignore,
+    on_commit: Callable[[UnitRecord], None] = lambda record: None,
+) -> Summary:
     """Stream the shards through the encoder and store the head outputs of every requested layer.
+
+    Each of several devices gets a process of its own. `on_commit` receives the record of each unit that this process
+    commits.
 
     Raises HeadspanError if a source, the model, the settings or the disk prevents the run, or if more images are bad
     than `max_bad` allows. Units that were committed before stay valid.
     """
+    with DeviceProcesses(settings) as processes:
+        return _precompute(settings, on_progress, on_commit, processes)
+
+
+def _precompute(
+    settings: PrecomputeSettings,
+    on_progress: Listener,
+    on_commit: Callable[[UnitRecord], None],
+    processes: DeviceProcesses,
+) -> Summary:
     # Checked before the model is loaded, whose weights may take minutes to download.
     route(settings.decode)
     urls = stored_names(expand(settings.shards, settings.allow_pipe))
     # An existing store keeps the preprocessing and the activation that it was made with.
     existing = attributes_of(Path(settings.out))
-    encoder = prepare(
-        settings,
-        lambda: load_model(
-            settings.model,
-            settings.pretrained,
-            settings.image_size,
-            weights=settings.weights,
-            on_progress=on_progress,
-            resumed=existing,
-        ),
-    )
-    check_decoding(settings.decode, encoder.device)
-    if encoder.exact.runs_twice:
-        slow = f"{settings.model} normalises its rows before their mean, so each image takes two passes"
-        on_progress(Progress(NOTE, 0, None, slow))
-    store = open_planned(settings, urls, encoder, on_progress)
+    settings = as_stored(settings, existing)
+    unit_images = settings.unit_images or planned_unit_images(named_devices(settings.device)[0].type, settings.emit)
+    # The shards of a new store are read while the model is loaded.
+    with begun_plan(Path(settings.out), urls, unit_images, settings.member_names) as plan:
+        encoder = prepare(
+            settings,
+            lambda: load_model(
+                settings.model,
+                settings.pretrained,
+                settings.image_size,
+                weights=settings.weights,
+                on_progress=on_progress,
+                resumed=existing,
+            ),
+        )
+        check_decoding(settings.decode, encoder.device)
+        run_settings = resolved(settings, encoder)
+        on_progress(Progress(NOTE, 0, None, said(run_settings, encoder)))
+        if encoder.exact.runs_twice:
+            slow = f"{settings.model} normalises its rows before their mean, so each image takes two passes"
+            on_progress(Progress(NOTE, 0, None, slow))
+        store = open_planned(run_settings, urls, encoder, plan, on_progress)
     stored: list[UnitRecord] = []
     seconds = StageTimes().seconds()
     if not store.commits.complete:
         # Records may have been lost since the store was complete; its moments must then be written again.
         store.commits.reopen()
     if not store.commits.complete or any(other_workers(store.path)):
+        if processes:
+            # Each of them loads the model again.
+            del encoder
+            return processes.run(run_settings, store, on_progress)
         planned = read_shards(store.path)
         sources = PlannedSources(planned, as_planned(planned, store.attributes, urls))
-        run = Run.of(settings, store, encoder, sources, on_progress)
+        run = Run.of(run_settings, store, encoder, sources, on_progress)
         bad = [image for record in store.commits.records() for image in record.bad]
-        _refuse_bad(store, bad, settings.max_bad)
+        refuse_bad(store, bad, settings.max_bad)
         with Scheduler(store) as scheduler:
             with closing(run_units(run, scheduler, compute)) as records:
                 for record in records:
                     stored.append(record)
                     bad += record.bad
-                    _refuse_bad(store, bad, settings.max_bad)
+                    on_commit(record)
+                    refuse_bad(store, bad, settings.max_bad)
             store.finish()
         seconds = run.times.seconds()
     return Summary(
@@ -107,13 +138,20 @@ def compute(run: Run, units: Iterator[Unit]) -> Generator[tuple[Unit, UnitRecord
     # One more span waits in the thread that runs ahead.
     waiting_bytes = run.waiting_bytes - span_images * run.decoder.image_bytes
     # Closed in any case, so that no thread outlives a failure.
-    with closing(prefetch(decoded, lambda span: span.pixel_bytes, waiting_bytes)) as spans:
-        for unit, members in in_flight.by_unit(spans):
-            yield unit, compute_unit(run, unit, members, in_flight)
+    with closing(prefetch(decoded, lambda span: span.pixel_bytes, waiting_bytes)) as spans, run.store.writing():
+        computed = ((unit, compute_unit(run, unit, part, in_flight)) for unit, part in in_flight.by_unit(spans))
+        # A unit is committed while the next one is computed.
+        for unit, committed in one_ahead(computed):
+            with run.times.of("storing"):
+                record = committed.result()
+            yield unit, record
 
 
-def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: UnitsInFlight) -> UnitRecord | None:
-    """Compute and commit one unit from its decoded spans; returns None if another worker committed it first."""
+def compute_unit(
+    run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: UnitsInFlight
+) -> Future[UnitRecord | None]:
+    """Compute one unit from its decoded spans, and begin to commit it. The result is the unit's record, or None if
+    another worker committed it first."""
     store, size = run.store, run.store.size
     overflows: list[BadImage] = []
     with store.begin(unit, run.times) as writer:
@@ -128,13 +166,14 @@ def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: 
             batch.release()
             overflows += store.overflows(unit, rows[~good])
             with run.times.of("storing"):
-                writer.put(rows[good], {name: array[good] for name, array in arrays.items()})
+                writer.put(rows, good, arrays)
+            # Threads write them meanwhile; their memory is used again as soon as it is written.
+            del result, arrays
             run.progress.report(int(rows[-1]) + 1 - unit.first_row)
         crc32c, bad = in_flight.read_of(unit)
+        run.progress.computed(unit.rows)
         with run.times.of("storing"):
-            record = writer.commit(moments, [*bad, *overflows], crc32c, run.replaces)
-    run.progress.report(unit.rows)
-    return record
+            return writer.commit_behind(moments, [*bad, *overflows], crc32c, run.replaces)
 
 
 def _needed(run: Run, unit: Unit, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -163,17 +202,3 @@ def one_ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
             item = following
         yield item
-
-
-def _refuse_bad(store: StoreWriter, bad: list[BadImage], max_bad: str | int | None) -> None:
-    """Raise SourceError if more images are bad than `max_bad` allows."""
-    images = store.size.images
-    if max_bad is not None and len(bad) > bad_limit(max_bad, images):
-        last = bad[-1]
-        lists = shell_command(["headspan", "info", str(store.path), "--bad"])
-        raise SourceError(
-            f"{store.path}: {len(bad):,} of {counted(images, 'image')} {'is' if len(bad) == 1 else 'are'} bad, "
-            f"more than --max-bad {max_bad} allows "
-            f"(row {last.row}, {last.key} in {last.url}: {last.reason}); `{lists}` lists them; repair "
-            "the shards, or raise --max-bad to continue"
-        )

@@ -20,6 +20,7 @@ from headspan.events import Listener, ignore
 from headspan.io.local import LocalStorage
 from headspan.io.retry import is_remote
 from headspan.model.load import load_stored_model
+from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
 from headspan.run.executors.local import run_units
 from headspan.run.planned_sources import PlannedSources, places
@@ -82,10 +83,11 @@ def repair(
     route(stored.decode)
     urls = _by_planned_names(store, stored_names(expand(stored.shards, stored.allow_pipe)), stored)
     encoder = prepare(stored, lambda: load_stored_model(store.attributes, path, weights, on_progress))
+    run_settings = resolved(stored, encoder)
     lost = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, lost, urls, encoder)
-    refuse_other_run(store, stored, urls, encoder)
-    run = Run.of(stored, store, encoder, PlannedSources(read_shards(store.path), urls), on_progress)
+    refuse_other_run(store, run_settings, urls, encoder)
+    run = Run.of(run_settings, store, encoder, PlannedSources(read_shards(store.path), urls), on_progress)
     done: list[int] = []
     for chosen, replaces in ((damaged, True), (withdrawn | quarantined, False)):
         units = [unit for unit in store.units if unit.index in chosen]

@@ -63,14 +63,21 @@ class Scheduler:
         for unit in units:
             if self._store.commits.is_done(unit.index):
                 continue
-            if not even_if_claimed and any(
-                worker.alive and unit.index in worker.in_flight
-                for worker in other_workers(self._store.path, self._store.token)
-            ):
+            # Processes that begin at the same time would otherwise all choose the same unit.
+            with self._log.alone():
+                chosen = even_if_claimed or not self._is_claimed(unit)
+                if chosen:
+                    self._log.took(unit.index)
+            if chosen:
+                yield unit
+            else:
                 self._claimed_by_others.append(unit)
-                continue
-            self._log.took(unit.index)
-            yield unit
+
+    def _is_claimed(self, unit: Unit) -> bool:
+        return any(
+            worker.alive and unit.index in worker.in_flight
+            for worker in other_workers(self._store.path, self._store.token)
+        )
 
     def _clean_up_after_killed_workers(self) -> Counter[int]:
         """Delete what killed workers staged; returns the units that they had in flight and did not commit.

@@ -20,5 +20,8 @@ class Summary:
     skipped: int
     # Units that were quarantined because they repeatedly ended their process.
     quarantined: list[Unit] = field(default_factory=list)
-    # Of the streaming in this call, as returned by `StageTimes.seconds`.
+    # Of the streaming in this call, as returned by `StageTimes.seconds`. Those of several processes are added up,
+    # except for the total.
     seconds: dict[str, float] = field(default_factory=dict)
+    # How many processes computed, one for each device.
+    processes: int = 1

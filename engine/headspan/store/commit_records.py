@@ -24,6 +24,8 @@ from headspan.store.schema import RECORDS
 GROUP_UNITS = 64
 # Size in bytes and crc32c of files, by their key.
 Files = dict[str, Checksum]
+# The reason of an image whose numbers do not fit the store's float16, or overflowed in the model.
+NOT_FINITE = "the model's numbers are not finite in 16 bits"
 COMMITS = f"{RECORDS}/commits"
 PLANNED, COMPLETE = f"{COMMITS}/planned.json", f"{COMMITS}/complete.json"
 

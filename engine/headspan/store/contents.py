@@ -158,7 +158,7 @@ class Contents:
 
     def good_rows(self) -> np.ndarray:
         """Return the rows of images that could be used. Raises StoreError if `ok` contradicts the commit records."""
-        good = np.flatnonzero(self.committed & (self.values("ok") == 1))
+        good = np.flatnonzero(self.read("ok") == 1)
         recorded = sum(record.images for record in self.records)
         if len(good) != recorded:
             raise StoreError(

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -28,6 +29,9 @@ except ImportError:
 
 # Linux allows a process some 65,000 maps by default.
 _MAPS = 4096
+# Python's maps keep their files open. A store has up to nine arrays with a row for each image, and a process has other
+# files too.
+_SHARE_OF_OPEN_FILES = 1 / 12
 
 
 class UnmappableError(Exception):
@@ -35,12 +39,14 @@ class UnmappableError(Exception):
 
 
 class MappedRows:
-    """One array of a store. Each shard is mapped once, and stays mapped as long as this object exists."""
+    """One array of a store. Shards stay mapped, those last used if there are more than the process may keep open."""
 
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         self._root = root
         self.spec = spec
-        self._shards = lru_cache(_MAPS)(self._map)
+        self._shards = lru_cache(_most_maps())(self._map)
+        # All shards but the last have the same index.
+        self._index = cache(lambda used: shard_index(spec, used))
 
     def read(self, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
         """Return a copy of all rows at `index` of the axes after the first. Raises UnmappableError.
@@ -49,6 +55,15 @@ class MappedRows:
         """
         spec = self.spec
         values = np.empty((spec.shape[0], *spec.shape[1 + len(index) :]), dtype or spec.dtype)
+        if all(chunks == 1 for chunks in spec.grid[1:]):
+            places: tuple[slice | int, ...] = (slice(None), *self._places(index))
+            # Rows follow one another in the whole shard, so its chunks need not be copied one by one.
+            for first_row in range(0, len(values), spec.shard[0]):
+                rows = values[first_row : first_row + spec.shard[0]]
+                shard = self._shards(first_row)
+                whole = shard.reshape(-1, *shard.shape[2:])[: len(rows)]
+                _copy(whole[places], rows)
+            return values
         for first_row, chunk in zip(range(0, len(values), spec.chunk[0]), self.chunks(index), strict=True):
             rows = values[first_row : first_row + len(chunk)]
             _copy(chunk[: len(rows)], rows)
@@ -87,14 +102,20 @@ class MappedRows:
         spec = self.spec
         shape = (spec.used_row_chunks(first_row), *spec.grid[1:], *spec.chunk)
         body_bytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
-        index = shard_index(spec, shape[0])
+        index = self._index(shape[0])
         try:
-            mapped = memory_map(self._root / spec.file(first_row))
+            mapped = memory_map(f"{self._root}/{spec.file(first_row)}")
         except FileNotFoundError:
             return rows_first(np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape))
         if len(mapped) != body_bytes + len(index) or mapped[body_bytes:].tobytes() != index:
             raise UnmappableError
         return rows_first(mapped[:body_bytes].view(spec.dtype).reshape(shape))
+
+
+def _most_maps() -> int:
+    """Return how many shards of one array may stay mapped."""
+    soft, _ = getrlimit(RLIMIT_NOFILE)
+    return _MAPS if soft == RLIM_INFINITY else max(1, min(_MAPS, int(soft * _SHARE_OF_OPEN_FILES)))
 
 
 def _copy(values: np.ndarray, out: np.ndarray) -> None:

@@ -25,6 +25,17 @@ def rows_first(chunks: np.ndarray) -> np.ndarray:
     return chunks.transpose([axis for i in range(axes) for axis in (i, i + axes)])
 
 
+def undivided(spec: ArraySpec) -> int:
+    """Return the first axis from which on an inner chunk holds whole axes; 1 if it holds whole rows."""
+    divided = [axis for axis, count in enumerate(spec.grid) if count > 1 and axis > 0]
+    return divided[-1] + 1 if divided else 1
+
+
+def in_row_order(spec: ArraySpec) -> bool:
+    """Return whether the rows of a shard lie in its file one after the other, each in the order of C."""
+    return all(length == 1 for length in spec.chunk[: undivided(spec) - 1])
+
+
 def shard_index(spec: ArraySpec, used: int) -> bytes:
     """Return index and crc32c of a shard that contains the first `used` rows of chunks, one after the other."""
     chunk_bytes = math.prod(spec.chunk) * np.dtype(spec.dtype).itemsize

@@ -5,6 +5,7 @@ Each unit of work is one row group, so that the samples of one unit can be read 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -79,15 +80,21 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
     """Read the samples of the unit with that index, in row order, in spans of `images` samples."""
     table = _unit_table(root, unit, ["row", "key", "url", "offset", "size_bytes"]).combine_chunks()
     urls = pc.run_end_encode(table["url"].chunk(0))
-    ends, names = urls.run_ends.to_numpy(), urls.values.to_pylist()
+    # The urls of the unit with the rows of the unit where they end; those before a span's first row are removed.
+    ends = deque(zip(urls.values.to_pylist(), urls.run_ends.to_pylist(), strict=True))
     rows, offsets, sizes = (table[name].to_numpy() for name in ("row", "offset", "size_bytes"))
     for first in range(0, len(rows), images):
-        span = slice(first, first + images)
-        borders = np.clip(ends, first, min(first + images, len(rows)))
-        counts = np.diff(borders, prepend=first).tolist()
+        span = slice(first, min(first + images, len(rows)))
+        runs, begin = [], first
+        while begin < span.stop:
+            name, end = ends[0]
+            runs.append((name, min(end, span.stop) - begin))
+            begin = min(end, span.stop)
+            if end == begin:
+                ends.popleft()
         yield SampleSpan(
             rows=rows[span],
-            runs=tuple((name, count) for name, count in zip(names, counts, strict=True) if count),
+            runs=tuple(runs),
             offsets=offsets[span],
             sizes=sizes[span],
             key_of=lambda place, keys=table["key"], first=first: keys[first + place].as_py(),  # type: ignore[misc]
@@ -145,8 +152,9 @@ def read_shards(root: Path) -> list[Shard]:
 
 
 def _read(path: Path) -> pa.Table:
-    with _damage(path):
-        return pq.read_table(path)
+    # `pq.read_table` would import pyarrow's datasets, which takes longer than the reading.
+    with _damage(path), pq.ParquetFile(path) as parquet:
+        return parquet.read()
 
 
 @contextmanager

@@ -1,15 +1,15 @@
 """What the launching process and its decoding processes tell one another: settings, spans to decode, results.
 
 Messages are pickled. Both ends are processes of one run, connected by a pair of sockets that nobody else has.
+Those that are sent for every span are named tuples, which are pickled fast.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from headspan.config import Preprocess
 from headspan.shards.reader import Place
@@ -51,8 +51,7 @@ class WorkerSettings:
         return self.notes_bytes + self.slots * self.slot_images * height * width * 3
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Neighbouring images of one shard: how many, and where their bytes are; None means in the spool."""
 
     images: int
@@ -71,8 +70,7 @@ def cut(runs: tuple[Run, ...], start: int, stop: int) -> tuple[Run, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class SpanRequest:
+class SpanRequest(NamedTuple):
     """Images to decode into a slot of the ring."""
 
     number: int
@@ -84,7 +82,7 @@ class SpanRequest:
     # Which of the worker's spools holds the bytes of runs without a place; -1 if there is no such run.
     spool: int = -1
     # Images that are known to be bad, by their places in the span.
-    reasons: Mapping[int, str] = field(default_factory=dict)
+    reasons: dict[int, str] = {}  # noqa: RUF012
 
     @property
     def is_spooled(self) -> bool:
@@ -92,8 +90,7 @@ class SpanRequest:
         return self.spool >= 0
 
 
-@dataclass(frozen=True, slots=True)
-class SpanResult:
+class SpanResult(NamedTuple):
     """A decoded span: its good images are at the beginning of its slot, in order."""
 
     number: int
@@ -105,8 +102,7 @@ class SpanResult:
     decoding_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class SpanFailure:
+class SpanFailure(NamedTuple):
     """A span that could not be read, or whose decoder cannot be loaded: the error's class and its text."""
 
     number: int

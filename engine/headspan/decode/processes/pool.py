@@ -27,7 +27,7 @@ from headspan.decode.processes.messages import (
 )
 from headspan.decode.processes.ring import NOWHERE, Ring
 from headspan.errors import HeadspanError, one_line, shortened
-from headspan.io.memory import memory_file
+from headspan.io.memory import close_file, empty_file, memory_file
 
 # Spans that a worker has: one that it decodes, and one that it reads meanwhile.
 DEPTH = 2
@@ -57,7 +57,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process, and send it the spans that it has. Raises HeadspanError if it cannot be started."""
-        os.ftruncate(self.printed, 0)
+        empty_file(self.printed)
         ours, theirs = socket.socketpair()
         settings = self.settings
         inherited = (theirs.fileno(), settings.ring, *settings.spools)
@@ -122,7 +122,7 @@ class Worker:
         """End the process for good."""
         self.end()
         for descriptor in (self.printed, *self.settings.spools):
-            os.close(descriptor)
+            close_file(descriptor)
 
 
 class Pool:
@@ -156,13 +156,13 @@ class Pool:
         else:
             worker.give(request)
 
-    def collect(self, wait: bool) -> list[Answer]:
-        """The answers that have arrived. With `wait`, wait for one, or until another thread calls `wake`.
+    def collect(self) -> list[Answer]:
+        """Wait for an answer, or until another thread calls `wake`. Returns the answers that have arrived.
 
         Raises HeadspanError if processes end again and again without decoding an image.
         """
         answers: list[Answer] = []
-        for key, _ in self._selector.select(None if wait else 0):
+        for key, _ in self._selector.select():
             if key.data is None:
                 with suppress(BlockingIOError):
                     self._woken.recv(4096)
@@ -177,7 +177,7 @@ class Pool:
             request = worker.requests.popleft()
             assert request.number == answer.number, "a worker answers in order"
             if request.is_spooled:
-                os.ftruncate(worker.settings.spools[request.spool], 0)
+                empty_file(worker.settings.spools[request.spool])
             self._deaths_outside = 0
             answers.append(answer)
         return answers
@@ -219,7 +219,7 @@ class Pool:
             if deaths == _DEATHS_OF_AN_IMAGE:
                 first = worker.requests[0]
                 reason = f"ended the process that decoded it {deaths} times ({ending})"
-                worker.requests[0] = replace(first, reasons={**first.reasons, place: reason})
+                worker.requests[0] = first._replace(reasons={**first.reasons, place: reason})
         else:
             self._deaths_outside += 1
             if self._deaths_outside == _DEATHS_OUTSIDE:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -24,6 +23,7 @@ from headspan.decode.processes.reading import EncodedSpan, Reader
 from headspan.decode.processes.ring import NOWHERE, Ring
 from headspan.decode.routes import Route, route
 from headspan.errors import HeadspanError
+from headspan.io.memory import empty_file
 
 # What libraries print goes to a memory file, which is emptied when it is larger than this.
 _PRINTED_BYTES = 1 << 16
@@ -110,8 +110,6 @@ class _Decoder:
 
 
 def _forget_printed() -> None:
-    """Empty the memory file of standard output and standard error if libraries have printed much."""
-    sys.stdout.flush()
+    """Empty the memory file that receives what libraries print, if they have printed much."""
     if os.fstat(2).st_size > _PRINTED_BYTES:
-        os.ftruncate(2, 0)
-        os.lseek(2, 0, os.SEEK_SET)
+        empty_file(2)

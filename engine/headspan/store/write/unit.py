@@ -6,26 +6,18 @@ while its rows arrive, and committed together.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headspan.decompose.moments import Moments
 from headspan.errors import StoreError, counted
 from headspan.io.local import LocalStorage
-from headspan.io.storage import StagedObject
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
-from headspan.store.array_spec import ArraySpec
-from headspan.store.commit_records import UnitRecord
+from headspan.store.commit_records import NOT_FINITE
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
-from headspan.store.moments_file import MergedMoments
 from headspan.store.schema import (
     dimensions,
     image_bytes,
@@ -36,12 +28,11 @@ from headspan.store.schema import (
 )
 from headspan.store.tables import read_shards, read_spans, read_unit
 from headspan.store.write.commits import Commits
-from headspan.store.write.shard import ShardPieces, write_array
+from headspan.store.write.rows import Destination, UnitWriter
+from headspan.store.write.shard import write_array
+from headspan.store.write.threads import WritingThreads
 from headspan.store.write.workers import forget, other_workers
 from headspan.timing import StageTimes
-
-# Pieces of shards that may wait for the writing thread, including the one that is being written.
-WAITING_PIECES = 2
 
 
 class StoreWriter:
@@ -58,6 +49,7 @@ class StoreWriter:
         self.specs = stored_row_arrays(root, self.size, tuple(self.attributes["emit"]))
         self.units = units(self.size.images, self.size.unit_images)
         self.commits = Commits(self.storage, len(self.units))
+        self._destination = Destination(self.storage, self.specs, self.commits)
 
     def refuse_other(self, attributes: dict[str, Any], shards: Sequence[tuple[str, int | None, int | None]]) -> None:
         """Raise StoreError if this store was made with other settings or from other shards (name, bytes, time)."""
@@ -102,14 +94,18 @@ class StoreWriter:
         wanted = set(rows.tolist())
         # Usually there are none, and then nothing is read.
         return [
-            BadImage(sample.row, sample.key, sample.url, "the model's numbers are not finite in 16 bits")
+            BadImage(sample.row, sample.key, sample.url, NOT_FINITE)
             for sample in (self.samples(unit) if wanted else ())
             if sample.row in wanted
         ]
 
     def begin(self, unit: Unit, times: StageTimes | None = None) -> UnitWriter:
         """Begin to write a unit; the time that writing takes is added to `times`."""
-        return UnitWriter(self, unit, times or StageTimes())
+        return UnitWriter(self._destination, unit, times or StageTimes())
+
+    def writing(self) -> WritingThreads:
+        """Keep the writing threads for a `with` block, which ends when units that are being committed are committed."""
+        return self._destination.threads
 
     def refuse_damaged_metadata(self) -> None:
         """Raise StoreError if the metadata of an array are damaged, because its shards are then unknown."""
@@ -127,10 +123,7 @@ class StoreWriter:
 
     def drop_staged(self, unit: Unit, token: str) -> None:
         """Delete what the writer `token` has staged for a unit."""
-        for spec in self.specs.values():
-            for first_row in range(unit.first_row, unit.first_row + unit.rows, spec.shard[0]):
-                self.storage.discard(spec.file(first_row), token)
-        self.commits.drop_staged(unit.index, token)
+        self._destination.drop_staged(unit, token)
 
     def finish(self) -> None:
         """If every unit is committed, write the arrays `moments/…` and delete what killed writers left.
@@ -164,119 +157,3 @@ class StoreWriter:
             file, size_bytes, crc = write_array(self.storage, spec, values[name])
             files[file] = (size_bytes, crc)
         self.commits.close(files)
-
-
-class UnitWriter:
-    """The shards of one unit, which a thread stages while their rows arrive.
-
-    A context manager that ends the thread, and deletes what was staged if an exception ends the block.
-    """
-
-    def __init__(self, store: StoreWriter, unit: Unit, times: StageTimes) -> None:
-        self._store = store
-        self._unit = unit
-        self._times = times
-        self._open: dict[str, tuple[ShardPieces, StagedObject]] = {}
-        self._begun: set[str] = set()
-        # Size and checksum of the finished shards.
-        self._files: dict[str, tuple[int, int]] = {}
-        self._images = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="headspan-write")
-        self._waiting: deque[Future[None]] = deque()
-
-    def __enter__(self) -> UnitWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._thread.shutdown()
-        for _, file in self._open.values():
-            file.close()
-        if kind is not None:
-            with suppress(OSError, StoreError):
-                # If it was interrupted after its claim, the unit can be committed.
-                self._store.commits.settle(self._unit.index)
-                self._store.drop_staged(self._unit, self._store.token)
-
-    def put(self, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        """Write the numbers of the images at `rows` (ascending), and mark these rows in `ok`."""
-        values = {**arrays, "ok": np.ones(len(rows), np.uint8)}
-        for name, spec in self._store.specs.items():
-            for start, end in _runs(rows, spec.shard[0]):
-                row = int(rows[start])
-                self._pieces(spec, row).put(row, values[name][start:end])
-        self._images += len(rows)
-
-    def commit(
-        self, moments: Moments, bad: list[BadImage], source_crc32c: int | None = None, again: bool = False
-    ) -> UnitRecord | None:
-        """Stage the rest, then commit the unit. Returns None if another writer has committed it.
-
-        With `again`, the shards and the record replace those of a committed unit that is damaged.
-        """
-        end = self._unit.first_row + self._unit.rows
-        for spec in self._store.specs.values():
-            # Shards without a usable image are written too, full of NaN.
-            for first_row in range(self._unit.first_row, end, spec.shard[0]):
-                if spec.file(first_row) not in self._begun:
-                    self._pieces(spec, first_row)
-            self._close(spec.name)
-        self._settle(0)
-        record = UnitRecord(
-            unit=self._unit.index,
-            first_row=self._unit.first_row,
-            rows=self._unit.rows,
-            images=self._images,
-            files=dict(sorted(self._files.items())),
-            bad=sorted(bad, key=lambda image: image.row),
-            source_crc32c=source_crc32c,
-        )
-        packed = MergedMoments(*moments.arrays())
-        if again:
-            self._store.commits.replace(record, packed)
-            return record
-        return record if self._store.commits.add(record, packed) else None
-
-    def _pieces(self, spec: ArraySpec, row: int) -> ShardPieces:
-        """Return the shard that contains `row`. If it is new, begin it and close the one before it."""
-        first_row = row // spec.shard[0] * spec.shard[0]
-        if spec.name in self._open and self._open[spec.name][0].first_row != first_row:
-            self._close(spec.name)
-        if spec.name not in self._open:
-            assert spec.file(first_row) not in self._begun, "rows come in order"
-            self._begun.add(spec.file(first_row))
-            file = self._store.storage.stage(spec.file(first_row))
-            pieces = ShardPieces(spec, first_row, lambda piece: self._later(lambda: file.write(piece)))
-            self._open[spec.name] = pieces, file
-        return self._open[spec.name][0]
-
-    def _close(self, name: str) -> None:
-        pieces, file = self._open[name]
-        pieces.end()
-        path = pieces.spec.file(pieces.first_row)
-
-        def finish() -> None:
-            self._files[path] = file.finish()
-
-        self._later(finish)
-        del self._open[name]
-
-    def _later(self, work: Callable[[], None]) -> None:
-        """Give the thread a task. Waits while it has too many, and raises what an earlier one raised."""
-        self._settle(WAITING_PIECES - 1)
-        self._waiting.append(self._thread.submit(self._timed, work))
-
-    def _timed(self, work: Callable[[], None]) -> None:
-        with self._times.of("writing"):
-            work()
-
-    def _settle(self, left: int) -> None:
-        """Wait until the thread has at most `left` tasks."""
-        while len(self._waiting) > left:
-            self._waiting.popleft().result()
-
-
-def _runs(rows: np.ndarray, shard_rows: int) -> list[tuple[int, int]]:
-    """Return where runs of consecutive rows of one shard begin and end in `rows`."""
-    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(rows // shard_rows) != 0)) + 1
-    edges = [0, *breaks.tolist(), len(rows)]
-    return list(pairwise(edges)) if len(rows) else []

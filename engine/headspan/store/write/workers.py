@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from headspan.errors import HeadspanError
 from headspan.io.local import LocalStorage
-from headspan.io.locks import LockedLog, read_log
+from headspan.io.locks import LockedLog, alone, read_log
 from headspan.io.storage import named
 from headspan.store.schema import RECORDS
 
@@ -34,7 +35,8 @@ class WorkerLog:
     """This process's log; a context manager that deletes it unless an unexpected error ends the block."""
 
     def __init__(self, root: Path, token: str) -> None:
-        self._log = LockedLog(root / _FOLDER / f"{token}.log")
+        self._folder = root / _FOLDER
+        self._log = LockedLog(self._folder / f"{token}.log")
 
     def __enter__(self) -> WorkerLog:
         self._log.open()
@@ -44,6 +46,10 @@ class WorkerLog:
         # The log stays after an unexpected error, such as a failing device, since the unit may have caused it. It did
         # not cause an interruption or a HeadspanError.
         self._log.close(delete=kind is None or issubclass(kind, HeadspanError | KeyboardInterrupt | GeneratorExit))
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Let no other process choose a unit of this store in the block. On a disk without locks, any may."""
+        return alone(self._folder)
 
     def took(self, unit: int) -> None:
         """Note that the unit is started, before anything else is done for it."""
