@@ -3,6 +3,7 @@
 torchvision decodes them with nvJPEG, because open_clip requires torchvision and so it is installed already;
 nvImageCodec decodes with nvJPEG too and covers more formats, but is another package for each version of CUDA. Pixels
 differ from those of the exact route by some grey levels before resizing, since nvJPEG interpolates colours differently.
+GPUs with JPEG engines (A100, H100 and later) decode baseline files in batches, and other files one at a time.
 """
 
 from __future__ import annotations

@@ -65,6 +65,8 @@ class Rendering:
         self._device, self._dtype, self._device_bytes = device, dtype, device_bytes
         self._host, self._room = host, _Room(host_bytes)
         self._resize = ops(device).preprocess
+        # The first launch compiles the kernel, which one thread does while others wait.
+        self._launching = threading.Lock()
         # A Python function per image would take longer than all else on the host.
         self._placed = lru_cache(maxsize=65_536)(lambda height, width: placed(height, width, preprocess))
 
@@ -135,10 +137,11 @@ class Rendering:
         if not images:
             return None
         preprocess = self._preprocess
-        pixels = self._resize(
-            *(images, where, preprocess.size, tuple(preprocess.mean), tuple(preprocess.std), self._dtype),
-            *(interpolation(preprocess), fill(preprocess)),
-        )
+        with self._launching:
+            pixels: Tensor = self._resize(
+                *(images, where, preprocess.size, tuple(preprocess.mean), tuple(preprocess.std), self._dtype),
+                *(interpolation(preprocess), fill(preprocess)),
+            )
         if self._device.type == "cuda":
             # The library writes the next images on a stream of its own, into memory that this call gives back.
             torch.cuda.current_stream(self._device).synchronize()
