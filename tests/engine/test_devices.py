@@ -114,7 +114,10 @@ def test_if_a_process_is_killed_the_others_compute_its_units(
     settings = toy_run.settings(emit=("heads",), unit_images=8, device="cpu,cpu", batch_size=1)
     summary = hs.precompute(out=tmp_path / "s.zarr", on_progress=kill_one, **settings)
     assert killed
-    assert summary.images == 67
+    # A unit that the process committed without being able to say so counts as stored by another one.
+    assert summary.images + len(summary.bad) + summary.skipped == 70
+    assert summary.images >= 67 - 8
+    assert hs.open(tmp_path / "s.zarr").images == 67
     [said] = [event.note for event in events if event.stage == NOTE and "process on" in event.note]
     assert said == "the process on cpu was ended by SIGKILL; the other processes compute its units"
     found, wanted = relative_files(tmp_path / "s.zarr"), relative_files(alone)

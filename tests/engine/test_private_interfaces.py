@@ -7,6 +7,7 @@ are not listed.
 from __future__ import annotations
 
 import inspect
+import subprocess
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -102,6 +103,11 @@ def drivers_of_networks_read_a_range_in_a_coroutine() -> bool:
     return {"start", "end"} <= set(inspect.signature(AsyncFileSystem._cat_file).parameters)
 
 
+def an_interpreter_can_be_started_with_the_flags_of_this_one() -> bool:
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return isinstance(flags, list) and all(flag.startswith("-") for flag in flags[:1])
+
+
 def one_dnn_lays_weights_out_once() -> bool:
     operations = ("_reorder_linear_weight", "_linear_pointwise")
     return not torch.backends.mkldnn.is_available() or all(hasattr(torch.ops.mkldnn, each) for each in operations)
@@ -163,6 +169,11 @@ TABLE: list[tuple[str, Callable[[], bool], str]] = [
     ("engine/headspan/model/hub.py", a_setting_of_the_client_keeps_it_from_the_network, "stores of somebody else"),
     ("engine/headspan/model/hub.py", the_cache_has_a_folder_a_repository, "files known by their place in the cache"),
     ("engine/headspan/io/ranges.py", drivers_of_networks_read_a_range_in_a_coroutine, "remote shards read ahead"),
+    (
+        "engine/headspan/decode/processes/pool.py",
+        an_interpreter_can_be_started_with_the_flags_of_this_one,
+        "decoding in processes",
+    ),
     ("kernels/headspan_kernels/onednn.py", one_dnn_lays_weights_out_once, "the fast tower on CPUs"),
 ]
 
@@ -175,7 +186,14 @@ def test_a_private_interface_still_exists(file: str, check: Callable[[], bool], 
 
 def test_all_files_that_use_private_names_of_libraries_are_in_the_table() -> None:
     listed = {file for file, _, _ in TABLE}
-    marks = ("import _", "factory.load_state_dict", "torch.ops.mkldnn._", "file_system._", "constants.HF_HUB_OFFLINE")
+    marks = (
+        "import _",
+        "factory.load_state_dict",
+        "torch.ops.mkldnn._",
+        "driver._",
+        "constants.HF_HUB_OFFLINE",
+        "subprocess._",
+    )
     using = {
         str(path.relative_to(ROOT))
         for folder in ("engine", "kernels")

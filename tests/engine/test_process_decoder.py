@@ -17,11 +17,13 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 import headspan as hs
-from headspan.config import Preprocess
+from headspan.config import Preprocess, ResolvedSettings
 from headspan.decode import choice
+from headspan.decode.batches import Batch, rebatch
 from headspan.decode.decoder import Decoder
 from headspan.decode.prefetch import prefetch
 from headspan.decode.processes import pool as pool_module
@@ -31,6 +33,7 @@ from headspan.errors import HeadspanError, SourceError
 from headspan.shards.plan import scan
 from headspan.shards.samples import BadImage, Sample
 from headspan.shards.sources import open_shard
+from headspan.timing import StageTimes
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.crashing import MARK
 from tests.engine.decoding import decoded, spans
@@ -71,17 +74,16 @@ def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
     assert true()
 
 
-def test_a_decoder_chosen_for_a_gpu_uses_processes_and_one_for_a_cpu_threads(
-    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = hs.config.PrecomputeSettings.from_dict({**toy_run.settings(), "out": "none"})
-    made: dict[str, Decoder] = {
-        device: choice.decoder_of(settings, SMALL, 1 << 20, open_shard, hs.timing.StageTimes(), device)
-        for device in ("cpu", "cuda")
+def test_a_tower_on_a_gpu_gets_processes_and_one_on_a_cpu_threads(toy_run: ToyRun) -> None:
+    settings = ResolvedSettings.from_dict({**toy_run.settings(), "out": "none", "precision": "fp32"})
+    made = {
+        name: choice.decoder_of(settings, SMALL, 1 << 20, open_shard, StageTimes(), torch.device(name))
+        for name in ("cpu", "cuda")
     }
     assert isinstance(made["cpu"], ThreadDecoder)
     assert isinstance(made["cuda"], ProcessDecoder)
     assert isinstance(made["cuda"], Decoder)
+    assert (made["cuda"].batch_size, made["cuda"].workers) == (settings.batch_size, settings.workers)
 
 
 @pytest.mark.usefixtures("crashing")
@@ -189,6 +191,25 @@ def test_each_slot_is_used_again_after_its_release_and_not_before(tmp_path: Path
     assert 6 <= len(places) <= 8
 
 
+def test_a_batch_of_spans_with_few_good_images_does_not_wait_for_memory(tmp_path: Path) -> None:
+    members = [(f"{n:04d}.jpg", encoded_image(n) if n % 4 == 3 else b"no image") for n in range(200)]
+    samples = scan(str(write_tar(tmp_path / "a.tar", members)), 0, pytest.fail)[1]
+    wanted = dict(decoded(samples, SMALL, []))
+    # A span of four has one good image, so the sixteen spans of a batch do not fit the slots of three full batches.
+    decoder = ProcessDecoder("exact", SMALL, 16 * 4 * 32 * 32 * 3, 16, 2)
+    assert decoder.span_images(16) > 1
+    held: list[Batch] = []
+    rows: list[int] = []
+    for batch in rebatch(decoder.decode(spans(samples, decoder.span_images(16))), 16):
+        held.append(batch)
+        if len(held) == 3:
+            held.pop(0).release()
+        rows += batch.rows.tolist()
+        for row, pixels in zip(batch.rows.tolist(), np.concatenate(batch.parts), strict=True):
+            np.testing.assert_array_equal(pixels, wanted[row])
+    assert rows == list(range(3, 200, 4))
+
+
 def test_the_memory_is_pinned_from_page_to_page_and_released_after_the_processes(tmp_path: Path) -> None:
     events: list[str] = []
     pinned: list[np.ndarray] = []
@@ -265,7 +286,7 @@ def _released(images: Iterator[Any]) -> Iterator[Any]:
 
 SCRIPT = """
 import sys
-from headspan.config import Preprocess
+from headspan.config import Preprocess, ResolvedSettings
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.shards.plan import scan
 from headspan.shards.samples import SampleSpan

@@ -8,7 +8,7 @@ from functools import partial
 from headspan.config import ResolvedSettings
 from headspan.decode.choice import decoder_of
 from headspan.decode.decoder import Decoder
-from headspan.events import Listener
+from headspan.events import NOTE, Listener, Progress
 from headspan.run.encoder import Encoder
 from headspan.run.pinned import pinned
 from headspan.run.planned_sources import PlannedSources
@@ -45,7 +45,11 @@ class Run:
         times = StageTimes()
         half = settings.in_flight_bytes // 2
         device = encoder.device
-        pin = partial(pinned, device) if device.type == "cuda" else None
+
+        def note(sentence: str) -> None:
+            on_progress(Progress(NOTE, 0, None, sentence))
+
+        pin = partial(pinned, device, on_failure=note) if device.type == "cuda" else None
         decoder = decoder_of(
             settings, encoder.model.preprocess, half, sources.open, times, device, encoder.tower.dtype, pin
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from headspan.config import Preprocess
-from headspan.decode.processes.decoding import Decoding, Pin
+from headspan.decode.processes.decoding import KEPT_SLOTS, Decoding, Pin
 from headspan.decode.processes.messages import WorkerSettings
 from headspan.decode.processes.pool import DEPTH
 from headspan.decode.processes.sources import Sources
@@ -33,8 +33,8 @@ class ProcessDecoder:
     """Decodes spans of samples in processes.
 
     Encoded bytes, rasters (full size and resized, four bytes per pixel, by the image's header) and pixels stay within
-    `in_flight_bytes` together, but the pixels always have room for three batches and two more spans. Of the images that
-    are larger than the share of their kind, one at a time is processed.
+    `in_flight_bytes` together, beside the pixels of the three batches that the consumer may hold. Of the images that
+    are larger than the share of their kind, one at a time is processed; the pixels have room for two spans in any case.
     """
 
     # `exact` or `fast`.
@@ -66,19 +66,19 @@ class ProcessDecoder:
     def span_images(self, batch_size: int) -> int:
         """How many images a span should have: an equal part of a batch, of at most 32 images, fewer if memory is short.
 
-        Every worker has two spans, and the consumer has others.
+        Every worker has two spans.
         """
-        spans = 2 * DEPTH * self.workers
+        spans = DEPTH * self.workers
         most = max(1, min(_SPAN_IMAGES, self.in_flight_bytes // _PIXELS // (spans * self.image_bytes)))
         parts = -(-batch_size // most)
         return -(-batch_size // parts)
 
     @property
     def slots(self) -> int:
-        """How many spans the ring holds."""
+        """How many spans the ring holds: those that the consumer may hold, and those in flight."""
         images = self.span_images(self.batch_size)
         held = -(-_HELD_BATCHES * self.batch_size // images)
-        return max(held + 2, self.in_flight_bytes // _PIXELS // (images * self.image_bytes))
+        return held + max(KEPT_SLOTS, self.in_flight_bytes // _PIXELS // (images * self.image_bytes))
 
     def decode(self, spans: Iterable[SampleSpan]) -> Decoding:
         """Yield the pixels of each span, in the order of `spans`, as views that are valid until they are released.
@@ -100,7 +100,13 @@ class ProcessDecoder:
             raster_bytes=self.in_flight_bytes // _RASTERS,
         )
         return Decoding(
-            spans, settings, Sources(self.open_source), self.times, self.in_flight_bytes // _ENCODED, self.pin
+            spans,
+            settings,
+            Sources(self.open_source),
+            self.times,
+            _HELD_BATCHES * self.batch_size,
+            self.in_flight_bytes // _ENCODED,
+            self.pin,
         )
 
 

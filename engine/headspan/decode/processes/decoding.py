@@ -30,6 +30,8 @@ from headspan.timing import StageTimes
 
 # Parts of spans that fit the spools together, so that one is copied while others are decoded.
 _PARTS_IN_SPOOLS = 4
+# Slots that are never lent while the consumer may need more images.
+KEPT_SLOTS = 2
 # Registers memory for fast transfers to a device; returns what undoes it.
 Pin = Callable[[np.ndarray], Callable[[], None]]
 
@@ -55,16 +57,22 @@ class Decoding(Generator[DecodedSpan, None, None]):
         settings: WorkerSettings,
         sources: Sources,
         times: StageTimes,
+        held_images: int,
         spool_bytes: int,
         pin: Pin | None,
     ) -> None:
-        """`spool_bytes` limits the encoded bytes in spools; an image that is larger is copied alone."""
+        """The consumer never holds more than `held_images` without releasing some.
+
+        `spool_bytes` limits the encoded bytes in spools; an image that is larger is copied alone.
+        """
         self._spans = iter(spans)
         self._settings, self._sources, self._times, self._pin = settings, sources, times, pin
+        self._held_images = held_images
         self._spool_bytes, self._spooled_bytes = spool_bytes, 0
         self._pool: Pool | None = None
         self._free = deque(range(settings.slots))
-        self._lent: set[int] = set()
+        # The slots that the consumer has, with their good images.
+        self._lent: dict[int, int] = {}
         # A part of a span that is still to be decoded: where it begins.
         self._rest: tuple[SampleSpan, int] | None = None
         self._pending: dict[int, _Pending] = {}
@@ -91,6 +99,9 @@ class Decoding(Generator[DecodedSpan, None, None]):
             self._pool.wake()
 
     def _run(self) -> Generator[DecodedSpan, None, None]:
+        if not self._has_next():
+            # Without spans, neither memory nor processes are needed.
+            return
         with ExitStack() as stack:
             stack.callback(self._sources.close)
             descriptor = memory_file(self._settings.ring_bytes)
@@ -117,18 +128,18 @@ class Decoding(Generator[DecodedSpan, None, None]):
             if order and (first := next(iter(order.values()))).answer is not None:
                 del order[next(iter(order))]
                 yield self._finished(first, ring)
-                self._collect(pool, wait=False)
                 continue
             if ended and not order:
                 if failure is not None:
                     raise failure
                 return
-            ended = self._collect(pool, wait=True) or ended
+            # While decoded spans are taken, no answers are collected: every worker still has another span.
+            ended = self._collect(pool) or ended
 
-    def _collect(self, pool: Pool, wait: bool) -> bool:
+    def _collect(self, pool: Pool) -> bool:
         """Note the answers of workers. Returns whether one of them is a failure."""
         failed = False
-        for answer in pool.collect(wait):
+        for answer in pool.collect():
             pending = self._pending[answer.number]
             pending.answer = answer
             self._spooled_bytes -= pending.spooled_bytes
@@ -202,32 +213,36 @@ class Decoding(Generator[DecodedSpan, None, None]):
         if answer.bad:
             rows = np.delete(rows, [place for place, _ in answer.bad])
         return DecodedSpan(
-            Batch(rows, (ring.slots[pending.slot, : len(rows)],), self._lend(pending.slot, len(rows))),
+            self._good(rows, ring.slots[pending.slot], pending.slot),
             tuple(span.bad_image(pending.start + place, reason) for place, reason in answer.bad),
             last_row,
             answer.encoded_bytes,
             answer.crc32c,
         )
 
-    def _lend(self, slot: int, images: int) -> Callable[[], None]:
-        """Returns what makes the slot free again. A slot without good images is free at once."""
-        if images == 0:
-            self._free.append(slot)
-            return _nothing
-        self._lent.add(slot)
-        return partial(self._take_back, slot)
+    def _good(self, rows: np.ndarray, pixels: np.ndarray, slot: int) -> Batch:
+        """The good images of a slot, as a view of it.
+
+        They are copied if the consumer has nearly all slots and may still need more images for a batch, because many
+        images are bad or many spans are short. It would otherwise wait for the next span, and that for a slot.
+        """
+        images = len(rows)
+        if images and (len(self._lent) < self._settings.slots - KEPT_SLOTS or self._has_enough()):
+            self._lent[slot] = images
+            return Batch(rows, (pixels[:images],), partial(self._take_back, slot))
+        self._free.append(slot)
+        return Batch(rows, (pixels[:images].copy(),))
+
+    def _has_enough(self) -> bool:
+        return sum(list(self._lent.values())) >= self._held_images
 
     def _take_back(self, slot: int) -> None:
         """Use a slot again. Any thread may call this, also after the end."""
         assert slot in self._lent, "a batch is released once"
-        self._lent.remove(slot)
+        del self._lent[slot]
         self._free.append(slot)
         if self._pool is not None:
             self._pool.wake()
-
-
-def _nothing() -> None:
-    """A batch without images has nothing to release."""
 
 
 def _error(failure: SpanFailure) -> Exception:

@@ -156,13 +156,13 @@ class Pool:
         else:
             worker.give(request)
 
-    def collect(self, wait: bool) -> list[Answer]:
-        """The answers that have arrived. With `wait`, wait for one, or until another thread calls `wake`.
+    def collect(self) -> list[Answer]:
+        """Wait for an answer, or until another thread calls `wake`. Returns the answers that have arrived.
 
         Raises HeadspanError if processes end again and again without decoding an image.
         """
         answers: list[Answer] = []
-        for key, _ in self._selector.select(None if wait else 0):
+        for key, _ in self._selector.select():
             if key.data is None:
                 with suppress(BlockingIOError):
                     self._woken.recv(4096)
