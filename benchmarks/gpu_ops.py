@@ -82,7 +82,7 @@ def moments_cuts(arguments: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
 
     return {
         str(tuple(cut)): gpu.or_why_not(lambda cut=cut: checked(cut))  # type: ignore[misc]
-        for cut in moments.candidates(gpu.SIZES.head_dim)
+        for cut in moments.candidates(gpu.SIZES.head_dim, moments.capability(heads.device))
     }
 
 

@@ -3,8 +3,8 @@
 ViT-L/14 and ViT-B/32 with random weights; photo-like JPEGs of 500 × 375 in memory-backed storage if it has room; heads
 of all layers. The ceiling is the tower alone on random pixels that are on the GPU, in each 16-bit type. Its second row
 adds the moments and the transfer to the host. The runs use the defaults, and the best settings by name with each way
-to decode. One more run stores patches of all layers. A run's rate counts everything but loading the model: reading the
-plan, starting the workers, and the store. The steady rate leaves out the first quarter of the images.
+to decode. One more run stores patches of all layers. A run's rate counts everything after the model and the plan have
+been loaded, from starting the workers to the finished store. The steady rate leaves out the first quarter of images.
 """
 
 from __future__ import annotations

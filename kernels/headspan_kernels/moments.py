@@ -23,26 +23,38 @@ from torch import Tensor
 
 
 class Tiles(NamedTuple):
-    """Sizes of a launch: rows and columns of a tile, images per step, warps, and steps in flight."""
+    """Sizes of a launch: rows and columns of a tile, images per step, warps, steps in flight, registers per thread."""
 
     side: int
     images: int
     warps: int
     stages: int
+    registers: int
 
 
-def candidates(head_dim: int) -> tuple[Tiles, ...]:
-    """The tiles worth measuring, those in use first."""
+def candidates(head_dim: int, capability: tuple[int, int] = (9, 0)) -> tuple[Tiles, ...]:
+    """The tiles worth measuring on a GPU of that compute capability, those in use first.
+
+    None spills registers, except that 168 are one too few under Triton 3.6.
+    """
     if head_dim <= 16:
-        return (Tiles(16, 16, 1, 2),)
-    if head_dim <= 32:
-        return (Tiles(32, 16, 4, 2),)
-    small = (Tiles(32, 16, 4, 2), Tiles(32, 32, 4, 2), Tiles(32, 16, 2, 2))
+        return (Tiles(16, 16, 1, 2, 255),)
+    small = (Tiles(32, 16, 4, 2, 255), Tiles(32, 32, 4, 2, 255), Tiles(32, 16, 2, 2, 255))
+    # From sm_100 on, Triton 3.6 sends products of 64 rows to tensor cores that know no float64, and fails.
+    if head_dim <= 32 or capability >= (10, 0):
+        return small
     if head_dim <= 64:
-        # One tile reads the head outputs once.
-        return (Tiles(64, 16, 4, 2), Tiles(64, 16, 4, 3), Tiles(64, 32, 4, 2), *small)
+        # One tile reads the head outputs once. With 168 registers, three programs fit a multiprocessor, and all 384
+        # heads of ViT-L/14 run at once on an H100.
+        large = (Tiles(64, 16, 4, 2, 255), Tiles(64, 16, 4, 2, 168), Tiles(64, 16, 4, 3, 255), Tiles(64, 32, 4, 2, 255))
+        return (*large, *small)
     # Small tiles pad 80 to 96 instead of 128; with four warps, large ones spill registers.
-    return (*small, Tiles(64, 16, 8, 2))
+    return (*small, Tiles(64, 16, 8, 2, 255))
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability of a GPU; that of an H100 for tensors that are on none."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def add_moments(
@@ -53,7 +65,8 @@ def add_moments(
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:
     """As `reference.add_moments`; `total` and `gram` must be contiguous."""
-    add_moments_cut(candidates(heads.shape[3])[0], heads, scale, mean_and_bias, total, gram)
+    cut = candidates(heads.shape[3], capability(heads.device))[0]
+    add_moments_cut(cut, heads, scale, mean_and_bias, total, gram)
 
 
 def add_moments_cut(
@@ -83,6 +96,7 @@ def add_moments_cut(
             IMAGES=cut.images,
             num_warps=cut.warps,
             num_stages=cut.stages,
+            maxnreg=cut.registers,
             enable_fp_fusion=True,
         )
 
@@ -140,7 +154,10 @@ def _add_diagonal(
     """Add a tile on the diagonal, the products of its coordinates with the terms, and its sums."""
     size: tl.constexpr = HEAD_DIM + TERMS
     columns, extra = block * SIDE + tl.arange(0, SIDE), tl.arange(0, EXTRA)
-    square = tl.zeros([SIDE, SIDE], tl.float64)
+    inside = columns < HEAD_DIM
+    square_place, square_mask = gram + columns[:, None] * size + columns[None, :], inside[:, None] & inside[None, :]
+    # Only these sums start from what is stored: the others are stored twice, or are few.
+    square = tl.load(square_place, mask=square_mask, other=0.0)
     beside = tl.zeros([SIDE, EXTRA], tl.float64)
     corner = tl.zeros([EXTRA, EXTRA], tl.float64)
     for start in range(0, batch, IMAGES):
@@ -157,10 +174,10 @@ def _add_diagonal(
         square = tl.dot(tl.trans(coordinates), coordinates, square, out_dtype=tl.float64)
         beside = tl.dot(tl.trans(coordinates), terms, beside, out_dtype=tl.float64)
         corner = tl.dot(tl.trans(terms), terms, corner, out_dtype=tl.float64)
-    inside, of_term, of_one = columns < HEAD_DIM, (extra < TERMS)[None, :], (extra == TERMS)[None, :]
+    tl.store(square_place, square, mask=square_mask)
+    of_term, of_one = (extra < TERMS)[None, :], (extra == TERMS)[None, :]
     first = (extra < TERMS)[:, None] & (block == 0)
     last = HEAD_DIM + extra
-    _add(gram + columns[:, None] * size + columns[None, :], square, inside[:, None] & inside[None, :])
     _add(gram + columns[:, None] * size + last[None, :], beside, inside[:, None] & of_term)
     _add(gram + last[None, :] * size + columns[:, None], beside, inside[:, None] & of_term)
     _add(total + columns[:, None] + 0 * extra[None, :], beside, inside[:, None] & of_one)

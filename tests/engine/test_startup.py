@@ -356,7 +356,8 @@ def test_a_shard_that_is_read_at_once_equals_its_rows_one_by_one(index: tuple[in
     spec = spec_of((13, 3, 4), (8, 3, 4), (4, 3, 4), "float16")
     values = random_values(spec.shape, spec.dtype)
     write_all(tmp_path, spec, values)
+    place: tuple[slice | int, ...] = (slice(None), *index)
     for dtype in (None, np.float32):
         found = MappedRows(tmp_path, spec).read(index, dtype)
-        wanted = values[(slice(None), *index)].astype(found.dtype)
+        wanted = values[place].astype(found.dtype)
         np.testing.assert_array_equal(found, wanted)

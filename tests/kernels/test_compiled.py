@@ -115,7 +115,7 @@ def run_tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) 
     whole.forward(meta(3, 3, 224, 224), (0, 1), with_patches=True, patches_dtype=torch.float16)
 
 
-def add_moments(head_dim: int, cuts: int = 1) -> None:
+def add_moments(head_dim: int, capability: tuple[int, int] = (9, 0), cuts: int = 1) -> None:
     size, double = head_dim + 3, torch.float64
     scale, mean_and_bias = meta(3, dtype=double), meta(3, 3, dtype=double)
     heads, total, gram = (
@@ -123,7 +123,9 @@ def add_moments(head_dim: int, cuts: int = 1) -> None:
         meta(4, 16, size, dtype=double),
         meta(4, 16, size, size, dtype=double),
     )
-    for cut in moments.candidates(head_dim)[:cuts]:
+    # Tiles whose registers are limited may spill a few bytes under some Tritons.
+    tiles = [cut for cut in moments.candidates(head_dim, capability) if cut.registers == 255]
+    for cut in tiles[:cuts]:
         moments.add_moments_cut(cut, heads, scale, mean_and_bias, total, gram)
 
 
@@ -187,6 +189,7 @@ def test_sixteen_warps_of_attention_fit_a_multiprocessor(
     [
         (90, lambda: add_moments(64)),
         (90, preprocess),
+        (100, lambda: add_moments(64, (10, 0))),
         pytest.param(90, lambda: add_moments(104), marks=slow),
         pytest.param(80, lambda: add_moments(64), marks=slow),
     ],
@@ -205,5 +208,5 @@ def test_every_block_size_that_a_benchmark_tries_fits_the_gpu(
 ) -> None:
     for cut in candidates(head_dim, BF16)[1:]:
         attention_emit_cut(cut, meta(3, 257, 3 * 16 * head_dim, dtype=BF16), 16, None, True)
-    add_moments(head_dim, cuts=6)
+    add_moments(head_dim, cuts=7)
     check(launcher, tmp_path)

@@ -78,7 +78,7 @@ def check_moments(head_dim: int, batch: int) -> None:
     size = head_dim + 3
     wanted = torch.zeros(2, 3, size, device=DEVICE).double(), torch.zeros(2, 3, size, size, device=DEVICE).double()
     reference.add_moments(heads, scale, terms, *wanted)
-    for cut in moments.candidates(head_dim):
+    for cut in moments.candidates(head_dim, moments.capability(heads.device)):
         found, again = ([torch.zeros_like(each) for each in wanted] for _ in range(2))
         for sums in (found, again):
             moments.add_moments_cut(cut, heads, scale, terms, sums[0], sums[1])

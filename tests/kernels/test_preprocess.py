@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 
+from headspan.decode.exact import fill_exact
+from headspan.decode.threads import ThreadDecoder
+from headspan.shards.plan import scan
+from tests.conftest import image_members, write_tar
+from tests.engine.decoding import spans
 from tests.kernels.test_reference import MEAN, SIZE, SOURCES, STD, by_pillow, levels_of, noise, ways_to_place
 from tests.kernels.tritons import DEPRECATIONS, ON_GPU
 
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
+from headspan.config import Preprocess
+from headspan.decode.gpu import rendering
+from headspan.decode.gpu.decoder import GpuDecoder
 from headspan_kernels import fused, reference
 from headspan_kernels.reference import Placed
 
@@ -67,3 +80,31 @@ def test_only_the_part_of_a_resized_image_that_is_kept_is_computed(
         fused.preprocess(on_device([image], addressed), [where], SIZE, MEAN, STD, torch.float32, "bicubic", 0)
     )
     assert np.abs(found[0] - by_pillow(image, where, "bicubic", 0)).max() < 1.001
+
+
+@pytest.mark.skipif(ON_GPU, reason="tests/engine/test_gpu_decoding.py has this on a GPU")
+def test_the_decoder_of_a_gpu_uses_the_kernel(
+    addressed: list[torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the images are JPEGs, which libjpeg decodes in place of the GPU; the others come from the host."""
+    samples = scan(str(write_tar(tmp_path / "a.tar", image_members(range(6), (4,)))), 0, lambda note: None)[1]
+
+    def decode(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
+        found = [simplejpeg.decode_jpeg(jpeg.numpy().tobytes(), "RGB", fastdct=False) for jpeg in jpegs]
+        return [torch.from_numpy(pixels).permute(2, 0, 1).contiguous() for pixels in found]
+
+    def resize(images: list[torch.Tensor], *rest: Any) -> torch.Tensor:
+        addressed.extend(images)
+        return fused.preprocess(images, *rest)
+
+    monkeypatch.setattr(rendering, "ops", lambda device: SimpleNamespace(preprocess=resize))
+    preprocess = Preprocess(SIZE, MEAN, STD)
+    decoder = GpuDecoder(decode, preprocess, torch.device("cpu"), torch.float32, 1 << 24, 1)
+    (found,), (wanted,) = (
+        list(each.decode(spans(samples, 6))) for each in (decoder, ThreadDecoder(fill_exact, preprocess, 1 << 24, 1))
+    )
+    assert [bad.row for bad in found.bad] == [4]
+    assert (found.bad, found.crc32c, found.good.rows.tolist()) == (wanted.bad, wanted.crc32c, [0, 1, 2, 3, 5])
+    difference = np.abs(levels_of(torch.cat(found.good.parts)) - wanted.good.parts[0])
+    assert difference.max() < 1.001
+    assert len(addressed) == 5

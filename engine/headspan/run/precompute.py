@@ -7,6 +7,7 @@ processes may make the same call at once; each unit is committed by one of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -137,13 +138,20 @@ def compute(run: Run, units: Iterator[Unit]) -> Generator[tuple[Unit, UnitRecord
     # One more span waits in the thread that runs ahead.
     waiting_bytes = run.waiting_bytes - span_images * run.decoder.image_bytes
     # Closed in any case, so that no thread outlives a failure.
-    with closing(prefetch(decoded, lambda span: span.pixel_bytes, waiting_bytes)) as spans:
-        for unit, members in in_flight.by_unit(spans):
-            yield unit, compute_unit(run, unit, members, in_flight)
+    with closing(prefetch(decoded, lambda span: span.pixel_bytes, waiting_bytes)) as spans, run.store.writing():
+        computed = ((unit, compute_unit(run, unit, part, in_flight)) for unit, part in in_flight.by_unit(spans))
+        # A unit is committed while the next one is computed.
+        for unit, committed in one_ahead(computed):
+            with run.times.of("storing"):
+                record = committed.result()
+            yield unit, record
 
 
-def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: UnitsInFlight) -> UnitRecord | None:
-    """Compute and commit one unit from its decoded spans; returns None if another worker committed it first."""
+def compute_unit(
+    run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: UnitsInFlight
+) -> Future[UnitRecord | None]:
+    """Compute one unit from its decoded spans, and begin to commit it. The result is the unit's record, or None if
+    another worker committed it first."""
     store, size = run.store, run.store.size
     overflows: list[BadImage] = []
     with store.begin(unit, run.times) as writer:
@@ -163,10 +171,9 @@ def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: 
             del result, arrays
             run.progress.report(int(rows[-1]) + 1 - unit.first_row)
         crc32c, bad = in_flight.read_of(unit)
+        run.progress.computed(unit.rows)
         with run.times.of("storing"):
-            record = writer.commit(moments, [*bad, *overflows], crc32c, run.replaces)
-    run.progress.report(unit.rows)
-    return record
+            return writer.commit_behind(moments, [*bad, *overflows], crc32c, run.replaces)
 
 
 def _needed(run: Run, unit: Unit, batches: Iterator[Batch]) -> Iterator[Batch]:

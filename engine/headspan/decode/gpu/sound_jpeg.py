@@ -13,6 +13,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -58,10 +59,9 @@ class _File:
         self.data, self.last, self.markers = data, last, markers
         self.height = self.width = 0
         self.progressive = False
-        # Components in the order of the frame: id, and index of the quantization table.
-        self.components: list[tuple[int, int]] = []
+        self.components: _Components = ()
+        # Indices of the quantization tables so far, and class (0 for DC, 16 for AC) plus index of the Huffman tables.
         self.quantization: set[int] = set()
-        # Class (0 for DC, 16 for AC) plus index of the Huffman tables so far.
         self.huffman: set[int] = set()
         self.has_exif = False
         # Components whose DC coefficients a scan has begun.
@@ -78,7 +78,7 @@ class _File:
             if not start <= stop <= last:
                 return None
             if marker == _SOS:
-                if not self._scan(start, stop):
+                if not self._scan(data[start:stop]):
                     return None
                 scanned = True
                 # The next marker, after the scan's coefficients.
@@ -97,7 +97,9 @@ class _File:
         """Whether a segment between the markers is sound and known; `start` and `stop` enclose its contents."""
         data = self.data
         if marker == _DHT:
-            return self._huffman_tables(start, stop)
+            tables = _huffman_tables(data[start:stop])
+            self.huffman.update(tables or ())
+            return tables is not None
         if marker == _DQT:
             # Tables of 64 bytes, each after its index.
             self.quantization.update(data[start:stop:65])
@@ -123,65 +125,19 @@ class _File:
         data = self.data
         if self.components or stop - start < 6:
             return False
-        precision, self.height, self.width, count = struct.unpack_from(">BHHB", data, start)
+        precision, self.height, self.width = struct.unpack_from(">BHH", data, start)
         self.progressive = marker == _SOF2
-        places = range(start + 6, stop, 3)
-        if precision != 8 or count not in (1, 3) or stop - start != 6 + 3 * count:
-            return False
-        self.components = [(data[place], data[place + 2]) for place in places]
-        samples = [data[place + 1] for place in places]
-        if count == 1:
-            known = samples == [0x11]
-        else:
-            # Other ids may mean other colours.
-            known = samples[0] in _LUMA_SAMPLES and samples[1:] == [0x11, 0x11]
-            known = known and [each for each, _ in self.components] == [1, 2, 3]
-        return known and 0 < self.height <= _LONGEST_SIDE and 0 < self.width <= _LONGEST_SIDE
+        self.components = _components(data[start + 5 : stop])
+        sides = 0 < self.height <= _LONGEST_SIDE and 0 < self.width <= _LONGEST_SIDE
+        return precision == 8 and sides and bool(self.components)
 
-    def _huffman_tables(self, start: int, stop: int) -> bool:
-        data = self.data
-        while start < stop:
-            kind, counts, start = data[start], data[start + 1 : start + 17], start + 17
-            symbols = sum(counts)
-            if start + symbols > stop or kind & 0xEC or not _is_prefix_code(counts):
-                return False
-            # DC tables hold numbers of bits.
-            if kind < 16 and max(data[start : start + symbols]) > 15:
-                return False
-            self.huffman.add(kind)
-            start += symbols
-        return start == stop
-
-    def _scan(self, start: int, stop: int) -> bool:
+    def _scan(self, header: bytes) -> bool:
         """Whether a scan's header is sound, and all of its tables are known."""
-        data = self.data
-        count = data[start] if start < stop else 0
-        if not 1 <= count <= len(self.components) or stop - start != 4 + 2 * count:
+        scan = _scan(header, self.components, self.progressive)
+        if scan is None or not scan.quantization <= self.quantization or not scan.huffman <= self.huffman:
             return False
-        first, last, bits = data[stop - 3 : stop]
-        high, low = bits >> 4, bits & 15
-        ids = [each for each, _ in self.components]
-        places = [ids.index(each) if each in ids else -1 for each in data[start + 1 : stop - 3 : 2]]
-        tables = data[start + 2 : stop - 3 : 2]
-        if -1 in places or places != sorted(set(places)):
-            return False
-        if any(self.components[place][1] not in self.quantization for place in places):
-            return False
-        needs_dc, needs_ac = first == 0 and high == 0, last > 0
-        if self.progressive:
-            # DC alone, or AC of one component; each refinement adds a bit.
-            if (last != 0) if first == 0 else (not first <= last <= 63 or count > 1):
-                return False
-            if low > 13 or (high and low != high - 1):
-                return False
-        elif (first, last, bits) != (0, 63, 0) or count != len(ids):
-            return False
-        if first == 0 and high == 0:
-            self.begun.update(places)
-        return all(
-            (not needs_dc or table >> 4 in self.huffman) and (not needs_ac or (table & 15) + 16 in self.huffman)
-            for table in tables
-        )
+        self.begun |= scan.begins
+        return True
 
     def _exif(self, start: int, stop: int) -> bool:
         """Whether PIL can read the resolution; only a single segment is read."""
@@ -203,7 +159,79 @@ class _File:
         return True
 
 
+# The components of a frame: id, and index of the quantization table.
+_Components: TypeAlias = tuple[tuple[int, int], ...]
+
+
+class _Scan(NamedTuple):
+    """The tables that a scan needs, and the components that it begins, by their places in the frame."""
+
+    quantization: frozenset[int]
+    huffman: frozenset[int]
+    begins: frozenset[int]
+
+
+# What follows is the same in most files of an encoder.
 @lru_cache(maxsize=4096)
+def _components(contents: bytes) -> _Components:
+    """The components of a frame, from their number on; none if they are not plainly grey or YCbCr."""
+    count, samples = contents[0], contents[2::3]
+    if len(contents) != 1 + 3 * count:
+        return ()
+    components = tuple(zip(contents[1::3], contents[3::3], strict=True))
+    if count == 1:
+        return components if samples == b"\x11" else ()
+    # Other ids may mean other colours.
+    known = count == 3 and contents[1::3] == b"\1\2\3" and samples[0] in _LUMA_SAMPLES and samples[1:] == b"\x11\x11"
+    return components if known else ()
+
+
+@lru_cache(maxsize=4096)
+def _scan(header: bytes, components: _Components, progressive: bool) -> _Scan | None:
+    """What a scan needs and begins; None if its header is not sound."""
+    count = header[0] if header else 0
+    if not 1 <= count <= len(components) or len(header) != 4 + 2 * count:
+        return None
+    first, last, bits = header[-3:]
+    high, low = bits >> 4, bits & 15
+    ids = [each for each, _ in components]
+    places = [ids.index(each) if each in ids else -1 for each in header[1:-3:2]]
+    if -1 in places or places != sorted(set(places)):
+        return None
+    if progressive:
+        # DC alone, or AC of one component; each refinement adds a bit.
+        if (last != 0) if first == 0 else (not first <= last <= 63 or count > 1):
+            return None
+        if low > 13 or (high and low != high - 1):
+            return None
+    elif (first, last, bits) != (0, 63, 0) or count != len(ids):
+        return None
+    begins = first == 0 and high == 0
+    tables = header[2:-3:2]
+    return _Scan(
+        frozenset(components[place][1] for place in places),
+        frozenset([table >> 4 for table in tables if begins] + [(table & 15) + 16 for table in tables if last]),
+        frozenset(places if begins else ()),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _huffman_tables(contents: bytes) -> frozenset[int] | None:
+    """Class (0 for DC, 16 for AC) plus index of the tables in a segment; None if one is broken."""
+    found, start = set(), 0
+    while start < len(contents):
+        kind, counts, start = contents[start], contents[start + 1 : start + 17], start + 17
+        symbols = contents[start : start + sum(counts)]
+        if len(symbols) < sum(counts) or kind & 0xEC or not _is_prefix_code(counts):
+            return None
+        # DC tables hold numbers of bits.
+        if kind < 16 and max(symbols) > 15:
+            return None
+        found.add(kind)
+        start += len(symbols)
+    return frozenset(found)
+
+
 def _is_prefix_code(counts: bytes) -> bool:
     """Whether numbers of codes of 1 to 16 bits fit a code without the one of ones alone, and are not all zero."""
     code = 0
