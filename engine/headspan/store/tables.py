@@ -83,6 +83,7 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
     # The urls of the unit with the rows of the unit where they end; those before a span's first row are removed.
     ends = deque(zip(urls.values.to_pylist(), urls.run_ends.to_pylist(), strict=True))
     rows, offsets, sizes = (table[name].to_numpy() for name in ("row", "offset", "size_bytes"))
+    keys = table["key"]
     for first in range(0, len(rows), images):
         span = slice(first, min(first + images, len(rows)))
         runs, begin = [], first
@@ -97,7 +98,7 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
             runs=tuple(runs),
             offsets=offsets[span],
             sizes=sizes[span],
-            key_of=lambda place, keys=table["key"], first=first: keys[first + place].as_py(),  # type: ignore[misc]
+            key_of=lambda place, first=first: keys[first + place].as_py(),  # type: ignore[misc]
         )
 
 

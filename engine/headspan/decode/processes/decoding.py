@@ -77,7 +77,7 @@ class Decoding(Generator[DecodedSpan, None, None]):
         self._rest: tuple[SampleSpan, int] | None = None
         self._pending: dict[int, _Pending] = {}
         self._number = 0
-        self._interrupted = False
+        self._interrupted = self._needs_slot = False
         self._steps = self._run()
 
     def send(self, value: None) -> DecodedSpan:
@@ -134,7 +134,11 @@ class Decoding(Generator[DecodedSpan, None, None]):
                     raise failure
                 return
             # While decoded spans are taken, no answers are collected: every worker still has another span.
-            ended = self._collect(pool) or ended
+            self._needs_slot = needs_slot = not ended and not self._free
+            # A slot that was released just before this was noted has woken nobody.
+            if not (needs_slot and self._free):
+                ended = self._collect(pool) or ended
+            self._needs_slot = False
 
     def _collect(self, pool: Pool) -> bool:
         """Note the answers of workers. Returns whether one of them is a failure."""
@@ -241,7 +245,7 @@ class Decoding(Generator[DecodedSpan, None, None]):
         assert slot in self._lent, "a batch is released once"
         del self._lent[slot]
         self._free.append(slot)
-        if self._pool is not None:
+        if self._needs_slot and self._pool is not None:
             self._pool.wake()
 
 
