@@ -7,11 +7,11 @@ from functools import cache
 
 import torch
 
-from headspan.config import Preprocess, ResolvedSettings
+from headspan.config import PrecomputeSettings, Preprocess, ResolvedSettings
 from headspan.decode.decoder import Decoder
 from headspan.decode.gpu.nvjpeg import DecodeJpegs, torchvision_on
-from headspan.decode.processes.decoder import ProcessDecoder
-from headspan.decode.processes.decoding import Pin
+from headspan.decode.processes.decoder import ProcessDecoder, default_workers
+from headspan.decode.processes.kept import DecodingProcesses, Pin
 from headspan.decode.routes import route
 from headspan.decode.threads import ThreadDecoder
 from headspan.shards.reader import ShardReader
@@ -29,6 +29,7 @@ def decoder_of(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
     pin: Pin | None = None,
+    processes: DecodingProcesses | None = None,
 ) -> Decoder:
     """The decoder for `settings` and a tower of `dtype` on `device`, which opens shards with `open_source`.
 
@@ -36,7 +37,8 @@ def decoder_of(
     needs the interpreter. On a GPU, processes decode, since threads would take the interpreter from the thread that
     launches kernels. They keep within all of the settings' memory in flight, because images that wait for the model
     stay in the decoder's memory; `pin` makes that memory fast for transfers. With `--decode gpu` the GPU itself
-    decodes, which takes little of this process, so threads read and launch.
+    decodes, which takes little of this process, so threads read and launch. `processes` are those of
+    `decoding_processes`.
 
     Raises SettingsError if the images cannot be decoded in that way here.
     """
@@ -65,8 +67,20 @@ def decoder_of(
             open_source,
             times,
             pin,
+            processes,
         )
     return ThreadDecoder(pixel_route, preprocess, in_flight_bytes, settings.workers, open_source, times)
+
+
+def decoding_processes(settings: PrecomputeSettings) -> DecodingProcesses:
+    """The processes that decode for a run with `settings`, if processes do; a context manager. None has started yet."""
+    return DecodingProcesses(settings.workers or default_workers())
+
+
+def start_early(processes: DecodingProcesses, settings: PrecomputeSettings, device: str) -> None:
+    """Start the processes before the model is loaded, if processes decode for a tower on a device of that type."""
+    if uses_processes(device) and settings.decode != "gpu":
+        processes.start_early(settings.decode)
 
 
 def check_decoding(name: str, device: torch.device) -> None:

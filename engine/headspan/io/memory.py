@@ -27,18 +27,30 @@ def memory_file(size: int = 0) -> int:
     Raises HeadspanError if the memory cannot be had. Without the reservation, a process that writes to the memory
     would end with a bus error.
     """
-    descriptor = -1
     try:
         descriptor = _unnamed_file()
+    except OSError as error:
+        raise HeadspanError(
+            f"memory that processes share cannot be had ({error.strerror}); give fewer --workers, or raise the limit "
+            "on open files (ulimit -n)"
+        ) from error
+    try:
+        reserve(descriptor, size)
+    except HeadspanError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Give an empty memory file `size` bytes. Raises HeadspanError if the memory cannot be had."""
+    try:
         _reserve(descriptor, size)
     except OSError as error:
-        if descriptor >= 0:
-            os.close(descriptor)
         raise HeadspanError(
             f"{size / 1e6:,.0f} MB of memory for decoded images cannot be reserved ({error.strerror}); give a smaller "
-            "--in-flight or --batch-size, or free memory"
+            "--batch-size, or free memory"
         ) from error
-    return descriptor
 
 
 def empty_file(descriptor: int) -> None:

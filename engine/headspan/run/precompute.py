@@ -15,13 +15,15 @@ from typing import TypeVar
 
 from headspan.config import PrecomputeSettings
 from headspan.decode.batches import Batch, DecodedSpan, rebatch
-from headspan.decode.choice import check_decoding
+from headspan.decode.choice import check_decoding, decoding_processes, start_early
 from headspan.decode.in_flight import UnitsInFlight
 from headspan.decode.prefetch import prefetch
+from headspan.decode.processes.kept import DecodingProcesses
 from headspan.decode.routes import route
 from headspan.decompose.contributions import Contributions, contributions
 from headspan.decompose.moments import Moments
 from headspan.events import NOTE, Listener, Progress, ignore
+from headspan.io.local import LocalStorage
 from headspan.model.load import load_model
 from headspan.run.bad_limit import refuse_bad
 from headspan.run.defaults import as_stored, resolved, said
@@ -37,7 +39,7 @@ from headspan.run.scheduler import Scheduler
 from headspan.run.summary import Summary
 from headspan.shards.samples import BadImage, Unit
 from headspan.shards.urls import expand, stored_names
-from headspan.store.commit_records import UnitRecord
+from headspan.store.commit_records import COMPLETE, UnitRecord
 from headspan.store.schema import attributes_of
 from headspan.store.tables import read_shards
 from headspan.store.write.workers import other_workers
@@ -59,15 +61,16 @@ def precompute(
     Raises HeadspanError if a source, the model, the settings or the disk prevents the run, or if more images are bad
     than `max_bad` allows. Units that were committed before stay valid.
     """
-    with DeviceProcesses(settings) as processes:
-        return _precompute(settings, on_progress, on_commit, processes)
+    with DeviceProcesses(settings) as devices, decoding_processes(settings) as decoding:
+        return _precompute(settings, on_progress, on_commit, devices, decoding)
 
 
 def _precompute(
     settings: PrecomputeSettings,
     on_progress: Listener,
     on_commit: Callable[[UnitRecord], None],
-    processes: DeviceProcesses,
+    devices: DeviceProcesses,
+    decoding: DecodingProcesses,
 ) -> Summary:
     # Checked before the model is loaded, whose weights may take minutes to download.
     route(settings.decode)
@@ -75,7 +78,10 @@ def _precompute(
     # An existing store keeps the preprocessing and the activation that it was made with.
     existing = attributes_of(Path(settings.out))
     settings = as_stored(settings, existing)
-    unit_images = settings.unit_images or planned_unit_images(named_devices(settings.device)[0].type, settings.emit)
+    device = named_devices(settings.device)[0].type
+    if not devices and LocalStorage(Path(settings.out)).size(COMPLETE) is None:
+        start_early(decoding, settings, device)
+    unit_images = settings.unit_images or planned_unit_images(device, settings.emit)
     # The shards of a new store are read while the model is loaded.
     with begun_plan(Path(settings.out), urls, unit_images, settings.member_names) as plan:
         encoder = prepare(
@@ -102,13 +108,13 @@ def _precompute(
         # Records may have been lost since the store was complete; its moments must then be written again.
         store.commits.reopen()
     if not store.commits.complete or any(other_workers(store.path)):
-        if processes:
+        if devices:
             # Each of them loads the model again.
             del encoder
-            return processes.run(run_settings, store, on_progress)
+            return devices.run(run_settings, store, on_progress)
         planned = read_shards(store.path)
         sources = PlannedSources(planned, as_planned(planned, store.attributes, urls))
-        run = Run.of(run_settings, store, encoder, sources, on_progress)
+        run = Run.of(run_settings, store, encoder, sources, on_progress, decoding)
         bad = [image for record in store.commits.records() for image in record.bad]
         refuse_bad(store, bad, settings.max_bad)
         with Scheduler(store) as scheduler:

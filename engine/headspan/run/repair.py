@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headspan.config import PrecomputeSettings
+from headspan.decode.choice import decoding_processes
 from headspan.decode.routes import route
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
@@ -87,15 +88,17 @@ def repair(
     lost = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, lost, urls, encoder)
     refuse_other_run(store, run_settings, urls, encoder)
-    run = Run.of(run_settings, store, encoder, PlannedSources(read_shards(store.path), urls), on_progress)
+    sources = PlannedSources(read_shards(store.path), urls)
     done: list[int] = []
-    for chosen, replaces in ((damaged, True), (withdrawn | quarantined, False)):
-        units = [unit for unit in store.units if unit.index in chosen]
-        with (
-            Scheduler(store, only=units) as scheduler,
-            closing(run_units(replace(run, replaces=replaces), scheduler, compute)) as records,
-        ):
-            done += [record.unit for record in records]
+    with decoding_processes(run_settings) as decoding:
+        run = Run.of(run_settings, store, encoder, sources, on_progress, decoding)
+        for chosen, replaces in ((damaged, True), (withdrawn | quarantined, False)):
+            units = [unit for unit in store.units if unit.index in chosen]
+            with (
+                Scheduler(store, only=units) as scheduler,
+                closing(run_units(replace(run, replaces=replaces), scheduler, compute)) as records,
+            ):
+                done += [record.unit for record in records]
     store.finish()
     verdict = verify(Store(path, include_failed=True), on_progress, shards=shards)
     return Repaired(tuple(sorted(done)), (*restored, *files), verdict)

@@ -8,6 +8,7 @@ from functools import partial
 from headspan.config import ResolvedSettings
 from headspan.decode.choice import decoder_of
 from headspan.decode.decoder import Decoder
+from headspan.decode.processes.kept import DecodingProcesses
 from headspan.events import NOTE, Listener, Progress
 from headspan.run.encoder import Encoder
 from headspan.run.pinned import pinned
@@ -40,8 +41,12 @@ class Run:
         encoder: Encoder,
         sources: PlannedSources,
         on_progress: Listener,
+        processes: DecodingProcesses,
     ) -> Run:
-        """The run of `settings`: half of its memory in flight is for decoding, half for images that are decoded."""
+        """The run of `settings`: half of its memory in flight is for decoding, half for images that are decoded.
+
+        `processes` are those of `decoding_processes`.
+        """
         times = StageTimes()
         half = settings.in_flight_bytes // 2
         device = encoder.device
@@ -51,6 +56,6 @@ class Run:
 
         pin = partial(pinned, device, on_failure=note) if device.type == "cuda" else None
         decoder = decoder_of(
-            settings, encoder.model.preprocess, half, sources.open, times, device, encoder.tower.dtype, pin
+            settings, encoder.model.preprocess, half, sources.open, times, device, encoder.tower.dtype, pin, processes
         )
         return cls(store, encoder, decoder, settings.batch_size, half, times, ImageProgress(store, on_progress))

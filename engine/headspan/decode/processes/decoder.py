@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from headspan.config import Preprocess
-from headspan.decode.processes.decoding import KEPT_SLOTS, Decoding, Pin
+from headspan.decode.processes.decoding import KEPT_SLOTS, Decoding
+from headspan.decode.processes.kept import DecodingProcesses, Pin
 from headspan.decode.processes.messages import WorkerSettings
-from headspan.decode.processes.pool import DEPTH
 from headspan.decode.processes.sources import Sources
+from headspan.decode.processes.worker_process import DEPTH
 from headspan.shards.reader import ShardReader
 from headspan.shards.samples import SampleSpan
 from headspan.shards.sources import open_shard
@@ -51,6 +52,8 @@ class ProcessDecoder:
     times: StageTimes = field(default_factory=StageTimes)
     # Makes transfers of the pixels to a device fast.
     pin: Pin | None = None
+    # The run's processes, which remain after a pass over spans. Without them, each pass has its own.
+    kept: DecodingProcesses | None = None
 
     @property
     def image_bytes(self) -> int:
@@ -61,7 +64,7 @@ class ProcessDecoder:
     @property
     def workers(self) -> int:
         """How many processes decode."""
-        return self.processes or max(1, cores() - 1)
+        return self.processes or default_workers()
 
     def span_images(self, batch_size: int) -> int:
         """How many images a span should have: an equal part of a batch, of at most 32 images, fewer if memory is short.
@@ -107,7 +110,13 @@ class ProcessDecoder:
             _HELD_BATCHES * self.batch_size,
             self.in_flight_bytes // _ENCODED,
             self.pin,
+            self.kept,
         )
+
+
+def default_workers() -> int:
+    """One process for each core but the launching process's, and at least one."""
+    return max(1, cores() - 1)
 
 
 def cores() -> int:

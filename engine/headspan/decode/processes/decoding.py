@@ -7,9 +7,9 @@ shard.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,13 @@ import numpy as np
 
 from headspan import errors
 from headspan.decode.batches import Batch, DecodedSpan
+from headspan.decode.processes.kept import DecodingProcesses, Pin
 from headspan.decode.processes.messages import Run, SpanFailure, SpanRequest, WorkerSettings, cut
-from headspan.decode.processes.pool import Answer, Pool, Worker
+from headspan.decode.processes.pool import Answer, Pool
 from headspan.decode.processes.ring import Ring
 from headspan.decode.processes.sources import Sources
+from headspan.decode.processes.worker_process import Worker
 from headspan.errors import HeadspanError, SourceError
-from headspan.io.memory import close_file, memory_file
 from headspan.shards.reader import Place
 from headspan.shards.samples import SampleSpan
 from headspan.shards.tar_header import BLOCK_BYTES
@@ -32,8 +33,6 @@ from headspan.timing import StageTimes
 _PARTS_IN_SPOOLS = 4
 # Slots that are never lent while the consumer may need more images.
 KEPT_SLOTS = 2
-# Registers memory for fast transfers to a device; returns what undoes it.
-Pin = Callable[[np.ndarray], Callable[[], None]]
 
 
 @dataclass(slots=True)
@@ -60,11 +59,13 @@ class Decoding(Generator[DecodedSpan, None, None]):
         held_images: int,
         spool_bytes: int,
         pin: Pin | None,
+        processes: DecodingProcesses | None,
     ) -> None:
-        """The consumer never holds more than `held_images` without releasing some.
+        """The spans are decoded in `processes`, which then remain, or else in processes of this pass alone. The consumer never holds more than `held_images` without releasing some.
 
         `spool_bytes` limits the encoded bytes in spools; an image that is larger is copied alone.
         """
+        self._processes = processes
         self._spans = iter(spans)
         self._settings, self._sources, self._times, self._pin = settings, sources, times, pin
         self._held_images = held_images
@@ -104,14 +105,15 @@ class Decoding(Generator[DecodedSpan, None, None]):
             return
         with ExitStack() as stack:
             stack.callback(self._sources.close)
-            descriptor = memory_file(self._settings.ring_bytes)
-            stack.callback(close_file, descriptor)
-            settings = replace(self._settings, ring=descriptor)
-            ring = Ring(settings)
-            if self._pin:
-                stack.callback(self._pin(ring.memory))
-            self._pool = stack.enter_context(closing(Pool(settings, ring)))
+            processes = self._processes or DecodingProcesses(self._settings.workers)
+            # Their answers to spans that nobody needs any more must not reach another pass.
+            ending = stack.enter_context(ExitStack())
+            ending.callback(processes.close)
+            self._pool, ring = processes.begin(self._settings, self._pin)
             yield from self._decoded(self._pool, ring)
+            if self._processes is not None and not self._pending:
+                ending.pop_all()
+                processes.end(self._lent)
 
     def _decoded(self, pool: Pool, ring: Ring) -> Iterator[DecodedSpan]:
         order = self._pending
@@ -171,7 +173,7 @@ class Decoding(Generator[DecodedSpan, None, None]):
         if spooled_bytes:
             spool = worker.free_spool()
             with self._times.of("reading"):
-                offsets = tuple(self._copied(span, places, start, stop, worker.settings.spools[spool]))
+                offsets = tuple(self._copied(span, places, start, stop, worker.spools[spool]))
         sizes = tuple(span.sizes[start:stop].tolist())
         request = SpanRequest(self._number, self._free.popleft(), cut(runs, start, stop), offsets, sizes, spool)
         self._pending[self._number] = _Pending(span, start, stop, request.slot, spooled_bytes)

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import google_crc32c
@@ -29,13 +30,20 @@ from headspan.io.memory import empty_file
 _PRINTED_BYTES = 1 << 16
 
 
-def main(descriptor: int) -> None:
-    """Serve the launching process, which is at the other end of the socket `descriptor`, until it closes it."""
+def main(descriptor: int, early_route: str = "") -> None:
+    """Serve the launching process, which is at the other end of the socket `descriptor`, until it closes it.
+
+    What `early_route` needs is imported before the settings arrive, if it is named.
+    """
     # The launching process receives Ctrl-C and SIGTERM, and ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     connection = Connection(descriptor)
+    if early_route:
+        # If it cannot be imported, the first image says so.
+        with suppress(HeadspanError):
+            route(early_route)
     settings: WorkerSettings = receive(connection)
     ring = Ring(settings)
     reader = Reader(settings, ring)
