@@ -61,9 +61,10 @@ class Decoding(Generator[DecodedSpan, None, None]):
         pin: Pin | None,
         processes: DecodingProcesses | None,
     ) -> None:
-        """The spans are decoded in `processes`, which then remain, or else in processes of this pass alone. The consumer never holds more than `held_images` without releasing some.
+        """Decode in `processes`, which remain afterwards, or without them in processes of this pass alone.
 
-        `spool_bytes` limits the encoded bytes in spools; an image that is larger is copied alone.
+        The consumer never holds more than `held_images` without releasing some. `spool_bytes` limits the encoded bytes
+        in spools; an image that is larger is copied alone.
         """
         self._processes = processes
         self._spans = iter(spans)
