@@ -26,7 +26,7 @@ from headspan.decode import choice
 from headspan.decode.batches import Batch, rebatch
 from headspan.decode.decoder import Decoder
 from headspan.decode.prefetch import prefetch
-from headspan.decode.processes import pool as pool_module
+from headspan.decode.processes import worker_process
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.threads import ThreadDecoder
 from headspan.errors import HeadspanError, SourceError
@@ -51,7 +51,7 @@ def shard(path: Path, images: int, marked: dict[int, str] | None = None, side: i
 
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_MAIN", f"import tests.engine.crashing; {pool_module._MAIN}")
+    monkeypatch.setattr(worker_process, "_MAIN", f"import tests.engine.crashing; {worker_process._MAIN}")
 
 
 def children(parent: int | None = None) -> set[int]:
@@ -123,7 +123,7 @@ def test_what_libraries_print_is_neither_shown_nor_kept(tmp_path: Path, capfd: p
 def test_processes_that_cannot_start_are_an_error_with_their_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_MAIN", "import sys; sys.exit('no such thing here'); main = None")
+    monkeypatch.setattr(worker_process, "_MAIN", "import sys; sys.exit('no such thing here'); main = None")
     sentence = (
         r"4 decoding processes in a row ended \(exit code 1\).*printing: no such thing here; run the same command"
     )
