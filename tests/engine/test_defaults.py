@@ -359,7 +359,7 @@ def test_the_memory_estimate_on_a_gpu_counts_what_decodes(
     # Nothing but the images in flight, with the GPU's own decoder. Each of seven processes has its own libraries.
     on_gpu, megabyte = estimate(decode="gpu"), 10**6
     assert estimate(decode="gpu", workers=40) == on_gpu
-    assert estimate(workers=9) - estimate(workers=8) == 303 * megabyte
+    assert estimate(decode="fast", workers=9) - estimate(decode="fast", workers=8) == 303 * megabyte
     assert estimate(decode="exact", workers=9) - estimate(decode="exact", workers=8) == 45 * megabyte
     # In the ring, three batches more than a part of the memory in flight; it has whole spans, of a quarter of a batch.
     batch = 100 * 32 * 32 * 3
