@@ -104,10 +104,11 @@ class PrecomputeSettings:
     # `exact`: open_clip's pixels, bit for bit. `fast`: JPEGs differ by at most two grey levels, in half the time.
     # `gpu`: JPEGs are decoded and resized on the GPU that the model runs on; they differ by some more.
     decode: str = "fast"
-    # Threads or processes that decode images, for each device; None means one per core, shared by the devices.
+    # Threads or processes that decode images, for each device; None means one per core, shared by the devices. Each
+    # process for one of several devices, and each process that has others decode for it, keeps a core of its own.
     workers: int | None = None
     # Images in a unit; units that were in flight when a run was killed are computed again. None means 256 on a CPU, and
-    # on a GPU 1,024 with patches and 16,384 without.
+    # on a GPU 16,384, or with patches up to 1,024 that take at most 2 GB; fewer if a small job has several devices.
     unit_images: int | None = None
     # Fields of a sample that are its image and its caption, as in MemberNames; None means by their extensions.
     image_member: str | None = None

@@ -18,17 +18,18 @@ from headspan.config import PRECISIONS, PrecomputeSettings, ResolvedSettings
 from headspan.errors import SettingsError, StoreError
 from headspan.events import NOTE, Progress
 from headspan.model.load import LoadedModel
-from headspan.run import defaults, memory_estimate
-from headspan.run.attributes import made_with
+from headspan.run import defaults, memory_estimate, unit_size
+from headspan.run.attributes import made_with, store_attributes
 from headspan.run.defaults import as_stored, image_bytes_on_gpu, resolved, said
 from headspan.run.devices import in_words, named_devices, precision_on
 from headspan.run.encoder import Encoder, prepare
 from headspan.run.memory_estimate import estimated_bytes
 from headspan.run.summary import Summary
+from headspan.run.unit_size import chosen_unit_images, divided
 from headspan.shards.samples import BadImage
 from headspan.store.commit_records import NOT_FINITE
 from headspan.store.info import info
-from headspan.store.schema import attributes_of
+from headspan.store.schema import attributes_of, dimensions, image_bytes, row_arrays
 from tests.conftest import ToyRun, relative_files
 
 GIB = 1 << 30
@@ -89,7 +90,7 @@ def _stand_ins_are_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the checked signatures accept stand-ins."""
     for name in ("resolved", "said", "image_bytes_on_gpu"):
         monkeypatch.setitem(globals(), name, inspect.unwrap(getattr(defaults, name)))
-    for name in ("_batch_size", "_in_flight_bytes", "_emitted_bytes", "image_bytes_on_gpu"):
+    for name in ("_batch_size", "_in_flight_bytes", "_emitted_bytes", "_patches_bytes", "image_bytes_on_gpu"):
         monkeypatch.setattr(defaults, name, inspect.unwrap(getattr(defaults, name)))
 
 
@@ -108,19 +109,22 @@ ALL = ("heads", "patches", "mlps")
     [
         # The sizes that were fastest on an H100.
         (VIT_L_14, ("heads",), (H100,), "auto", 256),
-        (VIT_L_14, ALL, (H100,), "auto", 256),
+        # Of 12.6 MB of patches an image, and 0.9 MB.
+        (VIT_L_14, ALL, (H100,), "auto", 64),
+        (VIT_B_32, ALL, (H100,), "auto", 1024),
         (VIT_B_32, ("heads",), (H100,), "auto", 1024),
         (VIT_L_14_336, ("heads",), (H100,), "auto", 128),
         # The tiny model of a test does not get more.
         ((5, 16, 2), ("heads",), (H100,), "auto", 1024),
-        # 15 GiB hold 256 images, and 4 GiB fewer; so does a GPU that two processes share.
-        (VIT_L_14, ALL, (T4,), "cuda:0", 256),
-        (VIT_L_14, ALL, (T4._replace(free=4 * GIB),), "cuda:0", 64),
-        (VIT_L_14, ALL, (T4._replace(free=8 * GIB),), "cuda:0,cuda:0", 64),
+        # 15 GiB hold 256 images, and 3 GiB fewer; so does a GPU that two processes share.
+        (VIT_L_14, ("heads",), (T4,), "cuda:0", 256),
+        (VIT_L_14, ("heads",), (T4._replace(free=3 * GIB),), "cuda:0", 128),
+        (VIT_L_14, ("heads",), (T4._replace(free=6 * GIB),), "cuda:0,cuda:0", 128),
+        (VIT_L_14, ALL, (T4._replace(free=2 * GIB),), "cuda:0", 16),
         (VIT_L_14, ALL, (T4._replace(free=GIB // 2),), "cuda:0", 1),
         # The smallest GPU decides for all.
-        (VIT_L_14, ALL, (H100, Gpu("small", 6 * GIB, 6 * GIB)), "auto", 64),
-        (VIT_L_14, ALL, (H100, Gpu("small", 6 * GIB, 6 * GIB)), "cuda:0", 256),
+        (VIT_L_14, ("heads",), (H100, Gpu("small", 5 * GIB, 5 * GIB)), "auto", 128),
+        (VIT_L_14, ("heads",), (H100, Gpu("small", 5 * GIB, 5 * GIB)), "cuda:0", 256),
     ],
 )
 def test_the_batch_on_a_gpu_follows_from_the_model_and_the_free_memory(
@@ -336,3 +340,83 @@ def test_the_memory_estimate_grows_with_devices_and_batch(
     pixels = 32 * 32 * 3
     assert estimated_bytes(replace(one, batch_size=107), encoder, specs) >= alone + 4 * 100 * pixels
     assert made_with(replace(one, device="cpu,cpu"), encoder)["device"] == "cpu"
+
+
+def test_the_memory_estimate_on_a_gpu_counts_what_decodes(
+    toy_run: ToyRun, toy_model: LoadedModel, toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(**toy_run.settings(in_flight_bytes=64 << 20, workers=None))
+    encoder: Encoder = prepare(given, lambda: toy_model)
+    one = replace(resolved(given, encoder), device="cuda:0", batch_size=100)
+    see(monkeypatch, H100, H100)
+    monkeypatch.setattr(memory_estimate, "_resident_bytes", lambda: GIB)
+    monkeypatch.setattr(Encoder, "device", torch.device("cuda", 0))
+    monkeypatch.setattr("headspan.decode.processes.decoder.cores", lambda: 8)
+
+    def estimate(**changed: Any) -> int:
+        return estimated_bytes(replace(one, **changed), encoder, toy_store.contents.specs)
+
+    # Nothing but the images in flight, with the GPU's own decoder. Each of seven processes has its own libraries.
+    on_gpu, megabyte = estimate(decode="gpu"), 10**6
+    assert estimate(decode="gpu", workers=40) == on_gpu
+    assert estimate(decode="fast", workers=9) - estimate(decode="fast", workers=8) == 303 * megabyte
+    assert estimate(decode="exact", workers=9) - estimate(decode="exact", workers=8) == 45 * megabyte
+    # In the ring, three batches more than a part of the memory in flight; it has whole spans, of a quarter of a batch.
+    batch = 100 * 32 * 32 * 3
+    ring = estimate(decode="exact") - on_gpu - 7 * 45 * megabyte
+    assert 3 * batch - batch / 4 < ring <= 3 * batch
+    # Two spans in any case.
+    assert estimate(decode="exact", in_flight_bytes=2) - estimate(decode="gpu", in_flight_bytes=2) == (
+        1 + 302 * batch // 100 + 7 * 45 * megabyte - 2
+    )
+    # Two processes share the cores, and each keeps one for itself.
+    two = estimate(decode="exact", device="cuda:0,cuda:1")
+    assert two == 3 * GIB + 2 * (estimate(decode="exact", workers=3) - GIB)
+
+
+@pytest.mark.parametrize(
+    ("planned", "images", "batch", "devices", "row_bytes", "expected"),
+    [
+        # One device, without patches.
+        (16384, 10**6, 1024, 1, None, 16384),
+        (16384, 100, 1024, 1, None, 16384),
+        # Each device gets at least four units, of a batch at least.
+        (16384, 10**6, 1024, 8, None, 16384),
+        (16384, 10**5, 1024, 8, None, 2048),
+        (16384, 5000, 1024, 8, None, 1024),
+        (16384, 5000, 7, 8, None, 128),
+        (256, 70, 32, 2, None, 64),
+        (256, 70, 10**6, 2, None, 256),
+        # Patches of all layers of ViT-L/14 and ViT-B/32, and of rows that are larger than any.
+        (1024, 10**6, 64, 1, 12_700_000, 128),
+        (1024, 10**6, 1024, 1, 930_000, 1024),
+        (1024, 10**6, 1, 1, 1 << 40, 64),
+        # A batch that was asked for is not divided.
+        (1024, 10**6, 200, 1, 12_700_000, 256),
+    ],
+)
+def test_default_units_follow_from_devices_and_bytes(
+    planned: int, images: int, batch: int, devices: int, row_bytes: int | None, expected: int
+) -> None:
+    assert divided(planned, images, batch, devices, row_bytes) == expected
+
+
+def test_units_with_patches_on_a_gpu_are_chosen_by_their_bytes(
+    toy_run: ToyRun, toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(
+        **toy_run.settings(),
+    )
+    encoder: Encoder = prepare(given, lambda: toy_model)
+    one = replace(resolved(given, encoder), unit_images=None, emit=("heads", "patches"))
+    see(monkeypatch, H100)
+    monkeypatch.setattr(unit_size, "_PATCHES_BYTES", 10 << 20)
+    assert chosen_unit_images(one, encoder, 256, 10**4) == 256
+    monkeypatch.setattr(Encoder, "device", torch.device("cuda", 0))
+    on_gpu = replace(one, device="cuda:0")
+    found = chosen_unit_images(on_gpu, encoder, 1024, 10**4)
+    size = dimensions(store_attributes(on_gpu, encoder, 10**4, found))
+    row_bytes = image_bytes(row_arrays(size, on_gpu.emit))
+    assert found * row_bytes <= 10 << 20 < 2 * found * row_bytes
+    assert chosen_unit_images(replace(on_gpu, emit=("heads",)), encoder, 16384, 10**5) == 16384
+    assert chosen_unit_images(replace(on_gpu, unit_images=1024), encoder, 1024, 10**4) == 1024

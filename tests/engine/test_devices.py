@@ -9,14 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import headspan as hs
+from headspan.config import PrecomputeSettings
 from headspan.errors import HeadspanError, SettingsError, SourceError
 from headspan.events import NOTE, Progress
+from headspan.model.load import LoadedModel
+from headspan.run.defaults import resolved
+from headspan.run.encoder import prepare
+from headspan.run.executors.devices import _order
 from headspan.run.executors.messages import Committed, Event, Failed, Finished, Message, Order, line_of, message_of
 from headspan.run.executors.process import DeviceProcess, Inbox, end
 from headspan.shards.samples import BadImage
@@ -114,9 +120,8 @@ def test_if_a_process_is_killed_the_others_compute_its_units(
     settings = toy_run.settings(emit=("heads",), unit_images=8, device="cpu,cpu", batch_size=1)
     summary = hs.precompute(out=tmp_path / "s.zarr", on_progress=kill_one, **settings)
     assert killed
-    # A unit that the process committed without being able to say so counts as stored by another one.
-    assert summary.images + len(summary.bad) + summary.skipped == 70
-    assert summary.images >= 67 - 8
+    assert (summary.images, summary.skipped) == (67, 0)
+    assert [bad.row for bad in summary.bad] == list(BROKEN_ROWS)
     assert hs.open(tmp_path / "s.zarr").images == 67
     [said] = [event.note for event in events if event.stage == NOTE and "process on" in event.note]
     assert said == "the process on cpu was ended by SIGKILL; the other processes compute its units"
@@ -126,6 +131,25 @@ def test_if_a_process_is_killed_the_others_compute_its_units(
     images = [event.done for event in events if event.stage == "images"]
     assert images == sorted(images)
     assert images[-1] == 70
+
+
+@pytest.mark.slow
+def test_units_whose_commit_was_not_reported_count_as_stored(
+    toy_run: ToyRun, started: list[DeviceProcess], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def without_commits(line: bytes) -> Message:
+        message = message_of(line)
+        # As if the process had been killed between the two.
+        return Event(NOTE, 0, None, "committed") if isinstance(message, Committed) else message
+
+    monkeypatch.setattr("headspan.run.executors.process.message_of", without_commits)
+    events: list[Progress] = []
+    summary = run(toy_run, tmp_path / "s.zarr", events)
+    assert (summary.images, summary.skipped) == (67, 0)
+    assert summary.bad == hs.open(tmp_path / "s.zarr").bad_images()
+    assert [event.note for event in events if event.stage == "images"][-1] == "3 bad"
+    with pytest.raises(SourceError, match=r"3 of 70 images are bad, more than --max-bad 2 allows"):
+        run(toy_run, tmp_path / "again.zarr", max_bad=2)
 
 
 @pytest.mark.slow
@@ -174,14 +198,42 @@ def test_bad_images_of_all_processes_count_together(
     with pytest.raises(SourceError, match=r"3 of 70 images are bad, more than --max-bad 2 allows .*`headspan info"):
         run(toy_run, tmp_path / "s.zarr", max_bad=2)
     # A store that already has too many is refused before a process computes.
-    with pytest.raises(SourceError, match=r"more than --max-bad 0 allows"):
-        run(toy_run, tmp_path / "s.zarr", max_bad=0)
+    out = tmp_path / "stopped.zarr"
+    with pytest.raises(SourceError, match=r"1 of 70 images is bad, more than --max-bad 0 allows"):
+        run(toy_run, out, device="cpu", max_bad=0)
+    stored = hs.open(out).images
+    with pytest.raises(SourceError, match=r"1 of 70 images is bad, more than --max-bad 0 allows"):
+        run(toy_run, out, max_bad=0)
+    assert hs.open(out).images == stored < 67
 
 
 @pytest.mark.slow
 def test_there_are_no_more_processes_at_work_than_units(toy_run: ToyRun, tmp_path: Path) -> None:
     summary = run(toy_run, tmp_path / "s.zarr", unit_images=128)
     assert (summary.images, summary.processes) == (67, 1)
+
+
+@pytest.mark.slow
+def test_each_device_gets_units_of_a_small_job(toy_run: ToyRun, tmp_path: Path) -> None:
+    # One unit would suffice for a single device.
+    summary = run(toy_run, tmp_path / "s.zarr", unit_images=None)
+    assert (summary.images, summary.processes) == (67, 2)
+    # Its plan is the one of a run that asks for such units; so a repair can write its files again.
+    run(toy_run, tmp_path / "asked.zarr", unit_images=64, device="cpu")
+    assert relative_files(tmp_path / "s.zarr") == relative_files(tmp_path / "asked.zarr")
+    # A run that continues keeps the size of the store.
+    assert run(toy_run, tmp_path / "s.zarr", unit_images=None, device="cpu").skipped == 70
+
+
+def test_each_device_keeps_a_core_for_its_process(
+    toy_run: ToyRun, toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = PrecomputeSettings.from_dict({"out": "s.zarr", **toy_run.settings(device="cpu,cpu", workers=None)})
+    settings = resolved(given, prepare(given, lambda: toy_model))
+    monkeypatch.setattr("headspan.decode.processes.decoder.cores", lambda: 13)
+    ordered = [_order(settings, "cpu", devices).settings["workers"] for devices in (1, 2, 3, 8)]
+    assert ordered == [12, 5, 3, 1]
+    assert _order(replace(settings, workers=9), "cpu", 8).settings["workers"] == 9
 
 
 def test_what_a_process_printed_last_is_part_of_the_report(

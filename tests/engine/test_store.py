@@ -25,9 +25,9 @@ from headspan.errors import SettingsError, StoreError
 from headspan.shards.samples import BadImage, Sample, SampleSpan
 from headspan.store import reader
 from headspan.store.schema import FORMAT
-from headspan.store.tables import read_spans, write_samples
+from headspan.store.tables import divide_samples, read_spans, write_samples
 from tests import tolerances
-from tests.conftest import BROKEN_ROWS, ToyRun, zarr_array
+from tests.conftest import BROKEN_ROWS, ToyRun, relative_files, zarr_array
 from tests.tolerances import relative_error
 
 IMAGES, PLANNED, LAYERS, HEADS, HEAD_DIM, TOKENS, JOINT = 67, 70, 3, 3, 16, 17, 24
@@ -533,3 +533,25 @@ def test_spans_have_the_samples_of_a_unit_and_their_shards(tmp_path: Path, image
         assert [(image.row, image.key, image.url) for image in bad] == [(s.row, s.key, s.url) for s in unit_samples]
         for span in found:
             assert SampleSpan.of([samples[row] for row in span.rows.tolist()]).runs == span.runs
+
+
+@pytest.mark.parametrize("images", [1, 64, 65, 16_384, 20_001])
+def test_divided_samples_are_the_files_that_smaller_units_would_have_had(tmp_path: Path, images: int) -> None:
+    # Captions and labels are missing here and there, and in all of some units.
+    samples = [
+        Sample(
+            row,
+            f"key {row}",
+            f"{row // 999}.tar",
+            "x",
+            row * 512,
+            row % 7,
+            None if row % 3 else f"caption {row % 50}",
+            row if 200 < row < 300 else None,
+        )
+        for row in range(images)
+    ]
+    write_samples(tmp_path / "divided", samples, 16_384)
+    divide_samples(tmp_path / "divided", images, 16_384, 64)
+    write_samples(tmp_path / "small", samples, 64)
+    assert relative_files(tmp_path / "divided") == relative_files(tmp_path / "small")

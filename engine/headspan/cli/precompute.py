@@ -85,8 +85,8 @@ def add_precompute(section: Section) -> None:
         "--unit-images",
         type=int,
         metavar="N",
-        help="images per unit of work, which is stored as a whole (default: 256 on a CPU; on a GPU 1024 with patches, "
-        "16384 without)",
+        help="images per unit of work, which is stored as a whole (default: 256 on a CPU; on a GPU 16384, or with "
+        "patches up to 1024 of at most 2 GB; fewer for a small job on several devices)",
     )
 
     computation = command.add_argument_group("computation")
@@ -116,7 +116,8 @@ def add_precompute(section: Section) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="threads or processes that decode images, for each device (default: one per core, shared by the devices)",
+        help="threads or processes that decode images, for each device (default: one per core of "
+        "the device's share; decoding processes leave a core to their device's process)",
     )
 
 

@@ -25,6 +25,9 @@ _CPU_BATCH = 32
 # ViT-B/32 (50 tokens each).
 _GPU_TOKEN_ROWS = 1 << 16
 _MOST_IMAGES = 1024
+# Patches of a batch. Three batches are held in pinned host memory, whose blocks torch rounds up to powers of two, and
+# which is slow to allocate: with blocks of 4 GB, that took most of a run's start.
+_PATCHES_BYTES = 1 << 30
 # The allocator cannot use all of a GPU's free memory, because freed blocks have other sizes than new ones.
 _USABLE = 0.9
 # Workspace of matrix products, compiled kernels, and the moments.
@@ -94,19 +97,23 @@ def image_bytes_on_gpu(encoder: Encoder) -> int:
 
 def _emitted_bytes(tower: Tower, encoder: Encoder) -> int:
     coordinates = len(encoder.layers) * tower.heads * tower.head_dim
-    patches = coordinates * tower.tokens * 2 if "patches" in encoder.emit else 0
     terms = tower.terms * (tower.pos_embed.shape[1] + tower.joint) * 4 if "mlps" in encoder.emit else 0
     # The outputs of all rows of these layers are kept until the pooling.
     earlier = len(encoder.through_pool) * tower.pos_embed.numel() * 6
-    return patches + coordinates * 4 + terms + earlier
+    return _patches_bytes(tower, encoder) + coordinates * 4 + terms + earlier
+
+
+def _patches_bytes(tower: Tower, encoder: Encoder) -> int:
+    return len(encoder.layers) * tower.heads * tower.tokens * tower.head_dim * 2 if "patches" in encoder.emit else 0
 
 
 def _batch_size(settings: PrecomputeSettings, encoder: Encoder) -> int:
-    """A power of two near `_GPU_TOKEN_ROWS` rows of tokens, or less if the free memory does not hold it."""
+    """A power of two near `_GPU_TOKEN_ROWS` rows of tokens, or less if patches or memory demand it."""
     if encoder.device.type != "cuda":
         return _CPU_BATCH
     wanted = min(_MOST_IMAGES, 2 ** max(0, round(math.log2(_GPU_TOKEN_ROWS / len(encoder.tower.pos_embed)))))
     fitting = (_free_bytes(settings, encoder.device) * _USABLE - _RESERVED_BYTES) / image_bytes_on_gpu(encoder)
+    fitting = min(fitting, _PATCHES_BYTES / max(1, _patches_bytes(encoder.tower, encoder)))
     return min(wanted, 2 ** int(math.log2(max(1.0, fitting))))
 
 

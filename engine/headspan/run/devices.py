@@ -10,7 +10,9 @@ from headspan.config import AUTO
 from headspan.errors import SettingsError, counted
 
 # fp16 is seven times as exact as bf16: relative errors of 7e-4 against 5e-3 for heads, and of 1.2e-3 against 9e-3 for
-# embeddings (ViT-B/32 on an H100 against fp32 on a CPU). Numbers beyond its range set single images apart.
+# embeddings (ViT-B/32 on an H100 against fp32 on a CPU). It is about as fast: on an H200, 2,944 against 3,092 images/s
+# with ViT-L/14, 5 % less, and 48,345 against 49,725 with ViT-B/32, 3 % less. Numbers beyond its range set single images
+# apart.
 _GPU_PRECISION = "fp16"
 
 

@@ -9,13 +9,14 @@ process for each of several devices, are included.
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
 
 import torch
 
 from headspan.config import ResolvedSettings
+from headspan.decode.choice import uses_processes
+from headspan.decode.processes.decoder import ProcessDecoder, default_workers
 from headspan.io.ranges import MOST_BYTES
 from headspan.io.retry import is_remote
 from headspan.model.tower import Tower
@@ -28,10 +29,10 @@ from headspan.store.write.threads import WAITING_BYTES, writing_threads
 
 # What libraries allocate on first use: thread stacks, workspace for matrix products, the allocator's slack.
 _LIBRARIES_BYTES = 256 << 20
-# A process that decodes for a GPU: with torch, which resizes for `fast`, and without it.
-_DECODING_PROCESS_BYTES = {"fast": 300 << 20, "exact": 30 << 20}
-# Batches of pixels: those that are decoded ahead while images in flight wait, the one that is computed, and the one
-# that is stored.
+# A process that decodes for a GPU, as measured: with torch, which resizes for `fast`, and without it.
+_DECODING_PROCESS_BYTES = {"fast": 303_000_000, "exact": 45_000_000}
+# Batches of pixels on a CPU: those that are decoded ahead while images in flight wait, the one that is computed, and
+# the one that is stored.
 _PIXEL_BATCHES = 4
 # Batches of numbers: the one that is computed, the one that is handed to the writing threads, and the one that they
 # write.
@@ -50,19 +51,30 @@ def estimated_bytes(settings: ResolvedSettings, encoder: Encoder, specs: dict[st
 
 def _run_bytes(settings: ResolvedSettings, encoder: Encoder, specs: dict[str, ArraySpec]) -> int:
     """What a process that computes units takes beside libraries and model."""
-    batch, device = settings.batch_size, encoder.device.type
-    row_bytes = sum(spec.row_bytes for spec in specs.values())
-    height, width = encoder.model.preprocess.size
-    numbers = batch * (_PIXEL_BATCHES * height * width * 3 + _NUMBER_BATCHES * row_bytes) + WAITING_BYTES
+    batch, on_gpu = settings.batch_size, encoder.device.type == "cuda"
+    rows = [batch * spec.row_bytes for spec in specs.values()]
+    # Pinned memory is allocated in powers of two.
+    numbers = _NUMBER_BATCHES * sum(1 << (size - 1).bit_length() if on_gpu else size for size in rows) + WAITING_BYTES
     # One piece of each array is being filled, while a unit before it is finished; each writing thread has one more.
     pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
     waiting = sum(pieces) + writing_threads() * max(pieces)
-    held = _LIBRARIES_BYTES + settings.in_flight_bytes + numbers + sum(pieces) + waiting
+    held = _LIBRARIES_BYTES + _decoding_bytes(settings, encoder) + numbers + sum(pieces) + waiting
     held += MOST_BYTES if any(is_remote(shard) for shard in settings.shards) else 0
-    if device == "cpu":
-        return held + _pass_bytes(encoder.tower, batch, row_bytes)
-    processes = settings.workers or os.cpu_count() or 1
-    return held + processes * _DECODING_PROCESS_BYTES.get(settings.decode, _DECODING_PROCESS_BYTES["fast"])
+    return held if on_gpu else held + _pass_bytes(encoder.tower, batch, sum(spec.row_bytes for spec in specs.values()))
+
+
+def _decoding_bytes(settings: ResolvedSettings, encoder: Encoder) -> int:
+    """Images in flight, the pixels that follow them, and the processes that decode."""
+    preprocess, batch = encoder.model.preprocess, settings.batch_size
+    if not uses_processes(encoder.device.type):
+        height, width = preprocess.size
+        return settings.in_flight_bytes + _PIXEL_BATCHES * batch * height * width * 3
+    if settings.decode == "gpu":
+        # Pixels stay on the GPU.
+        return settings.in_flight_bytes
+    workers = settings.workers or default_workers(len(named_devices(settings.device)))
+    decoder = ProcessDecoder(settings.decode, preprocess, settings.in_flight_bytes, batch, workers)
+    return decoder.most_bytes + workers * _DECODING_PROCESS_BYTES[settings.decode]
 
 
 def _pass_bytes(tower: Tower, batch: int, row_bytes: int) -> int:

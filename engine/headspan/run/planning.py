@@ -20,6 +20,7 @@ from headspan.run.encoder import Encoder
 from headspan.run.memory_estimate import estimated_bytes
 from headspan.run.plan_ahead import PlanInProgress, samples_of
 from headspan.run.planned_sources import as_planned
+from headspan.run.unit_size import chosen_unit_images, fitting
 from headspan.shards.describe import describe_each
 from headspan.shards.samples import BadImage, Shard
 from headspan.store.schema import image_bytes, member_names, moment_arrays
@@ -46,7 +47,10 @@ def open_planned(
     folded = fold(encoder.exact, encoder.layers)
     planned = plan.result(on_progress)
     images, notes = planned.images, planned.notes
-    attributes = store_attributes(settings, encoder, images, _fitting(planned.unit_images, images))
+    unit_images = chosen_unit_images(settings, encoder, planned.unit_images, images)
+    if unit_images < min(planned.unit_images, images):
+        plan.staged.divide_units(images, planned.unit_images, unit_images)
+    attributes = store_attributes(settings, encoder, images, unit_images)
     if not plan.staged.publish(attributes, planned.shards, folded):
         # Another process planned the same store in the meantime.
         return _resume(path, urls, settings, encoder)
@@ -78,7 +82,7 @@ def _bytes_once(store: StoreWriter) -> int:
 
 def _resume(path: Path, urls: Mapping[str, str], settings: ResolvedSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
-    wanted = settings.unit_images and _fitting(settings.unit_images, store.size.images)
+    wanted = settings.unit_images and fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
         raise StoreError(
             f"{path}: was planned in units of {counted(store.size.unit_images, 'image')}, but this run asks for "
@@ -127,18 +131,3 @@ def restored_plan_files(
             if written != found and name == NOTES_FILE:
                 store.commits.note_plan({**store.commits.planned_files(), name: written})
     return restored
-
-
-def planned_unit_images(device: str, emit: Sequence[str]) -> int:
-    """The default size of a unit: minutes of work on a CPU, seconds on a GPU.
-
-    Making a unit durable takes as long as writing it if it has less than about 50 MB.
-    """
-    if device == "cpu":
-        return 256
-    return 1024 if "patches" in emit else 16384
-
-
-def _fitting(unit_images: int, images: int) -> int:
-    """`unit_images`, or less for a small job, so that its Zarr shards are not mostly padding."""
-    return min(unit_images, -(-images // 64) * 64)

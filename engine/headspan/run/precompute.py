@@ -33,10 +33,11 @@ from headspan.run.executors.devices import DeviceProcesses
 from headspan.run.executors.local import run_units
 from headspan.run.plan_ahead import begun_plan
 from headspan.run.planned_sources import PlannedSources, as_planned
-from headspan.run.planning import open_planned, planned_unit_images
+from headspan.run.planning import open_planned
 from headspan.run.run import Run
 from headspan.run.scheduler import Scheduler
 from headspan.run.summary import Summary
+from headspan.run.unit_size import planned_unit_images
 from headspan.shards.samples import BadImage, Unit
 from headspan.shards.urls import expand, stored_names
 from headspan.store.commit_records import COMPLETE, UnitRecord

@@ -16,7 +16,8 @@ class Summary:
     images: int
     # Images that this call could not use.
     bad: list[BadImage]
-    # Images of units that earlier calls or other processes finished.
+    # Images of units that earlier calls or other processes finished. A call on several devices counts the units of
+    # other processes that finished meanwhile as its own.
     skipped: int
     # Units that were quarantined because they repeatedly ended their process.
     quarantined: list[Unit] = field(default_factory=list)

@@ -5,6 +5,7 @@ Each unit of work is one row group, so that the samples of one unit can be read 
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,19 +52,39 @@ _NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string
 
 def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> int:
     """Write all samples in row order. Returns their number. Only one unit is in memory at a time."""
+    stream = iter(samples)
+    groups = iter(lambda: list(islice(stream, unit_images)), [])
+    return _write_units(root, (_table(group, _SAMPLES) for group in groups), unit_images)
+
+
+def divide_samples(root: Path, images: int, planned: int, unit_images: int) -> None:
+    """Divide the units that `write_samples` wrote, of `planned` images each, into units of `unit_images`.
+
+    `unit_images` divides `planned`. The files are then those that `write_samples` writes for such units.
+    """
+    assert planned % unit_images == 0, "each unit is divided evenly"
+    whole = root / "undivided"
+    (whole / RECORDS).mkdir(parents=True)
+    (root / RECORDS / "samples").rename(whole / RECORDS / "samples")
+    tables = (_unit_table(whole, unit) for unit in range(-(-images // planned)))
+    parts = (table.slice(start, unit_images) for table in tables for start in range(0, len(table), unit_images))
+    _write_units(root, parts, unit_images)
+    shutil.rmtree(whole)
+
+
+def _write_units(root: Path, units: Iterable[pa.Table], unit_images: int) -> int:
+    """Write the tables of the units, in order. Returns the number of their rows."""
     (root / RECORDS / "samples").mkdir(parents=True)
-    stream, total, writer = iter(samples), 0, None
+    total, writer = 0, None
     try:
-        unit = 0
-        while group := list(islice(stream, unit_images)):
+        for unit, table in enumerate(units):
             if unit % _UNITS_PER_FILE == 0:
                 if writer is not None:
                     writer.close()
                 writer = pq.ParquetWriter(root / _file_of(unit), _SAMPLES, compression="zstd")
             assert writer is not None
-            writer.write_table(_table(group, _SAMPLES), row_group_size=unit_images)
-            total += len(group)
-            unit += 1
+            writer.write_table(table, row_group_size=unit_images)
+            total += len(table)
     finally:
         if writer is not None:
             writer.close()

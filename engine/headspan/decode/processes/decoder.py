@@ -83,6 +83,12 @@ class ProcessDecoder:
         held = -(-_HELD_BATCHES * self.batch_size // images)
         return held + max(KEPT_SLOTS, self.in_flight_bytes // _PIXELS // (images * self.image_bytes))
 
+    @property
+    def most_bytes(self) -> int:
+        """Memory that images take at most: encoded ones and rasters, and the whole ring of pixels."""
+        ring = self.slots * self.span_images(self.batch_size) * self.image_bytes
+        return self.in_flight_bytes - self.in_flight_bytes // _PIXELS + ring
+
     def decode(self, spans: Iterable[SampleSpan]) -> Decoding:
         """Yield the pixels of each span, in the order of `spans`, as views that are valid until they are released.
 
@@ -114,9 +120,9 @@ class ProcessDecoder:
         )
 
 
-def default_workers() -> int:
-    """One process for each core but the launching process's, and at least one."""
-    return max(1, cores() - 1)
+def default_workers(devices: int = 1) -> int:
+    """Of the cores, which `devices` launching processes share: each one's part but its own core, and at least one."""
+    return max(1, cores() // devices - 1)
 
 
 def cores() -> int:

@@ -1,13 +1,13 @@
 """Compute the units of a store on several devices, with one process for each.
 
-This process plans the store, adds up what the others report, and prints nothing of its own. The scheduler of each
+This process plans the store, adds up what the others report, and prints nothing of its own. What they stored is read
+from the store's records, since a process may be killed after a commit and before its report. The scheduler of each
 process gives it other units than the others have. If a process dies, the others compute its units; if all die, the
 same call continues after the last committed unit.
 """
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from headspan.config import PrecomputeSettings, ResolvedSettings
+from headspan.decode.processes.decoder import default_workers
 from headspan.errors import HeadspanError
 from headspan.events import NOTE, Listener, Progress
 from headspan.run.bad_limit import refuse_bad
@@ -87,8 +88,8 @@ class DeviceProcesses:
 
 
 def _order(settings: ResolvedSettings, device: str, devices: int) -> Order:
-    """What the process of one device is to do; the cores are shared equally for decoding."""
-    workers = settings.workers or max(1, (os.cpu_count() or 1) // devices)
+    """What the process of one device is to do; the cores are shared equally."""
+    workers = settings.workers or default_workers(devices)
     # The planning process counts the bad images of all.
     own = replace(settings, device=device, workers=workers, max_bad=None)
     return Order(asdict(own), torch.get_num_threads())
@@ -111,10 +112,11 @@ class _Total:
         # Ends of processes that died, in words.
         self._deaths: list[str] = []
         records = store.commits.records()
+        self._units_before = {record.unit for record in records}
         self._before = sum(record.rows for record in records)
         self._bad_before = [image for record in records for image in record.bad]
+        # Those that are reported so far.
         self._bad: list[BadImage] = []
-        self._images = 0
         self._seconds = dict.fromkeys(StageTimes().seconds(), 0.0)
         self._began = time.perf_counter()
         # The largest count that was reported: images of a process that dies are computed again.
@@ -139,7 +141,6 @@ class _Total:
                 self._on_progress(message.progress)
             case Committed():
                 share.committed += message.rows
-                self._images += message.images
                 self._bad += message.bad_images
                 self._refuse_bad()
             case Finished():
@@ -155,20 +156,25 @@ class _Total:
                     self._note_death(f"{process.device} {process.end_in_words()}")
 
     def summary(self) -> Summary:
-        """The result of the call, once no process is running. Raises HeadspanError if all of them died."""
+        """The result of the call, once no process is running: every unit that was committed since it began.
+
+        Raises HeadspanError if all processes died, and SourceError if more images are bad than `max_bad` allows.
+        """
         if not any(share.finished for share in self._shares.values()):
             raise HeadspanError(
                 f"{self._store.path}: no process is left: {'; '.join(self._deaths)}; run the same command to continue"
             )
-        stored = sum(share.committed for share in self._shares.values())
-        finished = sum(record.rows for record in self._store.commits.records())
+        stored = [record for record in self._store.commits.records() if record.unit not in self._units_before]
+        self._bad = [image for record in stored for image in record.bad]
+        self._refuse_bad()
+        finished = self._before + sum(record.rows for record in stored)
         if finished == self._store.size.images:
             self._report(finished)
         return Summary(
             path=str(self._store.path),
-            images=self._images,
+            images=sum(record.images for record in stored),
             bad=sorted(self._bad, key=lambda image: image.row),
-            skipped=finished - stored,
+            skipped=self._before,
             quarantined=self._store.commits.quarantined_units(),
             seconds={**self._seconds, "total": time.perf_counter() - self._began},
             processes=len(self._shares),

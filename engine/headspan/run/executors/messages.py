@@ -51,14 +51,13 @@ class Committed:
     """A computing process has committed a unit."""
 
     rows: int
-    images: int
     # The fields of each bad image.
     bad: list[dict[str, Any]]
 
     @classmethod
     def of(cls, record: UnitRecord) -> Committed:
         """What the planning process needs of a record."""
-        return cls(record.rows, record.images, [asdict(image) for image in record.bad])
+        return cls(record.rows, [asdict(image) for image in record.bad])
 
     @property
     def bad_images(self) -> list[BadImage]:

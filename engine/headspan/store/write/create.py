@@ -28,7 +28,15 @@ from headspan.store.schema import (
     row_arrays,
     whole_array,
 )
-from headspan.store.tables import NOTES_FILE, SHARDS_FILE, sample_files, write_notes, write_samples, write_shards
+from headspan.store.tables import (
+    NOTES_FILE,
+    SHARDS_FILE,
+    divide_samples,
+    sample_files,
+    write_notes,
+    write_samples,
+    write_shards,
+)
 from headspan.store.write.commits import Commits
 from headspan.store.write.shard import write_array
 from headspan.store.write.workers import WorkerLog, forget, other_workers
@@ -92,6 +100,10 @@ class NewStore:
         images = write_samples(self.folder, samples, unit_images)
         write_notes(self.folder, notes)
         return images
+
+    def divide_units(self, images: int, planned: int, unit_images: int) -> None:
+        """Divide the plan's units of `planned` images into units of `unit_images`, which divides `planned`."""
+        divide_samples(self.folder, images, planned, unit_images)
 
     def publish(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> bool:
         """Write the rest, and give the store its name. Returns False if another process has created that store."""
