@@ -104,7 +104,8 @@ class PrecomputeSettings:
     # `exact`: open_clip's pixels, bit for bit. `fast`: JPEGs differ by at most two grey levels, in half the time.
     # `gpu`: JPEGs are decoded and resized on the GPU that the model runs on; they differ by some more.
     decode: str = "fast"
-    # Threads or processes that decode images, for each device; None means one per core, shared by the devices.
+    # Threads or processes that decode images, for each device. None means a thread per core if the model runs on a CPU,
+    # and a process per core but one if it runs on a GPU; several devices share the cores.
     workers: int | None = None
     # Images in a unit; units that were in flight when a run was killed are computed again. None means 256 on a CPU, and
     # on a GPU 1,024 with patches and 16,384 without.

@@ -116,7 +116,8 @@ def add_precompute(section: Section) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="threads or processes that decode images, for each device (default: one per core, shared by the devices)",
+        help="threads or processes that decode images, for each device (default: about one per core, shared "
+        "by the devices)",
     )
 
 
