@@ -346,9 +346,11 @@ def test_too_many_bad_images_stop_the_run_and_committed_units_stay(
     # Three of seventy images are bad: in the first, the second and the last unit.
     sentence = refused(capsys, *flags(toy_run, out), "--max-bad", "1.5%")
     assert "2 of 70 images are bad, more than --max-bad 1.5% allows (row 33, 00033 in" in sentence
-    assert len(hs.open(out).contents.records) == 2
+    # A unit is committed while the next one is computed, which may then be committed too.
+    committed = len(hs.open(out).contents.records)
+    assert committed >= 2
     assert "more than --max-bad 1 allows" in refused(capsys, *flags(toy_run, out), "--max-bad", "1")
-    assert len(hs.open(out).contents.records) == 2
+    assert len(hs.open(out).contents.records) == committed
     assert main([*flags(toy_run, out), "--max-bad", "3"]) == 0
     assert relative_files(out) == relative_files(toy_run.path)
 

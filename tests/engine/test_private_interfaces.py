@@ -170,7 +170,7 @@ TABLE: list[tuple[str, Callable[[], bool], str]] = [
     ("engine/headspan/model/hub.py", the_cache_has_a_folder_a_repository, "files known by their place in the cache"),
     ("engine/headspan/io/ranges.py", drivers_of_networks_read_a_range_in_a_coroutine, "remote shards read ahead"),
     (
-        "engine/headspan/decode/processes/pool.py",
+        "engine/headspan/decode/processes/worker_process.py",
         an_interpreter_can_be_started_with_the_flags_of_this_one,
         "decoding in processes",
     ),

@@ -43,7 +43,7 @@ SMALL = Preprocess(size=(32, 32))
 
 
 def shard(path: Path, images: int, marked: dict[int, str] | None = None, side: int = 40) -> list[Sample]:
-    """A tar of JPEGs, some of which do what their mark says where tests.engine.crashing is imported."""
+    """A tar of JPEGs, some of which do what their mark says where tests.engine.crashing is installed."""
     marks = {number: MARK + how.encode() for number, how in (marked or {}).items()}
     members = [(f"{n:04d}.jpg", encoded_image(n, side, side + n % 5) + marks.get(n, b"")) for n in range(images)]
     return scan(str(write_tar(path, members)), 0, pytest.fail)[1]
@@ -51,7 +51,9 @@ def shard(path: Path, images: int, marked: dict[int, str] | None = None, side: i
 
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "_MAIN", f"import tests.engine.crashing; {worker_process._MAIN}")
+    monkeypatch.setattr(
+        worker_process, "_MAIN", f"from tests.engine import crashing; crashing.install(); {worker_process._MAIN}"
+    )
 
 
 def children(parent: int | None = None) -> set[int]:

@@ -311,9 +311,8 @@ def test_a_resumed_store_keeps_the_settings_that_it_was_made_with(
     events: list[Progress] = []
     hs.precompute(shard, tmp_path / "s.zarr", on_progress=events.append, **run)
     notes = [event.note for event in events if event.stage == "note"]
-    assert len(notes) == 1
-    assert "the store keeps the settings that it was made with" in notes[0]
-    assert "QuickGELU" in notes[0]
+    (kept,) = [note for note in notes if "the store keeps the settings that it was made with" in note]
+    assert "QuickGELU" in kept
     damaged, before = flip_last_byte(tmp_path / "s.zarr")
     repaired = hs.repair(tmp_path / "s.zarr")
     assert not repaired.verdict.problems
