@@ -159,7 +159,7 @@ def precompute(
         device: `auto` for all GPUs, `cpu`, `cuda:0`, or several such as `cuda:0,cuda:2`, with a process for each.
         precision: Type of weights and activations: `fp32`, `bf16`, `fp16`; `auto` is fp32 on a CPU, fp16 on a GPU.
         batch_size: Images per forward pass; `auto` is 32 on a CPU, and depends on model and memory on a GPU.
-        decode: `exact` gives open_clip's pixels; `fast` decodes JPEGs to within two grey levels in half the time.
+        decode: `exact` gives open_clip's pixels; `fast` is within two grey levels of them; `gpu` decodes on the GPU.
         workers: Threads or processes that decode images, for each device; None for an equal share of the cores.
         unit_images: Images per unit of work, which is committed as a whole; None for a size that suits the device.
         image_member: Which members are images, by what follows the first dot of their names; None for all images.
@@ -260,7 +260,7 @@ def repair(
         weights: Where the model's weights are now, if they have moved: a file, a folder, or `hf-hub:…`.
         batch_size: Images per forward pass; None for the store's, which gives the same bytes on the same machine.
         device: `auto`, `cpu` or `cuda:0`, the first of several; None for the store's.
-        workers: Threads or processes that decode images; None for one per core.
+        workers: Threads or processes that decode images; None for about one per core.
         in_flight_bytes: Bytes of memory for images that are being decoded or wait for the model; None for enough.
         allow_pipe: Run shards that are `pipe:` commands.
         on_progress: Called with a `headspan.events.Progress` as the work advances.

@@ -56,7 +56,7 @@ def add_inspect(section: Section) -> None:
     )
     computation.add_argument("--device", help="auto, cpu or cuda:0, the first of several (default: the store's)")
     computation.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode images (default: one per core)"
+        "--workers", type=int, metavar="N", help="threads or processes that decode images (default: about one per core)"
     )
 
 
