@@ -104,13 +104,8 @@ class PrecomputeSettings:
     # `exact`: open_clip's pixels, bit for bit. `fast`: JPEGs differ by at most two grey levels, in half the time.
     # `gpu`: JPEGs are decoded and resized on the GPU that the model runs on; they differ by some more.
     decode: str = "fast"
-<<<<<<< HEAD
-    # Threads or processes that decode images, for each device; None means one per core, shared by the devices. Each
-    # process for one of several devices, and each process that has others decode for it, keeps a core of its own.
-=======
     # Threads or processes that decode images, for each device. None means a thread per core if the model runs on a CPU,
     # and a process per core but one if it runs on a GPU; several devices share the cores.
->>>>>>> pages
     workers: int | None = None
     # Images in a unit; units that were in flight when a run was killed are computed again. None means 256 on a CPU, and
     # on a GPU 16,384, or with patches up to 1,024 that take at most 2 GB; fewer if a small job has several devices.

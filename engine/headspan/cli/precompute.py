@@ -116,13 +116,8 @@ def add_precompute(section: Section) -> None:
         "--workers",
         type=int,
         metavar="N",
-<<<<<<< HEAD
-        help="threads or processes that decode images, for each device (default: one per core of "
-        "the device's share; decoding processes leave a core to their device's process)",
-=======
         help="threads or processes that decode images, for each device (default: about one per core, shared "
         "by the devices)",
->>>>>>> pages
     )
 
 
