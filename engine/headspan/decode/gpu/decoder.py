@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -25,7 +26,10 @@ from headspan.shards.sources import open_shard
 from headspan.timing import StageTimes
 
 # Threads that render, each on its own stream: while one waits for the library, others read headers and resize.
-STREAMS = 3
+STREAMS = 4
+# How long a thread keeps the interpreter when another one wants it. The thread that launches kernels gives it up at
+# every launch, and Python's 5 ms would then cost more than the launch.
+_SWITCH_SECONDS = 2e-4
 # Pieces that are rendered or wait for a thread.
 _PIECES = STREAMS + 1
 # More images in a call decode no faster.
@@ -95,6 +99,8 @@ class GpuDecoder:
         )
         pending: deque[Future[DecodedSpan]] = deque()
         silence()
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(before, _SWITCH_SECONDS))
         try:
             for piece in cut(spans, self.span_images(_MOST_IMAGES), encoded_bytes):
                 if len(pending) == _PIECES:
@@ -113,6 +119,7 @@ class GpuDecoder:
             while pending:
                 yield self._handed_over(pending.popleft().result())
         finally:
+            sys.setswitchinterval(before)
             reader.close()
             streams.shutdown(wait=True, cancel_futures=True)
             host.shutdown(wait=True, cancel_futures=True)
