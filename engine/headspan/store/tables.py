@@ -5,7 +5,6 @@ Each unit of work is one row group, so that the samples of one unit can be read 
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from headspan.errors import StoreError, one_line
+from headspan.io.files import delete_folder, move
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Shard
 from headspan.store.schema import RECORDS
 
@@ -65,11 +65,11 @@ def divide_samples(root: Path, images: int, planned: int, unit_images: int) -> N
     assert planned % unit_images == 0, "each unit is divided evenly"
     whole = root / "undivided"
     (whole / RECORDS).mkdir(parents=True)
-    (root / RECORDS / "samples").rename(whole / RECORDS / "samples")
+    move(root / RECORDS / "samples", whole / RECORDS / "samples")
     tables = (_unit_table(whole, unit) for unit in range(-(-images // planned)))
     parts = (table.slice(start, unit_images) for table in tables for start in range(0, len(table), unit_images))
     _write_units(root, parts, unit_images)
-    shutil.rmtree(whole)
+    delete_folder(whole)
 
 
 def _write_units(root: Path, units: Iterable[pa.Table], unit_images: int) -> int:
