@@ -44,6 +44,7 @@ PICTURE_BYTES = 70_000
 COMPARED = 64
 # A run that would start after this many seconds is left out and named.
 SECONDS = 130.0
+_STEADY = "steady_images_a_second"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ def _measure(model: Model, shards: Path, out: Path, ends: float, found: dict[str
     for name, row in rows.items():
         ceiling = rows.get(f"tower, {row.get('precision')}", {}).get("images_a_second")
         if ceiling and "seconds" in row:
-            rows[name] = {**row, "share_of_tower": _digits(row["images_a_second"] / ceiling)}
+            share, steady = (_digits((row[rate] or 0) / ceiling) for rate in ("images_a_second", _STEADY))
+            rows[name] = {**row, "share_of_tower": share, "steady_share_of_tower": steady}
 
 
 def precomputed(values: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def precomputed(values: dict[str, Any]) -> dict[str, Any]:
         "images": summary.images,
         "bad": len(summary.bad),
         "images_a_second": _digits(summary.images / seconds["total"]),
-        "steady_images_a_second": _digits(done / (steady[-1][0] - steady[0][0])) if done else None,
+        _STEADY: _digits(done / (steady[-1][0] - steady[0][0])) if done else None,
         "gb_a_second": round(stored / seconds["total"] / 1e9, 3),
         "storing_share": _digits(seconds["storing"] / seconds["total"]),
         "seconds": seconds,
@@ -207,6 +209,7 @@ def _marks(models: dict[str, Any]) -> list[dict[str, Any]]:
             mark("ViT-B-32, JPEGs decoded by processes, images/s", rate(rows, "decode fast"), DECODED_IN_PROCESSES)
         else:
             mark(f"{name}, share of the tower at best", best(rows, "share_of_tower"), TOWER_SHARE)
+            mark(f"{name}, the same without start and end", best(rows, "steady_share_of_tower"), TOWER_SHARE)
         # `--decode gpu` changes pixels a little, so the defaults do not choose it.
         ours, named = rate(rows, "defaults"), rate(rows, "decode fast")
         if ours and named:
@@ -222,7 +225,7 @@ def table(line: dict[str, Any]) -> list[list[str]]:
             if "failed" in row:
                 found.append([f"{model}: {name}", "failed", "", "", "", ""])
                 continue
-            seconds, steady, share = row.get("seconds"), row.get("steady_images_a_second"), row.get("share_of_tower")
+            seconds, steady, share = row.get("seconds"), row.get(_STEADY), row.get("share_of_tower")
             found.append(
                 [
                     f"{model}: {name}" + (f" ({row['precision']}, batch {row['batch_size']})" if seconds else ""),

@@ -64,11 +64,18 @@ def _decoding() -> tuple[str, dict[str, Any]]:
 
 
 def measured(name: str) -> tuple[dict[str, float], str]:
-    """Images a second of a model on a GPU by row of `gpu_precompute`, and the source; no rows if none are recorded."""
+    """Images a second of a model on a GPU by row of `gpu_precompute`, and the source; no rows if none are recorded.
+
+    Those of runs are the steady ones, since the runs here take hours.
+    """
     for (question, device), line in sorted(latest_lines().items()):
         if question == gpu.PRECOMPUTE and name in line["models"]:
             rows = line["models"][name]
-            rates = {kind: row["images_a_second"] for kind, row in rows.items() if "images_a_second" in row}
+            rates = {
+                kind: row.get("steady_images_a_second") or row["images_a_second"]
+                for kind, row in rows.items()
+                if "images_a_second" in row
+            }
             return rates, f"{name} measured on {device}, commit {line['commit']}"
     return {}, ""
 
