@@ -106,10 +106,10 @@ class Decoding(Generator[DecodedSpan, None, None]):
             return
         with ExitStack() as stack:
             stack.callback(self._sources.close)
-            processes = self._processes or DecodingProcesses(self._settings.workers)
+            processes = self._processes or stack.enter_context(DecodingProcesses(self._settings.workers))
             # Their answers to spans that nobody needs any more must not reach another pass.
             ending = stack.enter_context(ExitStack())
-            ending.callback(processes.close)
+            ending.callback(processes.abandon)
             self._pool, ring = processes.begin(self._settings, self._pin)
             yield from self._decoded(self._pool, ring)
             if self._processes is not None and not self._pending:
@@ -120,7 +120,7 @@ class Decoding(Generator[DecodedSpan, None, None]):
         order = self._pending
         failure: HeadspanError | None = None
         ended = False
-        while not self._interrupted:
+        while not (self._interrupted or pool.stopped):
             try:
                 while not ended and self._free and (worker := pool.idlest()) is not None:
                     if not (ended := not self._has_next()) and not self._give_next(pool, worker):

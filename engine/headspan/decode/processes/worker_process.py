@@ -108,6 +108,11 @@ class Worker:
         text = os.pread(self._printed, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
         return shortened(" ".join(text.split())[-500:])
 
+    def kill(self) -> None:
+        """Let the process end. Any thread may call this, also after `close`."""
+        if self.process is not None:
+            self.process.kill()
+
     def end(self) -> int | None:
         """End the process, which writes nothing that must be kept. Returns its exit code."""
         if self.process is None:
