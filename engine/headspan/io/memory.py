@@ -53,6 +53,20 @@ def reserve(descriptor: int, size: int) -> None:
         ) from error
 
 
+def write_at(descriptor: int, data: bytes, position: int) -> None:
+    """Write `data` to a memory file, which grows. Raises HeadspanError if the memory cannot be had."""
+    try:
+        with memoryview(data) as left:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(descriptor, left[written:], position + written)
+    except OSError as error:
+        raise HeadspanError(
+            f"{len(data) / 1e6:,.1f} MB of memory for encoded images cannot be had ({error.strerror}); give fewer "
+            "--workers, or free memory"
+        ) from error
+
+
 def empty_file(descriptor: int) -> None:
     """Free the memory of a memory file, and let what is written next begin at its beginning."""
     os.ftruncate(descriptor, 0)

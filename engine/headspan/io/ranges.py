@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -138,26 +139,49 @@ class ExactRanges:
         """
         end = min(offset + size, self.size)
         parts = [(start, min(start + BLOCK_BYTES, end)) for start in range(offset, end, BLOCK_BYTES)]
-        requests = [self._request(*part) for part in parts]
+        requests: deque[Future[bytes] | None] = deque()
+        try:
+            for part in parts:
+                requests.append(self._request(*part))
+        except BaseException:
+            self._drop(requests)
+            raise
 
         def wait() -> bytes:
             try:
-                return b"".join([self._answer(*pair) for pair in zip(requests, parts, strict=True)])
+                return b"".join([self._answer(requests.popleft(), part) for part in parts])
             except TransientError:
                 with self._lock:
                     self._most_pending, self._answers_since_failure = max(1, self._most_pending // 2), 0
+            finally:
+                self._drop(requests)
             # One request at a time.
             return retry(lambda: b"".join([self._answer(None, part) for part in parts]))
 
         return wait
 
     def _request(self, start: int, end: int) -> Future[bytes] | None:
-        """Send a request; None if as many are pending as the server seems to bear."""
+        """Send a request; None if as many are pending as the server seems to bear, or if it must be tried again."""
         with self._lock:
             if self._pending >= self._most_pending:
                 return None
             self._pending += 1
-        return self._fetch(start, end)
+        try:
+            return self._fetch(start, end)
+        except BaseException as error:
+            with self._lock:
+                self._pending -= 1
+            if not isinstance(error, TransientError):
+                raise
+        return None
+
+    def _drop(self, requests: Iterable[Future[bytes] | None]) -> None:
+        """Cancel requests whose answers nobody will read."""
+        for request in requests:
+            if request is not None:
+                request.cancel()
+                with self._lock:
+                    self._pending -= 1
 
     def _answer(self, request: Future[bytes] | None, part: tuple[int, int]) -> bytes:
         start, end = part

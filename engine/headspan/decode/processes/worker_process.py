@@ -59,7 +59,9 @@ class Worker:
         ours, theirs = socket.socketpair()
         inherited = (theirs.fileno(), self._ring, *self.spools)
         main = f"main({theirs.fileno()}, {early_route!r})"
-        script = f"import sys; sys.path[:] = {sys.path!r}; {_MAIN}; {main}"
+        # Python ignores all entries that are not strings.
+        folders = [folder for folder in sys.path if isinstance(folder, str)]
+        script = f"import sys; sys.path[:] = {folders!r}; {_MAIN}; {main}"
         # The process inherits the mask: it never receives these signals, not even while it starts.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
