@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -194,6 +197,53 @@ def test_a_pass_that_begins_while_the_run_ends_keeps_no_process_no_memory_and_no
     assert events == ["pinned", "unpinned"]
     assert children() == before
     assert open_files() == descriptors
+
+
+FEW_FILES = """
+import os, resource, sys
+from headspan.config import Preprocess
+from headspan.decode.processes.decoder import ProcessDecoder
+from headspan.decode.processes.kept import DecodingProcesses
+from headspan.errors import HeadspanError
+from headspan.shards.plan import scan
+from headspan.shards.samples import SampleSpan
+
+early, soft, hard = sys.argv[2] == "early", int(sys.argv[3]), int(sys.argv[4])
+samples = scan(sys.argv[1], 0, print)[1]
+spans = [SampleSpan.of(samples[n : n + 4]) for n in range(0, len(samples), 4)]
+before = len(os.listdir("/dev/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (before + soft, before + hard))
+try:
+    with DecodingProcesses(4) as processes:
+        if early:
+            processes.start_early("exact")
+        decoder = ProcessDecoder("exact", Preprocess(size=(32, 32)), 1 << 20, 4, 4, kept=processes)
+        for span in decoder.decode(spans):
+            span.good.release()
+    print("decoded")
+    sys.exit()
+except HeadspanError as error:
+    print(error)
+assert len(os.listdir("/dev/fd")) == before
+"""
+
+
+def with_few_files(folder: Path, *arguments: str) -> str:
+    shard(folder / "a.tar", 20)
+    command = [sys.executable, "-c", FEW_FILES, str(folder / "a.tar"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("start", ["early", "late"])
+@pytest.mark.parametrize("most", [2, 6, 11, 13, 15])
+def test_a_limit_on_open_files_is_one_sentence_and_leaves_no_file_open(tmp_path: Path, start: str, most: int) -> None:
+    printed = with_few_files(tmp_path, start, str(most), str(most))
+    # If it is a shard that cannot be opened, the sentence names the shard.
+    assert re.fullmatch(r".*Too many open files.*(ulimit -n\)|the permissions)\n", printed)
+
+
+def test_the_limit_on_open_files_is_raised_for_the_processes(tmp_path: Path) -> None:
+    assert with_few_files(tmp_path, "early", "10", "99") == "decoded\n"
 
 
 def test_memory_stays_pinned_until_the_consumer_has_ended(tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ def test_memory_that_cannot_be_had_is_an_error_and_not_a_bus_error(monkeypatch: 
         memory_file(5_000_000_000)
 
 
+def test_encoded_images_that_find_no_memory_are_an_error_of_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    descriptor = memory_file()
+    monkeypatch.setattr(memory_module.os, "pwrite", refuse)
+    with pytest.raises(HeadspanError, match=r"^2\.0 MB of memory for encoded images cannot be had \(No space left"):
+        memory_module.write_at(descriptor, bytes(2_000_000), 0)
+    memory_module.close_file(descriptor)
+
+
 def test_a_system_without_memory_files_uses_a_file_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(memory_module.os, "memfd_create", raising=False)
     monkeypatch.delattr(memory_module.os, "posix_fallocate", raising=False)

@@ -17,8 +17,8 @@ import numpy as np
 from headspan.decode.processes.messages import WorkerSettings
 from headspan.decode.processes.pool import Pool, end_all
 from headspan.decode.processes.ring import Ring
-from headspan.decode.processes.worker_process import Worker
-from headspan.io.memory import close_file, memory_file, reserve
+from headspan.decode.processes.worker_process import FILES, Worker
+from headspan.io.memory import allow_open_files, close_file, memory_file, reserve
 
 # Registers memory for fast transfers to a device; returns what undoes it.
 Pin = Callable[[np.ndarray], Callable[[], None]]
@@ -131,6 +131,7 @@ class DecodingProcesses:
         pinned.close()
 
     def _make_workers(self, count: int) -> None:
+        allow_open_files(1 + count * FILES)
         self._ring_file = memory_file()
         self._open.callback(close_file, self._ring_file)
         self._open.callback(end_all, self._workers)

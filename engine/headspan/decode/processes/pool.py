@@ -8,13 +8,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from headspan.decode.processes.messages import SpanFailure, SpanRequest, SpanResult, receive
 from headspan.decode.processes.ring import NOWHERE, Ring
 from headspan.decode.processes.worker_process import DEPTH, Worker
 from headspan.errors import HeadspanError
-from headspan.io.memory import empty_file
+from headspan.io.memory import empty_file, opening
 
 # An image is bad once it has ended so many processes.
 _DEATHS_OF_AN_IMAGE = 2
@@ -34,8 +34,10 @@ class Pool:
         self._deaths: dict[tuple[int, int], int] = {}
         self._deaths_outside = 0
         self._stopped = False
-        self._selector = selectors.DefaultSelector()
-        self._woken, self._waking = socket.socketpair()
+        with opening(), ExitStack() as stack:
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            self._woken, self._waking = socket.socketpair()
+            stack.pop_all()
         # Its number must not become another file's while a thread sends to it.
         self._waking_lock = threading.Lock()
         for end in (self._woken, self._waking):
