@@ -141,8 +141,7 @@ class ExactRanges:
         parts = [(start, min(start + BLOCK_BYTES, end)) for start in range(offset, end, BLOCK_BYTES)]
         requests: deque[Future[bytes] | None] = deque()
         try:
-            for part in parts:
-                requests.append(self._request(*part))
+            requests.extend(self._request(*part) for part in parts)
         except BaseException:
             self._drop(requests)
             raise
@@ -177,11 +176,10 @@ class ExactRanges:
 
     def _drop(self, requests: Iterable[Future[bytes] | None]) -> None:
         """Cancel requests whose answers nobody will read."""
-        for request in requests:
-            if request is not None:
-                request.cancel()
-                with self._lock:
-                    self._pending -= 1
+        for request in filter(None, requests):
+            request.cancel()
+            with self._lock:
+                self._pending -= 1
 
     def _answer(self, request: Future[bytes] | None, part: tuple[int, int]) -> bytes:
         start, end = part
@@ -264,15 +262,13 @@ def open_in_parts(driver: Any, path: str, url: str) -> Blocks | OpenFile | None:
                 file.read(1)
         except ValueError:
             return None
-
     return Blocks(_fetch_of(driver, path, url), size, url)
 
 
 def _fetch_of(driver: AsyncFileSystem, path: str, url: str) -> Fetch:
     def fetch(start: int, end: int) -> Future[bytes]:
         with calling_driver(url):
-            request = driver._cat_file(path, start=start, end=end)
-            return asyncio.run_coroutine_threadsafe(request, driver.loop)
+            return asyncio.run_coroutine_threadsafe(driver._cat_file(path, start=start, end=end), driver.loop)
 
     return fetch
 
@@ -288,8 +284,7 @@ def is_shared_driver(driver: Any) -> bool:
 
 def open_forwards(driver: Any, path: str) -> Any:
     """`path` as a file object, which may be unable to seek."""
-    whole = {"block_size": 0} if isinstance(driver, AsyncFileSystem) else {}
-    return driver.open(path, "rb", **whole)
+    return driver.open(path, "rb", **({"block_size": 0} if isinstance(driver, AsyncFileSystem) else {}))
 
 
 def _size(file: Any) -> int:
