@@ -31,6 +31,7 @@ from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.threads import ThreadDecoder
 from headspan.errors import HeadspanError, SourceError
 from headspan.shards.plan import scan
+from headspan.shards.reader import ShardReader
 from headspan.shards.samples import BadImage, Sample
 from headspan.shards.sources import open_shard
 from headspan.timing import StageTimes
@@ -261,6 +262,32 @@ def test_sources_that_only_this_process_can_read_give_the_same_images_and_checks
         span.good.release()
     assert rows == [row for row, _ in wanted] == [1, 2, 3, 4, 6, 7, 8, 9]
     assert bad == 3
+
+
+def test_sources_that_only_this_process_can_read_are_each_opened_once_in_order(tmp_path: Path) -> None:
+    samples: list[Sample] = []
+    for name in "abc":
+        path = write_tar(tmp_path / f"{name}.tar", [(f"{n:02d}.jpg", encoded_image(n)) for n in range(5)])
+        zipped = tmp_path / f"{name}.tar.gz"
+        zipped.write_bytes(gzip.compress(path.read_bytes()))
+        samples += scan(str(zipped), len(samples), pytest.fail)[1]
+    opened: list[str] = []
+
+    def open_noted(url: str) -> ShardReader:
+        opened.append(Path(url).name)
+        return open_shard(url)
+
+    decoder = ProcessDecoder("exact", SMALL, 1 << 20, 4, 2, open_noted)
+    rows = [row for span in _released(decoder.decode(spans(samples, 4))) for row in span.good.rows.tolist()]
+    assert rows == list(range(15))
+    assert opened == ["a.tar.gz", "b.tar.gz", "c.tar.gz"]
+
+
+def test_entries_of_the_module_path_that_are_not_strings_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
+    assert len(decoded(shard(tmp_path / "a.tar", 3), SMALL, [], 1, mechanism="processes")) == 3
 
 
 def test_a_file_that_is_replaced_after_it_was_opened_is_refused(tmp_path: Path) -> None:

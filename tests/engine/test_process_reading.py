@@ -16,15 +16,19 @@ from hypothesis import strategies as st
 from headspan.config import Preprocess
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.processes.messages import Run as ShardRun
-from headspan.decode.processes.messages import SpanRequest, WorkerSettings
-from headspan.decode.processes.reading import Reader, plan_reads
+from headspan.decode.processes.messages import SpanFailure, SpanRequest, WorkerSettings
+from headspan.decode.processes.reading import EncodedSpan, Reader, _Room, plan_reads
 from headspan.decode.processes.ring import Ring
-from headspan.errors import SourceError
+from headspan.decode.processes.worker import _Decoder
+from headspan.errors import HeadspanError, SourceError
 from headspan.io import ranges
 from headspan.io import retry as network
 from headspan.io.memory import memory_file
 from headspan.io.ranges import ExactRanges
+from headspan.io.retry import TransientError
+from headspan.shards import sources
 from headspan.shards.plan import scan
+from headspan.shards.reader import Place
 from headspan.shards.sources import open_place, open_shard
 from tests.conftest import encoded_image, write_tar
 from tests.engine.decoding import decoded, spans
@@ -204,6 +208,62 @@ def test_a_server_that_fails_gets_fewer_requests_at_once_and_later_more(waits: l
     assert most[0] == 16
     assert most[1] < 12
     assert most[-1] == 16
+
+
+@pytest.mark.parametrize("failure", [TransientError("busy"), SourceError("gone")])
+def test_requests_that_fail_do_not_count_as_pending(
+    failure: SourceError, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "BLOCK_BYTES", 1_000)
+    remote = Remote()
+    failures: list[SourceError] = []
+
+    def fetch(start: int, end: int) -> Future[bytes]:
+        if start == 1_000 and failures:
+            raise failures.pop()
+        return remote.fetch(start, end)
+
+    file = ExactRanges(fetch, len(DATA), "https://h/a.tar")
+    for _ in range(40):
+        failures[:] = [failure] * 2
+        if isinstance(failure, TransientError):
+            assert file.start(0, 3_000)() == DATA[:3_000]
+            continue
+        with pytest.raises(SourceError, match="gone"):
+            file.start(0, 3_000)
+    # An answer that cannot be used leaves those after it unread.
+    for _ in range(20):
+        remote.failures = [1]
+        with pytest.raises(SourceError, match="whole files"):
+            file.start(2_000, 3_000)()
+    remote.requested.clear()
+    file.start(2_000, 1_000)
+    # It is requested at once.
+    assert remote.requested == [(2_000, 3_000)]
+
+
+def test_an_opening_that_fails_once_is_tried_again(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, failures = sources.open_exact, [TransientError("busy")]
+
+    def opened(url: str, size: int) -> ExactRanges:
+        if failures:
+            raise failures.pop()
+        return plain(url, size)
+
+    monkeypatch.setattr(sources, "open_exact", opened)
+    with open_place(Place("https://h/a.tar", None, 9)) as reader:
+        assert reader.url == "https://h/a.tar"
+    assert waits == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(TransientError("busy"), "SourceError"), (HeadspanError("no"), "HeadspanError")]
+)
+def test_an_error_of_a_process_is_one_that_users_know(error: HeadspanError, kind: str) -> None:
+    settings, ring = ring_of(1)
+    span = EncodedSpan(SpanRequest(7, 0, (), (), ()), _Room(1, ring))
+    span.end(error)
+    assert _Decoder(settings, ring).answer(span) == SpanFailure(7, kind, str(error))
 
 
 def test_a_server_that_sends_more_than_a_range_is_refused() -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +20,8 @@ from jaxtyping import UInt8
 from headspan.errors import HeadspanError
 
 _ZEROS = bytes(1 << 20)
+# Files that a process may need beside those that it shares: shards, stores, libraries.
+_OTHER_FILES = 256
 
 
 def memory_file(size: int = 0) -> int:
@@ -27,19 +30,40 @@ def memory_file(size: int = 0) -> int:
     Raises HeadspanError if the memory cannot be had. Without the reservation, a process that writes to the memory
     would end with a bus error.
     """
-    try:
+    with opening():
         descriptor = _unnamed_file()
-    except OSError as error:
-        raise HeadspanError(
-            f"memory that processes share cannot be had ({error.strerror}); give fewer --workers, or raise the limit "
-            "on open files (ulimit -n)"
-        ) from error
     try:
         reserve(descriptor, size)
     except HeadspanError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Turn an OSError into a HeadspanError: the files that processes share cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        raise HeadspanError(
+            f"memory that processes share cannot be had ({error.strerror}); give fewer --workers, or raise the limit "
+            "on open files (ulimit -n)"
+        ) from error
+
+
+def allow_open_files(more: int) -> None:
+    """Let this process open so many more files, if it may raise its own limit so far."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    # A system may refuse; opening a file then fails, and says what to do.
+    with suppress(OSError, ValueError):
+        wanted = len(os.listdir("/dev/fd")) + more + _OTHER_FILES  # noqa: PTH208
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        if wanted > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def reserve(descriptor: int, size: int) -> None:
@@ -50,6 +74,20 @@ def reserve(descriptor: int, size: int) -> None:
         raise HeadspanError(
             f"{size / 1e6:,.0f} MB of memory for decoded images cannot be reserved ({error.strerror}); give a smaller "
             "--batch-size, or free memory"
+        ) from error
+
+
+def write_at(descriptor: int, data: bytes, position: int) -> None:
+    """Write `data` to a memory file, which grows. Raises HeadspanError if the memory cannot be had."""
+    try:
+        with memoryview(data) as left:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(descriptor, left[written:], position + written)
+    except OSError as error:
+        raise HeadspanError(
+            f"{len(data) / 1e6:,.1f} MB of memory for encoded images cannot be had ({error.strerror}); give fewer "
+            "--workers, or free memory"
         ) from error
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -138,26 +139,47 @@ class ExactRanges:
         """
         end = min(offset + size, self.size)
         parts = [(start, min(start + BLOCK_BYTES, end)) for start in range(offset, end, BLOCK_BYTES)]
-        requests = [self._request(*part) for part in parts]
+        requests: deque[Future[bytes] | None] = deque()
+        try:
+            requests.extend(self._request(*part) for part in parts)
+        except BaseException:
+            self._drop(requests)
+            raise
 
         def wait() -> bytes:
             try:
-                return b"".join([self._answer(*pair) for pair in zip(requests, parts, strict=True)])
+                return b"".join([self._answer(requests.popleft(), part) for part in parts])
             except TransientError:
                 with self._lock:
                     self._most_pending, self._answers_since_failure = max(1, self._most_pending // 2), 0
+            finally:
+                self._drop(requests)
             # One request at a time.
             return retry(lambda: b"".join([self._answer(None, part) for part in parts]))
 
         return wait
 
     def _request(self, start: int, end: int) -> Future[bytes] | None:
-        """Send a request; None if as many are pending as the server seems to bear."""
+        """Send a request; None if as many are pending as the server seems to bear, or if it must be tried again."""
         with self._lock:
             if self._pending >= self._most_pending:
                 return None
             self._pending += 1
-        return self._fetch(start, end)
+        try:
+            return self._fetch(start, end)
+        except BaseException as error:
+            with self._lock:
+                self._pending -= 1
+            if not isinstance(error, TransientError):
+                raise
+        return None
+
+    def _drop(self, requests: Iterable[Future[bytes] | None]) -> None:
+        """Cancel requests whose answers nobody will read."""
+        for request in filter(None, requests):
+            request.cancel()
+            with self._lock:
+                self._pending -= 1
 
     def _answer(self, request: Future[bytes] | None, part: tuple[int, int]) -> bytes:
         start, end = part
@@ -240,15 +262,13 @@ def open_in_parts(driver: Any, path: str, url: str) -> Blocks | OpenFile | None:
                 file.read(1)
         except ValueError:
             return None
-
     return Blocks(_fetch_of(driver, path, url), size, url)
 
 
 def _fetch_of(driver: AsyncFileSystem, path: str, url: str) -> Fetch:
     def fetch(start: int, end: int) -> Future[bytes]:
         with calling_driver(url):
-            request = driver._cat_file(path, start=start, end=end)
-            return asyncio.run_coroutine_threadsafe(request, driver.loop)
+            return asyncio.run_coroutine_threadsafe(driver._cat_file(path, start=start, end=end), driver.loop)
 
     return fetch
 
@@ -264,8 +284,7 @@ def is_shared_driver(driver: Any) -> bool:
 
 def open_forwards(driver: Any, path: str) -> Any:
     """`path` as a file object, which may be unable to seek."""
-    whole = {"block_size": 0} if isinstance(driver, AsyncFileSystem) else {}
-    return driver.open(path, "rb", **whole)
+    return driver.open(path, "rb", **({"block_size": 0} if isinstance(driver, AsyncFileSystem) else {}))
 
 
 def _size(file: Any) -> int:

@@ -28,8 +28,11 @@ def pinned(
         return lambda: None
 
     def unpin() -> None:
-        # Transfers from this memory may still be under way.
-        torch.cuda.synchronize(device)
-        runtime.cudaHostUnregister(memory.ctypes.data)
+        with torch.cuda.device(device):
+            try:
+                # Transfers from this memory may still be under way.
+                torch.cuda.synchronize(device)
+            finally:
+                runtime.cudaHostUnregister(memory.ctypes.data)
 
     return unpin

@@ -49,7 +49,7 @@ def open_place(place: Place) -> ShardReader:
     Raises SourceError if the shard cannot be opened, or if its file is not the one that the other process opened.
     """
     if place.path is None:
-        return _ExactReader(place.url, open_exact(place.url, place.size_bytes))
+        return _ExactReader(place.url, retry(lambda: open_exact(place.url, place.size_bytes)))
     try:
         reader = _LocalFile(place.url, os.open(place.path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
     except LOCAL_ERRORS as error:

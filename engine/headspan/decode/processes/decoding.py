@@ -24,7 +24,6 @@ from headspan.decode.processes.ring import Ring
 from headspan.decode.processes.sources import Sources
 from headspan.decode.processes.worker_process import Worker
 from headspan.errors import HeadspanError, SourceError
-from headspan.shards.reader import Place
 from headspan.shards.samples import SampleSpan
 from headspan.shards.tar_header import BLOCK_BYTES
 from headspan.timing import StageTimes
@@ -106,10 +105,10 @@ class Decoding(Generator[DecodedSpan, None, None]):
             return
         with ExitStack() as stack:
             stack.callback(self._sources.close)
-            processes = self._processes or DecodingProcesses(self._settings.workers)
+            processes = self._processes or stack.enter_context(DecodingProcesses(self._settings.workers))
             # Their answers to spans that nobody needs any more must not reach another pass.
             ending = stack.enter_context(ExitStack())
-            ending.callback(processes.close)
+            ending.callback(processes.abandon)
             self._pool, ring = processes.begin(self._settings, self._pin)
             yield from self._decoded(self._pool, ring)
             if self._processes is not None and not self._pending:
@@ -120,7 +119,7 @@ class Decoding(Generator[DecodedSpan, None, None]):
         order = self._pending
         failure: HeadspanError | None = None
         ended = False
-        while not self._interrupted:
+        while not (self._interrupted or pool.stopped):
             try:
                 while not ended and self._free and (worker := pool.idlest()) is not None:
                     if not (ended := not self._has_next()) and not self._give_next(pool, worker):
@@ -163,20 +162,20 @@ class Decoding(Generator[DecodedSpan, None, None]):
         """Give a worker the next images. Returns False if the spools have no room for them yet."""
         assert self._rest is not None
         span, start = self._rest
-        places = [self._sources.place(name) for name, _ in span.runs]
-        runs = tuple(Run(images, place) for (_, images), place in zip(span.runs, places, strict=True))
-        stop, spooled_bytes = min(len(span), start + self._settings.slot_images), 0
-        if None in places:
-            stop, spooled_bytes = self._part(runs, span.sizes, start, stop)
+        runs, name = self._next_runs(span, start)
+        stop, spooled_bytes = min(start + sum(run.images for run in runs), start + self._settings.slot_images), 0
+        if name is not None:
+            stop, spooled_bytes = self._part(span.sizes, start, stop)
         if self._spooled_bytes and self._spooled_bytes + spooled_bytes > self._spool_bytes:
             return False
         offsets, spool = tuple(span.offsets[start:stop].tolist()), -1
-        if spooled_bytes:
+        if name is not None:
             spool = worker.free_spool()
+            members = zip(offsets, span.sizes[start:stop].tolist(), strict=True)
             with self._times.of("reading"):
-                offsets = tuple(self._copied(span, places, start, stop, worker.spools[spool]))
+                offsets = tuple(self._sources.copy(name, members, worker.spools[spool]))
         sizes = tuple(span.sizes[start:stop].tolist())
-        request = SpanRequest(self._number, self._free.popleft(), cut(runs, start, stop), offsets, sizes, spool)
+        request = SpanRequest(self._number, self._free.popleft(), cut(runs, 0, stop - start), offsets, sizes, spool)
         self._pending[self._number] = _Pending(span, start, stop, request.slot, spooled_bytes)
         self._number += 1
         self._spooled_bytes += spooled_bytes
@@ -184,27 +183,31 @@ class Decoding(Generator[DecodedSpan, None, None]):
         pool.give(worker, request)
         return True
 
-    def _part(self, runs: tuple[Run, ...], sizes: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+    def _next_runs(self, span: SampleSpan, start: int) -> tuple[tuple[Run, ...], str | None]:
+        """The runs that begin at image `start` and can be given to a worker together.
+
+        They are those that workers can read, up to the first that only this process can read. Such a run is alone, and
+        comes with its shard's name. It is opened only after the one before it was copied, since one is open at a time.
+        """
+        runs: list[Run] = []
+        begin = 0
+        for name, images in span.runs:
+            begin += images
+            if begin <= start:
+                continue
+            place = self._sources.place(name)
+            if place is None and runs:
+                break
+            runs.append(Run(min(images, begin - start), place))
+            if place is None:
+                return tuple(runs), name
+        return tuple(runs), None
+
+    def _part(self, sizes: np.ndarray, start: int, stop: int) -> tuple[int, int]:
         """How far the images from `start` to `stop` fit a spool, one at least, and the bytes that they take there."""
-        is_spooled = np.repeat([run.place is None for run in runs], [run.images for run in runs])[start:stop]
-        ends = np.cumsum(np.where(is_spooled, np.maximum(sizes[start:stop], BLOCK_BYTES), 0))
+        ends = np.cumsum(np.where(sizes[start:stop] == 0, BLOCK_BYTES, sizes[start:stop]))
         images = max(1, int(np.searchsorted(ends, self._spool_bytes // _PARTS_IN_SPOOLS, side="right")))
         return start + images, int(ends[images - 1])
-
-    def _copied(
-        self, span: SampleSpan, places: list[Place | None], start: int, stop: int, descriptor: int
-    ) -> Iterator[int]:
-        """Copy the images that only this process can read. Yields the offset of every image, in its shard or copy."""
-        begin = position = 0
-        for (name, images), place in zip(span.runs, places, strict=True):
-            part = slice(max(start, begin), min(stop, begin + images))
-            begin += images
-            offsets, sizes = span.offsets[part].tolist(), span.sizes[part].tolist()
-            if place is not None:
-                yield from offsets
-            elif offsets:
-                yield from self._sources.copy(name, zip(offsets, sizes, strict=True), descriptor, position)
-                position += sum(size or BLOCK_BYTES for size in sizes)
 
     def _finished(self, pending: _Pending, ring: Ring) -> DecodedSpan:
         """The span of an answer. Raises the error that a worker met."""

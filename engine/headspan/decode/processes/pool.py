@@ -6,14 +6,15 @@ import selectors
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from headspan.decode.processes.messages import SpanFailure, SpanRequest, SpanResult, receive
 from headspan.decode.processes.ring import NOWHERE, Ring
 from headspan.decode.processes.worker_process import DEPTH, Worker
 from headspan.errors import HeadspanError
-from headspan.io.memory import empty_file
+from headspan.io.memory import empty_file, opening
 
 # An image is bad once it has ended so many processes.
 _DEATHS_OF_AN_IMAGE = 2
@@ -27,13 +28,18 @@ class Pool:
     """The decoding processes of a run. A process starts when it gets its first span, if it was not started before."""
 
     def __init__(self, workers: Sequence[Worker], ring: Ring) -> None:
-        """`workers` have their settings; closing the pool ends them."""
+        """The pool does not end `workers`."""
         self._ring = ring
         self._workers = workers
         self._deaths: dict[tuple[int, int], int] = {}
         self._deaths_outside = 0
-        self._selector = selectors.DefaultSelector()
-        self._woken, self._waking = socket.socketpair()
+        self._stopped = False
+        with opening(), ExitStack() as stack:
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            self._woken, self._waking = socket.socketpair()
+            stack.pop_all()
+        # Its number must not become another file's while a thread sends to it.
+        self._waking_lock = threading.Lock()
         for end in (self._woken, self._waking):
             end.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
@@ -42,8 +48,16 @@ class Pool:
                 self._selector.register(worker.connection, selectors.EVENT_READ, worker)
 
     def begin(self) -> None:
-        """Begin another pass over spans, which are numbered anew."""
+        """Begin a pass over spans, which are numbered anew."""
         self._deaths.clear()
+        for worker in self._workers:
+            # A process that ends before its first image must not be blamed on an image of another pass.
+            self._ring.forget(worker.number)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called: nothing more is decoded."""
+        return self._stopped
 
     def idlest(self) -> Worker | None:
         """The worker with the fewest spans, which can take another; None if all have as many as they may."""
@@ -61,7 +75,8 @@ class Pool:
     def collect(self) -> list[Answer]:
         """Wait for an answer, or until another thread calls `wake`. Returns the answers that have arrived.
 
-        Raises HeadspanError if processes end again and again without decoding an image.
+        Raises HeadspanError if processes end again and again without decoding an image. After `stop`, processes that
+        have ended are not started again.
         """
         answers: list[Answer] = []
         for key, _ in self._selector.select():
@@ -74,6 +89,8 @@ class Pool:
             try:
                 answer: Answer = receive(worker.connection)
             except (EOFError, OSError):
+                if self._stopped:
+                    return answers
                 self._restart(worker)
                 continue
             request = worker.requests.popleft()
@@ -86,15 +103,22 @@ class Pool:
 
     def wake(self) -> None:
         """Let the thread in `collect` return. Any thread may call this, also after `close`."""
-        with suppress(OSError):
+        with self._waking_lock, suppress(OSError):
             self._waking.send(b"\0")
 
+    def stop(self) -> None:
+        """Kill the processes, and let the thread in `collect` return. Any thread may call this, also after `close`."""
+        self._stopped = True
+        for worker in self._workers:
+            worker.kill()
+        self.wake()
+
     def close(self) -> None:
-        """End all processes."""
+        """Close what the pool has opened, but not the workers. The thread that calls `collect` calls this."""
         self._selector.close()
-        end_all(self._workers)
         self._woken.close()
-        self._waking.close()
+        with self._waking_lock:
+            self._waking.close()
 
     def _start(self, worker: Worker) -> None:
         worker.start()
@@ -132,8 +156,7 @@ def end_all(workers: Sequence[Worker]) -> None:
     """End processes for good."""
     for worker in workers:
         # All at once; each is then waited for.
-        if worker.process is not None:
-            worker.process.kill()
+        worker.kill()
     for worker in workers:
         worker.close()
 

@@ -8,9 +8,9 @@ images are copied to a spool.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 
+from headspan.io.memory import write_at
 from headspan.shards.reader import Place, ShardReader
 from headspan.shards.tar_header import BLOCK_BYTES
 
@@ -37,8 +37,8 @@ class Sources:
                 reader.close()
         return self._places[name]
 
-    def copy(self, name: str, members: Iterable[tuple[int, int]], descriptor: int, position: int) -> Iterator[int]:
-        """Copy members (offset and size) of a shard to a file, one after another from `position`. Yields new offsets.
+    def copy(self, name: str, members: Iterable[tuple[int, int]], descriptor: int) -> Iterator[int]:
+        """Copy members (offset and size) of a shard to an empty file, one after another. Yields their new offsets.
 
         Of an empty member, the header is copied and the offset follows it, as in a tar. Raises SourceError if the shard
         cannot be read.
@@ -46,21 +46,16 @@ class Sources:
         if self._reader is None or self._name != name:
             self.close()
             self._reader, self._name = self._open_source(name), name
+        position = 0
         for offset, size in members:
             header = 0 if size else BLOCK_BYTES
             yield position + header
-            position += _write(descriptor, self._reader.read_at(offset - header, size + header), position)
+            data = self._reader.read_at(offset - header, size + header)
+            write_at(descriptor, data, position)
+            position += len(data)
 
     def close(self) -> None:
         """Close the shard that is open."""
         if self._reader is not None:
             self._reader.close()
         self._reader = None
-
-
-def _write(descriptor: int, data: bytes, position: int) -> int:
-    written = 0
-    with memoryview(data) as left:
-        while written < len(data):
-            written += os.pwrite(descriptor, left[written:], position + written)
-    return written

@@ -73,7 +73,7 @@ class _Decoder:
         try:
             return self._decode(span)
         except HeadspanError as error:
-            return SpanFailure(span.request.number, type(error).__name__, str(error))
+            return SpanFailure(span.request.number, _public(error), str(error))
         # A bug; the launching process raises it.
         except Exception:
             return SpanFailure(span.request.number, "", traceback.format_exc())
@@ -115,6 +115,11 @@ class _Decoder:
         except Undecodable as error:
             return str(error)
         return None
+
+
+def _public(error: HeadspanError) -> str:
+    """The name of the error's class, or of the first base class that the launching process knows."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == HeadspanError.__module__)
 
 
 def _forget_printed() -> None:

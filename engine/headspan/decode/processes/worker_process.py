@@ -12,16 +12,18 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from headspan.decode.processes.messages import SpanRequest, WorkerSettings, send
 from headspan.errors import HeadspanError, one_line, shortened
-from headspan.io.memory import close_file, empty_file, memory_file
+from headspan.io.memory import close_file, empty_file, memory_file, opening
 
 # Spans that a worker has: one that it decodes, and one that it reads meanwhile.
 DEPTH = 2
+# Files that the launching process has open for a worker: its spools, what it prints, and its connection.
+FILES = DEPTH + 2
 # How much of what a process printed is put into an error.
 _TAIL_BYTES = 2_000
 _MAIN = "from headspan.decode.processes.worker import main"
@@ -36,12 +38,18 @@ class Worker:
     def __init__(self, number: int, ring: int) -> None:
         """Worker `number` of a run, whose memory file `ring` may still be empty."""
         self.number, self._ring = number, ring
-        self.spools = tuple(memory_file() for _ in range(DEPTH))
+        with ExitStack() as stack:
+            files = []
+            for _ in range(DEPTH + 1):
+                files.append(memory_file())
+                stack.callback(close_file, files[-1])
+            stack.pop_all()
+        self._printed, *spools = files
+        self.spools = tuple(spools)
         self.requests: deque[SpanRequest] = deque()
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
         self._settings: WorkerSettings | None = None
-        self._printed = memory_file()
 
     def configure(self, settings: WorkerSettings) -> None:
         """Give the worker its settings, which are those of any worker but for its number and its memory files."""
@@ -56,10 +64,13 @@ class Worker:
         cannot be started.
         """
         empty_file(self._printed)
-        ours, theirs = socket.socketpair()
+        with opening():
+            ours, theirs = socket.socketpair()
         inherited = (theirs.fileno(), self._ring, *self.spools)
         main = f"main({theirs.fileno()}, {early_route!r})"
-        script = f"import sys; sys.path[:] = {sys.path!r}; {_MAIN}; {main}"
+        # Python ignores all entries that are not strings.
+        folders = [folder for folder in sys.path if isinstance(folder, str)]
+        script = f"import sys; sys.path[:] = {folders!r}; {_MAIN}; {main}"
         # The process inherits the mask: it never receives these signals, not even while it starts.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -74,8 +85,8 @@ class Worker:
         except (OSError, ValueError, TypeError) as error:
             ours.close()
             raise HeadspanError(
-                f"{sys.executable}: a decoding process cannot be started ({one_line(error)}); give fewer --workers, or "
-                "free memory"
+                f"{sys.executable}: a decoding process cannot be started ({one_line(error)}); give fewer --workers, "
+                "free memory, or raise the limit on open files (ulimit -n)"
             ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -107,6 +118,11 @@ class Worker:
         size = os.fstat(self._printed).st_size
         text = os.pread(self._printed, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
         return shortened(" ".join(text.split())[-500:])
+
+    def kill(self) -> None:
+        """Let the process end. Any thread may call this, also after `close`."""
+        if self.process is not None:
+            self.process.kill()
 
     def end(self) -> int | None:
         """End the process, which writes nothing that must be kept. Returns its exit code."""
