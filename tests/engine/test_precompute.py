@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from headspan.errors import HeadspanError, ModelError, SettingsError, SourceErro
 from headspan.events import Listener, Progress
 from headspan.io import local
 from headspan.run.precompute import one_ahead
+from headspan.shards.tar import Member, Tar
 from headspan.store import commit_records
 from headspan.timing import IN_TURN
 from tests import tolerances
@@ -124,6 +127,41 @@ def test_runs_in_16_bits_are_close_to_the_exact_one(
 def test_the_bytes_do_not_depend_on_the_number_of_threads(workers: int, toy_run: ToyRun, tmp_path: Path) -> None:
     run(toy_run, tmp_path / "s.zarr", workers=workers, emit=("heads", "patches", "mlps"))
     assert relative_files(tmp_path / "s.zarr") == relative_files(toy_run.path)
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["wrong model", "Ctrl-C"])
+def test_a_run_that_ends_early_does_not_wait_for_the_plan_of_a_large_shard(
+    interrupted: bool, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A KeyboardInterrupt arrives while the thread is being started, or the model cannot be loaded."""
+    begun, ended, start, members = threading.Event(), threading.Event(), threading.Thread.start, Tar.members
+
+    def slow(tar: Tar) -> Iterator[Member]:
+        begun.set()
+        [first, *_] = members(tar)
+        try:
+            for _ in range(10_000):
+                yield first
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    def begin(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "headspan-plan":
+            assert begun.wait(10)
+            if interrupted:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tar, "members", slow)
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt if interrupted else ModelError):
+        run(toy_run, tmp_path / "s.zarr", **({} if interrupted else {"model": "no-such-model"}))
+    assert time.monotonic() - began < 30
+    assert ended.is_set()
+    assert "headspan-plan" not in [thread.name for thread in threading.enumerate()]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("workers", [1, 3])
