@@ -155,6 +155,30 @@ def test_units_whose_commit_was_not_reported_count_as_stored(
 
 
 @pytest.mark.slow
+def test_bad_images_that_a_killed_process_did_not_report_count_at_once(
+    toy_run: ToyRun, started: list[DeviceProcess], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "s.zarr"
+
+    def without_commits(line: bytes) -> Message:
+        message = message_of(line)
+        return Event(NOTE, 0, None, "committed") if isinstance(message, Committed) else message
+
+    def kill_one(event: Progress) -> None:
+        if event.stage == "images" and event.done and hs.open(out).bad_images():
+            started[0]._process.kill()
+
+    monkeypatch.setattr("headspan.run.executors.process.message_of", without_commits)
+    with pytest.raises(SourceError, match=r"[12] of 70 images (is|are) bad, more than --max-bad 0 allows"):
+        hs.precompute(
+            out=out,
+            on_progress=kill_one,
+            **toy_run.settings(emit=("heads",), unit_images=4, batch_size=1, device="cpu,cpu", max_bad=0),
+        )
+    assert hs.open(out).images < 67
+
+
+@pytest.mark.slow
 def test_if_all_processes_are_killed_the_error_says_so_and_the_same_call_continues(
     toy_run: ToyRun, alone: Path, started: list[DeviceProcess], tmp_path: Path
 ) -> None:

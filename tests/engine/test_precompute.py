@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -496,6 +498,20 @@ def test_images_with_numbers_too_large_for_16_bits_are_bad_and_never_stored(toy_
     assert [bad.row for bad in store.bad_images()] == sorted(reasons)
     assert store.moments().count == store.images
     assert np.isfinite(store.moments().gram).all()
+
+
+def test_counts_may_be_numbers_of_numpy() -> None:
+    names = ("batch_size", "workers", "unit_images", "in_flight_bytes", "image_size", "max_bad")
+    # In a process of its own, since the tests check the types of all calls.
+    script = (
+        "import json, numpy, dataclasses\nfrom headspan.config import PrecomputeSettings\n"
+        f"settings = PrecomputeSettings(('a.tar',), 's.zarr', **dict.fromkeys({names}, numpy.int64(32)))\n"
+        "print(json.dumps(dataclasses.asdict(settings)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Settings are stored, and sent to other processes, as JSON.
+    assert {name: json.loads(done.stdout)[name] for name in names} == dict.fromkeys(names, 32)
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "gpu", "mps", "meta"])
