@@ -157,6 +157,8 @@ class PrecomputeSettings:
                 raise SettingsError(f"{flag} {value} is too small; give at least 1")
             if int(value) > most:
                 raise SettingsError(f"{flag} is too large; give at most {most:,}")
+            # A number of NumPy cannot be written as JSON.
+            object.__setattr__(self, name, int(value))
         if self.caption_member is not None and self.caption_json is not None:
             raise SettingsError(
                 f"--caption-member {self.caption_member} and --caption-json {self.caption_json} name two captions; "
@@ -177,6 +179,8 @@ class PrecomputeSettings:
                 )
         if self.max_bad is not None:
             bad_limit(self.max_bad, 0)
+            if isinstance(self.max_bad, Integral):
+                object.__setattr__(self, "max_bad", int(self.max_bad))
         # `heads` is always stored, whether it is named or not.
         object.__setattr__(self, "emit", tuple(name for name in EMISSIONS if name == "heads" or name in self.emit))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from headspan.events import NOTE, Progress
 from headspan.model.load import LoadedModel
 from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
+from headspan.run.executors import process as process_module
 from headspan.run.executors.devices import _order
 from headspan.run.executors.messages import Committed, Event, Failed, Finished, Message, Order, line_of, message_of
 from headspan.run.executors.process import DeviceProcess, Inbox, end
@@ -153,6 +155,30 @@ def test_units_whose_commit_was_not_reported_count_as_stored(
 
 
 @pytest.mark.slow
+def test_bad_images_that_a_killed_process_did_not_report_count_at_once(
+    toy_run: ToyRun, started: list[DeviceProcess], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "s.zarr"
+
+    def without_commits(line: bytes) -> Message:
+        message = message_of(line)
+        return Event(NOTE, 0, None, "committed") if isinstance(message, Committed) else message
+
+    def kill_one(event: Progress) -> None:
+        if event.stage == "images" and event.done and hs.open(out).bad_images():
+            started[0]._process.kill()
+
+    monkeypatch.setattr("headspan.run.executors.process.message_of", without_commits)
+    with pytest.raises(SourceError, match=r"[12] of 70 images (is|are) bad, more than --max-bad 0 allows"):
+        hs.precompute(
+            out=out,
+            on_progress=kill_one,
+            **toy_run.settings(emit=("heads",), unit_images=4, batch_size=1, device="cpu,cpu", max_bad=0),
+        )
+    assert hs.open(out).images < 67
+
+
+@pytest.mark.slow
 def test_if_all_processes_are_killed_the_error_says_so_and_the_same_call_continues(
     toy_run: ToyRun, alone: Path, started: list[DeviceProcess], tmp_path: Path
 ) -> None:
@@ -236,20 +262,116 @@ def test_each_device_keeps_a_core_for_its_process(
     assert _order(replace(settings, workers=9), "cpu", 8).settings["workers"] == 9
 
 
-def test_what_a_process_printed_last_is_part_of_the_report(
-    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_a_process_printed_last_is_part_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
-        "import sys; sys.stdin.readline(); sys.stdin.readline(); print('first'); sys.exit('the\\n  device failed')"
+        "import os, sys; sys.stdin.readline(); sys.stdin.readline(); print('first', flush=True)\n"
+        f"os.write(int(sys.argv[1]), {line_of(Finished({}))!r}); sys.exit('the\\n  device failed')"
     )
     monkeypatch.setattr("headspan.run.executors.process._BEGIN", program)
-    monkeypatch.setattr("headspan.run.executors.process.message_of", lambda line: Finished({}))
     inbox: Inbox = queue.SimpleQueue()
     process = DeviceProcess("cuda:1", inbox)
     process.order(Order({}, 1))
     assert [inbox.get()[1], inbox.get()[1]] == [Finished({}), None]
-    assert process.end_in_words() == "ended with exit code 1 (it printed, last line first: device failed the)"
+    assert process.end_in_words() == "ended with exit code 1 (it printed, last line first: device failed the first)"
     end([process])
+
+
+def test_a_process_that_sends_no_more_but_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)"
+    monkeypatch.setattr("headspan.run.executors.process._BEGIN", program)
+    monkeypatch.setattr("headspan.run.executors.process.GRACE_SECONDS", 0.1)
+    inbox: Inbox = queue.SimpleQueue()
+    process = DeviceProcess("cpu", inbox)
+    assert inbox.get() == (process, None)
+    assert process.end_in_words() == "was ended by SIGKILL"
+    end([process])
+
+
+def instead_of_precompute(monkeypatch: pytest.MonkeyPatch, program: str) -> tuple[DeviceProcess, Inbox]:
+    """A process that received an order, and has the function `instead` of `program` in the place of `precompute`."""
+    begin = process_module._BEGIN.replace(
+        "from headspan.run.executors.device_main import main\n",
+        "import headspan.run.executors.device_main as module\nmain = module.main\n"
+        f"{program}\nmodule.precompute = instead\n",
+    )
+    assert program in begin
+    monkeypatch.setattr(process_module, "_BEGIN", begin)
+    inbox: Inbox = queue.SimpleQueue()
+    process = DeviceProcess("cpu", inbox)
+    process.order(Order(asdict(PrecomputeSettings(shards=("a.tar",), out="s.zarr")), 1))
+    return process, inbox
+
+
+def test_an_unexpected_error_of_a_process_is_what_its_end_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "def instead(*_): raise RuntimeError('CUDA error: device-side assert triggered')"
+    process, inbox = instead_of_precompute(monkeypatch, program)
+    assert inbox.get(timeout=60) == (process, None)
+    ended = process.end_in_words()
+    assert ended.startswith(
+        "ended with exit code 1 (it printed, last line first: RuntimeError: CUDA error: device-side assert triggered"
+    )
+    end([process])
+
+
+def test_a_process_that_swallows_its_interruption_ends_after_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+import sys, time
+module.GRACE_SECONDS = 0.1
+def instead(settings, on_progress, on_commit):
+    on_progress(module.Progress("images", 0, 1, ""))
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        print("swallowed", flush=True)
+    time.sleep(600)
+"""
+    process, inbox = instead_of_precompute(monkeypatch, program)
+    assert inbox.get(timeout=60)[1] == Event("images", 0, 1, "")
+    # As when the parent is killed.
+    assert process._process.stdin is not None
+    process._process.stdin.close()
+    assert inbox.get(timeout=20) == (process, None)
+    assert process.end_in_words() == "ended with exit code 143 (it printed, last line first: swallowed)"
+    end([process])
+
+
+def test_what_is_printed_before_the_first_import_is_no_message(
+    toy_run: ToyRun, started: list[DeviceProcess], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.write(1, b'welcome to the cluster\\nno end')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    summary = run(toy_run, tmp_path / "s.zarr")
+    assert (summary.images, summary.processes) == (67, 2)
+    assert all(any("welcome" in line for line in process._last_lines) for process in started)
+
+
+def test_entries_of_the_path_that_are_no_strings_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    program = "import os, sys; os.write(int(sys.argv[1]), sys.stdin.buffer.readline())"
+    monkeypatch.setattr(process_module, "_BEGIN", program)
+    monkeypatch.setattr(process_module, "message_of", lambda line: json.loads(line))
+    inbox: Inbox = queue.SimpleQueue()
+    process = DeviceProcess("cpu", inbox)
+    assert inbox.get()[1] == sys.path[:-1]
+    process.wait()
+
+
+def test_a_process_that_cannot_be_set_up_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            begun.append(self)
+
+    def fail(self: DeviceProcess, line: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    monkeypatch.setattr(DeviceProcess, "_send", fail)
+    with pytest.raises(KeyboardInterrupt):
+        DeviceProcess("cpu", queue.SimpleQueue())
+    assert [process.returncode for process in begun] == [-signal.SIGKILL]
 
 
 @pytest.mark.slow

@@ -112,6 +112,15 @@ def test_random_weights_depend_only_on_the_seed_and_leave_torchs_generator_alone
         assert torch.equal(tensor, again.clip.state_dict()[name]), name
 
 
+def test_random_weights_leave_the_generators_of_gpus_alone(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(1)
+    assert seeded == [1]
+    load_model(str(toy_config), "random:3")
+    assert seeded == [1]
+
+
 def test_safetensors_and_plain_pt_files_give_the_same_tower(
     toy_config: Path, toy_weights: Path, toy_model: LoadedModel, tmp_path: Path
 ) -> None:

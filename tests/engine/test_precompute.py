@@ -6,6 +6,10 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from headspan.errors import HeadspanError, ModelError, SettingsError, SourceErro
 from headspan.events import Listener, Progress
 from headspan.io import local
 from headspan.run.precompute import one_ahead
+from headspan.shards.tar import Member, Tar
 from headspan.store import commit_records
 from headspan.timing import IN_TURN
 from tests import tolerances
@@ -124,6 +129,41 @@ def test_runs_in_16_bits_are_close_to_the_exact_one(
 def test_the_bytes_do_not_depend_on_the_number_of_threads(workers: int, toy_run: ToyRun, tmp_path: Path) -> None:
     run(toy_run, tmp_path / "s.zarr", workers=workers, emit=("heads", "patches", "mlps"))
     assert relative_files(tmp_path / "s.zarr") == relative_files(toy_run.path)
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["wrong model", "Ctrl-C"])
+def test_a_run_that_ends_early_does_not_wait_for_the_plan_of_a_large_shard(
+    interrupted: bool, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A KeyboardInterrupt arrives while the thread is being started, or the model cannot be loaded."""
+    begun, ended, start, members = threading.Event(), threading.Event(), threading.Thread.start, Tar.members
+
+    def slow(tar: Tar) -> Iterator[Member]:
+        begun.set()
+        [first, *_] = members(tar)
+        try:
+            for _ in range(10_000):
+                yield first
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    def begin(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "headspan-plan":
+            assert begun.wait(10)
+            if interrupted:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tar, "members", slow)
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt if interrupted else ModelError):
+        run(toy_run, tmp_path / "s.zarr", **({} if interrupted else {"model": "no-such-model"}))
+    assert time.monotonic() - began < 30
+    assert ended.is_set()
+    assert "headspan-plan" not in [thread.name for thread in threading.enumerate()]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -458,6 +498,20 @@ def test_images_with_numbers_too_large_for_16_bits_are_bad_and_never_stored(toy_
     assert [bad.row for bad in store.bad_images()] == sorted(reasons)
     assert store.moments().count == store.images
     assert np.isfinite(store.moments().gram).all()
+
+
+def test_counts_may_be_numbers_of_numpy() -> None:
+    names = ("batch_size", "workers", "unit_images", "in_flight_bytes", "image_size", "max_bad")
+    # In a process of its own, since the tests check the types of all calls.
+    script = (
+        "import json, numpy, dataclasses\nfrom headspan.config import PrecomputeSettings\n"
+        f"settings = PrecomputeSettings(('a.tar',), 's.zarr', **dict.fromkeys({names}, numpy.int64(32)))\n"
+        "print(json.dumps(dataclasses.asdict(settings)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Settings are stored, and sent to other processes, as JSON.
+    assert {name: json.loads(done.stdout)[name] for name in names} == dict.fromkeys(names, 32)
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "gpu", "mps", "meta"])

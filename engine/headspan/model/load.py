@@ -240,7 +240,8 @@ def _initialisation(found: Weights) -> Iterator[None]:
     # open_clip accepts files of NumPy arrays that hold a part of the weights.
     loaded = found.path is not None and found.path.suffix not in (".npz", ".npy")
     with torch.random.fork_rng(devices=[]), NoInitialisation() if loaded else nullcontext():
-        torch.manual_seed(found.seed)
+        # Not torch.manual_seed, which seeds the generators of GPUs too.
+        torch.default_generator.manual_seed(found.seed)
         yield
 
 

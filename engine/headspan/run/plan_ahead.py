@@ -45,8 +45,13 @@ class PlanInProgress:
         self._found: Future[Plan] = Future()
         self._events: SimpleQueue[Progress | None] = SimpleQueue()
         self._stopped = threading.Event()
+        # Held while the thread uses the folder.
+        self._reading = threading.Lock()
         self._thread: threading.Thread | None = None
-        if not any(map(is_remote, urls.values())):
+
+    def begin(self) -> None:
+        """Start the thread, if the shards are local."""
+        if not any(map(is_remote, self._urls.values())):
             self._thread = threading.Thread(target=self._run, name="headspan-plan")
             self._thread.start()
 
@@ -61,24 +66,37 @@ class PlanInProgress:
     def stop(self) -> None:
         """End the thread, if it has not finished."""
         self._stopped.set()
-        if self._thread is not None:
+        # A thread whose start was interrupted may not count as alive. If it begins later, it ends at once.
+        with self._reading:
+            pass
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        try:
-            self._found.set_result(self._read(self._events.put))
-        except BaseException as error:
-            # It is raised where the plan is awaited.
-            self._found.set_exception(error)
-        finally:
-            self._events.put(None)
+        with self._reading:
+            try:
+                self._end_if_stopped()
+                self._found.set_result(self._read(self._events.put))
+            except BaseException as error:
+                # It is raised where the plan is awaited.
+                self._found.set_exception(error)
+            finally:
+                self._events.put(None)
 
     def _read(self, on_progress: Listener) -> Plan:
         shards: list[Shard] = []
         notes: list[BadImage] = []
-        samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._stopped.is_set)
+        samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._end_if_stopped)
         images = self.staged.plan(samples, self._unit_images, notes)
         return Plan(shards, notes, images, self._unit_images)
+
+    def _end_if_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise _StoppedError
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the plan any more."""
 
 
 @contextmanager
@@ -98,6 +116,7 @@ def begun_plan(
     with NewStore(path) as staged:
         plan = PlanInProgress(staged, urls, unit_images, names)
         try:
+            plan.begin()
             yield plan
         finally:
             plan.stop()
@@ -109,12 +128,16 @@ def samples_of(
     notes: list[BadImage],
     on_progress: Listener,
     names: MemberNames,
-    stopped: Callable[[], bool] = lambda: False,
+    on_member: Callable[[], None] = lambda: None,
 ) -> Iterator[Sample]:
-    """Yield the samples of all shards, until `stopped`; the shards and the notes on them are added to the lists."""
-    for shard, samples in list_samples(urls, on_note=notes.append, on_progress=on_progress, names=names):
+    """Yield the samples of all shards; the shards and the notes on them are added to the lists.
+
+    `on_member` is called for each member and each sample. It may raise an error to end the reading.
+    """
+    for shard, samples in list_samples(
+        urls, on_note=notes.append, on_progress=on_progress, names=names, on_member=on_member
+    ):
         shards.append(shard)
         for sample in samples:
-            if stopped():
-                return
+            on_member()
             yield sample

@@ -31,7 +31,7 @@ from headspan.shards.members import (
 from headspan.shards.notes import NO_ROW, note_unused
 from headspan.shards.samples import BadImage, Sample, Shard, Unit
 from headspan.shards.sources import open_shard
-from headspan.shards.tar import Tar
+from headspan.shards.tar import Member, Tar
 
 # A companion is read as a whole while planning. A larger file is not a companion.
 COMPANION_BYTES = 16 << 20
@@ -44,18 +44,19 @@ def list_samples(
     on_note: Callable[[BadImage], None],
     on_progress: Listener = ignore,
     names: MemberNames = _ANY_NAMES,
+    on_member: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Shard, list[Sample]]]:
     """Yield each shard with its samples; rows continue from shard to shard.
 
     `on_progress` receives a `Progress` of stage `plan` after each shard. `urls` maps the stored names of the shards to
-    their urls, as `stored_names` does. `on_note` and `names` are those of `scan`.
+    their urls, as `stored_names` does. `on_note`, `names` and `on_member` are those of `scan`.
 
     Raises SourceError if a shard is not a complete tar, and, after the last shard, if none held an image.
     """
     images = 0
     fields: Counter[str] = Counter()
     for done, (name, described) in enumerate(zip(urls, describe_each(urls.values()), strict=True), start=1):
-        shard, samples = scan(urls[name], images, on_note, name, described, names, fields)
+        shard, samples = scan(urls[name], images, on_note, name, described, names, fields, on_member)
         images += shard.images
         on_progress(Progress(stage="plan", done=done, total=len(urls), note=counted(images, "image")))
         yield shard, samples
@@ -79,6 +80,7 @@ def scan(
     described: tuple[int | None, int | None] | None = None,
     names: MemberNames = _ANY_NAMES,
     fields: Counter[str] | None = None,
+    on_member: Callable[[], None] = lambda: None,
 ) -> tuple[Shard, list[Sample]]:
     """Read the members of one shard. Returns the shard and its samples, in the order of the tar.
 
@@ -94,6 +96,7 @@ def scan(
         described: The result of `describe`, if it is known already.
         names: Which members are images and captions.
         fields: If the shard has no image, counts what follows the key in the names of its members.
+        on_member: Called for each member of the tar; it may raise an error to end the reading.
 
     Raises SourceError if the shard is not a complete tar.
     """
@@ -101,7 +104,7 @@ def scan(
     size_bytes, modified_ns = described or describe(url)
     with open_shard(url) as reader:
         tar = Tar(reader)
-        groups, data, dead_links = _read_members(tar, names)
+        groups, data, dead_links = _read_members(tar, names, on_member)
     unused = Unused()
     samples: list[Sample] = []
     # The offsets of the data of rows and their companions, through links too.
@@ -127,7 +130,9 @@ def units(images: int, unit_images: int) -> list[Unit]:
     return [Unit(index, start, min(unit_images, images - start)) for index, start in enumerate(starts)]
 
 
-def _read_members(tar: Tar, names: MemberNames) -> tuple[list[Group], dict[int, bytes | None], dict[int, str]]:
+def _read_members(
+    tar: Tar, names: MemberNames, on_member: Callable[[], None]
+) -> tuple[list[Group], dict[int, bytes | None], dict[int, str]]:
     """The tar's members in groups, the data of companions by offset, and the reasons why links lead to no file.
 
     Links are replaced by the files that they lead to. Data that is too large is None. Each reason is at the offset
@@ -146,7 +151,12 @@ def _read_members(tar: Tar, names: MemberNames) -> tuple[list[Group], dict[int, 
         else:
             data[entry.offset] = tar.read(entry.offset, entry.size)
 
-    groups = group_members(tar.members(), names, read, lambda group: links.append((group, len(group.entries) - 1)))
+    def members() -> Iterator[Member]:
+        for member in tar.members():
+            on_member()
+            yield member
+
+    groups = group_members(members(), names, read, lambda group: links.append((group, len(group.entries) - 1)))
     for group, place in links:
         link = group.entries[place]
         role, offset = link.field.role, link.offset

@@ -1,42 +1,46 @@
 """The main function of a process that computes units on one device, for the process that planned the store.
 
-It takes one order from standard input and runs `precompute` on the store, which exists. Standard output carries
-messages alone. It ends if its parent does.
+It takes one order from standard input and runs `precompute` on the store, which exists. Messages have a pipe of their
+own, since libraries may print. It ends if its parent does.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-from typing import BinaryIO
+import time
 
 import torch
 
 from headspan.errors import HeadspanError
 from headspan.events import Progress
 from headspan.run.executors.messages import Committed, Event, Failed, Finished, Message, Order, line_of, message_of
+from headspan.run.executors.process import GRACE_SECONDS
 from headspan.run.precompute import precompute
 
 
 class _Parent:
-    """The process at the other end of standard input and output."""
+    """The process at the other end of standard input and of the pipe for messages."""
 
-    def __init__(self) -> None:
-        # Libraries may print; what they print goes to standard error. Processes started from here do not inherit it.
-        self._out: BinaryIO = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
+    def __init__(self, pipe: int) -> None:
+        # Processes started from here do not inherit it.
+        os.set_inheritable(pipe, False)
+        self._out = os.fdopen(pipe, "wb")
         self._lock = threading.Lock()
         # Notes before the first image are about settings and model; the parent has printed them.
         self._begun = False
 
     def order(self) -> Order | None:
         """Wait for the order; None if the parent ended without one."""
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return None
-        order = message_of(line)
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            # Not through `sys.stdin`: Python aborts at its end if a thread waits in that object.
+            read = os.read(0, 1 << 16)
+            if not read:
+                return None
+            line += read
+        order = message_of(bytes(line))
         assert isinstance(order, Order)
         threading.Thread(target=self._end_with_parent, daemon=True).start()
         return order
@@ -59,15 +63,19 @@ class _Parent:
 
     @staticmethod
     def _end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1 << 12):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
+        # A library may have caught the interruption that the signal becomes.
+        time.sleep(GRACE_SECONDS)
+        os._exit(128 + signal.SIGTERM)
 
 
-def main() -> int:
-    """Carry out one order; returns the exit code."""
+def main(pipe: int) -> int:
+    """Carry out one order, with `pipe` for the messages; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    parent = _Parent()
+    parent = _Parent(pipe)
     order = parent.order()
     if order is None:
         return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from headspan.run.executors.messages import Committed, Event, Failed, Finished, 
 from headspan.run.executors.process import DeviceProcess, Inbox, end
 from headspan.run.summary import Summary
 from headspan.shards.samples import BadImage
+from headspan.store.commit_records import UnitRecord
 from headspan.store.write.unit import StoreWriter
 from headspan.timing import StageTimes
 
@@ -115,13 +116,13 @@ class _Total:
         self._units_before = {record.unit for record in records}
         self._before = sum(record.rows for record in records)
         self._bad_before = [image for record in records for image in record.bad]
-        # Those that are reported so far.
-        self._bad: list[BadImage] = []
+        # Those that are found in this call, by row, as far as they are known.
+        self._bad: dict[int, BadImage] = {}
         self._seconds = dict.fromkeys(StageTimes().seconds(), 0.0)
         self._began = time.perf_counter()
         # The largest count that was reported: images of a process that dies are computed again.
         self._shown = 0
-        self._refuse_bad()
+        self._note_bad([])
         self._report()
 
     @property
@@ -141,8 +142,7 @@ class _Total:
                 self._on_progress(message.progress)
             case Committed():
                 share.committed += message.rows
-                self._bad += message.bad_images
-                self._refuse_bad()
+                self._note_bad(message.bad_images)
             case Finished():
                 share.finished = True
                 for stage, seconds in message.seconds.items():
@@ -153,6 +153,8 @@ class _Total:
                 share.running = False
                 if not share.finished:
                     share.seen = share.committed
+                    # It may have committed a unit that it did not report.
+                    self._note_bad(image for record in self._stored() for image in record.bad)
                     self._note_death(f"{process.device} {process.end_in_words()}")
 
     def summary(self) -> Summary:
@@ -164,16 +166,16 @@ class _Total:
             raise HeadspanError(
                 f"{self._store.path}: no process is left: {'; '.join(self._deaths)}; run the same command to continue"
             )
-        stored = [record for record in self._store.commits.records() if record.unit not in self._units_before]
-        self._bad = [image for record in stored for image in record.bad]
-        self._refuse_bad()
+        stored = self._stored()
+        self._bad = {}
+        self._note_bad(image for record in stored for image in record.bad)
         finished = self._before + sum(record.rows for record in stored)
         if finished == self._store.size.images:
             self._report(finished)
         return Summary(
             path=str(self._store.path),
             images=sum(record.images for record in stored),
-            bad=sorted(self._bad, key=lambda image: image.row),
+            bad=[image for _, image in sorted(self._bad.items())],
             skipped=self._before,
             quarantined=self._store.commits.quarantined_units(),
             seconds={**self._seconds, "total": time.perf_counter() - self._began},
@@ -188,8 +190,13 @@ class _Total:
         self._shown = max(self._shown, min(done, images))
         self._on_progress(Progress("images", self._shown, images, f"{len(self._bad)} bad" if self._bad else ""))
 
-    def _refuse_bad(self) -> None:
-        refuse_bad(self._store, [*self._bad_before, *self._bad], self._max_bad)
+    def _stored(self) -> list[UnitRecord]:
+        """The records of the units that were committed since the call began."""
+        return [record for record in self._store.commits.records() if record.unit not in self._units_before]
+
+    def _note_bad(self, images: Iterable[BadImage]) -> None:
+        self._bad.update((image.row, image) for image in images)
+        refuse_bad(self._store, [*self._bad_before, *self._bad.values()], self._max_bad)
 
     def _note_death(self, end: str) -> None:
         self._deaths.append(end)

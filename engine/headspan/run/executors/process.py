@@ -7,6 +7,7 @@ works. It ignores Ctrl-C, which its parent passes on as SIGTERM.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -14,22 +15,22 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TypeAlias
 
 from headspan.errors import shortened
 from headspan.redact import redact
 from headspan.run.executors.messages import Message, Order, line_of, message_of
 
-# The first line that the process reads: where its parent finds modules.
+# The first line that the process reads says where its parent finds modules. Nothing after it may be read with it.
 _BEGIN = """
 import json, sys
-sys.path[:] = json.loads(sys.stdin.buffer.readline())
+sys.path[:] = json.loads(open(0, "rb", buffering=0, closefd=False).readline())
 from headspan.run.executors.device_main import main
-sys.exit(main())
+sys.exit(main(int(sys.argv[1])))
 """
 # How long a process may take to finish its batch and delete its staged files.
-_GRACE_SECONDS = 30.0
+GRACE_SECONDS = 30.0
 _LAST_LINES = 20
 
 
@@ -45,22 +46,31 @@ class DeviceProcess:
         self.device = device
         self._inbox = inbox
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        # Blocked, so that Ctrl-C cannot end the process before it ignores it. It inherits the mask.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            # -P: modules of the current folder must not replace those of the first lines.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BEGIN],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._listen, self._keep_last_lines)]
-        for thread in self._threads:
-            thread.start()
-        self._send(json.dumps(sys.path).encode() + b"\n")
+        with ExitStack() as on_failure:
+            # Messages have a pipe of their own: anything may print to standard output, even before the first import.
+            receiving, sending = os.pipe()
+            self._messages = on_failure.enter_context(os.fdopen(receiving, "rb"))
+            # Blocked, so that Ctrl-C cannot end the process before it ignores it. It inherits the mask.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                # -P: modules of the current folder must not replace those of the first lines.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _BEGIN, str(sending)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[sending],
+                )
+                on_failure.callback(self._kill)
+            finally:
+                os.close(sending)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for thread in self._threads:
+                thread.start()
+            # Python ignores other entries.
+            self._send(json.dumps([each for each in sys.path if isinstance(each, str)]).encode() + b"\n")
+            on_failure.pop_all()
 
     @property
     def pid(self) -> int:
@@ -76,23 +86,22 @@ class DeviceProcess:
         with suppress(ProcessLookupError):
             self._process.terminate()
 
-    def wait(self, grace_seconds: float = _GRACE_SECONDS) -> None:
+    def wait(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Wait for the end of a process that was asked to end; one that does not end is killed."""
         try:
             self._process.wait(grace_seconds)
         finally:
             # After an interruption too.
-            self._process.kill()
-            self._process.wait()
-            assert self._process.stdin is not None
-            with suppress(OSError):
-                self._process.stdin.close()
-            for thread in self._threads:
-                # A process that it started may live longer, and hold the pipe.
-                thread.join(timeout=1.0)
+            self._kill()
 
     def end_in_words(self) -> str:
-        """How a process that is gone was ended, and what it printed last: `was ended by SIGKILL`."""
+        """How a process that sends no more messages was ended, and what it printed last: `was ended by SIGKILL`.
+
+        It is killed if it does not end in time.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_SECONDS)
+        self._process.kill()
         code = self._process.wait()
         try:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -103,6 +112,17 @@ class DeviceProcess:
         printed = " ".join(" ".join(reversed(self._last_lines)).split())
         return how + (f" (it printed, last line first: {shortened(redact(printed), 400)})" if printed else "")
 
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        for thread in self._threads:
+            # A process that it started may live longer, and hold the pipe.
+            if thread.is_alive():
+                thread.join(timeout=1.0)
+
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
         # If the process is gone, None arrives in the inbox.
@@ -111,9 +131,8 @@ class DeviceProcess:
             self._process.stdin.flush()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
         try:
-            with self._process.stdout as lines:
+            with self._messages as lines:
                 for line in lines:
                     # A killed process may leave half a line.
                     if line.endswith(b"\n"):
@@ -122,8 +141,8 @@ class DeviceProcess:
             self._inbox.put((self, None))
 
     def _keep_last_lines(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
             for line in lines:
                 self._last_lines.append(line.decode(errors="backslashreplace"))
 
