@@ -115,15 +115,13 @@ class UnitWriter:
             with self._to.threads.lock:
                 if not self._close():
                     return
-                self._to.threads.begin_commit()
+                self._to.threads.wait_for_me()
             begun.put(None)
             try:
                 committed.set_result(self._commit_or_abandon(*arguments))
             except BaseException as error:
                 # `committed.result()` raises it.
                 committed.set_exception(error)
-            finally:
-                self._to.threads.end_commit()
 
         start_thread(work, "headspan-commit")
         # From then on the thread ends the unit, even if an interruption arrives before this returns.

@@ -70,8 +70,8 @@ class WritingThreads:
         self.waiting_bytes = 0
         # A set, so that a second release changes nothing.
         self._holders: set[object] = set()
-        # How many units are being committed in threads of their own.
-        self._committing = 0
+        # Threads that commit a unit each.
+        self._committing: list[threading.Thread] = []
         self._pool: _Pool | None = None
 
     def hold(self, holder: object) -> None:
@@ -97,21 +97,19 @@ class WritingThreads:
     def __exit__(self, *error: object) -> None:
         """Wait until the units that are being committed have been committed, or have failed, and end the threads."""
         with self.lock:
-            self.changed.wait_for(lambda: not self._committing)
+            committing = list(self._committing)
+        for thread in committing:
+            thread.join()
+        with self.lock:
             # Only a unit that was interrupted while it began or ended can still be among them.
             self._holders.clear()
         self.release(self)
 
-    def begin_commit(self) -> None:
-        """Let the end of the `with` block wait for `end_commit`. Only the thread that commits calls them."""
+    def wait_for_me(self) -> None:
+        """Let the end of the `with` block wait for the thread that calls this."""
         with self.lock:
-            self._committing += 1
-
-    def end_commit(self) -> None:
-        """Undo `begin_commit`."""
-        with self.lock:
-            self._committing -= 1
-            self.changed.notify_all()
+            others = [thread for thread in self._committing if thread.is_alive()]
+            self._committing = [*others, threading.current_thread()]
 
     def start(self, work: Callable[[], None]) -> None:
         """Let a thread do `work`."""
