@@ -210,9 +210,9 @@ def test_the_published_numbers_are_read_back_from_a_store_of_16_bits(
     (unit,) = writer.unfinished()
     found, moments = contributions(row, tower), Moments.zeros(12, 12, 64, torch.device("cpu"))
     moments.add(found.heads, found.norm)
-    rows = writer.begin(unit)
-    rows.put(np.arange(2), found.good, found.arrays)
-    rows.commit(moments, [])
+    with writer.begin(unit) as rows:
+        rows.put(np.arange(2), found.good, found.arrays)
+        rows.commit(moments, [])
     writer.finish()
 
     store = Store(tmp_path / "golden.zarr")

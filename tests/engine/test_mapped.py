@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 import google_crc32c
 import numpy as np
@@ -18,7 +22,7 @@ import headspan as hs
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
 from headspan.explore.neighbours import similarities
-from headspan.store import products, schema
+from headspan.store import mapped, products, schema
 from headspan.store.contents import Contents
 from headspan.store.head_space import coordinate_products
 from headspan.store.mapped import MappedRows, UnmappableError
@@ -292,3 +296,78 @@ def test_the_error_about_a_damaged_shard_says_what_to_do(toy_copy: Path) -> None
         store.head_coordinates(store.layers[0], 0)
     with pytest.raises(StoreError, match="heads cannot be read"):
         coordinate_products(store, [(store.layers[0], 0)], [np.ones((store.head_dim + 3, 1), np.float32)])
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+SMALL_SHARDS = spec_of((40, 2), (2, 2), (2, 2), "float32")
+
+
+@pytest.fixture
+def small_shards(tmp_path: Path) -> Path:
+    """An array of 20 shards."""
+    write_all(tmp_path, SMALL_SHARDS, random_values(SMALL_SHARDS.shape, SMALL_SHARDS.dtype))
+    return tmp_path
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """This process may open 24 more files, so that 12 of them and half of the earlier ones may be maps."""
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    mapped._OPEN.clear()
+    setrlimit(RLIMIT_NOFILE, (open_files() + 24, hard))
+    yield
+    setrlimit(RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+def test_maps_of_dropped_arrays_are_closed_at_once(small_shards: Path) -> None:
+    gc.disable()
+    try:
+        before = open_files()
+        array = MappedRows(small_shards, SMALL_SHARDS)
+        array.read()
+        assert open_files() == before + 20
+        del array
+        assert open_files() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+def test_all_arrays_of_a_process_share_one_limit_on_maps_and_views_stay_valid(
+    small_shards: Path, few_files: None
+) -> None:
+    before = open_files()
+    arrays = [MappedRows(small_shards, SMALL_SHARDS) for _ in range(9)]
+    wanted = arrays[0].read()
+    view = next(arrays[0].chunks())
+    for array in arrays * 2:
+        assert (array.read() == wanted).all()
+        assert open_files() <= before + mapped._most_maps() + 2
+    assert (view[:, 0] == wanted[:2]).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+def test_without_free_descriptors_maps_are_closed_and_then_the_error_says_what_to_do(
+    small_shards: Path, few_files: None
+) -> None:
+    array = MappedRows(small_shards, SMALL_SHARDS)
+    wanted = array.row(0)
+    taken = []
+    with suppress(OSError):
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    try:
+        # A map needs one descriptor for its file and one for itself, but only for a moment.
+        os.close(taken.pop())
+        other = MappedRows(small_shards, SMALL_SHARDS)
+        assert (other.row(0) == wanted).all()
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+        with pytest.raises(StoreError, match=r"c/1/0: cannot be mapped into memory \(.*\); close .* \(ulimit -n\)"):
+            other.row(2)
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)

@@ -265,3 +265,112 @@ def test_an_interruption_between_two_units_keeps_the_one_that_is_being_committed
     assert [unit.index for unit in store.unfinished()] == [1, 2]
     assert not any(".tmp" in name for name in relative_files(planned))
     assert writing_threads() == []
+
+
+def interrupted_at(
+    target: object, name: str, number: int, after: bool, main: threading.Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let Ctrl-C arrive before, or after, call `number` of a function by the thread `main`."""
+    original = getattr(target, name)
+    calls = 0
+
+    def call(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += threading.current_thread() is main
+        mine = threading.current_thread() is main and calls == number
+        if mine and not after:
+            raise KeyboardInterrupt
+        result = original(*arguments)
+        if mine:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(target, name, call)
+
+
+STEPS: dict[str, tuple[object, str, int]] = {
+    # The writing threads are begun when the block begins, so that the fourth thread is the one that commits.
+    "a writing thread starts": (threading.Thread, "start", 2),
+    "the committing thread starts": (threading.Thread, "start", 4),
+    "a unit holds the threads": (threads.WritingThreads, "hold", 2),
+    "the first file is queued": (threads.WritingThreads, "start", 1),
+    "a later file is queued": (threads.WritingThreads, "start", 6),
+    "a batch is handed over": (threads.UnitTasks, "wait_for_earlier", 2),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interruption_at_any_step_of_a_unit_ends_all_threads_and_leaves_a_whole_unit_or_none(
+    step: str, after: bool, planned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "writing_threads", lambda: 3)
+    store, ended, before = StoreWriter(planned), threading.Event(), relative_files(planned)
+    target, name, number = STEPS[step]
+
+    def write() -> None:
+        with store.writing(), store.begin(store.units[0]) as writer:
+            for rows in np.split(np.arange(UNIT_IMAGES), 4):
+                writer.put(rows, np.ones(2, bool), numbers(rows))
+            writer.commit_behind(moments(), [])
+
+    def write_and_end() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        ended.set()
+
+    # A thread, so that the test fails instead of waiting forever.
+    main = threading.Thread(target=write_and_end, daemon=True)
+    start = main.start
+    interrupted_at(target, name, number, after, main, monkeypatch)
+    start()
+    assert ended.wait(20)
+    for thread in threading.enumerate():
+        if thread.name.startswith("headspan-"):
+            thread.join(20)
+    assert writing_threads() == []
+    assert not any(".tmp" in name for name in relative_files(planned))
+    assert store.commits.is_done(0) or relative_files(planned) == before
+
+
+@pytest.mark.parametrize("name", ["headspan-write", "headspan-commit"])
+def test_a_thread_that_the_system_refuses_is_one_sentence_and_leaves_no_file(
+    name: str, planned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    store, rows, before = StoreWriter(planned), np.arange(UNIT_IMAGES), relative_files(planned)
+
+    def write() -> None:
+        with store.writing(), store.begin(store.units[0]) as writer:
+            writer.put(rows, np.ones(UNIT_IMAGES, bool), numbers(rows))
+            writer.commit_behind(moments(), [])
+
+    with pytest.raises(
+        StoreError, match=r"cannot be started \(can't start new thread\); give fewer --workers, or .*-u\)"
+    ):
+        write()
+    assert relative_files(planned) == before
+    assert writing_threads() == []
+
+
+def test_fewer_threads_write_if_the_system_refuses_more(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("headspan-write") and writing_threads():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    store, rows = StoreWriter(planned), np.arange(UNIT_IMAGES)
+    with store.begin(store.units[0]) as writer:
+        writer.put(rows, np.ones(UNIT_IMAGES, bool), numbers(rows))
+        assert writer.commit(moments(), []) is not None
+    assert writing_threads() == []

@@ -8,15 +8,20 @@ caller reads with Zarr.
 
 from __future__ import annotations
 
+import errno
 import math
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from headspan.errors import StoreError
 from headspan.io.files import memory_map
 from headspan.store.array_spec import ArraySpec
 from headspan.store.shard_layout import rows_first, shard_index
@@ -28,10 +33,13 @@ except ImportError:
     numkong = None  # type: ignore[assignment]
 
 # Linux allows a process some 65,000 maps by default.
-_MAPS = 4096
-# Python's maps keep their files open. A store has up to nine arrays with a row for each image, and a process has other
-# files too.
-_SHARE_OF_OPEN_FILES = 1 / 12
+_MAPS = 32_768
+# Python's maps keep their files open, and a process has other files too.
+_SHARE_OF_OPEN_FILES = 1 / 2
+# The system has no more descriptors, or no more maps.
+_TOO_MANY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# All shards of an array but the last have the same index.
+_index = lru_cache(32)(shard_index)
 
 
 class UnmappableError(Exception):
@@ -39,14 +47,13 @@ class UnmappableError(Exception):
 
 
 class MappedRows:
-    """One array of a store. Shards stay mapped, those last used if there are more than the process may keep open."""
+    """One array of a store. Shards stay mapped, those last used if the process may not keep all of its stores open."""
 
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         self._root = root
         self.spec = spec
-        self._shards = lru_cache(_most_maps())(self._map)
-        # All shards but the last have the same index.
-        self._index = cache(lambda used: shard_index(spec, used))
+        # By first row. Only this holds a map, so that the maps of a store are closed when it is dropped.
+        self.mapped: dict[int, np.ndarray] = {}
 
     def read(self, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
         """Return a copy of all rows at `index` of the axes after the first. Raises UnmappableError.
@@ -60,7 +67,7 @@ class MappedRows:
             # Rows follow one another in the whole shard, so its chunks need not be copied one by one.
             for first_row in range(0, len(values), spec.shard[0]):
                 rows = values[first_row : first_row + spec.shard[0]]
-                shard = self._shards(first_row)
+                shard = self._shard(first_row)
                 whole = shard.reshape(-1, *shard.shape[2:])[: len(rows)]
                 _copy(whole[places], rows)
             return values
@@ -74,7 +81,7 @@ class MappedRows:
         values = np.empty(self.spec.shape[1 + len(index) :], dtype or self.spec.dtype)
         begin = row - row % self.spec.shard[0]
         where = (*divmod(row - begin, self.spec.chunk[0]), *self._places(index))
-        _copy(self._shards(begin)[where], values)
+        _copy(self._shard(begin)[where], values)
         return values
 
     def chunks(self, index: Sequence[int] = (), first_row: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
@@ -89,7 +96,7 @@ class MappedRows:
         where: tuple[slice | int, ...] = (slice(None), slice(None), *self._places(index))
         for begin in range(first_row // shard_rows * shard_rows, end, shard_rows):
             first, last = max(0, first_row - begin) // chunk_rows, -(-(end - begin) // chunk_rows)
-            yield from self._shards(begin)[where][first:last]
+            yield from self._shard(begin)[where][first:last]
 
     def _places(self, index: Sequence[int]) -> list[int]:
         """Return, for each axis that `index` selects from, the chunk and the place in the chunk."""
@@ -97,14 +104,21 @@ class MappedRows:
             part for place, length in zip(index, self.spec.chunk[1:], strict=False) for part in divmod(place, length)
         ]
 
-    def _map(self, first_row: int) -> np.ndarray:
+    def _shard(self, first_row: int) -> np.ndarray:
         """Return the shard that begins with `first_row`, `[row chunk, row in chunk, chunk, place in chunk, …]`."""
+        found = self.mapped.get(first_row)
+        if found is None:
+            found = self.mapped[first_row] = self._map(first_row)
+        _OPEN.used(self, first_row)
+        return found
+
+    def _map(self, first_row: int) -> np.ndarray:
         spec = self.spec
         shape = (spec.used_row_chunks(first_row), *spec.grid[1:], *spec.chunk)
         body_bytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
-        index = self._index(shape[0])
+        index = _index(spec, shape[0])
         try:
-            mapped = memory_map(f"{self._root}/{spec.file(first_row)}")
+            mapped = _opened(f"{self._root}/{spec.file(first_row)}")
         except FileNotFoundError:
             return rows_first(np.broadcast_to(np.asarray(spec.fill, spec.dtype), shape))
         if len(mapped) != body_bytes + len(index) or mapped[body_bytes:].tobytes() != index:
@@ -112,8 +126,61 @@ class MappedRows:
         return rows_first(mapped[:body_bytes].view(spec.dtype).reshape(shape))
 
 
+class _OpenMaps:
+    """The maps of all stores that this process keeps, in the order of their last use.
+
+    A map that is dropped here stays valid for whoever still has a view of it.
+    """
+
+    def __init__(self) -> None:
+        # Maps of arrays that were dropped are closed; they stay here until it is their turn.
+        self._order: OrderedDict[tuple[weakref.ref[MappedRows], int], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def used(self, rows: MappedRows, first_row: int) -> None:
+        """Put a map last, and drop the first ones if there are too many."""
+        key = (weakref.ref(rows), first_row)
+        with self._lock:
+            self._order[key] = None
+            self._order.move_to_end(key)
+            self._drop_to(_most_maps())
+
+    def clear(self) -> None:
+        """Drop all maps."""
+        with self._lock:
+            self._drop_to(0)
+
+    def _drop_to(self, most: int) -> None:
+        while len(self._order) > most:
+            (rows, first_row), _ = self._order.popitem(last=False)
+            if (array := rows()) is not None:
+                array.mapped.pop(first_row, None)
+
+
+_OPEN = _OpenMaps()
+
+
+def _opened(path: str) -> np.ndarray:
+    """Map a file. Raises FileNotFoundError, and StoreError if this process has too many files or maps."""
+    try:
+        return memory_map(path)
+    except OSError as error:
+        if error.errno not in _TOO_MANY:
+            raise
+    _OPEN.clear()
+    try:
+        return memory_map(path)
+    except OSError as error:
+        if error.errno not in _TOO_MANY:
+            raise
+        raise StoreError(
+            f"{path}: cannot be mapped into memory ({error.strerror}); close other files, or raise the limit on open "
+            "files (ulimit -n)"
+        ) from error
+
+
 def _most_maps() -> int:
-    """Return how many shards of one array may stay mapped."""
+    """Return how many shards may stay mapped."""
     soft, _ = getrlimit(RLIMIT_NOFILE)
     return _MAPS if soft == RLIM_INFINITY else max(1, min(_MAPS, int(soft * _SHARE_OF_OPEN_FILES)))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from headspan.store.commit_records import UnitRecord
 from headspan.store.moments_file import MergedMoments
 from headspan.store.write.commits import Commits
 from headspan.store.write.shard import ShardPieces
-from headspan.store.write.threads import FileTasks, HandedBatch, UnitTasks, WritingThreads
+from headspan.store.write.threads import FileTasks, HandedBatch, UnitTasks, WritingThreads, start_thread
 from headspan.timing import StageTimes
 
 
@@ -58,14 +59,15 @@ class UnitWriter:
         # Size and checksum of the finished shards.
         self._files: dict[str, Checksum] = {}
         self._images = 0
-        # Whether `commit` or `commit_behind` still has to be called.
+        # Whether the unit still has to be committed or abandoned, here and not by the thread of `commit_behind`.
         self._open = True
 
     def __enter__(self) -> UnitWriter:
+        self._to.threads.hold(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *trace: object) -> None:
-        if self._open:
+        if self._close():
             self._abandon(error or GeneratorExit())
 
     def put(self, rows: np.ndarray, good: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
@@ -89,10 +91,12 @@ class UnitWriter:
     ) -> UnitRecord | None:
         """Stage the rest, then commit the unit. Returns None if another writer has committed it.
 
-        With `again`, the shards and the record replace those of a committed unit that is damaged. After an exception,
-        what was staged is deleted.
+        With `again`, the shards and the record replace those of a committed unit that is damaged.
         """
-        return self._commit(*self._ended(moments, bad), source_crc32c, again)
+        record = self._commit(*self._ended(moments, bad), source_crc32c, again)
+        self._open = False
+        self._to.threads.release(self)
+        return record
 
     def commit_behind(
         self, moments: Moments, bad: list[BadImage], source_crc32c: int | None = None, again: bool = False
@@ -104,16 +108,31 @@ class UnitWriter:
         arguments = (*self._ended(moments, bad), source_crc32c, again)
         committed: Future[UnitRecord | None] = Future()
 
+        begun: SimpleQueue[None] = SimpleQueue()
+
         def work() -> None:
+            # If the caller was interrupted before, it abandons the unit.
+            with self._to.threads.lock:
+                if not self._close():
+                    return
+                self._to.threads.wait_for_me()
+            begun.put(None)
             try:
-                committed.set_result(self._commit(*arguments))
+                committed.set_result(self._commit_or_abandon(*arguments))
             except BaseException as error:
                 # `committed.result()` raises it.
                 committed.set_exception(error)
 
-        threading.Thread(target=work, name="headspan-commit").start()
-        self._open = False
+        start_thread(work, "headspan-commit")
+        # From then on the thread ends the unit, even if an interruption arrives before this returns.
+        begun.get()
         return committed
+
+    def _close(self) -> bool:
+        """Return whether the unit was open, and let only this caller commit or abandon it."""
+        with self._to.threads.lock:
+            was_open, self._open = self._open, False
+        return was_open
 
     def _ended(self, moments: Moments, bad: list[BadImage]) -> tuple[MergedMoments, list[BadImage]]:
         """Let the threads finish all shards. Shards without a usable image are written too, full of NaN."""
@@ -124,26 +143,30 @@ class UnitWriter:
     def _commit(
         self, moments: MergedMoments, bad: list[BadImage], source_crc32c: int | None, again: bool
     ) -> UnitRecord | None:
+        self._tasks.wait()
+        unit, files = self._unit, dict(sorted(self._files.items()))
+        record = UnitRecord(unit.index, unit.first_row, unit.rows, self._images, files, bad, source_crc32c)
+        with self._to.committing:
+            if again:
+                self._to.commits.replace(record, moments)
+                mine = True
+            else:
+                mine = self._to.commits.add(record, moments)
+        return record if mine else None
+
+    def _commit_or_abandon(
+        self, moments: MergedMoments, bad: list[BadImage], source_crc32c: int | None, again: bool
+    ) -> UnitRecord | None:
         try:
-            self._tasks.wait()
-            unit, files = self._unit, dict(sorted(self._files.items()))
-            record = UnitRecord(unit.index, unit.first_row, unit.rows, self._images, files, bad, source_crc32c)
-            with self._to.committing:
-                if again:
-                    self._to.commits.replace(record, moments)
-                    mine = True
-                else:
-                    mine = self._to.commits.add(record, moments)
+            record = self._commit(moments, bad, source_crc32c, again)
         except BaseException as error:
             self._abandon(error)
             raise
-        self._open = False
-        self._to.threads.release()
-        return record if mine else None
+        self._to.threads.release(self)
+        return record
 
     def _abandon(self, error: BaseException) -> None:
         """Stop writing, and delete what was staged."""
-        self._open = False
         try:
             self._tasks.stop(error)
             for shard in self._shards.values():
@@ -153,7 +176,7 @@ class UnitWriter:
                 self._to.commits.settle(self._unit.index)
                 self._to.drop_staged(self._unit, self._to.storage.token)
         finally:
-            self._to.threads.release()
+            self._to.threads.release(self)
 
     def _put_run(self, spec: ArraySpec, row: int, values: np.ndarray, batch: HandedBatch) -> None:
         """Let the threads write consecutive rows of one shard."""
