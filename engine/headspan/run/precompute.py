@@ -7,7 +7,6 @@ processes may make the same call at once; each unit is committed by one of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -43,6 +42,7 @@ from headspan.shards.urls import expand, stored_names
 from headspan.store.commit_records import COMPLETE, UnitRecord
 from headspan.store.schema import attributes_of
 from headspan.store.tables import read_shards
+from headspan.store.write.rows import PendingCommit
 from headspan.store.write.workers import other_workers
 from headspan.timing import StageTimes
 
@@ -154,9 +154,7 @@ def compute(run: Run, units: Iterator[Unit]) -> Generator[tuple[Unit, UnitRecord
             yield unit, record
 
 
-def compute_unit(
-    run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: UnitsInFlight
-) -> Future[UnitRecord | None]:
+def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: UnitsInFlight) -> PendingCommit:
     """Compute one unit from its decoded spans, and begin to commit it. The result is the unit's record, or None if
     another worker committed it first."""
     store, size = run.store, run.store.size

@@ -7,8 +7,7 @@ write, checksum, make durable) are done in order; different shards are written a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -100,13 +99,13 @@ class UnitWriter:
 
     def commit_behind(
         self, moments: Moments, bad: list[BadImage], source_crc32c: int | None = None, again: bool = False
-    ) -> Future[UnitRecord | None]:
+    ) -> PendingCommit:
         """Do what `commit` does in a thread of its own, and return at once.
 
         `WritingThreads`, as a context manager, waits for that thread.
         """
         arguments = (*self._ended(moments, bad), source_crc32c, again)
-        committed: Future[UnitRecord | None] = Future()
+        committed = PendingCommit()
 
         begun: SimpleQueue[None] = SimpleQueue()
 
@@ -117,11 +116,7 @@ class UnitWriter:
                     return
                 self._to.threads.wait_for_me()
             begun.put(None)
-            try:
-                committed.set_result(self._commit_or_abandon(*arguments))
-            except BaseException as error:
-                # `committed.result()` raises it.
-                committed.set_exception(error)
+            committed.end_with(lambda: self._commit_or_abandon(*arguments))
 
         start_thread(work, "headspan-commit")
         # From then on the thread ends the unit, even if an interruption arrives before this returns.
@@ -198,6 +193,41 @@ class UnitWriter:
         if not shard.finishing:
             shard.finishing = True
             self._tasks.add(shard.tasks, lambda: self._files.update({shard.key: shard.finish()}))
+
+
+class PendingCommit:
+    """What a thread that commits a unit returns or raises.
+
+    Unlike a Future's condition, its lock cannot be left taken by Ctrl-C, which would stop the thread.
+    """
+
+    def __init__(self) -> None:
+        self._record: UnitRecord | None = None
+        self._error: BaseException | None = None
+        # Taken until the thread has ended its work.
+        self._working = threading.Lock()
+        self._working.acquire()
+
+    def end_with(self, work: Callable[[], UnitRecord | None]) -> None:
+        """Do `work`, and keep what it returns or raises."""
+        try:
+            self._record = work()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._working.release()
+
+    def done(self) -> bool:
+        """Return whether `result` returns at once."""
+        return not self._working.locked()
+
+    def result(self) -> UnitRecord | None:
+        """Wait for the unit's record; None if another writer has committed it. Raises what the commit raised."""
+        with self._working:
+            pass
+        if self._error is not None:
+            raise self._error
+        return self._record
 
 
 class _ShardFile:

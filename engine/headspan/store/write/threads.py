@@ -52,6 +52,9 @@ def start_thread(work: Callable[[], None], name: str) -> threading.Thread:
     try:
         thread.start()
     except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            # It arrived while `start` took a lock again; the error is only that this lock is not taken.
+            raise error.__context__ from None
         raise StoreError(
             f"a thread that writes the store cannot be started ({one_line(error)}); give fewer --workers, or raise the "
             "limit on processes (ulimit -u)"
