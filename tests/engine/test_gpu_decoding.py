@@ -212,7 +212,7 @@ def test_spans_before_a_shard_that_cannot_be_read_are_yielded_first(
     assert [span.last_row for span in islice(running, 2)] == [3, 7]
     with pytest.raises(SourceError, match="truncated"):
         next(running)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_closing_the_generator_ends_its_threads(members: list[tuple[str, bytes]], tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_closing_the_generator_ends_its_threads(members: list[tuple[str, bytes]]
     next(running)
     assert threading.active_count() > before
     running.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_without_a_gpu_it_is_refused_before_anything_is_written(toy_run: ToyRun, tmp_path: Path) -> None:
