@@ -110,6 +110,8 @@ def main() -> None:
     given: dict[str, Any] = json.loads(sys.stdin.readline())
     commit_records.GROUP_UNITS = 2
     encoder = pipeline.prepare(PrecomputeSettings.from_dict({**given, "out": "none"}))
+    # Threads compute the checksums, and a forked child has none of them.
+    _ = encoder.model.weights_sha256, encoder.model.text_sha256
     pipeline.prepare = lambda *arguments: encoder
     for line in sys.stdin:
         order = json.loads(line)
