@@ -91,11 +91,9 @@ class Scheduler:
             units = [self._store.units[unit] for unit in worker.in_flight]
             for unit in units:
                 self._store.drop_staged(unit, worker.token)
-            # A unit is committed while the next one is computed, so the last of them may be done.
-            suspects = [unit for unit in units if not self._store.commits.is_done(unit.index)]
-            if not suspects:
+            if all(self._store.commits.is_done(unit.index) for unit in units):
                 forget(self._store.path, worker.token)
                 continue
-            # Zeros are kept: such a unit is a suspect too.
-            alone.update({unit.index: int(len(suspects) == 1) for unit in suspects})
-        return alone
+            alone.update({unit.index: int(len(units) == 1) for unit in units})
+        # Zeros are kept: such a unit is a suspect too. Units that are done are no longer suspects.
+        return Counter({unit: count for unit, count in alone.items() if not self._store.commits.is_done(unit)})
