@@ -169,7 +169,7 @@ def test_bad_images_that_a_killed_process_did_not_report_count_at_once(
             started[0]._process.kill()
 
     monkeypatch.setattr("headspan.run.executors.process.message_of", without_commits)
-    with pytest.raises(SourceError, match=r"[12] of 70 images (is|are) bad, more than --max-bad 0 allows"):
+    with pytest.raises(SourceError, match=r"[123] of 70 images (is|are) bad, more than --max-bad 0 allows"):
         hs.precompute(
             out=out,
             on_progress=kill_one,
