@@ -41,7 +41,7 @@ _PICTURE = (160, 120)
 
 
 class InstantEncoder(Encoder):
-    """An encoder that returns the same numbers for one image, whatever the batch, without touching the pixels."""
+    """An encoder that reads no pixels, and returns the same numbers of one image for every batch."""
 
     __hash__ = object.__hash__
 

@@ -24,6 +24,8 @@ DECODERS = ("fast", "exact", "gpu")
 # The resize modes of open_clip that headspan implements.
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
+# The value of a count that is chosen later; of the others it is None.
+_UNSET = {"batch_size": AUTO}
 # The largest value of each count. No machine needs more, and larger values overflow elsewhere.
 _MOST = {
     "image_size": 1 << 14,
@@ -60,6 +62,12 @@ class Preprocess:
     # "shortest" side to size and centre crop, "longest" side and padding, or "squash".
     resize_mode: str = "shortest"
     fill_color: int = 0
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Memory of one image's pixels, as uint8 numbers."""
+        height, width = self.size
+        return height * width * 3
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -146,7 +154,7 @@ class PrecomputeSettings:
             raise SettingsError(f"--decode {self.decode} is unknown; choose from {', '.join(DECODERS)}")
         for name, most in _MOST.items():
             value = getattr(self, name)
-            if value == AUTO if name == "batch_size" else value is None:
+            if value == _UNSET.get(name):
                 continue
             flag = f"--{name.replace('_', '-')}"
             if not isinstance(value, Integral) or isinstance(value, bool):

@@ -14,7 +14,7 @@ import torch
 import headspan as hs
 from headspan.cli.main import main
 from headspan.cli.precompute import _advise
-from headspan.config import PRECISIONS, PrecomputeSettings, ResolvedSettings
+from headspan.config import PRECISIONS, PrecomputeSettings, Preprocess, ResolvedSettings
 from headspan.errors import SettingsError, StoreError
 from headspan.events import NOTE, Progress
 from headspan.model.load import LoadedModel
@@ -81,7 +81,7 @@ def encoder_of(tokens: int, width: int, layers: int, emit: tuple[str, ...] = ("h
         layers=tuple(range(layers)),
         through_pool=(),
         emit=emit,
-        model=SimpleNamespace(name="ViT", preprocess=SimpleNamespace(size=(size, size))),
+        model=SimpleNamespace(name="ViT", preprocess=Preprocess(size=(size, size))),
     )
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from headspan.config import Preprocess
 from headspan.decode.batches import Batch, DecodedSpan
 from headspan.decode.exact import Undecodable, open_image, raster_bytes
+from headspan.decode.one_shard import OneShard
 from headspan.decode.routes import Route
 from headspan.errors import SourceError
 from headspan.shards.reader import ShardReader
@@ -56,8 +57,7 @@ class ThreadDecoder:
     @property
     def image_bytes(self) -> int:
         """Memory of one image's pixels."""
-        height, width = self.preprocess.size
-        return height * width * 3
+        return self.preprocess.pixel_bytes
 
     def span_images(self, batch_size: int) -> int:
         """How many images a span should have: a batch, or an equal part of one if memory is short."""
@@ -77,7 +77,7 @@ class ThreadDecoder:
         budget = _Budget(self.in_flight_bytes)
         filling: deque[_FillingSpan] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="headspan-decode")
-        shards = _OneShard(self.open_source)
+        shards = OneShard(self.open_source)
 
         def take_first() -> DecodedSpan:
             span = filling.popleft()
@@ -115,7 +115,7 @@ class ThreadDecoder:
                     yield from make_room(size_bytes)
                     try:
                         with self.times.of("reading"):
-                            encoded, dead_link = shards.read(url, offset, size_bytes)
+                            encoded, dead_link = _read(shards, url, offset, size_bytes)
                     except SourceError:
                         # This span is incomplete; the spans before it may complete a unit.
                         filling.pop()
@@ -201,25 +201,10 @@ class _Budget:
             self._taken -= size
 
 
-class _OneShard:
-    """Reads members, and keeps the shard of the last one open."""
-
-    def __init__(self, open_source: Callable[[str], ShardReader]) -> None:
-        self._open_source = open_source
-        self._url = ""
-        self._reader: ShardReader | None = None
-
-    def read(self, url: str, offset: int, size_bytes: int) -> tuple[bytes, str | None]:
-        """The member's bytes; for a link without a target, no bytes and the sentence that says so."""
-        if self._reader is None or self._url != url:
-            self.close()
-            self._reader, self._url = self._open_source(url), url
-        if size_bytes == 0:
-            # The member's header tells a link from an empty file.
-            return b"", dead_link_of(self._reader.read_at(offset - BLOCK_BYTES, BLOCK_BYTES))
-        return self._reader.read_at(offset, size_bytes), None
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-        self._reader = None
+def _read(shards: OneShard, url: str, offset: int, size_bytes: int) -> tuple[bytes, str | None]:
+    """The member's bytes; for a link without a target, no bytes and the sentence that says so."""
+    reader = shards.open(url)
+    if size_bytes == 0:
+        # The member's header tells a link from an empty file.
+        return b"", dead_link_of(reader.read_at(offset - BLOCK_BYTES, BLOCK_BYTES))
+    return reader.read_at(offset, size_bytes), None

@@ -1,4 +1,4 @@
-"""Build modules without drawing the random numbers that nobody will use.
+"""Build modules without initialising their weights at random.
 
 Constructors initialise every weight at random. For weights that are loaded afterwards, or that have no numbers, this is
 the largest part of the work.

@@ -88,8 +88,7 @@ def image_bytes_on_gpu(encoder: Encoder) -> int:
     tower = encoder.tower
     tokens, width = tower.pos_embed.shape
     size = torch.finfo(tower.dtype).bits // 8
-    height, width_px = encoder.model.preprocess.size
-    numbers = height * width_px * 3
+    numbers = encoder.model.preprocess.pixel_bytes
     activations = tokens * width * ROWS_AT_ONCE * size
     pixels = numbers * (2 * 1 + 2 * 4 + 2 * size)
     return activations + 2 * _emitted_bytes(tower, encoder) + pixels
@@ -134,5 +133,4 @@ def _free_bytes(settings: PrecomputeSettings, device: torch.device) -> float:
 def _in_flight_bytes(encoder: Encoder, batch_size: int) -> int:
     if encoder.device.type != "cuda":
         return _IN_FLIGHT_BYTES
-    height, width = encoder.model.preprocess.size
-    return max(_IN_FLIGHT_BYTES, _BATCHES_IN_FLIGHT * batch_size * height * width * 3)
+    return max(_IN_FLIGHT_BYTES, _BATCHES_IN_FLIGHT * batch_size * encoder.model.preprocess.pixel_bytes)

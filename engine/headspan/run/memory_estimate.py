@@ -67,8 +67,7 @@ def _decoding_bytes(settings: ResolvedSettings, encoder: Encoder) -> int:
     """Images in flight, the pixels that follow them, and the processes that decode."""
     preprocess, batch = encoder.model.preprocess, settings.batch_size
     if not uses_processes(encoder.device.type):
-        height, width = preprocess.size
-        return settings.in_flight_bytes + _PIXEL_BATCHES * batch * height * width * 3
+        return settings.in_flight_bytes + _PIXEL_BATCHES * batch * preprocess.pixel_bytes
     if settings.decode == "gpu":
         # Pixels stay on the GPU.
         return settings.in_flight_bytes

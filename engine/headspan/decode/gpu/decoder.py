@@ -60,8 +60,7 @@ class GpuDecoder:
     @property
     def image_bytes(self) -> int:
         """Memory of one image's pixels, on the device."""
-        height, width = self.preprocess.size
-        return height * width * 3 * self.dtype.itemsize
+        return self.preprocess.pixel_bytes * self.dtype.itemsize
 
     def span_images(self, batch_size: int) -> int:
         """How many images a span should have: several batches, or an equal part of one, as far as memory allows."""

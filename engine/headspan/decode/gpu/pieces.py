@@ -9,6 +9,7 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Int64
 
+from headspan.decode.one_shard import OneShard
 from headspan.decode.processes.reading import plan_reads
 from headspan.shards.reader import ShardReader
 from headspan.shards.samples import BadImage, SampleSpan
@@ -81,9 +82,7 @@ class PieceReader:
 
     def __init__(self, open_source: Callable[[str], ShardReader], most_bytes: int) -> None:
         """One read has at most `most_bytes`, unless an image has more."""
-        self._open_source, self._most_bytes = open_source, most_bytes
-        self._url = ""
-        self._reader: ShardReader | None = None
+        self._shards, self._most_bytes = OneShard(open_source), most_bytes
 
     def read(self, piece: Piece) -> None:
         """Read the encoded images of `piece`. Raises SourceError if the shard cannot be read."""
@@ -95,7 +94,7 @@ class PieceReader:
             begin += count
             if not places:
                 continue
-            reader = self._open(url)
+            reader = self._shards.open(url)
             for read in plan_reads(offsets, sizes, places, self._most_bytes):
                 data = reader.read_at(read.offset, read.size)
                 stop = read.first + read.images
@@ -108,14 +107,6 @@ class PieceReader:
                     data, begins, ends = b"", [0], [0]
                 piece.reads.append(Read(read.first, data, begins, ends))
 
-    def _open(self, url: str) -> ShardReader:
-        if self._reader is None or self._url != url:
-            self.close()
-            self._reader, self._url = self._open_source(url), url
-        return self._reader
-
     def close(self) -> None:
         """Close the shard."""
-        if self._reader is not None:
-            self._reader.close()
-        self._reader = None
+        self._shards.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -27,6 +26,7 @@ from headspan.decode.gpu.nvjpeg import DecodeJpegs
 from headspan.decode.gpu.pieces import Piece, Read
 from headspan.decode.gpu.placing import placed
 from headspan.decode.gpu.sound_jpeg import marker_places, sound_size
+from headspan.decode.room import Room
 from headspan_kernels import ops
 from headspan_kernels.reference import Placed
 
@@ -63,7 +63,7 @@ class Rendering:
         """
         self._decode_jpegs, self._preprocess = decode_jpegs, preprocess
         self._device, self._dtype, self._device_bytes = device, dtype, device_bytes
-        self._host, self._room = host, _Room(host_bytes)
+        self._host, self._room = host, Room(host_bytes)
         self._resize = ops(device).preprocess
         # The first launch compiles the kernel, which one thread does while others wait.
         self._launching = threading.Lock()
@@ -178,23 +178,3 @@ def _views(read: Read) -> list[Tensor]:
         last = end
     sizes.append(len(read.data) - last)
     return list(torch.frombuffer(read.data, dtype=torch.uint8).split(sizes)[1::2])
-
-
-class _Room:
-    """Memory that threads take and give back; what is larger than all of it has it alone."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._taken = limit, 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def of(self, size: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._limit)
-            self._taken += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= size
-                self._changed.notify_all()

@@ -58,8 +58,7 @@ class ProcessDecoder:
     @property
     def image_bytes(self) -> int:
         """Memory of one image's pixels."""
-        height, width = self.preprocess.size
-        return height * width * 3
+        return self.preprocess.pixel_bytes
 
     @property
     def workers(self) -> int:

@@ -86,7 +86,9 @@ class DecodingProcesses:
         """End a pass over all of its spans; `lent` holds the slots that its consumer has yet to release."""
         self._lent = lent
         with self._lock:
-            self._passing = closed = self._closed
+            closed = self._closed
+            # A pass that outlived the run is ended by `abandon`.
+            self._passing = closed
         if closed:
             self.abandon()
 

@@ -47,8 +47,7 @@ class WorkerSettings:
     @property
     def ring_bytes(self) -> int:
         """Memory of the notes and the slots."""
-        height, width = self.preprocess.size
-        return self.notes_bytes + self.slots * self.slot_images * height * width * 3
+        return self.notes_bytes + self.slots * self.slot_images * self.preprocess.pixel_bytes
 
 
 class Run(NamedTuple):

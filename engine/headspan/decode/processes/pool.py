@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import signal
 import socket
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from headspan.decode.processes.messages import SpanFailure, SpanRequest, SpanRes
 from headspan.decode.processes.ring import NOWHERE, Ring
 from headspan.decode.processes.worker_process import DEPTH, Worker
 from headspan.errors import HeadspanError
+from headspan.io.interpreters import signal_name
 from headspan.io.memory import empty_file, opening
 
 # An image is bad once it has ended so many processes.
@@ -164,5 +164,5 @@ def end_all(workers: Sequence[Worker]) -> None:
 def _ending(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    name = signal_name(code)
     return f"{name}, as if memory were short" if name == "SIGKILL" else name

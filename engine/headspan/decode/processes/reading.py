@@ -16,6 +16,7 @@ from queue import SimpleQueue
 
 from headspan.decode.processes.messages import SpanRequest, WorkerSettings
 from headspan.decode.processes.ring import Ring
+from headspan.decode.room import Room
 from headspan.errors import HeadspanError
 from headspan.shards.reader import Place, ShardReader
 from headspan.shards.sources import open_place, read_spool
@@ -211,30 +212,19 @@ def _raising(error: Exception) -> Callable[[], bytes]:
     return wait
 
 
-class _Room:
-    """The encoded bytes that this process holds: one thread takes, the other gives back."""
+class _Room(Room):
+    """The encoded bytes that this process holds; of all processes, one at a time holds an image that is larger."""
 
     def __init__(self, limit: int, ring: Ring) -> None:
-        self._limit, self._ring = limit, ring
-        self._taken = 0
-        self._changed = threading.Condition()
-
-    def is_large(self, size: int) -> bool:
-        """Whether one image is larger than everything that this process may hold."""
-        return size > self._limit
+        super().__init__(limit)
+        self._ring = ring
 
     def take(self, size: int) -> None:
-        """Wait until `size` more bytes fit, or until this process holds none."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken == 0 or self._taken + size <= self._limit)
-            self._taken += size
-        if self.is_large(size):
+        super().take(size)
+        if size > self.limit:
             self._ring.lock_large()
 
     def give_back(self, size: int) -> None:
-        """Give back what was taken for a read."""
-        if self.is_large(size):
+        if size > self.limit:
             self._ring.unlock_large()
-        with self._changed:
-            self._taken -= size
-            self._changed.notify()
+        super().give_back(size)

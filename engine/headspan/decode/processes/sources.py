@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from headspan.decode.one_shard import OneShard
 from headspan.io.memory import write_at
 from headspan.shards.reader import Place, ShardReader
 from headspan.shards.tar_header import BLOCK_BYTES
@@ -22,8 +23,7 @@ class Sources:
         self._open_source = open_source
         self._places: dict[str, Place | None] = {}
         # The open shard that no other process can read.
-        self._name = ""
-        self._reader: ShardReader | None = None
+        self._shard = OneShard(open_source)
 
     def place(self, name: str) -> Place | None:
         """Where a worker reads the shard; None if only this process can. Raises SourceError if it cannot be opened."""
@@ -31,8 +31,7 @@ class Sources:
             reader = self._open_source(name)
             self._places[name] = reader.place()
             if self._places[name] is None:
-                self.close()
-                self._name, self._reader = name, reader
+                self._shard.keep(name, reader)
             else:
                 reader.close()
         return self._places[name]
@@ -43,19 +42,15 @@ class Sources:
         Of an empty member, the header is copied and the offset follows it, as in a tar. Raises SourceError if the shard
         cannot be read.
         """
-        if self._reader is None or self._name != name:
-            self.close()
-            self._reader, self._name = self._open_source(name), name
+        reader = self._shard.open(name)
         position = 0
         for offset, size in members:
             header = 0 if size else BLOCK_BYTES
             yield position + header
-            data = self._reader.read_at(offset - header, size + header)
+            data = reader.read_at(offset - header, size + header)
             write_at(descriptor, data, position)
             position += len(data)
 
     def close(self) -> None:
         """Close the shard that is open."""
-        if self._reader is not None:
-            self._reader.close()
-        self._reader = None
+        self._shard.close()

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 
 from headspan.decode.processes.messages import SpanRequest, WorkerSettings, send
 from headspan.errors import HeadspanError, one_line, shortened
+from headspan.io.interpreters import blocked, module_folders
 from headspan.io.memory import close_file, empty_file, memory_file, opening
 
 # Spans that a worker has: one that it decodes, and one that it reads meanwhile.
@@ -27,7 +28,6 @@ FILES = DEPTH + 2
 # How much of what a process printed is put into an error.
 _TAIL_BYTES = 2_000
 _MAIN = "from headspan.decode.processes.worker import main"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Each process decodes in one thread; libraries that start a thread for each core would only take memory.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -68,20 +68,17 @@ class Worker:
             ours, theirs = socket.socketpair()
         inherited = (theirs.fileno(), self._ring, *self.spools)
         main = f"main({theirs.fileno()}, {early_route!r})"
-        # Python ignores all entries that are not strings.
-        folders = [folder for folder in sys.path if isinstance(folder, str)]
-        script = f"import sys; sys.path[:] = {folders!r}; {_MAIN}; {main}"
-        # The process inherits the mask: it never receives these signals, not even while it starts.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        script = f"import sys; sys.path[:] = {module_folders()!r}; {_MAIN}; {main}"
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", script],  # type: ignore[attr-defined]
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=self._printed,
-                stderr=self._printed,
-                env={**os.environ, **_ONE_THREAD},
-            )
+            with blocked(signal.SIGINT, signal.SIGTERM):
+                self.process = subprocess.Popen(
+                    [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", script],  # type: ignore[attr-defined]
+                    pass_fds=inherited,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._printed,
+                    stderr=self._printed,
+                    env={**os.environ, **_ONE_THREAD},
+                )
         except (OSError, ValueError, TypeError) as error:
             ours.close()
             raise HeadspanError(
@@ -89,7 +86,6 @@ class Worker:
                 "free memory, or raise the limit on open files (ulimit -n)"
             ) from error
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
         self.connection = Connection(ours.detach())
         if self._settings is not None:

@@ -19,6 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import TypeAlias
 
 from headspan.errors import shortened
+from headspan.io.interpreters import blocked, module_folders, signal_name
 from headspan.redact import redact
 from headspan.run.executors.messages import Message, Order, line_of, message_of
 
@@ -51,25 +52,23 @@ class DeviceProcess:
             # Messages have a pipe of their own: anything may print to standard output, even before the first import.
             receiving, sending = os.pipe()
             self._messages = on_failure.enter_context(os.fdopen(receiving, "rb"))
-            # Blocked, so that Ctrl-C cannot end the process before it ignores it. It inherits the mask.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
-                # -P: modules of the current folder must not replace those of the first lines.
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _BEGIN, str(sending)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[sending],
-                )
-                on_failure.callback(self._kill)
+                # Ctrl-C cannot end the process before it ignores it, nor arrive before a failure ends the process.
+                with blocked(signal.SIGINT):
+                    # -P: modules of the current folder must not replace those of the first lines.
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-P", "-c", _BEGIN, str(sending)],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        pass_fds=[sending],
+                    )
+                    on_failure.callback(self._kill)
             finally:
                 os.close(sending)
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for thread in self._threads:
                 thread.start()
-            # Python ignores other entries.
-            self._send(json.dumps([each for each in sys.path if isinstance(each, str)]).encode() + b"\n")
+            self._send(json.dumps(module_folders()).encode() + b"\n")
             on_failure.pop_all()
 
     @property
@@ -103,10 +102,7 @@ class DeviceProcess:
             self._process.wait(GRACE_SECONDS)
         self._process.kill()
         code = self._process.wait()
-        try:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        except ValueError:
-            how = f"was ended by signal {-code}"
+        how = f"was ended by {signal_name(code)}" if code < 0 else f"ended with exit code {code}"
         self._threads[1].join(timeout=1.0)
         # The last lines say most, so they come first if there are too many.
         printed = " ".join(" ".join(reversed(self._last_lines)).split())
