@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,31 @@ def test_bad_images_that_a_killed_process_did_not_report_count_at_once(
         message = message_of(line)
         return Event(NOTE, 0, None, "committed") if isinstance(message, Committed) else message
 
-    def kill_one(event: Progress) -> None:
-        if event.stage == "images" and event.done and hs.open(out).bad_images():
-            started[0]._process.kill()
+    def signal_all(number: int) -> None:
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
 
+    killed = False
+
+    def kill_one(event: Progress) -> None:
+        nonlocal killed
+        if event.stage != "images" or killed:
+            return
+        # Otherwise the processes could finish the store while this one looks at it.
+        signal_all(signal.SIGSTOP)
+        if killed := bool(hs.open(out).bad_images()):
+            started[0]._process.kill()
+        else:
+            signal_all(signal.SIGCONT)
+
+    def ended(processes: Sequence[DeviceProcess]) -> None:
+        signal_all(signal.SIGCONT)
+        end(processes)
+
+    monkeypatch.setattr("headspan.run.executors.devices.end", ended)
     monkeypatch.setattr("headspan.run.executors.process.message_of", without_commits)
-    with pytest.raises(SourceError, match=r"[123] of 70 images (is|are) bad, more than --max-bad 0 allows"):
+    with pytest.raises(SourceError, match=r"[12] of 70 images (is|are) bad, more than --max-bad 0 allows"):
         hs.precompute(
             out=out,
             on_progress=kill_one,

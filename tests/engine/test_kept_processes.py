@@ -145,8 +145,9 @@ def test_a_thread_that_hangs_in_a_source_when_the_run_ends_never_writes_to_files
     source = HangingReader(samples[0].url, go_on)
     before, threads = children(), threading.active_count()
     with DecodingProcesses(2) as processes:
-        decoder = ProcessDecoder("exact", SMALL, 1 << 20, 4, 2, open_source=lambda url: source, kept=processes)
-        # Nothing is decoded ahead of the consumer but one span and those that the processes have.
+        # However late a process starts, the ring has no room for most of the shard before the consumer takes a span.
+        decoder = ProcessDecoder("exact", SMALL, 1 << 16, 4, 2, open_source=lambda url: source, kept=processes)
+        assert decoder.slots * decoder.span_images(4) < len(samples) // 2
         with closing(prefetch(decoder.decode(spans(samples, 4)), lambda span: span.pixel_bytes, 1)) as decoded:
             next(decoded).good.release()
             source.shall_hang = True
