@@ -305,5 +305,12 @@ def test_commands_show_heads_that_do_not_beat_chance_as_unlabelled(
     # Heads that do not beat chance are not counted.
     assert "heads per label: a 2, b 1\n" in out
     assert re.search(r"^L1 +3 +1 \(0\.0083\) +1 \(", out, re.MULTILINE)
+    assert main(["votes", str(toy_copy)]) == 0
+    out = capsys.readouterr().out
+    assert "L0.H0  a  CCS 5  p 5.9e-05\n" in out
+    assert "L1.H0  a  CCS 1  p 1, unlabelled (chance)\n" in out
+    assert "L1.H2  -  CCS 0\n" in out
     assert main(["compare", str(toy_copy)]) == 0
-    assert re.search(r" big +1 +6 +3 \(0\.021\) +2 \(0\.00029\) ", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r" big +1 +6 +3 \(0\.021\) +2 \(0\.00029\) ", out)
+    assert "labelled: heads with p < 0.05, or with a label where chance is not known; in brackets: by chance\n" in out

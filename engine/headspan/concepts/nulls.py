@@ -14,10 +14,9 @@ head: the concepts of `n` given texts under a random permutation are `n` concept
 probability answers both questions. The nulls differ only in how heads depend on one another, which no expected number
 needs.
 
-TEXTSPAN does not draw at random, even from a pool without meaning: a head that varies in few directions chooses texts
-that are alike, and these have one concept more often. In the reference model, with the pool's vectors rotated at random,
-2.9 % of the heads score 4 or more, where 0.9 % of random draws do; with random weights 0.6 %. So `p` can be too small by
-a factor of about three, and a `p` just below the level is weak evidence.
+TEXTSPAN does not draw at random, even from a pool without meaning. With the world pool's vectors rotated at random (100
+rotations), 2.9 % of the reference model's heads score 4 or more, where 0.9 % of random draws do; with random weights,
+0.6 % do. So `p` can be too small by a factor of about three, and a `p` just below the level is weak evidence.
 
 Labels and votes of language models have no such null. Their votes exist only for the texts of each head with its own
 label, and say nothing about other texts.
