@@ -26,6 +26,8 @@ from headspan.spans.greedy import greedy
 # With 40 draws, lowest and highest are the ends of the 95 % range, and a p of 0.05 is two of 41.
 DRAWS = 40
 SEED = 0
+# With fewer draws no share is above the 0.05 of them that are highest.
+LEAST_DRAWS = 20
 # The mean over so many isotropic pools varies by less than a tenth of a percentage point.
 _ISOTROPIC_POOLS = 4
 # Texts of problems that are solved together: a share of a core's cache.
@@ -92,9 +94,11 @@ class HeadsAbove:
 
 
 def check_draws(draws: int, seed: int) -> None:
-    """Raise SettingsError if draws or seed are negative, or if a single draw would have no other to compare with."""
-    if draws < 0 or draws == 1:
-        raise SettingsError(f"{counted(draws, 'draw')}: ask for at least 2, better {DRAWS}, or for 0 to draw none")
+    """Raise SettingsError if there are too few draws for a p of 0.05 and not none, or if the seed is negative."""
+    if draws and draws < LEAST_DRAWS:
+        raise SettingsError(
+            f"{counted(draws, 'draw')}: too few for a p of 0.05; ask for at least {LEAST_DRAWS}, or for 0 to draw none"
+        )
     if seed < 0:
         raise SettingsError(f"seed {seed} is negative; give a whole number from 0")
 
