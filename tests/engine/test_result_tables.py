@@ -45,8 +45,8 @@ SCORES = ConceptConsistency(LABELS, Votes(("A", "B"), CAST, np.array([[5, 4], [5
 def votes(toy_copy: Path) -> VotesOfRun:
     store = hs.open(toy_copy)
     keep(store, HEADS)
-    hs.concepts.label_heads(store)
-    hs.concepts.concept_consistency(store)
+    hs.concepts.label_heads(store, save=True)
+    hs.concepts.concept_consistency(store, save=True)
     return read_votes(store)
 
 

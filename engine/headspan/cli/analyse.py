@@ -6,6 +6,7 @@ import argparse
 
 from headspan.cli.commands import Section
 from headspan.cli.progress import ProgressPrinter
+from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say
 from headspan.config import parse_layers
@@ -56,7 +57,7 @@ def add_textspan(section: Section) -> None:
     weights_flag(texts)
     result = command.add_argument_group("result")
     run_flag(result)
-    overwrite_flag(result, "the labels and scores made from it")
+    overwrite_flag(result, "labels and scores")
 
 
 def add_report(section: Section) -> None:
@@ -75,11 +76,15 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     also = [Store(path) for path in flags.also]
     given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
-    spans = textspan(store, *given, progress, also, flags.overwrite, weights=flags.weights)
+    spans, unsaved = saved_or_not(
+        lambda: textspan(store, *given, progress, also, flags.overwrite, weights=flags.weights, save=True)
+    )
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
-    say(f"saved as textspan/{spans.run} in {store.path}")
+    if unsaved is None:
+        say(f"saved as textspan/{spans.run} in {store.path}")
+    tell_unsaved(unsaved)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from headspan.cli.commands import Section
 from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, refuse_asking_flags, value_of
 from headspan.cli.progress import ProgressPrinter
+from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.cli.terminal import say, say_row
@@ -46,7 +47,7 @@ def add_labels(section: Section) -> None:
     store_argument(label)
     result = label.add_argument_group("result")
     run_flag(result)
-    overwrite_flag(result, "the scores made from it")
+    overwrite_flag(result, "scores")
     asking = asking_group(label)
     asking.add_argument(
         "--llm", metavar="MODEL", help="the model that labels (default: none; labels are the pool's concepts)"
@@ -69,7 +70,7 @@ def add_labels(section: Section) -> None:
     store_argument(ccs)
     result = ccs.add_argument_group("result")
     run_flag(result)
-    overwrite_flag(result, "the votes of other judges")
+    overwrite_flag(result)
     asking = asking_group(ccs)
     asking.add_argument(
         "--judge",
@@ -106,7 +107,8 @@ def add_pool(section: Section) -> None:
 def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
-        labels = label_heads(Store(flags.store), flags.run_name, flags.overwrite, progress)
+        store = Store(flags.store)
+        labels, unsaved = saved_or_not(lambda: label_heads(store, flags.run_name, flags.overwrite, progress, save=True))
     else:
         store, examples = Store(flags.store), read_examples(flags.examples or ())
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
@@ -115,9 +117,8 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         wanted = _open_questions(lambda overwrite: open_label_questions(store, spans, questions, overwrite), flags)
         if not go_ahead(asker, list(wanted.values()), flags):
             return 0
-        labels = label_by_model(
-            store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
-        )
+        given = (flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite)
+        labels, unsaved = saved_or_not(lambda: label_by_model(store, asker, *given, save=True))
         _print_spent(asker)
     say(f"labels by {labels.source}")
     for layer, names in zip(labels.layers, labels.names, strict=True):
@@ -125,6 +126,7 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             say_row(f"L{layer}.H{head}", name or "-")
     if labels.free:
         _print_merged(labels)
+    tell_unsaved(unsaved)
     return 0
 
 
@@ -163,21 +165,30 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     if not flags.judge:
         refuse_asking_flags(flags, "--judge", "add")
+    run: str | Labels | None = flags.run_name
+    unsaved = None
     if not runs(store, "labels"):
         if flags.dry_run:
             raise SettingsError(f"{store.path}: no head has a label yet; run headspan label, then this command again")
-        label_heads(store, flags.run_name, on_progress=progress)
+        labels, unsaved = saved_or_not(lambda: label_heads(store, flags.run_name, on_progress=progress, save=True))
+        run = run if unsaved is None else labels
+    saving = unsaved is None
     if flags.judge:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
-        given = (flags.run_name, bool(flags.add), answer_tokens)
-        asked = _open_questions(lambda overwrite: open_ballot(store, flags.judge, *given, overwrite), flags).open
+        given = (run, bool(flags.add), answer_tokens)
+        asked = _open_questions(
+            lambda overwrite: open_ballot(store, flags.judge, *given, overwrite, saving), flags
+        ).open
         if not go_ahead(asker, [one for questions in asked.values() for one in questions.values()], flags):
             return 0
-        found = judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite)
+        found, not_saved = saved_or_not(
+            lambda: judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite, save=saving)
+        )
         _print_spent(asker)
     else:
-        found = concept_consistency(store, flags.run_name, flags.overwrite, progress)
+        found, not_saved = saved_or_not(lambda: concept_consistency(store, run, flags.overwrite, progress, save=saving))
     _print_scores(found)
+    tell_unsaved(unsaved or not_saved)
     return 0
 
 

@@ -16,10 +16,10 @@ from headspan.concepts.agreement import Agreement, rater_agreement
 from headspan.concepts.ccs import UNSOURCED, read_scores
 from headspan.concepts.comparison import ComparedStore, compare
 from headspan.concepts.human_votes import read_vote_sheet, write_vote_sheet
-from headspan.concepts.labels import read_labels
+from headspan.concepts.labels import read_labels, spans_of
 from headspan.concepts.votes import VotesOfRun, VotesOnHead, read_votes
 from headspan.errors import SettingsError, counted
-from headspan.spans.result import read_spans
+from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 
 
@@ -91,7 +91,7 @@ def _print_replies(indent: str, replies: Sequence[str]) -> None:
 def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     labels = read_labels(store, flags.run_name)
-    spans = read_spans(store, labels.run)
+    spans = spans_of(store, labels)
     if flags.write:
         written = write_vote_sheet(spans, labels, flags.write, flags.count, flags.seed)
         say(
@@ -101,6 +101,7 @@ def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         return 0
     people = {str(path): read_vote_sheet(spans, labels, path) for path in flags.human or ()}
     found = read_scores(store, labels.run)
+    refuse_older(store, "ccs", labels.run)
     pairs = rater_agreement(found, people)
     if not pairs.pairs:
         raise SettingsError(

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from headspan.concepts.labels import LABELLED_TEXTS, Labels, read_labels
+from headspan.concepts.labels import LABELLED_TEXTS, Labels, of_older, read_labels, spans_of
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
-from headspan.spans.result import HeadSpans, place_of, read_spans
+from headspan.spans.result import HeadSpans, place_of
 from headspan.store import results
+from headspan.store.lineage import Lineage, lineage_of, refuse_older
 from headspan.store.reader import Store
-from headspan.store.write import analyses
+from headspan.store.write.save_result import save_result
 
 # A missing vote: the head has no label or no such text, or the judge gave no usable answer.
 NO_VOTE = -1
@@ -70,13 +71,20 @@ class ConceptConsistency(Tabular):
 
     labels: Labels
     votes: Votes
+    # Identifies the result, and says what it was made from.
+    lineage: Lineage | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __repr__(self) -> str:
         groups = ", ".join(f"{count} {name}" for name, count in self.groups.items())
         return (
             f"ConceptConsistency({self.labels.run!r}: {counted(self.scores.size, 'head')}, layers "
-            f"{as_ranges(self.labels.layers)}; {groups})"
+            f"{as_ranges(self.labels.layers)}; {groups}{of_older(self.older)})"
         )
+
+    @property
+    def older(self) -> str | None:
+        """The run that the scores were made from, if it was replaced or removed since; else None."""
+        return self.lineage.older if self.lineage else self.labels.older
 
     @property
     def consistent(self) -> Bool[np.ndarray, "layer head text"]:
@@ -172,29 +180,35 @@ class ConceptConsistency(Tabular):
 
 
 def concept_consistency(
-    store: Store, run: str | None = None, overwrite: bool = False, on_progress: Listener = ignore
+    store: Store,
+    run: str | Labels | None = None,
+    overwrite: bool = False,
+    on_progress: Listener = ignore,
+    *,
+    save: bool = False,
 ) -> ConceptConsistency:
-    """Score a run by the votes that its labels include, and write the result as `ccs/<run>`.
+    """Score heads by the votes that their labels include. Source: Madasu, Lal, Howard, arXiv 2503.11103.
 
-    Without `run`, the only labelled run is scored. Source: Madasu, Lal, Howard, arXiv 2503.11103.
+    `run` is the name of labels, or what `label_heads` returned; None means the store's only labels. If a run is named,
+    or with `save`, the result is saved as `ccs/<run>`; otherwise nothing is written.
 
     Raises SettingsError if the labels have no votes because a language model gave them: judges vote on those, see
-    `judge_heads`. Raises StoreError if the run has different votes, such as those of judges, and `overwrite` is false;
-    `overwrite` deletes them.
+    `judge_heads`. Raises StoreError if the labels are of an older TEXTSPAN run, or if the run has different votes, such
+    as those of judges, and `overwrite`, which replaces them, is false. Raises NotSavedError, which holds the result, if
+    the store cannot be written.
     """
-    labels = read_labels(store, run)
+    labels = run if isinstance(run, Labels) else read_labels(store, run)
     if labels.consistent is None:
         raise SettingsError(
             f"labels of run {labels.run!r} are by {labels.source}, so judges must vote on them; name judges with "
             "--judge, or label by the pool's concepts with headspan label --overwrite"
         )
-    spans = read_spans(store, labels.run)
-    texts = text_counts(spans)
+    texts = text_counts(spans_of(store, labels))
     exists = np.arange(LABELLED_TEXTS) < texts[..., None]
     cast = np.where(exists & labels.labelled[..., None], labels.consistent.astype(np.int8), np.int8(NO_VOTE))
     found = ConceptConsistency(labels, Votes((labels.source,), cast[None], texts))
-    save_scores(store, found, overwrite=overwrite, on_progress=on_progress)
-    return found
+    saved = save or isinstance(run, str)
+    return save_scores(store, found, saved=saved, overwrite=overwrite, on_progress=on_progress)
 
 
 def text_counts(spans: HeadSpans) -> Int[np.ndarray, "layer head"]:
@@ -207,18 +221,20 @@ def save_scores(
     found: ConceptConsistency,
     arrays: dict[str, results.Named] | None = None,
     settings: dict[str, Any] | None = None,
+    saved: bool = True,
     overwrite: bool = False,
     on_progress: Listener = ignore,
-) -> None:
-    """Write scores, votes and their sources as `ccs/<run>`, with further arrays and settings.
+) -> ConceptConsistency:
+    """Return `found` with its lineage, if `saved` written as `ccs/<run>`, with further arrays and settings.
 
-    Raises StoreError as `analyses.save` does if there are different scores.
+    Raises StoreError as `save_result` does.
     """
     votes = found.votes
-    analyses.save(
+    return save_result(
         store,
         "ccs",
         found.labels.run,
+        found,
         {
             "scores": (found.scores, ("layer", "head")),
             "votes": (votes.cast, ("judge", "layer", "head", "text")),
@@ -228,6 +244,9 @@ def save_scores(
         {
             "source": votes.source,
             "labels_source": found.labels.source,
+            # So that the scores can be read after their labels were replaced.
+            "labels": [list(row) for row in found.labels.names],
+            "labels_free": found.labels.free,
             "judges": list(votes.judges),
             "layers": list(found.labels.layers),
             **found.summary(),
@@ -236,6 +255,8 @@ def save_scores(
             "unsourced": UNSOURCED,
             **(settings or {}),
         },
+        {f"labels/{found.labels.run}": found.labels.lineage},
+        saved,
         overwrite,
         on_progress,
     )
@@ -252,4 +273,20 @@ def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
         raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs --overwrite")
     with results.as_written(store, "ccs", run):
         judges, votes, texts = tuple(map(str, settings["judges"])), arrays["votes"], arrays["texts"]
-    return ConceptConsistency(read_labels(store, run), Votes(judges, votes, texts))
+    lineage = lineage_of(store, "ccs", run)
+    return ConceptConsistency(_scored_labels(store, run, settings), Votes(judges, votes, texts), lineage=lineage)
+
+
+def _scored_labels(store: Store, run: str, settings: Mapping[str, Any]) -> Labels:
+    """The labels that were scored: those of the store, or if they were replaced since, those kept with the scores."""
+    lineage, source = lineage_of(store, "ccs", run), f"labels/{run}"
+    replaced = source in lineage.made_from and lineage.made_from[source] != lineage_of(store, "labels", run).checksum
+    if not replaced:
+        return read_labels(store, run)
+    if "labels" not in settings:
+        # Scores of earlier versions do not include their labels.
+        refuse_older(store, "ccs", run)
+    with results.as_written(store, "ccs", run):
+        names = tuple(tuple(None if name is None else str(name) for name in row) for row in settings["labels"])
+        source, layers = str(settings["labels_source"]), tuple(map(int, settings["layers"]))
+        return Labels(run, source, layers, names, None, bool(settings["labels_free"]))

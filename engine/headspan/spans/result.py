@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.frames import Tabular
 from headspan.store import results
+from headspan.store.lineage import Lineage, lineage_of
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool
 from headspan.texts.stored import stored_pool
@@ -26,6 +27,8 @@ class HeadSpans(Tabular):
     """
 
     run: str
+    # Identifies the result, so that labels and scores say which one they were made from.
+    lineage: Lineage | None = field(default=None, kw_only=True, repr=False, compare=False)
     pool: Pool
     layers: tuple[int, ...]
     # Places in the pool; -1 if no variance was left to explain.
@@ -117,4 +120,5 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
         raise StoreError(
             f"{store.path}: the pool {pool.name} has changed since textspan run {run!r}; run headspan textspan again"
         )
-    return HeadSpans(run, pool, layers, indices, explained, images, stores)
+    lineage = lineage_of(store, "textspan", run)
+    return HeadSpans(run, pool, layers, indices, explained, images, stores, lineage=lineage)

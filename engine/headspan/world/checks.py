@@ -1,17 +1,18 @@
 """The results of a ground-truth check, and how they are read back from JSON.
 
-Shares are fractions from 0 to 1. `dataclasses.asdict` gives the JSON form.
+Shares are fractions from 0 to 1. `ground_truth_as_json` gives the JSON form.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headspan.explore.neighbours import Head
 from headspan.prune.zero_shot import Accuracy
+from headspan.store.lineage import Lineage
 
 # The concepts of the world's text pool, and the factor that each is scored by.
 FACTOR_OF = {
@@ -95,10 +96,25 @@ class GroundTruth:
     about: str = ""
     # The same scores of other models over the same scenes, by name.
     controls: dict[str, GroundTruth] = field(default_factory=dict)
+    # Identifies the result, and says what it was made from.
+    lineage: Lineage | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    @property
+    def older(self) -> str | None:
+        """The run that the result was made from, if it was replaced or removed since; else None."""
+        return self.lineage.older if self.lineage else None
+
+
+def ground_truth_as_json(truth: GroundTruth) -> dict[str, Any]:
+    """The result as JSON values, without its lineage."""
+    found = asdict(truth)
+    del found["lineage"]
+    controls = {name: ground_truth_as_json(each) for name, each in truth.controls.items()}
+    return {**found, "controls": controls}
 
 
 def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:
-    """The result that `asdict` turned into `stored`; results of earlier versions have no controls.
+    """The result that `ground_truth_as_json` turned into `stored`; results of earlier versions have no controls.
 
     Raises TypeError, ValueError, LookupError or AttributeError if `stored` is anything else.
     """
