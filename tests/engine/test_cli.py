@@ -74,8 +74,8 @@ def test_all_commands_of_the_analysis_run_one_after_another(
     sentence = refused(capsys, *again, "--rank", "3")
     assert "rank 80, now 3" in sentence
     assert sentence.endswith(
-        "--overwrite (in Python overwrite=True), which replaces textspan/pool; labels/pool, ccs/pool would be kept, marked "
-        "as of an older run"
+        "--overwrite (in Python overwrite=True), which replaces textspan/pool; labels/pool, ccs/pool would be kept, "
+        "marked as of an older run"
     )
     assert relative_files(store) == before
     assert main([*again, "--rank", "3", "--overwrite"]) == 0

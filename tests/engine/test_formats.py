@@ -20,8 +20,8 @@ from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.spans.over_store import read_spans
 from headspan.store import results
-from headspan.store.lineage import lineage_of
 from headspan.store.identity import RUN_KEYS, SIZE_KEYS, differences
+from headspan.store.lineage import lineage_of
 from tests.conftest import ToyRun, relative_files, zarr_array
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -22,7 +22,6 @@ from headspan.errors import ModelError, SettingsError, StoreError, TextsError
 from headspan.events import Progress
 from headspan.spans.algorithm import Spread, span_heads, textspan_dense
 from headspan.spans.over_store import read_spans, span_store
-from headspan.store import results
 from tests import tolerances
 from tests.conftest import ToyRun, relative_files, zarr_array
 from tests.golden import recipe

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TypeVar
 
 from headspan.cli.commands import Section
+from headspan.cli.exports import Table, export, export_flags, only_export
+from headspan.cli.head_flag import Head, chosen_heads, head_flag
 from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, refuse_asking_flags, value_of
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
@@ -48,6 +50,8 @@ def add_labels(section: Section) -> None:
     result = label.add_argument_group("result")
     run_flag(result)
     overwrite_flag(result, "scores")
+    head_flag(result)
+    export_flags(label)
     asking = asking_group(label)
     asking.add_argument(
         "--llm", metavar="MODEL", help="the model that labels (default: none; labels are the pool's concepts)"
@@ -71,6 +75,8 @@ def add_labels(section: Section) -> None:
     result = ccs.add_argument_group("result")
     run_flag(result)
     overwrite_flag(result)
+    head_flag(result)
+    export_flags(ccs)
     asking = asking_group(ccs)
     asking.add_argument(
         "--judge",
@@ -105,6 +111,7 @@ def add_pool(section: Section) -> None:
 
 
 def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
         store = Store(flags.store)
@@ -120,14 +127,19 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         given = (flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite)
         labels, unsaved = saved_or_not(lambda: label_by_model(store, asker, *given, save=True))
         _print_spent(asker)
-    say(f"labels by {labels.source}")
-    for layer, names in zip(labels.layers, labels.names, strict=True):
-        for head, name in enumerate(names):
-            say_row(f"L{layer}.H{head}", name or "-")
-    if labels.free:
-        _print_merged(labels)
+    heads = chosen_heads(flags.heads, labels.layers, len(labels.names[0]))
+    if not export(flags, Table.of_heads(labels, heads)):
+        _print_labels(labels, heads)
     tell_unsaved(unsaved)
     return 0
+
+
+def _print_labels(labels: Labels, heads: Sequence[Head]) -> None:
+    say(f"labels by {labels.source}")
+    for layer, head in heads:
+        say_row(f"L{layer}.H{head}", labels.name(layer, head) or "-")
+    if labels.free:
+        _print_merged(labels)
 
 
 def _open_questions(opened: Callable[[bool], T], flags: argparse.Namespace) -> T:
@@ -162,6 +174,7 @@ def _print_spent(asker: Asker) -> None:
 
 
 def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     store = Store(flags.store)
     if not flags.judge:
         refuse_asking_flags(flags, "--judge", "add")
@@ -187,16 +200,17 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         _print_spent(asker)
     else:
         found, not_saved = saved_or_not(lambda: concept_consistency(store, run, flags.overwrite, progress, save=saving))
-    _print_scores(found)
+    heads = chosen_heads(flags.heads, found.labels.layers, found.scores.shape[1])
+    if not export(flags, Table.of_heads(found, heads)):
+        _print_scores(found, heads)
     tell_unsaved(unsaved or not_saved)
     return 0
 
 
-def _print_scores(found: ConceptConsistency) -> None:
+def _print_scores(found: ConceptConsistency, heads: Sequence[Head]) -> None:
     labels = found.labels
-    for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
-        for head, score in enumerate(scores):
-            say_row(f"L{layer}.H{head}", score, labels.name(layer, head) or "-")
+    for layer, head in heads:
+        say_row(f"L{layer}.H{head}", found.score(layer, head), labels.name(layer, head) or "-")
     say(f"labels by {labels.source}")
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():

@@ -82,8 +82,8 @@ class Comparison(Tabular):
 def compare(stores: Sequence[Store], run: str | None = None) -> Comparison:
     """The scores of CCS run `run` of every store; without `run`, of the only run of each.
 
-    Raises StoreError if a store has no such run, or one that is of an older run. Scores made by different methods cannot
-    be compared; see `comparable`.
+    Raises StoreError if a store has no such run, or one that is of an older run. Scores made by different methods
+    cannot be compared; see `comparable`.
     """
     compared = []
     for store in stores:
