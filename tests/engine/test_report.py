@@ -90,9 +90,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             workers=1,
         )
         store = headspan.open(folder / name)
-        headspan.textspan(store, POOL, texts_per_head=6)
-        label_heads(store)
-        concept_consistency(store)
+        headspan.textspan(store, POOL, texts_per_head=6, save=True)
+        label_heads(store, save=True)
+        concept_consistency(store, save=True)
     return folder
 
 
@@ -219,7 +219,7 @@ def test_the_summary_counts_images_layers_and_bytes(made: Path, page: str) -> No
 
 def test_the_table_holds_what_the_analyses_found(made: Path, page: str) -> None:
     store = headspan.open(made / "maps.zarr")
-    spans, found = read_spans(store), concept_consistency(store)
+    spans, found = read_spans(store), concept_consistency(store, save=True)
     rows = dict(re.findall(r'<tr id="(L\d+\.H\d+)">(.*?)</tr>', page))
     assert list(rows) == [f"L{layer}.H{head}" for layer in (0, 1) for head in range(3)]
     for layer, head in spans.heads():
@@ -251,7 +251,7 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
         products = store.head(layer, head) @ vectors[spans.indices[layer, head, 0]]
         shown = [keys.index(a["title"]) for tag, a in outline.tags if tag == "span" and a.get("title") in keys]
         assert shown == np.argsort(-products)[:4].tolist()
-        scores.append(concept_consistency(store).scores[layer, head])
+        scores.append(concept_consistency(store, save=True).scores[layer, head])
         assert sum(tag == "img" for tag, _ in outline.tags) == 8
     assert scores == sorted(scores, reverse=True)
 
@@ -259,9 +259,9 @@ def test_the_images_shown_are_those_with_the_largest_dot_products(made: Path, pa
 def test_the_report_says_over_how_many_stores_heads_are_described(made: Path, tmp_path: Path) -> None:
     other = headspan.open(made / "plain.zarr")
     store = headspan.open(shutil.copytree(other.path, tmp_path / "copy.zarr"))
-    headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True)
-    label_heads(store)
-    concept_consistency(store)
+    headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     page = write_report(store, tmp_path / "report.html").read_text()
     assert f"awkward, over {2 * other.images} images of 2 stores" in Outline(page).body_texts()
     assert f"its contribution to {2 * other.images} image embeddings" in page
@@ -290,9 +290,9 @@ def test_shards_that_cannot_be_read_cost_only_the_thumbnails(made: Path, tmp_pat
     headspan.precompute(url, store_path, allow_pipe=True, **made_with)
     (tmp_path / "ran").unlink(missing_ok=True)
     store = headspan.open(store_path)
-    headspan.textspan(store, POOL, texts_per_head=6)
-    label_heads(store)
-    concept_consistency(store)
+    headspan.textspan(store, POOL, texts_per_head=6, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     if change == "gone":
         shard.unlink()
     elif change == "longer":
@@ -434,11 +434,11 @@ def test_without_a_ccs_run_the_error_names_the_next_command(made: Path, tmp_path
 def test_scores_of_an_earlier_textspan_run_are_not_shown_with_a_new_one(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     store = headspan.open(tmp_path / "run.zarr")
-    headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True)
+    headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True, save=True)
     with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
         write_report(store, tmp_path / "report.html")
-    label_heads(store)
-    concept_consistency(store)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     assert write_report(store, tmp_path / "report.html").is_file()
 
 
@@ -497,7 +497,7 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
     assert root["data-ready"] == "6"
     said = json.loads(str(root["data-said"]))
     store = headspan.open(made / "maps.zarr")
-    found = concept_consistency(store)
+    found = concept_consistency(store, save=True)
     places = [(layer, head) for layer in (0, 1) for head in range(3)]
     by_score = sorted(places, key=lambda place: (-int(found.scores[place]), place))
     assert said["sorted"].split() == [f"L{layer}.H{head}" for layer, head in by_score]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from headspan.concepts.ccs import ConceptConsistency, read_scores
+from headspan.concepts.ccs import read_scores
+from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.config import as_ranges
 from headspan.errors import StoreError, counted
@@ -17,6 +18,7 @@ from headspan.io.files import write_atomically
 from headspan.report.examples import find_examples
 from headspan.report.page import KIND, Content, DescribedHead, render
 from headspan.spans.result import HeadSpans, read_spans
+from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 from headspan.store.schema import dimensions, image_bytes, row_arrays
 from headspan.world.ground_truth import read_ground_truth
@@ -32,13 +34,14 @@ def write_report(
     """Write the results of a CCS run as one HTML file, and return its path. An earlier report at `path` is replaced.
 
     `run` is the run's name; None means the only run there is. `shards` says where all the shards are now, if they have
-    moved; images that cannot be read are shown by name. Raises StoreError if the store has no such run, if `path` is
-    another file, or if it cannot be written.
+    moved; images that cannot be read are shown by name. Raises StoreError if the store has no such run, if it is of
+    an older run, if `path` is another file, or if it cannot be written.
     """
     path = Path(path)
     _refuse_other_files(path)
     found = read_scores(store, run)
     spans = read_spans(store, found.labels.run)
+    refuse_older(store, "ccs", found.labels.run)
     heads = list(_describe(spans, found))
     examples, missing = find_examples(store, spans, heads, on_progress, shards)
     if missing:
