@@ -100,7 +100,7 @@ class GroundTruth:
     high_by_chance: dict[str, float] = field(default_factory=dict, compare=False)
 
 
-def ground_truth_to_json(truth: GroundTruth) -> dict[str, Any]:
+def ground_truth_as_json(truth: GroundTruth) -> dict[str, Any]:
     """The JSON form, without what is computed on reading."""
     stored = asdict(truth)
     for each in (stored, *stored["controls"].values()):
@@ -109,7 +109,7 @@ def ground_truth_to_json(truth: GroundTruth) -> dict[str, Any]:
 
 
 def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:
-    """The result that `ground_truth_to_json` turned into `stored`; results of earlier versions have no controls.
+    """The result that `ground_truth_as_json` turned into `stored`; results of earlier versions have no controls.
 
     Raises TypeError, ValueError, LookupError or AttributeError if `stored` is anything else.
     """

@@ -37,8 +37,8 @@ from headspan.world.checks import (
     GroundTruth,
     MapCheck,
     NeighbourCheck,
+    ground_truth_as_json,
     ground_truth_from_json,
-    ground_truth_to_json,
 )
 from headspan.world.factors import COLOURS, SHAPES
 from headspan.world.scores import chance_of_same, map_scores, precision_at, same_value
@@ -77,7 +77,7 @@ def check_ground_truth(
                 f"{store.path}: the control {name!r} has other scenes; give a control of the same shards"
             )
     checked = replace(checked, controls=found)
-    answers = {"answers": ground_truth_to_json(checked)}
+    answers = {"answers": ground_truth_as_json(checked)}
     analyses.save(store, "truth", checked.run, {}, answers, overwrite, on_progress)
     return replace(checked, high_by_chance=_high_by_chance(store, checked.run))
 
