@@ -255,7 +255,9 @@ def heads_above(
     counts = np.array(others, np.float64)
     low, high = range_of(counts)
     p = (1 + int((counts >= above).sum())) / (1 + draws)
-    return HeadsAbove(level, texts, above, len(explained), float(counts.mean()), low, high, p)
+    return HeadsAbove(
+        level, texts, above, len(explained), float(counts.mean()), float(np.floor(low)), float(np.ceil(high)), p
+    )
 
 
 def _above(own: Float[np.ndarray, " head"], drawn: Float[np.ndarray, "draw head"], level: float) -> np.ndarray:
