@@ -28,8 +28,9 @@ from headspan.world import write_world_shards
 
 QUESTION = "Heads above chance by number of images"
 DUE_TO = (
-    "The null has the covariance of the same images, so few images do not put heads above chance: they only make the "
-    "texts unstable. Random weights stay near the count that a pool without meaning gives."
+    "Chance has the covariance of the same images, so few images do not put heads above chance: they make the texts "
+    "unstable. The rows of one model share its texts and the first images, so they rise and fall together; the "
+    "random weights are those of one seed, and other seeds give other counts, with the mean that chance gives."
 )
 _LEVEL = 0.05
 _WEIGHTS = {"trained": None, "random weights": "random:0"}

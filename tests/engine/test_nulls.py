@@ -281,6 +281,14 @@ def test_a_sample_has_evenly_spread_images_of_all_stores(toy_run: ToyRun, toy_co
     assert (few == everything[places]).all()
 
 
+def test_images_that_failed_have_no_part_in_stability(toy_run: ToyRun, toy_copy: Path) -> None:
+    store, whole = hs.open(toy_copy), hs.open(toy_copy, include_failed=True)
+    assert whole.images > store.images
+    assert (sampled_heads([whole], 2) == sampled_heads([store], 2)).all()
+    spans = [hs.textspan(each, TEXTS, texts_per_head=6, run=run) for each, run in ((store, "a"), (whole, "b"))]
+    assert (spans[0].stability == spans[1].stability).all()  # type: ignore[union-attr]
+
+
 def described(path: Path, **changed: object) -> hs.HeadSpans:
     """A run of few texts over the toy store."""
     given_settings: dict[str, object] = {"texts_per_head": 6, "run": "own", "draws": 20, **changed}
