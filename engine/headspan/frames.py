@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headspan.errors import HeadspanError, counted
+from headspan.errors import HeadspanError, StoreError, counted
 from headspan.io.files import write_atomically
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Tabular:
 
         Raises StoreError if the file cannot be written.
         """
-        write_atomically(Path(path), [encoded(self.as_csv())])
+        _write(path, encoded(self.as_csv()))
 
     def to_json(self, path: str | Path) -> None:
         """Write the table as a JSON list with an object for each row; a missing value is null. Raises as `to_csv`."""
-        write_atomically(Path(path), [encoded(self.as_json())])
+        _write(path, encoded(self.as_json()))
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the table as Parquet; a missing value is null. Raises as `to_csv`."""
@@ -63,7 +63,7 @@ class Tabular:
         columns = {name: [_known(value) for value in values] for name, values in self._columns().items()}
         buffer = io.BytesIO()
         pq.write_table(pa.table(columns), buffer)
-        write_atomically(Path(path), [buffer.getvalue()])
+        _write(path, buffer.getvalue())
 
     def as_csv(self) -> str:
         """The table as the text of a CSV file."""
@@ -89,6 +89,14 @@ class Tabular:
         hidden = len(rows) - _SHOWN_ROWS
         more = f"<p>{counted(hidden, 'more row')}</p>" if hidden > 0 else ""
         return f"<p>{escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _write(path: str | Path, data: bytes) -> None:
+    try:
+        write_atomically(Path(path), [data])
+    except StoreError as error:
+        why = getattr(error.__cause__, "strerror", None) or error
+        raise StoreError(f"{path}: the table cannot be written there ({why}); name another file") from error
 
 
 def encoded(text: str) -> bytes:

@@ -258,6 +258,7 @@ inspect:
   info        show what a store holds
   verify      check a store's files, numbers and source tars
   repair      compute damaged or quarantined units again
+  runs        list the results of analyses in a store, or remove some
     $ headspan verify run.zarr
 
 analyse:

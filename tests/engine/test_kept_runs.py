@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import headspan as hs
@@ -81,21 +81,32 @@ class Model:
         return kind != "textspan" and content_of(kind, self.runs[kind]) == content_of(kind, wanted)
 
 
-SPANS: dict[int, HeadSpans] = {}
+# Texts per head and rank. The first two give the same first five texts, and so the same labels.
+CHOICES = ((5, 80), (6, 80), (5, 2))
+SPANS: dict[tuple[int, int], HeadSpans] = {}
 
 
-def content_of(kind: str, made: tuple[Any, ...]) -> Any:
-    """What the analyses give for a run of the model; computed without a store's runs."""
+def content_of(kind: str, made: tuple[Any, ...]) -> list[Any]:
+    """What the analyses give for a run of the model, by head: its texts, or its label and which texts match it."""
+    wanted = kind
     while kind != "textspan":
         kind, made = SOURCES[kind], made[1]
     spans = SPANS[made[0]]
-    return [spans.texts(*head, 5) for head in spans.heads()]
+    if wanted == "textspan":
+        return [spans.texts(*head) for head in spans.heads()]
+    concepts = dict(zip(POOL.texts, POOL.concepts or (), strict=True))
+    found = []
+    for head in spans.heads():
+        of_texts = [concepts[text] for text in spans.texts(*head, 5)]
+        label = max(of_texts, key=of_texts.count)
+        found.append((label, [concept == label for concept in of_texts]))
+    return found
 
 
 def perform(store: hs.Store, operation: tuple[str, Any, bool]) -> None:
     kind, setting, overwrite = operation
     if kind == "textspan":
-        hs.textspan(store, POOL, texts_per_head=5, rank=setting, run="r", overwrite=overwrite)
+        hs.textspan(store, POOL, texts_per_head=setting[0], rank=setting[1], run="r", overwrite=overwrite)
     elif kind == "labels":
         label_heads(store, "r", overwrite)
     elif kind == "ccs":
@@ -128,10 +139,12 @@ def agrees(store: hs.Store, model: Model) -> bool:
             if [spans.texts(*head) for head in spans.heads()] != wanted:
                 return False
         else:
-            kept = read_labels(store, "r") if kind == "labels" else read_scores(store, "r").labels
-            concepts = dict(zip(POOL.texts, POOL.concepts or (), strict=True))
-            names = [max(of := [concepts[text] for text in texts], key=of.count) for texts in wanted]
-            if [name for row in kept.names for name in row] != names:
+            kept = read_labels(store, "r") if kind == "labels" else read_scores(store, "r")
+            names = (kept if kind == "labels" else kept.labels).names
+            found_here = zip(
+                (name for row in names for name in row), kept.consistent.reshape(-1, 5).tolist(), strict=True
+            )
+            if list(found_here) != wanted:
                 return False
     return True
 
@@ -167,14 +180,17 @@ def killed(store: hs.Store, operation: tuple[str, Any, bool], at: int, after: bo
 
 
 OPERATIONS = st.one_of(
-    st.tuples(st.just("textspan"), st.sampled_from([1, 2, 80]), st.booleans()),
+    st.tuples(st.just("textspan"), st.sampled_from(CHOICES), st.booleans()),
     st.tuples(st.sampled_from(["labels", "ccs"]), st.none(), st.booleans()),
     st.tuples(st.just("remove"), st.sampled_from(KINDS), st.just(False)),
 )
+CHAIN = [(("labels", None, False), None), (("ccs", None, False), None)]
 KILLS = st.one_of(st.none(), st.tuples(st.integers(1, 9), st.booleans()))
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[1], True), None), *CHAIN])
+@example([(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[2], True), (3, False)), *CHAIN])
 @given(steps=st.lists(st.tuples(OPERATIONS, KILLS), min_size=3, max_size=9))
 def test_sequences_of_analyses_overwrites_removals_and_kills_lose_nothing_and_mix_nothing(
     steps: list[tuple[tuple[str, Any, bool], tuple[int, bool] | None]], chain_store: Path
@@ -183,7 +199,7 @@ def test_sequences_of_analyses_overwrites_removals_and_kills_lose_nothing_and_mi
     for folder in (*KINDS, *(f"records/results/{kind}" for kind in KINDS), "records/lineage"):
         shutil.rmtree(chain_store / folder, ignore_errors=True)
     if not SPANS:
-        SPANS.update({rank: hs.textspan(store, POOL, texts_per_head=5, rank=rank) for rank in (1, 2, 80)})
+        SPANS.update({each: hs.textspan(store, POOL, texts_per_head=each[0], rank=each[1]) for each in CHOICES})
     model = Model()
     for operation, kill in steps:
         after = predicted(model, operation)
@@ -201,10 +217,14 @@ def test_sequences_of_analyses_overwrites_removals_and_kills_lose_nothing_and_mi
         assert agrees(store, model), operation
 
 
-def test_the_ranks_of_the_sequences_give_different_spans_and_labels(chain_store: Path) -> None:
-    spans = [hs.textspan(hs.open(chain_store), POOL, texts_per_head=5, rank=rank) for rank in (1, 2, 80)]
+def test_the_choices_of_the_sequences_give_other_spans_and_some_the_same_labels(chain_store: Path) -> None:
+    store = hs.open(chain_store)
+    spans = [hs.textspan(store, POOL, texts_per_head=count, rank=rank) for count, rank in CHOICES]
+    labels = [label_heads(store, each) for each in spans]
     assert len({each.indices.tobytes() for each in spans}) == 3
-    assert len({label_heads(hs.open(chain_store), each).names for each in spans}) > 1
+    assert labels[0].names == labels[1].names
+    assert (labels[0].consistent == labels[1].consistent).all()
+    assert not (labels[0].names == labels[2].names and (labels[0].consistent == labels[2].consistent).all())
 
 
 def test_a_kill_at_every_file_operation_of_an_overwrite_keeps_one_of_the_two_runs(chain_store: Path) -> None:
@@ -213,20 +233,20 @@ def test_a_kill_at_every_file_operation_of_an_overwrite_keeps_one_of_the_two_run
         shutil.rmtree(chain_store / kind, ignore_errors=True)
         shutil.rmtree(chain_store / "records" / "results" / kind, ignore_errors=True)
     checksums = {}
-    for rank in (1, 2):
-        perform(store, ("textspan", rank, True))
-        checksums[lineage_of(store, "textspan", "r").checksum] = rank
+    for number in (0, 1):
+        perform(store, ("textspan", CHOICES[number], True))
+        checksums[lineage_of(store, "textspan", "r").checksum] = number
     label_heads(store, "r")
-    now, deaths = 2, 0
+    now, deaths = 1, 0
     for at in range(1, 9):
         for after in (False, True):
-            died = killed(store, ("textspan", 3 - now, True), at, after)
+            died = killed(store, ("textspan", CHOICES[1 - now], True), at, after)
             deaths += died
             found = checksums[lineage_of(store, "textspan", "r").checksum]
-            assert died or found == 3 - now
+            assert died or found == 1 - now
             # The labels are of the first run that was labelled, whatever stands there now.
-            assert read_labels(store, "r").older == (None if found == 2 else "textspan/r")
-            assert read_spans(store, "r").indices.shape[2] == 5
+            assert read_labels(store, "r").older == (None if found == 1 else "textspan/r")
+            assert read_spans(store, "r").indices.shape[2] == CHOICES[found][0]
             now = found
     assert deaths >= 5
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from headspan.llm.cache import AnswerCache
 from headspan.llm.endpoint import Endpoint, Patience
 from headspan.llm.forms import NotAsAskedError
 from headspan.report.collect import write_report
+from headspan.spans.result import read_spans
 from headspan.store import results
 from headspan.store.write import analyses
 from headspan.texts.pool import Pool
@@ -499,3 +501,72 @@ def test_an_invalid_examples_file_is_refused_with_the_reason(content: bytes, sen
     assert sentence in str(caught.value)
     with pytest.raises(TextsError, match=r"nowhere\.toml: cannot be read"):
         read_examples([tmp_path / "nowhere.toml"])
+
+
+def test_models_label_and_judge_without_saving(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    before = relative_files(store.path)
+    labels = label_by_model(store, asker, "m", read_spans(store))
+    found = judge_heads(store, asker, ["kind", "even"], labels)
+    # Without a name, the labels of the store's only run are made, but not saved.
+    assert label_by_model(store, asker, "m").names == labels.names
+    assert relative_files(store.path) == before
+    with pytest.raises(StoreError, match=r"ccs/hand cannot be saved, because the labels/hand .* is not in the store"):
+        judge_heads(store, asker, ["kind", "even"], labels, save=True)
+    assert relative_files(store.path) == before
+    label_by_model(store, asker, "m", "hand")
+    assert judge_heads(store, asker, ["kind", "even"], labels, save=True).scores.tolist() == found.scores.tolist()
+    assert read_scores(store).labels.names == labels.names
+    assert read_scores(store).older is None
+    # Other judges may be asked without regard to the saved votes, or together with them.
+    before = relative_files(store.path)
+    assert judge_heads(store, asker, ["low"], labels).votes.judges == ("low",)
+    assert judge_heads(store, asker, ["low"], labels, add=True).votes.judges == ("kind", "even", "low")
+    assert relative_files(store.path) == before
+
+
+def other_spans(store: hs.Store, heads: Any) -> None:
+    """Replace the text spans of `store`."""
+    arrays, settings = results.load(store, "textspan", "hand")
+    dims = ("layer", "head", "text")
+    indices = np.array(heads)
+    named = {"indices": (indices, dims), "explained": (arrays["explained"], dims)}
+    analyses.save(store, "textspan", "hand", named, {**settings, "images": 66}, overwrite=True)
+
+
+def test_paid_labels_and_votes_follow_a_newer_run_with_the_same_texts(
+    store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
+) -> None:
+    label_by_model(store, asker, "m", "hand")
+    judge_heads(store, asker, ["kind"], "hand")
+    other_spans(store, HEADS)
+    assert read_labels(store).older == read_scores(store).older == "textspan/hand"
+    chat.requests.clear()
+    forgetful = Asker(asker.endpoint, AnswerCache(tmp_path / "new"))
+    with pytest.raises(
+        StoreError, match=r"labels/hand is of an older textspan/hand, .* run headspan label --overwrite$"
+    ):
+        judge_heads(store, forgetful, ["kind"], "hand")
+    label_by_model(store, forgetful, "m", "hand")
+    with pytest.raises(StoreError, match=r"ccs/hand is of an older labels/hand, .* run headspan ccs --overwrite$"):
+        judge_heads(store, forgetful, ["even"], "hand", add=True)
+    judge_heads(store, forgetful, ["kind"], "hand")
+    assert chat.requests == []
+    assert read_labels(store).older is read_scores(store).older is None
+
+
+def test_paid_votes_on_older_labels_are_never_replaced_unasked(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
+    label_by_model(store, asker, "m", "hand")
+    judge_heads(store, asker, ["kind"], "hand")
+    # The second head's texts are others now.
+    other_spans(store, [[HEADS[0][0], HEADS[0][0], HEADS[0][2]], HEADS[1]])
+    with pytest.raises(StoreError, match=r"labels run 'hand' was made differently .*--overwrite"):
+        label_by_model(store, asker, "m", "hand")
+    label_by_model(store, asker, "m", "hand", overwrite=True)
+    before = relative_files(store.path)
+    chat.requests.clear()
+    with pytest.raises(StoreError, match=r"ccs run 'hand' has votes on an older labels/hand; .*--overwrite"):
+        judge_heads(store, asker, ["kind"], "hand")
+    assert chat.requests == []
+    assert relative_files(store.path) == before
+    judge_heads(store, asker, ["kind"], "hand", overwrite=True)
+    assert read_scores(store).older is None

@@ -377,8 +377,10 @@ def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, mon
     monkeypatch.setattr("headspan.model.load.load_stored_model", refuse)
     second = hs.textspan(store, TEXTS, texts_per_head=3, run="second")
     assert (second.indices == first.indices).all()
+    # Some of the texts are found in the user's cache, as every text is cached by itself.
+    hs.textspan(store, TEXTS[1:], texts_per_head=3, run="third")
     with pytest.raises(AssertionError, match="the model was loaded"):
-        hs.textspan(store, TEXTS[1:], texts_per_head=3, run="third")
+        hs.textspan(store, [*TEXTS[1:], "new"], texts_per_head=3, run="fourth")
 
 
 def test_weights_of_another_model_are_refused(toy_copy: Path) -> None:

@@ -67,6 +67,7 @@ def add_inspect(section: Section) -> None:
 
 
 def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     # Needs torch.
     from importlib.metadata import version
 

@@ -115,12 +115,13 @@ def add_pool(section: Section) -> None:
 
 def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
+    store = Store(flags.store)
+    chosen_heads(flags.heads, store.layers, store.heads_per_layer)
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
-        store = Store(flags.store)
         labels, unsaved = saved_or_not(lambda: label_heads(store, flags.run_name, flags.overwrite, progress, save=True))
     else:
-        store, examples = Store(flags.store), read_examples(flags.examples or ())
+        examples = read_examples(flags.examples or ())
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
         spans = read_spans(store, flags.run_name)
         questions = label_questions(spans, flags.llm, examples, answer_tokens)
@@ -197,6 +198,7 @@ def _print_spent(asker: Asker) -> None:
 def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     store = Store(flags.store)
+    chosen_heads(flags.heads, store.layers, store.heads_per_layer)
     if not flags.judge:
         refuse_asking_flags(flags, "--judge", "add")
     run: str | Labels | None = flags.run_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from headspan.cli.commands import Section
-from headspan.cli.exports import export, export_flags
+from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import store_argument
 from headspan.cli.terminal import say
@@ -34,6 +34,7 @@ def add_runs(section: Section) -> None:
 
 
 def _runs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     if flags.remove:
         done = remove_runs(flags.store, flags.remove)
         say(f"removed {', '.join(done.removed)}")

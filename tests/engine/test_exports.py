@@ -1,0 +1,175 @@
+"""Every table that a command prints as CSV, JSON and Parquet, whole or for some heads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import headspan as hs
+from headspan.cli.exports import Table
+from headspan.cli.main import main
+from headspan.concepts.votes import read_votes
+from headspan.errors import StoreError
+from tests.conftest import ToyRun
+
+POOL = hs.Pool(
+    "pool",
+    tuple(f'a "{thing}", in {place}' for thing in ("cat", "dög", "car", "tree") for place in ("rain", "snow", "fog")),
+    ("rain", "snow", "fog") * 4,
+)
+
+
+@pytest.fixture(scope="module")
+def path(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the toy store with spans, labels and scores."""
+    path = Path(shutil.copytree(toy_run.path, tmp_path_factory.mktemp("exports") / "toy.zarr"))
+    store = hs.open(path)
+    spans = hs.textspan(store, POOL, texts_per_head=5, save=True)
+    labels = hs.concepts.label_heads(store, spans, save=True)
+    hs.concepts.concept_consistency(store, labels, save=True)
+    return path
+
+
+def in_python(command: str, store: hs.Store) -> Any:
+    """The result whose table the command prints."""
+    return {
+        "label": lambda: hs.concepts.label_heads(store),
+        "ccs": lambda: hs.concepts.concept_consistency(store),
+        "votes": lambda: read_votes(store),
+        "compare": lambda: hs.concepts.compare([store]),
+        "info": lambda: hs.info(store),
+        "runs": lambda: hs.runs(store),
+    }[command]()
+
+
+def as_text(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def null_for_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+@pytest.mark.parametrize("command", ["label", "ccs", "votes", "compare", "info", "runs"])
+def test_a_command_writes_the_table_of_its_result_in_three_formats(
+    command: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = {name: list(values) for name, values in in_python(command, hs.open(path))._columns().items()}
+    files = {name: tmp_path / f"table.{name}" for name in ("csv", "json", "parquet")}
+    flags = [word for name, file in files.items() for word in (f"--{name}", str(file))]
+    assert main([command, str(path), *flags]) == 0
+    said = capsys.readouterr()
+    assert said.out
+    assert all(f"table written to {file}\n" in said.err for file in files.values())
+    rows = [dict(zip(wanted, row, strict=True)) for row in zip(*wanted.values(), strict=True)]
+    assert rows
+    with files["csv"].open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert read == [{name: as_text(value) for name, value in row.items()} for row in rows]
+    known = [{name: null_for_nan(value) for name, value in row.items()} for row in rows]
+    assert json.loads(files["json"].read_text(encoding="utf-8")) == known
+    assert pq.read_table(files["parquet"]).to_pylist() == known
+    # Nothing but the table is printed.
+    for flag, text in (("--csv", files["csv"]), ("--json", files["json"])):
+        assert main([command, str(path), flag, "-"]) == 0
+        assert capsys.readouterr().out == text.read_text(encoding="utf-8")
+
+
+def test_heads_that_are_named_are_the_only_ones_printed_and_exported(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = tmp_path / "pool.tsv"
+    pool.write_text(
+        "".join(f"{text}\t{concept}\n" for text, concept in zip(POOL.texts, POOL.concepts or (), strict=True)),
+        encoding="utf-8",
+    )
+    heads = ["--head", "L2.H1", "--head", "L0.H2", "--head", "L2.H1"]
+    commands: dict[str, list[str]] = {
+        "textspan": ["textspan", str(path), "--texts", str(pool), "--texts-per-head", "5"],
+        **{name: [name, str(path)] for name in ("label", "ccs", "votes")},
+    }
+    for command in commands.values():
+        assert main([*command, *heads]) == 0
+        shown = [
+            line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith(("L0.", "L1.", "L2."))
+        ]
+        assert shown == ["L0.H2", "L2.H1"]
+        assert main([*command, *heads, "--csv", "-"]) == 0
+        rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert {(row["layer"], row["head"]) for row in rows} == {("0", "2"), ("2", "1")}
+        for wrong in ("L3.H0", "L0.H3", "2.1", "L-1.H0", "L٢.H0", ""):
+            assert main([*command, "--head", wrong]) == 2
+            assert capsys.readouterr().err.endswith(
+                f"headspan: --head {wrong}: is not a head of this result; write L0.H0, for example, with layers 0-2 "
+                "and heads 0 to 2\n"
+            )
+    # A head that is not described cannot be shown.
+    assert main([*commands["textspan"], "--layers", "1", "--run", "one", "--head", "L0.H0"]) == 2
+    assert "write L1.H0, for example, with layers 1 and" in capsys.readouterr().err
+    assert [each.name for each in hs.runs(path) if each.kind == "textspan"] == ["pool"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--csv", "-", "--json", "-"], "--csv - and --json -: only one table fits on standard output"),
+        (["--parquet", "-"], "--parquet -: Parquet cannot be printed; name a file, or print CSV with --csv -"),
+    ],
+)
+def test_tables_that_cannot_be_printed_are_refused_before_any_work(
+    flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("textspan", "label", "ccs", "votes", "agreement", "compare", "info", "runs", "models"):
+        assert main([command, *([] if command == "models" else [str(tmp_path / "nothing.zarr")]), *flags]) == 2
+        assert capsys.readouterr().err.startswith(f"headspan: {sentence}")
+
+
+def test_a_table_that_cannot_be_written_is_one_sentence_and_an_earlier_file_stays(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    assert main(["label", str(path), "--csv", str(tmp_path / "folder.csv")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"headspan: {tmp_path / 'folder.csv'}: the table cannot be written there (Is a directory); name another file"
+    )
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError):
+        Table({"a": [1]}).to_json(tmp_path / "file" / "below.json")
+    with pytest.raises(StoreError):
+        Table({"a": [1]}).to_parquet(tmp_path / "folder.csv")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder.csv"]
+
+
+def test_awkward_values_survive_in_every_format(tmp_path: Path) -> None:
+    columns = {
+        "text": ['a "b", c', "two\nlines\ttab", "naïve 猫", None, ""],
+        "number": [1.5, float("nan"), None, -0.1, 1e-300],
+        "flag": [True, False, None, True, False],
+        "nothing": [None] * 5,
+        # Half of a surrogate pair, as in the name of a file that is not UTF-8.
+        "name": ["caf\udce9", "x", "y", "z", "w"],
+    }
+    table = Table(columns)
+    table.to_csv(tmp_path / "t.csv")
+    table.to_json(tmp_path / "t.json")
+    table.to_parquet(tmp_path / "t.parquet")
+    wanted = {name: [null_for_nan(value) for value in values] for name, values in columns.items()}
+    wanted["name"][0] = "caf\\udce9"
+    rows = [dict(zip(wanted, row, strict=True)) for row in zip(*wanted.values(), strict=True)]
+    assert json.loads((tmp_path / "t.json").read_text(encoding="utf-8")) == rows
+    assert pq.read_table(tmp_path / "t.parquet").to_pylist() == rows
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert read == [{name: as_text(value) for name, value in row.items()} for row in rows]
+    assert Table({}).as_json() == "[]\n"
+    assert Table({"a": [], "b": []}).as_csv() == "a,b\n"
