@@ -252,8 +252,8 @@ CHOSEN = [
 def test_scores_read_from_a_store_have_the_chance_of_the_scores_that_were_made(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, CHOSEN, BIG, "big")
-    label_heads(store)
-    made, read = concept_consistency(store), read_scores(hs.open(toy_copy))
+    label_heads(store, save=True)
+    made, read = concept_consistency(store, save=True), read_scores(hs.open(toy_copy))
     assert made.chance is not None
     assert read.chance is not None
     assert (made.chance.tail == read.chance.tail).all()
@@ -277,8 +277,8 @@ def test_scores_read_from_a_store_have_the_chance_of_the_scores_that_were_made(t
 def test_scores_are_read_without_chance_if_their_texts_cannot_be_read(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, CHOSEN, BIG, "big")
-    label_heads(store)
-    wanted = concept_consistency(store).scores.tolist()
+    label_heads(store, save=True)
+    wanted = concept_consistency(store, save=True).scores.tolist()
     (toy_copy / "textspan" / "big" / "indices" / "zarr.json").unlink()
     found = read_scores(hs.open(toy_copy))
     assert found.scores.tolist() == wanted
