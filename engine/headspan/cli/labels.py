@@ -1,19 +1,25 @@
-"""The commands that make labels, scores and pools: `label`, `ccs` and `pool`."""
+"""The commands that label and score heads: `label` and `ccs`."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from math import isnan
-from pathlib import Path
 from typing import TypeVar
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import Head, chosen_heads, head_flag
-from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, refuse_asking_flags, value_of
+from headspan.cli.llm_flags import (
+    add_asking_flags,
+    asker_of,
+    asking_group,
+    go_ahead,
+    print_spent,
+    refuse_asking_flags,
+    value_of,
+)
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, store_argument
@@ -26,11 +32,7 @@ from headspan.concepts.labels import Labels, label_heads, spans_of
 from headspan.concepts.llm_judges import judge_heads, missing_votes, open_ballot
 from headspan.concepts.llm_labels import label_by_model, label_questions, open_label_questions
 from headspan.concepts.nulls import LEVEL, ConsistencyChance, consistency_chance
-from headspan.concepts.pool_writer.draft import Draft
-from headspan.concepts.pool_writer.request import PoolRequest
-from headspan.concepts.pool_writer.write import check_count, write_pool
 from headspan.errors import SettingsError, StoreError, counted
-from headspan.llm.asking import Asker
 from headspan.spans.result import read_spans
 from headspan.store.reader import Store
 from headspan.store.results import runs
@@ -93,26 +95,6 @@ def add_labels(section: Section) -> None:
     add_asking_flags(ccs, asking)
 
 
-def add_pool(section: Section) -> None:
-    """Add `pool`."""
-    pool = section.add(
-        "pool",
-        _pool,
-        'headspan pool --llm gpt-4o --ask "general image descriptions" --count 3500',
-    )
-    texts = pool.add_argument_group("texts")
-    texts.add_argument("--ask", required=True, metavar="WHAT", help='what to write, as in "general image descriptions"')
-    texts.add_argument("--count", type=int, metavar="N", required=True, help="how many different texts to write")
-    texts.add_argument("--concepts", action="store_true", help="ask for the concept of each text too")
-    texts.add_argument("--out", metavar="FILE", help="the file to write or continue (default: named after --ask)")
-    asking = asking_group(pool)
-    asking.add_argument("--llm", metavar="MODEL", required=True, help="the model that writes")
-    asking.add_argument(
-        "--per-call", type=int, metavar="N", default=20, help="texts per request (default: %(default)s)"
-    )
-    add_asking_flags(pool, asking)
-
-
 def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     store = Store(flags.store)
@@ -130,7 +112,7 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             return 0
         given = (flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite)
         labels, unsaved = saved_or_not(lambda: label_by_model(store, asker, *given, save=True))
-        _print_spent(asker)
+        print_spent(asker)
     chance = consistency_chance(spans_of(store, labels), labels)
     heads = chosen_heads(flags.heads, labels.layers, len(labels.names[0]))
     if not export(flags, Table.of_heads(labels, heads)):
@@ -191,10 +173,6 @@ def _print_merged(labels: Labels) -> None:
         say(f"heads without a label: {without} (no texts, or no usable answer)")
 
 
-def _print_spent(asker: Asker) -> None:
-    say(f"made {counted(asker.budget.calls, 'call')} and used {counted(asker.budget.tokens, 'token')}")
-
-
 def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     store = Store(flags.store)
@@ -220,7 +198,7 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         found, not_saved = saved_or_not(
             lambda: judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite, save=saving)
         )
-        _print_spent(asker)
+        print_spent(asker)
     else:
         found, not_saved = saved_or_not(lambda: concept_consistency(store, run, flags.overwrite, progress, save=saving))
     heads = chosen_heads(flags.heads, found.labels.layers, found.scores.shape[1])
@@ -271,32 +249,3 @@ def _beating_per_concept(labels: Labels, chance: ConsistencyChance) -> dict[str,
     beating = zip((name for row in labels.concepts for name in row), chance.beating().ravel().tolist(), strict=True)
     counts = Counter(name for name, beats in beating if beats and name is not None)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _pool(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    if flags.answer_tokens is not None:
-        raise SettingsError("--answer-tokens does not apply to pools; ask for fewer texts per request with --per-call")
-    check_count(flags.count)
-    request = PoolRequest(flags.llm, flags.ask, flags.concepts, flags.per_call)
-    asker = asker_of(flags)
-    out = Path(flags.out or _named_after(flags.ask, flags.concepts))
-    draft = Draft.open(out, request)
-    expected = draft.expected(flags.count, asker.endpoint.parallel)
-    if flags.dry_run:
-        say("later prompts will list texts that exist by then; here x stands for them")
-        say()
-    if not go_ahead(asker, expected, flags):
-        return 0
-    # The printed budget is for all rounds together.
-    calls, tokens = asker.limits(asker.plan(expected))
-    asker = Asker(asker.endpoint, asker.cache, calls, tokens)
-    written = write_pool(asker, request, flags.count, out, progress)
-    _print_spent(asker)
-    say(f"{counted(written.texts, 'text')} by {flags.llm} at {asker.endpoint.shown_url} written to {written.path}")
-    say(f"the model repeated {counted(written.repeated, 'text')}; its raw answers are in {draft.answers_path}")
-    return 0
-
-
-def _named_after(ask: str, concepts: bool) -> str:
-    stem = re.sub(r"[^a-z0-9]+", "-", ask.lower())[:_LONGEST_NAME].strip("-")
-    return f"{stem or 'pool'}.{'tsv' if concepts else 'txt'}"

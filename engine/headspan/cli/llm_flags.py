@@ -133,3 +133,8 @@ def _price(text: str | None) -> tuple[float, float] | None:
 
 def _money(prompt_tokens: int, answer_tokens: int, into: float, out: float) -> float:
     return (prompt_tokens * into + answer_tokens * out) / 1e6
+
+
+def print_spent(asker: Asker) -> None:
+    """Print how many calls were made and how many tokens they used."""
+    say(f"made {counted(asker.budget.calls, 'call')} and used {counted(asker.budget.tokens, 'token')}")

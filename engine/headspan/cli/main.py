@@ -111,7 +111,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
     commands.section(
         "language models",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
-        Group("labels.add_pool", {"pool": "have a language model write a pool of texts"}),
+        Group("pool.add_pool", {"pool": "have a language model write a pool of texts"}),
         Group(
             "votes.add_votes",
             {"votes": "show every vote, with the raw answers", "agreement": "measure how far judges and people agree"},
