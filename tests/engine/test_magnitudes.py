@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import headspan as hs
-from headspan.cli.magnitudes import magnitude_in_words, share_in_percent
+from headspan.cli.magnitudes import share_in_percent, variance_in_words
 from headspan.cli.main import main
 from headspan.decompose.moments import Moments
 from headspan.errors import SettingsError, StoreError
@@ -185,7 +185,7 @@ def test_a_single_image_has_squared_lengths_but_no_variance(toy_run: ToyRun, tmp
     assert np.isnan(found.covariance_share).all()
     wanted = (store.heads()[0].astype(np.float64) ** 2).sum(axis=-1)
     assert relative_error(found.squared_length_share, wanted) < 2 * tolerances.FLOAT16_STORE
-    assert magnitude_in_words(found, 0, 0).startswith("- of the variance, ")
+    assert variance_in_words(found, 0, 0) == "- of the variance"
 
 
 def without_embedding_moments(store: Path) -> Path:

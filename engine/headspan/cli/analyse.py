@@ -7,6 +7,7 @@ import argparse
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
+from headspan.cli.magnitudes import variance_in_words
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, shards_flag, store_argument, weights_flag
@@ -16,6 +17,7 @@ from headspan.errors import counted
 from headspan.report.collect import write_report
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.spans.over_store import HeadSpans, textspan
+from headspan.store.magnitudes import Magnitudes
 from headspan.store.reader import Store
 
 _TEXTS_SHOWN = 5
@@ -107,9 +109,10 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         )
     )
     progress.close()
-    if not export(flags, Table.of_heads(spans, heads)):
+    magnitudes = store.magnitudes()
+    if not export(flags, Table.of_heads(spans, heads, magnitudes)):
         for layer, head in heads:
-            _print_head(spans, layer, head)
+            _print_head(spans, magnitudes, layer, head)
         for sentence in _summary(spans):
             say(sentence)
     if unsaved is None:
@@ -119,10 +122,10 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     return 0
 
 
-def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
+def _print_head(spans: HeadSpans, magnitudes: Magnitudes, layer: int, head: int) -> None:
     chance = None if spans.null is None else spans.chance(layer, head, _TEXTS_SHOWN)
     over = "" if chance is None else f"  {100 * chance.excess:+.1f} points over chance (p {chance.p:.3f})"
-    say(f"L{layer}.H{head}{over}")
+    say(f"L{layer}.H{head}{over}  {variance_in_words(magnitudes, layer, head)}")
     for text in spans.texts(layer, head, _TEXTS_SHOWN):
         say(f"    {text}")
     say(f"  {_explained(spans, layer, head)}")

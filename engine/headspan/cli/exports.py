@@ -11,6 +11,7 @@ from headspan.cli.shared_flags import Flags
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError
 from headspan.frames import Tabular
+from headspan.store.magnitudes import Magnitudes
 
 _FORMATS = ("csv", "json", "parquet")
 # Layer and head.
@@ -27,10 +28,13 @@ class Table(Tabular):
         return self.columns
 
     @classmethod
-    def of_heads(cls, table: Tabular, heads: Collection[Head]) -> Table:
-        """The rows of `table` that are about `heads`."""
-        columns = table._columns()
-        of_rows = zip(columns.get("layer", ()), columns.get("head", ()), strict=True)
+    def of_heads(cls, table: Tabular, heads: Collection[Head], magnitudes: Magnitudes) -> Table:
+        """The rows of `table` that are about `heads`, with the magnitude of each head."""
+        columns = dict(table._columns())
+        shares = [magnitudes.of(*head) for head in zip(columns["layer"], columns["head"], strict=True)]
+        columns["variance_share"] = [variance for variance, _ in shares]
+        columns["squared_length_share"] = [length for _, length in shares]
+        of_rows = zip(columns["layer"], columns["head"], strict=True)
         chosen = [number for number, head in enumerate(of_rows) if head in heads]
         return cls({name: [values[number] for number in chosen] for name, values in columns.items()})
 

@@ -20,6 +20,7 @@ from headspan.cli.llm_flags import (
     refuse_asking_flags,
     value_of,
 )
+from headspan.cli.magnitudes import variance_in_words
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, store_argument
@@ -34,6 +35,7 @@ from headspan.concepts.llm_labels import label_by_model, label_questions, open_l
 from headspan.concepts.nulls import LEVEL, ConsistencyChance, consistency_chance
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.spans.result import read_spans
+from headspan.store.magnitudes import Magnitudes
 from headspan.store.reader import Store
 from headspan.store.results import runs
 
@@ -115,16 +117,20 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         print_spent(asker)
     chance = consistency_chance(spans_of(store, labels), labels)
     heads = chosen_heads(flags.heads, labels.layers, len(labels.names[0]))
-    if not export(flags, Table.of_heads(labels, heads)):
-        _print_labels(labels, chance, heads)
+    magnitudes = store.magnitudes()
+    if not export(flags, Table.of_heads(labels, heads, magnitudes)):
+        _print_labels(labels, chance, heads, magnitudes)
     tell_unsaved(unsaved)
     return 0
 
 
-def _print_labels(labels: Labels, chance: ConsistencyChance | None, heads: Sequence[Head]) -> None:
+def _print_labels(
+    labels: Labels, chance: ConsistencyChance | None, heads: Sequence[Head], magnitudes: Magnitudes
+) -> None:
     say(f"labels by {labels.source}")
     for layer, head in heads:
-        say_row(f"L{layer}.H{head}", *label_cells(labels, chance, layer, head))
+        magnitude = variance_in_words(magnitudes, layer, head)
+        say_row(f"L{layer}.H{head}", *label_cells(labels, chance, layer, head), magnitude)
     if labels.free:
         _print_merged(labels)
     _print_chance(labels, chance)
@@ -202,16 +208,18 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     else:
         found, not_saved = saved_or_not(lambda: concept_consistency(store, run, flags.overwrite, progress, save=saving))
     heads = chosen_heads(flags.heads, found.labels.layers, found.scores.shape[1])
-    if not export(flags, Table.of_heads(found, heads)):
-        _print_scores(found, heads)
+    magnitudes = store.magnitudes()
+    if not export(flags, Table.of_heads(found, heads, magnitudes)):
+        _print_scores(found, heads, magnitudes)
     tell_unsaved(unsaved or not_saved)
     return 0
 
 
-def _print_scores(found: ConceptConsistency, heads: Sequence[Head]) -> None:
+def _print_scores(found: ConceptConsistency, heads: Sequence[Head], magnitudes: Magnitudes) -> None:
     labels, chance = found.labels, found.chance
     for layer, head in heads:
-        say_row(f"L{layer}.H{head}", found.score(layer, head), *label_cells(labels, chance, layer, head))
+        cells = label_cells(labels, chance, layer, head)
+        say_row(f"L{layer}.H{head}", found.score(layer, head), *cells, variance_in_words(magnitudes, layer, head))
     say(f"labels by {labels.source}")
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():

@@ -33,10 +33,9 @@ def magnitude_cells(magnitudes: Magnitudes, layer: int, head: int) -> tuple[str,
     return variance, squared_length
 
 
-def magnitude_in_words(magnitudes: Magnitudes, layer: int, head: int) -> str:
-    """Return a head's magnitude for a listing, such as `1.25 % of the variance, 0.83 % of the squared length`."""
-    variance, squared_length = magnitude_cells(magnitudes, layer, head)
-    return f"{variance} of the variance, {squared_length} of the squared length"
+def variance_in_words(magnitudes: Magnitudes, layer: int, head: int) -> str:
+    """Return a head's magnitude for a listing, such as `1.25 % of the variance`."""
+    return f"{magnitude_cells(magnitudes, layer, head)[0]} of the variance"
 
 
 def print_magnitudes(store: Store) -> None:

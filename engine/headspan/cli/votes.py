@@ -9,6 +9,7 @@ from pathlib import Path
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
+from headspan.cli.magnitudes import variance_in_words
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
@@ -65,14 +66,17 @@ def add_compare(section: Section) -> None:
 
 def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
-    found = read_votes(Store(flags.store), flags.run_name)
+    store = Store(flags.store)
+    found = read_votes(store, flags.run_name)
     chosen = chosen_heads(flags.heads, found.layers, len(found.heads) // len(found.layers))
-    if export(flags, Table.of_heads(found, chosen)):
+    magnitudes = store.magnitudes()
+    if export(flags, Table.of_heads(found, chosen, magnitudes)):
         return 0
     say(f"labels by {found.labels_source}")
     say(f"votes by {found.votes_source}; + marks texts that match the label by majority, - other texts")
     for head in (found.head(*each) for each in chosen):
-        say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}{_chance(head)}")
+        magnitude = variance_in_words(magnitudes, head.layer, head.head)
+        say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}{_chance(head)}  {magnitude}")
         _print_replies("    label", head.label_replies)
         for text in head.texts:
             say(f"    {'+' if text.consistent else '-'} {text.text}")
