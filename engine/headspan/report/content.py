@@ -131,6 +131,8 @@ class Section:
     least: tuple[Shot, ...] = ()
     random: tuple[Shot, ...] = ()
     scale: MapScale | None = None
+    # Decimal places of the scores, which give their standard deviation two digits.
+    decimals: int = 3
     # Whether it is among the strongest heads.
     best: bool = False
 

@@ -28,7 +28,7 @@ _FULL_COLOUR = 0.99
 # Orange for the text, blue against it; all common kinds of colour vision can tell them apart.
 _FOR, _AGAINST = (214, 84, 10), (31, 84, 166)
 # Opacity at the threshold and at full colour.
-_FAINTEST, _STRONGEST = 0.3, 0.95
+_FAINTEST, _STRONGEST = 0.3, 0.85
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ def _templates() -> Environment:
         "whole": lambda count: f"{count:.0f}",
         "one_digit": lambda value: "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−"),
         "signed": lambda value: f"{value:+.1f}".replace("-", "−"),
+        "fixed": lambda value, decimals: f"{value:.{decimals}f}".replace("-", "−"),
         "two_digits": lambda value: f"{value:.2g}".replace("-", "−"),
         "probability": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
         "sortable": lambda share: f"{-1.0 if share is None or math.isnan(share) else share:.6f}",

@@ -7,6 +7,7 @@ them in turn, so that neighbouring heads show different ones. Maps need a store 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -83,7 +84,12 @@ def picture_heads(
                 for name, strip in each.strips.items()
             }
             section = replace(
-                section, scale=each.scale, most=shots["most"], least=shots["least"], random=shots["random"]
+                section,
+                scale=each.scale,
+                most=shots["most"],
+                least=shots["least"],
+                random=shots["random"],
+                decimals=_decimals(float(np.nanstd(each.scores))),
             )
         sections.append(section)
     return Pictured(sections, fitted([encoded[row] for row in rows]), missing)
@@ -185,6 +191,11 @@ def _heads_of_images(chosen: Sequence[_Chosen]) -> dict[int, list[str]]:
             for image in strip:
                 found.setdefault(image, []).append(each.head.name)
     return found
+
+
+def _decimals(spread: float) -> int:
+    """Decimal places that give `spread` two digits."""
+    return max(0, 1 - math.floor(math.log10(spread))) if spread > 0 else 3
 
 
 def _shot(
