@@ -11,6 +11,7 @@ from headspan.cli.terminal import say
 from headspan.config import parse_layers
 from headspan.errors import counted
 from headspan.report.collect import write_report
+from headspan.spans.nulls import DRAWS, SEED
 from headspan.spans.over_store import HeadSpans, textspan
 from headspan.store.reader import Store
 
@@ -54,6 +55,16 @@ def add_textspan(section: Section) -> None:
         help="principal directions of a head's contributions in which texts are compared (default: %(default)s)",
     )
     weights_flag(texts)
+    chance = command.add_argument_group("chance")
+    chance.add_argument(
+        "--draws",
+        type=int,
+        metavar="N",
+        default=DRAWS,
+        help="how often the pool is rotated at random, which takes its meaning, to see what chance explains; 0 draws "
+        "none (default: %(default)s)",
+    )
+    chance.add_argument("--seed", type=int, metavar="N", default=SEED, help="seed of the draws (default: %(default)s)")
     result = command.add_argument_group("result")
     run_flag(result)
     overwrite_flag(result, "the labels and scores made from it")
@@ -80,22 +91,53 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     also = [Store(path) for path in flags.also]
     given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
-    spans = textspan(store, *given, progress, also, flags.overwrite, weights=flags.weights)
+    spans = textspan(
+        store, *given, progress, also, flags.overwrite, weights=flags.weights, draws=flags.draws, seed=flags.seed
+    )
     progress.close()
     for layer, head in spans.heads():
         _print_head(spans, layer, head)
+    for sentence in _summary(spans):
+        say(sentence)
     say(f"saved as textspan/{spans.run} in {store.path}")
     return 0
 
 
 def _print_head(spans: HeadSpans, layer: int, head: int) -> None:
-    explained = spans.explained[spans.layers.index(layer), head]
-    first = spans.texts(layer, head, _TEXTS_SHOWN)
-    texts = counted(len(explained), "text")
-    verb = "explains" if len(explained) == 1 else "explain"
-    say(f"L{layer}.H{head}  {texts} {verb} {explained[-1]:.0%} of the variance; the first {len(first)}:")
-    for text in first:
+    chance = None if spans.null is None else spans.chance(layer, head, _TEXTS_SHOWN)
+    over = "" if chance is None else f"  {100 * chance.excess:+.1f} points over chance (p {chance.p:.3f})"
+    say(f"L{layer}.H{head}{over}")
+    for text in spans.texts(layer, head, _TEXTS_SHOWN):
         say(f"    {text}")
+    say(f"  {_explained(spans, layer, head)}")
+
+
+def _explained(spans: HeadSpans, layer: int, head: int) -> str:
+    """What the first texts explain, beside chance where it was drawn, and last what all texts do."""
+    most = spans.explained.shape[-1]
+    first = min(_TEXTS_SHOWN, most)
+    parts = [f"first {counted(first, 'text')}: {spans.explained_by(layer, head, first):.1%}"]
+    rest = f"all {most}: {spans.explained_by(layer, head):.1%}"
+    if spans.null is not None:
+        chance, everything = spans.chance(layer, head, first), spans.chance(layer, head, most)
+        parts[0] += f" (chance {chance.low:.1%} to {chance.high:.1%}, ceiling {chance.ceiling:.1%})"
+        rest += f" (chance {everything.mean:.1%})"
+    if spans.stability is not None and spans.texts(layer, head, 1):
+        parts.append(f"stability {spans.stability[spans.layers.index(layer), head]:.2f}")
+    return "; ".join([*parts, *([rest] if most > first else [])])
+
+
+def _summary(spans: HeadSpans) -> list[str]:
+    """Whether the images are few, and how many heads are above chance."""
+    few = spans.too_few_images()
+    sentences = [] if few is None else [few]
+    if spans.null is not None:
+        found = spans.above_chance(_TEXTS_SHOWN)
+        sentences.append(
+            f"{found.above} of {counted(found.heads, 'head')} above chance at {counted(found.texts, 'text')} (p ≤ "
+            f"{found.level}); chance gives {found.expected:.1f}, at most {found.high:.0f} in 95 % of pools"
+        )
+    return sentences
 
 
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

@@ -26,7 +26,7 @@ RANK_TOLERANCE = 2.0**-20
 # A variance below this share of the mean square is the rounding of contributions that do not vary.
 _VARIANCE_TOLERANCE = 2.0**-44
 # A text whose score is below this share of the first one's explains rounding errors, not images.
-_SCORE_TOLERANCE = 1e-12
+SCORE_TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -85,15 +85,52 @@ def textspan_dense(
     return span_heads([spread], texts, texts_per_head, rank)[0]
 
 
+class Principal(NamedTuple):
+    """One head's contributions in their principal directions: what the greedy rounds need, whatever the pool.
+
+    `basis` is orthonormal, `covariance` is of the coordinates along it, and `variance` is that of all directions. A
+    head whose contributions do not vary has a basis without directions.
+    """
+
+    mean: Float32[np.ndarray, " joint"]
+    basis: Float64[np.ndarray, "joint rank"]
+    covariance: Float64[np.ndarray, "rank rank"]
+    variance: float
+
+    @property
+    def rank(self) -> int:
+        """The number of directions."""
+        return len(self.covariance)
+
+    @property
+    def effective_rank(self) -> float:
+        """`(tr Σ)² / tr Σ²`: how many directions share the variance; 0 without variance."""
+        squares = float((self.covariance**2).sum())
+        return float(np.trace(self.covariance)) ** 2 / squares if squares > 0 else 0.0
+
+
 def span_heads(
     spreads: Iterable[Spread], texts: Float[np.ndarray, "pool joint"], texts_per_head: int, rank: int
 ) -> list[TextSpan]:
     """TEXTSPAN of many heads over one pool, in parallel threads. Raises SettingsError if counts do not fit."""
     check_counts(len(texts), texts_per_head, rank)
+    return span_principals(principals(spreads, rank), texts, texts_per_head)
+
+
+def principals(spreads: Iterable[Spread], rank: int) -> list[Principal]:
+    """Find the principal directions of many heads, at most `rank` of each, in parallel threads."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(lambda spread: _principal(spread, rank), spreads))
+
+
+def span_principals(
+    heads: Iterable[Principal], texts: Float[np.ndarray, "pool joint"], texts_per_head: int
+) -> list[TextSpan]:
+    """Choose the texts of many heads from one pool, in parallel threads."""
     pool = np.asarray(texts, dtype=np.float64)
     # One thread for each head, and none within a head: the matrix products of a round are small.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(lambda spread: _span_head(spread, pool, texts_per_head, rank), spreads))
+        return list(threads.map(lambda head: _span_head(head, pool, texts_per_head), heads))
 
 
 def check_counts(pool: int, texts_per_head: int, rank: int) -> None:
@@ -104,7 +141,7 @@ def check_counts(pool: int, texts_per_head: int, rank: int) -> None:
         raise SettingsError(f"rank {rank} is too small; ask for at least 1")
 
 
-def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_per_head: int, rank: int) -> TextSpan:
+def _principal(spread: Spread, rank: int) -> Principal:
     if spread.images < 2:
         raise SettingsError(f"{counted(spread.images, 'image')}, but TEXTSPAN needs at least 2, to have a variance")
     # Orthonormal joint directions make the change of coordinates an isometry.
@@ -115,12 +152,17 @@ def _span_head(spread: Spread, pool: Float64[np.ndarray, "pool joint"], texts_pe
     variance = float(np.trace(covariance))
     joint_mean = (orthonormal @ mean).astype(np.float32)
     if not variance > _VARIANCE_TOLERANCE * np.trace(gram) / spread.images:
-        nothing = np.zeros(texts_per_head)
-        return TextSpan(nothing.astype(np.int64) - 1, nothing, joint_mean, np.empty((0, len(joint_mean)), np.float32))
+        return Principal(joint_mean, np.empty((len(joint_mean), 0)), np.empty((0, 0)), 0.0)
     kept = _leading_directions(gram, rank)
-    basis = orthonormal @ kept
-    chosen, directions, explained = _choose(pool @ basis, kept.T @ covariance @ kept, texts_per_head)
-    return TextSpan(chosen, explained / variance, joint_mean, (directions @ basis.T).astype(np.float32))
+    return Principal(joint_mean, orthonormal @ kept, kept.T @ covariance @ kept, variance)
+
+
+def _span_head(head: Principal, pool: Float64[np.ndarray, "pool joint"], texts_per_head: int) -> TextSpan:
+    if not head.rank:
+        nothing = np.zeros(texts_per_head)
+        return TextSpan(nothing.astype(np.int64) - 1, nothing, head.mean, np.empty((0, len(head.mean)), np.float32))
+    chosen, directions, explained = _choose(pool @ head.basis, head.covariance, texts_per_head)
+    return TextSpan(chosen, explained / head.variance, head.mean, (directions @ head.basis.T).astype(np.float32))
 
 
 def _leading_directions(gram: Float64[np.ndarray, "c c"], rank: int) -> Float64[np.ndarray, "c rank"]:
@@ -136,7 +178,7 @@ def _choose(
 ) -> tuple[Int64[np.ndarray, " text"], Float64[np.ndarray, "direction rank"], Float64[np.ndarray, " text"]]:
     """The greedy rounds: chosen texts, their deflated unit vectors, and the variance explained so far."""
     scores = np.einsum("tr,tr->t", texts @ covariance, texts)
-    least = _SCORE_TOLERANCE * scores.max(initial=0)
+    least = SCORE_TOLERANCE * scores.max(initial=0)
     chosen = np.full(count, -1, np.int64)
     explained = np.zeros(count)
     directions = np.empty((min(count, texts.shape[1]), texts.shape[1]))

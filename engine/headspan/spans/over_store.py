@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
-from headspan.errors import SettingsError, StoreError, counted
+from headspan.errors import SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.spans.algorithm import Spread, TextSpan, check_counts, span_heads
-from headspan.spans.result import HeadSpans, read_spans
+from headspan.spans.algorithm import check_counts
+from headspan.spans.description import at_most_all, describe, refuse_too_few
+from headspan.spans.nulls import DRAWS, SEED, check_draws
+from headspan.spans.result import HeadSpans, arrays_of, read_spans
 from headspan.store import results
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.moments_file import MergedMoments
@@ -35,19 +34,22 @@ def textspan(
     overwrite: bool = False,
     *,
     weights: str | Path | None = None,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> HeadSpans:
     """Describe every head of `layers` (default: all stored ones) by `texts_per_head` texts of a pool.
 
-    Only the store's moments are read. Contributions follow the published convention (`uniform`) and are divided by
-    `‖embedding‖`. The result is written to the store as `textspan/<run>`, together with the pool's vectors. An existing
-    run of the same texts, settings and images is returned unchanged.
+    Only the store's moments are read, and for the stability of the texts some images' head outputs. Contributions
+    follow the published convention (`uniform`) and are divided by `‖embedding‖`. The result is written to the store as
+    `textspan/<run>`, together with the pool's vectors. An existing run of the same texts, settings and images is
+    returned unchanged.
 
     Method: Gandelsman, Efros, Steinhardt, ICLR 2024, Algorithm 1.
 
     Args:
         store: The store to describe, which is also written to.
         texts: The name of an included pool, a file of texts, a list of texts, or a pool.
-        texts_per_head: How many texts are chosen for each head.
+        texts_per_head: How many texts are chosen for each head. Of a smaller pool all are, and `on_progress` says so.
         layers: The layers to describe, numbered as in the model; None for all stored ones.
         rank: The number of principal directions of a head's contributions in which texts are compared, at most.
         run: The name of the run; None for the pool's name.
@@ -56,6 +58,9 @@ def textspan(
             the texts describe the images of all stores.
         overwrite: Replace a different run of the same name, and delete the labels and scores made from it.
         weights: As in `text_vectors`.
+        draws: How many meaningless pools are drawn for the null (see `spans.nulls`). With 0 there is no null and no
+            `stability`, and no head outputs are read.
+        seed: The seed of the draws and of resampled images.
 
     Raises SettingsError if sizes do not fit or a store is named twice; StoreError if there are fewer than two images,
     if a store has other weights or layers, or if a different run of that name exists and `overwrite` is false; and the
@@ -66,19 +71,23 @@ def textspan(
     chosen_layers = tuple(store.layers if layers is None else layers)
     # Every check comes before the texts are embedded, which takes longest.
     results.check_run(run)
+    check_draws(draws, seed)
+    texts_per_head = at_most_all(len(pool.texts), texts_per_head, pool.name, on_progress)
     check_counts(len(pool.texts), texts_per_head, rank)
     if not chosen_layers:
         raise SettingsError(f"{store.path}: the list of layers is empty; name some, or leave layers out for all")
     for layer in chosen_layers:
         store.contents.layer_index(layer)
     moments = _added_moments(store, also)
-    _refuse_too_few(store, moments)
+    refuse_too_few(store, moments)
     settings = {
         "pool": stored_name(store, pool),
         "pool_sha256": pool.sha256,
         "layers": list(chosen_layers),
         "texts_per_head": texts_per_head,
         "rank": rank,
+        "draws": draws,
+        "seed": seed,
         "convention": "uniform",
         "images": moments.count,
         # This store's first; the others are sorted, since the order in which they are named does not matter.
@@ -94,23 +103,12 @@ def textspan(
     embedded = embed_pool(store, pool, on_progress, weights=weights)
     # Written before the heads are described, so that an interrupted run need not embed the texts again.
     keep_vectors(store, embedded)
-    spans = span_store(store, embedded.vectors, texts_per_head, chosen_layers, rank, moments)
-    shape = (len(chosen_layers), store.heads_per_layer, texts_per_head)
-    result = HeadSpans(
-        run=run,
-        pool=pool,
-        layers=chosen_layers,
-        indices=np.stack([span.indices for span in spans]).reshape(shape),
-        explained=np.stack([span.explained for span in spans]).reshape(shape),
-        images=moments.count,
-        stores=1 + len(also),
-    )
-    dims = ("layer", "head", "text")
+    result = describe(store, embedded, run, texts_per_head, chosen_layers, rank, moments, draws, seed, also)
     analyses.save(
         store,
         "textspan",
         run,
-        {"indices": (result.indices, dims), "explained": (result.explained, dims)},
+        arrays_of(result),
         settings,
         overwrite,
         on_progress,
@@ -124,6 +122,8 @@ _DECIDING = {
     "layers": "layers",
     "texts_per_head": "texts per head",
     "rank": "rank",
+    "draws": "draws",
+    "seed": "seed",
     "convention": "convention",
     "images": "number of images",
     "moments_sha256": "images",
@@ -162,39 +162,3 @@ def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:
             )
         moments += other.moments()
     return moments
-
-
-def _refuse_too_few(store: Store, moments: MergedMoments) -> None:
-    if moments.count < 2:
-        images = counted(moments.count, "image")
-        raise StoreError(f"{store.path}: {images}, but TEXTSPAN needs at least 2, to have a variance")
-
-
-def span_store(
-    store: Store,
-    vectors: Float[np.ndarray, "text joint"],
-    texts_per_head: int,
-    layers: Sequence[int],
-    rank: int,
-    moments: MergedMoments,
-) -> list[TextSpan]:
-    """TEXTSPAN of all heads of `layers`, layer by layer, with means and directions for reconstruction.
-
-    Raises StoreError if `moments` are of fewer than two images.
-    """
-    _refuse_too_few(store, moments)
-    return span_heads(
-        (
-            Spread(
-                moments.count,
-                moments.total[store.contents.layer_index(layer), head],
-                moments.gram[store.contents.layer_index(layer), head],
-                store.head_directions(layer, head),
-            )
-            for layer in layers
-            for head in range(store.heads_per_layer)
-        ),
-        vectors,
-        texts_per_head,
-        rank,
-    )

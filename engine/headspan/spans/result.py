@@ -12,10 +12,19 @@ from jaxtyping import Float, Int
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.frames import Tabular
+from headspan.spans.nulls import Chance, HeadsAbove, SpanNull, chance_of, heads_above
+from headspan.spans.stability import FIRST_TEXTS
 from headspan.store import results
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool
 from headspan.texts.stored import stored_pool
+
+# The numbers of texts at which shares are tabulated, beside that of all texts.
+SHOWN_COUNTS = (1, 5, 20)
+# Below ten images a direction, or if more than half of the first texts change, the images are too few.
+_IMAGES_PER_DIRECTION = 10
+_LEAST_STABILITY = 0.5
+_DIMS = ("layer", "head", "text")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,6 +44,14 @@ class HeadSpans(Tabular):
     # How many images, of how many stores, the texts were chosen over.
     images: int
     stores: int = 1
+    # What a pool without meaning explains; None for a run without draws, or of an earlier version.
+    null: SpanNull | None = None
+    # The number of directions in which texts are compared, and `(tr Σ)² / tr Σ²` of the contributions' covariance: how
+    # many directions share their variance. None for runs of earlier versions.
+    ranks: Int[np.ndarray, "layer head"] | None = None
+    effective_rank: Float[np.ndarray, "layer head"] | None = None
+    # The mean share of the first five texts that stay when images are resampled; NaN for a head without texts.
+    stability: Float[np.ndarray, "layer head"] | None = None
 
     def __repr__(self) -> str:
         layers, heads, texts = self.indices.shape
@@ -54,6 +71,61 @@ class HeadSpans(Tabular):
     def explained_by(self, layer: int, head: int, count: int | None = None) -> float:
         """Share of the variance of one head's contributions that its first `count` texts explain, or all."""
         return float(self.explained[self._at(layer, head)][:count][-1])
+
+    def chance(self, layer: int, head: int, count: int = FIRST_TEXTS) -> Chance:
+        """One head's explained share at its first `count` texts, or at all if it has fewer, beside chance.
+
+        Chance is a meaningless pool: the pool's vectors, rotated at random in the joint space. Raises SettingsError if
+        the head is not described, or if the run has no draws.
+        """
+        place, null = self._at(layer, head), self._null()
+        count = min(count, self.explained.shape[-1])
+        return chance_of(
+            self.explained[place][:count], null.explained[(slice(None), *place)][:, :count], null.ceiling[place][:count]
+        )
+
+    def above_chance(self, count: int = FIRST_TEXTS, level: float = 0.05) -> HeadsAbove:
+        """How many heads explain more at `count` texts than chance at `level`, beside a meaningless pool's count.
+
+        Raises SettingsError if the run has no draws, or if `level` is not between 0 and 1.
+        """
+        null = self._null().explained
+        last = min(count, self.explained.shape[-1]) - 1
+        return heads_above(self.explained[..., last].ravel(), null[..., last].reshape(len(null), -1), last + 1, level)
+
+    def too_few_images(self) -> str | None:
+        """A sentence if the images are too few for the heads' texts to mean much; None otherwise, or if not recorded.
+
+        They are too few if they are fewer than ten times the largest rank of a head, or if half of the heads keep less
+        than half of their first five texts when images are resampled.
+        """
+        if self.ranks is None:
+            return None
+        largest = int(self.ranks.max())
+        stability = self._median_stability()
+        if self.images >= _IMAGES_PER_DIRECTION * largest and not stability < _LEAST_STABILITY:
+            return None
+        kept = f"; resampled images keep {stability:.0%} of a head's first {FIRST_TEXTS} texts (median)"
+        return (
+            f"few data: {counted(self.images, 'image')} for heads with {counted(largest, 'direction')}"
+            f"{'' if np.isnan(stability) else kept}; other images may give other texts"
+        )
+
+    def by_head(self) -> HeadTable:
+        """A table with a row for each head: its shares at 1, 5, 20 and all texts beside chance, rank, stability."""
+        return HeadTable(self)
+
+    def _median_stability(self) -> float:
+        found = np.empty(0) if self.stability is None else self.stability[~np.isnan(self.stability)]
+        return float(np.median(found)) if len(found) else float("nan")
+
+    def _null(self) -> SpanNull:
+        if self.null is None:
+            raise SettingsError(
+                f"the textspan run {self.run!r} has no draws of chance; run headspan textspan again with --draws and "
+                "another --run, or with --overwrite"
+            )
+        return self.null
 
     def heads(self) -> Iterator[tuple[int, int]]:
         """Layer and head of every described head, in order."""
@@ -78,15 +150,69 @@ class HeadSpans(Tabular):
             "text": [self.pool.texts[index] for *_, index in rows],
             **({} if concepts is None else {"concept": [concepts[index] for *_, index in rows]}),
             "explained": [self.explained_by(layer, head, number) for layer, head, number, _ in rows],
+            **({} if self.null is None else _chance_columns([self.chance(*row[:3]) for row in rows])),
         }
 
     def _shown_columns(self) -> Mapping[str, Sequence[Any]]:
         heads = list(self.heads())
-        return {
+        first = min(FIRST_TEXTS, self.explained.shape[-1])
+        columns: dict[str, Sequence[Any]] = {
             "head": [f"L{layer}.H{head}" for layer, head in heads],
             "first texts": ["; ".join(self.texts(*head, 3)) or None for head in heads],
-            "explained": [self.explained_by(*head) for head in heads],
         }
+        if self.null is not None:
+            chances = [self.chance(*head) for head in heads]
+            columns |= {
+                f"excess at {first}": [chance.excess for chance in chances],
+                f"explained at {first}": [chance.explained for chance in chances],
+                "by chance": [f"{chance.low:.3f} to {chance.high:.3f}" for chance in chances],
+                "p": [chance.p for chance in chances],
+            }
+        if self.stability is not None:
+            columns["stability"] = [float(self.stability[self._at(*head)]) for head in heads]
+        return {**columns, "explained": [self.explained_by(*head) for head in heads]}
+
+
+def _chance_columns(chances: Sequence[Chance], suffix: str = "") -> dict[str, list[Any]]:
+    return {
+        f"{name}{suffix}": [getattr(chance, field) for chance in chances]
+        for name, field in (
+            ("null_mean", "mean"),
+            ("null_low", "low"),
+            ("null_high", "high"),
+            ("excess", "excess"),
+            ("ceiling", "ceiling"),
+            ("draws_below", "rank"),
+            ("p", "p"),
+        )
+    }
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HeadTable(Tabular):
+    """The heads of a TEXTSPAN run, one row each. Columns end with the number of texts, as in `excess_5`."""
+
+    spans: HeadSpans
+
+    def __repr__(self) -> str:
+        return f"HeadTable({self.spans!r})"
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        spans, heads = self.spans, list(self.spans.heads())
+        most = spans.explained.shape[-1]
+        columns: dict[str, Sequence[Any]] = {
+            "layer": [layer for layer, _ in heads],
+            "head": [head for _, head in heads],
+        }
+        for count in sorted({number for number in SHOWN_COUNTS if number < most} | {most}):
+            columns[f"explained_{count}"] = [spans.explained_by(*head, count) for head in heads]
+            if spans.null is not None:
+                columns |= _chance_columns([spans.chance(*head, count) for head in heads], f"_{count}")
+        for name in ("ranks", "effective_rank", "stability"):
+            values = getattr(spans, name)
+            if values is not None:
+                columns["rank" if name == "ranks" else name] = values.ravel().tolist()
+        return columns
 
 
 def place_of(layers: Sequence[int], heads: int, layer: int, head: int) -> tuple[int, int]:
@@ -97,6 +223,19 @@ def place_of(layers: Sequence[int], heads: int, layer: int, head: int) -> tuple[
             f"{heads - 1}"
         )
     return layers.index(layer), head
+
+
+def arrays_of(spans: HeadSpans) -> dict[str, results.Named]:
+    """The arrays of a run, as `read_spans` reads them."""
+    found: dict[str, results.Named] = {"indices": (spans.indices, _DIMS), "explained": (spans.explained, _DIMS)}
+    if spans.null is not None:
+        found["null_explained"] = (spans.null.explained, ("draw", *_DIMS))
+        found["ceiling"] = (spans.null.ceiling, _DIMS)
+    for name in ("ranks", "effective_rank", "stability"):
+        values = getattr(spans, name)
+        if values is not None:
+            found[name] = (values, _DIMS[:2])
+    return found
 
 
 def read_spans(store: Store, run: str | None = None) -> HeadSpans:
@@ -112,9 +251,14 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
         # Early runs are over one store and do not record others.
         stores = 1 + len(settings.get("also", ()))
         indices, explained = arrays["indices"], arrays["explained"]
+        null = None
+        # Runs of earlier versions have none, nor have runs without draws.
+        if "null_explained" in arrays:
+            null = SpanNull(int(settings["seed"]), arrays["null_explained"], arrays["ceiling"])
     pool = stored_pool(store, pool_name)
     if pool.sha256 != checksum:
         raise StoreError(
             f"{store.path}: the pool {pool.name} has changed since textspan run {run!r}; run headspan textspan again"
         )
-    return HeadSpans(run, pool, layers, indices, explained, images, stores)
+    of_heads = (arrays.get(name) for name in ("ranks", "effective_rank", "stability"))
+    return HeadSpans(run, pool, layers, indices, explained, images, stores, null, *of_heads)

@@ -1,0 +1,125 @@
+"""How far the first texts of a head depend on the images that happen to be in the store: a bootstrap over images.
+
+Images are resampled, and the greedy rounds are repeated on the moments of the resampled images. A store keeps only the
+sum of its images' moments, so this reads the stored head outputs once; no image is computed again. At most
+`MOST_IMAGES` are read, evenly spread over the stores, in blocks of which one moment matrix each is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int
+from threadpoolctl import threadpool_limits
+
+from headspan.decompose.formula import head_coordinates
+from headspan.spans.algorithm import Principal
+from headspan.spans.greedy import greedy
+from headspan.store.reader import Store
+
+# The texts that are compared; heads are labelled by as many.
+FIRST_TEXTS = 5
+# With 20 resamplings and five texts the number of a head has a standard error of at most 0.05, if texts leave alone.
+RESAMPLINGS = 20
+MOST_IMAGES = 5_000
+_BLOCKS = 100
+
+
+def stability_of(
+    stores: Sequence[Store],
+    layers: Sequence[int],
+    heads: Sequence[Principal],
+    vectors: Float[np.ndarray, "pool joint"],
+    chosen: Int[np.ndarray, "head text"],
+    seed: int,
+) -> Float64[np.ndarray, " head"]:
+    """The mean share of each head's first five texts that are among the first five of resampled images.
+
+    `heads` and `chosen` follow layers and heads. The value of a head without texts is NaN. Synonyms in the pool lower
+    the share: a text that gives way to its synonym counts as lost.
+    """
+    pool = np.asarray(vectors, np.float64)
+    images = sum(store.images for store in stores)
+    each = stores[0].heads_per_layer
+    found = []
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
+        for place, layer in enumerate(layers):
+            sample = sampled_heads(stores, layer)
+            numbers = range(place * each, (place + 1) * each)
+
+            def share(
+                number: int, layer: int = layer, sample: Float32[np.ndarray, "image head coordinate"] = sample
+            ) -> float:
+                directions = stores[0].head_directions(layer, number % each).astype(np.float64)
+                own = sample[:, number % each] @ (directions @ heads[number].basis)
+                return kept_share(own, heads[number], pool, chosen[number], images, seed)
+
+            found += list(threads.map(share, numbers))
+    return np.array(found)
+
+
+def sampled_heads(
+    stores: Sequence[Store], layer: int, most: int = MOST_IMAGES
+) -> Float32[np.ndarray, "image head coordinate"]:
+    """The normalised coordinates of a layer's heads for at most about `most` images, evenly spread over the stores."""
+    images = sum(store.images for store in stores)
+    return np.concatenate(list(_sampled(stores, layer, images, most)))
+
+
+def _sampled(
+    stores: Sequence[Store], layer: int, images: int, most: int
+) -> Iterator[Float32[np.ndarray, "image head coordinate"]]:
+    for store in stores:
+        norm = store.norm
+        if images <= most:
+            outputs = np.stack([store.head_coordinates(layer, head) for head in range(store.heads_per_layer)], axis=1)
+        else:
+            taken = np.linspace(0, store.images, max(1, most * store.images // images), endpoint=False, dtype=np.int64)
+            norm, index = norm[taken], store.contents.layer_index(layer)
+            rows = store.rows[taken].tolist()
+            outputs = np.stack([store.contents.row("heads", row, index, dtype=np.float32) for row in rows])
+        yield head_coordinates(outputs, np.broadcast_to(norm[:, None], (*outputs.shape[:2], 3)), normalised=True)
+
+
+def kept_share(
+    contributions: Float[np.ndarray, "image rank"],
+    head: Principal,
+    pool: Float64[np.ndarray, "pool joint"],
+    chosen: Int[np.ndarray, " text"],
+    images: int,
+    seed: int,
+) -> float:
+    """The mean share of the first five of `chosen` that resampled images choose among their first five.
+
+    `contributions` are along the head's basis, of a sample of the `images` that its moments are of. The deviation of a
+    resampled covariance is scaled by the root of the sample's share, to be that of all images.
+    """
+    first = chosen[:FIRST_TEXTS]
+    first = first[first >= 0]
+    if not len(first):
+        return float("nan")
+    covariances = head.covariance + np.sqrt(min(1.0, len(contributions) / images)) * _deviations(contributions, seed)
+    picks, _ = greedy((pool @ head.basis)[None], covariances, len(chosen[:FIRST_TEXTS]))
+    return float(np.isin(picks, first).sum(axis=1).mean() / len(first))
+
+
+def _deviations(
+    contributions: Float[np.ndarray, "image rank"], seed: int
+) -> Float64[np.ndarray, "resampling rank rank"]:
+    """Covariances of resampled images minus that of the sample. Blocks of every so many-th image are resampled."""
+    exact = np.asarray(contributions, np.float64)
+    # Far from zero a mean costs digits.
+    exact -= exact.mean(axis=0)
+    blocks = [exact[start::_BLOCKS] for start in range(min(_BLOCKS, len(exact)))]
+    counts = np.array([len(block) for block in blocks], np.float64)
+    sums = np.stack([block.sum(axis=0) for block in blocks])
+    grams = np.stack([block.T @ block for block in blocks])
+    generator = np.random.default_rng([seed, 2])
+    times = generator.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), RESAMPLINGS).astype(np.float64)
+    total, mean = times @ counts, times @ sums
+    gram = np.tensordot(times, grams, axes=1)
+    resampled = (gram - mean[:, :, None] * (mean / total[:, None])[:, None, :]) / (total - 1)[:, None, None]
+    return resampled - grams.sum(axis=0) / (len(exact) - 1)
