@@ -58,12 +58,12 @@ def _emitted(tower: Tower, encoder: Encoder, batch: int) -> dict[str, Any]:
     levels = torch.randint(0, 256, (batch, *preprocess.size, 3), dtype=torch.uint8)
     if device.type == "cuda":
         levels = levels.pin_memory()
-    moments = Moments.zeros(len(encoder.layers), tower.heads, tower.head_dim, device)
+    moments = Moments.zeros(len(encoder.layers), tower.heads, tower.head_dim, device, tower.projection.shape[1])
 
     def launched() -> Contributions:
         pixels = normalise(levels.to(device, non_blocking=True), preprocess.mean, preprocess.std, tower.dtype)
         result = contributions(tower.forward(pixels, encoder.layers), tower)
-        moments.add(result.heads, result.norm, result.finite)
+        moments.add(result.heads, result.norm, result.finite, result.embedding)
         return result
 
     def loop(batches: int) -> float:

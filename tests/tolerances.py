@@ -22,6 +22,10 @@ FLOAT32_SUM = 1e-5
 # they are computed from, and have 5e-6 (measured: 2e-6 for heads and embedding, 4.5e-6 for patches).
 ORACLE_FLOAT32 = 1e-5
 
+# Means of squares of ORACLE_FLOAT32 numbers, or of their squared distances from their mean, which is at most some three
+# times as long as the distances: 2 · 3 · 1e-5.
+SQUARES_FLOAT32 = 6e-5
+
 # Stored as float16. Rounding to 11 significant bits changes each number, and so the array, by at most 2⁻¹¹ = 4.9e-4 of
 # itself; twice that leaves room for subnormals (numbers below 6e-5).
 FLOAT16_STORE = 1e-3

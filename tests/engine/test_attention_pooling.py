@@ -128,6 +128,26 @@ def test_the_store_holds_the_oracles_numbers_and_verify_finds_no_problem(
         assert relative_error(patches_found, patches_wanted) < tolerances.FLOAT16_STORE
 
 
+def test_magnitudes_are_those_of_the_oracles_contributions_and_covariance_shares_sum_to_1(
+    run: dict[str, Any], exact: list[Decomposition]
+) -> None:
+    store = hs.open(run["out"])
+    found = store.magnitudes(covariance=True)
+    parts = [image.contributions("uniform", normalised=True) for image in exact]
+    heads, unit = np.stack([part.heads for part in parts]), np.stack([part.total() for part in parts])
+    centred = unit - unit.mean(axis=0)
+    variance = (centred**2).sum(axis=1).mean()
+    variances = ((heads - heads.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0)
+    covariances = (heads * centred[:, None, None]).sum(axis=-1).mean(axis=0)
+    assert relative_error(found.variance_share, variances / variance) < tolerances.SQUARES_FLOAT32
+    assert relative_error(found.squared_length_share, (heads**2).sum(axis=-1).mean(axis=0)) < tolerances.SQUARES_FLOAT32
+    assert relative_error(found.covariance_share, covariances / variance) < tolerances.FLOAT16_STORE
+    assert found.covariance_share is not None
+    assert found.term_covariance_share is not None
+    assert found.term_covariance_share.shape == (store.terms,)
+    assert abs(found.covariance_share.sum() + found.term_covariance_share.sum() - 1) < tolerances.FLOAT16_STORE
+
+
 def test_earlier_layers_act_through_the_pooling_and_add_nothing_to_the_sum(
     run: dict[str, Any], exact: list[Decomposition]
 ) -> None:

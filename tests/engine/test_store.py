@@ -231,6 +231,8 @@ def test_zarr_alone_reads_the_group_and_its_attributes(toy_run: ToyRun, toy_conf
         "mlp_means": ("image", "term"),
         "moments/sum": ("layer", "head", "coordinate"),
         "moments/gram": ("layer", "head", "coordinate", "coordinate_2"),
+        "moments/embedding_sum": ("joint",),
+        "moments/embedding_gram": ("joint", "joint_2"),
         "model/head_to_joint": ("layer", "head", "head_dim", "joint"),
     }
     for name, names in dims.items():

@@ -24,6 +24,9 @@ def add_inspect(section: Section) -> None:
     section.add("models", _models, "headspan models")
     about = section.add("info", _info, "headspan info run.zarr --bad")
     store_argument(about)
+    about.add_argument(
+        "--heads", action="store_true", help="show how much every layer and head adds to the embeddings' variance"
+    )
     lists = about.add_argument_group("lists (on each line: row, key, shard and reason)")
     lists.add_argument("--bad", action="store_true", help="list the images that could not be used")
     lists.add_argument(
@@ -78,6 +81,11 @@ def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    if flags.heads:
+        from headspan.cli.magnitudes import print_magnitudes
+
+        print_magnitudes(Store(flags.store))
+        return 0
     if flags.bad or flags.notes:
         store = Store(flags.store)
         for image in [*(store.bad_images() if flags.bad else []), *(store.notes() if flags.notes else [])]:

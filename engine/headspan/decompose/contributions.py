@@ -25,6 +25,8 @@ class Contributions:
     # Head outputs `[batch, layer, head, head_dim]` and `norm` `[batch, 3]`, float32, on the device.
     heads: Tensor
     norm: Tensor
+    # `[batch, joint]`, float32, not normalised, on the device.
+    embedding: Tensor
     # False for images that have a number that is not finite.
     finite: Tensor
 
@@ -63,7 +65,7 @@ def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()
     for tensor in tensors.values():
         # The largest magnitude is infinite or NaN if any number is, and one pass over the memory finds it.
         finite &= torch.linalg.vector_norm(tensor.flatten(1), ord=torch.inf, dim=1).isfinite()
-    return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, finite)
+    return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, embedding, finite)
 
 
 def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:

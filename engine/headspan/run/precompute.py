@@ -160,7 +160,9 @@ def compute_unit(run: Run, unit: Unit, spans: Iterator[DecodedSpan], in_flight: 
     store, size = run.store, run.store.size
     overflows: list[BadImage] = []
     with store.begin(unit, run.times) as writer:
-        moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, run.encoder.device)
+        # A store of an earlier version, which has no moments of embeddings, is continued without them.
+        joint = size.joint if store.has_embedding_moments else None
+        moments = Moments.zeros(len(size.layers), size.heads, size.head_dim, run.encoder.device, joint)
         batches = run.times.each("waiting for images", rebatch(spans, run.batch_size))
         # A GPU computes the next batch while the numbers of this one are copied and written.
         for batch, result in one_ahead(_launch(run, batch, moments) for batch in _needed(run, unit, batches)):
@@ -195,7 +197,7 @@ def _launch(run: Run, batch: Batch, moments: Moments) -> tuple[Batch, Contributi
     encoder = run.encoder
     with run.times.of("model"):
         result = contributions(encoder(batch), encoder.tower, encoder.through_pool)
-        moments.add(result.heads, result.norm, result.finite)
+        moments.add(result.heads, result.norm, result.finite, result.embedding)
     return batch, result
 
 

@@ -82,7 +82,7 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
     """
     problems: list[Problem] = []
     largest: float | None = None
-    count, total = 0, np.zeros(_moment_shape(store))
+    count, total, embedding_total = 0, np.zeros(_moment_shape(store)), np.zeros(store.joint)
     records, planned_rows = store.contents.records, store.planned_images
     whole = UnitRecord(WHOLE_STORE, 0, planned_rows, planned_rows, store.contents.commits.other_files(), [])
     problems.extend(_file_problems(store, whole))
@@ -110,12 +110,13 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
             largest = max([*rows.sum_errors, *([] if largest is None else [largest])], default=None)
             count += int(rows.good.sum())
             total += rows.coordinate_sums()
+            embedding_total += rows.embedding_sum()
         if sources and readable:
             found += again.problems(store, record)
         problems.extend(found)
         on_progress(Progress("verify", done, len(records), counted(len(problems), "problem") if problems else ""))
     if records and not any(problem.of_store and problem.unit not in quarantined for problem in problems):
-        problems.extend(_moment_problems(store, count, total))
+        problems.extend(_moment_problems(store, count, total, embedding_total))
     for name, what in damaged(store):
         problems.append(Problem(WHOLE_STORE, 0, store.planned_images, what, name, of_analysis=True))
     return Verdict(len(records), count, tuple(problems), largest, unreached)
@@ -257,8 +258,14 @@ class _UnitRows:
         spread = np.broadcast_to(norm[:, None, None], (*heads.shape[:3], 3))
         return head_coordinates(heads, spread, True).sum(axis=0)
 
+    def embedding_sum(self) -> np.ndarray:
+        """The sum of the unit embeddings."""
+        lengths = self._arrays["norm"][self.good, 2:].astype(np.float64)
+        total: np.ndarray = (self._arrays["embedding"][self.good] / lengths).sum(axis=0)
+        return total
 
-def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Problem]:
+
+def _moment_problems(store: Store, count: int, total: np.ndarray, embedding_total: np.ndarray) -> Iterator[Problem]:
     moments, rows = store.moments(), store.planned_images
     if moments.count != count:
         what = f"the moments count {counted(moments.count, 'image')}, but the arrays hold {count}"
@@ -268,6 +275,14 @@ def _moment_problems(store: Store, count: int, total: np.ndarray) -> Iterator[Pr
     # Rounding to 16 bits changes each summand by at most 2⁻¹¹ of itself, and a tiny one by half a subnormal step.
     if count and not (np.abs(moments.total - total) <= 2.0**-10 * scale + 1e-6).all():
         yield Problem(WHOLE_STORE, 0, rows, "the moments differ from the sums of heads by more than rounding explains")
+    embedding = moments.embedding
+    # A unit that `repair` computed again may differ by the rounding of another machine.
+    if count and embedding is not None:
+        scale = np.sqrt(np.diagonal(embedding.gram) * count)
+        sums_agree = (np.abs(embedding.total - embedding_total) <= 2.0**-10 * scale + 1e-6).all()
+        if not (sums_agree and np.isclose(embedding.squared_length, 1, rtol=_LENGTH_TOLERANCE, atol=0)):
+            what = "the moments differ from those of the unit embeddings by more than rounding explains"
+            yield Problem(WHOLE_STORE, 0, rows, what)
 
 
 def _moment_shape(store: Store) -> tuple[int, ...]:

@@ -25,8 +25,11 @@ from headspan.decompose.formula import (
 )
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.store.as_xarray import dataset
-from headspan.store.moments_file import MergedMoments
+from headspan.store.commit_records import COMPLETE
+from headspan.store.magnitudes import Magnitudes, magnitudes_of, moments_of_embeddings
+from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.opened import OpenStore
+from headspan.store.schema import EMBEDDING_MOMENTS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -171,10 +174,29 @@ class Store(OpenStore):
         # Checked again: another process may have finished the run and deleted its parts in between.
         if commits.complete:
             count, total, gram = (self.contents.values(f"moments/{name}") for name in ("count", "sum", "gram"))
-            return MergedMoments(int(count[0]), total, gram)
+            return MergedMoments(int(count[0]), total, gram, self._stored_embedding_moments(int(count[0])))
         if moments is None:
             raise StoreError(f"{self.path}: no unit is finished yet; run the same precompute command to continue")
         return moments
+
+    def embedding_moments(self) -> EmbeddingMoments:
+        """Return count, sum and Gram matrix of the unit embeddings `e / ‖e‖` of all usable images.
+
+        Stores of earlier versions do not hold them. They are then computed by a pass over `embedding`, once for this
+        object. Raises StoreError if no unit is finished yet.
+        """
+        found = self.moments().embedding
+        return self._computed_embedding_moments if found is None else found
+
+    def magnitudes(self, covariance: bool = False) -> Magnitudes:
+        """Return how much every stored head matters: its shares of the embeddings' variance and squared length.
+
+        A variance share may exceed 1, and the shares need not sum to 1, because contributions correlate. Both follow
+        from `moments` and `embedding_moments`. With `covariance`, the shares `tr Cov(c_h, e) / tr Σ_e`, which sum to 1
+        over all components, are computed too, by one pass over `heads` (and `mlps`) in bounded memory. Raises
+        StoreError if no unit is finished yet.
+        """
+        return magnitudes_of(self.contents, self.moments(), self.embedding_moments(), covariance)
 
     def to_xarray(self) -> xr.Dataset:
         """Return the stored arrays as a lazy xarray Dataset of the images shown; see `store.as_xarray`.
@@ -182,6 +204,17 @@ class Store(OpenStore):
         Raises HeadspanError if xarray is not installed.
         """
         return dataset(self.contents, self.rows, self.samples())
+
+    def _stored_embedding_moments(self, count: int) -> EmbeddingMoments | None:
+        """Read the moments of the embeddings of a complete store; None if it does not hold them."""
+        recorded = self.contents.commits.recorded(COMPLETE)
+        if not all(f"moments/{name}" in {key.partition("/c/")[0] for key in recorded} for name in EMBEDDING_MOMENTS):
+            return None
+        return EmbeddingMoments(count, *(self.contents.values(f"moments/{name}") for name in EMBEDDING_MOMENTS))
+
+    @cached_property
+    def _computed_embedding_moments(self) -> EmbeddingMoments:
+        return moments_of_embeddings(self.contents)
 
     def _read(self, name: str, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
         values = self.contents.read(name, *index, dtype=dtype)

@@ -45,6 +45,8 @@ _KINDS: dict[str, type | UnionType] = {
     "emit": list,
 }
 _LONGEST_QUOTE = 60
+# The sum and the Gram matrix of the unit embeddings, in the group `moments`.
+EMBEDDING_MOMENTS = ("embedding_sum", "embedding_gram")
 # What zarr raises if the metadata of an array are damaged.
 UNREADABLE = (ValueError, TypeError, KeyError, ArithmeticError)
 
@@ -161,14 +163,19 @@ def _row_spec(name: str, dims: tuple[str, ...], tail: tuple[int, ...], dtype: st
 
 
 def moment_arrays(size: Dimensions) -> dict[str, ArraySpec]:
-    """Return the arrays of the merged moments, by their name in the group `moments`."""
-    dims = ("layer", "head", "coordinate")
+    """Return the arrays of the merged moments, by their name in the group `moments`.
+
+    Stores of earlier versions do not have those of EMBEDDING_MOMENTS.
+    """
+    dims, joint = ("layer", "head", "coordinate"), size.joint
     coordinates = size.head_dim + EXTRA_COORDINATES
     shape = (len(size.layers), size.heads, coordinates)
     return {
         "count": whole_array("moments/count", ("scalar",), (1,), "int64"),
         "sum": whole_array("moments/sum", dims, shape, "float64"),
         "gram": whole_array("moments/gram", (*dims, "coordinate_2"), (*shape, coordinates), "float64"),
+        "embedding_sum": whole_array("moments/embedding_sum", ("joint",), (joint,), "float64"),
+        "embedding_gram": whole_array("moments/embedding_gram", ("joint", "joint_2"), (joint, joint), "float64"),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 import numpy as np
@@ -20,7 +20,7 @@ from headspan.io.storage import Checksum, StagedObject, Storage
 from headspan.shards.samples import BadImage, Unit
 from headspan.store.array_spec import ArraySpec
 from headspan.store.commit_records import UnitRecord
-from headspan.store.moments_file import MergedMoments
+from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.write.commits import Commits
 from headspan.store.write.shard import ShardPieces
 from headspan.store.write.threads import FileTasks, HandedBatch, UnitTasks, WritingThreads, start_thread
@@ -133,7 +133,10 @@ class UnitWriter:
         """Let the threads finish all shards. Shards without a usable image are written too, full of NaN."""
         for spec, first_row in _shards(self._to.specs, self._unit):
             self._finish(self._shard(spec, first_row))
-        return MergedMoments(*moments.arrays()), sorted(bad, key=lambda image: image.row)
+        merged, of_embeddings = MergedMoments(*moments.arrays()), moments.embedding_arrays()
+        if of_embeddings is not None:
+            merged = replace(merged, embedding=EmbeddingMoments(merged.count, *of_embeddings))
+        return merged, sorted(bad, key=lambda image: image.row)
 
     def _commit(
         self, moments: MergedMoments, bad: list[BadImage], source_crc32c: int | None, again: bool

@@ -19,6 +19,7 @@ from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
 from headspan.store.commit_records import NOT_FINITE
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.schema import (
+    EMBEDDING_MOMENTS,
     dimensions,
     image_bytes,
     moment_arrays,
@@ -50,6 +51,12 @@ class StoreWriter:
         self.units = units(self.size.images, self.size.unit_images)
         self.commits = Commits(self.storage, len(self.units))
         self._destination = Destination(self.storage, self.specs, self.commits)
+
+    @property
+    def has_embedding_moments(self) -> bool:
+        """Whether the store was planned with the arrays of embeddings' moments; those of earlier versions were not."""
+        specs = moment_arrays(self.size)
+        return all(self.storage.size(f"{specs[name].name}/zarr.json") is not None for name in EMBEDDING_MOMENTS)
 
     def refuse_other(self, attributes: dict[str, Any], shards: Sequence[tuple[str, int | None, int | None]]) -> None:
         """Raise StoreError if this store was made with other settings or from other shards (name, bytes, time)."""
@@ -152,8 +159,14 @@ class StoreWriter:
         moments = self.commits.moments()
         assert moments is not None, "a finished store has units"
         values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
+        # Missing if an earlier version, which does not accumulate them, computed some of the units.
+        if self.has_embedding_moments and (embedding := moments.embedding) is not None:
+            values |= zip(EMBEDDING_MOMENTS, (embedding.total, embedding.gram), strict=True)
         files = {key: self.storage.checksum(key) for key in self.commits.group_files()}
         for name, spec in moment_arrays(self.size).items():
-            file, size_bytes, crc = write_array(self.storage, spec, values[name])
-            files[file] = (size_bytes, crc)
+            if name in values:
+                file, size_bytes, crc = write_array(self.storage, spec, values[name])
+                files[file] = (size_bytes, crc)
+            else:
+                self.storage.delete(spec.file(0))
         self.commits.close(files)

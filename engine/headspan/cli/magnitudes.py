@@ -1,0 +1,54 @@
+"""The magnitudes of heads in words, and the table of `headspan info --heads`."""
+
+from __future__ import annotations
+
+import math
+
+from headspan.cli.tables import print_table
+from headspan.cli.terminal import say
+from headspan.store.magnitudes import Magnitudes
+from headspan.store.reader import Store
+
+# The heads of the columns that `magnitude_cells` fills.
+MAGNITUDE_COLUMNS = ("variance", "squared length")
+# Shares below this are not 0, but print as if they were.
+_LEAST = 5e-5
+_MEANING = (
+    "variance: of a head's contributions, as a share of the unit embeddings' variance. squared length: mean of the "
+    "contributions' squared lengths; those of unit embeddings are 1. Contributions correlate, so shares may exceed "
+    "100 % and need not sum to 100 %. A layer's numbers are sums over its heads."
+)
+
+
+def share_in_percent(share: float) -> str:
+    """Return a share as a percentage with two decimals; `-` for NaN."""
+    if math.isnan(share):
+        return "-"
+    return "<0.01 %" if 0 < share < _LEAST else f"{100 * share:.2f} %"
+
+
+def magnitude_cells(magnitudes: Magnitudes, layer: int, head: int) -> tuple[str, str]:
+    """Return the cells of a head in a table with the MAGNITUDE_COLUMNS."""
+    variance, squared_length = map(share_in_percent, magnitudes.of(layer, head))
+    return variance, squared_length
+
+
+def magnitude_in_words(magnitudes: Magnitudes, layer: int, head: int) -> str:
+    """Return a head's magnitude for a listing, such as `1.25 % of the variance, 0.83 % of the squared length`."""
+    variance, squared_length = magnitude_cells(magnitudes, layer, head)
+    return f"{variance} of the variance, {squared_length} of the squared length"
+
+
+def print_magnitudes(store: Store) -> None:
+    """Print the magnitude of every stored layer and head."""
+    found = store.magnitudes()
+    layers = [(f"L{layer}", *map(share_in_percent, sums)) for layer, sums in found.by_layer().items()]
+    heads = [
+        (f"L{layer}.H{head}", *magnitude_cells(found, layer, head))
+        for layer in found.layers
+        for head in range(store.heads_per_layer)
+    ]
+    print_table([("layer", *MAGNITUDE_COLUMNS), *layers])
+    say("")
+    print_table([("head", *MAGNITUDE_COLUMNS), *heads])
+    say(_MEANING)
