@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +17,8 @@ from headspan.concepts.labels import label_heads
 from headspan.errors import SettingsError
 from headspan.explore.segmentation import resized
 from headspan.prune.zero_shot import Accuracy
+from headspan.report.truth import truth_tables
+from headspan.store import results
 from headspan.world import FACTORS, prompts, render
 from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth, MapCheck, ground_truth_from_json
 from headspan.world.ground_truth import check_ground_truth, read_ground_truth
@@ -224,6 +228,30 @@ def test_controls_are_measured_by_the_same_code_stored_and_read_back(tmp_path: P
     assert (truth.about, before.about) == ("model hand, weights of its own",) * 2
     assert read_ground_truth(store, "world") == truth
     assert read_ground_truth(hand_store(tmp_path / "new", {}, {}), "world") is None
+
+
+def test_high_heads_stand_beside_their_expected_number_by_chance_which_is_not_stored(tmp_path: Path) -> None:
+    store = hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS)
+    truth = check_ground_truth(store)
+    # Two heads have five of the pool's 40 texts; each of its eight concepts has five.
+    expected = dict.fromkeys(FACTOR_OF, pytest.approx(2 / math.comb(40, 5)))
+    assert truth.high_by_chance == expected
+    read = read_ground_truth(store, "world")
+    assert read is not None
+    assert read.high_by_chance == expected
+    assert "high_by_chance" not in results.load_settings(store, "truth", "world")["answers"]
+    table = truth_tables(read)[1]
+    assert table.names == ("concept", "heads", "chance")
+    assert [[cell.words for cell in row] for row in table.rows] == [
+        ["colours", "1", "3e-06"],
+        ["shapes", "1", "3e-06"],
+        ["all", "2", "2.4e-05"],
+    ]
+    shutil.rmtree(store.path / "textspan")
+    unknown = read_ground_truth(hs.open(store.path), "world")
+    assert unknown == truth
+    assert unknown.high_by_chance == {}
+    assert truth_tables(unknown)[1].names == ("concept", "heads")
 
 
 def test_a_control_of_other_scenes_is_refused(tmp_path: Path) -> None:

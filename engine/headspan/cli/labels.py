@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable
 from math import isnan
 from pathlib import Path
@@ -13,13 +14,14 @@ from headspan.cli.commands import Section
 from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, refuse_asking_flags, value_of
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import overwrite_flag, run_flag, store_argument
-from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
+from headspan.cli.tables import SCORE_COLUMNS, label_cells, print_table, print_unsourced, score_row, with_chance
 from headspan.cli.terminal import say, say_row
 from headspan.concepts.ccs import ConceptConsistency, concept_consistency
 from headspan.concepts.examples import read_examples
 from headspan.concepts.labels import Labels, label_heads
 from headspan.concepts.llm_judges import judge_heads, missing_votes, open_ballot
 from headspan.concepts.llm_labels import label_by_model, label_questions, open_label_questions
+from headspan.concepts.nulls import LEVEL, ConsistencyChance, consistency_chance
 from headspan.concepts.pool_writer.draft import Draft
 from headspan.concepts.pool_writer.request import PoolRequest
 from headspan.concepts.pool_writer.write import check_count, write_pool
@@ -106,7 +108,8 @@ def add_pool(section: Section) -> None:
 def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
-        labels = label_heads(Store(flags.store), flags.run_name, flags.overwrite, progress)
+        store = Store(flags.store)
+        labels = label_heads(store, flags.run_name, flags.overwrite, progress)
     else:
         store, examples = Store(flags.store), read_examples(flags.examples or ())
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
@@ -119,13 +122,34 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
         )
         _print_spent(asker)
+    _print_labels(labels, consistency_chance(read_spans(store, labels.run), labels))
+    return 0
+
+
+def _print_labels(labels: Labels, chance: ConsistencyChance | None) -> None:
     say(f"labels by {labels.source}")
     for layer, names in zip(labels.layers, labels.names, strict=True):
-        for head, name in enumerate(names):
-            say_row(f"L{layer}.H{head}", name or "-")
+        for head in range(len(names)):
+            say_row(f"L{layer}.H{head}", *label_cells(labels, chance, layer, head))
     if labels.free:
         _print_merged(labels)
-    return 0
+    _print_chance(labels, chance)
+
+
+def _print_chance(labels: Labels, chance: ConsistencyChance | None) -> None:
+    """How many heads beat chance beside the expected number, or why chance is not known."""
+    if chance is None:
+        say("chance is not known, since labels or votes do not follow from the pool's concepts")
+        return
+    beating = with_chance(int(chance.beating().sum()), chance.expected_beating())
+    say(
+        f"labelled {beating} of {counted(chance.p.size, 'head')}, at p < {LEVEL}; in brackets: the expected number by "
+        "chance"
+    )
+    say(
+        "p is the probability of a score at least as high if a head's texts are drawn at random from the pool; it is "
+        "adjusted for the number of heads after Benjamini and Hochberg"
+    )
 
 
 def _open_questions(opened: Callable[[bool], T], flags: argparse.Namespace) -> T:
@@ -182,24 +206,47 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _print_scores(found: ConceptConsistency) -> None:
-    labels = found.labels
+    labels, chance = found.labels, found.chance
     for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
         for head, score in enumerate(scores):
-            say_row(f"L{layer}.H{head}", score, labels.name(layer, head) or "-")
+            say_row(f"L{layer}.H{head}", score, *label_cells(labels, chance, layer, head))
     say(f"labels by {labels.source}")
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():
         if missing:
             say(f"{judge} gave no usable vote on {counted(missing, 'text')}; run the same command to ask again")
-    say(", ".join(f"{name} {count}" for name, count in found.groups.items()))
+    _print_chance(labels, chance)
+    expected = chance.expected if chance else {}
+    say(", ".join(f"{name} {with_chance(count, expected.get(name))}" for name, count in found.groups.items()))
     say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(found.at_k)))
-    say("CCR " + ("undefined, because no head is high (CCS 5)" if isnan(found.ccr) else f"{found.ccr:.3f}"))
-    shown = list(found.heads_per_concept.items())[:_SHOWN_CONCEPTS]
-    left = len(found.heads_per_concept) - len(shown)
-    say("heads per label: " + ", ".join(f"{name} {count}" for name, count in shown) + f", {left} more" * (left > 0))
+    if chance is not None:
+        say("  ".join(f"CCS@{k} {share:.3f}" for k, share in enumerate(chance.expected_at_k)) + "  by chance")
+    _print_ccr(found)
+    by_concept = found.heads_per_concept if chance is None else _beating_per_concept(labels, chance)
+    shown = list(by_concept.items())[:_SHOWN_CONCEPTS]
+    left = len(by_concept) - len(shown)
+    each = ", ".join(f"{name} {count}" for name, count in shown) or "none"
+    say(f"heads per label: {each}" + f", {left} more" * (left > 0))
     rows = [score_row("all", found), *(score_row(f"L{layer}", found.layer(layer)) for layer in labels.layers)]
     print_table([("layer", *SCORE_COLUMNS), *rows])
     print_unsourced(found)
+
+
+def _print_ccr(found: ConceptConsistency) -> None:
+    if isnan(found.ccr):
+        say("CCR undefined, because no head is high (CCS 5)")
+        return
+    high = found.groups["high"]
+    expected = found.chance.expected_ccr(high) if found.chance else float("nan")
+    by_chance = "" if isnan(expected) else f" ({expected:.3f} for {counted(high, 'high head')} by chance)"
+    say(f"CCR {found.ccr:.3f}{by_chance}")
+
+
+def _beating_per_concept(labels: Labels, chance: ConsistencyChance) -> dict[str, int]:
+    """How many heads that beat chance have each label, most common first, then by name."""
+    beating = zip((name for row in labels.concepts for name in row), chance.beating().ravel().tolist(), strict=True)
+    counts = Counter(name for name, beats in beating if beats and name is not None)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _pool(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

@@ -1,4 +1,4 @@
-"""Tables of scores, and the remark on scores whose formula is not published."""
+"""Tables of scores beside what chance gives, and the remark on scores whose formula is not published."""
 
 from __future__ import annotations
 
@@ -7,21 +7,42 @@ from collections.abc import Sequence
 
 from headspan.cli.terminal import say
 from headspan.concepts.ccs import UNSOURCED, ConceptConsistency
+from headspan.concepts.labels import Labels
+from headspan.concepts.nulls import UNLABELLED, ConsistencyChance
 from headspan.escapes import escaped
 
 # The columns of `score_row` after the name.
 SCORE_COLUMNS = (
-    *("heads", "high", "moderate", "low"),
+    *("heads", "labelled", "high", "moderate", "low"),
     *(f"CCS@{k}" for k in range(6)),
     *("CCR", "association*", "entanglement*"),
 )
 
 
 def score_row(name: str, found: ConceptConsistency) -> tuple[str, ...]:
-    """A name and its scores."""
-    groups = found.groups
+    """A name and its scores; counts stand beside the expected number by chance, in brackets, if it is known."""
+    chance = found.chance
+    labelled = int(found.labels.labelled.sum() if chance is None else chance.beating().sum())
+    expected = chance.expected if chance else {}
+    counts = [with_chance(labelled, chance.expected_beating() if chance else None)]
+    counts += [with_chance(count, expected.get(group)) for group, count in found.groups.items()]
     shares = [*found.at_k, found.ccr, found.association, found.entanglement]
-    return (name, *(f"{count}" for count in (found.scores.size, *groups.values())), *map(_share, shares))
+    return (name, f"{found.scores.size}", *counts, *map(_share, shares))
+
+
+def with_chance(count: int, expected: float | None) -> str:
+    """A count, and in brackets the expected number by chance if it is known."""
+    return f"{count}" if expected is None else f"{count} ({expected:{'.2g' if expected < 10 else '.0f'}})"
+
+
+def label_cells(labels: Labels, chance: ConsistencyChance | None, layer: int, head: int) -> tuple[str, ...]:
+    """The label of a head and its `p`; if it does not beat chance, the label stands behind the remark that says so."""
+    label = labels.name(layer, head)
+    if chance is None or label is None:
+        return (label or "-",)
+    p, adjusted = (f"{value:.2g}" for value in chance.of(layer, head))
+    cells = (f"p {p}", f"adjusted {adjusted}")
+    return (label, *cells) if chance.beats(layer, head) else (UNLABELLED, *cells, f"most common: {label}")
 
 
 def _share(value: float) -> str:

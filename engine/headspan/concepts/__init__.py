@@ -9,6 +9,7 @@ from headspan.concepts.labels import Labels, label_heads, read_labels
 from headspan.concepts.llm_judges import judge_heads, missing_votes
 from headspan.concepts.llm_labels import label_by_model
 from headspan.concepts.merging import merge_labels
+from headspan.concepts.nulls import ConsistencyChance, consistency_chance
 from headspan.concepts.pool_writer.request import PoolRequest
 from headspan.concepts.pool_writer.write import WrittenPool, write_pool
 from headspan.concepts.votes import JudgesVote, VotesOfRun, VotesOnHead, VotesOnText, read_votes
@@ -18,6 +19,7 @@ __all__ = [
     "ComparedStore",
     "Comparison",
     "ConceptConsistency",
+    "ConsistencyChance",
     "Example",
     "JudgesVote",
     "Labels",
@@ -33,6 +35,7 @@ __all__ = [
     "WrittenPool",
     "compare",
     "concept_consistency",
+    "consistency_chance",
     "judge_heads",
     "label_by_model",
     "label_heads",

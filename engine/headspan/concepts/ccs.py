@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, read_labels
+from headspan.concepts.nulls import ConsistencyChance, consistency_chance
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
@@ -70,6 +71,9 @@ class ConceptConsistency(Tabular):
 
     labels: Labels
     votes: Votes
+    # What chance gives; None if labels or votes are not those of the pool's concepts (see `concepts.nulls`), or if the
+    # texts that they were made from cannot be read.
+    chance: ConsistencyChance | None = None
 
     def __repr__(self) -> str:
         groups = ", ".join(f"{count} {name}" for name, count in self.groups.items())
@@ -155,6 +159,7 @@ class ConceptConsistency(Tabular):
         return ConceptConsistency(
             Labels(labels.run, labels.source, (layer,), concepts, consistent),
             Votes(votes.judges, votes.cast[:, one], votes.texts[one]),
+            self.chance and self.chance.layer(layer),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -168,7 +173,15 @@ class ConceptConsistency(Tabular):
     def _columns(self) -> Mapping[str, Sequence[Any]]:
         columns = dict(self.labels._columns())
         heads = zip(columns["layer"], columns["head"], strict=True)
-        return {**columns, "score": self.scores.ravel().tolist(), "group": [self.group(*head) for head in heads]}
+        chance, unknown = self.chance, [None] * self.scores.size
+        return {
+            **columns,
+            "score": self.scores.ravel().tolist(),
+            "group": [self.group(*head) for head in heads],
+            "p": chance.p.ravel().tolist() if chance else unknown,
+            "p_adjusted": chance.adjusted.ravel().tolist() if chance else unknown,
+            "beats_chance": chance.beating().ravel().tolist() if chance else unknown,
+        }
 
 
 def concept_consistency(
@@ -192,7 +205,8 @@ def concept_consistency(
     texts = text_counts(spans)
     exists = np.arange(LABELLED_TEXTS) < texts[..., None]
     cast = np.where(exists & labels.labelled[..., None], labels.consistent.astype(np.int8), np.int8(NO_VOTE))
-    found = ConceptConsistency(labels, Votes((labels.source,), cast[None], texts))
+    votes = Votes((labels.source,), cast[None], texts)
+    found = ConceptConsistency(labels, votes, consistency_chance(spans, labels))
     save_scores(store, found, overwrite=overwrite, on_progress=on_progress)
     return found
 
@@ -252,4 +266,15 @@ def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
         raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs --overwrite")
     with results.as_written(store, "ccs", run):
         judges, votes, texts = tuple(map(str, settings["judges"])), arrays["votes"], arrays["texts"]
-    return ConceptConsistency(read_labels(store, run), Votes(judges, votes, texts))
+    labels = read_labels(store, run)
+    chance = _chance(store, labels) if judges == (labels.source,) else None
+    return ConceptConsistency(labels, Votes(judges, votes, texts), chance)
+
+
+def _chance(store: Store, labels: Labels) -> ConsistencyChance | None:
+    """What chance gives, computed from the pool and the chosen texts: it costs milliseconds, so it is not stored."""
+    try:
+        return consistency_chance(read_spans(store, labels.run), labels)
+    except StoreError:
+        # Scores are readable without the texts that they were made from.
+        return None

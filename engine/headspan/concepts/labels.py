@@ -98,7 +98,13 @@ def label_heads(
     StoreError if the run has different labels, such as a language model's, and `overwrite` is false. `overwrite`
     deletes them and the scores made from them.
     """
-    spans = read_spans(store, run)
+    labels = label_by_concepts(read_spans(store, run))
+    save_labels(store, labels, overwrite=overwrite, on_progress=on_progress)
+    return labels
+
+
+def label_by_concepts(spans: HeadSpans) -> Labels:
+    """The labels and votes of `label_heads`; nothing is written. Raises TextsError and SettingsError as it does."""
     concepts = spans.pool.concepts
     if concepts is None:
         raise TextsError(
@@ -106,15 +112,13 @@ def label_heads(
             "text<TAB>concept lines, use the pool general, or let a language model label with --llm"
         )
     check_texts(spans)
-    labels = label_with(
+    return label_with(
         spans,
         labeller=lambda texts: Counter(concepts[text] for text in texts).most_common(1)[0][0] if texts else None,
         judge=lambda text, label: concepts[text] == label,
         source=f"concepts of pool {spans.pool.name}"
         + (f", written by {spans.pool.author}" if spans.pool.author else ""),
     )
-    save_labels(store, labels, overwrite=overwrite, on_progress=on_progress)
-    return labels
 
 
 def check_texts(spans: HeadSpans) -> None:

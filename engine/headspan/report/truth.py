@@ -84,17 +84,25 @@ def _zero_shot(truth: GroundTruth) -> Table:
 
 
 def _high_heads(truth: GroundTruth) -> Table:
-    models = _models(truth)
+    models, expected = _models(truth), truth.high_by_chance
     rows: list[tuple[str | Cell, ...]] = [
-        (concept, *(f"{model.high_heads.get(concept, 0)}" for model in models))
+        (
+            concept,
+            *(f"{model.high_heads.get(concept, 0)}" for model in models),
+            *([f"{expected.get(concept, 0.0):.2g}"] if expected else ()),
+        )
         for concept in FACTOR_OF
         if any(concept in model.high_heads for model in models)
     ]
-    rows.append((Cell("all", strong=True), *(f"{sum(model.high_heads.values())}" for model in models)))
+    counts = (f"{sum(model.high_heads.values())}" for model in models)
+    rows.append((Cell("all", strong=True), *counts, *([f"{sum(expected.values()):.2g}"] if expected else ())))
+    by_chance = (
+        " Chance: the expected number if each head’s texts were drawn at random from the pool." if expected else ""
+    )
     return Table(
         "Concepts with heads of their own",
-        "Number of heads whose first five texts all describe one concept (CCS 5).",
-        ("concept", "heads", *truth.controls),
+        "Number of heads whose first five texts all describe one concept (CCS 5)." + by_chance,
+        ("concept", "heads", *truth.controls, *(["chance"] if expected else ())),
         _rows(rows),
     )
 

@@ -95,6 +95,9 @@ class GroundTruth:
     about: str = ""
     # The same scores of other models over the same scenes, by name.
     controls: dict[str, GroundTruth] = field(default_factory=dict)
+    # The expected number of heads with a CCS of 5 by chance, by concept; empty if it is not known. It is computed on
+    # reading and not stored.
+    high_by_chance: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.concepts.ccs import ConceptConsistency, read_scores
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
 from headspan.explore.neighbours import Head, mean_contributions, similarities
 from headspan.explore.segmentation import resized, text_maps
@@ -76,8 +76,11 @@ def check_ground_truth(
                 f"{store.path}: the control {name!r} has other scenes; give a control of the same shards"
             )
     checked = replace(checked, controls=found)
-    analyses.save(store, "truth", checked.run, {}, {"answers": asdict(checked)}, overwrite, on_progress)
-    return checked
+    answers = asdict(checked)
+    for each in (answers, *answers["controls"].values()):
+        del each["high_by_chance"]
+    analyses.save(store, "truth", checked.run, {}, {"answers": answers}, overwrite, on_progress)
+    return replace(checked, high_by_chance=_high_by_chance(store, checked.run))
 
 
 def read_ground_truth(store: Store, run: str) -> GroundTruth | None:
@@ -86,7 +89,18 @@ def read_ground_truth(store: Store, run: str) -> GroundTruth | None:
         return None
     settings = results.load_settings(store, "truth", run)
     with results.as_written(store, "truth", run):
-        return ground_truth_from_json(settings["answers"])
+        found = ground_truth_from_json(settings["answers"])
+    return replace(found, high_by_chance=_high_by_chance(store, run))
+
+
+def _high_by_chance(store: Store, run: str) -> dict[str, float]:
+    """The expected number of high heads of each concept by chance; empty if it is not known."""
+    try:
+        chance = read_scores(store, run).chance
+    except StoreError:
+        # A result is readable without the scores that it was made from.
+        return {}
+    return chance.expected_high if chance else {}
 
 
 def _questions(truth: GroundTruth) -> dict[str, tuple[float, int]]:
