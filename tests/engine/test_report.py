@@ -31,10 +31,11 @@ from headspan.concepts.labels import label_heads
 from headspan.errors import StoreError
 from headspan.events import Progress
 from headspan.report.collect import write_report
-from headspan.report.content import Chance, Content, DescribedHead, Scores, Section, Share, Shot
+from headspan.report.content import Content, DescribedHead, Scores, Section, Share, Shot
 from headspan.report.images import read_images
 from headspan.report.page import render
 from headspan.shards.samples import BadImage
+from headspan.spans.nulls import Chance, HeadsAbove
 from headspan.spans.over_store import read_spans
 from headspan.store import results
 from tools import picture
@@ -201,7 +202,7 @@ def test_the_content_policy_allows_only_the_pages_script(page: str) -> None:
 def test_random_weights_are_named_in_the_first_line(page: str) -> None:
     first = Outline(page).body_texts()[0]
     assert first.startswith("The model has random weights (random:0).")
-    assert first.endswith("its labels and texts mean nothing.")
+    assert "its labels and texts mean nothing. Few data: 11 images for heads with" in first
 
 
 def test_a_trained_model_gets_no_warning() -> None:
@@ -458,6 +459,7 @@ def some_content(layers: int = 2, heads: int = 3, bad: int = 23) -> Content:
         layers=tuple(range(layers)),
         heads=described,
         texts_per_head=2,
+        above=None,
         scores=Scores([1.0, 0.0, 0.0, 0.0, 0.0, 0.0], {"high": 0, "moderate": 0, "low": 6}, float("nan")),
         why_no_scores="",
         truth=None,
@@ -483,14 +485,15 @@ def test_missing_values_and_long_texts_are_shown_readably() -> None:
 
 
 def test_what_chance_explains_as_well_is_marked_in_grid_table_and_section() -> None:
-    weak = Chance(0.4, 0.3, 0.6, 0.1, 0.7, 3, 19, 0.85)
-    strong = Chance(0.3, 0.2, 0.35, 0.2, 0.7, 19, 19, 0.05)
+    weak = Chance(5, 0.5, 0.4, 0.3, 0.6, 0.1, 0.7, 3, 19, 0.85)
+    strong = Chance(5, 0.5, 0.3, 0.2, 0.35, 0.2, 0.7, 19, 19, 0.05)
     heads = [
         DescribedHead(0, 0, (Share(5, 0.5, weak),), (("a", True),), "things", 2, None, 0.4, labelled=False),
         DescribedHead(0, 1, (Share(5, 0.5, strong),), (("b", True),), "colours", 5, "high", 0.001, low_magnitude=True),
     ]
     heads = [replace(head, variance_share=0.25, squared_length_share=0.5) for head in heads]
-    content = replace(some_content(), layers=(0,), heads=heads, sections=[Section(head) for head in heads])
+    above = HeadsAbove(0.05, 5, 1, 2, 0.1, 0.0, 1.0, 0.1)
+    content = replace(some_content(), layers=(0,), heads=heads, above=above, sections=[Section(head) for head in heads])
     page = render(content)
     cells = re.findall(r'<a class="([^"]*)" href="#(L\d\.H\d)"[^>]*>(.*?)</a>', page)
     assert [(name, set(words.split())) for words, name, _ in cells] == [
@@ -572,7 +575,7 @@ const measures = () => [...document.querySelectorAll("#grid a:first-child b")].s
 said.first = measures();
 document.getElementById("by-ccs").click();
 said.second = measures();
-document.querySelector("#L0\\.H1 figure button").click();
+document.getElementById("L0.H1").querySelector("figure button").click();
 said.large = [document.getElementById("large").open, document.querySelectorAll("#large .pic").length];
 said.width = document.documentElement.scrollWidth;
 document.documentElement.dataset.said = JSON.stringify(said);

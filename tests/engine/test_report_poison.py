@@ -22,9 +22,10 @@ from headspan.concepts.labels import label_heads
 from headspan.errors import HeadspanError, StoreError
 from headspan.prune.zero_shot import Accuracy
 from headspan.report.collect import write_report
-from headspan.report.content import Chance, Content, DescribedHead, MapScale, Scores, Section, Share, Shot
+from headspan.report.content import Content, DescribedHead, MapScale, Scores, Section, Share, Shot
 from headspan.report.page import render
 from headspan.shards.samples import BadImage
+from headspan.spans.nulls import Chance, HeadsAbove
 from headspan.store import results
 from headspan.store.write import analyses
 from headspan.texts.stored import stored_pool
@@ -118,7 +119,7 @@ def changed(value: Any, change: Callable[[str], str]) -> Any:
 def content() -> Content:
     """Everything that a page can show."""
     texts = (("a text", True), ("another", False))
-    shares = (Share(1, 0.5, Chance(0.4, 0.3, 0.5, 0.1, 0.8, 19, 19, 0.05)), Share(2, 0.9))
+    shares = (Share(1, 0.5, Chance(1, 0.5, 0.4, 0.3, 0.5, 0.1, 0.8, 19, 19, 0.05)), Share(2, 0.9))
     heads = [
         DescribedHead(
             1, head, shares, texts, None if head else "x", head, "high", 0.5, head > 1, 0.1, 0.2, True, 3.5, 0.8
@@ -138,7 +139,16 @@ def content() -> Content:
         layers=(1,),
         heads=heads,
         texts_per_head=2,
-        scores=Scores([0.5, 0.5, 0.0, 0.0, 0.0, 0.0], {"high": 0, "moderate": 0, "low": 3}, 0.5, (0.1,) * 6),
+        above=HeadsAbove(0.05, 2, 1, 3, 0.1, 0.0, 1.0, 0.1),
+        scores=Scores(
+            [0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
+            {"high": 0, "moderate": 0, "low": 3},
+            0.5,
+            (0.1,) * 6,
+            {"high": 0.1},
+            0.1,
+            0.2,
+        ),
         why_no_scores="",
         truth=TRUTH,
         bad=[BadImage(row, "key", "url", "reason") for row in range(23)],
@@ -155,7 +165,7 @@ def test_no_string_of_a_pages_content_becomes_markup(poison: str) -> None:
     def poisoned(change: Callable[[str], str]) -> str:
         # The names of the groups come from the page.
         found = changed(content(), change)
-        return render(replace(found, scores=replace(found.scores, groups=content().scores.groups)))
+        return render(replace(found, scores=content().scores))
 
     clean, page = poisoned(lambda text: f"x{text}"), poisoned(lambda text: f"{poison}{text}")
     assert Skeleton(page).parts == Skeleton(clean).parts

@@ -17,11 +17,12 @@ from headspan.cli.main import main
 from headspan.errors import SettingsError
 from headspan.report.choice import choose_heads
 from headspan.report.collect import write_report
-from headspan.report.content import Chance, DescribedHead, MapScale, Section, Share, Shot
+from headspan.report.content import DescribedHead, MapScale, Section, Share, Shot
 from headspan.report.images import BUDGET_BYTES, encode, fitted
 from headspan.report.maps import overlay
 from headspan.report.page import render
 from headspan.report.shards import find_shards
+from headspan.spans.nulls import Chance, HeadsAbove
 from tests.conftest import ToyRun
 from tests.engine.test_labels_and_ccs import HEADS, keep
 from tests.engine.test_report import Outline, some_content
@@ -72,7 +73,7 @@ def test_heads_that_do_not_exist_are_refused_in_a_sentence(chosen: str, said: st
 
 def test_the_strongest_heads_are_those_with_the_largest_excess_over_chance() -> None:
     heads = [
-        replace(head, shares=(Share(5, 0.9, Chance(0.0, 0.0, 0.0, float(excess), 0.0, 0, 0, 1.0)),))
+        replace(head, shares=(Share(5, 0.9, Chance(5, 0.9, 0.0, 0.0, 0.0, float(excess), 0.0, 0, 0, 1.0)),))
         for head, excess in zip(some_heads(), np.arange(9) % 4 / 10, strict=True)
     ]
     assert [head.name for head in choose_heads(heads, "best2")] == ["L5.H0", "L8.H1"]
@@ -111,7 +112,7 @@ def test_a_page_of_384_heads_with_pictures_and_maps_stays_under_25_megabytes() -
     pictures = fitted([different[place % len(different)] for place in range(count)])
     assert sum(4 * -(-len(each) // 3) for each in pictures) <= BUDGET_BYTES
     texts = tuple((f"a text of some fifty characters, as pools have them {place}", True) for place in range(5))
-    chance = Chance(0.4, 0.3, 0.5, 0.1, 0.6, 19, 19, 0.05)
+    chance = Chance(5, 0.5, 0.4, 0.3, 0.5, 0.1, 0.6, 19, 19, 0.05)
     shares = tuple(Share(texts, 0.5, chance) for texts in (1, 5, 20, 60))
     heads, sections = [], []
     for place in range(384):
@@ -124,7 +125,14 @@ def test_a_page_of_384_heads_with_pictures_and_maps_stays_under_25_megabytes() -
         heads.append(head)
         scale = MapScale(0.01, 1.9, 6.0, 128)
         sections.append(Section(head, tuple(shots[:4]), tuple(shots[4:8]), tuple(shots[8:]), scale))
-    content = replace(some_content(), layers=tuple(range(24)), heads=heads, sections=sections, pictures=pictures)
+    content = replace(
+        some_content(),
+        layers=tuple(range(24)),
+        heads=heads,
+        sections=sections,
+        pictures=pictures,
+        above=HeadsAbove(0.05, 5, 300, 384, 19.0, 0.0, 40.0, 0.02),
+    )
     page = render(content)
     assert page.count('class="map"') == 384 * 12
     assert page.count("background-image:url(") == count

@@ -16,7 +16,14 @@ from headspan.io.files import write_atomically
 from headspan.report.choice import choose_heads
 from headspan.report.content import Content
 from headspan.report.describe import describe_heads, summarise
-from headspan.report.facts import data_set, random_weights_notice, report_command, run_facts, why_no_scores
+from headspan.report.facts import (
+    data_set,
+    few_images_notice,
+    random_weights_notice,
+    report_command,
+    run_facts,
+    why_no_scores,
+)
 from headspan.report.page import KIND, render
 from headspan.report.pictures import picture_heads
 from headspan.spans.result import read_spans
@@ -57,7 +64,7 @@ def write_report(
         on_progress(Progress(NOTE, 0, None, f"{images} of the report could not be read (first: {why}){todo}"))
     size = store.attributes["preprocess"]["size"]
     content = Content(
-        notices=[notice] if (notice := random_weights_notice(store)) else [],
+        notices=list(filter(None, (random_weights_notice(store), few_images_notice(spans)))),
         model=str(store.attributes["model"]),
         weights=str(store.attributes["pretrained"] or ""),
         data_set=data_set(store),
@@ -68,6 +75,7 @@ def write_report(
         layers=spans.layers,
         heads=described,
         texts_per_head=spans.indices.shape[2],
+        above=None if spans.null is None else spans.above_chance(),
         scores=None if found is None else summarise(found),
         why_no_scores=why_no_scores(spans),
         truth=read_ground_truth(store, run),

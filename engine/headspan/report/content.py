@@ -9,29 +9,13 @@ import math
 from dataclasses import dataclass, field
 
 from headspan.concepts.labels import LABELLED_TEXTS
+from headspan.concepts.nulls import LEVEL
 from headspan.shards.samples import BadImage
+from headspan.spans.nulls import Chance, HeadsAbove
 from headspan.world.checks import GroundTruth
 
-# A result that chance gives more often than this counts as no effect.
-LEVEL = 0.05
 # A head with less than this part of the average head's share of the variance has a low magnitude.
 LOW_MAGNITUDE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Chance:
-    """What a pool without meaning explains of a head's variance: the mean and the 95 % range of the draws."""
-
-    mean: float
-    low: float
-    high: float
-    # The share explained less the mean, and the share that as many random directions reach.
-    excess: float
-    ceiling: float
-    # How many of the draws the head exceeds, and the probability of its share by chance.
-    rank: int
-    draws: int
-    p: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +128,11 @@ class Scores:
     at_k: list[float]
     groups: dict[str, int]
     ccr: float
-    # Expected share of heads with each score, and number of heads in each group, by chance; None if not recorded.
+    # The same by chance, and the expected number of heads whose score beats chance; None if it is not known.
     expected_at_k: tuple[float, ...] | None = None
     expected_groups: dict[str, float] | None = None
+    expected_ccr: float | None = None
+    expected_labelled: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +153,8 @@ class Content:
     layers: tuple[int, ...]
     heads: list[DescribedHead]
     texts_per_head: int
+    # How many heads explain more than chance, and how many would without meaning; None if the run recorded no chance.
+    above: HeadsAbove | None
     # None without labels; `why_no_scores` then says what to do.
     scores: Scores | None
     why_no_scores: str
@@ -184,7 +172,7 @@ class Content:
     @property
     def has_chance(self) -> bool:
         """Whether the run recorded what chance explains."""
-        return any(share.chance for head in self.heads for share in head.shares)
+        return self.above is not None
 
     @property
     def has_magnitudes(self) -> bool:

@@ -46,6 +46,12 @@ def random_weights_notice(store: Store) -> str | None:
     )
 
 
+def few_images_notice(spans: HeadSpans) -> str | None:
+    """The warning shown above the results if the images are too few for the heads' texts to mean much; else None."""
+    few = spans.too_few_images()
+    return None if few is None else f"{few[0].upper()}{few[1:]}."
+
+
 def why_no_scores(spans: HeadSpans) -> str:
     """What to do to get labels and scores."""
     if spans.pool.concepts is None:

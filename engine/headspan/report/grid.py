@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headspan.concepts.labels import LABELLED_TEXTS
-from headspan.report.content import LEVEL, LOW_MAGNITUDE, Content, DescribedHead
+from headspan.concepts.nulls import LEVEL
+from headspan.report.content import LOW_MAGNITUDE, Content, DescribedHead
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from headspan.concepts.labels import LABELLED_TEXTS
+from headspan.concepts.nulls import LEVEL, UNLABELLED
 from headspan.errors import counted
 from headspan.escapes import escaped
-from headspan.report.content import LEVEL, LOW_MAGNITUDE, Content
+from headspan.report.content import LOW_MAGNITUDE, Content
 from headspan.report.grid import measures
 from headspan.report.truth import images_of, percent, truth_tables
 
@@ -58,6 +59,7 @@ def render(content: Content) -> str:
             first=content.heads[0].first.texts,
             voted=LABELLED_TEXTS,
             level=LEVEL,
+            unlabelled=UNLABELLED,
             low=LOW_MAGNITUDE,
             bad_shown=_BAD_SHOWN,
             remark_length=_REMARK_LENGTH,
@@ -132,6 +134,8 @@ def _groups(content: Content) -> list[tuple[str, str, str]]:
     ]
     ccr = "–" if math.isnan(scores.ccr) else f"{scores.ccr:.2f}"
     ratio = "no high heads" if math.isnan(scores.ccr) else "concepts shared by high heads, per high head"
+    if scores.expected_ccr is not None and not math.isnan(scores.expected_ccr):
+        ratio += f"; {scores.expected_ccr:.2f} if so many heads were high by chance"
     return [*found, ("CCR", ccr, ratio)]
 
 
