@@ -284,7 +284,7 @@ def test_every_head_has_the_images_at_both_ends_of_its_first_text_and_others(mad
             ]
             shown[title] = [keys.index(name[0]) for name in names]
             for image, outline in zip(shown[title], outlines, strict=True):
-                assert outline.texts[0][1] == f"{far[image]:+.1f} sd".replace("-", "−")
+                assert outline.texts[0][1] == f"{far[image]:+.1f} sd".replace("-", "−").replace("+0.0", "0.0")
                 said = float(outline.texts[1][1].split(" · ")[0].replace("−", "-"))
                 # Two digits of the standard deviation.
                 assert abs(said - products[image]) < 0.06 * products.std()
@@ -322,8 +322,10 @@ def test_pictures_are_the_pixels_that_the_model_sees(made: Path, page: str) -> N
         seen = image.convert("RGB").resize((round(61 * 32 / 47), 32), Image.Resampling.BICUBIC).crop((4, 0, 36, 32))
     with Image.open(io.BytesIO(read[0])) as shown:
         assert shown.size == (32, 32)
-        # WebP keeps the colours of every second pixel only.
-        assert np.abs(np.asarray(shown.convert("L")).astype(int) - np.asarray(seen.convert("L"))).mean() < 5
+        pixels = np.asarray(shown.convert("L")).astype(int)
+    # WebP keeps the colours of every second pixel only, and these images have little but coloured noise.
+    assert np.abs(pixels - np.asarray(seen.convert("L"))).mean() < 8
+    assert np.abs(pixels[:, ::-1] - np.asarray(seen.convert("L"))).mean() > 24
 
 
 def test_the_page_names_data_set_date_and_the_command_that_writes_it_again(made: Path, page: str) -> None:
@@ -481,7 +483,7 @@ def test_missing_values_and_long_texts_are_shown_readably() -> None:
     assert "3 more: headspan info --bad lists all." in texts
     # Long words are cut, and numbers have a typographic minus.
     assert "k" * 199 + "…" in texts
-    assert "−0.5" in texts
+    assert "−0.500" in texts
 
 
 def test_what_chance_explains_as_well_is_marked_in_grid_table_and_section() -> None:
@@ -501,7 +503,7 @@ def test_what_chance_explains_as_well_is_marked_in_grid_table_and_section() -> N
         ("L0.H1", {"ex4", "ma0", "cc5", "low"}),
     ]
     assert [re.findall(r"<b [^>]*>(.*?)</b>", cell) for *_, cell in cells] == [["+10", "25", "2"], ["+20", "25", "5"]]
-    assert ["chance" in cell for *_, cell in cells] == [True, False]
+    assert ["unlabelled" in cell for *_, cell in cells] == [True, False]
     weak_words, strong_words = (" ".join(Outline(each).body_texts()) for each in sections_of(page).values())
     assert "No effect: a pool without meaning explains as much (p = 0.85)" in weak_words
     assert "unlabelled (chance)" in weak_words
@@ -570,7 +572,7 @@ document.getElementById("close").click();
 said.closed = document.querySelectorAll("section.head > details[open]").length;
 document.activeElement.click();
 said.opened = [...document.querySelectorAll("section.head > details[open]")].map((each) => each.parentElement.id);
-const measures = () => [...document.querySelectorAll("#grid a:first-child b")].slice(0, 2)
+const measures = () => [...document.querySelectorAll("#grid a:first-child b")].slice(0, 3)
   .map((word) => getComputedStyle(word).display !== "none");
 said.first = measures();
 document.getElementById("by-ccs").click();
@@ -620,13 +622,15 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
     by_score = sorted(places, key=lambda place: (-int(found.scores[place]), place))
     assert said["sorted"].split() == [f"L{layer}.H{head}" for layer, head in by_score]
     assert said["filtered"] == "L1.H2"
-    assert said["tip"].startswith(f"L0.H0 {found.labels.name(0, 0)}CCS {found.scores[0, 0]}")
+    # The label does not beat chance.
+    assert said["tip"].startswith(f"L0.H0 {found.labels.name(0, 0)} (chance)CCS {found.scores[0, 0]}")
+    assert "points against chance" in said["tip"]
     assert read_spans(store).texts(0, 0, 1)[0] in said["tip"]
     assert said["next"] == "#L0.H1"
     assert (said["closed"], said["opened"]) == (0, ["L0.H1"])
     # One measure of a cell is shown at a time.
-    assert sorted(said["first"]) == sorted(said["second"]) == [False, True]
-    assert said["first"] != said["second"]
+    assert said["first"] == [True, False, False]
+    assert said["second"] == [False, False, True]
     assert said["large"] == [True, 2]
     # The page does not scroll sideways.
     assert said["width"] <= 500
@@ -641,7 +645,7 @@ def test_the_readmes_picture_is_the_top_of_a_report(made: Path, page: str, tmp_p
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert pixels.shape[1] == 1200
     # Cut after the second head; the whole page is much longer.
-    assert 600 < pixels.shape[0] < 2000
+    assert 600 < pixels.shape[0] < 2600
     for edge in (pixels[:10], pixels[-10:]):
         assert (edge == pixels[0, 0]).all()
     assert np.ptp(pixels) > 200

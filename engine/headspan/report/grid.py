@@ -54,7 +54,10 @@ def _excess_level(head: DescribedHead) -> int:
 
 def _excess_words(head: DescribedHead) -> str:
     chance = head.first.chance
-    return "–" if chance is None or math.isnan(chance.excess) else f"{100 * chance.excess:+.0f}".replace("-", "−")
+    if chance is None or math.isnan(chance.excess):
+        return "–"
+    points = round(100 * chance.excess)
+    return f"{points:+d}".replace("-", "−") if points else "0"
 
 
 def _magnitude_level(head: DescribedHead) -> int:
@@ -72,7 +75,7 @@ _EXCESS = Measure(
     "Excess over chance",
     f"The share of a head’s variance that its first {LABELLED_TEXTS} texts explain, less what a pool without meaning "
     "explains (the same texts’ vectors, rotated at random), in percentage points. Heads with a share that chance gives "
-    f"with a probability above {LEVEL:.0%} have no effect.",
+    f"with a probability above {100 * LEVEL:.0f}\u202f% have no effect.",
     ("chance", "< 5", "5–10", "10–20", "20–30", "> 30"),
     _excess_level,
     _excess_words,

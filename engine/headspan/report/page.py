@@ -102,12 +102,12 @@ def _templates() -> Environment:
         "brief": _brief,
         "commas": lambda count: f"{count:,}",
         "percent": percent,
-        "points": lambda share: "–" if math.isnan(share) else f"{100 * share:+.1f}".replace("-", "−"),
+        "points": lambda share: "–" if math.isnan(share) else _signed(100 * share),
         "width": lambda share: f"{100 * share:.1f}",
         "whole": lambda count: f"{count:.0f}",
         "one_digit": lambda value: "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−"),
-        "signed": lambda value: f"{value:+.1f}".replace("-", "−"),
-        "fixed": lambda value, decimals: f"{value:.{decimals}f}".replace("-", "−"),
+        "signed": _signed,
+        "fixed": _fixed,
         "two_digits": lambda value: f"{value:.2g}".replace("-", "−"),
         "probability": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
         "sortable": lambda share: f"{-1.0 if share is None or math.isnan(share) else share:.6f}",
@@ -148,6 +148,17 @@ def _remarks(content: Content) -> list[str]:
     if not content.has_maps:
         remarks.append("Maps need the contribution of each patch: run precompute with --emit heads,patches.")
     return remarks
+
+
+def _signed(value: float) -> str:
+    """A number with one decimal place and its sign; zero has none."""
+    rounded = round(value, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
+def _fixed(value: float, decimals: int) -> str:
+    # Adding zero removes the sign of a rounded zero.
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")
 
 
 def _brief(text: object, length: int = _TEXT_LENGTH) -> str:
