@@ -1,8 +1,8 @@
 """The HTML page that the templates make of the report's content.
 
 The page is one file: style, script and pictures are inside. The template engine escapes every value, and the page's
-content policy forbids loading anything and running any other script. Each picture is a rule of the style, which any
-number of elements can show. Without scripts everything can be read; only sorting, filtering, the tips of the grid and
+content policy forbids loading anything and running any other script. Each picture is a rule of a style at the end of
+the page, which any number of elements can show, and which the first view does not wait for. Without scripts everything can be read; only sorting, filtering, the tips of the grid and
 the large pictures need them.
 """
 
