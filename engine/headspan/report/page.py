@@ -2,8 +2,8 @@
 
 The page is one file: style, script and pictures are inside. The template engine escapes every value, and the page's
 content policy forbids loading anything and running any other script. Each picture is a rule of a style at the end of
-the page, which any number of elements can show, and which the first view does not wait for. Without scripts everything can be read; only sorting, filtering, the tips of the grid and
-the large pictures need them.
+the page, which any number of elements can show, and which the first view does not wait for. Without scripts everything
+can be read; only sorting, filtering, the tips of the grid and the large pictures need them.
 """
 
 from __future__ import annotations
