@@ -102,6 +102,8 @@ def _templates() -> Environment:
         "brief": _brief,
         "commas": lambda count: f"{count:,}",
         "percent": percent,
+        # Magnitudes of early layers are far below a percent.
+        "small_percent": lambda share: percent(share) if not 0 < share < 0.01 else f"{100 * share:.2g}\u202f%",
         "points": lambda share: "–" if math.isnan(share) else _signed(100 * share),
         "width": lambda share: f"{100 * share:.1f}",
         "whole": lambda count: f"{count:.0f}",
