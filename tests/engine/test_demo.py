@@ -46,6 +46,24 @@ def test_the_demo_leaves_a_sound_store_of_scenes_and_a_report_that_leads_with_th
     assert read_ground_truth(store, "world") == demo.truth
 
 
+def test_heads_of_the_trained_model_are_above_chance_and_those_of_random_weights_are_not(demo: DemoResult) -> None:
+    store = hs.open(demo.summary.path)
+    trained = hs.spans.read_spans(store)
+    at_random = hs.spans.read_spans(hs.open(Path(demo.summary.path).with_name("random.zarr")))
+    found = trained.above_chance()
+    assert found.above >= 20
+    assert found.p <= 0.05
+    by_chance = at_random.above_chance()
+    assert by_chance.above <= by_chance.high
+    # The total at all texts, which is larger for random weights, says nothing.
+    assert at_random.explained[..., -1].mean() > trained.explained[..., -1].mean()
+    scores = hs.concepts.read_scores(store)
+    high = [head for head in trained.heads() if scores.score(*head) == 5]
+    assert len(high) == 5
+    # One head that shows shapes has five texts of one concept although they explain no more than chance.
+    assert sum(trained.chance(*head).p <= 0.05 for head in high) >= 4
+
+
 def test_the_report_shows_both_controls_beside_the_model(demo: DemoResult) -> None:
     page = demo.report.read_text(encoding="utf-8")
     section = page[page.index("Checked against the known scenes") : page.index("The run</h2>")]

@@ -493,7 +493,15 @@ def test_a_rank_above_the_true_one_chooses_the_same_texts_under_changes_of_one_u
 def test_wrong_arguments_are_refused_before_texts_are_embedded(toy_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headspan.spans.over_store.embed_pool", lambda *_: pytest.fail("texts were embedded"))
     store = hs.open(toy_copy)
-    for wrong in ({"rank": 0}, {"texts_per_head": 0}, {"draws": 1}, {"seed": -1}, {"run": "../x"}, {"layers": [7]}, {"layers": []}):
+    for wrong in (
+        {"rank": 0},
+        {"texts_per_head": 0},
+        {"draws": 1},
+        {"seed": -1},
+        {"run": "../x"},
+        {"layers": [7]},
+        {"layers": []},
+    ):
         with pytest.raises(SettingsError):
             hs.textspan(store, TEXTS, **wrong)  # type: ignore[arg-type]
 

@@ -1,7 +1,18 @@
 """TEXTSPAN: describe every head by the texts that explain most of its variance."""
 
 from headspan.spans.algorithm import TextSpan, textspan_dense
+from headspan.spans.nulls import Chance, HeadsAbove, SpanNull
 from headspan.spans.over_store import textspan
-from headspan.spans.result import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans, HeadTable, read_spans
 
-__all__ = ["HeadSpans", "TextSpan", "read_spans", "textspan", "textspan_dense"]
+__all__ = [
+    "Chance",
+    "HeadSpans",
+    "HeadTable",
+    "HeadsAbove",
+    "SpanNull",
+    "TextSpan",
+    "read_spans",
+    "textspan",
+    "textspan_dense",
+]

@@ -41,7 +41,8 @@ def describe(
     stability = None
     if draws:
         stores = (store, *also)
-        stability = stability_of(stores, layers, heads, embedded.vectors, indices, seed).reshape(tail)
+        kept = stability_of(stores, layers, heads, embedded.vectors, indices, moments.count, seed)
+        stability = kept.reshape(tail)
     return HeadSpans(
         run=run,
         pool=embedded.pool,

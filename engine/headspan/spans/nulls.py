@@ -26,8 +26,10 @@ from headspan.spans.greedy import greedy
 # With 40 draws, lowest and highest are the ends of the 95 % range, and a p of 0.05 is two of 41.
 DRAWS = 40
 SEED = 0
-# The mean over so many isotropic pools varies by less than a tenth of a percentage point.
-_ISOTROPIC_POOLS = 4
+# With fewer draws no share is above the 0.05 of them that are highest.
+LEAST_DRAWS = 20
+# At five texts, the mean over so many isotropic pools has a standard error of about one percentage point.
+_ISOTROPIC_POOLS = 8
 # Texts of problems that are solved together: a share of a core's cache.
 _BATCH_BYTES = 4 << 20
 # Shares of different pools that differ by less are equal: a head whose every direction is explained reaches 1 with
@@ -74,8 +76,8 @@ class Chance:
 class HeadsAbove:
     """How many heads are above chance at one level, and how many are in a pool without meaning.
 
-    Heads of one model share the pool and overlap in the joint space, so that they are above chance together: the count
-    of a meaningless pool varies far more than that of independent heads. `low`, `high` and `p` come from counting, for
+    Heads of one model share the pool, and heads whose directions overlap are above chance together, so the count may
+    vary more than that of independent heads. `low`, `high` and `p` assume no independence: they come from counting, for
     every draw, its heads above the other draws.
     """
 
@@ -92,9 +94,11 @@ class HeadsAbove:
 
 
 def check_draws(draws: int, seed: int) -> None:
-    """Raise SettingsError if draws or seed are negative, or if a single draw would have no other to compare with."""
-    if draws < 0 or draws == 1:
-        raise SettingsError(f"{counted(draws, 'draw')}: ask for at least 2, better {DRAWS}, or for 0 to draw none")
+    """Raise SettingsError if there are too few draws for a p of 0.05 and not none, or if the seed is negative."""
+    if draws and draws < LEAST_DRAWS:
+        raise SettingsError(
+            f"{counted(draws, 'draw')}: too few for a p of 0.05; ask for at least {LEAST_DRAWS}, or for 0 to draw none"
+        )
     if seed < 0:
         raise SettingsError(f"seed {seed} is negative; give a whole number from 0")
 
@@ -251,7 +255,9 @@ def heads_above(
     counts = np.array(others, np.float64)
     low, high = range_of(counts)
     p = (1 + int((counts >= above).sum())) / (1 + draws)
-    return HeadsAbove(level, texts, above, len(explained), float(counts.mean()), low, high, p)
+    return HeadsAbove(
+        level, texts, above, len(explained), float(counts.mean()), float(np.floor(low)), float(np.ceil(high)), p
+    )
 
 
 def _above(own: Float[np.ndarray, " head"], drawn: Float[np.ndarray, "draw head"], level: float) -> np.ndarray:

@@ -34,15 +34,15 @@ def stability_of(
     heads: Sequence[Principal],
     vectors: Float[np.ndarray, "pool joint"],
     chosen: Int[np.ndarray, "head text"],
+    images: int,
     seed: int,
 ) -> Float64[np.ndarray, " head"]:
     """The mean share of each head's first five texts that are among the first five of resampled images.
 
-    `heads` and `chosen` follow layers and heads. The value of a head without texts is NaN. Synonyms in the pool lower
-    the share: a text that gives way to its synonym counts as lost.
+    `heads` and `chosen` follow layers and heads, and are of `images` images. The value of a head without texts is NaN.
+    Synonyms in the pool lower the share: a text that gives way to its synonym counts as lost.
     """
     pool = np.asarray(vectors, np.float64)
-    images = sum(store.images for store in stores)
     each = stores[0].heads_per_layer
     found = []
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -81,6 +81,9 @@ def _sampled(
             norm, index = norm[taken], store.contents.layer_index(layer)
             rows = store.rows[taken].tolist()
             outputs = np.stack([store.contents.row("heads", row, index, dtype=np.float32) for row in rows])
+        # A store opened with `include_failed` shows images that its moments leave out.
+        usable = np.isfinite(norm).all(axis=1)
+        outputs, norm = outputs[usable], norm[usable]
         yield head_coordinates(outputs, np.broadcast_to(norm[:, None], (*outputs.shape[:2], 3)), normalised=True)
 
 
