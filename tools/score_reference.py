@@ -15,13 +15,14 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from headspan.config import PrecomputeSettings
 from headspan.demo import IMAGES, IMAGES_PER_SHARD, SEED, SPLIT, analyse_scenes
 from headspan.world import write_world_shards
+from headspan.world.checks import ground_truth_as_json
 from headspan.world.ground_truth import check_ground_truth
 from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, TRAINED, reference_scores
 from tools.score_tables import card_table, summary_table
@@ -50,7 +51,10 @@ def score(contrastive_only: Path) -> dict[str, Any]:
             )
             store, _ = analyse_scenes(replace(settings, pretrained=pretrained))
             scores = replace(check_ground_truth(store), about=ABOUT[name])
-            models[name] = {"weights_sha256": store.attributes["weights_sha256"], "scores": asdict(scores)}
+            models[name] = {
+                "weights_sha256": store.attributes["weights_sha256"],
+                "scores": ground_truth_as_json(scores),
+            }
     scenes = {"split": SPLIT, "seed": SEED, "images": IMAGES}
     return {"made_by": "python -m tools.score_reference", "scenes": scenes, "models": models}
 

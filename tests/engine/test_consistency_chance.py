@@ -292,18 +292,25 @@ def test_commands_show_heads_that_do_not_beat_chance_as_unlabelled(
     assert main(["label", str(toy_copy)]) == 0
     out = capsys.readouterr().out
     assert "L0.H0\ta\tp 5.9e-05\tadjusted 0.00018\n" in out
-    assert "L0.H1\tunlabelled (chance)\tp 0.76\tadjusted 1\tmost common: b\n" in out
-    assert "L1.H2\t-\n" in out
+    assert "L0.H1\tunlabelled (chance), most common: b\tp 0.76\tadjusted 1\n" in out
+    assert "L1.H2\t-\tp 1\tadjusted 1\n" in out
     assert "labelled 3 (0.021) of 6 heads, at p < 0.05; in brackets: the expected number by chance\n" in out
     assert main(["ccs", str(toy_copy)]) == 0
     out = capsys.readouterr().out
     assert "L0.H2\t4\tb\tp 0.0042\t" in out
-    assert "L1.H0\t1\tunlabelled (chance)\tp 1\tadjusted 1\tmost common: a\n" in out
+    assert "L1.H0\t1\tunlabelled (chance), most common: a\tp 1\tadjusted 1\n" in out
     assert re.search(r"^high 2 \(0\.00029\), moderate 0 \(0\.45\), low 2 \(2\.2\)$", out, re.MULTILINE)
     assert re.search(r"^CCS@0 0\.167 .*\nCCS@0 0\.167 .* CCS@5 0\.000  by chance$", out, re.MULTILINE)
     assert "CCR 0.500 (0.062 for 2 high heads by chance)\n" in out
     # Heads that do not beat chance are not counted.
     assert "heads per label: a 2, b 1\n" in out
     assert re.search(r"^L1 +3 +1 \(0\.0083\) +1 \(", out, re.MULTILINE)
+    assert main(["votes", str(toy_copy)]) == 0
+    out = capsys.readouterr().out
+    assert "L0.H0  a  CCS 5  p 5.9e-05\n" in out
+    assert "L1.H0  a  CCS 1  p 1, unlabelled (chance)\n" in out
+    assert "L1.H2  -  CCS 0\n" in out
     assert main(["compare", str(toy_copy)]) == 0
-    assert re.search(r" big +1 +6 +3 \(0\.021\) +2 \(0\.00029\) ", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r" big +1 +6 +3 \(0\.021\) +2 \(0\.00029\) ", out)
+    assert "labelled: heads with p < 0.05, or with a label where chance is not known; in brackets: by chance\n" in out

@@ -7,7 +7,6 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from headspan.demo import IMAGES, SEED, SPLIT
 from headspan.model.load import load_model
 from headspan.world import FACTORS
-from headspan.world.checks import GroundTruth
+from headspan.world.checks import GroundTruth, ground_truth_as_json
 from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, TRAINED, reference_scores
 from tools.score_reference import ABOUT, END, PAGES, with_table
 from tools.score_tables import card_table
@@ -58,7 +57,7 @@ def test_the_shipped_scores_are_complete_and_over_the_same_scenes() -> None:
     assert list(found) == list(SCORES["models"]) == [TRAINED, CONTRASTIVE_ONLY, RANDOM]
     assert len({model["weights_sha256"] for model in SCORES["models"].values()}) == 3
     for name, scores in found.items():
-        assert json.loads(json.dumps(asdict(scores))) == SCORES["models"][name]["scores"]
+        assert json.loads(json.dumps(ground_truth_as_json(scores))) == SCORES["models"][name]["scores"]
         assert tuple(scores.zero_shot) == FACTORS
         assert scores.about == ABOUT[name]
         for factor, each in scores.zero_shot.items():

@@ -36,13 +36,14 @@ def with_chance(count: int, expected: float | None) -> str:
 
 
 def label_cells(labels: Labels, chance: ConsistencyChance | None, layer: int, head: int) -> tuple[str, ...]:
-    """The label of a head and its `p`; if it does not beat chance, the label stands behind the remark that says so."""
+    """The label of a head, its `p` and adjusted `p`; a label that does not beat chance stands behind that remark."""
     label = labels.name(layer, head)
-    if chance is None or label is None:
+    if chance is None:
         return (label or "-",)
-    p, adjusted = (f"{value:.2g}" for value in chance.of(layer, head))
-    cells = (f"p {p}", f"adjusted {adjusted}")
-    return (label, *cells) if chance.beats(layer, head) else (UNLABELLED, *cells, f"most common: {label}")
+    if label is not None and not chance.beats(layer, head):
+        label = f"{UNLABELLED}, most common: {label}"
+    p, adjusted = chance.of(layer, head)
+    return (label or "-", f"p {p:.2g}", f"adjusted {adjusted:.2g}")
 
 
 def _share(value: float) -> str:

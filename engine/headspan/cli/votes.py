@@ -17,6 +17,7 @@ from headspan.concepts.ccs import UNSOURCED, read_scores
 from headspan.concepts.comparison import ComparedStore, compare
 from headspan.concepts.human_votes import read_vote_sheet, write_vote_sheet
 from headspan.concepts.labels import read_labels
+from headspan.concepts.nulls import LEVEL, UNLABELLED
 from headspan.concepts.votes import VotesOfRun, VotesOnHead, read_votes
 from headspan.errors import SettingsError, counted
 from headspan.spans.result import read_spans
@@ -63,7 +64,7 @@ def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     say(f"labels by {found.labels_source}")
     say(f"votes by {found.votes_source}; + marks texts that match the label by majority, - other texts")
     for head in heads:
-        say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}")
+        say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}{_chance(head)}")
         _print_replies("    label", head.label_replies)
         for text in head.texts:
             say(f"    {'+' if text.consistent else '-'} {text.text}")
@@ -71,6 +72,12 @@ def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
                 say(f"        {'no vote' if vote.fits is None else int(vote.fits)}  {vote.judge}")
                 _print_replies("           ", vote.replies)
     return 0
+
+
+def _chance(head: VotesOnHead) -> str:
+    if head.p is None or head.label is None:
+        return ""
+    return f"  p {head.p:.2g}" + f", {UNLABELLED}" * (head.p >= LEVEL)
 
 
 def _head_of(text: str, found: VotesOfRun) -> VotesOnHead:
@@ -136,6 +143,8 @@ def _compare(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     print_table([("model", "store", "run", "method", *SCORE_COLUMNS), *rows])
     for number, method in enumerate(methods, start=1):
         say(f"method {number}: texts of pool {method.pool}, labels by {method.labels}, votes by {method.votes}")
+    if any(one.found.chance for one in compared):
+        say(f"labelled: heads with p < {LEVEL}, or with a label where chance is not known; in brackets: by chance")
     if not compared.comparable:
         say("scores made by different methods cannot be compared")
     print_unsourced(*(one.found for one in compared))

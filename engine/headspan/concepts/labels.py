@@ -92,7 +92,8 @@ def label_heads(
     """Label every head of a TEXTSPAN run with a concept of the pool, and write the result as `labels/<run>`.
 
     The label is the most common concept of the head's first five texts; of equally common ones, that of the text
-    chosen first. A text is consistent if it has that concept. Source: Madasu et al., arXiv 2409.06579.
+    chosen first. A text is consistent if it has that concept. Source: Madasu et al., arXiv 2409.06579. Every head with
+    texts gets a label, whatever it means; `concept_consistency` says which labels beat chance.
 
     Raises TextsError if the pool has no concepts, SettingsError if the run has fewer than five texts per head, and
     StoreError if the run has different labels, such as a language model's, and `overwrite` is false. `overwrite`

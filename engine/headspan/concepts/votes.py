@@ -44,6 +44,8 @@ class VotesOnHead:
     label_replies: tuple[str, ...]
     score: int
     texts: tuple[VotesOnText, ...]
+    # The probability of a score at least as high by chance; None if it is not known.
+    p: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -117,7 +119,8 @@ def read_votes(store: Store, run: str | None = None) -> VotesOfRun:
                 )
                 texts.append(VotesOnText(text, consistent[number - 1], by_judge))
             asked = _replies(labelled.get((layer, head)))
-            heads.append(VotesOnHead(layer, head, label, asked, sum(consistent), tuple(texts)))
+            p = None if found.chance is None else float(found.chance.p[index, head])
+            heads.append(VotesOnHead(layer, head, label, asked, sum(consistent), tuple(texts), p))
     return VotesOfRun(labels.run, labels.source, votes.source, labels.layers, tuple(heads))
 
 

@@ -1,13 +1,13 @@
 """The results of a ground-truth check, and how they are read back from JSON.
 
-Shares are fractions from 0 to 1. `dataclasses.asdict` gives the JSON form.
+Shares are fractions from 0 to 1.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headspan.explore.neighbours import Head
@@ -100,8 +100,16 @@ class GroundTruth:
     high_by_chance: dict[str, float] = field(default_factory=dict, compare=False)
 
 
+def ground_truth_as_json(truth: GroundTruth) -> dict[str, Any]:
+    """The JSON form, without what is computed on reading."""
+    stored = asdict(truth)
+    for each in (stored, *stored["controls"].values()):
+        del each["high_by_chance"]
+    return stored
+
+
 def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:
-    """The result that `asdict` turned into `stored`; results of earlier versions have no controls.
+    """The result that `ground_truth_as_json` turned into `stored`; results of earlier versions have no controls.
 
     Raises TypeError, ValueError, LookupError or AttributeError if `stored` is anything else.
     """

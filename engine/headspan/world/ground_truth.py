@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32
@@ -37,6 +37,7 @@ from headspan.world.checks import (
     GroundTruth,
     MapCheck,
     NeighbourCheck,
+    ground_truth_as_json,
     ground_truth_from_json,
 )
 from headspan.world.factors import COLOURS, SHAPES
@@ -76,10 +77,8 @@ def check_ground_truth(
                 f"{store.path}: the control {name!r} has other scenes; give a control of the same shards"
             )
     checked = replace(checked, controls=found)
-    answers = asdict(checked)
-    for each in (answers, *answers["controls"].values()):
-        del each["high_by_chance"]
-    analyses.save(store, "truth", checked.run, {}, {"answers": answers}, overwrite, on_progress)
+    answers = {"answers": ground_truth_as_json(checked)}
+    analyses.save(store, "truth", checked.run, {}, answers, overwrite, on_progress)
     return replace(checked, high_by_chance=_high_by_chance(store, checked.run))
 
 
