@@ -224,22 +224,28 @@ def test_a_store_without_moments_of_embeddings_computes_them_once_and_writes_not
     assert relative_files(toy_copy) == before
 
 
-@pytest.fixture
-def begun(toy_run: ToyRun, tmp_path: Path) -> Path:
-    """The toy store after the commit of its first unit of three."""
-    path = tmp_path / "begun.zarr"
+class Stop(BaseException):
+    """Ends a run as a kill would."""
 
-    class Stop(BaseException):
-        pass
+
+def stopped(path: Path, toy_run: ToyRun, units: int) -> Path:
+    """The toy store before its first unit of three is committed, or soon after."""
 
     def stop(event: Progress) -> None:
-        if list((path / COMMITS).glob("unit-*.json")):
+        if event.stage == "planned" if units == 0 else list((path / COMMITS).glob("unit-*.json")):
             raise Stop
 
     with pytest.raises(Stop):
         hs.precompute(out=path, on_progress=stop, **toy_run.settings())
-    assert 0 < len(list((path / COMMITS).glob("unit-*.json"))) < 3
+    found = len(list((path / COMMITS).glob("unit-*.json")))
+    assert found == 0 if units == 0 else 0 < found < 3
     return path
+
+
+@pytest.fixture
+def begun(toy_run: ToyRun, tmp_path: Path) -> Path:
+    """The toy store after the commit of its first unit of three."""
+    return stopped(tmp_path / "begun.zarr", toy_run, 1)
 
 
 def test_a_resumed_run_gives_the_moments_of_an_uninterrupted_one(toy_run: ToyRun, begun: Path) -> None:
@@ -254,9 +260,11 @@ def test_a_resumed_run_gives_the_moments_of_an_uninterrupted_one(toy_run: ToyRun
     assert all(found[name] == wanted[name] for name in EMBEDDING_FILES)
 
 
+@pytest.mark.parametrize("units", [0, 1])
 def test_a_run_of_an_earlier_version_is_finished_without_moments_of_embeddings(
-    toy_run: ToyRun, begun: Path, toy_store: hs.Store
+    units: int, toy_run: ToyRun, tmp_path: Path, toy_store: hs.Store
 ) -> None:
+    begun = stopped(tmp_path / "begun.zarr", toy_run, units)
     hs.precompute(out=without_embedding_moments(begun), **toy_run.settings())
     assert sorted(path.name for path in (begun / "moments").iterdir()) == ["count", "gram", "sum", "zarr.json"]
     (group,) = (begun / COMMITS).glob("group-*.moments")
@@ -427,15 +435,7 @@ def test_shares_are_printed_as_percentages() -> None:
 
 
 def test_a_store_without_a_finished_unit_has_no_magnitudes(toy_run: ToyRun, tmp_path: Path) -> None:
-    class Stop(BaseException):
-        pass
-
-    def stop(event: Progress) -> None:
-        if event.stage == "planned":
-            raise Stop
-
-    with pytest.raises(Stop):
-        hs.precompute(out=tmp_path / "s.zarr", on_progress=stop, **toy_run.settings())
+    stopped(tmp_path / "s.zarr", toy_run, 0)
     with pytest.raises(StoreError, match="no unit is finished yet"):
         hs.open(tmp_path / "s.zarr").magnitudes()
 

@@ -14,9 +14,9 @@ MAGNITUDE_COLUMNS = ("variance", "squared length")
 # Shares below this are not 0, but print as if they were.
 _LEAST = 5e-5
 _MEANING = (
-    "variance: of a head's contributions, as a share of the unit embeddings' variance. squared length: mean of the "
-    "contributions' squared lengths; those of unit embeddings are 1. Contributions correlate, so shares may exceed "
-    "100 % and need not sum to 100 %. A layer's numbers are sums over its heads."
+    "variance: of a head's contributions, as a share of the unit embeddings' variance",
+    "squared length: mean squared length of a head's contributions, as a share of the unit embeddings'",
+    "contributions correlate, so shares may exceed 100 % and need not sum to 100 %; a layer's are sums over its heads",
 )
 
 
@@ -51,4 +51,5 @@ def print_magnitudes(store: Store) -> None:
     print_table([("layer", *MAGNITUDE_COLUMNS), *layers])
     say("")
     print_table([("head", *MAGNITUDE_COLUMNS), *heads])
-    say(_MEANING)
+    for line in _MEANING:
+        say(line)

@@ -180,7 +180,9 @@ def _unit_embeddings(
 ) -> tuple[Float64[np.ndarray, "row joint"], Float32[np.ndarray, "row 3"]]:
     """Return the unit embeddings of `rows`, and their `norm`."""
     norm = _outer(contents, "norm", rows)
-    return _outer(contents, "embedding", rows).astype(np.float64) / norm[:, 2:], norm
+    unit = _outer(contents, "embedding", rows).astype(np.float64)
+    unit /= norm[:, 2:]
+    return unit, norm
 
 
 def _outer(
@@ -188,4 +190,5 @@ def _outer(
 ) -> Float32[np.ndarray, "row *rest"]:
     """Return `rows` of an array as float32, at the places `first` of the first axes after the rows."""
     lengths = contents.specs[name].shape[1 + len(first) :]
-    return contents.outer(name, rows, *map(np.asarray, first), *map(np.arange, lengths)).astype(np.float32)
+    values = contents.outer(name, rows, *map(np.asarray, first), *map(np.arange, lengths))
+    return values.astype(np.float32, copy=False)

@@ -159,8 +159,8 @@ class StoreWriter:
         moments = self.commits.moments()
         assert moments is not None, "a finished store has units"
         values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
-        # Missing if an earlier version, which does not accumulate them, computed some of the units.
-        if self.has_embedding_moments and (embedding := moments.embedding) is not None:
+        # Missing if an earlier version, which does not accumulate them, planned the store or computed a unit.
+        if (embedding := moments.embedding) is not None:
             values |= zip(EMBEDDING_MOMENTS, (embedding.total, embedding.gram), strict=True)
         files = {key: self.storage.checksum(key) for key in self.commits.group_files()}
         for name, spec in moment_arrays(self.size).items():
