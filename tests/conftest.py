@@ -5,11 +5,14 @@ The toy's parameters are all off their trivial values, and three of its seventy 
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
+import os
 import shutil
 import signal
 import tarfile
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +41,17 @@ import headspan as hs  # noqa: E402
 from headspan.decompose.contributions import contributions  # noqa: E402
 from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
+from headspan.texts.user_cache import cache_file  # noqa: E402
 from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
+
+# No test, nor a process that it starts, reads or writes the user's cache of headspan. What other libraries have cached
+# stays where it is.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("HF_HOME", str(_CACHE / "huggingface"))
+os.environ.setdefault("TORCH_HOME", str(_CACHE / "torch"))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="headspan-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
 TOY: dict[str, Any] = {
@@ -154,8 +166,9 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_vectors_of_other_tests() -> None:
-    """Empty the cache of text vectors, so that every test embeds its own texts."""
+    """Empty the caches of text vectors, so that every test embeds its own texts."""
     forget_vectors()
+    cache_file().unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

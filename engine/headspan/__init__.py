@@ -1,7 +1,8 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
 Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`. Analyse them: `textspan`, `textspan_dense`
-(on plain arrays), `text_vectors`, `read_pool`, `write_report`, and the groups
+(on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved.
+The groups are
 
 - `spans`: the results of TEXTSPAN;
 - `concepts`: labels, Concept Consistency Scores, judges, votes, and pools written by language models;
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from headspan.spans.algorithm import textspan_dense
     from headspan.spans.over_store import textspan
     from headspan.store.info import StoreInfo, info
+    from headspan.store.kept_runs import list_runs as runs
     from headspan.store.reader import Store
     from headspan.store.reader import open_store as open  # noqa: A004
+    from headspan.store.write.removal import remove_runs
     from headspan.texts.pool import Pool, read_pool
     from headspan.texts.vectors import text_vectors
 
@@ -53,6 +56,8 @@ _MODULES = {
     "textspan_dense": "spans.algorithm",
     "StoreInfo": "store.info",
     "info": "store.info",
+    "runs": "store.kept_runs",
+    "remove_runs": "store.write.removal",
     "Store": "store.reader",
     "open": "store.reader",
     "Pool": "texts.pool",
@@ -79,7 +84,9 @@ __all__ = [
     "precompute",
     "prune",
     "read_pool",
+    "remove_runs",
     "repair",
+    "runs",
     "spans",
     "text_vectors",
     "textspan",
@@ -94,7 +101,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name, or a module of the package, when it is first used."""
     if name in _MODULES:
         module = import_module(f"headspan.{_MODULES[name]}")
-        found = getattr(module, "open_store" if name == "open" else name)
+        found = getattr(module, {"open": "open_store", "runs": "list_runs"}.get(name, name))
     elif find_spec(f"headspan.{name}"):
         found = import_module(f"headspan.{name}")
     else:

@@ -99,6 +99,7 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
         store,
         controls={CONTRASTIVE_ONLY: reference_scores()[CONTRASTIVE_ONLY], RANDOM: at_random},
         on_progress=on_progress,
+        save=True,
     )
     write_report(store, place.making / _REPORT, on_progress=on_progress)
     place.move(_STORE, _AT_RANDOM, _REPORT)
@@ -113,9 +114,9 @@ def analyse_scenes(settings: PrecomputeSettings, on_progress: Listener = ignore)
     """
     summary = precompute(settings, on_progress)
     store = Store(settings.out)
-    textspan(store, "world", texts_per_head=20, layers=store.layers[-4:], on_progress=on_progress)
-    label_heads(store)
-    concept_consistency(store)
+    textspan(store, "world", texts_per_head=20, layers=store.layers[-4:], on_progress=on_progress, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     return store, summary
 
 

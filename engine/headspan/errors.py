@@ -6,6 +6,8 @@ for those of users and of the world.
 
 from __future__ import annotations
 
+from typing import Any
+
 from headspan.escapes import escaped
 from headspan.redact import redact
 
@@ -34,6 +36,16 @@ class ModelError(HeadspanError):
 
 class StoreError(HeadspanError):
     """A store that is missing, incomplete, of another format, or made with other settings."""
+
+
+class NotSavedError(StoreError):
+    """A result was computed, but the store cannot be written; `result` holds it."""
+
+    def __init__(self, sentence: str, result: Any, read_only: bool) -> None:
+        super().__init__(sentence)
+        self.result = result
+        # Whether its user may only read the store, rather than that its disk is full or failed.
+        self.read_only = read_only
 
 
 class TextsError(HeadspanError):

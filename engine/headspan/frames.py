@@ -1,12 +1,17 @@
-"""Results as tables: a pandas frame on request, an HTML table in a notebook."""
+"""Results as tables: a pandas frame on request, an HTML table in a notebook, a CSV, JSON or Parquet file."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headspan.errors import HeadspanError, counted
+from headspan.io.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +43,44 @@ class Tabular:
             ) from error
         return pd.DataFrame(dict(self._columns()))
 
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table as CSV in UTF-8, replacing an earlier file; a missing value is an empty cell.
+
+        Raises StoreError if the file cannot be written.
+        """
+        write_atomically(Path(path), [encoded(self.as_csv())])
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the table as a JSON list with an object for each row; a missing value is null. Raises as `to_csv`."""
+        write_atomically(Path(path), [encoded(self.as_json())])
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the table as Parquet; a missing value is null. Raises as `to_csv`."""
+        # Imported here, because it takes longer than most commands.
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {name: [_known(value) for value in values] for name, values in self._columns().items()}
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns), buffer)
+        write_atomically(Path(path), [buffer.getvalue()])
+
+    def as_csv(self) -> str:
+        """The table as the text of a CSV file."""
+        columns = self._columns()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_csv_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
+        return text.getvalue()
+
+    def as_json(self) -> str:
+        """The table as the text of a JSON file, a line for each row."""
+        columns = self._columns()
+        rows = zip(*(map(_known, values) for values in columns.values()), strict=True)
+        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
+        return "[" + ",\n ".join(lines) + "]\n"
+
     def _repr_html_(self) -> str:
         columns = self._shown_columns()
         rows = list(zip(*columns.values(), strict=True))
@@ -46,6 +89,23 @@ class Tabular:
         hidden = len(rows) - _SHOWN_ROWS
         more = f"<p>{counted(hidden, 'more row')}</p>" if hidden > 0 else ""
         return f"<p>{escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def encoded(text: str) -> bytes:
+    """`text` in UTF-8; halves of surrogate pairs, which names of files may contain, as backslash escapes."""
+    return text.encode(errors="backslashreplace")
+
+
+def _known(value: Any) -> Any:
+    """None for a value that is not a number, and text that every encoding accepts."""
+    if isinstance(value, str):
+        return encoded(value).decode()
+    return None if value != value else value
+
+
+def _csv_cell(value: Any) -> Any:
+    known = _known(value)
+    return str(known).lower() if isinstance(known, bool) else known
 
 
 def _cell(value: Any) -> str:

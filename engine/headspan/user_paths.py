@@ -1,7 +1,8 @@
-"""Expand `~` in local paths that users write."""
+"""Folders of the user: `~` in local paths, and the folder of caches."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from headspan.errors import HeadspanError, SettingsError
@@ -13,3 +14,9 @@ def expand_user(path: str | Path, error: type[HeadspanError] = SettingsError) ->
         return Path(path).expanduser()
     except RuntimeError as failure:
         raise error(f"{path}: no such user; write the full path") from failure
+
+
+def cache_folder() -> Path:
+    """`headspan` in the user's cache folder: `XDG_CACHE_HOME`, or `~/.cache`."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "headspan"

@@ -178,5 +178,5 @@ def _add_labels(store: hs.Store, labels: Mapping[Head, str], consistent: int) ->
         {"indices": (indices, dims), "explained": (np.zeros(indices.shape), dims)},
         {"pool": "world", "pool_sha256": pool.sha256, "layers": list(range(LAYERS)), "images": store.images},
     )
-    label_heads(store)
-    concept_consistency(store)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headspan.concepts.agreement import agree, rater_agreement
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes
+from headspan.concepts.consistency import NO_VOTE, ConceptConsistency, Votes
 from headspan.concepts.labels import Labels
 
 

@@ -206,7 +206,7 @@ def test_maps_contain_only_patches(run: dict[str, Any], exact: list[Decompositio
 def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict[str, Any]) -> None:
     store = hs.open(run["out"])
     texts = [f"a {colour} {thing}" for colour in ("red", "blue", "odd") for thing in ("cat", "tree", "boat")]
-    spans = hs.textspan(store, texts=texts, texts_per_head=2)
+    spans = hs.textspan(store, texts=texts, texts_per_head=2, save=True)
     assert spans.layers == store.layers
     layer = store.layers[-1]
     vectors = hs.text_vectors(store, hs.read_pool(texts))

@@ -74,11 +74,12 @@ def test_all_commands_of_the_analysis_run_one_after_another(
     sentence = refused(capsys, *again, "--rank", "3")
     assert "rank 80, now 3" in sentence
     assert sentence.endswith(
-        "--overwrite (in Python overwrite=True), which deletes textspan/pool, labels/pool, ccs/pool"
+        "--overwrite (in Python overwrite=True), which replaces textspan/pool; labels/pool, ccs/pool would be kept, "
+        "marked as of an older run"
     )
     assert relative_files(store) == before
     assert main([*again, "--rank", "3", "--overwrite"]) == 0
-    assert "deleted labels/pool, ccs/pool, made from the earlier textspan/pool" in capsys.readouterr().err
+    assert "kept labels/pool, ccs/pool, now marked as of an older textspan/pool" in capsys.readouterr().err
 
 
 def test_info_lists_the_bad_images_with_shard_key_and_reason(

@@ -15,8 +15,9 @@ import pytest
 
 import headspan as hs
 from headspan.cli.main import main
-from headspan.concepts.ccs import ConceptConsistency, Votes, concept_consistency, read_scores
+from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.comparison import compare
+from headspan.concepts.consistency import ConceptConsistency, Votes
 from headspan.concepts.labels import Labels, label_by_concepts, label_heads
 from headspan.concepts.nulls import (
     LEVEL,

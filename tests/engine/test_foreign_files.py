@@ -47,9 +47,9 @@ def leave_foreign_files(root: Path) -> int:
 
 
 def analysed(store: hs.Store) -> None:
-    hs.textspan(store, POOL, texts_per_head=5)
-    label_heads(store)
-    concept_consistency(store)
+    hs.textspan(store, POOL, texts_per_head=5, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_adding_or_replacing_a_run_removes_stale_consolidated_metadata(toy_copy:
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(toy_copy)
         zarr.consolidate_metadata(toy_copy, path="textspan")
-    hs.textspan(hs.open(toy_copy), POOL, texts_per_head=2, overwrite=True)
+    hs.textspan(hs.open(toy_copy), POOL, texts_per_head=2, overwrite=True, save=True)
     assert (toy_copy / "zarr.json").read_bytes() == before
     group = zarr.open_group(toy_copy, mode="r")
     assert group["textspan/pool"].attrs["texts_per_head"] == 2

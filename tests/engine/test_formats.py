@@ -15,12 +15,13 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.ccs import concept_consistency, read_scores
-from headspan.concepts.labels import label_heads
+from headspan.concepts.labels import label_heads, read_labels
 from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
 from headspan.spans.over_store import read_spans
 from headspan.store import results
 from headspan.store.identity import RUN_KEYS, SIZE_KEYS, differences
+from headspan.store.lineage import lineage_of
 from tests.conftest import ToyRun, relative_files, zarr_array
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -170,17 +171,54 @@ def test_a_run_that_records_even_is_the_same_as_one_that_records_uniform(of_78a7
         hs.textspan(store, "pool.tsv", texts_per_head=6, run="pool", overwrite=overwrite, on_progress=said.append)
         assert results.load_settings(store, "textspan", "pool")["convention"] == "uniform"
     assert any("was already made with the same settings" in progress.note for progress in said)
-    # Nothing that was made from the run was deleted.
-    assert not any("deleted" in progress.note for progress in said)
+    # Nothing that was made from the run is marked.
+    assert not any("marked" in progress.note for progress in said)
+    assert read_labels(store).older is None
     assert labels
     assert {path: path.read_bytes() for path in labels} == labels
 
 
-def test_labels_and_scores_of_commit_78a7b61_are_unchanged_when_they_are_made_again(of_78a7b61: Path) -> None:
+def test_labels_and_scores_of_commit_78a7b61_are_the_same_when_they_are_made_again(of_78a7b61: Path) -> None:
     before = relative_files(Path("whole.zarr"))
     store = hs.open("whole.zarr")
-    assert (label_heads(store).run, concept_consistency(store).labels.run) == ("pool", "pool")
-    assert relative_files(Path("whole.zarr")) == before
+    about, checksum = results.load_settings(store, "ccs", "pool"), lineage_of(store, "ccs", "pool").checksum
+    assert label_heads(store, save=True).run == "pool"
+    assert concept_consistency(store, save=True).labels.run == "pool"
+    after = relative_files(Path("whole.zarr"))
+    changed = {name for name in after if after[name] != before.get(name)}
+    # Scores now include the labels that they count, and what they were made from.
+    assert changed == {"ccs/pool/zarr.json", "records/results/ccs/pool.json"}
+    again = results.load_settings(store, "ccs", "pool")
+    assert {name: again[name] for name in about} == about
+    assert set(again) - set(about) == {"labels", "labels_free"}
+    # They count as the same run, of the present labels.
+    assert lineage_of(store, "ccs", "pool").checksum == checksum
+    assert lineage_of(store, "ccs", "pool").older is None
+
+
+def test_labels_of_commit_78a7b61_are_marked_when_their_text_spans_are_replaced(of_78a7b61: Path) -> None:
+    store = hs.open("whole.zarr")
+    labels, scores = read_labels(store), read_scores(store)
+    assert labels.older is scores.older is None
+    hs.textspan(store, "pool.tsv", texts_per_head=5, run="pool", overwrite=True)
+    assert read_labels(store).older == read_scores(store).older == "textspan/pool"
+    assert read_labels(store).names == labels.names
+    for use in (
+        lambda: concept_consistency(store),
+        lambda: hs.concepts.read_votes(store),
+        lambda: hs.concepts.compare([store]),
+        lambda: hs.write_report(store, "report.html"),
+    ):
+        with pytest.raises(
+            StoreError, match=r"is of an older textspan/pool, which was replaced since; run headspan la"
+        ):
+            use()
+    label_heads(store, save=True, overwrite=True)
+    # The scores of that version do not include the labels that they count.
+    with pytest.raises(StoreError, match=r"of an older labels/pool, which was replaced since; run headspan ccs --over"):
+        read_scores(store)
+    concept_consistency(store, save=True, overwrite=True)
+    assert read_scores(store).older is None
 
 
 def test_damaged_notes_of_another_wording_are_restored_with_a_new_checksum(of_78a7b61: Path) -> None:

@@ -59,7 +59,7 @@ RIGHT_LABELS = {(0, 0): "colours", (1, 2): "shapes"}
 
 
 def test_heads_that_each_write_one_factor_get_full_scores_for_it_and_none_for_others(tmp_path: Path) -> None:
-    truth = check_ground_truth(hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS))
+    truth = check_ground_truth(hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS), save=True)
     for factor in FACTORS:
         found = truth.zero_shot[factor]
         assert (found.chance, found.images) == (chance(factor), len(known(factor)))
@@ -85,7 +85,7 @@ def test_heads_that_each_write_one_factor_get_full_scores_for_it_and_none_for_ot
 
 
 def test_neighbours_through_all_heads_score_as_through_the_only_writing_head(tmp_path: Path) -> None:
-    truth = check_ground_truth(hand_store(tmp_path / "s", {(1, 1): "style"}, {(1, 1): "styles"}))
+    truth = check_ground_truth(hand_store(tmp_path / "s", {(1, 1): "style"}, {(1, 1): "styles"}), save=True)
     (check,) = truth.neighbours
     assert check.heads == ((1, 1),)
     assert check.through_all == check.through_heads == pytest.approx(best_precision("style"))
@@ -93,7 +93,7 @@ def test_neighbours_through_all_heads_score_as_through_the_only_writing_head(tmp
 
 def test_random_outputs_score_at_chance(tmp_path: Path) -> None:
     labels = {(0, head): concept for head, concept in enumerate(("colours", "shapes", "backgrounds"))}
-    truth = check_ground_truth(hand_store(tmp_path / "s", {}, labels, noise=3))
+    truth = check_ground_truth(hand_store(tmp_path / "s", {}, labels, noise=3), save=True)
     for factor, found in truth.zero_shot.items():
         assert found.share < found.chance + sampling_error(found.chance, found.images), factor
     for check in truth.neighbours:
@@ -109,7 +109,7 @@ def test_a_factor_that_two_heads_write_is_lost_only_if_both_are_ablated(
     second: str, lost: bool, tmp_path: Path
 ) -> None:
     writes = {(0, 0): "colour", (1, 0): "colour"}
-    truth = check_ground_truth(hand_store(tmp_path / "s", writes, {(0, 0): "colours", (1, 0): second}))
+    truth = check_ground_truth(hand_store(tmp_path / "s", writes, {(0, 0): "colours", (1, 0): second}), save=True)
     assert truth.zero_shot["colour"].share == 1
     colours = truth.ablations[0]
     assert colours.concept == "colours"
@@ -123,13 +123,15 @@ def test_a_factor_that_two_heads_write_is_lost_only_if_both_are_ablated(
 def test_only_heads_whose_first_five_texts_all_name_their_label_are_high(
     consistent: int, high: int, tmp_path: Path
 ) -> None:
-    truth = check_ground_truth(hand_store(tmp_path / "s", {(0, 0): "size"}, {(0, 0): "sizes"}, consistent=consistent))
+    truth = check_ground_truth(
+        hand_store(tmp_path / "s", {(0, 0): "size"}, {(0, 0): "sizes"}, consistent=consistent), save=True
+    )
     assert truth.high_heads == {"sizes": high}
     assert [each.heads for each in truth.neighbours] == [((0, 0),)]
 
 
 def test_a_wrong_label_shows_in_neighbours_and_ablation(tmp_path: Path) -> None:
-    truth = check_ground_truth(hand_store(tmp_path / "s", {(0, 0): "colour"}, {(0, 0): "shapes"}))
+    truth = check_ground_truth(hand_store(tmp_path / "s", {(0, 0): "colour"}, {(0, 0): "shapes"}), save=True)
     (check,), (ablation,) = truth.neighbours, truth.ablations
     assert check.concept == ablation.concept == "shapes"
     # Ten neighbours of a query are not independent, so each query counts once.
@@ -138,7 +140,7 @@ def test_a_wrong_label_shows_in_neighbours_and_ablation(tmp_path: Path) -> None:
 
 
 def test_equal_evidence_in_every_patch_scores_the_area_of_the_objects(tmp_path: Path) -> None:
-    maps = check_ground_truth(hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS)).maps
+    maps = check_ground_truth(hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS), save=True).maps
     repeated = [each for each in SCENES if each.repeated]
     area = (render(repeated, masks=True)[1] > 0).mean()
     assert maps.images == len(repeated)
@@ -152,7 +154,7 @@ def test_maps_score_as_the_objects_share_of_each_patch_if_evidence_is_proportion
     shares = masks.reshape(len(SCENES), PATCHES, 16, PATCHES, 16).mean(axis=(2, 4)).astype(np.float16)
     where = np.concatenate([np.zeros((len(SCENES), 1)), shares.reshape(len(SCENES), -1)], axis=1)
     store = hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS, where=where.astype(np.float32))
-    maps = check_ground_truth(store).maps
+    maps = check_ground_truth(store, save=True).maps
     wanted = np.mean(
         [
             map_scores(resized(share.astype(np.float32), (64, 64)), mask)
@@ -222,8 +224,8 @@ def test_the_kind_of_a_background_does_not_count_as_another_concepts_factor() ->
 def test_controls_are_measured_by_the_same_code_stored_and_read_back(tmp_path: Path) -> None:
     store = hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS)
     other = hand_store(tmp_path / "other", {(0, 1): "size"}, {(0, 1): "sizes"})
-    before = check_ground_truth(other)
-    truth = check_ground_truth(store, controls={"store": other, "measured before": before})
+    before = check_ground_truth(other, save=True)
+    truth = check_ground_truth(store, controls={"store": other, "measured before": before}, save=True)
     assert truth.controls == {"store": before, "measured before": before}
     assert (truth.about, before.about) == ("model hand, weights of its own",) * 2
     assert read_ground_truth(store, "world") == truth
@@ -258,7 +260,7 @@ def test_a_control_of_other_scenes_is_refused(tmp_path: Path) -> None:
     store = hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS)
     fewer = hand_store(tmp_path / "fewer", COLOUR_AND_SHAPE, RIGHT_LABELS, scenes=SCENES[:150])
     with pytest.raises(SettingsError, match="the control 'fewer' has other scenes; give a control of the same shards"):
-        check_ground_truth(store, controls={"fewer": fewer})
+        check_ground_truth(store, controls={"fewer": fewer}, save=True)
     assert read_ground_truth(store, "world") is None
 
 
@@ -278,7 +280,7 @@ def test_a_result_of_an_earlier_version_is_read_without_controls_and_a_contradic
 def test_images_that_are_not_scenes_are_refused_by_name(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, LABELLED)
-    label_heads(store)
-    concept_consistency(store)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     with pytest.raises(SettingsError, match="00000 is not a scene of the image world; make shards with"):
-        check_ground_truth(store)
+        check_ground_truth(store, save=True)

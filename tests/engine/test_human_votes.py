@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headspan.concepts.ccs import NO_VOTE
+from headspan.concepts.consistency import NO_VOTE
 from headspan.concepts.human_votes import COLUMNS, read_vote_sheet, write_vote_sheet
 from headspan.concepts.labels import Labels
 from headspan.errors import SettingsError, TextsError

@@ -161,7 +161,7 @@ def test_stores_of_another_model_are_not_added(key: str, toy_copy: Path, toy_sto
     kept = toy_store.attributes[key]
     change_attributes(toy_copy, {key: {**kept, **value} if isinstance(value, dict) else value})
     with pytest.raises(StoreError, match=r"copy\.zarr: was made with .*; add stores of the same model"):
-        hs.textspan(toy_store, ["a cat", "a dog"], texts_per_head=2, also=[hs.open(toy_copy)])
+        hs.textspan(toy_store, ["a cat", "a dog"], texts_per_head=2, also=[hs.open(toy_copy)], save=True)
 
 
 def test_stores_that_differ_in_words_precision_and_decoding_are_added(
@@ -169,5 +169,5 @@ def test_stores_that_differ_in_words_precision_and_decoding_are_added(
 ) -> None:
     other = Path(shutil.copytree(toy_copy, tmp_path / "other.zarr"))
     change_attributes(other, {"units": {}, "precision": "bf16", "decode": "fast", "model": "by-another-name"})
-    spans = hs.textspan(hs.open(toy_copy), ["a cat", "a dog"], texts_per_head=2, also=[hs.open(other)])
+    spans = hs.textspan(hs.open(toy_copy), ["a cat", "a dog"], texts_per_head=2, also=[hs.open(other)], save=True)
     assert spans.images == 2 * 67

@@ -174,7 +174,7 @@ def test_a_pool_is_named_after_its_request_and_its_labels_name_the_author(
     chat.answer = lambda model, prompt: json.dumps({"texts": texts})
     out, _ = run(capsys, "pool", "--llm", "m", "--ask", "Numbers of dogs!", "--count", "6", "--concepts")
     assert "written to numbers-of-dogs.tsv" in out
-    hs.textspan(hs.open(toy_copy), "numbers-of-dogs.tsv", texts_per_head=5)
+    hs.textspan(hs.open(toy_copy), "numbers-of-dogs.tsv", texts_per_head=5, save=True)
     out, _ = run(capsys, "label", str(toy_copy), "--run", "numbers-of-dogs")
     assert out.startswith("labels by concepts of pool numbers-of-dogs, written by m\n")
 
@@ -238,7 +238,7 @@ def test_paid_labels_and_votes_are_replaced_only_on_request(
     assert relative_files(Path(path)) == before
     _, err = run(capsys, "ccs", path, "--judge", "even", "--overwrite")
     _, err = run(capsys, "label", path, "--llm", "n", "--overwrite")
-    assert "deleted ccs/hand, made from the earlier labels/hand" in err
+    assert "kept ccs/hand, now marked as of an older labels/hand" in err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from headspan.concepts.ccs import ConceptConsistency, Votes, concept_consistency
+from headspan.concepts.ccs import concept_consistency
+from headspan.concepts.consistency import ConceptConsistency, Votes
 from headspan.concepts.labels import Labels, label_heads, label_with, read_labels
 from headspan.errors import SettingsError, StoreError, TextsError
 from headspan.spans.result import HeadSpans
@@ -52,7 +53,7 @@ HEADS = [
 def test_the_label_is_the_most_common_concept_of_five_texts(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, HEADS)
-    labels = label_heads(store)
+    labels = label_heads(store, save=True)
     assert labels.names == (("places", "colours", "places"), ("places", "animals", None))
     assert labels.consistent.astype(int).tolist() == [
         [[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [1, 0, 0, 0, 1]],
@@ -67,20 +68,20 @@ def test_only_the_first_five_texts_count(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     # Two animals among five, three among six.
     keep(store, [[[0, 6, 1, 6, 2, 6]] * 3])
-    assert label_heads(store).names == (("places",) * 3,)
+    assert label_heads(store, save=True).names == (("places",) * 3,)
 
 
 def test_of_equally_common_concepts_the_first_is_the_label(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, [[[6, 3, 0, -1, -1], [3, 0, 4, 1, 6], [0, 4, 3, 1, 6]]])
-    assert label_heads(store).names == (("animals", "colours", "places"),)
+    assert label_heads(store, save=True).names == (("animals", "colours", "places"),)
 
 
 def test_scores_groups_and_the_ratio_of_concentrated_concepts(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, HEADS)
-    label_heads(store)
-    found = concept_consistency(store)
+    label_heads(store, save=True)
+    found = concept_consistency(store, save=True)
     assert found.scores.tolist() == [[5, 3, 2], [5, 1, 0]]
     assert found.at_k == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 0, 2 / 6])
     assert found.groups == {"high": 2, "moderate": 1, "low": 2}
@@ -95,8 +96,8 @@ def test_scores_groups_and_the_ratio_of_concentrated_concepts(toy_copy: Path) ->
 def test_labels_and_scores_are_stored_and_read_back(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     keep(store, HEADS)
-    labels = label_heads(store)
-    found = concept_consistency(store)
+    labels = label_heads(store, save=True)
+    found = concept_consistency(store, save=True)
     again = read_labels(hs.open(toy_copy))
     assert again.names == labels.names
     assert again.layers == (0, 1)
@@ -135,8 +136,8 @@ def test_without_a_high_head_the_ratio_is_nan_and_stored_as_none(toy_copy: Path)
     assert math.isnan(scored([[4, 3, 0]], [["a", "a", None]]).ccr)
     store = hs.open(toy_copy)
     keep(store, [[[6, 0, 3, -1, -1]] * 3])
-    label_heads(store)
-    assert math.isnan(concept_consistency(store).ccr)
+    label_heads(store, save=True)
+    assert math.isnan(concept_consistency(store, save=True).ccr)
     assert dict(hs.open(toy_copy).group["ccs/hand"].attrs)["ccr"] is None
 
 
@@ -170,24 +171,24 @@ def test_a_pool_without_concepts_is_refused_with_what_to_give(toy_copy: Path) ->
     with pytest.raises(
         TextsError, match=r"pool plain: its texts have no concepts, .*; give text<TAB>concept lines, use"
     ):
-        label_heads(store)
+        label_heads(store, save=True)
     assert results.runs(store, "labels") == []
 
 
 def test_scores_without_labels_are_refused_with_the_command_to_run(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     with pytest.raises(StoreError, match=r"copy\.zarr: has no labels run; run headspan label"):
-        concept_consistency(store)
+        concept_consistency(store, save=True)
     with pytest.raises(StoreError, match=r"copy\.zarr: has no textspan run; run headspan textspan"):
-        label_heads(store)
+        label_heads(store, save=True)
 
 
 def test_spans_labels_and_scores_of_a_whole_run_fit_together(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     pool = Pool("lines", tuple(f"{n} dogs in a row" for n in range(1, 12)), tuple("ab"[n % 2] for n in range(11)))
-    spans = hs.textspan(store, pool, texts_per_head=6)
-    labels = label_heads(store, "lines")
-    found = concept_consistency(store)
+    spans = hs.textspan(store, pool, texts_per_head=6, save=True)
+    labels = label_heads(store, "lines", save=True)
+    found = concept_consistency(store, save=True)
     assert pool.concepts is not None
     for layer, head in spans.heads():
         first = [pool.concepts[index] for index in spans.indices[spans.layers.index(layer), head, :5]]
@@ -200,4 +201,4 @@ def test_labels_of_fewer_than_five_texts_a_head_are_refused(toy_copy: Path) -> N
     store = hs.open(toy_copy)
     keep(store, [[[0, 1, 2]] * 3])
     with pytest.raises(SettingsError, match=r"has 3 texts per head, .* run headspan textspan with --texts-per-head 5"):
-        label_heads(store, "hand")
+        label_heads(store, "hand", save=True)

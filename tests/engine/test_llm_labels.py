@@ -12,8 +12,9 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.answers import read_records
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, concept_consistency, read_scores
+from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.comparison import Method, compare
+from headspan.concepts.consistency import NO_VOTE, ConceptConsistency, Votes
 from headspan.concepts.examples import Example, read_examples
 from headspan.concepts.labels import Labels, label_heads, read_labels
 from headspan.concepts.llm_judges import VOTE, judge_heads, missing_votes, vote_prompt
@@ -72,7 +73,7 @@ def store(toy_copy: Path) -> hs.Store:
 
 
 def test_a_model_labels_every_head_that_has_texts(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
-    labels = label_by_model(store, asker, "m", examples=read_examples())
+    labels = label_by_model(store, asker, "m", examples=read_examples(), save=True)
     assert labels.names == (("place", "colours", "placement"), ("places", "animals", None))
     # Plural and prefix: three labels are one concept.
     assert labels.concepts == (("place", "colours", "place"), ("place", "animals", None))
@@ -85,7 +86,7 @@ def test_a_model_labels_every_head_that_has_texts(store: hs.Store, asker: Asker,
 
 
 def test_every_label_can_be_traced_to_its_answer(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     records = read_records(store, "labels", "hand")
     assert [(record["layer"], record["head"], record["value"]) for record in records] == [
         (0, 0, "place"),
@@ -110,7 +111,7 @@ def test_the_prompt_holds_the_examples_and_the_first_five_texts_quoted() -> None
 
 
 def test_the_prompt_has_only_the_first_five_texts(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     shown = next(prompt for prompt in chat.prompts() if first_of(prompt) == "text 3")
     texts = shown.rsplit("Texts:\n", 1)[1].splitlines()[:-1]
     assert [json.loads(text) for text in texts] == ["text 3", "text 0", "text 4", "text 6", "text 5"]
@@ -168,7 +169,7 @@ def test_a_head_without_a_usable_answer_has_no_label(store: hs.Store, asker: Ask
     chat.answer = lambda model, prompt: (
         '{"label": "all of these are places on a map"}' if first_of(prompt) == "text 0" else say(model, prompt)
     )
-    labels = label_by_model(store, asker, "m")
+    labels = label_by_model(store, asker, "m", save=True)
     assert labels.names[0] == (None, "colours", "placement")
     (record, *_) = read_records(store, "labels", "hand")
     assert record["complaint"] == "contains a label of 8 words; one word was asked for"
@@ -181,14 +182,14 @@ def test_a_model_that_labels_no_head_is_refused(store: hs.Store, asker: Asker, c
     with pytest.raises(
         LanguageModelError, match=r"m gave no usable label for 5 heads: its answer contains no JSON .*; name another"
     ):
-        label_by_model(store, asker, "m")
+        label_by_model(store, asker, "m", save=True)
     assert results.runs(store, "labels") == []
 
 
 def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     chat.requests.clear()
-    found = judge_heads(store, asker, ["kind", "even", "low"])
+    found = judge_heads(store, asker, ["kind", "even", "low"], save=True)
     assert found.votes.judges == ("kind", "even", "low")
     # Of texts 0 to 6, kind accepts all, even 0 2 4 6, low 0 1 2; two of three are the majority.
     taken = {number: number % 2 == 0 or number < 3 for number in range(7)}
@@ -209,9 +210,9 @@ def test_judges_vote_one_text_and_one_label_at_a_time(store: hs.Store, asker: As
 def test_judges_see_the_original_label_and_counts_use_the_merged_concept(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     chat.requests.clear()
-    found = judge_heads(store, asker, ["kind"])
+    found = judge_heads(store, asker, ["kind"], save=True)
     assert {prompt.split("Label: ")[1].splitlines()[0] for prompt in chat.prompts()} == {
         '"place"',
         '"places"',
@@ -228,28 +229,28 @@ def test_judges_see_the_original_label_and_counts_use_the_merged_concept(
 
 
 def test_a_second_judge_does_not_ask_the_first_again(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
-    label_by_model(store, asker, "m")
-    judge_heads(store, asker, ["kind"])
+    label_by_model(store, asker, "m", save=True)
+    judge_heads(store, asker, ["kind"], save=True)
     chat.requests.clear()
-    judge_heads(store, asker, ["kind", "stern"])
+    judge_heads(store, asker, ["kind", "stern"], save=True)
     assert {request["model"] for request in chat.requests} == {"stern"}
 
 
 def test_a_judge_is_added_without_the_cache_of_the_first(
     store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
 ) -> None:
-    label_by_model(store, asker, "m")
-    before = judge_heads(store, asker, ["kind", "even"])
+    label_by_model(store, asker, "m", save=True)
+    before = judge_heads(store, asker, ["kind", "even"], save=True)
     with chat_server() as other:
         other.answer = say
         elsewhere = Asker(Endpoint(other.url), AnswerCache(tmp_path / "elsewhere"))
-        found = judge_heads(store, elsewhere, ["stern", "even"], add=True)
+        found = judge_heads(store, elsewhere, ["stern", "even"], add=True, save=True)
         # Stored votes are asked for again only with `overwrite`.
         assert {request["model"] for request in other.requests} == {"stern"}
         assert found.votes.judges == ("kind", "stern", "even")
         assert (found.votes.cast[[0, 2]] == before.votes.cast).all()
         assert voters(store) == {("kind", chat.url), ("stern", other.url), ("even", chat.url)}
-        judge_heads(store, elsewhere, ["even"], add=True, overwrite=True)
+        judge_heads(store, elsewhere, ["even"], add=True, overwrite=True, save=True)
         assert voters(store) == {("kind", chat.url), ("stern", other.url), ("even", other.url)}
     texts = 21
     assert len(read_records(store, "ccs", "hand")) == 3 * texts
@@ -267,11 +268,11 @@ def voters(store: hs.Store) -> set[tuple[str, str]]:
 
 
 def test_votes_come_with_the_replies_of_labellers_and_judges(store: hs.Store, asker: Asker, chat: ChatServer) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     chat.answer = lambda model, prompt: (
         "I'd rather not." if model == "low" and '"text 6"' in prompt else say(model, prompt)
     )
-    judge_heads(store, asker, ["even", "low"])
+    judge_heads(store, asker, ["even", "low"], save=True)
     found = read_votes(store)
     assert (found.votes_source, found.labels_source) == ("majority of even, low", read_labels(store).source)
     head = found.head(1, 1)
@@ -285,25 +286,25 @@ def test_votes_come_with_the_replies_of_labellers_and_judges(store: hs.Store, as
 
 
 def test_a_tie_among_an_even_number_of_judges_is_not_consistent(store: hs.Store, asker: Asker) -> None:
-    label_by_model(store, asker, "m")
-    assert judge_heads(store, asker, ["kind", "stern"]).scores.max() == 0
-    assert judge_heads(store, asker, ["kind", "stern", "low"]).scores[0].tolist() == [5, 1, 2]
+    label_by_model(store, asker, "m", save=True)
+    assert judge_heads(store, asker, ["kind", "stern"], save=True).scores.max() == 0
+    assert judge_heads(store, asker, ["kind", "stern", "low"], save=True).scores[0].tolist() == [5, 1, 2]
 
 
 def test_a_missing_vote_is_left_out_of_the_majority_and_asked_for_again(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     chat.answer = lambda model, prompt: (
         "I'd rather not." if model == "stern" and '"text 6"' in prompt else say(model, prompt)
     )
-    found = judge_heads(store, asker, ["kind", "stern"])
+    found = judge_heads(store, asker, ["kind", "stern"], save=True)
     assert missing_votes(found) == {"kind": 0, "stern": 3}
     # Only kind voted on text 6; the other texts are ties.
     assert found.scores[1].tolist() == [0, 1, 0]
     chat.answer = say
     chat.requests.clear()
-    assert missing_votes(judge_heads(store, asker, ["kind", "stern"]))["stern"] == 0
+    assert missing_votes(judge_heads(store, asker, ["kind", "stern"], save=True))["stern"] == 0
     assert {request["model"] for request in chat.requests} == {"stern"}
     assert all('"text 6"' in prompt for prompt in chat.prompts())
 
@@ -311,58 +312,58 @@ def test_a_missing_vote_is_left_out_of_the_majority_and_asked_for_again(
 def test_a_judge_that_never_votes_is_refused_and_other_answers_stay_cached(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     chat.answer = lambda model, prompt: "maybe" if model == "stern" else say(model, prompt)
     with pytest.raises(
         LanguageModelError, match="stern gave no usable vote on 21 texts: its answer contains no JSON object"
     ):
-        judge_heads(store, asker, ["kind", "stern"])
+        judge_heads(store, asker, ["kind", "stern"], save=True)
     chat.requests.clear()
-    judge_heads(store, asker, ["kind"])
+    judge_heads(store, asker, ["kind"], save=True)
     assert chat.requests == []
 
 
 def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> None:
     store = hs.open(toy_copy)
     keep(store, HEADS)
-    label_heads(store)
-    found = judge_heads(store, asker, ["kind"])
+    label_heads(store, save=True)
+    found = judge_heads(store, asker, ["kind"], save=True)
     assert found.labels.source == "concepts of pool hand"
     assert found.votes.source == "kind"
     assert found.scores.tolist() == [[5, 5, 5], [5, 1, 0]]
     # The pool's own votes replace those of judges only on request.
-    with pytest.raises(StoreError, match=r"ccs run 'hand' \(by kind\) .* --overwrite .* which deletes ccs/hand$"):
-        concept_consistency(store)
+    with pytest.raises(StoreError, match=r"ccs run 'hand' \(by kind\) .* --overwrite .* which replaces ccs/hand$"):
+        concept_consistency(store, save=True)
     assert read_scores(store).votes.source == "kind"
-    assert concept_consistency(store, overwrite=True).votes.source == "concepts of pool hand"
+    assert concept_consistency(store, overwrite=True, save=True).votes.source == "concepts of pool hand"
 
 
 def test_labels_of_a_model_without_judges_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     with pytest.raises(
         SettingsError, match=r"so judges must vote on them; name judges with --judge, or label by the pool"
     ):
-        concept_consistency(store)
+        concept_consistency(store, save=True)
 
 
 def test_a_judge_named_twice_is_refused(store: hs.Store, asker: Asker) -> None:
-    label_by_model(store, asker, "m")
+    label_by_model(store, asker, "m", save=True)
     with pytest.raises(SettingsError, match="--judge kind is given twice"):
-        judge_heads(store, asker, ["kind", "even", "kind"])
+        judge_heads(store, asker, ["kind", "even", "kind"], save=True)
 
 
 def test_repeating_labels_and_votes_asks_nothing_and_changes_nothing(
     store: hs.Store, asker: Asker, chat: ChatServer, tmp_path: Path
 ) -> None:
-    labels = label_by_model(store, asker, "m")
-    judge_heads(store, asker, ["kind"])
+    labels = label_by_model(store, asker, "m", save=True)
+    judge_heads(store, asker, ["kind"], save=True)
     before = relative_files(store.path)
     chat.requests.clear()
     events: list[Progress] = []
     # This cache is empty; the stored labels and votes are enough.
     forgetful = Asker(asker.endpoint, AnswerCache(tmp_path / "new"))
-    assert label_by_model(store, forgetful, "m", on_progress=events.append) == labels
-    judge_heads(store, forgetful, ["kind"], on_progress=events.append)
+    assert label_by_model(store, forgetful, "m", on_progress=events.append, save=True) == labels
+    judge_heads(store, forgetful, ["kind"], on_progress=events.append, save=True)
     assert chat.requests == []
     assert relative_files(store.path) == before
     assert ["unchanged" in event.note for event in events if event.stage == NOTE] == [True, True]
@@ -371,40 +372,45 @@ def test_repeating_labels_and_votes_asks_nothing_and_changes_nothing(
 def test_other_labels_and_fewer_judges_are_refused_before_anything_is_asked(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
-    label_by_model(store, asker, "m")
-    judge_heads(store, asker, ["kind", "even"])
+    earlier = label_by_model(store, asker, "m", save=True)
+    judge_heads(store, asker, ["kind", "even"], save=True)
     before = relative_files(store.path)
     chat.requests.clear()
-    lost = r"give --overwrite \(in Python overwrite=True\), which deletes "
+    lost = r"give --overwrite \(in Python overwrite=True\), which replaces "
     for relabel in (
-        lambda: label_by_model(store, asker, "n"),
-        lambda: label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))]),
+        lambda: label_by_model(store, asker, "n", save=True),
+        lambda: label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))], save=True),
     ):
-        with pytest.raises(StoreError, match=rf"labels run 'hand' was made differently .*{lost}labels/hand, ccs/hand$"):
+        with pytest.raises(
+            StoreError,
+            match=rf"labels run 'hand' was made differently .*{lost}labels/hand; ccs/hand would be kept, marked as of",
+        ):
             relabel()
     for judges in (["low"], ["kind"]):
         with pytest.raises(StoreError, match=rf"has votes by .*even; keep them with --add; .* {lost}ccs/hand$"):
-            judge_heads(store, asker, judges)
+            judge_heads(store, asker, judges, save=True)
     assert chat.requests == []
     assert relative_files(store.path) == before
-    label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))], overwrite=True)
-    assert results.runs(store, "ccs") == []
+    label_by_model(store, asker, "m", examples=[Example("boats", ("A ferry",))], overwrite=True, save=True)
+    # The votes on the earlier labels stay, with these labels.
+    kept = read_scores(store)
+    assert (kept.older, kept.votes.judges, kept.labels.names) == ("labels/hand", ("kind", "even"), earlier.names)
 
 
 def test_heads_without_a_usable_answer_are_asked_about_again_until_scores_are_made(
     store: hs.Store, asker: Asker, chat: ChatServer
 ) -> None:
     chat.answer = lambda model, prompt: "hm, hm" if first_of(prompt) == "text 0" else say(model, prompt)
-    assert label_by_model(store, asker, "m").names[0][0] is None
+    assert label_by_model(store, asker, "m", save=True).names[0][0] is None
     chat.requests.clear()
     chat.answer = say
-    assert label_by_model(store, asker, "m").names[0][0] == "place"
+    assert label_by_model(store, asker, "m", save=True).names[0][0] == "place"
     assert {first_of(prompt) for prompt in chat.prompts()} == {"text 0"}
 
 
 def test_scores_of_one_layer_count_its_heads_only(store: hs.Store, asker: Asker) -> None:
-    label_by_model(store, asker, "m")
-    found = judge_heads(store, asker, ["kind", "even", "low"])
+    label_by_model(store, asker, "m", save=True)
+    found = judge_heads(store, asker, ["kind", "even", "low"], save=True)
     one = found.layer(1)
     assert one.scores.tolist() == [[5, 1, 0]]
     assert one.groups == {"high": 1, "moderate": 0, "low": 2}
@@ -428,8 +434,8 @@ def test_association_is_the_mean_share_of_a_heads_own_texts() -> None:
 
 
 def test_stores_are_compared_with_the_method_of_each(store: hs.Store, asker: Asker) -> None:
-    label_by_model(store, asker, "m")
-    judge_heads(store, asker, ["kind"])
+    label_by_model(store, asker, "m", save=True)
+    judge_heads(store, asker, ["kind"], save=True)
     one, other = compare([store, hs.open(store.path)])
     assert one.method == other.method == Method("plain", read_labels(store).source, "kind")
     assert one.model.startswith(str(store.attributes["model"]))
@@ -437,8 +443,8 @@ def test_stores_are_compared_with_the_method_of_each(store: hs.Store, asker: Ask
 
 
 def test_the_report_says_who_labelled_and_who_voted(store: hs.Store, asker: Asker, tmp_path: Path) -> None:
-    label_by_model(store, asker, "m")
-    found = judge_heads(store, asker, ["kind", "even", "low"])
+    label_by_model(store, asker, "m", save=True)
+    found = judge_heads(store, asker, ["kind", "even", "low"], save=True)
     page = write_report(store, tmp_path / "report.html").read_text()
     assert f"<dd>{found.labels.source}</dd>" in page
     assert "<dt>Votes from</dt><dd>majority of kind, even, low</dd>" in page
@@ -466,7 +472,7 @@ def test_users_can_add_examples(tmp_path: Path, store: hs.Store, asker: Asker, c
     examples = read_examples([mine])
     assert examples[-1] == Example("boats", ("A ferry", "Two canoes"))
     assert examples[:-1] == read_examples()
-    label_by_model(store, asker, "m", examples=examples)
+    label_by_model(store, asker, "m", examples=examples, save=True)
     assert '"A ferry"\n"Two canoes"\nAnswer: {"label": "boats"}' in chat.prompts()[0]
 
 

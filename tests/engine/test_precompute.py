@@ -100,7 +100,7 @@ def test_a_run_of_only_bad_images_finishes_without_images(toy_run: ToyRun, tmp_p
     assert store.complete
     assert store.images == store.moments().count == 0
     with pytest.raises(StoreError, match=r"s\.zarr: 0 images, but TEXTSPAN needs at least 2"):
-        hs.textspan(store, ["a", "b"], texts_per_head=1)
+        hs.textspan(store, ["a", "b"], texts_per_head=1, save=True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 257])

@@ -17,7 +17,8 @@ import pytest
 import headspan as hs
 from headspan.cli.main import main
 from headspan.concepts.answers import read_records
-from headspan.concepts.ccs import NO_VOTE, read_scores
+from headspan.concepts.ccs import read_scores
+from headspan.concepts.consistency import NO_VOTE
 from headspan.concepts.llm_judges import missing_votes
 from headspan.concepts.llm_labels import clean_label
 from headspan.texts.pool import Pool

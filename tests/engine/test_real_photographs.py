@@ -46,6 +46,6 @@ def test_real_photographs_go_through_the_whole_pipeline(tmp_path: Path) -> None:
     assert relative_error(patches.sum(axis=0), heads) < FLOAT16_STORE
 
     spans = hs.textspan(
-        store, [f"a photo of number {number}" for number in range(200)], texts_per_head=5, layers=[layer]
+        store, [f"a photo of number {number}" for number in range(200)], texts_per_head=5, layers=[layer], save=True
     )
     assert (spans.indices >= 0).all()

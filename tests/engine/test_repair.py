@@ -23,6 +23,7 @@ from headspan.run.verify import Verdict, verify
 from headspan.shards.samples import SampleSpan
 from headspan.spans.over_store import read_spans
 from headspan.store import results
+from headspan.store.lineage import lineage_of
 from headspan.store.write import analyses
 from tests.conftest import ToyRun, relative_files
 
@@ -284,7 +285,15 @@ class Step:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 @pytest.mark.parametrize(
     ("name", "fails_at"),
-    [("_group_of", 1), ("is_recorded", 1), ("rename", 1), ("rename", 2), ("rename", 3), ("note", 1), ("discard", 1)],
+    [
+        ("_group_of", 1),
+        ("is_recorded", 1),
+        ("rename", 1),
+        ("rename", 2),
+        ("note_sources", 1),
+        ("note", 1),
+        ("discard", 1),
+    ],
 )
 def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
     name: str, fails_at: int, error: BaseException, after: bool, toy_copy: Path, monkeypatch: pytest.MonkeyPatch
@@ -304,20 +313,21 @@ def test_replacing_a_run_loses_nothing_wherever_it_is_interrupted(
         with pytest.raises((KeyboardInterrupt, StoreError)):
             save(2)
     assert step.calls >= fails_at
-    # Once the new run is recorded it stays, and results made from the earlier run are deleted.
+    # Once the new run is recorded it stays. What was made from the earlier run stays too, and says so.
     replaced = name == "discard" or (name == "note" and after)
-    for kind, kept in (("ccs", 2 if replaced else 1), ("truth", None if replaced else 1)):
-        assert results.runs(store, kind) == ([] if kept is None else ["r"])
-        if kept is not None:
-            arrays, settings = results.load(store, kind, "r")
-            assert settings == {"value": kept}
-            assert {each: set(values.tolist()) for each, values in arrays.items()} == {"a": {kept}, "b": {kept}}
+    for kind, kept in (("ccs", 2 if replaced else 1), ("truth", 1)):
+        assert results.runs(store, kind) == ["r"]
+        arrays, settings = results.load(store, kind, "r")
+        assert settings == {"value": kept}
+        assert {each: set(values.tolist()) for each, values in arrays.items()} == {"a": {kept}, "b": {kept}}
+    assert lineage_of(store, "truth", "r").older == ("ccs/r" if replaced else None)
     if name != "discard":
         assert verify(store).problems == ()
         assert not list(toy_copy.glob("*/.r.*"))
     save(3)
     assert results.load(store, "ccs", "r")[1] == {"value": 3}
-    assert results.runs(store, "truth") == []
+    assert results.load(store, "truth", "r")[1] == {"value": 1}
+    assert lineage_of(store, "truth", "r").older == "ccs/r"
 
 
 def test_a_run_without_a_record_gets_one_when_it_is_saved_again(toy_copy: Path) -> None:
@@ -325,10 +335,12 @@ def test_a_run_without_a_record_gets_one_when_it_is_saved_again(toy_copy: Path) 
     arrays = {"a": (np.arange(3), ("x",))}
     analyses.save(store, "ccs", "r", arrays, {"value": 1})
     record = next((toy_copy / "records" / "results" / "ccs").glob("r.json"))
-    wanted = record.read_bytes()
+    wanted = json.loads(record.read_bytes())
+    assert wanted.pop("made_at").endswith("+00:00")
     record.unlink()
     analyses.save(store, "ccs", "r", arrays, {"value": 1})
-    assert record.read_bytes() == wanted
+    # Nobody knows when it was made.
+    assert json.loads(record.read_bytes()) == wanted
 
 
 @pytest.mark.parametrize(
@@ -339,8 +351,8 @@ def test_an_impossible_run_name_is_refused_by_every_function(name: str, wrong: s
     for use in (
         lambda: read_spans(store, name),
         lambda: read_scores(store, name),
-        lambda: label_heads(store, name),
-        lambda: hs.textspan(store, ["a", "b"], texts_per_head=1, run=name),
+        lambda: label_heads(store, name, save=True),
+        lambda: hs.textspan(store, ["a", "b"], texts_per_head=1, run=name, save=True),
         lambda: results.load(store, "textspan", name),
         lambda: results.load_settings(store, "textspan", name),
     ):

@@ -95,9 +95,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             workers=1,
         )
         store = headspan.open(folder / name)
-        headspan.textspan(store, POOL, texts_per_head=6)
-        label_heads(store)
-        concept_consistency(store)
+        headspan.textspan(store, POOL, texts_per_head=6, save=True)
+        label_heads(store, save=True)
+        concept_consistency(store, save=True)
     return folder
 
 
@@ -348,9 +348,9 @@ def test_the_page_names_data_set_date_and_the_command_that_writes_it_again(made:
 def test_the_report_says_over_how_many_stores_heads_are_described(made: Path, tmp_path: Path) -> None:
     other = headspan.open(made / "plain.zarr")
     store = headspan.open(shutil.copytree(other.path, tmp_path / "copy.zarr"))
-    headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True)
-    label_heads(store)
-    concept_consistency(store)
+    headspan.textspan(store, POOL, texts_per_head=6, also=[other], overwrite=True, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     page = write_report(store, tmp_path / "report.html").read_text()
     assert f"awkward, over {2 * other.images} images of 2 stores" in Outline(page).body_texts()
     assert f"its contribution to {2 * other.images} image embeddings" in page
@@ -381,9 +381,9 @@ def test_shards_that_cannot_be_read_cost_only_the_thumbnails(made: Path, tmp_pat
     headspan.precompute(url, store_path, allow_pipe=True, **made_with)
     (tmp_path / "ran").unlink(missing_ok=True)
     store = headspan.open(store_path)
-    headspan.textspan(store, POOL, texts_per_head=6)
-    label_heads(store)
-    concept_consistency(store)
+    headspan.textspan(store, POOL, texts_per_head=6, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     if change == "gone":
         shard.unlink()
     elif change == "longer":
@@ -521,7 +521,7 @@ def test_what_chance_explains_as_well_is_marked_in_grid_table_and_section() -> N
 def test_without_scores_the_report_has_grid_spans_and_images_and_says_what_to_do(made: Path, tmp_path: Path) -> None:
     store = headspan.open(shutil.copytree(made / "maps.zarr", tmp_path / "run.zarr"))
     words = [f"a photo of a {name}" for name in (*COLOURS, *THINGS)]
-    spans = headspan.textspan(store, words, texts_per_head=3)
+    spans = headspan.textspan(store, words, texts_per_head=3, save=True)
     page = write_report(store, tmp_path / "report.html", run=spans.run).read_text()
     outline = Outline(page)
     assert outline.complaints == []
@@ -537,10 +537,12 @@ def test_without_scores_the_report_has_grid_spans_and_images_and_says_what_to_do
 def test_scores_of_an_earlier_textspan_run_are_not_shown_with_a_new_one(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     store = headspan.open(tmp_path / "run.zarr")
-    headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True)
-    assert "run headspan label and headspan ccs" in write_report(store, tmp_path / "report.html").read_text()
-    label_heads(store)
-    concept_consistency(store)
+    headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True, save=True)
+    page = write_report(store, tmp_path / "report.html").read_text()
+    assert "The scores are of an older textspan/awkward, which was replaced since, and are left out" in page
+    assert "CCS" not in "".join(sections_of(page).values())
+    label_heads(store, overwrite=True, save=True)
+    concept_consistency(store, overwrite=True, save=True)
     assert "the number of its first 5 texts" in write_report(store, tmp_path / "report.html").read_text()
 
 

@@ -192,8 +192,8 @@ def full(toy_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = Path(shutil.copytree(toy_run.path, tmp_path_factory.mktemp("poison") / "run.zarr"))
     store = hs.open(path)
     keep(store, HEADS)
-    label_heads(store)
-    concept_consistency(store)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     found = read_scores(store)
     arrays, settings = results.load(store, "ccs", "hand")
     judges = {"judges": ["one", "two"], "judged_by": [{"name": "one", "endpoints": ["u"], "served_as": ["m"]}]}

@@ -11,8 +11,8 @@ import pytest
 
 import headspan as hs
 from headspan.concepts.agreement import Agreement, rater_agreement
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes
 from headspan.concepts.comparison import compare
+from headspan.concepts.consistency import NO_VOTE, ConceptConsistency, Votes
 from headspan.concepts.labels import Labels
 from headspan.concepts.votes import VotesOfRun, read_votes
 from headspan.errors import HeadspanError, SettingsError
@@ -45,8 +45,8 @@ SCORES = ConceptConsistency(LABELS, Votes(("A", "B"), CAST, np.array([[5, 4], [5
 def votes(toy_copy: Path) -> VotesOfRun:
     store = hs.open(toy_copy)
     keep(store, HEADS)
-    hs.concepts.label_heads(store)
-    hs.concepts.concept_consistency(store)
+    hs.concepts.label_heads(store, save=True)
+    hs.concepts.concept_consistency(store, save=True)
     return read_votes(store)
 
 

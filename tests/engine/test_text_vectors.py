@@ -1,17 +1,23 @@
-"""Vectors of texts: embedding them never writes to a store, and happens once for each model and pool."""
+"""Vectors of texts: embedding them never writes to a store, and happens once for each model and text."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.model import text as text_encoding
+from headspan.model.load import load_stored_model
 from headspan.store import results
 from headspan.texts import vectors as text_vectors_module
 from headspan.texts.stored import find_vectors, keep_vectors, stored_pool
+from headspan.texts.user_cache import cache_file, cache_vectors, find_cached
 from headspan.texts.vectors import embed_pool, forget_vectors, text_vectors
 from tests.conftest import relative_files
 
@@ -39,6 +45,9 @@ def test_texts_are_embedded_once_for_all_stores_of_a_model(
     refuse_the_model(monkeypatch)
     assert (text_vectors(other, hs.Pool("named", tuple(TEXTS), ("a", "b", "c"))) == first).all()
     forget_vectors()
+    # The next process finds them in the user's cache, text by text.
+    assert (text_vectors(other, [TEXTS[2], TEXTS[0], TEXTS[2]]) == first[[2, 0, 2]]).all()
+    cache_file().unlink()
     with pytest.raises(pytest.fail.Exception, match="the model was loaded"):
         text_vectors(other, TEXTS)
 
@@ -69,6 +78,7 @@ def test_the_cache_drops_the_vectors_that_were_used_longest_ago(
     text_vectors(toy_store, others[0])
     text_vectors(toy_store, TEXTS)
     text_vectors(toy_store, others[1])
+    cache_file().unlink()
     refuse_the_model(monkeypatch)
     text_vectors(toy_store, TEXTS)
     with pytest.raises(pytest.fail.Exception):
@@ -83,6 +93,7 @@ def test_kept_vectors_are_found_under_any_name_and_need_no_model(
     assert keep_vectors(store, embedded) == "mine"
     assert stored_pool(store, "mine") == embedded.pool
     forget_vectors()
+    cache_file().unlink()
     refuse_the_model(monkeypatch)
     np.testing.assert_array_equal(text_vectors(store, TEXTS), embedded.vectors)
     found = find_vectors(store, hs.read_pool(TEXTS))
@@ -114,3 +125,105 @@ def test_damaged_vectors_are_embedded_again_and_replaced(toy_copy: Path) -> None
     np.testing.assert_array_equal(text_vectors(store, embedded.pool), embedded.vectors)
     keep_vectors(store, embedded)
     assert relative_files(toy_copy) == before
+
+
+def unit_vectors(count: int, seed: int = 0) -> np.ndarray:
+    found = np.random.default_rng(seed).standard_normal((count, 24)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def test_only_new_texts_of_a_pool_are_embedded(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = text_vectors(toy_store, TEXTS)
+    embedded: list[list[str]] = []
+    encode = text_encoding.encode_texts
+
+    def noted(model: object, texts: list[str], **others: object) -> np.ndarray:
+        embedded.append(list(texts))
+        return encode(model, texts, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(text_encoding, "encode_texts", noted)
+    forget_vectors()
+    found = text_vectors(toy_store, ["new", *TEXTS, "newer", "new"])
+    assert embedded == [["new", "newer"]]
+    assert (found[1:4] == first).all()
+    assert (found[0] == found[5]).all()
+    np.testing.assert_allclose(found[4], encode(*loaded(toy_store), ["newer"])[0], rtol=1e-5, atol=1e-6)
+
+
+def loaded(store: hs.Store) -> tuple[object]:
+    return (load_stored_model(store.attributes, store.path, None, lambda _: None),)
+
+
+@pytest.mark.parametrize("damage", ["not a database", "cut", "a byte of a vector", "a folder", "no permission"])
+def test_a_damaged_cache_of_vectors_is_ignored_and_written_again(
+    damage: str, toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    texts = [f"text {number}" for number in range(40)]
+    first, path = text_vectors(toy_store, texts), cache_file()
+    forget_vectors()
+    data = path.read_bytes()
+    if damage == "not a database":
+        path.write_bytes(b"not a database" * 100)
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "a byte of a vector":
+        place = data.index(first[7].tobytes())
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    elif damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
+    np.testing.assert_allclose(text_vectors(toy_store, texts), first, rtol=1e-5, atol=1e-6)
+    if damage in ("not a database", "cut", "a byte of a vector"):
+        # The first run may only have deleted the file; the next one writes it.
+        forget_vectors()
+        text_vectors(toy_store, texts)
+        forget_vectors()
+        refuse_the_model(monkeypatch)
+        text_vectors(toy_store, texts)
+
+
+def test_the_cache_of_vectors_distinguishes_models_texts_and_dimensions() -> None:
+    vectors = unit_vectors(3)
+    cache_vectors("a", ["x", "y", "é'"], vectors)
+    found = find_cached("a", ["é'", "x", "z"], 24)
+    assert found.keys() == {"é'", "x"}
+    assert (found["é'"] == vectors[2]).all()
+    assert find_cached("b", ["x"], 24) == find_cached("a", ["x"], 25) == {}
+    assert find_cached("a", [], 24) == {}
+    many = [f"{number}" for number in range(1234)]
+    cache_vectors("a", many, unit_vectors(1234, 1))
+    assert len(find_cached("a", many, 24)) == 1234
+
+
+def test_the_cache_of_vectors_stays_below_its_limit_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 200_000
+    monkeypatch.setattr("headspan.texts.user_cache._MOST_BYTES", limit)
+    for number in range(20):
+        cache_vectors("a", [f"{number} {each}" for each in range(200)], unit_vectors(200, number))
+    assert cache_file().stat().st_size < 1.5 * limit
+    assert len(find_cached("a", [f"19 {each}" for each in range(200)], 24)) == 200
+    assert find_cached("a", [f"0 {each}" for each in range(200)], 24) == {}
+
+
+WRITER = """
+import sys
+import numpy as np
+from headspan.texts.user_cache import cache_vectors
+for number in range(20):
+    cache_vectors("m", [f"{sys.argv[1]} {number} {each}" for each in range(10)], np.ones((10, 4), np.float32))
+"""
+
+
+def test_several_processes_write_the_cache_of_vectors_at_the_same_time() -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name]) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    texts = [f"{name} {number} {each}" for name in "abc" for number in range(20) for each in range(10)]
+    assert len(find_cached("m", texts, 4)) == 600
+
+
+def test_tests_never_use_the_cache_of_the_user() -> None:
+    assert "headspan-tests-" in os.environ["XDG_CACHE_HOME"]
+    assert cache_file().is_relative_to(os.environ["XDG_CACHE_HOME"])

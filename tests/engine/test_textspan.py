@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from zarr.core.metadata import ArrayV3Metadata
 
 import headspan as hs
-from headspan.concepts.ccs import concept_consistency
-from headspan.concepts.labels import label_heads
+from headspan.concepts.ccs import concept_consistency, read_scores
+from headspan.concepts.labels import label_heads, read_labels
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import ModelError, SettingsError, StoreError, TextsError
 from headspan.events import Progress
 from headspan.spans.algorithm import Spread, span_heads, textspan_dense
 from headspan.spans.description import span_store
 from headspan.spans.result import read_spans
-from headspan.store import results
 from tests import tolerances
 from tests.conftest import ToyRun, relative_files, zarr_array
 from tests.golden import recipe
@@ -176,7 +175,7 @@ def test_a_stores_spans_are_those_of_its_float32_contributions(
     toy_copy: Path, toy_exact: dict[str, np.ndarray]
 ) -> None:
     store = hs.open(toy_copy)
-    spans = hs.textspan(store, TEXTS, texts_per_head=7, layers=(0, 2))
+    spans = hs.textspan(store, TEXTS, texts_per_head=7, layers=(0, 2), save=True)
     vectors = np.asarray(zarr_array(toy_copy, f"texts/{spans.pool.name}/vectors")[...])
     assert relative_error(np.linalg.norm(vectors, axis=1), np.ones(len(TEXTS))) < tolerances.FLOAT32_SUM
     assert spans.indices.shape == spans.explained.shape == (2, 3, 7)
@@ -218,8 +217,8 @@ def test_heads_are_described_over_the_images_of_several_stores(toy_run: ToyRun, 
         hs.precompute(out=tmp_path / f"{number}.zarr", **toy_run.settings(shards=[str(shard)]))
         parts.append(hs.open(tmp_path / f"{number}.zarr"))
     assert len(parts) > 1
-    wanted = hs.textspan(hs.open(toy_copy), texts=TEXTS, texts_per_head=5)
-    found = hs.textspan(parts[0], texts=TEXTS, texts_per_head=5, also=parts[1:])
+    wanted = hs.textspan(hs.open(toy_copy), texts=TEXTS, texts_per_head=5, save=True)
+    found = hs.textspan(parts[0], texts=TEXTS, texts_per_head=5, also=parts[1:], save=True)
     assert (found.indices == wanted.indices).all()
     np.testing.assert_allclose(found.explained, wanted.explained, rtol=1e-6)
     alone = hs.textspan(parts[0], texts=TEXTS, texts_per_head=5, run="alone")
@@ -232,23 +231,23 @@ def test_heads_are_described_over_the_images_of_several_stores(toy_run: ToyRun, 
 def test_stores_that_cannot_be_added_are_refused_by_name(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
     store = hs.open(toy_copy)
     with pytest.raises(SettingsError, match="named twice"):
-        hs.textspan(store, texts=TEXTS, texts_per_head=5, also=[hs.open(toy_copy)])
+        hs.textspan(store, texts=TEXTS, texts_per_head=5, also=[hs.open(toy_copy)], save=True)
     for changed in ({"layers": "1-2"}, {"pretrained": "random:1"}):
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
         hs.precompute(out=out, **toy_run.settings(shards=[str(toy_run.shards[0])], **changed))
         with pytest.raises(
             StoreError, match=f"{out}: was made with .*; add stores of the same model, preprocessing and layers"
         ):
-            hs.textspan(store, texts=TEXTS, texts_per_head=5, also=[hs.open(out)])
+            hs.textspan(store, texts=TEXTS, texts_per_head=5, also=[hs.open(out)], save=True)
     assert "textspan" not in zarr.open_group(toy_copy, mode="r")
 
 
 def scored(path: Path) -> hs.Store:
     """A store with spans, labels and scores under the run `pool`."""
     store = hs.open(path)
-    hs.textspan(store, CONCEPTS, texts_per_head=5)
-    label_heads(store)
-    concept_consistency(store)
+    hs.textspan(store, CONCEPTS, texts_per_head=5, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     return store
 
 
@@ -259,10 +258,10 @@ def test_repeating_a_textspan_changes_nothing_and_reports_it(toy_copy: Path) -> 
     store = scored(toy_copy)
     before = relative_files(toy_copy)
     events: list[Progress] = []
-    again = hs.textspan(hs.open(toy_copy), CONCEPTS, texts_per_head=5, on_progress=events.append)
+    again = hs.textspan(hs.open(toy_copy), CONCEPTS, texts_per_head=5, on_progress=events.append, save=True)
     assert (again.indices == read_spans(store).indices).all()
-    label_heads(store, on_progress=events.append)
-    concept_consistency(store, on_progress=events.append)
+    label_heads(store, on_progress=events.append, save=True)
+    concept_consistency(store, on_progress=events.append, save=True)
     assert [event.note.split(" ")[0] for event in events] == ["textspan/pool", "labels/pool", "ccs/pool"]
     assert relative_files(toy_copy) == before
 
@@ -286,14 +285,21 @@ def test_other_settings_under_the_same_name_are_refused_and_nothing_is_deleted(
     with pytest.raises(
         StoreError,
         match=rf"copy\.zarr: textspan run 'pool' was made differently \({why}\); choose another --run, or give "
-        r"--overwrite \(in Python overwrite=True\), which deletes textspan/pool, labels/pool, ccs/pool$",
+        r"--overwrite \(in Python overwrite=True\), which replaces textspan/pool; labels/pool, ccs/pool "
+        r"would be kept, marked as of an older run$",
     ):
-        hs.textspan(store, **settings)
+        hs.textspan(store, **settings, save=True)
     assert relative_files(toy_copy) == before
     events: list[Progress] = []
-    hs.textspan(store, **settings, overwrite=True, on_progress=events.append)
-    assert "deleted labels/pool, ccs/pool, made from the earlier textspan/pool" in [event.note for event in events]
-    assert results.runs(store, "labels") == results.runs(store, "ccs") == []
+    hs.textspan(store, **settings, overwrite=True, on_progress=events.append, save=True)
+    notes = [event.note for event in events]
+    assert "kept labels/pool, ccs/pool, now marked as of an older textspan/pool" in notes
+    after = relative_files(toy_copy)
+    for name, data in before.items():
+        if name.startswith(("labels/", "ccs/", "records/results/labels/", "records/results/ccs/")):
+            assert after[name] == data
+    assert read_labels(store).older == read_scores(store).older == "textspan/pool"
+    assert "of an older textspan/pool" in repr(read_labels(store))
 
 
 def test_a_run_over_other_images_needs_another_name(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
@@ -303,7 +309,7 @@ def test_a_run_over_other_images_needs_another_name(toy_run: ToyRun, toy_copy: P
         others.append(hs.open(tmp_path / f"{name}.zarr"))
     store = scored(toy_copy)
     with pytest.raises(StoreError, match=rf"number of images {store.images}, now {store.images + others[0].images}"):
-        hs.textspan(store, CONCEPTS, texts_per_head=5, also=others[:1])
+        hs.textspan(store, CONCEPTS, texts_per_head=5, also=others[:1], save=True)
     both = hs.textspan(store, CONCEPTS, texts_per_head=5, also=others, run="both")
     before = relative_files(toy_copy)
     # The order of the stores and their places do not matter.
@@ -322,15 +328,15 @@ def test_a_run_of_an_earlier_version_is_compared_by_the_settings_that_it_records
     group.attrs.update(about)
     shutil.rmtree(toy_copy / "records" / "results")
     before = relative_files(toy_copy)
-    hs.textspan(store, CONCEPTS, texts_per_head=5)
-    label_heads(store)
-    concept_consistency(store)
+    hs.textspan(store, CONCEPTS, texts_per_head=5, save=True)
+    label_heads(store, save=True)
+    concept_consistency(store, save=True)
     after = relative_files(toy_copy)
     # The files of runs without a record are recorded now.
     recorded = {name for name in after if name.startswith("records/results/")}
     assert {name: data for name, data in after.items() if name not in recorded} == before
     with pytest.raises(StoreError, match="rank 80, now 3"):
-        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
+        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3, save=True)
 
 
 def test_a_run_that_records_the_earlier_name_of_the_convention_is_the_same_run(toy_copy: Path) -> None:
@@ -338,10 +344,10 @@ def test_a_run_that_records_the_earlier_name_of_the_convention_is_the_same_run(t
     group = zarr.open_group(toy_copy, mode="r+")["textspan/pool"]
     group.attrs["convention"] = "even"
     shutil.rmtree(toy_copy / "records" / "results")
-    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    hs.textspan(store, CONCEPTS, texts_per_head=5, save=True)
     assert group.attrs["convention"] == "even"
     with pytest.raises(StoreError, match=r"was made differently \(rank 80, now 3\)"):
-        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
+        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3, save=True)
 
 
 def test_a_damaged_run_that_is_made_again_identically_keeps_its_labels(toy_copy: Path) -> None:
@@ -350,20 +356,20 @@ def test_a_damaged_run_that_is_made_again_identically_keeps_its_labels(toy_copy:
     damaged = toy_copy / "textspan" / "pool" / "indices" / "zarr.json"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(
-        StoreError, match=r"is damaged or missing, and its new content would differ; .*deletes textspan"
+        StoreError, match=r"is damaged or missing, and its new content would differ; .*replaces textspan"
     ):
-        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3)
+        hs.textspan(store, CONCEPTS, texts_per_head=5, rank=3, save=True)
     shutil.rmtree(toy_copy / "textspan" / "pool" / "explained")
-    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    hs.textspan(store, CONCEPTS, texts_per_head=5, save=True)
     assert relative_files(toy_copy) == before
     shutil.rmtree(toy_copy / "textspan" / "pool")
-    hs.textspan(store, CONCEPTS, texts_per_head=5)
+    hs.textspan(store, CONCEPTS, texts_per_head=5, save=True)
     assert relative_files(toy_copy) == before
 
 
 def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = hs.open(toy_copy)
-    first = hs.textspan(store, TEXTS, texts_per_head=3)
+    first = hs.textspan(store, TEXTS, texts_per_head=3, save=True)
 
     def refuse(*args: object) -> None:
         raise AssertionError("the model was loaded")
@@ -382,7 +388,7 @@ def test_weights_of_another_model_are_refused(toy_copy: Path) -> None:
     with pytest.raises(
         ModelError, match=r"random:1: the image tower is [0-9a-f]{12}, but .*copy\.zarr was made with [0-9a-f]"
     ):
-        hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=3)
+        hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=3, save=True)
 
 
 def test_a_missing_or_ambiguous_run_is_refused(toy_copy: Path) -> None:
@@ -390,7 +396,7 @@ def test_a_missing_or_ambiguous_run_is_refused(toy_copy: Path) -> None:
     with pytest.raises(StoreError, match=r"copy\.zarr: has no textspan run; run headspan textspan"):
         read_spans(store)
     for run in ("one", "two"):
-        hs.textspan(store, TEXTS, texts_per_head=1, run=run)
+        hs.textspan(store, TEXTS, texts_per_head=1, run=run, save=True)
     with pytest.raises(StoreError, match=r"copy\.zarr: has the textspan runs one, two; name one with --run"):
         read_spans(store)
     with pytest.raises(StoreError, match=r"holds no textspan run 'three' \(has one, two\); run headspan textspan"):
@@ -419,7 +425,7 @@ def test_a_pool_may_have_any_file_name(name: str, toy_copy: Path, tmp_path: Path
 def test_a_run_name_that_would_leave_the_store_is_refused(toy_copy: Path) -> None:
     for run in ("../out", "a/b", ".hidden", "two words"):
         with pytest.raises(SettingsError, match=r"run name .*: use letters, digits"):
-            hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=2, run=run)
+            hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=2, run=run, save=True)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +434,7 @@ def test_a_run_name_that_would_leave_the_store_is_refused(toy_copy: Path) -> Non
 )
 def test_a_layer_that_is_not_stored_is_refused(layer: int, wanted: str, toy_copy: Path) -> None:
     with pytest.raises(SettingsError, match=wanted):
-        hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=2, layers=(layer,))
+        hs.textspan(hs.open(toy_copy), TEXTS, texts_per_head=2, layers=(layer,), save=True)
 
 
 @pytest.mark.parametrize(
@@ -503,7 +509,7 @@ def test_wrong_arguments_are_refused_before_texts_are_embedded(toy_copy: Path, m
         {"layers": []},
     ):
         with pytest.raises(SettingsError):
-            hs.textspan(store, TEXTS, **wrong)  # type: ignore[arg-type]
+            hs.textspan(store, TEXTS, **wrong, save=True)  # type: ignore[arg-type]
 
 
 def test_a_run_whose_writing_was_interrupted_counts_as_missing(toy_copy: Path) -> None:

@@ -404,7 +404,7 @@ def test_a_stored_model_is_found_from_another_folder_and_after_it_moved(
             hs.text_vectors(store, ["c", "d"])
     places = {"file": third / "w" / "toy.safetensors", "folder": third / "saved"}
     for name, store in stores.items():
-        assert hs.textspan(store, ["c", "d", "e"], 1, weights=places[name]).indices.shape[2] == 1
+        assert hs.textspan(store, ["c", "d", "e"], 1, weights=places[name], save=True).indices.shape[2] == 1
     assert hs.verify(stores["file"], sources=True).unreached == 1
     moved = hs.verify(stores["file"], sources=True, shards=[str(third / "b.tar")])
     assert moved.unreached == 0

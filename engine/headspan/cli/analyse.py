@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 
 from headspan.cli.commands import Section
+from headspan.cli.exports import Table, export, export_flags, only_export
+from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.progress import ProgressPrinter
+from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, shards_flag, store_argument, weights_flag
-from headspan.cli.terminal import say
+from headspan.cli.terminal import say, tell
 from headspan.config import parse_layers
 from headspan.errors import counted
 from headspan.report.collect import write_report
@@ -67,7 +70,9 @@ def add_textspan(section: Section) -> None:
     chance.add_argument("--seed", type=int, metavar="N", default=SEED, help="seed of the draws (default: %(default)s)")
     result = command.add_argument_group("result")
     run_flag(result)
-    overwrite_flag(result, "the labels and scores made from it")
+    overwrite_flag(result, "labels and scores")
+    head_flag(result)
+    export_flags(command)
 
 
 def add_report(section: Section) -> None:
@@ -87,19 +92,35 @@ def add_report(section: Section) -> None:
 
 
 def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     store = Store(flags.store)
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
+    heads = chosen_heads(flags.heads, store.layers if layers is None else layers, store.heads_per_layer)
     also = [Store(path) for path in flags.also]
     given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
-    spans = textspan(
-        store, *given, progress, also, flags.overwrite, weights=flags.weights, draws=flags.draws, seed=flags.seed
+    spans, unsaved = saved_or_not(
+        lambda: textspan(
+            store,
+            *given,
+            progress,
+            also,
+            flags.overwrite,
+            weights=flags.weights,
+            draws=flags.draws,
+            seed=flags.seed,
+            save=True,
+        )
     )
     progress.close()
-    for layer, head in spans.heads():
-        _print_head(spans, layer, head)
-    for sentence in _summary(spans):
-        say(sentence)
-    say(f"saved as textspan/{spans.run} in {store.path}")
+    if not export(flags, Table.of_heads(spans, heads)):
+        for layer, head in heads:
+            _print_head(spans, layer, head)
+        for sentence in _summary(spans):
+            say(sentence)
+    if unsaved is None:
+        tell_or_say = tell if only_export(flags) else say
+        tell_or_say(f"saved as textspan/{spans.run} in {store.path}")
+    tell_unsaved(unsaved)
     return 0
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from headspan.cli.commands import Section
+from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, say_row
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_inspect(section: Section) -> None:
     """Add the four commands."""
-    section.add("models", _models, "headspan models")
+    export_flags(section.add("models", _models, "headspan models"))
     about = section.add("info", _info, "headspan info run.zarr --bad")
     store_argument(about)
     about.add_argument(
@@ -32,6 +34,7 @@ def add_inspect(section: Section) -> None:
     lists.add_argument(
         "--notes", action="store_true", help="list the captions and other members that could not be used"
     )
+    export_flags(about)
 
     check = section.add("verify", _verify, "headspan verify run.zarr --sources")
     store_argument(check)
@@ -70,6 +73,14 @@ def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     from headspan.model.convert import catalogue, models_needing_transformers, two_pass_models
 
     reasons, later, twice = catalogue(), models_needing_transformers(), two_pass_models()
+    why = list(reasons.values())
+    columns: dict[str, Sequence[Any]] = {
+        "model": list(reasons),
+        "supported": [reason is None for reason in why],
+        "reason": why,
+    }
+    if export(flags, Table(columns)):
+        return 0
     width = max(map(len, reasons))
     for name, reason in reasons.items():
         yes = "yes, after pip install transformers, for its text tower" if name in later else "yes"
@@ -81,6 +92,7 @@ def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     if flags.heads:
         from headspan.cli.magnitudes import print_magnitudes
 
@@ -88,10 +100,16 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         return 0
     if flags.bad or flags.notes:
         store = Store(flags.store)
-        for image in [*(store.bad_images() if flags.bad else []), *(store.notes() if flags.notes else [])]:
-            say_row(image.row, image.key, image.url, image.reason)
+        images = [*(store.bad_images() if flags.bad else []), *(store.notes() if flags.notes else [])]
+        names = ("row", "key", "url", "reason")
+        if not export(flags, Table({name: [getattr(image, name) for image in images] for name in names})):
+            for image in images:
+                say_row(image.row, image.key, image.url, image.reason)
         return 0
-    facts = info(flags.store).facts
+    found = info(flags.store)
+    if export(flags, found):
+        return 0
+    facts = found.facts
     width = max(map(len, facts))
     for name, value in facts.items():
         say(f"{name:<{width}}  {value}")

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TypeVar
 
 from headspan.cli.commands import Section
+from headspan.cli.exports import Table, export, export_flags, only_export
+from headspan.cli.head_flag import Head, chosen_heads, head_flag
 from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, refuse_asking_flags, value_of
 from headspan.cli.progress import ProgressPrinter
+from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, label_cells, print_table, print_unsourced, score_row, with_chance
 from headspan.cli.terminal import say, say_row
-from headspan.concepts.ccs import ConceptConsistency, concept_consistency
+from headspan.concepts.ccs import concept_consistency
+from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.examples import read_examples
-from headspan.concepts.labels import Labels, label_heads
+from headspan.concepts.labels import Labels, label_heads, spans_of
 from headspan.concepts.llm_judges import judge_heads, missing_votes, open_ballot
 from headspan.concepts.llm_labels import label_by_model, label_questions, open_label_questions
 from headspan.concepts.nulls import LEVEL, ConsistencyChance, consistency_chance
@@ -48,7 +52,9 @@ def add_labels(section: Section) -> None:
     store_argument(label)
     result = label.add_argument_group("result")
     run_flag(result)
-    overwrite_flag(result, "the scores made from it")
+    overwrite_flag(result, "scores")
+    head_flag(result)
+    export_flags(label)
     asking = asking_group(label)
     asking.add_argument(
         "--llm", metavar="MODEL", help="the model that labels (default: none; labels are the pool's concepts)"
@@ -71,7 +77,9 @@ def add_labels(section: Section) -> None:
     store_argument(ccs)
     result = ccs.add_argument_group("result")
     run_flag(result)
-    overwrite_flag(result, "the votes of other judges")
+    overwrite_flag(result)
+    head_flag(result)
+    export_flags(ccs)
     asking = asking_group(ccs)
     asking.add_argument(
         "--judge",
@@ -106,10 +114,11 @@ def add_pool(section: Section) -> None:
 
 
 def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     if flags.llm is None:
         refuse_asking_flags(flags, "--llm", "examples")
         store = Store(flags.store)
-        labels = label_heads(store, flags.run_name, flags.overwrite, progress)
+        labels, unsaved = saved_or_not(lambda: label_heads(store, flags.run_name, flags.overwrite, progress, save=True))
     else:
         store, examples = Store(flags.store), read_examples(flags.examples or ())
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
@@ -118,19 +127,21 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         wanted = _open_questions(lambda overwrite: open_label_questions(store, spans, questions, overwrite), flags)
         if not go_ahead(asker, list(wanted.values()), flags):
             return 0
-        labels = label_by_model(
-            store, asker, flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite
-        )
+        given = (flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite)
+        labels, unsaved = saved_or_not(lambda: label_by_model(store, asker, *given, save=True))
         _print_spent(asker)
-    _print_labels(labels, consistency_chance(read_spans(store, labels.run), labels))
+    chance = consistency_chance(spans_of(store, labels), labels)
+    heads = chosen_heads(flags.heads, labels.layers, len(labels.names[0]))
+    if not export(flags, Table.of_heads(labels, heads)):
+        _print_labels(labels, chance, heads)
+    tell_unsaved(unsaved)
     return 0
 
 
-def _print_labels(labels: Labels, chance: ConsistencyChance | None) -> None:
+def _print_labels(labels: Labels, chance: ConsistencyChance | None, heads: Sequence[Head]) -> None:
     say(f"labels by {labels.source}")
-    for layer, names in zip(labels.layers, labels.names, strict=True):
-        for head in range(len(names)):
-            say_row(f"L{layer}.H{head}", *label_cells(labels, chance, layer, head))
+    for layer, head in heads:
+        say_row(f"L{layer}.H{head}", *label_cells(labels, chance, layer, head))
     if labels.free:
         _print_merged(labels)
     _print_chance(labels, chance)
@@ -184,32 +195,43 @@ def _print_spent(asker: Asker) -> None:
 
 
 def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     store = Store(flags.store)
     if not flags.judge:
         refuse_asking_flags(flags, "--judge", "add")
+    run: str | Labels | None = flags.run_name
+    unsaved = None
     if not runs(store, "labels"):
         if flags.dry_run:
             raise SettingsError(f"{store.path}: no head has a label yet; run headspan label, then this command again")
-        label_heads(store, flags.run_name, on_progress=progress)
+        labels, unsaved = saved_or_not(lambda: label_heads(store, flags.run_name, on_progress=progress, save=True))
+        run = run if unsaved is None else labels
+    saving = unsaved is None
     if flags.judge:
         asker, answer_tokens = asker_of(flags), int(value_of(flags, "answer_tokens"))
-        given = (flags.run_name, bool(flags.add), answer_tokens)
-        asked = _open_questions(lambda overwrite: open_ballot(store, flags.judge, *given, overwrite), flags).open
+        given = (run, bool(flags.add), answer_tokens)
+        asked = _open_questions(
+            lambda overwrite: open_ballot(store, flags.judge, *given, overwrite, saving), flags
+        ).open
         if not go_ahead(asker, [one for questions in asked.values() for one in questions.values()], flags):
             return 0
-        found = judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite)
+        found, not_saved = saved_or_not(
+            lambda: judge_heads(store, asker, flags.judge, *given, progress, flags.overwrite, save=saving)
+        )
         _print_spent(asker)
     else:
-        found = concept_consistency(store, flags.run_name, flags.overwrite, progress)
-    _print_scores(found)
+        found, not_saved = saved_or_not(lambda: concept_consistency(store, run, flags.overwrite, progress, save=saving))
+    heads = chosen_heads(flags.heads, found.labels.layers, found.scores.shape[1])
+    if not export(flags, Table.of_heads(found, heads)):
+        _print_scores(found, heads)
+    tell_unsaved(unsaved or not_saved)
     return 0
 
 
-def _print_scores(found: ConceptConsistency) -> None:
+def _print_scores(found: ConceptConsistency, heads: Sequence[Head]) -> None:
     labels, chance = found.labels, found.chance
-    for layer, scores in zip(labels.layers, found.scores.tolist(), strict=True):
-        for head, score in enumerate(scores):
-            say_row(f"L{layer}.H{head}", score, *label_cells(labels, chance, layer, head))
+    for layer, head in heads:
+        say_row(f"L{layer}.H{head}", found.score(layer, head), *label_cells(labels, chance, layer, head))
     say(f"labels by {labels.source}")
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():

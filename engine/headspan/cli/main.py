@@ -92,6 +92,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
                 "repair": "compute damaged or quarantined units again",
             },
         ),
+        Group("runs.add_runs", {"runs": "list the results of analyses in a store, or remove some"}),
     )
     commands.section(
         "analyse",

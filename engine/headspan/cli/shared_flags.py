@@ -48,6 +48,7 @@ def run_flag(flags: Flags) -> None:
     )
 
 
-def overwrite_flag(flags: Flags, deleted: str) -> None:
-    """`--overwrite`: without it, no command deletes results."""
-    flags.add_argument("--overwrite", action="store_true", help=f"replace the run, and delete {deleted}")
+def overwrite_flag(flags: Flags, derived: str = "") -> None:
+    """`--overwrite`: without it, no command replaces results."""
+    kept = f"; {derived} made from it stay, marked as of an older run" if derived else ""
+    flags.add_argument("--overwrite", action="store_true", help=f"replace the run{kept}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from headspan.cli.terminal import say
-from headspan.concepts.ccs import UNSOURCED, ConceptConsistency
+from headspan.concepts.consistency import UNSOURCED, ConceptConsistency
 from headspan.concepts.labels import Labels
 from headspan.concepts.nulls import UNLABELLED, ConsistencyChance
 from headspan.escapes import escaped

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from headspan.cli.commands import Section
+from headspan.cli.exports import Table, export, export_flags, only_export
+from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
 from headspan.cli.terminal import say
 from headspan.concepts.agreement import Agreement, rater_agreement
-from headspan.concepts.ccs import UNSOURCED, read_scores
+from headspan.concepts.ccs import read_scores
 from headspan.concepts.comparison import ComparedStore, compare
+from headspan.concepts.consistency import UNSOURCED
 from headspan.concepts.human_votes import read_vote_sheet, write_vote_sheet
-from headspan.concepts.labels import read_labels
+from headspan.concepts.labels import read_labels, spans_of
 from headspan.concepts.nulls import LEVEL, UNLABELLED
-from headspan.concepts.votes import VotesOfRun, VotesOnHead, read_votes
+from headspan.concepts.votes import VotesOnHead, read_votes
 from headspan.errors import SettingsError, counted
-from headspan.spans.result import read_spans
+from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 
 
@@ -28,8 +30,9 @@ def add_votes(section: Section) -> None:
     """Add `votes` and `agreement`."""
     votes = section.add("votes", _votes, "headspan votes run.zarr --head L22.H13")
     store_argument(votes)
-    votes.add_argument("--head", help="show one head only, as in L22.H13")
+    head_flag(votes)
     run_flag(votes)
+    export_flags(votes)
 
     agreement = section.add(
         "agreement",
@@ -38,6 +41,7 @@ def add_votes(section: Section) -> None:
     )
     store_argument(agreement)
     run_flag(agreement)
+    export_flags(agreement)
     people = agreement.add_argument_group("people's votes")
     people.add_argument("--write", metavar="CSV", help="write texts and labels for a person to judge")
     people.add_argument(
@@ -56,14 +60,18 @@ def add_compare(section: Section) -> None:
     table = section.add("compare", _compare, "headspan compare a.zarr b.zarr")
     table.add_argument("stores", nargs="+", metavar="STORE", help="stores with scores")
     run_flag(table)
+    export_flags(table)
 
 
 def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     found = read_votes(Store(flags.store), flags.run_name)
-    heads = [_head_of(flags.head, found)] if flags.head else found.heads
+    chosen = chosen_heads(flags.heads, found.layers, len(found.heads) // len(found.layers))
+    if export(flags, Table.of_heads(found, chosen)):
+        return 0
     say(f"labels by {found.labels_source}")
     say(f"votes by {found.votes_source}; + marks texts that match the label by majority, - other texts")
-    for head in heads:
+    for head in (found.head(*each) for each in chosen):
         say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}{_chance(head)}")
         _print_replies("    label", head.label_replies)
         for text in head.texts:
@@ -80,25 +88,16 @@ def _chance(head: VotesOnHead) -> str:
     return f"  p {head.p:.2g}" + f", {UNLABELLED}" * (head.p >= LEVEL)
 
 
-def _head_of(text: str, found: VotesOfRun) -> VotesOnHead:
-    named = re.fullmatch(r"L(\d+)\.H(\d+)", text)
-    try:
-        return found.head(int(named[1]) if named else -1, int(named[2]) if named else -1)
-    except SettingsError:
-        raise SettingsError(
-            f"--head {text}: there are no scores for this head; write, for example, L{found.layers[0]}.H0"
-        ) from None
-
-
 def _print_replies(indent: str, replies: Sequence[str]) -> None:
     for reply in replies:
         say(f"{indent} ← {reply or 'nothing'}")
 
 
 def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     store = Store(flags.store)
     labels = read_labels(store, flags.run_name)
-    spans = read_spans(store, labels.run)
+    spans = spans_of(store, labels)
     if flags.write:
         written = write_vote_sheet(spans, labels, flags.write, flags.count, flags.seed)
         say(
@@ -108,12 +107,15 @@ def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         return 0
     people = {str(path): read_vote_sheet(spans, labels, path) for path in flags.human or ()}
     found = read_scores(store, labels.run)
+    refuse_older(store, "ccs", labels.run)
     pairs = rater_agreement(found, people)
     if not pairs.pairs:
         raise SettingsError(
             f"run {labels.run!r} has votes by {found.votes.source} only, but agreement needs two raters; add a judge "
             "with headspan ccs --judge, or a person with --write and --human"
         )
+    if export(flags, pairs):
+        return 0
     say(f"labels by {labels.source}")
     for pair in pairs:
         say(f"{pair.first} and {pair.second}")
@@ -137,7 +139,10 @@ def _print_agreement(what: str, found: Agreement) -> None:
 
 
 def _compare(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
     compared = compare([Store(path) for path in flags.stores], flags.run_name)
+    if export(flags, compared):
+        return 0
     methods = compared.methods
     rows = [_compared_row(one, methods.index(one.method) + 1) for one in compared]
     print_table([("model", "store", "run", "method", *SCORE_COLUMNS), *rows])

@@ -1,8 +1,9 @@
 """Concepts of heads: labels, Concept Consistency Scores, judges, votes, agreement, comparison."""
 
 from headspan.concepts.agreement import Agreement, Measure, PairOfRaters, RaterAgreement, rater_agreement
-from headspan.concepts.ccs import ConceptConsistency, Votes, concept_consistency, read_scores
+from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.comparison import ComparedStore, Comparison, Method, compare
+from headspan.concepts.consistency import ConceptConsistency, Votes
 from headspan.concepts.examples import Example, read_examples
 from headspan.concepts.human_votes import read_vote_sheet, write_vote_sheet
 from headspan.concepts.labels import Labels, label_heads, read_labels

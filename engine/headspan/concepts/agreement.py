@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency
+from headspan.concepts.consistency import NO_VOTE, ConceptConsistency
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.errors import counted
 from headspan.frames import Tabular

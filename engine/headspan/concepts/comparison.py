@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headspan.concepts.ccs import ConceptConsistency, read_scores
+from headspan.concepts.ccs import read_scores
+from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import counted
 from headspan.frames import Tabular
 from headspan.spans.result import read_spans
+from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 
 
@@ -93,12 +95,14 @@ def _chance_columns(found: ConceptConsistency) -> dict[str, Any]:
 def compare(stores: Sequence[Store], run: str | None = None) -> Comparison:
     """The scores of CCS run `run` of every store; without `run`, of the only run of each.
 
-    Raises StoreError if a store has no such run. Scores made by different methods cannot be compared; see `comparable`.
+    Raises StoreError if a store has no such run, or one that is of an older run. Scores made by different methods
+    cannot be compared; see `comparable`.
     """
     compared = []
     for store in stores:
         found = read_scores(store, run)
         pool = read_spans(store, found.labels.run).pool.name
+        refuse_older(store, "ccs", found.labels.run)
         pretrained = store.attributes["pretrained"]
         model = f"{store.attributes['model']}{f' {pretrained}' if pretrained else ''}"
         method = Method(pool, found.labels.source, found.votes.source)

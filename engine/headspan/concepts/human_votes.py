@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from headspan.concepts.ccs import NO_VOTE
+from headspan.concepts.consistency import NO_VOTE
 from headspan.concepts.labels import LABELLED_TEXTS, Labels
 from headspan.errors import SettingsError, TextsError
 from headspan.io.files import write_atomically

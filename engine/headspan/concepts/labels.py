@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from headspan.events import Listener, ignore
 from headspan.frames import Tabular
 from headspan.spans.result import HeadSpans, place_of, read_spans
 from headspan.store import results
+from headspan.store.lineage import Lineage, lineage_of, refuse_older
 from headspan.store.reader import Store
-from headspan.store.write import analyses
+from headspan.store.write.save_result import save_result
 
 # Both studies use the first five texts of a head.
 LABELLED_TEXTS = 5
@@ -50,13 +51,21 @@ class Labels(Tabular):
     consistent: Bool[np.ndarray, "layer head text"] | None
     # Whether a language model chose the words freely, so that several labels may name one concept.
     free: bool = False
+    # What the labels were made from: the text spans, unless they were read from a store, and their checksum.
+    spans: HeadSpans | None = field(default=None, kw_only=True, repr=False, compare=False)
+    lineage: Lineage | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __repr__(self) -> str:
         labelled = self.labelled
         return (
             f"Labels({self.run!r}: {int(labelled.sum())} of {counted(labelled.size, 'head')} labelled, layers "
-            f"{as_ranges(self.layers)}, by {self.source})"
+            f"{as_ranges(self.layers)}, by {self.source}{of_older(self.older)})"
         )
+
+    @property
+    def older(self) -> str | None:
+        """The run that the labels were made from, if it was replaced or removed since; else None."""
+        return self.lineage.older if self.lineage else None
 
     @property
     def concepts(self) -> tuple[tuple[str | None, ...], ...]:
@@ -87,21 +96,30 @@ class Labels(Tabular):
 
 
 def label_heads(
-    store: Store, run: str | None = None, overwrite: bool = False, on_progress: Listener = ignore
+    store: Store,
+    run: str | HeadSpans | None = None,
+    overwrite: bool = False,
+    on_progress: Listener = ignore,
+    *,
+    save: bool = False,
 ) -> Labels:
-    """Label every head of a TEXTSPAN run with a concept of the pool, and write the result as `labels/<run>`.
+    """Label every head with a concept of the pool, by its text span.
 
     The label is the most common concept of the head's first five texts; of equally common ones, that of the text
     chosen first. A text is consistent if it has that concept. Source: Madasu et al., arXiv 2409.06579. Every head with
     texts gets a label, whatever it means; `concept_consistency` says which labels beat chance.
 
+    `run` is the name of a TEXTSPAN run, or what `textspan` returned; None means the store's only run. If a run is
+    named, or with `save`, the result is saved as `labels/<run>`; otherwise nothing is written.
+
     Raises TextsError if the pool has no concepts, SettingsError if the run has fewer than five texts per head, and
     StoreError if the run has different labels, such as a language model's, and `overwrite` is false. `overwrite`
-    deletes them and the scores made from them.
+    replaces them; scores made from them stay, marked as of an older run. Raises NotSavedError, which holds the result,
+    if the store cannot be written.
     """
-    labels = label_by_concepts(read_spans(store, run))
-    save_labels(store, labels, overwrite=overwrite, on_progress=on_progress)
-    return labels
+    spans = run if isinstance(run, HeadSpans) else read_spans(store, run)
+    saved = save or isinstance(run, str)
+    return save_labels(store, label_by_concepts(spans), saved=saved, overwrite=overwrite, on_progress=on_progress)
 
 
 def label_by_concepts(spans: HeadSpans) -> Labels:
@@ -120,6 +138,11 @@ def label_by_concepts(spans: HeadSpans) -> Labels:
         source=f"concepts of pool {spans.pool.name}"
         + (f", written by {spans.pool.author}" if spans.pool.author else ""),
     )
+
+
+def of_older(source: str | None) -> str:
+    """What a result's representation says about a source that has changed since: nothing if there is none."""
+    return f", of an older {source}" if source else ""
 
 
 def check_texts(spans: HeadSpans) -> None:
@@ -144,7 +167,7 @@ def label_with(spans: HeadSpans, labeller: Labeller, judge: Judge, source: str) 
             if label is not None:
                 texts = spans.places(layer, head, LABELLED_TEXTS)
                 votes[index, head, : len(texts)] = [judge(text, label) for text in texts]
-    return Labels(spans.run, source, spans.layers, tuple(map(tuple, names)), votes)
+    return Labels(spans.run, source, spans.layers, tuple(map(tuple, names)), votes, spans=spans)
 
 
 def read_labels(store: Store, run: str | None = None) -> Labels:
@@ -157,7 +180,22 @@ def read_labels(store: Store, run: str | None = None) -> Labels:
     with results.as_written(store, "labels", run):
         names = tuple(tuple(None if name is None else str(name) for name in row) for row in settings["labels"])
         source, layers = str(settings["source"]), tuple(map(int, settings["layers"]))
-    return Labels(run, source, layers, names, arrays.get("consistent"), bool(settings.get("free", False)))
+    lineage = lineage_of(store, "labels", run)
+    return Labels(
+        run, source, layers, names, arrays.get("consistent"), bool(settings.get("free", False)), lineage=lineage
+    )
+
+
+def spans_of(store: Store, labels: Labels) -> HeadSpans:
+    """The text spans that `labels` were made from.
+
+    Raises StoreError if their run was replaced or removed since, or is damaged.
+    """
+    if labels.spans is not None:
+        return labels.spans
+    if labels.older is not None:
+        refuse_older(store, "labels", labels.run)
+    return read_spans(store, labels.run)
 
 
 def save_labels(
@@ -165,20 +203,22 @@ def save_labels(
     labels: Labels,
     arrays: Mapping[str, results.Named] | None = None,
     settings: Mapping[str, Any] | None = None,
+    saved: bool = True,
     overwrite: bool = False,
     on_progress: Listener = ignore,
-) -> None:
-    """Write `labels` as `labels/<run>`, with further arrays and settings that say how they were made.
+) -> Labels:
+    """Return `labels` with their lineage, if `saved` written as `labels/<run>`.
 
-    Raises StoreError as `analyses.save` does if there are different labels.
+    `arrays` and `settings` say how they were made. Raises StoreError as `save_result` does.
     """
     votes: dict[str, results.Named] = {}
     if labels.consistent is not None:
         votes["consistent"] = (labels.consistent, ("layer", "head", "text"))
-    analyses.save(
+    return save_result(
         store,
         "labels",
         labels.run,
+        labels,
         {**votes, **(arrays or {})},
         {
             "source": labels.source,
@@ -188,6 +228,8 @@ def save_labels(
             "concepts": [list(row) for row in labels.concepts],
             **(settings or {}),
         },
+        {f"textspan/{labels.run}": labels.spans.lineage} if labels.spans is not None else {},
+        saved,
         overwrite,
         on_progress,
     )

@@ -14,15 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from headspan.concepts.answers import Record, as_array, endpoints, read_records, record, served_as
-from headspan.concepts.ccs import NO_VOTE, ConceptConsistency, Votes, read_scores, save_scores, text_counts
-from headspan.concepts.labels import LABELLED_TEXTS, Labels, check_texts, read_labels
+from headspan.concepts.ccs import read_scores, save_scores, text_counts
+from headspan.concepts.consistency import NO_VOTE, ConceptConsistency, Votes
+from headspan.concepts.labels import LABELLED_TEXTS, Labels, check_texts, read_labels, spans_of
 from headspan.errors import LanguageModelError, SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
-from headspan.spans.result import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans
 from headspan.store import results
+from headspan.store.lineage import lineage_of, refuse_older
 from headspan.store.reader import Store
 
 
@@ -96,21 +98,23 @@ class Ballot:
 def open_ballot(
     store: Store,
     judges: Sequence[str],
-    run: str | None = None,
+    run: str | Labels | None = None,
     add: bool = False,
     answer_tokens: int = ANSWER_TOKENS,
     overwrite: bool = False,
+    saved: bool = True,
 ) -> Ballot:
     """Prepare the questions of `judge_heads` and find the stored votes; nothing is asked or written.
 
-    Raises SettingsError if a judge is named twice, and StoreError if the run has votes of other judges, unless they are
-    kept (`add`) or deleted (`overwrite`).
+    If the result is not to be `saved`, stored votes are used only to `add` to them. Raises SettingsError if a judge is
+    named twice, and StoreError if the run has votes of other judges or on older labels, unless votes are kept (`add`)
+    or replaced (`overwrite`).
     """
     twice = sorted({judge for judge in judges if judges.count(judge) > 1})
     if twice:
         raise SettingsError(f"--judge {twice[0]} is given twice; each judge has one vote, so name it once")
-    labels = read_labels(store, run)
-    spans = read_spans(store, labels.run)
+    labels = run if isinstance(run, Labels) else read_labels(store, run)
+    spans = spans_of(store, labels)
     check_texts(spans)
     if spans.layers != labels.layers:
         raise StoreError(
@@ -118,8 +122,12 @@ def open_ballot(
         )
     questions = {judge: vote_questions(spans, labels, judge, answer_tokens) for judge in judges}
     answered: dict[str, dict[Place, Record]] = {judge: {} for judge in judges}
-    if not (results.sound(store, "ccs", labels.run) or (add and labels.run in results.runs(store, "ccs"))):
+    stored = results.sound(store, "ccs", labels.run) or (add and labels.run in results.runs(store, "ccs"))
+    if not stored or not (saved or add):
         return Ballot(labels, spans, questions, answered, {}, [], unchanged=False)
+    older = lineage_of(store, "ccs", labels.run).older
+    if add and not overwrite:
+        refuse_older(store, "ccs", labels.run)
     votes = read_scores(store, labels.run).votes
     records = read_records(store, "ccs", labels.run)
     others = {judge: cast for judge, cast in zip(votes.judges, votes.cast, strict=True) if judge not in judges}
@@ -135,6 +143,8 @@ def open_ballot(
             and one["prompt"] == questions[judge][place].prompt
             and one["value"] is not None
         }
+        if older is not None and known.keys() != answered[judge].keys():
+            raise results.refusal(store, "ccs", labels.run, f"ccs run {labels.run!r} has votes on an older {older}")
     same_judges = set(judges) | set(others) == set(votes.judges)
     complete = all(answered[judge].keys() == questions[judge].keys() for judge in judges)
     dependents = results.made_from(store, "ccs", labels.run)
@@ -147,7 +157,7 @@ def open_ballot(
         answered,
         others if add else {},
         [one for one in records if one["judge"] in others] if add else [],
-        unchanged=same_judges and not overwrite and (complete or bool(dependents)),
+        unchanged=same_judges and not overwrite and older is None and (complete or bool(dependents)),
     )
 
 
@@ -155,23 +165,30 @@ def judge_heads(
     store: Store,
     asker: Asker,
     judges: Sequence[str],
-    run: str | None = None,
+    run: str | Labels | None = None,
     add: bool = False,
     answer_tokens: int = ANSWER_TOKENS,
     on_progress: Listener = ignore,
     overwrite: bool = False,
+    *,
+    save: bool = False,
 ) -> ConceptConsistency:
-    """Let every judge vote on the texts of every labelled head; write scores, votes and answers as `ccs/<run>`.
+    """Let every judge vote on the texts of every labelled head. Source: Madasu, Lal, Howard, arXiv 2503.11103.
 
-    Source: Madasu, Lal, Howard, arXiv 2503.11103. `judges` are names of language models. Stored votes of these judges
-    are reused. If a judge gives no usable answer, its vote is missing, and the next call asks again. `add` keeps the
-    stored votes of other judges; `overwrite` deletes all stored votes and asks for every vote.
+    `judges` are names of language models. `run` is the name of labels, or what `label_heads` or `label_by_model`
+    returned; None means the store's only labels. If a run is named, or with `save`, scores, votes and answers are saved
+    as `ccs/<run>`; otherwise nothing is written.
+
+    Saved votes of these judges are reused. If a judge gives no usable answer, its vote is missing, and the next call
+    asks again. `add` keeps the saved votes of other judges; `overwrite` replaces all saved votes and asks for every
+    vote. Raises NotSavedError, which holds the result, if the store cannot be written.
 
     Raises SettingsError if a judge is named twice; StoreError if the run has votes of other judges and neither `add`
     nor `overwrite` is given; LanguageModelError if a judge gives no usable vote at all; and the errors of `Asker.ask`.
     Answers received before an error stay in the cache.
     """
-    ballot = open_ballot(store, judges, run, add, answer_tokens, overwrite)
+    saved = save or isinstance(run, str)
+    ballot = open_ballot(store, judges, run, add, answer_tokens, overwrite, saved)
     labels = ballot.labels
     if ballot.unchanged:
         on_progress(Progress(NOTE, 1, 1, f"ccs/{labels.run} already has the votes of these judges; it is unchanged"))
@@ -202,8 +219,8 @@ def judge_heads(
     scores = ConceptConsistency(labels, Votes(tuple(votes), np.stack(list(votes.values())), text_counts(ballot.spans)))
     settings = {"judged_by": [_judge(judge, votes[judge], scores, records) for judge in votes]}
     # Existing scores are part of these, or the caller allowed to replace them.
-    save_scores(store, scores, {"answers": as_array(records)}, settings, overwrite=True, on_progress=on_progress)
-    return scores
+    answers_of = {"answers": as_array(records)}
+    return save_scores(store, scores, answers_of, settings, saved, overwrite=True, on_progress=on_progress)
 
 
 def missing_votes(found: ConceptConsistency) -> dict[str, int]:

@@ -20,6 +20,7 @@ from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
 from headspan.spans.result import HeadSpans, read_spans
 from headspan.store import results
+from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
 
 # Layer and head.
@@ -107,27 +108,35 @@ def label_by_model(
     store: Store,
     asker: Asker,
     model: str,
-    run: str | None = None,
+    run: str | HeadSpans | None = None,
     examples: Sequence[Example] = (),
     answer_tokens: int = ANSWER_TOKENS,
     on_progress: Listener = ignore,
     overwrite: bool = False,
+    *,
+    save: bool = False,
 ) -> Labels:
-    """Let a language model label every head of a TEXTSPAN run; write labels and raw answers as `labels/<run>`.
+    """Let a language model label every head of a TEXTSPAN run.
 
-    Source: Madasu et al., arXiv 2409.06579. `examples` are labelled heads that the model sees first. A head without a
-    usable answer gets no label; the next call asks about it again, unless scores have been made from the labels. Stored
-    labels of the same model and prompts are reused. `overwrite` asks about every head, replaces different labels and
-    deletes the scores made from them.
+    Source: Madasu et al., arXiv 2409.06579. `run` is the name of the run, or what `textspan` returned; None means the
+    store's only run. If a run is named, or with `save`, labels and raw answers are saved as `labels/<run>`; otherwise
+    nothing is written.
+
+    `examples` are labelled heads that the model sees first. A head without a usable answer gets no label; the next call
+    asks about it again, unless scores have been made from the labels. Saved labels of the same model and prompts are
+    reused. `overwrite` asks about every head and replaces different labels; scores made from them stay, marked as of an
+    older run.
 
     Raises StoreError if the run has labels that were made differently and `overwrite` is false; LanguageModelError if
-    no head gets a label; and the errors of `Asker.ask`. Answers received before an error stay in the cache.
+    no head gets a label; NotSavedError, which holds the result, if the store cannot be written; and the errors of
+    `Asker.ask`. Answers received before an error stay in the cache.
     """
-    spans = read_spans(store, run)
+    spans, saved = run if isinstance(run, HeadSpans) else read_spans(store, run), save or isinstance(run, str)
     questions = label_questions(spans, model, examples, answer_tokens)
-    wanted = open_label_questions(store, spans, questions, overwrite)
-    found = {} if overwrite else _answered(store, spans, questions)
-    if found and not wanted:
+    afresh = overwrite or not saved
+    wanted = open_label_questions(store, spans, questions, afresh)
+    found = {} if afresh else _answered(store, spans, questions)
+    if found and not wanted and lineage_of(store, "labels", spans.run).older is None:
         on_progress(Progress(NOTE, 1, 1, f"labels/{spans.run} already has the answers of {model}; it is unchanged"))
         return read_labels(store, spans.run)
     answers = dict(zip(wanted, asker.ask(list(wanted.values()), on_progress), strict=True))
@@ -146,7 +155,7 @@ def label_by_model(
     )
     where = endpoints(records) or [asker.endpoint.shown_url]
     source = f"{model} at {', '.join(where)}, shown {len(examples)} labelled examples"
-    labels = Labels(spans.run, source, spans.layers, names, consistent=None, free=True)
+    labels = Labels(spans.run, source, spans.layers, names, consistent=None, free=True, spans=spans)
     settings = {
         "model": model,
         "endpoints": where,
@@ -155,8 +164,8 @@ def label_by_model(
         "unanswered": sum(one["value"] is None for one in records),
     }
     # Existing labels are answers to some of these questions, or the caller allowed to replace them.
-    save_labels(store, labels, {"answers": as_array(records)}, settings, overwrite=True, on_progress=on_progress)
-    return labels
+    answers_of = {"answers": as_array(records)}
+    return save_labels(store, labels, answers_of, settings, saved, overwrite=True, on_progress=on_progress)
 
 
 def _answered(store: Store, spans: HeadSpans, questions: Mapping[Head, Question]) -> dict[Head, Record]:

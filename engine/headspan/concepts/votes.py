@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from headspan.concepts.answers import Record, read_records
-from headspan.concepts.ccs import NO_VOTE, read_scores
+from headspan.concepts.ccs import read_scores
+from headspan.concepts.consistency import NO_VOTE
 from headspan.errors import counted
 from headspan.frames import Tabular
 from headspan.spans.result import place_of, read_spans
+from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 
 
@@ -94,11 +96,13 @@ class VotesOfRun(Tabular):
 def read_votes(store: Store, run: str | None = None) -> VotesOfRun:
     """Collect the labels, texts, votes and raw replies of a CCS run; without `run`, of the only one.
 
-    Raises StoreError if the run or what it was made from is missing or damaged.
+    Raises StoreError if the run or what it was made from is missing or damaged, or was replaced since.
     """
     found = read_scores(store, run)
     labels, votes = found.labels, found.votes
     spans = read_spans(store, labels.run)
+    # The texts of a newer run are not those that were voted on.
+    refuse_older(store, "ccs", labels.run)
     labelled = {(one["layer"], one["head"]): one for one in read_records(store, "labels", labels.run)}
     voted = {
         (one["layer"], one["head"], one["text"], one["judge"]): one for one in read_records(store, "ccs", labels.run)

@@ -17,6 +17,7 @@ from typing import Any
 from headspan.errors import LanguageModelError, StoreError
 from headspan.io.files import make_folder, write_atomically
 from headspan.llm.forms import Form
+from headspan.user_paths import cache_folder
 
 # Default limit of tokens per answer.
 ANSWER_TOKENS = 256
@@ -62,8 +63,7 @@ class Answer:
 
 def default_folder() -> Path:
     """`headspan/answers` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`)."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "headspan" / "answers"
+    return cache_folder() / "answers"
 
 
 class AnswerCache:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from headspan.concepts.ccs import read_scores
+from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import write_atomically
@@ -27,6 +28,7 @@ from headspan.report.facts import (
 from headspan.report.page import KIND, render
 from headspan.report.pictures import picture_heads
 from headspan.spans.result import read_spans
+from headspan.store.lineage import older
 from headspan.store.reader import Store
 from headspan.store.results import only_run, runs
 from headspan.world.ground_truth import read_ground_truth
@@ -54,7 +56,7 @@ def write_report(
     _refuse_other_files(path)
     run = _run(store, run)
     spans = read_spans(store, run)
-    found = read_scores(store, run) if run in runs(store, "ccs") else None
+    found = _scores(store, run)
     described = describe_heads(store, spans, found)
     pictured = picture_heads(store, spans, choose_heads(described, heads), on_progress, shards)
     if pictured.missing:
@@ -77,8 +79,8 @@ def write_report(
         texts_per_head=spans.indices.shape[2],
         above=None if spans.null is None else spans.above_chance(),
         scores=None if found is None else summarise(found),
-        why_no_scores=why_no_scores(spans),
-        truth=read_ground_truth(store, run),
+        why_no_scores=why_no_scores(spans, _older(store, "ccs", run)),
+        truth=None if _older(store, "truth", run) else read_ground_truth(store, run),
         bad=store.bad_images(),
         sections=pictured.sections,
         pictures=pictured.pictures,
@@ -96,6 +98,18 @@ def _run(store: Store, run: str | None) -> str:
     if run is None and len(scored := runs(store, "ccs")) == 1:
         return scored[0]
     return only_run(store, "textspan", run)
+
+
+def _scores(store: Store, run: str) -> ConceptConsistency | None:
+    """The scores of the run; None if there are none, or if they were made from an older run of that name."""
+    if run not in runs(store, "ccs") or _older(store, "ccs", run):
+        return None
+    return read_scores(store, run)
+
+
+def _older(store: Store, kind: str, run: str) -> str | None:
+    """The run that a result was made from, if it was replaced or removed since; else None."""
+    return older(store.contents.storage, kind, run)
 
 
 def _refuse_other_files(path: Path) -> None:

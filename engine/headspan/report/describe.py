@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from headspan.concepts.ccs import ConceptConsistency
+from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.report.content import LOW_MAGNITUDE, DescribedHead, Scores, Share
 from headspan.spans.result import SHOWN_COUNTS, HeadSpans

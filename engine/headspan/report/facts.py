@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from headspan.concepts.ccs import ConceptConsistency
+from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.config import as_ranges
 from headspan.errors import counted
@@ -52,8 +52,13 @@ def few_images_notice(spans: HeadSpans) -> str | None:
     return None if few is None else f"{few[0].upper()}{few[1:]}."
 
 
-def why_no_scores(spans: HeadSpans) -> str:
-    """What to do to get labels and scores."""
+def why_no_scores(spans: HeadSpans, older: str | None) -> str:
+    """What to do to get labels and scores; `older` is the run that the present ones were made from, if it changed."""
+    if older is not None:
+        return (
+            f"The scores are of an older {older}, which was replaced since, and are left out: run headspan label "
+            "--overwrite and headspan ccs --overwrite."
+        )
     if spans.pool.concepts is None:
         return (
             f"The texts of the pool {spans.pool.name} have no concepts, so the heads have no labels and no scores. A "

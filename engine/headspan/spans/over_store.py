@@ -1,4 +1,4 @@
-"""TEXTSPAN over a store: describe heads by texts of a pool, and write the result as `textspan/<run>`."""
+"""TEXTSPAN over a store: describe heads by texts of a pool, and save the result as `textspan/<run>` on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headspan.store import results
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
-from headspan.store.write import analyses
+from headspan.store.write.save_result import save_result
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import keep_vectors, stored_name
 from headspan.texts.vectors import embed_pool
@@ -36,38 +36,41 @@ def textspan(
     weights: str | Path | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
+    save: bool = False,
 ) -> HeadSpans:
     """Describe every head of `layers` (default: all stored ones) by `texts_per_head` texts of a pool.
 
     Only the store's moments are read, and for the stability of the texts some images' head outputs. Contributions
-    follow the published convention (`uniform`) and are divided by `‖embedding‖`. The result is written to the store as
-    `textspan/<run>`, together with the pool's vectors. An existing run of the same texts, settings and images is
-    returned unchanged.
+    follow the published convention (`uniform`) and are divided by `‖embedding‖`. If a run is named, or with `save`, the
+    result is saved as `textspan/<run>`, together with the pool's vectors; otherwise nothing is written. A saved run of
+    the same texts, settings and images is returned unchanged.
 
     Method: Gandelsman, Efros, Steinhardt, ICLR 2024, Algorithm 1.
 
     Args:
-        store: The store to describe, which is also written to.
+        store: The store to describe.
         texts: The name of an included pool, a file of texts, a list of texts, or a pool.
         texts_per_head: How many texts are chosen for each head. Of a smaller pool all are, and `on_progress` says so.
         layers: The layers to describe, numbered as in the model; None for all stored ones.
         rank: The number of principal directions of a head's contributions in which texts are compared, at most.
-        run: The name of the run; None for the pool's name.
+        run: The name under which the result is saved. None saves it only with `save`, under the pool's name.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
         also: Further stores of the same weights and layers, at any precision and decoding. Their moments are added, so
             the texts describe the images of all stores.
-        overwrite: Replace a different run of the same name, and delete the labels and scores made from it.
+        overwrite: Replace a different run of the same name. Labels and scores made from it stay, marked as of an older
+            run.
         weights: As in `text_vectors`.
         draws: How many meaningless pools are drawn for the null (see `spans.nulls`). With 0 there is no null and no
             `stability`, and no head outputs are read.
         seed: The seed of the draws and of resampled images.
+        save: Save the result even if no run is named.
 
     Raises SettingsError if sizes do not fit or a store is named twice; StoreError if there are fewer than two images,
-    if a store has other weights or layers, or if a different run of that name exists and `overwrite` is false; and the
-    errors of `text_vectors`.
+    if a store has other weights or layers, or if a different run of that name exists and `overwrite` is false;
+    NotSavedError, which holds the result, if the store cannot be written; and the errors of `text_vectors`.
     """
     pool = read_pool(texts)
-    run = pool.name if run is None else run
+    saved, run = save or run is not None, pool.name if run is None else run
     chosen_layers = tuple(store.layers if layers is None else layers)
     # Every check comes before the texts are embedded, which takes longest.
     results.check_run(run)
@@ -94,26 +97,26 @@ def textspan(
         "moments_sha256": [store.moments().sha256, *sorted(other.moments().sha256 for other in also)],
         "also": [str(other.path.resolve()) for other in also],
     }
-    if not overwrite and results.sound(store, "textspan", run):
+    if saved and not overwrite and results.sound(store, "textspan", run):
         _refuse_otherwise_made(store, run, settings)
         if not results.sound(store, "texts", str(settings["pool"])):
             keep_vectors(store, embed_pool(store, pool, on_progress, weights=weights))
         on_progress(Progress(NOTE, 1, 1, f"textspan/{run} was already made with the same settings; it is unchanged"))
         return read_spans(store, run)
     embedded = embed_pool(store, pool, on_progress, weights=weights)
-    # Written before the heads are described, so that an interrupted run need not embed the texts again.
-    keep_vectors(store, embedded)
     result = describe(store, embedded, run, texts_per_head, chosen_layers, rank, moments, draws, seed, also)
-    analyses.save(
+    return save_result(
         store,
         "textspan",
         run,
+        result,
         arrays_of(result),
         settings,
-        overwrite,
-        on_progress,
+        saved=saved,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        before=lambda: keep_vectors(store, embedded),
     )
-    return result
 
 
 # The settings that decide a run's result, and their names in a message.

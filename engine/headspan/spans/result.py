@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from headspan.frames import Tabular
 from headspan.spans.nulls import Chance, HeadsAbove, SpanNull, chance_of, heads_above
 from headspan.spans.stability import FIRST_TEXTS
 from headspan.store import results
+from headspan.store.lineage import Lineage, lineage_of
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool
 from headspan.texts.stored import stored_pool
@@ -35,6 +36,8 @@ class HeadSpans(Tabular):
     """
 
     run: str
+    # Identifies the result, so that labels and scores say which one they were made from.
+    lineage: Lineage | None = field(default=None, kw_only=True, repr=False, compare=False)
     pool: Pool
     layers: tuple[int, ...]
     # Places in the pool; -1 if no variance was left to explain.
@@ -261,4 +264,5 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
             f"{store.path}: the pool {pool.name} has changed since textspan run {run!r}; run headspan textspan again"
         )
     of_heads = (arrays.get(name) for name in ("ranks", "effective_rank", "stability"))
-    return HeadSpans(run, pool, layers, indices, explained, images, stores, null, *of_heads)
+    lineage = lineage_of(store, "textspan", run)
+    return HeadSpans(run, pool, layers, indices, explained, images, stores, null, *of_heads, lineage=lineage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import Any
 
 from headspan.config import as_ranges
 from headspan.escapes import escaped, shell_command
+from headspan.frames import Tabular
 from headspan.store.reader import Store
 from headspan.store.results import runs
 from headspan.store.schema import decoding
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class StoreInfo:
+class StoreInfo(Tabular):
     """Facts about a store by name, as text; a notebook shows them as a table. As numbers they are attributes of Store.
 
     `facts["command"]` is the command that writes the store again; secrets in URLs are left out.
@@ -27,6 +28,9 @@ class StoreInfo:
     def __repr__(self) -> str:
         width = max(map(len, self.facts))
         return "\n".join(f"{name:<{width}}  {escaped(value)}" for name, value in self.facts.items())
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        return {"fact": list(self.facts), "value": list(self.facts.values())}
 
     def _repr_html_(self) -> str:
         left = ' style="text-align: left"'

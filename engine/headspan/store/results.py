@@ -17,8 +17,9 @@ import zarr
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.io.storage import named
 from headspan.store.earlier_words import todays_run_settings
-from headspan.store.reader import Store
-from headspan.store.result_files import COMMANDS, RUN_NAME, refuse_damaged
+from headspan.store.lineage import LINEAGE, Named
+from headspan.store.opened import OpenStore
+from headspan.store.result_files import COMMANDS, RUN_NAME, hidden, place, refuse_damaged
 from headspan.store.schema import UNREADABLE
 
 # Files are named after runs, and file systems accept names of 255 bytes.
@@ -32,22 +33,33 @@ _MADE_FROM = {
     "ccs": ("truth",),
     "truth": (),
 }
-# An array with the names of its axes.
-Named = tuple[np.ndarray, tuple[str, ...]]
+__all__ = [
+    "Named",
+    "as_written",
+    "check_run",
+    "load",
+    "load_settings",
+    "made_from",
+    "only_run",
+    "refusal",
+    "runs",
+    "sound",
+]
 
 
-def made_from(store: Store, kind: str, run: str) -> list[str]:
+def made_from(store: OpenStore, kind: str, run: str) -> list[str]:
     """Return the runs that were made from a run, as `<kind>/<run>`, damaged or not."""
     return [f"{each}/{run}" for each in _MADE_FROM[kind] if run in runs(store, each)]
 
 
-def refusal(store: Store, kind: str, run: str, why: str) -> StoreError:
-    """Return the error for replacing a run, or deleting what was made from it, without `overwrite`."""
-    lost = [f"{kind}/{run}"] * (run in runs(store, kind)) + made_from(store, kind, run)
+def refusal(store: OpenStore, kind: str, run: str, why: str) -> StoreError:
+    """Return the error for replacing a run without `overwrite`; it names the runs that were made from it."""
+    derived = made_from(store, kind, run)
     elsewhere = "choose another --run" + (", which headspan textspan makes first" if kind != "textspan" else "")
+    kept = f"; {', '.join(derived)} would be kept, marked as of an older run" if derived else ""
     return StoreError(
-        f"{store.path}: {why}; {elsewhere}, or give --overwrite (in Python overwrite=True), which deletes "
-        f"{', '.join(lost)}"
+        f"{store.path}: {why}; {elsewhere}, or give --overwrite (in Python overwrite=True), which replaces "
+        f"{kind}/{run}{kept}"
     )
 
 
@@ -59,7 +71,7 @@ def check_run(run: str) -> None:
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
-def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(store: OpenStore, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the settings of a run, the settings in today's words.
 
     Raises StoreError, with the command that makes the run, if it is missing or damaged; SettingsError if no run can
@@ -67,10 +79,10 @@ def load(store: Store, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict
     """
     check_run(run)
     refuse_damaged(store, kind, run)
-    node = _open(store, kind, run)
+    node, folder = _open(store, kind, run), place(store.contents.storage, kind, run)
     # The folders of arrays, because zarr-python's listing warns about every file that it does not know.
-    names = [key.split("/")[-2] for key in named(store.contents.storage, f"{kind}/{run}", r"[^/]+/zarr\.json")]
-    return {name: np.asarray(_array(node, name)[...]) for name in names}, todays_run_settings(node.attrs)
+    names = [key.split("/")[-2] for key in named(store.contents.storage, folder, r"[^/]+/zarr\.json")]
+    return {name: np.asarray(_array(node, name)[...]) for name in names}, _settings_of(node)
 
 
 def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -79,15 +91,19 @@ def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
     return array
 
 
-def load_settings(store: Store, kind: str, run: str) -> dict[str, Any]:
+def load_settings(store: OpenStore, kind: str, run: str) -> dict[str, Any]:
     """Return the settings of a run without reading its arrays. Raises as `load` does."""
     check_run(run)
     refuse_damaged(store, kind, run, metadata_alone=True)
-    return todays_run_settings(_open(store, kind, run).attrs)
+    return _settings_of(_open(store, kind, run))
+
+
+def _settings_of(node: zarr.Group) -> dict[str, Any]:
+    return {name: value for name, value in todays_run_settings(node.attrs).items() if name != LINEAGE}
 
 
 @contextmanager
-def as_written(store: Store, kind: str, run: str) -> Iterator[None]:
+def as_written(store: OpenStore, kind: str, run: str) -> Iterator[None]:
     """Turn errors in reading a run's settings into a StoreError about settings that headspan does not write."""
     try:
         yield
@@ -98,10 +114,12 @@ def as_written(store: Store, kind: str, run: str) -> Iterator[None]:
         ) from error
 
 
-def _node(store: Store, kind: str, run: str) -> zarr.Group | None:
+def _node(store: OpenStore, kind: str, run: str) -> zarr.Group | None:
     """Return the group of a run; None if there is none, or if writing it was interrupted."""
     try:
-        node = zarr.open_group(store.path, mode="r", use_consolidated=False).get(f"{kind}/{run}")
+        node = zarr.open_group(store.path, mode="r", use_consolidated=False).get(
+            place(store.contents.storage, kind, run)
+        )
     except UNREADABLE as error:
         raise StoreError(
             f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {COMMANDS[kind]} again"
@@ -109,7 +127,7 @@ def _node(store: Store, kind: str, run: str) -> zarr.Group | None:
     return node if isinstance(node, zarr.Group) and node.attrs else None
 
 
-def _open(store: Store, kind: str, run: str) -> zarr.Group:
+def _open(store: OpenStore, kind: str, run: str) -> zarr.Group:
     node = _node(store, kind, run)
     if node is None:
         raise StoreError(
@@ -118,12 +136,14 @@ def _open(store: Store, kind: str, run: str) -> zarr.Group:
     return node
 
 
-def runs(store: Store, kind: str) -> list[str]:
+def runs(store: OpenStore, kind: str) -> list[str]:
     """Return the names of the runs of one kind, including damaged runs, which `load` refuses."""
     parts = {tuple(key.split("/")) for key in store.contents.storage.list(kind)}
-    folders = sorted({names[1] for names in parts if len(names) > 2 and not names[1].startswith(".")})
+    folders = {names[1] for names in parts if len(names) > 2 and not names[1].startswith(".")}
+    storage = store.contents.storage
+    folders |= {name for folder, name in hidden(storage, kind).items() if place(storage, kind, name) == folder}
     found = []
-    for name in folders:
+    for name in sorted(folders):
         try:
             there = _node(store, kind, name) is not None
         except StoreError:
@@ -133,7 +153,7 @@ def runs(store: Store, kind: str) -> list[str]:
     return found
 
 
-def sound(store: Store, kind: str, run: str, metadata_alone: bool = False) -> bool:
+def sound(store: OpenStore, kind: str, run: str, metadata_alone: bool = False) -> bool:
     """Return whether the run is there and its files are as they were written."""
     try:
         refuse_damaged(store, kind, run, metadata_alone)
@@ -142,7 +162,7 @@ def sound(store: Store, kind: str, run: str, metadata_alone: bool = False) -> bo
         return False
 
 
-def only_run(store: Store, kind: str, run: str | None) -> str:
+def only_run(store: OpenStore, kind: str, run: str | None) -> str:
     """Return `run`, or the only run of that kind. Raises StoreError if there is none or more than one."""
     if run is not None:
         check_run(run)

@@ -1,7 +1,7 @@
 """Embed the texts of a pool with the text tower of a store's model, without writing to the store.
 
-Vectors come from the store if it keeps them, else from a cache of this process, else from the model. Only the last
-needs torch. `stored.keep_vectors` writes vectors into a store.
+Vectors come from the store if it keeps them, else from a cache of this process, else from the user's cache
+(`user_cache`), else from the model. Only the last needs torch. `stored.keep_vectors` writes vectors into a store.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from headspan.events import Listener, ignore
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import EmbeddedPool, find_vectors, kept_text_tower
+from headspan.texts.user_cache import cache_vectors, find_cached
 
 # 3,500 texts of 1,280 numbers are 18 MB.
 _CACHE_BYTES = 256 << 20
@@ -67,6 +68,8 @@ def text_vectors(
 ) -> Float32[np.ndarray, "text joint"]:
     """Unit vectors of texts in the joint space of a store's model; read-only, the store is not changed.
 
+    Vectors that the model computes are cached in the user's cache folder, and found there for any list of texts.
+
     `texts` is anything that `read_pool` accepts. `weights` names a file, a folder or `hf-hub:NAME` that holds the
     model's weights, if they have moved since the store was made; `hf-hub:` may download. Raises TextsError as
     `read_pool` does, and ModelError if the model cannot be loaded or is not the one that made the store.
@@ -90,13 +93,22 @@ def embed_pool(
     key = _cache_key(store, tower, weights, pool)
     if (cached := _cache.get(key)) is not None:
         return EmbeddedPool(pool, cached.vectors, cached.text_sha256)
-    # Imported here, since this is the only step that needs the model and torch.
-    from headspan.model.load import load_stored_model
-    from headspan.model.text import encode_texts
+    wanted = list(dict.fromkeys(pool.texts))
+    # Without its checksum, the text tower is known only after it is loaded.
+    known = find_cached(_model_key(store, tower), wanted, store.joint) if tower else {}
+    missing = [text for text in wanted if text not in known]
+    if missing:
+        # Imported here, since this is the only step that needs the model and torch.
+        from headspan.model.load import load_stored_model
+        from headspan.model.text import encode_texts
 
-    model = load_stored_model(store.attributes, store.path, weights, on_progress)
-    _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
-    embedded = _embedded(pool, encode_texts(model, pool.texts, on_progress=on_progress), model.text_sha256)
+        model = load_stored_model(store.attributes, store.path, weights, on_progress)
+        _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
+        vectors = encode_texts(model, missing, on_progress=on_progress)
+        cache_vectors(_model_key(store, model.text_sha256), missing, vectors)
+        known.update(zip(missing, vectors, strict=True))
+        tower = model.text_sha256
+    embedded = _embedded(pool, np.stack([known[text] for text in pool.texts]), tower)
     _cache.put(key, embedded)
     return embedded
 
@@ -109,11 +121,14 @@ def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> Embed
 
 def _cache_key(store: Store, tower: str | None, weights: str | Path | None, pool: Pool) -> str:
     """Text tower and texts. Concepts and the pool's name do not change a vector."""
-    known = store.attributes
-    # The checksum covers the weights; name, config and activation decide how they and the tokenizer are used.
-    settings = [known.get(name) for name in ("model", "model_config", "tower")]
-    model = [tower, *settings] if tower else [str(store.path.resolve()), str(weights)]
+    model = _model_key(store, tower) if tower else [str(store.path.resolve()), str(weights)]
     return hashlib.sha256(json.dumps([model, pool.texts], sort_keys=True).encode()).hexdigest()
+
+
+def _model_key(store: Store, tower: str) -> str:
+    """What decides a text's vector. The checksum covers the weights; the rest, how they and the tokenizer are used."""
+    settings = [store.attributes.get(name) for name in ("model", "model_config", "tower")]
+    return hashlib.sha256(json.dumps([tower, *settings], sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_other_text_tower(store: Store, found: str | None, wanted: str | None, what: str) -> None:

@@ -1,6 +1,6 @@
 """The results of a ground-truth check, and how they are read back from JSON.
 
-Shares are fractions from 0 to 1.
+Shares are fractions from 0 to 1. `ground_truth_as_json` gives the JSON form.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from headspan.explore.neighbours import Head
 from headspan.prune.zero_shot import Accuracy
+from headspan.store.lineage import Lineage
 
 # The concepts of the world's text pool, and the factor that each is scored by.
 FACTOR_OF = {
@@ -98,14 +99,21 @@ class GroundTruth:
     # The expected number of heads with a CCS of 5 by chance, by concept; empty if it is not known. It is computed on
     # reading and not stored.
     high_by_chance: dict[str, float] = field(default_factory=dict, compare=False)
+    # Identifies the result, and says what it was made from.
+    lineage: Lineage | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    @property
+    def older(self) -> str | None:
+        """The run that the result was made from, if it was replaced or removed since; else None."""
+        return self.lineage.older if self.lineage else None
 
 
 def ground_truth_as_json(truth: GroundTruth) -> dict[str, Any]:
-    """The JSON form, without what is computed on reading."""
-    stored = asdict(truth)
-    for each in (stored, *stored["controls"].values()):
-        del each["high_by_chance"]
-    return stored
+    """The result as JSON values, without its lineage and what is computed on reading."""
+    found = asdict(truth)
+    del found["lineage"], found["high_by_chance"]
+    controls = {name: ground_truth_as_json(each) for name, each in truth.controls.items()}
+    return {**found, "controls": controls}
 
 
 def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:

@@ -20,7 +20,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float32
 
-from headspan.concepts.ccs import ConceptConsistency, read_scores
+from headspan.concepts.ccs import read_scores
+from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
 from headspan.explore.neighbours import Head, mean_contributions, similarities
@@ -28,8 +29,9 @@ from headspan.explore.segmentation import resized, text_maps
 from headspan.prune.ablation import mean_ablated
 from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
+from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
-from headspan.store.write import analyses
+from headspan.store.write.save_result import save_result
 from headspan.world import FACTORS, Scene, prompts, render, scene, value_of
 from headspan.world.checks import (
     FACTOR_OF,
@@ -52,23 +54,28 @@ Truths = Mapping[str, Sequence[str | None]]
 
 def check_ground_truth(
     store: Store,
-    run: str | None = None,
+    run: str | ConceptConsistency | None = None,
     controls: Mapping[str, Store | GroundTruth] | None = None,
     on_progress: Listener = ignore,
     overwrite: bool = False,
+    *,
+    save: bool = False,
 ) -> GroundTruth:
-    """Answer the five questions about a store of the image world, and save the result as `truth/<run>`.
+    """Answer the five questions about a store of the image world.
 
-    `run` is a CCS run, or None for the only one; its labels say which heads belong to a concept. `controls` are other
-    models to compare with, by name: a store of the same scenes with a CCS run of the same name, or a result that was
-    measured before. All stores must hold `patches`.
+    `run` is the name of a CCS run, or what `concept_consistency` returned; None means the store's only run. Its labels
+    say which heads belong to a concept. If a run is named, or with `save`, the result is saved as `truth/<run>`;
+    otherwise nothing is written. `controls` are other models to compare with, by name: a store of the same scenes with
+    a CCS run of the same name, or a result that was measured before. All stores must hold `patches`.
 
     Raises SettingsError if the images are not scenes of the world, if a control has other scenes, or if patches are
-    missing. Raises StoreError if a different result is stored under that name, unless `overwrite`, which replaces it.
+    missing. Raises StoreError if a different result is stored under that name, unless `overwrite`, which replaces it;
+    and NotSavedError, which holds the result, if the store cannot be written.
     """
-    checked = _measure(store, run, on_progress)
+    consistency = run if isinstance(run, ConceptConsistency) else read_scores(store, run)
+    checked = _measure(store, consistency, on_progress)
     found = {
-        name: each if isinstance(each, GroundTruth) else _measure(each, checked.run, on_progress)
+        name: each if isinstance(each, GroundTruth) else _measure(each, read_scores(each, checked.run), on_progress)
         for name, each in (controls or {}).items()
     }
     for name, control in found.items():
@@ -76,10 +83,20 @@ def check_ground_truth(
             raise SettingsError(
                 f"{store.path}: the control {name!r} has other scenes; give a control of the same shards"
             )
-    checked = replace(checked, controls=found)
-    answers = {"answers": ground_truth_as_json(checked)}
-    analyses.save(store, "truth", checked.run, {}, answers, overwrite, on_progress)
-    return replace(checked, high_by_chance=_high_by_chance(store, checked.run))
+    by_chance = consistency.chance.expected_high if consistency.chance else {}
+    checked = replace(checked, controls=found, high_by_chance=by_chance)
+    return save_result(
+        store,
+        "truth",
+        checked.run,
+        checked,
+        {},
+        {"answers": ground_truth_as_json(checked)},
+        {f"ccs/{checked.run}": consistency.lineage},
+        save or isinstance(run, str),
+        overwrite,
+        on_progress,
+    )
 
 
 def read_ground_truth(store: Store, run: str) -> GroundTruth | None:
@@ -89,7 +106,8 @@ def read_ground_truth(store: Store, run: str) -> GroundTruth | None:
     settings = results.load_settings(store, "truth", run)
     with results.as_written(store, "truth", run):
         found = ground_truth_from_json(settings["answers"])
-    return replace(found, high_by_chance=_high_by_chance(store, run))
+    lineage, by_chance = lineage_of(store, "truth", run), _high_by_chance(store, run)
+    return replace(found, lineage=lineage, high_by_chance=by_chance)
 
 
 def _high_by_chance(store: Store, run: str) -> dict[str, float]:
@@ -107,8 +125,7 @@ def _questions(truth: GroundTruth) -> dict[str, tuple[float, int]]:
     return {factor: (each.chance, each.images) for factor, each in truth.zero_shot.items()}
 
 
-def _measure(store: Store, run: str | None, on_progress: Listener) -> GroundTruth:
-    consistency = read_scores(store, run)
+def _measure(store: Store, consistency: ConceptConsistency, on_progress: Listener) -> GroundTruth:
     scenes = _scenes(store)
     classes = embed_classes(store, {factor: prompts(factor) for factor in FACTORS}, on_progress)
     truths = {factor: [value_of(each, factor) for each in scenes] for factor in FACTORS}

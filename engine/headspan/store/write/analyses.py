@@ -1,7 +1,8 @@
 """Save the result of an analysis in a store as a run: arrays and settings in the group `<kind>/<run>`.
 
-A run is replaced or deleted only on request. Saving the same content again changes nothing, and other content under the
-same name is refused.
+Nothing is deleted or replaced but the run that the user names, and that only on request. Saving the same content again
+changes nothing, and other content under the same name is refused. Runs that were made from a replaced or removed run
+stay, and count as of an older run from then on (`store.lineage`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,17 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import new_token
 from headspan.io.storage import Storage
 from headspan.store.file_checks import drop_consolidated
+from headspan.store.lineage import (
+    LINEAGE,
+    checksum_of,
+    content_checksum,
+    note_sources,
+    noted_key,
+    older,
+    sources_of,
+)
 from headspan.store.reader import Store
-from headspan.store.result_files import is_recorded, note, record_key
+from headspan.store.result_files import hidden, is_recorded, note, place, record_key
 from headspan.store.results import Named, check_run, load, load_settings, made_from, refusal, sound
 from headspan.store.schema import UNREADABLE
 
@@ -36,28 +47,38 @@ def save(
     settings: dict[str, Any],
     overwrite: bool = False,
     on_progress: Listener = ignore,
-) -> None:
-    """Write arrays and settings as a run.
+    sources: Mapping[str, str] | None = None,
+) -> str:
+    """Write arrays and settings as a run; return its checksum.
+
+    `sources` are the checksums of the runs that it was made from, by `<kind>/<run>`.
 
     If the run exists with the same content, nothing changes, and `on_progress` receives a remark. Other content is
-    refused with a StoreError unless `overwrite` is true: then the run is replaced, and the runs made from it are
-    deleted. A damaged run is replaced; the runs made from it stay if the new files equal the recorded ones.
+    refused with a StoreError unless `overwrite` is true: then the run is replaced, and the runs made from it count as
+    of an older run. The same content from a newer source replaces the run. A damaged run is replaced; the runs made
+    from it are unaffected if the new content equals the earlier one.
 
-    After an interruption or an error everything is as before. Raises StoreError if the run cannot be written.
+    After an interruption, an error or a kill everything is as before or as after. Raises StoreError if the run cannot
+    be written.
     """
     check_run(run)
-    storage = store.contents.storage
-    existed = _exists(storage, f"{kind}/{run}")
-    same = _holds(store, kind, run, arrays, settings)
-    if same and not _older(store, kind, run, arrays, settings):
+    storage, own, sources = store.contents.storage, f"{kind}/{run}", dict(sources or {})
+    with _refusals(store, kind, run):
+        _recover(storage, kind, run)
+    existed = _exists(storage, own)
+    equal = _holds(store, kind, run, arrays, settings)
+    same = equal and not _moved(store, kind, run, sources)
+    if same and not _lacks(store, kind, run, arrays, settings):
         if storage.size(record_key(kind, run)) is None:
             # Its writer was killed before it could record the files.
             with _refusals(store, kind, run):
                 note(storage, kind, run)
-        on_progress(Progress(NOTE, 1, 1, f"{kind}/{run} already has the same content; it is unchanged"))
-        return
-    if not same and sound(store, kind, run) and not overwrite:
+        on_progress(Progress(NOTE, 1, 1, f"{own} already has the same content; it is unchanged"))
+        return checksum_of(storage, kind, run)
+    if not equal and sound(store, kind, run) and not overwrite:
         raise refusal(store, kind, run, f"{_said(store, kind, run)} already exists with other content")
+    # A run that gains arrays or settings stays the same run.
+    checksum = checksum_of(storage, kind, run) if same else content_checksum(arrays, settings, sources)
     with _refusals(store, kind, run):
         for folder in ("", kind):
             # Otherwise Zarr would keep reading the earlier metadata that `zarr.consolidate_metadata` copied there.
@@ -68,21 +89,48 @@ def save(
             group = _group_of(store, kind).create_group(unnamed.split("/")[1])
             for name, (values, dims) in arrays.items():
                 group.create_array(name, data=values, dimension_names=list(dims))
-            group.attrs.update(settings)
+            group.attrs.update({**settings, LINEAGE: {"checksum": checksum, "made_from": sources}})
             changed = not (same or is_recorded(storage, kind, run, unnamed))
-            dependents = _dependents(store, kind, run, overwrite) if changed else []
+            derived = _derived(store, kind, run, overwrite or equal) if changed else []
+            if changed:
+                note_sources(storage, kind, run)
             # If the run exists now but did not before, another process has written it, and this one is refused.
-            _swap(storage, kind, run, unnamed, [f"{kind}/{run}"] * existed + dependents)
+            _swap(storage, kind, run, unnamed, existed)
         finally:
             storage.delete_folder(unnamed)
-    if dependents:
-        on_progress(Progress(NOTE, 1, 1, f"deleted {', '.join(dependents)}, made from the earlier {kind}/{run}"))
+    if derived:
+        on_progress(Progress(NOTE, 1, 1, f"kept {', '.join(derived)}, now marked as of an older {own}"))
     if existed and changed:
-        on_progress(Progress(NOTE, 1, 1, f"replaced the earlier {kind}/{run}"))
+        on_progress(Progress(NOTE, 1, 1, f"replaced the earlier {own}"))
+    return checksum
+
+
+def remove(store: Store, kind: str, run: str) -> list[str]:
+    """Delete a run. Return the runs that were made from it and now count as of an older run.
+
+    After an interruption, an error or a kill the run is there or not. Raises StoreError if it cannot be deleted.
+    """
+    storage, own = store.contents.storage, f"{kind}/{run}"
+    with _refusals(store, kind, run, "deleted"):
+        _recover(storage, kind, run)
+        derived = [each for each in made_from(store, kind, run) if older(storage, *each.split("/")) is None]
+        note_sources(storage, kind, run)
+        for folder in ("", kind):
+            drop_consolidated(storage, folder)
+        if storage.size(record_key(kind, run)) is None and _exists(storage, own):
+            # So that a process that is killed next leaves a recorded run, which is found again.
+            note(storage, kind, run)
+        aside = _hidden(storage, kind, run)
+        if _exists(storage, own):
+            storage.move_folder(own, aside)
+        storage.delete(record_key(kind, run))
+        storage.delete(noted_key(kind, run))
+        storage.delete_folder(aside)
+    return derived
 
 
 @contextmanager
-def _refusals(store: Store, kind: str, run: str) -> Iterator[None]:
+def _refusals(store: Store, kind: str, run: str, what: str = "written") -> Iterator[None]:
     """Turn an OSError in writing a run into a StoreError."""
     try:
         yield
@@ -92,52 +140,75 @@ def _refusals(store: Store, kind: str, run: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise StoreError(
-            f"{store.path}/{kind}/{run}: cannot be written ({error.strerror}); free disk space or correct its "
+            f"{store.path}/{kind}/{run}: cannot be {what} ({error.strerror}); free disk space or correct its "
             "permissions"
         ) from error
 
 
-def _swap(storage: Storage, kind: str, run: str, unnamed: str, leaving: list[str]) -> None:
-    """Give the new run in the folder `unnamed` its name, record its files, and delete the runs of `leaving`.
+def _swap(storage: Storage, kind: str, run: str, unnamed: str, existed: bool) -> None:
+    """Give the new run in the folder `unnamed` its name, record its files, and delete the earlier run of that name.
 
-    After any exception, either all runs are as they were before, or the new one is in place and recorded.
+    The record decides which of the two is the run: after any exception, and for `place` and `_recover` after a kill.
     """
-    final = f"{kind}/{run}"
-    hidden = {folder: _hidden(storage, folder.split("/")[0], run) for folder in leaving}
-    try:
-        for folder, place in hidden.items():
-            if _exists(storage, folder):
-                storage.move_folder(folder, place)
-        storage.move_folder(unnamed, final)
+    final, earlier = f"{kind}/{run}", _hidden(storage, kind, run)
+    if existed and storage.size(record_key(kind, run)) is None:
         note(storage, kind, run)
+    try:
+        if existed and _exists(storage, final):
+            storage.move_folder(final, earlier)
+        storage.move_folder(unnamed, final)
+        note(storage, kind, run, datetime.now(UTC).isoformat(timespec="seconds"))
     except BaseException:
         if not _exists(storage, unnamed):
             if is_recorded(storage, kind, run, final):
-                _discard(storage, kind, run, hidden)
+                _discard(storage, earlier)
                 raise
             storage.move_folder(final, unnamed)
-        for folder, place in hidden.items():
-            if _exists(storage, place):
-                storage.move_folder(place, folder)
+        if _exists(storage, earlier):
+            storage.move_folder(earlier, final)
         raise
-    _discard(storage, kind, run, hidden)
+    _discard(storage, earlier)
 
 
-def _discard(storage: Storage, kind: str, run: str, hidden: Mapping[str, str]) -> None:
-    """Delete runs that were hidden, and the records of those that the new run does not replace."""
-    for folder in hidden:
-        if (other := folder.split("/")[0]) != kind:
-            storage.delete(record_key(other, run))
-    for place in hidden.values():
-        storage.delete_folder(place)
+def _discard(storage: Storage, earlier: str) -> None:
+    """Delete the earlier run, which was hidden."""
+    storage.delete_folder(earlier)
 
 
-def _dependents(store: Store, kind: str, run: str, overwrite: bool) -> list[str]:
-    """Return the runs made from an earlier run. Raises StoreError if there are some and `overwrite` is false."""
-    dependents = made_from(store, kind, run)
-    if dependents and not overwrite:
+def _recover(storage: Storage, kind: str, run: str) -> None:
+    """Give the recorded run its name again, if a process was killed while it replaced or removed it."""
+    own, found = f"{kind}/{run}", place(storage, kind, run)
+    if found != own:
+        if _exists(storage, own):
+            storage.move_folder(own, f"{kind}/.{run}.{new_token()}")
+        storage.move_folder(found, own)
+
+
+def _moved(store: Store, kind: str, run: str, sources: Mapping[str, str]) -> bool:
+    """Return whether there is a run that was made from other sources than these."""
+    storage = store.contents.storage
+    return bool(sources) and sound(store, kind, run) and sources_of(storage, kind, run) != sources
+
+
+def _derived(store: Store, kind: str, run: str, allowed: bool) -> list[str]:
+    """Return the runs made from the present run. Raises StoreError if there are some and it may not be replaced."""
+    storage = store.contents.storage
+    derived = [each for each in made_from(store, kind, run) if older(storage, *each.split("/")) is None]
+    if derived and not allowed and not sound(store, kind, run):
         raise refusal(store, kind, run, f"{kind} run {run!r} is damaged or missing, and its new content would differ")
-    return dependents
+    return derived
+
+
+def has_content(
+    store: Store,
+    kind: str,
+    run: str,
+    arrays: Mapping[str, Named],
+    settings: dict[str, Any],
+    sources: Mapping[str, str],
+) -> bool:
+    """Return whether there is a sound run of this content, made from these sources, perhaps with fewer settings."""
+    return not _moved(store, kind, run, sources) and _holds(store, kind, run, arrays, settings)
 
 
 def _holds(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
@@ -151,7 +222,7 @@ def _holds(store: Store, kind: str, run: str, arrays: Mapping[str, Named], setti
     ) and all(name in settings and _as_json(settings[name]) == _as_json(value) for name, value in kept.items())
 
 
-def _older(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
+def _lacks(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
     """Return whether a run by an earlier version lacks some of these arrays or settings."""
     kept_arrays, kept = load(store, kind, run)
     return not (arrays.keys() <= kept_arrays.keys() and settings.keys() <= kept.keys())
@@ -169,8 +240,8 @@ def _said(store: Store, kind: str, run: str) -> str:
 
 def _hidden(storage: Storage, kind: str, run: str) -> str:
     """Return a new hidden name for a run. Deletes hidden runs that a killed process left over an hour ago."""
-    for folder in {"/".join(key.split("/")[:2]) for key in storage.list(kind)}:
-        if folder.startswith(f"{kind}/.{run}.") and storage.folder_age(folder) > _LEFT_SECONDS:
+    for folder in hidden(storage, kind, run):
+        if folder != place(storage, kind, run) and storage.folder_age(folder) > _LEFT_SECONDS:
             storage.delete_folder(folder)
     return f"{kind}/.{run}.{new_token()}"
 

@@ -1,0 +1,44 @@
+"""The flag `--head`, which shows some heads only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from headspan.cli.shared_flags import Flags
+from headspan.config import as_ranges
+from headspan.errors import SettingsError
+
+# Layer and head.
+Head = tuple[int, int]
+
+
+def head_flag(flags: Flags) -> None:
+    """Add `--head`."""
+    flags.add_argument(
+        "--head",
+        action="append",
+        metavar="HEAD",
+        dest="heads",
+        help="show this head only, as in L22.H13; may be repeated",
+    )
+
+
+def chosen_heads(names: Sequence[str] | None, layers: Sequence[int], heads: int) -> list[Head]:
+    """The heads that are named, in the order of the result; all of them if none is named.
+
+    `layers` and `heads` are the layers of the result and its number of heads in each. Raises SettingsError for a head
+    that is not in the result.
+    """
+    every = [(layer, head) for layer in layers for head in range(heads)]
+    chosen = set()
+    for name in names or ():
+        found = re.fullmatch(r"L([0-9]+)\.H([0-9]+)", name)
+        head = (int(found[1]), int(found[2])) if found else None
+        if head not in every:
+            raise SettingsError(
+                f"--head {name}: is not a head of this result; write L{layers[0]}.H0, for example, with layers "
+                f"{as_ranges(layers)} and heads 0 to {heads - 1}"
+            )
+        chosen.add(head)
+    return [head for head in every if head in chosen] if chosen else every
