@@ -16,14 +16,15 @@ import numpy as np
 from PIL import Image, ImageChops
 
 OUT = Path(__file__).resolve().parents[1] / "engine" / "report.png"
-_WIDTH, _HEIGHT, _MARGIN = 1200, 2400, 36
+_WIDTH, _HEIGHT, _MARGIN = 1200, 3000, 36
 _BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync")
-# Only the header, the grid of heads and the first two heads with their images.
+# Only the header, the grid of heads and two of the strongest heads with their images.
 _STYLE = """
 header.page { margin-top: 36px; }
 main > section { margin-top: 44px; }
-main > section:not(:has(#grid)):not(:has(section.head)), section.head ~ section.head ~ section.head { display: none; }
+main > section:not(:has(#grid)):not(:has(section.head)), section.head:not(.best), .best ~ .best ~ .best,
+.tools, .source, .marks, #sections > .above, .glance .switch { display: none; }
 """
 
 

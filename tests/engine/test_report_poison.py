@@ -22,8 +22,10 @@ from headspan.concepts.labels import label_heads
 from headspan.errors import HeadspanError, StoreError
 from headspan.prune.zero_shot import Accuracy
 from headspan.report.collect import write_report
-from headspan.report.page import Content, DescribedHead, Example, HeadExamples, render
+from headspan.report.content import Content, DescribedHead, MapScale, Scores, Section, Share, Shot
+from headspan.report.page import render
 from headspan.shards.samples import BadImage
+from headspan.spans.nulls import Chance, HeadsAbove
 from headspan.store import results
 from headspan.store.write import analyses
 from headspan.texts.stored import stored_pool
@@ -117,23 +119,42 @@ def changed(value: Any, change: Callable[[str], str]) -> Any:
 def content() -> Content:
     """Everything that a page can show."""
     texts = (("a text", True), ("another", False))
-    heads = [DescribedHead(1, head, None if head else "x", head, "high", texts, 0.5, 0.9) for head in range(3)]
-    uri = "data:image/jpeg;base64,AAAA"
+    shares = (Share(1, 0.5, Chance(1, 0.5, 0.4, 0.3, 0.5, 0.1, 0.8, 19, 19, 0.05)), Share(2, 0.9))
+    heads = [
+        DescribedHead(
+            1, head, shares, texts, None if head else "x", head, "high", 0.5, head > 1, 0.1, 0.2, True, 3.5, 0.8
+        )
+        for head in range(3)
+    ]
+    shots = (Shot("key", "caption", 0.5, 2.5, 0, b"map", 0.5, ("L1.H1",)), Shot("key", None, 0.1, -1.0))
     return Content(
         notices=["one", "two"],
         model="model",
         weights="weights",
+        data_set="data set",
+        date="date",
+        command="command",
         facts=[("name", "value")],
         images=1,
         layers=(1,),
         heads=heads,
         texts_per_head=2,
-        at_k=[0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
-        groups={"high": 0, "moderate": 0, "low": 3},
-        ccr=0.5,
+        above=HeadsAbove(0.05, 2, 1, 3, 0.1, 0.0, 1.0, 0.1),
+        scores=Scores(
+            [0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
+            {"high": 0, "moderate": 0, "low": 3},
+            0.5,
+            (0.1,) * 6,
+            {"high": 0.1},
+            0.1,
+            0.2,
+        ),
+        why_no_scores="",
         truth=TRUTH,
         bad=[BadImage(row, "key", "url", "reason") for row in range(23)],
-        examples=[HeadExamples(heads[0], [Example("key", "caption", 0.5, uri, uri), Example("key", None, 0.1)], 0.1)],
+        sections=[Section(heads[0], shots, shots, shots, MapScale(0.01, 1.9, 5.0, 128)), Section(heads[1], shots)],
+        pictures=[b"picture"],
+        input_size=(32, 32),
         missing={3: "gone"},
         has_maps=True,
     )
@@ -143,7 +164,8 @@ def content() -> Content:
 def test_no_string_of_a_pages_content_becomes_markup(poison: str) -> None:
     def poisoned(change: Callable[[str], str]) -> str:
         # The names of the groups come from the page.
-        return render(replace(changed(content(), change), groups=content().groups))
+        found = changed(content(), change)
+        return render(replace(found, scores=content().scores))
 
     clean, page = poisoned(lambda text: f"x{text}"), poisoned(lambda text: f"{poison}{text}")
     assert Skeleton(page).parts == Skeleton(clean).parts

@@ -84,6 +84,11 @@ def add_report(section: Section) -> None:
     command.add_argument(
         "--out", metavar="FILE", help="the file to write (default: STORE-report.html beside the store)"
     )
+    command.add_argument(
+        "--heads",
+        metavar="HEADS",
+        help="heads with a section of their own, as in L5.H1,L6.* or last4 or best20 (default: every described head)",
+    )
     shards_flag(command)
     run_flag(command)
 
@@ -163,7 +168,7 @@ def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     path = store.path.resolve()
     out = flags.out or path.with_name(f"{path.stem}-report.html")
-    written = write_report(store, out, flags.run_name, progress, flags.shards)
+    written = write_report(store, out, flags.run_name, progress, flags.shards, flags.heads)
     progress.close()
     say(f"report written to {written}")
     return 0

@@ -5,22 +5,32 @@ Needs neither a network nor torch. `page` decides how the report looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
-from headspan.concepts.labels import LABELLED_TEXTS
-from headspan.config import as_ranges
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import write_atomically
-from headspan.report.examples import find_examples
-from headspan.report.page import KIND, Content, DescribedHead, render
-from headspan.spans.result import HeadSpans, read_spans
-from headspan.store.lineage import refuse_older
+from headspan.report.choice import choose_heads
+from headspan.report.content import Content
+from headspan.report.describe import describe_heads, summarise
+from headspan.report.facts import (
+    data_set,
+    few_images_notice,
+    random_weights_notice,
+    report_command,
+    run_facts,
+    why_no_scores,
+)
+from headspan.report.page import KIND, render
+from headspan.report.pictures import picture_heads
+from headspan.spans.result import read_spans
+from headspan.store.lineage import older
 from headspan.store.reader import Store
-from headspan.store.schema import dimensions, image_bytes, row_arrays
+from headspan.store.results import only_run, runs
 from headspan.world.ground_truth import read_ground_truth
 
 
@@ -30,46 +40,76 @@ def write_report(
     run: str | None = None,
     on_progress: Listener = ignore,
     shards: Sequence[str] = (),
+    heads: str | None = None,
 ) -> Path:
-    """Write the results of a CCS run as one HTML file, and return its path. An earlier report at `path` is replaced.
+    """Write the results of a TEXTSPAN run as one HTML file, and return its path. A report at `path` is replaced.
 
-    `run` is the run's name; None means the only run there is. `shards` says where all the shards are now, if they have
-    moved; images that cannot be read are shown by name. Raises StoreError if the store has no such run, if it is of
-    an older run, if `path` is another file, or if it cannot be written.
+    Labels and scores of the run are shown if there are any. `run` is the run's name; None means the only run with
+    scores, or else the only run. `shards` says where all the shards are now, if they have moved; images that cannot be
+    read are shown by name. `heads` chooses the heads with a section of their own, as in `L5.H1,L6.*`, `last4` or
+    `best20`; None means all.
+
+    Raises StoreError if the store has no such run, if `path` is another file, or if it cannot be written; SettingsError
+    if `heads` has another form or names a head that is not described.
     """
     path = Path(path)
     _refuse_other_files(path)
-    found = read_scores(store, run)
-    spans = read_spans(store, found.labels.run)
-    refuse_older(store, "ccs", found.labels.run)
-    heads = list(_describe(spans, found))
-    examples, missing = find_examples(store, spans, heads, on_progress, shards)
-    if missing:
-        why = next(iter(missing.values()))
+    run = _run(store, run)
+    spans = read_spans(store, run)
+    found = _scores(store, run)
+    described = describe_heads(store, spans, found)
+    pictured = picture_heads(store, spans, choose_heads(described, heads), on_progress, shards)
+    if pictured.missing:
+        why = next(iter(pictured.missing.values()))
+        images = counted(len(pictured.missing), "image")
         todo = "" if shards else "; --shards (in Python shards=) says where the tars are now"
-        images = counted(len(missing), "image")
         on_progress(Progress(NOTE, 0, None, f"{images} of the report could not be read (first: {why}){todo}"))
+    size = store.attributes["preprocess"]["size"]
     content = Content(
-        notices=[notice] if (notice := random_weights_notice(store)) else [],
+        notices=list(filter(None, (random_weights_notice(store), few_images_notice(spans)))),
         model=str(store.attributes["model"]),
         weights=str(store.attributes["pretrained"] or ""),
-        facts=_facts(store, spans, found),
+        data_set=data_set(store),
+        date=datetime.now(UTC).date().isoformat(),
+        command=report_command(store, path, run, shards, heads),
+        facts=run_facts(store, spans, found),
         images=spans.images,
         layers=spans.layers,
-        heads=heads,
+        heads=described,
         texts_per_head=spans.indices.shape[2],
-        at_k=found.at_k,
-        groups=found.groups,
-        ccr=found.ccr,
-        truth=read_ground_truth(store, found.labels.run),
+        above=None if spans.null is None else spans.above_chance(),
+        scores=None if found is None else summarise(found),
+        why_no_scores=why_no_scores(spans, _older(store, "ccs", run)),
+        truth=None if _older(store, "truth", run) else read_ground_truth(store, run),
         bad=store.bad_images(),
-        examples=examples,
-        missing=missing,
+        sections=pictured.sections,
+        pictures=pictured.pictures,
+        input_size=(int(size[0]), int(size[1])),
+        missing=pictured.missing,
         has_maps="patches" in store.attributes["emit"],
     )
     # The attributes of a store may hold halves of surrogate pairs, which UTF-8 cannot encode.
     write_atomically(path, [render(content).encode(errors="backslashreplace")])
     return path
+
+
+def _run(store: Store, run: str | None) -> str:
+    """The TEXTSPAN run to show. Raises StoreError if there is none, or if there are several and none is named."""
+    if run is None and len(scored := runs(store, "ccs")) == 1:
+        return scored[0]
+    return only_run(store, "textspan", run)
+
+
+def _scores(store: Store, run: str) -> ConceptConsistency | None:
+    """The scores of the run; None if there are none, or if they were made from an older run of that name."""
+    if run not in runs(store, "ccs") or _older(store, "ccs", run):
+        return None
+    return read_scores(store, run)
+
+
+def _older(store: Store, kind: str, run: str) -> str | None:
+    """The run that a result was made from, if it was replaced or removed since; else None."""
+    return older(store.contents.storage, kind, run)
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -83,70 +123,3 @@ def _refuse_other_files(path: Path) -> None:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); choose another --out") from error
     if path.exists():
         raise StoreError(f"{path}: exists, and is not a report that headspan wrote; choose another --out")
-
-
-def random_weights_notice(store: Store) -> str | None:
-    """The warning shown above the results of a store whose model has random weights; else None."""
-    pretrained = str(store.attributes["pretrained"])
-    if not pretrained.startswith("random:"):
-        return None
-    return (
-        f"The model has random weights ({pretrained}). The report shows that every step works; "
-        "its labels and texts mean nothing."
-    )
-
-
-def _describe(spans: HeadSpans, found: ConceptConsistency) -> Iterator[DescribedHead]:
-    for layer, head in spans.heads():
-        place = spans.layers.index(layer), head
-        votes = found.consistent[place].tolist()
-        yield DescribedHead(
-            layer=layer,
-            head=head,
-            label=found.labels.name(layer, head),
-            score=int(found.scores[place]),
-            group=found.group(layer, head),
-            # A head may have fewer texts than there are votes.
-            texts=tuple(zip(spans.texts(layer, head, LABELLED_TEXTS), votes, strict=False)),
-            explained_first=float(spans.explained[place][:LABELLED_TEXTS][-1]),
-            explained_all=float(spans.explained[place][-1]),
-        )
-
-
-def _facts(store: Store, spans: HeadSpans, found: ConceptConsistency) -> list[tuple[str, str]]:
-    """Names and values for the table about the run."""
-    known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
-    unfinished = store.planned_images - sum(record.rows for record in store.contents.records)
-    row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
-    described_over = f", over {counted(spans.images, 'image')} of {spans.stores} stores" if spans.stores > 1 else ""
-    described = "" if spans.layers == store.layers else f"; described: {as_ranges(spans.layers)}"
-    concepts = len(set(spans.pool.concepts or ()))
-    return [
-        ("Model", known["model"]),
-        ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {str(known['weights_sha256'])[:12]})"),
-        ("Images", f"{good:,} good, {bad:,} bad" + (f", {unfinished:,} not yet computed" if unfinished else "")),
-        ("Layers", f"{as_ranges(store.layers)} of {store.all_layers}" + described),
-        ("Heads", f"{store.heads_per_layer} per layer, {counted(store.head_dim, 'dimension')} each"),
-        ("Emitted", ", ".join(known["emit"])),
-        ("Precision", f"{known['precision']}, {known['backend']}"),
-        ("Store", f"{_size(store.stored_bytes)} on disk; {row_bytes:,} bytes per image, the rest once per store"),
-        (
-            "Text pool",
-            f"{spans.pool.name}, {counted(len(spans.pool.texts), 'text')}"
-            + f", {counted(concepts, 'concept')}" * bool(concepts),
-        ),
-        ("Texts per head", f"{spans.indices.shape[2]}"),
-        ("Labels from", found.labels.source),
-        ("Votes from", found.votes.source),
-        ("Run", spans.run + described_over),
-        ("headspan", known["version"]),
-    ]
-
-
-def _size(count: int) -> str:
-    size, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""The report's pictures: images as the model sees them, and maps over them, as JPEG data URIs.
+"""The report's pictures: images as the model sees them, as small WebP files.
 
 Each shard is read once, from front to back. An image that cannot be read is reported with the reason, and the report
 is written without it. Stores may come from other people: a command (`pipe:`) that a store names is never run, and
@@ -7,16 +7,16 @@ a network address is read only if the caller names it.
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import UInt8
+from PIL import Image
 
 from headspan.config import Preprocess
 from headspan.decode.exact import Undecodable, preprocess_image
@@ -26,12 +26,12 @@ from headspan.shards.describe import describe
 from headspan.shards.sources import open_shard
 from headspan.store.tables import read_shards
 
-THUMBNAIL_SIDE = 160
-_JPEG_QUALITY = 82
-# Orange for the text, blue against it; all common kinds of colour vision can tell them apart.
-_FOR, _AGAINST = (214, 84, 10), (31, 84, 166)
-_STRONGEST = 0.9
-_GREY_LIFT = 0.35
+# The longer side in pixels and the quality of the pictures; the first pair with which a page is small enough is used.
+SETTINGS = ((224, 80), (224, 65), (224, 50), (192, 50), (160, 50), (128, 45), (96, 40), (64, 30))
+# Of all pictures of a page, in base64: with texts and maps of 384 heads, the page stays below 25 MB.
+BUDGET_BYTES = 16_000_000
+# How many pictures predict the size of all, and how many encoded images are in memory at once.
+_TRIED, _AT_ONCE = 32, 64
 
 
 def read_images(
@@ -40,8 +40,8 @@ def read_images(
     samples: Sequence[Mapping[str, Any]],
     urls: Mapping[str, str] | None = None,
     given: Collection[str] = (),
-) -> tuple[dict[int, Image.Image], dict[int, str]]:
-    """Thumbnails by row, and the reason for each row without one.
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Pictures by row, and the reason for each row without one.
 
     `samples` are rows of the store's table; `preprocess` is the store's attribute of that name. `urls` gives the
     present address of each shard by its name in the store; without it, the names are the addresses. A remote shard is
@@ -51,7 +51,7 @@ def read_images(
     fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()}
     known = Preprocess(**fields)
     planned_bytes = {shard.url: shard.size_bytes for shard in read_shards(store_path)}
-    images: dict[int, Image.Image] = {}
+    images: dict[int, bytes] = {}
     failed: dict[int, str] = {}
     for name, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
         url, wanted = (urls or {}).get(name, name), list(members)
@@ -62,38 +62,68 @@ def read_images(
                 raise SourceError(f"{url}: is remote, and reports read remote shards only if --shards names them")
             if describe(url)[0] != planned_bytes.get(name):
                 raise SourceError(f"{url}: has changed since precompute read it; restore the shard")
-            with open_shard(url) as shard:
-                for sample in wanted:
-                    try:
-                        encoded = shard.read_at(sample["offset"], sample["size_bytes"])
-                        images[sample["row"]] = _thumbnail(preprocess_image(encoded, known))
-                    except Undecodable as error:
-                        failed[sample["row"]] = f"{url}: {sample['member']}: {error}"
+            for row, member, found in _pictures(url, wanted, known):
+                if isinstance(found, bytes):
+                    images[row] = found
+                else:
+                    failed[row] = f"{url}: {member}: {found}"
         except SourceError as error:
             failed |= {sample["row"]: str(error) for sample in wanted if sample["row"] not in images}
     return images, failed
 
 
-def overlay(image: Image.Image, contributions: Float[np.ndarray, "rows columns"], strongest: float) -> Image.Image:
-    """The image in pale grey under its map: blue at `-strongest`, no colour at 0, orange at `strongest`."""
-    smooth = Image.fromarray(contributions.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
-    share = np.clip(np.asarray(smooth) / max(strongest, np.finfo(np.float32).tiny), -1, 1)[..., None]
-    grey = np.asarray(image.convert("L").convert("RGB"), np.float32)
-    grey += _GREY_LIFT * (255 - grey)
-    colour = np.where(share >= 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
-    opacity = _STRONGEST * np.abs(share)
-    return Image.fromarray(np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8))
+def _pictures(
+    url: str, wanted: Sequence[Mapping[str, Any]], preprocess: Preprocess
+) -> Iterator[tuple[int, str, bytes | Undecodable]]:
+    """Row, member, and picture or error of each sample of a shard. Raises SourceError if the shard cannot be read."""
+
+    def picture(encoded: bytes) -> bytes | Undecodable:
+        try:
+            return encode(preprocess_image(encoded, preprocess), *SETTINGS[0])
+        except Undecodable as error:
+            return error
+
+    with open_shard(url) as shard, ThreadPoolExecutor() as threads:
+        for first in range(0, len(wanted), _AT_ONCE):
+            some = wanted[first : first + _AT_ONCE]
+            encoded = [shard.read_at(sample["offset"], sample["size_bytes"]) for sample in some]
+            for sample, found in zip(some, threads.map(picture, encoded), strict=True):
+                yield sample["row"], sample["member"], found
 
 
-def data_uri(image: Image.Image) -> str:
-    """The image as a JPEG data URI."""
+def encode(pixels: UInt8[np.ndarray, "height width 3"], side: int, quality: int) -> bytes:
+    """The image as WebP, with `side` pixels on its longer side if it has more."""
+    image = Image.fromarray(pixels)
+    # Larger images are reduced, and smaller ones stay as the model sees them.
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, "WEBP", quality=quality)
+    return buffer.getvalue()
 
 
-def _thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
-    return ImageOps.contain(Image.fromarray(pixels), (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+def fitted(pictures: Sequence[bytes], budget_bytes: int = BUDGET_BYTES) -> list[bytes]:
+    """The pictures, made smaller if together they exceed `budget_bytes` in base64.
+
+    The first of `SETTINGS` with which they fit is used, or else the last.
+    """
+    found = list(pictures)
+    with ThreadPoolExecutor() as threads:
+        for side, quality in SETTINGS[1:]:
+            if _base64_bytes(found) <= budget_bytes:
+                break
+
+            def smaller(picture: bytes, side: int = side, quality: int = quality) -> bytes:
+                with Image.open(io.BytesIO(picture)) as image:
+                    return encode(np.asarray(image.convert("RGB")), side, quality)
+
+            tried = [smaller(picture) for picture in pictures[:: max(1, len(pictures) // _TRIED)]]
+            if _base64_bytes(tried) * len(pictures) <= budget_bytes * len(tried) or (side, quality) == SETTINGS[-1]:
+                found = list(threads.map(smaller, pictures))
+    return found
+
+
+def _base64_bytes(pictures: Sequence[bytes]) -> int:
+    return sum(4 * -(-len(picture) // 3) for picture in pictures)
 
 
 def _place(sample: Mapping[str, Any]) -> tuple[str, int]:

@@ -1,8 +1,9 @@
-"""The report's content, and the HTML page that the templates make of it.
+"""The HTML page that the templates make of the report's content.
 
-The page is one file: style and script are inside. The template engine escapes every value, and the page's content
-policy forbids loading anything and running any other script. Without scripts everything can be read; only sorting,
-filtering and the tips of the grid need them.
+The page is one file: style, script and pictures are inside. The template engine escapes every value, and the page's
+content policy forbids loading anything and running any other script. Each picture is a rule of a style at the end of
+the page, which any number of elements can show, and which the first view does not wait for. Without scripts everything
+can be read; only sorting, filtering, the tips of the grid and the large pictures need them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -18,11 +18,12 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from headspan.concepts.labels import LABELLED_TEXTS
+from headspan.concepts.nulls import LEVEL, UNLABELLED
 from headspan.errors import counted
 from headspan.escapes import escaped
+from headspan.report.content import LOW_MAGNITUDE, Content
+from headspan.report.grid import measures
 from headspan.report.truth import images_of, percent, truth_tables
-from headspan.shards.samples import BadImage
-from headspan.world.checks import GroundTruth
 
 # These words on a page show that it is a report.
 KIND = "Attention heads, read with headspan"
@@ -30,72 +31,10 @@ KIND = "Attention heads, read with headspan"
 _BAD_SHOWN = 20
 _TEXT_LENGTH = 200
 _REMARK_LENGTH = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class DescribedHead:
-    """One head's label, score and first texts, each with whether it is consistent with the label."""
-
-    layer: int
-    head: int
-    label: str | None
-    score: int
-    group: str | None
-    texts: tuple[tuple[str, bool], ...]
-    # The share of the variance of the head's contributions that the first texts explain, and that all texts explain.
-    explained_first: float
-    explained_all: float
-
-    @property
-    def name(self) -> str:
-        """The name in the field's notation, such as `L22.H13`."""
-        return f"L{self.layer}.H{self.head}"
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """An image that responds to a head's first text; picture and map are data URIs, or None if there are none."""
-
-    key: str
-    caption: str | None
-    score: float
-    picture: str | None = None
-    map: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HeadExamples:
-    """A head's best images, and the contribution of a patch at which its maps reach full colour."""
-
-    head: DescribedHead
-    examples: list[Example]
-    strongest: float
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """Everything that the page shows."""
-
-    # Shown above everything else.
-    notices: list[str]
-    model: str
-    weights: str
-    facts: list[tuple[str, str]]
-    images: int
-    # The layers whose heads are described.
-    layers: tuple[int, ...]
-    heads: list[DescribedHead]
-    texts_per_head: int
-    at_k: list[float]
-    groups: dict[str, int]
-    ccr: float
-    # None unless the images are of the image world.
-    truth: GroundTruth | None
-    bad: list[BadImage]
-    examples: list[HeadExamples]
-    # The reason for every image that could not be read, by row.
-    missing: dict[int, str]
-    has_maps: bool
+# Sections are closed at first if a page has more of them.
+_OPEN_SECTIONS = 48
+# Names of other heads with the same image that a caption lists.
+_ALSO_SHOWN = 2
 
 
 def render(content: Content) -> str:
@@ -110,9 +49,18 @@ def render(content: Content) -> str:
             # These two are files of headspan and hold nothing from a store.
             style=Markup(style),
             script=Markup(script),
+            pictures=Markup(_picture_rules(content)),
             kind=KIND,
             content=content,
-            first=LABELLED_TEXTS,
+            measures=measures(content),
+            sections={section.head.name: section for section in content.sections},
+            closed=len(content.sections) > _OPEN_SECTIONS,
+            also_shown=_ALSO_SHOWN,
+            first=content.heads[0].first.texts,
+            voted=LABELLED_TEXTS,
+            level=LEVEL,
+            unlabelled=UNLABELLED,
+            low=LOW_MAGNITUDE,
             bad_shown=_BAD_SHOWN,
             remark_length=_REMARK_LENGTH,
             groups=_groups(content),
@@ -121,6 +69,18 @@ def render(content: Content) -> str:
             truth_tables=truth_tables(content.truth) if content.truth else (),
         )
     )
+
+
+def _picture_rules(content: Content) -> str:
+    """A style rule for each picture, so that it is in the page once; and the pictures' shape."""
+    height, width = content.input_size
+    rules = (f".p{place}{{background-image:url({data_uri(each)})}}" for place, each in enumerate(content.pictures))
+    return "\n".join((f":root{{--ratio:{int(width)}/{int(height)}}}", *rules))
+
+
+def data_uri(picture: bytes) -> str:
+    """A WebP picture as a data URI."""
+    return "data:image/webp;base64," + base64.b64encode(picture).decode()
 
 
 def _source(name: str) -> str:
@@ -142,10 +102,18 @@ def _templates() -> Environment:
         "brief": _brief,
         "commas": lambda count: f"{count:,}",
         "percent": percent,
+        # Magnitudes of early layers are far below a percent.
+        "small_percent": lambda share: percent(share) if not 0 < share < 0.01 else f"{100 * share:.2g}\u202f%",
+        "points": lambda share: "–" if math.isnan(share) else _signed(100 * share),
         "width": lambda share: f"{100 * share:.1f}",
         "whole": lambda count: f"{count:.0f}",
+        "one_digit": lambda value: "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−"),
+        "signed": _signed,
+        "fixed": _fixed,
         "two_digits": lambda value: f"{value:.2g}".replace("-", "−"),
-        "sortable": lambda share: f"{-1.0 if math.isnan(share) else share:.6f}",
+        "probability": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
+        "sortable": lambda share: f"{-1.0 if share is None or math.isnan(share) else share:.6f}",
+        "data_uri": data_uri,
     }
     return templates
 
@@ -157,10 +125,20 @@ def _shown(value: object) -> object:
 
 def _groups(content: Content) -> list[tuple[str, str, str]]:
     """Name, number and meaning of each group of heads, and of the ratio."""
+    scores = content.scores
+    if scores is None:
+        return []
     meaning = {"high": "CCS 5", "moderate": "CCS 3", "low": "CCS 0–1"}
-    ccr = "–" if math.isnan(content.ccr) else f"{content.ccr:.2f}"
-    ratio = ("CCR", ccr, "no high heads" if math.isnan(content.ccr) else "concepts shared by high heads, per high head")
-    return [*((name, f"{count}", meaning[name]) for name, count in content.groups.items()), ratio]
+    expected = scores.expected_groups or {}
+    found = [
+        (name, f"{count}", meaning[name] + (f"; {expected[name]:.1f} by chance" if name in expected else ""))
+        for name, count in scores.groups.items()
+    ]
+    ccr = "–" if math.isnan(scores.ccr) else f"{scores.ccr:.2f}"
+    ratio = "no high heads" if math.isnan(scores.ccr) else "concepts shared by high heads, per high head"
+    if scores.expected_ccr is not None and not math.isnan(scores.expected_ccr):
+        ratio += f"; {scores.expected_ccr:.2f} if so many heads were high by chance"
+    return [*found, ("CCR", ccr, ratio)]
 
 
 def _remarks(content: Content) -> list[str]:
@@ -172,6 +150,17 @@ def _remarks(content: Content) -> list[str]:
     if not content.has_maps:
         remarks.append("Maps need the contribution of each patch: run precompute with --emit heads,patches.")
     return remarks
+
+
+def _signed(value: float) -> str:
+    """A number with one decimal place and its sign; zero has none."""
+    rounded = round(value, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
+def _fixed(value: float, decimals: int) -> str:
+    # Adding zero removes the sign of a rounded zero.
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")
 
 
 def _brief(text: object, length: int = _TEXT_LENGTH) -> str:

@@ -52,10 +52,13 @@ const applyFilter = () => {
 };
 filter.addEventListener("input", applyFilter);
 
-// A link to a row that the filter hides shows all rows first.
-const reveal = (cell) => {
-  const row = document.getElementById(cell.hash.slice(1));
-  if (row.hidden) {
+// A link to a closed section opens it; a link to a row that the filter hides shows all rows first.
+const reveal = (hash) => {
+  const target = hash && document.getElementById(decodeURIComponent(hash.slice(1)));
+  if (!target) return;
+  const inside = target.querySelector("details") ?? target.closest("details");
+  if (inside) inside.open = true;
+  if (target.hidden) {
     filter.value = "";
     applyFilter();
   }
@@ -76,14 +79,16 @@ const hideTip = () => {
 const showTip = (cell) => {
   if (cell === tipped) return;
   hideTip();
-  const row = document.getElementById(cell.hash.slice(1));
+  const row = document.getElementById(cell.dataset.row);
   const find = (name) => row.querySelector(name);
-  const heading = part("h4", `${row.cells[0].textContent} `, part("span", find(".label").textContent));
-  const chip = find(".chip").cloneNode(true);
-  chip.prepend("CCS ");
-  heading.append(chip);
+  const heading = part("h4", `${row.cells[0].textContent} `, part("span", find(".label")?.textContent ?? ""));
+  const chip = find(".chip")?.cloneNode(true);
+  chip?.prepend("CCS ");
+  if (chip) heading.append(chip);
   const { first, all } = table.dataset;
-  const explained = `The first ${first} texts explain ${find(".first").textContent} of the variance, all ${all} explain ${find(".all").textContent}`;
+  const excess = find(".excess") ? `, ${find(".excess").textContent} points against chance` : "";
+  const magnitude = find(".magnitude") ? `. Magnitude: ${find(".magnitude").textContent} of the embeddings’ variance` : "";
+  const explained = `The first ${first} texts explain ${find(".first").textContent} of the variance${excess}; all ${all} explain ${find(".all").textContent}${magnitude}`;
   tip.replaceChildren(heading, find("ol").cloneNode(true), part("p", explained));
   tip.hidden = false;
   const place = cell.getBoundingClientRect();
@@ -114,7 +119,7 @@ grid.addEventListener("click", (event) => {
     showTip(cell);
     return;
   }
-  reveal(cell);
+  reveal(cell.hash);
   hideTip();
 });
 document.addEventListener("pointerdown", (event) => { if (!cellOf(event)) hideTip(); });
@@ -134,6 +139,30 @@ document.addEventListener("keydown", (event) => {
   next.tabIndex = 0;
   next.focus();
 });
-for (const link of document.querySelectorAll("section.head h3 a")) link.addEventListener("click", () => reveal(link));
+table.addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (link) reveal(link.hash);
+});
+window.addEventListener("hashchange", () => reveal(location.hash));
+reveal(location.hash);
+
+// All sections at once.
+const sections = [...document.querySelectorAll("section.head > details")];
+for (const [name, open] of [["open", true], ["close", false]]) {
+  const button = document.getElementById(name);
+  button.hidden = sections.length < 2;
+  button.addEventListener("click", () => { for (const section of sections) section.open = open; });
+}
+
+// A click shows an image and its map at full size; a further click or Escape closes them.
+const large = document.getElementById("large");
+document.getElementById("sections").addEventListener("click", (event) => {
+  const button = event.target.closest("figure button");
+  if (!button) return;
+  const images = part("div", ...[...button.children].map((child) => child.cloneNode(true)));
+  large.replaceChildren(images, button.nextElementSibling.cloneNode(true));
+  large.showModal();
+});
+large.addEventListener("click", () => large.close());
 
 page.dataset.ready = String(rows.length);

@@ -1,0 +1,109 @@
+"""The grid of heads: what its cells can be coloured by, and the level and words of each cell.
+
+A measure has six levels, 0 to 5, which are the same six colours for all measures.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headspan.concepts.labels import LABELLED_TEXTS
+from headspan.concepts.nulls import LEVEL
+from headspan.report.content import LOW_MAGNITUDE, Content, DescribedHead
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number of every head that the grid can show."""
+
+    # The first letter is that of the cells' classes, `e0` to `e5`.
+    key: str
+    title: str
+    about: str
+    # The range of each level, in words.
+    levels: tuple[str, ...]
+    level: Callable[[DescribedHead], int]
+    words: Callable[[DescribedHead], str]
+
+
+def measures(content: Content) -> list[Measure]:
+    """The measures that the results allow; the first is shown first."""
+    found = []
+    if content.has_chance:
+        found.append(_EXCESS)
+    else:
+        found.append(_EXPLAINED)
+    if content.has_magnitudes:
+        found.append(_MAGNITUDE)
+    if content.scores is not None:
+        found.append(_CCS)
+    return found
+
+
+def _between(value: float, bounds: Sequence[float]) -> int:
+    return 0 if math.isnan(value) else bisect_right(bounds, value)
+
+
+def _excess_level(head: DescribedHead) -> int:
+    chance = head.first.chance
+    return 0 if chance is None or head.no_effect else 1 + _between(chance.excess, (0.05, 0.1, 0.2, 0.3))
+
+
+def _excess_words(head: DescribedHead) -> str:
+    chance = head.first.chance
+    if chance is None or math.isnan(chance.excess):
+        return "–"
+    points = round(100 * chance.excess)
+    return f"{points:+d}".replace("-", "−") if points else "0"
+
+
+def _magnitude_level(head: DescribedHead) -> int:
+    share = math.nan if head.variance_share is None else head.variance_share
+    return 0 if head.low_magnitude else 1 + _between(share, (0.003, 0.01, 0.03, 0.1))
+
+
+def _magnitude_words(head: DescribedHead) -> str:
+    share = math.nan if head.variance_share is None else head.variance_share
+    return "–" if math.isnan(share) else f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}"
+
+
+_EXCESS = Measure(
+    "excess",
+    "Excess over chance",
+    f"The share of a head’s variance that its first {LABELLED_TEXTS} texts explain, less what a pool without meaning "
+    "explains (the same texts’ vectors, rotated at random), in percentage points. Heads with a share that chance gives "
+    f"with a probability above {100 * LEVEL:.0f}\u202f% have no effect.",
+    ("chance", "< 5", "5–10", "10–20", "20–30", "> 30"),
+    _excess_level,
+    _excess_words,
+)
+_EXPLAINED = Measure(
+    "explained",
+    "Share explained",
+    f"The share of a head’s variance that its first {LABELLED_TEXTS} texts explain, in percent. This run recorded no "
+    "chance to compare it with: run headspan textspan again, under another name (--run).",
+    ("< 20", "20–40", "40–60", "60–70", "70–80", "> 80"),
+    lambda head: _between(head.first.explained, (0.2, 0.4, 0.6, 0.7, 0.8)),
+    lambda head: "–" if math.isnan(head.first.explained) else f"{100 * head.first.explained:.0f}",
+)
+_MAGNITUDE = Measure(
+    "magnitude",
+    "Magnitude",
+    "The variance of a head’s contributions in percent of the variance of the embeddings. Contributions correlate, so "
+    f"these shares need not sum to 100. A head with less than {LOW_MAGNITUDE:g} of the average head’s share has a low "
+    "magnitude: it hardly changes an embedding, whatever its label.",
+    ("low", "< 0.3", "0.3–1", "1–3", "3–10", "> 10"),
+    _magnitude_level,
+    _magnitude_words,
+)
+_CCS = Measure(
+    "ccs",
+    "CCS",
+    f"The number of a head’s first {LABELLED_TEXTS} texts that match its label.",
+    ("0", "1", "2", "3", "4", "5"),
+    lambda head: head.score or 0,
+    lambda head: "–" if head.score is None else f"{head.score}",
+)

@@ -1,0 +1,71 @@
+"""Where the shards of a store's images are now, from whatever folder the report is written.
+
+A relative name is resolved against the folder of the run, then against the folder of the store. A local shard that is
+not where it was is also looked for beside the store, under the last parts of its path. A file counts only if it has the
+size that the plan records. Network addresses and commands are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from headspan.errors import SourceError
+from headspan.io.retry import is_remote
+from headspan.run.planned_sources import places
+from headspan.shards.samples import Shard
+from headspan.shards.urls import is_relative, local_path
+from headspan.store.reader import Store
+
+
+def find_shards(store: Store, shards: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
+    """The present address of each planned shard by its name in the store, and the names that no file was found for.
+
+    `shards` name all of them, in the order of the run, if they have moved. Raises SourceError if their number differs
+    from the plan's.
+    """
+    planned = store.shards()
+    urls = places(planned, store.attributes, shards)
+    if shards:
+        return urls, []
+    missing = []
+    for shard in planned:
+        url = urls[shard.url]
+        if url.startswith("pipe:") or is_remote(url) or _is(shard, Path(local_path(url))):
+            continue
+        found = next((path for path in _elsewhere(store.path.resolve().parent, shard.url) if _is(shard, path)), None)
+        if found:
+            urls[shard.url] = str(found)
+        elif not Path(local_path(url)).is_file():
+            missing.append(shard.url)
+    return urls, missing
+
+
+def missing_note(missing: Sequence[str], planned: int) -> str:
+    """One sentence that names missing shards."""
+    shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
+    return f"{len(missing):,} of {planned:,} shards {'was' if len(missing) == 1 else 'were'} not found: {shown}"
+
+
+_SHOWN = 3
+
+
+def _is(shard: Shard, path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == shard.size_bytes
+    except (OSError, ValueError):
+        return False
+
+
+def _elsewhere(folder: Path, name: str) -> Iterator[Path]:
+    """Where a shard may be if store and shards have moved together."""
+    try:
+        path = Path(local_path(name))
+    except SourceError:
+        return
+    if is_relative(name):
+        yield folder / path
+    parts = [part for part in path.parts if part not in ("/", "..", ".")]
+    for first in range(len(parts)):
+        yield folder.joinpath(*parts[first:])
+        yield folder.parent.joinpath(*parts[first:])
