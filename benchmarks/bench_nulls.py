@@ -26,7 +26,7 @@ from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 from headspan.world import write_world_shards
 
-QUESTION = "Heads above chance by number of images"
+QUESTION = "heads above chance by number of images"
 DUE_TO = (
     "Chance has the covariance of the same images, so few images do not put heads above chance: they make the texts "
     "unstable. The rows of one model share its texts and the first images, so they rise and fall together; the "
@@ -107,6 +107,21 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
                 ]
             )
     return found
+
+
+def headline(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: heads above chance and their excess at 2,000 images, trained and with random weights."""
+    cells = []
+    for row in line["rows"].values():
+        # A run at toy size has fewer images.
+        at = row.get("2000", row[max(row, key=int)])
+        cells.append(
+            f"{at['above']} of {line['heads']} heads above chance, mean excess {100 * at['excess']:+.1f} points"
+        )
+    trained, random = cells
+    by_chance = at["chance_mean"], at["chance_low"], at["chance_high"]
+    control = "random weights: {}; chance gives {:.1f} ({:.0f} to {:.0f})"
+    return f"reference model, five texts a head: {trained}", control.format(random, *by_chance)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ HEADLINES: tuple[tuple[str, Callable[[dict[str, Any]], tuple[str, str]]], ...] =
             bench_dense,
             bench_store_bytes,
             bench_textspan,
+            bench_nulls,
             bench_pipeline,
             bench_neighbours,
             bench_shards,
