@@ -426,7 +426,9 @@ def test_the_largest_models_page_stays_under_three_megabytes() -> None:
 def test_without_a_ccs_run_the_error_names_the_next_command(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     shutil.rmtree(tmp_path / "run.zarr" / "ccs")
-    with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
+    with pytest.raises(
+        StoreError, match="is of an older textspan/awkward, which was replaced since; run headspan label"
+    ):
         write_report(headspan.open(tmp_path / "run.zarr"), tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
@@ -435,10 +437,12 @@ def test_scores_of_an_earlier_textspan_run_are_not_shown_with_a_new_one(made: Pa
     shutil.copytree(made / "plain.zarr", tmp_path / "run.zarr")
     store = headspan.open(tmp_path / "run.zarr")
     headspan.textspan(store, POOL, texts_per_head=6, rank=1, overwrite=True, save=True)
-    with pytest.raises(StoreError, match="has no ccs run; run headspan ccs"):
+    with pytest.raises(
+        StoreError, match="is of an older textspan/awkward, which was replaced since; run headspan label"
+    ):
         write_report(store, tmp_path / "report.html")
-    label_heads(store, save=True)
-    concept_consistency(store, save=True)
+    label_heads(store, save=True, overwrite=True)
+    concept_consistency(store, save=True, overwrite=True)
     assert write_report(store, tmp_path / "report.html").is_file()
 
 
