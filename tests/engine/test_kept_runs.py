@@ -189,8 +189,8 @@ KILLS = st.one_of(st.none(), st.tuples(st.integers(1, 9), st.booleans()))
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example([(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[1], True), None), *CHAIN])
-@example([(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[2], True), (3, False)), *CHAIN])
+@example(steps=[(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[1], True), None), *CHAIN])
+@example(steps=[(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[2], True), (3, False)), *CHAIN])
 @given(steps=st.lists(st.tuples(OPERATIONS, KILLS), min_size=3, max_size=9))
 def test_sequences_of_analyses_overwrites_removals_and_kills_lose_nothing_and_mix_nothing(
     steps: list[tuple[tuple[str, Any, bool], tuple[int, bool] | None]], chain_store: Path
