@@ -112,6 +112,7 @@ def _templates() -> Environment:
         "fixed": _fixed,
         "two_digits": lambda value: f"{value:.2g}".replace("-", "−"),
         "probability": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
+        "equals": lambda p: "< 0.001" if p < 0.001 else f"= {p:.2g}",
         "sortable": lambda share: f"{-1.0 if share is None or math.isnan(share) else share:.6f}",
         "data_uri": data_uri,
     }
