@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 import headspan as hs
@@ -99,7 +99,8 @@ def content_of(kind: str, made: tuple[Any, ...]) -> list[Any]:
     for head in spans.heads():
         of_texts = [concepts[text] for text in spans.texts(*head, 5)]
         label = max(of_texts, key=of_texts.count)
-        found.append((label, [concept == label for concept in of_texts]))
+        # A head of low rank may have fewer texts than there are votes.
+        found.append((label, [number < len(of_texts) and of_texts[number] == label for number in range(5)]))
     return found
 
 
@@ -184,11 +185,19 @@ OPERATIONS = st.one_of(
     st.tuples(st.sampled_from(["labels", "ccs"]), st.none(), st.booleans()),
     st.tuples(st.just("remove"), st.sampled_from(KINDS), st.just(False)),
 )
+# Shrinking would repeat slow steps for minutes.
+PHASES = (Phase.explicit, Phase.generate)
 CHAIN = [(("labels", None, False), None), (("ccs", None, False), None)]
 KILLS = st.one_of(st.none(), st.tuples(st.integers(1, 9), st.booleans()))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    phases=PHASES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @example(steps=[(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[1], True), None), *CHAIN])
 @example(steps=[(("textspan", CHOICES[0], False), None), *CHAIN, (("textspan", CHOICES[2], True), (3, False)), *CHAIN])
 @given(steps=st.lists(st.tuples(OPERATIONS, KILLS), min_size=3, max_size=9))
