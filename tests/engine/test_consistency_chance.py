@@ -286,20 +286,33 @@ def test_scores_are_read_without_chance_if_their_texts_cannot_be_read(toy_copy: 
     assert found.to_frame()["p"].isna().all()
 
 
+def variances(store: hs.Store) -> dict[tuple[int, int], str]:
+    """What a listing says about the magnitude of every head, from dense contributions."""
+    variance = store.heads().astype(np.float64).var(axis=0).sum(axis=-1)
+    embedding = store.embedding / np.linalg.norm(store.embedding, axis=1, keepdims=True)
+    shares = variance / embedding.astype(np.float64).var(axis=0).sum()
+    return {
+        (layer, head): f"{100 * shares[place, head]:.2f} % of the variance"
+        for place, layer in enumerate(store.layers)
+        for head in range(store.heads_per_layer)
+    }
+
+
 def test_commands_show_heads_that_do_not_beat_chance_as_unlabelled(
     toy_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(hs.open(toy_copy), CHOSEN, BIG, "big")
     assert main(["label", str(toy_copy)]) == 0
     out = capsys.readouterr().out
-    assert "L0.H0\ta\tp 5.9e-05\tadjusted 0.00018\n" in out
-    assert "L0.H1\tunlabelled (chance), most common: b\tp 0.76\tadjusted 1\n" in out
-    assert "L1.H2\t-\tp 1\tadjusted 1\n" in out
+    shown = variances(hs.open(toy_copy))
+    assert f"L0.H0\ta\tp 5.9e-05\tadjusted 0.00018\t{shown[0, 0]}\n" in out
+    assert f"L0.H1\tunlabelled (chance), most common: b\tp 0.76\tadjusted 1\t{shown[0, 1]}\n" in out
+    assert f"L1.H2\t-\tp 1\tadjusted 1\t{shown[1, 2]}\n" in out
     assert "labelled 3 (0.021) of 6 heads, at p < 0.05; in brackets: the expected number by chance\n" in out
     assert main(["ccs", str(toy_copy)]) == 0
     out = capsys.readouterr().out
     assert "L0.H2\t4\tb\tp 0.0042\t" in out
-    assert "L1.H0\t1\tunlabelled (chance), most common: a\tp 1\tadjusted 1\n" in out
+    assert f"L1.H0\t1\tunlabelled (chance), most common: a\tp 1\tadjusted 1\t{shown[1, 0]}\n" in out
     assert re.search(r"^high 2 \(0\.00029\), moderate 0 \(0\.45\), low 2 \(2\.2\)$", out, re.MULTILINE)
     assert re.search(r"^CCS@0 0\.167 .*\nCCS@0 0\.167 .* CCS@5 0\.000  by chance$", out, re.MULTILINE)
     assert "CCR 0.500 (0.062 for 2 high heads by chance)\n" in out
@@ -308,9 +321,9 @@ def test_commands_show_heads_that_do_not_beat_chance_as_unlabelled(
     assert re.search(r"^L1 +3 +1 \(0\.0083\) +1 \(", out, re.MULTILINE)
     assert main(["votes", str(toy_copy)]) == 0
     out = capsys.readouterr().out
-    assert "L0.H0  a  CCS 5  p 5.9e-05\n" in out
-    assert "L1.H0  a  CCS 1  p 1, unlabelled (chance)\n" in out
-    assert "L1.H2  -  CCS 0\n" in out
+    assert f"L0.H0  a  CCS 5  p 5.9e-05  {shown[0, 0]}\n" in out
+    assert f"L1.H0  a  CCS 1  p 1, unlabelled (chance)  {shown[1, 0]}\n" in out
+    assert f"L1.H2  -  CCS 0  {shown[1, 2]}\n" in out
     assert main(["compare", str(toy_copy)]) == 0
     out = capsys.readouterr().out
     assert re.search(r" big +1 +6 +3 \(0\.021\) +2 \(0\.00029\) ", out)

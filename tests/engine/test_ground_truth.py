@@ -234,7 +234,7 @@ def test_controls_are_measured_by_the_same_code_stored_and_read_back(tmp_path: P
 
 def test_high_heads_stand_beside_their_expected_number_by_chance_which_is_not_stored(tmp_path: Path) -> None:
     store = hand_store(tmp_path / "s", COLOUR_AND_SHAPE, RIGHT_LABELS)
-    truth = check_ground_truth(store)
+    truth = check_ground_truth(store, save=True)
     # Two heads have five of the pool's 40 texts; each of its eight concepts has five.
     expected = dict.fromkeys(FACTOR_OF, pytest.approx(2 / math.comb(40, 5)))
     assert truth.high_by_chance == expected

@@ -439,7 +439,7 @@ def test_analyses_work_on_a_store_that_may_only_be_read_and_leave_nothing_behind
     hs.textspan(hs.open(path), POOL, texts_per_head=5, save=True)
     with read_only(path):
         assert main(["label", str(path), "--head", "L1.H1"]) == 0
-        assert capsys.readouterr().out.splitlines()[1:] == [f"L1.H1\t{labels.name(1, 1)}"]
+        assert f"L1.H1\tunlabelled (chance), most common: {labels.name(1, 1)}\t" in capsys.readouterr().out
         assert main(["ccs", str(path)]) == 0
         said = capsys.readouterr()
         assert "CCS@5" in said.out
