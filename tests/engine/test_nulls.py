@@ -203,6 +203,21 @@ def test_the_count_of_heads_above_chance_is_calibrated_even_if_heads_are_copies(
     assert within >= 175
 
 
+@pytest.mark.parametrize("draws", [20, 39, 40, 59])
+def test_draws_are_counted_by_no_stricter_rule_than_the_run(draws: int) -> None:
+    generator = np.random.default_rng(draws)
+    small = 0
+    for _ in range(200):
+        # The run is exchangeable with the draws, and its heads are independent.
+        shares = generator.random((1 + draws, 30))
+        found = heads_above(shares[0], shares[1:], 5, 0.05)
+        assert found.above == above_by_hand(shares[0], shares[1:], 0.05)
+        assert found.expected >= 30 * np.floor(0.05 * (1 + draws)) / (1 + draws)
+        small += found.p <= 0.05
+    # 5 % of 200 are 10, with a standard deviation of 3.1.
+    assert small <= 23
+
+
 def test_heads_that_share_a_pool_are_counted_against_a_pool_without_meaning() -> None:
     # Twelve heads that see the same three directions, and a pool with a strong mean, are above chance together.
     generator = np.random.default_rng(4)
