@@ -94,7 +94,8 @@ _MAGNITUDE = Measure(
     "Magnitude",
     "The variance of a head’s contributions in percent of the variance of the embeddings. Contributions correlate, so "
     f"these shares need not sum to 100. A head with less than {LOW_MAGNITUDE:g} of the average head’s share has a low "
-    "magnitude: it hardly changes an embedding, whatever its label.",
+    "magnitude: it hardly changes an embedding, whatever its label. The share of the squared length, in the heads’ "
+    "sections, includes the mean contribution, which is the same for all images.",
     ("low", "< 0.3", "0.3–1", "1–3", "3–10", "> 10"),
     _magnitude_level,
     _magnitude_words,
