@@ -274,6 +274,8 @@ def test_clear_directions_are_stable_and_heads_without_texts_have_no_stability()
     along = contributions @ own.basis
     assert kept_share(along, own, pool, np.arange(5), 300, 0) == 1
     assert np.isnan(kept_share(along, own, pool, np.full(5, -1), 300, 0))
+    # All texts of a pool stay, whatever the images.
+    assert np.isnan(kept_share(along, own, pool[:5], np.arange(5), 300, 0))
 
 
 def test_a_sample_has_evenly_spread_images_of_all_stores(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:
