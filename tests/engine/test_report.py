@@ -477,6 +477,7 @@ def test_missing_values_and_long_texts_are_shown_readably() -> None:
     outline = Outline(render(some_content()))
     texts = outline.body_texts()
     assert outline.complaints == []
+    assert any("variance that its first 2 texts explain" in text for text in texts)
     assert "no high heads" in texts
     assert "23 images could not be used" in texts
     assert "key<19>" in texts
