@@ -203,6 +203,21 @@ def test_the_count_of_heads_above_chance_is_calibrated_even_if_heads_are_copies(
     assert within >= 175
 
 
+@pytest.mark.parametrize("draws", [20, 39, 40, 59])
+def test_draws_are_counted_by_no_stricter_rule_than_the_run(draws: int) -> None:
+    generator = np.random.default_rng(draws)
+    small = 0
+    for _ in range(200):
+        # The run is exchangeable with the draws, and its heads are independent.
+        shares = generator.random((1 + draws, 30))
+        found = heads_above(shares[0], shares[1:], 5, 0.05)
+        assert found.above == above_by_hand(shares[0], shares[1:], 0.05)
+        assert found.expected >= 30 * np.floor(0.05 * (1 + draws)) / (1 + draws)
+        small += found.p <= 0.05
+    # 5 % of 200 are 10, with a standard deviation of 3.1.
+    assert small <= 23
+
+
 def test_heads_that_share_a_pool_are_counted_against_a_pool_without_meaning() -> None:
     # Twelve heads that see the same three directions, and a pool with a strong mean, are above chance together.
     generator = np.random.default_rng(4)
@@ -259,6 +274,8 @@ def test_clear_directions_are_stable_and_heads_without_texts_have_no_stability()
     along = contributions @ own.basis
     assert kept_share(along, own, pool, np.arange(5), 300, 0) == 1
     assert np.isnan(kept_share(along, own, pool, np.full(5, -1), 300, 0))
+    # All texts of a pool stay, whatever the images.
+    assert np.isnan(kept_share(along, own, pool[:5], np.arange(5), 300, 0))
 
 
 def test_a_sample_has_evenly_spread_images_of_all_stores(toy_run: ToyRun, toy_copy: Path, tmp_path: Path) -> None:

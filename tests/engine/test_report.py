@@ -477,6 +477,7 @@ def test_missing_values_and_long_texts_are_shown_readably() -> None:
     outline = Outline(render(some_content()))
     texts = outline.body_texts()
     assert outline.complaints == []
+    assert any("variance that its first 2 texts explain" in text for text in texts)
     assert "no high heads" in texts
     assert "23 images could not be used" in texts
     assert "key<19>" in texts
@@ -505,6 +506,7 @@ def test_what_chance_explains_as_well_is_marked_in_grid_table_and_section() -> N
     ]
     assert [re.findall(r"<b [^>]*>(.*?)</b>", cell) for *_, cell in cells] == [["+10", "25", "2"], ["+20", "25", "5"]]
     assert ["unlabelled" in cell for *_, cell in cells] == [True, False]
+    assert "1 labelled head has no effect or a low magnitude, so its label says little about the model." in page
     weak_words, strong_words = (" ".join(Outline(each).body_texts()) for each in sections_of(page).values())
     assert "No effect: a pool without meaning explains as much (p = 0.85)" in weak_words
     assert "unlabelled (chance)" in weak_words
@@ -580,6 +582,8 @@ const measures = () => [...document.querySelectorAll("#grid a:first-child b")].s
 said.first = measures();
 document.getElementById("by-ccs").click();
 said.second = measures();
+document.querySelector('section.head a[href="#about-excess"]').click();
+said.explained = measures();
 document.getElementById("L0.H1").querySelector("figure button").click();
 said.large = [document.getElementById("large").open, document.querySelectorAll("#large .pic").length];
 said.width = document.documentElement.scrollWidth;
@@ -627,13 +631,15 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
     assert said["filtered"] == "L1.H2"
     # The label does not beat chance.
     assert said["tip"].startswith(f"L0.H0 {found.labels.name(0, 0)} (chance)CCS {found.scores[0, 0]}")
-    assert "points against chance" in said["tip"]
+    assert re.search(r", [+−]?[\d.]+ points against chance; ", said["tip"])
     assert read_spans(store).texts(0, 0, 1)[0] in said["tip"]
     assert said["next"] == "#L0.H1"
     assert (said["closed"], said["opened"]) == (0, ["L0.H1"])
     # One measure of a cell is shown at a time.
     assert said["first"] == [True, False, False]
     assert said["second"] == [False, False, True]
+    # A link to what a measure means shows that measure.
+    assert said["explained"] == [True, False, False]
     assert said["large"] == [True, 2]
     # The page does not scroll sideways.
     assert said["width"] <= 500

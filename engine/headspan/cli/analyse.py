@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
@@ -146,8 +147,9 @@ def _explained(spans: HeadSpans, layer: int, head: int) -> str:
         chance, everything = spans.chance(layer, head, first), spans.chance(layer, head, most)
         parts[0] += f" (chance {chance.low:.1%} to {chance.high:.1%}, ceiling {chance.ceiling:.1%})"
         rest += f" (chance {everything.mean:.1%})"
-    if spans.stability is not None and spans.texts(layer, head, 1):
-        parts.append(f"stability {spans.stability[spans.layers.index(layer), head]:.2f}")
+    if spans.stability is not None:
+        stability = spans.stability[spans.layers.index(layer), head]
+        parts += [] if math.isnan(stability) else [f"stability {stability:.2f}"]
     return "; ".join([*parts, *([rest] if most > first else [])])
 
 

@@ -68,6 +68,11 @@ class DescribedHead:
         return self.first.chance is not None and not self.first.chance.p <= LEVEL
 
     @property
+    def weak(self) -> bool:
+        """Whether a label says little about the model: the texts have no effect, or the head hardly matters."""
+        return self.no_effect or self.low_magnitude
+
+    @property
     def rank(self) -> tuple[float, ...]:
         """What orders heads, strongest first: excess over chance, else CCS and the share explained."""
         explained = -math.inf if math.isnan(self.first.explained) else self.first.explained

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.concepts.nulls import LEVEL
@@ -36,6 +36,8 @@ def measures(content: Content) -> list[Measure]:
         found.append(_EXCESS)
     else:
         found.append(_EXPLAINED)
+    # A head has fewer texts if the pool or the run does.
+    found = [replace(each, about=each.about.format(texts=content.heads[0].first.texts)) for each in found]
     if content.has_magnitudes:
         found.append(_MAGNITUDE)
     if content.scores is not None:
@@ -73,7 +75,7 @@ def _magnitude_words(head: DescribedHead) -> str:
 _EXCESS = Measure(
     "excess",
     "Excess over chance",
-    f"The share of a head’s variance that its first {LABELLED_TEXTS} texts explain, less what a pool without meaning "
+    "The share of a head’s variance that its first {texts} texts explain, less what a pool without meaning "
     "explains (the same texts’ vectors, rotated at random), in percentage points. Heads with a share that chance gives "
     f"with a probability above {100 * LEVEL:.0f}\u202f% have no effect.",
     ("chance", "< 5", "5–10", "10–20", "20–30", "> 30"),
@@ -83,7 +85,7 @@ _EXCESS = Measure(
 _EXPLAINED = Measure(
     "explained",
     "Share explained",
-    f"The share of a head’s variance that its first {LABELLED_TEXTS} texts explain, in percent. This run recorded no "
+    "The share of a head’s variance that its first {texts} texts explain, in percent. This run recorded no "
     "chance to compare it with: run headspan textspan again, under another name (--run).",
     ("< 20", "20–40", "40–60", "60–70", "70–80", "> 80"),
     lambda head: _between(head.first.explained, (0.2, 0.4, 0.6, 0.7, 0.8)),
@@ -94,7 +96,8 @@ _MAGNITUDE = Measure(
     "Magnitude",
     "The variance of a head’s contributions in percent of the variance of the embeddings. Contributions correlate, so "
     f"these shares need not sum to 100. A head with less than {LOW_MAGNITUDE:g} of the average head’s share has a low "
-    "magnitude: it hardly changes an embedding, whatever its label.",
+    "magnitude: it hardly changes an embedding, whatever its label. The share of the squared length, in the heads’ "
+    "sections, includes the mean contribution, which is the same for all images.",
     ("low", "< 0.3", "0.3–1", "1–3", "3–10", "> 10"),
     _magnitude_level,
     _magnitude_words,

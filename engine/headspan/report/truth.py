@@ -120,7 +120,8 @@ def _neighbours(truth: GroundTruth) -> Table:
     return Table(
         "Neighbours through the heads of a concept",
         "Share of an image’s ten nearest images that have the same value of the concept. First number: neighbours "
-        "through the heads labelled with the concept; second: through all heads. Chance: images drawn at random.",
+        "through the heads labelled with the concept; second: through all heads. Heads whose label is "
+        "no better than chance are included. Chance: images drawn at random.",
         ("concept", "this model", *truth.controls, "chance"),
         _rows(rows),
     )
@@ -174,8 +175,8 @@ def _ablations(truth: GroundTruth) -> Table:
         rows.append((f"{each.concept}, {len(each.heads)}", *cells))
     return Table(
         "What is lost without the heads of a concept",
-        "Points of zero-shot accuracy lost if the direct contributions of these heads are replaced by their means. The "
-        "concept’s own factor is bold.",
+        "Points of zero-shot accuracy lost if the direct contributions of these heads are replaced by their means. "
+        "Heads whose label is no better than chance are included. The concept’s own factor is bold.",
         ("heads at their means", *map(_spaced, factors)),
         _rows(rows),
         wide=True,

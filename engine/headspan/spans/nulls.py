@@ -10,6 +10,7 @@ null, because texts crowd in few directions; it says what so many directions rea
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -250,8 +251,11 @@ def heads_above(
     if not 0 < level < 1:
         raise SettingsError(f"level {level} is not a level; give a number between 0 and 1, such as 0.05")
     draws = len(null)
-    above = int(_above(explained, null, level).sum())
-    others = [_above(null[draw], np.delete(null, draw, axis=0), level).sum() for draw in range(draws)]
+    # The most draws that may reach the share of a head that is above chance. It holds for a draw among the others too:
+    # their number is smaller by one, and a rule of its own would be stricter for draws than for the run.
+    most = math.floor(level * (1 + draws) + 1e-9) - 1
+    above = int(_above(explained, null, most).sum())
+    others = [_above(null[draw], np.delete(null, draw, axis=0), most).sum() for draw in range(draws)]
     counts = np.array(others, np.float64)
     low, high = range_of(counts)
     p = (1 + int((counts >= above).sum())) / (1 + draws)
@@ -260,6 +264,6 @@ def heads_above(
     )
 
 
-def _above(own: Float[np.ndarray, " head"], drawn: Float[np.ndarray, "draw head"], level: float) -> np.ndarray:
-    above: np.ndarray = 1 + (drawn >= own - _TIE).sum(axis=0) <= level * (1 + len(drawn)) + 1e-9
+def _above(own: Float[np.ndarray, " head"], drawn: Float[np.ndarray, "draw head"], most: int) -> np.ndarray:
+    above: np.ndarray = (drawn >= own - _TIE).sum(axis=0) <= most
     return above

@@ -53,7 +53,8 @@ class HeadSpans(Tabular):
     # many directions share their variance. None for runs of earlier versions.
     ranks: Int[np.ndarray, "layer head"] | None = None
     effective_rank: Float[np.ndarray, "layer head"] | None = None
-    # The mean share of the first five texts that stay when images are resampled; NaN for a head without texts.
+    # The mean share of the first five texts that stay when images are resampled; NaN for a head without texts,
+    # and for a pool without other texts.
     stability: Float[np.ndarray, "layer head"] | None = None
 
     def __repr__(self) -> str:

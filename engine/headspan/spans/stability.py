@@ -39,7 +39,8 @@ def stability_of(
 ) -> Float64[np.ndarray, " head"]:
     """The mean share of each head's first five texts that are among the first five of resampled images.
 
-    `heads` and `chosen` follow layers and heads, and are of `images` images. The value of a head without texts is NaN.
+    `heads` and `chosen` follow layers and heads, and are of `images` images. The value is NaN for a head
+    without texts, and for a pool without other texts, since no text can give way.
     Synonyms in the pool lower the share: a text that gives way to its synonym counts as lost.
     """
     pool = np.asarray(vectors, np.float64)
@@ -102,7 +103,7 @@ def kept_share(
     """
     first = chosen[:FIRST_TEXTS]
     first = first[first >= 0]
-    if not len(first):
+    if not len(first) or len(pool) <= len(first):
         return float("nan")
     covariances = head.covariance + np.sqrt(min(1.0, len(contributions) / images)) * _deviations(contributions, seed)
     picks, _ = greedy((pool @ head.basis)[None], covariances, len(chosen[:FIRST_TEXTS]))

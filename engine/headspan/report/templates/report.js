@@ -58,6 +58,8 @@ const reveal = (hash) => {
   if (!target) return;
   const inside = target.querySelector("details") ?? target.closest("details");
   if (inside) inside.open = true;
+  // What a measure means is shown with the grid's colours by it.
+  if (target.classList.contains("of")) document.getElementById(target.id.replace("about-", "by-")).checked = true;
   if (target.hidden) {
     filter.value = "";
     applyFilter();
@@ -81,13 +83,15 @@ const showTip = (cell) => {
   hideTip();
   const row = document.getElementById(cell.dataset.row);
   const find = (name) => row.querySelector(name);
+  // Without the marks that follow it.
+  const number = (name) => find(name).firstChild.textContent.trim();
   const heading = part("h4", `${row.cells[0].textContent} `, part("span", find(".label")?.textContent ?? ""));
   const chip = find(".chip")?.cloneNode(true);
   chip?.prepend("CCS ");
   if (chip) heading.append(chip);
   const { first, all } = table.dataset;
-  const excess = find(".excess") ? `, ${find(".excess").textContent} points against chance` : "";
-  const magnitude = find(".magnitude") ? `. Magnitude: ${find(".magnitude").textContent} of the embeddings’ variance` : "";
+  const excess = find(".excess") ? `, ${number(".excess")} points against chance` : "";
+  const magnitude = find(".magnitude") ? `. Magnitude: ${number(".magnitude")} of the embeddings’ variance` : "";
   const explained = `The first ${first} texts explain ${find(".first").textContent} of the variance${excess}; all ${all} explain ${find(".all").textContent}${magnitude}`;
   tip.replaceChildren(heading, find("ol").cloneNode(true), part("p", explained));
   tip.hidden = false;
@@ -141,6 +145,11 @@ document.addEventListener("keydown", (event) => {
 });
 table.addEventListener("click", (event) => {
   const link = event.target.closest("a");
+  if (link) reveal(link.hash);
+});
+// Before the browser scrolls, which it does not do to what is hidden.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#about-"]');
   if (link) reveal(link.hash);
 });
 window.addEventListener("hashchange", () => reveal(location.hash));
