@@ -92,6 +92,8 @@ class Tabular:
 
 
 def _write(path: str | Path, data: bytes) -> None:
+    if not Path(path).name:
+        raise StoreError(f"{str(path)!r}: the table cannot be written there (it is no file's name); name another file")
     try:
         write_atomically(Path(path), [data])
     except StoreError as error:
