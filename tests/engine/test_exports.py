@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,20 @@ def test_a_table_that_cannot_be_written_is_one_sentence_and_an_earlier_file_stay
     with pytest.raises(StoreError):
         Table({"a": [1]}).to_parquet(tmp_path / "folder.csv")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder.csv"]
+
+
+def test_links_and_pipes_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("earlier")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    Table({"a": [1]}).to_csv(tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == "a\n1\n"
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    Table({"a": [2]}).to_csv(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.read(reading, 100) == b"a\n2\n"
+    os.close(reading)
 
 
 def test_awkward_values_survive_in_every_format(tmp_path: Path) -> None:
