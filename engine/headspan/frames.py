@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -92,10 +93,20 @@ class Tabular:
 
 
 def _write(path: str | Path, data: bytes) -> None:
+    if not Path(path).name:
+        raise StoreError(f"{str(path)!r}: the table cannot be written there (it is no file's name); name another file")
+    # Through a link, which stays a link.
+    target = Path(os.path.realpath(path))
     try:
-        write_atomically(Path(path), [data])
-    except StoreError as error:
-        why = getattr(error.__cause__, "strerror", None) or error
+        if Path(path).exists() and not (target.is_file() or target.is_dir()):
+            # A pipe or a device, such as /dev/null, is written to, never replaced.
+            with Path(path).open("ab") as file:
+                file.write(data)
+            return
+        write_atomically(target, [data])
+    except (StoreError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        why = getattr(cause, "strerror", None) or error
         raise StoreError(f"{path}: the table cannot be written there ({why}); name another file") from error
 
 

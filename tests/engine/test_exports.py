@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from headspan.cli.exports import Table
 from headspan.cli.main import main
 from headspan.concepts.votes import read_votes
 from headspan.errors import StoreError
+from headspan.frames import Tabular
 from tests.conftest import ToyRun
 
 POOL = hs.Pool(
@@ -41,13 +43,28 @@ def path(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_python(command: str, store: hs.Store) -> Any:
     """The result whose table the command prints."""
     return {
-        "label": lambda: hs.concepts.label_heads(store),
-        "ccs": lambda: hs.concepts.concept_consistency(store),
-        "votes": lambda: read_votes(store),
+        "label": lambda: of_heads(store, labels_beside_chance(store)),
+        "ccs": lambda: of_heads(store, hs.concepts.concept_consistency(store)),
+        "votes": lambda: of_heads(store, read_votes(store)),
         "compare": lambda: hs.concepts.compare([store]),
         "info": lambda: hs.info(store),
+        "info --heads": lambda: store.magnitudes(),
         "runs": lambda: hs.runs(store),
     }[command]()
+
+
+def labels_beside_chance(store: hs.Store) -> Table:
+    columns = hs.concepts.concept_consistency(store)._columns()
+    return Table({name: values for name, values in columns.items() if name not in ("score", "group")})
+
+
+def of_heads(store: hs.Store, table: Tabular) -> Table:
+    """The table with the magnitude of each row's head."""
+    columns = dict(table._columns())
+    magnitudes = [store.magnitudes().of(*head) for head in zip(columns["layer"], columns["head"], strict=True)]
+    for name, values in zip(("variance_share", "squared_length_share"), zip(*magnitudes, strict=True), strict=True):
+        columns[name] = values
+    return Table(columns)
 
 
 def as_text(value: Any) -> str:
@@ -60,14 +77,14 @@ def null_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-@pytest.mark.parametrize("command", ["label", "ccs", "votes", "compare", "info", "runs"])
+@pytest.mark.parametrize("command", ["label", "ccs", "votes", "compare", "info", "info --heads", "runs"])
 def test_a_command_writes_the_table_of_its_result_in_three_formats(
     command: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = {name: list(values) for name, values in in_python(command, hs.open(path))._columns().items()}
     files = {name: tmp_path / f"table.{name}" for name in ("csv", "json", "parquet")}
     flags = [word for name, file in files.items() for word in (f"--{name}", str(file))]
-    assert main([command, str(path), *flags]) == 0
+    assert main([*command.split(), str(path), *flags]) == 0
     said = capsys.readouterr()
     assert said.out
     assert all(f"table written to {file}\n" in said.err for file in files.values())
@@ -81,7 +98,7 @@ def test_a_command_writes_the_table_of_its_result_in_three_formats(
     assert pq.read_table(files["parquet"]).to_pylist() == known
     # Nothing but the table is printed.
     for flag, text in (("--csv", files["csv"]), ("--json", files["json"])):
-        assert main([command, str(path), flag, "-"]) == 0
+        assert main([*command.split(), str(path), flag, "-"]) == 0
         assert capsys.readouterr().out == text.read_text(encoding="utf-8")
 
 
@@ -134,6 +151,16 @@ def test_tables_that_cannot_be_printed_are_refused_before_any_work(
         assert capsys.readouterr().err.startswith(f"headspan: {sentence}")
 
 
+def test_flags_that_exclude_each_other_are_refused(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", str(path), "--remove", "pool", "--csv", "-"]) == 2
+    assert "--remove lists no runs, so there is no table to write" in capsys.readouterr().err
+    assert hs.runs(path)
+    assert main(["agreement", str(path), "--write", "sheet.csv", "--csv", "-"]) == 2
+    assert "--write measures nothing, so there is no table to write" in capsys.readouterr().err
+    assert main(["info", str(path), "--heads", "--notes"]) == 2
+    assert "--heads and --notes: give each in a command of its own" in capsys.readouterr().err
+
+
 def test_a_table_that_cannot_be_written_is_one_sentence_and_an_earlier_file_stays(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,9 +172,26 @@ def test_a_table_that_cannot_be_written_is_one_sentence_and_an_earlier_file_stay
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError):
         Table({"a": [1]}).to_json(tmp_path / "file" / "below.json")
+    for name in ("", ".", "/"):
+        with pytest.raises(StoreError, match=r"the table cannot be written there \(it is no file's name\)"):
+            Table({"a": [1]}).to_csv(name)
     with pytest.raises(StoreError):
         Table({"a": [1]}).to_parquet(tmp_path / "folder.csv")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder.csv"]
+
+
+def test_links_and_pipes_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("earlier")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    Table({"a": [1]}).to_csv(tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == "a\n1\n"
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    Table({"a": [2]}).to_csv(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.read(reading, 100) == b"a\n2\n"
+    os.close(reading)
 
 
 def test_awkward_values_survive_in_every_format(tmp_path: Path) -> None:

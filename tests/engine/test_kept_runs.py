@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -310,6 +311,19 @@ def test_equal_labels_of_a_newer_run_are_of_the_newer_run(toy_copy: Path) -> Non
     assert read_scores(store).older is None
 
 
+def test_a_result_of_another_step_is_refused_in_one_sentence(toy_copy: Path) -> None:
+    # In a process of its own, where nothing checks types.
+    code = (
+        "import headspan as hs\n"
+        f"store = hs.open({str(toy_copy)!r})\n"
+        "spans = hs.textspan(store, hs.Pool('p', ('a', 'b', 'c', 'd', 'e'), tuple('xxyyz')), texts_per_head=5)\n"
+        "hs.concepts.concept_consistency(store, spans)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "SettingsError: run HeadSpans('p': 5 texts for" in done.stderr
+    assert "is not the name of a run, and not the result that this step starts from" in done.stderr
+
+
 def test_removing_a_run_keeps_what_was_made_from_it(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     empty = relative_files(toy_copy)
@@ -320,6 +334,11 @@ def test_removing_a_run_keeps_what_was_made_from_it(toy_copy: Path) -> None:
     hs.textspan(store, POOL, texts_per_head=5, run="second")
     with pytest.raises(
         StoreError, match=r"textspan/pool was made from texts/pool and needs them; remove textspan/pool"
+    ):
+        hs.remove_runs(store, ["texts/pool", "textspan/second"])
+    with pytest.raises(
+        StoreError,
+        match=r"textspan/pool, textspan/second were made from texts/pool and need them; remove textspan/pool, ",
     ):
         hs.remove_runs(store, "texts/pool")
     with pytest.raises(StoreError, match=r"has no run labels/second \(has labels/pool\)$"):

@@ -543,11 +543,13 @@ def test_paid_labels_and_votes_follow_a_newer_run_with_the_same_texts(
     chat.requests.clear()
     forgetful = Asker(asker.endpoint, AnswerCache(tmp_path / "new"))
     with pytest.raises(
-        StoreError, match=r"labels/hand is of an older textspan/hand, .* run headspan label --overwrite$"
+        StoreError, match=r"labels/hand is of an older textspan/hand, .* run headspan label --run hand --overwrite$"
     ):
         judge_heads(store, forgetful, ["kind"], "hand")
     label_by_model(store, forgetful, "m", "hand")
-    with pytest.raises(StoreError, match=r"ccs/hand is of an older labels/hand, .* run headspan ccs --overwrite$"):
+    with pytest.raises(
+        StoreError, match=r"ccs/hand is of an older labels/hand, .* run headspan ccs --run hand --overwrite$"
+    ):
         judge_heads(store, forgetful, ["even"], "hand", add=True)
     judge_heads(store, forgetful, ["kind"], "hand")
     assert chat.requests == []

@@ -401,7 +401,9 @@ def test_a_missing_or_ambiguous_run_is_refused(toy_copy: Path) -> None:
         hs.textspan(store, TEXTS, texts_per_head=1, run=run, save=True)
     with pytest.raises(StoreError, match=r"copy\.zarr: has the textspan runs one, two; name one with --run"):
         read_spans(store)
-    with pytest.raises(StoreError, match=r"holds no textspan run 'three' \(has one, two\); run headspan textspan"):
+    with pytest.raises(
+        StoreError, match=r"holds no textspan run 'three' \(has one, two\); run headspan textspan --run three$"
+    ):
         read_spans(store, "three")
 
 

@@ -12,7 +12,7 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, say_row
 from headspan.config import as_ranges
-from headspan.errors import counted
+from headspan.errors import SettingsError, counted
 from headspan.escapes import shell_command
 from headspan.store.info import info
 from headspan.store.reader import Store
@@ -97,7 +97,11 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.heads:
         from headspan.cli.magnitudes import print_magnitudes
 
-        print_magnitudes(Store(flags.store))
+        if flags.bad or flags.notes:
+            raise SettingsError(f"--heads and --{'bad' if flags.bad else 'notes'}: give each in a command of its own")
+        magnitudes = Store(flags.store).magnitudes()
+        if not export(flags, magnitudes):
+            print_magnitudes(magnitudes)
         return 0
     if flags.bad or flags.notes:
         store = Store(flags.store)

@@ -32,7 +32,7 @@ from headspan.concepts.examples import read_examples
 from headspan.concepts.labels import Labels, label_heads, spans_of
 from headspan.concepts.llm_judges import judge_heads, missing_votes, open_ballot
 from headspan.concepts.llm_labels import label_by_model, label_questions, open_label_questions
-from headspan.concepts.nulls import LEVEL, ConsistencyChance, consistency_chance
+from headspan.concepts.nulls import CHANCE_COLUMNS, LEVEL, ConsistencyChance, consistency_chance
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.spans.result import read_spans
 from headspan.store.magnitudes import Magnitudes
@@ -118,7 +118,9 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     chance = consistency_chance(spans_of(store, labels), labels)
     heads = chosen_heads(flags.heads, labels.layers, len(labels.names[0]))
     magnitudes = store.magnitudes()
-    if not export(flags, Table.of_heads(labels, heads, magnitudes)):
+    unknown = {name: [None] * labels.labelled.size for name in CHANCE_COLUMNS}
+    table = Table({**labels._columns(), **(chance.columns() if chance else unknown)})
+    if not export(flags, Table.of_heads(table, heads, magnitudes)):
         _print_labels(labels, chance, heads, magnitudes)
     tell_unsaved(unsaved)
     return 0

@@ -7,7 +7,6 @@ import math
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.store.magnitudes import Magnitudes
-from headspan.store.reader import Store
 
 # The heads of the columns that `magnitude_cells` fills.
 MAGNITUDE_COLUMNS = ("variance", "squared length")
@@ -38,14 +37,13 @@ def variance_in_words(magnitudes: Magnitudes, layer: int, head: int) -> str:
     return f"{magnitude_cells(magnitudes, layer, head)[0]} of the variance"
 
 
-def print_magnitudes(store: Store) -> None:
+def print_magnitudes(found: Magnitudes) -> None:
     """Print the magnitude of every stored layer and head."""
-    found = store.magnitudes()
     layers = [(f"L{layer}", *map(share_in_percent, sums)) for layer, sums in found.by_layer().items()]
     heads = [
         (f"L{layer}.H{head}", *magnitude_cells(found, layer, head))
         for layer in found.layers
-        for head in range(store.heads_per_layer)
+        for head in range(found.variance_share.shape[1])
     ]
     print_table([("layer", *MAGNITUDE_COLUMNS), *layers])
     say("")

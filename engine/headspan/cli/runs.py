@@ -9,6 +9,7 @@ from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import store_argument
 from headspan.cli.terminal import say
+from headspan.errors import SettingsError
 from headspan.escapes import escaped
 from headspan.store.kept_runs import list_runs
 from headspan.store.write.removal import remove_runs
@@ -36,6 +37,8 @@ def add_runs(section: Section) -> None:
 def _runs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     if flags.remove:
+        if flags.csv or flags.json or flags.parquet:
+            raise SettingsError("--remove lists no runs, so there is no table to write; list them in a second command")
         done = remove_runs(flags.store, flags.remove)
         say(f"removed {', '.join(done.removed)}")
         if done.marked:

@@ -103,6 +103,8 @@ def _agreement(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     labels = read_labels(store, flags.run_name)
     spans = spans_of(store, labels)
     if flags.write:
+        if flags.csv or flags.json or flags.parquet:
+            raise SettingsError("--write measures nothing, so there is no table to write; measure in a second command")
         written = write_vote_sheet(spans, labels, flags.write, flags.count, flags.seed)
         say(
             f"{counted(written, 'text')} written to {flags.write}; write 1 or 0 into the column associated, then give "

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, of_older
-from headspan.concepts.nulls import ConsistencyChance
+from headspan.concepts.nulls import CHANCE_COLUMNS, ConsistencyChance
 from headspan.config import as_ranges
 from headspan.errors import counted
 from headspan.frames import Tabular
@@ -177,12 +177,10 @@ class ConceptConsistency(Tabular):
     def _columns(self) -> Mapping[str, Sequence[Any]]:
         columns = dict(self.labels._columns())
         heads = zip(columns["layer"], columns["head"], strict=True)
-        chance, unknown = self.chance, [None] * self.scores.size
+        unknown = {name: [None] * self.scores.size for name in CHANCE_COLUMNS}
         return {
             **columns,
             "score": self.scores.ravel().tolist(),
             "group": [self.group(*head) for head in heads],
-            "p": chance.p.ravel().tolist() if chance else unknown,
-            "p_adjusted": chance.adjusted.ravel().tolist() if chance else unknown,
-            "beats_chance": chance.beating().ravel().tolist() if chance else unknown,
+            **(self.chance.columns() if self.chance else unknown),
         }

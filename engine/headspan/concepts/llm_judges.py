@@ -118,7 +118,8 @@ def open_ballot(
     check_texts(spans)
     if spans.layers != labels.layers:
         raise StoreError(
-            f"{store.path}: labels/{labels.run} were made from another textspan run; run headspan label --overwrite"
+            f"{store.path}: labels/{labels.run} were made from another textspan run; run headspan label "
+            f"--run {labels.run} --overwrite"
         )
     questions = {judge: vote_questions(spans, labels, judge, answer_tokens) for judge in judges}
     answered: dict[str, dict[Place, Record]] = {judge: {} for judge in judges}

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -39,6 +40,8 @@ from headspan.texts.pool import Pool
 
 # A head whose score is at least as probable by chance is shown without its label.
 LEVEL = 0.05
+# The columns of `ConsistencyChance.columns`.
+CHANCE_COLUMNS = ("p", "p_adjusted", "beats_chance")
 # What replaces the label of such a head.
 UNLABELLED = "unlabelled (chance)"
 
@@ -137,6 +140,11 @@ class ConsistencyChance:
         share = np.array(list(self.concepts_of_high.values()))
         shared = 1 - (1 - share) ** high - high * share * (1 - share) ** (high - 1)
         return float(shared.sum() / high)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """What a table says about every head beside chance."""
+        values = (self.p, self.adjusted, self.beating())
+        return {name: each.ravel().tolist() for name, each in zip(CHANCE_COLUMNS, values, strict=True)}
 
     def layer(self, layer: int) -> ConsistencyChance:
         """The result restricted to one layer. Raises SettingsError if the layer is not in it."""

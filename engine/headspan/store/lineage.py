@@ -20,7 +20,7 @@ import numpy as np
 from headspan.errors import StoreError
 from headspan.io.storage import Storage
 from headspan.store.opened import OpenStore
-from headspan.store.result_files import COMMANDS, files_of, place, recorded
+from headspan.store.result_files import files_of, making, place, recorded
 from headspan.store.schema import RECORDS
 
 # The attribute of a run that holds its lineage.
@@ -105,11 +105,11 @@ def refuse_older(store: OpenStore, kind: str, run: str) -> None:
     again: list[str] = []
     each: str | None = kind
     while each is not None and older(storage, each, run) is not None:
-        again.insert(0, f"{COMMANDS[each]} --overwrite")
+        again.insert(0, f"{making(each, run)} --overwrite")
         each = SOURCE.get(each)
     gone = not checksum_of(storage, *source.split("/"))
     if gone:
-        again.insert(0, COMMANDS[source.split("/")[0]])
+        again.insert(0, making(*source.split("/")))
     raise StoreError(
         f"{store.path}: {kind}/{run} is of an older {source}, which was {'removed' if gone else 'replaced'} since; run "
         f"{', then '.join(again)}"

@@ -32,6 +32,11 @@ COMMANDS = {
 }
 
 
+def making(kind: str, run: str) -> str:
+    """Return the command that makes the run `<kind>/<run>`."""
+    return COMMANDS[kind] + (f" --run {run}" if kind in ("textspan", "labels", "ccs") else "")
+
+
 def record_key(kind: str, run: str) -> str:
     """Return the key of the record of a run."""
     return f"{_RECORDS}/{kind}/{run}.json"

@@ -19,7 +19,7 @@ from headspan.io.storage import named
 from headspan.store.earlier_words import todays_run_settings
 from headspan.store.lineage import LINEAGE, Named
 from headspan.store.opened import OpenStore
-from headspan.store.result_files import COMMANDS, RUN_NAME, hidden, place, refuse_damaged
+from headspan.store.result_files import COMMANDS, RUN_NAME, hidden, making, place, refuse_damaged
 from headspan.store.schema import UNREADABLE
 
 # Files are named after runs, and file systems accept names of 255 bytes.
@@ -65,6 +65,8 @@ def refusal(store: OpenStore, kind: str, run: str, why: str) -> StoreError:
 
 def check_run(run: str) -> None:
     """Raise SettingsError if `run` cannot be the name of a run."""
+    if not isinstance(run, str):
+        raise SettingsError(f"run {run!r}: is not the name of a run, and not the result that this step starts from")
     if len(run) > _LONGEST_NAME:
         raise SettingsError(f"run name {run[:20]}…: has {len(run)} characters; use at most {_LONGEST_NAME}")
     if not re.fullmatch(RUN_NAME, run) or run == "zarr.json":
@@ -131,7 +133,7 @@ def _open(store: OpenStore, kind: str, run: str) -> zarr.Group:
     node = _node(store, kind, run)
     if node is None:
         raise StoreError(
-            f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {COMMANDS[kind]}"
+            f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {making(kind, run)}"
         )
     return node
 

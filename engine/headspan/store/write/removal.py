@@ -35,11 +35,13 @@ def remove_runs(store: Store | str | Path, names: str | Sequence[str]) -> Remove
     names = [names] if isinstance(names, str) else list(names)
     wanted = {each for name in names for each in _named(store, name)}
     needed = {run: pool for run in results.runs(store, "textspan") if (pool := _pool_of(store, run)) is not None}
-    for run, pool in needed.items():
-        if f"texts/{pool}" in wanted and f"textspan/{run}" not in wanted:
+    for pool in sorted(set(needed.values())):
+        users = [f"textspan/{run}" for run, of in needed.items() if of == pool and f"textspan/{run}" not in wanted]
+        if f"texts/{pool}" in wanted and users:
             if f"texts/{pool}" in names:
+                what, verbs = ", ".join(users), ("was", "needs") if len(users) == 1 else ("were", "need")
                 raise StoreError(
-                    f"{store.path}: textspan/{run} was made from texts/{pool} and needs them; remove textspan/{run} too"
+                    f"{store.path}: {what} {verbs[0]} made from texts/{pool} and {verbs[1]} them; remove {what} too"
                 )
             wanted.discard(f"texts/{pool}")
     removed: list[str] = []
