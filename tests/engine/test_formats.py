@@ -207,7 +207,6 @@ def test_labels_of_commit_78a7b61_are_marked_when_their_text_spans_are_replaced(
         lambda: concept_consistency(store),
         lambda: hs.concepts.read_votes(store),
         lambda: hs.concepts.compare([store]),
-        lambda: hs.write_report(store, "report.html"),
     ):
         with pytest.raises(
             StoreError, match=r"is of an older textspan/pool, which was replaced since; run headspan la"
@@ -215,7 +214,7 @@ def test_labels_of_commit_78a7b61_are_marked_when_their_text_spans_are_replaced(
             use()
     label_heads(store, save=True, overwrite=True)
     # The scores of that version do not include the labels that they count.
-    with pytest.raises(StoreError, match=r"of an older labels/pool, which was replaced since; run headspan ccs --over"):
+    with pytest.raises(StoreError, match=r"of an older labels/pool, which was replaced since; run headspan ccs --run"):
         read_scores(store)
     concept_consistency(store, save=True, overwrite=True)
     assert read_scores(store).older is None

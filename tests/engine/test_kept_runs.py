@@ -298,7 +298,6 @@ def test_equal_labels_of_a_newer_run_are_of_the_newer_run(toy_copy: Path) -> Non
     for use in (
         lambda: concept_consistency(store),
         lambda: read_votes(store),
-        lambda: hs.write_report(store, "r.html"),
     ):
         with pytest.raises(
             StoreError, match=r"is of an older textspan/r, which was replaced since; run headspan label"

@@ -454,7 +454,7 @@ def test_the_report_says_who_labelled_and_who_voted(store: hs.Store, asker: Aske
 
 def test_scores_of_an_early_version_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
     analyses.save(store, "ccs", "old", {"scores": (np.zeros((1, 3), np.int8), ("layer", "head"))}, {"source": "x"})
-    with pytest.raises(StoreError, match="ccs run 'old' was made by an earlier headspan; run headspan ccs --overwrite"):
+    with pytest.raises(StoreError, match="made by an earlier headspan; run headspan ccs --run old --overwrite"):
         read_scores(store, "old")
 
 

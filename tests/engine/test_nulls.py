@@ -444,8 +444,9 @@ def test_the_command_leads_with_the_excess_and_ends_with_the_count(
     spans = read_spans(hs.open(toy_copy))
     chance, everything = spans.chance(0, 0), spans.chance(0, 0, 6)
     assert spans.stability is not None
+    variance = f"{100 * hs.open(toy_copy).magnitudes().of(0, 0)[0]:.2f} % of the variance"
     assert lines[:7] == [
-        f"L0.H0  {100 * chance.excess:+.1f} points over chance (p {chance.p:.3f})",
+        f"L0.H0  {100 * chance.excess:+.1f} points over chance (p {chance.p:.3f})  {variance}",
         *(f"    {text}" for text in spans.texts(0, 0, 5)),
         f"  first 5 texts: {chance.explained:.1%} (chance {chance.low:.1%} to {chance.high:.1%}, ceiling "
         f"{chance.ceiling:.1%}); stability {spans.stability[0, 0]:.2f}; all 6: {everything.explained:.1%} (chance "
@@ -455,5 +456,5 @@ def test_the_command_leads_with_the_excess_and_ends_with_the_count(
     assert lines[-3] == spans.too_few_images()
     assert lines[-2].startswith(f"{found.above} of 9 heads above chance at 5 texts (p ≤ 0.05); chance gives ")
     without = lines_of(capsys, [*command, "--draws", "0", "--run", "plain"])
-    assert without[0] == "L0.H0"
+    assert without[0] == f"L0.H0  {variance}"
     assert not any("chance" in line for line in without)

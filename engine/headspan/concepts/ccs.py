@@ -45,7 +45,7 @@ def concept_consistency(
     if labels.consistent is None:
         raise SettingsError(
             f"labels of run {labels.run!r} are by {labels.source}, so judges must vote on them; name judges with "
-            "--judge, or label by the pool's concepts with headspan label --overwrite"
+            f"--judge, or label by the pool's concepts with headspan label --run {labels.run} --overwrite"
         )
     spans = spans_of(store, labels)
     texts = text_counts(spans)
@@ -116,7 +116,9 @@ def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
     run = results.only_run(store, "ccs", run)
     arrays, settings = results.load(store, "ccs", run)
     if "votes" not in arrays:
-        raise StoreError(f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs --overwrite")
+        raise StoreError(
+            f"{store.path}: ccs run {run!r} was made by an earlier headspan; run headspan ccs --run {run} --overwrite"
+        )
     with results.as_written(store, "ccs", run):
         judges, votes, texts = tuple(map(str, settings["judges"])), arrays["votes"], arrays["texts"]
     labels, lineage = _scored_labels(store, run, settings), lineage_of(store, "ccs", run)

@@ -57,7 +57,7 @@ def why_no_scores(spans: HeadSpans, older: str | None) -> str:
     if older is not None:
         return (
             f"The scores are of an older {older}, which was replaced since, and are left out: run headspan label "
-            "--overwrite and headspan ccs --overwrite."
+            f"--run {spans.run} --overwrite and headspan ccs --run {spans.run} --overwrite."
         )
     if spans.pool.concepts is None:
         return (
