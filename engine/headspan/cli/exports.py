@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headspan.cli.head_flag import Head
 from headspan.cli.shared_flags import Flags
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError
@@ -14,8 +15,6 @@ from headspan.frames import Tabular
 from headspan.store.magnitudes import Magnitudes
 
 _FORMATS = ("csv", "json", "parquet")
-# Layer and head.
-Head = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def head_flag(flags: Flags) -> None:
 
 
 def chosen_heads(names: Sequence[str] | None, layers: Sequence[int], heads: int) -> list[Head]:
-    """The heads that are named, in the order of the result; all of them if none is named.
+    """Return the named heads in the order of the result, or all heads if none is named.
 
     `layers` and `heads` are the layers of the result and its number of heads in each. Raises SettingsError for a head
     that is not in the result.
