@@ -20,7 +20,8 @@ from headspan.config import PrecomputeSettings
 from headspan.decompose.formula import head_coordinates
 from headspan.run.precompute import precompute
 from headspan.spans.algorithm import Principal, Spread, principals, span_principals
-from headspan.spans.nulls import DRAWS, LEAST_DRAWS, heads_above, rotated_shares
+from headspan.spans.draws import rotated_spans
+from headspan.spans.nulls import DRAWS, LEAST_DRAWS, heads_above
 from headspan.spans.stability import FIRST_TEXTS, kept_share
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
@@ -65,7 +66,7 @@ def curve(
         heads, contributions = [part[0] for part in parts], [part[1] for part in parts]
         spans = span_principals(heads, vectors, FIRST_TEXTS)
         own = np.array([span.explained[-1] for span in spans])
-        null = rotated_shares(heads, vectors, FIRST_TEXTS, draws, 0)[..., -1]
+        null = rotated_spans(heads, vectors, FIRST_TEXTS, draws, 0).explained[..., -1]
         above = heads_above(own, null, FIRST_TEXTS, _LEVEL)
         stability = [
             kept_share(along, head, vectors.astype(np.float64), span.indices, count, 0)

@@ -27,7 +27,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.measure import Seconds, benchmark, seconds
 from headspan.decompose.moments import Moments
 from headspan.spans.algorithm import Spread, principals, span_heads
-from headspan.spans.nulls import DRAWS, rotated_shares
+from headspan.spans.draws import rotated_spans
+from headspan.spans.nulls import DRAWS
 
 QUESTION = "TEXTSPAN of all heads, moments included"
 DUE_TO = (
@@ -54,7 +55,7 @@ def run(toy: bool) -> dict[str, Any]:
     greedy = seconds(lambda: span_heads(spreads, pool, rounds, _RANK), repeats=3 if toy else 5)
     bases = principals(spreads, _RANK)
     draws = 2 if toy else 8
-    drawing = seconds(lambda: rotated_shares(bases, pool, rounds, draws, 0), repeats=3, warmup=0).median / draws
+    drawing = seconds(lambda: rotated_spans(bases, pool, rounds, draws, 0), repeats=3, warmup=0).median / draws
     many = [head_spread(random, 500)[0] for _ in range(whole)]
     everything = seconds(lambda: span_heads(many, pool, rounds, _RANK), repeats=3)
     spread, contributions = head_spread(random, images)

@@ -21,15 +21,9 @@ from headspan.errors import SettingsError, StoreError
 from headspan.events import NOTE, Progress
 from headspan.spans.algorithm import Principal, Spread, principals, span_principals, textspan_dense
 from headspan.spans.description import head_principals
+from headspan.spans.draws import isotropic_shares, random_rotation, rotated_spans
 from headspan.spans.greedy import greedy
-from headspan.spans.nulls import (
-    chance_of,
-    heads_above,
-    isotropic_shares,
-    random_rotation,
-    range_of,
-    rotated_shares,
-)
+from headspan.spans.nulls import chance_of, heads_above, range_of
 from headspan.spans.result import read_spans
 from headspan.spans.stability import kept_share, sampled_heads
 from tests import tolerances
@@ -91,7 +85,7 @@ def test_a_draw_equals_textspan_on_an_explicitly_rotated_pool() -> None:
     for crowded in (1.0, 1000.0):
         pool = pool_of(7, 51, 13, crowded)
         heads = [problem(seed, 40, 13, rank, 1)[0] for seed, rank in ((1, 9), (2, 5), (3, 12))]
-        found = rotated_shares([head(each) for each in heads], pool, 11, 3, 257)
+        found = rotated_spans([head(each) for each in heads], pool, 11, 3, 257).explained
         assert found.shape == (3, 3, 11)
         for draw in range(3):
             rotation = random_rotation(13, np.random.default_rng([257, draw]))
@@ -116,7 +110,7 @@ def test_rotations_are_orthogonal_and_uniform() -> None:
 def test_one_rotated_text_explains_the_closed_form_of_a_random_direction() -> None:
     contributions, _ = problem(5, 200, 9, 6, 1)
     own = head(contributions)
-    shares = rotated_shares([own], pool_of(1, 1, 9), 1, 1500, 3)[:, 0, 0]
+    shares = rotated_spans([own], pool_of(1, 1, 9), 1, 1500, 3).explained[:, 0, 0]
     # u'Σu for u uniform on the sphere of r dimensions: mean tr Σ / r; second moment (tr² Σ + 2 tr Σ²) / r(r + 2).
     rank = own.rank
     assert rank == 6
@@ -152,12 +146,12 @@ def test_the_ceiling_is_what_random_unit_vectors_explain_in_heads_of_any_rank() 
 def test_draws_depend_on_the_seed_alone() -> None:
     heads = [head(problem(seed, 30, 8, 5, 1)[0]) for seed in range(3)]
     pool = pool_of(2, 17, 8)
-    first = rotated_shares(heads, pool, 4, 6, 1)
-    assert (rotated_shares(heads, pool, 4, 6, 1) == first).all()
+    first = rotated_spans(heads, pool, 4, 6, 1).explained
+    assert (rotated_spans(heads, pool, 4, 6, 1).explained == first).all()
     # More draws begin with the same ones, and no two draws are the same.
-    assert (rotated_shares(heads, pool, 4, 9, 1)[:6] == first).all()
+    assert (rotated_spans(heads, pool, 4, 9, 1).explained[:6] == first).all()
     assert len(np.unique(first[:, 0, 0])) == 6
-    assert not (rotated_shares(heads, pool, 4, 6, 2) == first).any()
+    assert not (rotated_spans(heads, pool, 4, 6, 2).explained == first).any()
 
 
 def test_a_heads_share_is_ranked_among_the_draws() -> None:
@@ -224,7 +218,7 @@ def test_heads_that_share_a_pool_are_counted_against_a_pool_without_meaning() ->
     contributions = generator.standard_normal((80, 3)) @ generator.standard_normal((3, 10))
     heads = [head(contributions + 0.05 * generator.standard_normal((80, 10))) for _ in range(12)]
     pool = pool_of(3, 25, 10)
-    shares = rotated_shares(heads, pool, 2, 240, 0)[..., 1]
+    shares = rotated_spans(heads, pool, 2, 240, 0).explained[..., 1]
     counts = np.array([above_by_hand(shares[draw], np.delete(shares, draw, axis=0), 0.05) for draw in range(240)])
     # Independent heads' counts would have a variance of 12 · 0.05 · 0.95.
     assert counts.var() > 4 * 12 * 0.05 * 0.95
@@ -328,7 +322,7 @@ def test_a_run_keeps_its_draws_and_is_read_back(toy_copy: Path) -> None:
     store = hs.open(toy_copy)
     vectors = np.asarray(zarr.open_group(toy_copy, mode="r")[f"texts/{spans.pool.name}/vectors"])
     heads = head_principals(store, store.layers, 80, store.moments())
-    wanted = rotated_shares(heads, vectors, 6, 20, 0)
+    wanted = rotated_spans(heads, vectors, 6, 20, 0).explained
     np.testing.assert_allclose(spans.null.explained.reshape(20, 9, 6), wanted, rtol=1e-6)
     contributions = store.head(0, 1).astype(np.float64)
     values = np.linalg.eigvalsh(np.cov(contributions.T))

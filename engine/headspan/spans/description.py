@@ -10,7 +10,8 @@ from jaxtyping import Float
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress
 from headspan.spans.algorithm import Principal, Spread, TextSpan, principals, span_principals
-from headspan.spans.nulls import DRAWS, SEED, draw_null
+from headspan.spans.draws import draw_null
+from headspan.spans.nulls import DRAWS, SEED
 from headspan.spans.result import HeadSpans
 from headspan.spans.stability import stability_of
 from headspan.store.moments_file import MergedMoments

@@ -235,6 +235,8 @@ def arrays_of(spans: HeadSpans) -> dict[str, results.Named]:
     if spans.null is not None:
         found["null_explained"] = (spans.null.explained, ("draw", *_DIMS))
         found["ceiling"] = (spans.null.ceiling, _DIMS)
+        if spans.null.picks is not None:
+            found["null_picks"] = (spans.null.picks, ("draw", "layer", "head", "first"))
     for name in ("ranks", "effective_rank", "stability"):
         values = getattr(spans, name)
         if values is not None:
@@ -258,7 +260,7 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
         null = None
         # Runs of earlier versions have none, nor have runs without draws.
         if "null_explained" in arrays:
-            null = SpanNull(int(settings["seed"]), arrays["null_explained"], arrays["ceiling"])
+            null = SpanNull(int(settings["seed"]), arrays["null_explained"], arrays["ceiling"], arrays.get("null_picks"))
     pool = stored_pool(store, pool_name)
     if pool.sha256 != checksum:
         raise StoreError(
