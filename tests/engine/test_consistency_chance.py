@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, permutations, product
 from pathlib import Path
@@ -18,15 +19,11 @@ from headspan.cli.main import main
 from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.comparison import compare
 from headspan.concepts.consistency import ConceptConsistency, Votes
+from headspan.concepts.drawn_texts import concept_counts, tail_probabilities
 from headspan.concepts.labels import Labels, label_by_concepts, label_heads
-from headspan.concepts.nulls import (
-    LEVEL,
-    ConsistencyChance,
-    concept_counts,
-    consistency_chance,
-    tail_probabilities,
-)
+from headspan.concepts.nulls import LEVEL, ConsistencyChance, consistency_chance, scores_of
 from headspan.errors import SettingsError
+from headspan.spans.nulls import SpanNull
 from headspan.spans.result import HeadSpans
 from headspan.texts.pool import Pool, read_pool
 from tests.engine.test_labels_and_ccs import keep
@@ -328,3 +325,74 @@ def test_commands_show_heads_that_do_not_beat_chance_as_unlabelled(
     out = capsys.readouterr().out
     assert re.search(r" big +1 +6 +3 \(0\.021\) +2 \(0\.00029\) ", out)
     assert "labelled: heads with p < 0.05, or with a label where chance is not known; in brackets: by chance\n" in out
+
+
+def with_picks(spans: HeadSpans, picks: np.ndarray) -> HeadSpans:
+    """`spans` as of a run whose rotated pools gave the heads these texts, by draw, layer and head."""
+    return replace(spans, null=SpanNull(0, np.zeros((*picks.shape[:3], 5)), np.zeros(spans.indices.shape), picks))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_rotated_pools_are_those_of_their_labels(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    pool = pool_of(9, 5, 2, 1)
+    picks = np.array([generator.choice(17, 5, replace=False) for _ in range(3 * 7)])
+    picks[3, 2:] = -1
+    picks[4] = -1
+    spans = spans_of(pool, picks.tolist(), layers=(0, 1, 2))
+    labelled = label_by_concepts(spans).consistent
+    assert labelled is not None
+    assert (scores_of(spans.indices, pool) == labelled.sum(axis=2)).all()
+
+
+def test_the_larger_p_of_both_nulls_decides() -> None:
+    pool = pool_of(*[8] * 8)
+    a = [place for place, name in enumerate(pool.concepts or ()) if name == "a"]
+    chosen = [a[:5], [*a[:4], 1], [0, 1, 2, 3, 4]]
+    # Of 40 rotated pools, three give the first head a score of 5, one the second head one of 4, all others scores of 2.
+    dull = [0, 8, 1, 2, 3]
+    picks = np.array([[dull] * 3] * 40)
+    picks[[3, 9, 30], 0] = a[2:7]
+    picks[5, 1] = [*a[1:5], 7]
+    spans = with_picks(spans_of(pool, chosen), picks[:, None])
+    found, plain = chance_of(spans), chance_of(spans_of(pool, chosen))
+    assert found.p_rotated is not None
+    assert found.p_rotated.tolist() == [[4 / 41, 2 / 41, 1]]
+    assert found.p_drawn.tolist() == plain.p.tolist()
+    assert found.p.tolist() == [[4 / 41, 2 / 41, 1]]
+    assert plain.beating().tolist() == [[True, True, False]]
+    assert found.beating().tolist() == [[False, True, False]]
+    assert found.expected == {"high": 3 / 40, "moderate": 0, "low": 0}
+    assert found.distribution[0, 1].tolist() == [0, 0, 39 / 40, 0, 1 / 40, 0]
+    # Of the draws, one of the second head is above all others; those of the first have two others beside them.
+    assert found.expected_beating() == pytest.approx(1 / 40)
+    assert found.columns()["p_rotated"] == found.p_rotated.ravel().tolist()
+    assert plain.columns()["p_rotated"] == [None] * 3
+    assert "40 rotated pools" in found.about_p
+    assert "can be too small" in plain.about_p
+    assert found.layer(3).expected_beating() == found.expected_beating()
+
+
+@pytest.mark.parametrize("draws", [20, 40])
+def test_the_level_holds_for_heads_that_choose_as_their_rotated_pools_do(draws: int) -> None:
+    # Heads that choose neighbours, as TEXTSPAN might: scores of 4 and 5 are common, and texts drawn at random are not.
+    generator = np.random.default_rng(draws)
+    pool = pool_of(*[8] * 8)
+    places = np.argsort(np.array(pool.concepts), kind="stable")
+    runs, heads = 200, 6
+    counts, expected, too_lenient = [], [], 0
+    for _ in range(runs):
+        first = generator.integers(0, 64, (1 + draws, heads, 1))
+        jumps = np.where(generator.random((1 + draws, heads, 1)) < 0.3, 1, 11)
+        picks = places[(first + jumps * np.arange(5)) % 64]
+        spans = with_picks(spans_of(pool, picks[0].tolist()), picks[1:, None])
+        found = chance_of(spans)
+        counts.append(int(found.beating().sum()))
+        expected.append(found.expected_beating())
+        too_lenient += int((found.p_drawn < LEVEL).sum())
+    # Texts drawn at random alone would label three times as many heads as the level allows.
+    assert too_lenient > 3 * LEVEL * runs * heads
+    # 60 heads, with a standard deviation of at most 8.
+    assert sum(counts) <= LEVEL * runs * heads + 3 * 8
+    # Each head is compared with one draw more than the draws are: a rule that is no stricter gives no fewer.
+    assert sum(expected) >= sum(counts) - 3 * 8

@@ -66,7 +66,8 @@ def test_spans_have_a_row_for_every_text_with_the_models_layer_number() -> None:
 
 def test_labels_and_scores_have_a_row_for_every_head() -> None:
     frame = SCORES.to_frame()
-    names = ["layer", "head", "label", "concept", "score", "group", "p", "p_adjusted", "beats_chance"]
+    names = ["layer", "head", "label", "concept", "score", "group"]
+    names += ["p", "p_drawn", "p_rotated", "p_adjusted", "beats_chance"]
     assert list(frame.columns) == names
     assert frame[["layer", "head", "score"]].to_numpy().tolist() == [[8, 0, 5], [8, 1, 0], [10, 0, 3], [10, 1, 0]]
     assert frame["concept"].tolist()[:3] == ["cat", "cat", "red"]

@@ -148,10 +148,8 @@ def _print_chance(labels: Labels, chance: ConsistencyChance | None) -> None:
         f"labelled {beating} of {counted(chance.p.size, 'head')}, at p < {LEVEL}; in brackets: the expected number by "
         "chance"
     )
-    say(
-        "p is the probability of a score at least as high if a head's texts are drawn at random from the pool; it is "
-        "adjusted for the number of heads after Benjamini and Hochberg"
-    )
+    say(chance.about_p)
+    say("p is adjusted for the number of heads after Benjamini and Hochberg")
 
 
 def _open_questions(opened: Callable[[bool], T], flags: argparse.Namespace) -> T:

@@ -1,22 +1,17 @@
-"""Concept Consistency Scores by chance: the score of a head whose texts are drawn at random from the pool.
+"""Concept Consistency Scores by chance: what pools without meaning give, and texts drawn at random.
 
-A head's texts are drawn without replacement, and the label rule of `label_heads` is applied to them: the label is the
-most common concept, and the score is the number of texts that have it. So the score is the largest count among the
-concepts, and its distribution is exact: the counts follow the multivariate hypergeometric distribution, and
+Two nulls apply the label rule of `label_heads` to other texts than the head's:
 
-    P(score < k) = [x^n] Π_c Σ_{j<k} C(n_c, j) x^j / C(N, n)
+* Texts drawn at random from the pool (`drawn_texts`). Its probabilities are exact. Shuffling the pool's concepts over
+  its texts, with the chosen texts as they are, gives the same ones: the concepts of `n` given texts under a random
+  permutation are `n` concepts drawn without replacement.
+* The texts that the head chooses from the pool's vectors rotated at random, which TEXTSPAN draws for its own null
+  (`spans.nulls`). TEXTSPAN does not choose like a random draw: it prefers texts of long and of unlike vectors, and the
+  texts of a concept are alike. From the world's pool, 2.9 % of the reference model's heads score 4 or more after a
+  rotation, where 0.9 % of random draws do; with random weights 0.6 % do.
 
-for `n` drawn texts, a pool of `N` texts, and `n_c` texts of concept `c`. A text that the pool lists twice counts once,
-with the concept of its first place, because TEXTSPAN chooses a text once.
-
-Shuffling the pool's concepts over its texts, with the chosen texts as they are, gives the same distribution for each
-head: the concepts of `n` given texts under a random permutation are `n` concepts drawn without replacement. So one
-probability answers both questions. The nulls differ only in how heads depend on one another, which no expected number
-needs.
-
-TEXTSPAN does not draw at random, even from a pool without meaning. With the world pool's vectors rotated at random (100
-rotations), 2.9 % of the reference model's heads score 4 or more, where 0.9 % of random draws do; with random weights,
-0.6 % do. So `p` can be too small by a factor of about three, and a `p` just below the level is weak evidence.
+A head's `p` is the larger of both, so that neither null alone gives it. Runs without draws, and those of earlier
+versions, have the first only. Their `p` can be too small by a factor of about three.
 
 Labels and votes of language models have no such null. Their votes exist only for the texts of each head with its own
 label, and say nothing about other texts.
@@ -24,15 +19,16 @@ label, and say nothing about other texts.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 
+from headspan.concepts.drawn_texts import concept_counts, tail_probabilities
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, label_by_concepts
 from headspan.errors import counted
 from headspan.spans.result import HeadSpans, place_of
@@ -41,7 +37,7 @@ from headspan.texts.pool import Pool
 # A head whose score is at least as probable by chance is shown without its label.
 LEVEL = 0.05
 # The columns of `ConsistencyChance.columns`.
-CHANCE_COLUMNS = ("p", "p_adjusted", "beats_chance")
+CHANCE_COLUMNS = ("p", "p_drawn", "p_rotated", "p_adjusted", "beats_chance")
 # What replaces the label of such a head.
 UNLABELLED = "unlabelled (chance)"
 
@@ -54,23 +50,50 @@ class ConsistencyChance:
 
     A head is "unlabelled (chance)" if its own `p` is not below the level. `p` governs this, and not `adjusted`, so that
     a head's label does not depend on which other heads are in the result, and layers and models can be compared. If all
-    heads chose at random, at most the level's share would be labelled: `expected_beating` is their expected number, to
-    be read beside the number of labelled heads. `adjusted` is for selecting heads out of many.
+    heads chose by chance, at most the level's share would be labelled: `expected_beating` is their expected number, to
+    be read beside the number of labelled heads. `adjusted` is for selecting heads out of many; with few draws it is
+    coarse, since `p` is at least 1 / (1 + draws).
+
+    Expected numbers are those of the rotated pools if the run has them, else those of texts drawn at random.
     """
 
     layers: tuple[int, ...]
-    # P(score >= k) by chance, for k = 0 to 5.
+    # P(score >= k) of texts drawn at random, for k = 0 to 5.
     tail: Float64[np.ndarray, "layer head score"]
     # The same at each head's own score.
-    p: Float64[np.ndarray, "layer head"]
-    # The probability of each concept, for a head with a score of 5 by chance; empty if no concept has five texts.
+    p_drawn: Float64[np.ndarray, "layer head"]
+    # The probability of each concept, for a head with a score of 5 from texts drawn at random; empty if no concept has
+    # five texts.
     concepts_of_high: Mapping[str, float]
+    # The scores of each head's texts from rotated pools, and (1 + draws that score as high) / (1 + draws) at its own
+    # score; None for a run without them.
+    rotated: Int[np.ndarray, "draw layer head"] | None = None
+    p_rotated: Float64[np.ndarray, "layer head"] | None = None
 
     def __repr__(self) -> str:
         return (
-            f"ConsistencyChance({int(self.beating().sum())} of {counted(self.p.size, 'head')} at p < {LEVEL}, "
+            f"ConsistencyChance({int(self.beating().sum())} of {counted(self.p_drawn.size, 'head')} at p < {LEVEL}, "
             f"{self.expected_beating():.2g} by chance)"
         )
+
+    @property
+    def about_p(self) -> str:
+        """What `p` is, in a sentence."""
+        if self.rotated is None:
+            return (
+                "p is the probability of a score at least as high if a head's texts are drawn at random from the pool; "
+                "a textspan run with --draws would compare it with rotated pools too, without which p can be too small"
+            )
+        draws = len(self.rotated)
+        return (
+            "p is the larger of two: the probability of a score at least as high if a head's texts are drawn at random "
+            f"from the pool, and (1 + n) / (1 + {draws}), where n of {draws} rotated pools give the head such a score"
+        )
+
+    @property
+    def p(self) -> Float64[np.ndarray, "layer head"]:
+        """The larger of `p_drawn` and `p_rotated` of each head."""
+        return self.p_drawn if self.p_rotated is None else np.maximum(self.p_drawn, self.p_rotated)
 
     def beats(self, layer: int, head: int, level: float = LEVEL) -> bool:
         """Whether a head's `p` is below `level`. Raises SettingsError if the head is not in the result."""
@@ -88,13 +111,26 @@ class ConsistencyChance:
     def expected_beating(self, level: float = LEVEL) -> float:
         """The expected number of heads with `p` below `level` by chance.
 
-        It is smaller than `level` times the number of heads, since few values of `p` are possible.
+        It is smaller than `level` times the number of heads, since few values of `p` are possible. With rotated pools,
+        it is the mean number of a draw's heads that beat chance, each compared with the other draws.
         """
-        return float((self.distribution * (self.tail < level)).sum())
+        if self.rotated is None:
+            return float((self.distribution * (self.tail < level)).sum())
+        drawn = np.take_along_axis(self.tail[None], self.rotated[..., None].astype(np.int64), axis=3)[..., 0] < level
+        # The most draws that may score as high as a head with p below the level. As in `spans.nulls.heads_above`, the
+        # rule for a draw among the others is no stricter than that for the run.
+        most = math.ceil(level * (1 + len(self.rotated)) - 1e-9) - 2
+        as_high = np.array([(self.rotated >= scores).sum(axis=0) - 1 for scores in self.rotated])
+        return float((drawn & (as_high <= most)).sum(axis=(1, 2)).mean())
 
     @property
     def distribution(self) -> Float64[np.ndarray, "layer head score"]:
-        """P(score = k) by chance, for k = 0 to 5."""
+        """P(score = k) by chance, for k = 0 to 5: shares of the draws from rotated pools, or exact probabilities."""
+        if self.rotated is not None:
+            shares: Float64[np.ndarray, "layer head score"] = (
+                self.rotated[..., None] == np.arange(LABELLED_TEXTS + 1)
+            ).mean(axis=0)
+            return shares
         return self.tail - np.pad(self.tail[..., 1:], ((0, 0), (0, 0), (0, 1)))
 
     @property
@@ -126,8 +162,9 @@ class ConsistencyChance:
 
     @property
     def expected_high(self) -> dict[str, float]:
-        """The expected number of high heads with each concept of the pool."""
-        return {concept: self.expected["high"] * share for concept, share in self.concepts_of_high.items()}
+        """The expected number of high heads with each concept of the pool, for texts drawn at random."""
+        high = float(self.tail[..., -1].sum())
+        return {concept: high * share for concept, share in self.concepts_of_high.items()}
 
     def expected_ccr(self, high: int) -> float:
         """The expected CCR of `high` independent heads that are high by chance; NaN without any.
@@ -143,14 +180,27 @@ class ConsistencyChance:
 
     def columns(self) -> dict[str, list[Any]]:
         """What a table says about every head beside chance."""
-        values = (self.p, self.adjusted, self.beating())
-        return {name: each.ravel().tolist() for name, each in zip(CHANCE_COLUMNS, values, strict=True)}
+        unknown = [None] * self.p.size
+        return {
+            "p": self.p.ravel().tolist(),
+            "p_drawn": self.p_drawn.ravel().tolist(),
+            "p_rotated": unknown if self.p_rotated is None else self.p_rotated.ravel().tolist(),
+            "p_adjusted": self.adjusted.ravel().tolist(),
+            "beats_chance": self.beating().ravel().tolist(),
+        }
 
     def layer(self, layer: int) -> ConsistencyChance:
         """The result restricted to one layer. Raises SettingsError if the layer is not in it."""
         place, _ = place_of(self.layers, self.p.shape[1], layer, 0)
         one = slice(place, place + 1)
-        return ConsistencyChance((layer,), self.tail[one], self.p[one], self.concepts_of_high)
+        return ConsistencyChance(
+            (layer,),
+            self.tail[one],
+            self.p_drawn[one],
+            self.concepts_of_high,
+            None if self.rotated is None else self.rotated[:, one],
+            None if self.p_rotated is None else self.p_rotated[one],
+        )
 
 
 def consistency_chance(spans: HeadSpans, labels: Labels) -> ConsistencyChance | None:
@@ -171,54 +221,24 @@ def consistency_chance(spans: HeadSpans, labels: Labels) -> ConsistencyChance | 
     tails = {texts: tail_probabilities(tuple(counts.values()), texts) for texts in set(drawn)}
     tail = np.array([tails[texts] for texts in drawn]).reshape(*shape, LABELLED_TEXTS + 1)
     scores = labels.consistent.sum(axis=2)
+    rotated = None if spans.null is None or spans.null.picks is None else scores_of(spans.null.picks, spans.pool)
     fives = {concept: comb(texts, LABELLED_TEXTS) for concept, texts in counts.items() if texts >= LABELLED_TEXTS}
     return ConsistencyChance(
         layers=labels.layers,
         tail=tail,
-        p=np.take_along_axis(tail, scores[..., None], axis=2)[..., 0],
+        p_drawn=np.take_along_axis(tail, scores[..., None], axis=2)[..., 0],
         concepts_of_high={concept: ways / sum(fives.values()) for concept, ways in fives.items()},
+        rotated=rotated,
+        p_rotated=None if rotated is None else (1 + (rotated >= scores).sum(axis=0)) / (1 + len(rotated)),
     )
 
 
-def concept_counts(pool: Pool) -> dict[str, int]:
-    """The number of different texts of each concept; the pool has concepts."""
+def scores_of(picks: Int[np.ndarray, "*run text"], pool: Pool) -> Int[np.ndarray, "*run"]:
+    """The score of texts by the label rule: how many have their most common concept. Places of -1 are no texts."""
     assert pool.concepts is not None
-    first: dict[str, str] = {}
-    for text, concept in zip(pool.texts, pool.concepts, strict=True):
-        first.setdefault(text, concept)
-    return dict(Counter(first.values()))
-
-
-def tail_probabilities(counts: Sequence[int], texts: int) -> tuple[float, ...]:
-    """P(score >= k) for k = 0 to 5, if `texts` texts are drawn from a pool with `counts` texts of each concept.
-
-    Whole numbers are counted exactly and divided once.
-    """
-    assert texts <= sum(counts), f"{texts} texts cannot be drawn from {sum(counts)}"
-    total = comb(sum(counts), texts)
-    return tuple((total - _ways(counts, texts, below)) / total for below in range(LABELLED_TEXTS + 1))
-
-
-def _ways(counts: Sequence[int], texts: int, below: int) -> int:
-    """The number of ways to draw `texts` texts, fewer than `below` of each concept."""
-    ways = [1] + [0] * texts
-    for size, concepts in Counter(counts).items():
-        of_one = [comb(size, drawn) if drawn < below else 0 for drawn in range(texts + 1)]
-        ways = _product(ways, _power(of_one, concepts))
-    return ways[texts]
-
-
-def _product(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """The product of two polynomials, up to the degree of `one`."""
-    return [sum(one[low] * other[degree - low] for low in range(degree + 1)) for degree in range(len(one))]
-
-
-def _power(base: Sequence[int], exponent: int) -> list[int]:
-    """A polynomial to a power, up to its degree, by repeated squaring."""
-    power, square = [1] + [0] * (len(base) - 1), list(base)
-    while exponent:
-        if exponent & 1:
-            power = _product(power, square)
-        square = _product(square, square)
-        exponent >>= 1
-    return power
+    numbers = np.unique(pool.concepts, return_inverse=True)[1]
+    exists = picks >= 0
+    concepts = numbers[picks]
+    equal = (concepts[..., :, None] == concepts[..., None, :]) & exists[..., :, None] & exists[..., None, :]
+    scores: Int[np.ndarray, "*run"] = equal.sum(axis=-1).max(axis=-1)
+    return scores

@@ -138,6 +138,8 @@ class Scores:
     expected_groups: dict[str, float] | None = None
     expected_ccr: float | None = None
     expected_labelled: float | None = None
+    # Whether chance includes rotated pools.
+    rotated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

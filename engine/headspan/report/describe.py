@@ -49,6 +49,7 @@ def summarise(found: ConceptConsistency) -> Scores:
         expected_groups=chance.expected,
         expected_ccr=chance.expected_ccr(found.groups["high"]),
         expected_labelled=chance.expected_beating(),
+        rotated=chance.rotated is not None,
     )
 
 

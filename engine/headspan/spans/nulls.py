@@ -37,7 +37,7 @@ class SpanNull:
     explained: Float[np.ndarray, "draw layer head text"]
     # The mean over isotropic pools of the same size.
     ceiling: Float[np.ndarray, "layer head text"]
-    # The places of the first five texts that each draw chose, as `HeadSpans.indices`; None for runs of earlier versions.
+    # The places of the first five texts that each draw chose, or -1; None for runs of earlier versions.
     picks: Int[np.ndarray, "draw layer head first"] | None = None
 
     def __repr__(self) -> str:

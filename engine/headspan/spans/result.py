@@ -260,7 +260,8 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
         null = None
         # Runs of earlier versions have none, nor have runs without draws.
         if "null_explained" in arrays:
-            null = SpanNull(int(settings["seed"]), arrays["null_explained"], arrays["ceiling"], arrays.get("null_picks"))
+            drawn = arrays["null_explained"], arrays["ceiling"], arrays.get("null_picks")
+            null = SpanNull(int(settings["seed"]), *drawn)
     pool = stored_pool(store, pool_name)
     if pool.sha256 != checksum:
         raise StoreError(
