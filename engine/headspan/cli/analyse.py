@@ -14,12 +14,14 @@ from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, tell
 from headspan.config import parse_layers
-from headspan.errors import counted
+from headspan.errors import StoreError, counted
 from headspan.report.collect import write_report
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.spans.over_store import HeadSpans, textspan
+from headspan.spans.twin import twin_command
 from headspan.store.magnitudes import Magnitudes
 from headspan.store.reader import Store
+from headspan.user_paths import expand_user
 
 _TEXTS_SHOWN = 5
 
@@ -70,6 +72,12 @@ def add_textspan(section: Section) -> None:
         help="how often the pool is rotated at random, which takes its meaning, to see what chance explains; 0 draws "
         "none (default: %(default)s)",
     )
+    chance.add_argument(
+        "--twin",
+        metavar="STORE",
+        help="a store of the same images from the same architecture with random weights (precompute --pretrained "
+        "random:0), whose heads are described too, to compare with",
+    )
     chance.add_argument("--seed", type=int, metavar="N", default=SEED, help="seed of the draws (default: %(default)s)")
     result = command.add_argument_group("result")
     run_flag(result)
@@ -100,6 +108,7 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     layers = None if flags.layers is None else parse_layers(flags.layers, store.all_layers)
     heads = chosen_heads(flags.heads, store.layers if layers is None else layers, store.heads_per_layer)
     also = [Store(path) for path in flags.also]
+    twin = None if flags.twin is None else _twin(store, flags.twin)
     given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
     spans, unsaved = saved_or_not(
         lambda: textspan(
@@ -112,6 +121,7 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             draws=flags.draws,
             seed=flags.seed,
             save=True,
+            twin=twin,
         )
     )
     progress.close()
@@ -128,9 +138,19 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     return 0
 
 
+def _twin(store: Store, path: str) -> Store:
+    """The twin at `path`. Raises StoreError with the command that makes it, if nothing is there."""
+    if not expand_user(path).exists():
+        raise StoreError(f"{path}: there is no store; make the twin with {twin_command(store, path)}")
+    return Store(path)
+
+
 def _print_head(spans: HeadSpans, magnitudes: Magnitudes, layer: int, head: int) -> None:
     chance = None if spans.null is None else spans.chance(layer, head, _TEXTS_SHOWN)
     over = "" if chance is None else f"  {100 * chance.excess:+.1f} points over chance (p {chance.p:.3f})"
+    if spans.twin is not None:
+        beside = spans.beside_twin(_TEXTS_SHOWN)
+        over += f", twin's heads {_points(beside.low, beside.high)}"
     say(f"L{layer}.H{head}{over}  {variance_in_words(magnitudes, layer, head)}")
     for text in spans.texts(layer, head, _TEXTS_SHOWN):
         say(f"    {text}")
@@ -163,7 +183,19 @@ def _summary(spans: HeadSpans) -> list[str]:
             f"{found.above} of {counted(found.heads, 'head')} above chance at {counted(found.texts, 'text')} (p ≤ "
             f"{found.level}); chance gives {found.expected:.1f}, at most {found.high:.0f} in 95 % of pools"
         )
+    if spans.twin is not None:
+        beside = spans.beside_twin(_TEXTS_SHOWN)
+        sentences.append(
+            f"twin with random weights: {beside.twin.above} of {counted(beside.twin.heads, 'head')} above chance; mean "
+            f"excess {100 * beside.twin_excess:+.1f} points, here {100 * beside.excess:+.1f}; 95 % of its heads "
+            f"{_points(beside.low, beside.high)}, and {beside.above} of {counted(beside.own.heads, 'head')} here above"
+        )
     return sentences
+
+
+def _points(low: float, high: float) -> str:
+    """A range of shares in percentage points."""
+    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
 
 
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

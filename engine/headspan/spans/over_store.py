@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headspan.errors import SettingsError, StoreError
+from headspan.errors import NotSavedError, SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.spans.algorithm import check_counts
 from headspan.spans.description import at_most_all, describe, refuse_too_few
 from headspan.spans.nulls import DRAWS, SEED, check_draws
 from headspan.spans.result import HeadSpans, arrays_of, read_spans
+from headspan.spans.twin import refuse_other_than_twin
 from headspan.store import results
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.moments_file import MergedMoments
@@ -37,6 +39,7 @@ def textspan(
     draws: int = DRAWS,
     seed: int = SEED,
     save: bool = False,
+    twin: Store | None = None,
 ) -> HeadSpans:
     """Describe every head of `layers` (default: all stored ones) by `texts_per_head` texts of a pool.
 
@@ -64,10 +67,14 @@ def textspan(
             `stability`, and no head outputs are read.
         seed: The seed of the draws and of resampled images.
         save: Save the result even if no run is named.
+        twin: A store of the same images and layers, made by the same architecture with random weights. It is described
+            in the same way, and saved in itself under the same name if the result is. `HeadSpans.twin` and
+            `HeadSpans.beside_twin` have what it gives.
 
     Raises SettingsError if sizes do not fit or a store is named twice; StoreError if there are fewer than two images,
-    if a store has other weights or layers, or if a different run of that name exists and `overwrite` is false;
-    NotSavedError, which holds the result, if the store cannot be written; and the errors of `text_vectors`.
+    if a store has other weights or layers, if `twin` has other layers or images, another architecture or weights that
+    are not random, or if a different run of that name exists and `overwrite` is false; NotSavedError, which holds the
+    result, if the store cannot be written; and the errors of `text_vectors`.
     """
     pool = read_pool(texts)
     saved, run = save or run is not None, pool.name if run is None else run
@@ -83,6 +90,24 @@ def textspan(
         store.contents.layer_index(layer)
     moments = _added_moments(store, also)
     refuse_too_few(store, moments)
+    beside = None
+    if twin is not None:
+        if also or not draws:
+            raise SettingsError(
+                f"{twin.path}: a twin is compared with one store by the excess over chance, so leave out "
+                f"{'further stores' if also else 'draws of 0'}, or the twin"
+            )
+        refuse_other_than_twin(store, twin)
+        beside = _described_twin(
+            lambda: textspan(
+                *(twin, pool, texts_per_head, chosen_layers, rank, run if saved else None, on_progress),
+                overwrite=overwrite,
+                draws=draws,
+                seed=seed,
+                save=saved,
+            ),
+            on_progress,
+        )
     settings = {
         "pool": stored_name(store, pool),
         "pool_sha256": pool.sha256,
@@ -102,14 +127,14 @@ def textspan(
         if not results.sound(store, "texts", str(settings["pool"])):
             keep_vectors(store, embed_pool(store, pool, on_progress, weights=weights))
         on_progress(Progress(NOTE, 1, 1, f"textspan/{run} was already made with the same settings; it is unchanged"))
-        return read_spans(store, run)
+        return replace(read_spans(store, run), twin=beside)
     embedded = embed_pool(store, pool, on_progress, weights=weights)
     result = describe(store, embedded, run, texts_per_head, chosen_layers, rank, moments, draws, seed, also)
     return save_result(
         store,
         "textspan",
         run,
-        result,
+        replace(result, twin=beside),
         arrays_of(result),
         settings,
         saved=saved,
@@ -117,6 +142,18 @@ def textspan(
         on_progress=on_progress,
         before=lambda: keep_vectors(store, embedded),
     )
+
+
+def _described_twin(describe_twin: Callable[[], HeadSpans], on_progress: Listener) -> HeadSpans:
+    """The text spans of a twin, which may be a store that can only be read."""
+    try:
+        return describe_twin()
+    except NotSavedError as error:
+        if not error.read_only:
+            raise
+        on_progress(Progress(NOTE, 1, 1, f"the twin's result was not saved: {error}"))
+        found: HeadSpans = error.result
+        return found
 
 
 # The settings that decide a run's result, and their names in a message.

@@ -13,7 +13,8 @@ from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.frames import Tabular
 from headspan.spans.nulls import Chance, HeadsAbove, SpanNull, chance_of, heads_above
-from headspan.spans.stability import FIRST_TEXTS
+from headspan.spans.stability import FIRST_TEXTS, few_images
+from headspan.spans.twin import BesideTwin, beside_twin
 from headspan.store import results
 from headspan.store.lineage import Lineage, lineage_of
 from headspan.store.reader import Store
@@ -22,9 +23,6 @@ from headspan.texts.stored import stored_pool
 
 # The numbers of texts at which shares are tabulated, beside that of all texts.
 SHOWN_COUNTS = (1, 5, 20)
-# Below ten images a direction, or if more than half of the first texts change, the images are too few.
-_IMAGES_PER_DIRECTION = 10
-_LEAST_STABILITY = 0.5
 _DIMS = ("layer", "head", "text")
 
 
@@ -56,6 +54,8 @@ class HeadSpans(Tabular):
     # The mean share of the first five texts that stay when images are resampled; NaN for a head without texts,
     # and for a pool without other texts.
     stability: Float[np.ndarray, "layer head"] | None = None
+    # The same of a store with random weights, if one was named; it is not saved with the run.
+    twin: HeadSpans | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __repr__(self) -> str:
         layers, heads, texts = self.indices.shape
@@ -97,31 +97,34 @@ class HeadSpans(Tabular):
         last = min(count, self.explained.shape[-1]) - 1
         return heads_above(self.explained[..., last].ravel(), null[..., last].reshape(len(null), -1), last + 1, level)
 
+    def excess(self, count: int = FIRST_TEXTS) -> Float[np.ndarray, "layer head"]:
+        """Each head's explained share at `count` texts, minus the mean of the draws; errors as in `above_chance`."""
+        drawn = self._null().explained
+        last = min(count, self.explained.shape[-1]) - 1
+        above: Float[np.ndarray, "layer head"] = self.explained[..., last] - drawn[..., last].mean(axis=0, dtype=float)
+        return above
+
+    def beside_twin(self, count: int = FIRST_TEXTS, level: float = 0.05) -> BesideTwin:
+        """The heads beside those of the twin at `count` texts: above chance, and their excess.
+
+        Raises SettingsError as `above_chance` does, and if the run was made without a twin.
+        """
+        if self.twin is None:
+            raise SettingsError(f"textspan run {self.run!r} was made without a twin; call textspan with twin=")
+        own, twin = (each.above_chance(count, level) for each in (self, self.twin))
+        return beside_twin(own, twin, self.excess(count), self.twin.excess(count))
+
     def too_few_images(self) -> str | None:
         """A sentence if the images are too few for the heads' texts to mean much; None otherwise, or if not recorded.
 
         They are too few if they are fewer than ten times the largest rank of a head, or if half of the heads keep less
         than half of their first five texts when images are resampled.
         """
-        if self.ranks is None:
-            return None
-        largest = int(self.ranks.max())
-        stability = self._median_stability()
-        if self.images >= _IMAGES_PER_DIRECTION * largest and not stability < _LEAST_STABILITY:
-            return None
-        kept = f"; resampled images keep {stability:.0%} of a head's first {FIRST_TEXTS} texts (median)"
-        return (
-            f"few data: {counted(self.images, 'image')} for heads with {counted(largest, 'direction')}"
-            f"{'' if np.isnan(stability) else kept}; other images may give other texts"
-        )
+        return None if self.ranks is None else few_images(self.images, self.ranks, self.stability)
 
     def by_head(self) -> HeadTable:
         """A table with a row for each head: its shares at 1, 5, 20 and all texts beside chance, rank, stability."""
         return HeadTable(self)
-
-    def _median_stability(self) -> float:
-        found = np.empty(0) if self.stability is None else self.stability[~np.isnan(self.stability)]
-        return float(np.median(found)) if len(found) else float("nan")
 
     def _null(self) -> SpanNull:
         if self.null is None:
@@ -155,6 +158,17 @@ class HeadSpans(Tabular):
             **({} if concepts is None else {"concept": [concepts[index] for *_, index in rows]}),
             "explained": [self.explained_by(layer, head, number) for layer, head, number, _ in rows],
             **({} if self.null is None else _chance_columns([self.chance(*row[:3]) for row in rows])),
+            **self._twin_columns([number for *_, number, _ in rows]),
+        }
+
+    def _twin_columns(self, counts: Sequence[int], suffix: str = "") -> dict[str, list[float]]:
+        """The excess of the twin's heads beside rows at `counts` texts: mean and 95 % range over its heads."""
+        if self.twin is None or self.null is None:
+            return {}
+        at = {count: self.beside_twin(count) for count in set(counts)}
+        return {
+            f"twin_excess_{name}{suffix}": [getattr(at[count], value) for count in counts]
+            for name, value in (("mean", "twin_excess"), ("low", "low"), ("high", "high"))
         }
 
     def _shown_columns(self) -> Mapping[str, Sequence[Any]]:
@@ -212,6 +226,7 @@ class HeadTable(Tabular):
             columns[f"explained_{count}"] = [spans.explained_by(*head, count) for head in heads]
             if spans.null is not None:
                 columns |= _chance_columns([spans.chance(*head, count) for head in heads], f"_{count}")
+            columns |= spans._twin_columns([count] * len(heads), f"_{count}")
         for name in ("ranks", "effective_rank", "stability"):
             values = getattr(spans, name)
             if values is not None:

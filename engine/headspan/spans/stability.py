@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
+from headspan.errors import counted
 from headspan.spans.algorithm import Principal
 from headspan.spans.greedy import greedy
 from headspan.store.reader import Store
@@ -26,6 +27,9 @@ FIRST_TEXTS = 5
 RESAMPLINGS = 20
 MOST_IMAGES = 5_000
 _BLOCKS = 100
+# Below ten images a direction, or if more than half of the first texts change, the images are too few.
+_IMAGES_PER_DIRECTION = 10
+_LEAST_STABILITY = 0.5
 
 
 def stability_of(
@@ -127,3 +131,18 @@ def _deviations(
     gram = np.tensordot(times, grams, axes=1)
     resampled = (gram - mean[:, :, None] * (mean / total[:, None])[:, None, :]) / (total - 1)[:, None, None]
     return resampled - grams.sum(axis=0) / (len(exact) - 1)
+
+
+def few_images(
+    images: int, ranks: Int[np.ndarray, "layer head"], stability: Float[np.ndarray, "layer head"] | None
+) -> str | None:
+    """A sentence if images are fewer than ten times the largest rank, or if half of the heads are not stable."""
+    found = np.empty(0) if stability is None else stability[~np.isnan(stability)]
+    median, largest = float(np.median(found)) if len(found) else float("nan"), int(ranks.max())
+    if images >= _IMAGES_PER_DIRECTION * largest and not median < _LEAST_STABILITY:
+        return None
+    kept = f"; resampled images keep {median:.0%} of a head's first {FIRST_TEXTS} texts (median)"
+    return (
+        f"few data: {counted(images, 'image')} for heads with {counted(largest, 'direction')}"
+        f"{'' if np.isnan(median) else kept}; other images may give other texts"
+    )

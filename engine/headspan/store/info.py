@@ -69,7 +69,7 @@ def info(store: Store | str | Path) -> StoreInfo:
         "units": units,
         "written by": f"headspan {attributes['version']}, store format {attributes['format']}",
         "made with": _made_with(attributes.get("made_with")),
-        "command": _command_of(store),
+        "command": command_of(store),
         # Relative names of shards start here.
         **({"run in": folder} if folder else {}),
         **{kind: ", ".join(runs(store, kind)) or "none" for kind in ("textspan", "labels", "ccs")},
@@ -92,8 +92,8 @@ def _made_with(made: Mapping[str, Any] | None) -> str:
     return f"{made['machine']}, {made['torch_threads']} torch threads, Python {made['python']}, {libraries}"
 
 
-def _command_of(store: Store) -> str:
-    """The command that writes the store again; secrets in URLs are left out."""
+def command_of(store: Store, changed: Mapping[str, str | None] | None = None) -> str:
+    """The command that writes the store again, with the flags in `changed`; secrets in URLs are left out."""
     attributes = store.attributes
     made = attributes.get("made_with", {})
     flags = {
@@ -112,6 +112,7 @@ def _command_of(store: Store) -> str:
         "batch-size": made.get("batch_size"),
         "device": made.get("device"),
         "out": store.path.name,
+        **(changed or {}),
     }
     shards = made.get("shards") or [shard.url for shard in store.shards()]
     options = ["--allow-pipe"] if made.get("allow_pipe") else []
