@@ -24,6 +24,7 @@ from benchmarks.gpu_tower import flops_done
 from benchmarks.measure import alternate, benchmark, median, ratio
 from benchmarks.models import MODELS, TOY, random_visual
 from benchmarks.precision import pytorchs_ops
+from headspan.errors import percent
 from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.tower import Tower
@@ -158,7 +159,7 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     heads, patches = (max(row[f"emission_{kind}"] for row in rows) - 1 for kind in EMISSION_MARKS)
     others = sorted(1 / row["tower_heads"] for row in rows)
     return (
-        f"all heads cost at most {max(heads, 0):.1%} of the pass, all patches {max(patches, 0):.1%} "
+        f"all heads cost at most {percent(max(heads, 0))} of the pass, all patches {percent(max(patches, 0))} "
         f"({', '.join(line['rows'])})",
         f"the same tower without emission; open_clip on the same ops takes {others[0]:.2f} to {others[-1]:.2f} times "
         "as long as ours with all heads",

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32
 from benchmarks.measure import benchmark
 from headspan.config import PrecomputeSettings
 from headspan.decompose.formula import head_coordinates
+from headspan.errors import percent
 from headspan.run.precompute import precompute
 from headspan.spans.algorithm import Principal, Spread, principals, span_principals
 from headspan.spans.draws import rotated_spans
@@ -137,7 +138,7 @@ def above_in_words(at: Mapping[str, Any], heads: int) -> str:
     each = at.get("above_by_seed")
     if each is None:
         return f"{at['above']}"
-    return f"{at['above']:g} ({min(each)} to {max(each)}); {at['share_above']:.1%} of {heads * len(each):,}"
+    return f"{at['above']:g} ({min(each)} to {max(each)}); {percent(at['share_above'])} of {heads * len(each):,}"
 
 
 def headline(line: Mapping[str, Any]) -> tuple[str, str]:

@@ -72,3 +72,8 @@ def shortened(text: str, letters: int = 500) -> str:
 def counted(count: int, noun: str) -> str:
     """The count with its noun: "1 image", "2,000 images"."""
     return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share as a percentage: "50.2 %"."""
+    return f"{100 * share:.{decimals}f} %"

@@ -55,7 +55,7 @@ def test_all_commands_of_the_analysis_run_one_after_another(
     assert stage_seconds
     assert "; at the same time on other threads: reading " in captured.out
     assert "bytes per image" in captured.err
-    assert "images: 70 of 70 (100%)" in captured.err
+    assert "images: 70 of 70 (100 %)" in captured.err
     for command, wanted in (
         (["info", str(store)], "67 of 70 planned, 3 bad"),
         (["verify", str(store)], "contributions sum to the embeddings within"),
@@ -380,7 +380,7 @@ def test_progress_lines_show_the_mean_rate_and_the_time_left(
         now += 0.3
         printer(Progress("images", done, 60))
     assert capsys.readouterr().err.splitlines() == [
-        "images: 50 of 100 (50%), 8.3 images/s, 6 s left, 1 bad",
-        "images: 100 of 100 (100%), 10.0 images/s, 1 bad",
-        "images: 60 of 60 (100%)",
+        "images: 50 of 100 (50 %), 8.3 images/s, 6 s left, 1 bad",
+        "images: 100 of 100 (100 %), 10.0 images/s, 1 bad",
+        "images: 60 of 60 (100 %)",
     ]

@@ -320,4 +320,4 @@ def test_a_run_whose_gpu_waited_for_images_says_that_it_can_decode_them(
     summary = hs.Summary("s.zarr", 100, [], 0, seconds={"waiting for images": waited, "total": 10.0})
     store: Any = SimpleNamespace(attributes={"decode": decode, "backend": backend, "precision": "fp16"})
     _advise(summary, store)
-    assert ("waited for images for 30% of the time; --decode gpu" in capsys.readouterr().out) is advised
+    assert ("waited for images for 30 % of the time; --decode gpu" in capsys.readouterr().out) is advised

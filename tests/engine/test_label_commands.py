@@ -18,6 +18,7 @@ import pytest
 
 import headspan as hs
 from headspan.cli.main import main
+from headspan.errors import percent
 from tests.conftest import relative_files
 from tests.engine.chat_server import KEY, ChatServer, chat_server
 from tests.engine.test_cli import HEADSPAN, refused
@@ -117,7 +118,7 @@ def test_people_vote_in_a_file_that_is_read_back(
     out, _ = run(capsys, "agreement", path, "--human", str(spans))
     assert f"even and {spans}" in out
     different = sum(row["text"] == "text 6" for row in rows)
-    assert f"21 texts, {1 - different / 21:.1%} the same" in out
+    assert f"21 texts, {percent(1 - different / 21)} the same" in out
 
 
 def test_without_a_model_nothing_is_asked_even_if_the_environment_names_an_endpoint(

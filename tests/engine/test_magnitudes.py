@@ -431,7 +431,7 @@ def test_info_prints_the_magnitude_of_every_layer_and_head(
 
 def test_shares_are_printed_as_percentages() -> None:
     shares = (0.0, 1e-6, 0.00123, 0.25, 1.5, math.nan)
-    assert list(map(share_in_percent, shares)) == ["0.00 %", "<0.01 %", "0.12 %", "25.00 %", "150.00 %", "-"]
+    assert list(map(share_in_percent, shares)) == ["0.00 %", "< 0.01 %", "0.12 %", "25.00 %", "150.00 %", "-"]
 
 
 def test_a_store_without_a_finished_unit_has_no_magnitudes(toy_run: ToyRun, tmp_path: Path) -> None:

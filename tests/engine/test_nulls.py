@@ -449,9 +449,9 @@ def test_the_command_leads_with_the_excess_and_ends_with_the_count(
     assert lines[:7] == [
         f"L0.H0  {100 * chance.excess:+.1f} points over chance (p {chance.p:.3f})  {variance}",
         *(f"    {text}" for text in spans.texts(0, 0, 5)),
-        f"  first 5 texts: {chance.explained:.1%} (chance {chance.low:.1%} to {chance.high:.1%}, ceiling "
-        f"{chance.ceiling:.1%}); stability {spans.stability[0, 0]:.2f}; all 6: {everything.explained:.1%} (chance "
-        f"{everything.mean:.1%})",
+        f"  first 5 texts: {100 * chance.explained:.1f} % (chance {100 * chance.low:.1f} % to "
+        f"{100 * chance.high:.1f} %, ceiling {100 * chance.ceiling:.1f} %); stability {spans.stability[0, 0]:.2f}; "
+        f"all 6: {100 * everything.explained:.1f} % (chance {100 * everything.mean:.1f} %)",
     ]
     found = spans.above_chance()
     assert lines[-3] == spans.too_few_images()

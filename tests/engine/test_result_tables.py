@@ -120,7 +120,7 @@ def test_representations_are_one_short_line(votes: VotesOfRun) -> None:
     assert repr(SCORES.votes) == "Votes(27 votes by A, B)"
     assert repr(votes) == "VotesOfRun('hand': 21 votes on texts of 6 heads by concepts of pool hand)"
     (pair,) = rater_agreement(SCORES)
-    assert repr(pair.texts).startswith("Agreement(13 items, 84.6% equal, κ 0.")
+    assert repr(pair.texts).startswith("Agreement(13 items, 84.6 % equal, κ 0.")
     assert len(repr(pair.texts)) < 150
 
 

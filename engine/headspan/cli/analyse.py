@@ -14,7 +14,7 @@ from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, run_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, tell
 from headspan.config import parse_layers
-from headspan.errors import StoreError, counted
+from headspan.errors import StoreError, counted, percent
 from headspan.report.collect import write_report
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.spans.over_store import HeadSpans, textspan
@@ -161,12 +161,12 @@ def _explained(spans: HeadSpans, layer: int, head: int) -> str:
     """What the first texts explain, beside chance where it was drawn, and last what all texts do."""
     most = spans.explained.shape[-1]
     first = min(_TEXTS_SHOWN, most)
-    parts = [f"first {counted(first, 'text')}: {spans.explained_by(layer, head, first):.1%}"]
-    rest = f"all {most}: {spans.explained_by(layer, head):.1%}"
+    parts = [f"first {counted(first, 'text')}: {percent(spans.explained_by(layer, head, first))}"]
+    rest = f"all {most}: {percent(spans.explained_by(layer, head))}"
     if spans.null is not None:
         chance, everything = spans.chance(layer, head, first), spans.chance(layer, head, most)
-        parts[0] += f" (chance {chance.low:.1%} to {chance.high:.1%}, ceiling {chance.ceiling:.1%})"
-        rest += f" (chance {everything.mean:.1%})"
+        parts[0] += f" (chance {percent(chance.low)} to {percent(chance.high)}, ceiling {percent(chance.ceiling)})"
+        rest += f" (chance {percent(everything.mean)})"
     if spans.stability is not None:
         stability = spans.stability[spans.layers.index(layer), head]
         parts += [] if math.isnan(stability) else [f"stability {stability:.2f}"]

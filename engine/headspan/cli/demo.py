@@ -9,6 +9,7 @@ from headspan.cli.commands import Section
 from headspan.cli.precompute import print_summary
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.terminal import say
+from headspan.errors import percent
 
 
 def add_demo(section: Section) -> None:
@@ -29,7 +30,9 @@ def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     result = run(flags.out, progress)
     progress.close()
     print_summary(result.summary)
-    named = ", ".join(f"{factor.replace('_', ' ')} {each.share:.1%}" for factor, each in result.truth.zero_shot.items())
+    named = ", ".join(
+        f"{factor.replace('_', ' ')} {percent(each.share)}" for factor, each in result.truth.zero_shot.items()
+    )
     say(f"zero-shot accuracy: {named}")
     say(f"finished in {time.monotonic() - began:.0f} s; open {result.report} in a browser")
     return 0

@@ -6,6 +6,7 @@ import math
 
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
+from headspan.errors import percent
 from headspan.store.magnitudes import Magnitudes
 
 # The heads of the columns that `magnitude_cells` fills.
@@ -23,7 +24,7 @@ def share_in_percent(share: float) -> str:
     """Return a share as a percentage with two decimals; `-` for NaN."""
     if math.isnan(share):
         return "-"
-    return "<0.01 %" if 0 < share < _LEAST else f"{100 * share:.2f} %"
+    return "< 0.01 %" if 0 < share < _LEAST else percent(share, 2)
 
 
 def magnitude_cells(magnitudes: Magnitudes, layer: int, head: int) -> tuple[str, str]:

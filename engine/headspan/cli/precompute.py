@@ -10,7 +10,7 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
 from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings
-from headspan.errors import counted
+from headspan.errors import counted, percent
 from headspan.escapes import shell_command
 from headspan.run.summary import Summary
 from headspan.store.commit_records import NOT_FINITE
@@ -183,8 +183,8 @@ def _advise(summary: Summary, store: Store) -> None:
     on_gpu = str(store.attributes.get("backend", "")).endswith(" cuda")
     if summary.images and on_gpu and store.attributes["decode"] == "fast" and waited > _LONG_WAIT * total:
         say(
-            f"the GPU waited for images for {waited / total:.0%} of the time; --decode gpu, with another --out, "
-            "decodes JPEGs on it, to pixels that differ a little more from open_clip's"
+            f"the GPU waited for images for {percent(waited / total, 0)} of the time; --decode gpu, with another "
+            "--out, decodes JPEGs on it, to pixels that differ a little more from open_clip's"
         )
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from headspan.cli.terminal import ERR, tell
-from headspan.errors import counted
+from headspan.errors import counted, percent
 from headspan.escapes import escaped
 from headspan.events import NOTE, Progress
 
@@ -80,7 +80,7 @@ class ProgressPrinter:
         rate = (event.done - done_then) / (now - began) if now - began > _RATE_SECONDS else 0.0
         parts = [f"{event.stage}: {event.done:,}"]
         if event.total:
-            parts[0] += f" of {event.total:,} ({event.done / event.total:.0%})"
+            parts[0] += f" of {event.total:,} ({percent(event.done / event.total, 0)})"
         if rate:
             parts.append(f"{rate:,.1f} {_unit(event)}/s")
             if event.total and not last:

@@ -22,7 +22,7 @@ from headspan.concepts.human_votes import read_vote_sheet, write_vote_sheet
 from headspan.concepts.labels import read_labels, spans_of
 from headspan.concepts.nulls import LEVEL, UNLABELLED
 from headspan.concepts.votes import VotesOnHead, read_votes
-from headspan.errors import SettingsError, counted
+from headspan.errors import SettingsError, counted, percent
 from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 
@@ -139,7 +139,7 @@ def _print_agreement(what: str, found: Agreement) -> None:
         say(f"    {what}: the raters have none in common")
         return
     say(
-        f"    {found.pairs:,} {what}, {found.same:.1%} the same  κ {found.kappa}  ρ {found.spearman}  "
+        f"    {found.pairs:,} {what}, {percent(found.same)} the same  κ {found.kappa}  ρ {found.spearman}  "
         f"τ-b {found.kendall}"
     )
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from headspan.concepts.consistency import NO_VOTE, ConceptConsistency
 from headspan.concepts.labels import LABELLED_TEXTS
-from headspan.errors import counted
+from headspan.errors import counted, percent
 from headspan.frames import Tabular
 
 REPLICATES = 1000
@@ -62,7 +62,7 @@ class Agreement:
         if not self.pairs:
             return "Agreement(no items rated by both)"
         return (
-            f"Agreement({counted(self.pairs, 'item')}, {self.same:.1%} equal, κ {self.kappa}, ρ {self.spearman}, "
+            f"Agreement({counted(self.pairs, 'item')}, {percent(self.same)} equal, κ {self.kappa}, ρ {self.spearman}, "
             f"τ-b {self.kendall})"
         )
 

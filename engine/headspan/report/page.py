@@ -103,7 +103,7 @@ def _templates() -> Environment:
         "commas": lambda count: f"{count:,}",
         "percent": percent,
         # Magnitudes of early layers are far below a percent.
-        "small_percent": lambda share: percent(share) if not 0 < share < 0.01 else f"{100 * share:.2g}\u202f%",
+        "small_percent": _small_percent,
         "points": lambda share: "–" if math.isnan(share) else _signed(100 * share),
         "width": lambda share: f"{100 * share:.1f}",
         "whole": lambda count: f"{count:.0f}",
@@ -117,6 +117,13 @@ def _templates() -> Environment:
         "data_uri": data_uri,
     }
     return templates
+
+
+def _small_percent(share: float) -> str:
+    """A share, below a percent to two digits, down to a thousandth of a percent."""
+    if not 0 < share < 0.01:
+        return percent(share)
+    return f"{100 * share:.2g}\u202f%" if share >= 1e-5 else "<\u202f0.001\u202f%"
 
 
 def _shown(value: object) -> object:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from threadpoolctl import threadpool_limits
 
-from headspan.errors import SettingsError, counted
+from headspan.errors import SettingsError, counted, percent
 
 # Singular values below this share of the largest are the rounding of float32 contributions (16 ulps of 1).
 RANK_TOLERANCE = 2.0**-20
@@ -43,7 +43,7 @@ class TextSpan:
 
     def __repr__(self) -> str:
         chosen, explained = int((self.indices >= 0).sum()), float(self.explained[-1])
-        return f"TextSpan({counted(chosen, 'text')} that explain {explained:.1%} of the variance)"
+        return f"TextSpan({counted(chosen, 'text')} that explain {percent(explained)} of the variance)"
 
     def reconstruct(self, contributions: Float[np.ndarray, "images joint"]) -> Float[np.ndarray, "images joint"]:
         """Project contributions onto the chosen texts: their mean plus the part along `directions`."""

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
-from headspan.errors import counted
+from headspan.errors import counted, percent
 from headspan.spans.algorithm import Principal
 from headspan.spans.greedy import greedy
 from headspan.store.reader import Store
@@ -141,7 +141,7 @@ def few_images(
     median, largest = float(np.median(found)) if len(found) else float("nan"), int(ranks.max())
     if images >= _IMAGES_PER_DIRECTION * largest and not median < _LEAST_STABILITY:
         return None
-    kept = f"; resampled images keep {median:.0%} of a head's first {FIRST_TEXTS} texts (median)"
+    kept = f"; resampled images keep {percent(median, 0)} of a head's first {FIRST_TEXTS} texts (median)"
     return (
         f"few data: {counted(images, 'image')} for heads with {counted(largest, 'direction')}"
         f"{'' if np.isnan(median) else kept}; other images may give other texts"
