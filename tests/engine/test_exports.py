@@ -45,6 +45,7 @@ def in_python(command: str, store: hs.Store) -> Any:
     return {
         "label": lambda: of_heads(store, labels_beside_chance(store)),
         "ccs": lambda: of_heads(store, hs.concepts.concept_consistency(store)),
+        "ccs --by-layer": lambda: hs.concepts.concept_consistency(store).by_layer(),
         "votes": lambda: of_heads(store, read_votes(store)),
         "compare": lambda: hs.concepts.compare([store]),
         "info": lambda: hs.info(store),
@@ -77,7 +78,9 @@ def null_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-@pytest.mark.parametrize("command", ["label", "ccs", "votes", "compare", "info", "info --heads", "runs"])
+@pytest.mark.parametrize(
+    "command", ["label", "ccs", "ccs --by-layer", "votes", "compare", "info", "info --heads", "runs"]
+)
 def test_a_command_writes_the_table_of_its_result_in_three_formats(
     command: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +103,26 @@ def test_a_command_writes_the_table_of_its_result_in_three_formats(
     for flag, text in (("--csv", files["csv"]), ("--json", files["json"])):
         assert main([*command.split(), str(path), flag, "-"]) == 0
         assert capsys.readouterr().out == text.read_text(encoding="utf-8")
+
+
+def test_the_table_by_layer_counts_the_heads_of_each_layer_and_is_for_a_file(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = hs.concepts.concept_consistency(hs.open(path))
+    columns = found.by_layer()._columns()
+    assert columns["layer"] == [None, 0, 1, 2]
+    assert columns["heads"] == [9, 3, 3, 3]
+    for place in range(3):
+        scores = found.scores[place].tolist()
+        assert columns["high"][1 + place] == scores.count(5)
+        assert columns["ccs_at_2"][1 + place] == scores.count(2) / 3
+    assert columns["beat_chance_by_chance"][0] == pytest.approx(sum(columns["beat_chance_by_chance"][1:]))
+    for flags, why in (
+        (["--by-layer"], "--by-layer: chooses the table for a file; name the file with --csv, --json or --parquet"),
+        (["--by-layer", "--csv", "-", "--head", "L0.H1"], "--by-layer and --head: a table by layer has no heads"),
+    ):
+        assert main(["ccs", str(path), *flags]) == 2
+        assert why in capsys.readouterr().err
 
 
 def test_heads_that_are_named_are_the_only_ones_printed_and_exported(

@@ -396,7 +396,7 @@ def test_a_pool_smaller_than_the_texts_per_head_gives_all_of_its_texts_and_says_
     spans = described(toy_copy, texts_per_head=60, on_progress=events.append)
     assert spans.indices.shape == (3, 3, len(TEXTS))
     notes = [event.note for event in events if event.stage == NOTE]
-    assert notes == [f"the pool {spans.pool.name} has 12 texts, fewer than 60: each head gets all of them"]
+    assert notes == [f"the pool {spans.pool.name} has 12 texts, fewer than 60: each head gets at most 12"]
     # The same request is the same run.
     assert (described(toy_copy, texts_per_head=60).indices == spans.indices).all()
     assert hs.open(toy_copy).group["textspan/own"].attrs["texts_per_head"] == len(TEXTS)

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headspan.cli.head_flag import Head
 from headspan.cli.shared_flags import Flags
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError
 from headspan.frames import Tabular
+from headspan.store.head_space import Head
 from headspan.store.magnitudes import Magnitudes
 
 _FORMATS = ("csv", "json", "parquet")

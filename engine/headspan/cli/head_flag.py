@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from headspan.cli.shared_flags import Flags
 from headspan.config import as_ranges
 from headspan.errors import SettingsError
-
-# Layer and head.
-Head = tuple[int, int]
+from headspan.store.head_space import Head
 
 
 def head_flag(flags: Flags) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
-from headspan.cli.head_flag import Head, chosen_heads, head_flag
+from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.llm_flags import (
     add_asking_flags,
     asker_of,
@@ -35,6 +35,7 @@ from headspan.concepts.llm_labels import label_by_model, label_questions, open_l
 from headspan.concepts.nulls import CHANCE_COLUMNS, LEVEL, ConsistencyChance, consistency_chance
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.spans.result import read_spans
+from headspan.store.head_space import Head
 from headspan.store.magnitudes import Magnitudes
 from headspan.store.reader import Store
 from headspan.store.results import runs
@@ -84,6 +85,9 @@ def add_labels(section: Section) -> None:
     overwrite_flag(result)
     head_flag(result)
     export_flags(ccs)
+    result.add_argument(
+        "--by-layer", action="store_true", help="write the table by layer to --csv, --json or --parquet, not by head"
+    )
     asking = asking_group(ccs)
     asking.add_argument(
         "--judge",
@@ -183,6 +187,10 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     store = Store(flags.store)
     chosen_heads(flags.heads, store.layers, store.heads_per_layer)
+    if flags.by_layer and not (flags.csv or flags.json or flags.parquet):
+        raise SettingsError("--by-layer: chooses the table for a file; name the file with --csv, --json or --parquet")
+    if flags.by_layer and flags.heads:
+        raise SettingsError("--by-layer and --head: a table by layer has no heads; leave one out")
     if not flags.judge:
         refuse_asking_flags(flags, "--judge", "add")
     run: str | Labels | None = flags.run_name
@@ -209,7 +217,7 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         found, not_saved = saved_or_not(lambda: concept_consistency(store, run, flags.overwrite, progress, save=saving))
     heads = chosen_heads(flags.heads, found.labels.layers, found.scores.shape[1])
     magnitudes = store.magnitudes()
-    if not export(flags, Table.of_heads(found, heads, magnitudes)):
+    if not export(flags, found.by_layer() if flags.by_layer else Table.of_heads(found, heads, magnitudes)):
         _print_scores(found, heads, magnitudes)
     tell_unsaved(unsaved or not_saved)
     return 0

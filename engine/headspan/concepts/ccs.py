@@ -45,7 +45,8 @@ def concept_consistency(
     if labels.consistent is None:
         raise SettingsError(
             f"labels of run {labels.run!r} are by {labels.source}, so judges must vote on them; name judges with "
-            f"--judge, or label by the pool's concepts with headspan label --run {labels.run} --overwrite"
+            "--judge, or label another run by the pool's concepts: headspan textspan, then headspan label, each with "
+            "--run NAME"
         )
     spans = spans_of(store, labels)
     texts = text_counts(spans)

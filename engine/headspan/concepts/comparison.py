@@ -68,28 +68,11 @@ class Comparison(Tabular):
                 "store": each.store,
                 "run": each.run,
                 "method": self.methods.index(each.method) + 1,
-                "heads": int(each.found.scores.size),
-                **each.found.groups,
-                **_chance_columns(each.found),
-                **{f"ccs_at_{k}": share for k, share in enumerate(each.found.at_k)},
-                "ccr": each.found.ccr,
-                "association": each.found.association,
-                "entanglement": each.found.entanglement,
+                **each.found.cells(),
             }
             for each in self.stores
         ]
         return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-
-
-def _chance_columns(found: ConceptConsistency) -> dict[str, Any]:
-    """How many heads beat chance, and the expected counts by chance; None where chance is not known."""
-    chance = found.chance
-    groups = {f"{name}_by_chance": chance and chance.expected[name] for name in found.groups}
-    return {
-        "beat_chance": chance and int(chance.beating().sum()),
-        "beat_chance_by_chance": chance and chance.expected_beating(),
-        **groups,
-    }
 
 
 def compare(stores: Sequence[Store], run: str | None = None) -> Comparison:

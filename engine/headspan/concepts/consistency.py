@@ -174,6 +174,25 @@ class ConceptConsistency(Tabular):
             found[name] = None if np.isnan(value) else value
         return found
 
+    def cells(self) -> dict[str, Any]:
+        """The summaries beside what chance gives, for a row of a table; None where chance is not known."""
+        chance = self.chance
+        return {
+            "heads": int(self.scores.size),
+            **self.groups,
+            "beat_chance": chance and int(chance.beating().sum()),
+            "beat_chance_by_chance": chance and chance.expected_beating(),
+            **{f"{name}_by_chance": chance and chance.expected[name] for name in self.groups},
+            **{f"ccs_at_{k}": share for k, share in enumerate(self.at_k)},
+            "ccr": self.ccr,
+            "association": self.association,
+            "entanglement": self.entanglement,
+        }
+
+    def by_layer(self) -> LayerTable:
+        """A table of the summaries: a row for each layer, and before them one for all layers, whose `layer` is None."""
+        return LayerTable(self)
+
     def _columns(self) -> Mapping[str, Sequence[Any]]:
         columns = dict(self.labels._columns())
         heads = zip(columns["layer"], columns["head"], strict=True)
@@ -184,3 +203,19 @@ class ConceptConsistency(Tabular):
             "group": [self.group(*head) for head in heads],
             **(self.chance.columns() if self.chance else unknown),
         }
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LayerTable(Tabular):
+    """The summaries of the scores by layer, after those of all layers."""
+
+    found: ConceptConsistency
+
+    def __repr__(self) -> str:
+        return f"LayerTable({self.found!r})"
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        layers = self.found.labels.layers
+        rows = [{"layer": None, **self.found.cells()}]
+        rows += [{"layer": layer, **self.found.layer(layer).cells()} for layer in layers]
+        return {name: [row[name] for row in rows] for name in rows[0]}

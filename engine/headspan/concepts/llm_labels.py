@@ -20,11 +20,9 @@ from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
 from headspan.spans.result import HeadSpans, read_spans
 from headspan.store import results
+from headspan.store.head_space import Head
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
-
-# Layer and head.
-Head = tuple[int, int]
 
 # The prompt asks for one word. Up to three are accepted and joined by hyphens.
 _MOST_WORDS, _MOST_LETTERS = 3, 40

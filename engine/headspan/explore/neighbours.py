@@ -16,12 +16,10 @@ from jaxtyping import Float, Float32, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.store.head_space import coordinate_products, coordinates_of_image
+from headspan.store.head_space import Head, coordinate_products, coordinates_of_image
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 
-# Layer and head.
-Head = tuple[int, int]
 # How many blocks the images are divided into, for each neighbour that is asked for.
 _BLOCKS = 8
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from headspan.explore.neighbours import Head
+from headspan.store.head_space import Head
 from headspan.store.reader import Store
 
 

@@ -56,8 +56,9 @@ def why_no_scores(spans: HeadSpans, older: str | None) -> str:
     """What to do to get labels and scores; `older` is the run that the present ones were made from, if it changed."""
     if older is not None:
         return (
-            f"The scores are of an older {older}, which was replaced since, and are left out: run headspan label "
-            f"--run {spans.run} --overwrite and headspan ccs --run {spans.run} --overwrite."
+            f"The scores are of an older {older}, which was replaced since, and are left out. To keep them, make new "
+            "ones of another run: headspan textspan, headspan label and headspan ccs with --run NAME. To replace them, "
+            f"run headspan label and headspan ccs with --run {spans.run} --overwrite."
         )
     if spans.pool.concepts is None:
         return (

@@ -62,8 +62,8 @@ def describe(
 def at_most_all(pool: int, texts_per_head: int, name: str, on_progress: Listener) -> int:
     """`texts_per_head`, or the size of a smaller pool, which `on_progress` is told."""
     if texts_per_head > pool:
-        note = f"the pool {name} has {counted(pool, 'text')}, fewer than {texts_per_head}: each head gets all of them"
-        on_progress(Progress(NOTE, 1, 1, note))
+        few = f"the pool {name} has {counted(pool, 'text')}, fewer than {texts_per_head}"
+        on_progress(Progress(NOTE, 1, 1, f"{few}: each head gets at most {pool:,}"))
     return min(texts_per_head, pool)
 
 

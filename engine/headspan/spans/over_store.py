@@ -53,7 +53,8 @@ def textspan(
     Args:
         store: The store to describe.
         texts: The name of an included pool, a file of texts, a list of texts, or a pool.
-        texts_per_head: How many texts are chosen for each head. Of a smaller pool all are, and `on_progress` says so.
+        texts_per_head: How many texts are chosen for each head, at most all of the pool, and fewer where a head has no
+            variance left to explain. `on_progress` says if the pool has fewer.
         layers: The layers to describe, numbered as in the model; None for all stored ones.
         rank: The number of principal directions of a head's contributions in which texts are compared, at most.
         run: The name under which the result is saved. None saves it only with `save`, under the pool's name.

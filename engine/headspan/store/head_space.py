@@ -12,9 +12,12 @@ from headspan.store.mapped import UnmappableError
 from headspan.store.products import summed_products
 from headspan.store.reader import Store
 
+# Layer and head, as the model numbers them.
+Head = tuple[int, int]
+
 
 def coordinate_products(
-    store: Store, heads: Sequence[tuple[int, int]], matrices: Sequence[Float[np.ndarray, "coordinate column"]]
+    store: Store, heads: Sequence[Head], matrices: Sequence[Float[np.ndarray, "coordinate column"]]
 ) -> Float32[np.ndarray, "column images"]:
     """Multiply the normalised coordinates of each of `heads`, (layer, head), by that head's matrix; return the sum.
 

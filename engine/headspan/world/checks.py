@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from headspan.explore.neighbours import Head
 from headspan.prune.zero_shot import Accuracy
+from headspan.store.head_space import Head
 from headspan.store.lineage import Lineage
 
 # The concepts of the world's text pool, and the factor that each is scored by.

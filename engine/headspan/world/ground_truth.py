@@ -24,11 +24,12 @@ from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
-from headspan.explore.neighbours import Head, mean_contributions, similarities
+from headspan.explore.neighbours import mean_contributions, similarities
 from headspan.explore.segmentation import resized, text_maps
 from headspan.prune.ablation import mean_ablated
 from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
+from headspan.store.head_space import Head
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
 from headspan.store.write.save_result import save_result
