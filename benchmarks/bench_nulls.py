@@ -32,8 +32,8 @@ from headspan.world import write_world_shards
 QUESTION = "heads above chance by number of images"
 DUE_TO = (
     "Chance has the covariance of the same images, so few images do not put heads above chance: they make the texts "
-    "unstable. The rows of one model share its texts and the first images, so they rise and fall together. The level "
-    "holds if the share of heads above chance over the seeds of random weights is about 5 %."
+    "unstable. The rows of one model share its texts and the first images, so they rise and fall together. Chance gives "
+    "5 % of the heads of random weights on average over seeds."
 )
 _LEVEL = 0.05
 _SEEDS = 10
@@ -149,7 +149,7 @@ def headline(line: Mapping[str, Any]) -> tuple[str, str]:
     return (
         f"reference model, five texts a head: {trained['above']} of {heads} heads above chance, mean excess "
         f"{100 * trained['excess']:+.1f} points",
-        f"random weights, {len(each)} seeds: {random['above']:g} ({min(each)} to {max(each)}), mean excess "
+        f"random weights, {len(each)} seeds: {random['above']:g} heads ({min(each)} to {max(each)}), mean excess "
         f"{100 * random['excess']:+.1f} points; chance gives {random['chance_mean']:.1f}",
     )
 

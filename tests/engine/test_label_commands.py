@@ -84,7 +84,7 @@ def test_the_chain_of_labels_votes_agreement_and_comparison(
 
     out, _ = run(capsys, "agreement", path)
     assert "kind and even" in out
-    assert re.search(r"even and low\n    21 texts, \d+\.\d% the same  κ -?\d\.\d{3} \[", out)
+    assert re.search(r"even and low\n    21 texts, \d+\.\d % the same  κ -?\d\.\d{3} \[", out)
     assert re.search(r"kind and even\n    21 texts, .* κ 0\.000 .* ρ -  τ-b -", out)
 
     out, _ = run(capsys, "compare", path, path)

@@ -343,7 +343,7 @@ def test_judges_may_check_the_labels_of_a_pool(toy_copy: Path, asker: Asker) -> 
 def test_labels_of_a_model_without_judges_are_refused_with_what_to_do(store: hs.Store, asker: Asker) -> None:
     label_by_model(store, asker, "m", save=True)
     with pytest.raises(
-        SettingsError, match=r"so judges must vote on them; name judges with --judge, or label by the pool"
+        SettingsError, match=r"so judges must vote on them; name judges with --judge, or label another run by the pool"
     ):
         concept_consistency(store, save=True)
 
