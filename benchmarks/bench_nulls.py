@@ -32,8 +32,8 @@ from headspan.world import write_world_shards
 QUESTION = "heads above chance by number of images"
 DUE_TO = (
     "Chance has the covariance of the same images, so few images do not put heads above chance: they make the texts "
-    "unstable. The rows of one model share its texts and the first images, so they rise and fall together. Chance gives "
-    "5 % of the heads of random weights on average over seeds."
+    "unstable. The rows of one model share its texts and the first images, so they rise and fall together. Chance "
+    "gives 5 % of the heads of random weights on average over seeds."
 )
 _LEVEL = 0.05
 _SEEDS = 10
