@@ -8,8 +8,8 @@ Two nulls apply the label rule of `label_heads` to other texts than the head's:
 * The texts that the head chooses from the pool's vectors rotated at random, which TEXTSPAN draws for its own null
   (`spans.nulls`). TEXTSPAN does not choose like a random draw: it prefers texts whose vectors are long in the head's
   directions, and the texts of a concept are alike. Of the reference model's heads, 3.4 % score 4 or more with the
-  world's pool rotated, where 0.9 % of random draws do; with the general pool, 13 % score 3 or more, where 1.2 % do. With
-  random weights, no more do than by random draws.
+  world's pool rotated, where 0.9 % of random draws do; with the general pool, 13 % score 3 or more, where 1.2 % do. Of
+  heads with random weights, no more do than of random draws.
 
 A head's `p` is the larger of both, so that neither null alone gives it. Runs without draws, and those of earlier
 versions, have the first only. Their `p` can be too small by a factor of ten.
