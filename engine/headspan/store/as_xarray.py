@@ -14,16 +14,14 @@ import pyarrow as pa
 
 from headspan.errors import HeadspanError
 from headspan.store.contents import Contents
+from headspan.store.coordinates import coordinates
 from headspan.store.earlier_words import todays_axes
-from headspan.store.schema import Dimensions
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # Attributes of the store that the Dataset has too.
 _ATTRIBUTES = ("model", "pretrained", "weights_sha256", "precision", "format")
-# The second axis of `norm`: the final norm's mean μ, its s, and the embedding's length.
-_STATISTICS = ("mean", "s", "length")
 
 
 def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Dataset:
@@ -59,27 +57,13 @@ def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Datas
         for name, spec in contents.specs.items()
     }
     used = {dim for variable in variables.values() for dim in variable.dims}
-    along = {dim: numbers for dim, numbers in _coordinates(contents.size, samples).items() if dim in used}
+    along = {"image": np.array(samples["key"].to_pylist(), object), **coordinates(contents.size, used)}
     of_images = {"row": rows, **_of_images(samples)}
     return xr.Dataset(
         variables,
         coords={**along, **{name: ("image", values) for name, values in of_images.items()}},
         attrs={name: contents.attributes[name] for name in _ATTRIBUTES if contents.attributes.get(name) is not None},
     )
-
-
-def _coordinates(size: Dimensions, samples: pa.Table) -> dict[str, Any]:
-    """Return the name or number of each position along an axis; `joint` and `head_dim` have none."""
-    return {
-        "image": np.array(samples["key"].to_pylist(), object),
-        "layer": list(size.layers),
-        "head": np.arange(size.heads),
-        "token": np.arange(size.tokens),
-        "term": np.arange(size.terms),
-        "through_pool_layer": list(size.through_pool),
-        "trunk_head": np.arange(size.through_pool_heads),
-        "statistic": list(_STATISTICS),
-    }
 
 
 def _of_images(samples: pa.Table) -> dict[str, np.ndarray]:
