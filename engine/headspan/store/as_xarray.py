@@ -56,7 +56,7 @@ def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Datas
         name: xr.Variable(todays_axes(spec.dims), indexing.LazilyIndexedArray(Rows(name)))
         for name, spec in contents.specs.items()
     }
-    used = {dim for variable in variables.values() for dim in variable.dims}
+    used = {dim for spec in contents.specs.values() for dim in todays_axes(spec.dims)}
     along = {"image": np.array(samples["key"].to_pylist(), object), **coordinates(contents.size, used)}
     of_images = {"row": rows, **_of_images(samples)}
     return xr.Dataset(
