@@ -1,8 +1,8 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
 Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`, `export`. Analyse them: `textspan`,
-`textspan_dense` (on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove
-what was saved.
+`textspan_dense` (on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and
+remove what was saved.
 The groups are
 
 - `spans`: the results of TEXTSPAN;

@@ -41,8 +41,8 @@ def new_target(path: Path, flag: str, overwrite: bool, replaceable: Callable[[Pa
             raise
         sync_folder(path.parent)
     except OSError as error:
-        # Arrow's errors have no text of their own for the cause.
-        why = error.strerror or one_line(error)
+        # Arrow's errors have another text.
+        why = os.strerror(error.errno) if error.errno else one_line(error)
         raise StoreError(
             f"{path}: cannot be written ({why}); free disk space, correct its permissions, or choose another {flag}"
         ) from error

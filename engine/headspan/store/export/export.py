@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from headspan.config import parse_layers
 from headspan.errors import SettingsError, StoreError, counted
@@ -48,7 +48,7 @@ def export(
     store: Store | str | Path,
     to: str | Path,
     *,
-    format: Literal["parquet", "npy", "safetensors", "csv"] | None = None,  # noqa: A002
+    format: str | None = None,  # noqa: A002
     arrays: Sequence[str] | None = None,
     layers: str | Sequence[int] | None = None,
     heads: Sequence[Head] | None = None,

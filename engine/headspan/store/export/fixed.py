@@ -25,7 +25,7 @@ def write_safetensors(store: Store, heads: Sequence[Head], target: Path) -> None
     Biases are those of the direct layers among the layers of `heads`. Other matrices are written whole.
     """
     # Takes longer to import than most commands.
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folded, first = store.contents.folded, store.all_layers - store.direct_layers
     found: dict[str, np.ndarray] = {}
@@ -38,7 +38,8 @@ def write_safetensors(store: Store, heads: Sequence[Head], target: Path) -> None
         found[f"bias_mean.L{layer}"] = folded.bias_mean[layer - first : layer - first + 1]
     found |= {name: getattr(folded, name) for name in ("gain", "shift", "share_count")}
     about = {name: str(store.attributes[name]) for name in _ATTRIBUTES if store.attributes.get(name) is not None}
-    save_file({name: np.ascontiguousarray(each) for name, each in found.items()}, target, about)
+    # Not with `save_file`, whose errors do not say that a disk is full.
+    target.write_bytes(save({name: np.ascontiguousarray(each) for name, each in found.items()}, about))
 
 
 def write_csv(store: Store, folder: Path) -> list[str]:
