@@ -6,8 +6,7 @@ Values are read when they are used, for the selected part only. Arrays have the 
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -34,26 +33,14 @@ def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Datas
     """
     try:
         import xarray as xr
-        from xarray.backends import BackendArray
-        from xarray.core import indexing
+        from xarray.core.indexing import LazilyIndexedArray
+
+        from headspan.store.lazy_rows import LazyRows
     except ImportError as error:
         raise HeadspanError("to_xarray needs xarray, which is not installed; pip install 'headspan[xarray]'") from error
 
-    class Rows(BackendArray):
-        """One stored array at the rows that are shown."""
-
-        def __init__(self, name: str) -> None:
-            self._name = name
-            spec = contents.specs[name]
-            self.shape = (len(rows), *spec.shape[1:])
-            self.dtype = np.dtype(spec.dtype)
-
-        def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-            read = partial(_read, contents, self._name, rows)
-            return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, read)
-
     variables = {
-        name: xr.Variable(todays_axes(spec.dims), indexing.LazilyIndexedArray(Rows(name)))
+        name: xr.Variable(todays_axes(spec.dims), LazilyIndexedArray(LazyRows(contents, name, rows)))
         for name, spec in contents.specs.items()
     }
     used = {dim for spec in contents.specs.values() for dim in todays_axes(spec.dims)}
@@ -74,12 +61,3 @@ def _of_images(samples: pa.Table) -> dict[str, np.ndarray]:
         for name, column in columns.items()
         if column.null_count < len(column)
     }
-
-
-def _read(contents: Contents, name: str, rows: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
-    """Read an outer selection of an array at `rows`."""
-    lengths = contents.specs[name].shape[1:]
-    chosen = [rows[key[0]], *(np.arange(length)[part] for part, length in zip(key[1:], lengths, strict=True))]
-    values = contents.outer(name, *map(np.atleast_1d, chosen))
-    # A single place, unlike a list of one, has no axis.
-    return np.asarray(values[tuple(0 if np.ndim(places) == 0 else slice(None) for places in chosen)])
