@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from headspan.run.verify import Verdict
     from headspan.spans.algorithm import textspan_dense
     from headspan.spans.over_store import textspan
-    from headspan.store.export.export import Exported, export
+    from headspan.store.export.export import export
     from headspan.store.info import StoreInfo, info
     from headspan.store.kept_runs import list_runs as runs
     from headspan.store.reader import Store
@@ -56,7 +56,6 @@ _MODULES = {
     "Verdict": "run.verify",
     "textspan": "spans.over_store",
     "textspan_dense": "spans.algorithm",
-    "Exported": "store.export.export",
     "export": "store.export.export",
     "StoreInfo": "store.info",
     "info": "store.info",
@@ -70,7 +69,6 @@ _MODULES = {
 }
 
 __all__ = [
-    "Exported",
     "HeadspanError",
     "Pool",
     "PrecomputeSettings",
