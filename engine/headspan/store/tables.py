@@ -128,9 +128,18 @@ def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa
     wanted, place = np.unique(rows, return_inverse=True)
     units = wanted // unit_images
     tables = [
-        _unit_table(root, unit).take(wanted[units == unit] - unit * unit_images) for unit in np.unique(units).tolist()
+        _picked(_unit_table(root, unit), wanted[units == unit] - unit * unit_images)
+        for unit in np.unique(units).tolist()
     ]
-    return pa.concat_tables([SAMPLES.empty_table(), *tables]).take(place)
+    return _picked(pa.concat_tables([SAMPLES.empty_table(), *tables]), place)
+
+
+def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
+    """Return the rows at `places`; without a copy if they follow one another."""
+    first = int(places[0]) if len(places) else 0
+    if np.array_equal(places, np.arange(first, first + len(places))):
+        return table.slice(first, len(places))
+    return table.take(places)
 
 
 def _unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
