@@ -83,12 +83,20 @@ def records_group() -> bytes:
 
 
 def _drop(storage: Storage, folder: str) -> None:
-    """Remove the copy from the metadata of a group."""
+    """Remove the copy from the metadata of a group. Raises OSError if they cannot be written."""
     key = f"{folder}/{ROOT}" if folder else ROOT
-    with suppress(OSError, ValueError):
+    try:
         written = storage.get(key)
-        if _COPY in json.loads(written):
-            storage.put(key, [plain(written)])
+        without = plain(written) if _COPY in json.loads(written) else written
+    except (OSError, ValueError, TypeError):
+        # There is no such group, or it is damaged.
+        return
+    if without != written:
+        try:
+            storage.put(key, [without])
+        except StoreError as error:
+            # The caller says what could not be written: a run.
+            raise error.__cause__ or error from None
 
 
 def _is_hidden(key: str) -> bool:
