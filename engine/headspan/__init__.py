@@ -1,7 +1,8 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
-Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`. Analyse them: `textspan`, `textspan_dense`
-(on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved.
+Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`, `export`. Analyse them: `textspan`,
+`textspan_dense` (on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and
+remove what was saved.
 The groups are
 
 - `spans`: the results of TEXTSPAN;
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from headspan.run.verify import Verdict
     from headspan.spans.algorithm import textspan_dense
     from headspan.spans.over_store import textspan
+    from headspan.store.export.export import export
     from headspan.store.info import StoreInfo, info
     from headspan.store.kept_runs import list_runs as runs
     from headspan.store.reader import Store
@@ -54,6 +56,7 @@ _MODULES = {
     "Verdict": "run.verify",
     "textspan": "spans.over_store",
     "textspan_dense": "spans.algorithm",
+    "export": "store.export.export",
     "StoreInfo": "store.info",
     "info": "store.info",
     "runs": "store.kept_runs",
@@ -77,6 +80,7 @@ __all__ = [
     "concepts",
     "demo",
     "explore",
+    "export",
     "info",
     "llm",
     "models",

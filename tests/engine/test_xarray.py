@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import headspan as hs
 from headspan.errors import HeadspanError
@@ -66,6 +70,21 @@ def test_only_the_values_that_are_used_are_read(toy_store: hs.Store, monkeypatch
     assert asked == []
     assert chosen.values.shape == (3, 3, toy_store.head_dim)
     assert asked == [("heads", 3)]
+
+
+def sum_of_head(data: xr.DataArray) -> float:
+    """The sum of the numbers of one head, in another process."""
+    return float(data.sel(layer=2, head=1).astype("float64").sum())
+
+
+def test_a_dataset_is_pickled_without_its_numbers_and_read_in_another_process(toy_store: hs.Store) -> None:
+    data = toy_store.to_xarray()
+    data["heads"].isel(image=0).load()
+    # Fewer bytes than the keys, captions and rows would take with the numbers of any array.
+    assert len(pickle.dumps(data)) < data["embedding"].nbytes + 5000 < data.nbytes
+    wanted = toy_store.head_coordinates(2, 1).astype(np.float64).sum()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(sum_of_head, data["heads"]).result() == pytest.approx(wanted, abs=1e-12)
 
 
 def test_rows_of_failed_and_unfinished_images_are_nan(toy_run: ToyRun, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The flag `--head`, which shows some heads only."""
+"""The flag `--head`, which chooses some heads only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from headspan.errors import SettingsError
 from headspan.store.head_space import Head
 
 
-def head_flag(flags: Flags) -> None:
-    """Add `--head`."""
+def head_flag(flags: Flags, verb: str = "show") -> None:
+    """Add `--head`; `verb` is what the command does with the heads."""
     flags.add_argument(
         "--head",
         action="append",
         metavar="HEAD",
         dest="heads",
-        help="show this head only, as in L22.H13; may be repeated",
+        help=f"{verb} this head only, as in L22.H13; may be repeated",
     )
 
 

@@ -93,6 +93,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
             },
         ),
         Group("runs.add_runs", {"runs": "list the results of analyses in a store, or remove some"}),
+        Group("export.add_export", {"export": "write a store as Parquet, NumPy, safetensors or CSV files"}),
     )
     commands.section(
         "analyse",

@@ -24,6 +24,7 @@ _UNITS = {
     "shards": "image",
     "answers": "answer",
     "pool": "text",
+    "export": "image",
 }
 
 

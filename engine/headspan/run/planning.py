@@ -23,7 +23,8 @@ from headspan.run.planned_sources import as_planned
 from headspan.run.unit_size import chosen_unit_images, fitting
 from headspan.shards.describe import describe_each
 from headspan.shards.samples import BadImage, Shard
-from headspan.store.schema import image_bytes, member_names, moment_arrays
+from headspan.store.consolidated import ROOT, consolidate
+from headspan.store.schema import ROOT_COPY, image_bytes, member_names, moment_arrays
 from headspan.store.tables import NOTES_FILE, read_shards
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
@@ -122,12 +123,15 @@ def restored_plan_files(
         folded = fold(encoder.exact, encoder.layers)
         staged.write(store.stored_attributes, shards, folded)
         for name, found in recorded.items():
-            if staged.storage.size(name) is None:
+            # The root's metadata without a copy of other metadata.
+            place = ROOT_COPY if name == ROOT else name
+            if staged.storage.size(place) is None:
                 continue
-            written = staged.storage.checksum(name)
+            written = staged.storage.checksum(place)
             if written == found or name == NOTES_FILE:
-                store.storage.put(name, [staged.storage.get(name)])
+                store.storage.put(name, [staged.storage.get(place)])
                 restored.append(name)
             if written != found and name == NOTES_FILE:
                 store.commits.note_plan({**store.commits.planned_files(), name: written})
+    consolidate(store.storage, store.path)
     return restored

@@ -32,6 +32,7 @@ from headspan.run.scheduler import Scheduler
 from headspan.run.verify import WHOLE_STORE, Verdict, verify
 from headspan.shards.urls import expand, local_path, stored_names
 from headspan.store.commit_records import CommitRecords
+from headspan.store.consolidated import consolidate
 from headspan.store.file_checks import faults
 from headspan.store.reader import Store
 from headspan.store.schema import ROOT_COPY, decoding
@@ -113,6 +114,7 @@ def _restored_root(path: Path) -> tuple[str, ...]:
     if written is None or not list(faults(storage, {name: written})) or storage.checksum(ROOT_COPY) != written:
         return ()
     storage.put(name, [storage.get(ROOT_COPY)])
+    consolidate(storage, path)
     return (name,)
 
 

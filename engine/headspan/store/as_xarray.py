@@ -6,24 +6,21 @@ Values are read when they are used, for the selected part only. Arrays have the 
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from headspan.errors import HeadspanError
 from headspan.store.contents import Contents
+from headspan.store.coordinates import coordinates
 from headspan.store.earlier_words import todays_axes
-from headspan.store.schema import Dimensions
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # Attributes of the store that the Dataset has too.
 _ATTRIBUTES = ("model", "pretrained", "weights_sha256", "precision", "format")
-# The second axis of `norm`: the final norm's mean μ, its s, and the embedding's length.
-_STATISTICS = ("mean", "s", "length")
 
 
 def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Dataset:
@@ -36,50 +33,24 @@ def dataset(contents: Contents, rows: np.ndarray, samples: pa.Table) -> xr.Datas
     """
     try:
         import xarray as xr
-        from xarray.backends import BackendArray
-        from xarray.core import indexing
+        from xarray.core.indexing import LazilyIndexedArray
+
+        from headspan.store.lazy_rows import LazyRows
     except ImportError as error:
         raise HeadspanError("to_xarray needs xarray, which is not installed; pip install 'headspan[xarray]'") from error
 
-    class Rows(BackendArray):
-        """One stored array at the rows that are shown."""
-
-        def __init__(self, name: str) -> None:
-            self._name = name
-            spec = contents.specs[name]
-            self.shape = (len(rows), *spec.shape[1:])
-            self.dtype = np.dtype(spec.dtype)
-
-        def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-            read = partial(_read, contents, self._name, rows)
-            return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, read)
-
     variables = {
-        name: xr.Variable(todays_axes(spec.dims), indexing.LazilyIndexedArray(Rows(name)))
+        name: xr.Variable(todays_axes(spec.dims), LazilyIndexedArray(LazyRows(contents, name, rows)))
         for name, spec in contents.specs.items()
     }
-    used = {dim for variable in variables.values() for dim in variable.dims}
-    along = {dim: numbers for dim, numbers in _coordinates(contents.size, samples).items() if dim in used}
+    used = {dim for spec in contents.specs.values() for dim in todays_axes(spec.dims)}
+    along = {"image": np.array(samples["key"].to_pylist(), object), **coordinates(contents.size, used)}
     of_images = {"row": rows, **_of_images(samples)}
     return xr.Dataset(
         variables,
         coords={**along, **{name: ("image", values) for name, values in of_images.items()}},
         attrs={name: contents.attributes[name] for name in _ATTRIBUTES if contents.attributes.get(name) is not None},
     )
-
-
-def _coordinates(size: Dimensions, samples: pa.Table) -> dict[str, Any]:
-    """Return the name or number of each position along an axis; `joint` and `head_dim` have none."""
-    return {
-        "image": np.array(samples["key"].to_pylist(), object),
-        "layer": list(size.layers),
-        "head": np.arange(size.heads),
-        "token": np.arange(size.tokens),
-        "term": np.arange(size.terms),
-        "through_pool_layer": list(size.through_pool),
-        "trunk_head": np.arange(size.through_pool_heads),
-        "statistic": list(_STATISTICS),
-    }
 
 
 def _of_images(samples: pa.Table) -> dict[str, np.ndarray]:
@@ -90,12 +61,3 @@ def _of_images(samples: pa.Table) -> dict[str, np.ndarray]:
         for name, column in columns.items()
         if column.null_count < len(column)
     }
-
-
-def _read(contents: Contents, name: str, rows: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
-    """Read an outer selection of an array at `rows`."""
-    lengths = contents.specs[name].shape[1:]
-    chosen = [rows[key[0]], *(np.arange(length)[part] for part, length in zip(key[1:], lengths, strict=True))]
-    values = contents.outer(name, *map(np.atleast_1d, chosen))
-    # A single place, unlike a list of one, has no axis.
-    return np.asarray(values[tuple(0 if np.ndim(places) == 0 else slice(None) for places in chosen)])

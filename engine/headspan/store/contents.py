@@ -156,6 +156,23 @@ class Contents:
         found[~self.committed[rows]] = spec.fill
         return found
 
+    def block(self, name: str, first_row: int, end: int, *index: int) -> np.ndarray:
+        """Read the rows from `first_row` to `end` of an array like `read`."""
+        spec = self.specs[name]
+        begin = first_row - first_row % spec.chunk[0]
+        found = np.empty((end - first_row, *spec.shape[1 + len(index) :]), spec.dtype)
+        try:
+            for chunk in self.maps(name).chunks(index, begin, end):
+                # The first chunk may begin before the rows, and the last one end after them.
+                inside = slice(max(0, first_row - begin), end - begin)
+                part = chunk[inside]
+                found[begin + inside.start - first_row :][: len(part)] = part.reshape(len(part), *found.shape[1:])
+                begin += len(chunk)
+        except UnmappableError:
+            found = self.values(name, slice(first_row, end), *index)
+        found[~self.committed[first_row:end]] = spec.fill
+        return found
+
     def good_rows(self) -> np.ndarray:
         """Return the rows of images that could be used. Raises StoreError if `ok` contradicts the commit records."""
         good = np.flatnonzero(self.read("ok") == 1)

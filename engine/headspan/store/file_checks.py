@@ -24,7 +24,7 @@ def faults(storage: Storage, files: Mapping[str, Checksum]) -> Iterator[tuple[st
             continue
         found_size, found_crc = storage.checksum(key)
         if (found_size, found_crc) != (size, crc):
-            data = _without_consolidated(storage, key)
+            data = _without_copy(storage, key)
             if data is not None and (len(data), google_crc32c.value(data)) == (size, crc):
                 continue
         if found_size != size:
@@ -33,22 +33,24 @@ def faults(storage: Storage, files: Mapping[str, Checksum]) -> Iterator[tuple[st
             yield key, f"{key} has changed since it was written (crc32c {found_crc:08x}, not {crc:08x})"
 
 
-def drop_consolidated(storage: Storage, folder: str) -> None:
-    """Remove the consolidated copy from the metadata of a group. Call this before the metadata below it change."""
-    key = f"{folder}/zarr.json" if folder else "zarr.json"
-    data = _without_consolidated(storage, key)
-    if data is not None:
-        storage.put(key, [data])
+def plain(data: bytes) -> bytes:
+    """Return the metadata of a group without a copy of other metadata, in the form whose checksum is recorded.
+
+    Raises ValueError if they are damaged.
+    """
+    metadata = json.loads(data)
+    if not isinstance(metadata, dict):
+        raise ValueError("the metadata are no JSON object")
+    metadata.pop("consolidated_metadata", None)
+    # As zarr-python writes it.
+    return json.dumps(metadata, indent=2).encode()
 
 
-def _without_consolidated(storage: Storage, key: str) -> bytes | None:
-    """Return a group's metadata as they were before they were consolidated; None for any other file."""
+def _without_copy(storage: Storage, key: str) -> bytes | None:
+    """Return the metadata in a file without a copy of other metadata; None for any other file."""
     if key.rpartition("/")[2] != "zarr.json":
         return None
     try:
-        metadata = json.loads(storage.get(key))
-        del metadata["consolidated_metadata"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return plain(storage.get(key))
+    except (OSError, ValueError):
         return None
-    # As zarr-python writes it.
-    return json.dumps(metadata, indent=2).encode()

@@ -201,6 +201,8 @@ class Store(OpenStore):
     def to_xarray(self) -> xr.Dataset:
         """Return the stored arrays as a lazy xarray Dataset of the images shown; see `store.as_xarray`.
 
+        It can be pickled for other processes, and chunked with dask.
+
         Raises HeadspanError if xarray is not installed.
         """
         return dataset(self.contents, self.rows, self.samples())

@@ -25,7 +25,7 @@ from headspan.store.schema import RECORDS
 
 SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet"
 _UNITS_PER_FILE = 128
-_SAMPLES = pa.schema(
+SAMPLES = pa.schema(
     [
         ("row", pa.int64()),
         ("key", pa.string()),
@@ -54,7 +54,7 @@ def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> in
     """Write all samples in row order. Returns their number. Only one unit is in memory at a time."""
     stream = iter(samples)
     groups = iter(lambda: list(islice(stream, unit_images)), [])
-    return _write_units(root, (_table(group, _SAMPLES) for group in groups), unit_images)
+    return _write_units(root, (_table(group, SAMPLES) for group in groups), unit_images)
 
 
 def divide_samples(root: Path, images: int, planned: int, unit_images: int) -> None:
@@ -81,7 +81,7 @@ def _write_units(root: Path, units: Iterable[pa.Table], unit_images: int) -> int
             if unit % _UNITS_PER_FILE == 0:
                 if writer is not None:
                     writer.close()
-                writer = pq.ParquetWriter(root / _file_of(unit), _SAMPLES, compression="zstd")
+                writer = pq.ParquetWriter(root / _file_of(unit), SAMPLES, compression="zstd")
             assert writer is not None
             writer.write_table(table, row_group_size=unit_images)
             total += len(table)
@@ -128,9 +128,18 @@ def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa
     wanted, place = np.unique(rows, return_inverse=True)
     units = wanted // unit_images
     tables = [
-        _unit_table(root, unit).take(wanted[units == unit] - unit * unit_images) for unit in np.unique(units).tolist()
+        _picked(_unit_table(root, unit), wanted[units == unit] - unit * unit_images)
+        for unit in np.unique(units).tolist()
     ]
-    return pa.concat_tables([_SAMPLES.empty_table(), *tables]).take(place)
+    return _picked(pa.concat_tables([SAMPLES.empty_table(), *tables]), place)
+
+
+def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
+    """Return the rows at `places`; without a copy if they follow one another."""
+    first = int(places[0]) if len(places) else 0
+    if np.array_equal(places, np.arange(first, first + len(places))):
+        return table.slice(first, len(places))
+    return table.take(places)
 
 
 def _unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
@@ -165,12 +174,22 @@ def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
 
 def read_notes(root: Path) -> list[BadImage]:
     """Return the notes that `write_notes` wrote."""
-    return [BadImage(**row) for row in _read(root / NOTES_FILE).to_pylist()]
+    return [BadImage(**row) for row in notes_table(root).to_pylist()]
+
+
+def notes_table(root: Path) -> pa.Table:
+    """Return the table of the notes."""
+    return _read(root / NOTES_FILE)
 
 
 def read_shards(root: Path) -> list[Shard]:
     """Return the shards of the plan."""
-    return [Shard(**row) for row in _read(root / SHARDS_FILE).to_pylist()]
+    return [Shard(**row) for row in shards_table(root).to_pylist()]
+
+
+def shards_table(root: Path) -> pa.Table:
+    """Return the table of the shards of the plan."""
+    return _read(root / SHARDS_FILE)
 
 
 def _read(path: Path) -> pa.Table:

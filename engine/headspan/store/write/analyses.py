@@ -8,7 +8,7 @@ stay, and count as of an older run from then on (`store.lineage`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from headspan.errors import StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import new_token
 from headspan.io.storage import Storage
-from headspan.store.file_checks import drop_consolidated
+from headspan.store.consolidated import unconsolidated
 from headspan.store.lineage import (
     LINEAGE,
     checksum_of,
@@ -79,16 +79,13 @@ def save(
         raise refusal(store, kind, run, f"{_said(store, kind, run)} already exists with other content")
     # A run that gains arrays or settings stays the same run.
     checksum = checksum_of(storage, kind, run) if same else content_checksum(arrays, settings, sources)
-    with _refusals(store, kind, run):
-        for folder in ("", kind):
-            # Otherwise Zarr would keep reading the earlier metadata that `zarr.consolidate_metadata` copied there.
-            drop_consolidated(storage, folder)
+    with _refusals(store, kind, run), unconsolidated(storage, store.path, kind):
         # First under a hidden name, so that a run exists completely or not at all.
         unnamed = _hidden(storage, kind, run)
         try:
             group = _group_of(store, kind).create_group(unnamed.split("/")[1])
             for name, (values, dims) in arrays.items():
-                group.create_array(name, data=values, dimension_names=list(dims))
+                group.create_array(name, data=values, dimension_names=_axes(store, dims, values.shape))
             group.attrs.update({**settings, LINEAGE: {"checksum": checksum, "made_from": sources}})
             changed = not (same or is_recorded(storage, kind, run, unnamed))
             derived = _derived(store, kind, run, overwrite or equal) if changed else []
@@ -111,12 +108,10 @@ def remove(store: Store, kind: str, run: str) -> list[str]:
     After an interruption, an error or a kill the run is there or not. Raises StoreError if it cannot be deleted.
     """
     storage, own = store.contents.storage, f"{kind}/{run}"
-    with _refusals(store, kind, run, "deleted"):
+    with _refusals(store, kind, run, "deleted"), unconsolidated(storage, store.path, kind):
         _recover(storage, kind, run)
         derived = [each for each in made_from(store, kind, run) if older(storage, *each.split("/")) is None]
         note_sources(storage, kind, run)
-        for folder in ("", kind):
-            drop_consolidated(storage, folder)
         if storage.size(record_key(kind, run)) is None and _exists(storage, own):
             # So that a process that is killed next leaves a recorded run, which is found again.
             note(storage, kind, run)
@@ -182,6 +177,17 @@ def _recover(storage: Storage, kind: str, run: str) -> None:
         if _exists(storage, own):
             storage.move_folder(own, f"{kind}/.{run}.{new_token()}")
         storage.move_folder(found, own)
+
+
+def _axes(store: Store, dims: Sequence[str], shape: Sequence[int]) -> list[str]:
+    """Return the names of a run's axes: an axis of fewer layers than the store has is no axis `layer` of the store.
+
+    xarray's DataTree would otherwise refuse the store, since axes of one name must agree.
+    """
+    return [
+        "run_layer" if dim == "layer" and length != len(store.layers) else dim
+        for dim, length in zip(dims, shape, strict=True)
+    ]
 
 
 def _moved(store: Store, kind: str, run: str, sources: Mapping[str, str]) -> bool:

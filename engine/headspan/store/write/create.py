@@ -18,7 +18,10 @@ from headspan.io.files import new_token, sync_folder, sync_tree
 from headspan.io.local import LocalStorage
 from headspan.io.locks import alone
 from headspan.shards.samples import BadImage, Sample, Shard
+from headspan.store.consolidated import RECORDS_GROUP, ROOT, records_group, with_copy
+from headspan.store.coordinates import coordinates, write_coordinates
 from headspan.store.earlier_words import arrays_as_stored, todays_attributes
+from headspan.store.file_checks import plain
 from headspan.store.schema import (
     ROOT_COPY,
     create_array,
@@ -129,7 +132,7 @@ class NewStore:
             )
 
     def write(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> None:
-        """Write metadata, the model's matrices, the table of shards, and the record of all files of the plan.
+        """Write metadata, coordinates, the model's matrices, the table of shards, and the record of the plan's files.
 
         `attributes` are stored as they are; those of an earlier version keep its words, and so do its arrays.
         """
@@ -139,7 +142,14 @@ class NewStore:
         write_shards(self.folder, shards)
         root = zarr.create_group(store=self.folder, zarr_format=3, attributes={"headspan": attributes})
         arrays = [*specs.values(), *moment_arrays(size).values()]
-        files = {"zarr.json", ROOT_COPY, SHARDS_FILE, NOTES_FILE, *sample_files(-(-size.images // size.unit_images))}
+        files = {
+            ROOT,
+            ROOT_COPY,
+            RECORDS_GROUP,
+            SHARDS_FILE,
+            NOTES_FILE,
+            *sample_files(-(-size.images // size.unit_images)),
+        }
         for field in fields(folded):
             values = getattr(folded, field.name)
             spec = whole_array(f"model/{field.name}", _MODEL_DIMS[field.name], values.shape, "float32")
@@ -150,6 +160,11 @@ class NewStore:
             create_array(root, spec)
             # The metadata of the array, and of its group, if it is in one.
             files |= {f"{place}/zarr.json" for place in (spec.name, spec.name.rpartition("/")[0]) if place}
-        self.storage.put(ROOT_COPY, [self.storage.get("zarr.json")])
+        files.update(write_coordinates(root, coordinates(size, (dim for spec in specs.values() for dim in spec.dims))))
+        self.storage.put(RECORDS_GROUP, [records_group()])
+        for name in (ROOT, ROOT_COPY):
+            self.storage.put(name, [plain(self.storage.get(ROOT))])
         # By name, because an operating system or a sync tool may have put other files there.
         Commits(self.storage, 0).note_plan({name: self.storage.checksum(name) for name in sorted(files)})
+        # Its checksum is recorded without the copy.
+        self.storage.put(ROOT, [with_copy(self.storage, files)])

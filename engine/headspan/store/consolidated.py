@@ -1,0 +1,103 @@
+"""The copy of all metadata in the root's metadata, with which zarr-python and xarray open a store in one read.
+
+The copy is that of `zarr.consolidate_metadata`. It is an extension that other readers may ignore. It does not count
+among the root's metadata: records hold the checksum without it. The copy is removed before metadata below it change and
+written again afterwards. So it is never out of date, but a process that is killed meanwhile leaves none, and then
+zarr-python lists folders. Stores of earlier versions have no copy, unless a user has made one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from headspan.errors import StoreError
+from headspan.io.locks import alone
+from headspan.io.storage import Storage
+from headspan.store.commit_records import CommitRecords
+from headspan.store.file_checks import plain
+from headspan.store.result_files import COMMANDS
+from headspan.store.schema import RECORDS
+
+ROOT = "zarr.json"
+# Makes a group of the folder that holds tables and records, so that zarr-python finds no foreign folder in the store.
+RECORDS_GROUP = f"{RECORDS}/{ROOT}"
+_COPY = "consolidated_metadata"
+_KIND = {"kind": "inline", "must_understand": False}
+
+
+@contextmanager
+def unconsolidated(storage: Storage, path: Path, kind: str) -> Iterator[None]:
+    """Keep the metadata of the store at `path` without a copy while a run of `kind` is written or removed.
+
+    A copy in the group of the kind, which only a user makes, is not written again.
+    """
+    try:
+        for folder in ("", kind):
+            _drop(storage, folder)
+        yield
+    finally:
+        consolidate(storage, path)
+
+
+def consolidate(storage: Storage, path: Path) -> None:
+    """Write the copy in the root of the store at `path`, if it was planned with one.
+
+    Nothing but the speed of other readers depends on it, so if it cannot be written, the store stays without one.
+    """
+    # One process at a time, so that no copy lacks the run of another process.
+    with suppress(StoreError, OSError, ValueError), alone(path):
+        planned = CommitRecords(storage, 0).planned_files()
+        if RECORDS_GROUP not in planned:
+            return
+        runs = (key for kind in COMMANDS for key in storage.list(kind) if not _is_hidden(key))
+        written = storage.get(ROOT)
+        data = with_copy(storage, [*planned, *runs])
+        if data != written:
+            storage.put(ROOT, [data])
+
+
+def with_copy(storage: Storage, keys: Iterable[str]) -> bytes:
+    """Return the root's metadata with a copy of the metadata among the files `keys`.
+
+    Raises ValueError if some are damaged, OSError if one cannot be read.
+    """
+    root = json.loads(plain(storage.get(ROOT)))
+    found: dict[str, Any] = {}
+    for key in sorted(keys):
+        folder, _, name = key.rpartition("/")
+        if folder and name == ROOT and not key.startswith(f"{RECORDS}/"):
+            found[folder] = json.loads(plain(storage.get(key)))
+            if found[folder].get("node_type") == "group":
+                # As zarr-python writes it: the copy is that of the root alone.
+                found[folder][_COPY] = {**_KIND, "metadata": {}}
+    return json.dumps({**root, _COPY: {**_KIND, "metadata": found}}, indent=2).encode()
+
+
+def records_group() -> bytes:
+    """Return the metadata of RECORDS_GROUP."""
+    return json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+
+
+def _drop(storage: Storage, folder: str) -> None:
+    """Remove the copy from the metadata of a group. Raises OSError if they cannot be written."""
+    key = f"{folder}/{ROOT}" if folder else ROOT
+    try:
+        written = storage.get(key)
+        without = plain(written) if _COPY in json.loads(written) else written
+    except (OSError, ValueError, TypeError):
+        # There is no such group, or it is damaged.
+        return
+    if without != written:
+        try:
+            storage.put(key, [without])
+        except StoreError as error:
+            # The caller says what could not be written: a run.
+            raise error.__cause__ or error from None
+
+
+def _is_hidden(key: str) -> bool:
+    return any(part.startswith(".") for part in key.split("/"))
