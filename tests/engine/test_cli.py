@@ -259,6 +259,7 @@ inspect:
   verify      check a store's files, numbers and source tars
   repair      compute damaged or quarantined units again
   runs        list the results of analyses in a store, or remove some
+  export      write a store as Parquet, NumPy, safetensors or CSV files
     $ headspan verify run.zarr
 
 analyse:

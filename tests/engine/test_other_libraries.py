@@ -122,6 +122,18 @@ def test_the_copy_of_metadata_lists_new_runs_and_no_removed_ones(analysed: Path,
     assert (path / ROOT).read_bytes() == whole
 
 
+def test_a_changed_copy_of_metadata_is_found_and_restored_without_the_model(analysed: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(analysed, tmp_path / "s.zarr"))
+    whole = (path / ROOT).read_text()
+    for before, after in (('"float16"', '"float32"'), ('"run_layer"', '"layer"')):
+        assert before in whole
+        (path / ROOT).write_text(whole.replace(before, after))
+        assert [problem.where for problem in hs.verify(path).problems] == [ROOT]
+        repaired = hs.repair(path, weights="nowhere")
+        assert (repaired.files, repaired.verdict.problems) == ((ROOT,), ())
+        assert (path / ROOT).read_text() == whole
+
+
 def test_a_damaged_coordinate_is_found_and_restored(toy_copy: Path) -> None:
     before = relative_files(toy_copy)
     (toy_copy / "layer" / "c" / "0").write_bytes(np.arange(1, 4).tobytes())

@@ -19,7 +19,7 @@ def add_export(section: Section) -> None:
     command = section.add(
         "export",
         _export,
-        "headspan export run.zarr --to run.parquet --arrays embedding,contributions --head L22.H13",
+        "headspan export run.zarr --to run.parquet --arrays heads --head L22.H13",
         "Parquet has a row for each image, with its sample and a column for each head, such as heads_L22_H13. npy is a "
         "folder of files that NumPy maps into memory, with export.json, which names their axes. safetensors holds the "
         "model's matrices. csv is a folder of tables: samples, shards and notes.",

@@ -32,7 +32,7 @@ from headspan.run.scheduler import Scheduler
 from headspan.run.verify import WHOLE_STORE, Verdict, verify
 from headspan.shards.urls import expand, local_path, stored_names
 from headspan.store.commit_records import CommitRecords
-from headspan.store.consolidated import consolidate
+from headspan.store.consolidated import consolidate, copy_differs
 from headspan.store.file_checks import faults
 from headspan.store.reader import Store
 from headspan.store.schema import ROOT_COPY, decoding
@@ -110,6 +110,9 @@ def _restored_root(path: Path) -> tuple[str, ...]:
     name, storage = "zarr.json", LocalStorage(path)
     if storage.size(ROOT_COPY) is None:
         return ()
+    if copy_differs(storage):
+        consolidate(storage, path)
+        return (name,)
     written = CommitRecords(storage, 0).planned_files().get(name)
     if written is None or not list(faults(storage, {name: written})) or storage.checksum(ROOT_COPY) != written:
         return ()

@@ -22,6 +22,7 @@ from headspan.run.planned_sources import change, places
 from headspan.shards.samples import Shard
 from headspan.shards.sources import open_shard
 from headspan.store.commit_records import UnitRecord
+from headspan.store.consolidated import ROOT, copy_differs
 from headspan.store.file_checks import faults
 from headspan.store.reader import Store
 from headspan.store.result_files import damaged
@@ -119,6 +120,9 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
         problems.extend(_moment_problems(store, count, total, embedding_total))
     for name, what in damaged(store):
         problems.append(Problem(WHOLE_STORE, 0, store.planned_images, what, name, of_analysis=True))
+    if copy_differs(store.contents.storage):
+        what = f"the copy of metadata in {ROOT} differs from them"
+        problems.append(Problem(WHOLE_STORE, 0, planned_rows, what, ROOT))
     return Verdict(len(records), count, tuple(problems), largest, unreached)
 
 

@@ -18,8 +18,8 @@ from headspan.errors import StoreError
 from headspan.io.locks import alone
 from headspan.io.storage import Storage
 from headspan.store.commit_records import CommitRecords
-from headspan.store.file_checks import plain
-from headspan.store.result_files import COMMANDS
+from headspan.store.file_checks import faults, plain
+from headspan.store.result_files import COMMANDS, recorded
 from headspan.store.schema import RECORDS
 
 ROOT = "zarr.json"
@@ -53,11 +53,43 @@ def consolidate(storage: Storage, path: Path) -> None:
         planned = CommitRecords(storage, 0).planned_files()
         if RECORDS_GROUP not in planned:
             return
-        runs = (key for kind in COMMANDS for key in storage.list(kind) if not _is_hidden(key))
         written = storage.get(ROOT)
-        data = with_copy(storage, [*planned, *runs])
+        data = with_copy(storage, _keys(storage, planned))
         if data != written:
             storage.put(ROOT, [data])
+
+
+def copy_differs(storage: Storage) -> bool:
+    """Return whether the copy in the root differs from the metadata that it copies.
+
+    A user's copy may have further entries. If the metadata themselves are damaged, that is another problem.
+    """
+    try:
+        copy = json.loads(storage.get(ROOT)).get(_COPY)
+        planned = CommitRecords(storage, 0).planned_files()
+        if copy is None or RECORDS_GROUP not in planned:
+            return False
+        keys = _keys(storage, planned)
+        runs = {(kind, run) for kind, run, *_ in (f"{key}//".split("/") for key in keys) if kind in COMMANDS}
+        written = {key: found for each in runs for key, found in recorded(storage, *each).items()} | planned
+        if any(faults(storage, {key: found for key, found in written.items() if key.endswith(f"/{ROOT}")})):
+            return False
+        own = json.loads(with_copy(storage, keys))[_COPY]
+    except (StoreError, OSError, ValueError, TypeError, AttributeError):
+        return False
+    return not _includes(copy, own)
+
+
+def _includes(found: Any, own: Any) -> bool:
+    """Return whether `found` has everything that the JSON value `own` has."""
+    if isinstance(own, dict):
+        return isinstance(found, dict) and all(name in found and _includes(found[name], own[name]) for name in own)
+    return bool(found == own)
+
+
+def _keys(storage: Storage, planned: Iterable[str]) -> list[str]:
+    """Return the keys of the plan's files and of those of all runs."""
+    return [*planned, *(key for kind in COMMANDS for key in storage.list(kind) if not _is_hidden(key))]
 
 
 def with_copy(storage: Storage, keys: Iterable[str]) -> bytes:
