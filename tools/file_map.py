@@ -32,6 +32,7 @@ ORDER = (
     "decompose",
     "store",
     "store.write",
+    "loading",
     "run",
     "texts",
     "explore",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
     from headspan.events import Listener
+    from headspan.loading.torch_dataset import torch_dataset
     from headspan.report.collect import write_report
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
@@ -63,6 +64,7 @@ _MODULES = {
     "Pool": "texts.pool",
     "read_pool": "texts.pool",
     "text_vectors": "texts.vectors",
+    "torch_dataset": "loading.torch_dataset",
 }
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "text_vectors",
     "textspan",
     "textspan_dense",
+    "torch_dataset",
     "verify",
     "world",
     "write_report",
