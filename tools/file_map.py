@@ -26,6 +26,7 @@ ORDER = (
     "io",
     "frames",
     "shards",
+    "shard_writer",
     "llm",
     "model",
     "decode",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
+    from headspan.shard_writer.write import write_shards
     from headspan.spans.algorithm import textspan_dense
     from headspan.spans.over_store import textspan
     from headspan.store.info import StoreInfo, info
@@ -65,6 +66,7 @@ _MODULES = {
     "read_pool": "texts.pool",
     "text_vectors": "texts.vectors",
     "torch_dataset": "loading.torch_dataset",
+    "write_shards": "shard_writer.write",
 }
 
 __all__ = [
@@ -97,6 +99,7 @@ __all__ = [
     "verify",
     "world",
     "write_report",
+    "write_shards",
 ]
 
 

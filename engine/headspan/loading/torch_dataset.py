@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def torch_dataset(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     images: Sequence[int] | np.ndarray | None = None,
-    style: Literal["map", "iterable"] = "map",
+    style: str = "map",
     dtype: Any = "float32",
     convention: str = "uniform",
     normalised: bool = True,
