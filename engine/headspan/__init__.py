@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
     from headspan.events import Listener
+    from headspan.loading.as_webdataset import as_webdataset
     from headspan.loading.torch_dataset import torch_dataset
     from headspan.report.collect import write_report
     from headspan.run.repair import Repaired
@@ -65,6 +66,7 @@ _MODULES = {
     "Pool": "texts.pool",
     "read_pool": "texts.pool",
     "text_vectors": "texts.vectors",
+    "as_webdataset": "loading.as_webdataset",
     "torch_dataset": "loading.torch_dataset",
     "write_shards": "shard_writer.write",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "StoreInfo",
     "Summary",
     "Verdict",
+    "as_webdataset",
     "concepts",
     "demo",
     "explore",

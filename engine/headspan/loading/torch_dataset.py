@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from headspan.store.reader import Store, open_store
 
 # Batches that are read ahead in this process, and the threads that read them.
 _AHEAD, _THREADS = 4, min(4, os.cpu_count() or 1)
+# Buffers whose files the system is asked for before they are needed.
+_BUFFERS_AHEAD = 2
 # Every type of an array that a store holds.
 _TORCH_TYPES = {name: getattr(torch, name) for name in ("float16", "float32", "int64")}
 
@@ -214,19 +217,19 @@ class StoreStream(IterableDataset[Batch]):
                     future.cancel()
 
     def _places(self, epoch: int, positions: range, skipped: int, pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
-        """The places of each batch's images. The files of the next buffer are read ahead."""
+        """The places of each batch's images. The files of the next buffers are read ahead."""
         size = self._batch_size or 1
         rest = np.empty(0, np.int64)
-        buffers = self._order.buffers(epoch, positions, skipped * size)
-        buffer = next(buffers, None)
-        while buffer is not None:
-            following = next(buffers, None)
-            if following is not None:
-                pool.submit(self._columns.read_ahead, np.sort(following))
-            rest = np.concatenate([rest, buffer])
-            whole = len(rest) // size * size
-            yield from rest[:whole].reshape(-1, size)
-            rest, buffer = rest[whole:], following
+        asked: deque[np.ndarray] = deque()
+        for buffer in chain(self._order.buffers(epoch, positions, skipped * size), [None] * _BUFFERS_AHEAD):
+            if buffer is not None:
+                pool.submit(self._columns.read_ahead, np.sort(buffer))
+                asked.append(buffer)
+            if asked and (buffer is None or len(asked) > _BUFFERS_AHEAD):
+                rest = np.concatenate([rest, asked.popleft()])
+                whole = len(rest) // size * size
+                yield from rest[:whole].reshape(-1, size)
+                rest = rest[whole:]
         if len(rest) and not self._drop_last:
             yield rest
 
