@@ -1,19 +1,16 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
-Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`. Analyse them: `textspan`, `textspan_dense`
-(on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved.
-The groups are
+Write shards and stores: `write_shards`, `precompute`, `verify`, `repair`. Read stores: `open`, `info`, and for training
+`torch_dataset` and `as_webdataset`. Analyse them: `textspan`, `textspan_dense` (on plain arrays), `text_vectors`,
+`read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved. The groups are `spans` (results of
+TEXTSPAN), `concepts` (labels, Concept Consistency Scores, judges, votes, pools written by language models), `explore`
+(nearest images, maps of texts over images), `prune` (embeddings without some heads, zero-shot classification), `llm`
+(endpoint, cache and budget of language models), `world` (the image world, in which every concept has a ground truth),
+and `demo` (the whole chain on drawn images).
 
-- `spans`: the results of TEXTSPAN;
-- `concepts`: labels, Concept Consistency Scores, judges, votes, and pools written by language models;
-- `explore`: nearest images, and maps of texts over images;
-- `prune`: embeddings without some heads, and zero-shot classification;
-- `llm`: the endpoint, cache and budget of language models;
-- `world`: the image world, in which every concept has a ground truth;
-- `demo`: the whole chain on drawn images.
-
-Only `precompute`, `repair`, `models`, `demo.run` and the first `text_vectors` of a text need torch. Names are imported
-from their modules when they are first used: importing headspan takes milliseconds. All errors are HeadspanErrors.
+Only `precompute`, `repair`, `models`, `demo.run`, the data sets and a text's first `text_vectors` need torch. Names are
+imported from their modules when they are first used: importing headspan takes milliseconds. All errors are
+HeadspanErrors.
 """
 
 from __future__ import annotations
