@@ -31,7 +31,20 @@ from torch import nn
 # Every shape that a signature states is checked at every call. Of `headspan.shards`, some modules are left out: methods
 # of `sources` return `Self`, which beartype accepts in decorated classes only.
 _CHECKED = (
-    *("config", "decode", "decompose", "events", "io", "llm", "model", "shards.plan", "shards.samples", "store", "run"),
+    *(
+        "config",
+        "decode",
+        "decompose",
+        "events",
+        "io",
+        "llm",
+        "loading",
+        "model",
+        "shards.plan",
+        "shards.samples",
+        "store",
+        "run",
+    ),
     *("texts", "explore", "spans", "prune", "concepts", "report"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )

@@ -26,15 +26,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
-from webdataset.writer import TarWriter
 
 from headspan.errors import HeadspanError, SettingsError, SourceError
 from headspan.escapes import escaped, shell_command
 from headspan.events import Progress
+from headspan.shard_writer.tars import Keys, TarShards, numbered
 from headspan.shards.image_folder import CLASSES, ImageFolder, left_out, read_folder
 from headspan.world import write_world_shards
 from headspan.world.factors import SPLITS
-from headspan.world.shards import numbered
 
 
 def make_shards(
@@ -63,16 +62,14 @@ def make_shards(
     else:
         texts = _read_captions(captions, folder.images)
         folder.leave_out("txt", "--captions was given")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise SettingsError(f"{out}: exists and is not an empty directory; name another, or remove it")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        tars = TarShards(out, images_per_shard)
         if names:
             _write_lines(out / "classes.txt", map(escaped, names))
         if folder.left_out:
             lines = [f"{escaped(path.as_posix())}\t{escaped(why)}" for path, why in folder.left_out]
             _write_lines(out / "left-out.txt", lines)
-        shards = _write(folder, out, texts, names, images_per_shard, shuffle)
+        shards = _write(folder, tars, texts, names, shuffle)
     except OSError as error:
         raise SettingsError(
             f"{error.filename or out}: cannot be read or written ({error.strerror}); solve that, and try again with "
@@ -88,53 +85,33 @@ def make_shards(
     return numbered(out, shards)
 
 
-def _write(
-    folder: ImageFolder, out: Path, texts: dict[Path, str], names: list[str], images_per_shard: int, seed: int | None
-) -> int:
+def _write(folder: ImageFolder, tars: TarShards, texts: dict[Path, str], names: list[str], seed: int | None) -> int:
     """Write the tars; return their number."""
     labels = {name: label for label, name in enumerate(names)}
     keys = _keys(folder.images)
     files = list(folder.images)
     if seed is not None:
         random.Random(seed).shuffle(files)
-    starts = range(0, len(files), images_per_shard)
-    with tqdm(total=len(files), unit="image", disable=None) as progress:
-        for shard, start in enumerate(starts):
-            # A fixed time, so that the same images give the same bytes.
-            with TarWriter(str(out / f"{shard:06d}.tar"), mtime=0) as tar:
-                for file in files[start : start + images_per_shard]:
-                    beside = folder.companions.get(file, {})
-                    sample: dict[str, str | bytes] = {"__key__": keys[file]}
-                    sample[file.suffix[1:].lower()] = (folder.root / file).read_bytes()
-                    sample["json"] = json.dumps({"file": _utf8(file.as_posix())}, ensure_ascii=False)
-                    sample |= {
-                        kind: (folder.root / beside[kind]).read_bytes() for kind in ("json", "cls") if kind in beside
-                    }
-                    if names:
-                        sample["cls"] = str(labels[file.parts[0]])
-                    if file in texts:
-                        sample["txt"] = texts[file]
-                    tar.write(sample)
-                    progress.update()
-    return len(starts)
+    with tars, tqdm(total=len(files), unit="image", disable=None) as progress:
+        for file in files:
+            beside = folder.companions.get(file, {})
+            sample: dict[str, str | bytes] = {"__key__": keys[file]}
+            sample[file.suffix[1:].lower()] = (folder.root / file).read_bytes()
+            sample["json"] = json.dumps({"file": _utf8(file.as_posix())}, ensure_ascii=False)
+            sample |= {kind: (folder.root / beside[kind]).read_bytes() for kind in ("json", "cls") if kind in beside}
+            if names:
+                sample["cls"] = str(labels[file.parts[0]])
+            if file in texts:
+                sample["txt"] = texts[file]
+            tars.write(sample)
+            progress.update()
+    return tars.shards
 
 
 def _keys(files: Sequence[Path]) -> dict[Path, str]:
     """A unique key for each image, made from its path."""
-    keys: dict[Path, str] = {}
-    used: set[str] = set()
-    for file in files:
-        key = plain = _utf8(file.with_name(file.stem.replace(".", "_")).as_posix())
-        if key.startswith("__"):
-            # Webdataset skips folders whose names begin and end with two underscores.
-            key = plain = f"0{key}"
-        number = 1
-        while key in used:
-            number += 1
-            key = f"{plain}_{number}"
-        used.add(key)
-        keys[file] = key
-    return keys
+    keys = Keys()
+    return {file: keys.key_of(file.with_name(file.stem).as_posix()) for file in files}
 
 
 def _utf8(name: str) -> str:

@@ -1,20 +1,16 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
-Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`, `export`. Analyse them: `textspan`,
-`textspan_dense` (on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and
-remove what was saved.
-The groups are
+Write shards and stores: `write_shards`, `precompute`, `verify`, `repair`. Read stores: `open`, `info`, `export`, and for
+training `torch_dataset` and `as_webdataset`. Analyse them: `textspan`, `textspan_dense` (on plain arrays),
+`text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved. The groups are
+`spans` (results of TEXTSPAN), `concepts` (labels, Concept Consistency Scores, judges, votes, pools written by language
+models), `explore` (nearest images, maps of texts over images), `prune` (embeddings without some heads, zero-shot
+classification), `llm` (endpoint, cache and budget of language models), `world` (the image world, in which every concept
+has a ground truth), and `demo` (the whole chain on drawn images).
 
-- `spans`: the results of TEXTSPAN;
-- `concepts`: labels, Concept Consistency Scores, judges, votes, and pools written by language models;
-- `explore`: nearest images, and maps of texts over images;
-- `prune`: embeddings without some heads, and zero-shot classification;
-- `llm`: the endpoint, cache and budget of language models;
-- `world`: the image world, in which every concept has a ground truth;
-- `demo`: the whole chain on drawn images.
-
-Only `precompute`, `repair`, `models`, `demo.run` and the first `text_vectors` of a text need torch. Names are imported
-from their modules when they are first used: importing headspan takes milliseconds. All errors are HeadspanErrors.
+Only `precompute`, `repair`, `models`, `demo.run`, the data sets and a text's first `text_vectors` need torch. Names are
+imported from their modules when they are first used: importing headspan takes milliseconds. All errors are
+HeadspanErrors.
 """
 
 from __future__ import annotations
@@ -31,10 +27,13 @@ if TYPE_CHECKING:
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
     from headspan.events import Listener
+    from headspan.loading.as_webdataset import as_webdataset
+    from headspan.loading.torch_dataset import torch_dataset
     from headspan.report.collect import write_report
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
+    from headspan.shard_writer.write import write_shards
     from headspan.spans.algorithm import textspan_dense
     from headspan.spans.over_store import textspan
     from headspan.store.export.export import export
@@ -66,6 +65,9 @@ _MODULES = {
     "Pool": "texts.pool",
     "read_pool": "texts.pool",
     "text_vectors": "texts.vectors",
+    "as_webdataset": "loading.as_webdataset",
+    "torch_dataset": "loading.torch_dataset",
+    "write_shards": "shard_writer.write",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "StoreInfo",
     "Summary",
     "Verdict",
+    "as_webdataset",
     "concepts",
     "demo",
     "explore",
@@ -95,9 +98,11 @@ __all__ = [
     "text_vectors",
     "textspan",
     "textspan_dense",
+    "torch_dataset",
     "verify",
     "world",
     "write_report",
+    "write_shards",
 ]
 
 

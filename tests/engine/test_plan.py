@@ -17,6 +17,7 @@ from headspan.errors import SourceError
 from headspan.events import Progress
 from headspan.shards.plan import COMPANION_BYTES, NO_ROW, list_samples, scan, units
 from headspan.shards.samples import BadImage, Sample, Unit
+from headspan.shards.stream import zstd
 from headspan.shards.urls import stored_names
 from tests.engine.tars import header, pairs, tar_bytes
 
@@ -386,12 +387,13 @@ def test_damaged_tars_give_samples_or_a_source_error_and_nothing_else(
         assert str(error).startswith(str(tmp_path_factory.getbasetemp()))  # noqa: PT017
 
 
-def test_gzip_and_pipes_give_the_same_plan_as_the_file(tmp_path: Path) -> None:
+def test_gzip_zstd_and_pipes_give_the_same_plan_as_the_file(tmp_path: Path) -> None:
     data = tar_bytes(pairs(37, size=9_000))
     wanted = [(s.row, s.key, s.offset, s.caption) for s in plan(data, tmp_path)]
     packed = write(tmp_path / "a.tar.gz", gzip.compress(data))
     for url in (
         packed,
+        write(tmp_path / "a.tar.zst", zstd.compress(data)),
         f"pipe:cat {tmp_path / 'a.tar'}",
         f"pipe:cat {packed}",
         f"file://{tmp_path / 'a.tar'}",

@@ -8,18 +8,20 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from headspan.errors import SourceError
 from headspan.shards.describe import describe
 from headspan.shards.sources import open_shard
+from headspan.shards.stream import zstd
 from headspan.shards.urls import expand
 
 CONTENT = os.urandom(3_000_017)
@@ -56,11 +58,27 @@ class ForwardOnlyFileSystem(MemoryFileSystem):
 fsspec.register_implementation("forward", ForwardOnlyFileSystem, clobber=True)
 
 
-@pytest.fixture(params=["local", "file", "gzip", "pipe", "pipe-gzip", "memory", "memory-gzip", "forward"])
+@pytest.fixture(
+    params=[
+        "local",
+        "file",
+        "gzip",
+        "pipe",
+        "pipe-gzip",
+        "memory",
+        "memory-gzip",
+        "forward",
+        "zstd",
+        "pipe-zstd",
+        "memory-zstd",
+    ]
+)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """One url for each kind of source, all with CONTENT."""
     kind = request.param
-    data = gzip.compress(CONTENT, 1) if "gzip" in kind else CONTENT
+    # In two frames, the first without a checksum and by another library.
+    frames = pa.compress(CONTENT[:1_000_003], "zstd", asbytes=True) + packed_by_zstd(CONTENT[1_000_003:])
+    data = gzip.compress(CONTENT, 1) if "gzip" in kind else frames if "zstd" in kind else CONTENT
     path = tmp_path / "a b.tar"
     path.write_bytes(data)
     if kind.startswith(("memory", "forward")):
@@ -136,6 +154,34 @@ def test_a_truncated_gzip_is_an_error(tmp_path: Path) -> None:
         reader.read_at(0, len(CONTENT) + 1)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-9],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[: len(data) // 3] + bytes([data[len(data) // 3] ^ 255]) + data[len(data) // 3 + 1 :],
+    ],
+)
+def test_a_truncated_or_damaged_zstd_is_an_error(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.zst"
+    path.write_bytes(damage(packed_by_zstd(CONTENT)))
+    with open_shard(str(path)) as reader, pytest.raises(SourceError, match=r"reading failed after .*fetch"):
+        reader.read_at(0, len(CONTENT) + 1)
+
+
+def test_skippable_frames_of_zstd_are_skipped(tmp_path: Path) -> None:
+    frame = b"\x50\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"skipped"
+    (tmp_path / "a.tar.zst").write_bytes(frame + packed_by_zstd(CONTENT) + frame)
+    with open_shard(str(tmp_path / "a.tar.zst")) as reader:
+        assert reader.read_up_to(0, len(CONTENT) + 9) == CONTENT
+        assert not reader.has_trailing_garbage
+
+
+def packed_by_zstd(data: bytes) -> bytes:
+    """One frame with a checksum, as the command zstd writes it."""
+    return zstd.compress(data, options={zstd.CompressionParameter.checksum_flag: 1})
+
+
 def test_a_shard_is_described_by_size_and_time(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(CONTENT[:257])
@@ -160,7 +206,7 @@ def test_a_shard_that_cannot_be_opened_is_named(url: str) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
-    for name in ("2.tar", "0.tar", "1.tar", "3.tar.gz", "._0.tar", "0.txt"):
+    for name in ("2.tar", "0.tar", "1.tar", "3.tar.gz", "4.tar.zst", "._0.tar", "0.txt"):
         (tmp_path / "data" / name).touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -173,7 +219,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["data/{1,0}.tar", "data/2.tar"], ["data/1.tar", "data/0.tar", "data/2.tar"]),
         (["data/*.tar"], ["data/0.tar", "data/1.tar", "data/2.tar"]),
         (["data/[12].tar", "./data/0.tar"], ["data/1.tar", "data/2.tar", "./data/0.tar"]),
-        (["data"], ["data/0.tar", "data/1.tar", "data/2.tar", "data/3.tar.gz"]),
+        (["data"], ["data/0.tar", "data/1.tar", "data/2.tar", "data/3.tar.gz", "data/4.tar.zst"]),
         (["s3://b/{08..11}.tar"], [f"s3://b/{n:02d}.tar" for n in (8, 9, 10, 11)]),
         (["https://h/a*.tar?x=[1]"], ["https://h/a*.tar?x=[1]"]),
         (

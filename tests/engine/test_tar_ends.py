@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from headspan.errors import SourceError
 from headspan.shards.plan import NO_ROW, scan
 from headspan.shards.samples import BadImage, Sample
+from headspan.shards.stream import zstd
 from tests.engine.tars import header, pairs, tar_bytes
 
 RECORD = 10_240
@@ -129,6 +130,17 @@ def test_bytes_after_the_end_of_a_gzip_stream_get_a_remark(tmp_path: Path) -> No
     assert remarks == ["bytes that are not gzip follow the end of the gzip stream; they were not read"]
     # Zeros are gzip's own padding.
     assert planned(packed + bytes(700), tmp_path)[1] == []
+    with pytest.raises(SourceError, match="reading failed"):
+        planned(packed[:-9], tmp_path)
+
+
+def test_bytes_after_the_end_of_a_zstd_stream_get_a_remark(tmp_path: Path) -> None:
+    packed = zstd.compress(tar_bytes(pairs(40)))
+    for tail in (b"\n", b"garbage at the end", bytes(700)):
+        samples, remarks = planned(packed + tail, tmp_path)
+        assert [sample.caption for sample in samples] == [f"caption {n}" for n in range(40)]
+        assert remarks == ["bytes that are not zstd follow the end of the zstd stream; they were not read"]
+    assert planned(packed, tmp_path, pipe=True)[1] == []
     with pytest.raises(SourceError, match="reading failed"):
         planned(packed[:-9], tmp_path)
 

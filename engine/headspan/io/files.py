@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -194,6 +194,22 @@ def memory_map(path: str | Path) -> np.ndarray:
         return np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
     finally:
         os.close(descriptor)
+
+
+def read_ahead(path: str | Path, starts: Sequence[int], size: int) -> None:
+    """Ask the system to read `size` bytes from each of `starts` of a file into its cache; does not wait for them.
+
+    A file that cannot be opened is left to whoever reads it.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for start in starts:
+                os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:

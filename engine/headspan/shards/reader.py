@@ -22,11 +22,13 @@ class Place(NamedTuple):
 
 
 class ShardReader(ABC):
-    """The bytes of one shard, decompressed if it is gzip. Close it, or use it as a context manager."""
+    """The bytes of one shard, decompressed if it is gzip or zstd. Close it, or use it as a context manager."""
 
     # False if a truncated stream looks like a complete one, as with a pipe.
     knows_its_end = True
-    # Whether bytes that are not gzip follow the end of a gzip stream. Known when the end has been read.
+    # How the shard is packed, if it is: `gzip` or `zstd`.
+    packing = "gzip"
+    # Whether bytes that are not packed so follow the end of the packed stream. Known when the end has been read.
     has_trailing_garbage = False
 
     def __init__(self, url: str) -> None:

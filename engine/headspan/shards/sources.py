@@ -17,7 +17,7 @@ from headspan.errors import SourceError
 from headspan.io.ranges import Blocks, ExactRanges, OpenFile, is_shared_driver, open_exact, open_forwards, open_in_parts
 from headspan.io.retry import LOCAL_ERRORS, TransientError, file_system, is_remote, retry, unreadable
 from headspan.shards.reader import Place, ShardReader
-from headspan.shards.stream import GZIP_MAGIC, Stream
+from headspan.shards.stream import MAGIC_BYTES, Stream, packing_of
 from headspan.shards.urls import local_path, not_a_file
 
 
@@ -35,7 +35,7 @@ def open_shard(url: str) -> ShardReader:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise not_a_file(url)
         local = _LocalFile(url, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
-        if local.read_up_to(0, 2) != GZIP_MAGIC:
+        if packing_of(local.read_up_to(0, MAGIC_BYTES)) is None:
             return local
         local.close()
         return Stream(url, lambda: Path(path).open("rb"))
@@ -171,7 +171,7 @@ def _open_remote(url: str) -> ShardReader:
     file = open_in_parts(fs, path, url)
     if file is None:
         return Stream(url, lambda: open_forwards(fs, path))
-    if file.read(0, 2) != GZIP_MAGIC:
+    if packing_of(file.read(0, MAGIC_BYTES)) is None:
         return _SeekableReader(url, file, isinstance(file, Blocks) and is_shared_driver(fs))
     file.close()
     return Stream(url, lambda: fs.open(path, "rb"))

@@ -1,4 +1,4 @@
-"""Read a shard that cannot seek: pipes, gzip, and servers that only send whole files.
+"""Read a shard that cannot seek: pipes, gzip, zstd, and servers that only send whole files.
 
 A later offset is reached by reading the bytes before it, an earlier one by opening the source again. A command that
 fails, or a stream that stops early, raises SourceError.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,16 @@ from headspan.io.retry import (
 )
 from headspan.shards.reader import ShardReader
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# A zstd file may begin with frames that hold no data, as those of pzstd do. The first byte's lower half varies.
+_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"
+MAGIC_BYTES = 4
 _SKIPPED_BYTES = 1 << 20
 # The most bytes of padding or empty gzip streams that are read after the data. A command or a server may never stop.
 _MOST_PADDING_BYTES = 16 << 20
@@ -45,10 +55,13 @@ class Stream(ShardReader):
             self._source = self._opener()
             self._raw = _Raw(self._source)
             buffered = io.BufferedReader(self._raw, _SKIPPED_BYTES)
-            packed = buffered.peek(2)[:2] == GZIP_MAGIC
-        # gzip marks its end, and proves it with a checksum.
-        self.knows_its_end = packed
-        self._stream: io.BufferedReader[Any] | gzip.GzipFile = gzip.GzipFile(fileobj=buffered) if packed else buffered
+            packing = packing_of(buffered.peek(MAGIC_BYTES)[:MAGIC_BYTES])
+        # Both mark their end; gzip proves it with a checksum, and zstd usually does.
+        self.knows_its_end = packing is not None
+        self._stream: io.BufferedReader[Any] | gzip.GzipFile | zstd.ZstdFile = buffered
+        if packing is not None:
+            self.packing = packing
+            self._stream = gzip.GzipFile(fileobj=buffered) if packing == "gzip" else zstd.ZstdFile(buffered)
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         if offset < self._position:
@@ -89,8 +102,9 @@ class Stream(ShardReader):
         return data
 
     def _is_trailing_garbage(self, error: BaseException) -> bool:
-        """Whether a gzip stream has ended with a valid checksum, and bytes that are not gzip follow it."""
-        return type(error) is gzip.BadGzipFile and self._position > 0 and str(error).startswith("Not a gzipped file")
+        """Whether a packed stream has ended validly, and bytes that are not packed in the same way follow it."""
+        said = {gzip.BadGzipFile: "Not a gzipped file", zstd.ZstdError: "Unknown frame descriptor"}
+        return self._position > 0 and any(type(error) is kind and text in str(error) for kind, text in said.items())
 
     def _finish(self) -> None:
         """Close the source. Raises SourceError if it is a command that failed."""
@@ -116,6 +130,14 @@ class Stream(ShardReader):
             process.wait()
         else:
             close_quietly(self._source)
+
+
+def packing_of(first: bytes) -> str | None:
+    """How a shard that begins with these MAGIC_BYTES is packed: `gzip`, `zstd`, or None."""
+    if first.startswith(GZIP_MAGIC):
+        return "gzip"
+    is_skippable = first[1:] == _SKIPPABLE_MAGIC and first[0] & 0xF0 == 0x50
+    return "zstd" if first == ZSTD_MAGIC or is_skippable else None
 
 
 class _Raw(io.RawIOBase):

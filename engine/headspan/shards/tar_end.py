@@ -64,7 +64,8 @@ def end_remarks(
             "read"
         )
     if reader.has_trailing_garbage:
-        remarks.append("bytes that are not gzip follow the end of the gzip stream; they were not read")
+        packing = reader.packing
+        remarks.append(f"bytes that are not {packing} follow the end of the {packing} stream; they were not read")
     return remarks
 
 

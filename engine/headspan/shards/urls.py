@@ -15,14 +15,14 @@ from headspan.io.retry import LOCAL_ERRORS, is_remote, refuse_unencoded, unreada
 from headspan.redact import redact
 from headspan.user_paths import expand_user
 
-ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz")
+ARCHIVES = ("*.tar", "*.tar.gz", "*.tgz", "*.tar.zst", "*.tzst")
 
 
 def expand(patterns: Sequence[str], allow_pipe: bool = False) -> list[str]:
     """The urls of the shards that `patterns` name, in their order. Globs and directories are sorted.
 
-    A pattern is a tar, a brace pattern (`data/{0000..0127}.tar`), a glob, a directory (its .tar, .tar.gz and
-    .tgz files), a url or a `pipe:` command. In urls and commands only braces are expanded.
+    A pattern is a tar, a brace pattern (`data/{0000..0127}.tar`), a glob, a directory (its ARCHIVES),
+    a url or a `pipe:` command. In urls and commands only braces are expanded.
 
     Raises SourceError for a pattern without a match, a missing file, a shard named twice, and, unless `allow_pipe`, a
     `pipe:` command: a list of shards may come from somebody else, and commands can do anything.

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.errors import StoreError
-from headspan.io.files import memory_map
+from headspan.io.files import memory_map, read_ahead
 from headspan.store.array_spec import ArraySpec
-from headspan.store.shard_layout import rows_first, shard_index
+from headspan.store.shard_layout import file_order, rows_first, shard_index, undivided
 
 try:
     import numkong
@@ -36,6 +36,8 @@ except ImportError:
 _MAPS = 32_768
 # Python's maps keep their files open, and a process has other files too.
 _SHARE_OF_OPEN_FILES = 1 / 2
+# Rows that `take` copies at once: their numbers stay in a core's cache until they are placed.
+_TAKEN_ROWS = 64
 # The system has no more descriptors, or no more maps.
 _TOO_MANY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # All shards of an array but the last have the same index.
@@ -83,6 +85,56 @@ class MappedRows:
         where = (*divmod(row - begin, self.spec.chunk[0]), *self._places(index))
         _copy(self._shard(begin)[where], values)
         return values
+
+    @property
+    def apart(self) -> tuple[int, ...]:
+        """The lengths of the first axes after the rows, up to the last one along which inner chunks divide a row."""
+        return self.spec.shape[1 : undivided(self.spec)]
+
+    def take(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        """Copy rows, in any order, to `out`: `[row, place, …]`, contiguous, of the stored type or float32.
+
+        `places` selects from the axes `apart`, as indices into them in the order of C. Raises UnmappableError.
+        """
+        spec, apart = self.spec, undivided(self.spec)
+        if any(length != 1 for length in spec.chunk[1:apart]):
+            raise UnmappableError
+        item = np.dtype((np.void, math.prod(spec.chunk[apart:]) * np.dtype(spec.dtype).itemsize))
+        # Each row of `out` as one item, so that rows are assigned by single copies.
+        placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
+        shards = rows // spec.shard[0]
+        for shard in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == shard)
+            chunks = file_order(self._shard(shard * spec.shard[0]))
+            if not chunks.flags.c_contiguous:
+                # A missing shard.
+                out[here] = spec.fill
+                continue
+            items = chunks.reshape(-1).view(item)
+            for first in range(0, len(here), _TAKEN_ROWS):
+                some = here[first : first + _TAKEN_ROWS]
+                row_chunk, row = np.divmod(rows[some] % spec.shard[0], spec.chunk[0])
+                index = (row_chunk[:, None] * math.prod(spec.grid[1:apart]) + places) * spec.chunk[0] + row[:, None]
+                taken = items.take(index).view(spec.dtype).reshape(len(some), *out.shape[1:])
+                if taken.dtype != out.dtype:
+                    converted = np.empty(taken.shape, out.dtype)
+                    _copy(taken, converted)
+                    taken = converted
+                placed[some] = taken.reshape(len(some), -1).view(placed.dtype).reshape(-1)
+
+    def read_ahead(self, first_row: int, end: int, places: np.ndarray) -> None:
+        """Ask the system to read what `take` would copy of the rows from `first_row` to `end`, without waiting."""
+        spec, apart = self.spec, undivided(self.spec)
+        row_bytes = math.prod(spec.chunk[1:]) * np.dtype(spec.dtype).itemsize
+        pieces = math.prod(spec.grid[1:apart])
+        row = first_row
+        while row < end:
+            # The part of the rows that is in one row of chunks.
+            stop = min(end, (row // spec.chunk[0] + 1) * spec.chunk[0])
+            row_chunk, place = divmod(row % spec.shard[0], spec.chunk[0])
+            starts = ((row_chunk * pieces + places) * spec.chunk[0] + place) * row_bytes
+            read_ahead(f"{self._root}/{spec.file(row)}", starts.tolist(), (stop - row) * row_bytes)
+            row = stop
 
     def chunks(self, index: Sequence[int] = (), first_row: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
         """Return the inner chunks with the rows from `first_row` to `end`, as views `[row, chunk, place in chunk, …]`.

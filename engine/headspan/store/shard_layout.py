@@ -25,6 +25,11 @@ def rows_first(chunks: np.ndarray) -> np.ndarray:
     return chunks.transpose([axis for i in range(axes) for axis in (i, i + axes)])
 
 
+def file_order(rows: np.ndarray) -> np.ndarray:
+    """Return the view that `rows_first` was called with to give `rows`."""
+    return rows.transpose([*range(0, rows.ndim, 2), *range(1, rows.ndim, 2)])
+
+
 def undivided(spec: ArraySpec) -> int:
     """Return the first axis from which on an inner chunk holds whole axes; 1 if it holds whole rows."""
     divided = [axis for axis, count in enumerate(spec.grid) if count > 1 and axis > 0]

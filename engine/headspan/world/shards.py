@@ -18,6 +18,7 @@ from PIL import Image
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
+from headspan.shard_writer.tars import numbered
 from headspan.world.captions import caption
 from headspan.world.drawing import render
 from headspan.world.factors import SPLITS
@@ -65,12 +66,6 @@ def write_world_shards(
     except OSError as error:
         raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another directory") from error
     return numbered(folder, len(starts))
-
-
-def numbered(folder: Path, shards: int) -> str:
-    """The brace pattern of `shards` shards in `folder`, which begin with 000000.tar."""
-    last = shards - 1
-    return str(folder / (f"{{000000..{last:06d}}}.tar" if last else "000000.tar"))
 
 
 def _write_batch(tar: tarfile.TarFile, seed: int, split: str, indices: range, side: int) -> None:

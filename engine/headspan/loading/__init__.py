@@ -1,0 +1,1 @@
+"""Feed a store's numbers to training loops: PyTorch datasets, and WebDataset pipelines that join them to the images."""

@@ -1,0 +1,210 @@
+"""Read chosen numbers of chosen images into arrays: the columns of a batch.
+
+Stored numbers are copied from memory maps straight into the batch. Stores whose shards cannot be mapped are read with
+Zarr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from headspan.decompose.formula import check_convention, head_coordinates, head_directions
+from headspan.errors import SettingsError, counted
+from headspan.store.contents import Contents
+from headspan.store.mapped import UnmappableError
+from headspan.store.reader import Store
+
+# Columns that are no stored arrays.
+CONTRIBUTIONS, IMAGE, LABEL = "contributions", "image", "label"
+# Which axis of a stored array `layers` and `heads` select from, counted without the image axis.
+_LAYER_AXIS = {"heads": 0, "patches": 0}
+_HEAD_AXIS = {"heads": 1, "patches": 1}
+# Gives an array of that shape and type, whose numbers are not set.
+Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a batch holds. `layers` are layers of the model; None stands for all that are stored."""
+
+    arrays: tuple[str, ...]
+    layers: tuple[int, ...] | None
+    heads: tuple[int, ...] | None
+    # Of the arrays that are stored as float16.
+    dtype: np.dtype
+    convention: str
+    normalised: bool
+
+
+class Columns:
+    """The columns of one store. Copies, and other processes after unpickling, open its files themselves."""
+
+    def __init__(self, store: Store, choice: Choice, images: Int64[np.ndarray, " image"]) -> None:
+        """Check `choice`. `images` are the images that can be read. Raises SettingsError for what the store lacks."""
+        self._path, self._choice = store.path, choice
+        self._contents: Contents | None = store.contents
+        self._rows, self._images = store.rows[images], images
+        size = store.contents.size
+        layers = size.layers if choice.layers is None else choice.layers
+        heads = range(size.heads) if choice.heads is None else choice.heads
+        self._layers = np.array([store.contents.layer_index(layer) for layer in layers], np.int64)
+        for head in heads:
+            store.contents.layer_index(size.layers[-1], head)
+        self._heads = np.array(heads, np.int64)
+        check_convention(choice.convention)
+        self._check()
+        self._labels = _labels(store, images) if LABEL in choice.arrays else None
+        self._directions: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getstate__(self) -> dict[str, object]:
+        # Memory maps cannot be pickled, and belong to the process that opened them.
+        return {**self.__dict__, "_contents": None}
+
+    @property
+    def path(self) -> Path:
+        """The store's path, for messages."""
+        return self._path
+
+    def read(self, places: Int64[np.ndarray, " image"], allocate: Allocate = np.empty) -> dict[str, np.ndarray]:
+        """Return the columns of the images at `places` of those chosen, by name, `[image, …]`, in that order."""
+        found: dict[str, np.ndarray] = {}
+        for name in self._choice.arrays:
+            if name == IMAGE:
+                values = self._images[places]
+            elif name == LABEL:
+                assert self._labels is not None
+                values = self._labels[places]
+            elif name == CONTRIBUTIONS:
+                values = self._contributions(self._rows[places], allocate)
+            else:
+                values = self._stored(name, self._rows[places], self._type_of(name), allocate)
+            found[name] = values
+        return found
+
+    def read_ahead(self, places: Int64[np.ndarray, " image"]) -> None:
+        """Ask the system to read the files of the images at `places`, which are sorted, and do not wait for them."""
+        rows = self._rows[places]
+        borders = np.flatnonzero(np.diff(rows) != 1) + 1
+        for name in self._stored_names():
+            maps = self._open().maps(name)
+            for span in np.split(rows, borders):
+                maps.read_ahead(int(span[0]), int(span[-1]) + 1, self._places(name)[0])
+
+    def _open(self) -> Contents:
+        if self._contents is None:
+            self._contents = Contents(self._path)
+        return self._contents
+
+    def _check(self) -> None:
+        contents, known = self._open(), (CONTRIBUTIONS, IMAGE, LABEL)
+        names = [name for name in contents.specs if name != "ok"]
+        if not self._choice.arrays or len(set(self._choice.arrays)) < len(self._choice.arrays):
+            raise SettingsError(f"{self._path}: arrays {self._choice.arrays}: name at least one array, and each once")
+        for name in self._choice.arrays:
+            if name not in (*known, *names):
+                raise SettingsError(
+                    f"{self._path}: holds no array {name!r}; choose from {', '.join((*names, *known))}, or precompute "
+                    "with --emit"
+                )
+        if not len(self._layers) or not len(self._heads):
+            raise SettingsError(f"{self._path}: no layer or no head is named; name at least one of each, or neither")
+
+    def _stored_names(self) -> list[str]:
+        """The stored arrays that a batch is read from."""
+        names = [name for name in self._choice.arrays if name not in (CONTRIBUTIONS, IMAGE, LABEL)]
+        if CONTRIBUTIONS in self._choice.arrays:
+            names += [name for name in ("heads", "norm") if name not in names]
+        return names
+
+    def _type_of(self, name: str) -> np.dtype:
+        stored = np.dtype(self._open().specs[name].dtype)
+        return self._choice.dtype if stored == np.float16 else stored
+
+    def _places(self, name: str) -> tuple[Int64[np.ndarray, " place"], list[np.ndarray]]:
+        """Which pieces of a row are read, and the places along each axis that they hold."""
+        contents = self._open()
+        apart, shape = contents.maps(name).apart, contents.specs[name].shape[1:]
+        chosen = [np.arange(length) for length in shape]
+        if name in _LAYER_AXIS:
+            chosen[_LAYER_AXIS[name]] = self._layers
+        if name in _HEAD_AXIS:
+            chosen[_HEAD_AXIS[name]] = self._heads
+        pieces = np.zeros(1, np.int64)
+        for length, each in zip(apart, chosen, strict=False):
+            pieces = (pieces[:, None] * length + each).reshape(-1)
+        return pieces, chosen
+
+    def _stored(self, name: str, rows: Int64[np.ndarray, " row"], dtype: np.dtype, allocate: Allocate) -> np.ndarray:
+        contents = self._open()
+        maps, (pieces, chosen) = contents.maps(name), self._places(name)
+        whole = contents.specs[name].shape[1 + len(maps.apart) :]
+        out = allocate((len(rows), *map(len, chosen[: len(maps.apart)]), *whole), dtype)
+        try:
+            maps.take(rows, pieces, out.reshape(len(rows), len(pieces), *whole))
+        except UnmappableError:
+            everywhere = [np.arange(length) for length in whole]
+            out[...] = contents.outer(name, rows, *chosen[: len(maps.apart)], *everywhere)
+        for axis in range(len(maps.apart), len(chosen)):
+            # Pieces hold the whole axis, and not all of it may be wanted.
+            if len(chosen[axis]) != out.shape[1 + axis] or (np.diff(chosen[axis]) != 1).any():
+                out = out.take(chosen[axis], 1 + axis)
+        return out
+
+    def _contributions(self, rows: Int64[np.ndarray, " row"], allocate: Allocate) -> np.ndarray:
+        """Contributions in joint space, `[image, layer, head, joint]`, float32, as `Store.heads` computes them."""
+        contents, choice = self._open(), self._choice
+        if self._directions is None:
+            size = contents.size
+            convention = check_convention(choice.convention)
+            self._directions = np.stack(
+                [
+                    head_directions(contents.folded, index, size.layers[index] - size.all_layers, head, convention)
+                    for index, head in product(self._layers.tolist(), self._heads.tolist())
+                ]
+            )
+        outputs = self._stored("heads", rows, np.dtype(np.float32), np.empty)
+        norm = self._stored("norm", rows, np.dtype(np.float32), np.empty)
+        layers, heads = outputs.shape[1:3]
+        spread = np.broadcast_to(norm[:, None, None], (len(rows), layers, heads, norm.shape[1]))
+        coordinates = head_coordinates(outputs, spread, choice.normalised).reshape(len(rows), layers * heads, -1)
+        out = allocate((len(rows), layers, heads, self._directions.shape[2]), np.dtype(np.float32))
+        flat = out.reshape(len(rows), layers * heads, -1)
+        np.matmul(coordinates.swapaxes(0, 1), self._directions, out=flat.swapaxes(0, 1))
+        return out
+
+
+def _labels(store: Store, images: Int64[np.ndarray, " image"]) -> Int64[np.ndarray, " image"]:
+    """The class of each image. Raises SettingsError if one has none."""
+    column = store.samples(images).column("label")
+    if column.null_count:
+        raise SettingsError(
+            f"{store.path}: {counted(column.null_count, 'image')} of {len(images):,} have no class (no .cls member), "
+            "so label cannot be read; choose images that have one, or leave label out"
+        )
+    return np.asarray(column.to_numpy(), np.int64)
+
+
+def chosen_images(store: Store, images: Sequence[int] | np.ndarray | None) -> Int64[np.ndarray, " image"]:
+    """The indices of the images to read, without repeats, in the store's order. Raises SettingsError for others."""
+    if images is None:
+        return np.arange(store.images)
+    given = np.asarray(images)
+    if given.dtype == bool and given.shape == (store.images,):
+        return np.flatnonzero(given)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise SettingsError(f"{store.path}: images must be a list of indices, or a mask of {store.images}")
+    found = np.unique(given).astype(np.int64)
+    if found.size and not (found[0] >= 0 and found[-1] < store.images):
+        raise SettingsError(
+            f"{store.path}: images {found[0]} to {found[-1]} do not all exist; count from 0 to {store.images - 1}"
+        )
+    return found

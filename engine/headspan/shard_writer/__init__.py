@@ -1,0 +1,1 @@
+"""Write WebDataset tars: from data sets, tables and iterables of images."""

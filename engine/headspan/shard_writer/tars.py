@@ -1,0 +1,106 @@
+"""Numbered tars in WebDataset's format, each of which is complete or absent, and the keys of their samples.
+
+The same samples always give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from headspan.errors import SettingsError
+from headspan.io.files import move, new_token, staged
+
+
+class TarShards:
+    """Writes samples to `out/000000.tar` and so on, `images_per_shard` in each. A context manager."""
+
+    def __init__(self, out: Path, images_per_shard: int) -> None:
+        """Create the folder. Raises SettingsError if it exists and is not empty, or if the number is below 1."""
+        if images_per_shard < 1:
+            raise SettingsError(f"{images_per_shard} images per shard are too few; give at least 1")
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise SettingsError(f"{out}: exists and is not an empty directory; name another, or remove it")
+        out.mkdir(parents=True, exist_ok=True)
+        self._out, self._images_per_shard, self._token = out, images_per_shard, new_token()
+        self._shards = self._images = 0
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> TarShards:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self._end()
+        elif self._file is not None:
+            # In this order: an open tar writes its end when it is deleted.
+            with suppress(OSError):
+                self._tar.close()
+            self._file.close()
+            staged(self._path, self._token).unlink(missing_ok=True)
+
+    @property
+    def shards(self) -> int:
+        """Number of tars that are complete."""
+        return self._shards
+
+    def write(self, sample: Mapping[str, str | bytes]) -> None:
+        """Write one sample: its `__key__`, and contents by extension. Raises OSError if the disk refuses."""
+        if self._file is None:
+            # Imported here, because it takes a while and `tools` list their flags without it.
+            from webdataset.writer import TarWriter
+
+            self._file = staged(self._path, self._token).open("wb")
+            # A fixed time, so that the same samples give the same bytes.
+            self._tar = TarWriter(self._file, mtime=0)
+        self._tar.write(dict(sample))
+        self._images += 1
+        if self._images == self._images_per_shard:
+            self._end()
+
+    @property
+    def _path(self) -> Path:
+        return self._out / f"{self._shards:06d}.tar"
+
+    def _end(self) -> None:
+        """Complete the tar and give it its name."""
+        if self._file is not None:
+            self._tar.close()
+            self._file.close()
+            move(staged(self._path, self._token), self._path)
+            self._file, self._images = None, 0
+            self._shards += 1
+
+
+class Keys:
+    """Makes names to keys of WebDataset, each of which is given out once."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+
+    def key_of(self, name: str) -> str:
+        """Return the key for `name`, which may have folders: without dots, which would end it, and not yet used."""
+        folder, slash, base = name.strip("/").rpartition("/")
+        key = plain = _utf8(f"{folder}{slash}{base.replace('.', '_')}")
+        if key.startswith("__") or not base:
+            # Webdataset skips folders whose names begin and end with two underscores.
+            key = plain = f"0{key}"
+        number = 1
+        while key in self._used:
+            number += 1
+            key = f"{plain}_{number}"
+        self._used.add(key)
+        return key
+
+
+def numbered(folder: Path, shards: int) -> str:
+    """The brace pattern of `shards` shards in `folder`, which begin with 000000.tar."""
+    last = shards - 1
+    return str(folder / (f"{{000000..{last:06d}}}.tar" if last else "000000.tar"))
+
+
+def _utf8(name: str) -> str:
+    """A name as text, with bytes that are not UTF-8 escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
