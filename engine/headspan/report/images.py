@@ -23,7 +23,8 @@ from headspan.decode.exact import Undecodable, preprocess_image
 from headspan.errors import SourceError
 from headspan.io.retry import is_remote
 from headspan.shards.describe import describe
-from headspan.shards.sources import open_shard
+from headspan.shards.images import Wanted
+from headspan.shards.open_images import open_images
 from headspan.store.tables import read_shards
 
 # The longer side in pixels and the quality of the pictures; the first pair with which a page is small enough is used.
@@ -77,16 +78,20 @@ def _pictures(
 ) -> Iterator[tuple[int, str, bytes | Undecodable]]:
     """Row, member, and picture or error of each sample of a shard. Raises SourceError if the shard cannot be read."""
 
-    def picture(encoded: bytes) -> bytes | Undecodable:
+    def picture(image: tuple[bytes, str | None]) -> bytes | Undecodable:
+        encoded, no_bytes = image
         try:
+            if no_bytes is not None:
+                raise Undecodable(no_bytes)
             return encode(preprocess_image(encoded, preprocess), *SETTINGS[0])
         except Undecodable as error:
             return error
 
-    with open_shard(url) as shard, ThreadPoolExecutor() as threads:
+    with open_images(url) as shard, ThreadPoolExecutor() as threads:
         for first in range(0, len(wanted), _AT_ONCE):
             some = wanted[first : first + _AT_ONCE]
-            encoded = [shard.read_at(sample["offset"], sample["size_bytes"]) for sample in some]
+            columns = [tuple(sample[name] for sample in some) for name in ("offset", "size_bytes", "member")]
+            encoded = list(shard.read(Wanted(*columns)))
             for sample, found in zip(some, threads.map(picture, encoded), strict=True):
                 yield sample["row"], sample["member"], found
 

@@ -10,9 +10,9 @@ from headspan.errors import SourceError, counted
 from headspan.io.retry import is_remote
 from headspan.redact import redact
 from headspan.shards.describe import describe
-from headspan.shards.reader import ShardReader
+from headspan.shards.images import ImageReader
+from headspan.shards.open_images import open_images
 from headspan.shards.samples import Shard
-from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, is_relative, local_path
 
 
@@ -24,7 +24,7 @@ class PlannedSources:
         self._shards = {shard.url: shard for shard in shards}
         self._urls = urls
 
-    def open(self, name: str) -> ShardReader:
+    def open(self, name: str) -> ImageReader:
         """A reader of the shard. Raises SourceError if it was not planned, has changed since, or cannot be read."""
         if name not in self._urls or name not in self._shards:
             raise SourceError(
@@ -34,7 +34,7 @@ class PlannedSources:
         changed = change(self._shards[name], url)
         if changed:
             raise SourceError(f"{name}: {changed}; restore it to continue, or choose another --out")
-        return open_shard(url)
+        return open_images(url)
 
 
 def places(

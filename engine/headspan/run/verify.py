@@ -19,8 +19,8 @@ from headspan.errors import SourceError, counted
 from headspan.events import Listener, Progress, ignore
 from headspan.io.retry import is_remote
 from headspan.run.planned_sources import change, places
-from headspan.shards.samples import Shard
-from headspan.shards.sources import open_shard
+from headspan.shards.open_images import open_images
+from headspan.shards.samples import Shard, wanted
 from headspan.store.commit_records import UnitRecord
 from headspan.store.file_checks import faults
 from headspan.store.reader import Store
@@ -31,6 +31,9 @@ from headspan.store.result_files import damaged
 SUM_TOLERANCES = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 4e-2}
 # One float32 rounding of a sum of squares.
 _LENGTH_TOLERANCE = 1e-5
+
+# The most bytes of one read of source images.
+_READ_BYTES = 2 << 20
 
 # The unit of a problem that does not belong to a single unit.
 WHOLE_STORE = -1
@@ -174,9 +177,9 @@ class _SourceImages:
                 return []
             read.add(name)
             try:
-                with open_shard(self._urls[name]) as reader:
-                    for sample in samples:
-                        found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
+                with open_images(self._urls[name]) as reader:
+                    for encoded, _ in reader.read(wanted(list(samples), reader.needs_members), _READ_BYTES):
+                        found = google_crc32c.extend(found, encoded)
             except SourceError as error:
                 self._unreadable.add(name)
                 return [] if name in self._reported else [self._unread(name, error)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,11 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
     ends = deque(zip(urls.values.to_pylist(), urls.run_ends.to_pylist(), strict=True))
     rows, offsets, sizes = (table[name].to_numpy() for name in ("row", "offset", "size_bytes"))
     keys = table["key"]
+
+    @cache
+    def members() -> pa.ChunkedArray:
+        return _unit_table(root, unit, ["member"])["member"]
+
     for first in range(0, len(rows), images):
         span = slice(first, min(first + images, len(rows)))
         runs, begin = [], first
@@ -120,6 +126,7 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
             offsets=offsets[span],
             sizes=sizes[span],
             key_of=lambda place, first=first: keys[first + place].as_py(),  # type: ignore[misc]
+            members_of=lambda start, stop, first=first: members()[first + start : first + stop].to_pylist(),  # type: ignore[misc]
         )
 
 
