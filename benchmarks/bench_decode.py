@@ -125,7 +125,8 @@ def _photographs(shards: str) -> list[bytes]:
     found = []
     for shard, samples in list_samples(stored_names(expand([shards])), on_note=lambda note: None):
         with open_images(shard.url) as reader:
-            found += [encoded for encoded, _ in reader.read(wanted(samples, reader.needs_members))]
+            images = wanted(list(samples), reader.needs_members)
+            found += [encoded for encoded, _ in reader.read(images)]
     return found
 
 

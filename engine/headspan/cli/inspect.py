@@ -135,7 +135,7 @@ def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _print_verdict(store: Store, verdict: Verdict) -> int:
-    from headspan.run.verify import WHOLE_STORE
+    from headspan.run.problems import WHOLE_STORE
 
     for problem in verdict.problems:
         where = f"rows {problem.first_row} to {problem.first_row + problem.rows - 1}"
@@ -169,7 +169,7 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
     from headspan.run.repair import repair
-    from headspan.run.verify import WHOLE_STORE
+    from headspan.run.problems import WHOLE_STORE
 
     names = ("batch_size", "device", "workers", "allow_pipe", "weights")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
