@@ -52,8 +52,9 @@ def write_parquet(folder: Path, path: Path, group: int = 2) -> Path:
             "width": pa.array(range(len(names)), pa.int32()),
         }
     )
-    # Not compressed, so that tests find the images' bytes in the file.
-    pq.write_table(table, path, row_group_size=group, compression="none", use_dictionary=False)
+    # Not compressed and without statistics, so that the file holds each image once, as it is.
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, row_group_size=group, **plain)
     return path
 
 

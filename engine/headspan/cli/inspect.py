@@ -168,8 +168,8 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
 
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
-    from headspan.run.repair import repair
     from headspan.run.problems import WHOLE_STORE
+    from headspan.run.repair import repair
 
     names = ("batch_size", "device", "workers", "allow_pipe", "weights")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
