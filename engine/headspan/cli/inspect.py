@@ -38,7 +38,7 @@ def add_inspect(section: Section) -> None:
 
     check = section.add("verify", _verify, "headspan verify run.zarr --sources")
     store_argument(check)
-    sources = check.add_argument_group("source tars")
+    sources = check.add_argument_group("sources")
     sources.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
     shards_flag(sources)
 
@@ -146,8 +146,8 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
         say(f"{where}: {problem.what}")
     if verdict.unreached:
         say(
-            f"{counted(verdict.unreached, 'source tar')} could not be compared with the plan (commands, remote or "
-            "missing files); name all tars with --shards (relative paths start in the folder where precompute ran)"
+            f"{counted(verdict.unreached, 'source shard')} could not be compared with the plan (commands, remote or "
+            "missing files); name all shards with --shards (relative paths start in the folder where precompute ran)"
         )
     if verdict.problems:
         of_store = any(problem.of_store for problem in verdict.problems)
