@@ -8,7 +8,6 @@ from headspan.shards.image_list import root_of
 from headspan.shards.images import FILES, PARQUET, ImagePlace, ImageReader
 from headspan.shards.kinds import FOLDER, LIST, kind_of
 from headspan.shards.kinds import PARQUET as PARQUET_FILE
-from headspan.shards.parquet_images import ParquetImages
 from headspan.shards.sources import open_place, open_shard, read_spool
 from headspan.shards.tar_images import TarImages
 from headspan.shards.urls import local_path
@@ -24,6 +23,9 @@ def open_images(url: str, names: MemberNames = _ANY_NAMES, newest_ns: int | None
     """
     kind = kind_of(url)
     if kind == PARQUET_FILE:
+        # Imported here and below, because a process that decodes tars needs no pyarrow.
+        from headspan.shards.parquet_images import ParquetImages
+
         return ParquetImages.choosing(open_shard(url), names)
     if kind in (FOLDER, LIST):
         return FileImages(url, root_of(url) if kind == LIST else local_path(url), newest_ns)
@@ -39,6 +41,8 @@ def open_images_at(place: ImagePlace) -> ImageReader:
         return FileImages(place.place.url, str(place.place.path), place.newest_ns)
     reader = open_place(place.place)
     if place.kind == PARQUET:
+        from headspan.shards.parquet_images import ParquetImages
+
         return ParquetImages(reader, place.column)
     return TarImages(reader, place.place.size_bytes)
 
