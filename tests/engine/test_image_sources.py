@@ -412,3 +412,36 @@ def test_a_run_with_other_columns_is_refused(made: dict[str, list[str]], model: 
     run(made["list"], tmp_path / "run.zarr", model)
     with pytest.raises(StoreError, match='was made with --caption-column none, but this run asks for "id"'):
         run(made["list"], tmp_path / "run.zarr", model, caption_column="id")
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "text"),
+    [
+        ("tars", {"captions": "a.csv"}, "--captions is for folders of images, but no shard is one"),
+        ("parquet", {"classes": "folders"}, "--classes is for folders of images"),
+        ("folder", {"key_column": "id"}, "--key-column is for Parquet files and lists"),
+        ("folder", {"classes": "subfolders"}, "--classes subfolders is unknown; choose from auto, folders, none"),
+        ("folder", {"classes": "folders"}, "--classes folders, but not every image is in a folder below it"),
+    ],
+)
+def test_settings_for_other_kinds_of_sources_are_refused(
+    source: str, settings: dict[str, str], text: str, made: dict[str, list[str]]
+) -> None:
+    with pytest.raises(HeadspanError, match=text):
+        planned(made[source], **settings)
+
+
+@pytest.mark.parametrize("source", ["parquet", "streamed parquet"])
+def test_parquet_is_decoded_in_processes_when_memory_is_short(
+    source: str,
+    made: dict[str, list[str]],
+    of_tars: hs.Store,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streaming(monkeypatch, source)
+    monkeypatch.setattr(choice, "uses_processes", lambda device: True)
+    store = run(made[source], tmp_path / "run.zarr", model, in_flight_bytes=10_000)
+    for name, values in arrays_of(of_tars).items():
+        assert values.tobytes() == arrays_of(store)[name].tobytes(), name

@@ -103,6 +103,8 @@ def text_of(value: Any) -> str | None:
 
 def class_of(value: Any, class_names: Sequence[str] = ()) -> tuple[int | None, str | None]:
     """The class as a number, and its name; each None if it is not known. A text that is not a number is a name."""
+    if isinstance(value, bytes):
+        value = text_of(value)
     if isinstance(value, bool):
         value = int(value)
     if isinstance(value, float) and value.is_integer():

@@ -20,7 +20,7 @@ from headspan.shards.contents import COMPANION_BYTES, READERS, caption_in
 from headspan.shards.describe import describe, describe_each
 from headspan.shards.file_plan import plan_folder, plan_list
 from headspan.shards.joining import Unused, join
-from headspan.shards.kinds import FOLDER, PARQUET, TAR, kind_of
+from headspan.shards.kinds import FOLDER, PARQUET, TAR, kind_of, refuse_unused
 from headspan.shards.members import (
     COMPANIONS,
     DEAD_LINK,
@@ -60,6 +60,7 @@ def list_samples(
     images = 0
     fields: Counter[str] = Counter()
     kinds = [kind_of(url) for url in urls.values()]
+    refuse_unused(names, kinds)
     single_files = (url for url, kind in zip(urls.values(), kinds, strict=True) if kind in (TAR, PARQUET))
     described = iter(describe_each(single_files))
     for done, ((name, url), kind) in enumerate(zip(urls.items(), kinds, strict=True), start=1):
