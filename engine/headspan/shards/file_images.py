@@ -13,9 +13,8 @@ from pathlib import Path
 
 from headspan.errors import SourceError
 from headspan.io.retry import LOCAL_ERRORS, unreadable
-from headspan.shards.images import FILES, Encoded, ImagePlace, ImageReader, Read, Wanted
+from headspan.shards.images import FILES, MISSING, Encoded, ImagePlace, ImageReader, Read, Wanted
 from headspan.shards.reader import Place
-from headspan.shards.samples import MISSING
 
 NO_FILE = "there was no such file when the run was planned"
 

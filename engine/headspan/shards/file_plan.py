@@ -20,9 +20,10 @@ from headspan.shards.columns import class_of, metadata_of, said, text_of
 from headspan.shards.contents import COMPANION_BYTES, READERS, caption_in
 from headspan.shards.image_folder import ImageFolder, class_folder, keys_of, read_folder
 from headspan.shards.image_list import ImageList, file_stat, part_stats, read_list
+from headspan.shards.images import MISSING
 from headspan.shards.members import COMPANIONS
 from headspan.shards.notes import NO_ROW, listed
-from headspan.shards.samples import MISSING, BadImage, Sample, Shard
+from headspan.shards.samples import BadImage, Sample, Shard
 from headspan.shards.urls import local_path
 
 Planned = tuple[Shard, Iterator[Sample]]

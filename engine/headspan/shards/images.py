@@ -14,6 +14,8 @@ from headspan.shards.reader import Place
 
 # The kinds of readers that any process can open at an `ImagePlace`.
 TAR, FILES, PARQUET = "tar", "files", "parquet"
+# The offset of a file that did not exist when the run was planned.
+MISSING = -1
 
 
 class ImagePlace(NamedTuple):

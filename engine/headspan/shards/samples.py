@@ -11,9 +11,6 @@ from jaxtyping import Int64
 
 from headspan.shards.images import Wanted
 
-# The offset of a file that did not exist when the run was planned.
-MISSING = -1
-
 
 @dataclass(frozen=True, slots=True)
 class Shard:
