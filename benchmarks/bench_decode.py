@@ -25,9 +25,9 @@ from headspan.config import DECODERS, Preprocess
 from headspan.decode.exact import open_image
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.routes import Route, route
+from headspan.shards.open_images import open_images
 from headspan.shards.plan import list_samples
-from headspan.shards.samples import Sample, SampleSpan
-from headspan.shards.sources import open_shard
+from headspan.shards.samples import Sample, SampleSpan, wanted
 from headspan.shards.urls import expand, stored_names
 
 QUESTION = "JPEGs decoded by one core"
@@ -124,8 +124,9 @@ def _picture(seed: int) -> bytes:
 def _photographs(shards: str) -> list[bytes]:
     found = []
     for shard, samples in list_samples(stored_names(expand([shards])), on_note=lambda note: None):
-        with open_shard(shard.url) as reader:
-            found += [reader.read_at(sample.offset, sample.size_bytes) for sample in samples]
+        with open_images(shard.url) as reader:
+            images = wanted(list(samples), reader.needs_members)
+            found += [encoded for encoded, _ in reader.read(images)]
     return found
 
 

@@ -27,9 +27,9 @@ from headspan.decode.choice import decoder_of
 from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
 from headspan.run.precompute import precompute
+from headspan.shards.open_images import open_images
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, SampleSpan
-from headspan.shards.sources import open_shard
 from headspan.shards.urls import expand, stored_names
 from headspan.timing import StageTimes
 
@@ -70,7 +70,7 @@ def _stages(values: dict[str, Any], folder: Path, rounds: int) -> dict[str, Any]
 
     size = settings.batch_size
     preprocess = encoder.model.preprocess
-    decoder = decoder_of(settings, preprocess, settings.in_flight_bytes // 2, open_shard, StageTimes())
+    decoder = decoder_of(settings, preprocess, settings.in_flight_bytes // 2, open_images, StageTimes())
     spans = [SampleSpan.of(samples[first : first + size]) for first in range(0, len(samples), size)]
 
     def decoded() -> list[Batch]:

@@ -116,7 +116,7 @@ def _walk(path: Path) -> list[tuple[str, int, int, str]]:
 def _read(url: str, samples: list[Sample]) -> None:
     with open_shard(url) as shard:
         for sample in samples:
-            shard.read_at(sample.offset, sample.size_bytes)
+            shard.read_at(sample.offset, sample.size_bytes or 0)
 
 
 async def _stream(url: str, size: int) -> None:

@@ -87,7 +87,7 @@ def _by_gpu(
 
     sizes = np.array([len(each) for each in encoded], np.int64)
     rows = np.arange(len(encoded))
-    span = SampleSpan(rows, (("memory", len(encoded)),), rows, sizes, str)
+    span = SampleSpan(rows, (("memory", len(encoded)),), rows, sizes, str, lambda start, stop: ())
     reads = [Read(place, each, [0], [len(each)]) for place, each in enumerate(encoded)]
     silence()
     with ThreadPoolExecutor(1) as host:

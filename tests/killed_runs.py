@@ -116,7 +116,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         log = Path(tempfile.mkstemp()[1])
-        settings = PrecomputeSettings.from_dict({**given, "out": order["out"]})
+        settings = PrecomputeSettings.from_dict({**given, **order.get("settings", {}), "out": order["out"]})
         began = time.monotonic()
         processes = order.get("processes", False)
         children = [start(settings, log, order.get("last"), processes) for _ in range(order.get("writers", 1))]

@@ -22,6 +22,7 @@ ORDER = (
     "events",
     "errors",
     "user_paths",
+    "member_names",
     "config",
     "io",
     "frames",

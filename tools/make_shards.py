@@ -18,7 +18,6 @@ them with captions, metadata and masks.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import sys
@@ -30,8 +29,11 @@ from tqdm import tqdm
 from headspan.errors import HeadspanError, SettingsError, SourceError
 from headspan.escapes import escaped, shell_command
 from headspan.events import Progress
-from headspan.shard_writer.tars import Keys, TarShards, numbered
-from headspan.shards.image_folder import CLASSES, ImageFolder, left_out, read_folder
+from headspan.member_names import CLASSES
+from headspan.shard_writer.tars import TarShards, numbered
+from headspan.shards.captions_table import read_captions
+from headspan.shards.image_folder import ImageFolder, class_folder, extension_of, keys_of, left_out, read_folder
+from headspan.shards.keys import as_utf8
 from headspan.world import write_world_shards
 from headspan.world.factors import SPLITS
 
@@ -60,14 +62,14 @@ def make_shards(
     if captions is None:
         texts = _captions_beside(folder)
     else:
-        texts = _read_captions(captions, folder.images)
+        texts = read_captions(captions, folder.images)
         folder.leave_out("txt", "--captions was given")
     try:
         tars = TarShards(out, images_per_shard)
         if names:
             _write_lines(out / "classes.txt", map(escaped, names))
         if folder.left_out:
-            lines = [f"{escaped(path.as_posix())}\t{escaped(why)}" for path, why in folder.left_out]
+            lines = [f"{escaped(path)}\t{escaped(why)}" for path, why in folder.left_out]
             _write_lines(out / "left-out.txt", lines)
         shards = _write(folder, tars, texts, names, shuffle)
     except OSError as error:
@@ -85,10 +87,10 @@ def make_shards(
     return numbered(out, shards)
 
 
-def _write(folder: ImageFolder, tars: TarShards, texts: dict[Path, str], names: list[str], seed: int | None) -> int:
+def _write(folder: ImageFolder, tars: TarShards, texts: dict[str, str], names: list[str], seed: int | None) -> int:
     """Write the tars; return their number."""
     labels = {name: label for label, name in enumerate(names)}
-    keys = _keys(folder.images)
+    keys = dict(zip(folder.images, keys_of(folder.images), strict=True))
     files = list(folder.images)
     if seed is not None:
         random.Random(seed).shuffle(files)
@@ -96,11 +98,11 @@ def _write(folder: ImageFolder, tars: TarShards, texts: dict[Path, str], names: 
         for file in files:
             beside = folder.companions.get(file, {})
             sample: dict[str, str | bytes] = {"__key__": keys[file]}
-            sample[file.suffix[1:].lower()] = (folder.root / file).read_bytes()
-            sample["json"] = json.dumps({"file": _utf8(file.as_posix())}, ensure_ascii=False)
+            sample[extension_of(file)] = (folder.root / file).read_bytes()
+            sample["json"] = json.dumps({"file": as_utf8(file)}, ensure_ascii=False)
             sample |= {kind: (folder.root / beside[kind]).read_bytes() for kind in ("json", "cls") if kind in beside}
             if names:
-                sample["cls"] = str(labels[file.parts[0]])
+                sample["cls"] = str(labels[class_folder(file)])
             if file in texts:
                 sample["txt"] = texts[file]
             tars.write(sample)
@@ -108,24 +110,13 @@ def _write(folder: ImageFolder, tars: TarShards, texts: dict[Path, str], names: 
     return tars.shards
 
 
-def _keys(files: Sequence[Path]) -> dict[Path, str]:
-    """A unique key for each image, made from its path."""
-    keys = Keys()
-    return {file: keys.key_of(file.with_name(file.stem).as_posix()) for file in files}
-
-
-def _utf8(name: str) -> str:
-    """A file's name as text, with bytes that are not UTF-8 escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _captions_beside(folder: ImageFolder) -> dict[Path, str]:
+def _captions_beside(folder: ImageFolder) -> dict[str, str]:
     """The captions of the images that have a text file of the same name next to them."""
-    texts: dict[Path, str] = {}
+    texts: dict[str, str] = {}
     for image, companions in folder.companions.items():
         if "txt" in companions:
             path = folder.root / companions["txt"]
@@ -137,32 +128,6 @@ def _captions_beside(folder: ImageFolder) -> dict[Path, str]:
                 ) from error
             except OSError as error:
                 raise SourceError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    return texts
-
-
-def _read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
-    known = set(files)
-    texts: dict[Path, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines, strict=True)
-            if missing := {"file", "caption"} - set(table.fieldnames or ()):
-                raise SourceError(
-                    f"{path}: no column {' nor '.join(sorted(missing))}; begin the file with the line file,caption"
-                )
-            for row in table:
-                file, where = Path(row["file"] or ""), f"{path}, line {table.line_num}"
-                if row["caption"] is None or None in row:
-                    raise SourceError(f"{where}: not as many values as columns; put quotes around commas")
-                if file not in known:
-                    raise SourceError(
-                        f"{where}: {file} is not an image of the folder; give paths relative to the folder"
-                    )
-                if file in texts:
-                    raise SourceError(f"{where}: {file} has a caption already; keep one line an image")
-                texts[file] = row["caption"]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from error
     return texts
 
 

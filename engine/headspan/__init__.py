@@ -153,6 +153,12 @@ def precompute(
     image_member: str | None = None,
     caption_member: str | None = None,
     caption_json: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    class_column: str | None = None,
+    key_column: str | None = None,
+    captions: str | Path | None = None,
+    classes: Literal["auto", "folders", "none"] | None = None,
     allow_pipe: bool = False,
     max_bad: str | int | None = None,
     in_flight_bytes: int | None = None,
@@ -164,7 +170,7 @@ def precompute(
     store with the same arguments.
 
     Args:
-        shards: Tar files of images: brace patterns, globs, directories or URLs, in the order of the store's rows.
+        shards: Tars, folders of images, Parquet files or lists, in the order of rows: paths, patterns or URLs.
         out: The store to write, a local folder such as `run.zarr`.
         model: An open_clip name, `hf-hub:…`, `local-dir:…`, a config file (.json), or `reference`, the included model.
         pretrained: An open_clip tag, `hf-hub:…`, a .pt or .safetensors file, `random:SEED`; None for `model`'s own.
@@ -181,6 +187,12 @@ def precompute(
         image_member: Which members are images, by what follows the first dot of their names; None for all images.
         caption_member: Which members are captions, in the same way; None for `txt`.
         caption_json: The key under which .json members hold captions; None if captions are members of their own.
+        image_column: Which column of Parquet files and lists holds the images; None for one with a usual name.
+        caption_column: Which column holds the captions, in the same way.
+        class_column: Which column holds the classes, in the same way.
+        key_column: Which column holds the keys, in the same way.
+        captions: For folders: a CSV file with the columns file,caption; None for `X.txt` beside `X.jpg`.
+        classes: For folders: `folders` takes classes from subfolders, `none` takes none; None decides by their names.
         allow_pipe: Run shards that are `pipe:` commands.
         max_bad: Stop when more images than this cannot be used: a number, or a share such as `1%`; None for no limit.
         in_flight_bytes: Bytes of memory for images in flight, for each device; None for a size that suits the device.
@@ -193,34 +205,13 @@ def precompute(
         HeadspanError: If a shard, the model, an argument or the disk prevents the run, or too many images are bad.
             Committed units stay valid.
     """
+    given = {name: value for name, value in locals().items() if name != "on_progress"}
+
     from headspan.config import PrecomputeSettings
     from headspan.events import ignore
     from headspan.run.precompute import precompute as run
 
-    settings = PrecomputeSettings.from_dict(
-        {
-            "shards": shards if isinstance(shards, str) else list(shards),
-            "out": str(out),
-            "model": model,
-            "pretrained": pretrained,
-            "weights": weights,
-            "layers": layers,
-            "emit": emit,
-            "image_size": image_size,
-            "device": device,
-            "precision": precision,
-            "batch_size": batch_size,
-            "decode": decode,
-            "workers": workers,
-            "unit_images": unit_images,
-            "image_member": image_member,
-            "caption_member": caption_member,
-            "caption_json": caption_json,
-            "allow_pipe": allow_pipe,
-            "max_bad": max_bad,
-            "in_flight_bytes": in_flight_bytes,
-        }
-    )
+    settings = PrecomputeSettings.from_dict({**given, "out": str(out)})
     return run(settings, on_progress or ignore)
 
 
@@ -231,11 +222,11 @@ def verify(
     shards: Sequence[str] = (),
     on_progress: Listener | None = None,
 ) -> Verdict:
-    """Check a store's files, numbers and source tars; nothing is changed.
+    """Check a store's files, numbers and sources; nothing is changed.
 
     Args:
         store: The store, or its path.
-        sources: Read every image again from the source tars and compare checksums.
+        sources: Read every image again from its source and compare checksums.
         shards: Where all the shards are now, if they have moved.
         on_progress: Called with a `headspan.events.Progress` after each unit.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from headspan.errors import SettingsError
 from headspan.escapes import escaped
+from headspan.member_names import CLASSES, MEMBER_SETTINGS, MemberNames
 from headspan.user_paths import expand_user
 
 EMISSIONS = ("heads", "patches", "mlps", "through_pool")
@@ -34,20 +35,6 @@ _MOST = {
     "unit_images": 1 << 30,
     "in_flight_bytes": 1 << 50,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class MemberNames:
-    """Which members of a sample are its image and its caption, if the usual extensions do not tell.
-
-    `image` and `caption` are fields (the part of a name after its first dot) such as `input.jpg`, or patterns of fields
-    such as `*.outputs.txt`; several are separated by commas. `caption_json` is the key of the sample's JSON that holds
-    the caption.
-    """
-
-    image: str | None = None
-    caption: str | None = None
-    caption_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +73,8 @@ class Preprocess:
 class PrecomputeSettings:
     """Everything that decides what `precompute` computes and where it puts it."""
 
-    # Brace patterns, globs, directories or single tars, in the order in which rows are given.
+    # Tars, folders of images, Parquet files and lists of images, in the order in which rows are given; also as brace
+    # patterns, globs and directories.
     shards: tuple[str, ...]
     # The store to write, a local folder.
     out: str
@@ -123,6 +111,14 @@ class PrecomputeSettings:
     caption_member: str | None = None
     # A key of the sample's JSON that holds the caption.
     caption_json: str | None = None
+    # Columns of Parquet files and lists, as in MemberNames; None means by their usual names.
+    image_column: str | None = None
+    caption_column: str | None = None
+    class_column: str | None = None
+    key_column: str | None = None
+    # Of folders of images: a CSV file with the columns file and caption, and one of CLASSES (None means `auto`).
+    captions: str | None = None
+    classes: str | None = None
     # Whether shards may be `pipe:` commands, which are then run.
     allow_pipe: bool = False
     # How many images may be bad before the run ends: `1%` of all, or a number. None means any number.
@@ -133,7 +129,7 @@ class PrecomputeSettings:
 
     def __post_init__(self) -> None:
         if not self.shards:
-            raise SettingsError("no shards were given; name at least one tar, pattern or directory")
+            raise SettingsError("no shards were given; name at least one tar, folder of images, Parquet file or list")
         if not self.out:
             raise SettingsError("--out is empty; name the store to write, a folder such as run.zarr")
         object.__setattr__(self, "out", str(expand_user(self.out)) if self.out.startswith("~") else self.out)
@@ -179,7 +175,13 @@ class PrecomputeSettings:
                     f"--{name.replace('_', '-')} {value}: write the part of a member's name after its first dot, as in "
                     "input.jpg; separate several with commas"
                 )
-        for name in ("image_member", "caption_member", "caption_json"):
+        if isinstance(self.captions, Path):
+            object.__setattr__(self, "captions", str(self.captions))
+        if self.classes not in (None, *CLASSES):
+            raise SettingsError(f"--classes {self.classes} is unknown; choose from {', '.join(CLASSES)}")
+        # One value for one meaning: a store without the setting was made with `auto`.
+        object.__setattr__(self, "classes", None if self.classes == AUTO else self.classes)
+        for name in MEMBER_SETTINGS:
             value = getattr(self, name)
             if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise SettingsError(
@@ -195,7 +197,7 @@ class PrecomputeSettings:
     @property
     def member_names(self) -> MemberNames:
         """Which members of a sample are its image and its caption."""
-        return MemberNames(self.image_member, self.caption_member, self.caption_json)
+        return MemberNames(*(getattr(self, name) for name in MEMBER_SETTINGS))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrecomputeSettings:

@@ -16,8 +16,8 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 import headspan as hs
 from headspan.cli.main import main
-from headspan.config import MemberNames
 from headspan.errors import SettingsError, SourceError
+from headspan.member_names import MemberNames
 from headspan.shards.plan import NO_ROW, list_samples, scan
 from headspan.shards.samples import BadImage, Sample
 from headspan.shards.urls import stored_names

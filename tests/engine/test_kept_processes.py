@@ -25,6 +25,7 @@ from headspan.decode.processes import worker_process
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.processes.kept import DecodingProcesses
 from headspan.shards.reader import ShardReader
+from headspan.shards.tar_images import TarImages
 from tests.conftest import ToyRun
 from tests.engine.decoding import spans
 from tests.engine.test_process_decoder import SMALL, children, shard, wait_until
@@ -146,7 +147,9 @@ def test_a_thread_that_hangs_in_a_source_when_the_run_ends_never_writes_to_files
     before, threads = children(), threading.active_count()
     with DecodingProcesses(2) as processes:
         # However late a process starts, the ring has no room for most of the shard before the consumer takes a span.
-        decoder = ProcessDecoder("exact", SMALL, 1 << 16, 4, 2, open_source=lambda url: source, kept=processes)
+        decoder = ProcessDecoder(
+            "exact", SMALL, 1 << 16, 4, 2, open_source=lambda url: TarImages(source), kept=processes
+        )
         assert decoder.slots * decoder.span_images(4) < len(samples) // 2
         with closing(prefetch(decoder.decode(spans(samples, 4)), lambda span: span.pixel_bytes, 1)) as decoded:
             next(decoded).good.release()

@@ -17,12 +17,8 @@ import pytest
 import headspan as hs
 from headspan.run.verify import verify
 from tests.conftest import image_members, relative_files, write_tar
+from tests.engine.image_sources import SOURCES, TINY, write_sources
 
-TINY: dict[str, Any] = {
-    "embed_dim": 8,
-    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
-    "text_cfg": {"width": 16, "layers": 1, "heads": 2, "context_length": 16},
-}
 IMAGES, UNIT_IMAGES = 7, 2
 AT_STEPS, AT_RANDOM = 42, 18
 
@@ -159,3 +155,22 @@ def test_several_processes_on_one_store_give_the_store_that_one_would_give(
     done = runs.run(out, writers=3)
     assert done["status"] == 0
     assert relative_files(out) == relative_files(whole[0])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_run_over_any_kind_of_source_is_killed_and_resumed_to_the_same_bytes(
+    source: str, runs: KilledRuns, tmp_path: Path
+) -> None:
+    shards = write_sources(tmp_path / "sources")[source]
+    order = {"settings": {"shards": shards}}
+    done = runs.run(tmp_path / "whole.zarr", **order)
+    assert done["status"] == 0
+    wanted = relative_files(tmp_path / "whole.zarr")
+    draw = random.Random(1)
+    for number, last in enumerate(sorted(draw.sample(range(len(done["steps"])), 4))):
+        out = tmp_path / f"{number}.zarr"
+        processes = number % 2 == 1
+        assert runs.run(out, last=last, processes=processes, **order)["status"] == -9
+        again = runs.run(out, processes=processes, **order)
+        assert again["status"] == 0
+        assert relative_files(out) == wanted, last

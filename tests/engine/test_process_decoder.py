@@ -30,10 +30,10 @@ from headspan.decode.processes import worker_process
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.threads import ThreadDecoder
 from headspan.errors import HeadspanError, SourceError
+from headspan.shards.images import ImageReader
+from headspan.shards.open_images import open_images
 from headspan.shards.plan import scan
-from headspan.shards.reader import ShardReader
 from headspan.shards.samples import BadImage, Sample
-from headspan.shards.sources import open_shard
 from headspan.timing import StageTimes
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.crashing import MARK
@@ -80,7 +80,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
 def test_a_tower_on_a_gpu_gets_processes_and_one_on_a_cpu_threads(toy_run: ToyRun) -> None:
     settings = ResolvedSettings.from_dict({**toy_run.settings(), "out": "none", "precision": "fp32"})
     made = {
-        name: choice.decoder_of(settings, SMALL, 1 << 20, open_shard, StageTimes(), torch.device(name))
+        name: choice.decoder_of(settings, SMALL, 1 << 20, open_images, StageTimes(), torch.device(name))
         for name in ("cpu", "cuda")
     }
     assert isinstance(made["cpu"], ThreadDecoder)
@@ -277,9 +277,9 @@ def test_sources_that_only_this_process_can_read_are_each_opened_once_in_order(t
         samples += scan(str(zipped), len(samples), pytest.fail)[1]
     opened: list[str] = []
 
-    def open_noted(url: str) -> ShardReader:
+    def open_noted(url: str) -> ImageReader:
         opened.append(Path(url).name)
-        return open_shard(url)
+        return open_images(url)
 
     decoder = ProcessDecoder("exact", SMALL, 1 << 20, 4, 2, open_noted)
     rows = [row for span in _released(decoder.decode(spans(samples, 4))) for row in span.good.rows.tolist()]
@@ -305,7 +305,7 @@ def test_a_file_that_is_replaced_after_it_was_opened_is_refused(tmp_path: Path) 
     shard(tmp_path / "a.tar", 9)
 
     def replaced_later(url: str) -> Any:
-        reader = open_shard(url)
+        reader = open_images(url)
         write_tar(tmp_path / "c.tar", [("x", bytes(99_999))]).replace(tmp_path / "a.tar")
         return reader
 

@@ -17,7 +17,7 @@ from headspan.config import Preprocess
 from headspan.decode.processes.decoder import ProcessDecoder
 from headspan.decode.processes.messages import Run as ShardRun
 from headspan.decode.processes.messages import SpanFailure, SpanRequest, WorkerSettings
-from headspan.decode.processes.reading import EncodedSpan, Reader, _Room, plan_reads
+from headspan.decode.processes.reading import EncodedSpan, Reader, _Room
 from headspan.decode.processes.ring import Ring
 from headspan.decode.processes.worker import _Decoder
 from headspan.errors import HeadspanError, SourceError
@@ -27,9 +27,11 @@ from headspan.io.memory import memory_file
 from headspan.io.ranges import ExactRanges
 from headspan.io.retry import TransientError
 from headspan.shards import sources
+from headspan.shards.open_images import open_images
 from headspan.shards.plan import scan
 from headspan.shards.reader import Place
 from headspan.shards.sources import open_place, open_shard
+from headspan.shards.tar_images import TarImages, plan_reads
 from tests.conftest import encoded_image, write_tar
 from tests.engine.decoding import decoded, spans
 from tests.engine.test_network_sources import Server, server
@@ -53,7 +55,7 @@ def test_reads_cover_every_image_once_in_order_and_stay_within_their_limits(
     members: list[tuple[int, int]], most: int
 ) -> None:
     offsets, sizes = layout(members)
-    reads = list(plan_reads(offsets, sizes, range(len(sizes)), most))
+    reads = list(plan_reads(offsets, sizes, most))
     assert [place for read in reads for place in range(read.first, read.first + read.images)] == list(range(len(sizes)))
     for read in reads:
         places = range(read.first, read.first + read.images)
@@ -69,7 +71,7 @@ def test_reads_cover_every_image_once_in_order_and_stay_within_their_limits(
 
 def test_neighbouring_images_are_read_together_and_distant_ones_apart() -> None:
     offsets, sizes = layout([(0, 5_000), (1_024, 6_000), (60_000, 7_000), (70_000, 8_000), (-20_000, 100)])
-    reads = list(plan_reads(offsets, sizes, range(5), 1 << 20))
+    reads = list(plan_reads(offsets, sizes, 1 << 20))
     assert [(read.first, read.images) for read in reads] == [(0, 3), (3, 1), (4, 1)]
 
 
@@ -118,7 +120,7 @@ def test_encoded_images_are_read_ahead_within_the_share(tmp_path: Path) -> None:
     contents = [bytes([number]) * 10_000 for number in range(12)]
     path = write_tar(tmp_path / "a.tar", [(f"{number}.jpg", content) for number, content in enumerate(contents)])
     samples = scan(str(path), 0, lambda note: None)[1]
-    with open_shard(str(path)) as reader:
+    with open_images(str(path)) as reader:
         place = reader.place()
     settings, ring = ring_of(1, encoded_bytes=44_000)
     reads = Reader(settings, ring)
@@ -131,7 +133,7 @@ def test_encoded_images_are_read_ahead_within_the_share(tmp_path: Path) -> None:
 
     reads._room.take = watched  # type: ignore[method-assign]
     request = SpanRequest(
-        0, 0, (ShardRun(12, place),), tuple(s.offset for s in samples), tuple(s.size_bytes for s in samples)
+        0, 0, (ShardRun(12, place),), tuple(s.offset for s in samples), tuple(s.size_bytes or 0 for s in samples)
     )
     reads.give(request)
     found = [encoded for _, encoded, _ in reads.next()]
@@ -290,7 +292,7 @@ def test_a_server_that_fails_in_a_process_is_an_error_without_its_secrets(server
     samples = scan(server.url("a.tar"), 0, pytest.fail)[1]
 
     def then_deleted(url: str) -> object:
-        reader = open_shard(url)
+        reader = TarImages(open_shard(url))
         path.unlink()
         return reader
 

@@ -38,7 +38,7 @@ def add_inspect(section: Section) -> None:
 
     check = section.add("verify", _verify, "headspan verify run.zarr --sources")
     store_argument(check)
-    sources = check.add_argument_group("source tars")
+    sources = check.add_argument_group("sources")
     sources.add_argument("--sources", action="store_true", help="read every image again and compare checksums")
     shards_flag(sources)
 
@@ -135,7 +135,7 @@ def _verify(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _print_verdict(store: Store, verdict: Verdict) -> int:
-    from headspan.run.verify import WHOLE_STORE
+    from headspan.run.problems import WHOLE_STORE
 
     for problem in verdict.problems:
         where = f"rows {problem.first_row} to {problem.first_row + problem.rows - 1}"
@@ -146,8 +146,8 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
         say(f"{where}: {problem.what}")
     if verdict.unreached:
         say(
-            f"{counted(verdict.unreached, 'source tar')} could not be compared with the plan (commands, remote or "
-            "missing files); name all tars with --shards (relative paths start in the folder where precompute ran)"
+            f"{counted(verdict.unreached, 'source shard')} could not be compared with the plan (commands, remote or "
+            "missing files); name all shards with --shards (relative paths start in the folder where precompute ran)"
         )
     if verdict.problems:
         of_store = any(problem.of_store for problem in verdict.problems)
@@ -168,8 +168,8 @@ def _print_verdict(store: Store, verdict: Verdict) -> int:
 
 def _repair(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     # Needs torch.
+    from headspan.run.problems import WHOLE_STORE
     from headspan.run.repair import repair
-    from headspan.run.verify import WHOLE_STORE
 
     names = ("batch_size", "device", "workers", "allow_pipe", "weights")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}

@@ -35,7 +35,12 @@ def add_precompute(section: Section) -> None:
     command.set_defaults(kept="finished units")
 
     images = command.add_argument_group("images")
-    images.add_argument("shards", nargs="+", help="tar files of images: brace patterns, globs, directories or URLs")
+    images.add_argument(
+        "shards",
+        nargs="+",
+        help="tars, folders of images, Parquet files, or lists of images (.csv, .tsv, .txt, .jsonl): paths, brace "
+        "patterns, globs, directories or URLs",
+    )
     images.add_argument(
         "--image-member",
         metavar="FIELD",
@@ -46,6 +51,23 @@ def add_precompute(section: Section) -> None:
         "--caption-member", metavar="FIELD", help="which files are captions, in the same way (default: txt)"
     )
     images.add_argument("--caption-json", metavar="KEY", help="read captions from this key of the .json files")
+    for role, held in (("image", "images"), ("caption", "captions"), ("class", "classes"), ("key", "keys")):
+        images.add_argument(
+            f"--{role}-column",
+            metavar="NAME",
+            help=f"which column of Parquet files and lists holds the {held} (default: by the usual names)",
+        )
+    images.add_argument(
+        "--captions",
+        metavar="FILE",
+        help="captions of a folder's images: a CSV file with the columns file,caption (default: X.txt beside X.jpg)",
+    )
+    images.add_argument(
+        "--classes",
+        metavar="FROM",
+        help="classes of a folder's images: folders, none, or auto (its subfolders, unless they are numbered like "
+        "shards or images have .cls files) (default: auto)",
+    )
     images.add_argument(
         "--max-bad",
         metavar="N",

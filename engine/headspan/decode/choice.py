@@ -14,7 +14,7 @@ from headspan.decode.processes.decoder import ProcessDecoder, default_workers
 from headspan.decode.processes.kept import DecodingProcesses, Pin
 from headspan.decode.routes import route
 from headspan.decode.threads import ThreadDecoder
-from headspan.shards.reader import ShardReader
+from headspan.shards.images import ImageReader
 from headspan.timing import StageTimes
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def decoder_of(
     settings: ResolvedSettings,
     preprocess: Preprocess,
     in_flight_bytes: int,
-    open_source: Callable[[str], ShardReader],
+    open_source: Callable[[str], ImageReader],
     times: StageTimes,
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,

@@ -23,10 +23,9 @@ from headspan.decode.exact import Undecodable, open_image, raster_bytes
 from headspan.decode.one_shard import OneShard
 from headspan.decode.routes import Route
 from headspan.errors import SourceError
-from headspan.shards.reader import ShardReader
+from headspan.shards.images import ImageReader
+from headspan.shards.open_images import open_images
 from headspan.shards.samples import SampleSpan
-from headspan.shards.sources import open_shard
-from headspan.shards.tar_header import BLOCK_BYTES, dead_link_of
 from headspan.timing import StageTimes
 
 # Images that may be read ahead per thread: enough to work around a slow image, few enough for an early first span.
@@ -50,7 +49,7 @@ class ThreadDecoder:
     # Threads that decode; None means one per core.
     threads: int | None = None
     # Opens the shard that a sample names as its url.
-    open_source: Callable[[str], ShardReader] = open_shard
+    open_source: Callable[[str], ImageReader] = open_images
     # Receives the seconds of reading and decoding.
     times: StageTimes = field(default_factory=StageTimes)
 
@@ -68,7 +67,7 @@ class ThreadDecoder:
     def decode(self, spans: Iterable[SampleSpan]) -> Generator[DecodedSpan, None, None]:
         """Yield the pixels of each span, in the order of `spans`. A span has at least one sample.
 
-        The caller's thread reads the members, in order, with one shard open at a time. Closing the generator ends the
+        The caller's thread reads the images, in order, with one shard open at a time. Closing the generator ends the
         threads.
 
         Raises SourceError if a shard cannot be read; the spans before the failure are yielded first.
@@ -111,11 +110,12 @@ class ThreadDecoder:
                 budget.take(size)
                 span = _FillingSpan(samples, self.preprocess.size)
                 filling.append(span)
-                for place, (url, offset, size_bytes) in enumerate(samples.members()):
+                reads = shards.reads(samples, 0, len(samples), 0)
+                for place, size_bytes in enumerate(samples.sizes.tolist()):
                     yield from make_room(size_bytes)
                     try:
                         with self.times.of("reading"):
-                            encoded, dead_link = _read(shards, url, offset, size_bytes)
+                            ((encoded, no_bytes),) = next(reads).start()().images()
                     except SourceError:
                         # This span is incomplete; the spans before it may complete a unit.
                         filling.pop()
@@ -123,9 +123,10 @@ class ThreadDecoder:
                             yield take_first()
                         raise
                     span.crc32c = google_crc32c.extend(span.crc32c, encoded)
+                    span.encoded_bytes += len(encoded)
                     try:
-                        if dead_link is not None:
-                            raise Undecodable(dead_link)
+                        if no_bytes is not None:
+                            raise Undecodable(no_bytes)
                         image = open_image(encoded, self.preprocess)
                     except Undecodable as error:
                         span.reasons[place] = str(error)
@@ -149,7 +150,7 @@ class _FillingSpan:
     def __init__(self, samples: SampleSpan, size: tuple[int, int]) -> None:
         self.samples = samples
         # Of the images that have been read so far.
-        self.crc32c = 0
+        self.crc32c = self.encoded_bytes = 0
         self.pixels = np.empty((len(samples), *size, 3), np.uint8)
         # Why an image cannot be used, by its place in the span; None for a good one.
         self.reasons: list[str | None] = [None] * len(samples)
@@ -175,7 +176,7 @@ class _FillingSpan:
                 self.samples.bad_image(place, reason) for place, reason in enumerate(self.reasons) if reason is not None
             ),
             int(self.samples.rows[-1]),
-            int(self.samples.sizes.sum()),
+            self.encoded_bytes,
             self.crc32c,
         )
 
@@ -199,12 +200,3 @@ class _Budget:
     def give_back(self, size: int) -> None:
         with self._lock:
             self._taken -= size
-
-
-def _read(shards: OneShard, url: str, offset: int, size_bytes: int) -> tuple[bytes, str | None]:
-    """The member's bytes; for a link without a target, no bytes and the sentence that says so."""
-    reader = shards.open(url)
-    if size_bytes == 0:
-        # The member's header tells a link from an empty file.
-        return b"", dead_link_of(reader.read_at(offset - BLOCK_BYTES, BLOCK_BYTES))
-    return reader.read_at(offset, size_bytes), None

@@ -1,8 +1,8 @@
 """Where the shards of a store's images are now, from whatever folder the report is written.
 
 A relative name is resolved against the folder of the run, then against the folder of the store. A local shard that is
-not where it was is also looked for beside the store, under the last parts of its path. A file counts only if it has the
-size that the plan records. Network addresses and commands are left as they are.
+not where it was is also looked for beside the store, under the last parts of its path. A file or folder counts only
+if it has the size that the plan records. Network addresses and commands are left as they are.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from pathlib import Path
 
 from headspan.errors import SourceError
 from headspan.io.retry import is_remote
+from headspan.member_names import MemberNames
 from headspan.run.planned_sources import places
+from headspan.shards.describe import describe
 from headspan.shards.samples import Shard
 from headspan.shards.urls import is_relative, local_path
 from headspan.store.reader import Store
+from headspan.store.schema import member_names
 
 
 def find_shards(store: Store, shards: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
@@ -28,15 +31,17 @@ def find_shards(store: Store, shards: Sequence[str] = ()) -> tuple[dict[str, str
     urls = places(planned, store.attributes, shards)
     if shards:
         return urls, []
-    missing = []
+    missing, names = [], member_names(store.attributes)
     for shard in planned:
         url = urls[shard.url]
-        if url.startswith("pipe:") or is_remote(url) or _is(shard, Path(local_path(url))):
+        if url.startswith("pipe:") or is_remote(url) or _is(shard, Path(local_path(url)), names):
             continue
-        found = next((path for path in _elsewhere(store.path.resolve().parent, shard.url) if _is(shard, path)), None)
+        found = next(
+            (path for path in _elsewhere(store.path.resolve().parent, shard.url) if _is(shard, path, names)), None
+        )
         if found:
             urls[shard.url] = str(found)
-        elif not Path(local_path(url)).is_file():
+        elif not Path(local_path(url)).exists():
             missing.append(shard.url)
     return urls, missing
 
@@ -50,10 +55,10 @@ def missing_note(missing: Sequence[str], planned: int) -> str:
 _SHOWN = 3
 
 
-def _is(shard: Shard, path: Path) -> bool:
+def _is(shard: Shard, path: Path, names: MemberNames) -> bool:
     try:
-        return path.is_file() and path.stat().st_size == shard.size_bytes
-    except (OSError, ValueError):
+        return path.exists() and describe(str(path), names)[0] == shard.size_bytes
+    except (OSError, ValueError, SourceError):
         return False
 
 

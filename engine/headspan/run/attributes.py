@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from headspan.config import ResolvedSettings
+from headspan.member_names import MEMBER_SETTINGS
 from headspan.model.description import parts_of
 from headspan.model.layers import Mlp, Norm
 from headspan.model.tower import Tower
@@ -35,9 +36,7 @@ def store_attributes(settings: ResolvedSettings, encoder: Encoder, images: int, 
         "tower": describe_tower(tower),
         "preprocess": asdict(model.preprocess),
         "image_size": settings.image_size,
-        "image_member": settings.image_member,
-        "caption_member": settings.caption_member,
-        "caption_json": settings.caption_json,
+        **{name: getattr(settings, name) for name in MEMBER_SETTINGS},
         "decode": settings.decode,
         "precision": settings.precision,
         "emit": list(settings.emit),

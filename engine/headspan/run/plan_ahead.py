@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from headspan.config import MemberNames
 from headspan.errors import StoreError
 from headspan.events import Listener, Progress
 from headspan.io.retry import is_remote
+from headspan.member_names import MemberNames
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
 from headspan.store.write.create import NewStore

@@ -19,9 +19,10 @@ from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
 from headspan.run.memory_estimate import estimated_bytes
 from headspan.run.plan_ahead import PlanInProgress, samples_of
-from headspan.run.planned_sources import as_planned
+from headspan.run.planned_sources import as_planned, change
 from headspan.run.unit_size import chosen_unit_images, fitting
 from headspan.shards.describe import describe_each
+from headspan.shards.kinds import FOLDER, LIST, kind_of
 from headspan.shards.samples import BadImage, Shard
 from headspan.store.consolidated import ROOT, consolidate
 from headspan.store.schema import ROOT_COPY, image_bytes, member_names, moment_arrays
@@ -97,10 +98,17 @@ def _resume(path: Path, urls: Mapping[str, str], settings: ResolvedSettings, enc
 def refuse_other_run(store: StoreWriter, settings: ResolvedSettings, urls: Mapping[str, str], encoder: Encoder) -> None:
     """Raise StoreError if `settings` or the shards `urls`, by name, are not those that the store was made with."""
     # The plan is not computed again: sizes and times show whether the shards are the planned ones.
-    store.refuse_other(
-        store_attributes(settings, encoder, store.size.images, store.size.unit_images),
-        [(name, *found) for name, found in zip(urls, describe_each(urls.values()), strict=True)],
-    )
+    attributes = store_attributes(settings, encoder, store.size.images, store.size.unit_images)
+    names = settings.member_names
+    found = dict(zip(urls, describe_each(urls.values(), names), strict=True))
+    for shard in read_shards(store.path):
+        # The number of images says more than the size of all of them.
+        if shard.url not in found or found[shard.url] == (shard.size_bytes, shard.modified_ns):
+            continue
+        url = urls[shard.url]
+        if kind_of(url) in (FOLDER, LIST) and (what := change(shard, url, names)) is not None:
+            raise StoreError(f"{store.path}: {shard.url} {what}; restore it to continue, or choose another --out")
+    store.refuse_other(attributes, [(name, *described) for name, described in found.items()])
 
 
 def restored_plan_files(

@@ -40,7 +40,7 @@ from headspan.run.unit_size import planned_unit_images
 from headspan.shards.samples import BadImage, Unit
 from headspan.shards.urls import expand, stored_names
 from headspan.store.commit_records import COMPLETE, UnitRecord
-from headspan.store.schema import attributes_of
+from headspan.store.schema import attributes_of, member_names
 from headspan.store.tables import read_shards
 from headspan.store.write.rows import PendingCommit
 from headspan.store.write.workers import other_workers
@@ -75,7 +75,10 @@ def _precompute(
 ) -> Summary:
     # Checked before the model is loaded, whose weights may take minutes to download.
     route(settings.decode)
-    urls = stored_names(expand(settings.shards, settings.allow_pipe))
+    notes: list[str] = []
+    urls = stored_names(expand(settings.shards, settings.allow_pipe, notes.append))
+    for note in notes:
+        on_progress(Progress(NOTE, 0, None, note))
     # An existing store keeps the preprocessing and the activation that it was made with.
     existing = attributes_of(Path(settings.out))
     settings = as_stored(settings, existing)
@@ -114,7 +117,8 @@ def _precompute(
             del encoder
             return devices.run(run_settings, store, on_progress)
         planned = read_shards(store.path)
-        sources = PlannedSources(planned, as_planned(planned, store.attributes, urls))
+        names = member_names(store.attributes)
+        sources = PlannedSources(planned, as_planned(planned, store.attributes, urls), names)
         run = Run.of(run_settings, store, encoder, sources, on_progress, decoding)
         bad = [image for record in store.commits.records() for image in record.bad]
         refuse_bad(store, bad, settings.max_bad)

@@ -20,6 +20,7 @@ from headspan.errors import StoreError
 from headspan.events import Listener, ignore
 from headspan.io.local import LocalStorage
 from headspan.io.retry import is_remote
+from headspan.member_names import MEMBER_SETTINGS
 from headspan.model.load import load_stored_model
 from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
@@ -27,15 +28,16 @@ from headspan.run.executors.local import run_units
 from headspan.run.planned_sources import PlannedSources, places
 from headspan.run.planning import refuse_other_run, restored_plan_files
 from headspan.run.precompute import compute
+from headspan.run.problems import WHOLE_STORE
 from headspan.run.run import Run
 from headspan.run.scheduler import Scheduler
-from headspan.run.verify import WHOLE_STORE, Verdict, verify
+from headspan.run.verify import Verdict, verify
 from headspan.shards.urls import expand, local_path, stored_names
 from headspan.store.commit_records import CommitRecords
 from headspan.store.consolidated import consolidate, copy_differs
 from headspan.store.file_checks import faults
 from headspan.store.reader import Store
-from headspan.store.schema import ROOT_COPY, decoding
+from headspan.store.schema import ROOT_COPY, decoding, member_names
 from headspan.store.tables import read_shards
 from headspan.store.write.unit import StoreWriter
 from headspan.user_paths import expand_user
@@ -89,7 +91,7 @@ def repair(
     lost = [problem.where for problem in problems if problem.unit == WHOLE_STORE]
     files = restored_plan_files(store, lost, urls, encoder)
     refuse_other_run(store, run_settings, urls, encoder)
-    sources = PlannedSources(read_shards(store.path), urls)
+    sources = PlannedSources(read_shards(store.path), urls, member_names(store.attributes))
     done: list[int] = []
     with decoding_processes(run_settings) as decoding:
         run = Run.of(run_settings, store, encoder, sources, on_progress, decoding)
@@ -148,7 +150,7 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
             "after the store, in the order of the run"
         )
     if not shards:
-        gone = [name for name in names if not is_remote(name) and not Path(local_path(name)).is_file()]
+        gone = [name for name in names if not is_remote(name) and not Path(local_path(name)).exists()]
         if gone:
             raise StoreError(
                 f"{store.path}: {gone[0]} does not exist any more; name all shards after the store, where they are now "
@@ -165,9 +167,7 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
         "precision": known["precision"],
         "decode": decoding(known),
         "image_size": known.get("image_size"),
-        "image_member": known.get("image_member"),
-        "caption_member": known.get("caption_member"),
-        "caption_json": known.get("caption_json"),
+        **{name: known.get(name) for name in MEMBER_SETTINGS},
         "unit_images": store.size.unit_images,
         "batch_size": made_with.get("batch_size", 32),
         "device": made_with.get("device", "auto"),

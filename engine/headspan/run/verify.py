@@ -1,31 +1,29 @@
 """Verify a store: files against records, arrays against each other, contributions against embeddings.
 
-The source tars that can be reached are compared with the plan. Units are checked one by one, so that memory does not
+The sources that can be reached are compared with the plan. Units are checked one by one, so that memory does not
 grow with the store. Nothing is written, and no `pipe:` command is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
-import google_crc32c
 import numpy as np
 
 from headspan.decompose.formula import EXTRA_COORDINATES, head_coordinates, mlp_contributions
-from headspan.errors import SourceError, counted
+from headspan.errors import counted
 from headspan.events import Listener, Progress, ignore
-from headspan.io.retry import is_remote
-from headspan.run.planned_sources import change, places
-from headspan.shards.samples import Shard
-from headspan.shards.sources import open_shard
+from headspan.run.planned_sources import places
+from headspan.run.problems import WHOLE_STORE, Problem
+from headspan.run.source_checks import SourceImages, changed_files, source_problems
 from headspan.store.commit_records import UnitRecord
 from headspan.store.consolidated import ROOT, copy_differs
 from headspan.store.file_checks import faults
 from headspan.store.reader import Store
 from headspan.store.result_files import damaged
+from headspan.store.schema import member_names
 
 # Stored numbers have 11 bits each, and about a hundred terms add up to an embedding. In 16-bit passes the residual
 # stream is also rounded twice per layer: √48 roundings of 2⁻¹² or 2⁻⁹ for 24 layers, with a factor of three.
@@ -33,37 +31,13 @@ SUM_TOLERANCES = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 4e-2}
 # One float32 rounding of a sum of squares.
 _LENGTH_TOLERANCE = 1e-5
 
-# The unit of a problem that does not belong to a single unit.
-WHOLE_STORE = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A disagreement: the unit and rows it is in, and what it is."""
-
-    unit: int
-    first_row: int
-    rows: int
-    what: str
-    # The path of a file in the store, or the name of a source tar; empty if there is neither.
-    where: str = ""
-    # Whether a source tar has changed, and not the store.
-    of_source: bool = False
-    # Whether it is in a result of an analysis, which that analysis can compute again.
-    of_analysis: bool = False
-
-    @property
-    def of_store(self) -> bool:
-        """Whether `headspan repair` should repair it."""
-        return not (self.of_source or self.of_analysis)
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How much was checked, and the problems found.
 
     `largest_error` is the largest relative distance of summed contributions from an embedding; None if they cannot be
-    summed. `unreached` counts the source tars that were not compared, since they are remote or do not exist any more.
+    summed. `unreached` counts the source shards that were not compared, since they are remote or do not exist any more.
     """
 
     units: int
@@ -77,9 +51,9 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
     """Check the files and rows of every committed unit, the moments of all units, and the results of analyses.
 
     Contributions are summed if the store has all layers and the MLPs; otherwise only the embeddings' lengths are
-    compared with `norm`. Local source tars are compared by size and time. With `sources` every image is read again,
-    from remote tars too, and compared with the checksum of its unit. `shards` name all tars, in the order of the run,
-    if they have moved. Raises SourceError if their number differs from the plan's.
+    compared with `norm`. Local sources are compared by size and time. With `sources` every image is read again,
+    from remote shards too, and compared with the checksum of its unit. `shards` name all of them, in the order of
+    the run, if they have moved. Raises SourceError if their number differs from the plan's.
     """
     problems: list[Problem] = []
     largest: float | None = None
@@ -98,11 +72,12 @@ def verify(store: Store, on_progress: Listener = ignore, sources: bool = False, 
     unreached = 0
     if readable:
         planned = store.shards()
-        urls = places(planned, store.attributes, shards)
-        changed, not_compared = _source_problems(planned, urls, sources)
+        urls, names = places(planned, store.attributes, shards), member_names(store.attributes)
+        changed, not_compared = source_problems(planned, urls, names, sources)
+        changed += changed_files(store, urls, names)
         problems.extend(changed)
         unreached = len(not_compared)
-        again = _SourceImages(planned, urls, {*not_compared, *(problem.where for problem in changed)})
+        again = SourceImages(planned, urls, names, {*not_compared, *(problem.where for problem in changed)})
     for done, record in enumerate(records, start=1):
         found = list(_file_problems(store, record))
         if not found and readable:
@@ -134,65 +109,6 @@ def _file_problems(store: Store, record: UnitRecord) -> Iterator[Problem]:
             first_row = int(name.removeprefix(f"{array}/c/").partition("/")[0]) * shard_rows[array]
             rows = min(shard_rows[array], record.first_row + record.rows - first_row)
         yield Problem(record.unit, first_row, rows, what, name)
-
-
-def _source_problems(
-    planned: Sequence[Shard], urls: Mapping[str, str], remote_too: bool
-) -> tuple[list[Problem], set[str]]:
-    """Problems of source tars that are not the planned ones, and the names of the tars that were not compared."""
-    problems, unreached = [], set()
-    for shard in planned:
-        url = urls[shard.url]
-        if url.startswith("pipe:") or (is_remote(url) and not remote_too):
-            unreached.add(shard.url)
-            continue
-        try:
-            what = change(shard, url)
-        except SourceError:
-            unreached.add(shard.url)
-            continue
-        if what is not None:
-            problems.append(
-                Problem(WHOLE_STORE, shard.first_row, shard.images, f"{shard.url} {what}", shard.url, of_source=True)
-            )
-    return problems, unreached
-
-
-class _SourceImages:
-    """The images of units, read again from the source tars."""
-
-    def __init__(self, planned: Sequence[Shard], urls: Mapping[str, str], reported: set[str]) -> None:
-        """`reported` names the tars that the verdict already reports as changed or not compared."""
-        self._planned = {shard.url: shard for shard in planned}
-        self._urls, self._reported = urls, reported
-        # Tars that could not be read; they are not read again for other units.
-        self._unreadable: set[str] = set()
-
-    def problems(self, store: Store, record: UnitRecord) -> list[Problem]:
-        """The problems of the unit's images: bytes that changed, or a tar that cannot be read."""
-        if record.source_crc32c is None:
-            return []
-        found, read = 0, set()
-        for name, samples in groupby(store.contents.samples_of(record), key=lambda sample: sample.url):
-            if self._urls[name].startswith("pipe:") or name in self._unreadable:
-                return []
-            read.add(name)
-            try:
-                with open_shard(self._urls[name]) as reader:
-                    for sample in samples:
-                        found = google_crc32c.extend(found, reader.read_at(sample.offset, sample.size_bytes))
-            except SourceError as error:
-                self._unreadable.add(name)
-                return [] if name in self._reported else [self._unread(name, error)]
-        if found == record.source_crc32c:
-            return []
-        what = f"the images in {', '.join(sorted(read))} have changed since the unit was computed"
-        return [Problem(record.unit, record.first_row, record.rows, what, of_source=True)]
-
-    def _unread(self, name: str, error: SourceError) -> Problem:
-        shard = self._planned[name]
-        what = f"cannot be read again: {error}"
-        return Problem(WHOLE_STORE, shard.first_row, shard.images, what, name, of_source=True)
 
 
 class _UnitRows:

@@ -1,4 +1,4 @@
-"""Numbered tars in WebDataset's format, each of which is complete or absent, and the keys of their samples.
+"""Write numbered tars in WebDataset's format, each of which is complete or absent.
 
 The same samples always give the same bytes.
 """
@@ -74,33 +74,7 @@ class TarShards:
             self._shards += 1
 
 
-class Keys:
-    """Makes names to keys of WebDataset, each of which is given out once."""
-
-    def __init__(self) -> None:
-        self._used: set[str] = set()
-
-    def key_of(self, name: str) -> str:
-        """Return the key for `name`, which may have folders: without dots, which would end it, and not yet used."""
-        folder, slash, base = name.strip("/").rpartition("/")
-        key = plain = _utf8(f"{folder}{slash}{base.replace('.', '_')}")
-        if key.startswith("__") or not base:
-            # Webdataset skips folders whose names begin and end with two underscores.
-            key = plain = f"0{key}"
-        number = 1
-        while key in self._used:
-            number += 1
-            key = f"{plain}_{number}"
-        self._used.add(key)
-        return key
-
-
 def numbered(folder: Path, shards: int) -> str:
     """The brace pattern of `shards` shards in `folder`, which begin with 000000.tar."""
     last = shards - 1
     return str(folder / (f"{{000000..{last:06d}}}.tar" if last else "000000.tar"))
-
-
-def _utf8(name: str) -> str:
-    """A name as text, with bytes that are not UTF-8 escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -11,7 +11,8 @@ from headspan.errors import SettingsError
 from headspan.escapes import escaped
 from headspan.shard_writer.encoded import FORMATS, encoded
 from headspan.shard_writer.rows import json_text, rows_of, split_metadata
-from headspan.shard_writer.tars import Keys, TarShards, numbered
+from headspan.shard_writer.tars import TarShards, numbered
+from headspan.shards.keys import Keys
 from headspan.user_paths import expand_user
 
 

@@ -9,6 +9,9 @@ import json
 import re
 from collections.abc import Callable
 
+# A companion is read as a whole while planning. A larger file is not a companion.
+COMPANION_BYTES = 16 << 20
+
 
 def read_caption(data: bytes) -> str:
     """The text without white space at its ends."""

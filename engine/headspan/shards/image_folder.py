@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headspan.errors import SettingsError, SourceError, counted
 from headspan.escapes import escaped
+from headspan.shards.keys import Keys
 from headspan.shards.members import COMPANIONS, IMAGE_EXTENSIONS
 
-CLASSES = ("auto", "folders", "none")
 # Names of folders that are shards, parts or dates rather than classes: 00000, shard-0003, train-00000-of-00016, 2019.
 # Other letters before the digits name a class, as in ImageNet's n01440764.
 _NUMBERED = re.compile(
@@ -29,24 +29,24 @@ _NUMBERED = re.compile(
 
 @dataclass(slots=True)
 class ImageFolder:
-    """The files below `root`, by their paths relative to it, sorted."""
+    """The files below `root`, by their paths relative to it, with slashes, sorted."""
 
     root: Path
-    images: list[Path] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     # Each image's companions, by their extensions in lower case.
-    companions: dict[Path, dict[str, Path]] = field(default_factory=dict)
+    companions: dict[str, dict[str, str]] = field(default_factory=dict)
     # Every other file, link and folder, with the reason why it was not read.
-    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def classes(self, wanted: str) -> tuple[list[str], str]:
         """The names of the classes, which are the folders directly below the root, and a sentence about them.
 
-        `wanted` is one of CLASSES. With `auto`, folders are classes if every image is in one, if no image has a `.cls`
-        file, and if not all folders are numbered like shards. With the others, `.cls` files are left out. Raises
-        SettingsError if `wanted` is `folders` and not every image is in one.
+        `wanted` is `auto`, `folders` or `none`. With `auto`, folders are classes if every image is in one, if no image
+        has a `.cls` file, and if not all folders are numbered like shards. With the others, `.cls` files are left out.
+        Raises SettingsError if `wanted` is `folders` and not every image is in one.
         """
-        nested = all(len(image.parts) > 1 for image in self.images)
-        names = sorted({image.parts[0] for image in self.images}) if nested else []
+        nested = all("/" in image for image in self.images)
+        names = sorted({class_folder(image) for image in self.images}) if nested else []
         if wanted == "folders" and not names:
             raise SettingsError(
                 f"{self.root}: --classes folders, but not every image is in a folder below it; move the others into "
@@ -67,11 +67,35 @@ class ImageFolder:
     def leave_out(self, extension: str, reason: str) -> None:
         """Leave the companions with that extension out, for `reason`."""
         lost = {beside.pop(extension) for beside in self.companions.values() if extension in beside}
-        self.left_out = sorted([*self.left_out, *((path, reason) for path in lost)], key=_by_path)
+        self.left_out = sorted([*self.left_out, *((path, reason) for path in lost)])
+
+    def parts(self) -> Iterator[str]:
+        """The images, then their companions."""
+        yield from self.images
+        for beside in self.companions.values():
+            yield from beside.values()
 
 
-def _by_path(entry: tuple[Path, str]) -> str:
-    return entry[0].as_posix()
+def class_folder(image: str) -> str:
+    """The folder directly below the root that holds an image."""
+    return image.partition("/")[0]
+
+
+def keys_of(images: Sequence[str]) -> list[str]:
+    """A unique key for each image: its path without extension, and with `_` for dots."""
+    keys = Keys()
+    return [keys.key_of(stem_of(image)) for image in images]
+
+
+def stem_of(path: str) -> str:
+    """A path without the extension of its name."""
+    dot = path.rfind(".", path.rfind("/") + 2)
+    return path if dot < 0 or dot == len(path) - 1 else path[:dot]
+
+
+def extension_of(path: str) -> str:
+    """The extension of a path's name in lower case, without its dot."""
+    return path[len(stem_of(path)) + 1 :].lower()
 
 
 def read_folder(root: Path) -> ImageFolder:
@@ -79,27 +103,22 @@ def read_folder(root: Path) -> ImageFolder:
     if not root.is_dir():
         raise SourceError(f"{root}: not a directory; name the folder that holds the images")
     found = ImageFolder(root)
-    others: list[Path] = []
-    for path in sorted(_files(root, found.left_out), key=Path.as_posix):
-        if not (root / path).is_file():
-            reason = "a link to a missing file" if (root / path).is_symlink() else "not a regular file"
-            found.left_out.append((path, reason))
-        elif path.suffix[1:].lower() in IMAGE_EXTENSIONS:
-            found.images.append(path)
-        else:
-            others.append(path)
-    by_stem: dict[Path, list[Path]] = {}
-    for image in found.images:
-        by_stem.setdefault(image.with_suffix(""), []).append(image)
+    others: list[str] = []
+    for path in sorted(_files(root, found.left_out)):
+        (found.images if extension_of(path) in IMAGE_EXTENSIONS else others).append(path)
+    by_stem: dict[str, list[str]] = {}
+    for image in found.images if others else ():
+        by_stem.setdefault(stem_of(image), []).append(image)
+    extensions = frozenset(COMPANIONS.values())
     for path in others:
-        extension = path.suffix[1:].lower()
-        beside = by_stem.get(path.with_suffix(""), []) if extension in COMPANIONS.values() else []
+        extension = extension_of(path)
+        beside = by_stem.get(stem_of(path), []) if extension in extensions else []
         if not beside:
             found.left_out.append((path, "neither an image nor a .txt, .json or .cls file with the name of one"))
         for image in beside:
             if (known := found.companions.setdefault(image, {}).setdefault(extension, path)) != path:
-                found.left_out.append((path, f"{known.as_posix()} is used as the .{extension} of the same image"))
-    found.left_out.sort(key=_by_path)
+                found.left_out.append((path, f"{known} is used as the .{extension} of the same image"))
+    found.left_out.sort()
     if not found.images:
         expected = ", ".join(f".{extension}" for extension in sorted(IMAGE_EXTENSIONS))
         others_named = f"; {left_out(found)}" if found.left_out else ""
@@ -109,39 +128,60 @@ def read_folder(root: Path) -> ImageFolder:
     return found
 
 
+def has_image(root: Path) -> bool:
+    """Whether there is an image in the folder `root` or below. Raises SourceError if a folder cannot be read."""
+    return any(extension_of(path) in IMAGE_EXTENSIONS for path in _files(root, []))
+
+
 def left_out(found: ImageFolder) -> str:
     """The number of files that were left out, and the first of their names."""
-    return f"{len(found.left_out):,} left out ({_listed([path.as_posix() for path, _ in found.left_out])})"
+    return f"{len(found.left_out):,} left out ({_listed([path for path, _ in found.left_out])})"
 
 
-def _files(root: Path, skipped: list[tuple[Path, str]]) -> Iterator[Path]:
-    """Every file below `root`, relative to it. Hidden files, and folders that are not entered, go to `skipped`."""
+def _files(root: Path, skipped: list[tuple[str, str]]) -> Iterator[str]:
+    """Every regular file below `root`, relative to it. What else there is goes to `skipped`, with the reason."""
     top = root.resolve()
     entered = {top}
-
-    def fail(error: OSError) -> None:
-        raise SourceError(f"{error.filename}: cannot be read ({error.strerror}); correct its permissions") from error
-
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        here = Path(folder).relative_to(root)
-        entered_here = []
-        for name in sorted(folders):
-            path, real = here / name, (root / here / name).resolve()
-            is_link = (root / path).is_symlink()
-            if _is_hidden(name):
-                skipped.append((path, "a hidden folder"))
-            elif real in entered or (is_link and (real in top.parents or _is_read_within(top, real))):
-                # Its files are read by their own path, or it is a loop.
-                skipped.append((path, "a folder that is already read by another path, or a link to a parent folder"))
+    waiting = [""]
+    while waiting:
+        here = waiting.pop()
+        try:
+            with os.scandir(root / here) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise SourceError(
+                f"{error.filename}: cannot be read ({error.strerror}); correct its permissions"
+            ) from error
+        folders = []
+        for entry in found:
+            name = entry.name
+            path = f"{here}/{name}" if here else name
+            if entry.is_dir():
+                if _is_entered(entry, top, path, entered, skipped):
+                    folders.append(path)
+            elif name.startswith("."):
+                skipped.append((path, "a hidden file"))
+            elif entry.is_file():
+                yield path
             else:
-                entered.add(real)
-                entered_here.append(name)
-        folders[:] = entered_here
-        for name in files:
-            if name.startswith("."):
-                skipped.append((here / name, "a hidden file"))
-            else:
-                yield here / name
+                skipped.append((path, "a link to a missing file" if entry.is_symlink() else "not a regular file"))
+        waiting += reversed(folders)
+
+
+def _is_entered(
+    entry: os.DirEntry[str], top: Path, path: str, entered: set[Path], skipped: list[tuple[str, str]]
+) -> bool:
+    """Whether a folder is read; if not, it goes to `skipped`."""
+    if _is_hidden(entry.name):
+        skipped.append((path, "a hidden folder"))
+        return False
+    real = Path(entry.path).resolve()
+    if real in entered or (entry.is_symlink() and (real in top.parents or _is_read_within(top, real))):
+        # Its files are read by their own path, or it is a loop.
+        skipped.append((path, "a folder that is already read by another path, or a link to a parent folder"))
+        return False
+    entered.add(real)
+    return True
 
 
 def _is_hidden(name: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from headspan.config import MemberNames
+from headspan.member_names import MemberNames
 from headspan.shards.tar import Member
 
 IMAGE_EXTENSIONS = frozenset(

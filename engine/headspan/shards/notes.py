@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
-from headspan.config import MemberNames
+from headspan.member_names import MemberNames
 from headspan.shards.joining import Unused
 from headspan.shards.samples import BadImage
 
@@ -32,18 +32,19 @@ def note_unused(
             note(entry.path, "not used, because its key repeats in the tar and no image is next to it")
     if unmatched := [entry for entry in unused.unmatched if entry.offset not in linked]:
         paths = [entry.path for entry in unmatched]
-        reason = f"members that are not used, because no image with their key has their name: {_listed(paths)}"
+        reason = f"members that are not used, because no image with their key has their name: {listed(paths)}"
         has_caption = any(entry.field.role == "caption" for entry in unmatched)
         note(paths[0], reason + ("; select a caption with --caption-member" if has_caption else ""))
     if unused.masks:
-        reason = f"treated as masks of the images beside them, so they have no rows: {_listed(unused.masks)}"
+        reason = f"treated as masks of the images beside them, so they have no rows: {listed(unused.masks)}"
         note(unused.masks[0], f"{reason}; select the images that get rows with --image-member")
     if unused.other_images:
-        listed = _listed(unused.other_images)
-        reason = f"images that --image-member {names.image} does not select, so they have no rows: {listed}"
+        others = listed(unused.other_images)
+        reason = f"images that --image-member {names.image} does not select, so they have no rows: {others}"
         note(unused.other_images[0], reason)
 
 
-def _listed(paths: Sequence[str]) -> str:
+def listed(paths: Sequence[str]) -> str:
+    """How many paths there are, and the first of them."""
     more = f" and {len(paths) - _NAMED_MEMBERS:,} more" if len(paths) > _NAMED_MEMBERS else ""
     return f"{len(paths):,} ({', '.join(paths[:_NAMED_MEMBERS])}{more})"

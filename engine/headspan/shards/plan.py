@@ -2,22 +2,25 @@
 
 Planning reads tar headers and the small companions of images (caption, metadata, class), but no image. A truncated or
 damaged tar raises SourceError with the offset, so that no member after it is lost silently. Rows are consecutive in the
-order of the shards and of their members. joining.py decides which members are one sample.
+order of the shards and of their members. joining.py decides which members are one sample. file_plan.py plans folders
+and lists, and parquet_plan.py plans Parquet files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from headspan.config import MemberNames
 from headspan.errors import SourceError, counted
 from headspan.events import Listener, Progress, ignore
+from headspan.member_names import MemberNames
 from headspan.shards.bundles import JoinedImage
-from headspan.shards.contents import READERS, caption_in
+from headspan.shards.contents import COMPANION_BYTES, READERS, caption_in
 from headspan.shards.describe import describe, describe_each
+from headspan.shards.file_plan import plan_folder, plan_list
 from headspan.shards.joining import Unused, join
+from headspan.shards.kinds import FOLDER, PARQUET, TAR, kind_of, refuse_unused
 from headspan.shards.members import (
     COMPANIONS,
     DEAD_LINK,
@@ -29,12 +32,11 @@ from headspan.shards.members import (
     group_members,
 )
 from headspan.shards.notes import NO_ROW, note_unused
+from headspan.shards.parquet_plan import plan_parquet
 from headspan.shards.samples import BadImage, Sample, Shard, Unit
 from headspan.shards.sources import open_shard
 from headspan.shards.tar import Member, Tar
 
-# A companion is read as a whole while planning. A larger file is not a companion.
-COMPANION_BYTES = 16 << 20
 _ANY_NAMES = MemberNames()
 
 
@@ -45,18 +47,31 @@ def list_samples(
     on_progress: Listener = ignore,
     names: MemberNames = _ANY_NAMES,
     on_member: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Shard, list[Sample]]]:
+) -> Iterator[tuple[Shard, Iterable[Sample]]]:
     """Yield each shard with its samples; rows continue from shard to shard.
+
+    Samples of folders, lists and Parquet files are read as they are requested, and before the next shard is.
 
     `on_progress` receives a `Progress` of stage `plan` after each shard. `urls` maps the stored names of the shards to
     their urls, as `stored_names` does. `on_note`, `names` and `on_member` are those of `scan`.
 
-    Raises SourceError if a shard is not a complete tar, and, after the last shard, if none held an image.
+    Raises SourceError if a shard cannot be read or is not complete, and, after the last shard, if none held an image.
     """
     images = 0
     fields: Counter[str] = Counter()
-    for done, (name, described) in enumerate(zip(urls, describe_each(urls.values()), strict=True), start=1):
-        shard, samples = scan(urls[name], images, on_note, name, described, names, fields, on_member)
+    kinds = [kind_of(url) for url in urls.values()]
+    refuse_unused(names, kinds)
+    single_files = (url for url, kind in zip(urls.values(), kinds, strict=True) if kind in (TAR, PARQUET))
+    described = iter(describe_each(single_files))
+    for done, ((name, url), kind) in enumerate(zip(urls.items(), kinds, strict=True), start=1):
+        samples: Iterable[Sample]
+        if kind == TAR:
+            shard, samples = scan(url, images, on_note, name, next(described), names, fields, on_member)
+        elif kind == PARQUET:
+            shard, samples = plan_parquet(url, images, on_note, name, next(described), names, on_member)
+        else:
+            plan_files = plan_folder if kind == FOLDER else plan_list
+            shard, samples = plan_files(url, images, on_note, name, names, on_member)
         images += shard.images
         on_progress(Progress(stage="plan", done=done, total=len(urls), note=counted(images, "image")))
         yield shard, samples

@@ -34,6 +34,11 @@ class ShardReader(ABC):
     def __init__(self, url: str) -> None:
         self.url = url
 
+    @property
+    def size_bytes(self) -> int | None:
+        """The size of a shard that can be read at any offset; None for a stream."""
+        return None
+
     @abstractmethod
     def read_up_to(self, offset: int, size: int) -> bytes:
         """`size` bytes at `offset`, fewer only at the end. Raises SourceError if the shard ends before `offset`."""

@@ -74,6 +74,10 @@ class _LocalFile(ShardReader):
         self._status = os.fstat(descriptor)
         self._size = self._status.st_size
 
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
     def place(self) -> Place | None:
         found = self._status
         path = str(Path(local_path(self.url)).absolute())
@@ -101,6 +105,10 @@ class _SeekableReader(ShardReader):
         super().__init__(url)
         self._file, self._shared = file, shared
 
+    @property
+    def size_bytes(self) -> int:
+        return self._file.size
+
     def place(self) -> Place | None:
         return Place(self.url, None, self._file.size) if self._shared else None
 
@@ -124,6 +132,10 @@ class _ExactReader(ShardReader):
         super().__init__(url)
         self._file = file
 
+    @property
+    def size_bytes(self) -> int:
+        return self._file.size
+
     def start(self, offset: int, size: int) -> Callable[[], bytes]:
         if offset > self._file.size:
             raise self.truncated(offset, size, self._file.size)
@@ -146,6 +158,10 @@ class _RetryingReader(ShardReader):
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         return retry(lambda: self._try(offset, size))
+
+    @property
+    def size_bytes(self) -> int | None:
+        return None if self._reader is None else self._reader.size_bytes
 
     def place(self) -> Place | None:
         return None if self._reader is None else self._reader.place()

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from headspan.config import as_ranges
+from headspan.member_names import MEMBER_SETTINGS
 from headspan.store.schema import decoding
 
 # Which members of the shards are images and captions; older stores do not have these keys.
-_MEMBERS = ("image_member", "caption_member", "caption_json")
+_MEMBERS = MEMBER_SETTINGS
 # The model: checksums of the weights of both towers, what the weights do not contain (activation, pooling, epsilons of
 # the norms), and the preprocessing of images, which includes their size.
 MODEL_KEYS = ("weights_sha256", "text_sha256", "tower", "preprocess")

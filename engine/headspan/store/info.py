@@ -11,6 +11,7 @@ from typing import Any
 from headspan.config import as_ranges
 from headspan.escapes import escaped, shell_command
 from headspan.frames import Tabular
+from headspan.member_names import MEMBER_SETTINGS
 from headspan.store.reader import Store
 from headspan.store.results import runs
 from headspan.store.schema import decoding
@@ -105,9 +106,7 @@ def command_of(store: Store, changed: Mapping[str, str | None] | None = None) ->
         "precision": attributes["precision"],
         "decode": decoding(attributes),
         "image-size": attributes.get("image_size"),
-        "image-member": attributes.get("image_member"),
-        "caption-member": attributes.get("caption_member"),
-        "caption-json": attributes.get("caption_json"),
+        **{name.replace("_", "-"): attributes.get(name) for name in MEMBER_SETTINGS},
         "unit-images": attributes["dimensions"]["unit_images"],
         "batch-size": made.get("batch_size"),
         "device": made.get("device"),

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from headspan.config import MemberNames
 from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line, shortened
+from headspan.member_names import MEMBER_SETTINGS, MemberNames
 from headspan.store.array_spec import ArraySpec
 from headspan.store.earlier_words import arrays_as_stored, todays_attributes
 
@@ -256,7 +256,7 @@ def decoding(attributes: dict[str, Any]) -> str:
 
 def member_names(attributes: dict[str, Any]) -> MemberNames:
     """Return which members of the shards are images and captions; in older stores their extensions decide."""
-    return MemberNames(*(attributes.get(name) for name in ("image_member", "caption_member", "caption_json")))
+    return MemberNames(*(attributes.get(name) for name in MEMBER_SETTINGS))
 
 
 def dimensions(attributes: dict[str, Any]) -> Dimensions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ SAMPLES = pa.schema(
         ("metadata", pa.string()),
     ]
 )
+# What a span needs of every sample.
+_SPAN_COLUMNS = ("row", "key", "url", "offset", "size_bytes")
 _SHARDS = pa.schema(
     [
         ("url", pa.string()),
@@ -98,13 +101,23 @@ def read_unit(root: Path, unit: int) -> Iterator[Sample]:
 
 
 def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
-    """Read the samples of the unit with that index, in row order, in spans of `images` samples."""
-    table = _unit_table(root, unit, ["row", "key", "url", "offset", "size_bytes"]).combine_chunks()
+    """Read the samples of the unit with that index, in row order, in spans of `images` samples.
+
+    Images whose sizes are not known get the mean size of their shard's.
+    """
+    table = _unit_table(root, unit, list(_SPAN_COLUMNS)).combine_chunks()
     urls = pc.run_end_encode(table["url"].chunk(0))
     # The urls of the unit with the rows of the unit where they end; those before a span's first row are removed.
     ends = deque(zip(urls.values.to_pylist(), urls.run_ends.to_pylist(), strict=True))
+    if table["size_bytes"].null_count:
+        table = table.set_column(_SPAN_COLUMNS.index("size_bytes"), "size_bytes", _with_estimates(root, table))
     rows, offsets, sizes = (table[name].to_numpy() for name in ("row", "offset", "size_bytes"))
     keys = table["key"]
+
+    @cache
+    def members() -> pa.ChunkedArray:
+        return _unit_table(root, unit, ["member"])["member"]
+
     for first in range(0, len(rows), images):
         span = slice(first, min(first + images, len(rows)))
         runs, begin = [], first
@@ -120,7 +133,16 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
             offsets=offsets[span],
             sizes=sizes[span],
             key_of=lambda place, first=first: keys[first + place].as_py(),  # type: ignore[misc]
+            members_of=lambda start, stop, first=first: members()[first + start : first + stop].to_pylist(),  # type: ignore[misc]
         )
+
+
+def _with_estimates(root: Path, table: pa.Table) -> pa.ChunkedArray:
+    """The sizes of samples; where one is not known, the mean of its shard."""
+    means = {shard.url: (shard.size_bytes or 0) // max(1, shard.images) for shard in read_shards(root)}
+    urls = table["url"].combine_chunks().dictionary_encode()
+    estimates = pa.array([means.get(url, 0) for url in urls.dictionary.to_pylist()], pa.int64())
+    return pc.coalesce(table["size_bytes"], pa.chunked_array([estimates.take(urls.indices)]))
 
 
 def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa.Table:

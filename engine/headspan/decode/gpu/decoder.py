@@ -20,9 +20,9 @@ from headspan.decode.gpu.nvjpeg import DecodeJpegs, silence
 from headspan.decode.gpu.pieces import Piece, PieceReader, cut
 from headspan.decode.gpu.rendering import Rendering
 from headspan.errors import SourceError
-from headspan.shards.reader import ShardReader
+from headspan.shards.images import ImageReader
+from headspan.shards.open_images import open_images
 from headspan.shards.samples import SampleSpan
-from headspan.shards.sources import open_shard
 from headspan.timing import StageTimes
 
 # Threads that render, each on its own stream: while one waits for the library, others read headers and resize.
@@ -53,7 +53,7 @@ class GpuDecoder:
     # Threads that decode what the device does not; None means one per core.
     threads: int | None = None
     # Opens the shard that a sample names as its url.
-    open_source: Callable[[str], ShardReader] = open_shard
+    open_source: Callable[[str], ImageReader] = open_images
     # Receives the seconds of reading and decoding.
     times: StageTimes = field(default_factory=StageTimes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import google_crc32c
@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from headspan.decode.one_shard import OneShard
-from headspan.decode.processes.reading import plan_reads
-from headspan.shards.reader import ShardReader
+from headspan.shards.images import ImageReader
 from headspan.shards.samples import BadImage, SampleSpan
-from headspan.shards.tar_header import dead_link_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +20,8 @@ class Read:
 
     place: int
     data: bytes
-    begins: list[int]
-    ends: list[int]
+    begins: Sequence[int]
+    ends: Sequence[int]
 
 
 @dataclass(slots=True)
@@ -34,8 +32,8 @@ class Piece:
     start: int
     stop: int
     reads: list[Read] = field(default_factory=list)
-    # By place in the piece, the sentence about a link without a target.
-    dead_links: dict[int, str] = field(default_factory=dict)
+    # By place in the piece, the reason why an image has no bytes.
+    without_bytes: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -47,8 +45,8 @@ class Piece:
 
     @property
     def encoded_bytes(self) -> int:
-        """The length of the encoded images together."""
-        return int(self.span.sizes[self.start : self.stop].sum())
+        """The length of the encoded images together, once they are read."""
+        return sum(sum(read.ends) - sum(read.begins) for read in self.reads)
 
     def bad_image(self, place: int, reason: str) -> BadImage:
         """The image at a place of the piece as a bad image."""
@@ -80,32 +78,18 @@ def cut(spans: Iterable[SampleSpan], images: int, encoded_bytes: int) -> Iterato
 class PieceReader:
     """Reads pieces in order, and keeps the shard of the last one open."""
 
-    def __init__(self, open_source: Callable[[str], ShardReader], most_bytes: int) -> None:
+    def __init__(self, open_source: Callable[[str], ImageReader], most_bytes: int) -> None:
         """One read has at most `most_bytes`, unless an image has more."""
         self._shards, self._most_bytes = OneShard(open_source), most_bytes
 
     def read(self, piece: Piece) -> None:
         """Read the encoded images of `piece`. Raises SourceError if the shard cannot be read."""
-        offsets = tuple(piece.span.offsets[piece.start : piece.stop].tolist())
-        sizes = tuple(piece.span.sizes[piece.start : piece.stop].tolist())
-        begin = 0
-        for url, count in piece.span.runs:
-            places = range(max(begin - piece.start, 0), min(begin + count, piece.stop) - piece.start)
-            begin += count
-            if not places:
-                continue
-            reader = self._shards.open(url)
-            for read in plan_reads(offsets, sizes, places, self._most_bytes):
-                data = reader.read_at(read.offset, read.size)
-                stop = read.first + read.images
-                begins = [offset - read.offset for offset in offsets[read.first : stop]]
-                ends = [first + size for first, size in zip(begins, sizes[read.first : stop], strict=True)]
-                if ends == begins:
-                    # What was read is the header of an empty member: it tells a link from an empty file.
-                    if (sentence := dead_link_of(data)) is not None:
-                        piece.dead_links[read.first] = sentence
-                    data, begins, ends = b"", [0], [0]
-                piece.reads.append(Read(read.first, data, begins, ends))
+        place = 0
+        for read in self._shards.reads(piece.span, piece.start, piece.stop, self._most_bytes):
+            found = read.start()()
+            piece.without_bytes |= {place + each: reason for each, reason in found.reasons.items()}
+            piece.reads.append(Read(place, found.data, found.begins, found.ends))
+            place += read.images
 
     def close(self) -> None:
         """Close the shard."""

@@ -72,7 +72,7 @@ class Rendering:
 
     def __call__(self, piece: Piece) -> DecodedSpan:
         """Decode and resize the images of `piece` on the current stream, and wait until that is done."""
-        items = [item for read in piece.reads for item in self._items(read, piece.dead_links)]
+        items = [item for read in piece.reads for item in self._items(read, piece.without_bytes)]
         reasons: dict[int, str] = {}
         parts = [part for places in self._calls(items) if (part := self._render(items, places, reasons)) is not None]
         good = [place for place in range(len(piece)) if place not in reasons]
@@ -84,7 +84,7 @@ class Rendering:
             piece.crc32c(),
         )
 
-    def _items(self, read: Read, dead_links: dict[int, str]) -> Iterator[_Item]:
+    def _items(self, read: Read, without_bytes: dict[int, str]) -> Iterator[_Item]:
         """What becomes of each image of a read; the host begins at once."""
         markers = marker_places(read.data)
         most = min(MOST_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS))
@@ -93,8 +93,8 @@ class Rendering:
             size = sound_size(read.data, begin, end, markers)
             if size is not None and size[0] * size[1] <= most and (where := self._placed(*size)) is not None:
                 yield _Jpeg(view, size, where)
-            elif place in dead_links:
-                yield dead_links[place]
+            elif place in without_bytes:
+                yield without_bytes[place]
             else:
                 yield self._host.submit(self._on_host, read.data[begin:end])
 

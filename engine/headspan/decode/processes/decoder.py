@@ -15,9 +15,9 @@ from headspan.decode.processes.kept import DecodingProcesses, Pin
 from headspan.decode.processes.messages import WorkerSettings
 from headspan.decode.processes.sources import Sources
 from headspan.decode.processes.worker_process import DEPTH
-from headspan.shards.reader import ShardReader
+from headspan.shards.images import ImageReader
+from headspan.shards.open_images import open_images
 from headspan.shards.samples import SampleSpan
-from headspan.shards.sources import open_shard
 from headspan.timing import StageTimes
 
 # More images in a span save little time of the launching process.
@@ -47,7 +47,7 @@ class ProcessDecoder:
     # Processes that decode; None means one per core but one, and at least one.
     processes: int | None = None
     # Opens the shard that a span names.
-    open_source: Callable[[str], ShardReader] = open_shard
+    open_source: Callable[[str], ImageReader] = open_images
     # Receives the seconds of reading and decoding.
     times: StageTimes = field(default_factory=StageTimes)
     # Makes transfers of the pixels to a device fast.

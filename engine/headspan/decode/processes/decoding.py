@@ -25,7 +25,6 @@ from headspan.decode.processes.sources import Sources
 from headspan.decode.processes.worker_process import Worker
 from headspan.errors import HeadspanError, SourceError
 from headspan.shards.samples import SampleSpan
-from headspan.shards.tar_header import BLOCK_BYTES
 from headspan.timing import StageTimes
 
 # Parts of spans that fit the spools together, so that one is copied while others are decoded.
@@ -168,14 +167,20 @@ class Decoding(Generator[DecodedSpan, None, None]):
             stop, spooled_bytes = self._part(span.sizes, start, stop)
         if self._spooled_bytes and self._spooled_bytes + spooled_bytes > self._spool_bytes:
             return False
-        offsets, spool = tuple(span.offsets[start:stop].tolist()), -1
+        spool, reasons = -1, dict[int, str]()
         if name is not None:
             spool = worker.free_spool()
-            members = zip(offsets, span.sizes[start:stop].tolist(), strict=True)
             with self._times.of("reading"):
-                offsets = tuple(self._sources.copy(name, members, worker.spools[spool]))
-        sizes = tuple(span.sizes[start:stop].tolist())
-        request = SpanRequest(self._number, self._free.popleft(), cut(runs, 0, stop - start), offsets, sizes, spool)
+                ends, reasons = self._sources.copy(span, start, stop, worker.spools[spool], self._part_bytes)
+            # Fewer images than planned if their sizes were estimates.
+            stop, spooled_bytes = start + len(ends) - 1, ends[-1]
+            offsets, sizes = tuple(ends[:-1]), tuple(np.diff(ends).tolist())
+        else:
+            offsets, sizes = tuple(span.offsets[start:stop].tolist()), tuple(span.sizes[start:stop].tolist())
+        needs_members = any(run.place is not None and run.place.needs_members for run in runs)
+        members = tuple(span.members_of(start, stop)) if needs_members else ()
+        images = cut(runs, 0, stop - start)
+        request = SpanRequest(self._number, self._free.popleft(), images, offsets, sizes, spool, reasons, members)
         self._pending[self._number] = _Pending(span, start, stop, request.slot, spooled_bytes)
         self._number += 1
         self._spooled_bytes += spooled_bytes
@@ -205,9 +210,13 @@ class Decoding(Generator[DecodedSpan, None, None]):
 
     def _part(self, sizes: np.ndarray, start: int, stop: int) -> tuple[int, int]:
         """How far the images from `start` to `stop` fit a spool, one at least, and the bytes that they take there."""
-        ends = np.cumsum(np.where(sizes[start:stop] == 0, BLOCK_BYTES, sizes[start:stop]))
-        images = max(1, int(np.searchsorted(ends, self._spool_bytes // _PARTS_IN_SPOOLS, side="right")))
+        ends = np.cumsum(sizes[start:stop])
+        images = max(1, int(np.searchsorted(ends, self._part_bytes, side="right")))
         return start + images, int(ends[images - 1])
+
+    @property
+    def _part_bytes(self) -> int:
+        return self._spool_bytes // _PARTS_IN_SPOOLS
 
     def _finished(self, pending: _Pending, ring: Ring) -> DecodedSpan:
         """The span of an answer. Raises the error that a worker met."""

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from headspan.config import Preprocess
-from headspan.shards.reader import Place
+from headspan.shards.images import ImagePlace
 
 # A worker's note in the ring's memory: four numbers of 64 bits. The slots begin at a page, as pinned memory must.
 NOTE_BYTES = 32
@@ -54,7 +54,7 @@ class Run(NamedTuple):
     """Neighbouring images of one shard: how many, and where their bytes are; None means in the spool."""
 
     images: int
-    place: Place | None
+    place: ImagePlace | None
 
 
 def cut(runs: tuple[Run, ...], start: int, stop: int) -> tuple[Run, ...]:
@@ -75,13 +75,15 @@ class SpanRequest(NamedTuple):
     number: int
     slot: int
     runs: tuple[Run, ...]
-    # Of the encoded images, in their shard or in the spool.
+    # Of the encoded images, in their shard or in the spool. Sizes may be estimates.
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     # Which of the worker's spools holds the bytes of runs without a place; -1 if there is no such run.
     spool: int = -1
     # Images that are known to be bad, by their places in the span.
     reasons: dict[int, str] = {}  # noqa: RUF012
+    # The images' members, if any of the places needs them.
+    members: tuple[str, ...] = ()
 
     @property
     def is_spooled(self) -> bool:

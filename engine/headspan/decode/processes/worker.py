@@ -85,10 +85,10 @@ class _Decoder:
         began = time.perf_counter()
         bad: list[tuple[int, str]] = []
         good = encoded_bytes = crc32c = 0
-        for place, encoded, dead_link in span:
+        for place, encoded, no_bytes in span:
             encoded_bytes += len(encoded)
             crc32c = google_crc32c.extend(crc32c, encoded)
-            reason = request.reasons.get(place, dead_link)
+            reason = request.reasons.get(place, no_bytes)
             if reason is None:
                 self._ring.note_image(worker, place)
                 # A bad image's pixels are overwritten by the next image.
