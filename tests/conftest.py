@@ -32,7 +32,7 @@ from torch import nn
 # of `sources` return `Self`, which beartype accepts in decorated classes only.
 _CHECKED = (
     *("config", "decode", "decompose", "events", "io", "llm", "model", "shards.plan", "shards.samples", "store", "run"),
-    *("texts", "explore", "spans", "prune", "concepts", "report"),
+    *("texts", "explore", "spans", "prune", "concepts", "report", "plots"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")

@@ -25,6 +25,7 @@ ORDER = (
     "config",
     "io",
     "frames",
+    "plots",
     "shards",
     "llm",
     "model",

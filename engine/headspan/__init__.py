@@ -1,7 +1,8 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
 Read and write stores: `open`, `precompute`, `info`, `verify`, `repair`. Analyse them: `textspan`, `textspan_dense`
-(on plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved.
+(on plain arrays), `text_vectors`, `read_pool`, `read_pictures`, `write_report`; `runs` and `remove_runs` list and
+remove what was saved.
 The groups are
 
 - `spans`: the results of TEXTSPAN;
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from headspan.errors import HeadspanError
     from headspan.events import Listener
     from headspan.report.collect import write_report
+    from headspan.report.seen import read_pictures
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
@@ -49,6 +51,7 @@ _MODULES = {
     "PrecomputeSettings": "config",
     "HeadspanError": "errors",
     "write_report": "report.collect",
+    "read_pictures": "report.seen",
     "Repaired": "run.repair",
     "Summary": "run.summary",
     "Verdict": "run.verify",
@@ -83,6 +86,7 @@ __all__ = [
     "open",
     "precompute",
     "prune",
+    "read_pictures",
     "read_pool",
     "remove_runs",
     "repair",
