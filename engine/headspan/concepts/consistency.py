@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -177,8 +177,8 @@ class ConceptConsistency(Tabular):
             found[name] = None if np.isnan(value) else value
         return found
 
-    def plot(self, by: Literal["head", "score"] = "head", *, ax: Axes | None = None) -> Axes:
-        """Draw the score and label of every head as a grid, or how many heads have each score.
+    def plot(self, by: str = "head", *, ax: Axes | None = None) -> Axes:
+        """Draw the score and label of every head as a grid (`by="head"`), or how many heads have each (`by="score"`).
 
         Where chance is known, the labels of heads that do not beat it (p ≥ 0.05) are replaced by "unlabelled", and
         the numbers of heads stand beside the expected ones. `ax` are matplotlib's axes to draw on; without it, a new

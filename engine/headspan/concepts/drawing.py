@@ -36,9 +36,9 @@ def draw_scores(
         legend += f"; ○ and “{_UNLABELLED}”: texts drawn at random score as high (p ≥ {LEVEL:g})"
     return draw_heads(
         labels.layers,
-        np.array([[CCS.of(score) for score in row] for row in scores.tolist()]),
+        scores,
         [[f"{score}" for score in row] for row in scores.tolist()],
-        level_names=CCS.names,
+        level_names=CCS,
         title=title,
         legend=legend,
         words=words,
@@ -52,6 +52,6 @@ def draw_counts_of_scores(
     scores: Int[np.ndarray, "layer head"], expected_at_k: Sequence[float] | None, ax: Axes | None
 ) -> Axes:
     """Draw how many heads have each score, beside the expected numbers."""
-    counts = np.bincount(scores.ravel(), minlength=len(CCS.names)).tolist()
+    counts = np.bincount(scores.ravel(), minlength=len(CCS)).tolist()
     expected = None if expected_at_k is None else [share * scores.size for share in expected_at_k]
     return draw_counts(counts, expected, title=f"Scores of {scores.size:,} heads", ax=ax)

@@ -56,7 +56,7 @@ def theme_of(ax: Axes) -> Theme:
 
 def size_of(ax: Axes) -> tuple[float, float]:
     """The axes' width and height in inches."""
-    figure = ax.get_figure(root=True)
+    figure = ax.get_figure()
     assert figure is not None
     box = ax.get_window_extent()
     return float(box.width) / figure.dpi, float(box.height) / figure.dpi

@@ -25,7 +25,8 @@ class Levels:
 EXCESS = Levels((0.05, 0.1, 0.2, 0.3), ("chance", "< 5", "5–10", "10–20", "20–30", "> 30"), lowest=1)
 EXPLAINED = Levels((0.2, 0.4, 0.6, 0.7, 0.8), ("< 20", "20–40", "40–60", "60–70", "70–80", "> 80"))
 MAGNITUDE = Levels((0.003, 0.01, 0.03, 0.1), ("low", "< 0.3", "0.3–1", "1–3", "3–10", "> 10"), lowest=1)
-CCS = Levels((1.0, 2.0, 3.0, 4.0, 5.0), ("0", "1", "2", "3", "4", "5"))
+# A Concept Consistency Score is its own level.
+CCS = ("0", "1", "2", "3", "4", "5")
 
 
 def points(share: float) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Images side by side, the side of each in inches, and steps of the scale's colours.
 _COLUMNS, _SIDE, _STEPS = 6, 1.45, 511
+# Font size of names and of the scale.
+_SMALL = 8.0
 # The ITU-R BT.601 weights of grey, which browsers and Pillow use too.
 _GREY = (0.299, 0.587, 0.114)
 
@@ -54,7 +56,7 @@ def draw_maps(
     for place, axes in enumerate(shown):
         _draw_map(axes, deviations[place], threshold, full, None if pictures is None else pictures[place])
         width, _ = size_of(titled[place])
-        plain_text(titled[place].set_title(fitted(names[place], width, 8), size=8))
+        plain_text(titled[place].set_title(fitted(names[place], width, _SMALL), size=_SMALL))
     if colorbar:
         _draw_scale(shown, threshold, full)
     return shown
@@ -75,7 +77,7 @@ def _new_axes(images: int, with_pictures: bool, ratio: float, title: str) -> tup
     figure.get_layout_engine().set(h_pad=0.02, w_pad=0.03, hspace=0.02, wspace=0.02)
     for unused in axes.ravel():
         unused.set_axis_off()
-    plain_text(figure.suptitle(fitted(title, figure.get_figwidth(), 10), size="medium", ha="left", x=0.01))
+    plain_text(figure.suptitle(fitted(title, figure.get_figwidth(), 10.0), size="medium", ha="left", x=0.01))
     of_names, of_maps = axes[0::each].ravel(), axes[each - 1 :: each].ravel()
     return list(of_names[:images]), list(of_maps[:images])
 
@@ -109,7 +111,7 @@ def _draw_scale(shown: Sequence[Axes], threshold: float, full: float) -> None:
     assert figure is not None
     scale = ScalarMappable(Normalize(-full, full), ListedColormap(over_white))
     bar = figure.colorbar(scale, ax=shown, location="bottom", fraction=0.05, pad=0.03, aspect=45, shrink=0.8)
-    ticks = (-full, -threshold, threshold, full)
-    bar.set_ticks(ticks, labels=[f"{value:+.1f}".replace("-", "−") for value in ticks], size=8)
-    bar.set_label("standard deviations from the head’s mean map", size=8)
+    within = f"no colour within ±{threshold:.1f}"
+    bar.set_ticks((-full, 0, full), labels=[f"−{full:.1f}", within, f"+{full:.1f}"], size=_SMALL)
+    bar.set_label("standard deviations from the head’s mean map", size=_SMALL)
     bar.outline.set_visible(False)

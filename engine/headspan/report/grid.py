@@ -99,7 +99,7 @@ _CCS = Measure(
     "ccs",
     "CCS",
     f"The number of a head’s first {LABELLED_TEXTS} texts that match its label.",
-    CCS.names,
+    CCS,
     lambda head: head.score or 0,
     lambda head: "–" if head.score is None else f"{head.score}",
 )
