@@ -75,6 +75,8 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         resources=resources,
         record_timing=False,
+        # Whether lines that are printed together come in one message or two depends on the time.
+        coalesce_streams=True,
         # The kernel warns that it uses unencrypted sockets, which only this machine can reach.
         extra_arguments=["--log-level=ERROR"],
     )
