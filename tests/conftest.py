@@ -45,7 +45,7 @@ _CHECKED = (
         "store",
         "run",
     ),
-    *("texts", "explore", "spans", "prune", "concepts", "report"),
+    *("texts", "explore", "spans", "prune", "concepts", "report", "plots"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")

@@ -26,6 +26,7 @@ ORDER = (
     "config",
     "io",
     "frames",
+    "plots",
     "shards",
     "shard_writer",
     "llm",

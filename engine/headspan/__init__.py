@@ -1,12 +1,12 @@
 """headspan: every attention head of CLIP image encoders, taken apart.
 
-Write shards and stores: `write_shards`, `precompute`, `verify`, `repair`. Read stores: `open`, `info`, `export`, and for
-training `torch_dataset` and `as_webdataset`. Analyse them: `textspan`, `textspan_dense` (on plain arrays),
-`text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved. The groups are
-`spans` (results of TEXTSPAN), `concepts` (labels, Concept Consistency Scores, judges, votes, pools written by language
-models), `explore` (nearest images, maps of texts over images), `prune` (embeddings without some heads, zero-shot
-classification), `llm` (endpoint, cache and budget of language models), `world` (the image world, in which every concept
-has a ground truth), and `demo` (the whole chain on drawn images).
+Write shards and stores: `write_shards`, `precompute`, `verify`, `repair`. Read stores: `open`, `info`, `export`,
+`read_pictures`, and for training `torch_dataset` and `as_webdataset`. Analyse them: `textspan`, `textspan_dense` (on
+plain arrays), `text_vectors`, `read_pool`, `write_report`; `runs` and `remove_runs` list and remove what was saved. The
+groups are `spans` (results of TEXTSPAN), `concepts` (labels, Concept Consistency Scores, judges, votes, pools written by
+language models), `explore` (nearest images, maps of texts over images), `prune` (embeddings without some heads,
+zero-shot classification), `llm` (endpoint, cache and budget of language models), `world` (the image world, in which
+every concept has a ground truth), and `demo` (the whole chain on drawn images).
 
 Only `precompute`, `repair`, `models`, `demo.run`, the data sets and a text's first `text_vectors` need torch. Names are
 imported from their modules when they are first used: importing headspan takes milliseconds. All errors are
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headspan.loading.as_webdataset import as_webdataset
     from headspan.loading.torch_dataset import torch_dataset
     from headspan.report.collect import write_report
+    from headspan.report.seen import read_pictures
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
@@ -50,6 +51,7 @@ _MODULES = {
     "PrecomputeSettings": "config",
     "HeadspanError": "errors",
     "write_report": "report.collect",
+    "read_pictures": "report.seen",
     "Repaired": "run.repair",
     "Summary": "run.summary",
     "Verdict": "run.verify",
@@ -90,6 +92,7 @@ __all__ = [
     "open",
     "precompute",
     "prune",
+    "read_pictures",
     "read_pool",
     "remove_runs",
     "repair",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -18,10 +18,13 @@ from jaxtyping import Bool, Int
 from headspan.concepts.labels import LABELLED_TEXTS, Labels, of_older
 from headspan.concepts.nulls import CHANCE_COLUMNS, ConsistencyChance
 from headspan.config import as_ranges
-from headspan.errors import counted
+from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
 from headspan.spans.result import place_of
 from headspan.store.lineage import Lineage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # A missing vote: the head has no label or no such text, or the judge gave no usable answer.
 NO_VOTE = -1
@@ -192,6 +195,22 @@ class ConceptConsistency(Tabular):
     def by_layer(self) -> LayerTable:
         """A table of the summaries: a row for each layer, and before them one for all layers, whose `layer` is None."""
         return LayerTable(self)
+
+    def plot(self, by: str = "head", *, ax: Axes | None = None) -> Axes:
+        """Draw the score and label of every head as a grid (`by="head"`), or how many heads have each (`by="score"`).
+
+        Where chance is known, the labels of heads that do not beat it (p ≥ 0.05) are replaced by "unlabelled", and
+        the numbers of heads stand beside the expected ones. `ax` are matplotlib's axes to draw on; without it, a new
+        pyplot figure is made. Returns the axes. Needs matplotlib. Raises SettingsError if `by` is neither.
+        """
+        from headspan.concepts.drawing import draw_counts_of_scores, draw_scores
+
+        if by not in ("head", "score"):
+            raise SettingsError(f"by {by!r}: plot draws by 'head' or by 'score'; name one of them")
+        if by == "score":
+            expected = None if self.chance is None else self.chance.expected_at_k
+            return draw_counts_of_scores(self.scores, expected, ax)
+        return draw_scores(self.labels, self.scores, self.chance, ax)
 
     def _columns(self) -> Mapping[str, Sequence[Any]]:
         columns = dict(self.labels._columns())

@@ -1,5 +1,6 @@
 """Queries that read a store and never write to it: nearest images, maps of texts."""
 
+from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.neighbours import (
     Neighbours,
     nearest_to_image,
@@ -10,7 +11,9 @@ from headspan.explore.neighbours import (
 from headspan.explore.segmentation import text_maps
 
 __all__ = [
+    "HeadMaps",
     "Neighbours",
+    "head_maps",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",

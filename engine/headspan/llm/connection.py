@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headspan.errors import LanguageModelError, one_line
+from headspan.errors import one_line
 from headspan.llm.cache import Question
 from headspan.llm.endpoint import NO_KEY, Endpoint
 from headspan.llm.failures import Failure, Verdict, bad_status, no_connection
@@ -46,15 +46,11 @@ class Connection:
     """An open client of an endpoint, shared by several threads; a context manager."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Open the client. Raises LanguageModelError if `openai` is not installed or OpenAI's API key is missing."""
+        """Open the client. Raises LanguageModelError if OpenAI's API key is missing."""
         endpoint.check_key()
-        try:
-            # Imported here, since it is an optional dependency.
-            import openai
-        except ImportError as error:
-            raise LanguageModelError(
-                "asking a language model needs the openai client, which is not installed; pip install 'headspan[llm]'"
-            ) from error
+        # Imported here, since it takes longer than most commands.
+        import openai
+
         self._openai = openai
         self._endpoint = endpoint
         self._client = openai.OpenAI(

@@ -6,12 +6,12 @@ A measure has six levels, 0 to 5, which are the same six colours for all measure
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.concepts.nulls import LEVEL
+from headspan.plots.levels import CCS, EXCESS, EXPLAINED, MAGNITUDE, points
 from headspan.report.content import LOW_MAGNITUDE, Content, DescribedHead
 
 
@@ -45,26 +45,19 @@ def measures(content: Content) -> list[Measure]:
     return found
 
 
-def _between(value: float, bounds: Sequence[float]) -> int:
-    return 0 if math.isnan(value) else bisect_right(bounds, value)
-
-
 def _excess_level(head: DescribedHead) -> int:
     chance = head.first.chance
-    return 0 if chance is None or head.no_effect else 1 + _between(chance.excess, (0.05, 0.1, 0.2, 0.3))
+    return 0 if chance is None or head.no_effect else EXCESS.of(chance.excess)
 
 
 def _excess_words(head: DescribedHead) -> str:
     chance = head.first.chance
-    if chance is None or math.isnan(chance.excess):
-        return "–"
-    points = round(100 * chance.excess)
-    return f"{points:+d}".replace("-", "−") if points else "0"
+    return points(math.nan if chance is None else chance.excess)
 
 
 def _magnitude_level(head: DescribedHead) -> int:
     share = math.nan if head.variance_share is None else head.variance_share
-    return 0 if head.low_magnitude else 1 + _between(share, (0.003, 0.01, 0.03, 0.1))
+    return 0 if head.low_magnitude else MAGNITUDE.of(share)
 
 
 def _magnitude_words(head: DescribedHead) -> str:
@@ -78,7 +71,7 @@ _EXCESS = Measure(
     "The share of a head’s variance that its first {texts} texts explain, less what a pool without meaning "
     "explains (the same texts’ vectors, rotated at random), in percentage points. Heads with a share that chance gives "
     f"with a probability above {100 * LEVEL:.0f}\u202f% have no effect.",
-    ("chance", "< 5", "5–10", "10–20", "20–30", "> 30"),
+    EXCESS.names,
     _excess_level,
     _excess_words,
 )
@@ -87,8 +80,8 @@ _EXPLAINED = Measure(
     "Share explained",
     "The share of a head’s variance that its first {texts} texts explain, in percent. This run recorded no "
     "chance to compare it with: run headspan textspan again, under another name (--run).",
-    ("< 20", "20–40", "40–60", "60–70", "70–80", "> 80"),
-    lambda head: _between(head.first.explained, (0.2, 0.4, 0.6, 0.7, 0.8)),
+    EXPLAINED.names,
+    lambda head: EXPLAINED.of(head.first.explained),
     lambda head: "–" if math.isnan(head.first.explained) else f"{100 * head.first.explained:.0f}",
 )
 _MAGNITUDE = Measure(
@@ -98,7 +91,7 @@ _MAGNITUDE = Measure(
     f"these shares need not sum to 100. A head with less than {LOW_MAGNITUDE:g} of the average head’s share has a low "
     "magnitude: it hardly changes an embedding, whatever its label. The share of the squared length, in the heads’ "
     "sections, includes the mean contribution, which is the same for all images.",
-    ("low", "< 0.3", "0.3–1", "1–3", "3–10", "> 10"),
+    MAGNITUDE.names,
     _magnitude_level,
     _magnitude_words,
 )
@@ -106,7 +99,7 @@ _CCS = Measure(
     "ccs",
     "CCS",
     f"The number of a head’s first {LABELLED_TEXTS} texts that match its label.",
-    ("0", "1", "2", "3", "4", "5"),
+    CCS,
     lambda head: head.score or 0,
     lambda head: "–" if head.score is None else f"{head.score}",
 )

@@ -21,6 +21,7 @@ from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.concepts.nulls import LEVEL, UNLABELLED
 from headspan.errors import counted
 from headspan.escapes import escaped
+from headspan.plots.colours import AGAINST, DARK, FOR, LIGHT, Theme
 from headspan.report.content import LOW_MAGNITUDE, Content
 from headspan.report.grid import measures
 from headspan.report.truth import images_of, percent, truth_tables
@@ -47,7 +48,7 @@ def render(content: Content) -> str:
             # The content policy names this script by its hash, so that no other script runs.
             script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             # These two are files of headspan and hold nothing from a store.
-            style=Markup(style),
+            style=Markup(f"{_colour_rules()}\n{style}"),
             script=Markup(script),
             pictures=Markup(_picture_rules(content)),
             kind=KIND,
@@ -69,6 +70,22 @@ def render(content: Content) -> str:
             truth_tables=truth_tables(content.truth) if content.truth else (),
         )
     )
+
+
+def _colour_rules() -> str:
+    """The colours that the page shares with plots, as variables, on light and on dark screens."""
+    maps = ";".join(f"--{name}:{' '.join(map(str, colour))}" for name, colour in (("for", FOR), ("against", AGAINST)))
+    return (
+        f":root{{{_variables(LIGHT)};{maps}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}"
+    )
+
+
+def _variables(theme: Theme) -> str:
+    named = {name: getattr(theme, name) for name in ("page", "ink", "soft", "faint", "accent")}
+    named |= {f"c{level}": colour for level, colour in enumerate(theme.levels)}
+    named |= {f"t{level}": colour for level, colour in enumerate(theme.on_levels)}
+    return ";".join(f"--{name}:{colour}" for name, colour in named.items())
 
 
 def _picture_rules(content: Content) -> str:

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.events import NOTE, Listener, Progress
+from headspan.explore.centred_maps import Baseline, baseline, full_colour, layer_maps, sampled
 from headspan.explore.neighbours import similarities
 from headspan.report.content import DescribedHead, MapScale, Section, Shot
 from headspan.report.images import fitted, read_images
-from headspan.report.maps import Baseline, baseline, full_colour, layer_maps, overlay
+from headspan.report.maps import overlay
 from headspan.report.shards import find_shards, missing_note
 from headspan.spans.result import HeadSpans
 from headspan.store import results
@@ -28,9 +29,6 @@ from headspan.store.schema import member_names
 
 # Images at each end and at random.
 SHOWN = 4
-# Images that give the mean and the scale of the maps, and from which the random ones are drawn.
-SAMPLE = 128
-SEED = 0
 # The heads that are marked as the strongest.
 _BEST = 6
 
@@ -94,12 +92,6 @@ def picture_heads(
             )
         sections.append(section)
     return Pictured(sections, fitted([encoded[row] for row in rows]), missing)
-
-
-def sampled(store: Store) -> list[int]:
-    """At most SAMPLE images with numbers, drawn at random with a fixed seed, in random order."""
-    good = np.flatnonzero(np.isfinite(store.norm[:, 2]))
-    return np.random.default_rng(SEED).permutation(good)[:SAMPLE].tolist()
 
 
 def ends(scores: Float32[np.ndarray, " images"], count: int) -> tuple[list[int], list[int]]:

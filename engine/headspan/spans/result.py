@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +20,9 @@ from headspan.store.lineage import Lineage, lineage_of
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool
 from headspan.texts.stored import stored_pool
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # The numbers of texts at which shares are tabulated, beside that of all texts.
 SHOWN_COUNTS = (1, 5, 20)
@@ -125,6 +128,27 @@ class HeadSpans(Tabular):
     def by_head(self) -> HeadTable:
         """A table with a row for each head: its shares at 1, 5, 20 and all texts beside chance, rank, stability."""
         return HeadTable(self)
+
+    def plot(self, layer: int | None = None, head: int | None = None, *, ax: Axes | None = None) -> Axes:
+        """Draw every head's excess over chance as a grid, or one head's explained share by number of texts.
+
+        In the grid, heads that are not above chance (p > 0.05) are grey and have a ring. The curve stands beside the
+        draws' mean and 95 % range, and the ceiling. A run without draws has the shares alone. `ax` are matplotlib's
+        axes to draw on; without it, a new pyplot figure is made. Returns the axes. Needs matplotlib. Raises
+        SettingsError if the head is not described, or if only one of `layer` and `head` is given.
+        """
+        from headspan.spans.drawing import draw_grid, draw_head
+
+        if layer is None and head is None:
+            first, known = min(FIRST_TEXTS, self.explained.shape[-1]), self.null is not None
+            chances = [self.chance(*each) for each in self.heads()] if known else None
+            above = self.above_chance() if known else None
+            return draw_grid(self.layers, self.explained[..., first - 1], chances, above, first, ax)
+        if layer is None or head is None:
+            raise SettingsError(f"layer {layer}, head {head}: give both for one head's curve, or neither for the grid")
+        own = self.explained[self._at(layer, head)]
+        counts = None if self.null is None else [self.chance(layer, head, count + 1) for count in range(len(own))]
+        return draw_head(f"L{layer}.H{head}", self.texts(layer, head), own, counts, ax)
 
     def _null(self) -> SpanNull:
         if self.null is None:

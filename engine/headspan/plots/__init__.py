@@ -1,0 +1,1 @@
+"""Plots of results with matplotlib, and the colours and levels that they share with the report."""
