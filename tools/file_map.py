@@ -45,6 +45,7 @@ ORDER = (
     "world",
     "report",
     "demo",
+    "calls",
     "cli",
     "__main__",
 )

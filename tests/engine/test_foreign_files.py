@@ -14,7 +14,7 @@ from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.labels import label_heads
 from headspan.events import Progress
 from headspan.run.repair import repair
-from headspan.spans.over_store import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store.write import create as staged
 from tests.conftest import ToyRun, image_members, relative_files, write_tar
 

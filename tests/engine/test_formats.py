@@ -18,7 +18,7 @@ from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.labels import label_heads, read_labels
 from headspan.errors import SettingsError, StoreError
 from headspan.run.repair import repair
-from headspan.spans.over_store import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store import results
 from headspan.store.identity import RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.lineage import lineage_of

@@ -25,7 +25,8 @@ from headspan.concepts.labels import label_heads, read_labels
 from headspan.concepts.votes import read_votes
 from headspan.errors import NotSavedError, SettingsError, StoreError
 from headspan.io.local import LocalStorage
-from headspan.spans.result import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans
+from headspan.spans.saved import read_spans
 from headspan.store import results
 from headspan.store.kept_runs import list_runs
 from headspan.store.lineage import lineage_of

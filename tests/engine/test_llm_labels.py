@@ -28,7 +28,7 @@ from headspan.llm.cache import AnswerCache
 from headspan.llm.endpoint import Endpoint, Patience
 from headspan.llm.forms import NotAsAskedError
 from headspan.report.collect import write_report
-from headspan.spans.result import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store import results
 from headspan.store.write import analyses
 from headspan.texts.pool import Pool

@@ -24,7 +24,7 @@ from headspan.spans.description import head_principals
 from headspan.spans.draws import isotropic_shares, random_rotation, rotated_spans
 from headspan.spans.greedy import greedy
 from headspan.spans.nulls import chance_of, heads_above, range_of
-from headspan.spans.result import read_spans
+from headspan.spans.saved import read_spans
 from headspan.spans.stability import kept_share, sampled_heads
 from tests import tolerances
 from tests.conftest import ToyRun, relative_files

@@ -142,6 +142,10 @@ def the_text_towers_mask_and_positions_are_cut() -> bool:
     return all(hasattr(clip, each) for each in ("attn_mask", "positional_embedding", "text_pool_type"))
 
 
+def storages_are_made_in_shared_memory() -> bool:
+    return bool(torch.UntypedStorage._new_shared(16).is_shared())
+
+
 # The file that relies on the interface, the check, and what no longer works without the interface.
 TABLE: list[tuple[str, Callable[[], bool], str]] = [
     (
@@ -174,6 +178,7 @@ TABLE: list[tuple[str, Callable[[], bool], str]] = [
         an_interpreter_can_be_started_with_the_flags_of_this_one,
         "decoding in processes",
     ),
+    ("engine/headspan/loading/torch_dataset.py", storages_are_made_in_shared_memory, "batches of DataLoader workers"),
     ("kernels/headspan_kernels/onednn.py", one_dnn_lays_weights_out_once, "the fast tower on CPUs"),
 ]
 
@@ -193,6 +198,7 @@ def test_all_files_that_use_private_names_of_libraries_are_in_the_table() -> Non
         "driver._",
         "constants.HF_HUB_OFFLINE",
         "subprocess._",
+        "UntypedStorage._",
     )
     using = {
         str(path.relative_to(ROOT))

@@ -21,7 +21,7 @@ from headspan.events import Progress
 from headspan.run.repair import Repaired, repair
 from headspan.run.verify import Verdict, verify
 from headspan.shards.samples import SampleSpan
-from headspan.spans.over_store import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store import results
 from headspan.store.lineage import lineage_of
 from headspan.store.write import analyses

@@ -36,7 +36,7 @@ from headspan.report.images import read_images
 from headspan.report.page import render
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove
-from headspan.spans.over_store import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store import results
 from tools import picture
 

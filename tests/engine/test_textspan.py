@@ -22,7 +22,7 @@ from headspan.errors import ModelError, SettingsError, StoreError, TextsError
 from headspan.events import Progress
 from headspan.spans.algorithm import Spread, span_heads, textspan_dense
 from headspan.spans.description import span_store
-from headspan.spans.result import read_spans
+from headspan.spans.saved import read_spans
 from tests import tolerances
 from tests.conftest import ToyRun, relative_files, zarr_array
 from tests.golden import recipe

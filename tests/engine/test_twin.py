@@ -15,7 +15,7 @@ from headspan.cli.main import main
 from headspan.errors import NotSavedError, SettingsError, StoreError
 from headspan.events import NOTE, Progress
 from headspan.spans import over_store
-from headspan.spans.result import read_spans
+from headspan.spans.saved import read_spans
 from tests.conftest import ToyRun, relative_files
 from tests.engine.test_textspan import TEXTS
 

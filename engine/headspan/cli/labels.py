@@ -34,7 +34,7 @@ from headspan.concepts.llm_judges import judge_heads, missing_votes, open_ballot
 from headspan.concepts.llm_labels import label_by_model, label_questions, open_label_questions
 from headspan.concepts.nulls import CHANCE_COLUMNS, LEVEL, ConsistencyChance, consistency_chance
 from headspan.errors import SettingsError, StoreError, counted
-from headspan.spans.result import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import Magnitudes
 from headspan.store.reader import Store

@@ -13,7 +13,7 @@ from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import counted
 from headspan.frames import Tabular
-from headspan.spans.result import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 

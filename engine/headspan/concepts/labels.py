@@ -19,7 +19,8 @@ from headspan.config import as_ranges
 from headspan.errors import SettingsError, TextsError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
-from headspan.spans.result import HeadSpans, place_of, read_spans
+from headspan.spans.result import HeadSpans, place_of
+from headspan.spans.saved import read_spans
 from headspan.store import results
 from headspan.store.lineage import Lineage, lineage_of, refuse_older
 from headspan.store.reader import Store

@@ -18,7 +18,8 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS, Question
 from headspan.llm.forms import Form, NotAsAskedError, bare, object_of, read_field
-from headspan.spans.result import HeadSpans, read_spans
+from headspan.spans.result import HeadSpans
+from headspan.spans.saved import read_spans
 from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.lineage import lineage_of

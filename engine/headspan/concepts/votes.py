@@ -11,7 +11,8 @@ from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import NO_VOTE
 from headspan.errors import counted
 from headspan.frames import Tabular
-from headspan.spans.result import place_of, read_spans
+from headspan.spans.result import place_of
+from headspan.spans.saved import read_spans
 from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 

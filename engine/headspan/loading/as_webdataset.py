@@ -19,6 +19,7 @@ from webdataset.tariterators import base_plus_ext, meta_prefix, meta_suffix
 from headspan.errors import SourceError, counted
 from headspan.io.retry import is_remote
 from headspan.loading.columns import Choice, Columns, chosen_images
+from headspan.member_names import MemberNames
 from headspan.run.planned_sources import change, places
 from headspan.shards.samples import Shard
 from headspan.shards.sources import open_shard
@@ -114,7 +115,7 @@ class _Joining:
 
     def _samples(self, shard: Shard) -> Iterator[dict[str, Any]]:
         url = self._urls[shard.url]
-        if changed := change(shard, url):
+        if changed := change(shard, url, MemberNames()):
             raise SourceError(f"{url}: {changed}; restore it, or name the right shards with shards=")
         rows = np.arange(shard.first_row, shard.first_row + shard.images)
         table = read_rows(self._path, rows, self._unit_images)

@@ -27,7 +27,7 @@ from headspan.report.facts import (
 )
 from headspan.report.page import KIND, render
 from headspan.report.pictures import picture_heads
-from headspan.spans.result import read_spans
+from headspan.spans.saved import read_spans
 from headspan.store.lineage import older
 from headspan.store.reader import Store
 from headspan.store.results import only_run, runs

@@ -3,7 +3,8 @@
 from headspan.spans.algorithm import TextSpan, textspan_dense
 from headspan.spans.nulls import Chance, HeadsAbove, SpanNull
 from headspan.spans.over_store import textspan
-from headspan.spans.result import HeadSpans, HeadTable, read_spans
+from headspan.spans.result import HeadSpans, HeadTable
+from headspan.spans.saved import read_spans
 
 __all__ = [
     "Chance",

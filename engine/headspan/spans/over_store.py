@@ -12,7 +12,8 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.spans.algorithm import check_counts
 from headspan.spans.description import at_most_all, describe, refuse_too_few
 from headspan.spans.nulls import DRAWS, SEED, check_draws
-from headspan.spans.result import HeadSpans, arrays_of, read_spans
+from headspan.spans.result import HeadSpans
+from headspan.spans.saved import arrays_of, read_spans
 from headspan.spans.twin import refuse_other_than_twin
 from headspan.store import results
 from headspan.store.identity import MODEL_KEYS, differences
