@@ -30,7 +30,7 @@ QUESTION = "batches for training"
 DUE_TO = (
     "A disk is read ahead by buffer, and threads gather each batch from memory maps, so a cold read costs little more "
     "than the disk. In a warm cache the plain read only copies; a shuffled batch takes 48 pieces of 128 bytes for each "
-    "image, and fresh memory. The marks concern the disk."
+    "image, and fresh memory. The load is that of other processes on the machine."
 )
 MARK = 0.8
 _ARRAYS = ("heads", "embedding")
@@ -164,7 +164,7 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
     for state, rates in line["rates"].items():
         for name, rate in rates.items():
             cells = [f"{rate['images_s']:,}", f"{rate['gb_s']:.2f}", f"{rate['share']:.2f}"]
-            found.append([state, _NAMES[name], *cells])
+            found.append([f"{state}, load {line['load_before']:.1f}", _NAMES[name], *cells])
     access = line["random_access_images_s"]
     gb_s = access * line["bytes"] / line["images"] / 1e9
     found.append(["warm", "map style, images at random", f"{access:,}", f"{gb_s:.2f}", ""])
