@@ -112,13 +112,12 @@ def _restored_root(path: Path) -> tuple[str, ...]:
     name, storage = "zarr.json", LocalStorage(path)
     if storage.size(ROOT_COPY) is None:
         return ()
-    if copy_differs(storage):
-        consolidate(storage, path)
-        return (name,)
     written = CommitRecords(storage, 0).planned_files().get(name)
-    if written is None or not list(faults(storage, {name: written})) or storage.checksum(ROOT_COPY) != written:
+    changed = written is not None and bool(list(faults(storage, {name: written})))
+    if changed and storage.checksum(ROOT_COPY) == written:
+        storage.put(name, [storage.get(ROOT_COPY)])
+    elif changed or not copy_differs(storage):
         return ()
-    storage.put(name, [storage.get(ROOT_COPY)])
     consolidate(storage, path)
     return (name,)
 
