@@ -3,8 +3,7 @@
 The same small files in a folder, in a list, in Parquet with row groups of 1,000 and in one tar. Planning is compared
 with `os.scandir` and one `stat` a file, with pyarrow reading the keys, and with Python's tarfile. Reading in order is
 compared with opening each file, with pyarrow decoding the column of images, and with reading members at known places.
-One thread does all of it. The images that are read have been read once before, so they are in the page cache if it holds
-them.
+One thread does all of it. The images that are read have been read once before, so the page cache may hold them.
 """
 
 from __future__ import annotations
