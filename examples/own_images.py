@@ -27,21 +27,13 @@ for number, (scene, pixels) in enumerate(zip(scenes, hs.world.render(scenes), st
     (pictures / f"{number:04d}.txt").write_text(hs.world.caption(scene, hs.world.Stream(11, number)))
 
 # %% [markdown]
-# ## Into a shard
+# ## Into a store
 #
-# A shard is a tar with an image and its caption under one key. The webdataset package, which headspan depends on,
-# writes it. For many pictures, `python tools/make_shards.py PICTURES SHARDS` makes many shards.
+# `precompute` reads the folder: each `.txt` is the caption of the picture beside it. It reads WebDataset tars, Parquet
+# files and lists of paths too. `hs.write_shards` writes frames and data sets as tars.
 
 # %%
-import webdataset as wds
-
-(folder / "shards").mkdir()
-with wds.TarWriter(str(folder / "shards" / "000000.tar")) as tar:
-    for path in sorted(pictures.glob("*.jpg")):
-        tar.write({"__key__": path.stem, "jpg": path.read_bytes(), "txt": path.with_suffix(".txt").read_text()})
-
-# %%
-summary = hs.precompute(str(folder / "shards"), folder / "run.zarr", model=model, pretrained=pretrained, layers="all")
+summary = hs.precompute(str(pictures), folder / "run.zarr", model=model, pretrained=pretrained, layers="all")
 store = hs.open(folder / "run.zarr")
 print(f"{store.images} images, {len(summary.bad)} of them could not be decoded")
 

@@ -7,13 +7,14 @@ the first difference in the message.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from headspan.config import ResolvedSettings
 from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
-from headspan.events import Listener, Progress, ignore
+from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.storage import total_bytes
 from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
@@ -23,12 +24,16 @@ from headspan.run.planned_sources import as_planned, change
 from headspan.run.unit_size import chosen_unit_images, fitting
 from headspan.shards.describe import describe_each
 from headspan.shards.kinds import FOLDER, LIST, kind_of
+from headspan.shards.notes import NO_ROW
 from headspan.shards.samples import BadImage, Shard
 from headspan.store.consolidated import ROOT, consolidate
 from headspan.store.schema import ROOT_COPY, image_bytes, member_names, moment_arrays
 from headspan.store.tables import NOTES_FILE, read_shards
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
+
+# How many notes on whole shards a run prints; `headspan info --notes` lists all.
+_REMARKS = 3
 
 
 def open_planned(
@@ -57,9 +62,22 @@ def open_planned(
         # Another process planned the same store in the meantime.
         return _resume(path, urls, settings, encoder)
     store = StoreWriter(path)
+    for sentence in _remarks(notes):
+        on_progress(Progress(NOTE, 0, None, sentence))
     memory = estimated_bytes(settings, encoder, store.specs)
     on_progress(Progress("planned", images, images, "; ".join(_size_in_words(store, encoder, memory, len(notes)))))
     return store
+
+
+def _remarks(notes: Sequence[BadImage]) -> Iterator[str]:
+    """Sentences for the first notes on whole shards, such as which columns were chosen; equal notes make one."""
+    shards: dict[str, list[str]] = {}
+    for note in notes:
+        if note.row == NO_ROW and not note.key:
+            shards.setdefault(note.reason, []).append(note.url)
+    for reason, names in islice(shards.items(), _REMARKS):
+        more = f" and {counted(len(names) - 1, 'more shard')}" if len(names) > 1 else ""
+        yield f"{names[0]}{more}: {reason}"
 
 
 def _size_in_words(store: StoreWriter, encoder: Encoder, memory: int, notes: int) -> Iterator[str]:
