@@ -520,7 +520,14 @@ def test_the_error_about_an_attribute_of_another_type_is_one_sentence(name: str,
 @pytest.mark.parametrize("images", [1, 3, 5, 32, 999])
 def test_spans_have_the_samples_of_a_unit_and_their_shards(tmp_path: Path, images: int) -> None:
     samples = [
-        Sample(row, f"key {row}", "a.tar" if row < 4 else "b.tar" if row < 20 else "c.tar", "x", row * 512, row % 7)
+        Sample(
+            row,
+            f"key {row}",
+            "a.tar" if row < 4 else "b.tar" if row < 20 else "c.tar",
+            f"{row}.jpg",
+            row * 512,
+            row % 7,
+        )
         for row in range(41)
     ]
     write_samples(tmp_path, samples, 32)
@@ -529,8 +536,13 @@ def test_spans_have_the_samples_of_a_unit_and_their_shards(tmp_path: Path, image
         assert [len(span) for span in found[:-1]] == [images] * (len(found) - 1)
         rows = [row for span in found for row in span.rows.tolist()]
         assert rows == [sample.row for sample in unit_samples]
-        members = [member for span in found for member in span.members()]
-        assert members == [(sample.url, sample.offset, sample.size_bytes) for sample in unit_samples]
+        images_found = [
+            (url, *image)
+            for span in found
+            for url, first, end in span.parts(0, len(span))
+            for image in zip(*span.wanted(first, end, with_members=True), strict=True)
+        ]
+        assert images_found == [(s.url, s.offset, s.size_bytes, s.member) for s in unit_samples]
         bad = [span.bad_image(place, "why") for span in found for place in range(len(span))]
         assert [(image.row, image.key, image.url) for image in bad] == [(s.row, s.key, s.url) for s in unit_samples]
         for span in found:

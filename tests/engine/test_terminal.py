@@ -140,7 +140,7 @@ def test_no_command_prints_control_characters_from_data(
             assert [row[1] for row in rows] == [escaped(key) for key in AWKWARD_KEYS]
             assert {len(row) for row in rows} == {4}
         if command[0] == "label" and not code:
-            assert [line.count("\t") for line in said.out.splitlines()] == [0] + [4] * 6 + [0] * 2
+            assert [line.count("\t") for line in said.out.splitlines()] == [0] + [4] * 6 + [0] * 3
 
 
 class Streams:
