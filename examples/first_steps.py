@@ -19,10 +19,10 @@ folder = Path("first-steps")
 # ## Images in shards
 #
 # `precompute` reads WebDataset shards: tars in which `KEY.png`, `KEY.txt` and `KEY.json` are an image, its caption
-# and its metadata. `hs.world` draws 600 scenes of its image world into one such tar.
+# and its metadata. `hs.world` draws 300 scenes of its image world into one such tar.
 
 # %%
-shards = hs.world.write_world_shards(folder / "shards", images=600, seed=2, split="held_out")
+shards = hs.world.write_world_shards(folder / "shards", images=300, seed=2, split="held_out")
 
 # %% [markdown]
 # ## Precompute

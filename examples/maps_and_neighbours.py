@@ -13,7 +13,7 @@ import numpy as np
 import headspan as hs
 
 folder = Path("maps-and-neighbours")
-shards = hs.world.write_world_shards(folder / "shards", images=600, seed=2, split="held_out")
+shards = hs.world.write_world_shards(folder / "shards", images=300, seed=2, split="held_out")
 hs.precompute(shards, folder / "run.zarr", model="reference", layers="all", emit=("heads", "patches"))
 store = hs.open(folder / "run.zarr")
 spans = hs.textspan(store, "world", texts_per_head=5)

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 import headspan as hs
 
 folder = Path("probing")
-shards = hs.world.write_world_shards(folder / "shards", images=1500, seed=2, split="held_out")
+shards = hs.world.write_world_shards(folder / "shards", images=800, seed=2, split="held_out")
 hs.precompute(shards, folder / "run.zarr", model="reference", layers="all")
 store = hs.open(folder / "run.zarr")
 

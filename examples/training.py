@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 import headspan as hs
 
 folder = Path("training")
-shards = hs.world.write_world_shards(folder / "shards", images=1500, seed=2, split="held_out")
+shards = hs.world.write_world_shards(folder / "shards", images=800, seed=2, split="held_out")
 hs.precompute(shards, folder / "run.zarr", model="reference", layers="all")
 store = hs.open(folder / "run.zarr")
 
@@ -64,7 +64,7 @@ def inputs(batch, name):
     return batch[name].flatten(1).float()
 
 
-def fit(name, epochs=40):
+def fit(name, epochs=20):
     """A linear layer on one array of the stream, and its accuracy on the test images."""
     torch.manual_seed(0)
     scale = inputs(dataset[list(range(len(dataset)))], name).std()
