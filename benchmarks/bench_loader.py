@@ -3,8 +3,7 @@
 A store of 200,000 images of random numbers with the sizes of ViT-B/32 (heads of 4 layers, embeddings). The plain read
 reads the files of both arrays one after the other into one buffer of 8 MiB. The dataset yields batches of 1,024 images,
 shuffled by block, without DataLoader workers. The loop over zarr-python reads whole Zarr shards of 16,384 rows,
-shuffles each, and cuts batches from it. The page cache is emptied of the
-files before each reading, or warm.
+shuffles each, and cuts batches from it. The page cache is emptied of the files before each reading, or warm.
 """
 
 from __future__ import annotations

@@ -17,21 +17,18 @@ from webdataset.compat import FluidWrapper
 from webdataset.tariterators import base_plus_ext, meta_prefix, meta_suffix
 
 from headspan.errors import SourceError, counted
-from headspan.io.retry import is_remote
 from headspan.loading.columns import Choice, Columns, chosen_images
 from headspan.member_names import MemberNames
 from headspan.run.planned_sources import change, places
+from headspan.shards.kinds import TAR, kind_of
 from headspan.shards.samples import Shard
 from headspan.shards.sources import open_shard
 from headspan.shards.tar import LINK, Tar
-from headspan.shards.urls import local_path
 from headspan.store.reader import Store, open_store
 from headspan.store.tables import read_rows
 
 # Images whose numbers are read at once. They follow one another in the tar.
 _IMAGES_AT_ONCE = 256
-# Endings of files that list or hold images but are no tars.
-_NOT_TARS = (".parquet", ".csv", ".tsv", ".txt", ".json", ".jsonl")
 
 
 def as_webdataset(
@@ -218,10 +215,8 @@ def _refuse_unless_tar(url: str, allow_pipe: bool) -> None:
                 f"{url}: is a command, which runs with your permissions; if you trust it give allow_pipe=True"
             )
         return
-    if not is_remote(url):
-        path = Path(local_path(url))
-        if path.is_dir() or path.suffix.lower() in _NOT_TARS:
-            raise SourceError(
-                f"{url}: is no tar, so it has no WebDataset samples to join; read the store with torch_dataset, or "
-                "write the images as tars with write_shards and precompute again"
-            )
+    if kind_of(url) != TAR:
+        raise SourceError(
+            f"{url}: is no tar, so it has no WebDataset samples to join; read the store with torch_dataset, or "
+            "write the images as tars with write_shards and precompute again"
+        )
