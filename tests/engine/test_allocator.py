@@ -33,4 +33,5 @@ def test_freed_memory_of_large_tensors_is_used_again() -> None:
     wasted, kept = map(int, done.stdout.split())
     # Five times two tensors of 40 MB, in pages of 4 KB or, if the system chooses so, of 2 MB.
     assert wasted > 100
-    assert kept < wasted / 10
+    # The heap may grow in one of the five rounds, if a small block divides what was freed.
+    assert kept < wasted / 4
