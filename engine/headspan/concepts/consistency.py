@@ -193,7 +193,7 @@ class ConceptConsistency(Tabular):
         }
 
     def by_layer(self) -> LayerTable:
-        """A table of the summaries: a row for each layer, and before them one for all layers, whose `layer` is None."""
+        """A table of the summaries: the first row is for all layers, with `layer` None, then one for each layer."""
         return LayerTable(self)
 
     def plot(self, by: str = "head", *, ax: Axes | None = None) -> Axes:

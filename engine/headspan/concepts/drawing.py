@@ -33,7 +33,7 @@ def draw_scores(
     title, legend = f"{int(beats.sum())} of {beats.size} heads labelled", "CCS"
     if chance is not None:
         title += f"; expected by chance: {chance.expected_beating():.1f}"
-        legend += f"; ○ and “{_UNLABELLED}”: texts drawn at random score as high (p ≥ {LEVEL:g})"
+        legend += f"; ○ and “{_UNLABELLED}”: chance reaches the score (p ≥ {LEVEL:g})"
     return draw_heads(
         labels.layers,
         scores,

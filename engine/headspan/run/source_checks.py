@@ -97,7 +97,7 @@ def changed_files(store: Store, urls: Mapping[str, str], names: MemberNames) -> 
     """
     planned = {shard.url: shard for shard in store.shards()}
     roots = {
-        name: root_of(url) if kind_of(url) == LIST else local_path(url)
+        name: root_of(url)
         for name, url in urls.items()
         if kind_of(url) in (FOLDER, LIST) and Path(local_path(url)).exists()
     }

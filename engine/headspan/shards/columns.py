@@ -10,6 +10,7 @@ from typing import Any
 
 from headspan.errors import SourceError
 from headspan.member_names import MemberNames
+from headspan.shards.keys import as_utf8
 
 # The usual names, the preferred one first.
 _USUAL = {
@@ -91,6 +92,22 @@ def said(columns: Columns, names: MemberNames) -> str:
     return f"columns: {', '.join(parts)}; {' and '.join(flags)} {'name others' if len(chosen) > 1 else 'names another'}"
 
 
+def values_of(
+    columns: Columns, row: Mapping[str, Any], class_names: Sequence[str] = ()
+) -> tuple[str | None, dict[str, str | int | None]]:
+    """The key of a row of a table, None if it has none, and what a Sample has as `caption`, `label` and `metadata`."""
+
+    def value(column: str | None) -> Any:
+        return None if column is None else row.get(column)
+
+    label, class_name = class_of(value(columns.label), class_names)
+    return text_of(value(columns.key)) or None, {
+        "caption": text_of(value(columns.caption)),
+        "label": label,
+        "metadata": metadata_of({name: row.get(name) for name in columns.others}, class_name),
+    }
+
+
 def text_of(value: Any) -> str | None:
     """A caption or key as text that a UTF-8 table can store; None for none. Of several captions, the first."""
     if isinstance(value, (list, tuple)):
@@ -98,7 +115,7 @@ def text_of(value: Any) -> str | None:
     if value is None:
         return None
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    return text.encode("utf-8", "backslashreplace").decode().strip()
+    return as_utf8(text).strip()
 
 
 def class_of(value: Any, class_names: Sequence[str] = ()) -> tuple[int | None, str | None]:
@@ -128,7 +145,7 @@ def metadata_of(others: Mapping[str, Any], class_name: str | None) -> str | None
         values["class_name"] = class_name
     if not values:
         return None
-    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return as_utf8(json.dumps(values, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:

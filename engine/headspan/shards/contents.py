@@ -9,6 +9,8 @@ import json
 import re
 from collections.abc import Callable
 
+from headspan.shards.keys import as_utf8
+
 # A companion is read as a whole while planning. A larger file is not a companion.
 COMPANION_BYTES = 16 << 20
 
@@ -38,7 +40,7 @@ def caption_in(metadata: str, key: str) -> str | None:
     values = json.loads(metadata)
     text = values.get(key) if isinstance(values, dict) else None
     # JSON can hold half of a surrogate pair, as in a text cut within an emoji. No UTF-8 table can store it.
-    return text.strip().encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else None
+    return as_utf8(text.strip()) if isinstance(text, str) else None
 
 
 # For each of a Sample's fields: the reader of its companion, and the expected contents in words.

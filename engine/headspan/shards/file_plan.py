@@ -16,11 +16,12 @@ from headspan.errors import SourceError, counted
 from headspan.io.retry import LOCAL_ERRORS
 from headspan.member_names import MemberNames
 from headspan.shards.captions_table import read_captions
-from headspan.shards.columns import class_of, metadata_of, said, text_of
+from headspan.shards.columns import said, text_of, values_of
 from headspan.shards.contents import COMPANION_BYTES, READERS, caption_in
 from headspan.shards.image_folder import ImageFolder, class_folder, keys_of, read_folder
 from headspan.shards.image_list import ImageList, file_stat, part_stats, read_list
 from headspan.shards.images import MISSING
+from headspan.shards.keys import as_utf8
 from headspan.shards.members import COMPANIONS
 from headspan.shards.notes import NO_ROW, listed
 from headspan.shards.samples import BadImage, Sample, Shard
@@ -38,8 +39,7 @@ def measured(url: str, names: MemberNames, is_list: bool) -> tuple[int, int]:
     if is_list:
         found = [Path(local_path(url)).stat(), *filter(None, part_stats(read_list(url, names)))]
         return _total(found)
-    folder = read_folder(Path(local_path(url)))
-    return _total(stat for path in folder.parts() if (stat := file_stat(str(folder.root), path)) is not None)
+    return _total_of(read_folder(Path(local_path(url))))
 
 
 def image_count(url: str, names: MemberNames, is_list: bool) -> int:
@@ -60,7 +60,7 @@ def plan_folder(
     Raises SourceError if it cannot be read or holds no image, and SettingsError if its classes are not those wanted.
     """
     folder = read_folder(Path(local_path(url)))
-    total, newest = _total(stat for path in folder.parts() if (stat := file_stat(str(folder.root), path)) is not None)
+    total, newest = _total_of(folder)
     images, unreadable = _readable(folder)
     note = partial(_note, on_note, called)
     classes, sentence = folder.classes(names.classes or "auto")
@@ -133,20 +133,13 @@ def _listed_samples(
     called: str,
     on_member: Callable[[], None],
 ) -> Iterator[Sample]:
-    columns, paths = images.columns, images.paths()
+    paths = images.paths()
     keys = keys_of(paths)
     for row, (values, stat) in enumerate(zip(images.rows, stats, strict=True), start=first_row):
         on_member()
         path, key = paths[row - first_row], keys[row - first_row]
-        if columns.key is not None:
-            key = text_of(values.get(columns.key)) or key
-        label, class_name = class_of(values.get(columns.label)) if columns.label is not None else (None, None)
-        read: dict[str, str | int | None] = {
-            "caption": text_of(values.get(columns.caption)) if columns.caption is not None else None,
-            "label": label,
-            "metadata": metadata_of({name: values.get(name) for name in columns.others}, class_name),
-        }
-        yield _sample(row, key, called, path, stat, read)
+        own_key, read = values_of(images.columns, values)
+        yield _sample(row, own_key or key, called, path, stat, read)
 
 
 def _sample(
@@ -189,10 +182,13 @@ def _readable(folder: ImageFolder) -> tuple[list[str], list[str]]:
     try:
         "\0".join(folder.images).encode()
     except UnicodeEncodeError:
-        escaped = [path.encode("utf-8", "backslashreplace").decode() for path in folder.images]
-        pairs = list(zip(folder.images, escaped, strict=True))
+        pairs = [(path, as_utf8(path)) for path in folder.images]
         return [path for path, text in pairs if path == text], [text for path, text in pairs if path != text]
     return folder.images, []
+
+
+def _total_of(folder: ImageFolder) -> tuple[int, int]:
+    return _total(stat for path in folder.parts() if (stat := file_stat(str(folder.root), path)) is not None)
 
 
 def _total(stats: Iterator[os.stat_result] | list[os.stat_result]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from headspan.errors import SourceError
 from headspan.io.retry import LOCAL_ERRORS, unreadable
 from headspan.member_names import MemberNames
 from headspan.shards.columns import Columns, choose
+from headspan.shards.kinds import FOLDER, kind_of
 from headspan.shards.urls import local_path
 
 _PATH = "path"
@@ -37,8 +38,8 @@ class ImageList:
 
 
 def root_of(url: str) -> str:
-    """The folder that a list's paths are relative to."""
-    return str(Path(local_path(url)).absolute().parent)
+    """The folder that the members of a list, or of a folder of images, are relative to."""
+    return local_path(url) if kind_of(url) == FOLDER else str(Path(local_path(url)).absolute().parent)
 
 
 def read_list(url: str, names: MemberNames) -> ImageList:

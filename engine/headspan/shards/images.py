@@ -1,4 +1,4 @@
-"""The interface for reading the encoded images of a shard, whatever the shard is: a tar, a folder, a list, Parquet.
+"""The interface for reading the encoded images of a shard of any kind: tar, folder, list, Parquet file.
 
 Neighbouring images come in one read, and several reads can be on their way at once. An image without bytes comes with
 the reason.

@@ -10,7 +10,6 @@ from headspan.shards.kinds import FOLDER, LIST, kind_of
 from headspan.shards.kinds import PARQUET as PARQUET_FILE
 from headspan.shards.sources import open_place, open_shard, read_spool
 from headspan.shards.tar_images import TarImages
-from headspan.shards.urls import local_path
 
 _ANY_NAMES = MemberNames()
 
@@ -28,7 +27,7 @@ def open_images(url: str, names: MemberNames = _ANY_NAMES, newest_ns: int | None
 
         return ParquetImages.choosing(open_shard(url), names)
     if kind in (FOLDER, LIST):
-        return FileImages(url, root_of(url) if kind == LIST else local_path(url), newest_ns)
+        return FileImages(url, root_of(url), newest_ns)
     return TarImages(open_shard(url))
 
 

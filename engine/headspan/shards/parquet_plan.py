@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from headspan.errors import SourceError
 from headspan.member_names import MemberNames
-from headspan.shards.columns import Columns, class_of, metadata_of, said, text_of
+from headspan.shards.columns import Columns, said, text_of, values_of
 from headspan.shards.notes import NO_ROW
 from headspan.shards.parquet_file import PATH, ParquetSource, class_names, has_paths, is_binary
 from headspan.shards.samples import BadImage, Sample, Shard
@@ -49,7 +50,8 @@ def _samples(
     with open_shard(url) as reader:
         source = ParquetSource(reader)
         schema = source.schema
-        others = [name for name in columns.others if _is_scalar(schema.field(name).type)]
+        others = tuple(name for name in columns.others if _is_scalar(schema.field(name).type))
+        columns = replace(columns, others=others)
         chosen = [name for name in (columns.caption, columns.label, columns.key) if name is not None]
         with_paths = has_paths(schema.field(columns.image).type)
         wanted = [*others, *chosen, *([f"{columns.image}.{PATH}"] if with_paths else [])]
@@ -58,22 +60,9 @@ def _samples(
         for values in _rows(source, wanted):
             on_member()
             path = (values.get(columns.image) or {}).get(PATH) if with_paths else None
-            label, class_name = (None, None)
-            if columns.label is not None:
-                label, class_name = class_of(values[columns.label], names)
-            caption = text_of(values[columns.caption]) if columns.caption is not None else None
-            key = text_of(values[columns.key]) if columns.key is not None else None
-            yield Sample(
-                first_row + row,
-                key or f"{stem}/{row:08d}",
-                called,
-                text_of(path) or f"row {row}",
-                row,
-                None,
-                caption,
-                label,
-                metadata_of({name: values[name] for name in others}, class_name),
-            )
+            key, read = values_of(columns, values, names)
+            member = text_of(path) or f"row {row}"
+            yield Sample(first_row + row, key or f"{stem}/{row:08d}", called, member, row, None, **read)  # type: ignore[arg-type]
             row += 1
         if row != source.rows:
             raise SourceError(f"{url}: has {row} rows, but its metadata state {source.rows}; fetch the file again")
