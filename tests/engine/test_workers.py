@@ -158,6 +158,29 @@ def test_another_writer_publishes_what_a_killed_writer_claimed(planned: Path, tm
     assert list(path.rglob(".*.tmp")) == []
 
 
+def test_finishing_a_store_deletes_the_claims_of_writers_that_were_killed_after_their_unit_was_committed(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_before_a_claim_is_deleted(storage: LocalStorage, key: str) -> None:
+        if key.endswith(".claim"):
+            raise Killed
+
+    whole, path = (Path(shutil.copytree(planned, tmp_path / name)) for name in ("whole.zarr", "s.zarr"))
+    first, killed, other = StoreWriter(whole), StoreWriter(path), StoreWriter(path)
+    for unit in first.units:
+        write_unit(first, unit, 1)
+    first.finish()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(LocalStorage, "delete", killed_before_a_claim_is_deleted)
+        write_unit(killed, killed.units[2], 1)
+    for unit in other.units:
+        if unit.index != 2:
+            write_unit(other, unit, 1)
+    assert len(list(path.rglob("*.claim"))) == 1
+    other.finish()
+    assert relative_files(path) == relative_files(whole)
+
+
 def test_a_claim_whose_files_are_lost_is_deleted_and_its_unit_computed_again(planned: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
     killed, other = StoreWriter(path), StoreWriter(path)

@@ -139,6 +139,8 @@ class StoreWriter:
         """
         if self.commits.complete or self.unfinished():
             return
+        # A writer that was killed after the last file of a unit was published has left its claim.
+        self.commits.settle_all()
         self.commits.merge_groups()
         # Listed before the logs: a living process locks its log before it stages a file, so its log is then found.
         staged = list(self.storage.staged())
