@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from headspan.errors import HeadspanError
     from headspan.loading.as_webdataset import as_webdataset
     from headspan.loading.torch_dataset import torch_dataset
+    from headspan.originals.read_pictures import read_pictures
     from headspan.report.collect import write_report
-    from headspan.report.seen import read_pictures
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
@@ -57,7 +57,7 @@ _MODULES = {
     "PrecomputeSettings": "config",
     "HeadspanError": "errors",
     "write_report": "report.collect",
-    "read_pictures": "report.seen",
+    "read_pictures": "originals.read_pictures",
     "Repaired": "run.repair",
     "Summary": "run.summary",
     "Verdict": "run.verify",

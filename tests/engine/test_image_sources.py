@@ -17,7 +17,7 @@ import headspan as hs
 from headspan.config import PrecomputeSettings
 from headspan.decode import choice
 from headspan.errors import HeadspanError, SourceError, StoreError
-from headspan.report.images import read_images
+from headspan.originals.pictures import read_images
 from headspan.run.precompute import precompute
 from headspan.run.repair import repair
 from headspan.run.verify import verify

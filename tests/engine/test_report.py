@@ -30,9 +30,9 @@ from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.errors import StoreError
 from headspan.events import Progress
+from headspan.originals.pictures import read_images
 from headspan.report.collect import write_report
 from headspan.report.content import Content, DescribedHead, Scores, Section, Share, Shot
-from headspan.report.images import read_images
 from headspan.report.page import render
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove
@@ -396,7 +396,7 @@ def test_shards_that_cannot_be_read_cost_only_the_thumbnails(made: Path, tmp_pat
     assert {
         "gone": "cannot be read",
         "longer": "has changed",
-        "a command": "do not run commands",
+        "a command": "is not run to read images",
         "a network": "is remote",
     }[change] in said
     assert page.count("<figure>") == 6 * 11

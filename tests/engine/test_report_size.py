@@ -15,13 +15,14 @@ from PIL import Image
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import SettingsError
+from headspan.originals.find_shards import find_shards
+from headspan.originals.pictures import encode
 from headspan.report.choice import choose_heads
 from headspan.report.collect import write_report
 from headspan.report.content import DescribedHead, MapScale, Section, Share, Shot
-from headspan.report.images import BUDGET_BYTES, encode, fitted
+from headspan.report.images import BUDGET_BYTES, fitted
 from headspan.report.maps import overlay
 from headspan.report.page import render
-from headspan.report.shards import find_shards
 from headspan.spans.nulls import Chance, HeadsAbove
 from tests.conftest import ToyRun
 from tests.engine.test_labels_and_ccs import HEADS, keep

@@ -170,9 +170,10 @@ def test_finishing_a_store_deletes_the_claims_of_writers_that_were_killed_after_
     for unit in first.units:
         write_unit(first, unit, 1)
     first.finish()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(LocalStorage, "delete", killed_before_a_claim_is_deleted)
-        write_unit(killed, killed.units[2], 1)
+        with pytest.raises(Killed):
+            write_unit(killed, killed.units[2], 1)
     for unit in other.units:
         if unit.index != 2:
             write_unit(other, unit, 1)

@@ -1,4 +1,4 @@
-"""Where the shards of a store's images are now, from whatever folder the report is written.
+"""Where the shards of a store's images are now, from whatever folder they are asked for.
 
 A relative name is resolved against the folder of the run, then against the folder of the store. A local shard that is
 not where it was is also looked for beside the store, under the last parts of its path. A file or folder counts only

@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from headspan.errors import StoreError
-from headspan.report.images import read_images
-from headspan.report.shards import find_shards
+from headspan.originals.find_shards import find_shards
+from headspan.originals.pictures import read_images
 from headspan.store.reader import Store
 
 

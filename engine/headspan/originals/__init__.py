@@ -1,0 +1,1 @@
+"""Images of a store, read again from the shards that they came from."""

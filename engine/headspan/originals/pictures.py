@@ -1,0 +1,123 @@
+"""Images as the model sees them, as small WebP files, read from the shards of a store.
+
+Each shard is read once, from front to back. An image that cannot be read is reported with the reason. Stores may come
+from other people: a command (`pipe:`) that a store names is never run, and a network address is read only if the caller
+names it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from headspan.config import Preprocess
+from headspan.decode.exact import Undecodable, preprocess_image
+from headspan.errors import SourceError
+from headspan.io.retry import is_remote
+from headspan.member_names import MemberNames
+from headspan.shards.describe import describe
+from headspan.shards.images import ImageReader, Wanted
+from headspan.shards.kinds import FOLDER, LIST, kind_of
+from headspan.shards.open_images import open_images
+from headspan.store.tables import read_shards
+
+# The longer side in pixels and the quality of a picture.
+LARGEST = (224, 80)
+# How many encoded images are in memory at once.
+_AT_ONCE = 64
+_ANY_NAMES = MemberNames()
+
+
+def read_images(
+    store_path: Path,
+    preprocess: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+    urls: Mapping[str, str] | None = None,
+    given: Collection[str] = (),
+    names: MemberNames = _ANY_NAMES,
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Pictures by row, and the reason for each row without one.
+
+    `samples` are rows of the store's table; `preprocess` is the store's attribute of that name. `urls` gives the
+    present address of each shard by its name in the store; without it, the names are the addresses. A remote shard is
+    read only if its URL is among `given`, the URLs that the caller named. `names` are those of the plan.
+    """
+    # JSON has no tuples.
+    fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()}
+    known = Preprocess(**fields)
+    planned = {shard.url: shard for shard in read_shards(store_path)}
+    images: dict[int, bytes] = {}
+    failed: dict[int, str] = {}
+    for name, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
+        url, wanted = (urls or {}).get(name, name), list(members)
+        try:
+            if url.startswith("pipe:"):
+                raise SourceError(f"{url}: is a command, which is not run to read images; name shards that are files")
+            if is_remote(url) and url not in given:
+                raise SourceError(f"{url}: is remote, and remote shards are read only if --shards names them")
+            is_one_file = kind_of(url) not in (FOLDER, LIST)
+            if is_one_file and describe(url)[0] != planned[name].size_bytes:
+                raise SourceError(f"{url}: has changed since precompute read it; restore the shard")
+            for row, member, found in _pictures(open_images(url, names, planned[name].modified_ns), wanted, known):
+                if isinstance(found, bytes):
+                    images[row] = found
+                else:
+                    failed[row] = f"{url}: {member}: {found}"
+        except SourceError as error:
+            failed |= {sample["row"]: str(error) for sample in wanted if sample["row"] not in images}
+    return images, failed
+
+
+def _pictures(
+    images: ImageReader, wanted: Sequence[Mapping[str, Any]], preprocess: Preprocess
+) -> Iterator[tuple[int, str, bytes | Undecodable]]:
+    """Row, member, and picture or error of each sample of a shard. Raises SourceError if the shard cannot be read."""
+
+    def picture(image: tuple[bytes, str | None]) -> bytes | Undecodable:
+        encoded, no_bytes = image
+        try:
+            if no_bytes is not None:
+                raise Undecodable(no_bytes)
+            return encode(preprocess_image(encoded, preprocess), *LARGEST)
+        except Undecodable as error:
+            return error
+
+    with images, ThreadPoolExecutor() as threads:
+        for first in range(0, len(wanted), _AT_ONCE):
+            some = wanted[first : first + _AT_ONCE]
+            encoded = [_encoded(images, sample) for sample in some]
+            for sample, found in zip(some, threads.map(picture, encoded), strict=True):
+                yield sample["row"], sample["member"], found
+
+
+def _encoded(images: ImageReader, sample: Mapping[str, Any]) -> tuple[bytes, str | None]:
+    """The encoded image of a sample, or the reason why there is none. A file that has changed concerns no other."""
+    try:
+        (found,) = images.read(Wanted((sample["offset"],), (sample["size_bytes"] or 0,), (sample["member"],)))
+    except SourceError as error:
+        if not images.needs_members:
+            raise
+        return b"", str(error)
+    return found
+
+
+def encode(pixels: UInt8[np.ndarray, "height width 3"], side: int, quality: int) -> bytes:
+    """The image as WebP, with `side` pixels on its longer side if it has more."""
+    image = Image.fromarray(pixels)
+    # Larger images are reduced, and smaller ones stay as the model sees them.
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality)
+    return buffer.getvalue()
+
+
+def _place(sample: Mapping[str, Any]) -> tuple[str, int]:
+    return str(sample["url"]), int(sample["offset"])
