@@ -75,6 +75,15 @@ TOY: dict[str, Any] = {
 # Rows of the toy shards' broken images: in the middle, side by side, and the last of all.
 BROKEN_ROWS = (5, 33, 69)
 
+# Files whose tests take longest. They begin first, so that no process works alone on one of them at the end.
+_LONGEST = ("test_kills", "test_examples", "test_demo", "test_kept_runs", "test_train_reference", "test_report_poison")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the files with the longest tests begin first; `--no-loadscope-reorder` keeps this order."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
 
 def randomise(module: nn.Module, seed: int) -> None:
     """Randomise every parameter: no norm or LayerScale is one, no bias is zero, and attention is not uniform."""

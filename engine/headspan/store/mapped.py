@@ -102,10 +102,12 @@ class MappedRows:
         item = np.dtype((np.void, math.prod(spec.chunk[apart:]) * np.dtype(spec.dtype).itemsize))
         # Each row of `out` as one item, so that rows are assigned by single copies.
         placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
-        shards = rows // spec.shard[0]
-        for shard in np.unique(shards).tolist():
-            here = np.flatnonzero(shards == shard)
-            chunks = file_order(self._shard(shard * spec.shard[0]))
+        # In the order of the file, so that the pieces that follow one another share pages, whatever order is asked for.
+        order = np.argsort(rows, kind="stable")
+        shards = rows[order] // spec.shard[0]
+        borders = np.flatnonzero(np.diff(shards)) + 1
+        for first_of_shard, here in zip(shards[[0, *borders]].tolist(), np.split(order, borders), strict=True):
+            chunks = file_order(self._shard(first_of_shard * spec.shard[0]))
             if not chunks.flags.c_contiguous:
                 # A missing shard.
                 out[here] = spec.fill
