@@ -45,7 +45,7 @@ _CHECKED = (
         "store",
         "run",
     ),
-    *("texts", "explore", "spans", "prune", "concepts", "report", "plots"),
+    *("originals", "texts", "spans", "prune", "concepts", "explore", "report", "plots"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
@@ -82,7 +82,6 @@ _LONGEST = ("test_kills", "test_examples", "test_demo", "test_kept_runs", "test_
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the files with the longest tests begin first; `--no-loadscope-reorder` keeps this order."""
     items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
-
 
 
 def randomise(module: nn.Module, seed: int) -> None:
