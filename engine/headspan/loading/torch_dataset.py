@@ -50,9 +50,9 @@ def torch_dataset(
     fastest loader is `DataLoader(dataset, batch_size=None, sampler=BatchSampler(RandomSampler(dataset), 1024, False))`.
 
     `style="iterable"`: `DataLoader(dataset, batch_size=None)` yields batches of `batch_size` images. Threads read
-    ahead into two or three buffers in memory, so workers are seldom needed. Each image is visited once an epoch, by one worker of one rank. With `shuffle`,
-    blocks of neighbouring images are visited in random order, and the images of several blocks are mixed. Call
-    `set_epoch` before each epoch for a new order.
+    ahead into two or three buffers in memory, so workers are seldom needed. Each image is visited once an epoch, by one
+    worker of one rank. With `shuffle`, blocks of neighbouring images are visited in random order, and the images of
+    several blocks are mixed. Call `set_epoch` before each epoch for a new order.
 
     Args:
         store: The store, or its path.
