@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from headspan.decompose.formula import mean_and_bias_terms
-from headspan.explore.segmentation import grid_shape
+from headspan.explore.segmentation import PatchOutputs, on_grid, patch_outputs
 from headspan.store.reader import Store
 
 # The share of the sample's patches that have no colour.
@@ -43,19 +43,23 @@ class Baseline:
 
 
 def layer_maps(
-    store: Store, image: int, layer: int, heads: Sequence[int], along: Float[np.ndarray, "head coordinate"]
+    store: Store,
+    image: int | PatchOutputs,
+    layer: int,
+    heads: Sequence[int],
+    along: Float[np.ndarray, "head coordinate"],
 ) -> Float32[np.ndarray, "head rows columns"]:
-    """Maps of one text for each of `heads`, over the patch grid of the image of that index.
+    """Maps of one text for each of `heads`, over the patch grid of the image of that index or with those patches.
 
     `along` holds each text in its head's coordinates, `store.head_directions(layer, head) @ vector`. Contributions are
     divided by `‖embedding‖`, as in `explore.text_maps`.
     """
-    own = store.patch_coordinates(image, layer)[store.prefix_tokens :, list(heads)]
-    terms = mean_and_bias_terms(store.norm[image], normalised=True)
+    patches = patch_outputs(store, image) if isinstance(image, int) else image
+    own = patches.of_layer(layer)[store.prefix_tokens :, list(heads)]
+    terms = mean_and_bias_terms(patches.norm, normalised=True)
     maps = np.einsum("phd,hd->hp", own, along[:, : store.head_dim]) * terms[0]
     maps += (along[:, store.head_dim :] @ terms)[:, None] / store.tokens
-    shape = grid_shape(store.tokens - store.prefix_tokens, *store.attributes["preprocess"]["size"])
-    return maps.astype(np.float32).reshape(len(heads), *shape)
+    return on_grid(store, maps.astype(np.float32))
 
 
 def baseline(
