@@ -27,7 +27,7 @@ _FULL_COLOUR = 0.99
 # Titles name this many heads.
 _NAMED_HEADS = 6
 _UNIT = "what a patch adds to the dot product of the text and the unit embedding"
-_DIFFERENCE = (
+_DIFFERENCE = "what a patch adds to the dot product of the unit embedding and the first text minus the second one"
     "what a patch adds to the dot product of the first text and the unit embedding, minus the same of the second"
 )
 
