@@ -8,15 +8,18 @@ from headspan.explore.neighbours import (
     nearest_to_vector,
     similarities,
 )
+from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 
 __all__ = [
     "HeadMaps",
     "Neighbours",
+    "QueryImage",
     "head_maps",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "query_image",
     "similarities",
     "text_maps",
 ]
