@@ -28,8 +28,6 @@ _FULL_COLOUR = 0.99
 _NAMED_HEADS = 6
 _UNIT = "what a patch adds to the dot product of the text and the unit embedding"
 _DIFFERENCE = "what a patch adds to the dot product of the unit embedding and the first text minus the second one"
-    "what a patch adds to the dot product of the first text and the unit embedding, minus the same of the second"
-)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,7 +48,7 @@ class TextMaps(Tabular):
 
     def __repr__(self) -> str:
         images, _, rows, columns = self.maps.shape
-        words = ", ".join(self._words())
+        words = ", ".join(self.words())
         return f"TextMaps({words} through {self._heads()}: {counted(images, 'image')}, {rows} × {columns} patches)"
 
     @property
@@ -83,7 +81,7 @@ class TextMaps(Tabular):
             self.maps.reshape(images * texts, *self.maps.shape[2:]),
             0.0,
             self.full,
-            names=[f"{name}: {word}" if texts > 1 else name for name in self.names for word in self._words()],
+            names=[f"{name}: {word}" if texts > 1 else name for name in self.names for word in self.words()],
             title=self._title(),
             pictures=seen,
             ax=ax,
@@ -123,7 +121,7 @@ class TextMaps(Tabular):
         if self.against is not None:
             positive, negative = f"{_quoted(self.texts[0])} →", f"← {_quoted(self.against[0])}"
         # The title names a single text, for which a column may be too narrow.
-        texts = tuple(self._words()) if len(self.texts) > 1 else ("",)
+        texts = tuple(self.words()) if len(self.texts) > 1 else ("",)
         legend = Legend(self._title(), texts, positive, negative, self._unit())
         style = Style(self.full if full is None else full, threshold, opacity, squares, side)
         return draw_overlays(rows, legend, style)
@@ -155,7 +153,8 @@ class TextMaps(Tabular):
                 f"{counted(len(pictures), 'picture')} for {counted(len(self.names), 'image')}: give one for each"
             )
 
-    def _words(self) -> list[str]:
+    def words(self) -> list[str]:
+        """Each map of an image in words: its text, and the text that it is against."""
         if self.against is None:
             return [_quoted(text) for text in self.texts]
         return [f"{_quoted(a)} against {_quoted(b)}" for a, b in zip(self.texts, self.against, strict=True)]
@@ -168,7 +167,7 @@ class TextMaps(Tabular):
         return counted(len(self.heads), "head")
 
     def _title(self) -> str:
-        return f"{self._words()[0] if len(self.texts) == 1 else 'Maps'} through {self._heads()}"
+        return f"{self.words()[0] if len(self.texts) == 1 else 'Maps'} through {self._heads()}"
 
     def _unit(self) -> str:
         return _UNIT if self.against is None else _DIFFERENCE
