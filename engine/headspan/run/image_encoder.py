@@ -80,7 +80,7 @@ def image_encoder(store: Store, weights: str | Path | None = None, on_progress: 
         tower = to_tower(model.clip.visual, model.name).to(device, DTYPES[precision])
         return ImageEncoder(tower, model.preprocess)
 
-    return _encoders.get(f"{model_key(attributes)} {precision}", make)
+    return _encoders.get(f"{model_key(attributes, weights)} {precision}", make)
 
 
 def computed_precision(device: str, stored: str) -> str:
