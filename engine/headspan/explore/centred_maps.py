@@ -9,7 +9,7 @@ patches within it: in an image drawn at random, one patch in twenty has a colour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,11 @@ def layer_maps(
 
 
 def baseline(
-    store: Store, layer: int, heads: Sequence[int], along: Float[np.ndarray, "head coordinate"], sample: Sequence[int]
+    store: Store,
+    layer: int,
+    heads: Sequence[int],
+    along: Float[np.ndarray, "head coordinate"],
+    sample: Iterable[int | PatchOutputs],
 ) -> Baseline:
     """Mean, standard deviation and threshold of the maps of `heads` over the images of `sample`, at least two."""
     maps = np.stack([layer_maps(store, image, layer, heads, along) for image in sample])
@@ -72,10 +76,10 @@ def baseline(
     varies = np.abs(centred).max(axis=(0, 2, 3)) > np.finfo(np.float32).eps * np.abs(maps).max(axis=(0, 2, 3))
     # One degree of freedom of each patch is used by its mean.
     patches = centred[0, 0].size
-    deviation = np.sqrt((centred**2).sum(axis=(0, 2, 3)) / ((len(sample) - 1) * patches))
+    deviation = np.sqrt((centred**2).sum(axis=(0, 2, 3)) / ((len(maps) - 1) * patches))
     deviation = np.where(varies, deviation, np.nan).astype(np.float32)
     threshold = np.quantile(np.abs(centred) / deviation[:, None, None], WITHIN, axis=(0, 2, 3))
-    return Baseline(mean, deviation, threshold.astype(np.float32), len(sample))
+    return Baseline(mean, deviation, threshold.astype(np.float32), len(maps))
 
 
 def full_colour(maps: Sequence[Float32[np.ndarray, "rows columns"]], threshold: float) -> float:

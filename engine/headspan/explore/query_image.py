@@ -50,6 +50,10 @@ class QueryImage:
         return f"QueryImage({self.name!r}: {where}{'' if self.patches is None else ', with patches'})"
 
 
+# One image or several; an array of one axis holds indices.
+Images = Image | QueryImage | Sequence[Image | QueryImage]
+
+
 def query_image(
     store: Store,
     image: Image | QueryImage,
@@ -90,10 +94,7 @@ def query_image(
     contents = store.contents
     (name,) = store.samples([number])["key"].to_pylist()
     norm = contents.row("norm", row)
-    if not np.isfinite(norm).all():
-        raise SettingsError(
-            f"{store.path}: image {number} ({name}) could not be used by precompute; choose another one"
-        )
+    refuse_failed(store, number, norm)
     patches = None
     if with_patches and "patches" in contents.specs:
         patches = store.patch_coordinates(number, dtype=np.float16)
@@ -102,6 +103,28 @@ def query_image(
     return QueryImage(
         name, number, norm, contents.row("embedding", row), contents.row("heads", row, dtype=np.float32), patches
     )
+
+
+def refuse_failed(store: Store, image: int, norm: Float32[np.ndarray, " 3"]) -> None:
+    """Raise SettingsError if the store has no numbers of an image, since it could not be used."""
+    if not np.isfinite(norm).all():
+        (name,) = store.samples([image])["key"].to_pylist()
+        raise SettingsError(
+            f"{store.path}: image {image} ({name}) could not be used by precompute, or is not computed yet; choose "
+            "another one"
+        )
+
+
+def listed(store: Store, images: Images) -> list[Image | QueryImage]:
+    """One image, or several, as a list; an array of one axis holds indices. Raises SettingsError for an empty list."""
+    if isinstance(images, int | str | Path | Pil.Image | QueryImage):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim != 1:
+        return [images]
+    found = [int(image) if isinstance(image, np.integer) else image for image in images]
+    if not found:
+        raise SettingsError(f"{store.path}: the list of images is empty; name at least one")
+    return found
 
 
 def name_of(store: Store, image: Image | QueryImage) -> tuple[int | None, str]:

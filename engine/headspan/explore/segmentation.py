@@ -18,7 +18,7 @@ from PIL import Image as Pil
 from headspan.decompose.formula import mean_and_bias_terms
 from headspan.events import Listener, ignore
 from headspan.explore.neighbours import distinct, refuse_other_vectors
-from headspan.explore.query_image import Image, QueryImage, query_image
+from headspan.explore.query_image import Image, QueryImage, query_image, refuse_failed
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 
@@ -47,8 +47,9 @@ def patch_outputs(
     if isinstance(image, QueryImage) and image.patches is None:
         image = image.image if image.image is not None else image
     if isinstance(image, int) and "patches" in store.contents.specs:
-        row = store.row_of(image)
-        return PatchOutputs(store.contents.row("norm", row), partial(store.patch_coordinates, image))
+        norm = store.contents.row("norm", store.row_of(image))
+        refuse_failed(store, image, norm)
+        return PatchOutputs(norm, partial(store.patch_coordinates, image))
     query = query_image(store, image, on_progress, with_patches=True, weights=weights, shards=shards)
     patches = query.patches
     assert patches is not None

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
-from PIL import Image as Pil
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, Progress, ignore
 from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import distinct, refuse_other_vectors
-from headspan.explore.query_image import Image, QueryImage, name_of
+from headspan.explore.query_image import Images, listed, name_of
 from headspan.explore.segmentation import maps_along, patch_outputs
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
@@ -31,7 +30,7 @@ Text = str | np.ndarray
 
 def segment(
     store: Store,
-    images: Image | QueryImage | Sequence[Image | QueryImage],
+    images: Images,
     texts: Text | Sequence[Text],
     heads: Sequence[Head] | None = None,
     on_progress: Listener = ignore,
@@ -57,7 +56,7 @@ def segment(
 
 def contrast(
     store: Store,
-    images: Image | QueryImage | Sequence[Image | QueryImage],
+    images: Images,
     text: Text,
     against: Text,
     heads: Sequence[Head] | None = None,
@@ -85,7 +84,7 @@ def contrast(
 
 def _maps(
     store: Store,
-    images: Image | QueryImage | Sequence[Image | QueryImage],
+    images: Images,
     vectors: Float[np.ndarray, "text joint"],
     texts: tuple[str | None, ...],
     against: tuple[str | None, ...] | None,
@@ -94,7 +93,7 @@ def _maps(
     weights: str | Path | None,
     shards: Sequence[str],
 ) -> TextMaps:
-    shown = _listed(store, images)
+    shown = listed(store, images)
     every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
     chosen = every if heads is None else distinct(store, heads)
     for layer, head in chosen:
@@ -106,15 +105,6 @@ def _maps(
         on_progress(Progress("maps", done, len(shown)))
     numbers, names = zip(*(name_of(store, image) for image in shown), strict=True)
     return TextMaps(numbers, names, texts, against, tuple(chosen), len(every), np.stack(maps))
-
-
-def _listed(store: Store, images: Image | QueryImage | Sequence[Image | QueryImage]) -> list[Image | QueryImage]:
-    if isinstance(images, int | str | Path | Pil.Image | np.ndarray | QueryImage):
-        return [images]
-    found = list(images)
-    if not found:
-        raise SettingsError(f"{store.path}: the list of images is empty; name at least one")
-    return found
 
 
 def _several(texts: Text | Sequence[Text]) -> list[Text]:

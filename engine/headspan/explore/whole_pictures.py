@@ -13,7 +13,7 @@ from PIL import Image as Pil
 from headspan.errors import SourceError, one_line
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.explore.image_source import ImageSource, image_source
-from headspan.explore.query_image import Image, QueryImage
+from headspan.explore.query_image import Image, Images, QueryImage, listed
 from headspan.originals.encoded_image import encoded_image
 from headspan.originals.seen_part import Box, seen_part, stored_preprocess
 from headspan.store.reader import Store
@@ -37,7 +37,7 @@ class WholePicture:
 
 def whole_pictures(
     store: Store,
-    images: Sequence[Image | QueryImage],
+    images: Images,
     on_progress: Listener = ignore,
     *,
     shards: Sequence[str] = (),
@@ -47,7 +47,7 @@ def whole_pictures(
     An image that cannot be read is None, and an event says why. `shards` are as in `query_image`.
     """
     found: list[WholePicture | None] = []
-    for image in images:
+    for image in listed(store, images):
         try:
             found.append(_picture(_source(store, image, shards), store))
         except SourceError as error:
