@@ -1,6 +1,8 @@
-"""Queries that read a store and never write to it: nearest images, maps of texts."""
+"""Queries that read a store and never write to it: nearest images, maps of texts, one image as a query."""
 
+from headspan.explore.computed_image import forget_models
 from headspan.explore.head_maps import HeadMaps, head_maps
+from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
     Neighbours,
     nearest_to_image,
@@ -8,15 +10,26 @@ from headspan.explore.neighbours import (
     nearest_to_vector,
     similarities,
 )
+from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
+from headspan.explore.segments import contrast, segment
+from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
     "HeadMaps",
     "Neighbours",
+    "QueryImage",
+    "TextMaps",
+    "WholePicture",
+    "contrast",
+    "forget_models",
     "head_maps",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "query_image",
+    "segment",
     "similarities",
     "text_maps",
+    "whole_pictures",
 ]
