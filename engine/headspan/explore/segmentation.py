@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32
 from PIL import Image
 
 from headspan.decompose.formula import head_coordinates
-from headspan.explore.neighbours import distinct, refuse_other_vectors
+from headspan.explore.similarities import distinct, refuse_other_vectors
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 
