@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int
 from headspan.decompose.formula import head_coordinates
 from headspan.explore.similarities import similarities
 from headspan.store.head_space import Head
-from headspan.store.mapped import UnmappableError
+from headspan.store.mapped import UnmappableError, as_float32
 from headspan.store.products import over_spans
 from headspan.store.reader import Store
 
@@ -34,9 +34,9 @@ class Axes:
 
     # Orthonormal rows. A query's weights are `directions @ query`.
     directions: Float64[np.ndarray, "axis joint"]
-    # `coordinates @ to_axes - mean` are an image's coordinates along the axes.
-    to_axes: Float32[np.ndarray, "coordinate axis"]
-    mean: Float32[np.ndarray, " axis"]
+    # `(coordinates - centre) @ to_axes` are an image's coordinates along the axes.
+    to_axes: Float64[np.ndarray, "coordinate axis"]
+    centre: Float32[np.ndarray, " coordinate"]
     variance: Float64[np.ndarray, " axis"]
 
 
@@ -113,10 +113,7 @@ class ScoredHeads(Scored):
         """The normalised coordinates of one head."""
         own = self._store.contents.block("heads", first_row, end, self._index[part], self._heads[part][1])
         terms = self._store.mean_and_bias[:, first_row:end]
-        found = np.empty((end - first_row, own.shape[1] + len(terms)), np.float32)
-        np.multiply(own, terms[0][:, None], out=found[:, : own.shape[1]])
-        found[:, own.shape[1] :] = terms.T
-        return found
+        return np.concatenate([as_float32(own) * terms[0][:, None], terms.T], axis=1)
 
     def _along(self, query: Float32[np.ndarray, " joint"]) -> Float64[np.ndarray, "head coordinate"]:
         directions = [self._store.head_directions(*head) for head in self._heads]
@@ -203,7 +200,7 @@ class ScoredEmbedding(Scored):
 
 
 def _axes(directions: np.ndarray, to_axes: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> Axes:
-    return Axes(directions, to_axes.astype(np.float32), (mean @ to_axes).astype(np.float32), np.maximum(variance, 0))
+    return Axes(directions, to_axes, mean.astype(np.float32), np.maximum(variance, 0))
 
 
 def _rounding_of(products: Float64[np.ndarray, " image"]) -> float:

@@ -38,31 +38,35 @@ _LEAST_STEP = 1e-3
 _SLACK, _SUMS = 1e-5, 2e-6
 
 
+class SketchedPart:
+    """The axes of one part, those that a sketch keeps first, and the unit of each: the step of a kept axis."""
+
+    def __init__(
+        self, axes: Axes, order: Int[np.ndarray, " axis"], kept: int, unit: Float64[np.ndarray, " axis"]
+    ) -> None:
+        self.kept = kept
+        self.centre = axes.centre
+        # From queries to weights of the axes in their units.
+        self.directions = axes.directions[order] * unit[:, None]
+        # From coordinates to multiples of the units.
+        self.to_units = (axes.to_axes[:, order] / unit).astype(np.float32)
+        self.variance = axes.variance[order] / unit**2
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which axes a sketch keeps, and their steps."""
+    """Which axes a sketch keeps, in which units."""
 
-    parts: list[Axes]
-    # For each part, the numbers of its kept axes; over all parts, they are in this order.
-    kept: list[Int[np.ndarray, " some"]]
-    steps: list[Float64[np.ndarray, " some"]]
-    # The unit in which the lengths of the other axes are added to those of the rounding, which are in steps.
-    other: float
+    parts: list[SketchedPart]
 
     @property
     def width(self) -> int:
         """The bytes of a row of the sketch."""
-        return -(-sum(map(len, self.kept)) // _MULTIPLE) * _MULTIPLE
+        return -(-sum(part.kept for part in self.parts) // _MULTIPLE) * _MULTIPLE
 
-    def bound(self, query: Float32[np.ndarray, " joint"]) -> float:
-        """The length of the query in the metric in which the sketch's `left_out` is measured."""
-        total = 0.0
-        for part, kept, steps in zip(self.parts, self.kept, self.steps, strict=True):
-            weights = part.directions @ query
-            total += float(((weights[kept] * steps) ** 2).sum())
-            weights[kept] = 0
-            total += self.other**2 * float((weights**2).sum())
-        return float(np.sqrt(total))
+    def weights(self, query: Float32[np.ndarray, " joint"]) -> list[Float64[np.ndarray, " axis"]]:
+        """The query along the axes of each part, in their units."""
+        return [part.directions @ query for part in self.parts]
 
 
 def layout_for(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> Layout:
@@ -75,7 +79,8 @@ def layout_for(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> Layou
     # Of the axes after the first k: the length of the query, and of an image.
     query_left = np.sqrt(np.append(np.cumsum((weights[order] ** 2)[::-1])[::-1], 0))
     image_left = np.sqrt(np.append(np.cumsum(variance[order][::-1])[::-1], 0))
-    deviation = deviation_of(parts, query)
+    # As if the parts did not correlate.
+    deviation = np.sqrt((weights**2 * variance).sum())
     enough = np.flatnonzero(query_left * image_left <= _WANTED * deviation)
     count = min(len(order), -(-max(1, int(enough[0])) // _MULTIPLE) * _MULTIPLE)
     chosen = order[:count]
@@ -85,14 +90,14 @@ def layout_for(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> Layou
     rounded = np.sqrt(((weights * step)[chosen] ** 2).sum()) / max(1e-30, np.sqrt(count / 12))
     left = query_left[count] / max(1e-30, image_left[count])
     other = float(np.sqrt(rounded / left)) if rounded > 0 and left > 0 else 1.0
-    kept = [np.sort(axis[chosen[place[chosen] == number]]) for number in range(len(parts))]
-    steps = [step[place == number][some] for number, some in enumerate(kept)]
-    return Layout(parts, kept, steps, other)
-
-
-def deviation_of(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> float:
-    """The standard deviation of the query's scores, as if the parts did not correlate."""
-    return float(np.sqrt(sum(float((part.directions @ query) ** 2 @ part.variance) for part in parts)))
+    found = []
+    for number, part in enumerate(parts):
+        mine = np.zeros(len(part.variance), bool)
+        mine[axis[chosen[place[chosen] == number]]] = True
+        unit = np.where(mine, step[place == number], other)
+        first = np.argsort(~mine, kind="stable")
+        found.append(SketchedPart(part, first, int(mine.sum()), unit[first]))
+    return Layout(found)
 
 
 class Sketch:
@@ -127,12 +132,16 @@ class Sketch:
 
     def suits(self, query: Float32[np.ndarray, " joint"]) -> bool:
         """Whether it is expected to prune this query's images well."""
-        expected = self.layout.bound(query) * self._typical
-        return expected <= 4 * _WANTED * deviation_of(self.layout.parts, query)
+        weights = self.layout.weights(query)
+        variance = sum(float(each**2 @ part.variance) for each, part in zip(weights, self.layout.parts, strict=True))
+        return _length(weights) * self._typical <= 4 * _WANTED * np.sqrt(variance)
 
     def survivors(self, query: Float32[np.ndarray, " joint"], count: int, without: int | None) -> np.ndarray:
         """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`."""
-        weights = self._weights(query)
+        every = self.layout.weights(query)
+        weights = np.zeros(self.layout.width)
+        kept = np.concatenate([each[: part.kept] for each, part in zip(every, self.layout.parts, strict=True)])
+        weights[: len(kept)] = kept
         unit = float(np.abs(weights).max()) / _STEPS or 1.0
         coarse = np.rint(weights / unit)
         fine = np.rint((weights / unit - coarse) * _FINER)
@@ -155,41 +164,32 @@ class Sketch:
         # What the 8-bit columns and float32 lose of the query and of the sums.
         lost = float(np.linalg.norm(weights - unit * (coarse + fine / _FINER))) * self._longest
         lost += 2.0**-19 * max(-float(sketched.min(initial=0)), float(sketched.max(initial=0)))
-        error = self._left_out * np.float32(self.layout.bound(query) * (1 + _SLACK))
+        error = self._left_out * np.float32(_length(every) * (1 + _SLACK))
         error += np.float32(lost * (1 + _SLACK))
         return _not_below(sketched, error, count, without)
 
     def _fill(self, scored: Scored, first_row: int, end: int) -> float:
         """Sketch some rows; return the largest length of their 8-bit numbers."""
-        layout, column = self.layout, 0
         squares, slack = np.zeros((2, end - first_row), np.float32)
-        for number, part in enumerate(layout.parts):
-            kept, steps = layout.kept[number], layout.steps[number].astype(np.float32)
-            unit = np.full(len(part.variance), layout.other, np.float32)
-            unit[kept] = steps
+        column = 0
+        for number, part in enumerate(self.layout.parts):
             block = scored.block(number, first_row, end)
-            own = block @ part.to_axes
-            own -= part.mean
-            own /= unit
-            size = float(np.linalg.norm(part.to_axes / unit) + np.linalg.norm(part.mean / unit))
-            slack += (1 + np.sqrt(np.einsum("rc,rc->r", block, block))) * np.float32(_SUMS * size)
-            rounded = np.clip(np.rint(own[:, kept]), -_STEPS, _STEPS)
-            self._numbers[first_row:end, column : column + len(kept)] = rounded
-            own[:, kept] -= rounded
+            block -= part.centre
+            own = block @ part.to_units
+            slack += np.sqrt(np.einsum("rc,rc->r", block, block)) * np.float32(_SUMS * np.linalg.norm(part.to_units))
+            rounded = np.rint(own[:, : part.kept])
+            np.clip(rounded, -_STEPS, _STEPS, out=rounded)
+            self._numbers[first_row:end, column : column + part.kept] = rounded
+            own[:, : part.kept] -= rounded
             squares += np.einsum("ra,ra->r", own, own)
-            column += len(kept)
-        self._left_out[first_row:end] = np.sqrt(squares) * (1 + _SLACK) + slack
+            column += part.kept
+        self._left_out[first_row:end] = np.sqrt(squares) * np.float32(1 + _SLACK) + slack
         numbers = self._numbers[first_row:end].astype(np.float32)
         return float(np.sqrt(np.einsum("ra,ra->r", numbers, numbers).max(initial=0)))
 
-    def _weights(self, query: Float32[np.ndarray, " joint"]) -> Float64[np.ndarray, " axis"]:
-        """What the 8-bit numbers are multiplied by. The products lack the score of the mean image."""
-        weights, column = np.zeros(self.layout.width), 0
-        for part, kept, steps in zip(self.layout.parts, self.layout.kept, self.layout.steps, strict=True):
-            along = part.directions @ query
-            weights[column : column + len(kept)] = along[kept] * steps
-            column += len(kept)
-        return weights
+
+def _length(weights: list[Float64[np.ndarray, " axis"]]) -> float:
+    return float(np.sqrt(sum(float(each @ each) for each in weights)))
 
 
 def _not_below(
