@@ -55,7 +55,7 @@ class Neighbours(Tabular):
 
     @cached_property
     def _keys_and_captions(self) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
-        samples = self.store.samples(self.images)
+        samples = self.store.samples(self.images, ["key", "caption"])
         return tuple(samples["key"].to_pylist()), tuple(samples["caption"].to_pylist())
 
     def _columns(self) -> Mapping[str, Sequence[Any]]:

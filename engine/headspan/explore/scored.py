@@ -7,13 +7,14 @@ and coordinates along principal axes, which `sketch` keeps in 8 bits.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from headspan.decompose.formula import head_coordinates
+from headspan.decompose.formula import mean_and_bias_terms
 from headspan.explore.similarities import similarities
 from headspan.store.head_space import Head
 from headspan.store.mapped import UnmappableError, as_float32
@@ -88,20 +89,18 @@ class ScoredHeads(Scored):
     def exact(
         self, query: Float32[np.ndarray, " joint"], images: Int[np.ndarray, " some"]
     ) -> Float64[np.ndarray, " some"]:
-        return np.einsum("ihc,hc->i", self._coordinates(images), self._along(query))
+        return self._sums(images, self._along(query), np.positive)
 
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
-        sample = _sample(self._store, _ROUNDED)
-        products = np.einsum("ihc,hc->i", np.abs(self._coordinates(sample)), np.abs(self._along(query)))
-        return _rounding_of(products)
+        return _rounding_of(self._sums(_sample(self._store, _ROUNDED), self._along(query), np.abs))
 
     def axes(self) -> list[Axes]:
         """The principal axes of each head's contributions, divided by the number of heads."""
         moments = self._store.moments()
         mean, gram = moments.total / moments.count, moments.gram / moments.count
-        found = []
-        for index, (layer, head) in zip(self._index, self._heads, strict=True):
-            directions = self._store.head_directions(layer, head).astype(np.float64) / len(self._heads)
+        found: list[Axes] = []
+        for index, (_, head) in zip(self._index, self._heads, strict=True):
+            directions = self._directions[len(found)].astype(np.float64) / len(self._heads)
             left, lengths, right = np.linalg.svd(directions, full_matrices=False)
             to_rows = left * lengths
             covariance = gram[index, head] - np.outer(mean[index, head], mean[index, head])
@@ -115,13 +114,29 @@ class ScoredHeads(Scored):
         terms = self._store.mean_and_bias[:, first_row:end]
         return np.concatenate([as_float32(own) * terms[0][:, None], terms.T], axis=1)
 
-    def _along(self, query: Float32[np.ndarray, " joint"]) -> Float64[np.ndarray, "head coordinate"]:
-        directions = [self._store.head_directions(*head) for head in self._heads]
-        return np.stack([each.astype(np.float64) @ query for each in directions]) / len(self._heads)
+    @cached_property
+    def _directions(self) -> list[Float32[np.ndarray, "coordinate joint"]]:
+        return [self._store.head_directions(*head) for head in self._heads]
 
-    def _coordinates(self, images: Int[np.ndarray, " some"]) -> Float64[np.ndarray, "some head coordinate"]:
-        contents, rows = self._store.contents, self._store.rows[images]
-        heads = [head for _, head in self._heads]
+    def _along(self, query: Float32[np.ndarray, " joint"]) -> Float64[np.ndarray, "head coordinate"]:
+        return np.stack([each.astype(np.float64) @ query for each in self._directions]) / len(self._heads)
+
+    def _sums(
+        self,
+        images: Int[np.ndarray, " some"],
+        along: Float64[np.ndarray, "head coordinate"],
+        of: Callable[[np.ndarray], np.ndarray],
+    ) -> Float64[np.ndarray, " some"]:
+        """The sums of the products of coordinates and `along`, or of another function of both."""
+        terms = mean_and_bias_terms(self._store.norm[images].astype(np.float64), normalised=True)
+        own = self._own(self._store.rows[images]).astype(np.float64)
+        sums = np.einsum("ihd,hd->i", of(own), of(along[:, : own.shape[2]])) * terms[:, 0]
+        # Not `@`, whose sums depend on where in `images` an image is.
+        return sums + np.einsum("it,t->i", of(terms), of(along[:, own.shape[2] :]).sum(axis=0))
+
+    def _own(self, rows: Int[np.ndarray, " some"]) -> Float32[np.ndarray, "some head head_dim"]:
+        """The heads' outputs in some rows of the store."""
+        contents, heads = self._store.contents, [head for _, head in self._heads]
         own = np.empty((len(rows), len(heads), self._store.head_dim), np.float32)
         try:
             maps = contents.maps("heads")
@@ -129,11 +144,10 @@ class ScoredHeads(Scored):
                 raise UnmappableError
             maps.take(rows, np.ravel_multi_index((self._index, heads), maps.apart), own)
         except UnmappableError:
-            stored = contents.outer("heads", rows, np.unique(self._index), np.unique(heads))
-            places = np.searchsorted(np.unique(self._index), self._index), np.searchsorted(np.unique(heads), heads)
-            own = stored[:, *places].astype(np.float32)
-        norm = np.repeat(self._store.norm[images].astype(np.float64)[:, None], len(heads), axis=1)
-        return head_coordinates(own, norm, normalised=True)
+            layers, numbers = np.unique(self._index), np.unique(heads)
+            places = np.searchsorted(layers, self._index), np.searchsorted(numbers, heads)
+            own[:] = contents.outer("heads", rows, layers, numbers, np.arange(self._store.head_dim))[:, *places]
+        return own
 
 
 class ScoredEmbedding(Scored):
@@ -170,7 +184,7 @@ class ScoredEmbedding(Scored):
     def exact(
         self, query: Float32[np.ndarray, " joint"], images: Int[np.ndarray, " some"]
     ) -> Float64[np.ndarray, " some"]:
-        # Not `@`, whose sums depend on where in `images` an image is.
+        # Not `@`, as above.
         return np.einsum("ij,j->i", self._unit(images), query.astype(np.float64))
 
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
