@@ -1,6 +1,7 @@
 """Queries that read a store and never write to it: nearest images, maps of texts."""
 
 from headspan.explore.head_maps import HeadMaps, head_maps
+from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
     Neighbours,
     nearest_through_each,
@@ -10,18 +11,25 @@ from headspan.explore.neighbours import (
 )
 from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
+from headspan.explore.segments import contrast, segment
 from headspan.explore.similarities import similarities
+from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
     "HeadMaps",
     "Neighbours",
     "QueryImage",
+    "TextMaps",
+    "WholePicture",
+    "contrast",
     "head_maps",
     "nearest_through_each",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
     "query_image",
+    "segment",
     "similarities",
     "text_maps",
+    "whole_pictures",
 ]
