@@ -9,6 +9,11 @@ from headspan.explore.neighbours import (
     nearest_to_text,
     nearest_to_vector,
 )
+from headspan.explore.property_neighbours import (
+    PropertyNeighbours,
+    property_neighbours,
+    property_neighbours_of_vector,
+)
 from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 from headspan.explore.segments import contrast, segment
@@ -18,6 +23,7 @@ from headspan.explore.whole_pictures import WholePicture, whole_pictures
 __all__ = [
     "HeadMaps",
     "Neighbours",
+    "PropertyNeighbours",
     "QueryImage",
     "TextMaps",
     "WholePicture",
@@ -27,6 +33,8 @@ __all__ = [
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "property_neighbours",
+    "property_neighbours_of_vector",
     "query_image",
     "segment",
     "similarities",

@@ -94,7 +94,7 @@ def nearest_to_vector(
     `vector` does not have the joint dimension.
     """
     refuse_other_vectors(store, np.asarray(vector)[None])
-    return _nearest(store, np.asarray(vector, np.float32), heads, count)
+    return nearest(store, np.asarray(vector, np.float32), heads, count)
 
 
 def nearest_to_image(
@@ -113,7 +113,7 @@ def nearest_to_image(
     `text_vectors`. Raises SettingsError if a head or the image is not in the store, and the errors of `query_image`.
     """
     query = query_image(store, image, on_progress, weights=weights)
-    return _nearest(store, query_vector(store, query, heads), heads, count, query.image)
+    return nearest(store, query_vector(store, query, heads), heads, count, query.image)
 
 
 def nearest_through_each(
@@ -132,7 +132,7 @@ def nearest_through_each(
     query = query_image(store, image, on_progress, weights=weights)
     every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
     chosen = every if heads is None else distinct(store, heads)
-    return {head: _nearest(store, query_vector(store, query, [head]), [head], count, query.image) for head in chosen}
+    return {head: nearest(store, query_vector(store, query, [head]), [head], count, query.image) for head in chosen}
 
 
 def query_vector(store: Store, query: QueryImage, heads: Sequence[Head] | None) -> Float32[np.ndarray, " joint"]:
@@ -150,13 +150,17 @@ def query_vector(store: Store, query: QueryImage, heads: Sequence[Head] | None) 
     return (total / len(chosen)).astype(np.float32)
 
 
-def _nearest(
+def nearest(
     store: Store,
     vector: Float32[np.ndarray, " joint"],
     heads: Sequence[Head] | None,
     count: int,
     without: int | None = None,
 ) -> Neighbours:
+    """The `count` images with the largest dot products with `vector`, through distinct `heads` or the embedding.
+
+    The image `without` is left out. Raises SettingsError if the vector is not finite.
+    """
     if not np.isfinite(vector).all():
         raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another image or text")
     chosen = None if heads is None else distinct(store, heads)
