@@ -18,6 +18,7 @@ from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 from headspan.explore.segments import contrast, segment
 from headspan.explore.similarities import similarities
+from headspan.explore.strips import neighbour_strips
 from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "neighbour_strips",
     "property_neighbours",
     "property_neighbours_of_vector",
     "query_image",

@@ -32,10 +32,11 @@ _WANTED = 0.25
 # Kernels read so many coordinates at once.
 _MULTIPLE = 32
 _BLOCK_ROWS, _SCAN_ROWS = 2048, 8192
-# No step is smaller than this share of the largest one.
-_LEAST_STEP = 1e-3
-# What float32 adds to a length, relative to itself, and relative to the numbers that coordinates are sums of.
-_SLACK, _SUMS = 1e-5, 2e-6
+# No step is smaller than this share of the largest one, nor than this; embeddings have length 1.
+_LEAST_STEP, _SMALLEST = 1e-3, 1e-7
+# What float32 adds to a length, relative to itself; what it adds to coordinates, relative to the numbers that are added
+# up, and to those that they are computed from.
+_SLACK, _SUMS, _NUMBERS = 1e-5, 2e-6, 2.0**-21
 
 
 class SketchedPart:
@@ -85,7 +86,7 @@ def layout_for(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> Layou
     count = min(len(order), -(-max(1, int(enough[0])) // _MULTIPLE) * _MULTIPLE)
     chosen = order[:count]
     step = np.sqrt(variance) * _DEVIATIONS / _STEPS
-    step = np.maximum(step, max(_LEAST_STEP * float(step.max()), 1e-30))
+    step = np.maximum(step, max(_LEAST_STEP * float(step.max()), _SMALLEST))
     # The unit that makes the product of the two lengths the sum of both products of lengths.
     rounded = np.sqrt(((weights * step)[chosen] ** 2).sum()) / max(1e-30, np.sqrt(count / 12))
     left = query_left[count] / max(1e-30, image_left[count])
@@ -134,7 +135,7 @@ class Sketch:
         """Whether it is expected to prune this query's images well."""
         weights = self.layout.weights(query)
         variance = sum(float(each**2 @ part.variance) for each, part in zip(weights, self.layout.parts, strict=True))
-        return _length(weights) * self._typical <= 4 * _WANTED * np.sqrt(variance)
+        return bool(_length(weights) * self._typical <= 4 * _WANTED * np.sqrt(variance))
 
     def survivors(self, query: Float32[np.ndarray, " joint"], count: int, without: int | None) -> np.ndarray:
         """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`."""
@@ -142,6 +143,11 @@ class Sketch:
         weights = np.zeros(self.layout.width)
         kept = np.concatenate([each[: part.kept] for each, part in zip(every, self.layout.parts, strict=True)])
         weights[: len(kept)] = kept
+        length = _length(every)
+        if length == 0:
+            # All scores are equal.
+            shown = np.flatnonzero(~np.isnan(self._left_out))
+            return shown[shown != without]
         unit = float(np.abs(weights).max()) / _STEPS or 1.0
         coarse = np.rint(weights / unit)
         fine = np.rint((weights / unit - coarse) * _FINER)
@@ -164,7 +170,7 @@ class Sketch:
         # What the 8-bit columns and float32 lose of the query and of the sums.
         lost = float(np.linalg.norm(weights - unit * (coarse + fine / _FINER))) * self._longest
         lost += 2.0**-19 * max(-float(sketched.min(initial=0)), float(sketched.max(initial=0)))
-        error = self._left_out * np.float32(_length(every) * (1 + _SLACK))
+        error = self._left_out * np.float32(length * (1 + _SLACK))
         error += np.float32(lost * (1 + _SLACK))
         return _not_below(sketched, error, count, without)
 
@@ -174,9 +180,11 @@ class Sketch:
         column = 0
         for number, part in enumerate(self.layout.parts):
             block = scored.block(number, first_row, end)
+            size = np.float32(_NUMBERS) * np.sqrt(np.einsum("rc,rc->r", block, block))
             block -= part.centre
             own = block @ part.to_units
-            slack += np.sqrt(np.einsum("rc,rc->r", block, block)) * np.float32(_SUMS * np.linalg.norm(part.to_units))
+            size += np.float32(_SUMS) * np.sqrt(np.einsum("rc,rc->r", block, block))
+            slack += size * np.float32(np.linalg.norm(part.to_units))
             rounded = np.rint(own[:, : part.kept])
             np.clip(rounded, -_STEPS, _STEPS, out=rounded)
             self._numbers[first_row:end, column : column + part.kept] = rounded
