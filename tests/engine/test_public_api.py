@@ -35,6 +35,12 @@ TWINS: dict[str, tuple[str, ...]] = {
     "ccs": ("concepts.concept_consistency", "concepts.judge_heads"),
     "compare": ("concepts.compare",),
     "report": ("write_report",),
+    "nearest": (
+        "explore.nearest_to_image",
+        "explore.nearest_to_text",
+        "explore.property_neighbours",
+        "explore.neighbour_strips",
+    ),
     "pool": ("concepts.write_pool",),
     "votes": ("concepts.read_votes",),
     "agreement": ("concepts.rater_agreement",),

@@ -5,28 +5,40 @@ from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
     Neighbours,
+    nearest_through_each,
     nearest_to_image,
     nearest_to_text,
     nearest_to_vector,
-    similarities,
+)
+from headspan.explore.property_neighbours import (
+    PropertyNeighbours,
+    property_neighbours,
+    property_neighbours_of_vector,
 )
 from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 from headspan.explore.segments import contrast, segment
+from headspan.explore.similarities import similarities
+from headspan.explore.strips import neighbour_strips
 from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
     "HeadMaps",
     "Neighbours",
+    "PropertyNeighbours",
     "QueryImage",
     "TextMaps",
     "WholePicture",
     "contrast",
     "forget_models",
     "head_maps",
+    "nearest_through_each",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "neighbour_strips",
+    "property_neighbours",
+    "property_neighbours_of_vector",
     "query_image",
     "segment",
     "similarities",

@@ -24,8 +24,8 @@ from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
-from headspan.explore.neighbours import mean_contributions, similarities
 from headspan.explore.segmentation import resized, text_maps
+from headspan.explore.similarities import mean_contributions, similarities
 from headspan.prune.ablation import mean_ablated
 from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
