@@ -1,5 +1,6 @@
 """Queries that read a store and never write to it: nearest images, maps of texts."""
 
+from headspan.explore.beside_store import BesideStore, beside_store
 from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.neighbours import (
     Neighbours,
@@ -11,8 +12,10 @@ from headspan.explore.neighbours import (
 from headspan.explore.segmentation import text_maps
 
 __all__ = [
+    "BesideStore",
     "HeadMaps",
     "Neighbours",
+    "beside_store",
     "head_maps",
     "nearest_to_image",
     "nearest_to_text",
