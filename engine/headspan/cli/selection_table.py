@@ -24,6 +24,6 @@ def print_beside_store(found: BesideStore) -> None:
     widths = [max(map(len, column)) for column in zip(*(row[5:] for row in rows), strict=True)]
     print_table([(*row[:5], *(word.ljust(width) for word, width in zip(row[5:], widths, strict=True))) for row in rows])
     say(
-        "variance: as a share of the embeddings'; shift: of the head's mean contribution, in standard deviations of the "
-        "head over the store; towards: the text of the pool that the mean moves towards"
+        "variance: as a share of the embeddings'; shift: of the head's mean contribution, in standard deviations of "
+        "the head over the store; towards: the text of the pool that the mean moves towards"
     )
