@@ -1,5 +1,6 @@
 """Queries that read a store and never write to it: nearest images, maps of texts."""
 
+from headspan.explore.atlas import export_atlas
 from headspan.explore.beside_store import BesideStore, beside_store
 from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.neighbours import (
@@ -16,6 +17,7 @@ __all__ = [
     "HeadMaps",
     "Neighbours",
     "beside_store",
+    "export_atlas",
     "head_maps",
     "nearest_to_image",
     "nearest_to_text",
