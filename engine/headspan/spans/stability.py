@@ -41,7 +41,7 @@ def stability_of(
     chosen: Int[np.ndarray, "head text"],
     images: int,
     seed: int,
-    selected: Int64[np.ndarray, " image"] | None = None,
+    selected: Int64[np.ndarray, " selected"] | None = None,
 ) -> Float64[np.ndarray, " head"]:
     """The mean share of each head's first five texts that are among the first five of resampled images.
 
@@ -70,7 +70,7 @@ def stability_of(
 
 
 def sampled_heads(
-    stores: Sequence[Store], layer: int, most: int = MOST_IMAGES, selected: Int64[np.ndarray, " image"] | None = None
+    stores: Sequence[Store], layer: int, most: int = MOST_IMAGES, selected: Int64[np.ndarray, " selected"] | None = None
 ) -> Float32[np.ndarray, "image head coordinate"]:
     """The normalised coordinates of a layer's heads for at most about `most` images, evenly spread over the stores.
 
@@ -81,7 +81,7 @@ def sampled_heads(
 
 
 def _sampled(
-    stores: Sequence[Store], layer: int, images: int, most: int, selected: Int64[np.ndarray, " image"] | None
+    stores: Sequence[Store], layer: int, images: int, most: int, selected: Int64[np.ndarray, " selected"] | None
 ) -> Iterator[Float32[np.ndarray, "image head coordinate"]]:
     for store in stores:
         own = np.arange(store.images) if selected is None else selected
