@@ -182,12 +182,12 @@ def dense_moments(store: hs.Store, images: np.ndarray) -> MergedMoments:
             own = store.head_coordinates(layer, head)[images].astype(np.float64) / (s * length)[:, None]
             coordinates = np.column_stack([own, 1 / (s * length), mean / (s * length), 1 / length])
             total.append(coordinates.sum(axis=0))
-            gram.append(sum(np.outer(row, row) for row in coordinates))
+            gram.append(np.stack([np.outer(row, row) for row in coordinates]).sum(axis=0))
     shape = (len(store.layers), store.heads_per_layer)
     return MergedMoments(
         len(images),
         np.array(total).reshape(*shape, -1),
-        np.array(gram).reshape(*shape, *np.shape(gram)[1:]),
+        np.array(gram).reshape(*shape, *gram[0].shape),
     )
 
 

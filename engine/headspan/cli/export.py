@@ -80,7 +80,8 @@ def _export(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.atlas:
         return _atlas(store, flags, progress)
     for name in _ATLAS_ONLY:
-        if getattr(flags, name) not in (None, False, []):
+        value = getattr(flags, name)
+        if value is not None and value is not False and value != []:
             flag = {"run_name": "run", "classes": "class"}.get(name, name.replace("_", "-"))
             raise SettingsError(f"--{flag} belongs to a map of images: add --atlas, or leave it out")
     if flags.layers and flags.heads:
