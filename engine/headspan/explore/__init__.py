@@ -1,5 +1,7 @@
 """Queries that read a store and never write to it: nearest images, maps of texts, one image as a query."""
 
+from headspan.explore.atlas import export_atlas
+from headspan.explore.beside_store import BesideStore, beside_store
 from headspan.explore.computed_image import forget_models
 from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.map_result import TextMaps
@@ -23,13 +25,16 @@ from headspan.explore.strips import neighbour_strips
 from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
+    "BesideStore",
     "HeadMaps",
     "Neighbours",
     "PropertyNeighbours",
     "QueryImage",
     "TextMaps",
     "WholePicture",
+    "beside_store",
     "contrast",
+    "export_atlas",
     "forget_models",
     "head_maps",
     "nearest_through_each",

@@ -6,9 +6,9 @@ Zarr.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from headspan.errors import SettingsError, counted
 from headspan.loading.staged import Kind, Staged
 from headspan.store.contents import Contents
 from headspan.store.mapped import UnmappableError
+from headspan.store.picked_rows import Allocate, assembled, picked_rows, pieces_of, rows_by_zarr
 from headspan.store.reader import Store
 
 # Columns that are no stored arrays.
@@ -27,8 +28,6 @@ CONTRIBUTIONS, IMAGE, LABEL = "contributions", "image", "label"
 # Which axis of a stored array `layers` and `heads` select from, counted without the image axis.
 _LAYER_AXIS = {"heads": 0, "patches": 0}
 _HEAD_AXIS = {"heads": 1, "patches": 1}
-# Gives an array of that shape and type, whose numbers are not set.
-Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,7 @@ class Columns:
 
     def read(self, places: Int64[np.ndarray, " image"], allocate: Allocate) -> dict[str, np.ndarray]:
         """Return the columns of the images at `places` of those chosen, by name, `[image, …]`, in that order."""
-        rows = self._rows[places]
-        return self._columns(places, allocate, lambda name, out: self._copy(name, rows, out))
+        return self._columns(places, allocate, None)
 
     def read_staged(
         self,
@@ -97,9 +95,10 @@ class Columns:
         for name, kind in self.staged_kinds.items():
             out = staged.pieces[name][:, first : first + len(places)]
             try:
-                self._open().maps(name).copy_pieces(rows, self._places(name)[0], out)
+                maps = self._open().maps(name)
+                maps.copy_pieces(rows, pieces_of(maps.apart, self._chosen(name)), out)
             except UnmappableError:
-                values = self._read_with_zarr(name, rows).reshape(len(rows), kind.pieces, -1)
+                values = rows_by_zarr(self._open(), name, rows, self._chosen(name)).reshape(len(rows), kind.pieces, -1)
                 out[...] = np.ascontiguousarray(values).view(kind.piece)[..., 0].T
 
     @cached_property
@@ -108,7 +107,7 @@ class Columns:
         kinds = {}
         for name in self._stored_names():
             maps = self._open().maps(name)
-            kinds[name] = Kind(len(self._places(name)[0]), maps.piece, np.dtype(maps.spec.dtype))
+            kinds[name] = Kind(len(pieces_of(maps.apart, self._chosen(name))), maps.piece, np.dtype(maps.spec.dtype))
         return kinds
 
     def read_ahead(self, places: Int64[np.ndarray, " image"]) -> None:
@@ -118,7 +117,8 @@ class Columns:
         for name in self._stored_names():
             maps = self._open().maps(name)
             for span in np.split(rows, borders):
-                maps.read_ahead(int(span[0]), int(span[-1]) + 1, self._places(name)[0])
+                pieces = pieces_of(maps.apart, self._chosen(name))
+                maps.read_ahead(int(span[0]), int(span[-1]) + 1, pieces)
 
     def _open(self) -> Contents:
         if self._contents is None:
@@ -150,22 +150,17 @@ class Columns:
         stored = np.dtype(self._open().specs[name].dtype)
         return self._choice.dtype if stored == np.float16 else stored
 
-    def _places(self, name: str) -> tuple[Int64[np.ndarray, " place"], list[np.ndarray]]:
-        """Which pieces of a row are read, and the places along each axis that they hold."""
-        contents = self._open()
-        apart, shape = contents.maps(name).apart, contents.specs[name].shape[1:]
-        chosen = [np.arange(length) for length in shape]
+    def _chosen(self, name: str) -> list[np.ndarray]:
+        """The places along each axis after the rows that are read."""
+        chosen = [np.arange(length) for length in self._open().specs[name].shape[1:]]
         if name in _LAYER_AXIS:
             chosen[_LAYER_AXIS[name]] = self._layers
         if name in _HEAD_AXIS:
             chosen[_HEAD_AXIS[name]] = self._heads
-        pieces = np.zeros(1, np.int64)
-        for length, each in zip(apart, chosen, strict=False):
-            pieces = (pieces[:, None] * length + each).reshape(-1)
-        return pieces, chosen
+        return chosen
 
     def _columns(
-        self, places: Int64[np.ndarray, " image"], allocate: Allocate, copy: Callable[[str, np.ndarray], None]
+        self, places: Int64[np.ndarray, " image"], allocate: Allocate, copy: Callable[[str, np.ndarray], None] | None
     ) -> dict[str, np.ndarray]:
         """The columns of some images; `copy` copies a stored array of theirs to `[image, piece, …]`."""
         found: dict[str, np.ndarray] = {}
@@ -176,37 +171,31 @@ class Columns:
                 assert self._labels is not None
                 values = self._labels[places]
             elif name == CONTRIBUTIONS:
-                values = self._contributions(len(places), allocate, copy)
+                values = self._contributions(places, allocate, copy)
             else:
-                values = self._stored(name, len(places), self._type_of(name), allocate, copy)
+                values = self._stored(name, places, self._type_of(name), allocate, copy)
             found[name] = values
         return found
 
     def _stored(
-        self, name: str, images: int, dtype: np.dtype, allocate: Allocate, copy: Callable[[str, np.ndarray], None]
+        self,
+        name: str,
+        places: Int64[np.ndarray, " image"],
+        dtype: np.dtype,
+        allocate: Allocate,
+        copy: Callable[[str, np.ndarray], None] | None,
     ) -> np.ndarray:
-        maps, (pieces, chosen) = self._open().maps(name), self._places(name)
-        out = allocate((images, *map(len, chosen[: len(maps.apart)]), *maps.whole), dtype)
-        copy(name, out.reshape(images, len(pieces), *maps.whole))
-        for axis in range(len(maps.apart), len(chosen)):
-            # Pieces hold the whole axis, and not all of it may be wanted.
-            if not np.array_equal(chosen[axis], np.arange(out.shape[1 + axis])):
-                out = out.take(chosen[axis], 1 + axis)
-        return out
+        contents, chosen = self._open(), self._chosen(name)
+        if copy is None:
+            return picked_rows(contents, name, self._rows[places], chosen, dtype, allocate)
+        return assembled(contents.maps(name), len(places), chosen, dtype, partial(copy, name), allocate)
 
-    def _copy(self, name: str, rows: Int64[np.ndarray, " row"], out: np.ndarray) -> None:
-        """Copy rows of a stored array to `out`, `[row, piece, …]`."""
-        try:
-            self._open().maps(name).take(rows, self._places(name)[0], out)
-        except UnmappableError:
-            out[...] = self._read_with_zarr(name, rows).reshape(out.shape)
-
-    def _read_with_zarr(self, name: str, rows: Int64[np.ndarray, " row"]) -> np.ndarray:
-        """Rows of a stored array, with the chosen pieces of each."""
-        maps, chosen = self._open().maps(name), self._places(name)[1]
-        return self._open().outer(name, rows, *chosen[: len(maps.apart)], *map(np.arange, maps.whole))
-
-    def _contributions(self, images: int, allocate: Allocate, copy: Callable[[str, np.ndarray], None]) -> np.ndarray:
+    def _contributions(
+        self,
+        places: Int64[np.ndarray, " image"],
+        allocate: Allocate,
+        copy: Callable[[str, np.ndarray], None] | None,
+    ) -> np.ndarray:
         """Contributions in joint space, `[image, layer, head, joint]`, float32, as `Store.heads` computes them."""
         contents, choice = self._open(), self._choice
         if self._directions is None:
@@ -218,13 +207,13 @@ class Columns:
                     for index, head in product(self._layers.tolist(), self._heads.tolist())
                 ]
             )
-        outputs = self._stored("heads", images, np.dtype(np.float32), np.empty, copy)
-        norm = self._stored("norm", images, np.dtype(np.float32), np.empty, copy)
+        outputs = self._stored("heads", places, np.dtype(np.float32), np.empty, copy)
+        norm = self._stored("norm", places, np.dtype(np.float32), np.empty, copy)
         layers, heads = outputs.shape[1:3]
-        spread = np.broadcast_to(norm[:, None, None], (images, layers, heads, norm.shape[1]))
-        coordinates = head_coordinates(outputs, spread, choice.normalised).reshape(images, layers * heads, -1)
-        out = allocate((images, layers, heads, self._directions.shape[2]), np.dtype(np.float32))
-        flat = out.reshape(images, layers * heads, -1)
+        spread = np.broadcast_to(norm[:, None, None], (len(places), layers, heads, norm.shape[1]))
+        coordinates = head_coordinates(outputs, spread, choice.normalised).reshape(len(places), layers * heads, -1)
+        out = allocate((len(places), layers, heads, self._directions.shape[2]), np.dtype(np.float32))
+        flat = out.reshape(len(places), layers * heads, -1)
         np.matmul(coordinates.swapaxes(0, 1), self._directions, out=flat.swapaxes(0, 1))
         return out
 
@@ -238,20 +227,3 @@ def _labels(store: Store, images: Int64[np.ndarray, " image"]) -> Int64[np.ndarr
             "so label cannot be read; choose images that have one, or leave label out"
         )
     return np.asarray(column.to_numpy(), np.int64)
-
-
-def chosen_images(store: Store, images: Sequence[int] | np.ndarray | None) -> Int64[np.ndarray, " image"]:
-    """The indices of the images to read, without repeats, in the store's order. Raises SettingsError for others."""
-    if images is None:
-        return np.arange(store.images)
-    given = np.asarray(images)
-    if given.dtype == bool and given.shape == (store.images,):
-        return np.flatnonzero(given)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise SettingsError(f"{store.path}: images must be a list of indices, or a mask of {store.images}")
-    found = np.unique(given).astype(np.int64)
-    if found.size and not (found[0] >= 0 and found[-1] < store.images):
-        raise SettingsError(
-            f"{store.path}: images {found[0]} to {found[-1]} do not all exist; count from 0 to {store.images - 1}"
-        )
-    return found
