@@ -29,6 +29,7 @@ from headspan.store.write.unit import StoreWriter
 from headspan.texts.pool import Pool
 from headspan.world import FACTORS, Scene, prompts, scene, value_of
 from headspan.world.checks import FACTOR_OF
+from headspan.world.map_checks import DESCRIPTIONS
 
 Head = tuple[int, int]
 LAYERS, HEADS, HEAD_DIM, PATCHES = 2, 3, 16, 4
@@ -136,11 +137,11 @@ def hand_made_classes(store: hs.Store, *arguments: object) -> dict[str, Classes]
     for kind, ways in sets.items():
         # Things are "a red ring" and so on.
         named = [
-            dict(zip(("colour", "shape"), value.split()[1:], strict=True)) if kind == "thing" else {kind: value}
+            dict(zip(("colour", "shape"), value.split()[1:], strict=True)) if kind == DESCRIPTIONS else {kind: value}
             for value in ways
         ]
         vectors = np.stack([_text_vector(each, writes) for each in named])
-        if kind == "thing":
+        if kind == DESCRIPTIONS:
             vectors += axis(SHARED_HEAD, SHARED_NUMBER)
         if random is not None:
             vectors = random.standard_normal(vectors.shape).astype(np.float32)
