@@ -8,12 +8,15 @@ from headspan.explore.neighbours import (
     nearest_to_vector,
     similarities,
 )
+from headspan.explore.pursuit import HeadPursuit, head_pursuit
 from headspan.explore.segmentation import text_maps
 
 __all__ = [
     "HeadMaps",
+    "HeadPursuit",
     "Neighbours",
     "head_maps",
+    "head_pursuit",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
