@@ -61,8 +61,8 @@ class TextShares(Tabular):
     # What random directions give: the mean of `u·Σ_h·u` over all unit vectors `u` divided by that of `u·Σ_e·u`, which
     # is `tr Σ_h ÷ tr Σ_e`.
     random: Float64[np.ndarray, "layer head"]
-    # From 0 to 1: of `pool_texts` texts drawn from a pool, how many have a smaller share at this head. None if no pool's
-    # vectors are known.
+    # From 0 to 1: the share of `pool_texts` texts drawn from a pool that have a smaller share at this head. None if no
+    # pool's vectors are known.
     percentile: Float64[np.ndarray, "layer head"] | None = None
     pool: str | None = None
     pool_texts: int = 0

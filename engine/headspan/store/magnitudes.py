@@ -139,7 +139,8 @@ def component_covariances(
         unit, norm = _unit_embeddings(contents, rows)
         centred = unit - mean_embedding
         part = centred if along is None else centred @ along.T
-        part, count = part.astype(np.float32), count + len(rows)
+        part = part.astype(np.float32)
+        count += len(rows)
         for place in range(layers):
             outputs = _outer(contents, "heads", rows, [place])[:, 0]
             spread = np.broadcast_to(norm[:, None], (len(rows), heads, norm.shape[1]))
