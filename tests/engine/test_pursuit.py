@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sklearn.linear_model import orthogonal_mp
 
 import headspan as hs
-from headspan.errors import SettingsError, StoreError, TextsError
+from headspan.errors import SettingsError, TextsError
 from headspan.events import Progress
 from headspan.explore.pursuit import pursue, pursue_rotated
 from headspan.spans.algorithm import Principal, Spread, principals
 from headspan.spans.draws import random_rotation
-from headspan.store.moments_file import MergedMoments
 from tests import tolerances
 from tests.tolerances import relative_error
 
@@ -163,11 +160,3 @@ def test_wrong_words_and_counts_are_refused_and_few_words_are_said(toy_store: hs
         found.texts(7, 0)
     with pytest.raises(SettingsError, match="has no draws of chance"):
         found.chance(0, 0)
-
-
-def test_a_store_of_one_image_is_refused(toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    moments = toy_store.moments()
-    one = MergedMoments(1, moments.total, moments.gram)
-    monkeypatch.setattr(hs.Store, "moments", lambda self: one)
-    with pytest.raises(StoreError, match="1 image, but a variance needs at least 2"):
-        hs.explore.head_pursuit(toy_store, WORDS)

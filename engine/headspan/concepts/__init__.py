@@ -6,6 +6,7 @@ from headspan.concepts.comparison import ComparedStore, Comparison, Method, comp
 from headspan.concepts.consistency import ConceptConsistency, Votes
 from headspan.concepts.examples import Example, read_examples
 from headspan.concepts.human_votes import read_vote_sheet, write_vote_sheet
+from headspan.concepts.labelled_heads import heads_of
 from headspan.concepts.labels import Labels, label_heads, read_labels
 from headspan.concepts.llm_judges import judge_heads, missing_votes
 from headspan.concepts.llm_labels import label_by_model
@@ -37,6 +38,7 @@ __all__ = [
     "compare",
     "concept_consistency",
     "consistency_chance",
+    "heads_of",
     "judge_heads",
     "label_by_model",
     "label_heads",

@@ -10,11 +10,13 @@ from headspan.explore.neighbours import (
 )
 from headspan.explore.pursuit import HeadPursuit, head_pursuit
 from headspan.explore.segmentation import text_maps
+from headspan.explore.text_shares import TextShares, text_shares
 
 __all__ = [
     "HeadMaps",
     "HeadPursuit",
     "Neighbours",
+    "TextShares",
     "head_maps",
     "head_pursuit",
     "nearest_to_image",
@@ -22,4 +24,5 @@ __all__ = [
     "nearest_to_vector",
     "similarities",
     "text_maps",
+    "text_shares",
 ]

@@ -4,8 +4,8 @@ Source: Basile, Maiorca, Doimo, Locatello, Cazzaniga, "Head Pursuit", NeurIPS 20
 pursuit (SOMP) of a head's outputs on a dictionary of words. Each round chooses the word whose unit vector matches the
 residuals of all images best, and projects the residuals off all words chosen so far. Here the match is the sum of
 squares over the images, which follows from the head's covariance; Tropp et al. (2006) sum absolute values, which do
-not. Contributions are centred, as in TEXTSPAN, follow the convention `uniform`, and are divided by `‖embedding‖`. So the
-cost does not depend on the number of images.
+not. So the cost does not depend on the number of images. As in TEXTSPAN, contributions are centred, follow the
+convention `uniform`, and are divided by `‖embedding‖`.
 
 TEXTSPAN runs the same rounds on other vectors: it first projects every text to the head's principal directions, and
 removes these projections. Its shares say what the best-fitting directions inside the head explain, and reach 1 with any

@@ -20,7 +20,7 @@ from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.io.storage import total_bytes
 from headspan.shards.samples import BadImage, Shard, Unit
 from headspan.store.contents import Contents
-from headspan.store.tables import read_notes, read_rows, read_shards, read_table
+from headspan.store.tables import read_notes, read_rows, read_shards, read_table, rows_of_keys
 from headspan.user_paths import expand_user
 
 
@@ -150,6 +150,22 @@ class OpenStore:
         if not -self.images <= image < self.images:
             raise SettingsError(f"{self.path}: image {image} does not exist; images count from 0 to {self.images - 1}")
         return int(self._rows[image])
+
+    def image_of_key(self, key: str) -> int:
+        """Return the index of the image with that key, the first one if there are several.
+
+        Raises SettingsError if no image has the key, or if those that have it are not shown.
+        """
+        rows = [row for row, _ in rows_of_keys(self.path, self.contents.units, [key])]
+        for row in rows:
+            image = int(np.searchsorted(self._rows, row))
+            if image < self.images and self._rows[image] == row:
+                return image
+        if not rows:
+            raise SettingsError(f"{self.path}: no image has the key {key!r}; headspan export --to writes all keys")
+        bad = {each.row: each.reason for each in self.bad_images()}
+        why = next((bad[row] for row in rows if row in bad), "its unit is not finished")
+        raise SettingsError(f"{self.path}: the image with the key {key!r} has no numbers ({why}); choose another")
 
     def samples(self, images: Sequence[int] | np.ndarray | None = None) -> pa.Table:
         """Return row, key, url, member, offset, size, caption, label and metadata of each image shown.

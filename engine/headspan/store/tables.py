@@ -156,6 +156,21 @@ def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa
     return _picked(pa.concat_tables([SAMPLES.empty_table(), *tables]), place)
 
 
+def rows_of_keys(root: Path, units: int, keys: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield each row that has one of `keys`, with its key, in row order.
+
+    `units` is the number of units of the plan. Only the keys of one unit are in memory at a time.
+    """
+    wanted, first_row = pa.array(keys, pa.string()), 0
+    for name in sample_files(units):
+        with _damage(root / name), pq.ParquetFile(root / name) as parquet:
+            for group in range(parquet.num_row_groups):
+                column = parquet.read_row_group(group, columns=["key"])["key"]
+                for place in np.flatnonzero(pc.is_in(column, wanted)).tolist():
+                    yield first_row + place, column[place].as_py()
+                first_row += len(column)
+
+
 def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
     """Return the rows at `places`; without a copy if they follow one another."""
     first = int(places[0]) if len(places) else 0
