@@ -1,7 +1,7 @@
 """Write stores of random numbers through the store's own writer, for measurements that need no model.
 
-Moments are those of the numbers; the model's matrices are random too. By default all numbers are independent. `Spectrum`
-gives numbers whose covariances are like a model's.
+Moments are those of the numbers; the model's matrices are random too. By default all numbers are independent;
+`Spectrum` gives numbers whose covariances are like a model's.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Spectrum:
     """Numbers whose covariance is low-rank with noise, as those of a model's heads, instead of isotropic.
 
     Every image has _FACTORS independent normal factors, which all heads and the embedding share. A head's output is its
-    mean, plus _RANK directions made of the factors, plus noise. The variance along direction k is proportional to 1/k;
-    the noise has a tenth of the whole variance. So contributions of different heads correlate, most of a head's variance
-    lies along few directions, and its mean is as long as its standard deviation.
+    mean, plus _RANK directions made of the factors, plus noise. The variance along direction k is proportional to 1/k,
+    and the noise has a tenth of the whole variance. So contributions of different heads correlate, most of a head's
+    variance lies along few directions, and its mean is as long as its standard deviation.
     """
 
     _FACTORS, _RANK, _NOISE = 96, 32, 0.1
@@ -78,9 +78,13 @@ def write_store(
     random: np.random.Generator,
     with_captions: bool = False,
     spectrum: Spectrum | None = None,
+    **described: Any,
 ) -> None:
-    """Write a finished store, with captions of nine words on request, and with numbers of `spectrum` if it is given."""
-    store = planned_store(path, size, emit, random, with_captions)
+    """Write a finished store, with captions of nine words on request, and with numbers of `spectrum` if it is given.
+
+    `described` are more of its attributes.
+    """
+    store = planned_store(path, size, emit, random, with_captions, **described)
     for unit in store.unfinished():
         moments = zero_moments(size)
         with store.begin(unit) as writer:
