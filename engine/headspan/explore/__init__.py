@@ -9,6 +9,7 @@ from headspan.explore.neighbours import (
     similarities,
 )
 from headspan.explore.pursuit import HeadPursuit, head_pursuit
+from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 from headspan.explore.text_shares import TextShares, text_shares
 
@@ -17,11 +18,13 @@ __all__ = [
     "HeadPursuit",
     "Neighbours",
     "TextShares",
+    "QueryImage",
     "head_maps",
     "head_pursuit",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "query_image",
     "similarities",
     "text_maps",
     "text_shares",
