@@ -73,6 +73,12 @@ def open_image(encoded: bytes, preprocess: Preprocess) -> Image.Image:
         raise Undecodable(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
     except _PIL_ERRORS as error:
         raise Undecodable(f"cannot be opened: {one_line(error)}") from error
+    refuse_size(image, preprocess)
+    return image
+
+
+def refuse_size(image: Image.Image, preprocess: Preprocess) -> None:
+    """Raise Undecodable if the image or its resized form has no pixels, or more than PIXELS_LIMIT."""
     if 0 in image.size:
         raise Undecodable(f"no pixels: {image.width}x{image.height}")
     if image.width * image.height > PIXELS_LIMIT:
@@ -81,7 +87,6 @@ def open_image(encoded: bytes, preprocess: Preprocess) -> Image.Image:
     # A strip of 2 by 40,000 pixels fits any limit, and is 224 by 4,480,000 with its short side resized.
     if not 0 < width * height <= PIXELS_LIMIT:
         raise Undecodable(f"too long and narrow: {image.width}x{image.height} resizes to {width}x{height}")
-    return image
 
 
 def fill_exact(

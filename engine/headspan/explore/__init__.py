@@ -9,20 +9,27 @@ from headspan.explore.neighbours import (
     similarities,
 )
 from headspan.explore.pursuit import HeadPursuit, head_pursuit
+from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
+from headspan.explore.spectra import spectra
+from headspan.explore.spectrum import HeadSpectra
 from headspan.explore.text_shares import TextShares, text_shares
 
 __all__ = [
     "HeadMaps",
     "HeadPursuit",
+    "HeadSpectra",
     "Neighbours",
+    "QueryImage",
     "TextShares",
     "head_maps",
     "head_pursuit",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "query_image",
     "similarities",
+    "spectra",
     "text_maps",
     "text_shares",
 ]

@@ -15,6 +15,7 @@ from headspan.io.retry import is_remote
 from headspan.member_names import MemberNames
 from headspan.run.planned_sources import places
 from headspan.shards.describe import describe
+from headspan.shards.kinds import FOLDER, LIST, kind_of
 from headspan.shards.samples import Shard
 from headspan.shards.urls import is_relative, local_path
 from headspan.store.reader import Store
@@ -31,19 +32,35 @@ def find_shards(store: Store, shards: Sequence[str] = ()) -> tuple[dict[str, str
     urls = places(planned, store.attributes, shards)
     if shards:
         return urls, []
-    missing, names = [], member_names(store.attributes)
+    missing = []
     for shard in planned:
-        url = urls[shard.url]
-        if url.startswith("pipe:") or is_remote(url) or _is(shard, Path(local_path(url)), names):
-            continue
-        found = next(
-            (path for path in _elsewhere(store.path.resolve().parent, shard.url) if _is(shard, path, names)), None
-        )
-        if found:
-            urls[shard.url] = str(found)
-        elif not Path(local_path(url)).exists():
+        url = urls[shard.url] = _found(store, shard, urls[shard.url])
+        if not (url.startswith("pipe:") or is_remote(url) or Path(local_path(url)).exists()):
             missing.append(shard.url)
     return urls, missing
+
+
+def find_shard(store: Store, name: str, shards: Sequence[str] = ()) -> tuple[Shard, str]:
+    """The planned shard of that name in the store, and its present address as `find_shards` finds it.
+
+    The other shards are not looked at. Raises SourceError as `find_shards` does.
+    """
+    planned = store.shards()
+    shard = next(each for each in planned if each.url == name)
+    url = places(planned, store.attributes, shards)[name]
+    # To measure a folder or a list takes as long as to list it. Its files are checked one by one when they are read.
+    local = not (url.startswith("pipe:") or is_remote(url))
+    measured = local and Path(local_path(url)).exists() and kind_of(url) in (FOLDER, LIST)
+    return shard, url if shards or measured else _found(store, shard, url)
+
+
+def _found(store: Store, shard: Shard, url: str) -> str:
+    """`url`, or where the shard lies beside the store if it is not there."""
+    names = member_names(store.attributes)
+    if url.startswith("pipe:") or is_remote(url) or _is(shard, Path(local_path(url)), names):
+        return url
+    folder = store.path.resolve().parent
+    return next((str(path) for path in _elsewhere(folder, shard.url) if _is(shard, path, names)), url)
 
 
 def missing_note(missing: Sequence[str], planned: int) -> str:

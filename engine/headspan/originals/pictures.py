@@ -21,12 +21,10 @@ from PIL import Image
 from headspan.config import Preprocess
 from headspan.decode.exact import Undecodable, preprocess_image
 from headspan.errors import SourceError
-from headspan.io.retry import is_remote
 from headspan.member_names import MemberNames
-from headspan.shards.describe import describe
-from headspan.shards.images import ImageReader, Wanted
-from headspan.shards.kinds import FOLDER, LIST, kind_of
-from headspan.shards.open_images import open_images
+from headspan.originals.encoded_image import encoded_sample, open_planned
+from headspan.originals.seen_part import stored_preprocess
+from headspan.shards.images import ImageReader
 from headspan.store.tables import read_shards
 
 # The longer side in pixels and the quality of a picture.
@@ -50,23 +48,14 @@ def read_images(
     present address of each shard by its name in the store; without it, the names are the addresses. A remote shard is
     read only if its URL is among `given`, the URLs that the caller named. `names` are those of the plan.
     """
-    # JSON has no tuples.
-    fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in preprocess.items()}
-    known = Preprocess(**fields)
+    known = stored_preprocess(preprocess)
     planned = {shard.url: shard for shard in read_shards(store_path)}
     images: dict[int, bytes] = {}
     failed: dict[int, str] = {}
     for name, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
         url, wanted = (urls or {}).get(name, name), list(members)
         try:
-            if url.startswith("pipe:"):
-                raise SourceError(f"{url}: is a command, which is not run to read images; name shards that are files")
-            if is_remote(url) and url not in given:
-                raise SourceError(f"{url}: is remote, and remote shards are read only if --shards names them")
-            is_one_file = kind_of(url) not in (FOLDER, LIST)
-            if is_one_file and describe(url)[0] != planned[name].size_bytes:
-                raise SourceError(f"{url}: has changed since precompute read it; restore the shard")
-            for row, member, found in _pictures(open_images(url, names, planned[name].modified_ns), wanted, known):
+            for row, member, found in _pictures(open_planned(planned[name], url, names, given), wanted, known):
                 if isinstance(found, bytes):
                     images[row] = found
                 else:
@@ -93,20 +82,9 @@ def _pictures(
     with images, ThreadPoolExecutor() as threads:
         for first in range(0, len(wanted), _AT_ONCE):
             some = wanted[first : first + _AT_ONCE]
-            encoded = [_encoded(images, sample) for sample in some]
+            encoded = [encoded_sample(images, sample) for sample in some]
             for sample, found in zip(some, threads.map(picture, encoded), strict=True):
                 yield sample["row"], sample["member"], found
-
-
-def _encoded(images: ImageReader, sample: Mapping[str, Any]) -> tuple[bytes, str | None]:
-    """The encoded image of a sample, or the reason why there is none. A file that has changed concerns no other."""
-    try:
-        (found,) = images.read(Wanted((sample["offset"],), (sample["size_bytes"] or 0,), (sample["member"],)))
-    except SourceError as error:
-        if not images.needs_members:
-            raise
-        return b"", str(error)
-    return found
 
 
 def encode(pixels: UInt8[np.ndarray, "height width 3"], side: int, quality: int) -> bytes:

@@ -17,9 +17,9 @@ from headspan.model.tower import PooledRow, Tower
 from headspan.run.devices import named_devices, precision_on
 from headspan.run.pixels import model_input
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The precision of a tower, by its type.
-PRECISION_OF = {dtype: name for name, dtype in _DTYPES.items()}
+PRECISION_OF = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
     return Encoder(
         model=model,
         exact=exact,
-        tower=exact.to(device, _DTYPES[precision]),
+        tower=exact.to(device, DTYPES[precision]),
         layers=layers,
         through_pool=through_pool,
         emit=settings.emit,

@@ -151,9 +151,9 @@ def component_covariances(
             terms += _term_covariances(contents, rows, norm, inside)
     crossed = crossed.reshape(layers, heads, -1, columns)
     found = np.empty((layers, heads))
-    for place in np.ndindex(layers, heads):
-        directions = _directions(contents, *place)
-        found[place] = (crossed[place] * (directions if along is None else directions @ along.T)).sum() / count
+    for at in np.ndindex(layers, heads):
+        directions = _directions(contents, *at)
+        found[at] = (crossed[at] * (directions if along is None else directions @ along.T)).sum() / count
     return found, None if terms is None else terms / count
 
 

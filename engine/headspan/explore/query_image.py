@@ -1,0 +1,124 @@
+"""One image as a query: its numbers, read from the store, or computed by the store's model from a file or pixels.
+
+An image that is not in the store is decoded as the store's images were, and passes once through the store's tower. So
+its numbers agree with those that the store would hold of it, within the store's 16-bit rounding. Only this needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import index
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32
+from PIL import Image as Pil
+
+from headspan.errors import SettingsError
+from headspan.events import Listener, ignore
+from headspan.explore.image_source import ImageSource, image_source
+from headspan.originals.encoded_image import encoded_image
+from headspan.originals.seen_part import stored_preprocess
+from headspan.store.reader import Store
+from headspan.store.schema import decoding
+
+# The index of an image in the store, a file, or pixels: a PIL image, or uint8 `[height, width, 3]`.
+Image = int | str | Path | Pil.Image | np.ndarray
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class QueryImage:
+    """One image's numbers: read from a store, or computed by the store's model from a file or pixels.
+
+    They are as the store holds them: `heads` are head outputs `Σ_n α v` in the heads' own coordinates, `patches` the
+    `α v` of each source token, and `norm` holds the final norm's mean `μ`, its `s`, and `‖embedding‖`.
+    """
+
+    # The key of a stored image, or the file's name.
+    name: str
+    # The index in the store; None for an image that is not in it.
+    image: int | None
+    norm: Float32[np.ndarray, " 3"]
+    # Not normalised.
+    embedding: Float32[np.ndarray, " joint"]
+    # Layers in the order of `store.layers`.
+    heads: Float32[np.ndarray, "layer head head_dim"]
+    # None unless they were asked for.
+    patches: Float[np.ndarray, "layer token head head_dim"] | None
+
+    def __repr__(self) -> str:
+        where = "not in the store" if self.image is None else f"image {self.image}"
+        return f"QueryImage({self.name!r}: {where}{'' if self.patches is None else ', with patches'})"
+
+
+def query_image(
+    store: Store,
+    image: Image | QueryImage,
+    on_progress: Listener = ignore,
+    *,
+    with_patches: bool = False,
+    weights: str | Path | None = None,
+    shards: Sequence[str] = (),
+) -> QueryImage:
+    """The numbers of one image for queries of `store`: the image of an index, or a file, a PIL image or uint8 pixels.
+
+    A stored image is read from the store. Patches that the store lacks, and images that are not in it, are computed by
+    the store's model, which stays loaded; on a CPU in float32, on a GPU in the store's precision. `weights` is as in
+    `text_vectors`; `shards` say where all of the store's shards are now, if they have moved. A QueryImage is returned
+    as it is, or with patches.
+
+    Raises SettingsError if the index is not in the store, SourceError if the image cannot be read or decoded, and
+    ModelError if the model cannot be loaded or is not the one that made the store.
+    """
+    if isinstance(image, QueryImage):
+        if image.patches is not None or not with_patches:
+            return image
+        if image.image is None:
+            raise SettingsError(f"{image.name}: has no patches; ask for them with query_image(…, with_patches=True)")
+        image = image.image
+    if isinstance(image, str | Path | Pil.Image | np.ndarray):
+        return _computed(store, image_source(image), None, with_patches, on_progress, weights)
+    try:
+        number = index(image)
+    except TypeError as error:
+        raise SettingsError(
+            f"image {image!r}: give an index of the store, a file, a PIL image or uint8 pixels"
+        ) from error
+    row = store.row_of(number)
+    number = range(store.images)[number]
+    contents = store.contents
+    (name,) = store.samples([number])["key"].to_pylist()
+    norm = contents.row("norm", row)
+    if not np.isfinite(norm).all():
+        raise SettingsError(
+            f"{store.path}: image {number} ({name}) could not be used by precompute; choose another one"
+        )
+    patches = None
+    if with_patches and "patches" in contents.specs:
+        patches = store.patch_coordinates(number, dtype=np.float16)
+    elif with_patches:
+        source = ImageSource(name, encoded_image(store, number, shards), None)
+        patches = _computed(store, source, number, True, on_progress, weights).patches
+    return QueryImage(
+        name, number, norm, contents.row("embedding", row), contents.row("heads", row, dtype=np.float32), patches
+    )
+
+
+def _computed(
+    store: Store,
+    source: ImageSource,
+    number: int | None,
+    with_patches: bool,
+    on_progress: Listener,
+    weights: str | Path | None,
+) -> QueryImage:
+    """What the store's model computes from an image. The image is decoded first, since that fails sooner."""
+    attributes = store.attributes
+    pixels = source.decoded(stored_preprocess(attributes["preprocess"]), decoding(attributes))
+    # Imported here, since only this needs the model and torch.
+    from headspan.run.image_encoder import image_encoder
+
+    encoder = image_encoder(store, weights, on_progress)
+    found = encoder.encode(pixels, store.layers, with_patches)
+    return QueryImage(source.name, number, found.norm, found.embedding, found.heads, found.patches)
