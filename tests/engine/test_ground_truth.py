@@ -32,6 +32,8 @@ from tests.engine.test_labels_and_ccs import keep
 @pytest.fixture(autouse=True)
 def _without_a_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headspan.world.ground_truth.embed_classes", hand_made_classes)
+    # The stores have no model, from which spectra are read.
+    monkeypatch.setattr("headspan.world.ground_truth.spectra_scores", lambda *_: dict.fromkeys(FACTORS, np.zeros(6)))
 
 
 def known(factor: str) -> list[str]:

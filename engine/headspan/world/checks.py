@@ -94,7 +94,8 @@ class ContrastCheck:
 class RankingCheck:
     """Rankings of all heads for a factor, against the heads whose mean ablation hurts the factor's accuracy.
 
-    A head hurts if 97.5 % of bootstrap samples of the images have a loss of accuracy. The other comparison is with the
+    A head hurts if 97.5 % of bootstrap samples of the images lose accuracy, and if the whole model is better than
+    chance in as many. The other comparison is with the
     loss of margin: the mean loss of the true value's score minus the best other value's.
     """
 

@@ -40,6 +40,7 @@ from headspan.world.checks_json import ground_truth_as_json, ground_truth_from_j
 from headspan.world.map_checks import DESCRIPTIONS, MapChecks, descriptions
 from headspan.world.neighbour_checks import neighbour_checks
 from headspan.world.ranking_checks import ranking_checks
+from headspan.world.rankings import Ranking, magnitudes, pursuit_scores, spectra_scores, text_scores
 
 # A scene's value of every factor; None where it has no single one.
 Truths = Mapping[str, Sequence[str | None]]
@@ -135,9 +136,18 @@ def _measure(store: Store, consistency: ConceptConsistency, on_progress: Listene
         ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts.items()),
         text_maps=maps.of_factors(concepts, classes),
         contrasts=maps.contrasts(concepts, classes, named),
-        rankings=ranking_checks(store, classes, truths),
+        rankings=ranking_checks(store, classes, truths, _rankings(store, classes, on_progress)),
         about=f"model {store.attributes['model']}, weights {store.attributes['pretrained'] or 'of its own'}",
     )
+
+
+def _rankings(store: Store, classes: Mapping[str, Classes], on_progress: Listener) -> dict[str, Ranking]:
+    return {
+        "head pursuit": pursuit_scores(store, classes),
+        "spectra": spectra_scores(store, on_progress),
+        "text shares": text_scores(store, classes),
+        "magnitude": magnitudes(store, classes),
+    }
 
 
 def _scenes(store: Store) -> list[Scene]:

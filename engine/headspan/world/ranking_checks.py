@@ -16,7 +16,6 @@ from headspan.store.reader import Store
 from headspan.world.checks import RankingCheck
 from headspan.world.scores import rank_correlation, ranking_auc
 
-MAGNITUDE = "magnitude"
 # Bootstrap samples of the images, and the seed of their draws.
 _SAMPLES, _SEED = 2000, 0
 # A head hurts if this quantile of the bootstrapped losses is above zero.
@@ -27,15 +26,14 @@ def ranking_checks(
     store: Store,
     classes: Mapping[str, Classes],
     truths: Mapping[str, Sequence[str | None]],
-    rankings: Mapping[str, Mapping[str, Float[np.ndarray, " head"]]] | None = None,
+    rankings: Mapping[str, Mapping[str, Float[np.ndarray, " head"]]],
 ) -> tuple[RankingCheck, ...]:
-    """For every factor, how each of `rankings` and the heads' magnitude rank the heads that hurt.
+    """For every factor, how each of `rankings` ranks the heads that hurt.
 
-    `rankings` has, by name and factor, a score for each head of the store, layer by layer. Magnitude is the variance of
-    a head's contributions, which is the same for every factor.
+    `rankings` has, by name and factor, a score for each head of the store, layer by layer. No head hurts a factor that
+    the whole model does not name more often than chance, with 97.5 % of the bootstrap samples.
     """
     heads = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
-    magnitudes = np.array([store.head(*head).var(axis=0).sum() for head in heads], np.float64)
     known = {
         factor: (np.flatnonzero([truth is not None for truth in truths[factor]]), each)
         for factor, each in classes.items()
@@ -53,15 +51,16 @@ def ranking_checks(
 
     random = np.random.default_rng(_SEED)
     whole = margins(store.embedding / store.norm[:, 2:])
+    named = {factor: _above_chance(whole[factor] > 0, right[factor], random) for factor in classes}
     hurts: dict[str, list[bool]] = {factor: [] for factor in classes}
     losses: dict[str, list[float]] = {factor: [] for factor in classes}
     for head in heads:
         for factor, left in margins(mean_ablated(store, [head])).items():
-            hurts[factor].append(_lost(whole[factor] > 0, left > 0, random))
+            hurts[factor].append(named[factor] and _lost(whole[factor] > 0, left > 0, random))
             losses[factor].append(float((whole[factor] - left).mean()))
     found = []
     for factor in classes:
-        scores = {name: each[factor] for name, each in (rankings or {}).items()} | {MAGNITUDE: magnitudes}
+        scores = {name: each[factor] for name, each in rankings.items()}
         positive = np.array(hurts[factor])
         found.append(
             RankingCheck(
@@ -91,3 +90,9 @@ def _lost(before: np.ndarray, after: np.ndarray, random: np.random.Generator) ->
     wrong, right = float((before & ~after).mean()), float((~before & after).mean())
     drawn = random.multinomial(len(before), [wrong, right, 1 - wrong - right], size=_SAMPLES)
     return bool(np.quantile(drawn[:, 0] - drawn[:, 1], _LOW) > 0)
+
+
+def _above_chance(correct: np.ndarray, truths: np.ndarray, random: np.random.Generator) -> bool:
+    """Whether nearly all bootstrap samples of the images are named more often than the most common value occurs."""
+    chance = np.bincount(truths).max()
+    return bool(np.quantile(random.binomial(len(correct), correct.mean(), size=_SAMPLES), _LOW) > chance)

@@ -27,8 +27,9 @@ def precision_at(
     if nearest < 1:
         return float("nan")
     # An image is not its own neighbour.
-    others = np.where(np.eye(len(scores), dtype=bool), -np.inf, scores)
-    chosen = np.argpartition(-others, nearest - 1, axis=1)[:, :nearest]
+    others = scores.copy()
+    np.fill_diagonal(others, -np.inf)
+    chosen = np.argpartition(others, -nearest, axis=1)[:, -nearest:]
     return float(np.take_along_axis(same, chosen, axis=1).mean())
 
 
