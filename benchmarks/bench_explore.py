@@ -71,9 +71,11 @@ def run(toy: bool, images: int = 1_000_000) -> dict[str, Any]:
         sizes = store_size(size, images, unit_images, last_layers=min(4, size.layers))
         write_store(folder / "run.zarr", sizes, ("heads",), random, spectrum=Spectrum(sizes, random))
         few = store_size(size, _MAPPED_IMAGES, _MAPPED_IMAGES, last_layers=min(4, size.layers))
-        shown = {"preprocess": {"size": [size.pixels, size.pixels]}}
+        preprocess = {"size": [size.pixels, size.pixels]}
         spectrum = Spectrum(few, random)
-        write_store(folder / "patches.zarr", few, ("heads", "patches"), random, spectrum=spectrum, **shown)
+        write_store(
+            folder / "patches.zarr", few, ("heads", "patches"), random, spectrum=spectrum, preprocess=preprocess
+        )
         texts = _add_texts(folder / "run.zarr", 60 if toy else TEXTS, random)
         queries = _queries(hs.open(folder / "run.zarr"), texts, random, min(SELECTED, images // 4))
         rows = [_row(folder, query, 2 if toy else query.repeats) for query in queries]

@@ -102,6 +102,9 @@ def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:
     )
     if any(control.zero_shot.keys() != found.zero_shot.keys() for control in found.controls.values()):
         raise ValueError("a control has other factors")
+    names = [names for each in found.rankings for names in (each.auc.keys(), each.correlation.keys())]
+    if any(each != names[0] for each in names):
+        raise ValueError("rankings of two factors have other names")
     scored = {FACTOR_OF[each.concept] for each in found.ablations if each.concept in FACTOR_OF}
     if not scored <= found.zero_shot.keys():
         raise ValueError("the factor of an ablated concept has no accuracy")

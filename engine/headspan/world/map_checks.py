@@ -24,7 +24,7 @@ from headspan.world.scores import map_scores, means_of, overlap, pixel_auc
 from headspan.world.words import with_article
 
 # Masks and maps of this many scenes are compared; more would not change the means visibly.
-KINDS, PER_FACTOR, PAIRS = 300, 150, 200
+KINDS, PER_FACTOR, PAIRS = 300, 100, 200
 # The name of the contrast between whole descriptions, "a red ring" and "a blue star".
 DESCRIPTIONS = "descriptions"
 # Factors in which two objects of a scene can differ, by concept.
