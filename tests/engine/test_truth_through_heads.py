@@ -64,8 +64,8 @@ def test_the_map_of_a_colour_is_scored_against_the_objects_that_have_it(truth: G
     assert check.auc.heads == pytest.approx(np.mean(precisions), abs=2e-3)
     assert check.overlap.heads == pytest.approx(np.mean(overlaps), abs=2e-3)
     assert check.auc.heads is not None
-    # Patches of 16 pixels are coarse.
-    assert check.auc.heads > 0.9
+    # Patches of 16 pixels are coarse, and other objects share them.
+    assert 0.9 < check.auc.heads <= check.exact_auc
     # No other head writes colours.
     assert check.auc.every == pytest.approx(check.auc.heads, abs=2e-3)
     assert check.auc.others is not None
@@ -208,7 +208,7 @@ def test_the_reports_tables_show_heads_all_heads_other_heads_and_chance() -> Non
         ("Which heads a factor needs", truth.rankings),
     ):
         table = tables[title]
-        assert table.names[-1] == "chance"
+        assert "chance" in table.names
         assert len(table.rows) == len(checks)
         assert all(len(row) == len(table.names) for row in table.rows)
     maps = truth.text_maps[0]
@@ -216,7 +216,8 @@ def test_the_reports_tables_show_heads_all_heads_other_heads_and_chance() -> Non
     words = [cell.words for cell in tables["Where the evidence for one value is"].rows[0]]
     assert words[0] == f"colours, {len(maps.heads)}"
     assert words[2].startswith(f"{100 * maps.auc.heads:.1f} | ")
-    assert words[-1].startswith(f"{100 * maps.auc.chance:.1f} | ")
+    assert words[-2].startswith(f"{100 * maps.auc.chance:.1f} | ")
+    assert words[-1].startswith(f"{100 * maps.exact_auc:.1f} | ")
     factor = tables["Which heads a factor needs"].rows[1]
     assert [cell.words for cell in factor[:2]] == ["shape", "L4.H2"]
 

@@ -66,6 +66,7 @@ def value_maps(truth: GroundTruth) -> Table:
                 f"{_drawn(auc.others)} | {_mean(overlap.others)}",
                 *(_pair(each.auc.heads, each.overlap.heads) if each else "–" for each in controls),
                 _pair(auc.chance, overlap.chance),
+                _pair(check.exact_auc, check.exact_overlap),
             )
         )
     images = max((check.images for check in truth.text_maps), default=0)
@@ -74,8 +75,9 @@ def value_maps(truth: GroundTruth) -> Table:
         f"Maps of one value, such as “a red shape”, over up to {images:,} images, against the pixels of the objects "
         "that have it (for backgrounds, the pixels of no object). First number: area under the ROC curve, in percent: "
         "how often a pixel inside has more evidence than one outside. Second: intersection over union with the pixels "
-        f"above the mean of the map’s positive part. {_OTHERS} Chance: the map of another image.",
-        ("concept, heads", "", "its heads", "all heads", "other heads", *truth.controls, "chance"),
+        f"above the mean of the map’s positive part. {_OTHERS} Chance: the map of another image. Exact: "
+        "a map of the share of each patch inside, which is the best that patches of this size allow.",
+        ("concept, heads", "", "its heads", "all heads", "other heads", *truth.controls, "chance", "exact"),
         rows_of(rows),
         wide=True,
     )

@@ -73,6 +73,9 @@ class TextMapCheck:
     auc: Compared
     # Intersection over union with the pixels above the mean of the map's positive part.
     overlap: Compared
+    # What maps score that hold exactly the share of each patch inside: what the size of patches allows.
+    exact_auc: float
+    exact_overlap: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:
                 float(each["area"]),
                 compared_from_json(each["auc"]),
                 compared_from_json(each["overlap"]),
+                float(each["exact_auc"]),
+                float(each["exact_overlap"]),
             )
             for each in stored.get("text_maps", ())
         ),

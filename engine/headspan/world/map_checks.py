@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from headspan.explore.segmentation import resized, text_maps
 from headspan.prune.zero_shot import Classes
@@ -19,7 +19,15 @@ from headspan.store.reader import Store
 from headspan.world.checks import FACTOR_OF, ContrastCheck, MapCheck, TextMapCheck
 from headspan.world.compared import Compared, draws_of, other_heads
 from headspan.world.factors import COLOURS, SHAPES, Scene, Thing
-from headspan.world.mapped import EveryHead, masks_of, region, value_of_thing, value_with_a_place
+from headspan.world.mapped import (
+    EveryHead,
+    Mask,
+    masks_of,
+    region,
+    shares_of_patches,
+    value_of_thing,
+    value_with_a_place,
+)
 from headspan.world.scores import map_scores, means_of, overlap, pixel_auc
 from headspan.world.words import with_article
 
@@ -102,19 +110,18 @@ class MapChecks:
         def scored(through: Sequence[Head], shift: int = 0) -> tuple[float, float]:
             """Mean AUC and overlap; with a `shift`, the map of another image is scored against each mask."""
             pixels = [every_head.through(each, through, masks[0].shape) for each in maps]
-            pairs = [(pixels[(at + shift) % len(pixels)], mask) for at, mask in enumerate(masks)]
-            return (
-                float(np.nanmean([pixel_auc(*pair) for pair in pairs])),
-                float(np.nanmean([overlap(*pair) for pair in pairs])),
-            )
+            return _means_over_images(pixels[shift:] + pixels[:shift], masks)
 
         own, all_heads, shifted = scored(heads), scored(self._every), scored(heads, 1)
+        exact = _means_over_images(
+            [resized(shares_of_patches(mask, maps[0].shape[2:]), mask.shape) for mask in masks], masks
+        )
         drawn = [scored(other) for other in other_heads(self._every, heads)]
         auc, iou = (
             Compared(own[at], all_heads[at], draws_of([each[at] for each in drawn]), shifted[at]) for at in range(2)
         )
         area = float(np.mean([mask.mean() for mask in masks]))
-        return TextMapCheck(concept, heads, len(images), area, auc, iou)
+        return TextMapCheck(concept, heads, len(images), area, auc, iou, *exact)
 
     def _contrast(
         self, concept: str, heads: tuple[Head, ...], classes: Classes, named: Callable[[Thing], str]
@@ -150,3 +157,14 @@ class MapChecks:
             for at, chance in chances.items()
         )
         return ContrastCheck(concept, heads, len(images), right, ordered)
+
+
+def _means_over_images(
+    maps: Sequence[Float32[np.ndarray, "height width"]], masks: Sequence[Mask]
+) -> tuple[float, float]:
+    """Mean AUC and mean overlap of maps with their masks."""
+    pairs = list(zip(maps, masks, strict=True))
+    return (
+        float(np.nanmean([pixel_auc(*pair) for pair in pairs])),
+        float(np.nanmean([overlap(*pair) for pair in pairs])),
+    )

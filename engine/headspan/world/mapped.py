@@ -89,3 +89,10 @@ def region(scene: Scene, factor: str, mask: UInt8[np.ndarray, "height width"]) -
     value = value_of_thing(scene.things[0], factor)
     having = [number for number, thing in enumerate(scene.things, 1) if value_of_thing(thing, factor) == value]
     return np.isin(mask, having)
+
+
+def shares_of_patches(mask: Mask, grid: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
+    """The share of each patch of a `grid` (rows, columns) that the mask covers."""
+    rows, columns = grid
+    height, width = mask.shape
+    return mask.reshape(rows, height // rows, columns, width // columns).mean(axis=(1, 3), dtype=np.float32)
