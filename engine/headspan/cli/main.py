@@ -110,6 +110,17 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         Group("analyse.add_report", {"report": "write the results as one HTML file"}),
     )
     commands.section(
+        "explore",
+        'headspan heads run.zarr --for "red, green, blue"',
+        Group(
+            "heads.add_heads",
+            {
+                "heads": "rank the heads for a list of words, or by a text's score",
+                "spectra": "describe what each head's weights can write, beside the images",
+            },
+        ),
+    )
+    commands.section(
         "language models",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
         Group("pool.add_pool", {"pool": "have a language model write a pool of texts"}),

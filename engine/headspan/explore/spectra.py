@@ -1,13 +1,13 @@
 """Spectra of heads: the singular directions of each head's value-output matrix, described by texts, beside the images.
 
-Source: Gentile et al., "From Weights to Concepts" (SITH), CVPR 2026. The matrix is `diag(γ₁) W_V W_O diag(γ) P`, from the
-rows that a head reads to the joint space: `γ₁` is the weight of the norm before the layer (1 without such a norm), `γ`
-that of the final norm. LayerScale and the weights of norms behind the heads (EVA02) are part of `W_O`. Neither side is
-centred, and biases are left out, except that a norm over what attention adds (EVA02-E) centres `W_O` itself.
+Source: Gentile et al., "From Weights to Concepts" (SITH), CVPR 2026. The matrix is `diag(γ₁) W_V W_O diag(γ) P`, from
+the rows that a head reads to the joint space: `γ₁` is the weight of the norm before the layer (1 without such a norm),
+`γ` that of the final norm. LayerScale and the weights of norms behind the heads (EVA02) are part of `W_O`. Neither side
+is centred, and biases are left out, except that a norm over what attention adds (EVA02-E) centres `W_O` itself.
 
-Right singular vectors `u` are what the head writes. `coherent_pursuit` describes `u` and `−u` by texts, since the sign of
-a singular vector is arbitrary; `u` is turned so that its own description is the better one. Before that, the mean gap
-between the modalities is removed: the direction from the pool's mean vector to the images' mean unit embedding is
+Right singular vectors `u` are what the head writes. `coherent_pursuit` describes `u` and `−u` by texts, since the sign
+of a singular vector is arbitrary; `u` is turned so that its own description is the better one. Before that, the mean
+gap between the modalities is removed: the direction from the pool's mean vector to the images' mean unit embedding is
 projected out of texts and directions, and texts are centred at their mean. How SITH removes the gap and treats the sign
 could not be read at its source; this is our reading.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
@@ -46,7 +46,8 @@ class HeadSpectra(Tabular):
         heads, directions = self.share.shape
         return (
             f"HeadSpectra({counted(directions, 'direction')} of each of {counted(heads, 'head')}, described by "
-            f"{self.indices.shape[-1]} of {counted(len(self.pool.texts), 'text')}, over {counted(self.images, 'image')})"
+            f"{self.indices.shape[-1]} of {counted(len(self.pool.texts), 'text')}, over "
+            f"{counted(self.images, 'image')})"
         )
 
     @property
