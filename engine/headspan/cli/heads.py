@@ -209,8 +209,8 @@ def _print_pursuit(found: HeadPursuit, heads: Sequence[Head]) -> None:
     if known:
         above = found.above_chance()
         say(
-            f"{above.above} of {counted(above.heads, 'head')} above chance (p ≤ {above.level}), which is the list rotated "
-            f"at random; chance gives {above.expected:.1f}, at most {above.high:.0f} in 95 % of draws"
+            f"{above.above} of {counted(above.heads, 'head')} above chance (p ≤ {above.level}), which is the list "
+            f"rotated at random; chance gives {above.expected:.1f}, at most {above.high:.0f} in 95 % of draws"
         )
 
 

@@ -32,7 +32,7 @@ from headspan.explore.spectrum import HeadSpectra
 from headspan.store.head_space import Head
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.reader import Store
-from headspan.texts.pool import Pool
+from headspan.texts.pool import Pool, read_pool
 from headspan.texts.vectors import embed_pool
 
 # The published number of texts for each direction, and the weight of coherence.
@@ -76,14 +76,15 @@ def spectra(
         raise SettingsError(f"{counted(count, 'text')} per direction; ask for at least 1")
     if not 0 <= coherence < float("inf"):
         raise SettingsError(f"coherence {coherence} is out of range; give a number from 0")
-    embedded = embed_pool(store, pool, on_progress, weights=weights)
+    named = read_pool(pool)
+    few = f"the pool {named.name} has {counted(len(named.texts), 'text')}, but"
+    if len(named.texts) < 2:
+        raise SettingsError(f"{few} directions are described by how texts differ; give at least 2")
+    if len(named.texts) < count:
+        raise SettingsError(f"{few} {count} per direction are asked for; give a larger pool, or ask for fewer")
+    embedded = embed_pool(store, named, on_progress, weights=weights)
     moments = store.moments()
     texts, gap = _freed_texts(embedded.vectors, store.embedding_moments())
-    if len(texts) < count:
-        raise SettingsError(
-            f"the pool {embedded.pool.name} has {counted(len(embedded.pool.texts), 'text')}, but {count} per direction "
-            "are asked for; give a larger pool, or ask for fewer"
-        )
     values, directions = _singular(store, chosen, places, on_progress, weights)
     rank, joint = directions.shape[1:]
     freed = _without(directions.reshape(-1, joint), gap)
