@@ -111,7 +111,14 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
     )
     commands.section(
         "explore",
-        'headspan heads run.zarr --for "red, green, blue"',
+        'headspan segment run.zarr --image photo.jpg --text "a red car" --out map.png',
+        Group(
+            "maps.add_maps",
+            {
+                "segment": "map where heads see a text in images",
+                "contrast": "map where heads see one text rather than another",
+            },
+        ),
         Group(
             "heads.add_heads",
             {

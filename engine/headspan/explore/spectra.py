@@ -82,10 +82,11 @@ def spectra(
         raise SettingsError(f"{few} directions are described by how texts differ; give at least 2")
     if len(named.texts) < count:
         raise SettingsError(f"{few} {count} per direction are asked for; give a larger pool, or ask for fewer")
+    # First, so that the model is loaded when texts are embedded.
+    values, directions = _singular(store, chosen, places, on_progress, weights)
     embedded = embed_pool(store, named, on_progress, weights=weights)
     moments = store.moments()
     texts, gap = _freed_texts(embedded.vectors, store.embedding_moments())
-    values, directions = _singular(store, chosen, places, on_progress, weights)
     rank, joint = directions.shape[1:]
     freed = _without(directions.reshape(-1, joint), gap)
     found = _both_sides(freed, texts, count, coherence, on_progress)
