@@ -63,9 +63,9 @@ def kept_model(
     return _models.get(key, lambda: load.load_stored_model(attributes, path, weights, on_progress))
 
 
-def is_kept(attributes: Mapping[str, Any]) -> bool:
-    """Whether `kept_model` need not load the model of these attributes."""
-    return _models.holds(model_key(attributes))
+def is_kept(attributes: Mapping[str, Any], weights: str | Path | None = None) -> bool:
+    """Whether `kept_model` need not load the model."""
+    return _models.holds(model_key(attributes, weights))
 
 
 def model_key(attributes: Mapping[str, Any], weights: str | Path | None) -> str:

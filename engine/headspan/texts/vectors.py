@@ -99,7 +99,7 @@ def embed_pool(
     from headspan.model.text import encode_texts
 
     # The model stays loaded for further queries; an analysis that embeds a pool needs the memory itself.
-    keeps = len(missing) <= _QUERY_TEXTS or is_kept(store.attributes)
+    keeps = len(missing) <= _QUERY_TEXTS or is_kept(store.attributes, weights)
     loaded = kept_model if keeps else load.load_stored_model
     model = loaded(store.attributes, store.path, weights, on_progress)
     _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
