@@ -25,7 +25,8 @@ TEXTS = (
     *("red", "a blue thing", "green", "two dogs", "night", "a map", "old"),
     *("snow", "a church", "many cars", "soft", "text", "a face", "sea"),
 )
-POOL = Pool("words", TEXTS, tuple("colour" if text in ("red", "a blue thing", "green") else "other" for text in TEXTS))
+CONCEPTS = {text: "colour" if text in ("red", "a blue thing", "green") else "other" for text in TEXTS}
+POOL = Pool("words", TEXTS, tuple(CONCEPTS.values()))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -155,13 +156,17 @@ def test_a_concepts_share_is_what_its_texts_carry(found: hs.explore.HeadSpectra)
     for place, head in enumerate(found.heads):
         wanted = 0.0
         for direction in range(16):
-            weights = found.weights[place, direction, 0]
-            texts = found.texts(*head, direction)
-            part = sum(w for w, text in zip(weights, texts, strict=False) if text in ("red", "a blue thing", "green"))
-            wanted += found.share[place, direction] * part / weights.sum() if weights.sum() else 0
+            parts = [0.0, 0.0]
+            for side in (0, 1):
+                weights = found.weights[place, direction, side]
+                texts = found.texts(*head, direction, against=bool(side))
+                of_colour = sum(w for w, text in zip(weights, texts, strict=False) if CONCEPTS[text] == "colour")
+                parts[side] = of_colour / weights.sum() if weights.sum() else 0.0
+            fidelity = found.fidelity[place, direction]
+            wanted += found.share[place, direction] * (parts @ fidelity) / fidelity.sum() if fidelity.sum() else 0.0
         assert shares[place] == pytest.approx(wanted, rel=1e-9)
     total = shares + found.concept_shares("other")
-    described = (found.share * (found.weights[:, :, 0].sum(axis=-1) > 0)).sum(axis=1)
+    described = (found.share * (found.fidelity.sum(axis=-1) > 0)).sum(axis=1)
     np.testing.assert_allclose(total, described)
     with pytest.raises(SettingsError, match="concept 'shape' is not in the pool words; it has colour, other"):
         found.concept_shares("shape")
