@@ -52,8 +52,10 @@ install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kerne
 
 import headspan as hs  # noqa: E402
 from headspan.decompose.contributions import contributions  # noqa: E402
+from headspan.explore.image_cache import images_folder  # noqa: E402
 from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
+from headspan.run.image_encoder import forget_models  # noqa: E402
 from headspan.texts.user_cache import cache_file  # noqa: E402
 from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
@@ -178,9 +180,11 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_vectors_of_other_tests() -> None:
-    """Empty the caches of text vectors, so that every test embeds its own texts."""
+def _no_caches_of_other_tests() -> None:
+    """Empty the caches of text vectors, images and models, so that every test computes its own."""
     forget_vectors()
+    forget_models()
+    shutil.rmtree(images_folder(), ignore_errors=True)
     cache_file().unlink(missing_ok=True)
 
 

@@ -49,11 +49,11 @@ class Tabular:
 
         Raises StoreError if the file cannot be written.
         """
-        _write(path, encoded(self.as_csv()))
+        write_result(path, encoded(self.as_csv()))
 
     def to_json(self, path: str | Path) -> None:
         """Write the table as a JSON list with an object for each row; a missing value is null. Raises as `to_csv`."""
-        _write(path, encoded(self.as_json()))
+        write_result(path, encoded(self.as_json()))
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the table as Parquet; a missing value is null. Raises as `to_csv`."""
@@ -64,7 +64,7 @@ class Tabular:
         columns = {name: [_known(value) for value in values] for name, values in self._columns().items()}
         buffer = io.BytesIO()
         pq.write_table(pa.table(columns), buffer)
-        _write(path, buffer.getvalue())
+        write_result(path, buffer.getvalue())
 
     def as_csv(self) -> str:
         """The table as the text of a CSV file."""
@@ -92,9 +92,13 @@ class Tabular:
         return f"<p>{escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
-def _write(path: str | Path, data: bytes) -> None:
+def write_result(path: str | Path, data: bytes, what: str = "table") -> None:
+    """Write the file of a result, replacing an earlier one; `what` names it in the error.
+
+    Raises StoreError if the file cannot be written.
+    """
     if not Path(path).name:
-        raise StoreError(f"{str(path)!r}: the table cannot be written there (it is no file's name); name another file")
+        raise StoreError(f"{str(path)!r}: the {what} cannot be written there (it is no file's name); name another file")
     # Through a link, which stays a link.
     target = Path(os.path.realpath(path))
     try:
@@ -107,7 +111,7 @@ def _write(path: str | Path, data: bytes) -> None:
     except (StoreError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         why = getattr(cause, "strerror", None) or error
-        raise StoreError(f"{path}: the table cannot be written there ({why}); name another file") from error
+        raise StoreError(f"{path}: the {what} cannot be written there ({why}); name another file") from error
 
 
 def encoded(text: str) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 import headspan as hs
 from headspan.model import text as text_encoding
 from headspan.model.load import load_stored_model
+from headspan.run.image_encoder import forget_models
 from headspan.store import results
 from headspan.texts import vectors as text_vectors_module
 from headspan.texts.stored import find_vectors, keep_vectors, stored_pool
@@ -25,6 +26,7 @@ TEXTS = ["a cat", "two dogs in the rain", "red"]
 
 
 def refuse_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_models()
     monkeypatch.setattr("headspan.model.load.load_stored_model", lambda *_: pytest.fail("the model was loaded"))
 
 

@@ -32,6 +32,7 @@ from headspan.model import hub
 from headspan.model.convert import to_tower, two_pass_models
 from headspan.model.load import LoadedModel, load_model, load_stored_model
 from headspan.model.tower import Tower, normalise
+from headspan.run.image_encoder import forget_models
 from tests import tolerances
 from tests.conftest import TOY, encoded_image, image_members, randomise, write_tar
 from tests.tolerances import relative_error
@@ -399,6 +400,8 @@ def test_a_stored_model_is_found_from_another_folder_and_after_it_moved(
     (work / "w").rename(third / "w")
     (work / "saved").rename(third / "saved")
     (work / "a.tar").rename(third / "b.tar")
+    # As in a new process, where the models are not loaded.
+    forget_models()
     for store in stores.values():
         with pytest.raises(ModelError, match=r"(--weights PATH|could not be read)"):
             hs.text_vectors(store, ["c", "d"])

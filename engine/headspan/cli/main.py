@@ -110,6 +110,24 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         Group("analyse.add_report", {"report": "write the results as one HTML file"}),
     )
     commands.section(
+        "explore",
+        'headspan segment run.zarr --image photo.jpg --text "a red car" --out map.png',
+        Group(
+            "maps.add_maps",
+            {
+                "segment": "map where heads see a text in images",
+                "contrast": "map where heads see one text rather than another",
+            },
+        ),
+        Group(
+            "heads.add_heads",
+            {
+                "heads": "rank the heads for a list of words, or by a text's score",
+                "spectra": "describe what each head's weights can write, beside the images",
+            },
+        ),
+    )
+    commands.section(
         "language models",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
         Group("pool.add_pool", {"pool": "have a language model write a pool of texts"}),

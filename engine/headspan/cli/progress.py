@@ -25,6 +25,7 @@ _UNITS = {
     "answers": "answer",
     "pool": "text",
     "export": "image",
+    "maps": "image",
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from headspan.model.layers import Norm
 from headspan.model.tower import Tower
 
 
@@ -20,8 +21,9 @@ def value_maps(tower: Tower, layers: Sequence[int]) -> Float64[np.ndarray, "laye
 
 
 def _value_map(tower: Tower, layer: int) -> Float64[np.ndarray, "head width head_dim"]:
-    pool = tower.attention_pool
-    if pool is not None:
+    norm: Norm | None
+    if tower.attention_pool is not None:
+        pool = tower.attention_pool
         # Keys and values stand side by side.
         norm, weight = pool.norm, pool.key_value.weight[pool.out_proj.weight.shape[1] :]
     else:

@@ -1,6 +1,7 @@
 """Queries that read a store and never write to it: nearest images, maps of texts."""
 
 from headspan.explore.head_maps import HeadMaps, head_maps
+from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
     Neighbours,
     nearest_to_image,
@@ -11,9 +12,11 @@ from headspan.explore.neighbours import (
 from headspan.explore.pursuit import HeadPursuit, head_pursuit
 from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
+from headspan.explore.segments import contrast, segment
 from headspan.explore.spectra import spectra
 from headspan.explore.spectrum import HeadSpectra
 from headspan.explore.text_shares import TextShares, text_shares
+from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
     "HeadMaps",
@@ -21,15 +24,20 @@ __all__ = [
     "HeadSpectra",
     "Neighbours",
     "QueryImage",
+    "TextMaps",
     "TextShares",
+    "WholePicture",
+    "contrast",
     "head_maps",
     "head_pursuit",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
     "query_image",
+    "segment",
     "similarities",
     "spectra",
     "text_maps",
     "text_shares",
+    "whole_pictures",
 ]

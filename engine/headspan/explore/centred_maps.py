@@ -9,14 +9,14 @@ patches within it: in an image drawn at random, one patch in twenty has a colour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from headspan.decompose.formula import mean_and_bias_terms
-from headspan.explore.segmentation import grid_shape
+from headspan.explore.segmentation import PatchOutputs, on_grid, patch_outputs
 from headspan.store.reader import Store
 
 # The share of the sample's patches that have no colour.
@@ -43,23 +43,31 @@ class Baseline:
 
 
 def layer_maps(
-    store: Store, image: int, layer: int, heads: Sequence[int], along: Float[np.ndarray, "head coordinate"]
+    store: Store,
+    image: int | PatchOutputs,
+    layer: int,
+    heads: Sequence[int],
+    along: Float[np.ndarray, "head coordinate"],
 ) -> Float32[np.ndarray, "head rows columns"]:
-    """Maps of one text for each of `heads`, over the patch grid of the image of that index.
+    """Maps of one text for each of `heads`, over the patch grid of the image of that index or with those patches.
 
     `along` holds each text in its head's coordinates, `store.head_directions(layer, head) @ vector`. Contributions are
     divided by `‖embedding‖`, as in `explore.text_maps`.
     """
-    own = store.patch_coordinates(image, layer)[store.prefix_tokens :, list(heads)]
-    terms = mean_and_bias_terms(store.norm[image], normalised=True)
+    patches = patch_outputs(store, image) if isinstance(image, int) else image
+    own = patches.of_layer(layer)[store.prefix_tokens :, list(heads)]
+    terms = mean_and_bias_terms(patches.norm, normalised=True)
     maps = np.einsum("phd,hd->hp", own, along[:, : store.head_dim]) * terms[0]
     maps += (along[:, store.head_dim :] @ terms)[:, None] / store.tokens
-    shape = grid_shape(store.tokens - store.prefix_tokens, *store.attributes["preprocess"]["size"])
-    return maps.astype(np.float32).reshape(len(heads), *shape)
+    return on_grid(store, maps.astype(np.float32))
 
 
 def baseline(
-    store: Store, layer: int, heads: Sequence[int], along: Float[np.ndarray, "head coordinate"], sample: Sequence[int]
+    store: Store,
+    layer: int,
+    heads: Sequence[int],
+    along: Float[np.ndarray, "head coordinate"],
+    sample: Iterable[int | PatchOutputs],
 ) -> Baseline:
     """Mean, standard deviation and threshold of the maps of `heads` over the images of `sample`, at least two."""
     maps = np.stack([layer_maps(store, image, layer, heads, along) for image in sample])
@@ -68,10 +76,10 @@ def baseline(
     varies = np.abs(centred).max(axis=(0, 2, 3)) > np.finfo(np.float32).eps * np.abs(maps).max(axis=(0, 2, 3))
     # One degree of freedom of each patch is used by its mean.
     patches = centred[0, 0].size
-    deviation = np.sqrt((centred**2).sum(axis=(0, 2, 3)) / ((len(sample) - 1) * patches))
+    deviation = np.sqrt((centred**2).sum(axis=(0, 2, 3)) / ((len(maps) - 1) * patches))
     deviation = np.where(varies, deviation, np.nan).astype(np.float32)
     threshold = np.quantile(np.abs(centred) / deviation[:, None, None], WITHIN, axis=(0, 2, 3))
-    return Baseline(mean, deviation, threshold.astype(np.float32), len(sample))
+    return Baseline(mean, deviation, threshold.astype(np.float32), len(maps))
 
 
 def full_colour(maps: Sequence[Float32[np.ndarray, "rows columns"]], threshold: float) -> float:

@@ -1,9 +1,9 @@
 """Describe directions by a few texts each: coherent, non-negative orthogonal matching pursuit.
 
 Source: Gentile et al., "From Weights to Concepts" (SITH), CVPR 2026, whose COMP this follows. Each round adds the text
-`t` with the highest score `r·t + λ · (mean cosine of t and the texts chosen before)`, where `r` is the residual, among the
-texts with `r·t > 0`. The weights of all texts chosen so far are then fitted again by non-negative least squares. With
-λ = 0 this is non-negative orthogonal matching pursuit.
+`t` with the highest score `r·t + λ · (mean cosine of t and the texts chosen before)`, where `r` is the residual, among
+the texts with `r·t > 0`. The weights of all texts chosen so far are then fitted again by non-negative least squares.
+With λ = 0 this is non-negative orthogonal matching pursuit.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from headspan.errors import SettingsError, counted
-from headspan.events import Listener, ignore
+from headspan.events import Listener, Progress, ignore
 from headspan.explore.centred_maps import baseline, full_colour, layer_maps, sampled
 from headspan.explore.neighbours import Head, refuse_other_vectors
+from headspan.explore.query_image import Images, listed, name_of
+from headspan.explore.segmentation import PatchOutputs, patch_outputs
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 
@@ -29,8 +32,8 @@ class HeadMaps:
     head: int
     # None if the query was a vector.
     text: str | None
-    # Image indices, and the images' keys.
-    images: tuple[int, ...]
+    # Indices of stored images, None for others; and their keys, or the names of their files.
+    images: tuple[int | None, ...]
     keys: tuple[str, ...]
     # In standard deviations of a patch's contribution over the images and patches of a sample.
     deviations: Float32[np.ndarray, "image rows columns"]
@@ -86,22 +89,23 @@ def head_maps(
     store: Store,
     text: str | Float[np.ndarray, " joint"],
     head: Head,
-    images: Sequence[int],
+    images: Images,
     on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
+    shards: Sequence[str] = (),
 ) -> HeadMaps:
-    """Maps of a text, or of a unit vector, through `head`, a pair (layer, head), over the images of these indices.
+    """Maps of a text, or of a unit vector, through `head`, a pair (layer, head), over images as in `query_image`.
 
     Each map shows how much each patch's contribution along the text differs from the head's mean map, in standard
-    deviations; both are taken over at most 128 images drawn at random with a fixed seed. `weights` is as in
-    `text_vectors`. Raises SettingsError if the store has no patches or fewer than two images, if the head or an image
-    is not in it, if there are no images, if the vector does not have the joint dimension, or if the head's maps do not
-    vary; and the errors of `text_vectors`.
+    deviations; both are taken over at most 128 stored images drawn at random with a fixed seed. If the store has no
+    patches, these images pass through the model once; `weights` and `shards` are as in `query_image`.
+
+    Raises SettingsError if the store has fewer than two images, if the head or an image is not in it, if there are no
+    images, if the vector does not have the joint dimension, or if the head's maps do not vary; and the errors of
+    `text_vectors` and of `query_image`.
     """
-    images = [int(image) for image in images]
-    if not images:
-        raise SettingsError(f"{store.path}: the list of images is empty; name at least one by its index")
+    shown = listed(store, images)
     vector = text_vectors(store, [text], on_progress, weights=weights)[0] if isinstance(text, str) else text
     refuse_other_vectors(store, np.asarray(vector)[None])
     layer, number = head
@@ -109,16 +113,24 @@ def head_maps(
     sample = sampled(store)
     if len(sample) < 2:
         raise SettingsError(f"{store.path}: maps need two images to be compared with, and the store has fewer")
-    base = baseline(store, layer, [number], along, sample)
+    patches = partial(patch_outputs, store, on_progress=on_progress, weights=weights, shards=shards)
+
+    def of_sample() -> Iterator[PatchOutputs]:
+        for done, image in enumerate(sample, start=1):
+            yield patches(image)
+            on_progress(Progress("maps", done, len(sample)))
+
+    base = baseline(store, layer, [number], along, of_sample())
     if np.isnan(base.deviation[0]):
         raise SettingsError(f"{store.path}: the maps of L{layer}.H{number} do not vary; choose another head")
-    deviations = [base.deviations(layer_maps(store, image, layer, [number], along))[0] for image in images]
+    deviations = [base.deviations(layer_maps(store, patches(image), layer, [number], along))[0] for image in shown]
+    numbers, names = zip(*(name_of(store, image) for image in shown), strict=True)
     return HeadMaps(
         layer,
         number,
         text if isinstance(text, str) else None,
-        tuple(images),
-        tuple(store.samples(images)["key"].to_pylist()),
+        numbers,
+        names,
         np.stack(deviations),
         float(base.deviation[0]),
         float(base.threshold[0]),

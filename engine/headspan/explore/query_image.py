@@ -17,11 +17,9 @@ from PIL import Image as Pil
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
-from headspan.explore.image_source import ImageSource, image_source
-from headspan.originals.encoded_image import encoded_image
-from headspan.originals.seen_part import stored_preprocess
+from headspan.explore.computed_image import computed, patches_again
+from headspan.explore.image_source import image_source
 from headspan.store.reader import Store
-from headspan.store.schema import decoding
 
 # The index of an image in the store, a file, or pixels: a PIL image, or uint8 `[height, width, 3]`.
 Image = int | str | Path | Pil.Image | np.ndarray
@@ -52,6 +50,10 @@ class QueryImage:
         return f"QueryImage({self.name!r}: {where}{'' if self.patches is None else ', with patches'})"
 
 
+# One image or several; an array of one axis holds indices.
+Images = Image | QueryImage | Sequence[Image | QueryImage]
+
+
 def query_image(
     store: Store,
     image: Image | QueryImage,
@@ -78,7 +80,9 @@ def query_image(
             raise SettingsError(f"{image.name}: has no patches; ask for them with query_image(…, with_patches=True)")
         image = image.image
     if isinstance(image, str | Path | Pil.Image | np.ndarray):
-        return _computed(store, image_source(image), None, with_patches, on_progress, weights)
+        source = image_source(image)
+        found = computed(store, source, with_patches, on_progress, weights)
+        return QueryImage(source.name, None, found["norm"], found["embedding"], found["heads"], found.get("patches"))
     try:
         number = index(image)
     except TypeError as error:
@@ -90,35 +94,47 @@ def query_image(
     contents = store.contents
     (name,) = store.samples([number])["key"].to_pylist()
     norm = contents.row("norm", row)
-    if not np.isfinite(norm).all():
-        raise SettingsError(
-            f"{store.path}: image {number} ({name}) could not be used by precompute; choose another one"
-        )
+    refuse_failed(store, number, norm)
     patches = None
     if with_patches and "patches" in contents.specs:
         patches = store.patch_coordinates(number, dtype=np.float16)
     elif with_patches:
-        source = ImageSource(name, encoded_image(store, number, shards), None)
-        patches = _computed(store, source, number, True, on_progress, weights).patches
+        patches = patches_again(store, number, name, on_progress, weights, shards)
     return QueryImage(
         name, number, norm, contents.row("embedding", row), contents.row("heads", row, dtype=np.float32), patches
     )
 
 
-def _computed(
-    store: Store,
-    source: ImageSource,
-    number: int | None,
-    with_patches: bool,
-    on_progress: Listener,
-    weights: str | Path | None,
-) -> QueryImage:
-    """What the store's model computes from an image. The image is decoded first, since that fails sooner."""
-    attributes = store.attributes
-    pixels = source.decoded(stored_preprocess(attributes["preprocess"]), decoding(attributes))
-    # Imported here, since only this needs the model and torch.
-    from headspan.run.image_encoder import image_encoder
+def refuse_failed(store: Store, image: int, norm: Float32[np.ndarray, " 3"]) -> None:
+    """Raise SettingsError if the store has no numbers of an image, since it could not be used."""
+    if not np.isfinite(norm).all():
+        (name,) = store.samples([image])["key"].to_pylist()
+        raise SettingsError(
+            f"{store.path}: image {image} ({name}) could not be used by precompute, or is not computed yet; choose "
+            "another one"
+        )
 
-    encoder = image_encoder(store, weights, on_progress)
-    found = encoder.encode(pixels, store.layers, with_patches)
-    return QueryImage(source.name, number, found.norm, found.embedding, found.heads, found.patches)
+
+def listed(store: Store, images: Images) -> list[Image | QueryImage]:
+    """One image, or several, as a list; an array of one axis holds indices. Raises SettingsError for an empty list."""
+    if isinstance(images, int | str | Path | Pil.Image | QueryImage):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim != 1:
+        return [images]
+    found = [int(image) if isinstance(image, np.integer) else image for image in images]
+    if not found:
+        raise SettingsError(f"{store.path}: the list of images is empty; name at least one")
+    return found
+
+
+def name_of(store: Store, image: Image | QueryImage) -> tuple[int | None, str]:
+    """The index of an image in the store, if it is there, and its name, as a QueryImage has them."""
+    if isinstance(image, QueryImage):
+        return image.image, image.name
+    if isinstance(image, str | Path):
+        return None, Path(image).name
+    if isinstance(image, Pil.Image | np.ndarray):
+        return None, image_source(image).name
+    store.row_of(image)
+    (name,) = store.samples([image])["key"].to_pylist()
+    return range(store.images)[image], name

@@ -1,13 +1,13 @@
 """Spectra of heads: the singular directions of each head's value-output matrix, described by texts, beside the images.
 
-Source: Gentile et al., "From Weights to Concepts" (SITH), CVPR 2026. The matrix is `diag(γ₁) W_V W_O diag(γ) P`, from the
-rows that a head reads to the joint space: `γ₁` is the weight of the norm before the layer (1 without such a norm), `γ`
-that of the final norm. LayerScale and the weights of norms behind the heads (EVA02) are part of `W_O`. Neither side is
-centred, and biases are left out, except that a norm over what attention adds (EVA02-E) centres `W_O` itself.
+Source: Gentile et al., "From Weights to Concepts" (SITH), CVPR 2026. The matrix is `diag(γ₁) W_V W_O diag(γ) P`, from
+the rows that a head reads to the joint space: `γ₁` is the weight of the norm before the layer (1 without such a norm),
+`γ` that of the final norm. LayerScale and the weights of norms behind the heads (EVA02) are part of `W_O`. Neither side
+is centred, and biases are left out, except that a norm over what attention adds (EVA02-E) centres `W_O` itself.
 
-Right singular vectors `u` are what the head writes. `coherent_pursuit` describes `u` and `−u` by texts, since the sign of
-a singular vector is arbitrary; `u` is turned so that its own description is the better one. Before that, the mean gap
-between the modalities is removed: the direction from the pool's mean vector to the images' mean unit embedding is
+Right singular vectors `u` are what the head writes. `coherent_pursuit` describes `u` and `−u` by texts, since the sign
+of a singular vector is arbitrary; `u` is turned so that its own description is the better one. Before that, the mean
+gap between the modalities is removed: the direction from the pool's mean vector to the images' mean unit embedding is
 projected out of texts and directions, and texts are centred at their mean. How SITH removes the gap and treats the sign
 could not be read at its source; this is our reading.
 
@@ -32,7 +32,7 @@ from headspan.explore.spectrum import HeadSpectra
 from headspan.store.head_space import Head
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.reader import Store
-from headspan.texts.pool import Pool
+from headspan.texts.pool import Pool, read_pool
 from headspan.texts.vectors import embed_pool
 
 # The published number of texts for each direction, and the weight of coherence.
@@ -76,15 +76,17 @@ def spectra(
         raise SettingsError(f"{counted(count, 'text')} per direction; ask for at least 1")
     if not 0 <= coherence < float("inf"):
         raise SettingsError(f"coherence {coherence} is out of range; give a number from 0")
-    embedded = embed_pool(store, pool, on_progress, weights=weights)
+    named = read_pool(pool)
+    few = f"the pool {named.name} has {counted(len(named.texts), 'text')}, but"
+    if len(named.texts) < 2:
+        raise SettingsError(f"{few} directions are described by how texts differ; give at least 2")
+    if len(named.texts) < count:
+        raise SettingsError(f"{few} {count} per direction are asked for; give a larger pool, or ask for fewer")
+    # First, so that the model is loaded when texts are embedded.
+    values, directions = _singular(store, chosen, places, on_progress, weights)
+    embedded = embed_pool(store, named, on_progress, weights=weights)
     moments = store.moments()
     texts, gap = _freed_texts(embedded.vectors, store.embedding_moments())
-    if len(texts) < count:
-        raise SettingsError(
-            f"the pool {embedded.pool.name} has {counted(len(embedded.pool.texts), 'text')}, but {count} per direction "
-            "are asked for; give a larger pool, or ask for fewer"
-        )
-    values, directions = _singular(store, chosen, places, on_progress, weights)
     rank, joint = directions.shape[1:]
     freed = _without(directions.reshape(-1, joint), gap)
     found = _both_sides(freed, texts, count, coherence, on_progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
@@ -46,7 +46,8 @@ class HeadSpectra(Tabular):
         heads, directions = self.share.shape
         return (
             f"HeadSpectra({counted(directions, 'direction')} of each of {counted(heads, 'head')}, described by "
-            f"{self.indices.shape[-1]} of {counted(len(self.pool.texts), 'text')}, over {counted(self.images, 'image')})"
+            f"{self.indices.shape[-1]} of {counted(len(self.pool.texts), 'text')}, over "
+            f"{counted(self.images, 'image')})"
         )
 
     @property
@@ -69,18 +70,18 @@ class HeadSpectra(Tabular):
     def concept_shares(self, concept: str) -> Float64[np.ndarray, " head"]:
         """How much of each head's variance lies along directions that texts of one concept describe.
 
-        The sum over directions of their share, times the concept's part of the weights of the better side's texts.
-        Raises SettingsError if the pool has no such concept.
+        The sum over directions of their share, times the concept's part of the weights of their texts; both sides
+        count, each by its fidelity. So a head's shares sum to its variance along all directions that have texts. Raises
+        SettingsError if the pool has no such concept.
         """
         if self.pool.concepts is None or concept not in self.pool.concepts:
             known = "none" if self.pool.concepts is None else ", ".join(sorted(set(self.pool.concepts)))
             raise SettingsError(f"concept {concept!r} is not in the pool {self.pool.name}; it has {known}")
         # The last entry serves places of -1.
         of_concept = np.array([*(each == concept for each in self.pool.concepts), False])
-        weights = self.weights[:, :, 0]
-        total = weights.sum(axis=-1)
-        part = (weights * of_concept[self.indices[:, :, 0]]).sum(axis=-1) / np.where(total > 0, total, np.inf)
-        found: Float64[np.ndarray, " head"] = (self.share * part).sum(axis=-1)
+        part = (self.weights * of_concept[self.indices]).sum(axis=-1) / _or_infinite(self.weights.sum(axis=-1))
+        described = (part * self.fidelity).sum(axis=-1) / _or_infinite(self.fidelity.sum(axis=-1))
+        found: Float64[np.ndarray, " head"] = (self.share * described).sum(axis=-1)
         return found
 
     def plot(self, layer: int, head: int, *, ax: Axes | None = None) -> Axes:
@@ -129,3 +130,8 @@ class HeadSpectra(Tabular):
         columns = dict(self._columns())
         layers, heads = columns.pop("layer"), columns.pop("head")
         return {"head": [f"L{layer}.H{head}" for layer, head in zip(layers, heads, strict=True)], **columns}
+
+
+def _or_infinite(values: np.ndarray) -> np.ndarray:
+    """`values`, with infinity in place of zeros, to divide by."""
+    return np.where(values > 0, values, np.inf)

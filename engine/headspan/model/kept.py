@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from headspan.events import Listener, ignore
-from headspan.model.load import LoadedModel, load_stored_model
+from headspan.model import load
+from headspan.model.load import LoadedModel
 
 _KEPT = 2
 # What decides which model a store was made with, and how it is run.
@@ -40,6 +41,11 @@ class LastUsed(Generic[_Value]):
             self._values.move_to_end(key)
             return self._values[key]
 
+    def holds(self, key: str) -> bool:
+        """Whether the value of `key` is kept."""
+        with self._lock:
+            return key in self._values
+
     def clear(self) -> None:
         """Keep nothing."""
         with self._lock:
@@ -52,13 +58,19 @@ _models: LastUsed[LoadedModel] = LastUsed(_KEPT)
 def kept_model(
     attributes: Mapping[str, Any], path: Path, weights: str | Path | None = None, on_progress: Listener = ignore
 ) -> LoadedModel:
-    """As `load_stored_model`, but a model that is in this process is not loaded again, wherever its weights are now."""
-    return _models.get(model_key(attributes), lambda: load_stored_model(attributes, path, weights, on_progress))
+    """As `load_stored_model`, but the model is loaded only at the first call with these `weights`."""
+    key = model_key(attributes, weights)
+    return _models.get(key, lambda: load.load_stored_model(attributes, path, weights, on_progress))
 
 
-def model_key(attributes: Mapping[str, Any]) -> str:
-    """What decides a stored model, as text: checksums of its weights, its config and its preprocessing."""
-    return json.dumps([attributes.get(name) for name in _KEYS], sort_keys=True)
+def is_kept(attributes: Mapping[str, Any], weights: str | Path | None = None) -> bool:
+    """Whether `kept_model` need not load the model."""
+    return _models.holds(model_key(attributes, weights))
+
+
+def model_key(attributes: Mapping[str, Any], weights: str | Path | None) -> str:
+    """What decides a stored model, as text: checksums of its weights, its config, its preprocessing, and the place."""
+    return json.dumps([str(weights), *(attributes.get(name) for name in _KEYS)], sort_keys=True)
 
 
 def forget_kept_models() -> None:

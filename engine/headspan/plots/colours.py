@@ -56,16 +56,20 @@ DARK = Theme(
 
 
 def map_colours(
-    deviations: Float32[np.ndarray, "*shape"], threshold: float, full: float
+    deviations: Float32[np.ndarray, "*shape"],
+    threshold: float,
+    full: float,
+    faintest: float = FAINTEST,
+    strongest: float = STRONGEST,
 ) -> UInt8[np.ndarray, "*shape rgba"]:
     """The colour of each patch of a map, to be laid over the image in grey.
 
     A patch within the threshold is transparent. Beyond it orange is for the text and blue against it, and opacity grows
-    up to `full`.
+    from `faintest` to `strongest` at `full`.
     """
     size = np.abs(deviations)
     share = np.clip((size - threshold) / max(full - threshold, np.finfo(np.float32).tiny), 0, 1)
-    opacity = np.where(size > threshold, FAINTEST + (STRONGEST - FAINTEST) * share, 0)
+    opacity = np.where(size > threshold, faintest + (strongest - faintest) * share, 0)
     pixels = np.empty((*deviations.shape, 4), np.uint8)
     pixels[..., :3] = np.where(deviations[..., None] >= 0, np.array(FOR), np.array(AGAINST))
     pixels[..., 3] = np.rint(255 * opacity)

@@ -10,7 +10,7 @@ from jaxtyping import Float32, UInt8
 
 from headspan.errors import SettingsError, counted
 from headspan.plots.axes import fitted, plain_text, pyplot, size_of
-from headspan.plots.colours import PICTURE_OPACITY, map_colours
+from headspan.plots.colours import FAINTEST, PICTURE_OPACITY, map_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,12 +33,14 @@ def draw_maps(
     pictures: Sequence[UInt8[np.ndarray, "height width 3"]] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     colorbar: bool = True,
+    unit: str = "standard deviations from the head’s mean map",
+    faintest: float = FAINTEST,
 ) -> list[Axes]:
     """Draw each map over its picture in grey, or over nothing; returns the axes with the maps, one for each image.
 
     Without `ax`, a new pyplot figure has the maps, and above each the picture in colour; with `ax`, one for each image,
-    only the maps are drawn. Raises HeadspanError if matplotlib is not installed, and SettingsError if there are not as
-    many pictures or axes as images.
+    only the maps are drawn. `unit` labels the scale, and `faintest` is the opacity at the threshold. Raises
+    HeadspanError if matplotlib is not installed, and SettingsError if there are not as many pictures or axes as images.
     """
     pyplot()
     images = len(deviations)
@@ -54,11 +56,12 @@ def draw_maps(
         if len(shown) != images:
             raise SettingsError(f"ax has {len(shown):,} for {counted(images, 'image')}: give one for each")
     for place, axes in enumerate(shown):
-        _draw_map(axes, deviations[place], threshold, full, None if pictures is None else pictures[place])
+        colours = map_colours(deviations[place], threshold, full, faintest)
+        _draw_map(axes, colours, None if pictures is None else pictures[place])
         width, _ = size_of(titled[place])
         plain_text(titled[place].set_title(fitted(names[place], width, _SMALL), size=_SMALL))
     if colorbar:
-        _draw_scale(shown, threshold, full)
+        _draw_scale(shown, threshold, full, unit, faintest)
     return shown
 
 
@@ -84,34 +87,33 @@ def _new_axes(images: int, with_pictures: bool, ratio: float, title: str) -> tup
 
 def _draw_map(
     ax: Axes,
-    deviations: Float32[np.ndarray, "rows columns"],
-    threshold: float,
-    full: float,
+    colours: UInt8[np.ndarray, "rows columns rgba"],
     picture: UInt8[np.ndarray, "height width 3"] | None,
 ) -> None:
-    rows, columns = deviations.shape
+    rows, columns = colours.shape[:2]
     height, width = (rows, columns) if picture is None else picture.shape[:2]
     grey = np.zeros((1, 1)) if picture is None else picture @ np.array(_GREY) / 255
     white = 1 - PICTURE_OPACITY * (1 - grey) if picture is not None else grey + 0.95
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     ax.imshow(white, cmap="gray", vmin=0, vmax=1, extent=extent)
-    ax.imshow(map_colours(deviations, threshold, full), extent=extent, interpolation="nearest")
+    ax.imshow(colours, extent=extent, interpolation="nearest")
     ax.set_axis_off()
 
 
-def _draw_scale(shown: Sequence[Axes], threshold: float, full: float) -> None:
+def _draw_scale(shown: Sequence[Axes], threshold: float, full: float, unit: str, faintest: float) -> None:
     """One scale for all maps, with the colours that they have over white paper."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
     steps = np.linspace(-full, full, _STEPS, dtype=np.float32)
-    colours = map_colours(steps, threshold, full) / 255
+    colours = map_colours(steps, threshold, full, faintest) / 255
     over_white = colours[:, 3:] * colours[:, :3] + (1 - colours[:, 3:]) * 0.95
     figure = shown[0].get_figure()
     assert figure is not None
     scale = ScalarMappable(Normalize(-full, full), ListedColormap(over_white))
     bar = figure.colorbar(scale, ax=shown, location="bottom", fraction=0.05, pad=0.03, aspect=45, shrink=0.8)
-    within = f"no colour within ±{threshold:.1f}"
-    bar.set_ticks((-full, 0, full), labels=[f"−{full:.1f}", within, f"+{full:.1f}"], size=_SMALL)
-    bar.set_label("standard deviations from the head’s mean map", size=_SMALL)
+    within = f"no colour within ±{threshold:.1f}" if threshold else "0"
+    end = f"{full:.1f}" if threshold else f"{full:.2g}"
+    bar.set_ticks((-full, 0, full), labels=[f"−{end}", within, f"+{end}"], size=_SMALL)
+    bar.set_label(unit, size=_SMALL)
     bar.outline.set_visible(False)

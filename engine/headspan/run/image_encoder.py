@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import UInt8
 
 from headspan.config import AUTO, Preprocess
 from headspan.decompose.contributions import contributions
@@ -31,16 +31,6 @@ _KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """What a store holds of an image; `patches` only if they were asked for."""
-
-    norm: Float32[np.ndarray, " 3"]
-    embedding: Float32[np.ndarray, " joint"]
-    heads: Float32[np.ndarray, "layer head head_dim"]
-    patches: Float16[np.ndarray, "layer token head head_dim"] | None
-
-
-@dataclass(frozen=True, slots=True)
 class ImageEncoder:
     """A tower on its device, with the preprocessing of its images."""
 
@@ -54,9 +44,10 @@ class ImageEncoder:
 
     def encode(
         self, pixels: UInt8[np.ndarray, "height width_px 3"], layers: Sequence[int], with_patches: bool
-    ) -> EncodedImage:
-        """Encode one image, decoded as the store's images were; one forward pass.
+    ) -> dict[str, np.ndarray]:
+        """What a store holds of an image, by array: one forward pass over pixels decoded as the store's images were.
 
+        `norm`, `embedding` and `heads` are float32; `patches` `[layer, token, head, head_dim]` are float16.
         Raises SettingsError if its numbers exceed the range of the precision.
         """
         given = model_input([pixels[None]], self.preprocess, self.tower.projection.device, self.tower.dtype)
@@ -64,9 +55,11 @@ class ImageEncoder:
         found = contributions(row, self.tower)
         if not found.good.all():
             raise SettingsError(f"the image's numbers are too large for {self.precision}")
-        arrays = found.arrays
-        patches = arrays["patches"][0].swapaxes(1, 2) if with_patches else None
-        return EncodedImage(arrays["norm"][0], arrays["embedding"][0], found.heads[0].cpu().numpy(), patches)
+        arrays = {name: array[0] for name, array in found.arrays.items()}
+        arrays["heads"] = found.heads[0].cpu().numpy()
+        if with_patches:
+            arrays["patches"] = arrays["patches"].swapaxes(1, 2)
+        return arrays
 
 
 _encoders: LastUsed[ImageEncoder] = LastUsed(_KEPT)
@@ -87,7 +80,7 @@ def image_encoder(store: Store, weights: str | Path | None = None, on_progress: 
         tower = to_tower(model.clip.visual, model.name).to(device, DTYPES[precision])
         return ImageEncoder(tower, model.preprocess)
 
-    return _encoders.get(f"{model_key(attributes)} {precision}", make)
+    return _encoders.get(f"{model_key(attributes, weights)} {precision}", make)
 
 
 def computed_precision(device: str, stored: str) -> str:

@@ -25,6 +25,8 @@ from headspan.texts.user_cache import cache_vectors, find_cached
 
 # 3,500 texts of 1,280 numbers are 18 MB.
 _CACHE_BYTES = 256 << 20
+# More texts are a pool, and not a query.
+_QUERY_TEXTS = 32
 
 
 class _Cache:
@@ -92,10 +94,14 @@ def embed_pool(
         return found
     missing = [text for text in dict.fromkeys(pool.texts) if text not in found]
     # Imported here, since this is the only step that needs the model and torch.
-    from headspan.model.load import load_stored_model
+    from headspan.model import load
+    from headspan.model.kept import is_kept, kept_model
     from headspan.model.text import encode_texts
 
-    model = load_stored_model(store.attributes, store.path, weights, on_progress)
+    # The model stays loaded for further queries; an analysis that embeds a pool needs the memory itself.
+    keeps = len(missing) <= _QUERY_TEXTS or is_kept(store.attributes, weights)
+    loaded = kept_model if keeps else load.load_stored_model
+    model = loaded(store.attributes, store.path, weights, on_progress)
     _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
     vectors = encode_texts(model, missing, on_progress=on_progress)
     cache_vectors(_model_key(store, model.text_sha256), missing, vectors)
