@@ -12,16 +12,19 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 import headspan as hs
-from headspan.explore.neighbours import nearest_to_image, nearest_to_vector
-from headspan.explore.segmentation import resized, text_maps
+from headspan.explore.neighbours import Neighbours, nearest_to_image, nearest_to_vector
+from headspan.explore.property_neighbours import property_neighbours
+from headspan.explore.segmentation import resized
+from headspan.explore.segments import contrast, segment
 from headspan.model.load import LoadedModel
 from tests import oracle_explore as oracle
-from tests.conftest import BROKEN_ROWS
+from tests.conftest import BROKEN_ROWS, ToyRun
 from tests.oracle import Contributions, decompose
-from tests.tolerances import FLOAT16_PRODUCT, FLOAT16_STORE, FLOAT32_SUM, relative_error
+from tests.tolerances import FLOAT16_PRODUCT, FLOAT16_STORE, FLOAT32_SUM, ORACLE_FLOAT32, relative_error
 
 # Heads of one property, in all layers of the toy; its image has 4 × 4 patches.
 PROPERTY, ONE = [(2, 0), (0, 2), (1, 1)], (1, 2)
+EVERY = [(layer, head) for layer in range(3) for head in range(3)]
 GRID = (4, 4)
 QUERY = 9
 
@@ -31,11 +34,8 @@ class Known:
     """What the oracle computes from weights and pixels: every image's contributions, and unit vectors for texts."""
 
     images: list[Contributions]
+    pictures: list[Image.Image]
     texts: np.ndarray
-
-    def nearest(self, scores: np.ndarray, without: int | None = None) -> np.ndarray:
-        """Scores in descending order, without those of one image."""
-        return np.sort(np.delete(scores, [] if without is None else without))[::-1]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def known(toy_shards: tuple[Path, ...], toy_model: LoadedModel, toy_store: hs.St
     visual = toy_model.clip.visual
     transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
     weights = {name: value.numpy() for name, value in visual.state_dict().items()}
-    images = []
+    images, pictures = [], []
     for shard in toy_shards:
         with tarfile.open(shard) as tar:
             for member in tar:
@@ -60,17 +60,30 @@ def known(toy_shards: tuple[Path, ...], toy_model: LoadedModel, toy_store: hs.St
                         final_ln_after_pool=False,
                         pixels=transform(image).numpy(),
                     )
+                    pictures.append(image.copy())
                 images.append(found.contributions("uniform", normalised=True))
     assert len(images) == toy_store.images
     texts = np.random.default_rng(5).standard_normal((2, toy_store.joint))
-    return Known(images, texts / np.linalg.norm(texts, axis=1, keepdims=True))
+    return Known(images, pictures, texts / np.linalg.norm(texts, axis=1, keepdims=True))
 
 
 def test_property_neighbours_are_those_of_the_float64_computation(known: Known, toy_store: hs.Store) -> None:
     scores = oracle.property_similarities(known.images, QUERY, PROPERTY)
-    found = nearest_to_image(toy_store, QUERY, PROPERTY, count=toy_store.images - 1)
-    assert relative_error(found.scores, scores[found.images]) < FLOAT16_PRODUCT
-    assert relative_error(found.scores, known.nearest(scores, without=QUERY)) < FLOAT16_PRODUCT
+    found = property_neighbours(toy_store, QUERY, PROPERTY, count=toy_store.images - 1)
+    agree(found.through("property"), scores, FLOAT16_PRODUCT, without=QUERY)
+    cosines = np.array([known.images[QUERY].total() @ image.total() for image in known.images])
+    agree(found.through("embedding"), cosines, ORACLE_FLOAT32, without=QUERY)
+
+
+def test_property_neighbours_of_an_image_that_is_not_stored_are_those_of_the_float64_computation(
+    known: Known, toy_run: ToyRun
+) -> None:
+    store = hs.open(toy_run.path)
+    # The picture of a stored image, whose own row is then among the neighbours.
+    found = property_neighbours(
+        store, known.pictures[QUERY], PROPERTY, count=store.images, weights=str(toy_run.weights)
+    ).through("property")
+    agree(found, oracle.property_similarities(known.images, QUERY, PROPERTY), FLOAT16_PRODUCT)
 
 
 def test_neighbours_of_an_image_through_a_head_are_those_of_the_float64_computation(
@@ -78,8 +91,7 @@ def test_neighbours_of_an_image_through_a_head_are_those_of_the_float64_computat
 ) -> None:
     scores = oracle.image_similarities(known.images, QUERY, ONE)
     found = nearest_to_image(toy_store, QUERY, [ONE], count=toy_store.images - 1)
-    assert relative_error(found.scores, scores[found.images]) < FLOAT16_PRODUCT
-    assert relative_error(found.scores, known.nearest(scores, without=QUERY)) < FLOAT16_PRODUCT
+    agree(found, scores, FLOAT16_PRODUCT, without=QUERY)
 
 
 def test_neighbours_of_a_text_through_a_head_are_those_of_the_float64_computation(
@@ -87,20 +99,31 @@ def test_neighbours_of_a_text_through_a_head_are_those_of_the_float64_computatio
 ) -> None:
     scores = oracle.text_similarities(known.images, known.texts[0], ONE)
     found = nearest_to_vector(toy_store, known.texts[0].astype(np.float32), [ONE], count=toy_store.images)
-    assert relative_error(found.scores, scores[found.images]) < FLOAT16_STORE
-    assert relative_error(found.scores, known.nearest(scores)) < FLOAT16_STORE
+    agree(found, scores, FLOAT16_STORE)
 
 
-@pytest.mark.parametrize("heads", [[ONE], PROPERTY, [(layer, head) for layer in range(3) for head in range(3)]])
-def test_the_map_of_a_text_is_that_of_the_float64_computation(
+@pytest.mark.parametrize("heads", [[ONE], PROPERTY, EVERY], ids=["one head", "a property", "all heads"])
+def test_maps_of_a_text_are_those_of_the_float64_computation(
     heads: list[oracle.Head], known: Known, toy_store: hs.Store
 ) -> None:
-    text = known.texts[0]
-    wanted = np.stack([oracle.text_map(known.images[image], text, heads, GRID) for image in (0, QUERY)])
-    found = [text_maps(toy_store, image, text[None].astype(np.float32), heads)[0] for image in (0, QUERY)]
-    assert relative_error(np.stack(found), wanted) < FLOAT16_STORE
-    pixels = np.stack([resized(each, (33, 47)) for each in found])
+    images = [0, QUERY]
+    wanted = [oracle.text_map(known.images[image], known.texts[0], heads, GRID) for image in images]
+    found = segment(toy_store, images, known.texts[0].astype(np.float32), heads).maps[:, 0]
+    assert relative_error(found, wanted) < FLOAT16_STORE
+    pixels = [resized(each, (33, 47)) for each in found]
     assert relative_error(pixels, [oracle.enlarged(each, 33, 47) for each in wanted]) < FLOAT16_STORE
+
+
+@pytest.mark.parametrize("heads", [[ONE], PROPERTY, EVERY], ids=["one head", "a property", "all heads"])
+def test_contrasts_of_two_texts_are_those_of_the_float64_computation(
+    heads: list[oracle.Head], known: Known, toy_store: hs.Store
+) -> None:
+    images = [0, QUERY]
+    first, second = known.texts
+    wanted = [oracle.contrast_map(known.images[image], first, second, heads, GRID) for image in images]
+    found = contrast(toy_store, images, first.astype(np.float32), second.astype(np.float32), heads).maps[:, 0]
+    # The texts are nearly orthogonal, so the maps' difference is as large as the maps.
+    assert relative_error(found, wanted) < FLOAT16_STORE
 
 
 def test_maps_are_enlarged_linearly_between_the_centres_of_patches() -> None:
@@ -109,3 +132,10 @@ def test_maps_are_enlarged_linearly_between_the_centres_of_patches() -> None:
         found = random.standard_normal((rows, columns)).astype(np.float32)
         wanted = oracle.enlarged(found.astype(np.float64), height, width)
         assert relative_error(resized(found, (height, width)), wanted) < FLOAT32_SUM
+
+
+def agree(found: Neighbours, scores: np.ndarray, tolerance: float, without: int | None = None) -> None:
+    """Assert that the images have these scores, and that no other images have larger ones."""
+    assert relative_error(found.scores, scores[found.images]) < tolerance
+    left = np.delete(scores, [] if without is None else without)
+    assert relative_error(found.scores, np.sort(left)[::-1][: len(found.images)]) < tolerance

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from headspan.explore.centred_maps import layer_maps
-from headspan.explore.segmentation import resized
+from headspan.explore.segmentation import patch_outputs, resized
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.world.captions import value_of
@@ -42,9 +42,10 @@ class EveryHead:
     def maps(self, image: int, vector: Sequence[float] | np.ndarray) -> Float32[np.ndarray, "layer head rows columns"]:
         """Maps of one combination of the vectors over one image: `vector` holds the weight of each."""
         heads, weights = range(self.store.heads_per_layer), np.asarray(vector, np.float32)
+        patches = patch_outputs(self.store, image)
         return np.stack(
             [
-                layer_maps(self.store, image, layer, heads, self.along[at] @ weights)
+                layer_maps(self.store, patches, layer, heads, self.along[at] @ weights)
                 for at, layer in enumerate(self.store.layers)
             ]
         )
