@@ -65,7 +65,7 @@ def test_the_map_of_a_colour_is_scored_against_the_objects_that_have_it(truth: G
     assert check.overlap.heads == pytest.approx(np.mean(overlaps), abs=2e-3)
     assert check.auc.heads is not None
     # Patches of 16 pixels are coarse, and other objects share them.
-    assert 0.9 < check.auc.heads <= check.exact_auc
+    assert 0.9 < check.auc.heads < check.exact_auc + 1e-3
     # No other head writes colours.
     assert check.auc.every == pytest.approx(check.auc.heads, abs=2e-3)
     assert check.auc.others is not None
