@@ -1,5 +1,7 @@
 """Queries that read a store and never write to it: nearest images, maps of texts."""
 
+from headspan.explore.atlas import export_atlas
+from headspan.explore.beside_store import BesideStore, beside_store
 from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
@@ -25,6 +27,7 @@ from headspan.explore.text_shares import TextShares, text_shares
 from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
+    "BesideStore",
     "HeadMaps",
     "HeadPursuit",
     "HeadSpectra",
@@ -34,7 +37,9 @@ __all__ = [
     "TextMaps",
     "TextShares",
     "WholePicture",
+    "beside_store",
     "contrast",
+    "export_atlas",
     "head_maps",
     "head_pursuit",
     "nearest_through_each",

@@ -173,7 +173,7 @@ def text_shares(
             percentile[place] = (drawn < share[place]).mean()
     heads = terms = None
     if covariance:
-        heads, terms = component_covariances(store.contents, moments, embedding, unit)
+        heads, terms = component_covariances(store.contents, moments, embedding, store.contents.good_rows(), unit)
         heads, terms = heads / score, None if terms is None else terms / score
     return TextShares(
         text=text if isinstance(text, str) else None,
@@ -183,7 +183,7 @@ def text_shares(
         score_deviation=float(np.sqrt(score)),
         share=share,
         mean=mean,
-        random=magnitudes_of(store.contents, moments, embedding, False).variance_share,
+        random=magnitudes_of(store.contents, moments, embedding, False, store.contents.good_rows()).variance_share,
         percentile=percentile,
         pool=None if others is None else others.pool.name,
         pool_texts=len(sample),
