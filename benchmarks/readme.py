@@ -15,6 +15,7 @@ from benchmarks import (
     bench_decode,
     bench_dense,
     bench_encode,
+    bench_explore,
     bench_loader,
     bench_memory,
     bench_neighbours,
@@ -51,6 +52,7 @@ MODULES = (
     bench_loader,
     bench_storing,
     bench_neighbours,
+    bench_explore,
     bench_shards,
     bench_sources,
     bench_decode,
@@ -131,6 +133,7 @@ HEADLINES: tuple[tuple[str, Callable[[dict[str, Any]], tuple[str, str]]], ...] =
             bench_nulls,
             bench_pipeline,
             bench_neighbours,
+            bench_explore,
             bench_shards,
         )
     ),

@@ -44,6 +44,8 @@ TWINS: dict[str, tuple[str, ...]] = {
     "pool": ("concepts.write_pool",),
     "votes": ("concepts.read_votes",),
     "agreement": ("concepts.rater_agreement",),
+    "heads": ("explore.head_pursuit", "explore.text_shares"),
+    "spectra": ("explore.spectra",),
     "demo": ("demo.run",),
 }
 GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "world")

@@ -41,6 +41,11 @@ class LastUsed(Generic[_Value]):
             self._values.move_to_end(key)
             return self._values[key]
 
+    def holds(self, key: str) -> bool:
+        """Whether the value of `key` is kept."""
+        with self._lock:
+            return key in self._values
+
     def clear(self) -> None:
         """Keep nothing."""
         with self._lock:
@@ -56,6 +61,11 @@ def kept_model(
     """As `load_stored_model`, but the model is loaded only at the first call with these `weights`."""
     key = model_key(attributes, weights)
     return _models.get(key, lambda: load.load_stored_model(attributes, path, weights, on_progress))
+
+
+def is_kept(attributes: Mapping[str, Any], weights: str | Path | None = None) -> bool:
+    """Whether `kept_model` need not load the model."""
+    return _models.holds(model_key(attributes, weights))
 
 
 def model_key(attributes: Mapping[str, Any], weights: str | Path | None) -> str:

@@ -84,7 +84,7 @@ def rotated_spans(
 
         return padded.span(texts, len(exact), texts_per_head)
 
-    explained, chosen = zip(*_in_threads(draw, draws), strict=True)
+    explained, chosen = zip(*in_threads(draw, draws), strict=True)
     return Rotated(np.stack(explained), np.stack(chosen))
 
 
@@ -104,14 +104,19 @@ def isotropic_shares(
         within /= np.sqrt((within**2).sum(axis=1) + rest)[:, None]
         return padded.span(lambda part: within * inside[part], pool, texts_per_head)[0]
 
-    shares: Float64[np.ndarray, "head text"] = np.mean(_in_threads(draw, _ISOTROPIC_POOLS), axis=0)
+    shares: Float64[np.ndarray, "head text"] = np.mean(in_threads(draw, _ISOTROPIC_POOLS), axis=0)
     return shares
 
 
-def random_rotation(size: int, generator: np.random.Generator) -> Float64[np.ndarray, "size size"]:
-    """An orthogonal matrix, uniform over all of them (Mezzadri, "How to generate random matrices", 2007)."""
-    orthogonal, triangle = np.linalg.qr(generator.standard_normal((size, size)))
-    signs: Float64[np.ndarray, "size size"] = orthogonal * np.where(np.diagonal(triangle) < 0, -1.0, 1.0)
+def random_rotation(
+    size: int, generator: np.random.Generator, columns: int | None = None
+) -> Float64[np.ndarray, "size column"]:
+    """An orthogonal matrix, uniform over all of them (Mezzadri, "How to generate random matrices", 2007).
+
+    With `columns`, its first columns alone, which costs less.
+    """
+    orthogonal, triangle = np.linalg.qr(generator.standard_normal((size, columns or size)))
+    signs: Float64[np.ndarray, "size column"] = orthogonal * np.where(np.diagonal(triangle) < 0, -1.0, 1.0)
     return signs
 
 
@@ -152,6 +157,7 @@ class _Padded:
         return np.concatenate(explained) / self.variances[:, None], np.concatenate(chosen)
 
 
-def _in_threads(draw: Callable[[int], T], draws: int) -> list[T]:
+def in_threads(draw: Callable[[int], T], draws: int) -> list[T]:
+    """What `draw` returns for 0, 1, …, `draws` − 1, computed in parallel threads."""
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(draw, range(draws)))

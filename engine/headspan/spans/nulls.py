@@ -11,7 +11,9 @@ null, because texts crowd in few directions; it says what so many directions rea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -56,7 +58,7 @@ class Chance:
     high: float
     # The share above the mean of the draws.
     excess: float
-    # What an isotropic pool of the same size explains.
+    # What an isotropic pool of the same size explains; in head pursuit, what as many directions explain at best.
     ceiling: float
     # How many of the draws explain less than the head's texts.
     rank: int
@@ -115,6 +117,22 @@ def chance_of(
         draws=len(drawn),
         p=(1 + reached) / (1 + len(drawn)),
     )
+
+
+def chance_columns(chances: Sequence[Chance], suffix: str = "") -> dict[str, list[Any]]:
+    """Columns of a table whose rows have these chances; `suffix` ends their names."""
+    return {
+        f"{name}{suffix}": [getattr(chance, field) for chance in chances]
+        for name, field in (
+            ("null_mean", "mean"),
+            ("null_low", "low"),
+            ("null_high", "high"),
+            ("excess", "excess"),
+            ("ceiling", "ceiling"),
+            ("draws_below", "rank"),
+            ("p", "p"),
+        )
+    }
 
 
 def range_of(drawn: Float[np.ndarray, " draw"]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
-from headspan.spans.nulls import Chance, HeadsAbove, SpanNull, chance_of, heads_above
+from headspan.spans.nulls import Chance, HeadsAbove, SpanNull, chance_columns, chance_of, heads_above
 from headspan.spans.stability import FIRST_TEXTS, few_images
 from headspan.spans.twin import BesideTwin, beside_twin
 from headspan.store.lineage import Lineage
@@ -186,7 +186,7 @@ class HeadSpans(Tabular):
             "text": [self.pool.texts[index] for *_, index in rows],
             **({} if concepts is None else {"concept": [concepts[index] for *_, index in rows]}),
             "explained": [self.explained_by(layer, head, number) for layer, head, number, _ in rows],
-            **({} if self.null is None else _chance_columns([self.chance(*row[:3]) for row in rows])),
+            **({} if self.null is None else chance_columns([self.chance(*row[:3]) for row in rows])),
             **self._twin_columns([number for *_, number, _ in rows]),
         }
 
@@ -220,21 +220,6 @@ class HeadSpans(Tabular):
         return {**columns, "explained": [self.explained_by(*head) for head in heads]}
 
 
-def _chance_columns(chances: Sequence[Chance], suffix: str = "") -> dict[str, list[Any]]:
-    return {
-        f"{name}{suffix}": [getattr(chance, field) for chance in chances]
-        for name, field in (
-            ("null_mean", "mean"),
-            ("null_low", "low"),
-            ("null_high", "high"),
-            ("excess", "excess"),
-            ("ceiling", "ceiling"),
-            ("draws_below", "rank"),
-            ("p", "p"),
-        )
-    }
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class HeadTable(Tabular):
     """The heads of a TEXTSPAN run, one row each. Columns end with the number of texts, as in `excess_5`."""
@@ -254,7 +239,7 @@ class HeadTable(Tabular):
         for count in sorted({number for number in SHOWN_COUNTS if number < most} | {most}):
             columns[f"explained_{count}"] = [spans.explained_by(*head, count) for head in heads]
             if spans.null is not None:
-                columns |= _chance_columns([spans.chance(*head, count) for head in heads], f"_{count}")
+                columns |= chance_columns([spans.chance(*head, count) for head in heads], f"_{count}")
             columns |= spans._twin_columns([count] * len(heads), f"_{count}")
         for name in ("ranks", "effective_rank", "stability"):
             values = getattr(spans, name)

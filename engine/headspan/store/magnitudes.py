@@ -105,36 +105,50 @@ def magnitudes_of(
     variance = embedding.variance or np.nan
     heads = terms = None
     if with_covariance:
-        heads, terms = _covariances(contents, moments, embedding, rows)
+        heads, terms = component_covariances(contents, moments, embedding, rows)
         heads, terms = heads / variance, None if terms is None else terms / variance
     return Magnitudes(size.layers, count, variances / variance, lengths / embedding.squared_length, heads, terms)
 
 
-def _covariances(
-    contents: Contents, moments: MergedMoments, embedding: EmbeddingMoments, images: Int64[np.ndarray, " row"]
+def component_covariances(
+    contents: Contents,
+    moments: MergedMoments,
+    embedding: EmbeddingMoments,
+    images: Int64[np.ndarray, " row"],
+    along: Float64[np.ndarray, "direction joint"] | None = None,
 ) -> tuple[Float64[np.ndarray, "layer head"], Float64[np.ndarray, " term"] | None]:
-    """Return `tr Cov(c, e)` of every head, and of every other term if the store holds them, by a pass over the rows."""
+    """Return `tr Cov(c, e)` of every head, and of every other term if the store holds them, by a pass over the rows.
+
+    With `along`, whose rows are directions `t`, return the sum of `t · Cov(c, e) · t` over them instead.
+    """
     size = contents.size
-    layers, heads, joint = len(size.layers), size.heads, size.joint
+    layers, heads = len(size.layers), size.heads
+    columns = size.joint if along is None else len(along)
     means, mean_embedding = moments.total / moments.count, embedding.total / embedding.count
     # Sums of `(z − E z)ᵀ (e − E e)`, which the directions turn into the covariance.
-    crossed = np.zeros((layers, heads * means.shape[-1], joint))
+    crossed = np.zeros((layers, heads * means.shape[-1], columns))
     terms = np.zeros(size.terms) if "mlps" in contents.specs or not size.terms else None
     count = 0
     for rows in _blocks(contents, images):
         unit, norm = unit_embeddings(contents, rows)
-        centred = (unit - mean_embedding).astype(np.float32)
+        centred = unit - mean_embedding
+        part = centred if along is None else centred @ along.T
+        part = part.astype(np.float32)
         count += len(rows)
         for place in range(layers):
             outputs = _outer(contents, "heads", rows, [place])[:, 0]
             spread = np.broadcast_to(norm[:, None], (len(rows), heads, norm.shape[1]))
             coordinates = head_coordinates(outputs, spread, normalised=True) - means[place].astype(np.float32)
-            crossed[place] += coordinates.reshape(len(rows), -1).T @ centred
+            crossed[place] += coordinates.reshape(len(rows), -1).T @ part
         if terms is not None and size.terms:
-            terms += _term_covariances(contents, rows, norm, centred)
-    crossed = crossed.reshape(layers, heads, -1, joint)
-    found = [(crossed[place] * _directions(contents, *place)).sum() / count for place in np.ndindex(layers, heads)]
-    return np.array(found).reshape(layers, heads), None if terms is None else terms / count
+            inside = part if along is None else part @ along.astype(np.float32)
+            terms += _term_covariances(contents, rows, norm, inside)
+    crossed = crossed.reshape(layers, heads, -1, columns)
+    found = np.empty((layers, heads))
+    for at in np.ndindex(layers, heads):
+        directions = _directions(contents, *at)
+        found[at] = (crossed[at] * (directions if along is None else directions @ along.T)).sum() / count
+    return found, None if terms is None else terms / count
 
 
 def _term_covariances(

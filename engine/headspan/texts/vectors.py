@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,33 +88,64 @@ def embed_pool(
 ) -> EmbeddedPool:
     """As `text_vectors`, but returns the pool and the text tower too, as `keep_vectors` needs them."""
     pool = read_pool(texts)
-    tower = store.attributes.get("text_sha256") or kept_text_tower(store)
-    if (found := find_vectors(store, pool)) is not None:
-        _refuse_other_text_tower(store, found.text_sha256, tower, f"the stored vectors of pool {found.pool.name!r}")
-        return _embedded(pool, found.vectors, found.text_sha256 or tower)
-    key = _cache_key(store, tower, weights, pool)
-    if (cached := _cache.get(key)) is not None:
+    tower = _text_tower(store)
+    found = _without_model(store, pool, tower, weights)
+    if isinstance(found, EmbeddedPool):
+        return found
+    missing = [text for text in dict.fromkeys(pool.texts) if text not in found]
+    # Imported here, since this is the only step that needs the model and torch.
+    from headspan.model import load
+    from headspan.model.kept import is_kept, kept_model
+    from headspan.model.text import encode_texts
+
+    # The model stays loaded for further queries; an analysis that embeds a pool needs the memory itself.
+    keeps = len(missing) <= _QUERY_TEXTS or is_kept(store.attributes, weights)
+    loaded = kept_model if keeps else load.load_stored_model
+    model = loaded(store.attributes, store.path, weights, on_progress)
+    _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
+    vectors = encode_texts(model, missing, on_progress=on_progress)
+    cache_vectors(_model_key(store, model.text_sha256), missing, vectors)
+    known = {**found, **dict(zip(missing, vectors, strict=True))}
+    return _cached(store, pool, known, model.text_sha256, weights)
+
+
+def known_vectors(store: Store, texts: str | Path | Sequence[str] | Pool) -> EmbeddedPool | None:
+    """As `embed_pool`, but None where the model would be needed, since a text's vector is nowhere stored or cached."""
+    pool = read_pool(texts)
+    found = _without_model(store, pool, _text_tower(store), None)
+    return found if isinstance(found, EmbeddedPool) else None
+
+
+def _text_tower(store: Store) -> str | None:
+    """The checksum of the store's text tower, as far as it is known without the model."""
+    return store.attributes.get("text_sha256") or kept_text_tower(store)
+
+
+def _without_model(
+    store: Store, pool: Pool, tower: str | None, weights: str | Path | None
+) -> EmbeddedPool | dict[str, Float32[np.ndarray, " joint"]]:
+    """The pool's vectors from the store or a cache; where some are in neither, those of the user's cache by text."""
+    if (kept := find_vectors(store, pool)) is not None:
+        _refuse_other_text_tower(store, kept.text_sha256, tower, f"the stored vectors of pool {kept.pool.name!r}")
+        return _embedded(pool, kept.vectors, kept.text_sha256 or tower)
+    if (cached := _cache.get(_cache_key(store, tower, weights, pool))) is not None:
         return EmbeddedPool(pool, cached.vectors, cached.text_sha256)
     wanted = list(dict.fromkeys(pool.texts))
     # Without its checksum, the text tower is known only after it is loaded.
     known = find_cached(_model_key(store, tower), wanted, store.joint) if tower else {}
-    missing = [text for text in wanted if text not in known]
-    if missing:
-        # Imported here, since this is the only step that needs the model and torch.
-        from headspan.model import load
-        from headspan.model.kept import kept_model
-        from headspan.model.text import encode_texts
+    return known if len(known) < len(wanted) else _cached(store, pool, known, tower, weights)
 
-        # The model stays loaded for further queries; an analysis that embeds a pool needs the memory itself.
-        loaded = kept_model if len(missing) <= _QUERY_TEXTS else load.load_stored_model
-        model = loaded(store.attributes, store.path, weights, on_progress)
-        _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
-        vectors = encode_texts(model, missing, on_progress=on_progress)
-        cache_vectors(_model_key(store, model.text_sha256), missing, vectors)
-        known.update(zip(missing, vectors, strict=True))
-        tower = model.text_sha256
+
+def _cached(
+    store: Store,
+    pool: Pool,
+    known: Mapping[str, Float32[np.ndarray, " joint"]],
+    tower: str | None,
+    weights: str | Path | None,
+) -> EmbeddedPool:
+    """The pool with its vectors from `known`, now in this process's cache."""
     embedded = _embedded(pool, np.stack([known[text] for text in pool.texts]), tower)
-    _cache.put(key, embedded)
+    _cache.put(_cache_key(store, _text_tower(store), weights, pool), embedded)
     return embedded
 
 

@@ -1,0 +1,279 @@
+"""The commands `heads` and `spectra`: which heads matter for words or a text, and what the heads' weights can write."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from headspan.cli.commands import Section
+from headspan.cli.exports import Table, export, export_flags, only_export
+from headspan.cli.head_flag import chosen_heads, head_flag
+from headspan.cli.magnitudes import share_in_percent
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.query_flags import text_flag
+from headspan.cli.shared_flags import store_argument, weights_flag
+from headspan.cli.tables import print_table
+from headspan.cli.terminal import say
+from headspan.errors import SettingsError, counted, percent
+from headspan.explore.pursuit import COUNT as WORDS
+from headspan.explore.pursuit import HeadPursuit, head_pursuit
+from headspan.explore.spectra import COHERENCE, spectra
+from headspan.explore.spectra import COUNT as TEXTS
+from headspan.explore.text_shares import TextShares, text_shares
+from headspan.spans.nulls import DRAWS, SEED
+from headspan.store.head_space import Head
+from headspan.store.reader import Store
+from headspan.user_paths import expand_user
+
+_HEADS_SHOWN, _DIRECTIONS_SHOWN = 10, 3
+
+
+def add_heads(section: Section) -> None:
+    """Add `heads` and `spectra`."""
+    command = section.add(
+        "heads",
+        _heads,
+        'headspan heads run.zarr --for "red, green, blue"',
+        "With --for, heads are ranked by the share of their variance that a few words of the list explain (head "
+        "pursuit), beside what the list explains after a random rotation. With --text, by their share of the variance "
+        "of the text's score. All follows from stored moments.",
+    )
+    store_argument(command)
+    query = command.add_argument_group("question").add_mutually_exclusive_group(required=True)
+    query.add_argument("--for", dest="words", metavar="WORDS", help="words or texts, separated by commas")
+    query.add_argument("--for-file", metavar="FILE", help="a file with a word or text on each line, or a pool's name")
+    text_flag(query)
+    about_words = command.add_argument_group("words")
+    about_words.add_argument(
+        "--words", dest="count", type=int, metavar="N", help=f"words that explain a head (default: {WORDS})"
+    )
+    about_words.add_argument(
+        "--draws", type=int, metavar="N", help=f"how often the list is rotated; 0 draws none (default: {DRAWS})"
+    )
+    about_words.add_argument("--seed", type=int, metavar="N", help=f"seed of the draws (default: {SEED})")
+    about_text = command.add_argument_group("text")
+    about_text.add_argument(
+        "--texts",
+        metavar="POOL",
+        help="the pool among whose texts the text's place is given, as in textspan (default: the largest pool in the "
+        "store)",
+    )
+    about_text.add_argument(
+        "--covariance",
+        action="store_true",
+        help="also the covariance shares, which sum to 100 %% over all components; reads the head outputs once",
+    )
+    result = command.add_argument_group("result")
+    weights_flag(result)
+    head_flag(result)
+    result.add_argument(
+        "--top", type=int, metavar="N", help=f"heads that are printed (default: {_HEADS_SHOWN}); files have all"
+    )
+    export_flags(command)
+    _add_spectra(section)
+
+
+def _add_spectra(section: Section) -> None:
+    command = section.add(
+        "spectra",
+        _spectra,
+        "headspan spectra run.zarr --head L5.H1",
+        "The singular directions of a head's value-output matrix in the joint space are what its weights can write. "
+        "Each is described by texts of a pool, along it (+) and against it (-), beside its share of the variance of "
+        "the head's contributions over the images. The model is loaded.",
+    )
+    store_argument(command)
+    texts = command.add_argument_group("texts")
+    texts.add_argument(
+        "--texts", metavar="POOL", default="general", help="the pool of texts, as in textspan (default: general)"
+    )
+    texts.add_argument(
+        "--texts-per-direction",
+        type=int,
+        metavar="N",
+        default=TEXTS,
+        help="texts for each direction (default: %(default)s)",
+    )
+    texts.add_argument(
+        "--coherence",
+        type=float,
+        metavar="LAMBDA",
+        default=COHERENCE,
+        help="weight of a text's likeness to the texts chosen before (default: %(default)s)",
+    )
+    weights_flag(texts)
+    result = command.add_argument_group("result")
+    head_flag(result)
+    result.add_argument(
+        "--directions",
+        type=int,
+        metavar="N",
+        default=_DIRECTIONS_SHOWN,
+        help="directions of a head that are printed (default: %(default)s); files have all",
+    )
+    result.add_argument(
+        "--by-variance",
+        action="store_true",
+        help="print the directions with the largest share of the variance, not the largest singular values",
+    )
+    export_flags(command)
+
+
+def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
+    store = Store(flags.store)
+    heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
+    if flags.top is not None and flags.top < 1:
+        raise SettingsError(f"--top {flags.top}: ask for at least 1 head")
+    of_words, of_text = ("count", "draws", "seed"), ("texts", "covariance")
+    for name in of_words if flags.text is not None else of_text:
+        if getattr(flags, name) not in (None, False):
+            flag = "words" if name == "count" else name
+            other = "--for or --for-file" if flags.text is not None else "--text"
+            raise SettingsError(f"--{flag} does not apply here; it goes with {other}")
+    if flags.text is not None:
+        shares = text_shares(
+            store, flags.text, progress, weights=flags.weights, pool=flags.texts, covariance=flags.covariance
+        )
+        progress.close()
+        order = [head for head in shares.ranking() if head in heads]
+        if not export(flags, _rows(shares, order)):
+            _print_shares(shares, _shown(order, flags))
+        return 0
+    found = head_pursuit(
+        store,
+        _words(flags),
+        WORDS if flags.count is None else flags.count,
+        progress,
+        weights=flags.weights,
+        draws=DRAWS if flags.draws is None else flags.draws,
+        seed=SEED if flags.seed is None else flags.seed,
+    )
+    progress.close()
+    order = [head for head in found.ranking() if head in heads]
+    if not export(flags, _rows(found, order)):
+        _print_pursuit(found, _shown(order, flags))
+    return 0
+
+
+def _words(flags: argparse.Namespace) -> str | Path | list[str]:
+    if flags.words is None:
+        return expand_user(flags.for_file)
+    words = [word.strip() for word in flags.words.split(",") if word.strip()]
+    if not words:
+        raise SettingsError(f"--for {flags.words!r}: contains no words; separate them by commas, as in 'red, blue'")
+    return words
+
+
+def _shown(order: list[Head], flags: argparse.Namespace) -> list[Head]:
+    # Heads that were named are all shown.
+    most = flags.top if flags.top is not None else len(order) if flags.heads else _HEADS_SHOWN
+    return order[:most]
+
+
+def _rows(found: HeadPursuit | TextShares, heads: Sequence[Head]) -> Table:
+    """The rows of a result's table that are about `heads`."""
+    columns = found._columns()
+    of_rows = list(zip(columns["layer"], columns["head"], strict=True))
+    chosen = [number for number, head in enumerate(of_rows) if head in heads]
+    return Table({name: [values[number] for number in chosen] for name, values in columns.items()})
+
+
+def _print_pursuit(found: HeadPursuit, heads: Sequence[Head]) -> None:
+    most, known = found.explained.shape[-1], found.null is not None
+    rows: list[tuple[str, ...]] = []
+    for head in heads:
+        chance = found.chance(*head) if known else None
+        words = [f"{word} {percent(found.explained_by(*head, n), 0)}" for n, word in enumerate(found.texts(*head), 1)]
+        rows.append(
+            (
+                _name(head),
+                percent(found.explained_by(*head)),
+                *(() if chance is None else (f"{percent(chance.low)} to {percent(chance.high)}",)),
+                *(() if chance is None else (f"{100 * chance.excess:+.1f}", f"{chance.p:.3f}")),
+                percent(float(found.best[found.layers.index(head[0]), head[1], -1])),
+                ", ".join(words) or "-",
+            )
+        )
+    width = max(len(row[-1]) for row in rows)
+    chance_columns = ("by chance", "excess", "p") if known else ()
+    header = ("head", "explained", *chance_columns, "best", "words, with the share explained so far".ljust(width))
+    print_table([header, *((*row[:-1], row[-1].ljust(width)) for row in rows)])
+    say(
+        f"explained: share of a head's variance over {counted(found.images, 'image')} in the span of {most} of "
+        f"{counted(len(found.words), 'word')}; best: of as many of its own principal directions"
+    )
+    if known:
+        above = found.above_chance()
+        say(
+            f"{above.above} of {counted(above.heads, 'head')} above chance (p ≤ {above.level}), which is the list "
+            f"rotated at random; chance gives {above.expected:.1f}, at most {above.high:.0f} in 95 % of draws"
+        )
+
+
+def _print_shares(found: TextShares, heads: Sequence[Head]) -> None:
+    columns = ["share", "mean", "random direction"]
+    columns += [] if found.percentile is None else ["percentile"]
+    columns += [] if found.covariance_share is None else ["covariance"]
+    rows = []
+    for layer, head in heads:
+        at = found.layers.index(layer), head
+        cells = [share_in_percent(found.share[at]), f"{found.mean[at]:+.4f}", share_in_percent(found.random[at])]
+        cells += [] if found.percentile is None else [f"{100 * found.percentile[at]:.1f}"]
+        cells += [] if found.covariance_share is None else [percent(found.covariance_share[at], 2)]
+        rows.append((_name((layer, head)), *cells))
+    print_table([("head", *columns), *rows])
+    say(
+        f"the text's score over {counted(found.images, 'image')}: mean {found.score_mean:.4f}, standard deviation "
+        f"{found.score_deviation:.4f}"
+    )
+    say("share: of the score's variance; parts of different heads correlate, so shares need not sum to 100 %")
+    say("mean: of the head's part of the score; random direction: the share that it gives on average")
+    if found.percentile is not None:
+        say(f"percentile: of the share, among {counted(found.pool_texts, 'text')} of the pool {found.pool}")
+    if found.covariance_share is not None:
+        sums = f"heads {percent(float(found.covariance_share.sum()))}"
+        if found.term_covariance_share is not None:
+            sums += f", initial state and MLPs {percent(float(found.term_covariance_share.sum()))}"
+        say(f"covariance: share of the covariance with the score, sums to 100 % over all components; {sums}")
+
+
+def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
+    store = Store(flags.store)
+    heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
+    if flags.directions < 1:
+        raise SettingsError(f"--directions {flags.directions}: ask for at least 1")
+    found = spectra(
+        store, heads, flags.texts, flags.texts_per_direction, flags.coherence, progress, weights=flags.weights
+    )
+    progress.close()
+    if export(flags, found):
+        return 0
+    weight = found.singular_values**2
+    weight /= weight.sum(axis=1, keepdims=True)
+    for place, head in enumerate(heads):
+        say(f"{_name(head)}  its directions cover {share_in_percent(found.covered[place])} of its variance")
+        order = np.argsort(-found.share[place], kind="stable") if flags.by_variance else range(weight.shape[1])
+        for direction in list(order)[: flags.directions]:
+            share = share_in_percent(found.share[place, direction])
+            say(
+                f"  {direction}: {percent(weight[place, direction])} of the squared singular values, {share} of the "
+                "variance"
+            )
+            for side, sign in enumerate("+-"):
+                texts = "; ".join(found.texts(*head, int(direction), against=bool(side))) or "no text matches"
+                say(f"    {sign} {found.fidelity[place, direction, side]:.2f}  {texts}")
+    low, high = np.quantile(found.random, [0.5, 0.95])
+    say(
+        f"numbers after + and -: cosine of the direction and its texts; a random direction's is {low:.2f}, and below "
+        f"{high:.2f} for 95 % of them"
+    )
+    return 0
+
+
+def _name(head: Head) -> str:
+    return f"L{head[0]}.H{head[1]}"
