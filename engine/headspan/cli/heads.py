@@ -19,7 +19,8 @@ from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, counted, percent
 from headspan.explore.pursuit import COUNT as WORDS
-from headspan.explore.pursuit import HeadPursuit, head_pursuit
+from headspan.explore.pursuit import head_pursuit
+from headspan.explore.pursuit_result import HeadPursuit
 from headspan.explore.spectra import COHERENCE, spectra
 from headspan.explore.spectra import COUNT as TEXTS
 from headspan.explore.text_shares import TextShares, text_shares

@@ -9,7 +9,8 @@ from headspan.explore.neighbours import (
     nearest_to_vector,
     similarities,
 )
-from headspan.explore.pursuit import HeadPursuit, head_pursuit
+from headspan.explore.pursuit import head_pursuit
+from headspan.explore.pursuit_result import HeadPursuit
 from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 from headspan.explore.segments import contrast, segment

@@ -29,6 +29,7 @@ from headspan.events import Listener, ignore
 from headspan.explore.coherent_pursuit import Descriptions, coherent_pursuit
 from headspan.explore.neighbours import distinct
 from headspan.explore.spectrum import HeadSpectra
+from headspan.spans.algorithm import VARIANCE_TOLERANCE
 from headspan.store.head_space import Head
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.reader import Store
@@ -41,8 +42,6 @@ COUNT, COHERENCE = 5, 0.3
 _RANDOM, _SEED = 200, 0
 # What is left of a text or direction after the gap is removed is rounding below this length.
 _LEAST_LENGTH = 1e-6
-# A variance below this share of the mean square is the rounding of contributions that do not vary.
-_VARIANCE_TOLERANCE = 2.0**-44
 
 
 def spectra(
@@ -166,7 +165,7 @@ def _shares(
     own = store.head_directions(*head).astype(np.float64)
     metric = own @ own.T
     variance, square = float((covariance * metric).sum()), float((second * metric).sum())
-    if not variance > _VARIANCE_TOLERANCE * square:
+    if not variance > VARIANCE_TOLERANCE * square:
         return np.full(len(directions), np.nan)
     along = directions @ own.T
     shares: Float64[np.ndarray, " direction"] = np.einsum("dc,dc->d", along @ covariance, along) / variance

@@ -22,13 +22,12 @@ from headspan.events import Listener, ignore
 from headspan.explore.neighbours import refuse_other_vectors
 from headspan.frames import Tabular
 from headspan.spans.result import place_of
-from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import component_covariances, magnitudes_of
 from headspan.store.moments_file import EmbeddingMoments
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool
-from headspan.texts.stored import EmbeddedPool, stored_pool
+from headspan.texts.stored import EmbeddedPool, largest_pool
 from headspan.texts.vectors import embed_pool, known_vectors, text_vectors
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
 # A score varies if its variance is above the rounding of float32 embeddings of unit length.
 _LEAST_VARIANCE = 1e-13
-# The most texts of a pool that a text is compared with: a percentile of 0.1 %.
-_POOL_TEXTS = 1000
+# The most texts of a pool that a text is compared with: percentiles in steps of 0.2.
+_POOL_TEXTS = 500
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -221,7 +220,5 @@ def _sample(
 
 def _known_pool(store: Store) -> EmbeddedPool | None:
     """The largest pool whose vectors the store holds, or `general` if they are cached; None if the model is needed."""
-    names = results.runs(store, "texts")
-    sound = [name for name in names if results.sound(store, "texts", name)]
-    kept = max((stored_pool(store, name) for name in sound), key=lambda pool: len(pool.texts), default=None)
+    kept = largest_pool(store)
     return known_vectors(store, "general" if kept is None else kept)
