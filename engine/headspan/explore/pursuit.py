@@ -129,7 +129,7 @@ class _Outputs(NamedTuple):
         mean = moments.total.reshape(flat) / moments.count
         second = moments.gram.reshape(*flat, flat[1]) / moments.count
         covariances = second - mean[:, :, None] * mean[:, None]
-        metric = np.einsum("jhc,jhd->hcd", directions, directions, optimize=True)
+        metric = cls(directions, covariances).metric()
         variances, squares = ((each * metric).sum(axis=(1, 2)) for each in (covariances, second))
         varies = variances > VARIANCE_TOLERANCE * squares
         return cls(directions, covariances / np.where(varies, variances, np.inf)[:, None, None])
@@ -148,13 +148,18 @@ class _Outputs(NamedTuple):
 
     def best(self, count: int) -> Float64[np.ndarray, "head round"]:
         """The cumulative shares of each head's own principal directions."""
-        shares = np.zeros((len(self.covariances), count))
-        for number, covariance in enumerate(self.covariances):
-            # The covariance in joint space, in an orthonormal basis of the directions.
-            triangle: np.ndarray = np.linalg.qr(self.directions[:, number])[1]
-            largest = np.linalg.eigvalsh(triangle @ covariance @ triangle.T)[::-1][:count].clip(0)
-            shares[number, : len(largest)] = largest
-        return shares.cumsum(axis=1)
+        # With covariances `L Lᵀ` of the coordinates, those in joint space have the eigenvalues of `Lᵀ (D Dᵀ) L`.
+        squares, vectors = np.linalg.eigh(self.covariances)
+        factors = vectors * np.sqrt(squares.clip(0))[:, None]
+        inner = factors.swapaxes(1, 2) @ self.metric() @ factors
+        largest = np.linalg.eigvalsh(inner)[:, ::-1][:, :count].clip(0).cumsum(axis=1)
+        # A head with fewer directions has no more variance to explain.
+        more: Float64[np.ndarray, "head round"] = np.pad(largest, ((0, 0), (0, count - largest.shape[1])), "edge")
+        return more
+
+    def metric(self) -> Float64[np.ndarray, "head coordinate coordinate"]:
+        """The inner products of each head's directions."""
+        return np.einsum("jhc,jhd->hcd", self.directions, self.directions, optimize=True)
 
 
 def _span_of(
