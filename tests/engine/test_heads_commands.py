@@ -56,6 +56,12 @@ def test_words_come_from_a_file_too(toy_run: ToyRun, pool: str, capsys: pytest.C
     assert run(capsys, "heads", toy_run.path, "--for-file", pool, "--draws", 0) == wanted
 
 
+def test_other_texts_stand_beside_the_words(toy_run: ToyRun, pool: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys, "heads", toy_run.path, "--for", "red,night", "--draws", 20, "--against", pool)
+    assert re.split(r" {2,}", lines[0])[5:8] == ["other texts", "p", "best"]
+    assert "what 2 texts explain that are drawn from words at random" in lines[11]
+
+
 def test_tables_have_all_heads_or_the_named_ones(
     toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,11 @@ def add_heads(section: Section) -> None:
     about_words.add_argument(
         "--draws", type=int, metavar="N", help=f"how often the list is rotated; 0 draws none (default: {DRAWS})"
     )
+    about_words.add_argument(
+        "--against",
+        metavar="POOL",
+        help="also what as many random texts of this pool explain: general, world or a file, as in textspan",
+    )
     about_words.add_argument("--seed", type=int, metavar="N", help=f"seed of the draws (default: {SEED})")
     about_text = command.add_argument_group("text")
     about_text.add_argument(
@@ -129,7 +134,7 @@ def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
     if flags.top is not None and flags.top < 1:
         raise SettingsError(f"--top {flags.top}: ask for at least 1 head")
-    of_words, of_text = ("count", "draws", "seed"), ("texts", "covariance")
+    of_words, of_text = ("count", "draws", "seed", "against"), ("texts", "covariance")
     for name in of_words if flags.text is not None else of_text:
         if getattr(flags, name) not in (None, False):
             flag = "words" if name == "count" else name
@@ -150,6 +155,7 @@ def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         WORDS if flags.count is None else flags.count,
         progress,
         weights=flags.weights,
+        against=flags.against,
         draws=DRAWS if flags.draws is None else flags.draws,
         seed=SEED if flags.seed is None else flags.seed,
     )
@@ -195,24 +201,35 @@ def _print_pursuit(found: HeadPursuit, heads: Sequence[Head]) -> None:
                 percent(found.explained_by(*head)),
                 *(() if chance is None else (f"{percent(chance.low)} to {percent(chance.high)}",)),
                 *(() if chance is None else (f"{100 * chance.excess:+.1f}", f"{chance.p:.3f}")),
+                *(() if found.others is None else _beside_others(found, head)),
                 percent(float(found.best[found.layers.index(head[0]), head[1], -1])),
                 ", ".join(words) or "-",
             )
         )
     width = max(len(row[-1]) for row in rows)
-    chance_columns = ("by chance", "excess", "p") if known else ()
+    chance_columns = [] if not known else ["by chance", "excess", "p"]
+    chance_columns += [] if found.others is None else ["other texts", "p"]
     header = ("head", "explained", *chance_columns, "best", "words, with the share explained so far".ljust(width))
     print_table([header, *((*row[:-1], row[-1].ljust(width)) for row in rows)])
     say(
         f"explained: share of a head's variance over {counted(found.images, 'image')} in the span of {most} of "
         f"{counted(len(found.words), 'word')}; best: of as many of its own principal directions"
     )
+    if found.others is not None:
+        texts = counted(len(found.words), "text")
+        say(f"other texts: what {texts} explain that are drawn from {found.against} at random")
     if known:
         above = found.above_chance()
         say(
             f"{above.above} of {counted(above.heads, 'head')} above chance (p ≤ {above.level}), which is the list "
             f"rotated at random; chance gives {above.expected:.1f}, at most {above.high:.0f} in 95 % of draws"
         )
+
+
+def _beside_others(found: HeadPursuit, head: Head) -> tuple[str, str]:
+    """The cells of the columns `other texts` and `p`."""
+    beside = found.beside_others(*head)
+    return f"{percent(beside.low)} to {percent(beside.high)}", f"{beside.p:.3f}"
 
 
 def _print_shares(found: TextShares, heads: Sequence[Head]) -> None:

@@ -47,6 +47,7 @@ def head_pursuit(
     on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
+    against: str | Path | Sequence[str] | Pool | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> HeadPursuit:
@@ -61,10 +62,13 @@ def head_pursuit(
         count: How many words explain a head, at most all of the list; `on_progress` is told if it has fewer.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
         weights: As in `text_vectors`.
-        draws: How many rotated lists are drawn.
+        against: Texts of which as many as the list has are drawn at random, `draws` times, and explain the heads too,
+            which says whether these words explain more than others do. None draws none.
+        draws: How many rotated lists, and lists of other texts, are drawn.
         seed: The seed of the draws.
 
-    Raises SettingsError if `count`, `draws` or `seed` is out of range; StoreError if the store has fewer than two
+    Raises SettingsError if `count`, `draws` or `seed` is out of range, or if `against` has fewer texts than the list or
+    is given without draws; StoreError if the store has fewer than two
     images; and the errors of `text_vectors`.
     """
     pool = read_pool(words)
@@ -79,12 +83,21 @@ def head_pursuit(
         few = f"the list has {counted(len(names), 'word')}, fewer than {count}"
         on_progress(Progress(NOTE, 1, 1, f"{few}: each head gets at most {len(names):,}"))
         count = len(names)
+    others = None if against is None else read_pool(against)
+    if others is not None and (not draws or len(set(others.texts)) < len(names)):
+        have = f"{counted(len(names), 'text')} are drawn from the pool {others.name}"
+        few = "no lists, since draws is 0" if not draws else f"but it has {len(set(others.texts))}"
+        raise SettingsError(f"{have}, {few}; " + ("ask for draws" if not draws else "give a larger pool"))
     vectors = text_vectors(store, names, on_progress, weights=weights)
     heads = _Outputs.of_store(store, moments)
     shape = (len(store.layers), store.heads_per_layer, count)
     basis, coordinates = _span_of(vectors)
     chosen, explained = _pursue_along(heads, basis, coordinates, count)
     null = _pursue_rotated(heads, basis.shape, coordinates, count, draws, seed) if draws else None
+    drawn = None
+    if others is not None:
+        of_others = text_vectors(store, tuple(dict.fromkeys(others.texts)), on_progress, weights=weights)
+        drawn = _pursue_drawn(heads, of_others, len(names), count, draws, seed)
     return HeadPursuit(
         names,
         tuple(store.layers),
@@ -93,6 +106,8 @@ def head_pursuit(
         heads.best(count).reshape(shape),
         None if null is None else null.reshape(draws, *shape),
         moments.count,
+        None if others is None else others.name,
+        None if drawn is None else drawn.reshape(draws, *shape),
     )
 
 
@@ -184,6 +199,18 @@ def _pursue_rotated(
         # A rotation takes the orthonormal basis of the vectors' span, of that shape, to a uniformly random one.
         rotated = random_rotation(shape[0], np.random.default_rng([seed, number]), shape[1])
         return _pursue_along(heads, rotated, coordinates, count)[1]
+
+    return np.stack(in_threads(draw, draws))
+
+
+def _pursue_drawn(
+    heads: _Outputs, pool: Float[np.ndarray, "pool joint"], size: int, count: int, draws: int, seed: int
+) -> Float64[np.ndarray, "draw head round"]:
+    """The shares that `size` different texts of a pool explain, drawn anew for each draw."""
+
+    def draw(number: int) -> Float64[np.ndarray, "head round"]:
+        places = np.random.default_rng([seed, number, 2]).choice(len(pool), size, replace=False)
+        return _pursue_along(heads, *_span_of(pool[places]), count)[1]
 
     return np.stack(in_threads(draw, draws))
 

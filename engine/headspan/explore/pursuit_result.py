@@ -39,6 +39,9 @@ class HeadPursuit(Tabular):
     # What the list explains after its vectors are rotated at random in the joint space; None without draws.
     null: Float[np.ndarray, "draw layer head round"] | None
     images: int
+    # What as many texts explain that are drawn at random from the pool of that name; None without such a pool.
+    against: str | None = None
+    others: Float[np.ndarray, "draw layer head round"] | None = None
 
     def __repr__(self) -> str:
         layers, heads, count = self.explained.shape
@@ -75,6 +78,13 @@ class HeadPursuit(Tabular):
         place, null = self._at(layer, head), self._null()
         best = self.best[place][:count].astype(np.float32)
         return chance_of(self.explained[place][:count], null[(slice(None), *place)][:, :count], best)
+
+    def beside_others(self, layer: int, head: int, count: int | None = None) -> Chance:
+        """One head's explained share beside that of as many random texts of the pool `against`; else as `chance`."""
+        place, best = self._at(layer, head), self.best[self._at(layer, head)][:count].astype(np.float32)
+        if self.others is None:
+            raise SettingsError("this head pursuit has no other texts beside the list; call head_pursuit with against=")
+        return chance_of(self.explained[place][:count], self.others[(slice(None), *place)][:, :count], best)
 
     def excess(self, count: int | None = None) -> Float[np.ndarray, "layer head"]:
         """Each head's explained share minus the mean of the draws'. Raises SettingsError if there are no draws."""
@@ -119,6 +129,10 @@ class HeadPursuit(Tabular):
             columns |= chance_columns([self.chance(*head) for head in heads])
         else:
             columns["ceiling"] = [float(self.best[self._at(*head)][-1]) for head in heads]
+        if self.others is not None:
+            beside = [self.beside_others(*head) for head in heads]
+            for name in ("mean", "low", "high", "p"):
+                columns[f"others_{name}"] = [getattr(each, name) for each in beside]
         most = self.explained.shape[-1]
         for number in range(most):
             texts = [self.texts(*head) for head in heads]
