@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,28 @@ def test_wrong_flags_are_refused_in_one_sentence(toy_run: ToyRun, capsys: pytest
 def test_few_words_are_said(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["heads", str(toy_run.path), "--for", "red,blue", "--draws", "0"]) == 0
     assert "the list has 2 words, fewer than 5: each head gets at most 2" in capsys.readouterr().err
+
+
+def test_words_longer_than_the_context_are_cut_and_this_is_said(
+    toy_run: ToyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["heads", str(toy_run.path), "--for", "red," + "a very long word " * 20, "--draws", "0"]) == 0
+    assert "1 of them fill the context of 16 tokens and may be truncated" in capsys.readouterr().err
+
+
+def test_words_whose_vectors_are_stored_need_no_torch(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    hs.textspan(store, WORDS.split(", "), texts_per_head=2, run="five", draws=0)
+    program = """
+import sys
+sys.modules.update(torch=None, open_clip=None)
+import numpy as np, headspan as hs
+store = hs.open(sys.argv[1])
+found = hs.explore.head_pursuit(store, sys.argv[2].split(", "), 2)
+shares = hs.explore.text_shares(store, np.ones(store.joint), covariance=True)
+print(found.ranking()[0], shares.pool_texts)
+"""
+    command = [sys.executable, "-c", program, str(toy_copy), WORDS]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    wanted = hs.explore.head_pursuit(store, WORDS.split(", "), 2, draws=0)
+    assert said == f"{wanted.ranking()[0]} 5\n"
