@@ -107,6 +107,9 @@ def test_ranking_and_table_begin_with_the_largest_share(toy_store: hs.Store) -> 
 def test_wrong_vectors_are_refused(toy_store: hs.Store) -> None:
     with pytest.raises(SettingsError, match=r"vectors of shape \(1, 5\)"):
         hs.explore.text_shares(toy_store, np.ones(5))
+    for vector in (np.zeros(24), np.full(24, np.nan)):
+        with pytest.raises(SettingsError, match="a vector of zeros, NaN or infinity has no direction"):
+            hs.explore.text_shares(toy_store, vector)
 
 
 def test_a_store_of_one_image_is_refused(toy_run: ToyRun, tmp_path: Path) -> None:

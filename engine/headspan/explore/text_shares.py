@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from headspan.config import as_ranges
-from headspan.errors import StoreError, counted
+from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
 from headspan.explore.neighbours import refuse_other_vectors
 from headspan.frames import Tabular
@@ -141,12 +141,15 @@ def text_shares(
             largest pool that the store holds, or `general` if its vectors are cached; otherwise there is no percentile.
         covariance: Also compute the covariance shares, by one pass over `heads` (and `mlps`) in bounded memory.
 
-    Raises SettingsError if the vector does not have the joint dimension; StoreError if the text's score does not vary,
+    Raises SettingsError if the vector does not have the joint dimension or no direction; StoreError if the text's score does not vary,
     as over a single image; and the errors of `text_vectors`.
     """
     vector = text_vectors(store, [text], on_progress, weights=weights)[0] if isinstance(text, str) else text
     refuse_other_vectors(store, np.asarray(vector)[None])
-    unit = np.asarray(vector, np.float64)[None] / np.linalg.norm(np.asarray(vector, np.float64))
+    exact = np.asarray(vector, np.float64)[None]
+    if not (np.isfinite(exact).all() and exact.any()):
+        raise SettingsError(f"{store.path}: a vector of zeros, NaN or infinity has no direction; give another one")
+    unit = exact / np.linalg.norm(exact)
     others = _known_pool(store) if pool is None else embed_pool(store, pool, on_progress, weights=weights)
     moments, embedding = store.moments(), store.embedding_moments()
     score = _variances(unit, embedding.total, embedding.gram, embedding.count)[0]
