@@ -141,8 +141,8 @@ def text_shares(
             largest pool that the store holds, or `general` if its vectors are cached; otherwise there is no percentile.
         covariance: Also compute the covariance shares, by one pass over `heads` (and `mlps`) in bounded memory.
 
-    Raises SettingsError if the vector does not have the joint dimension or no direction; StoreError if the text's score does not vary,
-    as over a single image; and the errors of `text_vectors`.
+    Raises SettingsError if the vector does not have the joint dimension or no direction; StoreError if the text's score
+    does not vary, as over a single image; and the errors of `text_vectors`.
     """
     vector = text_vectors(store, [text], on_progress, weights=weights)[0] if isinstance(text, str) else text
     refuse_other_vectors(store, np.asarray(vector)[None])
