@@ -48,9 +48,11 @@ def test_heads_for_words_are_ranked_beside_chance(toy_run: ToyRun, capsys: pytes
     assert f"{100 * found.explained_by(*first):.1f} %" in lines[1]
     assert found.texts(*first)[0] in lines[1]
     assert "in the span of 2 of 5 words" in lines[10]
-    assert "of 9 heads above chance" in lines[11]
-    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--top", 3)) == 5
-    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--head", "L1.H0")) == 3
+    assert "of 9 heads above chance" in lines[12]
+    variance = hs.open(toy_run.path).magnitudes().of(*first)[0]
+    assert f"{100 * variance:.2f} %" in lines[1]
+    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--top", 3)) == 6
+    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--head", "L1.H0")) == 4
 
 
 def test_words_come_from_a_file_too(toy_run: ToyRun, pool: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +63,7 @@ def test_words_come_from_a_file_too(toy_run: ToyRun, pool: str, capsys: pytest.C
 def test_other_texts_stand_beside_the_words(toy_run: ToyRun, pool: str, capsys: pytest.CaptureFixture[str]) -> None:
     lines = run(capsys, "heads", toy_run.path, "--for", "red,night", "--draws", 20, "--against", pool)
     assert re.split(r" {2,}", lines[0])[5:8] == ["other texts", "p", "best"]
-    assert "what 2 texts explain that are drawn from words at random" in lines[11]
+    assert "what 2 texts explain that are drawn from words at random" in lines[12]
 
 
 def test_tables_have_all_heads_or_the_named_ones(
@@ -72,6 +74,7 @@ def test_tables_have_all_heads_or_the_named_ones(
     run(capsys, *asked, "--top", 1, "--json", tmp_path / "heads.json", "--parquet", tmp_path / "heads.parquet")
     rows = json.loads((tmp_path / "heads.json").read_text())
     assert len(rows) == 9
+    assert all(row["variance_share"] > 0 for row in rows)
     assert [row["explained"] for row in rows] == sorted((row["explained"] for row in rows), reverse=True)
     lines = run(capsys, *asked, "--head", "L2.H1", "--csv", "-")
     assert [line.split(",")[:2] for line in lines] == [["layer", "head"], ["2", "1"]]

@@ -11,7 +11,7 @@ import numpy as np
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
-from headspan.cli.magnitudes import share_in_percent
+from headspan.cli.magnitudes import magnitude_cells, share_in_percent
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import text_flag
 from headspan.cli.shared_flags import store_argument, weights_flag
@@ -26,6 +26,7 @@ from headspan.explore.spectra import COUNT as TEXTS
 from headspan.explore.text_shares import TextShares, text_shares
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.store.head_space import Head
+from headspan.store.magnitudes import Magnitudes
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 
@@ -146,7 +147,9 @@ def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         )
         progress.close()
         order = [head for head in shares.ranking() if head in heads]
-        if not export(flags, _rows(shares, order)):
+        columns = shares._columns()
+        rows = [row for row, head in enumerate(shares.ranking()) if head in order]
+        if not export(flags, Table({name: [values[row] for row in rows] for name, values in columns.items()})):
             _print_shares(shares, _shown(order, flags))
         return 0
     found = head_pursuit(
@@ -161,8 +164,9 @@ def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     )
     progress.close()
     order = [head for head in found.ranking() if head in heads]
-    if not export(flags, _rows(found, order)):
-        _print_pursuit(found, _shown(order, flags))
+    magnitudes = store.magnitudes()
+    if not export(flags, Table.of_heads(found, order, magnitudes)):
+        _print_pursuit(found, _shown(order, flags), magnitudes)
     return 0
 
 
@@ -181,15 +185,7 @@ def _shown(order: list[Head], flags: argparse.Namespace) -> list[Head]:
     return order[:most]
 
 
-def _rows(found: HeadPursuit | TextShares, heads: Sequence[Head]) -> Table:
-    """The rows of a result's table that are about `heads`."""
-    columns = found._columns()
-    of_rows = list(zip(columns["layer"], columns["head"], strict=True))
-    chosen = [number for number, head in enumerate(of_rows) if head in heads]
-    return Table({name: [values[number] for number in chosen] for name, values in columns.items()})
-
-
-def _print_pursuit(found: HeadPursuit, heads: Sequence[Head]) -> None:
+def _print_pursuit(found: HeadPursuit, heads: Sequence[Head], magnitudes: Magnitudes) -> None:
     most, known = found.explained.shape[-1], found.null is not None
     rows: list[tuple[str, ...]] = []
     for head in heads:
@@ -203,18 +199,27 @@ def _print_pursuit(found: HeadPursuit, heads: Sequence[Head]) -> None:
                 *(() if chance is None else (f"{100 * chance.excess:+.1f}", f"{chance.p:.3f}")),
                 *(() if found.others is None else _beside_others(found, head)),
                 percent(float(found.best[found.layers.index(head[0]), head[1], -1])),
+                magnitude_cells(magnitudes, *head)[0],
                 ", ".join(words) or "-",
             )
         )
     width = max(len(row[-1]) for row in rows)
     chance_columns = [] if not known else ["by chance", "excess", "p"]
     chance_columns += [] if found.others is None else ["other texts", "p"]
-    header = ("head", "explained", *chance_columns, "best", "words, with the share explained so far".ljust(width))
+    header = (
+        "head",
+        "explained",
+        *chance_columns,
+        "best",
+        "variance",
+        "words, with the share explained so far".ljust(width),
+    )
     print_table([header, *((*row[:-1], row[-1].ljust(width)) for row in rows)])
     say(
         f"explained: share of a head's variance over {counted(found.images, 'image')} in the span of {most} of "
         f"{counted(len(found.words), 'word')}; best: of as many of its own principal directions"
     )
+    say("variance: of the head's contributions, as a share of the unit embeddings'; small heads may be about words too")
     if found.others is not None:
         texts = counted(len(found.words), "text")
         say(f"other texts: what {texts} explain that are drawn from {found.against} at random")
