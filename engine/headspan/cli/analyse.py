@@ -11,10 +11,13 @@ from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.magnitudes import variance_in_words
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
+from headspan.cli.selection_flags import selected, selection_flags
+from headspan.cli.selection_table import print_beside_store
 from headspan.cli.shared_flags import overwrite_flag, run_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, tell
 from headspan.config import parse_layers
 from headspan.errors import StoreError, counted, percent
+from headspan.explore.beside_store import beside_store
 from headspan.report.collect import write_report
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.spans.over_store import HeadSpans, textspan
@@ -32,6 +35,8 @@ def add_textspan(section: Section) -> None:
         "textspan",
         _textspan,
         "headspan textspan run.zarr --texts-per-head 60",
+        "With --keys, --words or --class, heads are described over some images only, beside the whole store, and the "
+        "result is saved only if --run names it.",
     )
     store_argument(command)
     command.add_argument(
@@ -63,6 +68,7 @@ def add_textspan(section: Section) -> None:
         help="principal directions of a head's contributions in which texts are compared (default: %(default)s)",
     )
     weights_flag(texts)
+    selection_flags(command)
     chance = command.add_argument_group("chance")
     chance.add_argument(
         "--draws",
@@ -109,7 +115,9 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     heads = chosen_heads(flags.heads, store.layers if layers is None else layers, store.heads_per_layer)
     also = [Store(path) for path in flags.also]
     twin = None if flags.twin is None else _twin(store, flags.twin)
+    selection = selected(store, flags, progress)
     given = (flags.texts, flags.texts_per_head, layers, flags.rank, flags.run_name)
+    save = selection is None or flags.run_name is not None
     spans, unsaved = saved_or_not(
         lambda: textspan(
             store,
@@ -120,18 +128,22 @@ def _textspan(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             weights=flags.weights,
             draws=flags.draws,
             seed=flags.seed,
-            save=True,
+            save=save,
             twin=twin,
+            images=selection,
         )
     )
     progress.close()
-    magnitudes = store.magnitudes()
-    if not export(flags, Table.of_heads(spans, heads, magnitudes)):
+    magnitudes = store.magnitudes(images=selection)
+    whole = None if selection is None else store.magnitudes()
+    if not export(flags, Table.of_heads(spans, heads, magnitudes, whole)):
         for layer, head in heads:
             _print_head(spans, magnitudes, layer, head)
+        if selection is not None:
+            print_beside_store(beside_store(store, spans, weights=flags.weights))
         for sentence in _summary(spans):
             say(sentence)
-    if unsaved is None:
+    if unsaved is None and save:
         tell_or_say = tell if only_export(flags) else say
         tell_or_say(f"saved as textspan/{spans.run} in {store.path}")
     tell_unsaved(unsaved)

@@ -27,12 +27,21 @@ class Table(Tabular):
         return self.columns
 
     @classmethod
-    def of_heads(cls, table: Tabular, heads: Collection[Head], magnitudes: Magnitudes) -> Table:
-        """The rows of `table` that are about `heads`, with the magnitude of each head."""
+    def of_heads(
+        cls, table: Tabular, heads: Collection[Head], magnitudes: Magnitudes, whole: Magnitudes | None = None
+    ) -> Table:
+        """The rows of `table` that are about `heads`, with the magnitude of each head.
+
+        `whole` are the magnitudes over the whole store, if `magnitudes` are over a selection of images.
+        """
         columns = dict(table._columns())
         shares = [magnitudes.of(*head) for head in zip(columns["layer"], columns["head"], strict=True)]
         columns["variance_share"] = [variance for variance, _ in shares]
         columns["squared_length_share"] = [length for _, length in shares]
+        if whole is not None:
+            columns["store_variance_share"] = [
+                whole.of(*head)[0] for head in zip(columns["layer"], columns["head"], strict=True)
+            ]
         of_rows = zip(columns["layer"], columns["head"], strict=True)
         chosen = [number for number, head in enumerate(of_rows) if head in heads]
         return cls({name: [values[number] for number in chosen] for name, values in columns.items()})

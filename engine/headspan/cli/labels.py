@@ -119,9 +119,10 @@ def _label(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         given = (flags.llm, flags.run_name, examples, answer_tokens, progress, flags.overwrite)
         labels, unsaved = saved_or_not(lambda: label_by_model(store, asker, *given, save=True))
         print_spent(asker)
-    chance = consistency_chance(spans_of(store, labels), labels)
+    spans = spans_of(store, labels)
+    chance = consistency_chance(spans, labels)
     heads = chosen_heads(flags.heads, labels.layers, len(labels.names[0]))
-    magnitudes = store.magnitudes()
+    magnitudes = store.magnitudes(images=spans.selection)
     unknown = {name: [None] * labels.labelled.size for name in CHANCE_COLUMNS}
     table = Table({**labels._columns(), **(chance.columns() if chance else unknown)})
     if not export(flags, Table.of_heads(table, heads, magnitudes)):
@@ -216,7 +217,7 @@ def _ccs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     else:
         found, not_saved = saved_or_not(lambda: concept_consistency(store, run, flags.overwrite, progress, save=saving))
     heads = chosen_heads(flags.heads, found.labels.layers, found.scores.shape[1])
-    magnitudes = store.magnitudes()
+    magnitudes = store.magnitudes(images=spans_of(store, found.labels).selection)
     if not export(flags, found.by_layer() if flags.by_layer else Table.of_heads(found, heads, magnitudes)):
         _print_scores(found, heads, magnitudes)
     tell_unsaved(unsaved or not_saved)

@@ -1,5 +1,7 @@
 """Queries that read a store and never write to it: nearest images, maps of texts, one image as a query."""
 
+from headspan.explore.atlas import export_atlas
+from headspan.explore.beside_store import BesideStore, beside_store
 from headspan.explore.computed_image import forget_models
 from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.map_result import TextMaps
@@ -21,6 +23,7 @@ from headspan.explore.text_shares import TextShares, text_shares
 from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
 __all__ = [
+    "BesideStore",
     "HeadMaps",
     "HeadPursuit",
     "HeadSpectra",
@@ -29,7 +32,9 @@ __all__ = [
     "TextMaps",
     "TextShares",
     "WholePicture",
+    "beside_store",
     "contrast",
+    "export_atlas",
     "forget_models",
     "head_maps",
     "head_pursuit",

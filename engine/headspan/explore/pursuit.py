@@ -31,6 +31,7 @@ from headspan.spans.greedy import greedy
 from headspan.spans.nulls import DRAWS, SEED, check_draws
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
+from headspan.store.selection import Images
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.vectors import text_vectors
 
@@ -50,6 +51,7 @@ def head_pursuit(
     against: str | Path | Sequence[str] | Pool | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
+    images: Images | None = None,
 ) -> HeadPursuit:
     """Explain every stored head by `count` words of a list; `HeadPursuit.ranking` orders the heads.
 
@@ -66,9 +68,10 @@ def head_pursuit(
             which says whether these words explain more than others do. None draws none.
         draws: How many rotated lists, and lists of other texts, are drawn.
         seed: The seed of the draws.
+        images: A selection, indices or a mask of images, over which variances are taken; None for all.
 
-    Raises SettingsError if `count`, `draws` or `seed` is out of range, or if `against` has fewer texts than the list or
-    is given without draws; StoreError if the store has fewer than two
+    Raises SettingsError if `count`, `draws` or `seed` is out of range, if `against` has fewer texts than the list or is
+    given without draws, or if there are no such images; StoreError if there are fewer than two
     images; and the errors of `text_vectors`.
     """
     pool = read_pool(words)
@@ -76,7 +79,7 @@ def head_pursuit(
     check_draws(draws, seed)
     if count < 1:
         raise SettingsError(f"{counted(count, 'word')} per head; ask for at least 1")
-    moments = store.moments()
+    moments = store.moments(images)
     if moments.count < 2:
         raise StoreError(f"{store.path}: {counted(moments.count, 'image')}, but a variance needs at least 2")
     if count > len(names):

@@ -33,6 +33,7 @@ from headspan.spans.algorithm import VARIANCE_TOLERANCE
 from headspan.store.head_space import Head
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.reader import Store
+from headspan.store.selection import Images
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.vectors import embed_pool
 
@@ -53,6 +54,7 @@ def spectra(
     on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
+    images: Images | None = None,
 ) -> HeadSpectra:
     """Singular directions of the value-output matrices of `heads` (default: all stored ones), described by texts.
 
@@ -64,6 +66,7 @@ def spectra(
         coherence: λ, how much a text's likeness to the texts chosen before counts.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
         weights: As in `text_vectors`.
+        images: A selection, indices or a mask of images, over which variances are taken; None for all.
 
     Raises SettingsError if a head is not stored, or if `count` or `coherence` is out of range; ModelError if the model
     cannot be loaded or is not the one that made the store; and the errors of `text_vectors`.
@@ -84,7 +87,7 @@ def spectra(
     # First, so that the model is loaded when texts are embedded.
     values, directions = _singular(store, chosen, places, on_progress, weights)
     embedded = embed_pool(store, named, on_progress, weights=weights)
-    moments = store.moments()
+    moments = store.moments(images)
     texts, gap = _freed_texts(embedded.vectors, store.embedding_moments())
     rank, joint = directions.shape[1:]
     freed = _without(directions.reshape(-1, joint), gap)

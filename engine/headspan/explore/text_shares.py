@@ -26,6 +26,7 @@ from headspan.store.head_space import Head
 from headspan.store.magnitudes import component_covariances, magnitudes_of
 from headspan.store.moments_file import EmbeddingMoments
 from headspan.store.reader import Store
+from headspan.store.selection import Images, selection_of
 from headspan.texts.pool import Pool
 from headspan.texts.stored import EmbeddedPool, largest_pool
 from headspan.texts.vectors import embed_pool, known_vectors, text_vectors
@@ -129,6 +130,7 @@ def text_shares(
     weights: str | Path | None = None,
     pool: str | Path | Sequence[str] | Pool | None = None,
     covariance: bool = False,
+    images: Images | None = None,
 ) -> TextShares:
     """Every stored head's share of the variance of the score of `text`, or of a vector of the joint space.
 
@@ -140,6 +142,7 @@ def text_shares(
         pool: Texts to compare with, as in `text_vectors`: `percentile` is the text's place among them. None takes the
             largest pool that the store holds, or `general` if its vectors are cached; otherwise there is no percentile.
         covariance: Also compute the covariance shares, by one pass over `heads` (and `mlps`) in bounded memory.
+        images: A selection, indices or a mask of images, over which variances are taken; None for all.
 
     Raises SettingsError if the vector does not have the joint dimension or no direction; StoreError if the text's score
     does not vary, as over a single image; and the errors of `text_vectors`.
@@ -151,7 +154,8 @@ def text_shares(
         raise SettingsError(f"{store.path}: a vector of zeros, NaN or infinity has no direction; give another one")
     unit = exact / np.linalg.norm(exact)
     others = _known_pool(store) if pool is None else embed_pool(store, pool, on_progress, weights=weights)
-    moments, embedding = store.moments(), store.embedding_moments()
+    moments, embedding = store.moments(images), store.embedding_moments(images)
+    rows = store.contents.good_rows() if images is None else selection_of(store, images).rows
     score = _variances(unit, embedding.total, embedding.gram, embedding.count)[0]
     if not score > _LEAST_VARIANCE:
         raise StoreError(
@@ -175,7 +179,7 @@ def text_shares(
             percentile[place] = (drawn < share[place]).mean()
     heads = terms = None
     if covariance:
-        heads, terms = component_covariances(store.contents, moments, embedding, unit)
+        heads, terms = component_covariances(store.contents, moments, embedding, rows, unit)
         heads, terms = heads / score, None if terms is None else terms / score
     return TextShares(
         text=text if isinstance(text, str) else None,
@@ -185,7 +189,7 @@ def text_shares(
         score_deviation=float(np.sqrt(score)),
         share=share,
         mean=mean,
-        random=magnitudes_of(store.contents, moments, embedding, False).variance_share,
+        random=magnitudes_of(store.contents, moments, embedding, False, rows).variance_share,
         percentile=percentile,
         pool=None if others is None else others.pool.name,
         pool_texts=len(sample),

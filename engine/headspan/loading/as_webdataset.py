@@ -17,7 +17,7 @@ from webdataset.compat import FluidWrapper
 from webdataset.tariterators import base_plus_ext, meta_prefix, meta_suffix
 
 from headspan.errors import SourceError, counted
-from headspan.loading.columns import Choice, Columns, chosen_images
+from headspan.loading.columns import Choice, Columns
 from headspan.member_names import MemberNames
 from headspan.run.planned_sources import change, places
 from headspan.shards.kinds import TAR, kind_of
@@ -25,6 +25,7 @@ from headspan.shards.samples import Shard
 from headspan.shards.sources import open_shard
 from headspan.shards.tar import LINK, Tar
 from headspan.store.reader import Store, open_store
+from headspan.store.selection import chosen_images
 from headspan.store.tables import read_rows
 
 # Images whose numbers are read at once. They follow one another in the tar.

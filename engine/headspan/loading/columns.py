@@ -6,7 +6,6 @@ Zarr.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,7 +16,7 @@ from jaxtyping import Int64
 from headspan.decompose.formula import check_convention, head_coordinates, head_directions
 from headspan.errors import SettingsError, counted
 from headspan.store.contents import Contents
-from headspan.store.mapped import UnmappableError
+from headspan.store.picked_rows import Allocate, picked_rows, pieces_of
 from headspan.store.reader import Store
 
 # Columns that are no stored arrays.
@@ -25,8 +24,6 @@ CONTRIBUTIONS, IMAGE, LABEL = "contributions", "image", "label"
 # Which axis of a stored array `layers` and `heads` select from, counted without the image axis.
 _LAYER_AXIS = {"heads": 0, "patches": 0}
 _HEAD_AXIS = {"heads": 1, "patches": 1}
-# Gives an array of that shape and type, whose numbers are not set.
-Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,8 @@ class Columns:
         for name in self._stored_names():
             maps = self._open().maps(name)
             for span in np.split(rows, borders):
-                maps.read_ahead(int(span[0]), int(span[-1]) + 1, self._places(name)[0])
+                pieces = pieces_of(maps.apart, self._chosen(name))
+                maps.read_ahead(int(span[0]), int(span[-1]) + 1, pieces)
 
     def _open(self) -> Contents:
         if self._contents is None:
@@ -129,35 +127,17 @@ class Columns:
         stored = np.dtype(self._open().specs[name].dtype)
         return self._choice.dtype if stored == np.float16 else stored
 
-    def _places(self, name: str) -> tuple[Int64[np.ndarray, " place"], list[np.ndarray]]:
-        """Which pieces of a row are read, and the places along each axis that they hold."""
-        contents = self._open()
-        apart, shape = contents.maps(name).apart, contents.specs[name].shape[1:]
-        chosen = [np.arange(length) for length in shape]
+    def _chosen(self, name: str) -> list[np.ndarray]:
+        """The places along each axis after the rows that are read."""
+        chosen = [np.arange(length) for length in self._open().specs[name].shape[1:]]
         if name in _LAYER_AXIS:
             chosen[_LAYER_AXIS[name]] = self._layers
         if name in _HEAD_AXIS:
             chosen[_HEAD_AXIS[name]] = self._heads
-        pieces = np.zeros(1, np.int64)
-        for length, each in zip(apart, chosen, strict=False):
-            pieces = (pieces[:, None] * length + each).reshape(-1)
-        return pieces, chosen
+        return chosen
 
     def _stored(self, name: str, rows: Int64[np.ndarray, " row"], dtype: np.dtype, allocate: Allocate) -> np.ndarray:
-        contents = self._open()
-        maps, (pieces, chosen) = contents.maps(name), self._places(name)
-        whole = contents.specs[name].shape[1 + len(maps.apart) :]
-        out = allocate((len(rows), *map(len, chosen[: len(maps.apart)]), *whole), dtype)
-        try:
-            maps.take(rows, pieces, out.reshape(len(rows), len(pieces), *whole))
-        except UnmappableError:
-            everywhere = [np.arange(length) for length in whole]
-            out[...] = contents.outer(name, rows, *chosen[: len(maps.apart)], *everywhere)
-        for axis in range(len(maps.apart), len(chosen)):
-            # Pieces hold the whole axis, and not all of it may be wanted.
-            if len(chosen[axis]) != out.shape[1 + axis] or (np.diff(chosen[axis]) != 1).any():
-                out = out.take(chosen[axis], 1 + axis)
-        return out
+        return picked_rows(self._open(), name, rows, self._chosen(name), dtype, allocate)
 
     def _contributions(self, rows: Int64[np.ndarray, " row"], allocate: Allocate) -> np.ndarray:
         """Contributions in joint space, `[image, layer, head, joint]`, float32, as `Store.heads` computes them."""
@@ -191,20 +171,3 @@ def _labels(store: Store, images: Int64[np.ndarray, " image"]) -> Int64[np.ndarr
             "so label cannot be read; choose images that have one, or leave label out"
         )
     return np.asarray(column.to_numpy(), np.int64)
-
-
-def chosen_images(store: Store, images: Sequence[int] | np.ndarray | None) -> Int64[np.ndarray, " image"]:
-    """The indices of the images to read, without repeats, in the store's order. Raises SettingsError for others."""
-    if images is None:
-        return np.arange(store.images)
-    given = np.asarray(images)
-    if given.dtype == bool and given.shape == (store.images,):
-        return np.flatnonzero(given)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise SettingsError(f"{store.path}: images must be a list of indices, or a mask of {store.images}")
-    found = np.unique(given).astype(np.int64)
-    if found.size and not (found[0] >= 0 and found[-1] < store.images):
-        raise SettingsError(
-            f"{store.path}: images {found[0]} to {found[-1]} do not all exist; count from 0 to {store.images - 1}"
-        )
-    return found

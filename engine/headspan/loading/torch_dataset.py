@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from headspan.errors import SettingsError
-from headspan.loading.columns import Choice, Columns, chosen_images
+from headspan.loading.columns import Choice, Columns
 from headspan.loading.order import Order, part, skipped_batches
 from headspan.store.reader import Store, open_store
+from headspan.store.selection import Images, chosen_images
 
 # Batches that are read ahead in this process, and the threads that read them.
 _AHEAD, _THREADS = 4, min(4, os.cpu_count() or 1)
@@ -38,7 +39,7 @@ def torch_dataset(
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    images: Sequence[int] | np.ndarray | None = None,
+    images: Images | None = None,
     style: str = "map",
     dtype: Any = "float32",
     convention: str = "uniform",
@@ -72,7 +73,7 @@ def torch_dataset(
             store; `label`, its class.
         layers: Layers of the model for `heads`, `contributions` and `patches`, in that order; None for all stored ones.
         heads: The same for heads of each layer.
-        images: Indices or a mask of the images to visit, such as those of a training set; None for all.
+        images: Indices, a mask or a `Selection` of the images to visit, such as those of a training set; None for all.
         style: `map` or `iterable`.
         dtype: `float32`, or `float16` for arrays that are stored so, which halves the bytes. Others keep their type.
         convention: `uniform` or `per_term`, for `contributions`.

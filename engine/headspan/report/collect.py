@@ -23,6 +23,7 @@ from headspan.report.facts import (
     random_weights_notice,
     report_command,
     run_facts,
+    selection_notice,
     why_no_scores,
 )
 from headspan.report.page import KIND, render
@@ -66,7 +67,7 @@ def write_report(
         on_progress(Progress(NOTE, 0, None, f"{images} of the report could not be read (first: {why}){todo}"))
     size = store.attributes["preprocess"]["size"]
     content = Content(
-        notices=list(filter(None, (random_weights_notice(store), few_images_notice(spans)))),
+        notices=list(filter(None, (random_weights_notice(store), selection_notice(spans), few_images_notice(spans)))),
         model=str(store.attributes["model"]),
         weights=str(store.attributes["pretrained"] or ""),
         data_set=data_set(store),

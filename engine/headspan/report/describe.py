@@ -17,7 +17,7 @@ from headspan.store.reader import Store
 
 def describe_heads(store: Store, spans: HeadSpans, found: ConceptConsistency | None) -> list[DescribedHead]:
     """Every described head; `found` are the scores of the run, or None if there are none."""
-    magnitudes = store.magnitudes()
+    magnitudes = store.magnitudes(images=spans.selection)
     # The average of all stored heads, whichever of them are described.
     low = LOW_MAGNITUDE * float(np.mean(magnitudes.variance_share))
     heads = []

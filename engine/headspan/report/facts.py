@@ -52,6 +52,16 @@ def few_images_notice(spans: HeadSpans) -> str | None:
     return None if few is None else f"{few[0].upper()}{few[1:]}."
 
 
+def selection_notice(spans: HeadSpans) -> str | None:
+    """The remark shown above results that describe some images only; else None."""
+    if spans.selection is None:
+        return None
+    return (
+        f"Texts, shares, labels and magnitudes are over {spans.over}. The pictures and maps are of images of the whole "
+        "store."
+    )
+
+
 def why_no_scores(spans: HeadSpans, older: str | None) -> str:
     """What to do to get labels and scores; `older` is the run that the present ones were made from, if it changed."""
     if older is not None:
@@ -75,7 +85,8 @@ def run_facts(store: Store, spans: HeadSpans, found: ConceptConsistency | None) 
     known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
     unfinished = store.planned_images - sum(record.rows for record in store.contents.records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
-    described_over = f", over {counted(spans.images, 'image')} of {spans.stores} stores" if spans.stores > 1 else ""
+    stores = f" of {spans.stores} stores" if spans.stores > 1 else ""
+    described_over = f", over {spans.over}{stores}" if stores or spans.selection is not None else ""
     described = "" if spans.layers == store.layers else f"; described: {as_ranges(spans.layers)}"
     concepts = len(set(spans.pool.concepts or ()))
     return [

@@ -16,6 +16,7 @@ from headspan.spans.result import HeadSpans
 from headspan.spans.stability import stability_of
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
+from headspan.store.selection import Selection
 from headspan.texts.stored import EmbeddedPool
 
 
@@ -30,10 +31,12 @@ def describe(
     draws: int = DRAWS,
     seed: int = SEED,
     also: Sequence[Store] = (),
+    selection: Selection | None = None,
 ) -> HeadSpans:
     """TEXTSPAN of all heads of `layers` beside its null, with rank and stability; nothing is saved.
 
-    Raises StoreError if `moments` are of fewer than two images.
+    `selection` are the images that `moments` are of; None if they are of all images. Raises StoreError if these are
+    fewer than two.
     """
     heads = head_principals(store, layers, rank, moments)
     spans = span_principals(heads, embedded.vectors, texts_per_head)
@@ -41,8 +44,9 @@ def describe(
     indices = np.stack([span.indices for span in spans])
     stability = None
     if draws:
+        images = None if selection is None else selection.images(store)
         stores = (store, *also)
-        kept = stability_of(stores, layers, heads, embedded.vectors, indices, moments.count, seed)
+        kept = stability_of(stores, layers, heads, embedded.vectors, indices, moments.count, seed, images)
         stability = kept.reshape(tail)
     return HeadSpans(
         run=run,
@@ -56,6 +60,7 @@ def describe(
         ranks=np.array([head.rank for head in heads]).reshape(tail),
         effective_rank=np.array([head.effective_rank for head in heads]).reshape(tail),
         stability=stability,
+        selection=selection,
     )
 
 

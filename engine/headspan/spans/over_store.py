@@ -19,6 +19,7 @@ from headspan.store import results
 from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
+from headspan.store.selection import Images, Selection, selection_of
 from headspan.store.write.save_result import save_result
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import keep_vectors, stored_name
@@ -41,6 +42,7 @@ def textspan(
     seed: int = SEED,
     save: bool = False,
     twin: Store | None = None,
+    images: Images | None = None,
 ) -> HeadSpans:
     """Describe every head of `layers` (default: all stored ones) by `texts_per_head` texts of a pool.
 
@@ -72,11 +74,14 @@ def textspan(
         twin: A store of the same images and layers, made by the same architecture with random weights. It is described
             in the same way, and saved in itself under the same name if the result is. `HeadSpans.twin` and
             `HeadSpans.beside_twin` have what it gives.
+        images: Describe the heads over these images only: a selection (`store.select`), indices, or a mask over the
+            images shown. Their stored numbers are read. A saved run records the selection.
 
-    Raises SettingsError if sizes do not fit or a store is named twice; StoreError if there are fewer than two images,
-    if a store has other weights or layers, if `twin` has other layers or images, another architecture or weights that
-    are not random, or if a different run of that name exists and `overwrite` is false; NotSavedError, which holds the
-    result, if the store cannot be written; and the errors of `text_vectors`.
+    Raises SettingsError if sizes do not fit, a store is named twice, or `images` are none or named with `also`;
+    StoreError if there are fewer than two images, if a store has other weights or layers, if `twin` has other layers or
+    images, another architecture or weights that are not random, or if a different run of that name exists and
+    `overwrite` is false; NotSavedError, which holds the result, if the store cannot be written; and the errors of
+    `text_vectors`.
     """
     pool = read_pool(texts)
     saved, run = save or run is not None, pool.name if run is None else run
@@ -90,7 +95,8 @@ def textspan(
         raise SettingsError(f"{store.path}: the list of layers is empty; name some, or leave layers out for all")
     for layer in chosen_layers:
         store.contents.layer_index(layer)
-    moments = _added_moments(store, also)
+    selection = _selection(store, images, also)
+    moments = _added_moments(store, also) if selection is None else store.moments(selection)
     refuse_too_few(store, moments)
     beside = None
     if twin is not None:
@@ -107,6 +113,7 @@ def textspan(
                 draws=draws,
                 seed=seed,
                 save=saved,
+                images=selection,
             ),
             on_progress,
         )
@@ -123,6 +130,7 @@ def textspan(
         # This store's first; the others are sorted, since the order in which they are named does not matter.
         "moments_sha256": [store.moments().sha256, *sorted(other.moments().sha256 for other in also)],
         "also": [str(other.path.resolve()) for other in also],
+        **({} if selection is None else {"selection": selection.words, "selection_sha256": selection.sha256}),
     }
     if saved and not overwrite and results.sound(store, "textspan", run):
         _refuse_otherwise_made(store, run, settings)
@@ -131,7 +139,9 @@ def textspan(
         on_progress(Progress(NOTE, 1, 1, f"textspan/{run} was already made with the same settings; it is unchanged"))
         return replace(read_spans(store, run), twin=beside)
     embedded = embed_pool(store, pool, on_progress, weights=weights)
-    result = describe(store, embedded, run, texts_per_head, chosen_layers, rank, moments, draws, seed, also)
+    result = describe(
+        *(store, embedded, run, texts_per_head, chosen_layers, rank, moments, draws, seed, also), selection=selection
+    )
     return save_result(
         store,
         "textspan",
@@ -169,6 +179,7 @@ _DECIDING = {
     "convention": "convention",
     "images": "number of images",
     "moments_sha256": "images",
+    "selection_sha256": "selection of images",
 }
 
 
@@ -179,6 +190,9 @@ def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) 
     if "moments_sha256" not in kept:
         # Runs of earlier versions record no checksum of the moments.
         deciding["also"] = "further stores"
+    # A run over all images records no selection.
+    kept.setdefault("selection_sha256", None)
+    settings = {"selection_sha256": None, **settings}
     different = [name for name in deciding if name in kept and kept[name] != settings[name]]
     if different:
         now = ", ".join(
@@ -188,6 +202,13 @@ def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) 
             for name in different
         )
         raise results.refusal(store, "textspan", run, f"textspan run {run!r} was made differently ({now})")
+
+
+def _selection(store: Store, images: Images | None, also: Sequence[Store]) -> Selection | None:
+    """The selection to describe; None for all images. Raises SettingsError if there are further stores."""
+    if images is not None and also:
+        raise SettingsError(f"{also[0].path}: images are selected in one store, so leave out further stores, or images")
+    return None if images is None else selection_of(store, images)
 
 
 def _added_moments(store: Store, also: Sequence[Store]) -> MergedMoments:

@@ -16,6 +16,7 @@ from headspan.spans.nulls import Chance, HeadsAbove, SpanNull, chance_columns, c
 from headspan.spans.stability import FIRST_TEXTS, few_images
 from headspan.spans.twin import BesideTwin, beside_twin
 from headspan.store.lineage import Lineage
+from headspan.store.selection import Selection
 from headspan.texts.pool import Pool
 
 if TYPE_CHECKING:
@@ -56,13 +57,20 @@ class HeadSpans(Tabular):
     stability: Float[np.ndarray, "layer head"] | None = None
     # The same of a store with random weights, if one was named; it is not saved with the run.
     twin: HeadSpans | None = field(default=None, kw_only=True, repr=False, compare=False)
+    # The images that the texts were chosen over; None for all images of the stores.
+    selection: Selection | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __repr__(self) -> str:
         layers, heads, texts = self.indices.shape
         return (
             f"HeadSpans({self.run!r}: {counted(texts, 'text')} for each of {counted(layers * heads, 'head')}, layers "
-            f"{as_ranges(self.layers)}, over {counted(self.images, 'image')})"
+            f"{as_ranges(self.layers)}, over {self.over})"
         )
+
+    @property
+    def over(self) -> str:
+        """The images that the texts were chosen over, in words: "2,314 images whose caption has the word dog"."""
+        return counted(self.images, "image") if self.selection is None else self.selection.description
 
     def texts(self, layer: int, head: int, count: int | None = None) -> list[str]:
         """The first `count` texts of one head, or all. Raises SettingsError if the head is not described."""

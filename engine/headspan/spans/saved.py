@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from headspan.errors import StoreError
 from headspan.spans.nulls import SpanNull
 from headspan.spans.result import HeadSpans
 from headspan.store import results
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
+from headspan.store.selection import Selection
 from headspan.texts.stored import stored_pool
 
 _DIMS = ("layer", "head", "text")
@@ -25,6 +28,8 @@ def arrays_of(spans: HeadSpans) -> dict[str, results.Named]:
         values = getattr(spans, name)
         if values is not None:
             found[name] = (values, _DIMS[:2])
+    if spans.selection is not None:
+        found["rows"] = (spans.selection.rows, ("selected",))
     return found
 
 
@@ -46,6 +51,7 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
         if "null_explained" in arrays:
             drawn = arrays["null_explained"], arrays["ceiling"], arrays.get("null_picks")
             null = SpanNull(int(settings["seed"]), *drawn)
+        selection = Selection(arrays["rows"], str(settings["selection"])) if "selection" in settings else None
     pool = stored_pool(store, pool_name)
     if pool.sha256 != checksum:
         raise StoreError(
@@ -53,4 +59,5 @@ def read_spans(store: Store, run: str | None = None) -> HeadSpans:
         )
     of_heads = (arrays.get(name) for name in ("ranks", "effective_rank", "stability"))
     lineage = lineage_of(store, "textspan", run)
-    return HeadSpans(run, pool, layers, indices, explained, images, stores, null, *of_heads, lineage=lineage)
+    found = HeadSpans(run, pool, layers, indices, explained, images, stores, null, *of_heads, lineage=lineage)
+    return replace(found, selection=selection)

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int, Int64
 from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import counted, percent
 from headspan.spans.algorithm import Principal
 from headspan.spans.greedy import greedy
+from headspan.store.picked_rows import picked_rows
 from headspan.store.reader import Store
 
 # The texts that are compared; heads are labelled by as many.
@@ -40,10 +41,12 @@ def stability_of(
     chosen: Int[np.ndarray, "head text"],
     images: int,
     seed: int,
+    selected: Int64[np.ndarray, " selected"] | None = None,
 ) -> Float64[np.ndarray, " head"]:
     """The mean share of each head's first five texts that are among the first five of resampled images.
 
-    `heads` and `chosen` follow layers and heads, and are of `images` images. The value is NaN for a head
+    `heads` and `chosen` follow layers and heads, and are of `images` images; `selected` are their indices in the only
+    store, or None for all images. The value is NaN for a head
     without texts, and for a pool without other texts, since no text can give way.
     Synonyms in the pool lower the share: a text that gives way to its synonym counts as lost.
     """
@@ -52,7 +55,7 @@ def stability_of(
     found = []
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
         for place, layer in enumerate(layers):
-            sample = sampled_heads(stores, layer)
+            sample = sampled_heads(stores, layer, selected=selected)
             numbers = range(place * each, (place + 1) * each)
 
             def share(
@@ -67,29 +70,30 @@ def stability_of(
 
 
 def sampled_heads(
-    stores: Sequence[Store], layer: int, most: int = MOST_IMAGES
+    stores: Sequence[Store], layer: int, most: int = MOST_IMAGES, selected: Int64[np.ndarray, " selected"] | None = None
 ) -> Float32[np.ndarray, "image head coordinate"]:
-    """The normalised coordinates of a layer's heads for at most about `most` images, evenly spread over the stores."""
-    images = sum(store.images for store in stores)
-    return np.concatenate(list(_sampled(stores, layer, images, most)))
+    """The normalised coordinates of a layer's heads for at most about `most` images, evenly spread over the stores.
+
+    `selected` are the images to sample from, of the only store; None for all.
+    """
+    images = sum(store.images for store in stores) if selected is None else len(selected)
+    return np.concatenate(list(_sampled(stores, layer, images, most, selected)))
 
 
 def _sampled(
-    stores: Sequence[Store], layer: int, images: int, most: int
+    stores: Sequence[Store], layer: int, images: int, most: int, selected: Int64[np.ndarray, " selected"] | None
 ) -> Iterator[Float32[np.ndarray, "image head coordinate"]]:
     for store in stores:
-        norm = store.norm
-        if images <= most:
-            outputs = np.stack([store.head_coordinates(layer, head) for head in range(store.heads_per_layer)], axis=1)
-        else:
-            taken = np.linspace(0, store.images, max(1, most * store.images // images), endpoint=False, dtype=np.int64)
-            norm, index = norm[taken], store.contents.layer_index(layer)
-            rows = store.rows[taken].tolist()
-            outputs = np.stack([store.contents.row("heads", row, index, dtype=np.float32) for row in rows])
+        own = np.arange(store.images) if selected is None else selected
+        if images > most:
+            own = own[np.linspace(0, len(own), max(1, most * len(own) // images), endpoint=False, dtype=np.int64)]
         # A store opened with `include_failed` shows images that its moments leave out.
-        usable = np.isfinite(norm).all(axis=1)
-        outputs, norm = outputs[usable], norm[usable]
-        yield head_coordinates(outputs, np.broadcast_to(norm[:, None], (*outputs.shape[:2], 3)), normalised=True)
+        own = own[np.isfinite(store.norm[own]).all(axis=1)]
+        index, size = np.array([store.contents.layer_index(layer)]), store.contents.size
+        places = [index, np.arange(size.heads), np.arange(size.head_dim)]
+        outputs = picked_rows(store.contents, "heads", store.rows[own], places, np.dtype(np.float32))[:, 0]
+        norm = np.broadcast_to(store.norm[own, None], (*outputs.shape[:2], 3))
+        yield head_coordinates(outputs, norm, normalised=True)
 
 
 def kept_share(

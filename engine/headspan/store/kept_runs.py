@@ -91,9 +91,10 @@ def _in_short(store: Store, kind: str, run: str) -> str:
             return counted(len(known["texts"]), "text")
         if kind == "textspan":
             stores = f" of {1 + len(known['also'])} stores" if known.get("also") else ""
+            which = f" {known['selection']}" if known.get("selection") else stores
             return (
                 f"pool {known['pool']}, {counted(known['texts_per_head'], 'text')} per head, layers "
-                f"{as_ranges(known['layers'])}, rank {known['rank']}, {counted(known['images'], 'image')}{stores}"
+                f"{as_ranges(known['layers'])}, rank {known['rank']}, {counted(known['images'], 'image')}{which}"
             )
         if kind == "labels":
             return f"labels by {known['source']}"

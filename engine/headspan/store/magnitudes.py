@@ -20,6 +20,7 @@ from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
 from headspan.store.contents import Contents
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
+from headspan.store.selected_moments import unit_embeddings
 
 # Images that are read at once: the rows of an inner chunk of `heads`, so that no chunk is read twice.
 _BLOCK_ROWS = 4096
@@ -84,9 +85,13 @@ class Magnitudes(Tabular):
 
 
 def magnitudes_of(
-    contents: Contents, moments: MergedMoments, embedding: EmbeddingMoments, with_covariance: bool
+    contents: Contents,
+    moments: MergedMoments,
+    embedding: EmbeddingMoments,
+    with_covariance: bool,
+    rows: Int64[np.ndarray, " row"],
 ) -> Magnitudes:
-    """Return the magnitude of every stored head; see `Store.magnitudes`."""
+    """Return the magnitude of every stored head; see `Store.magnitudes`. The moments are of the images in `rows`."""
     size, count = contents.size, moments.count
     lengths, variances = np.empty((2, len(size.layers), size.heads))
     for place in np.ndindex(*lengths.shape):
@@ -100,27 +105,16 @@ def magnitudes_of(
     variance = embedding.variance or np.nan
     heads = terms = None
     if with_covariance:
-        heads, terms = component_covariances(contents, moments, embedding)
+        heads, terms = component_covariances(contents, moments, embedding, rows)
         heads, terms = heads / variance, None if terms is None else terms / variance
     return Magnitudes(size.layers, count, variances / variance, lengths / embedding.squared_length, heads, terms)
-
-
-def moments_of_embeddings(contents: Contents) -> EmbeddingMoments:
-    """Return the moments of the unit embeddings of all usable images, by a pass over `embedding` in bounded memory."""
-    joint = contents.size.joint
-    count, total, gram = 0, np.zeros(joint), np.zeros((joint, joint))
-    for rows in _blocks(contents):
-        unit = _unit_embeddings(contents, rows)[0]
-        count += len(rows)
-        total += unit.sum(axis=0)
-        gram += unit.T @ unit
-    return EmbeddingMoments(count, total, gram)
 
 
 def component_covariances(
     contents: Contents,
     moments: MergedMoments,
     embedding: EmbeddingMoments,
+    images: Int64[np.ndarray, " row"],
     along: Float64[np.ndarray, "direction joint"] | None = None,
 ) -> tuple[Float64[np.ndarray, "layer head"], Float64[np.ndarray, " term"] | None]:
     """Return `tr Cov(c, e)` of every head, and of every other term if the store holds them, by a pass over the rows.
@@ -135,8 +129,8 @@ def component_covariances(
     crossed = np.zeros((layers, heads * means.shape[-1], columns))
     terms = np.zeros(size.terms) if "mlps" in contents.specs or not size.terms else None
     count = 0
-    for rows in _blocks(contents):
-        unit, norm = _unit_embeddings(contents, rows)
+    for rows in _blocks(contents, images):
+        unit, norm = unit_embeddings(contents, rows)
         centred = unit - mean_embedding
         part = centred if along is None else centred @ along.T
         part = part.astype(np.float32)
@@ -181,21 +175,10 @@ def _directions(contents: Contents, index: int, head: int) -> Float64[np.ndarray
     return head_directions(contents.folded, index, layer, head, "uniform").astype(np.float64)
 
 
-def _blocks(contents: Contents) -> Iterator[Int64[np.ndarray, " row"]]:
-    """Yield the rows of usable images, block by block."""
-    good = contents.good_rows()
-    borders = np.searchsorted(good, np.arange(_BLOCK_ROWS, contents.size.images, _BLOCK_ROWS))
-    yield from (rows for rows in np.split(good, borders) if len(rows))
-
-
-def _unit_embeddings(
-    contents: Contents, rows: Int64[np.ndarray, " row"]
-) -> tuple[Float64[np.ndarray, "row joint"], Float32[np.ndarray, "row 3"]]:
-    """Return the unit embeddings of `rows`, and their `norm`."""
-    norm = _outer(contents, "norm", rows)
-    unit = _outer(contents, "embedding", rows).astype(np.float64)
-    unit /= norm[:, 2:]
-    return unit, norm
+def _blocks(contents: Contents, images: Int64[np.ndarray, " row"]) -> Iterator[Int64[np.ndarray, " row"]]:
+    """Yield the rows of images, block by block."""
+    borders = np.searchsorted(images, np.arange(_BLOCK_ROWS, contents.size.images, _BLOCK_ROWS))
+    yield from (rows for rows in np.split(images, borders) if len(rows))
 
 
 def _outer(

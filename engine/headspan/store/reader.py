@@ -24,12 +24,16 @@ from headspan.decompose.formula import (
     mlp_contributions,
 )
 from headspan.errors import SettingsError, StoreError, counted
+from headspan.events import Listener, ignore
 from headspan.store.as_xarray import dataset
 from headspan.store.commit_records import COMPLETE
-from headspan.store.magnitudes import Magnitudes, magnitudes_of, moments_of_embeddings
+from headspan.store.magnitudes import Magnitudes, magnitudes_of
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.opened import OpenStore
 from headspan.store.schema import EMBEDDING_MOMENTS
+from headspan.store.select import select
+from headspan.store.selected_moments import embedding_moments_of_rows, moments_of_rows
+from headspan.store.selection import Images, Selection, selection_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -164,11 +168,34 @@ class Store(OpenStore):
         """
         return bias_contributions(self.norm, self.contents.folded, normalised)
 
-    def moments(self) -> MergedMoments:
+    def select(
+        self,
+        *,
+        keys: str | Path | Sequence[str] | None = None,
+        words: str | Sequence[str] | None = None,
+        any_word: bool = False,
+        classes: int | Sequence[int] | None = None,
+        on_progress: Listener = ignore,
+    ) -> Selection:
+        """Select the usable images that pass every criterion given: by key, words of the caption, or class.
+
+        `keys` are a list, or a text file with a key in each line; all images of a key are chosen. A caption must have
+        all of `words`, or with `any_word` one of them, as whole words, in capital or small letters. `classes` are
+        numbers of `.cls` members; one of them must be the image's. The samples are scanned once, in bounded memory.
+
+        Raises SettingsError if no image passes, if a key or class is not in the store, or if `words` or `classes` are
+        given and no image has a caption or class. `on_progress` is told of keys of images that could not be used.
+        """
+        return select(self, keys=keys, words=words, any_word=any_word, classes=classes, on_progress=on_progress)
+
+    def moments(self, images: Images | None = None) -> MergedMoments:
         """Return count, sum and Gram matrix of every stored head's normalised coordinates, over all usable images.
 
-        Raises StoreError if no unit is finished yet.
+        `images` (a selection, indices, or a mask) limits them to some images, whose stored numbers are then read; the
+        last ones are kept. Raises StoreError if no unit is finished yet, and SettingsError if there are no such images.
         """
+        if images is not None:
+            return self._selected_moments(images)
         commits = self.contents.commits
         moments = None if commits.complete else commits.moments()
         # Checked again: another process may have finished the run and deleted its parts in between.
@@ -179,24 +206,27 @@ class Store(OpenStore):
             raise StoreError(f"{self.path}: no unit is finished yet; run the same precompute command to continue")
         return moments
 
-    def embedding_moments(self) -> EmbeddingMoments:
-        """Return count, sum and Gram matrix of the unit embeddings `e / ‖e‖` of all usable images.
+    def embedding_moments(self, images: Images | None = None) -> EmbeddingMoments:
+        """Return count, sum and Gram matrix of the unit embeddings `e / ‖e‖` of all usable images, or of `images`.
 
         Stores of earlier versions do not hold them. They are then computed by a pass over `embedding`, once for this
-        object. Raises StoreError if no unit is finished yet.
+        object. Raises as `moments` does.
         """
-        found = self.moments().embedding
+        found = self.moments(images).embedding
         return self._computed_embedding_moments if found is None else found
 
-    def magnitudes(self, covariance: bool = False) -> Magnitudes:
+    def magnitudes(self, covariance: bool = False, images: Images | None = None) -> Magnitudes:
         """Return how much every stored head matters: its shares of the embeddings' variance and squared length.
+
+        `images` limits both the heads' and the embeddings' variance to some images.
 
         A variance share may exceed 1, and the shares need not sum to 1, because contributions correlate. Both follow
         from `moments` and `embedding_moments`. With `covariance`, the shares `tr Cov(c_h, e) / tr Σ_e`, which sum to 1
-        over all components, are computed too, by one pass over `heads` (and `mlps`) in bounded memory. Raises
-        StoreError if no unit is finished yet.
+        over all components, are computed too, by one pass over `heads` (and `mlps`) in bounded memory. Raises as
+        `moments` does.
         """
-        return magnitudes_of(self.contents, self.moments(), self.embedding_moments(), covariance)
+        rows = self.contents.good_rows() if images is None else selection_of(self, images).rows
+        return magnitudes_of(self.contents, self.moments(images), self.embedding_moments(images), covariance, rows)
 
     def to_xarray(self) -> xr.Dataset:
         """Return the stored arrays as a lazy xarray Dataset of the images shown; see `store.as_xarray`.
@@ -216,7 +246,16 @@ class Store(OpenStore):
 
     @cached_property
     def _computed_embedding_moments(self) -> EmbeddingMoments:
-        return moments_of_embeddings(self.contents)
+        return embedding_moments_of_rows(self.contents, self.contents.good_rows())
+
+    def _selected_moments(self, images: Images) -> MergedMoments:
+        rows = selection_of(self, images).rows
+        if not len(rows):
+            raise SettingsError(f"{self.path}: the list of images is empty; choose at least one that could be used")
+        kept: tuple[np.ndarray, MergedMoments] | None = self.__dict__.get("_kept_moments")
+        if kept is None or not np.array_equal(kept[0], rows):
+            kept = self.__dict__["_kept_moments"] = rows, moments_of_rows(self.contents, rows)
+        return kept[1]
 
     def _read(self, name: str, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
         values = self.contents.read(name, *index, dtype=dtype)

@@ -26,6 +26,8 @@ from headspan.store.schema import RECORDS
 
 SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet"
 _UNITS_PER_FILE = 128
+# Rows of samples that a scan holds in memory at once.
+_SCANNED_ROWS = 1 << 15
 SAMPLES = pa.schema(
     [
         ("row", pa.int64()),
@@ -188,6 +190,13 @@ def _unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.T
 def read_table(root: Path, units: int) -> pa.Table:
     """Return all samples of a plan with that number of units, in the order of the arrays' rows."""
     return pa.concat_tables([_read(root / name) for name in sample_files(units)])
+
+
+def scan_samples(root: Path, units: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield some columns of all samples of a plan with that number of units, in row order, in bounded memory."""
+    for name in sample_files(units):
+        with _damage(root / name), pq.ParquetFile(root / name) as parquet:
+            yield from parquet.iter_batches(_SCANNED_ROWS, columns=list(columns))
 
 
 def sample_files(units: int) -> list[str]:

@@ -31,7 +31,7 @@ DEFAULT_ARRAYS = ("embedding", "heads")
 # In a folder: what the files are.
 ABOUT = "export.json"
 _FOLDERS = ("npy", "csv")
-_FLAG = "--to"
+FLAG = "--to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def export(
         StoreError: If `to` exists and is not replaced, or cannot be written.
     """
     store, on_progress = store if isinstance(store, Store) else Store(store), on_progress or ignore
-    path = _target(store, to)
+    path = target_of(store, to)
     kind = _format(path, format)
     if arrays is not None and kind in ("safetensors", "csv"):
         raise SettingsError(f"--arrays: {kind} holds no arrays of images; leave --arrays out, or choose parquet or npy")
@@ -91,11 +91,11 @@ def export(
         )
     numbers = parse_layers(layers, store.all_layers) if isinstance(layers, str) else layers
     replaceable = _is_export if kind in _FOLDERS else Path.is_file
-    refuse_existing(path, _FLAG, overwrite, replaceable)
+    refuse_existing(path, FLAG, overwrite, replaceable)
     names = DEFAULT_ARRAYS if arrays is None else tuple(arrays)
     choices = chosen(store, names, numbers, heads) if kind in ("parquet", "npy") else []
     picked = chosen_heads(store, numbers, heads)
-    with new_target(path, _FLAG, overwrite, replaceable) as staged:
+    with new_target(path, FLAG, overwrite, replaceable) as staged:
         if kind == "parquet":
             write_parquet(store, choices, staged, on_progress)
         elif kind == "safetensors":
@@ -109,14 +109,14 @@ def export(
     return Exported(path, kind, store.images, written)
 
 
-def _target(store: Store, to: str | Path) -> Path:
+def target_of(store: Store, to: str | Path) -> Path:
     """Return the path to write. Raises StoreError if it is no name, or in the store."""
     path = expand_user(to, StoreError)
     if not path.name or not str(to):
-        raise StoreError(f"{_FLAG} {str(to)!r}: is not the name of a file or folder; name one, such as run.parquet")
+        raise StoreError(f"{FLAG} {str(to)!r}: is not the name of a file or folder; name one, such as run.parquet")
     own, place = store.path.resolve(), path.resolve()
     if own == place or own in place.parents:
-        raise StoreError(f"{path}: is in the store itself; choose another {_FLAG}, outside of {store.path}")
+        raise StoreError(f"{path}: is in the store itself; choose another {FLAG}, outside of {store.path}")
     return path
 
 
@@ -127,13 +127,13 @@ def _format(path: Path, given: str | None) -> str:
         if ending in ("parquet", "safetensors"):
             return ending
         raise SettingsError(
-            f"{_FLAG} {path}: the name does not tell the format; end it in .parquet or .safetensors, or give --format "
+            f"{FLAG} {path}: the name does not tell the format; end it in .parquet or .safetensors, or give --format "
             f"{' or '.join(_FOLDERS)}, which write a folder"
         )
     if given not in FORMATS:
         raise SettingsError(f"--format {given} is unknown; choose from {', '.join(FORMATS)}")
     if given in _FOLDERS and ending in ("parquet", "safetensors", "csv", "npy"):
-        raise SettingsError(f"{_FLAG} {path}: --format {given} writes a folder; name one, such as {path.stem}")
+        raise SettingsError(f"{FLAG} {path}: --format {given} writes a folder; name one, such as {path.stem}")
     return given
 
 
