@@ -39,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_heads_for_words_are_ranked_beside_chance(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = run(capsys, "heads", toy_run.path, "--for", WORDS, "--words", 2, "--draws", 20)
+    lines = run(capsys, "heads", toy_run.path, "--for", WORDS, "--count", 2, "--draws", 20)
     found = hs.explore.head_pursuit(hs.open(toy_run.path), WORDS.split(", "), 2, draws=20)
     assert re.split(r" {2,}", lines[0])[:5] == ["head", "explained", "by chance", "excess", "p"]
     names = [line.split()[0] for line in lines[1:10]]
@@ -127,7 +127,7 @@ def test_wrong_flags_are_refused_in_one_sentence(toy_run: ToyRun, capsys: pytest
         capsys, "heads", path, "--for", "a", "--covariance"
     )
     assert "--top 0: ask for at least 1 head" in refused(capsys, "heads", path, "--for", "a", "--top", 0)
-    assert "0 words per head; ask for at least 1" in refused(capsys, "heads", path, "--for", "a", "--words", 0)
+    assert "0 words per head; ask for at least 1" in refused(capsys, "heads", path, "--for", "a", "--count", 0)
     assert "--directions 0: ask for at least 1" in refused(capsys, "spectra", path, "--directions", 0)
     assert "--head H1: is not a head of this result" in refused(capsys, "spectra", path, "--head", "H1")
 
@@ -160,3 +160,21 @@ print(found.ranking()[0], shares.pool_texts)
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     wanted = hs.explore.head_pursuit(store, WORDS.split(", "), 2, draws=0)
     assert said == f"{wanted.ranking()[0]} 5\n"
+
+
+def test_variances_are_taken_over_the_selected_images(
+    toy_run: ToyRun, pool: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = hs.open(toy_run.path)
+    keys = tmp_path / "keys.txt"
+    keys.write_text("\n".join(store.samples([2, 9, 30, 44, 60])["key"].to_pylist()))
+    chosen = store.select(keys=keys.read_text().split())
+    lines = run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--keys", keys, "--csv", "-")
+    found = hs.explore.head_pursuit(store, WORDS.split(", "), draws=0, images=chosen)
+    assert [line.split(",")[2] for line in lines[1:]] == [str(found.explained_by(*head)) for head in found.ranking()]
+    lines = run(capsys, "heads", toy_run.path, "--text", "night", "--keys", keys)
+    assert "the text's score over 5 images: mean" in lines[10]
+    asked = ("spectra", toy_run.path, "--texts", pool, "--texts-per-direction", 2, "--head", "L1.H2", "--keys", keys)
+    row = run(capsys, *asked, "--csv", "-")[1].split(",")
+    spectrum = hs.explore.spectra(store, [(1, 2)], pool, 2, images=chosen)
+    assert float(row[5]) == spectrum.share[0, 0]
