@@ -203,6 +203,16 @@ def test_maps_contain_only_patches(run: dict[str, Any], exact: list[Decompositio
     assert relative_error(maps, wanted) < tolerances.FLOAT16_STORE
 
 
+def test_an_image_file_has_the_numbers_of_the_stores_image(run: dict[str, Any], tmp_path: Path) -> None:
+    store = hs.open(run["out"])
+    path = tmp_path / "image.jpg"
+    path.write_bytes(encoded_image(1))
+    found = hs.explore.query_image(store, path, with_patches=True)
+    stored = hs.explore.query_image(store, 1, with_patches=True)
+    for name in ("norm", "embedding", "heads", "patches"):
+        assert relative_error(getattr(found, name), getattr(stored, name)) < tolerances.FLOAT16_STORE, name
+
+
 def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict[str, Any]) -> None:
     store = hs.open(run["out"])
     texts = [f"a {colour} {thing}" for colour in ("red", "blue", "odd") for thing in ("cat", "tree", "boat")]
@@ -232,6 +242,28 @@ def test_another_image_size_is_stored_and_texts_are_encoded_with_it(
     command = ["precompute", run["shards"], "--out", str(tmp_path / "small.zarr"), "--model", run["model"]]
     assert main([*command, "--pretrained", run["pretrained"], "--image-size", "8"]) == 2
     assert "--image-size 8: a patch of " in capsys.readouterr().err
+
+
+def test_spectra_and_pursuit_describe_the_heads_of_every_kind_of_pooling(run: dict[str, Any]) -> None:
+    store = hs.open(run["out"])
+    texts = ["a cat", "red", "two dogs", "night"]
+    found = hs.explore.spectra(store, pool=texts, count=2)
+    pursued = hs.explore.head_pursuit(store, texts, 2, draws=0)
+    assert found.heads == tuple(pursued.heads())
+    for place, head in enumerate(found.heads):
+        centred = store.head(*head).astype(np.float64)
+        centred -= centred.mean(axis=0)
+        variance = (centred**2).sum()
+        wanted = ((centred @ found.directions[place].T) ** 2).sum(axis=0) / variance
+        np.testing.assert_allclose(found.share[place], wanted, atol=tolerances.FLOAT16_STORE)
+        # What the head's own numbers write lies along its directions.
+        size = found.directions.shape[1]
+        own = store.head_directions(*head)[:size].astype(np.float64)
+        left = own - own @ found.directions[place].T @ found.directions[place]
+        assert np.linalg.norm(left) < tolerances.FLOAT32_SUM * np.linalg.norm(own)
+        span = np.linalg.qr(hs.text_vectors(store, pursued.texts(*head)).T.astype(np.float64))[0]
+        share = ((centred @ span) ** 2).sum() / variance
+        assert pursued.explained_by(*head) == pytest.approx(share, abs=tolerances.FLOAT16_STORE)
 
 
 def test_the_command_that_info_prints_resumes_the_store_and_gives_the_same_bytes(

@@ -23,7 +23,7 @@ from tests.conftest import BROKEN_ROWS, ToyRun
 
 # What Python code calls where a user types the command.
 TWINS: dict[str, tuple[str, ...]] = {
-    "export": ("export",),
+    "export": ("export", "explore.export_atlas"),
     "precompute": ("precompute",),
     "models": ("models",),
     "info": ("info",),

@@ -120,13 +120,8 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
                 "contrast": "map where heads see one text rather than another",
             },
         ),
-        Group(
-            "heads.add_heads",
-            {
-                "heads": "rank the heads for a list of words, or by a text's score",
-                "spectra": "describe what each head's weights can write, beside the images",
-            },
-        ),
+        Group("heads.add_heads", {"heads": "rank the heads for a list of words, or by a text's score"}),
+        Group("spectra.add_spectra", {"spectra": "describe what each head's weights can write, beside the images"}),
     )
     commands.section(
         "language models",
