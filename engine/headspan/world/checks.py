@@ -73,7 +73,7 @@ class TextMapCheck:
     auc: Compared
     # Intersection over union with the pixels above the mean of the map's positive part.
     overlap: Compared
-    # What maps score that hold exactly the share of each patch inside: what the size of patches allows.
+    # What a map of the exact share of each patch inside scores, which the size of patches limits.
     exact_auc: float
     exact_overlap: float
 
