@@ -35,6 +35,8 @@ TWINS: dict[str, tuple[str, ...]] = {
     "ccs": ("concepts.concept_consistency", "concepts.judge_heads"),
     "compare": ("concepts.compare",),
     "report": ("write_report",),
+    "segment": ("explore.segment",),
+    "contrast": ("explore.contrast",),
     "pool": ("concepts.write_pool",),
     "votes": ("concepts.read_votes",),
     "agreement": ("concepts.rater_agreement",),
