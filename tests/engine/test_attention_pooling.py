@@ -203,6 +203,16 @@ def test_maps_contain_only_patches(run: dict[str, Any], exact: list[Decompositio
     assert relative_error(maps, wanted) < tolerances.FLOAT16_STORE
 
 
+def test_an_image_file_has_the_numbers_of_the_stores_image(run: dict[str, Any], tmp_path: Path) -> None:
+    store = hs.open(run["out"])
+    path = tmp_path / "image.jpg"
+    path.write_bytes(encoded_image(1))
+    found = hs.explore.query_image(store, path, with_patches=True)
+    stored = hs.explore.query_image(store, 1, with_patches=True)
+    for name in ("norm", "embedding", "heads", "patches"):
+        assert relative_error(getattr(found, name), getattr(stored, name)) < tolerances.FLOAT16_STORE, name
+
+
 def test_textspan_describes_the_poolings_heads_by_the_models_own_texts(run: dict[str, Any]) -> None:
     store = hs.open(run["out"])
     texts = [f"a {colour} {thing}" for colour in ("red", "blue", "odd") for thing in ("cat", "tree", "boat")]

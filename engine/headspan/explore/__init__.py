@@ -1,5 +1,6 @@
-"""Queries that read a store and never write to it: nearest images, maps of texts."""
+"""Queries that read a store and never write to it: nearest images, maps of texts, one image as a query."""
 
+from headspan.explore.computed_image import forget_models
 from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
@@ -29,6 +30,7 @@ __all__ = [
     "TextMaps",
     "WholePicture",
     "contrast",
+    "forget_models",
     "head_maps",
     "nearest_through_each",
     "nearest_to_image",

@@ -103,3 +103,10 @@ def _shapes(store: Store, with_patches: bool) -> dict[str, tuple[int, ...]]:
         "heads": (layers, heads, store.head_dim),
     }
     return {**shapes, "patches": (layers, store.tokens, heads, store.head_dim)} if with_patches else shapes
+
+
+def forget_models() -> None:
+    """Free the memory of the models that queries about images and texts have loaded into this process."""
+    from headspan.run import image_encoder
+
+    image_encoder.forget_models()

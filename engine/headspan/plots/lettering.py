@@ -22,7 +22,7 @@ def font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def shortened_to(text: str, width: float, letters: Font) -> str:
+def shortened_to(text: str, width: int, letters: Font) -> str:
     """`text` on one line, with an ellipsis if it is wider than `width` pixels."""
     line = " ".join(text.split())
     if letters.getlength(line) <= width:

@@ -30,7 +30,7 @@ def draw_maps(
     *,
     names: Sequence[str],
     title: str,
-    pictures: Sequence[UInt8[np.ndarray, "height width 3"]] | None = None,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     colorbar: bool = True,
     unit: str = "standard deviations from the head’s mean map",

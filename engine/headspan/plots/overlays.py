@@ -102,8 +102,7 @@ def overlay(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """One map over its picture in grey, in the picture's pixels; without a picture, over white."""
     if picture is None:
-        across = values.shape[1] / values.shape[0]
-        height, width = _fitting(1.0, across, style.side)
+        height, width = _fitting(values.shape[0], values.shape[1], style.side)
         picture, seen = np.full((height, width, 3), 255, np.uint8), (0.0, 0.0, float(width), float(height))
     height, width = picture.shape[:2]
     left, top, right, bottom = seen
@@ -133,7 +132,7 @@ def _cells(row: Row, style: Style, with_picture: bool) -> list[UInt8[np.ndarray,
     return [first, *cells]
 
 
-def _fitting(height: float, width: float, side: int) -> tuple[int, int]:
+def _fitting(height: int, width: int, side: int) -> tuple[int, int]:
     """Height and width with `side` pixels on the longer side."""
     scale = side / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
