@@ -25,6 +25,7 @@ from headspan.explore.segments import contrast, segment
 from headspan.explore.similarities import similarities
 from headspan.explore.spectra import spectra
 from headspan.explore.spectrum import HeadSpectra
+from headspan.explore.strips import neighbour_strips
 from headspan.explore.text_shares import TextShares, text_shares
 from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
@@ -49,6 +50,7 @@ __all__ = [
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "neighbour_strips",
     "property_neighbours",
     "property_neighbours_of_vector",
     "query_image",

@@ -73,7 +73,7 @@ def _draw_tile(page: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, til
         draw.text((x, y + _SIDE + 2 + number * _LINE), shortened_to(line, _SIDE, small), colour, small)
 
 
-def _wrapped(text: str, width: float) -> str:
+def _wrapped(text: str, width: int) -> str:
     """`text` in lines that are at most that wide, at most eight."""
     small, lines = font(12), [""]
     for word in text.split():

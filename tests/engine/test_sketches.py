@@ -1,0 +1,259 @@
+"""Sketches leave every image that can be among the nearest, whatever the numbers are; results equal brute force."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from benchmarks import random_store
+from headspan.explore import kept_sketches
+from headspan.explore.neighbours import nearest_to_image, nearest_to_vector
+from headspan.explore.scored import Scored, ScoredEmbedding, ScoredHeads
+from headspan.explore.search import search
+from headspan.explore.sketch import Sketch, layout_for
+from headspan.store.head_space import Head
+from headspan.store.schema import Dimensions
+from tests.conftest import ToyRun
+
+IMAGES = 3001
+SIZE = Dimensions(
+    IMAGES,
+    1024,
+    layers=(1, 2),
+    all_layers=3,
+    direct_layers=3,
+    heads=3,
+    head_dim=16,
+    tokens=5,
+    prefix_tokens=1,
+    joint=40,
+    terms=4,
+)
+SOME_HEADS = [(1, 0), (2, 2), (1, 2), (2, 0)]
+
+
+def isotropic(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    return random.standard_normal((rows, width))
+
+
+def low_rank(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    return (
+        random.standard_normal((rows, 3)) @ random.standard_normal((3, width))
+        + 5
+        + 1e-3 * isotropic(random, rows, width)
+    )
+
+
+def heavy_tailed(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    return np.clip(random.standard_cauchy((rows, width)), -3e3, 3e3)
+
+
+def equal(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    return np.tile(np.linspace(1, 2, width), (rows, 1))
+
+
+def few_distinct(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    return np.random.default_rng(5).standard_normal((7, width))[random.integers(0, 7, rows)]
+
+
+def zero_but_one(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    found = np.zeros((rows, width))
+    found[rows // 2] = random.standard_normal(width)
+    return found
+
+
+def far_mean(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    return 500 + 0.5 * isotropic(random, rows, width)
+
+
+KINDS = (isotropic, low_rank, heavy_tailed, equal, few_distinct, zero_but_one, far_mean)
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
+    kind = request.param
+
+    def batches(unit, size, emit, random):  # type: ignore[no-untyped-def]
+        for first in range(unit.first_row, unit.first_row + unit.rows, 256):
+            rows = np.arange(first, min(first + 256, unit.first_row + unit.rows))
+            embedding = kind(random, len(rows), size.joint)
+            embedding[:, 0] += 1e-3
+            heads = kind(random, len(rows), 2 * 3 * 16).reshape(len(rows), 2, 3, 16)
+            norm = random.uniform(1, 2, (len(rows), 3))
+            norm[:, 2] = np.linalg.norm(embedding, axis=1)
+            yield (
+                rows,
+                {
+                    "embedding": embedding.astype(np.float32),
+                    "norm": norm.astype(np.float32),
+                    "heads": heads.astype(np.float16),
+                },
+            )
+
+    path = tmp_path_factory.mktemp("sketches") / "run.zarr"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(random_store, "unit_batches", batches)
+        random_store.write_store(path, SIZE, ("heads",), np.random.default_rng(0))
+    return hs.open(path)
+
+
+def brute_force(store: hs.Store, heads: list[Head] | None, query: np.ndarray) -> np.ndarray:
+    """Scores in float64 from the stored arrays, without headspan's own products."""
+    norm = np.asarray(store.group["norm"][...], np.float64)
+    if heads is None:
+        return np.asarray(store.group["embedding"][...], np.float64) @ query.astype(np.float64) / norm[:, 2]
+    total = np.zeros(len(norm))
+    for layer, head in heads:
+        own = np.asarray(store.group["heads"][:, store.layers.index(layer), head], np.float64)
+        extra = np.stack([1 / norm[:, 1], norm[:, 0] / norm[:, 1], np.ones(len(norm))], axis=1)
+        coordinates = np.concatenate([own / norm[:, 1:2], extra], axis=1) / norm[:, 2:]
+        total += coordinates @ (store.head_directions(layer, head).astype(np.float64) @ query.astype(np.float64))
+    return total / len(heads)
+
+
+def queries(store: hs.Store) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    found = [random.standard_normal(store.joint), np.eye(store.joint)[3], np.zeros(store.joint)]
+    found += [store.embedding[17] / store.norm[17, 2], store.head(2, 2)[5]]
+    return [each.astype(np.float32) for each in found]
+
+
+def scored_by(store: hs.Store, heads: list[Head] | None) -> Scored:
+    return ScoredEmbedding(store) if heads is None else ScoredHeads(store, heads)
+
+
+@pytest.mark.parametrize("heads", [None, SOME_HEADS, [(2, 1)]], ids=["embedding", "four heads", "one head"])
+def test_the_nearest_images_survive_whatever_the_numbers_are(store: hs.Store, heads: list[Head] | None) -> None:
+    scored = scored_by(store, heads)
+    for built_for in queries(store)[:2]:
+        sketch = Sketch(scored, layout_for(scored.axes(), built_for), IMAGES, 512)
+        for query in queries(store):
+            scores = brute_force(store, heads, query)
+            for count in (1, 3, 257):
+                survivors, bounds = sketch.survivors(query, count, None)
+                assert (bounds >= scores[survivors] - 1e-13 * np.abs(scores).max()).all()
+                assert (bounds[:-1] >= bounds[1:]).all()
+                least = np.sort(scores)[-count]
+                rounding = 1e-13 * np.abs(scores).max()
+                assert set(np.flatnonzero(scores > least + rounding)) <= set(survivors.tolist())
+                # Of images that tie, so many survive that `count` images are found.
+                assert (scores[survivors] >= least - rounding).sum() >= count
+                assert len(set(survivors.tolist())) == len(survivors)
+
+
+@pytest.mark.parametrize("heads", [None, SOME_HEADS], ids=["embedding", "four heads"])
+def test_a_search_by_sketch_equals_a_search_without_one_to_the_bit(
+    store: hs.Store, heads: list[Head] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for query in queries(store):
+        plain = search(store, heads, query, 10, without=5)
+        with monkeypatch.context() as patched:
+            patched.setattr(kept_sketches, "_LEAST_BYTES", 0)
+            sketched = search(store, heads, query, 10, without=5, at_once=True)
+        np.testing.assert_array_equal(plain.images, sketched.images)
+        np.testing.assert_array_equal(plain.scores, sketched.scores)
+        scores = brute_force(store, heads, query)
+        scores[5] = -np.inf
+        np.testing.assert_allclose(plain.scores, np.sort(scores)[::-1][:10], rtol=1e-6, atol=1e-9)
+        assert 5 not in plain.images
+
+
+def test_of_equal_scores_the_first_images_are_chosen(toy_store: hs.Store) -> None:
+    found = nearest_to_vector(toy_store, np.zeros(toy_store.joint, np.float32), [(0, 0)], count=4)
+    assert found.images.tolist() == [0, 1, 2, 3]
+
+
+class Count:
+    """Counts the calls of a function."""
+
+    def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
+        self.calls, self._function = 0, function
+
+    def __call__(self, *arguments: object) -> object:
+        self.calls += 1
+        return self._function(*arguments)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Count:
+    """Sketches of stores of any size are counted."""
+    counter = Count(Sketch)
+    kept_sketches.forget_sketches()
+    monkeypatch.setattr(kept_sketches, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(kept_sketches, "Sketch", counter)
+    return counter
+
+
+def one_store(tmp_path: Path) -> hs.Store:
+    random_store.write_store(tmp_path / "one.zarr", SIZE, ("heads",), np.random.default_rng(0))
+    return hs.open(tmp_path / "one.zarr")
+
+
+def test_the_second_query_of_the_same_heads_builds_a_sketch(tmp_path: Path, counted: Count) -> None:
+    store = one_store(tmp_path)
+    calls = []
+    for image, heads in [(0, None), (1, SOME_HEADS), (2, None), (3, SOME_HEADS[::-1]), (4, None), (5, SOME_HEADS)]:
+        nearest_to_image(store, image, heads)
+        calls.append(counted.calls)
+    assert calls == [0, 0, 1, 2, 2, 2]
+
+
+def test_sketches_of_a_small_store_are_never_built(
+    tmp_path: Path, counted: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    store = one_store(tmp_path)
+    before = len(kept_sketches._kept._sketches)
+    for image in range(4):
+        nearest_to_image(store, image)
+    assert len(kept_sketches._kept._sketches) == before
+
+
+def test_kept_sketches_stay_within_their_memory(
+    tmp_path: Path, counted: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = one_store(tmp_path)
+    # One sketch of one head, not two.
+    monkeypatch.setattr(kept_sketches, "_KEPT_BYTES", IMAGES * (32 + 4) * 3 // 2)
+    for head in [(1, 0), (1, 1), (2, 0)]:
+        for image in (0, 1):
+            nearest_to_image(store, image, [head])
+        assert sum(each.bytes for each in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
+    assert counted.calls == 3
+    # One of all heads does not fit, and is not built.
+    for image in range(3):
+        nearest_to_image(store, image)
+    assert counted.calls == 3
+
+
+def test_sketches_are_dropped_with_their_store(tmp_path: Path, counted: Count) -> None:
+    store = one_store(tmp_path)
+    for image in range(2):
+        nearest_to_image(store, image)
+    assert len(kept_sketches._kept._sketches) == 1
+    del store
+    gc.collect()
+    assert not kept_sketches._kept._sketches
+
+
+def test_an_empty_query_leaves_every_shown_image(toy_run: ToyRun, counted: Count) -> None:
+    store = hs.open(toy_run.path)
+    for _ in range(3):
+        found = nearest_to_vector(store, np.zeros(store.joint, np.float32), None, count=1000)
+        assert found.images.tolist() == list(range(store.images))
+    assert counted.calls == 1
+
+
+def test_failed_images_never_appear_by_sketch(toy_copy: Path, counted: Count) -> None:
+    store = hs.open(toy_copy, include_failed=True)
+    good = np.isfinite(store.norm[:, 2])
+    for heads in (None, [(0, 0), (2, 1)]):
+        for image in (0, 1, 2):
+            found = nearest_to_image(store, image, heads, count=1000)
+            assert good[found.images].all()
+            assert len(found.images) == good.sum() - 1
+    assert counted.calls == 2
