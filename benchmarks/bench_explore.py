@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ import numpy as np
 
 import headspan as hs
 from benchmarks.measure import alternate, benchmark, median, ratio, seconds
+from benchmarks.memory import growth
 from benchmarks.models import MODELS, TOY, store_size
 from benchmarks.pictures import photo_like, write_shards
 from benchmarks.random_store import Spectrum, write_store
@@ -208,7 +208,7 @@ def _row(folder: Path, query: Query, repeats: int) -> dict[str, Any]:
     forget_sketches()
     numbers, store = count(), hs.open(folder / query.store)
     works: dict[str, Callable[[], object]] = {"query": lambda: query.call(store, next(numbers))}
-    with _growth() as grown:
+    with growth() as grown:
         first, second = (seconds(works["query"], repeats=1, warmup=0).median for _ in range(2))
         with _scan(folder / query.store, query.bytes) as scan:
             times = alternate(works | ({"scan": scan} if query.bytes else {}), repeats=repeats)
@@ -242,27 +242,6 @@ def _scan(path: Path, size: int) -> Iterator[Callable[[], object]]:
 
 
 @contextmanager
-def _growth() -> Iterator[Callable[[], int]]:
-    """A function that says, after the block, by how much anonymous memory grew at most within it."""
-    before = peak = _anonymous_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, _anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield lambda: peak - before
-    finally:
-        done.set()
-        watcher.join()
-        peak = max(peak, _anonymous_bytes())
-
-
-@contextmanager
 def _own_cache(folder: Path) -> Iterator[None]:
     """An empty cache folder of this user, in the place of the real one."""
     before = os.environ.get("XDG_CACHE_HOME")
@@ -273,14 +252,6 @@ def _own_cache(folder: Path) -> Iterator[None]:
         os.environ.pop("XDG_CACHE_HOME")
         if before is not None:
             os.environ["XDG_CACHE_HOME"] = before
-
-
-def _anonymous_bytes() -> int:
-    """Resident memory of this process that belongs to no file."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
-    raise OSError("/proc/self/status names no anonymous memory")
 
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:
