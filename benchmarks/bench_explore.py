@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ import numpy as np
 
 import headspan as hs
 from benchmarks.measure import alternate, benchmark, median, ratio, seconds
+from benchmarks.memory import growth
 from benchmarks.models import MODELS, TOY, store_size
 from benchmarks.pictures import photo_like, write_shards
 from benchmarks.random_store import Spectrum, write_store
@@ -40,6 +40,7 @@ from headspan.explore.pursuit import head_pursuit
 from headspan.explore.segments import segment
 from headspan.explore.text_shares import text_shares
 from headspan.run.precompute import precompute
+from headspan.spans.nulls import DRAWS
 from headspan.texts.pool import Pool
 from headspan.texts.stored import EmbeddedPool, keep_vectors
 
@@ -160,16 +161,22 @@ def _queries(store: hs.Store, texts: EmbeddedPool, random: np.random.Generator, 
             store="patches.zarr",
         ),
         Query(
-            f"{selected:,} images described: texts of every head, and heads beside the store",
-            lambda store, n: _described(store, texts.pool, random.permutation(images)[:selected]),
+            f"{selected:,} images described: 20 texts of every head, and heads beside the store",
+            lambda store, n: _described(store, texts.pool, random.permutation(images)[:selected], 0),
             mark=SELECTION_MARK,
-            repeats=3,
+            repeats=5,
+        ),
+        Query(
+            f"the same with chance, {DRAWS} rotated pools",
+            lambda store, n: _described(store, texts.pool, random.permutation(images)[:selected], DRAWS),
+            mark=math.inf,
+            repeats=1,
         ),
     ]
 
 
-def _described(store: hs.Store, pool: Pool, images: np.ndarray) -> object:
-    return beside_store(store, hs.textspan(store, pool, texts_per_head=20, images=images))
+def _described(store: hs.Store, pool: Pool, images: np.ndarray, draws: int) -> object:
+    return beside_store(store, hs.textspan(store, pool, texts_per_head=20, images=images, draws=draws))
 
 
 def _maps_without_patches(folder: Path, toy: bool) -> list[dict[str, Any]]:
@@ -201,7 +208,7 @@ def _row(folder: Path, query: Query, repeats: int) -> dict[str, Any]:
     forget_sketches()
     numbers, store = count(), hs.open(folder / query.store)
     works: dict[str, Callable[[], object]] = {"query": lambda: query.call(store, next(numbers))}
-    with _growth() as grown:
+    with growth() as grown:
         first, second = (seconds(works["query"], repeats=1, warmup=0).median for _ in range(2))
         with _scan(folder / query.store, query.bytes) as scan:
             times = alternate(works | ({"scan": scan} if query.bytes else {}), repeats=repeats)
@@ -235,27 +242,6 @@ def _scan(path: Path, size: int) -> Iterator[Callable[[], object]]:
 
 
 @contextmanager
-def _growth() -> Iterator[Callable[[], int]]:
-    """A function that says, after the block, by how much anonymous memory grew at most within it."""
-    before = peak = _anonymous_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, _anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield lambda: peak - before
-    finally:
-        done.set()
-        watcher.join()
-        peak = max(peak, _anonymous_bytes())
-
-
-@contextmanager
 def _own_cache(folder: Path) -> Iterator[None]:
     """An empty cache folder of this user, in the place of the real one."""
     before = os.environ.get("XDG_CACHE_HOME")
@@ -266,14 +252,6 @@ def _own_cache(folder: Path) -> Iterator[None]:
         os.environ.pop("XDG_CACHE_HOME")
         if before is not None:
             os.environ["XDG_CACHE_HOME"] = before
-
-
-def _anonymous_bytes() -> int:
-    """Resident memory of this process that belongs to no file."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
-    raise OSError("/proc/self/status names no anonymous memory")
 
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:
@@ -295,16 +273,6 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return found
-
-
-def headline(line: Mapping[str, Any]) -> tuple[str, str]:
-    """The README's cells: the slowest query that has the general mark, and how many there are."""
-    common = [row for row in line["rows"] if row["mark"] == MARK]
-    slowest = max(common, key=lambda row: row["seconds"])
-    return (
-        f"{line['images']:,} images: {len(common)} kinds of query in at most {slowest['seconds'] * 1e3:,.0f} ms",
-        f"slowest: {slowest['query']}",
-    )
 
 
 def _milliseconds(seconds: float) -> str:

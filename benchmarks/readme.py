@@ -133,7 +133,6 @@ HEADLINES: tuple[tuple[str, Callable[[dict[str, Any]], tuple[str, str]]], ...] =
             bench_nulls,
             bench_pipeline,
             bench_neighbours,
-            bench_explore,
             bench_shards,
         )
     ),

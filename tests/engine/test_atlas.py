@@ -110,11 +110,13 @@ def test_neighbours_are_those_of_all_distances(
     assert all(len(set(row)) == count for row in places.tolist())
 
 
-def test_neighbours_of_many_points_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest_graph, "_KEPT_BYTES", 0)
+@pytest.mark.parametrize("kept", [False, True])
+def test_neighbours_of_many_points_take_bounded_memory(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest_graph, "_KEPT_BYTES", 11e6 if kept else 0)
     points = 40_000
 
     def read(places: np.ndarray) -> np.ndarray:
+        assert len(places) < 16_000
         # As if from a store, in which 40,000 points take 10 MB.
         return np.stack([np.sin(places * factor) for factor in range(1, 65)], axis=1).astype(np.float32)
 

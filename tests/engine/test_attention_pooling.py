@@ -244,6 +244,28 @@ def test_another_image_size_is_stored_and_texts_are_encoded_with_it(
     assert "--image-size 8: a patch of " in capsys.readouterr().err
 
 
+def test_spectra_and_pursuit_describe_the_heads_of_every_kind_of_pooling(run: dict[str, Any]) -> None:
+    store = hs.open(run["out"])
+    texts = ["a cat", "red", "two dogs", "night"]
+    found = hs.explore.spectra(store, pool=texts, count=2)
+    pursued = hs.explore.head_pursuit(store, texts, 2, draws=0)
+    assert found.heads == tuple(pursued.heads())
+    for place, head in enumerate(found.heads):
+        centred = store.head(*head).astype(np.float64)
+        centred -= centred.mean(axis=0)
+        variance = (centred**2).sum()
+        wanted = ((centred @ found.directions[place].T) ** 2).sum(axis=0) / variance
+        np.testing.assert_allclose(found.share[place], wanted, atol=tolerances.FLOAT16_STORE)
+        # What the head's own numbers write lies along its directions.
+        size = found.directions.shape[1]
+        own = store.head_directions(*head)[:size].astype(np.float64)
+        left = own - own @ found.directions[place].T @ found.directions[place]
+        assert np.linalg.norm(left) < tolerances.FLOAT32_SUM * np.linalg.norm(own)
+        span = np.linalg.qr(hs.text_vectors(store, pursued.texts(*head)).T.astype(np.float64))[0]
+        share = ((centred @ span) ** 2).sum() / variance
+        assert pursued.explained_by(*head) == pytest.approx(share, abs=tolerances.FLOAT16_STORE)
+
+
 def test_the_command_that_info_prints_resumes_the_store_and_gives_the_same_bytes(
     run: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -270,6 +270,11 @@ analyse:
   report      write the results as one HTML file
     $ headspan textspan run.zarr --texts-per-head 60
 
+explore:
+  segment     map where heads see a text in images
+  contrast    map where heads see one text rather than another
+    $ headspan segment run.zarr --image 7 --text "a red car" --out map.png
+
 language models:
   pool        have a language model write a pool of texts
   votes       show every vote, with the raw answers
@@ -303,7 +308,7 @@ def test_every_example_of_the_help_pages_is_a_valid_command_line(
     monkeypatch.setenv("COLUMNS", "80")
     parser, commands = build_parser()
     examples = re.findall(r"^    \$ (.+)$", parser.format_help(), re.M)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for name, command in commands.parsers.items():
         page = command.format_help()
         assert max(map(len, page.splitlines())) < 80, name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_heads_for_words_are_ranked_beside_chance(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = run(capsys, "heads", toy_run.path, "--for", WORDS, "--words", 2, "--draws", 20)
+    lines = run(capsys, "heads", toy_run.path, "--for", WORDS, "--count", 2, "--draws", 20)
     found = hs.explore.head_pursuit(hs.open(toy_run.path), WORDS.split(", "), 2, draws=20)
     assert re.split(r" {2,}", lines[0])[:5] == ["head", "explained", "by chance", "excess", "p"]
     names = [line.split()[0] for line in lines[1:10]]
@@ -46,14 +48,22 @@ def test_heads_for_words_are_ranked_beside_chance(toy_run: ToyRun, capsys: pytes
     assert f"{100 * found.explained_by(*first):.1f} %" in lines[1]
     assert found.texts(*first)[0] in lines[1]
     assert "in the span of 2 of 5 words" in lines[10]
-    assert "of 9 heads above chance" in lines[11]
-    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--top", 3)) == 5
-    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--head", "L1.H0")) == 3
+    assert "of 9 heads above chance" in lines[12]
+    variance = hs.open(toy_run.path).magnitudes().of(*first)[0]
+    assert f"{100 * variance:.2f} %" in lines[1]
+    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--top", 3)) == 6
+    assert len(run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--head", "L1.H0")) == 4
 
 
 def test_words_come_from_a_file_too(toy_run: ToyRun, pool: str, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0)
     assert run(capsys, "heads", toy_run.path, "--for-file", pool, "--draws", 0) == wanted
+
+
+def test_other_texts_stand_beside_the_words(toy_run: ToyRun, pool: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys, "heads", toy_run.path, "--for", "red,night", "--draws", 20, "--against", pool)
+    assert re.split(r" {2,}", lines[0])[5:8] == ["other texts", "p", "best"]
+    assert "what 2 texts explain that are drawn from words at random" in lines[12]
 
 
 def test_tables_have_all_heads_or_the_named_ones(
@@ -64,6 +74,7 @@ def test_tables_have_all_heads_or_the_named_ones(
     run(capsys, *asked, "--top", 1, "--json", tmp_path / "heads.json", "--parquet", tmp_path / "heads.parquet")
     rows = json.loads((tmp_path / "heads.json").read_text())
     assert len(rows) == 9
+    assert all(row["variance_share"] > 0 for row in rows)
     assert [row["explained"] for row in rows] == sorted((row["explained"] for row in rows), reverse=True)
     lines = run(capsys, *asked, "--head", "L2.H1", "--csv", "-")
     assert [line.split(",")[:2] for line in lines] == [["layer", "head"], ["2", "1"]]
@@ -116,7 +127,7 @@ def test_wrong_flags_are_refused_in_one_sentence(toy_run: ToyRun, capsys: pytest
         capsys, "heads", path, "--for", "a", "--covariance"
     )
     assert "--top 0: ask for at least 1 head" in refused(capsys, "heads", path, "--for", "a", "--top", 0)
-    assert "0 words per head; ask for at least 1" in refused(capsys, "heads", path, "--for", "a", "--words", 0)
+    assert "0 words per head; ask for at least 1" in refused(capsys, "heads", path, "--for", "a", "--count", 0)
     assert "--directions 0: ask for at least 1" in refused(capsys, "spectra", path, "--directions", 0)
     assert "--head H1: is not a head of this result" in refused(capsys, "spectra", path, "--head", "H1")
 
@@ -124,3 +135,46 @@ def test_wrong_flags_are_refused_in_one_sentence(toy_run: ToyRun, capsys: pytest
 def test_few_words_are_said(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["heads", str(toy_run.path), "--for", "red,blue", "--draws", "0"]) == 0
     assert "the list has 2 words, fewer than 5: each head gets at most 2" in capsys.readouterr().err
+
+
+def test_words_longer_than_the_context_are_cut_and_this_is_said(
+    toy_run: ToyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["heads", str(toy_run.path), "--for", "red," + "a very long word " * 20, "--draws", "0"]) == 0
+    assert "1 of them fill the context of 16 tokens and may be truncated" in capsys.readouterr().err
+
+
+def test_words_whose_vectors_are_stored_need_no_torch(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    hs.textspan(store, WORDS.split(", "), texts_per_head=2, run="five", draws=0)
+    program = """
+import sys
+sys.modules.update(torch=None, open_clip=None)
+import numpy as np, headspan as hs
+store = hs.open(sys.argv[1])
+found = hs.explore.head_pursuit(store, sys.argv[2].split(", "), 2)
+shares = hs.explore.text_shares(store, np.ones(store.joint), covariance=True)
+print(found.ranking()[0], shares.pool_texts)
+"""
+    command = [sys.executable, "-c", program, str(toy_copy), WORDS]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    wanted = hs.explore.head_pursuit(store, WORDS.split(", "), 2, draws=0)
+    assert said == f"{wanted.ranking()[0]} 5\n"
+
+
+def test_variances_are_taken_over_the_selected_images(
+    toy_run: ToyRun, pool: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = hs.open(toy_run.path)
+    keys = tmp_path / "keys.txt"
+    keys.write_text("\n".join(store.samples([2, 9, 30, 44, 60])["key"].to_pylist()))
+    chosen = store.select(keys=keys.read_text().split())
+    lines = run(capsys, "heads", toy_run.path, "--for", WORDS, "--draws", 0, "--keys", keys, "--csv", "-")
+    found = hs.explore.head_pursuit(store, WORDS.split(", "), draws=0, images=chosen)
+    assert [line.split(",")[2] for line in lines[1:]] == [str(found.explained_by(*head)) for head in found.ranking()]
+    lines = run(capsys, "heads", toy_run.path, "--text", "night", "--keys", keys)
+    assert "the text's score over 5 images: mean" in lines[10]
+    asked = ("spectra", toy_run.path, "--texts", pool, "--texts-per-direction", 2, "--head", "L1.H2", "--keys", keys)
+    row = run(capsys, *asked, "--csv", "-")[1].split(",")
+    spectrum = hs.explore.spectra(store, [(1, 2)], pool, 2, images=chosen)
+    assert float(row[5]) == spectrum.share[0, 0]

@@ -41,6 +41,8 @@ TWINS: dict[str, tuple[str, ...]] = {
         "explore.property_neighbours",
         "explore.neighbour_strips",
     ),
+    "segment": ("explore.segment",),
+    "contrast": ("explore.contrast",),
     "pool": ("concepts.write_pool",),
     "votes": ("concepts.read_votes",),
     "agreement": ("concepts.rater_agreement",),

@@ -144,6 +144,27 @@ def test_chance_and_ranking_of_a_store(toy_store: hs.Store) -> None:
     assert found.plot().get_title(loc="left")
 
 
+def test_other_texts_are_drawn_from_a_pool_and_pursued(toy_store: hs.Store) -> None:
+    pool = [*WORDS, "snow", "a church", "many cars"]
+    found = hs.explore.head_pursuit(toy_store, ["red", "green", "old"], 2, against=pool, draws=20, seed=4)
+    vectors = hs.text_vectors(toy_store, pool).astype(np.float64)
+    assert found.others is not None
+    for draw in (0, 19):
+        places = np.random.default_rng([4, draw, 2]).choice(len(pool), 3, replace=False)
+        wanted = somp(toy_store.head(1, 2).astype(np.float64), vectors[places], 2)[1]
+        assert relative_error(found.others[draw, 1, 2], wanted) < tolerances.FLOAT16_STORE
+    beside = found.beside_others(1, 2)
+    reached = int((found.others[:, 1, 2, -1] >= found.explained_by(1, 2) - 1e-6).sum())
+    assert beside.p == (1 + reached) / 21
+    assert found.to_frame()["others_p"][found.ranking().index((1, 2))] == beside.p
+    with pytest.raises(SettingsError, match=r"7 texts are drawn from the pool .*, but it has 2; give a larger pool"):
+        hs.explore.head_pursuit(toy_store, WORDS, 2, against=["a", "b"])
+    with pytest.raises(SettingsError, match="no lists, since draws is 0; ask for draws"):
+        hs.explore.head_pursuit(toy_store, WORDS, 2, against=pool, draws=0)
+    with pytest.raises(SettingsError, match="has no other texts beside the list"):
+        hs.explore.head_pursuit(toy_store, WORDS, 2, draws=0).beside_others(0, 0)
+
+
 def test_wrong_words_and_counts_are_refused_and_few_words_are_said(toy_store: hs.Store) -> None:
     with pytest.raises(TextsError, match="the list of texts is empty"):
         hs.explore.head_pursuit(toy_store, [])

@@ -155,6 +155,12 @@ def test_a_file_that_is_no_image_is_refused_with_the_reason(
         query_image(toy_store, path)
 
 
+def test_a_picture_that_cannot_be_read_to_its_end_is_refused(toy_store: hs.Store, photograph: Path) -> None:
+    photograph.write_bytes(photograph.read_bytes()[:-150])
+    with Image.open(photograph) as opened, pytest.raises(SourceError, match="a photograph: is no image that headspan"):
+        query_image(toy_store, opened)
+
+
 def test_missing_and_huge_files_are_refused_before_they_are_read(toy_store: hs.Store, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nowhere\.jpg: cannot be read \(No such file or directory\); give the path"):
         query_image(toy_store, tmp_path / "nowhere.jpg")

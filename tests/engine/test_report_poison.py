@@ -29,7 +29,16 @@ from headspan.spans.nulls import Chance, HeadsAbove
 from headspan.store import results
 from headspan.store.write import analyses
 from headspan.texts.stored import stored_pool
-from headspan.world.checks import Ablation, GroundTruth, MapCheck, NeighbourCheck
+from headspan.world.checks import (
+    Ablation,
+    ContrastCheck,
+    GroundTruth,
+    MapCheck,
+    NeighbourCheck,
+    RankingCheck,
+    TextMapCheck,
+)
+from headspan.world.compared import Compared, Draws
 from tests.engine.test_labels_and_ccs import HEADS, keep
 
 POISONS = (
@@ -49,6 +58,7 @@ POISONS = (
 )
 # Letters that steer a terminal, or the direction of writing.
 STEERING = "\x00\x07\x1b\u202e\u2066\ud83d"
+COMPARED = Compared(0.9, 0.8, Draws(0.6, 0.5, 0.7), 0.5)
 CONTROL = GroundTruth(
     "hand",
     {"colour": Accuracy(0.9, 0.1, 2000), "background_colour": Accuracy(0.5, 0.4, 1800)},
@@ -57,6 +67,9 @@ CONTROL = GroundTruth(
     MapCheck(300, 0.5, 0.1, 0.7),
     (Ablation("colours", ((1, 2),), {"colour": 0.3, "background_colour": 0.56}),),
     "a model",
+    text_maps=(TextMapCheck("colours", ((1, 2),), 100, 0.1, COMPARED, COMPARED, 0.98, 0.4),),
+    contrasts=(ContrastCheck("colours", ((1, 2),), 80, COMPARED, COMPARED),),
+    rankings=(RankingCheck("colour", 9, ((1, 2),), {"head pursuit": 0.9}, {"head pursuit": None}),),
 )
 TRUTH = replace(CONTROL, about="another model", controls={"control": CONTROL})
 

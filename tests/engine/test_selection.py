@@ -246,6 +246,9 @@ def test_failed_images_of_a_selection_add_nothing(toy_run: ToyRun, toy_store: hs
     assert found.count == 2
     wanted = toy_store.moments(np.searchsorted(toy_store.rows, [4, 40]))
     assert relative_error(found.gram, wanted.gram) < tolerances.FLOAT64
+    spans = hs.textspan(every, TEXTS, 5, images=rows, draws=20)
+    assert (spans.images, spans.over) == (2, "2 images chosen by index or by a mask")
+    assert every.select(words="caption").rows.tolist() == toy_store.rows.tolist()
     with pytest.raises(SettingsError, match="the list of images is empty; choose at least one that could be used"):
         every.moments(list(BROKEN_ROWS))
 

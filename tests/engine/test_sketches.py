@@ -134,7 +134,9 @@ def test_the_nearest_images_survive_whatever_the_numbers_are(store: hs.Store, he
         for query in queries(store):
             scores = brute_force(store, heads, query)
             for count in (1, 3, 257):
-                survivors = sketch.survivors(query, count, None)
+                survivors, bounds = sketch.survivors(query, count, None)
+                assert (bounds >= scores[survivors] - 1e-13 * np.abs(scores).max()).all()
+                assert (bounds[:-1] >= bounds[1:]).all()
                 least = np.sort(scores)[-count]
                 rounding = 1e-13 * np.abs(scores).max()
                 assert set(np.flatnonzero(scores > least + rounding)) <= set(survivors.tolist())

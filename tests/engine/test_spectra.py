@@ -13,7 +13,7 @@ from sklearn.linear_model import orthogonal_mp
 
 import headspan as hs
 from headspan.errors import ModelError, SettingsError
-from headspan.explore.coherent_pursuit import coherent_pursuit
+from headspan.explore.coherent_pursuit import _lawson_hanson, coherent_pursuit
 from headspan.model.kept import forget_kept_models
 from headspan.model.load import LoadedModel, load_model
 from headspan.texts.pool import Pool
@@ -260,3 +260,21 @@ def test_other_weights_than_the_stores_are_refused(toy_store: hs.Store, toy_run:
     save_file({name: tensor.contiguous() for name, tensor in other.state_dict().items()}, path)
     with pytest.raises(ModelError, match=r"the image tower is .*, but .* was made with"):
         hs.explore.spectra(toy_store, pool=POOL, count=2, weights=path)
+
+
+def test_non_negative_weights_of_nearly_equal_texts_are_found_although_sums_are_rounded() -> None:
+    # Texts 0 and 3, and 1 and 2, are nearly equal. A round of this problem used to repeat for ever, since rounding left
+    # the text that reaches zero just above it.
+    cosines = {
+        (0, 1): 0.46439605988974336, (0, 2): 0.46293935997450275, (0, 3): 0.9999408197523137,
+        (0, 4): 0.15758471517298603, (1, 2): 0.9997829339237118, (1, 3): 0.45871834735879613,
+        (1, 4): 0.1400440570439562, (2, 3): 0.457251094339847, (2, 4): 0.13381163304529184, (3, 4): 0.15440218647409135,
+    }  # fmt: skip
+    gram = np.diag([1.0000000000000004, 0.9999999999999994, 0.9999999999999999, 1.0000000000000002, 0.9999999999999998])
+    for (one, other), cosine in cosines.items():
+        gram[one, other] = gram[other, one] = cosine
+    match = [0.1760159453159781, 0.1468529133568207, 0.14695996435035336, 0.175641104107335, 0.16625293882162484]
+    found = _lawson_hanson(gram, np.array(match))
+    upper = np.linalg.cholesky(gram).T
+    wanted, _ = nnls(upper, np.linalg.solve(upper.T, match))
+    np.testing.assert_allclose(found, wanted, atol=1e-10)

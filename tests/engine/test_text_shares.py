@@ -107,6 +107,9 @@ def test_ranking_and_table_begin_with_the_largest_share(toy_store: hs.Store) -> 
 def test_wrong_vectors_are_refused(toy_store: hs.Store) -> None:
     with pytest.raises(SettingsError, match=r"vectors of shape \(1, 5\)"):
         hs.explore.text_shares(toy_store, np.ones(5))
+    for vector in (np.zeros(24), np.full(24, np.nan)):
+        with pytest.raises(SettingsError, match="a vector of zeros, NaN or infinity has no direction"):
+            hs.explore.text_shares(toy_store, vector)
 
 
 def test_a_store_of_one_image_is_refused(toy_run: ToyRun, tmp_path: Path) -> None:
@@ -117,3 +120,28 @@ def test_a_store_of_one_image_is_refused(toy_run: ToyRun, tmp_path: Path) -> Non
         hs.explore.text_shares(store, "red")
     with pytest.raises(StoreError, match="1 image, but a variance needs at least 2"):
         hs.explore.head_pursuit(store, ["red"])
+
+
+def test_shares_pursuit_and_spectra_of_some_images_are_those_of_their_contributions(toy_store: hs.Store) -> None:
+    some = np.arange(3, 60, 4)
+    unit = hs.text_vectors(toy_store, ["red", "night"]).astype(np.float64)
+    heads = toy_store.heads()[some].astype(np.float64)
+    score = toy_store.embedding[some] / toy_store.norm[some, 2:] @ unit[0]
+    parts = heads @ unit[0]
+    found = hs.explore.text_shares(toy_store, "red", images=some, covariance=True)
+    assert found.images == len(some)
+    assert relative_error(found.share, parts.var(axis=0) / score.var()) < tolerances.FLOAT16_STORE
+    crossed = ((parts - parts.mean(axis=0)) * (score - score.mean())[:, None, None]).mean(axis=0) / score.var()
+    assert relative_error(found.covariance_share, crossed) < tolerances.FLOAT16_STORE
+    centred = heads - heads.mean(axis=0)
+    variance = (centred**2).sum(axis=(0, 3))
+    span = np.linalg.qr(unit.T)[0]
+    pursued = hs.explore.head_pursuit(toy_store, ["red", "night"], 2, draws=0, images=some)
+    assert relative_error(pursued.explained[..., 1], ((centred @ span) ** 2).sum(axis=(0, 3)) / variance) < 1e-3
+    spectrum = hs.explore.spectra(toy_store, [(2, 1)], TEXTS, 2, images=some)
+    along = ((centred[:, 2, 1] @ spectrum.directions[0].T) ** 2).sum(axis=0) / variance[2, 1]
+    assert relative_error(spectrum.share[0], along) < tolerances.FLOAT16_STORE
+    with pytest.raises(SettingsError, match="the list of images is empty"):
+        hs.explore.text_shares(toy_store, "red", images=[])
+    with pytest.raises(StoreError, match="1 image, but a variance needs at least 2"):
+        hs.explore.head_pursuit(toy_store, ["red"], images=[4])

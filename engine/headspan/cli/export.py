@@ -71,7 +71,7 @@ def add_export(section: Section) -> None:
         help="the run whose texts or labels are written (default: the only run)",
     )
     shards_flag(atlas)
-    selection_flags(command)
+    selection_flags(command, "images of the map")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 

@@ -1,4 +1,4 @@
-"""The commands `heads` and `spectra`: which heads matter for words or a text, and what the heads' weights can write."""
+"""The command `heads`: which heads a list of words explains, and which carry a text."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
-from headspan.cli.magnitudes import share_in_percent
+from headspan.cli.magnitudes import magnitude_cells, share_in_percent
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import text_flag
+from headspan.cli.selection_flags import selected, selection_flags
 from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, counted, percent
 from headspan.explore.pursuit import COUNT as WORDS
-from headspan.explore.pursuit import HeadPursuit, head_pursuit
-from headspan.explore.spectra import COHERENCE, spectra
-from headspan.explore.spectra import COUNT as TEXTS
+from headspan.explore.pursuit import head_pursuit
+from headspan.explore.pursuit_result import HeadPursuit
 from headspan.explore.text_shares import TextShares, text_shares
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.store.head_space import Head
+from headspan.store.magnitudes import Magnitudes
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 
-_HEADS_SHOWN, _DIRECTIONS_SHOWN = 10, 3
+_HEADS_SHOWN = 10
 
 
 def add_heads(section: Section) -> None:
-    """Add `heads` and `spectra`."""
+    """Add `heads`."""
     command = section.add(
         "heads",
         _heads,
@@ -43,15 +42,18 @@ def add_heads(section: Section) -> None:
     )
     store_argument(command)
     query = command.add_argument_group("question").add_mutually_exclusive_group(required=True)
-    query.add_argument("--for", dest="words", metavar="WORDS", help="words or texts, separated by commas")
+    query.add_argument("--for", dest="listed", metavar="WORDS", help="words or texts, separated by commas")
     query.add_argument("--for-file", metavar="FILE", help="a file with a word or text on each line, or a pool's name")
     text_flag(query)
     about_words = command.add_argument_group("words")
-    about_words.add_argument(
-        "--words", dest="count", type=int, metavar="N", help=f"words that explain a head (default: {WORDS})"
-    )
+    about_words.add_argument("--count", type=int, metavar="N", help=f"words that explain a head (default: {WORDS})")
     about_words.add_argument(
         "--draws", type=int, metavar="N", help=f"how often the list is rotated; 0 draws none (default: {DRAWS})"
+    )
+    about_words.add_argument(
+        "--against",
+        metavar="POOL",
+        help="also what as many random texts of this pool explain: general, world or a file, as in textspan",
     )
     about_words.add_argument("--seed", type=int, metavar="N", help=f"seed of the draws (default: {SEED})")
     about_text = command.add_argument_group("text")
@@ -66,58 +68,12 @@ def add_heads(section: Section) -> None:
         action="store_true",
         help="also the covariance shares, which sum to 100 %% over all components; reads the head outputs once",
     )
+    selection_flags(command)
     result = command.add_argument_group("result")
     weights_flag(result)
     head_flag(result)
     result.add_argument(
         "--top", type=int, metavar="N", help=f"heads that are printed (default: {_HEADS_SHOWN}); files have all"
-    )
-    export_flags(command)
-    _add_spectra(section)
-
-
-def _add_spectra(section: Section) -> None:
-    command = section.add(
-        "spectra",
-        _spectra,
-        "headspan spectra run.zarr --head L5.H1",
-        "The singular directions of a head's value-output matrix in the joint space are what its weights can write. "
-        "Each is described by texts of a pool, along it (+) and against it (-), beside its share of the variance of "
-        "the head's contributions over the images. The model is loaded.",
-    )
-    store_argument(command)
-    texts = command.add_argument_group("texts")
-    texts.add_argument(
-        "--texts", metavar="POOL", default="general", help="the pool of texts, as in textspan (default: general)"
-    )
-    texts.add_argument(
-        "--texts-per-direction",
-        type=int,
-        metavar="N",
-        default=TEXTS,
-        help="texts for each direction (default: %(default)s)",
-    )
-    texts.add_argument(
-        "--coherence",
-        type=float,
-        metavar="LAMBDA",
-        default=COHERENCE,
-        help="weight of a text's likeness to the texts chosen before (default: %(default)s)",
-    )
-    weights_flag(texts)
-    result = command.add_argument_group("result")
-    head_flag(result)
-    result.add_argument(
-        "--directions",
-        type=int,
-        metavar="N",
-        default=_DIRECTIONS_SHOWN,
-        help="directions of a head that are printed (default: %(default)s); files have all",
-    )
-    result.add_argument(
-        "--by-variance",
-        action="store_true",
-        help="print the directions with the largest share of the variance, not the largest singular values",
     )
     export_flags(command)
 
@@ -128,43 +84,54 @@ def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
     if flags.top is not None and flags.top < 1:
         raise SettingsError(f"--top {flags.top}: ask for at least 1 head")
-    of_words, of_text = ("count", "draws", "seed"), ("texts", "covariance")
+    of_words, of_text = ("count", "draws", "seed", "against"), ("texts", "covariance")
     for name in of_words if flags.text is not None else of_text:
         if getattr(flags, name) not in (None, False):
-            flag = "words" if name == "count" else name
             other = "--for or --for-file" if flags.text is not None else "--text"
-            raise SettingsError(f"--{flag} does not apply here; it goes with {other}")
+            raise SettingsError(f"--{name} does not apply here; it goes with {other}")
+    images = selected(store, flags, progress)
     if flags.text is not None:
         shares = text_shares(
-            store, flags.text, progress, weights=flags.weights, pool=flags.texts, covariance=flags.covariance
+            store,
+            flags.text,
+            progress,
+            weights=flags.weights,
+            pool=flags.texts,
+            covariance=flags.covariance,
+            images=images,
         )
         progress.close()
         order = [head for head in shares.ranking() if head in heads]
-        if not export(flags, _rows(shares, order)):
+        columns = shares._columns()
+        rows = [row for row, head in enumerate(shares.ranking()) if head in order]
+        if not export(flags, Table({name: [values[row] for row in rows] for name, values in columns.items()})):
             _print_shares(shares, _shown(order, flags))
         return 0
     found = head_pursuit(
         store,
-        _words(flags),
+        _listed(flags),
         WORDS if flags.count is None else flags.count,
         progress,
         weights=flags.weights,
+        against=flags.against,
         draws=DRAWS if flags.draws is None else flags.draws,
         seed=SEED if flags.seed is None else flags.seed,
+        images=images,
     )
     progress.close()
     order = [head for head in found.ranking() if head in heads]
-    if not export(flags, _rows(found, order)):
-        _print_pursuit(found, _shown(order, flags))
+    magnitudes = store.magnitudes(images=images)
+    if not export(flags, Table.of_heads(found, order, magnitudes)):
+        _print_pursuit(found, _shown(order, flags), magnitudes)
     return 0
 
 
-def _words(flags: argparse.Namespace) -> str | Path | list[str]:
-    if flags.words is None:
+def _listed(flags: argparse.Namespace) -> str | Path | list[str]:
+    if flags.listed is None:
         return expand_user(flags.for_file)
-    words = [word.strip() for word in flags.words.split(",") if word.strip()]
+    words = [word.strip() for word in flags.listed.split(",") if word.strip()]
     if not words:
-        raise SettingsError(f"--for {flags.words!r}: contains no words; separate them by commas, as in 'red, blue'")
+        raise SettingsError(f"--for {flags.listed!r}: contains no words; separate them by commas, as in 'red, blue'")
     return words
 
 
@@ -174,15 +141,7 @@ def _shown(order: list[Head], flags: argparse.Namespace) -> list[Head]:
     return order[:most]
 
 
-def _rows(found: HeadPursuit | TextShares, heads: Sequence[Head]) -> Table:
-    """The rows of a result's table that are about `heads`."""
-    columns = found._columns()
-    of_rows = list(zip(columns["layer"], columns["head"], strict=True))
-    chosen = [number for number, head in enumerate(of_rows) if head in heads]
-    return Table({name: [values[number] for number in chosen] for name, values in columns.items()})
-
-
-def _print_pursuit(found: HeadPursuit, heads: Sequence[Head]) -> None:
+def _print_pursuit(found: HeadPursuit, heads: Sequence[Head], magnitudes: Magnitudes) -> None:
     most, known = found.explained.shape[-1], found.null is not None
     rows: list[tuple[str, ...]] = []
     for head in heads:
@@ -194,24 +153,44 @@ def _print_pursuit(found: HeadPursuit, heads: Sequence[Head]) -> None:
                 percent(found.explained_by(*head)),
                 *(() if chance is None else (f"{percent(chance.low)} to {percent(chance.high)}",)),
                 *(() if chance is None else (f"{100 * chance.excess:+.1f}", f"{chance.p:.3f}")),
+                *(() if found.others is None else _beside_others(found, head)),
                 percent(float(found.best[found.layers.index(head[0]), head[1], -1])),
+                magnitude_cells(magnitudes, *head)[0],
                 ", ".join(words) or "-",
             )
         )
     width = max(len(row[-1]) for row in rows)
-    chance_columns = ("by chance", "excess", "p") if known else ()
-    header = ("head", "explained", *chance_columns, "best", "words, with the share explained so far".ljust(width))
+    chance_columns = [] if not known else ["by chance", "excess", "p"]
+    chance_columns += [] if found.others is None else ["other texts", "p"]
+    header = (
+        "head",
+        "explained",
+        *chance_columns,
+        "best",
+        "variance",
+        "words, with the share explained so far".ljust(width),
+    )
     print_table([header, *((*row[:-1], row[-1].ljust(width)) for row in rows)])
     say(
         f"explained: share of a head's variance over {counted(found.images, 'image')} in the span of {most} of "
         f"{counted(len(found.words), 'word')}; best: of as many of its own principal directions"
     )
+    say("variance: of the head's contributions, as a share of the unit embeddings'; small heads may be about words too")
+    if found.others is not None:
+        texts = counted(len(found.words), "text")
+        say(f"other texts: what {texts} explain that are drawn from {found.against} at random")
     if known:
         above = found.above_chance()
         say(
             f"{above.above} of {counted(above.heads, 'head')} above chance (p ≤ {above.level}), which is the list "
             f"rotated at random; chance gives {above.expected:.1f}, at most {above.high:.0f} in 95 % of draws"
         )
+
+
+def _beside_others(found: HeadPursuit, head: Head) -> tuple[str, str]:
+    """The cells of the columns `other texts` and `p`."""
+    beside = found.beside_others(*head)
+    return f"{percent(beside.low)} to {percent(beside.high)}", f"{beside.p:.3f}"
 
 
 def _print_shares(found: TextShares, heads: Sequence[Head]) -> None:
@@ -239,40 +218,6 @@ def _print_shares(found: TextShares, heads: Sequence[Head]) -> None:
         if found.term_covariance_share is not None:
             sums += f", initial state and MLPs {percent(float(found.term_covariance_share.sum()))}"
         say(f"covariance: share of the covariance with the score, sums to 100 % over all components; {sums}")
-
-
-def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    only_export(flags)
-    store = Store(flags.store)
-    heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
-    if flags.directions < 1:
-        raise SettingsError(f"--directions {flags.directions}: ask for at least 1")
-    found = spectra(
-        store, heads, flags.texts, flags.texts_per_direction, flags.coherence, progress, weights=flags.weights
-    )
-    progress.close()
-    if export(flags, found):
-        return 0
-    weight = found.singular_values**2
-    weight /= weight.sum(axis=1, keepdims=True)
-    for place, head in enumerate(heads):
-        say(f"{_name(head)}  its directions cover {share_in_percent(found.covered[place])} of its variance")
-        order = np.argsort(-found.share[place], kind="stable") if flags.by_variance else range(weight.shape[1])
-        for direction in list(order)[: flags.directions]:
-            share = share_in_percent(found.share[place, direction])
-            say(
-                f"  {direction}: {percent(weight[place, direction])} of the squared singular values, {share} of the "
-                "variance"
-            )
-            for side, sign in enumerate("+-"):
-                texts = "; ".join(found.texts(*head, int(direction), against=bool(side))) or "no text matches"
-                say(f"    {sign} {found.fidelity[place, direction, side]:.2f}  {texts}")
-    low, high = np.quantile(found.random, [0.5, 0.95])
-    say(
-        f"numbers after + and -: cosine of the direction and its texts; a random direction's is {low:.2f}, and below "
-        f"{high:.2f} for 95 % of them"
-    )
-    return 0
 
 
 def _name(head: Head) -> str:

@@ -111,7 +111,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
     )
     commands.section(
         "explore",
-        'headspan segment run.zarr --image photo.jpg --text "a red car" --out map.png',
+        'headspan segment run.zarr --image 7 --text "a red car" --out map.png',
         Group("nearest.add_nearest", {"nearest": "find the images nearest to an image or a text, as heads see them"}),
         Group(
             "maps.add_maps",
@@ -120,13 +120,8 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
                 "contrast": "map where heads see one text rather than another",
             },
         ),
-        Group(
-            "heads.add_heads",
-            {
-                "heads": "rank the heads for a list of words, or by a text's score",
-                "spectra": "describe what each head's weights can write, beside the images",
-            },
-        ),
+        Group("heads.add_heads", {"heads": "rank the heads for a list of words, or by a text's score"}),
+        Group("spectra.add_spectra", {"spectra": "describe what each head's weights can write, beside the images"}),
     )
     commands.section(
         "language models",

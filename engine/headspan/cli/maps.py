@@ -30,22 +30,30 @@ _DETAILS = (
 def add_maps(section: Section) -> None:
     """Add `segment` and `contrast`."""
     command = section.add(
-        "segment", _segment, 'headspan segment run.zarr --image photo.jpg --text "a red car" --out map.png', _DETAILS
+        "segment", _segment, 'headspan segment run.zarr --image a.jpg --text "a red car" --out map.png', _DETAILS
     )
-    _flags(command, "a text; may be repeated for maps side by side")
+    _image_flags(command)
+    command.add_argument(
+        "--text", action="append", required=True, metavar="TEXT", help="a text; may be repeated for maps side by side"
+    )
+    _other_flags(command)
     command = section.add(
         "contrast",
         _contrast,
-        'headspan contrast run.zarr --image photo.jpg --text "a cat" --against "a dog" --out map.png',
+        "headspan contrast run.zarr --image a.jpg --text cat --against dog --out b.png",
         f"The map is that of the first text minus that of the second. {_DETAILS}",
     )
-    _flags(command, "the text that positive values, in orange, speak for", repeatable=False)
+    _image_flags(command)
+    command.add_argument(
+        "--text", required=True, metavar="TEXT", help="the text that positive values, in orange, speak for"
+    )
     command.add_argument(
         "--against", required=True, metavar="TEXT", help="the text that negative values, in blue, speak for"
     )
+    _other_flags(command)
 
 
-def _flags(command: Parser, text: str, repeatable: bool = True) -> None:
+def _image_flags(command: Parser) -> None:
     store_argument(command)
     command.add_argument(
         "--image",
@@ -55,7 +63,9 @@ def _flags(command: Parser, text: str, repeatable: bool = True) -> None:
         metavar="IMAGE",
         help="an index in the store, an image file, or the key of an image of the store; may be repeated",
     )
-    command.add_argument("--text", action="append" if repeatable else "store", required=True, metavar="TEXT", help=text)
+
+
+def _other_flags(command: Parser) -> None:
     heads_flags(command.add_argument_group("heads (default: all stored ones, summed)"), "map through")
     picture = command.add_argument_group("picture")
     picture.add_argument("--out", metavar="FILE", help="write the maps over the pictures as a PNG file")

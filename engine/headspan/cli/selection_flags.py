@@ -11,9 +11,9 @@ from headspan.store.reader import Store
 from headspan.store.selection import Selection
 
 
-def selection_flags(command: argparse.ArgumentParser) -> None:
-    """Add the flags. Images must pass all of those that are given."""
-    group: Flags = command.add_argument_group("images (default: all)")
+def selection_flags(command: argparse.ArgumentParser, title: str = "images") -> None:
+    """Add the flags under a title. Images must pass all of those that are given."""
+    group: Flags = command.add_argument_group(f"{title} (default: all)")
     group.add_argument("--keys", metavar="FILE", help="images whose keys are lines of this text file")
     group.add_argument(
         "--words", nargs="+", metavar="WORD", help="images whose caption has all of these words, in any case"

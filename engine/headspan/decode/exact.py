@@ -28,7 +28,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _RASTER_BYTES = 4
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # What PIL's decoders raise on bytes that are not an image, or not a complete one.
-_PIL_ERRORS = (
+PIL_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -71,7 +71,7 @@ def open_image(encoded: bytes, preprocess: Preprocess) -> Image.Image:
         raise Undecodable("not an image, or its header is broken") from error
     except Image.DecompressionBombError as error:
         raise Undecodable(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
-    except _PIL_ERRORS as error:
+    except PIL_ERRORS as error:
         raise Undecodable(f"cannot be opened: {one_line(error)}") from error
     refuse_size(image, preprocess)
     return image
@@ -107,7 +107,7 @@ def fill_exact(
         if preprocess.resize_mode != "squash":
             image = _crop_or_pad(image, preprocess.size, fill(preprocess))
         found = np.asarray(image.convert("RGB"))
-    except _PIL_ERRORS as error:
+    except PIL_ERRORS as error:
         raise Undecodable(f"cannot be decoded: {one_line(error)}") from error
     pixels[...] = found
 

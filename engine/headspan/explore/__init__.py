@@ -1,7 +1,8 @@
-"""Queries that read a store and never write to it: nearest images, maps of texts."""
+"""Queries that read a store and never write to it: nearest images, maps of texts, one image as a query."""
 
 from headspan.explore.atlas import export_atlas
 from headspan.explore.beside_store import BesideStore, beside_store
+from headspan.explore.computed_image import forget_models
 from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
@@ -16,13 +17,15 @@ from headspan.explore.property_neighbours import (
     property_neighbours,
     property_neighbours_of_vector,
 )
-from headspan.explore.pursuit import HeadPursuit, head_pursuit
+from headspan.explore.pursuit import head_pursuit
+from headspan.explore.pursuit_result import HeadPursuit
 from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 from headspan.explore.segments import contrast, segment
 from headspan.explore.similarities import similarities
 from headspan.explore.spectra import spectra
 from headspan.explore.spectrum import HeadSpectra
+from headspan.explore.strips import neighbour_strips
 from headspan.explore.text_shares import TextShares, text_shares
 from headspan.explore.whole_pictures import WholePicture, whole_pictures
 
@@ -40,12 +43,14 @@ __all__ = [
     "beside_store",
     "contrast",
     "export_atlas",
+    "forget_models",
     "head_maps",
     "head_pursuit",
     "nearest_through_each",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "neighbour_strips",
     "property_neighbours",
     "property_neighbours_of_vector",
     "query_image",

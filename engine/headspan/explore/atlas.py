@@ -84,9 +84,7 @@ def export_atlas(
         raise SettingsError(f"{FLAG} {path}: an atlas is a Parquet file, so end its name in .parquet")
     refuse_existing(path, FLAG, overwrite, Path.is_file)
     selection = None if images is None else selection_of(store, images)
-    rows = store.contents.good_rows()
-    if selection is not None:
-        rows = selection.rows[np.isin(selection.rows, rows)]
+    rows = store.contents.good_rows() if selection is None else selection.rows
     space = principal_space(store, head, selection)
     count = _count(len(rows), neighbours, on_progress)
     run = run_for(store, "labels" if head is None else "textspan", run, on_progress)

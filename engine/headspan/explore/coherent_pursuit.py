@@ -120,9 +120,14 @@ def _lawson_hanson(
             crossing = active & (best <= 0)
             if not crossing.any():
                 break
-            steps = found[crossing] / (found[crossing] - best[crossing])
+            falling = np.flatnonzero(crossing)
+            # Where both are zero, the text stays at zero.
+            falls = np.maximum(found[falling] - best[falling], np.finfo(np.float64).tiny)
+            steps = found[falling] / falls
             found += steps.min() * (best - found)
             active &= found > 0
+            # Rounding may leave the text that reaches zero first just above it, in every round anew.
+            active[falling[steps.argmin()]] = False
             found[~active] = 0
         found = best
     return found

@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from headspan.config import Preprocess
-from headspan.decode.exact import Undecodable, fill_exact, open_image, refuse_size
+from headspan.decode.exact import PIL_ERRORS, Undecodable, fill_exact, open_image, refuse_size
 from headspan.decode.routes import route
-from headspan.errors import HeadspanError, SettingsError, SourceError
+from headspan.errors import HeadspanError, SettingsError, SourceError, one_line
 from headspan.user_paths import expand_user
 
 # Larger files are not images: no format of 179 million pixels takes more.
@@ -56,12 +56,15 @@ class ImageSource:
         return pixels
 
     def checksum(self) -> str:
-        """SHA-256 of the file, or of the pixels with their size and mode."""
+        """SHA-256 of the file, or of the pixels with their size and mode. Raises SourceError if they cannot be read."""
         if self.given is None:
             return hashlib.sha256(self.encoded or b"").hexdigest()
-        image = self.given.convert("RGBA") if self.given.mode == "P" else self.given
-        digest = hashlib.sha256(f"{self.given.mode} {image.size}".encode())
-        digest.update(image.tobytes())
+        digest = hashlib.sha256(f"{self.given.mode} {self.given.size}".encode())
+        try:
+            # A palette's colours are not among its bytes.
+            digest.update((self.given.convert("RGBA") if self.given.mode == "P" else self.given).tobytes())
+        except PIL_ERRORS as error:
+            raise self._refused(Undecodable(f"cannot be decoded: {one_line(error)}")) from error
         return digest.hexdigest()
 
     def _refused(self, error: HeadspanError) -> SourceError:

@@ -54,7 +54,9 @@ class TextMaps(Tabular):
     @property
     def full(self) -> float:
         """The value of full colour in drawings: 99 % of all patches of all maps are nearer to zero."""
-        return max(float(np.quantile(np.abs(self.maps), _FULL_COLOUR)), float(np.finfo(np.float32).tiny))
+        sizes = np.abs(self.maps)
+        # Maps may be zero nearly everywhere, or everywhere.
+        return float(np.quantile(sizes, _FULL_COLOUR)) or float(sizes.max()) or 1.0
 
     def plot(
         self,

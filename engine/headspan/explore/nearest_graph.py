@@ -34,13 +34,14 @@ Block = tuple[Int64[np.ndarray, "point neighbour"], Float32[np.ndarray, "point n
 def nearest_graph(read: Read, points: int, dimensions: int, count: int, on_progress: Listener) -> Iterator[Block]:
     """Yield places and Euclidean distances of each point's `count` nearest others, nearest first, block by block.
 
-    `read` gives centred float32 coordinates `[point, dimension]`; it is called once if all of them take at most 512 MB,
-    and else again for every 16,384 points. Raises SettingsError if there are not so many others.
+    `read` gives centred float32 coordinates `[point, dimension]` of at most some thousands of points; all points are
+    kept if they take at most 512 MB, and else read again for every 16,384 points. Raises SettingsError if there are not
+    so many others.
     """
     if not 1 <= count < points:
         raise SettingsError(f"{count} neighbours among {points:,} images: ask for 1 to {points - 1:,}, or 0 for none")
     if 4 * points * dimensions <= _KEPT_BYTES:
-        read = read(np.arange(points)).__getitem__
+        read = _kept(read, points, dimensions).__getitem__
     wanted = min(points, count + 1 + _MORE)
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
         for first in range(0, points, _QUERIES):
@@ -55,6 +56,15 @@ def nearest_graph(read: Read, points: int, dimensions: int, count: int, on_progr
             found = list(threads.map(lambda each: each.nearest(count), queries))
             yield np.concatenate([each for each, _ in found]), np.concatenate([each for _, each in found])
             on_progress(Progress("neighbours", int(places[-1]) + 1, points))
+
+
+def _kept(read: Read, points: int, dimensions: int) -> Float32[np.ndarray, "point dimension"]:
+    """The coordinates of all points, which are read in blocks."""
+    every = np.empty((points, dimensions), np.float32)
+    for first in range(0, points, _OTHERS):
+        places = np.arange(first, min(first + _OTHERS, points))
+        every[places] = read(places)
+    return every
 
 
 class _Queries:

@@ -1,7 +1,8 @@
 """Search all images for the largest scores: by a sketch where one is kept, else by reading all numbers.
 
 Both ways give the same images and scores, to the bit: they only choose the images that can be among the nearest, and
-these are scored with sums in float64. If very many images score alike, they are ordered by their float32 scores.
+these are scored with sums in float64. Only if more than `_EXACT` images score alike within float32 rounding can
+their order differ.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Float64, Int
 
 from headspan.explore.kept_sketches import sketch_for
 from headspan.explore.scored import Scored, ScoredEmbedding, ScoredHeads
@@ -21,7 +22,7 @@ from headspan.store.reader import Store
 _BLOCKS = 8
 # Images that are scored exactly; of more, the float32 scores are used.
 _EXACT = 16_384
-_EXACT_AT_ONCE = 1024
+_AT_ONCE = 256
 
 
 class Best(NamedTuple):
@@ -49,17 +50,37 @@ def search(
         sketch_for(store, None if heads is None else frozenset(heads), scored, query, at_once) if count > 0 else None
     )
     if sketch is not None:
-        rows = sketch.survivors(query, count, None if without is None else int(store.rows[without]))
-        if len(rows) <= _EXACT:
-            return _ordered(scored, query, np.searchsorted(store.rows, rows), count)
+        rows, bounds = sketch.survivors(query, count, None if without is None else int(store.rows[without]))
+        best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), bounds, count)
+        if best is not None:
+            return best
     scores = scored.scores(query)
     if without is not None:
         scores[without] = np.nan
     near = largest(scores, count, 2 * scored.rounding(query))
     if len(near) <= _EXACT:
-        return _ordered(scored, query, near, count)
-    best = near[np.argsort(-scores[near], kind="stable")][:count]
-    return Best(best, scores[best])
+        parts = [near[first : first + _AT_ONCE] for first in range(0, len(near), _AT_ONCE)]
+        return _ordered(near, np.concatenate([np.zeros(0), *(scored.exact(query, part) for part in parts)]), count)
+    return _ordered(near, scores[near].astype(np.float64), count)
+
+
+def _best_by_bounds(
+    scored: Scored,
+    query: Float32[np.ndarray, " joint"],
+    images: Int[np.ndarray, " some"],
+    bounds: Float64[np.ndarray, " some"],
+    count: int,
+) -> Best | None:
+    """The best of images in descending order of the bounds of their scores; None if too many need be scored."""
+    scores = np.zeros(0)
+    for first in range(0, len(images), _AT_ONCE):
+        if len(scores) >= count and bounds[first] < np.partition(scores, -count)[-count]:
+            break
+        if first >= _EXACT:
+            return None
+        part = scored.exact(query, images[first : first + _AT_ONCE])
+        scores = np.concatenate([scores, np.where(np.isfinite(part), part, -np.inf)])
+    return _ordered(images[: len(scores)], scores, count)
 
 
 def largest(scores: Float32[np.ndarray, " images"], count: int, margin: float = 0.0) -> Int[np.ndarray, " some"]:
@@ -82,9 +103,7 @@ def largest(scores: Float32[np.ndarray, " images"], count: int, margin: float = 
     return candidates
 
 
-def _ordered(scored: Scored, query: Float32[np.ndarray, " joint"], images: np.ndarray, count: int) -> Best:
-    parts = [images[first : first + _EXACT_AT_ONCE] for first in range(0, len(images), _EXACT_AT_ONCE)]
-    scores = np.concatenate([np.zeros(0), *(scored.exact(query, part) for part in parts)])
+def _ordered(images: Int[np.ndarray, " some"], scores: Float64[np.ndarray, " some"], count: int) -> Best:
     images, scores = images[np.isfinite(scores)], scores[np.isfinite(scores)]
     best = np.lexsort((images, -scores))[:count]
     return Best(images[best], scores[best].astype(np.float32))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Int8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int8
 
 from headspan.explore.scored import Axes, Scored
 from headspan.store.mapped import UnmappableError
@@ -28,7 +28,7 @@ _STEPS, _DEVIATIONS = 127, 5
 # The second 8-bit column of a query holds the remainders of the first in this many parts.
 _FINER = 254
 # The bound of a score's error that a sketch is built for, in standard deviations of the score.
-_WANTED = 0.25
+_WANTED = 0.2
 # Kernels read so many coordinates at once.
 _MULTIPLE = 32
 _BLOCK_ROWS, _SCAN_ROWS = 2048, 8192
@@ -40,18 +40,25 @@ _SLACK, _SUMS, _NUMBERS = 1e-5, 2e-6, 2.0**-21
 
 
 class SketchedPart:
-    """The axes of one part, those that a sketch keeps first, and the unit of each: the step of a kept axis."""
+    """The axes of one part, those that a sketch keeps first.
 
-    def __init__(
-        self, axes: Axes, order: Int[np.ndarray, " axis"], kept: int, unit: Float64[np.ndarray, " axis"]
-    ) -> None:
-        self.kept = kept
+    Kept axes are counted in steps, and what is left out of them is measured in the joint space; the other axes are
+    counted and measured in `other`. Any positive number would do for `other`.
+    """
+
+    def __init__(self, axes: Axes, kept: Bool[np.ndarray, " axis"], step: np.ndarray, other: float) -> None:
+        first = np.argsort(~kept, kind="stable")
+        self.kept = int(kept.sum())
         self.centre = axes.centre
-        # From queries to weights of the axes in their units.
-        self.directions = axes.directions[order] * unit[:, None]
+        unit = np.where(kept, step, other)[first]
+        # From queries to weights of the axes, in their units, and to the score of the centre.
+        self.directions = axes.directions[first] * unit[:, None]
+        self.centre_along = axes.centre.astype(np.float64) @ axes.to_axes @ axes.directions
         # From coordinates to multiples of the units.
-        self.to_units = (axes.to_axes[:, order] / unit).astype(np.float32)
-        self.variance = axes.variance[order] / unit**2
+        self.to_units = (axes.to_axes[:, first] / unit).astype(np.float32)
+        self.variance = axes.variance[first] / unit**2
+        # The length of each unit where what is left out is measured.
+        self.measure = np.where(kept, step, 1.0)[first]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,11 @@ class Layout:
     def weights(self, query: Float32[np.ndarray, " joint"]) -> list[Float64[np.ndarray, " axis"]]:
         """The query along the axes of each part, in their units."""
         return [part.directions @ query for part in self.parts]
+
+    def length(self, weights: list[Float64[np.ndarray, " axis"]]) -> float:
+        """The length of a query where what is left out is measured."""
+        squares = (float(((w / part.measure) ** 2).sum()) for w, part in zip(weights, self.parts, strict=True))
+        return float(np.sqrt(sum(squares)))
 
 
 def layout_for(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> Layout:
@@ -88,16 +100,14 @@ def layout_for(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> Layou
     step = np.sqrt(variance) * _DEVIATIONS / _STEPS
     step = np.maximum(step, max(_LEAST_STEP * float(step.max()), _SMALLEST))
     # The unit that makes the product of the two lengths the sum of both products of lengths.
-    rounded = np.sqrt(((weights * step)[chosen] ** 2).sum()) / max(1e-30, np.sqrt(count / 12))
-    left = query_left[count] / max(1e-30, image_left[count])
-    other = float(np.sqrt(rounded / left)) if rounded > 0 and left > 0 else 1.0
+    of_query, of_image = np.sqrt((weights[chosen] ** 2).sum()), np.sqrt((step[chosen] ** 2).sum() / 12)
+    kept, left = of_query * image_left[count], of_image * query_left[count]
+    other = float(np.sqrt(kept / left)) if kept > 0 and left > 0 else 1.0
     found = []
     for number, part in enumerate(parts):
         mine = np.zeros(len(part.variance), bool)
         mine[axis[chosen[place[chosen] == number]]] = True
-        unit = np.where(mine, step[place == number], other)
-        first = np.argsort(~mine, kind="stable")
-        found.append(SketchedPart(part, first, int(mine.sum()), unit[first]))
+        found.append(SketchedPart(part, mine, step[place == number], other))
     return Layout(found)
 
 
@@ -135,19 +145,25 @@ class Sketch:
         """Whether it is expected to prune this query's images well."""
         weights = self.layout.weights(query)
         variance = sum(float(each**2 @ part.variance) for each, part in zip(weights, self.layout.parts, strict=True))
-        return bool(_length(weights) * self._typical <= 4 * _WANTED * np.sqrt(variance))
+        return bool(self.layout.length(weights) * self._typical <= 4 * _WANTED * np.sqrt(variance))
 
-    def survivors(self, query: Float32[np.ndarray, " joint"], count: int, without: int | None) -> np.ndarray:
-        """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`."""
+    def survivors(
+        self, query: Float32[np.ndarray, " joint"], count: int, without: int | None
+    ) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
+        """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`.
+
+        The second array holds the upper bounds of their scores; the rows are in descending order of these.
+        """
         every = self.layout.weights(query)
         weights = np.zeros(self.layout.width)
         kept = np.concatenate([each[: part.kept] for each, part in zip(every, self.layout.parts, strict=True)])
         weights[: len(kept)] = kept
-        length = _length(every)
+        length = self.layout.length(every)
+        centre = float(sum(part.centre_along @ query for part in self.layout.parts))
         if length == 0:
             # All scores are equal.
             shown = np.flatnonzero(~np.isnan(self._left_out))
-            return shown[shown != without]
+            return shown[shown != without], np.full((shown != without).sum(), np.inf)
         unit = float(np.abs(weights).max()) / _STEPS or 1.0
         coarse = np.rint(weights / unit)
         fine = np.rint((weights / unit - coarse) * _FINER)
@@ -169,10 +185,12 @@ class Sketch:
         over_spans(rows, _SCAN_ROWS, multiply)
         # What the 8-bit columns and float32 lose of the query and of the sums.
         lost = float(np.linalg.norm(weights - unit * (coarse + fine / _FINER))) * self._longest
-        lost += 2.0**-19 * max(-float(sketched.min(initial=0)), float(sketched.max(initial=0)))
+        lost += 2.0**-19 * max(-float(sketched.min(initial=0)), float(sketched.max(initial=0)), abs(centre))
         error = self._left_out * np.float32(length * (1 + _SLACK))
         error += np.float32(lost * (1 + _SLACK))
-        return _not_below(sketched, error, count, without)
+        left, highest = _not_below(sketched, error, count, without)
+        order = np.argsort(-highest, kind="stable")
+        return left[order], highest[order] + centre
 
     def _fill(self, scored: Scored, first_row: int, end: int) -> float:
         """Sketch some rows; return the largest length of their 8-bit numbers."""
@@ -184,26 +202,23 @@ class Sketch:
             block -= part.centre
             own = block @ part.to_units
             size += np.float32(_SUMS) * np.sqrt(np.einsum("rc,rc->r", block, block))
-            slack += size * np.float32(np.linalg.norm(part.to_units))
+            slack += size * np.float32(np.linalg.norm(part.to_units * part.measure))
             rounded = np.rint(own[:, : part.kept])
             np.clip(rounded, -_STEPS, _STEPS, out=rounded)
             self._numbers[first_row:end, column : column + part.kept] = rounded
             own[:, : part.kept] -= rounded
-            squares += np.einsum("ra,ra->r", own, own)
+            np.square(own, out=own)
+            squares += own @ (part.measure**2).astype(np.float32)
             column += part.kept
         self._left_out[first_row:end] = np.sqrt(squares) * np.float32(1 + _SLACK) + slack
         numbers = self._numbers[first_row:end].astype(np.float32)
         return float(np.sqrt(np.einsum("ra,ra->r", numbers, numbers).max(initial=0)))
 
 
-def _length(weights: list[Float64[np.ndarray, " axis"]]) -> float:
-    return float(np.sqrt(sum(float(each @ each) for each in weights)))
-
-
 def _not_below(
     sketched: Float[np.ndarray, " row"], error: Float[np.ndarray, " row"], count: int, without: int | None
-) -> Int[np.ndarray, " some"]:
-    """The rows whose upper bound is not below the `count`-th largest lower bound; rows with NaN are left out."""
+) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
+    """The rows whose upper bound is not below the `count`-th largest lower bound, and these bounds; none with NaN."""
     lowest = sketched - error
     if without is not None:
         lowest[without] = np.nan
@@ -218,4 +233,5 @@ def _not_below(
     highest = np.add(sketched, error, out=lowest)
     if without is not None:
         highest[without] = np.nan
-    return np.flatnonzero(highest >= least)
+    rows = np.flatnonzero(highest >= least)
+    return rows, highest[rows].astype(np.float64)

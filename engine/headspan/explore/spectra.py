@@ -29,9 +29,11 @@ from headspan.events import Listener, ignore
 from headspan.explore.coherent_pursuit import Descriptions, coherent_pursuit
 from headspan.explore.neighbours import distinct
 from headspan.explore.spectrum import HeadSpectra
+from headspan.spans.algorithm import VARIANCE_TOLERANCE
 from headspan.store.head_space import Head
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.reader import Store
+from headspan.store.selection import Images
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.vectors import embed_pool
 
@@ -41,8 +43,6 @@ COUNT, COHERENCE = 5, 0.3
 _RANDOM, _SEED = 200, 0
 # What is left of a text or direction after the gap is removed is rounding below this length.
 _LEAST_LENGTH = 1e-6
-# A variance below this share of the mean square is the rounding of contributions that do not vary.
-_VARIANCE_TOLERANCE = 2.0**-44
 
 
 def spectra(
@@ -54,6 +54,7 @@ def spectra(
     on_progress: Listener = ignore,
     *,
     weights: str | Path | None = None,
+    images: Images | None = None,
 ) -> HeadSpectra:
     """Singular directions of the value-output matrices of `heads` (default: all stored ones), described by texts.
 
@@ -65,6 +66,7 @@ def spectra(
         coherence: λ, how much a text's likeness to the texts chosen before counts.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
         weights: As in `text_vectors`.
+        images: A selection, indices or a mask of images, over which variances are taken; None for all.
 
     Raises SettingsError if a head is not stored, or if `count` or `coherence` is out of range; ModelError if the model
     cannot be loaded or is not the one that made the store; and the errors of `text_vectors`.
@@ -85,7 +87,7 @@ def spectra(
     # First, so that the model is loaded when texts are embedded.
     values, directions = _singular(store, chosen, places, on_progress, weights)
     embedded = embed_pool(store, named, on_progress, weights=weights)
-    moments = store.moments()
+    moments = store.moments(images)
     texts, gap = _freed_texts(embedded.vectors, store.embedding_moments())
     rank, joint = directions.shape[1:]
     freed = _without(directions.reshape(-1, joint), gap)
@@ -166,7 +168,7 @@ def _shares(
     own = store.head_directions(*head).astype(np.float64)
     metric = own @ own.T
     variance, square = float((covariance * metric).sum()), float((second * metric).sum())
-    if not variance > _VARIANCE_TOLERANCE * square:
+    if not variance > VARIANCE_TOLERANCE * square:
         return np.full(len(directions), np.nan)
     along = directions @ own.T
     shares: Float64[np.ndarray, " direction"] = np.einsum("dc,dc->d", along @ covariance, along) / variance

@@ -17,18 +17,18 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from headspan.config import as_ranges
-from headspan.errors import StoreError, counted
+from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
 from headspan.explore.neighbours import refuse_other_vectors
 from headspan.frames import Tabular
 from headspan.spans.result import place_of
-from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import component_covariances, magnitudes_of
 from headspan.store.moments_file import EmbeddingMoments
 from headspan.store.reader import Store
+from headspan.store.selection import Images, selection_of
 from headspan.texts.pool import Pool
-from headspan.texts.stored import EmbeddedPool, stored_pool
+from headspan.texts.stored import EmbeddedPool, largest_pool
 from headspan.texts.vectors import embed_pool, known_vectors, text_vectors
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 # A score varies if its variance is above the rounding of float32 embeddings of unit length.
 _LEAST_VARIANCE = 1e-13
-# The most texts of a pool that a text is compared with: a percentile of 0.1 %.
-_POOL_TEXTS = 1000
+# The most texts of a pool that a text is compared with: percentiles in steps of 0.2.
+_POOL_TEXTS = 500
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -130,6 +130,7 @@ def text_shares(
     weights: str | Path | None = None,
     pool: str | Path | Sequence[str] | Pool | None = None,
     covariance: bool = False,
+    images: Images | None = None,
 ) -> TextShares:
     """Every stored head's share of the variance of the score of `text`, or of a vector of the joint space.
 
@@ -141,15 +142,20 @@ def text_shares(
         pool: Texts to compare with, as in `text_vectors`: `percentile` is the text's place among them. None takes the
             largest pool that the store holds, or `general` if its vectors are cached; otherwise there is no percentile.
         covariance: Also compute the covariance shares, by one pass over `heads` (and `mlps`) in bounded memory.
+        images: A selection, indices or a mask of images, over which variances are taken; None for all.
 
-    Raises SettingsError if the vector does not have the joint dimension; StoreError if the text's score does not vary,
-    as over a single image; and the errors of `text_vectors`.
+    Raises SettingsError if the vector does not have the joint dimension or no direction; StoreError if the text's score
+    does not vary, as over a single image; and the errors of `text_vectors`.
     """
     vector = text_vectors(store, [text], on_progress, weights=weights)[0] if isinstance(text, str) else text
     refuse_other_vectors(store, np.asarray(vector)[None])
-    unit = np.asarray(vector, np.float64)[None] / np.linalg.norm(np.asarray(vector, np.float64))
+    exact = np.asarray(vector, np.float64)[None]
+    if not (np.isfinite(exact).all() and exact.any()):
+        raise SettingsError(f"{store.path}: a vector of zeros, NaN or infinity has no direction; give another one")
+    unit = exact / np.linalg.norm(exact)
     others = _known_pool(store) if pool is None else embed_pool(store, pool, on_progress, weights=weights)
-    moments, embedding = store.moments(), store.embedding_moments()
+    moments, embedding = store.moments(images), store.embedding_moments(images)
+    rows = store.contents.good_rows() if images is None else selection_of(store, images).rows
     score = _variances(unit, embedding.total, embedding.gram, embedding.count)[0]
     if not score > _LEAST_VARIANCE:
         raise StoreError(
@@ -173,7 +179,7 @@ def text_shares(
             percentile[place] = (drawn < share[place]).mean()
     heads = terms = None
     if covariance:
-        heads, terms = component_covariances(store.contents, moments, embedding, store.contents.good_rows(), unit)
+        heads, terms = component_covariances(store.contents, moments, embedding, rows, unit)
         heads, terms = heads / score, None if terms is None else terms / score
     return TextShares(
         text=text if isinstance(text, str) else None,
@@ -183,7 +189,7 @@ def text_shares(
         score_deviation=float(np.sqrt(score)),
         share=share,
         mean=mean,
-        random=magnitudes_of(store.contents, moments, embedding, False, store.contents.good_rows()).variance_share,
+        random=magnitudes_of(store.contents, moments, embedding, False, rows).variance_share,
         percentile=percentile,
         pool=None if others is None else others.pool.name,
         pool_texts=len(sample),
@@ -221,7 +227,5 @@ def _sample(
 
 def _known_pool(store: Store) -> EmbeddedPool | None:
     """The largest pool whose vectors the store holds, or `general` if they are cached; None if the model is needed."""
-    names = results.runs(store, "texts")
-    sound = [name for name in names if results.sound(store, "texts", name)]
-    kept = max((stored_pool(store, name) for name in sound), key=lambda pool: len(pool.texts), default=None)
+    kept = largest_pool(store)
     return known_vectors(store, "general" if kept is None else kept)

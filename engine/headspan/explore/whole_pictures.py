@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image as Pil
 
+from headspan.decode.exact import PIL_ERRORS
 from headspan.errors import SourceError, one_line
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.explore.image_source import ImageSource, image_source
@@ -77,8 +78,7 @@ def _picture(source: ImageSource, store: Store) -> WholePicture:
             # JPEGs are decoded at a fraction of their size.
             image.draft("RGB", (_MOST_PIXELS, _MOST_PIXELS))
         reduced = image.convert("RGB")
-    # As PIL raises them for damaged files; see `decode.exact`.
-    except Exception as error:
+    except PIL_ERRORS as error:
         raise SourceError(f"{source.name}: cannot be decoded ({one_line(error)})") from error
     reduced.thumbnail((_MOST_PIXELS, _MOST_PIXELS), Pil.Resampling.LANCZOS)
     across, down = reduced.width / width, reduced.height / height

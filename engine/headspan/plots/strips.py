@@ -47,7 +47,7 @@ def draw_strips(query: Tile, strips: Sequence[Strip]) -> Image.Image:
     _draw_tile(page, draw, _MARGIN, _MARGIN + _LINE, query)
     for number, strip in enumerate(strips):
         x, y = _MARGIN + _SIDE + _AFTER_QUERY, _MARGIN + number * tall
-        draw.text((x, y), shortened_to(strip.title, float(width - x - _MARGIN), font(13)), LIGHT.ink, font(13))
+        draw.text((x, y), shortened_to(strip.title, width - x - _MARGIN, font(13)), LIGHT.ink, font(13))
         for place, tile in enumerate(strip.tiles):
             _draw_tile(page, draw, x + place * (_SIDE + _GAP), y + _LINE, tile)
     middle = _MARGIN + _SIDE + _AFTER_QUERY // 2
@@ -59,7 +59,7 @@ def _draw_tile(page: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, til
     small = font(12)
     if tile.picture is None:
         draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=LIGHT.faint)
-        words = _wrapped(tile.instead, _SIDE - 16.0)
+        words = _wrapped(tile.instead, _SIDE - 16)
         draw.multiline_text((x + _SIDE / 2, y + _SIDE / 2), words, LIGHT.soft, small, "mm", align="center")
     else:
         picture = Image.fromarray(tile.picture)
@@ -70,10 +70,10 @@ def _draw_tile(page: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, til
         page.paste(picture, (x + (_SIDE - picture.width) // 2, y + (_SIDE - picture.height) // 2))
     for number, line in enumerate(tile.lines):
         colour = LIGHT.soft if number else LIGHT.ink
-        draw.text((x, y + _SIDE + 2 + number * _LINE), shortened_to(line, float(_SIDE), small), colour, small)
+        draw.text((x, y + _SIDE + 2 + number * _LINE), shortened_to(line, _SIDE, small), colour, small)
 
 
-def _wrapped(text: str, width: float) -> str:
+def _wrapped(text: str, width: int) -> str:
     """`text` in lines that are at most that wide, at most eight."""
     small, lines = font(12), [""]
     for word in text.split():

@@ -76,7 +76,7 @@ def value_maps(truth: GroundTruth) -> Table:
         "that have it (for backgrounds, the pixels of no object). First number: area under the ROC curve, in percent: "
         "how often a pixel inside has more evidence than one outside. Second: intersection over union with the pixels "
         f"above the mean of the map’s positive part. {_OTHERS} Chance: the map of another image. Exact: "
-        "a map of the share of each patch inside, which is the best that patches of this size allow.",
+        "a map of the share of each patch that lies inside, by the same rules.",
         ("concept, heads", "", "its heads", "all heads", "other heads", *truth.controls, "chance", "exact"),
         rows_of(rows),
         wide=True,

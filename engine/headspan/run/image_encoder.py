@@ -48,11 +48,15 @@ class ImageEncoder:
         """What a store holds of an image, by array: one forward pass over pixels decoded as the store's images were.
 
         `norm`, `embedding` and `heads` are float32; `patches` `[layer, token, head, head_dim]` are float16.
-        Raises SettingsError if its numbers exceed the range of the precision.
+        Raises SettingsError if its numbers exceed the range of the precision, or if the GPU's memory is full.
         """
-        given = model_input([pixels[None]], self.preprocess, self.tower.projection.device, self.tower.dtype)
-        row = self.tower.forward(given, layers, with_patches=with_patches, patches_dtype=torch.float16)
-        found = contributions(row, self.tower)
+        device = self.tower.projection.device
+        try:
+            given = model_input([pixels[None]], self.preprocess, device, self.tower.dtype)
+            row = self.tower.forward(given, layers, with_patches=with_patches, patches_dtype=torch.float16)
+            found = contributions(row, self.tower)
+        except torch.cuda.OutOfMemoryError as error:
+            raise _full(device) from error
         if not found.good.all():
             raise SettingsError(f"the image's numbers are too large for {self.precision}")
         arrays = {name: array[0] for name, array in found.arrays.items()}
@@ -77,10 +81,17 @@ def image_encoder(store: Store, weights: str | Path | None = None, on_progress: 
     def make() -> ImageEncoder:
         keep_freed_memory()
         model = kept_model(attributes, store.path, weights, on_progress)
-        tower = to_tower(model.clip.visual, model.name).to(device, DTYPES[precision])
-        return ImageEncoder(tower, model.preprocess)
+        exact = to_tower(model.clip.visual, model.name)
+        try:
+            return ImageEncoder(exact.to(device, DTYPES[precision]), model.preprocess)
+        except torch.cuda.OutOfMemoryError as error:
+            raise _full(device) from error
 
     return _encoders.get(f"{model_key(attributes, weights)} {precision}", make)
+
+
+def _full(device: torch.device) -> SettingsError:
+    return SettingsError(f"the memory of {device} is full; set CUDA_VISIBLE_DEVICES= to compute images on the CPU")
 
 
 def computed_precision(device: str, stored: str) -> str:

@@ -24,7 +24,7 @@ from headspan.errors import SettingsError, counted, percent
 # Singular values below this share of the largest are the rounding of float32 contributions (16 ulps of 1).
 RANK_TOLERANCE = 2.0**-20
 # A variance below this share of the mean square is the rounding of contributions that do not vary.
-_VARIANCE_TOLERANCE = 2.0**-44
+VARIANCE_TOLERANCE = 2.0**-44
 # A text whose score is below this share of the first one's explains rounding errors, not images.
 SCORE_TOLERANCE = 1e-12
 
@@ -151,7 +151,7 @@ def _principal(spread: Spread, rank: int) -> Principal:
     covariance = (gram - spread.images * np.outer(mean, mean)) / (spread.images - 1)
     variance = float(np.trace(covariance))
     joint_mean = (orthonormal @ mean).astype(np.float32)
-    if not variance > _VARIANCE_TOLERANCE * np.trace(gram) / spread.images:
+    if not variance > VARIANCE_TOLERANCE * np.trace(gram) / spread.images:
         return Principal(joint_mean, np.empty((len(joint_mean), 0)), np.empty((0, 0)), 0.0)
     kept = _leading_directions(gram, rank)
     return Principal(joint_mean, orthonormal @ kept, kept.T @ covariance @ kept, variance)

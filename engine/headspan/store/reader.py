@@ -33,7 +33,7 @@ from headspan.store.opened import OpenStore
 from headspan.store.schema import EMBEDDING_MOMENTS
 from headspan.store.select import select
 from headspan.store.selected_moments import embedding_moments_of_rows, moments_of_rows
-from headspan.store.selection import Images, Selection, chosen_images
+from headspan.store.selection import Images, Selection, selection_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -177,7 +177,7 @@ class Store(OpenStore):
         classes: int | Sequence[int] | None = None,
         on_progress: Listener = ignore,
     ) -> Selection:
-        """Select the images shown that pass every criterion given: by key, words of the caption, or class.
+        """Select the usable images that pass every criterion given: by key, words of the caption, or class.
 
         `keys` are a list, or a text file with a key in each line; all images of a key are chosen. A caption must have
         all of `words`, or with `any_word` one of them, as whole words, in capital or small letters. `classes` are
@@ -225,7 +225,7 @@ class Store(OpenStore):
         over all components, are computed too, by one pass over `heads` (and `mlps`) in bounded memory. Raises as
         `moments` does.
         """
-        rows = self.contents.good_rows() if images is None else self._usable_rows(images)
+        rows = self.contents.good_rows() if images is None else selection_of(self, images).rows
         return magnitudes_of(self.contents, self.moments(images), self.embedding_moments(images), covariance, rows)
 
     def to_xarray(self) -> xr.Dataset:
@@ -248,13 +248,8 @@ class Store(OpenStore):
     def _computed_embedding_moments(self) -> EmbeddingMoments:
         return embedding_moments_of_rows(self.contents, self.contents.good_rows())
 
-    def _usable_rows(self, images: Images) -> np.ndarray:
-        """The rows of chosen images, without images that could not be used."""
-        rows = self._rows[chosen_images(self, images)]
-        return rows[np.isin(rows, self.contents.good_rows())]
-
     def _selected_moments(self, images: Images) -> MergedMoments:
-        rows = self._usable_rows(images)
+        rows = selection_of(self, images).rows
         if not len(rows):
             raise SettingsError(f"{self.path}: the list of images is empty; choose at least one that could be used")
         kept: tuple[np.ndarray, MergedMoments] | None = self.__dict__.get("_kept_moments")

@@ -81,7 +81,7 @@ def select(
     classes: int | Sequence[int] | None = None,
     on_progress: Listener = ignore,
 ) -> Selection:
-    """Select the images shown that pass every criterion that is given; see `Store.select`."""
+    """Select the usable images that pass every criterion that is given; see `Store.select`."""
     criteria, parts = [], []
     if words is not None:
         texts = [words] if isinstance(words, str) else list(words)
@@ -106,7 +106,7 @@ def select(
 
 
 def _rows(store: OpenStore, criteria: Sequence[_Criterion], on_progress: Listener) -> np.ndarray:
-    """The rows of the images shown that pass all criteria. Raises SettingsError if there are none."""
+    """The rows of the usable images that pass all criteria. Raises SettingsError if there are none."""
     planned = store.planned_images
     for each in criteria:
         each.begin(planned)
@@ -116,37 +116,37 @@ def _rows(store: OpenStore, criteria: Sequence[_Criterion], on_progress: Listene
         for each in criteria:
             each.scan(batch.column(each.column), rows)
         first = rows.stop
-    shown = np.zeros(planned, bool)
-    shown[store.rows] = True
+    usable = np.zeros(planned, bool)
+    usable[store.contents.good_rows()] = True
     for each in criteria:
-        _refuse_without_match(store, each, shown, on_progress)
+        _refuse_without_match(store, each, usable, on_progress)
     passed = np.logical_and.reduce([each.mask() for each in criteria])
-    if not (passed & shown).any():
-        alone = "; ".join(_alone(each, shown) for each in criteria)
+    if not (passed & usable).any():
+        alone = "; ".join(_alone(each, usable) for each in criteria)
         raise SettingsError(f"{store.path}: no image has all that was asked for ({alone}); ask for less")
-    return np.flatnonzero(passed & shown)
+    return np.flatnonzero(passed & usable)
 
 
-def _refuse_without_match(store: OpenStore, each: _Criterion, shown: np.ndarray, on_progress: Listener) -> None:
+def _refuse_without_match(store: OpenStore, each: _Criterion, usable: np.ndarray, on_progress: Listener) -> None:
     """Raise SettingsError for values that no image has; tell `on_progress` what else is left out."""
     if each.column == "key":
-        unknown = [key for key, count in zip(each.values, each.counts(np.ones_like(shown)), strict=True) if not count]
+        unknown = [key for key, count in zip(each.values, each.counts(np.ones_like(usable)), strict=True) if not count]
         if unknown:
             first = ", ".join(map(repr, unknown[:_SHOWN]))
             raise SettingsError(
                 f"{store.path}: holds no image for {len(unknown):,} of {counted(len(each.values), 'key')} (first: "
                 f"{first}); correct or remove them"
             )
-        left = int((each.mask() & ~shown).sum())
+        left = int((each.mask() & ~usable).sum())
         if left:
             on_progress(Progress(NOTE, 1, 1, f"left out {counted(left, 'image')} named by key that could not be used"))
         return
     what, missing = {"caption": ("caption", "captions"), "label": ("class (.cls member)", "classes")}[each.column]
-    if not each.present[shown].any():
+    if not each.present[usable].any():
         raise SettingsError(
             f"{store.path}: no image has a {what}, so {missing} cannot choose images; give keys instead"
         )
-    none = [value for value, count in zip(each.values, each.counts(shown), strict=True) if not count]
+    none = [value for value, count in zip(each.values, each.counts(usable), strict=True) if not count]
     if not none:
         return
     lost = ", ".join(map(str, none))
@@ -158,12 +158,12 @@ def _refuse_without_match(store: OpenStore, each: _Criterion, shown: np.ndarray,
     on_progress(Progress(NOTE, 1, 1, sentence))
 
 
-def _alone(each: _Criterion, shown: np.ndarray) -> str:
+def _alone(each: _Criterion, usable: np.ndarray) -> str:
     """How many images have each value, in words."""
     if each.column == "key":
-        return f"{counted(int((each.mask() & shown).sum()), 'image')} by key"
+        return f"{counted(int((each.mask() & usable).sum()), 'image')} by key"
     names = "class {}" if each.column == "label" else "{}"
-    found = zip(each.values, each.counts(shown), strict=True)
+    found = zip(each.values, each.counts(usable), strict=True)
     return ", ".join(f"{names.format(value)} in {counted(int(count), 'image')}" for value, count in found)
 
 

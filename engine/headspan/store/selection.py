@@ -55,6 +55,8 @@ class Selection:
 # What chooses images: a selection, indices, or a mask over the images shown, such as a column of booleans.
 Images = Selection | ArrayLike
 
+_BY_INDEX = "chosen by index or by a mask"
+
 
 def chosen_images(store: OpenStore, images: Images | None) -> Int64[np.ndarray, " image"]:
     """The indices of the images to read, without repeats, in the store's order. Raises SettingsError for others.
@@ -80,12 +82,11 @@ def chosen_images(store: OpenStore, images: Images | None) -> Int64[np.ndarray, 
 
 
 def selection_of(store: OpenStore, images: Images) -> Selection:
-    """The selection that `images` are: itself, or one of indices or of a mask. Raises as `chosen_images`."""
-    if isinstance(images, Selection):
-        images.images(store)
-        return images
+    """The selection of those of `images` that could be used. Raises as `chosen_images`."""
     rows = store.rows[chosen_images(store, images)].astype(np.int64)
-    return Selection(rows, "chosen by index or by a mask")
+    usable = np.zeros(store.planned_images, bool)
+    usable[store.contents.good_rows()] = True
+    return Selection(rows[usable[rows]], images.words if isinstance(images, Selection) else _BY_INDEX)
 
 
 def _array(store: OpenStore, images: Any) -> np.ndarray:

@@ -91,6 +91,12 @@ def stored_pool(store: Store, name: str) -> Pool:
         )
 
 
+def largest_pool(store: Store) -> Pool | None:
+    """The kept pool with the most texts; None if the store keeps none."""
+    sizes = {name: len(settings.get("texts", ())) for name, settings in _readable(store)}
+    return stored_pool(store, max(sizes, key=lambda name: sizes[name])) if sizes else None
+
+
 def _readable(store: Store) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and settings of every pool whose settings are undamaged."""
     for name in results.runs(store, "texts"):

@@ -73,7 +73,7 @@ class TextMapCheck:
     auc: Compared
     # Intersection over union with the pixels above the mean of the map's positive part.
     overlap: Compared
-    # What maps score that hold exactly the share of each patch inside: what the size of patches allows.
+    # What a map of the exact share of each patch inside scores, which the size of patches limits.
     exact_auc: float
     exact_overlap: float
 
@@ -149,10 +149,6 @@ class GroundTruth:
     neighbours: tuple[NeighbourCheck, ...]
     maps: MapCheck
     ablations: tuple[Ablation, ...]
-    # Maps of single values, contrasts of two objects, and rankings of heads; empty in results of earlier versions.
-    text_maps: tuple[TextMapCheck, ...] = ()
-    contrasts: tuple[ContrastCheck, ...] = ()
-    rankings: tuple[RankingCheck, ...] = ()
     # The model and its weights, in words.
     about: str = ""
     # The same scores of other models over the same scenes, by name.
@@ -160,6 +156,10 @@ class GroundTruth:
     # The expected number of heads with a CCS of 5 by chance, by concept; empty if it is not known. It is computed on
     # reading and not stored.
     high_by_chance: dict[str, float] = field(default_factory=dict, compare=False)
+    # Maps of single values, contrasts of two objects, and rankings of heads; empty in results of earlier versions.
+    text_maps: tuple[TextMapCheck, ...] = field(default=(), kw_only=True)
+    contrasts: tuple[ContrastCheck, ...] = field(default=(), kw_only=True)
+    rankings: tuple[RankingCheck, ...] = field(default=(), kw_only=True)
     # Identifies the result, and says what it was made from.
     lineage: Lineage | None = field(default=None, kw_only=True, repr=False, compare=False)
 
