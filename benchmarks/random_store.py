@@ -1,6 +1,7 @@
 """Write stores of random numbers through the store's own writer, for measurements that need no model.
 
-Moments are those of the numbers; the model's matrices are random too.
+Moments are those of the numbers; the model's matrices are random too. By default all numbers are independent;
+`Spectrum` gives numbers whose covariances are like a model's.
 """
 
 from __future__ import annotations
@@ -30,15 +31,64 @@ BATCH = 256
 _CAPTION_WORDS = ("a", "dog", "on", "the", "red", "sofa", "two", "people", "near", "water", "old", "street", "photo")
 
 
+class Spectrum:
+    """Numbers whose covariance is low-rank with noise, as those of a model's heads, instead of isotropic.
+
+    Every image has _FACTORS independent normal factors, which all heads and the embedding share. A head's output is its
+    mean, plus _RANK directions made of the factors, plus noise. The variance along direction k is proportional to 1/k,
+    and the noise has a tenth of the whole variance. So contributions of different heads correlate, most of a head's
+    variance lies along few directions, and its mean is as long as its standard deviation.
+    """
+
+    _FACTORS, _RANK, _NOISE = 96, 32, 0.1
+
+    def __init__(self, size: Dimensions, random: np.random.Generator) -> None:
+        self._random, self._heads = random, len(size.layers) * size.heads
+        self._to_heads = np.concatenate([self._mixing(size.head_dim) for _ in range(self._heads)], axis=1)
+        self._to_joint = self._mixing(size.joint)
+        self._head_means, self._joint_mean = self._mean(self._heads * size.head_dim), self._mean(size.joint)
+
+    def arrays(self, shape: tuple[int, ...], joint: int) -> dict[str, np.ndarray]:
+        """`heads` of `shape` [image, layer, head, head_dim], with embeddings and norms of as many images."""
+        factors = self._random.standard_normal((shape[0], self._FACTORS), dtype=np.float32)
+        heads = factors @ self._to_heads + self._head_means
+        embedding = factors @ self._to_joint + self._joint_mean
+        for numbers in (heads, embedding):
+            numbers += np.float32(self._NOISE**0.5) * self._random.standard_normal(numbers.shape, dtype=np.float32)
+        norm = self._random.uniform(1, 2, (shape[0], 3)).astype(np.float32)
+        norm[:, 2] = np.linalg.norm(embedding, axis=1)
+        return {"embedding": embedding, "norm": norm, "heads": heads.reshape(shape).astype(np.float16)}
+
+    def _mixing(self, width: int) -> np.ndarray:
+        """A matrix from factors to `width` numbers of mean variance 1 - _NOISE."""
+        rank = min(self._RANK, width)
+        shares = 1 / np.arange(1, rank + 1)
+        sizes = np.sqrt((1 - self._NOISE) * width * shares / shares.sum())
+        left, right = (np.linalg.qr(self._random.standard_normal((n, rank)))[0] for n in (self._FACTORS, width))
+        return np.asarray((left * sizes) @ right.T, np.float32)
+
+    def _mean(self, width: int) -> np.ndarray:
+        return self._random.standard_normal(width, dtype=np.float32)
+
+
 def write_store(
-    path: Path, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator, with_captions: bool = False
+    path: Path,
+    size: Dimensions,
+    emit: tuple[str, ...],
+    random: np.random.Generator,
+    with_captions: bool = False,
+    spectrum: Spectrum | None = None,
+    **described: Any,
 ) -> None:
-    """Write a finished store, with captions of nine words on request."""
-    store = planned_store(path, size, emit, random, with_captions)
+    """Write a finished store, with captions of nine words on request, and with numbers of `spectrum` if it is given.
+
+    `described` are more of its attributes.
+    """
+    store = planned_store(path, size, emit, random, with_captions, **described)
     for unit in store.unfinished():
         moments = zero_moments(size)
         with store.begin(unit) as writer:
-            for rows, arrays in unit_batches(unit, size, emit, random):
+            for rows, arrays in unit_batches(unit, size, emit, random, spectrum):
                 add_moments(moments, arrays)
                 writer.put(rows, np.ones(len(rows), bool), arrays)
             writer.commit(moments, [])
@@ -97,18 +147,26 @@ def _write_shard(file: Path, spec: ArraySpec, first_row: int, values: np.ndarray
 
 
 def unit_batches(
-    unit: Unit, size: Dimensions, emit: tuple[str, ...], random: np.random.Generator
+    unit: Unit,
+    size: Dimensions,
+    emit: tuple[str, ...],
+    random: np.random.Generator,
+    spectrum: Spectrum | None = None,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """The rows of a unit and their arrays, batch by batch."""
     end = unit.first_row + unit.rows
     for first in range(unit.first_row, end, BATCH):
         rows = np.arange(first, min(first + BATCH, end))
         kept = (len(rows), len(size.layers), size.heads)
-        arrays: dict[str, np.ndarray] = {
-            "embedding": random.standard_normal((len(rows), size.joint), dtype=np.float32),
-            "norm": random.uniform(1, 2, (len(rows), 3)).astype(np.float32),
-            "heads": random.standard_normal((*kept, size.head_dim), dtype=np.float32).astype(np.float16),
-        }
+        arrays: dict[str, np.ndarray]
+        if spectrum is not None:
+            arrays = spectrum.arrays((*kept, size.head_dim), size.joint)
+        else:
+            arrays = {
+                "embedding": random.standard_normal((len(rows), size.joint), dtype=np.float32),
+                "norm": random.uniform(1, 2, (len(rows), 3)).astype(np.float32),
+                "heads": random.standard_normal((*kept, size.head_dim), dtype=np.float32).astype(np.float16),
+            }
         if "patches" in emit:
             tail = (size.tokens, size.head_dim)
             arrays["patches"] = random.standard_normal((*kept, *tail), dtype=np.float32).astype(np.float16)
@@ -117,12 +175,13 @@ def unit_batches(
 
 def zero_moments(size: Dimensions) -> Moments:
     """Moments of no image."""
-    return Moments.zeros(len(size.layers), size.heads, size.head_dim, torch.device("cpu"))
+    return Moments.zeros(len(size.layers), size.heads, size.head_dim, torch.device("cpu"), size.joint)
 
 
 def add_moments(moments: Moments, arrays: dict[str, np.ndarray]) -> None:
     """Add a batch to `moments`."""
-    moments.add(torch.from_numpy(arrays["heads"].astype(np.float32)), torch.from_numpy(arrays["norm"]))
+    heads, norm, embedding = (torch.from_numpy(arrays[name]) for name in ("heads", "norm", "embedding"))
+    moments.add(heads.float(), norm, embedding=embedding)
 
 
 def _samples(images: int, random: np.random.Generator, with_captions: bool) -> Iterator[Sample]:

@@ -22,7 +22,7 @@ from typing import Any
 from headspan.config import PrecomputeSettings
 from headspan.demo import IMAGES, IMAGES_PER_SHARD, SEED, SPLIT, analyse_scenes
 from headspan.world import write_world_shards
-from headspan.world.checks import ground_truth_as_json
+from headspan.world.checks_json import ground_truth_as_json
 from headspan.world.ground_truth import check_ground_truth
 from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, TRAINED, reference_scores
 from tools.score_tables import card_table, summary_table

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 
-from headspan.world.checks import FACTOR_OF, GroundTruth
+from headspan.world.checks import FACTOR_OF, ContrastCheck, GroundTruth
+from headspan.world.map_checks import DESCRIPTIONS
 
 # An ablation mainly costs the concept's own factor if that loses ten points, and half as much again as any other.
 _OWN_LOSS, _OWN_RATIO = 0.1, 1.5
@@ -16,7 +17,8 @@ Row = tuple[str, ...]
 def card_table(scores: Mapping[str, GroundTruth]) -> str:
     """Every score of every model, as a Markdown table."""
     return _table(scores, [*_zero_shot_rows(scores), *_head_rows(scores), *_neighbour_rows(scores), *_map_rows(scores),
-                           *_ablation_rows(scores)])  # fmt: skip
+                           *_value_map_rows(scores), *_contrast_rows(scores), *_ablation_rows(scores),
+                           *_ranking_rows(scores)])  # fmt: skip
 
 
 def summary_table(scores: Mapping[str, GroundTruth]) -> str:
@@ -35,6 +37,14 @@ def summary_table(scores: Mapping[str, GroundTruth]) -> str:
         ("the same through all heads", *map(_percent, through_all),
          _percent(mean(each.chance for each in first.neighbours))),
         *_map_rows(scores),
+        ("pixel AUC of maps of one value, through its concept’s heads",
+         *(_mean_percent(each.auc.heads for each in model.text_maps) for model in models),
+         _mean_percent(each.auc.chance for each in first.text_maps)),
+        ("contrasts of two described objects with the right signs, all heads",
+         *(_percent(_descriptions(model).right.every) for model in models),
+         _percent(_descriptions(first).right.chance)),
+        ("heads that hurt a factor, ranked above others by head pursuit",
+         *(_mean_percent(each.auc["head pursuit"] for each in model.rankings) for model in models), _percent(0.5)),
         ("concepts whose ablation mainly costs their own factor", *(str(_own_losses(model)) for model in models), ""),
     ]  # fmt: skip
     return _table(scores, rows)
@@ -95,6 +105,41 @@ def _map_rows(scores: Mapping[str, GroundTruth]) -> list[Row]:
     ]
 
 
+def _value_map_rows(scores: Mapping[str, GroundTruth]) -> Iterator[Row]:
+    found = [{each.concept: each for each in model.text_maps} for model in scores.values()]
+    for concept in FACTOR_OF:
+        checks = [each.get(concept) for each in found]
+        chance = next((each.auc.chance for each in checks if each), None)
+        if chance is not None:
+            cells = (f"{_optional(each.auc.heads)} ({_percent(each.auc.every)})" if each else "–" for each in checks)
+            yield f"pixel AUC of maps of one value, {concept}", *cells, _percent(chance)
+
+
+def _contrast_rows(scores: Mapping[str, GroundTruth]) -> Iterator[Row]:
+    found = [{each.concept: each for each in model.contrasts} for model in scores.values()]
+    for concept in (*FACTOR_OF, DESCRIPTIONS):
+        checks = [each.get(concept) for each in found]
+        chance = next((each.right.chance for each in checks if each), None)
+        if chance is not None:
+            cells = (
+                f"{_optional(each.right.heads)} ({_percent(each.right.every)})" if each else "–" for each in checks
+            )
+            yield f"contrasts with the right signs, {concept}", *cells, _percent(chance)
+
+
+def _ranking_rows(scores: Mapping[str, GroundTruth]) -> Iterator[Row]:
+    models = list(scores.values())
+    hurting = (str(sum(len(each.hurting) for each in model.rankings)) for model in models)
+    yield "heads that hurt a factor, sum over nine factors", *hurting, ""
+    for name in models[0].rankings[0].auc:
+        cells = (_mean_percent(each.auc[name] for each in model.rankings) for model in models)
+        yield f"heads that hurt, ranked above others by {name}", *cells, _percent(0.5)
+
+
+def _descriptions(model: GroundTruth) -> ContrastCheck:
+    return next(each for each in model.contrasts if each.concept == DESCRIPTIONS)
+
+
 def _ablation_rows(scores: Mapping[str, GroundTruth]) -> Iterator[Row]:
     found = [{each.concept: each for each in model.ablations} for model in scores.values()]
     for concept in FACTOR_OF:
@@ -108,6 +153,16 @@ def _ablation_rows(scores: Mapping[str, GroundTruth]) -> Iterator[Row]:
             else:
                 cells.append("–")
         yield f"ablation, {concept}", *cells, ""
+
+
+def _mean_percent(shares: Iterable[float | None]) -> str:
+    """The mean of the shares that are defined."""
+    known = [share for share in shares if share is not None]
+    return _percent(mean(known)) if known else "–"
+
+
+def _optional(share: float | None) -> str:
+    return "–" if share is None else _percent(share)
 
 
 def _percent(share: float) -> str:

@@ -27,8 +27,9 @@ from headspan.store.write import analyses
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 from headspan.texts.pool import Pool
-from headspan.world import FACTORS, Scene, prompts, scene, value_of
+from headspan.world import FACTORS, Scene, prompts, render, scene, value_of
 from headspan.world.checks import FACTOR_OF
+from headspan.world.map_checks import DESCRIPTIONS
 
 Head = tuple[int, int]
 LAYERS, HEADS, HEAD_DIM, PATCHES = 2, 3, 16, 4
@@ -58,10 +59,13 @@ def hand_store(
     where: np.ndarray = EVERYWHERE,
     noise: int | None = None,
     consistent: int = 5,
+    by_object: float = 0,
 ) -> hs.Store:
     """A store whose heads write the factors of `writes`, and are labelled by `labels` with a CCS of `consistent`.
 
-    `where` says how much of a head's output each token gives. With `noise`, a seed, outputs and texts are random.
+    `where` says how much of a head's output each token gives. With `noise`, a seed, outputs and texts are random. With
+    `by_object`, every object's value of a factor is written where the object is, that many times the part of each patch
+    that it covers.
     """
     shape = (len(scenes), LAYERS, HEADS, HEAD_DIM)
     outputs = np.zeros(shape, np.float32)
@@ -73,14 +77,33 @@ def hand_store(
     outputs[:, *SHARED_HEAD, SHARED_NUMBER] = 1
     if noise is not None:
         outputs = np.random.default_rng(noise).standard_normal(shape).astype(np.float16).astype(np.float32)
-    _write(path, scenes, outputs, where[: len(scenes)])
+    patches = outputs[:, :, :, None] * where[: len(scenes), None, None, :, None]
+    if by_object:
+        shares = object_shares(scenes)
+        for head, factor in writes.items():
+            names = list(prompts(factor))
+            patches[:, *head] = 0
+            for row, each in enumerate(scenes):
+                for number, thing in enumerate(each.things):
+                    patches[row, *head, 1:, names.index(getattr(thing, factor))] += by_object * shares[row][number]
+            outputs[:, *head] = patches[:, *head].sum(axis=1)
+    _write(path, scenes, outputs, patches)
     store = hs.open(path)
     TEXTS[path] = writes, noise
     _add_labels(store, labels, consistent)
     return store
 
 
-def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.ndarray) -> None:
+def object_shares(scenes: Sequence[Scene]) -> list[np.ndarray]:
+    """For each scene, the share of every patch that each object covers: [object, patch]."""
+    found = []
+    for each, mask in zip(scenes, render(scenes, masks=True)[1], strict=True):
+        own = mask == np.arange(1, each.count + 1)[:, None, None]
+        found.append(own.reshape(each.count, PATCHES, 16, PATCHES, 16).mean(axis=(2, 4)).reshape(each.count, -1))
+    return found
+
+
+def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, patches: np.ndarray) -> None:
     count = len(scenes)
     size = Dimensions(count, count, tuple(range(LAYERS)), LAYERS, LAYERS, HEADS, HEAD_DIM, TOKENS, 1, JOINT, 5)
     emit = ("heads", "patches")
@@ -110,7 +133,6 @@ def _write(path: Path, scenes: Sequence[Scene], outputs: np.ndarray, where: np.n
     moments = Moments.zeros(LAYERS, HEADS, HEAD_DIM, torch.device("cpu"))
     moments.add(torch.from_numpy(outputs), torch.from_numpy(norm))
     embedding = np.concatenate([outputs.reshape(count, -1), np.zeros((count, 1), np.float32)], axis=1)
-    patches = outputs[:, :, :, None] * where[:, None, None, :, None]
     patches[:, *SHARED_HEAD, :, SHARED_NUMBER] = 1
     with writer.begin(unit) as rows:
         rows.put(
@@ -136,11 +158,11 @@ def hand_made_classes(store: hs.Store, *arguments: object) -> dict[str, Classes]
     for kind, ways in sets.items():
         # Things are "a red ring" and so on.
         named = [
-            dict(zip(("colour", "shape"), value.split()[1:], strict=True)) if kind == "thing" else {kind: value}
+            dict(zip(("colour", "shape"), value.split()[1:], strict=True)) if kind == DESCRIPTIONS else {kind: value}
             for value in ways
         ]
         vectors = np.stack([_text_vector(each, writes) for each in named])
-        if kind == "thing":
+        if kind == DESCRIPTIONS:
             vectors += axis(SHARED_HEAD, SHARED_NUMBER)
         if random is not None:
             vectors = random.standard_normal(vectors.shape).astype(np.float32)

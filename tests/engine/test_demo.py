@@ -79,7 +79,10 @@ def test_the_report_shows_both_controls_beside_the_model(demo: DemoResult) -> No
         ):
             assert f">{100 * share:.1f}\u202f%<" in section, name
         for each in control.neighbours:
-            assert f">{100 * each.through_heads:.1f} | {100 * each.through_all:.1f}\u202f%<" in section, name
+            assert f">{100 * each.through_heads:.1f}<" in section, name
+        for each in control.contrasts:
+            if each.right.heads is not None:
+                assert f">{100 * each.right.heads:.1f} | {100 * (each.ordered.heads or 0):.1f}<" in section, name
 
 
 @pytest.mark.parametrize("name", [TRAINED, RANDOM])
@@ -91,6 +94,11 @@ def test_the_demo_gives_the_shipped_scores(name: str, truth: GroundTruth) -> Non
         assert (found.zero_shot[factor].chance, found.zero_shot[factor].images) == (each.chance, each.images)
     for score in ("mass_inside", "area", "average_precision"):
         assert getattr(found.maps, score) == pytest.approx(getattr(shipped.maps, score), abs=0.005)
+    for each, wanted in zip(found.text_maps, shipped.text_maps, strict=True):
+        assert each.auc.heads == pytest.approx(wanted.auc.heads, abs=0.005), each.concept
+    for each, wanted in zip(found.contrasts, shipped.contrasts, strict=True):
+        # One scene of fewer than 200.
+        assert each.right.every == pytest.approx(wanted.right.every, abs=0.01), each.concept
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import pytest
 
 import headspan as hs
 from headspan.errors import SettingsError
-from headspan.explore.neighbours import _nearest, mean_contribution, nearest_to_image, nearest_to_vector, similarities
+from headspan.explore.neighbours import nearest_to_image, nearest_to_vector, query_vector
+from headspan.explore.query_image import query_image
+from headspan.explore.search import largest
 from headspan.explore.segmentation import grid_shape, text_maps
+from headspan.explore.similarities import similarities
 from headspan.prune.ablation import mean_ablated
 from headspan.store.moments_file import MergedMoments
 from tests.conftest import BROKEN_ROWS, ToyRun
@@ -53,7 +56,7 @@ def test_the_nearest_images_to_a_text_are_found_by_the_text_itself(toy_store: hs
 
 def test_the_nearest_images_to_an_image_leave_it_out(toy_store: hs.Store) -> None:
     dense = dense_mean(toy_store)
-    assert relative_error(mean_contribution(toy_store, SOME_HEADS, 9), dense[9]) < FLOAT32_SUM
+    assert relative_error(query_vector(toy_store, query_image(toy_store, 9), SOME_HEADS), dense[9]) < FLOAT32_SUM
     scores = dense @ dense[9]
     order = [image for image in np.argsort(-scores).tolist() if image != 9]
     assert nearest_to_image(toy_store, 9, SOME_HEADS, count=1000).images.tolist() == order
@@ -74,9 +77,11 @@ def test_the_nearest_are_the_first_of_all_images_in_order_of_their_scores(count:
         ):
             known = scores.astype(np.float32)
             ranked = [image for image in np.argsort(-known, kind="stable").tolist() if np.isfinite(known[image])]
-            found = _nearest(known, count)
-            assert found.images.tolist() == ranked[:count]
-            assert (found.scores == known[ranked[:count]]).all()
+            found = largest(known, count)
+            least = known[ranked[:count]].min(initial=np.inf) if count else np.inf
+            assert found.tolist() == [
+                image for image in range(images) if np.isfinite(known[image]) and known[image] >= least
+            ]
 
 
 def test_failed_images_are_never_neighbours(toy_run: ToyRun, vectors: np.ndarray) -> None:

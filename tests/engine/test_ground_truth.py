@@ -20,7 +20,8 @@ from headspan.prune.zero_shot import Accuracy
 from headspan.report.truth import truth_tables
 from headspan.store import results
 from headspan.world import FACTORS, prompts, render
-from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth, MapCheck, ground_truth_from_json
+from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth, MapCheck
+from headspan.world.checks_json import ground_truth_from_json
 from headspan.world.ground_truth import check_ground_truth, read_ground_truth
 from headspan.world.scores import chance_of_same, map_scores, precision_at, same_value
 from tests.engine.hand_made_scenes import PATCHES, SCENES, VALUES, hand_made_classes, hand_store
@@ -31,6 +32,8 @@ from tests.engine.test_labels_and_ccs import keep
 @pytest.fixture(autouse=True)
 def _without_a_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headspan.world.ground_truth.embed_classes", hand_made_classes)
+    # The stores have no model, from which spectra are read.
+    monkeypatch.setattr("headspan.world.ground_truth.spectra_scores", lambda *_: dict.fromkeys(FACTORS, np.zeros(6)))
 
 
 def known(factor: str) -> list[str]:

@@ -17,7 +17,8 @@ import torch
 from headspan.demo import IMAGES, SEED, SPLIT
 from headspan.model.load import load_model
 from headspan.world import FACTORS
-from headspan.world.checks import GroundTruth, ground_truth_as_json
+from headspan.world.checks import GroundTruth
+from headspan.world.checks_json import ground_truth_as_json
 from headspan.world.reference_scores import CONTRASTIVE_ONLY, RANDOM, TRAINED, reference_scores
 from tools.score_reference import ABOUT, END, PAGES, with_table
 from tools.score_tables import card_table

@@ -10,7 +10,7 @@ from PIL import Image
 
 import headspan as hs
 from headspan.explore.centred_maps import SAMPLE, baseline, full_colour, layer_maps, sampled
-from headspan.explore.neighbours import similarities
+from headspan.explore.similarities import similarities
 from headspan.report.maps import overlay
 from headspan.report.pictures import ends
 from tests.tolerances import FLOAT16_PRODUCT, FLOAT32_SUM, relative_error

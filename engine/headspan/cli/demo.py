@@ -10,6 +10,7 @@ from headspan.cli.precompute import print_summary
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.terminal import say
 from headspan.errors import percent
+from headspan.world.checks import GroundTruth
 
 
 def add_demo(section: Section) -> None:
@@ -34,5 +35,30 @@ def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         f"{factor.replace('_', ' ')} {percent(each.share)}" for factor, each in result.truth.zero_shot.items()
     )
     say(f"zero-shot accuracy: {named}")
+    for line in _through_heads(result.truth):
+        say(line)
     say(f"finished in {time.monotonic() - began:.0f} s; open {result.report} in a browser")
     return 0
+
+
+def _through_heads(truth: GroundTruth) -> list[str]:
+    """One line each for maps, contrasts and neighbours through the heads of a concept, chance last."""
+    contrasts = [each for each in truth.contrasts if each.right.heads is not None]
+    return [
+        f"{question}: {', '.join(f'{name} {percent(score)} ({percent(chance)})' for name, score, chance in scores)}"
+        for question, scores in (
+            (
+                "pixel AUC of maps through a concept's heads (chance)",
+                [(each.concept, each.auc.heads, each.auc.chance) for each in truth.text_maps if each.auc.heads],
+            ),
+            (
+                "contrasts of two objects with the right signs (chance)",
+                [(each.concept, each.right.heads or 0.0, each.right.chance) for each in contrasts],
+            ),
+            (
+                "neighbours with the same value (chance)",
+                [(each.concept, each.through_heads, each.chance) for each in truth.neighbours],
+            ),
+        )
+        if scores
+    ]

@@ -112,6 +112,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
     commands.section(
         "explore",
         'headspan segment run.zarr --image photo.jpg --text "a red car" --out map.png',
+        Group("nearest.add_nearest", {"nearest": "find the images nearest to an image or a text, as heads see them"}),
         Group(
             "maps.add_maps",
             {

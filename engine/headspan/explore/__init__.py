@@ -7,16 +7,22 @@ from headspan.explore.head_maps import HeadMaps, head_maps
 from headspan.explore.map_result import TextMaps
 from headspan.explore.neighbours import (
     Neighbours,
+    nearest_through_each,
     nearest_to_image,
     nearest_to_text,
     nearest_to_vector,
-    similarities,
+)
+from headspan.explore.property_neighbours import (
+    PropertyNeighbours,
+    property_neighbours,
+    property_neighbours_of_vector,
 )
 from headspan.explore.pursuit import head_pursuit
 from headspan.explore.pursuit_result import HeadPursuit
 from headspan.explore.query_image import QueryImage, query_image
 from headspan.explore.segmentation import text_maps
 from headspan.explore.segments import contrast, segment
+from headspan.explore.similarities import similarities
 from headspan.explore.spectra import spectra
 from headspan.explore.spectrum import HeadSpectra
 from headspan.explore.text_shares import TextShares, text_shares
@@ -28,6 +34,7 @@ __all__ = [
     "HeadPursuit",
     "HeadSpectra",
     "Neighbours",
+    "PropertyNeighbours",
     "QueryImage",
     "TextMaps",
     "TextShares",
@@ -38,9 +45,12 @@ __all__ = [
     "forget_models",
     "head_maps",
     "head_pursuit",
+    "nearest_through_each",
     "nearest_to_image",
     "nearest_to_text",
     "nearest_to_vector",
+    "property_neighbours",
+    "property_neighbours_of_vector",
     "query_image",
     "segment",
     "similarities",

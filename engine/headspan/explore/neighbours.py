@@ -1,35 +1,40 @@
-"""Find the images nearest to a text or to an image, as seen by one head or by several.
+"""Find the images nearest to a text or to an image, through one head, several heads, or the whole embedding.
 
 Source: Madasu et al., arXiv 2409.06579 (CLIP-InterpreT): plain dot products of raw contributions, divided by
-`‖embedding‖`; several heads are combined by the mean of their contributions. Queries are projected to each
-head's coordinates, so a search reads the stored numbers once and forms no contribution in joint space.
+`‖embedding‖`; several heads are combined by the mean of their contributions. Scores of the whole embedding are cosines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.store.head_space import Head, coordinate_products, coordinates_of_image
+from headspan.explore.query_image import Image, QueryImage, query_image
+from headspan.explore.search import search
+from headspan.explore.similarities import distinct, refuse_other_vectors
+from headspan.frames import Tabular
+from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 
-# How many blocks the images are divided into, for each neighbour that is asked for.
-_BLOCKS = 8
 
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Neighbours:
+@dataclass(frozen=True, repr=False)
+class Neighbours(Tabular):
     """The nearest images, by their image index, nearest first, and their dot products with the query."""
 
     images: Int[np.ndarray, " count"]
     scores: Float32[np.ndarray, " count"]
+    # The store that the images are in.
+    store: Store = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
         first = ", ".join(
@@ -38,11 +43,35 @@ class Neighbours:
         more = ", …" if len(self.images) > 3 else ""
         return f"Neighbours({counted(len(self.images), 'image')}: {first}{more})"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The images' keys, read from the store when they are first used."""
+        return self._keys_and_captions[0]
+
+    @property
+    def captions(self) -> tuple[str | None, ...]:
+        """The images' captions; None for an image without one."""
+        return self._keys_and_captions[1]
+
+    @cached_property
+    def _keys_and_captions(self) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
+        samples = self.store.samples(self.images, ["key", "caption"])
+        return tuple(samples["key"].to_pylist()), tuple(samples["caption"].to_pylist())
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        return {
+            "rank": list(range(1, len(self.images) + 1)),
+            "image": self.images.tolist(),
+            "key": self.keys,
+            "caption": self.captions,
+            "score": [float(score) for score in self.scores],
+        }
+
 
 def nearest_to_text(
     store: Store,
     text: str,
-    heads: Sequence[Head],
+    heads: Sequence[Head] | None = None,
     count: int = 10,
     on_progress: Listener = ignore,
     *,
@@ -50,89 +79,89 @@ def nearest_to_text(
 ) -> Neighbours:
     """The `count` images whose mean contribution through `heads`, a list of (layer, head), fits `text` best.
 
-    `weights` is as in `text_vectors`. Raises SettingsError if a head is not stored, and the errors of `text_vectors`.
+    Without `heads`, those whose embeddings have the largest cosine with the text's. `weights` is as in `text_vectors`.
+    Raises SettingsError if a head is not stored, and the errors of `text_vectors`.
     """
     return nearest_to_vector(store, text_vectors(store, [text], on_progress, weights=weights)[0], heads, count)
 
 
 def nearest_to_vector(
-    store: Store, vector: Float[np.ndarray, " joint"], heads: Sequence[Head], count: int = 10
+    store: Store, vector: Float[np.ndarray, " joint"], heads: Sequence[Head] | None = None, count: int = 10
 ) -> Neighbours:
     """The `count` images whose mean contribution through `heads` has the largest dot product with `vector`.
 
-    Raises SettingsError if a head is not stored or `vector` does not have the joint dimension.
+    Without `heads`, the dot products are with the unit embeddings. Raises SettingsError if a head is not stored or
+    `vector` does not have the joint dimension.
     """
-    return _nearest(similarities(store, np.asarray(vector)[None], heads)[0], count)
+    refuse_other_vectors(store, np.asarray(vector)[None])
+    return nearest(store, np.asarray(vector, np.float32), heads, count)
 
 
-def nearest_to_image(store: Store, image: int, heads: Sequence[Head], count: int = 10) -> Neighbours:
-    """The `count` images most similar to the image of that index through `heads`, without the image itself.
+def nearest_to_image(
+    store: Store,
+    image: Image | QueryImage,
+    heads: Sequence[Head] | None = None,
+    count: int = 10,
+    on_progress: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+) -> Neighbours:
+    """The `count` images most similar to an image through `heads`, a list of (layer, head), without the image itself.
 
-    Raises SettingsError if a head or the image is not in the store.
+    Without `heads`, those whose embeddings have the largest cosine with the image's. `image` is an index of the store,
+    a file or pixels, which the store's model encodes, or what `query_image` returned. `weights` is as in
+    `text_vectors`. Raises SettingsError if a head or the image is not in the store, and the errors of `query_image`.
     """
-    scores = similarities(store, mean_contribution(store, heads, image)[None], heads)[0]
-    scores[image] = np.nan
-    return _nearest(scores, count)
+    query = query_image(store, image, on_progress, weights=weights)
+    return nearest(store, query_vector(store, query, heads), heads, count, query.image)
 
 
-def similarities(
-    store: Store, vectors: Float[np.ndarray, "query joint"], heads: Sequence[Head]
-) -> Float32[np.ndarray, "query images"]:
-    """Dot products of each query with every image's mean contribution through `heads`.
+def nearest_through_each(
+    store: Store,
+    image: Image | QueryImage,
+    heads: Sequence[Head] | None = None,
+    count: int = 10,
+    on_progress: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+) -> dict[Head, Neighbours]:
+    """The neighbours of an image through each of `heads` alone, by default through every stored head.
 
-    Contributions are divided by `‖embedding‖`; images that failed have NaN. Raises SettingsError if a head is not
-    stored or `vectors` are not rows of the joint dimension.
+    Arguments and errors are those of `nearest_to_image`. The stored numbers are read once.
     """
-    refuse_other_vectors(store, vectors)
-    heads = distinct(store, heads)
-    along = [store.head_directions(layer, head) @ (vectors.T / len(heads)) for layer, head in heads]
-    return coordinate_products(store, heads, along)
+    query = query_image(store, image, on_progress, weights=weights)
+    every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    chosen = every if heads is None else distinct(store, heads)
+    return {head: nearest(store, query_vector(store, query, [head]), [head], count, query.image) for head in chosen}
 
 
-def mean_contribution(store: Store, heads: Sequence[Head], image: int) -> Float32[np.ndarray, " joint"]:
-    """The mean of one image's contributions through `heads`, divided by `‖embedding‖`."""
-    heads = distinct(store, heads)
-    total = np.zeros(store.joint, np.float32)
-    for layer, head in heads:
-        total += coordinates_of_image(store, image, layer, head) @ store.head_directions(layer, head)
-    return total / len(heads)
+def query_vector(store: Store, query: QueryImage, heads: Sequence[Head] | None) -> Float32[np.ndarray, " joint"]:
+    """The mean of an image's contributions through `heads`, divided by `‖embedding‖`; without heads, its embedding.
+
+    Raises SettingsError if a head is not stored.
+    """
+    norm = query.norm.astype(np.float64)
+    if heads is None:
+        return (query.embedding / norm[2]).astype(np.float32)
+    total, chosen = np.zeros(store.joint), distinct(store, heads)
+    for layer, head in chosen:
+        own = query.heads[store.contents.layer_index(layer, head), head].astype(np.float64)
+        total += head_coordinates(own, norm, normalised=True) @ store.head_directions(layer, head)
+    return (total / len(chosen)).astype(np.float32)
 
 
-def mean_contributions(store: Store, heads: Sequence[Head]) -> Float32[np.ndarray, "images joint"]:
-    """The mean of every image's contributions through `heads`, as queries for `similarities`."""
-    heads = distinct(store, heads)
-    total = np.zeros((store.images, store.joint), np.float32)
-    for layer, head in heads:
-        total += store.head(layer, head)
-    return total / len(heads)
+def nearest(
+    store: Store,
+    vector: Float32[np.ndarray, " joint"],
+    heads: Sequence[Head] | None,
+    count: int,
+    without: int | None = None,
+) -> Neighbours:
+    """The `count` images with the largest dot products with `vector`, through distinct `heads` or the embedding.
 
-
-def _nearest(scores: Float32[np.ndarray, " images"], count: int) -> Neighbours:
-    # The `count`-th largest of the blocks' maxima bounds the `count`-th largest score from below.
-    block = max(1, len(scores) // (_BLOCKS * max(1, count)))
-    tops = np.fmax.reduceat(scores, np.arange(0, len(scores), block))
-    tops = tops[np.isfinite(tops)]
-    bound = np.partition(tops, -count)[-count] if 0 < count <= len(tops) else -np.inf
-    candidates = np.flatnonzero(scores >= bound)
-    # Failed images have NaN and are left out. Of equal scores, the first images are chosen.
-    candidates = candidates[np.isfinite(scores[candidates])]
-    best = candidates[np.argsort(-scores[candidates], kind="stable")][: max(0, count)]
-    return Neighbours(best, scores[best])
-
-
-def distinct(store: Store, heads: Sequence[Head]) -> list[Head]:
-    """Each head once. Raises SettingsError if there is none, or if they are not pairs (layer, head)."""
-    if not all(isinstance(head, Sequence) and len(head) == 2 for head in heads):
-        raise SettingsError(f"heads {heads!r}: give a list of pairs (layer, head), as in [(22, 13)]")
-    if not heads:
-        raise SettingsError(f"{store.path}: the list of heads is empty; name at least one as (layer, head)")
-    return list(dict.fromkeys((layer, head) for layer, head in heads))
-
-
-def refuse_other_vectors(store: Store, vectors: Float[np.ndarray, "text joint"]) -> None:
-    """Raise SettingsError if `vectors` are not rows of the store's joint dimension."""
-    shape = np.shape(vectors)
-    if len(shape) != 2 or shape[1] != store.joint:
-        raise SettingsError(
-            f"vectors of shape {shape}: give [text, {store.joint}], as text_vectors(store, texts) returns them"
-        )
+    The image `without` is left out. Raises SettingsError if the vector is not finite.
+    """
+    if not np.isfinite(vector).all():
+        raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another image or text")
+    chosen = None if heads is None else distinct(store, heads)
+    return Neighbours(*search(store, chosen, vector, count, without), store)

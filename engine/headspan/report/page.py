@@ -24,7 +24,8 @@ from headspan.escapes import escaped
 from headspan.plots.colours import AGAINST, DARK, FOR, LIGHT, Theme
 from headspan.report.content import LOW_MAGNITUDE, Content
 from headspan.report.grid import measures
-from headspan.report.truth import images_of, percent, truth_tables
+from headspan.report.truth import images_of, truth_tables
+from headspan.report.truth_cells import percent
 
 # These words on a page show that it is a report.
 KIND = "Attention heads, read with headspan"

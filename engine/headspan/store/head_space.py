@@ -34,10 +34,3 @@ def coordinate_products(
             products += (head_coordinates(own, store.norm, normalised=True) @ matrix).T
         return products
     return products if store.images == store.planned_images else products[:, store.rows]
-
-
-def coordinates_of_image(store: Store, image: int, layer: int, head: int) -> Float32[np.ndarray, " coordinate"]:
-    """Return one head's normalised coordinates of the image with that index."""
-    contents = store.contents
-    own = contents.row("heads", store.row_of(image), contents.layer_index(layer, head), head, dtype=np.float32)
-    return head_coordinates(own, store.norm[image], normalised=True)

@@ -241,8 +241,18 @@ def _copy(values: np.ndarray, out: np.ndarray) -> None:
     """Copy the numbers of inner chunks to the contiguous `out`."""
     # A view, unless an axis that is read whole is divided into chunks.
     values = values.reshape(out.shape)
-    if values.dtype == out.dtype or numkong is None:
+    if values.dtype == out.dtype:
+        out[...] = values
+    else:
+        as_float32(values, out)
+
+
+def as_float32(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return contiguous numbers, of 16 bits, as float32."""
+    out = np.empty(values.shape, np.float32) if out is None else out
+    if numkong is None:
         out[...] = values
     else:
         # NumPy's conversion from 16 bits takes twelve times as long.
         numkong.astype(values, "float32", out=out)
+    return out

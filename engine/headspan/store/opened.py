@@ -20,7 +20,7 @@ from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.io.storage import total_bytes
 from headspan.shards.samples import BadImage, Shard, Unit
 from headspan.store.contents import Contents
-from headspan.store.tables import read_notes, read_rows, read_shards, read_table, rows_of_keys
+from headspan.store.tables import SAMPLES, read_notes, read_rows, read_shards, read_table, rows_of_keys
 from headspan.user_paths import expand_user
 
 
@@ -167,12 +167,18 @@ class OpenStore:
         why = next((bad[row] for row in rows if row in bad), "its unit is not finished")
         raise SettingsError(f"{self.path}: the image with the key {key!r} has no numbers ({why}); choose another")
 
-    def samples(self, images: Sequence[int] | np.ndarray | None = None) -> pa.Table:
+    def samples(
+        self, images: Sequence[int] | np.ndarray | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """Return row, key, url, member, offset, size, caption, label and metadata of each image shown.
 
-        `images` selects images by indices, in that order, or by a mask; only their part of the plan is read. Raises
-        SettingsError if there are no such images.
+        `images` selects images by indices, in that order, or by a mask; only their part of the plan is read. `columns`
+        names some columns, in which case the others are not read. Raises SettingsError if there are no such images or
+        columns.
         """
+        chosen = SAMPLES.names if columns is None else list(columns)
+        if unknown := [name for name in chosen if name not in SAMPLES.names]:
+            raise SettingsError(f"{self.path}: samples have no column {unknown[0]!r}, only {', '.join(SAMPLES.names)}")
         if images is not None:
             try:
                 rows = self._rows[images if isinstance(images, np.ndarray) else list(images)]
@@ -181,11 +187,11 @@ class OpenStore:
                     f"{self.path}: these images do not all exist ({one_line(error)}); count from 0 to "
                     f"{self.images - 1}, or give a mask of {self.images}"
                 ) from error
-            return read_rows(self.path, rows, self._size.unit_images)
+            return read_rows(self.path, rows, self._size.unit_images, chosen)
         shown = np.zeros(self._size.images, bool)
         shown[self._rows] = True
         # Filtered part by part; `take` would join the parts first, and their captions may exceed Arrow's 2 GiB.
-        return read_table(self.path, self.contents.units).filter(pa.array(shown))
+        return read_table(self.path, self.contents.units, chosen).filter(pa.array(shown))
 
     def bad_images(self) -> list[BadImage]:
         """Return the images that have a row but could not be used, with the reasons."""

@@ -7,7 +7,7 @@ passed to the kernel as two float16 columns, so it has the precision of float32 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -59,10 +59,7 @@ def _pass(
     own, common = stacked[:, : -len(mean_and_bias)], stacked[:, -len(mean_and_bias) :].sum(axis=0)
     packed, scale = _packed(own)
     rows, columns, chunk_rows = mean_and_bias.shape[1], own.shape[2], maps.spec.chunk[0]
-    threads = os.cpu_count() or 1
-    # One span of rows for each thread.
-    span_rows = -(-rows // (threads * chunk_rows)) * chunk_rows
-    block_rows = min(max(1, _BLOCK_BYTES // (8 * columns * chunk_rows)) * chunk_rows, span_rows)
+    block_rows = min(max(1, _BLOCK_BYTES // (8 * columns * chunk_rows)) * chunk_rows, _span_rows(rows, chunk_rows))
 
     def multiply(first_row: int, end: int) -> None:
         """The rows from `first_row`, which begins a chunk, to `end`, block by block."""
@@ -93,15 +90,26 @@ def _pass(
                 np.matmul(total[:count, pair], scale[pair], out=out)
                 _add_mean_and_bias(mean_and_bias[:, here], common[:, column], out)
 
-    firsts = range(0, rows, span_rows)
+    over_spans(rows, chunk_rows, multiply)
+
+
+def over_spans(rows: int, multiple: int, work: Callable[[int, int], None]) -> None:
+    """Call `work(first_row, end)` for one span of rows for each core, side by side.
+
+    Spans begin at multiples of `multiple`. This thread works on the first span before it waits for the others.
+    """
+    span_rows = _span_rows(rows, multiple)
     others = [
-        _threads(os.getpid(), threads).submit(multiply, first_row, min(first_row + span_rows, rows))
-        for first_row in firsts[1:]
+        _threads(os.getpid(), os.cpu_count() or 1).submit(work, first_row, min(first_row + span_rows, rows))
+        for first_row in range(span_rows, rows, span_rows)
     ]
-    # This thread computes its own span before it waits for the others.
-    multiply(0, min(span_rows, rows))
+    work(0, min(span_rows, rows))
     for other in others:
         other.result()
+
+
+def _span_rows(rows: int, multiple: int) -> int:
+    return max(1, -(-rows // ((os.cpu_count() or 1) * multiple))) * multiple
 
 
 @lru_cache(1)

@@ -147,15 +147,17 @@ def _with_estimates(root: Path, table: pa.Table) -> pa.ChunkedArray:
     return pc.coalesce(table["size_bytes"], pa.chunked_array([estimates.take(urls.indices)]))
 
 
-def read_rows(root: Path, rows: Int[np.ndarray, " row"], unit_images: int) -> pa.Table:
+def read_rows(
+    root: Path, rows: Int[np.ndarray, " row"], unit_images: int, columns: Sequence[str] = tuple(SAMPLES.names)
+) -> pa.Table:
     """Return the samples of some rows, in the order given. Only the units with these rows are read."""
     wanted, place = np.unique(rows, return_inverse=True)
     units = wanted // unit_images
     tables = [
-        _picked(_unit_table(root, unit), wanted[units == unit] - unit * unit_images)
+        _picked(_unit_table(root, unit, list(columns)), wanted[units == unit] - unit * unit_images)
         for unit in np.unique(units).tolist()
     ]
-    return _picked(pa.concat_tables([SAMPLES.empty_table(), *tables]), place)
+    return _picked(pa.concat_tables([SAMPLES.empty_table().select(columns), *tables]), place)
 
 
 def rows_of_keys(root: Path, units: int, keys: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -187,9 +189,9 @@ def _unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.T
         return parquet.read_row_group(unit % _UNITS_PER_FILE, columns=columns)
 
 
-def read_table(root: Path, units: int) -> pa.Table:
+def read_table(root: Path, units: int, columns: Sequence[str] = tuple(SAMPLES.names)) -> pa.Table:
     """Return all samples of a plan with that number of units, in the order of the arrays' rows."""
-    return pa.concat_tables([_read(root / name) for name in sample_files(units)])
+    return pa.concat_tables([_read(root / name, columns) for name in sample_files(units)])
 
 
 def scan_samples(root: Path, units: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -238,10 +240,10 @@ def shards_table(root: Path) -> pa.Table:
     return _read(root / SHARDS_FILE)
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     # `pq.read_table` would import pyarrow's datasets, which takes longer than the reading.
     with _damage(path), pq.ParquetFile(path) as parquet:
-        return parquet.read()
+        return parquet.read(None if columns is None else list(columns))
 
 
 @contextmanager

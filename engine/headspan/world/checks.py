@@ -1,18 +1,15 @@
-"""The results of a ground-truth check, and how they are read back from JSON.
-
-Shares are fractions from 0 to 1. `ground_truth_as_json` gives the JSON form.
-"""
+"""The results of a ground-truth check. Shares are fractions from 0 to 1."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from headspan.prune.zero_shot import Accuracy
 from headspan.store.head_space import Head
 from headspan.store.lineage import Lineage
+from headspan.world.compared import Compared, Draws
 
 # The concepts of the world's text pool, and the factor that each is scored by.
 FACTOR_OF = {
@@ -41,6 +38,10 @@ class NeighbourCheck:
     chance: float
     # Number of images that have a value of the factor; all are queries and candidates.
     queries: int
+    # The same score by the cosines of whole embeddings, and through as many heads without the label; None in results of
+    # earlier versions.
+    through_embedding: float | None = None
+    through_others: Draws | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,62 @@ class MapCheck:
     # Share of the image that the mask covers, which is chance for both scores.
     area: float
     average_precision: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextMapCheck:
+    """Maps of a concept's values, such as "a red shape", against the pixels that have the value; means over images.
+
+    Those are the pixels of all objects that have the value, or the background. Chance is what the map of another image
+    scores, which knows where objects usually are.
+    """
+
+    concept: str
+    heads: tuple[Head, ...]
+    images: int
+    # Share of the image that the pixels cover.
+    area: float
+    # Area under the ROC curve of the pixels.
+    auc: Compared
+    # Intersection over union with the pixels above the mean of the map's positive part.
+    overlap: Compared
+    # What maps score that hold exactly the share of each patch inside: what the size of patches allows.
+    exact_auc: float
+    exact_overlap: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastCheck:
+    """Scenes of two different objects: the map of the first one's text minus the map of the second one's."""
+
+    # A concept, whose values name the objects, or `descriptions`, of colour and shape.
+    concept: str
+    heads: tuple[Head, ...]
+    scenes: int
+    # Share of scenes in which the contrast is positive on the first object and negative on the second, by the mean over
+    # its pixels. Chance is half of the share in which the two signs differ, whichever is positive.
+    right: Compared
+    # Share of scenes in which the contrast is larger on the first object.
+    ordered: Compared
+
+
+@dataclass(frozen=True, slots=True)
+class RankingCheck:
+    """Rankings of all heads for a factor, against the heads whose mean ablation hurts the factor's accuracy.
+
+    A head hurts if 97.5 % of bootstrap samples of the images lose accuracy, and if the whole model is better than
+    chance in as many. The other comparison is with the
+    loss of margin: the mean loss of the true value's score minus the best other value's.
+    """
+
+    factor: str
+    # All heads that were ranked, and those that hurt.
+    heads: int
+    hurting: tuple[Head, ...]
+    # By the ranking's name: the probability that a head that hurts is ranked above one that does not (ties count half;
+    # chance is 0.5; None if no head hurts), and Spearman's correlation with the loss of margin.
+    auc: dict[str, float | None]
+    correlation: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +149,10 @@ class GroundTruth:
     neighbours: tuple[NeighbourCheck, ...]
     maps: MapCheck
     ablations: tuple[Ablation, ...]
+    # Maps of single values, contrasts of two objects, and rankings of heads; empty in results of earlier versions.
+    text_maps: tuple[TextMapCheck, ...] = ()
+    contrasts: tuple[ContrastCheck, ...] = ()
+    rankings: tuple[RankingCheck, ...] = ()
     # The model and its weights, in words.
     about: str = ""
     # The same scores of other models over the same scenes, by name.
@@ -106,61 +167,3 @@ class GroundTruth:
     def older(self) -> str | None:
         """The run that the result was made from, if it was replaced or removed since; else None."""
         return self.lineage.older if self.lineage else None
-
-
-def ground_truth_as_json(truth: GroundTruth) -> dict[str, Any]:
-    """The result as JSON values, without its lineage and what is computed on reading."""
-    found = asdict(truth)
-    del found["lineage"], found["high_by_chance"]
-    controls = {name: ground_truth_as_json(each) for name, each in truth.controls.items()}
-    return {**found, "controls": controls}
-
-
-def ground_truth_from_json(stored: Mapping[str, Any]) -> GroundTruth:
-    """The result that `ground_truth_as_json` turned into `stored`; results of earlier versions have no controls.
-
-    Raises TypeError, ValueError, LookupError or AttributeError if `stored` is anything else.
-    """
-    maps = stored["maps"]
-    found = GroundTruth(
-        run=str(stored["run"]),
-        zero_shot={
-            factor: Accuracy(float(each["share"]), float(each["chance"]), int(each["images"]))
-            for factor, each in stored["zero_shot"].items()
-        },
-        high_heads={concept: int(count) for concept, count in stored["high_heads"].items()},
-        neighbours=tuple(
-            NeighbourCheck(
-                str(each["concept"]),
-                _heads(each["heads"]),
-                float(each["through_heads"]),
-                float(each["through_all"]),
-                float(each["chance"]),
-                int(each["queries"]),
-            )
-            for each in stored["neighbours"]
-        ),
-        maps=MapCheck(
-            int(maps["images"]), float(maps["mass_inside"]), float(maps["area"]), float(maps["average_precision"])
-        ),
-        ablations=tuple(
-            Ablation(
-                str(each["concept"]),
-                _heads(each["heads"]),
-                {factor: float(each["accuracies"][factor]) for factor in stored["zero_shot"]},
-            )
-            for each in stored["ablations"]
-        ),
-        about=str(stored.get("about", "")),
-        controls={str(name): ground_truth_from_json(each) for name, each in stored.get("controls", {}).items()},
-    )
-    if any(control.zero_shot.keys() != found.zero_shot.keys() for control in found.controls.values()):
-        raise ValueError("a control has other factors")
-    scored = {FACTOR_OF[each.concept] for each in found.ablations if each.concept in FACTOR_OF}
-    if not scored <= found.zero_shot.keys():
-        raise ValueError("the factor of an ablated concept has no accuracy")
-    return found
-
-
-def _heads(stored: Iterable[Iterable[Any]]) -> tuple[Head, ...]:
-    return tuple((int(layer), int(head)) for layer, head in stored)

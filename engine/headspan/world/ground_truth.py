@@ -1,12 +1,15 @@
 """Check what the analyses found in a store of the image world against the scenes it was made from.
 
-It answers five questions:
+It answers eight questions:
 
 1. Zero-shot: does the model name every factor of a scene?
 2. High heads: which concepts have heads whose first five texts all speak of that concept (CCS 5)?
 3. Neighbours: do nearest images through a concept's heads share the concept's factor?
-4. Maps: does the map of a text fall on the objects that it names?
+4. Maps of objects: does the map of a text fall on the objects that it names?
 5. Ablation: does a factor's accuracy fall if the heads of its concept are replaced by their means?
+6. Maps of values: does the map of one value, through its concept's heads, fall on what has the value?
+7. Contrasts: has the contrast of two objects' texts the right sign on each of them?
+8. Rankings: do pursuit and spectra rank the heads first whose ablation hurts a factor?
 
 Scenes are drawn again from the samples' metadata, so values and masks come from the world itself.
 """
@@ -24,8 +27,6 @@ from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
-from headspan.explore.neighbours import mean_contributions, similarities
-from headspan.explore.segmentation import resized, text_maps
 from headspan.prune.ablation import mean_ablated
 from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
@@ -33,22 +34,14 @@ from headspan.store.head_space import Head
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
 from headspan.store.write.save_result import save_result
-from headspan.world import FACTORS, Scene, prompts, render, scene, value_of
-from headspan.world.checks import (
-    FACTOR_OF,
-    Ablation,
-    GroundTruth,
-    MapCheck,
-    NeighbourCheck,
-    ground_truth_as_json,
-    ground_truth_from_json,
-)
-from headspan.world.factors import COLOURS, SHAPES
-from headspan.world.scores import chance_of_same, map_scores, precision_at, same_value
-from headspan.world.words import with_article
+from headspan.world import FACTORS, Scene, prompts, scene, value_of
+from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth
+from headspan.world.checks_json import ground_truth_as_json, ground_truth_from_json
+from headspan.world.map_checks import DESCRIPTIONS, MapChecks, descriptions
+from headspan.world.neighbour_checks import neighbour_checks
+from headspan.world.ranking_checks import ranking_checks
+from headspan.world.rankings import Ranking, magnitudes, pursuit_scores, spectra_scores, text_scores
 
-# Masks and maps of this many scenes are compared; more would not change the means visibly.
-_MAPPED_IMAGES = 300
 # A scene's value of every factor; None where it has no single one.
 Truths = Mapping[str, Sequence[str | None]]
 
@@ -62,7 +55,7 @@ def check_ground_truth(
     *,
     save: bool = False,
 ) -> GroundTruth:
-    """Answer the five questions about a store of the image world.
+    """Answer the eight questions about a store of the image world.
 
     `run` is the name of a CCS run, or what `concept_consistency` returned; None means the store's only run. Its labels
     say which heads belong to a concept. If a run is named, or with `save`, the result is saved as `truth/<run>`;
@@ -128,22 +121,33 @@ def _questions(truth: GroundTruth) -> dict[str, tuple[float, int]]:
 
 def _measure(store: Store, consistency: ConceptConsistency, on_progress: Listener) -> GroundTruth:
     scenes = _scenes(store)
-    classes = embed_classes(store, {factor: prompts(factor) for factor in FACTORS}, on_progress)
+    sets = {**{factor: prompts(factor) for factor in FACTORS}, DESCRIPTIONS: descriptions()}
+    classes = embed_classes(store, sets, on_progress)
+    named = classes.pop(DESCRIPTIONS)
     truths = {factor: [value_of(each, factor) for each in scenes] for factor in FACTORS}
-    concepts = _heads_by_concept(consistency)
-    every = _all_heads(store)
-    through_all = similarities(store, mean_contributions(store, every), every)
+    concepts = dict(_heads_by_concept(consistency))
+    maps = MapChecks(store, scenes)
     return GroundTruth(
         run=consistency.labels.run,
         zero_shot=_zero_shot(store.embedding, classes, truths),
         high_heads=_high_heads(consistency),
-        neighbours=tuple(
-            _neighbours(store, concept, heads, truths[FACTOR_OF[concept]], through_all) for concept, heads in concepts
-        ),
-        maps=_maps(store, scenes, on_progress),
-        ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts),
+        neighbours=neighbour_checks(store, concepts, truths),
+        maps=maps.kinds(named),
+        ablations=tuple(_ablation(store, concept, heads, classes, truths) for concept, heads in concepts.items()),
+        text_maps=maps.of_factors(concepts, classes),
+        contrasts=maps.contrasts(concepts, classes, named),
+        rankings=ranking_checks(store, classes, truths, _rankings(store, classes, on_progress)),
         about=f"model {store.attributes['model']}, weights {store.attributes['pretrained'] or 'of its own'}",
     )
+
+
+def _rankings(store: Store, classes: Mapping[str, Classes], on_progress: Listener) -> dict[str, Ranking]:
+    return {
+        "head pursuit": pursuit_scores(store, classes),
+        "spectra": spectra_scores(store, on_progress),
+        "text shares": text_scores(store, classes),
+        "magnitude": magnitudes(store, classes),
+    }
 
 
 def _scenes(store: Store) -> list[Scene]:
@@ -190,51 +194,3 @@ def _ablation(
 ) -> Ablation:
     left = _zero_shot(mean_ablated(store, heads), classes, truths)
     return Ablation(concept, heads, {factor: each.share for factor, each in left.items()})
-
-
-def _all_heads(store: Store) -> list[Head]:
-    return [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
-
-
-def _neighbours(
-    store: Store,
-    concept: str,
-    heads: tuple[Head, ...],
-    truths: Sequence[str | None],
-    through_all: Float32[np.ndarray, "image image"],
-) -> NeighbourCheck:
-    """Queries and candidates are the images that have a value of the concept's factor."""
-    having = np.flatnonzero([truth is not None for truth in truths])
-    same = same_value(np.array([truth for truth in truths if truth is not None]))
-    through_heads = similarities(store, mean_contributions(store, heads)[having], heads)[:, having]
-    return NeighbourCheck(
-        concept,
-        heads,
-        precision_at(through_heads, same),
-        precision_at(through_all[np.ix_(having, having)], same),
-        chance_of_same(same),
-        len(having),
-    )
-
-
-def _maps(store: Store, scenes: Sequence[Scene], on_progress: Listener) -> MapCheck:
-    """Maps through all heads of the first scenes of one kind of object, for the text that names it ("a red ring").
-
-    The mean vector over the texts of all colours and shapes is subtracted, and negative evidence is set to zero, as
-    published (Gandelsman et al., ICLR 2024). Maps are interpolated from patches to pixels bilinearly.
-    """
-    texts = {(colour, shape): with_article(f"{colour} {shape}") for colour in COLOURS for shape in SHAPES}
-    classes = embed_classes(store, {"thing": {text: [text] for text in texts.values()}}, on_progress)
-    vectors = classes["thing"].vectors
-    order = {thing: at for at, thing in enumerate(texts)}
-    every = _all_heads(store)
-    chosen = [image for image, each in enumerate(scenes) if each.repeated][:_MAPPED_IMAGES]
-    masks = render([scenes[image] for image in chosen], masks=True)[1] > 0
-    measured = []
-    mean = vectors.mean(axis=0)
-    for image, mask in zip(chosen, masks, strict=True):
-        thing = scenes[image].things[0]
-        vector = vectors[order[thing.colour, thing.shape]] - mean
-        measured.append(map_scores(resized(text_maps(store, image, vector[None], every)[0], mask.shape), mask))
-    inside, area, precision = np.mean(measured, axis=0)
-    return MapCheck(len(chosen), float(inside), float(area), float(precision))

@@ -10,7 +10,8 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from headspan.world.checks import GroundTruth, ground_truth_from_json
+from headspan.world.checks import GroundTruth
+from headspan.world.checks_json import ground_truth_from_json
 
 TRAINED, CONTRASTIVE_ONLY, RANDOM = "trained", "contrastive only", "random weights"
 

@@ -1,0 +1,145 @@
+"""The command `nearest`: the images nearest to an image or a text, as a table and as a strip of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from headspan.cli.commands import Section
+from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, image_flag, source_flags, text_flag
+from headspan.cli.shared_flags import store_argument
+from headspan.cli.tables import print_table
+from headspan.cli.terminal import say, tell
+from headspan.errors import SettingsError, shortened
+from headspan.explore.neighbours import Neighbours, nearest_to_image, nearest_to_vector
+from headspan.explore.property_neighbours import (
+    PropertyNeighbours,
+    in_words,
+    property_neighbours,
+    property_neighbours_of_vector,
+)
+from headspan.explore.strips import neighbour_strips
+from headspan.frames import write_result
+from headspan.store.head_space import Head
+from headspan.store.reader import Store
+from headspan.texts.vectors import text_vectors
+
+# Letters of a caption in a table.
+_CAPTION = 70
+
+
+def add_nearest(section: Section) -> None:
+    """Add `nearest`."""
+    command = section.add(
+        "nearest",
+        _nearest,
+        "headspan nearest run.zarr --image photo.jpg --label colours --out strip.png",
+        "Scores are dot products of the query with the mean of each image's contributions through the heads, divided "
+        "by the length of its embedding; without --head and --label they are cosines of whole embeddings. With --label "
+        "the neighbours through the whole embedding and through as many random heads stand beside them.",
+    )
+    store_argument(command)
+    query = command.add_argument_group("query")
+    image_flag(query)
+    text_flag(query)
+    heads = command.add_argument_group("heads")
+    heads_flags(heads, "search")
+    heads.add_argument("--draws", type=int, default=3, metavar="N", help="sets of random heads with --label (3)")
+    heads.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the random heads (0)")
+    command.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours (10)")
+    command.add_argument("--out", metavar="FILE", help="write the pictures, the query first, as a PNG")
+    source_flags(command.add_argument_group("where things are now"))
+    export_flags(command)
+
+
+def _nearest(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    alone = only_export(flags)
+    if (flags.image is None) == (flags.text is None):
+        raise SettingsError("nearest needs a query: give either --image or --text")
+    if flags.count < 1:
+        raise SettingsError(f"--count {flags.count}: ask for at least one neighbour")
+    if flags.draws < 0 or flags.seed < 0:
+        raise SettingsError(f"--draws {flags.draws} and --seed {flags.seed}: neither may be negative")
+    store = Store(flags.store)
+    heads = chosen_heads_of(store, flags)
+    image = None if flags.image is None else chosen_image(store, flags.image)
+    found = _found(store, flags, image, heads, progress)
+    if flags.out is not None:
+        page = neighbour_strips(found, image, flags.text, progress, shards=flags.shards)
+        progress.close()
+        data = io.BytesIO()
+        page.save(data, "PNG")
+        write_result(flags.out, data.getvalue(), "picture")
+        tell(f"picture written to {flags.out}")
+    progress.close()
+    export(flags, found)
+    if not alone:
+        _print(found, heads)
+    return 0
+
+
+def _found(
+    store: Store,
+    flags: argparse.Namespace,
+    image: int | Path | None,
+    heads: Sequence[Head] | None,
+    progress: ProgressPrinter,
+) -> Neighbours | PropertyNeighbours:
+    if image is None:
+        (vector,) = text_vectors(store, [flags.text], progress, weights=flags.weights)
+        if flags.label is None:
+            return nearest_to_vector(store, vector, heads, flags.count)
+        return property_neighbours_of_vector(
+            store, vector, flags.label, flags.count, flags.seed, name=flags.text, draws=flags.draws, run=flags.run_name
+        )
+    if flags.label is None:
+        return nearest_to_image(store, image, heads, flags.count, progress, weights=flags.weights)
+    return property_neighbours(
+        store,
+        image,
+        flags.label,
+        flags.count,
+        flags.seed,
+        progress,
+        draws=flags.draws,
+        run=flags.run_name,
+        weights=flags.weights,
+    )
+
+
+def _print(found: Neighbours | PropertyNeighbours, heads: Sequence[Head] | None) -> None:
+    if isinstance(found, Neighbours):
+        say(f"through {'the whole embedding' if heads is None else in_words(heads)}")
+        rows = zip(found.images.tolist(), found.keys, found.scores, found.captions, strict=True)
+        print_table(
+            [
+                ("", "image", "key", "score"),
+                *((str(rank), str(image), key, f"{score:.4g}") for rank, (image, key, score, _) in enumerate(rows, 1)),
+            ]
+        )
+        captions = dict(zip(found.keys, found.captions, strict=True))
+    else:
+        for each in found.columns:
+            say(each.title)
+        table = found._columns()
+        by_column = {
+            each.name: [
+                (key, f"{score:.4g}")
+                for through, key, score in zip(table["through"], table["key"], table["score"], strict=True)
+                if through == each.name
+            ]
+            for each in found.columns
+        }
+        head = ("", *(cell for name in by_column for cell in (name, "score")))
+        lines = zip(*by_column.values(), strict=True)
+        print_table([head, *((str(rank), *(x for pair in line for x in pair)) for rank, line in enumerate(lines, 1))])
+        # Those of the random heads are in the exported table.
+        shown = zip(table["through"], table["key"], table["caption"], strict=True)
+        captions = {key: caption for name, key, caption in shown if name in ("property", "embedding")}
+    for key, caption in captions.items():
+        if caption is not None:
+            say(f"{key}: {shortened(caption, _CAPTION)}")

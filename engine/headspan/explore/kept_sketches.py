@@ -1,0 +1,115 @@
+"""The sketches that this process keeps: of which stores and heads, when they are built, and how much memory they take.
+
+The first query of some heads, or of the embedding, reads all of their numbers. If they are many, the second query
+builds a sketch, which takes several times as long, and later queries read the sketch. Sketches are dropped with their
+store, and those last used stay within `_KEPT_BYTES`.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import numpy as np
+from jaxtyping import Float32
+
+from headspan.explore.scored import Scored
+from headspan.explore.sketch import Sketch, layout_for
+from headspan.store.mapped import UnmappableError
+from headspan.store.reader import Store
+
+# Fewer bytes are read in well under 0.1 seconds without a sketch.
+_LEAST_BYTES = 512 << 20
+_KEPT_BYTES = 2 << 30
+# Stores whose queries are remembered, of each the last ones.
+_REMEMBERED = 256
+
+
+class _Kept:
+    """Sketches by store and heads, those last used last."""
+
+    def __init__(self) -> None:
+        self._sketches: OrderedDict[Hashable, Sketch] = OrderedDict()
+        self._asked: OrderedDict[Hashable, None] = OrderedDict()
+        self._numbers: weakref.WeakKeyDictionary[Store, int] = weakref.WeakKeyDictionary()
+        self._stores = 0
+        self._lock = threading.RLock()
+
+    def number(self, store: Store) -> int:
+        """A number that no other open store of this process has had."""
+        with self._lock:
+            if store not in self._numbers:
+                self._stores += 1
+                self._numbers[store] = self._stores
+                weakref.finalize(store, self._forget, self._stores)
+            return self._numbers[store]
+
+    def get(self, key: Hashable) -> Sketch | None:
+        with self._lock:
+            if key in self._sketches:
+                self._sketches.move_to_end(key)
+            return self._sketches.get(key)
+
+    def put(self, key: Hashable, sketch: Sketch) -> None:
+        with self._lock:
+            self._sketches[key] = sketch
+            self._sketches.move_to_end(key)
+            while sum(each.bytes for each in self._sketches.values()) > _KEPT_BYTES:
+                self._sketches.popitem(last=False)
+
+    def asked_before(self, key: Hashable) -> bool:
+        with self._lock:
+            before = key in self._asked
+            self._asked[key] = None
+            self._asked.move_to_end(key)
+            if len(self._asked) > _REMEMBERED:
+                self._asked.popitem(last=False)
+            return before
+
+    def forget(self) -> None:
+        with self._lock:
+            self._sketches.clear()
+            self._asked.clear()
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            for known in (self._sketches, self._asked):
+                for key in [key for key in known if isinstance(key, tuple) and key[0] == number]:
+                    del known[key]
+
+
+_kept = _Kept()
+
+
+def forget_sketches() -> None:
+    """Drop the sketches of this process, to free their memory."""
+    _kept.forget()
+
+
+def sketch_for(
+    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], at_once: bool = False
+) -> Sketch | None:
+    """A sketch that prunes this query well; None if all numbers are to be read instead.
+
+    `of` says of the store's numbers which ones `scored` reads. With `at_once` the first query builds it too.
+    """
+    if scored.bytes < _LEAST_BYTES:
+        return None
+    key = (_kept.number(store), of)
+    sketch = _kept.get(key)
+    if sketch is not None and sketch.suits(query):
+        return sketch
+    if not (at_once or _kept.asked_before(key)):
+        return None
+    layout = layout_for(scored.axes(), query)
+    rows = store.planned_images
+    if rows * (layout.width + 4) > _KEPT_BYTES or (sketch is not None and sketch.layout.width >= layout.width):
+        return sketch
+    try:
+        sketch = Sketch(scored, layout, rows, store.contents.specs["heads"].chunk[0])
+    except UnmappableError:
+        return None
+    _kept.put(key, sketch)
+    return sketch

@@ -1,0 +1,90 @@
+"""Search all images for the largest scores: by a sketch where one is kept, else by reading all numbers.
+
+Both ways give the same images and scores, to the bit: they only choose the images that can be among the nearest, and
+these are scored with sums in float64. If very many images score alike, they are ordered by their float32 scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from headspan.explore.kept_sketches import sketch_for
+from headspan.explore.scored import Scored, ScoredEmbedding, ScoredHeads
+from headspan.store.head_space import Head
+from headspan.store.reader import Store
+
+# How many blocks the images are divided into, for each neighbour that is asked for.
+_BLOCKS = 8
+# Images that are scored exactly; of more, the float32 scores are used.
+_EXACT = 16_384
+_EXACT_AT_ONCE = 1024
+
+
+class Best(NamedTuple):
+    """Image indices, and their scores, the largest first."""
+
+    images: Int[np.ndarray, " count"]
+    scores: Float32[np.ndarray, " count"]
+
+
+def search(
+    store: Store,
+    heads: Sequence[Head] | None,
+    query: Float32[np.ndarray, " joint"],
+    count: int,
+    without: int | None = None,
+    at_once: bool = False,
+) -> Best:
+    """The `count` images with the largest dot products of `query` and their mean contribution through `heads`.
+
+    Without heads, the products are with the unit embeddings. The image `without` is left out, as are images that
+    failed. Of equal scores, the first images are chosen. `heads` are distinct and stored.
+    """
+    scored: Scored = ScoredEmbedding(store) if heads is None else ScoredHeads(store, heads)
+    sketch = (
+        sketch_for(store, None if heads is None else frozenset(heads), scored, query, at_once) if count > 0 else None
+    )
+    if sketch is not None:
+        rows = sketch.survivors(query, count, None if without is None else int(store.rows[without]))
+        if len(rows) <= _EXACT:
+            return _ordered(scored, query, np.searchsorted(store.rows, rows), count)
+    scores = scored.scores(query)
+    if without is not None:
+        scores[without] = np.nan
+    near = largest(scores, count, 2 * scored.rounding(query))
+    if len(near) <= _EXACT:
+        return _ordered(scored, query, near, count)
+    best = near[np.argsort(-scores[near], kind="stable")][:count]
+    return Best(best, scores[best])
+
+
+def largest(scores: Float32[np.ndarray, " images"], count: int, margin: float = 0.0) -> Int[np.ndarray, " some"]:
+    """The images whose scores are not below the `count`-th largest by more than `margin`, in the order of the images.
+
+    Scores that are not finite are left out.
+    """
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    # The `count`-th largest of the blocks' maxima bounds the `count`-th largest score from below.
+    block = max(1, len(scores) // (_BLOCKS * count))
+    tops = np.fmax.reduceat(scores, np.arange(0, len(scores), block)) if len(scores) else scores
+    tops = tops[np.isfinite(tops)]
+    bound = np.partition(tops, -count)[-count] if count <= len(tops) else -np.inf
+    candidates = np.flatnonzero(scores >= bound - np.float32(margin))
+    candidates = candidates[np.isfinite(scores[candidates])]
+    if count < len(candidates):
+        bound = np.partition(scores[candidates], -count)[-count]
+        candidates = candidates[scores[candidates] >= bound - np.float32(margin)]
+    return candidates
+
+
+def _ordered(scored: Scored, query: Float32[np.ndarray, " joint"], images: np.ndarray, count: int) -> Best:
+    parts = [images[first : first + _EXACT_AT_ONCE] for first in range(0, len(images), _EXACT_AT_ONCE)]
+    scores = np.concatenate([np.zeros(0), *(scored.exact(query, part) for part in parts)])
+    images, scores = images[np.isfinite(scores)], scores[np.isfinite(scores)]
+    best = np.lexsort((images, -scores))[:count]
+    return Best(images[best], scores[best].astype(np.float32))
