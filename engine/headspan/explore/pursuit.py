@@ -133,7 +133,7 @@ class _Outputs(NamedTuple):
     """Heads' contributions: coordinates times directions, and the coordinates' covariance over the whole variance."""
 
     # Side by side, so that all heads are one matrix product.
-    directions: Float64[np.ndarray, "joint head coordinate"]
+    directions: Float[np.ndarray, "joint head coordinate"]
     # Zero for a head whose contributions do not vary.
     covariances: Float64[np.ndarray, "head coordinate coordinate"]
 
@@ -198,10 +198,13 @@ def _pursue_rotated(
     draws: int,
     seed: int,
 ) -> Float64[np.ndarray, "draw head round"]:
+    # As in TEXTSPAN's draws, products with the rotated vectors are float32.
+    single = heads._replace(directions=heads.directions.astype(np.float32))
+
     def draw(number: int) -> Float64[np.ndarray, "head round"]:
         # A rotation takes the orthonormal basis of the vectors' span, of that shape, to a uniformly random one.
         rotated = random_rotation(shape[0], np.random.default_rng([seed, number]), shape[1])
-        return _pursue_along(heads, rotated, coordinates, count)[1]
+        return _pursue_along(single, rotated, coordinates, count)[1]
 
     return np.stack(in_threads(draw, draws))
 
@@ -229,7 +232,8 @@ def _pursue_along(
     found = []
     for first in range(0, len(heads.covariances), together):
         part = slice(first, first + together)
-        inside = np.tensordot(basis, heads.directions[:, part], axes=(0, 0)).swapaxes(0, 1)
+        same = basis.astype(heads.directions.dtype, copy=False)
+        inside = np.tensordot(same, heads.directions[:, part], axes=(0, 0)).swapaxes(0, 1).astype(np.float64)
         found.append(greedy(coordinates[None], inside @ heads.covariances[part] @ inside.swapaxes(1, 2), count))
     chosen, explained = zip(*found, strict=True)
     return np.concatenate(chosen), np.concatenate(explained)
