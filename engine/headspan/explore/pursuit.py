@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
+from threadpoolctl import threadpool_limits
 
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
@@ -39,6 +40,8 @@ from headspan.texts.vectors import text_vectors
 COUNT = 5
 # The covariances of heads that are solved together: a share of a core's cache.
 _BATCH_BYTES = 4 << 20
+# A share of a number that is lost in the rounding of float32 directions.
+_ROUNDING = 1e-12
 
 
 def head_pursuit(
@@ -92,10 +95,13 @@ def head_pursuit(
         few = "no lists, since draws is 0" if not draws else f"but it has {len(set(others.texts))}"
         raise SettingsError(f"{have}, {few}; " + ("ask for draws" if not draws else "give a larger pool"))
     vectors = text_vectors(store, names, on_progress, weights=weights)
-    heads = _Outputs.of_store(store, moments)
     shape = (len(store.layers), store.heads_per_layer, count)
-    basis, coordinates = _span_of(vectors)
-    chosen, explained = _pursue_along(heads, basis, coordinates, count)
+    # Matrices are small: threads within a product cost more than they give.
+    with threadpool_limits(1, "blas"):
+        heads = _Outputs.of_store(store, moments)
+        basis, coordinates = _span_of(vectors)
+        chosen, explained = _pursue_along(heads, basis, coordinates, count)
+        best = heads.best(count)
     null = _pursue_rotated(heads, basis.shape, coordinates, count, draws, seed) if draws else None
     drawn = None
     if others is not None:
@@ -106,7 +112,7 @@ def head_pursuit(
         tuple(store.layers),
         chosen.reshape(shape),
         explained.reshape(shape),
-        heads.best(count).reshape(shape),
+        best.reshape(shape),
         None if null is None else null.reshape(draws, *shape),
         moments.count,
         None if others is None else others.name,
@@ -166,10 +172,12 @@ class _Outputs(NamedTuple):
 
     def best(self, count: int) -> Float64[np.ndarray, "head round"]:
         """The cumulative shares of each head's own principal directions."""
-        # With covariances `L Lᵀ` of the coordinates, those in joint space have the eigenvalues of `Lᵀ (D Dᵀ) L`.
-        squares, vectors = np.linalg.eigh(self.covariances)
-        factors = vectors * np.sqrt(squares.clip(0))[:, None]
-        inner = factors.swapaxes(1, 2) @ self.metric() @ factors
+        # With inner products `D Dᵀ = R Rᵀ` of the directions, covariances `C` of the coordinates have the eigenvalues
+        # of `Rᵀ C R` in joint space. Directions may depend on each other, so a rounding error is added to the diagonal.
+        metric = self.metric()
+        trace = np.trace(metric, axis1=1, axis2=2)[:, None, None]
+        root = np.linalg.cholesky(metric + (_ROUNDING * trace + np.finfo(np.float64).tiny) * np.eye(metric.shape[1]))
+        inner = root.swapaxes(1, 2) @ self.covariances @ root
         largest = np.linalg.eigvalsh(inner)[:, ::-1][:, :count].clip(0).cumsum(axis=1)
         # A head with fewer directions has no more variance to explain.
         more: Float64[np.ndarray, "head round"] = np.pad(largest, ((0, 0), (0, count - largest.shape[1])), "edge")
