@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
+from threadpoolctl import threadpool_limits
 
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
@@ -39,6 +40,8 @@ from headspan.texts.vectors import text_vectors
 COUNT = 5
 # The covariances of heads that are solved together: a share of a core's cache.
 _BATCH_BYTES = 4 << 20
+# A share of a number that is lost in the rounding of float32 directions.
+_ROUNDING = 1e-12
 
 
 def head_pursuit(
@@ -92,10 +95,13 @@ def head_pursuit(
         few = "no lists, since draws is 0" if not draws else f"but it has {len(set(others.texts))}"
         raise SettingsError(f"{have}, {few}; " + ("ask for draws" if not draws else "give a larger pool"))
     vectors = text_vectors(store, names, on_progress, weights=weights)
-    heads = _Outputs.of_store(store, moments)
     shape = (len(store.layers), store.heads_per_layer, count)
-    basis, coordinates = _span_of(vectors)
-    chosen, explained = _pursue_along(heads, basis, coordinates, count)
+    # Matrices are small: threads within a product cost more than they give.
+    with threadpool_limits(1, "blas"):
+        heads = _Outputs.of_store(store, moments)
+        basis, coordinates = _span_of(vectors)
+        chosen, explained = _pursue_along(heads, basis, coordinates, count)
+        best = heads.best(count)
     null = _pursue_rotated(heads, basis.shape, coordinates, count, draws, seed) if draws else None
     drawn = None
     if others is not None:
@@ -106,7 +112,7 @@ def head_pursuit(
         tuple(store.layers),
         chosen.reshape(shape),
         explained.reshape(shape),
-        heads.best(count).reshape(shape),
+        best.reshape(shape),
         None if null is None else null.reshape(draws, *shape),
         moments.count,
         None if others is None else others.name,
@@ -133,7 +139,7 @@ class _Outputs(NamedTuple):
     """Heads' contributions: coordinates times directions, and the coordinates' covariance over the whole variance."""
 
     # Side by side, so that all heads are one matrix product.
-    directions: Float64[np.ndarray, "joint head coordinate"]
+    directions: Float[np.ndarray, "joint head coordinate"]
     # Zero for a head whose contributions do not vary.
     covariances: Float64[np.ndarray, "head coordinate coordinate"]
 
@@ -166,10 +172,12 @@ class _Outputs(NamedTuple):
 
     def best(self, count: int) -> Float64[np.ndarray, "head round"]:
         """The cumulative shares of each head's own principal directions."""
-        # With covariances `L Lᵀ` of the coordinates, those in joint space have the eigenvalues of `Lᵀ (D Dᵀ) L`.
-        squares, vectors = np.linalg.eigh(self.covariances)
-        factors = vectors * np.sqrt(squares.clip(0))[:, None]
-        inner = factors.swapaxes(1, 2) @ self.metric() @ factors
+        # With inner products `D Dᵀ = R Rᵀ` of the directions, covariances `C` of the coordinates have the eigenvalues
+        # of `Rᵀ C R` in joint space. Directions may depend on each other, so a rounding error is added to the diagonal.
+        metric = self.metric()
+        trace = np.trace(metric, axis1=1, axis2=2)[:, None, None]
+        root = np.linalg.cholesky(metric + (_ROUNDING * trace + np.finfo(np.float64).tiny) * np.eye(metric.shape[1]))
+        inner = root.swapaxes(1, 2) @ self.covariances @ root
         largest = np.linalg.eigvalsh(inner)[:, ::-1][:, :count].clip(0).cumsum(axis=1)
         # A head with fewer directions has no more variance to explain.
         more: Float64[np.ndarray, "head round"] = np.pad(largest, ((0, 0), (0, count - largest.shape[1])), "edge")
@@ -198,10 +206,13 @@ def _pursue_rotated(
     draws: int,
     seed: int,
 ) -> Float64[np.ndarray, "draw head round"]:
+    # As in TEXTSPAN's draws, products with the rotated vectors are float32.
+    single = heads._replace(directions=heads.directions.astype(np.float32))
+
     def draw(number: int) -> Float64[np.ndarray, "head round"]:
         # A rotation takes the orthonormal basis of the vectors' span, of that shape, to a uniformly random one.
         rotated = random_rotation(shape[0], np.random.default_rng([seed, number]), shape[1])
-        return _pursue_along(heads, rotated, coordinates, count)[1]
+        return _pursue_along(single, rotated, coordinates, count)[1]
 
     return np.stack(in_threads(draw, draws))
 
@@ -229,7 +240,8 @@ def _pursue_along(
     found = []
     for first in range(0, len(heads.covariances), together):
         part = slice(first, first + together)
-        inside = np.tensordot(basis, heads.directions[:, part], axes=(0, 0)).swapaxes(0, 1)
+        same = basis.astype(heads.directions.dtype, copy=False)
+        inside = np.tensordot(same, heads.directions[:, part], axes=(0, 0)).swapaxes(0, 1).astype(np.float64)
         found.append(greedy(coordinates[None], inside @ heads.covariances[part] @ inside.swapaxes(1, 2), count))
     chosen, explained = zip(*found, strict=True)
     return np.concatenate(chosen), np.concatenate(explained)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # A score varies if its variance is above the rounding of float32 embeddings of unit length.
 _LEAST_VARIANCE = 1e-13
+# The largest pool of a store that is open, so that only the first text waits for it.
+_pools: WeakKeyDictionary[Store, EmbeddedPool] = WeakKeyDictionary()
 # The most texts of a pool that a text is compared with: percentiles in steps of 0.2.
 _POOL_TEXTS = 500
 
@@ -227,5 +230,10 @@ def _sample(
 
 def _known_pool(store: Store) -> EmbeddedPool | None:
     """The largest pool whose vectors the store holds, or `general` if they are cached; None if the model is needed."""
-    kept = largest_pool(store)
-    return known_vectors(store, "general" if kept is None else kept)
+    if store not in _pools:
+        kept = largest_pool(store)
+        found = known_vectors(store, "general" if kept is None else kept)
+        if found is None:
+            return None
+        _pools[store] = found
+    return _pools[store]
