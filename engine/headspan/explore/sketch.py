@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int8
+from jaxtyping import Bool, Float32, Float64, Int, Int8
 
 from headspan.explore.scored import Axes, Scored
 from headspan.store.mapped import UnmappableError
@@ -169,28 +169,33 @@ class Sketch:
         fine = np.rint((weights / unit - coarse) * _FINER)
         columns = numkong.dots_pack(np.stack([coarse, fine]).astype(np.int8))
         rows = len(self._numbers)
-        sketched = np.empty(rows, np.float32)
+        lowest, highest = np.empty((2, rows), np.float32)
+        largest = [abs(centre)]
 
         def multiply(first_row: int, end: int) -> None:
-            products = np.empty((_SCAN_ROWS, 2), np.int32)
+            products, buffer = np.empty((_SCAN_ROWS, 2), np.int32), np.empty(_SCAN_ROWS, np.float32)
             for begin in range(first_row, end, _SCAN_ROWS):
                 stop = min(begin + _SCAN_ROWS, end)
-                found = products[: stop - begin]
+                found, here = products[: stop - begin], buffer[: stop - begin]
                 numkong.dots_packed(self._numbers[begin:stop], columns, out=numkong.from_dlpack(found))
-                here = sketched[begin:stop]
                 np.multiply(found[:, 1], np.float32(1 / _FINER), out=here)
                 here += found[:, 0]
                 here *= np.float32(unit)
+                error = self._left_out[begin:stop] * np.float32(length * (1 + _SLACK))
+                np.subtract(here, error, out=lowest[begin:stop])
+                np.add(here, error, out=highest[begin:stop])
+                largest.append(float(max(here.max(), -here.min())))
 
         over_spans(rows, _SCAN_ROWS, multiply)
-        # What the 8-bit columns and float32 lose of the query and of the sums.
+        # What the 8-bit columns and float32 lose of the query and of the sums, which is the same for all rows.
         lost = float(np.linalg.norm(weights - unit * (coarse + fine / _FINER))) * self._longest
-        lost += 2.0**-19 * max(-float(sketched.min(initial=0)), float(sketched.max(initial=0)), abs(centre))
-        error = self._left_out * np.float32(length * (1 + _SLACK))
-        error += np.float32(lost * (1 + _SLACK))
-        left, highest = _not_below(sketched, error, count, without)
-        order = np.argsort(-highest, kind="stable")
-        return left[order], highest[order] + centre
+        lost = (lost + 2.0**-19 * max(largest)) * (1 + _SLACK)
+        if without is not None:
+            lowest[without] = highest[without] = np.nan
+        left = np.flatnonzero(highest >= np.float32(_largest(lowest, count) - 2 * lost))
+        bounds = highest[left].astype(np.float64) + (lost + centre)
+        order = np.argsort(-bounds, kind="stable")
+        return left[order], bounds[order]
 
     def _fill(self, scored: Scored, first_row: int, end: int) -> float:
         """Sketch some rows; return the largest length of their 8-bit numbers."""
@@ -215,23 +220,12 @@ class Sketch:
         return float(np.sqrt(np.einsum("ra,ra->r", numbers, numbers).max(initial=0)))
 
 
-def _not_below(
-    sketched: Float[np.ndarray, " row"], error: Float[np.ndarray, " row"], count: int, without: int | None
-) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
-    """The rows whose upper bound is not below the `count`-th largest lower bound, and these bounds; none with NaN."""
-    lowest = sketched - error
-    if without is not None:
-        lowest[without] = np.nan
+def _largest(values: Float32[np.ndarray, " row"], count: int) -> float:
+    """The `count`-th largest of some values without NaN; minus infinity if they are fewer."""
     # The maxima of blocks bound it from below, so that few rows need be sorted.
-    block = max(1, len(lowest) // (8 * max(1, count)))
-    tops = np.fmax.reduceat(lowest, np.arange(0, len(lowest), block))
+    block = max(1, len(values) // (8 * max(1, count)))
+    tops = np.fmax.reduceat(values, np.arange(0, len(values), block))
     tops = tops[~np.isnan(tops)]
     least = np.partition(tops, -count)[-count] if 0 < count <= len(tops) else -np.inf
-    largest = lowest[lowest >= least]
-    if count < len(largest):
-        least = np.partition(largest, -count)[-count]
-    highest = np.add(sketched, error, out=lowest)
-    if without is not None:
-        highest[without] = np.nan
-    rows = np.flatnonzero(highest >= least)
-    return rows, highest[rows].astype(np.float64)
+    found = values[values >= least]
+    return float(np.partition(found, -count)[-count]) if count <= len(found) else -np.inf
