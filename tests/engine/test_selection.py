@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
 import headspan as hs
 from headspan.cli.main import main
@@ -159,9 +160,10 @@ def test_masks_of_numpy_pyarrow_and_pandas_select_alike(captioned: hs.Store) -> 
         np.array(pc.fill_null(column, False)),
         pc.fill_null(column, False).to_pylist(),
     ]
-    for mask in (*masks, wanted, np.array(wanted[::-1])):
+    indices = (wanted, tuple(wanted), np.array(wanted[::-1]), torch.tensor(wanted), pd.Series(wanted), pa.array(wanted))
+    for mask in (*masks, *indices):
         assert chosen_images(captioned, mask).tolist() == wanted
-    for wrong in ([0, 99], [-1], [0.5], "dog", [[1]], [True, False], [[1], [2, 3]]):
+    for wrong in ([0, 99], [-1], [0.5], "dog", [[1]], [True, False], [[1], [2, 3]], pd.Series(["dog"])):
         with pytest.raises(SettingsError):
             chosen_images(captioned, wrong)
 

@@ -16,8 +16,8 @@ from headspan.events import Listener, ignore
 from headspan.frames import Tabular
 from headspan.spans.result import HeadSpans
 from headspan.store.head_space import Head
+from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
-from headspan.store.selection import Selection
 from headspan.texts.pool import Pool
 from headspan.texts.vectors import text_vectors
 
@@ -100,7 +100,8 @@ def beside_store(
     here, whole = store.magnitudes(images=spans.selection), store.magnitudes()
     heads = list(spans.heads())
     shares = np.array([(here.of(*each)[0], whole.of(*each)[0]) for each in heads])
-    found = [_shift(store, spans.selection, head, spans.pool, vectors) for head in heads]
+    some, every = store.moments(spans.selection), store.moments()
+    found = [_shift(store, head, some, every, spans.pool, vectors) for head in heads]
     shift = np.array([distance for distance, _ in found])
     differs = np.abs(shares[:, 0] - shares[:, 1]) + shift**2 * shares[:, 1]
     order = np.argsort(-np.nan_to_num(differs), kind="stable").tolist()
@@ -116,10 +117,14 @@ def beside_store(
 
 
 def _shift(
-    store: Store, selection: Selection, head: Head, pool: Pool, vectors: Float32[np.ndarray, "text joint"]
+    store: Store,
+    head: Head,
+    some: MergedMoments,
+    every: MergedMoments,
+    pool: Pool,
+    vectors: Float32[np.ndarray, "text joint"],
 ) -> tuple[float, str | None]:
-    """How far the mean of one head over a selection is from that over the store, and the text that it moves towards."""
-    some, every = store.moments(selection), store.moments()
+    """How far the mean of one head over some images is from that over all, and the text that it moves towards."""
     place = store.contents.layer_index(*head), head[1]
     directions = store.head_directions(*head).astype(np.float64)
     mean = every.total[place] / every.count

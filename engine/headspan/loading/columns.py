@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from headspan.errors import SettingsError, counted
 from headspan.loading.staged import Kind, Staged
 from headspan.store.contents import Contents
 from headspan.store.mapped import UnmappableError
-from headspan.store.picked_rows import Allocate, assembled, picked_rows, pieces_of, rows_by_zarr
+from headspan.store.picked_rows import copy_rows, pieces_of, rows_with_zarr, within_pieces
 from headspan.store.reader import Store
 
 # Columns that are no stored arrays.
@@ -28,6 +28,8 @@ CONTRIBUTIONS, IMAGE, LABEL = "contributions", "image", "label"
 # Which axis of a stored array `layers` and `heads` select from, counted without the image axis.
 _LAYER_AXIS = {"heads": 0, "patches": 0}
 _HEAD_AXIS = {"heads": 1, "patches": 1}
+# Gives an array of that shape and type, whose numbers are not set.
+Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,10 @@ class Columns:
 
     def read(self, places: Int64[np.ndarray, " image"], allocate: Allocate) -> dict[str, np.ndarray]:
         """Return the columns of the images at `places` of those chosen, by name, `[image, …]`, in that order."""
-        return self._columns(places, allocate, None)
+        rows = self._rows[places]
+        return self._columns(
+            places, allocate, lambda name, out: copy_rows(self._open(), name, rows, self._chosen(name), out)
+        )
 
     def read_staged(
         self,
@@ -95,10 +100,10 @@ class Columns:
         for name, kind in self.staged_kinds.items():
             out = staged.pieces[name][:, first : first + len(places)]
             try:
-                maps = self._open().maps(name)
-                maps.copy_pieces(rows, pieces_of(maps.apart, self._chosen(name)), out)
+                self._open().maps(name).copy_pieces(rows, self._pieces(name), out)
             except UnmappableError:
-                values = rows_by_zarr(self._open(), name, rows, self._chosen(name)).reshape(len(rows), kind.pieces, -1)
+                values = rows_with_zarr(self._open(), name, rows, self._chosen(name))
+                values = values.reshape(len(rows), kind.pieces, -1)
                 out[...] = np.ascontiguousarray(values).view(kind.piece)[..., 0].T
 
     @cached_property
@@ -107,7 +112,7 @@ class Columns:
         kinds = {}
         for name in self._stored_names():
             maps = self._open().maps(name)
-            kinds[name] = Kind(len(pieces_of(maps.apart, self._chosen(name))), maps.piece, np.dtype(maps.spec.dtype))
+            kinds[name] = Kind(len(self._pieces(name)), maps.piece, np.dtype(maps.spec.dtype))
         return kinds
 
     def read_ahead(self, places: Int64[np.ndarray, " image"]) -> None:
@@ -117,8 +122,7 @@ class Columns:
         for name in self._stored_names():
             maps = self._open().maps(name)
             for span in np.split(rows, borders):
-                pieces = pieces_of(maps.apart, self._chosen(name))
-                maps.read_ahead(int(span[0]), int(span[-1]) + 1, pieces)
+                maps.read_ahead(int(span[0]), int(span[-1]) + 1, self._pieces(name))
 
     def _open(self) -> Contents:
         if self._contents is None:
@@ -159,8 +163,12 @@ class Columns:
             chosen[_HEAD_AXIS[name]] = self._heads
         return chosen
 
+    def _pieces(self, name: str) -> Int64[np.ndarray, " piece"]:
+        """Which pieces of a row are read."""
+        return pieces_of(self._open().maps(name).apart, self._chosen(name))
+
     def _columns(
-        self, places: Int64[np.ndarray, " image"], allocate: Allocate, copy: Callable[[str, np.ndarray], None] | None
+        self, places: Int64[np.ndarray, " image"], allocate: Allocate, copy: Callable[[str, np.ndarray], None]
     ) -> dict[str, np.ndarray]:
         """The columns of some images; `copy` copies a stored array of theirs to `[image, piece, …]`."""
         found: dict[str, np.ndarray] = {}
@@ -171,31 +179,21 @@ class Columns:
                 assert self._labels is not None
                 values = self._labels[places]
             elif name == CONTRIBUTIONS:
-                values = self._contributions(places, allocate, copy)
+                values = self._contributions(len(places), allocate, copy)
             else:
-                values = self._stored(name, places, self._type_of(name), allocate, copy)
+                values = self._stored(name, len(places), self._type_of(name), allocate, copy)
             found[name] = values
         return found
 
     def _stored(
-        self,
-        name: str,
-        places: Int64[np.ndarray, " image"],
-        dtype: np.dtype,
-        allocate: Allocate,
-        copy: Callable[[str, np.ndarray], None] | None,
+        self, name: str, images: int, dtype: np.dtype, allocate: Allocate, copy: Callable[[str, np.ndarray], None]
     ) -> np.ndarray:
-        contents, chosen = self._open(), self._chosen(name)
-        if copy is None:
-            return picked_rows(contents, name, self._rows[places], chosen, dtype, allocate)
-        return assembled(contents.maps(name), len(places), chosen, dtype, partial(copy, name), allocate)
+        maps, chosen = self._open().maps(name), self._chosen(name)
+        out = allocate((images, *map(len, chosen[: len(maps.apart)]), *maps.whole), dtype)
+        copy(name, out.reshape(images, len(self._pieces(name)), *maps.whole))
+        return within_pieces(out, len(maps.apart), chosen)
 
-    def _contributions(
-        self,
-        places: Int64[np.ndarray, " image"],
-        allocate: Allocate,
-        copy: Callable[[str, np.ndarray], None] | None,
-    ) -> np.ndarray:
+    def _contributions(self, images: int, allocate: Allocate, copy: Callable[[str, np.ndarray], None]) -> np.ndarray:
         """Contributions in joint space, `[image, layer, head, joint]`, float32, as `Store.heads` computes them."""
         contents, choice = self._open(), self._choice
         if self._directions is None:
@@ -207,13 +205,13 @@ class Columns:
                     for index, head in product(self._layers.tolist(), self._heads.tolist())
                 ]
             )
-        outputs = self._stored("heads", places, np.dtype(np.float32), np.empty, copy)
-        norm = self._stored("norm", places, np.dtype(np.float32), np.empty, copy)
+        outputs = self._stored("heads", images, np.dtype(np.float32), np.empty, copy)
+        norm = self._stored("norm", images, np.dtype(np.float32), np.empty, copy)
         layers, heads = outputs.shape[1:3]
-        spread = np.broadcast_to(norm[:, None, None], (len(places), layers, heads, norm.shape[1]))
-        coordinates = head_coordinates(outputs, spread, choice.normalised).reshape(len(places), layers * heads, -1)
-        out = allocate((len(places), layers, heads, self._directions.shape[2]), np.dtype(np.float32))
-        flat = out.reshape(len(places), layers * heads, -1)
+        spread = np.broadcast_to(norm[:, None, None], (images, layers, heads, norm.shape[1]))
+        coordinates = head_coordinates(outputs, spread, choice.normalised).reshape(images, layers * heads, -1)
+        out = allocate((images, layers, heads, self._directions.shape[2]), np.dtype(np.float32))
+        flat = out.reshape(images, layers * heads, -1)
         np.matmul(coordinates.swapaxes(0, 1), self._directions, out=flat.swapaxes(0, 1))
         return out
 

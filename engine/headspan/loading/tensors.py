@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from headspan.store.picked_rows import Allocate
+from headspan.loading.columns import Allocate
 
 # Every type of an array that a store holds.
 _TORCH_TYPES = {name: getattr(torch, name) for name in ("float16", "float32", "int64")}

@@ -46,10 +46,10 @@ def textspan(
 ) -> HeadSpans:
     """Describe every head of `layers` (default: all stored ones) by `texts_per_head` texts of a pool.
 
-    Only the store's moments are read, and for the stability of the texts some images' head outputs. Contributions
-    follow the published convention (`uniform`) and are divided by `‖embedding‖`. If a run is named, or with `save`, the
-    result is saved as `textspan/<run>`, together with the pool's vectors; otherwise nothing is written. A saved run of
-    the same texts, settings and images is returned unchanged.
+    Only the store's moments are read, or with `images` the numbers of these images, and for the stability of the texts
+    some images' head outputs. Contributions follow the published convention (`uniform`) and are divided by
+    `‖embedding‖`. If a run is named, or with `save`, the result is saved as `textspan/<run>`, together with the pool's
+    vectors; otherwise nothing is written. A saved run of the same texts, settings and images is returned unchanged.
 
     Method: Gandelsman, Efros, Steinhardt, ICLR 2024, Algorithm 1.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,7 +54,7 @@ class Selection:
 
 
 # What chooses images: a selection, indices, or a mask over the images shown, such as a column of booleans.
-Images = Selection | ArrayLike
+Images = Selection | Sequence[int] | ArrayLike
 
 _BY_INDEX = "chosen by index or by a mask"
 
@@ -91,7 +92,7 @@ def selection_of(store: OpenStore, images: Images) -> Selection:
 
 def _array(store: OpenStore, images: Any) -> np.ndarray:
     """Indices or a mask as an array. Missing values of masks of pyarrow and pandas are false."""
-    if not isinstance(images, np.ndarray) and hasattr(images, "dtype"):
+    if hasattr(images, "isna"):
         # A pandas Series, whose booleans may have missing values.
         images = pa.array(images, from_pandas=True)
     if isinstance(images, pa.ChunkedArray):
