@@ -45,7 +45,7 @@ _CHECKED = (
         "store",
         "run",
     ),
-    *("texts", "explore", "spans", "prune", "concepts", "report", "plots"),
+    *("originals", "texts", "spans", "prune", "concepts", "explore", "report", "plots"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
@@ -76,6 +76,14 @@ TOY: dict[str, Any] = {
 }
 # Rows of the toy shards' broken images: in the middle, side by side, and the last of all.
 BROKEN_ROWS = (5, 33, 69)
+
+# Files whose tests take longest. They begin first, so that no process works alone on one of them at the end.
+_LONGEST = ("test_kills", "test_examples", "test_demo", "test_kept_runs", "test_train_reference", "test_report_poison")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the files with the longest tests begin first; `--no-loadscope-reorder` keeps this order."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
 
 
 def randomise(module: nn.Module, seed: int) -> None:

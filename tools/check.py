@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A process takes some 2 GB.
 _PROCESSES = min(4, os.cpu_count() or 1)
 # All tests of a file run in one process, so that its fixtures are made once; interpreted kernels have none in common.
-_BY_FILE = ["-n", f"{_PROCESSES}", "--dist", "loadfile"]
+# Files begin in the order of tests/conftest.py.
+_BY_FILE = ["-n", f"{_PROCESSES}", "--dist", "loadfile", "--no-loadscope-reorder"]
 _BY_TEST = ["-n", f"{_PROCESSES}", "--dist", "worksteal"]
 INTERPRETED = (
     "tests/kernels/test_fused.py",

@@ -89,6 +89,33 @@ def test_a_missing_shard_reads_as_nan(tmp_path: Path) -> None:
     assert np.isnan(MappedRows(tmp_path, SPEC).row(9)).all()
 
 
+PIECES = spec_of((150, 3, 4, 5), (64, 3, 4, 5), (32, 1, 1, 5), "float16")
+
+
+@pytest.mark.parametrize("places", [list(range(12)), [7, 2, 3]])
+def test_pieces_of_neighbouring_and_of_scattered_rows_are_copied(places: list[int], tmp_path: Path) -> None:
+    values = random_values(PIECES.shape, PIECES.dtype)
+    write_all(tmp_path, PIECES, values)
+    (tmp_path / PIECES.file(128)).unlink()
+    values[128:] = np.nan
+    wanted = values.reshape(150, 12, 5)[:, places]
+    maps = MappedRows(tmp_path, PIECES)
+    for rows in (np.arange(150), np.r_[3:90, 131:140], np.arange(1, 150, 4), np.array([149]), np.arange(0)):
+        out = np.empty((len(places), len(rows)), maps.piece)
+        maps.copy_pieces(rows, np.array(places), out)
+        found = out.T.copy().view(np.float16).reshape(len(rows), len(places), 5)
+        np.testing.assert_array_equal(found, wanted[rows])
+
+
+def test_a_file_that_was_cut_off_after_it_was_mapped_is_refused(tmp_path: Path) -> None:
+    write_all(tmp_path, PIECES, random_values(PIECES.shape, PIECES.dtype))
+    maps = MappedRows(tmp_path, PIECES)
+    maps.read()
+    os.truncate(tmp_path / PIECES.file(0), 7_000)
+    with pytest.raises(StoreError, match=r"ends before byte 7,\d+; run headspan verify"):
+        maps.copy_pieces(np.arange(64), np.arange(12), np.empty((12, 64), maps.piece))
+
+
 @pytest.mark.parametrize(
     "damaged", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]]
 )

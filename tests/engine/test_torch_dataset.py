@@ -20,7 +20,9 @@ import headspan as hs
 from benchmarks.models import TOY, store_size
 from benchmarks.random_store import add_moments, planned_store, sparse_store, unit_batches, write_store, zero_moments
 from headspan.errors import SettingsError, StoreError
+from headspan.loading.columns import Columns
 from headspan.loading.order import Order, part, skipped_batches
+from headspan.loading.staged import Staged
 from headspan.shards.samples import BadImage
 from tests.conftest import ToyRun, encoded_image, write_tar
 from tests.tolerances import FLOAT32_SUM, relative_error
@@ -102,6 +104,36 @@ def test_layers_and_heads_are_chosen_in_the_order_given(
     other = hs.torch_dataset(store, "contributions", layers=[1], convention="per_term", normalised=False)[[9]]
     expected = store.heads([1], "per_term", normalised=False)[[9]]
     assert relative_error(other["contributions"].numpy(), expected) < FLOAT32_SUM
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("images", [None, np.arange(0, 170, 3), np.r_[5:60, 61:62, 90:150]])
+def test_batches_from_groups_in_memory_equal_those_from_files(
+    path: Path, images: np.ndarray | None, mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not mapped:
+        monkeypatch.setattr("headspan.store.mapped._index", lambda spec, used: b"")
+    settings: dict[str, Any] = {"batch_size": 23, "block_images": 40, "buffer_blocks": 2, "images": images}
+    settings["arrays"] = ("heads", "embedding", "norm", "patches", "contributions", "image")
+    staged, stage = [], Columns.stage
+
+    def counted(self: Columns, places: np.ndarray, memory: Staged, first: int) -> None:
+        staged.append(len(places))
+        stage(self, places, memory, first)
+
+    monkeypatch.setattr(Columns, "stage", counted)
+    for chosen in ({}, {"dtype": "float16", "layers": [2], "heads": [2, 0]}):
+        found = list(stream(path, **settings, **chosen))
+        assert sum(staged) == sum(len(batch["image"]) for batch in found)
+        staged.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("headspan.loading.read_ahead._STAGED_BYTES", 0)
+            wanted = list(stream(path, **settings, **chosen))
+        assert not staged
+        assert len(found) == len(wanted) > 1
+        for batch, other in zip(found, wanted, strict=True):
+            assert batch.keys() == other.keys()
+            assert all(torch.equal(batch[name], other[name]) for name in batch)
 
 
 def test_the_contributions_of_a_real_run_sum_to_its_unit_embeddings(toy_run: ToyRun) -> None:

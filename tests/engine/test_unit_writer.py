@@ -85,8 +85,9 @@ def moments() -> Moments:
     return Moments.zeros(2, 3, 2, CPU)
 
 
-def writing_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("headspan-write", "headspan-c"))]
+def writing_threads() -> list[threading.Thread]:
+    names = ("headspan-write", "headspan-commit")
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
 class Gate:
@@ -325,9 +326,8 @@ def test_an_interruption_at_any_step_of_a_unit_ends_all_threads_and_leaves_a_who
     interrupted_at(target, name, number, after, main, monkeypatch)
     start()
     assert ended.wait(20)
-    for thread in threading.enumerate():
-        if thread.name.startswith("headspan-"):
-            thread.join(20)
+    for thread in writing_threads():
+        thread.join(20)
     assert writing_threads() == []
     assert not any(".tmp" in name for name in relative_files(planned))
     assert store.commits.is_done(0) or relative_files(planned) == before

@@ -212,6 +212,26 @@ def read_ahead(path: str | Path, starts: Sequence[int], size: int) -> None:
             os.close(descriptor)
 
 
+def read_parts(path: str | Path, parts: Iterable[tuple[int, np.ndarray]]) -> None:
+    """Fill each array, contiguous bytes, with what a file holds from an offset on.
+
+    Raises StoreError if the file cannot be read or ends too early.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for offset, array in parts:
+                left = array.data
+                while left:
+                    if not (count := os.preadv(descriptor, [left], offset)):
+                        raise StoreError(f"{path}: ends before byte {offset + len(left):,}; run headspan verify")
+                    left, offset = left[count:], offset + count
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); run headspan verify") from error
+
+
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, each with a durable entry in its parent folder."""
     if folder.is_dir():

@@ -158,7 +158,7 @@ class _Numbers:
             return {}
         if not self._first <= image < self._first + self._count:
             places = np.arange(image, min(image + _IMAGES_AT_ONCE, self._end))
-            self._read, self._first, self._count = self._columns.read(places), image, len(places)
+            self._read, self._first, self._count = self._columns.read(places, np.empty), image, len(places)
         return {name: _npy(values[image - self._first, ...]) for name, values in self._read.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jaxtyping import Int64
 
 from headspan.decompose.formula import check_convention, head_coordinates, head_directions
 from headspan.errors import SettingsError, counted
+from headspan.loading.staged import Kind, Staged
 from headspan.store.contents import Contents
 from headspan.store.mapped import UnmappableError
 from headspan.store.reader import Store
@@ -74,21 +76,40 @@ class Columns:
         """The store's path, for messages."""
         return self._path
 
-    def read(self, places: Int64[np.ndarray, " image"], allocate: Allocate = np.empty) -> dict[str, np.ndarray]:
+    def read(self, places: Int64[np.ndarray, " image"], allocate: Allocate) -> dict[str, np.ndarray]:
         """Return the columns of the images at `places` of those chosen, by name, `[image, …]`, in that order."""
-        found: dict[str, np.ndarray] = {}
-        for name in self._choice.arrays:
-            if name == IMAGE:
-                values = self._images[places]
-            elif name == LABEL:
-                assert self._labels is not None
-                values = self._labels[places]
-            elif name == CONTRIBUTIONS:
-                values = self._contributions(self._rows[places], allocate)
-            else:
-                values = self._stored(name, self._rows[places], self._type_of(name), allocate)
-            found[name] = values
-        return found
+        rows = self._rows[places]
+        return self._columns(places, allocate, lambda name, out: self._copy(name, rows, out))
+
+    def read_staged(
+        self,
+        places: Int64[np.ndarray, " image"],
+        staged: Staged,
+        at: Int64[np.ndarray, " image"],
+        allocate: Allocate,
+    ) -> dict[str, np.ndarray]:
+        """Return what `read` returns, from what `stage` copied to the places `at` of `staged`."""
+        return self._columns(places, allocate, lambda name, out: staged.take(name, at, out))
+
+    def stage(self, places: Int64[np.ndarray, " image"], staged: Staged, first: int) -> None:
+        """Copy the stored numbers of the images at `places`, which are sorted, to `staged`, from place `first` on."""
+        rows = self._rows[places]
+        for name, kind in self.staged_kinds.items():
+            out = staged.pieces[name][:, first : first + len(places)]
+            try:
+                self._open().maps(name).copy_pieces(rows, self._places(name)[0], out)
+            except UnmappableError:
+                values = self._read_with_zarr(name, rows).reshape(len(rows), kind.pieces, -1)
+                out[...] = np.ascontiguousarray(values).view(kind.piece)[..., 0].T
+
+    @cached_property
+    def staged_kinds(self) -> dict[str, Kind]:
+        """How each stored array that a batch is read from is staged."""
+        kinds = {}
+        for name in self._stored_names():
+            maps = self._open().maps(name)
+            kinds[name] = Kind(len(self._places(name)[0]), maps.piece, np.dtype(maps.spec.dtype))
+        return kinds
 
     def read_ahead(self, places: Int64[np.ndarray, " image"]) -> None:
         """Ask the system to read the files of the images at `places`, which are sorted, and do not wait for them."""
@@ -143,23 +164,49 @@ class Columns:
             pieces = (pieces[:, None] * length + each).reshape(-1)
         return pieces, chosen
 
-    def _stored(self, name: str, rows: Int64[np.ndarray, " row"], dtype: np.dtype, allocate: Allocate) -> np.ndarray:
-        contents = self._open()
-        maps, (pieces, chosen) = contents.maps(name), self._places(name)
-        whole = contents.specs[name].shape[1 + len(maps.apart) :]
-        out = allocate((len(rows), *map(len, chosen[: len(maps.apart)]), *whole), dtype)
-        try:
-            maps.take(rows, pieces, out.reshape(len(rows), len(pieces), *whole))
-        except UnmappableError:
-            everywhere = [np.arange(length) for length in whole]
-            out[...] = contents.outer(name, rows, *chosen[: len(maps.apart)], *everywhere)
+    def _columns(
+        self, places: Int64[np.ndarray, " image"], allocate: Allocate, copy: Callable[[str, np.ndarray], None]
+    ) -> dict[str, np.ndarray]:
+        """The columns of some images; `copy` copies a stored array of theirs to `[image, piece, …]`."""
+        found: dict[str, np.ndarray] = {}
+        for name in self._choice.arrays:
+            if name == IMAGE:
+                values = self._images[places]
+            elif name == LABEL:
+                assert self._labels is not None
+                values = self._labels[places]
+            elif name == CONTRIBUTIONS:
+                values = self._contributions(len(places), allocate, copy)
+            else:
+                values = self._stored(name, len(places), self._type_of(name), allocate, copy)
+            found[name] = values
+        return found
+
+    def _stored(
+        self, name: str, images: int, dtype: np.dtype, allocate: Allocate, copy: Callable[[str, np.ndarray], None]
+    ) -> np.ndarray:
+        maps, (pieces, chosen) = self._open().maps(name), self._places(name)
+        out = allocate((images, *map(len, chosen[: len(maps.apart)]), *maps.whole), dtype)
+        copy(name, out.reshape(images, len(pieces), *maps.whole))
         for axis in range(len(maps.apart), len(chosen)):
             # Pieces hold the whole axis, and not all of it may be wanted.
-            if len(chosen[axis]) != out.shape[1 + axis] or (np.diff(chosen[axis]) != 1).any():
+            if not np.array_equal(chosen[axis], np.arange(out.shape[1 + axis])):
                 out = out.take(chosen[axis], 1 + axis)
         return out
 
-    def _contributions(self, rows: Int64[np.ndarray, " row"], allocate: Allocate) -> np.ndarray:
+    def _copy(self, name: str, rows: Int64[np.ndarray, " row"], out: np.ndarray) -> None:
+        """Copy rows of a stored array to `out`, `[row, piece, …]`."""
+        try:
+            self._open().maps(name).take(rows, self._places(name)[0], out)
+        except UnmappableError:
+            out[...] = self._read_with_zarr(name, rows).reshape(out.shape)
+
+    def _read_with_zarr(self, name: str, rows: Int64[np.ndarray, " row"]) -> np.ndarray:
+        """Rows of a stored array, with the chosen pieces of each."""
+        maps, chosen = self._open().maps(name), self._places(name)[1]
+        return self._open().outer(name, rows, *chosen[: len(maps.apart)], *map(np.arange, maps.whole))
+
+    def _contributions(self, images: int, allocate: Allocate, copy: Callable[[str, np.ndarray], None]) -> np.ndarray:
         """Contributions in joint space, `[image, layer, head, joint]`, float32, as `Store.heads` computes them."""
         contents, choice = self._open(), self._choice
         if self._directions is None:
@@ -171,13 +218,13 @@ class Columns:
                     for index, head in product(self._layers.tolist(), self._heads.tolist())
                 ]
             )
-        outputs = self._stored("heads", rows, np.dtype(np.float32), np.empty)
-        norm = self._stored("norm", rows, np.dtype(np.float32), np.empty)
+        outputs = self._stored("heads", images, np.dtype(np.float32), np.empty, copy)
+        norm = self._stored("norm", images, np.dtype(np.float32), np.empty, copy)
         layers, heads = outputs.shape[1:3]
-        spread = np.broadcast_to(norm[:, None, None], (len(rows), layers, heads, norm.shape[1]))
-        coordinates = head_coordinates(outputs, spread, choice.normalised).reshape(len(rows), layers * heads, -1)
-        out = allocate((len(rows), layers, heads, self._directions.shape[2]), np.dtype(np.float32))
-        flat = out.reshape(len(rows), layers * heads, -1)
+        spread = np.broadcast_to(norm[:, None, None], (images, layers, heads, norm.shape[1]))
+        coordinates = head_coordinates(outputs, spread, choice.normalised).reshape(images, layers * heads, -1)
+        out = allocate((images, layers, heads, self._directions.shape[2]), np.dtype(np.float32))
+        flat = out.reshape(images, layers * heads, -1)
         np.matmul(coordinates.swapaxes(0, 1), self._directions, out=flat.swapaxes(0, 1))
         return out
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +16,9 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from headspan.errors import SettingsError
 from headspan.loading.columns import Choice, Columns, chosen_images
 from headspan.loading.order import Order, part, skipped_batches
+from headspan.loading.read_ahead import ReadAhead
+from headspan.loading.tensors import Batch, as_tensors
 from headspan.store.reader import Store, open_store
-
-# Batches that are read ahead in this process, and the threads that read them.
-_AHEAD, _THREADS = 4, min(4, os.cpu_count() or 1)
-# Buffers whose files the system is asked for before they are needed.
-_BUFFERS_AHEAD = 2
-# Every type of an array that a store holds.
-_TORCH_TYPES = {name: getattr(torch, name) for name in ("float16", "float32", "int64")}
-
-Batch = dict[str, Tensor]
 
 
 def torch_dataset(
@@ -61,9 +50,9 @@ def torch_dataset(
     fastest loader is `DataLoader(dataset, batch_size=None, sampler=BatchSampler(RandomSampler(dataset), 1024, False))`.
 
     `style="iterable"`: `DataLoader(dataset, batch_size=None)` yields batches of `batch_size` images. Threads read
-    ahead, so workers are seldom needed. Each image is visited once an epoch, by one worker of one rank. With `shuffle`,
-    blocks of neighbouring images are visited in random order, and the images of several blocks are mixed. Call
-    `set_epoch` before each epoch for a new order.
+    ahead into two or three buffers in memory, so workers are seldom needed. Each image is visited once an epoch, by one
+    worker of one rank. With `shuffle`, blocks of neighbouring images are visited in random order, and the images of
+    several blocks are mixed. Call `set_epoch` before each epoch for a new order.
 
     Args:
         store: The store, or its path.
@@ -83,7 +72,8 @@ def torch_dataset(
         drop_last: Whether to leave out incomplete batches of the iterable style, and images that cannot be divided
             equally among ranks and workers, so that all ranks have the same number of batches.
         block_images: Neighbouring images that are read together.
-        buffer_blocks: Blocks whose images are mixed.
+        buffer_blocks: Blocks whose images are mixed. A buffer that takes more than 512 MB is not copied to memory, and
+            its batches are read more slowly.
         rank: This process among `world_size` processes, which share the images; None to ask `torch.distributed`, if it
             is initialised.
         world_size: The number of these processes.
@@ -137,7 +127,7 @@ class StoreDataset(Dataset[Batch]):
             given = np.atleast_1d(np.asarray(index))
             # A list without an image is no list of indices to NumPy.
             places = np.arange(len(self))[given if given.size else given.astype(np.int64)]
-        batch = _read(self._columns, places)
+        batch = as_tensors(partial(self._columns.read, places))
         return {name: values[0] for name, values in batch.items()} if one else batch
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
@@ -194,44 +184,10 @@ class StoreStream(IterableDataset[Batch]):
         size = self._batch_size or 1
         counts = [len(each) // size if self._drop_last else -(-len(each) // size) for each in parts]
         skipped = skipped_batches(done, workers, counts)[own]
-        batches = self._batches(epoch, parts[own], skipped)
+        batches = ReadAhead(self._columns, self._order, size, self._drop_last).batches(epoch, parts[own], skipped)
         if self._batch_size is None:
             return ({name: values[0] for name, values in batch.items()} for batch in batches)
         return batches
-
-    def _batches(self, epoch: int, positions: range, skipped: int) -> Iterator[Batch]:
-        """Read the batches of one part, a few ahead."""
-        # A DataLoader's workers are processes already.
-        threads = _THREADS if get_worker_info() is None else 1
-        waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(threads + 1, thread_name_prefix="headspan-loading") as pool:
-            try:
-                for places in self._places(epoch, positions, skipped, pool):
-                    waiting.append(pool.submit(_read, self._columns, places))
-                    if len(waiting) > _AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-    def _places(self, epoch: int, positions: range, skipped: int, pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
-        """The places of each batch's images. The files of the next buffers are read ahead."""
-        size = self._batch_size or 1
-        rest = np.empty(0, np.int64)
-        asked: deque[np.ndarray] = deque()
-        for buffer in chain(self._order.buffers(epoch, positions, skipped * size), [None] * _BUFFERS_AHEAD):
-            if buffer is not None:
-                pool.submit(self._columns.read_ahead, np.sort(buffer))
-                asked.append(buffer)
-            if asked and (buffer is None or len(asked) > _BUFFERS_AHEAD):
-                rest = np.concatenate([rest, asked.popleft()])
-                whole = len(rest) // size * size
-                yield from rest[:whole].reshape(-1, size)
-                rest = rest[whole:]
-        if len(rest) and not self._drop_last:
-            yield rest
 
     def _ranks(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
@@ -240,29 +196,6 @@ class StoreStream(IterableDataset[Batch]):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
-
-
-def _read(columns: Columns, places: np.ndarray) -> Batch:
-    """The columns of the images at `places` as tensors; in a DataLoader's worker in shared memory, where they go."""
-    make = _shared if get_worker_info() is not None else torch.empty
-    made: dict[int, Tensor] = {}
-
-    def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        tensor = make(shape, dtype=_TORCH_TYPES[dtype.name])
-        values: np.ndarray = tensor.numpy()
-        # By address, since a tensor that is made from an array would not count as shared.
-        made[values.ctypes.data] = tensor
-        return values
-
-    read = columns.read(places, allocate)
-    return {name: made.get(values.ctypes.data, torch.from_numpy(values)) for name, values in read.items()}
-
-
-def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor in shared memory, which another process reads without a copy."""
-    elements = math.prod(shape)
-    storage = torch.UntypedStorage._new_shared(elements * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage, 0, (elements,), (1,)).reshape(shape)
 
 
 def _offered(dtype: Any) -> np.dtype:

@@ -15,6 +15,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
@@ -22,22 +23,19 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.errors import StoreError
-from headspan.io.files import memory_map, read_ahead
+from headspan.io.files import memory_map, read_ahead, read_parts
 from headspan.store.array_spec import ArraySpec
+from headspan.store.conversion import copy_numbers
 from headspan.store.shard_layout import file_order, rows_first, shard_index, undivided
-
-try:
-    import numkong
-except ImportError:
-    # Not every processor has a wheel. Without it NumPy converts, more slowly.
-    numkong = None  # type: ignore[assignment]
 
 # Linux allows a process some 65,000 maps by default.
 _MAPS = 32_768
 # Python's maps keep their files open, and a process has other files too.
 _SHARE_OF_OPEN_FILES = 1 / 2
-# Rows that `take` copies at once: their numbers stay in a core's cache until they are placed.
-_TAKEN_ROWS = 64
+# What `take` copies at once: these numbers stay in a core's cache until they are placed.
+_TAKEN_BYTES = 512 << 10
+# Rows are copied by spans of neighbours if these are at least so long on average.
+_NEIGHBOURS = 16
 # The system has no more descriptors, or no more maps.
 _TOO_MANY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # All shards of an array but the last have the same index.
@@ -71,11 +69,11 @@ class MappedRows:
                 rows = values[first_row : first_row + spec.shard[0]]
                 shard = self._shard(first_row)
                 whole = shard.reshape(-1, *shard.shape[2:])[: len(rows)]
-                _copy(whole[places], rows)
+                copy_numbers(whole[places], rows)
             return values
         for first_row, chunk in zip(range(0, len(values), spec.chunk[0]), self.chunks(index), strict=True):
             rows = values[first_row : first_row + len(chunk)]
-            _copy(chunk[: len(rows)], rows)
+            copy_numbers(chunk[: len(rows)], rows)
         return values
 
     def row(self, row: int, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
@@ -83,7 +81,7 @@ class MappedRows:
         values = np.empty(self.spec.shape[1 + len(index) :], dtype or self.spec.dtype)
         begin = row - row % self.spec.shard[0]
         where = (*divmod(row - begin, self.spec.chunk[0]), *self._places(index))
-        _copy(self._shard(begin)[where], values)
+        copy_numbers(self._shard(begin)[where], values)
         return values
 
     @property
@@ -91,36 +89,85 @@ class MappedRows:
         """The lengths of the first axes after the rows, up to the last one along which inner chunks divide a row."""
         return self.spec.shape[1 : undivided(self.spec)]
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The lengths of the axes after `apart`, which every inner chunk holds whole."""
+        return self.spec.shape[undivided(self.spec) :]
+
     def take(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         """Copy rows, in any order, to `out`: `[row, place, …]`, contiguous, of the stored type or float32.
 
         `places` selects from the axes `apart`, as indices into them in the order of C. Raises UnmappableError.
         """
+        spec, item = self.spec, self.piece
+        # Each row of `out` as one item, so that rows are assigned by single copies.
+        placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
+        # In the order of the file, so that pieces that are copied one after the other share pages.
+        order = np.argsort(rows, kind="stable")
+        shards, index = self._items(rows[order], places)
+        step = max(1, _TAKEN_BYTES // max(1, index.shape[1] * item.itemsize))
+        for first, end in _spans(shards):
+            pieces = self._pieces(int(shards[first]))
+            if pieces is None:
+                out[order[first:end]] = spec.fill
+                continue
+            for begin in range(first, end, step):
+                some = slice(begin, min(begin + step, end))
+                taken = pieces.reshape(-1).take(index[some]).view(spec.dtype).reshape(-1, *out.shape[1:])
+                if taken.dtype != out.dtype:
+                    converted = np.empty(taken.shape, out.dtype)
+                    copy_numbers(taken, converted)
+                    taken = converted
+                placed[order[some]] = taken.reshape(len(taken), -1).view(placed.dtype).reshape(-1)
+
+    def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        """Copy the pieces at `places` of rows, in ascending order, to `out`: `[place, row]`, items of type `piece`.
+
+        Pieces that are neighbours in their file are read from it together, which costs less than mapping its pages.
+        Raises UnmappableError, and StoreError if a file cannot be read.
+        """
+        item, numbers = self.piece, out.view(np.uint8)
+        shards, index = self._items(rows, places)
+        for first, end in _spans(shards):
+            pieces = self._pieces(int(shards[first]))
+            neighbours = _spans(index[first:end, 0] - np.arange(end - first))
+            if pieces is None:
+                out[:, first:end] = np.full(self.spec.chunk, self.spec.fill, self.spec.dtype).reshape(-1).view(item)[0]
+            elif len(neighbours) * _NEIGHBOURS > end - first:
+                out[:, first:end] = pieces.reshape(-1).take(index[first:end].T)
+            else:
+                parts = [
+                    (int(start) * item.itemsize, out_of_place[begin * item.itemsize : stop * item.itemsize])
+                    for begin, stop in neighbours
+                    for start, out_of_place in zip(
+                        index[first + begin], numbers[:, first * item.itemsize :], strict=True
+                    )
+                ]
+                read_parts(f"{self._root}/{self.spec.file(int(rows[first]))}", parts)
+
+    @property
+    def piece(self) -> np.dtype:
+        """The numbers of a row that follow one another in a file, as one item."""
+        numbers = math.prod(self.spec.chunk[undivided(self.spec) :])
+        return np.dtype((np.void, numbers * np.dtype(self.spec.dtype).itemsize))
+
+    def _items(self, rows: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number of each row's shard, and `[row, place]`: which piece of the shard it is."""
         spec, apart = self.spec, undivided(self.spec)
         if any(length != 1 for length in spec.chunk[1:apart]):
             raise UnmappableError
-        item = np.dtype((np.void, math.prod(spec.chunk[apart:]) * np.dtype(spec.dtype).itemsize))
-        # Each row of `out` as one item, so that rows are assigned by single copies.
-        placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
-        shards = rows // spec.shard[0]
-        for shard in np.unique(shards).tolist():
-            here = np.flatnonzero(shards == shard)
-            chunks = file_order(self._shard(shard * spec.shard[0]))
-            if not chunks.flags.c_contiguous:
-                # A missing shard.
-                out[here] = spec.fill
-                continue
-            items = chunks.reshape(-1).view(item)
-            for first in range(0, len(here), _TAKEN_ROWS):
-                some = here[first : first + _TAKEN_ROWS]
-                row_chunk, row = np.divmod(rows[some] % spec.shard[0], spec.chunk[0])
-                index = (row_chunk[:, None] * math.prod(spec.grid[1:apart]) + places) * spec.chunk[0] + row[:, None]
-                taken = items.take(index).view(spec.dtype).reshape(len(some), *out.shape[1:])
-                if taken.dtype != out.dtype:
-                    converted = np.empty(taken.shape, out.dtype)
-                    _copy(taken, converted)
-                    taken = converted
-                placed[some] = taken.reshape(len(some), -1).view(placed.dtype).reshape(-1)
+        # At once for all rows, since each of NumPy's calls takes microseconds.
+        shards, within = np.divmod(rows, spec.shard[0])
+        row_chunk, row = np.divmod(within, spec.chunk[0])
+        pieces = math.prod(spec.grid[1:apart])
+        return shards, ((row_chunk * pieces)[:, None] + places) * spec.chunk[0] + row[:, None]
+
+    def _pieces(self, shard: int) -> np.ndarray | None:
+        """Return the pieces of a shard, `[row chunk, piece, row in chunk]`; None if the shard is missing."""
+        chunks = file_order(self._shard(shard * self.spec.shard[0]))
+        if not chunks.flags.c_contiguous:
+            return None
+        return chunks.reshape(-1).view(self.piece).reshape(len(chunks), -1, self.spec.chunk[0])
 
     def read_ahead(self, first_row: int, end: int, places: np.ndarray) -> None:
         """Ask the system to read what `take` would copy of the rows from `first_row` to `end`, without waiting."""
@@ -212,6 +259,12 @@ class _OpenMaps:
 _OPEN = _OpenMaps()
 
 
+def _spans(values: np.ndarray) -> list[tuple[int, int]]:
+    """Begin and end of each span of equal values."""
+    borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return list(pairwise(borders)) if len(values) else []
+
+
 def _opened(path: str) -> np.ndarray:
     """Map a file. Raises FileNotFoundError, and StoreError if this process has too many files or maps."""
     try:
@@ -235,14 +288,3 @@ def _most_maps() -> int:
     """Return how many shards may stay mapped."""
     soft, _ = getrlimit(RLIMIT_NOFILE)
     return _MAPS if soft == RLIM_INFINITY else max(1, min(_MAPS, int(soft * _SHARE_OF_OPEN_FILES)))
-
-
-def _copy(values: np.ndarray, out: np.ndarray) -> None:
-    """Copy the numbers of inner chunks to the contiguous `out`."""
-    # A view, unless an axis that is read whole is divided into chunks.
-    values = values.reshape(out.shape)
-    if values.dtype == out.dtype or numkong is None:
-        out[...] = values
-    else:
-        # NumPy's conversion from 16 bits takes twelve times as long.
-        numkong.astype(values, "float32", out=out)
