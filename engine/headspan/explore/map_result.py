@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image as Pil
 
-from headspan.errors import SettingsError, counted
+from headspan.errors import SettingsError, counted, shortened
 from headspan.explore.whole_pictures import WholePicture
 from headspan.frames import Tabular, write_result
 from headspan.plots.colours import STRONGEST
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A quantile, since single patches can be ten times larger than all others, which would then look pale.
 _FULL_COLOUR = 0.99
+# A longer text is shortened in titles and lines.
+_SHOWN_LETTERS = 100
 # Titles name this many heads.
 _NAMED_HEADS = 6
 _UNIT = "what a patch adds to the dot product of the text and the unit embedding"
@@ -176,7 +178,7 @@ class TextMaps(Tabular):
 
 
 def _quoted(text: str | None) -> str:
-    return "a vector" if text is None else f"“{text}”"
+    return "a vector" if text is None else f"“{shortened(text, _SHOWN_LETTERS)}”"
 
 
 def _refuse_out_of_range(full: float | None, threshold: float, opacity: float, side: int) -> None:
