@@ -33,12 +33,12 @@ from benchmarks.pictures import photo_like, write_shards
 from benchmarks.random_store import Spectrum, write_store
 from headspan.config import PrecomputeSettings
 from headspan.explore.beside_store import beside_store
-from headspan.explore.kept_sketches import forget_sketches
-from headspan.explore.neighbours import nearest_to_image, nearest_to_vector
-from headspan.explore.property_neighbours import property_neighbours
-from headspan.explore.pursuit import head_pursuit
-from headspan.explore.segments import segment
-from headspan.explore.text_shares import text_shares
+from headspan.explore.heads.pursuit import head_pursuit
+from headspan.explore.heads.text_shares import text_shares
+from headspan.explore.maps.segments import segment
+from headspan.explore.nearest.kept_sketches import forget_sketches
+from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector
+from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.run.precompute import precompute
 from headspan.spans.nulls import DRAWS
 from headspan.texts.pool import Pool

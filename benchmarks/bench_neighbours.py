@@ -19,7 +19,7 @@ import numpy as np
 import headspan as hs
 from benchmarks.measure import alternate, benchmark, median, ratio
 from benchmarks.random_store import write_store
-from headspan.explore.neighbours import nearest_to_image
+from headspan.explore.nearest.neighbours import nearest_to_image
 from headspan.store.schema import Dimensions
 
 QUESTION = "neighbours of an image through one head"

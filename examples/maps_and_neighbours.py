@@ -116,7 +116,7 @@ print(f"{maps.coloured.mean():.1%} of the patches have a colour; 5 % in images d
 # the image.
 
 # %%
-from headspan.explore.segmentation import resized
+from headspan.explore.maps.segmentation import resized
 from headspan.world.scores import map_scores
 
 single = [place for place, each in enumerate(scenes) if each.repeated][:100]

@@ -52,7 +52,7 @@ install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kerne
 
 import headspan as hs  # noqa: E402
 from headspan.decompose.contributions import contributions  # noqa: E402
-from headspan.explore.image_cache import images_folder  # noqa: E402
+from headspan.explore.query.image_cache import images_folder  # noqa: E402
 from headspan.model.convert import to_tower  # noqa: E402
 from headspan.model.load import LoadedModel, load_model  # noqa: E402
 from headspan.run.image_encoder import forget_models  # noqa: E402

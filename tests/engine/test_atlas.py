@@ -22,10 +22,11 @@ import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress, ignore
-from headspan.explore import atlas, nearest_graph
-from headspan.explore.nearest_graph import nearest_graph as graph_of
-from headspan.explore.space import principal_space
-from headspan.explore.strongest_heads import StrongestHeads
+from headspan.explore.atlas import export as atlas
+from headspan.explore.atlas import nearest_graph
+from headspan.explore.atlas.nearest_graph import nearest_graph as graph_of
+from headspan.explore.atlas.space import principal_space
+from headspan.explore.atlas.strongest_heads import StrongestHeads
 from headspan.store.selection import selection_of
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files

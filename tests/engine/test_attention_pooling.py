@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import ModelError, SettingsError, StoreError
-from headspan.explore.segmentation import text_maps
+from headspan.explore.maps.segmentation import text_maps
 from headspan.model.convert import to_tower
 from headspan.model.load import load_model
 from headspan.run.verify import SUM_TOLERANCES, verify

@@ -8,11 +8,11 @@ import pytest
 
 import headspan as hs
 from headspan.errors import SettingsError
-from headspan.explore.neighbours import nearest_to_image, nearest_to_vector, query_vector
-from headspan.explore.query_image import query_image
-from headspan.explore.search import largest
-from headspan.explore.segmentation import grid_shape, text_maps
-from headspan.explore.similarities import similarities
+from headspan.explore.maps.segmentation import grid_shape, text_maps
+from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector, query_vector
+from headspan.explore.nearest.search import largest
+from headspan.explore.nearest.similarities import similarities
+from headspan.explore.query.query_image import query_image
 from headspan.prune.ablation import mean_ablated
 from headspan.store.moments_file import MergedMoments
 from tests.conftest import BROKEN_ROWS, ToyRun
@@ -109,8 +109,8 @@ def test_wrong_heads_and_wrong_vectors_are_refused_with_what_to_give(toy_store: 
     # In a separate process, since the tests' type checks would refuse the arguments first.
     program = """
 import sys, numpy as np, headspan as hs
-from headspan.explore.neighbours import nearest_to_image
-from headspan.explore.segmentation import text_maps
+from headspan.explore.nearest.neighbours import nearest_to_image
+from headspan.explore.maps.segmentation import text_maps
 store = hs.open(sys.argv[1])
 wrong_heads, wrong_vectors = [(1, 0), [(1,)], [1]], [np.ones(24), np.ones((2, 5))]
 for heads, vectors in [(heads, None) for heads in wrong_heads] + [([(1, 1)], vectors) for vectors in wrong_vectors]:

@@ -12,10 +12,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 import headspan as hs
-from headspan.explore.neighbours import Neighbours, nearest_to_image, nearest_to_vector
-from headspan.explore.property_neighbours import property_neighbours
-from headspan.explore.segmentation import resized
-from headspan.explore.segments import contrast, segment
+from headspan.explore.maps.segmentation import resized
+from headspan.explore.maps.segments import contrast, segment
+from headspan.explore.nearest.neighbours import Neighbours, nearest_to_image, nearest_to_vector
+from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.model.load import LoadedModel
 from tests import oracle_explore as oracle
 from tests.conftest import BROKEN_ROWS, ToyRun

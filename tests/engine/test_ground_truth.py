@@ -15,7 +15,7 @@ import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.errors import SettingsError
-from headspan.explore.segmentation import resized
+from headspan.explore.maps.segmentation import resized
 from headspan.prune.zero_shot import Accuracy
 from headspan.report.truth import truth_tables
 from headspan.store import results

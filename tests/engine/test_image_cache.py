@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headspan.explore import image_cache
-from headspan.explore.image_cache import find_image, images_folder, keep_image
+from headspan.explore.query import image_cache
+from headspan.explore.query.image_cache import find_image, images_folder, keep_image
 
 ARRAYS = {"norm": np.arange(3, dtype=np.float32), "patches": np.arange(12, dtype=np.float16).reshape(3, 4)}
 SHAPES = {name: array.shape for name, array in ARRAYS.items()}
@@ -100,7 +100,7 @@ def test_the_files_used_longest_ago_are_deleted(monkeypatch: pytest.MonkeyPatch)
 def test_several_processes_share_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
 import sys, numpy as np
-from headspan.explore import image_cache
+from headspan.explore.query import image_cache
 image_cache._MOST_BYTES = 40_000
 random = np.random.default_rng(int(sys.argv[1]))
 for turn in range(150):

@@ -21,7 +21,7 @@ import zarr
 import headspan as hs
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
-from headspan.explore.similarities import similarities
+from headspan.explore.nearest.similarities import similarities
 from headspan.store import mapped, products, schema
 from headspan.store.contents import Contents
 from headspan.store.head_space import coordinate_products
@@ -35,7 +35,7 @@ WITHOUT_NUMKONG = """
 import sys
 sys.modules["numkong"] = None
 import numpy as np, headspan as hs
-from headspan.explore.similarities import similarities
+from headspan.explore.nearest.similarities import similarities
 store = hs.open(sys.argv[1])
 query = np.linspace(-1, 1, store.joint, dtype=np.float32)[None]
 np.savez(sys.argv[2], heads=store.head(1, 2), half=store.head_coordinates(1, 2, np.float16),

@@ -18,10 +18,10 @@ from PIL import Image
 import headspan as hs
 from headspan.concepts.labels import label_heads
 from headspan.errors import SettingsError
-from headspan.explore.neighbours import nearest_through_each, nearest_to_image, nearest_to_text
-from headspan.explore.property_neighbours import property_neighbours, property_neighbours_of_vector
-from headspan.explore.query_image import query_image
-from headspan.explore.strips import neighbour_strips
+from headspan.explore.nearest.neighbours import nearest_through_each, nearest_to_image, nearest_to_text
+from headspan.explore.nearest.property_neighbours import property_neighbours, property_neighbours_of_vector
+from headspan.explore.nearest.strips import neighbour_strips
+from headspan.explore.query.query_image import query_image
 from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files
 from tests.engine.test_cli import refused
 from tests.engine.test_label_commands import run

@@ -22,7 +22,7 @@ from PIL import Image
 import headspan as hs
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import HeadspanError, SettingsError, StoreError
-from headspan.explore.centred_maps import full_colour, sampled
+from headspan.explore.maps.centred_maps import full_colour, sampled
 from headspan.plots.axes import fitted, theme_of
 from headspan.plots.colours import AGAINST, DARK, FOR, LIGHT, Theme
 from headspan.report.maps import overlay

@@ -9,7 +9,7 @@ from sklearn.linear_model import orthogonal_mp
 import headspan as hs
 from headspan.errors import SettingsError, TextsError
 from headspan.events import Progress
-from headspan.explore.pursuit import pursue, pursue_rotated
+from headspan.explore.heads.pursuit import pursue, pursue_rotated
 from headspan.spans.algorithm import Principal, Spread, principals
 from headspan.spans.draws import random_rotation
 from tests import tolerances

@@ -15,8 +15,8 @@ from PIL import Image
 
 import headspan as hs
 from headspan.errors import HeadspanError, SettingsError, SourceError
-from headspan.explore.image_cache import images_folder
-from headspan.explore.query_image import QueryImage, listed, query_image
+from headspan.explore.query.image_cache import images_folder
+from headspan.explore.query.query_image import QueryImage, listed, query_image
 from headspan.run.image_encoder import forget_models
 from tests.conftest import BROKEN_ROWS, ToyRun, encoded_image, relative_files, write_tar
 from tests.tolerances import BFLOAT16_PASS, FLOAT16_PASS, FLOAT16_STORE, ORACLE_FLOAT32, relative_error
@@ -238,7 +238,9 @@ def test_patches_that_are_not_stored_are_computed_from_the_shard(
     np.testing.assert_array_equal(found.heads, stored.heads[[0, 2]])
     # The second question needs neither model nor shard.
     refuse_the_model(monkeypatch)
-    monkeypatch.setattr("headspan.explore.computed_image.encoded_image", lambda *_: pytest.fail("the shard was read"))
+    monkeypatch.setattr(
+        "headspan.explore.query.computed_image.encoded_image", lambda *_: pytest.fail("the shard was read")
+    )
     np.testing.assert_array_equal(query_image(store, image, with_patches=True).patches, found.patches)
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import headspan as hs
-from headspan.explore.centred_maps import SAMPLE, baseline, full_colour, layer_maps, sampled
-from headspan.explore.similarities import similarities
+from headspan.explore.maps.centred_maps import SAMPLE, baseline, full_colour, layer_maps, sampled
+from headspan.explore.nearest.similarities import similarities
 from headspan.report.maps import overlay
 from headspan.report.pictures import ends
 from tests.tolerances import FLOAT16_PRODUCT, FLOAT32_SUM, relative_error

@@ -19,10 +19,10 @@ from headspan.config import Preprocess
 from headspan.decode.exact import preprocess_image
 from headspan.errors import HeadspanError, SettingsError
 from headspan.events import Progress
-from headspan.explore.map_result import TextMaps
-from headspan.explore.segmentation import text_maps
-from headspan.explore.segments import contrast, segment
-from headspan.explore.whole_pictures import WholePicture, whole_pictures
+from headspan.explore.maps.map_result import TextMaps
+from headspan.explore.maps.segmentation import text_maps
+from headspan.explore.maps.segments import contrast, segment
+from headspan.explore.query.whole_pictures import WholePicture, whole_pictures
 from headspan.originals.seen_part import Box, seen_part
 from headspan.plots.colours import AGAINST, FOR, map_colours
 from headspan.plots.overlays import Style, overlay

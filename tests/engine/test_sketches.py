@@ -10,11 +10,11 @@ import pytest
 
 import headspan as hs
 from benchmarks import random_store
-from headspan.explore import kept_sketches
-from headspan.explore.neighbours import nearest_to_image, nearest_to_vector
-from headspan.explore.scored import Scored, ScoredEmbedding, ScoredHeads
-from headspan.explore.search import search
-from headspan.explore.sketch import Sketch, layout_for
+from headspan.explore.nearest import kept_sketches
+from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector
+from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
+from headspan.explore.nearest.search import search
+from headspan.explore.nearest.sketch import Sketch, layout_for
 from headspan.store.head_space import Head
 from headspan.store.schema import Dimensions
 from tests.conftest import ToyRun

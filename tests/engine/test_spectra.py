@@ -13,7 +13,7 @@ from sklearn.linear_model import orthogonal_mp
 
 import headspan as hs
 from headspan.errors import ModelError, SettingsError
-from headspan.explore.coherent_pursuit import _lawson_hanson, coherent_pursuit
+from headspan.explore.heads.coherent_pursuit import _lawson_hanson, coherent_pursuit
 from headspan.model.kept import forget_kept_models
 from headspan.model.load import LoadedModel, load_model
 from headspan.texts.pool import Pool
@@ -69,8 +69,8 @@ def test_descriptions_are_those_of_plain_pursuit(
         assert found.fidelity[number] == pytest.approx(fidelity, abs=1e-9)
     assert (found.weights >= 0).all()
     # Batches, and pools whose cosines are not all kept.
-    monkeypatch.setattr("headspan.explore.coherent_pursuit._BATCH_NUMBERS", 1)
-    monkeypatch.setattr("headspan.explore.coherent_pursuit._MOST_PAIRS", 2)
+    monkeypatch.setattr("headspan.explore.heads.coherent_pursuit._BATCH_NUMBERS", 1)
+    monkeypatch.setattr("headspan.explore.heads.coherent_pursuit._MOST_PAIRS", 2)
     again = coherent_pursuit(directions, texts, count, coherence)
     assert (again.chosen == found.chosen).all()
     np.testing.assert_allclose(again.fidelity, found.fidelity, rtol=1e-9)

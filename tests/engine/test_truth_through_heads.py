@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import jaccard_score, roc_auc_score
 
 import headspan as hs
-from headspan.explore.segmentation import resized
+from headspan.explore.maps.segmentation import resized
 from headspan.report.truth import truth_tables
 from headspan.world import FACTORS, render
 from headspan.world.checks import GroundTruth

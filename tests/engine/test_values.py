@@ -12,7 +12,7 @@ from open_clip.transformer import VisionTransformer
 
 from headspan.decompose.fold import fold
 from headspan.decompose.values import value_maps
-from headspan.explore.spectra import value_output_svd
+from headspan.explore.heads.spectra import value_output_svd
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel
 from tests import tolerances

@@ -10,7 +10,7 @@ import pytest
 
 import headspan as hs
 from headspan.errors import SettingsError
-from headspan.explore.segmentation import average_precision, resized
+from headspan.explore.maps.segmentation import average_precision, resized
 from headspan.prune.zero_shot import accuracy, embed_classes
 
 

@@ -11,7 +11,7 @@ from headspan.cli.selection_flags import selected, selection_flags
 from headspan.cli.shared_flags import shards_flag, store_argument
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError
-from headspan.explore.atlas import NEIGHBOURS, NEIGHBOURS_UP_TO, export_atlas, open_command
+from headspan.explore.atlas.export import NEIGHBOURS, NEIGHBOURS_UP_TO, export_atlas, open_command
 from headspan.store.export.export import DEFAULT_ARRAYS, FORMATS, export, in_words
 from headspan.store.reader import Store
 

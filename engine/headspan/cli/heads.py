@@ -17,10 +17,10 @@ from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, counted, percent
-from headspan.explore.pursuit import COUNT as WORDS
-from headspan.explore.pursuit import head_pursuit
-from headspan.explore.pursuit_result import HeadPursuit
-from headspan.explore.text_shares import TextShares, text_shares
+from headspan.explore.heads.pursuit import COUNT as WORDS
+from headspan.explore.heads.pursuit import head_pursuit
+from headspan.explore.heads.pursuit_result import HeadPursuit
+from headspan.explore.heads.text_shares import TextShares, text_shares
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import Magnitudes

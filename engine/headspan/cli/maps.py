@@ -14,9 +14,9 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, source_flags
 from headspan.cli.shared_flags import store_argument
 from headspan.cli.terminal import say, tell
-from headspan.explore.map_result import TextMaps
-from headspan.explore.segments import contrast, segment
-from headspan.explore.whole_pictures import whole_pictures
+from headspan.explore.maps.map_result import TextMaps
+from headspan.explore.maps.segments import contrast, segment
+from headspan.explore.query.whole_pictures import whole_pictures
 from headspan.plots.colours import STRONGEST
 from headspan.store.reader import Store
 

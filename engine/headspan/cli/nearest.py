@@ -15,14 +15,14 @@ from headspan.cli.shared_flags import store_argument
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError, shortened
-from headspan.explore.neighbours import Neighbours, nearest_to_image, nearest_to_vector
-from headspan.explore.property_neighbours import (
+from headspan.explore.nearest.neighbours import Neighbours, nearest_to_image, nearest_to_vector
+from headspan.explore.nearest.property_neighbours import (
     PropertyNeighbours,
     in_words,
     property_neighbours,
     property_neighbours_of_vector,
 )
-from headspan.explore.strips import neighbour_strips
+from headspan.explore.nearest.strips import neighbour_strips
 from headspan.frames import write_result
 from headspan.store.head_space import Head
 from headspan.store.reader import Store

@@ -15,7 +15,7 @@ from headspan.cli.selection_flags import selected, selection_flags
 from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, percent
-from headspan.explore.spectra import COHERENCE, COUNT, spectra
+from headspan.explore.heads.spectra import COHERENCE, COUNT, spectra
 from headspan.store.reader import Store
 
 _DIRECTIONS_SHOWN = 3

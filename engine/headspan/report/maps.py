@@ -1,4 +1,4 @@
-"""A map of the report as a small picture, to be laid over the image in grey; `explore.centred_maps` computes maps."""
+"""A map of the report as a small picture, laid over the image in grey; `explore.maps.centred_maps` computes maps."""
 
 from __future__ import annotations
 

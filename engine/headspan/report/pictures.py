@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.events import NOTE, Listener, Progress
-from headspan.explore.centred_maps import Baseline, baseline, full_colour, layer_maps, sampled
-from headspan.explore.similarities import similarities
+from headspan.explore.maps.centred_maps import Baseline, baseline, full_colour, layer_maps, sampled
+from headspan.explore.nearest.similarities import similarities
 from headspan.originals.find_shards import find_shards, missing_note
 from headspan.originals.pictures import read_images
 from headspan.report.content import DescribedHead, MapScale, Section, Shot

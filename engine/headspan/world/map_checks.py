@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from headspan.explore.segmentation import resized, text_maps
+from headspan.explore.maps.segmentation import resized, text_maps
 from headspan.prune.zero_shot import Classes
 from headspan.store.head_space import Head
 from headspan.store.reader import Store

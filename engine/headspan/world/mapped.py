@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from headspan.explore.centred_maps import layer_maps
-from headspan.explore.segmentation import patch_outputs, resized
+from headspan.explore.maps.centred_maps import layer_maps
+from headspan.explore.maps.segmentation import patch_outputs, resized
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.world.captions import value_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from headspan.explore.similarities import mean_contributions, similarities
+from headspan.explore.nearest.similarities import mean_contributions, similarities
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.world.checks import FACTOR_OF, NeighbourCheck

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headspan.events import Listener, ignore
-from headspan.explore.pursuit import COUNT, pursue
-from headspan.explore.spectra import spectra
+from headspan.explore.heads.pursuit import COUNT, pursue
+from headspan.explore.heads.spectra import spectra
 from headspan.prune.zero_shot import Classes
 from headspan.spans.algorithm import Principal
 from headspan.spans.description import head_principals

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from headspan.explore.segmentation import average_precision
+from headspan.explore.maps.segmentation import average_precision
 
 NEAREST = 10
 

@@ -17,8 +17,8 @@ from jaxtyping import Float16
 
 from headspan.errors import SourceError, percent
 from headspan.events import Listener
-from headspan.explore.image_cache import find_image, keep_image
-from headspan.explore.image_source import ImageSource
+from headspan.explore.query.image_cache import find_image, keep_image
+from headspan.explore.query.image_source import ImageSource
 from headspan.originals.encoded_image import encoded_image
 from headspan.originals.seen_part import stored_preprocess
 from headspan.store.reader import Store

@@ -26,9 +26,9 @@ from jaxtyping import Float, Float32, Float64
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.explore.coherent_pursuit import Descriptions, coherent_pursuit
-from headspan.explore.neighbours import distinct
-from headspan.explore.spectrum import HeadSpectra
+from headspan.explore.heads.coherent_pursuit import Descriptions, coherent_pursuit
+from headspan.explore.heads.spectrum import HeadSpectra
+from headspan.explore.nearest.neighbours import distinct
 from headspan.spans.algorithm import VARIANCE_TOLERANCE
 from headspan.store.head_space import Head
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from headspan.explore.kept_sketches import sketch_for
-from headspan.explore.scored import Scored, ScoredEmbedding, ScoredHeads
+from headspan.explore.nearest.kept_sketches import sketch_for
+from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 

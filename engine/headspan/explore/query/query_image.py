@@ -17,8 +17,8 @@ from PIL import Image as Pil
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
-from headspan.explore.computed_image import computed, patches_again
-from headspan.explore.image_source import image_source
+from headspan.explore.query.computed_image import computed, patches_again
+from headspan.explore.query.image_source import image_source
 from headspan.store.reader import Store
 
 # The index of an image in the store, a file, or pixels: a PIL image, or uint8 `[height, width, 3]`.

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from headspan.decompose.formula import mean_and_bias_terms
-from headspan.explore.segmentation import PatchOutputs, on_grid, patch_outputs
+from headspan.explore.maps.segmentation import PatchOutputs, on_grid, patch_outputs
 from headspan.store.reader import Store
 
 # The share of the sample's patches that have no colour.

@@ -18,9 +18,9 @@ from jaxtyping import Float, Float32, Int
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.explore.query_image import Image, QueryImage, query_image
-from headspan.explore.search import search
-from headspan.explore.similarities import distinct, refuse_other_vectors
+from headspan.explore.nearest.search import search
+from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
+from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
 from headspan.store.head_space import Head
 from headspan.store.reader import Store

@@ -17,8 +17,8 @@ from PIL import Image as Pil
 
 from headspan.decompose.formula import mean_and_bias_terms
 from headspan.events import Listener, ignore
-from headspan.explore.query_image import Image, QueryImage, query_image, refuse_failed
-from headspan.explore.similarities import distinct, refuse_other_vectors
+from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
+from headspan.explore.query.query_image import Image, QueryImage, query_image, refuse_failed
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 

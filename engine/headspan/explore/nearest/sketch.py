@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int8
 
-from headspan.explore.scored import Axes, Scored
+from headspan.explore.nearest.scored import Axes, Scored
 from headspan.store.mapped import UnmappableError
 from headspan.store.products import over_spans
 

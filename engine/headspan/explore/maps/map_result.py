@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from PIL import Image as Pil
 
 from headspan.errors import SettingsError, counted, shortened
-from headspan.explore.whole_pictures import WholePicture
+from headspan.explore.query.whole_pictures import WholePicture
 from headspan.frames import Tabular, write_result
 from headspan.plots.colours import STRONGEST
 from headspan.plots.overlays import Legend, Row, Style, draw_overlays

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from headspan.decompose.formula import mean_and_bias_terms
-from headspan.explore.similarities import similarities
+from headspan.explore.nearest.similarities import similarities
 from headspan.store.conversion import as_float32
 from headspan.store.head_space import Head
 from headspan.store.mapped import UnmappableError

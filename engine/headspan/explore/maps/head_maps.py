@@ -13,10 +13,10 @@ from jaxtyping import Float, Float32
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
-from headspan.explore.centred_maps import baseline, full_colour, layer_maps, sampled
-from headspan.explore.query_image import Images, listed, name_of
-from headspan.explore.segmentation import PatchOutputs, patch_outputs
-from headspan.explore.similarities import refuse_other_vectors
+from headspan.explore.maps.centred_maps import baseline, full_colour, layer_maps, sampled
+from headspan.explore.maps.segmentation import PatchOutputs, patch_outputs
+from headspan.explore.nearest.similarities import refuse_other_vectors
+from headspan.explore.query.query_image import Images, listed, name_of
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors

@@ -17,9 +17,9 @@ from jaxtyping import Float, Float32
 from headspan.concepts.labelled_heads import heads_of
 from headspan.errors import counted
 from headspan.events import Listener, ignore
-from headspan.explore.neighbours import Neighbours, nearest, query_vector
-from headspan.explore.query_image import Image, QueryImage, query_image
-from headspan.explore.similarities import distinct, refuse_other_vectors
+from headspan.explore.nearest.neighbours import Neighbours, nearest, query_vector
+from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
+from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
 from headspan.store.head_space import Head
 from headspan.store.reader import Store

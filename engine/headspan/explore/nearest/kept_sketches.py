@@ -15,8 +15,8 @@ from collections.abc import Hashable
 import numpy as np
 from jaxtyping import Float32
 
-from headspan.explore.scored import Scored
-from headspan.explore.sketch import Sketch, layout_for
+from headspan.explore.nearest.scored import Scored
+from headspan.explore.nearest.sketch import Sketch, layout_for
 from headspan.store.mapped import UnmappableError
 from headspan.store.reader import Store
 

@@ -12,10 +12,10 @@ from PIL import Image as Pil
 
 from headspan.errors import counted
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.explore.image_source import image_source
-from headspan.explore.neighbours import Neighbours
-from headspan.explore.property_neighbours import PropertyNeighbours
-from headspan.explore.query_image import Image, QueryImage
+from headspan.explore.nearest.neighbours import Neighbours
+from headspan.explore.nearest.property_neighbours import PropertyNeighbours
+from headspan.explore.query.image_source import image_source
+from headspan.explore.query.query_image import Image, QueryImage
 from headspan.originals.find_shards import find_shards, missing_note
 from headspan.originals.pictures import read_images
 from headspan.originals.seen_part import stored_preprocess

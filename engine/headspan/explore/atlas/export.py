@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from headspan.errors import SettingsError
 from headspan.escapes import shell_command
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.explore.atlas_columns import IMAGE, HeadOfImage, Pictures, TextOfHead, run_for
-from headspan.explore.atlas_columns import NEIGHBOURS as NEIGHBOURS_TYPE
-from headspan.explore.atlas_columns import neighbours as neighbours_of
-from headspan.explore.space import Space, principal_space
+from headspan.explore.atlas.columns import IMAGE, HeadOfImage, Pictures, TextOfHead, run_for
+from headspan.explore.atlas.columns import NEIGHBOURS as NEIGHBOURS_TYPE
+from headspan.explore.atlas.columns import neighbours as neighbours_of
+from headspan.explore.atlas.space import Space, principal_space
 from headspan.io.targets import new_target, refuse_existing
 from headspan.store.export.export import FLAG, Exported, target_of
 from headspan.store.head_space import Head

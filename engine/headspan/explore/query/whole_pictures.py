@@ -13,8 +13,8 @@ from PIL import Image as Pil
 from headspan.decode.exact import PIL_ERRORS
 from headspan.errors import SourceError, one_line
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.explore.image_source import ImageSource, image_source
-from headspan.explore.query_image import Image, Images, QueryImage, listed
+from headspan.explore.query.image_source import ImageSource, image_source
+from headspan.explore.query.query_image import Image, Images, QueryImage, listed
 from headspan.originals.encoded_image import encoded_image
 from headspan.originals.seen_part import Box, seen_part, stored_preprocess
 from headspan.store.reader import Store

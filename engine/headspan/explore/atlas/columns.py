@@ -13,9 +13,9 @@ from jaxtyping import Int64
 from headspan.concepts.labels import Labels, read_labels
 from headspan.errors import counted
 from headspan.events import NOTE, Listener, Progress
-from headspan.explore.nearest_graph import nearest_graph
-from headspan.explore.space import Space
-from headspan.explore.strongest_heads import StrongestHeads
+from headspan.explore.atlas.nearest_graph import nearest_graph
+from headspan.explore.atlas.space import Space
+from headspan.explore.atlas.strongest_heads import StrongestHeads
 from headspan.originals.find_shards import find_shards, missing_note
 from headspan.originals.pictures import read_images
 from headspan.spans.saved import read_spans

@@ -16,10 +16,10 @@ from jaxtyping import Float, Float32
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, Progress, ignore
-from headspan.explore.map_result import TextMaps
-from headspan.explore.query_image import Images, listed, name_of
-from headspan.explore.segmentation import maps_along, patch_outputs
-from headspan.explore.similarities import distinct, refuse_other_vectors
+from headspan.explore.maps.map_result import TextMaps
+from headspan.explore.maps.segmentation import maps_along, patch_outputs
+from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
+from headspan.explore.query.query_image import Images, listed, name_of
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors

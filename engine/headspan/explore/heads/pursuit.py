@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.explore.pursuit_result import HeadPursuit
+from headspan.explore.heads.pursuit_result import HeadPursuit
 from headspan.spans.algorithm import VARIANCE_TOLERANCE, Principal
 from headspan.spans.draws import in_threads, random_rotation
 from headspan.spans.greedy import greedy

@@ -1,0 +1,1 @@
+"""A map of all images for embedding-atlas."""

@@ -1,0 +1,1 @@
+"""Questions about heads rather than images: words that explain them, texts they carry, what their weights write."""

@@ -1,0 +1,1 @@
+"""Map where heads see a text in an image."""
