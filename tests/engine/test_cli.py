@@ -271,8 +271,11 @@ analyse:
     $ headspan textspan run.zarr --texts-per-head 60
 
 explore:
+  nearest     find the images nearest to an image or a text, as heads see them
   segment     map where heads see a text in images
   contrast    map where heads see one text rather than another
+  heads       rank the heads for a list of words, or by a text's score
+  spectra     describe what each head's weights can write, beside the images
     $ headspan segment run.zarr --image 7 --text "a red car" --out map.png
 
 language models:

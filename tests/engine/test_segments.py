@@ -20,7 +20,7 @@ from headspan.decode.exact import preprocess_image
 from headspan.errors import HeadspanError, SettingsError
 from headspan.events import Progress
 from headspan.explore.maps.map_result import TextMaps
-from headspan.explore.maps.segmentation import text_maps
+from headspan.explore.maps.segmentation import resized, text_maps
 from headspan.explore.maps.segments import contrast, segment
 from headspan.explore.query.whole_pictures import WholePicture, whole_pictures
 from headspan.originals.seen_part import Box, seen_part
@@ -236,7 +236,7 @@ def test_colours_are_symmetric_and_zero_has_none() -> None:
 
 def test_smooth_maps_are_bilinear_between_the_patches_centres() -> None:
     values = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
-    enlarged = hs.explore.segmentation.resized(values, (48, 80))
+    enlarged = resized(values, (48, 80))
     drawn = overlay(np.zeros((48, 80, 3), np.uint8), (0.0, 0.0, 80.0, 48.0), values, Style(full=5.0, opacity=1.0))
     squares = np.where(enlarged[..., None] >= 0, np.array(FOR), np.array(AGAINST)) * np.abs(enlarged)[..., None] / 5
     under = (1 - np.abs(enlarged)[..., None] / 5) * 127.5

@@ -77,7 +77,7 @@ KINDS = (isotropic, low_rank, heavy_tailed, equal, few_distinct, zero_but_one, f
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
     kind = request.param
 
-    def batches(unit, size, emit, random):  # type: ignore[no-untyped-def]
+    def batches(unit, size, emit, random, spectrum=None):  # type: ignore[no-untyped-def]
         for first in range(unit.first_row, unit.first_row + unit.rows, 256):
             rows = np.arange(first, min(first + 256, unit.first_row + unit.rows))
             embedding = kind(random, len(rows), size.joint)
