@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from headspan.events import Progress
+from headspan.events import NOTE, Progress
 from headspan.model.load import LoadedModel
 from headspan.model.text import _lengths, encode_texts
 from tests.tolerances import FLOAT32_SUM, relative_error
@@ -36,13 +36,19 @@ def test_only_the_tokens_of_the_texts_are_computed(toy_model: LoadedModel, monke
     assert seen == [4, 4]
 
 
-def test_progress_counts_texts_and_reports_those_that_may_be_truncated(toy_model: LoadedModel) -> None:
+def test_progress_counts_texts_and_a_note_names_one_that_may_be_cut(toy_model: LoadedModel) -> None:
     events: list[Progress] = []
-    encode_texts(toy_model, TEXTS, 5, events.append)
-    assert [(event.done, event.total) for event in events] == [(5, 12), (10, 12), (12, 12)]
-    assert events[-1].note == "1 of them fill the context of 16 tokens and may be truncated"
-    encode_texts(toy_model, TEXTS[:3], 5, events.append)
-    assert events[-1].note == ""
+    cut: list[str] = []
+    encode_texts(toy_model, TEXTS, 5, events.append, cut.extend)
+    note, *counts = events
+    assert [(event.done, event.total) for event in counts] == [(5, 12), (10, 12), (12, 12)]
+    assert note.stage == NOTE
+    assert note.note == (
+        f"1 of 12 texts filled the model's context of 16 tokens, so the end may have been cut: {TEXTS[-1][:60]}…"
+    )
+    assert cut == TEXTS[-1:]
+    encode_texts(toy_model, TEXTS[:3], 5, events.append, pytest.fail)
+    assert events[-1] == Progress("texts", 3, 3)
 
 
 def test_a_tower_that_does_not_pool_at_the_end_token_keeps_its_whole_context() -> None:

@@ -6,7 +6,7 @@ tokens have no effect, so the context is cut to the longest text of each batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,26 +16,42 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
-from headspan.events import Listener, Progress, ignore
+from headspan.errors import counted
+from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.model.hub import announced
 from headspan.model.load import LoadedModel
+
+# Characters of a text that a note shows.
+_SHOWN = 60
 
 
 @torch.inference_mode()
 def encode_texts(
-    model: LoadedModel, texts: Sequence[str], batch_size: int = 128, on_progress: Listener = ignore
+    model: LoadedModel,
+    texts: Sequence[str],
+    batch_size: int = 128,
+    on_progress: Listener = ignore,
+    on_cut: Callable[[list[str]], None] = lambda cut: None,
 ) -> Float32[np.ndarray, "text joint"]:
     """Embed texts as they are, without a template, on the CPU. Each vector is divided by its length.
 
-    Raises ModelError if a package or file that the tokenizer needs is missing.
+    `on_cut` receives the texts that fill the model's context, whose ends may be cut; a note says so too. Raises
+    ModelError if a package or file that the tokenizer needs is missing.
     """
     with announced(on_progress, f"fetching the tokenizer of {model.name}"):
         tokenizer = model.tokenizer()
     tokens = tokenizer(list(texts))
     lengths = _lengths(model.clip, tokens)
     # open_clip's tokenizers truncate silently, so a text that fills the context may have lost its end.
-    full = 0 if lengths is None else int((lengths == tokens.shape[1]).sum())
-    note = f"{full} of them fill the context of {tokens.shape[1]} tokens and may be truncated" if full else ""
+    full = [] if lengths is None else (lengths == tokens.shape[1]).nonzero().flatten().tolist()
+    if full:
+        cut = [texts[place] for place in full]
+        said = (
+            f"{len(cut):,} of {counted(len(texts), 'text')} filled the model's context of {tokens.shape[1]} tokens, so "
+            f"the end may have been cut: {cut[0][:_SHOWN]}" + ("…" if len(cut[0]) > _SHOWN else "")
+        )
+        on_progress(Progress(NOTE, 0, None, said))
+        on_cut(cut)
     # Texts of similar length form a batch, so that a long text does not lengthen many others.
     order = torch.arange(len(texts)) if lengths is None else lengths.argsort(stable=True)
     vectors: np.ndarray | None = None
@@ -47,7 +63,7 @@ def encode_texts(
         if vectors is None:
             vectors = np.empty((len(texts), found.shape[1]), np.float32)
         vectors[batch.numpy()] = found
-        on_progress(Progress("texts", start + len(batch), len(texts), note))
+        on_progress(Progress("texts", start + len(batch), len(texts)))
     assert vectors is not None, "a pool holds at least one text"
     return vectors
 

@@ -103,9 +103,14 @@ def embed_pool(
     loaded = kept_model if keeps else load.load_stored_model
     model = loaded(store.attributes, store.path, weights, on_progress)
     _refuse_other_text_tower(store, model.text_sha256, tower, f"the weights {weights or model.pretrained}")
-    vectors = encode_texts(model, missing, on_progress=on_progress)
-    cache_vectors(_model_key(store, model.text_sha256), missing, vectors)
+    cut: list[str] = []
+    vectors = encode_texts(model, missing, on_progress=on_progress, on_cut=cut.extend)
+    # A text that was cut is not cached, so that a note says so whenever it is used.
+    whole = np.array([text not in cut for text in missing])
+    cache_vectors(_model_key(store, model.text_sha256), [text for text in missing if text not in cut], vectors[whole])
     known = {**found, **dict(zip(missing, vectors, strict=True))}
+    if cut:
+        return _with_vectors(pool, known, model.text_sha256)
     return _cached(store, pool, known, model.text_sha256, weights)
 
 
@@ -125,11 +130,12 @@ def _without_model(
     store: Store, pool: Pool, tower: str | None, weights: str | Path | None
 ) -> EmbeddedPool | dict[str, Float32[np.ndarray, " joint"]]:
     """The pool's vectors from the store or a cache; where some are in neither, those of the user's cache by text."""
+    # First, because the store's pools are files.
+    if (cached := _cache.get(_cache_key(store, tower, weights, pool))) is not None:
+        return EmbeddedPool(pool, cached.vectors, cached.text_sha256)
     if (kept := find_vectors(store, pool)) is not None:
         _refuse_other_text_tower(store, kept.text_sha256, tower, f"the stored vectors of pool {kept.pool.name!r}")
         return _embedded(pool, kept.vectors, kept.text_sha256 or tower)
-    if (cached := _cache.get(_cache_key(store, tower, weights, pool))) is not None:
-        return EmbeddedPool(pool, cached.vectors, cached.text_sha256)
     wanted = list(dict.fromkeys(pool.texts))
     # Without its checksum, the text tower is known only after it is loaded.
     known = find_cached(_model_key(store, tower), wanted, store.joint) if tower else {}
@@ -144,9 +150,13 @@ def _cached(
     weights: str | Path | None,
 ) -> EmbeddedPool:
     """The pool with its vectors from `known`, now in this process's cache."""
-    embedded = _embedded(pool, np.stack([known[text] for text in pool.texts]), tower)
+    embedded = _with_vectors(pool, known, tower)
     _cache.put(_cache_key(store, _text_tower(store), weights, pool), embedded)
     return embedded
+
+
+def _with_vectors(pool: Pool, known: Mapping[str, Float32[np.ndarray, " joint"]], tower: str | None) -> EmbeddedPool:
+    return _embedded(pool, np.stack([known[text] for text in pool.texts]), tower)
 
 
 def _embedded(pool: Pool, vectors: np.ndarray, text_sha256: str | None) -> EmbeddedPool:
