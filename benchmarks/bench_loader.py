@@ -1,6 +1,6 @@
 """Does the PyTorch dataset feed a training loop at the rate of the disk?
 
-A store of 500,000 images of random numbers with the sizes of ViT-B/32 (heads of 4 layers, embeddings). The plain read
+A store of 400,000 images of random numbers with the sizes of ViT-B/32 (heads of 4 layers, embeddings). The plain read
 reads the files of both arrays one after the other into one buffer of 8 MiB. The dataset yields batches of 1,024 images,
 shuffled by block, without DataLoader workers. The loop over zarr-python reads whole Zarr shards of 16,384 rows,
 shuffles each, and cuts batches from it. The page cache is emptied of the files before each reading, or warm.
@@ -39,7 +39,7 @@ _BUFFER_BYTES = 8 << 20
 
 def run(toy: bool) -> dict[str, Any]:
     """Rates of all readers, cold and warm, and of random access."""
-    size = store_size(TOY, 600, 64, 2) if toy else store_size(MODELS["ViT-B-32"], 500_000, 16_384, 4)
+    size = store_size(TOY, 600, 64, 2) if toy else store_size(MODELS["ViT-B-32"], 400_000, 16_384, 4)
     batch, rounds = (64, 2) if toy else (1024, 5)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:

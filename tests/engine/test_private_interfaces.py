@@ -178,7 +178,7 @@ TABLE: list[tuple[str, Callable[[], bool], str]] = [
         an_interpreter_can_be_started_with_the_flags_of_this_one,
         "decoding in processes",
     ),
-    ("engine/headspan/loading/torch_dataset.py", storages_are_made_in_shared_memory, "batches of DataLoader workers"),
+    ("engine/headspan/loading/tensors.py", storages_are_made_in_shared_memory, "batches of DataLoader workers"),
     ("kernels/headspan_kernels/onednn.py", one_dnn_lays_weights_out_once, "the fast tower on CPUs"),
 ]
 

@@ -375,6 +375,8 @@ def test_only_the_first_analysis_over_a_pool_needs_the_model(toy_copy: Path, mon
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("headspan.model.load.load_stored_model", refuse)
+    # The first analysis left it loaded.
+    hs.explore.forget_models()
     second = hs.textspan(store, TEXTS, texts_per_head=3, run="second")
     assert (second.indices == first.indices).all()
     # Some of the texts are found in the user's cache, as every text is cached by itself.
