@@ -213,21 +213,28 @@ def test_sketches_of_a_small_store_are_never_built(
     assert len(kept_sketches._kept._sketches) == before
 
 
-def test_kept_sketches_stay_within_their_memory(
+def test_kept_sketches_stay_within_their_memory_and_queries_that_alternate_do_not_build_them_again(
     tmp_path: Path, counted: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = one_store(tmp_path)
     # One sketch of one head, not two.
     monkeypatch.setattr(kept_sketches, "_KEPT_BYTES", IMAGES * (32 + 4) * 3 // 2)
-    for head in [(1, 0), (1, 1), (2, 0)]:
-        for image in (0, 1):
-            nearest_to_image(store, image, [head])
+    wanted = {head: nearest_to_image(store, 0, [head]).images for head in [(1, 0), (1, 1), (2, 0)]}
+    for _ in range(4):
+        for head, images in wanted.items():
+            assert (nearest_to_image(store, 0, [head]).images == images).all()
         assert sum(each.bytes for each in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
-    assert counted.calls == 3
+    assert counted.calls == 1
+    # It is replaced when no query has used it for a while.
+    monkeypatch.setattr(kept_sketches, "_UNUSED_QUERIES", 5)
+    for _ in range(6):
+        nearest_to_image(store, 0, [(2, 0)])
+    assert counted.calls == 2
+    assert sum(each.bytes for each in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
     # One of all heads does not fit, and is not built.
-    for image in range(3):
+    for image in range(9):
         nearest_to_image(store, image)
-    assert counted.calls == 3
+    assert counted.calls == 2
 
 
 def test_sketches_are_dropped_with_their_store(tmp_path: Path, counted: Count) -> None:

@@ -2,7 +2,8 @@
 
 The first query of some heads, or of the embedding, reads all of their numbers. If they are many, the second query
 builds a sketch, which takes several times as long, and later queries read the sketch. Sketches are dropped with their
-store, and those last used stay within `_KEPT_BYTES`.
+store. Together they stay within `_KEPT_BYTES`: a sketch for which there is no room replaces only sketches that no query
+has used for a while, so that queries that alternate between many sets of heads do not build one each time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from headspan.store.reader import Store
 # Fewer bytes are read in well under 0.1 seconds without a sketch.
 _LEAST_BYTES = 512 << 20
 _KEPT_BYTES = 2 << 30
+# A sketch may be replaced if none of so many queries has used it.
+_UNUSED_QUERIES = 64
 # Stores whose queries are remembered, of each the last ones.
 _REMEMBERED = 256
 
@@ -32,6 +35,9 @@ class _Kept:
 
     def __init__(self) -> None:
         self._sketches: OrderedDict[Hashable, Sketch] = OrderedDict()
+        # The query that used each of them last, counted over all queries.
+        self._used: dict[Hashable, int] = {}
+        self._queries = 0
         self._asked: OrderedDict[Hashable, None] = OrderedDict()
         self._numbers: weakref.WeakKeyDictionary[Store, int] = weakref.WeakKeyDictionary()
         self._stores = 0
@@ -48,14 +54,24 @@ class _Kept:
 
     def get(self, key: Hashable) -> Sketch | None:
         with self._lock:
+            self._queries += 1
             if key in self._sketches:
                 self._sketches.move_to_end(key)
+                self._used[key] = self._queries
             return self._sketches.get(key)
+
+    def has_room(self, key: Hashable, size_bytes: int) -> bool:
+        """Whether a sketch of that size has room beside those that were used lately."""
+        with self._lock:
+            lately = self._queries - _UNUSED_QUERIES
+            kept = sum(each.bytes for of, each in self._sketches.items() if of != key and self._used[of] > lately)
+            return kept + size_bytes <= _KEPT_BYTES
 
     def put(self, key: Hashable, sketch: Sketch) -> None:
         with self._lock:
             self._sketches[key] = sketch
             self._sketches.move_to_end(key)
+            self._used[key] = self._queries
             while sum(each.bytes for each in self._sketches.values()) > _KEPT_BYTES:
                 self._sketches.popitem(last=False)
 
@@ -105,7 +121,9 @@ def sketch_for(
         return None
     layout = layout_for(scored.axes(), query)
     rows = store.planned_images
-    if rows * (layout.width + 4) > _KEPT_BYTES or (sketch is not None and sketch.layout.width >= layout.width):
+    if sketch is not None and sketch.layout.width >= layout.width:
+        return sketch
+    if not _kept.has_room(key, rows * (layout.width + 4)):
         return sketch
     try:
         sketch = Sketch(scored, layout, rows, store.contents.specs["heads"].chunk[0])
