@@ -41,6 +41,7 @@ from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vec
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.run.precompute import precompute
 from headspan.spans.nulls import DRAWS
+from headspan.store.head_space import stored_heads
 from headspan.texts.pool import Pool
 from headspan.texts.stored import EmbeddedPool, keep_vectors
 
@@ -115,7 +116,7 @@ def _add_texts(path: Path, texts: int, random: np.random.Generator) -> EmbeddedP
 
 def _queries(store: hs.Store, texts: EmbeddedPool, random: np.random.Generator, selected: int) -> list[Query]:
     images, vectors = store.images, texts.vectors
-    heads = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    heads = stored_heads(store)
     of_property = [heads[place] for place in random.permutation(len(heads))[:PROPERTY]]
     head_bytes, scalars = images * store.head_dim * 2, images * 3 * 4
     words = tuple(f"words {number}" for number in range(WORDS))

@@ -24,6 +24,7 @@ from benchmarks.models import MODELS, TOY, store_size
 from benchmarks.random_store import add_moments, planned_store, unit_batches, zero_moments
 from headspan.model.allocator import keep_freed_memory
 from headspan.shards.samples import Unit
+from headspan.store.head_space import stored_heads
 from headspan.store.schema import Dimensions, image_bytes
 from headspan.store.write.unit import StoreWriter
 
@@ -111,7 +112,7 @@ def _gb_s(store: StoreWriter, taken: list[float]) -> float:
 def _read_heads(folder: Path, rounds: int) -> dict[str, Any]:
     """Every head over all images."""
     store = hs.open(folder / "run.zarr")
-    heads = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    heads = stored_heads(store)
     files = [folder / f"L{layer}.H{head}.bin" for layer, head in heads]
     for (layer, head), file in zip(heads, files, strict=True):
         store.head_coordinates(layer, head, np.float16).tofile(file)

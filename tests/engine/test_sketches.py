@@ -223,14 +223,14 @@ def test_kept_sketches_stay_within_their_memory_and_queries_that_alternate_do_no
     for _ in range(4):
         for head, images in wanted.items():
             assert (nearest_to_image(store, 0, [head]).images == images).all()
-        assert sum(each.bytes for each in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
+        assert sum(each.bytes for each, _ in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
     assert counted.calls == 1
     # It is replaced when no query has used it for a while.
     monkeypatch.setattr(kept_sketches, "_UNUSED_QUERIES", 5)
     for _ in range(6):
         nearest_to_image(store, 0, [(2, 0)])
     assert counted.calls == 2
-    assert sum(each.bytes for each in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
+    assert sum(each.bytes for each, _ in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
     # One of all heads does not fit, and is not built.
     for image in range(9):
         nearest_to_image(store, image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from headspan.explore.nearest.property_neighbours import (
     property_neighbours_of_vector,
 )
 from headspan.explore.nearest.strips import neighbour_strips
-from headspan.frames import write_result
+from headspan.plots.png import write_png
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
@@ -71,9 +70,7 @@ def _nearest(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.out is not None:
         page = neighbour_strips(found, image, flags.text, progress, shards=flags.shards)
         progress.close()
-        data = io.BytesIO()
-        page.save(data, "PNG")
-        write_result(flags.out, data.getvalue(), "picture")
+        write_png(flags.out, page)
         tell(f"picture written to {flags.out}")
     progress.close()
     export(flags, found)

@@ -38,10 +38,11 @@ def read_pictures(
         why = next(iter(missing.values()))
         todo = "" if shards else "; shards= says where the shards are now"
         raise StoreError(f"{store.path}: {len(missing):,} of {len(once):,} images cannot be read (first: {why}){todo}")
-    pictures = {row: _pixels(picture) for row, picture in encoded.items()}
+    pictures = {row: pixels_of(picture) for row, picture in encoded.items()}
     return [pictures[sample["row"]] for sample in samples]
 
 
-def _pixels(picture: bytes) -> UInt8[np.ndarray, "height width 3"]:
+def pixels_of(picture: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of a picture that `read_images` has encoded."""
     with Image.open(io.BytesIO(picture)) as image:
         return np.asarray(image.convert("RGB"))

@@ -9,11 +9,17 @@ from jaxtyping import Float, Float32
 
 from headspan.decompose.formula import head_coordinates
 from headspan.store.mapped import UnmappableError
+from headspan.store.opened import OpenStore
 from headspan.store.products import summed_products
 from headspan.store.reader import Store
 
 # Layer and head, as the model numbers them.
 Head = tuple[int, int]
+
+
+def stored_heads(store: OpenStore) -> list[Head]:
+    """Layer and head of every stored head, in order."""
+    return [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
 
 
 def coordinate_products(

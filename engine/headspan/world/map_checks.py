@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8
 
 from headspan.explore.maps.segmentation import resized, text_maps
 from headspan.prune.zero_shot import Classes
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.world.checks import FACTOR_OF, ContrastCheck, MapCheck, TextMapCheck
 from headspan.world.compared import Compared, draws_of, other_heads
@@ -57,7 +57,7 @@ class MapChecks:
 
     def __init__(self, store: Store, scenes: Sequence[Scene]) -> None:
         self._store, self._scenes = store, scenes
-        self._every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+        self._every = stored_heads(store)
         self._kinds = [image for image, scene in enumerate(scenes) if scene.repeated][:KINDS]
         self._pairs = [image for image, scene in enumerate(scenes) if not scene.repeated and scene.count == 2][:PAIRS]
         self._of_factor = {

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.explore.nearest.similarities import mean_contributions, similarities
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.world.checks import FACTOR_OF, NeighbourCheck
 from headspan.world.compared import draws_of, other_heads
@@ -22,7 +22,7 @@ def neighbour_checks(
 
     `truths` has every image's value of each factor. Queries and candidates are the images that have one.
     """
-    every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    every = stored_heads(store)
     through_all = similarities(store, mean_contributions(store, every), every)
     embeddings = store.embedding / store.norm[:, 2:]
     return tuple(

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 
 from headspan.prune.ablation import mean_ablated
 from headspan.prune.zero_shot import Classes
+from headspan.store.head_space import stored_heads
 from headspan.store.reader import Store
 from headspan.world.checks import RankingCheck
 from headspan.world.scores import rank_correlation, ranking_auc
@@ -33,7 +34,7 @@ def ranking_checks(
     `rankings` has, by name and factor, a score for each head of the store, layer by layer. No head hurts a factor that
     the whole model does not name more often than chance, with 97.5 % of the bootstrap samples.
     """
-    heads = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    heads = stored_heads(store)
     known = {
         factor: (np.flatnonzero([truth is not None for truth in truths[factor]]), each)
         for factor, each in classes.items()

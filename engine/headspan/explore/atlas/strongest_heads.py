@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from headspan.decompose.formula import head_coordinates
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.picked_rows import picked_rows
 from headspan.store.reader import Store
 from headspan.store.selected_moments import unit_embeddings
@@ -23,8 +23,8 @@ class StrongestHeads:
 
     def __init__(self, store: Store, selection: Selection | None = None) -> None:
         moments, embedding = store.moments(selection), store.embedding_moments(selection)
-        self._contents, numbers = store.contents, range(store.heads_per_layer)
-        self.heads: tuple[Head, ...] = tuple((layer, head) for layer in store.layers for head in numbers)
+        self._contents = store.contents
+        self.heads: tuple[Head, ...] = tuple(stored_heads(store))
         self._mean_embedding = embedding.total / embedding.count
         self._means = (moments.total / moments.count).astype(np.float32)
         every = np.stack([store.head_directions(*head) for head in self.heads])

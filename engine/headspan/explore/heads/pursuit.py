@@ -30,6 +30,7 @@ from headspan.spans.algorithm import VARIANCE_TOLERANCE, Principal
 from headspan.spans.draws import in_threads, random_rotation
 from headspan.spans.greedy import greedy
 from headspan.spans.nulls import DRAWS, SEED, check_draws
+from headspan.store.head_space import stored_heads
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
 from headspan.store.selection import Images
@@ -146,7 +147,7 @@ class _Outputs(NamedTuple):
     @classmethod
     def of_store(cls, store: Store, moments: MergedMoments) -> _Outputs:
         """All stored heads."""
-        heads = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+        heads = stored_heads(store)
         directions = np.stack([store.head_directions(*head) for head in heads], axis=1).T
         directions = np.ascontiguousarray(directions, np.float64)
         flat = (len(heads), directions.shape[2])

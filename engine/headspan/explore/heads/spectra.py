@@ -28,9 +28,9 @@ from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.explore.heads.coherent_pursuit import Descriptions, coherent_pursuit
 from headspan.explore.heads.spectrum import HeadSpectra
-from headspan.explore.nearest.neighbours import distinct
+from headspan.explore.nearest.similarities import distinct
 from headspan.spans.algorithm import VARIANCE_TOLERANCE
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.reader import Store
 from headspan.store.selection import Images
@@ -71,7 +71,7 @@ def spectra(
     Raises SettingsError if a head is not stored, or if `count` or `coherence` is out of range; ModelError if the model
     cannot be loaded or is not the one that made the store; and the errors of `text_vectors`.
     """
-    every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    every = stored_heads(store)
     chosen = distinct(store, every if heads is None else heads)
     places = [(store.contents.layer_index(layer, head), head) for layer, head in chosen]
     if count < 1:

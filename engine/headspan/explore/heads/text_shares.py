@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Float64
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
-from headspan.explore.nearest.neighbours import refuse_other_vectors
+from headspan.explore.nearest.similarities import refuse_other_vectors
 from headspan.frames import Tabular
 from headspan.spans.result import place_of
 from headspan.store.head_space import Head

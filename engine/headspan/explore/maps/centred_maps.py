@@ -22,7 +22,7 @@ from headspan.store.reader import Store
 # The share of the sample's patches that have no colour.
 WITHIN = 0.95
 # A quantile, since single patches can be ten times larger than all others, which would then look pale.
-_FULL_COLOUR = 0.99
+FULL_COLOUR = 0.99
 # Images that give the mean and the scale of the maps.
 SAMPLE, SEED = 128, 0
 
@@ -84,7 +84,7 @@ def baseline(
 
 def full_colour(maps: Sequence[Float32[np.ndarray, "rows columns"]], threshold: float) -> float:
     """The number of standard deviations at which a head's maps reach full colour, at least twice the threshold."""
-    return max(float(np.quantile(np.abs(np.stack(maps)), _FULL_COLOUR)), 2 * threshold)
+    return max(float(np.quantile(np.abs(np.stack(maps)), FULL_COLOUR)), 2 * threshold)
 
 
 def sampled(store: Store) -> list[int]:

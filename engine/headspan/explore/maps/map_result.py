@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,17 @@ from jaxtyping import Float32
 from PIL import Image as Pil
 
 from headspan.errors import SettingsError, counted, shortened
+from headspan.explore.maps.centred_maps import FULL_COLOUR
 from headspan.explore.query.whole_pictures import WholePicture
-from headspan.frames import Tabular, write_result
+from headspan.frames import Tabular
 from headspan.plots.colours import STRONGEST
 from headspan.plots.overlays import Legend, Row, Style, draw_overlays
+from headspan.plots.png import write_png
 from headspan.store.head_space import Head
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A quantile, since single patches can be ten times larger than all others, which would then look pale.
-_FULL_COLOUR = 0.99
 # A longer text is shortened in titles and lines.
 _SHOWN_LETTERS = 100
 # Titles name this many heads.
@@ -58,7 +57,7 @@ class TextMaps(Tabular):
         """The value of full colour in drawings: 99 % of all patches of all maps are nearer to zero."""
         sizes = np.abs(self.maps)
         # Maps may be zero nearly everywhere, or everywhere.
-        return float(np.quantile(sizes, _FULL_COLOUR)) or float(sizes.max()) or 1.0
+        return float(np.quantile(sizes, FULL_COLOUR)) or float(sizes.max()) or 1.0
 
     def plot(
         self,
@@ -135,9 +134,7 @@ class TextMaps(Tabular):
 
         Raises StoreError if the file cannot be written.
         """
-        data = io.BytesIO()
-        self.draw(pictures, **style).save(data, "PNG")
-        write_result(path, data.getvalue(), "picture")
+        write_png(path, self.draw(pictures, **style))
 
     def _columns(self) -> Mapping[str, Sequence[Any]]:
         places = np.indices(self.maps.shape).reshape(4, -1).tolist()

@@ -20,7 +20,7 @@ from headspan.explore.maps.map_result import TextMaps
 from headspan.explore.maps.segmentation import maps_along, patch_outputs
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Images, listed, name_of
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 
@@ -94,7 +94,7 @@ def _maps(
     shards: Sequence[str],
 ) -> TextMaps:
     shown = listed(store, images)
-    every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    every = stored_heads(store)
     chosen = every if heads is None else distinct(store, heads)
     for layer, head in chosen:
         store.contents.layer_index(layer, head)

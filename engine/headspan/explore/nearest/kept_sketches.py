@@ -31,12 +31,10 @@ _REMEMBERED = 256
 
 
 class _Kept:
-    """Sketches by store and heads, those last used last."""
+    """Sketches by store and heads, each with the query that used it last; those last used last."""
 
     def __init__(self) -> None:
-        self._sketches: OrderedDict[Hashable, Sketch] = OrderedDict()
-        # The query that used each of them last, counted over all queries.
-        self._used: dict[Hashable, int] = {}
+        self._sketches: OrderedDict[Hashable, tuple[Sketch, int]] = OrderedDict()
         self._queries = 0
         self._asked: OrderedDict[Hashable, None] = OrderedDict()
         self._numbers: weakref.WeakKeyDictionary[Store, int] = weakref.WeakKeyDictionary()
@@ -55,24 +53,23 @@ class _Kept:
     def get(self, key: Hashable) -> Sketch | None:
         with self._lock:
             self._queries += 1
-            if key in self._sketches:
-                self._sketches.move_to_end(key)
-                self._used[key] = self._queries
-            return self._sketches.get(key)
+            if key not in self._sketches:
+                return None
+            sketch, _ = self._sketches[key]
+            self._use(key, sketch)
+            return sketch
 
     def has_room(self, key: Hashable, size_bytes: int) -> bool:
         """Whether a sketch of that size has room beside those that were used lately."""
         with self._lock:
             lately = self._queries - _UNUSED_QUERIES
-            kept = sum(each.bytes for of, each in self._sketches.items() if of != key and self._used[of] > lately)
-            return kept + size_bytes <= _KEPT_BYTES
+            kept = (each.bytes for of, (each, used) in self._sketches.items() if of != key and used > lately)
+            return sum(kept) + size_bytes <= _KEPT_BYTES
 
     def put(self, key: Hashable, sketch: Sketch) -> None:
         with self._lock:
-            self._sketches[key] = sketch
-            self._sketches.move_to_end(key)
-            self._used[key] = self._queries
-            while sum(each.bytes for each in self._sketches.values()) > _KEPT_BYTES:
+            self._use(key, sketch)
+            while self.bytes > _KEPT_BYTES:
                 self._sketches.popitem(last=False)
 
     def asked_before(self, key: Hashable) -> bool:
@@ -88,6 +85,15 @@ class _Kept:
         with self._lock:
             self._sketches.clear()
             self._asked.clear()
+
+    @property
+    def bytes(self) -> int:
+        """The memory of all sketches."""
+        return sum(each.bytes for each, _ in self._sketches.values())
+
+    def _use(self, key: Hashable, sketch: Sketch) -> None:
+        self._sketches[key] = sketch, self._queries
+        self._sketches.move_to_end(key)
 
     def _forget(self, number: int) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ from headspan.explore.nearest.search import search
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 
@@ -130,7 +130,7 @@ def nearest_through_each(
     Arguments and errors are those of `nearest_to_image`. The stored numbers are read once.
     """
     query = query_image(store, image, on_progress, weights=weights)
-    every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    every = stored_heads(store)
     chosen = every if heads is None else distinct(store, heads)
     return {head: nearest(store, query_vector(store, query, [head]), [head], count, query.image) for head in chosen}
 

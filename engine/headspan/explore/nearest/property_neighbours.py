@@ -21,7 +21,7 @@ from headspan.explore.nearest.neighbours import Neighbours, nearest, query_vecto
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 
 
@@ -161,8 +161,7 @@ def _side_by_side(
 
 def _drawn(store: Store, heads: Sequence[Head], seed: int, draws: int) -> list[list[Head]]:
     """Different sets of as many heads as `heads`, outside them, at most `draws`, each in the order of layers."""
-    others = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
-    others = [head for head in others if head not in set(heads)]
+    others = [head for head in stored_heads(store) if head not in set(heads)]
     random, found = np.random.default_rng(seed), []
     for _ in range(draws):
         places = sorted(random.permutation(len(others))[: len(heads)].tolist())

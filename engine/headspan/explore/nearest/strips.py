@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from headspan.explore.query.image_source import image_source
 from headspan.explore.query.query_image import Image, QueryImage
 from headspan.originals.find_shards import find_shards, missing_note
 from headspan.originals.pictures import read_images
+from headspan.originals.read_pictures import pixels_of
 from headspan.originals.seen_part import stored_preprocess
 from headspan.plots.strips import Strip, Tile, draw_strips
 from headspan.store.reader import Store
@@ -101,6 +101,5 @@ def _pictures(store: Store, images: Sequence[int], shards: Sequence[str], on_pro
     pictures = {}
     for image, sample in zip(images, samples, strict=True):
         if sample["row"] in encoded:
-            with Pil.open(io.BytesIO(encoded[sample["row"]])) as opened:
-                pictures[image] = np.asarray(opened.convert("RGB"))
+            pictures[image] = pixels_of(encoded[sample["row"]])
     return pictures

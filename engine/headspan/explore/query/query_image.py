@@ -108,7 +108,7 @@ def query_image(
 def refuse_failed(store: Store, image: int, norm: Float32[np.ndarray, " 3"]) -> None:
     """Raise SettingsError if the store has no numbers of an image, since it could not be used."""
     if not np.isfinite(norm).all():
-        (name,) = store.samples([image])["key"].to_pylist()
+        (name,) = store.samples([image], ["key"])["key"].to_pylist()
         raise SettingsError(
             f"{store.path}: image {image} ({name}) could not be used by precompute, or is not computed yet; choose "
             "another one"
@@ -136,5 +136,5 @@ def name_of(store: Store, image: Image | QueryImage) -> tuple[int | None, str]:
     if isinstance(image, Pil.Image | np.ndarray):
         return None, image_source(image).name
     store.row_of(image)
-    (name,) = store.samples([image])["key"].to_pylist()
+    (name,) = store.samples([image], ["key"])["key"].to_pylist()
     return range(store.images)[image], name

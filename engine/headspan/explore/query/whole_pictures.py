@@ -64,7 +64,7 @@ def _source(store: Store, image: Image | QueryImage, shards: Sequence[str]) -> I
         if image.image is None:
             raise SourceError(f"{image.name}: its picture was not kept with its numbers; name the file")
         image = image.image
-    (name,) = store.samples([image])["key"].to_pylist()
+    (name,) = store.samples([image], ["key"])["key"].to_pylist()
     return ImageSource(name, encoded_image(store, image, shards), None)
 
 

@@ -16,6 +16,7 @@ from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
 from headspan.store.coordinates import coordinates
 from headspan.store.earlier_words import todays_axes
+from headspan.store.head_space import stored_heads
 from headspan.store.reader import Store
 
 CONTRIBUTIONS = "contributions"
@@ -66,7 +67,7 @@ def chosen_heads(store: Store, layers: Sequence[int] | None, heads: Sequence[Hea
         store.contents.layer_index(layer)
     for layer, head in heads or ():
         store.contents.layer_index(layer, head)
-    every = [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
+    every = stored_heads(store)
     if heads:
         return [each for each in every if each in {(int(layer), int(head)) for layer, head in heads}]
     return [each for each in every if layers is None or each[0] in layers]
