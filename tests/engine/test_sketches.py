@@ -12,6 +12,7 @@ import headspan as hs
 from benchmarks import random_store
 from headspan.explore.nearest import kept_sketches
 from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector
+from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
 from headspan.explore.nearest.search import search
 from headspan.explore.nearest.sketch import Sketch, layout_for
@@ -153,7 +154,7 @@ def test_a_search_by_sketch_equals_a_search_without_one_to_the_bit(
         plain = search(store, heads, query, 10, without=5)
         with monkeypatch.context() as patched:
             patched.setattr(kept_sketches, "_LEAST_BYTES", 0)
-            sketched = search(store, heads, query, 10, without=5, at_once=True)
+            sketched = search(store, heads, query, 10, without=5, sketched=True)
         np.testing.assert_array_equal(plain.images, sketched.images)
         np.testing.assert_array_equal(plain.scores, sketched.scores)
         scores = brute_force(store, heads, query)
@@ -191,6 +192,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Count:
 def one_store(tmp_path: Path) -> hs.Store:
     random_store.write_store(tmp_path / "one.zarr", SIZE, ("heads",), np.random.default_rng(0))
     return hs.open(tmp_path / "one.zarr")
+
+
+def test_random_heads_beside_a_property_get_no_sketch(tmp_path: Path, counted: Count) -> None:
+    store = one_store(tmp_path)
+    for image in range(4):
+        found = property_neighbours(store, image, SOME_HEADS[:2], draws=2)
+    assert [each.name for each in found.columns] == ["property", "embedding", "random 1", "random 2"]
+    assert counted.calls == 2
 
 
 def test_the_second_query_of_the_same_heads_builds_a_sketch(tmp_path: Path, counted: Count) -> None:

@@ -111,19 +111,20 @@ def forget_sketches() -> None:
 
 
 def sketch_for(
-    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], at_once: bool = False
+    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], sketched: bool | None = None
 ) -> Sketch | None:
     """A sketch that prunes this query well; None if all numbers are to be read instead.
 
-    `of` says of the store's numbers which ones `scored` reads. With `at_once` the first query builds it too.
+    `of` says of the store's numbers which ones `scored` reads. By default the second query of them builds a sketch. If
+    `sketched` is true, the first one does; if it is false, none is built.
     """
-    if scored.bytes < _LEAST_BYTES:
+    if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
     key = (_kept.number(store), of)
     sketch = _kept.get(key)
     if sketch is not None and sketch.suits(query):
         return sketch
-    if not (at_once or _kept.asked_before(key)):
+    if not (sketched or _kept.asked_before(key)):
         return None
     layout = layout_for(scored.axes(), query)
     rows = store.planned_images

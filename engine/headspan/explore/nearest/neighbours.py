@@ -156,12 +156,13 @@ def nearest(
     heads: Sequence[Head] | None,
     count: int,
     without: int | None = None,
+    sketched: bool | None = None,
 ) -> Neighbours:
     """The `count` images with the largest dot products with `vector`, through distinct `heads` or the embedding.
 
-    The image `without` is left out. Raises SettingsError if the vector is not finite.
+    The image `without` is left out. `sketched` is as in `sketch_for`. Raises SettingsError if the vector is not finite.
     """
     if not np.isfinite(vector).all():
         raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another image or text")
     chosen = None if heads is None else distinct(store, heads)
-    return Neighbours(*search(store, chosen, vector, count, without), store)
+    return Neighbours(*search(store, chosen, vector, count, without, sketched), store)

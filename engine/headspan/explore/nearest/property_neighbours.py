@@ -152,10 +152,12 @@ def _side_by_side(
 ) -> PropertyNeighbours:
     through: list[tuple[str, list[Head] | None]] = [("property", heads), ("embedding", None)]
     through += [(f"random {number}", some) for number, some in enumerate(_drawn(store, heads, seed, draws), 1)]
-    columns = [
-        Through(title, None if some is None else tuple(some), nearest(store, vector(some), some, count, without))
-        for title, some in through
-    ]
+    columns = []
+    for title, some in through:
+        # Few queries ask for the same random heads, so a sketch of theirs would not be worth its time and memory.
+        sketched = None if some is None or some is heads else False
+        found = nearest(store, vector(some), some, count, without, sketched)
+        columns.append(Through(title, None if some is None else tuple(some), found))
     return PropertyNeighbours(name, label, tuple(heads), seed, tuple(columns))
 
 

@@ -38,16 +38,17 @@ def search(
     query: Float32[np.ndarray, " joint"],
     count: int,
     without: int | None = None,
-    at_once: bool = False,
+    sketched: bool | None = None,
 ) -> Best:
     """The `count` images with the largest dot products of `query` and their mean contribution through `heads`.
 
     Without heads, the products are with the unit embeddings. The image `without` is left out, as are images that
-    failed. Of equal scores, the first images are chosen. `heads` are distinct and stored.
+    failed. Of equal scores, the first images are chosen. `heads` are distinct and stored. `sketched` is as in
+    `sketch_for`.
     """
     scored: Scored = ScoredEmbedding(store) if heads is None else ScoredHeads(store, heads)
     sketch = (
-        sketch_for(store, None if heads is None else frozenset(heads), scored, query, at_once) if count > 0 else None
+        sketch_for(store, None if heads is None else frozenset(heads), scored, query, sketched) if count > 0 else None
     )
     if sketch is not None:
         rows, bounds = sketch.survivors(query, count, None if without is None else int(store.rows[without]))
