@@ -362,7 +362,7 @@ def test_without_patches_the_report_says_how_to_get_maps(made: Path) -> None:
     assert "run precompute with --emit heads,patches" in plain
     # Eleven images: four at each end, and three at random.
     assert plain.count("<figure>") == plain.count('<span class="pic p') == 6 * 11
-    assert "<img" not in plain
+    assert 'class="overlay"' not in plain
     assert "per patch</span>" not in plain
     assert [(event.done, event.total) for event in events] == [(1, 2), (2, 2)]
 
@@ -417,7 +417,7 @@ def test_images_are_read_from_the_shards_that_the_caller_names(
         assert "data:image" not in (tmp_path / "report.html").read_text()
         assert "1 of 1 shards was not found: " in capsys.readouterr().err
         assert main([*command, "--shards", moved]) == 0
-        assert (tmp_path / "report.html").read_text().count("background-image:url(") == 11
+        assert (tmp_path / "report.html").read_text().count("{background-image:url(") == 11
         assert main([*command, "--shards", moved, str(hidden)]) == 2
         assert "2 shards are named, but the store was planned over 1" in capsys.readouterr().err
     finally:
@@ -533,7 +533,7 @@ def test_without_scores_the_report_has_grid_spans_and_images_and_says_what_to_do
     for (layer, head), section in zip(spans.heads(), sections_of(page).values(), strict=True):
         assert [Outline(part).texts[0][1] for part in re.findall(r"<li>.*?</li>", section)] == spans.texts(layer, head)
         assert set(strips_of(section)) == {"Most", "Least", "At random"}
-    assert page.count("<img") == 6 * 11
+    assert page.count('class="overlay"') == 6 * 11
 
 
 def test_scores_of_an_earlier_textspan_run_are_not_shown_with_a_new_one(made: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_page_of_384_heads_with_pictures_and_maps_stays_under_25_megabytes() -
     )
     page = render(content)
     assert page.count('class="map"') == 384 * 12
-    assert page.count("background-image:url(") == count
+    assert page.count("{background-image:url(") == count
     assert len(page.encode()) < LARGEST
     # So many sections are closed at first.
     assert not re.search(r'<section class="head[^"]*" id="[^"]*"><details open', page)
