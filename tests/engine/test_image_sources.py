@@ -119,8 +119,8 @@ def test_reports_have_pictures_of_every_source(
     source: str, made: dict[str, list[str]], of_tars: hs.Store, model: str, tmp_path: Path
 ) -> None:
     store = run(made[source], tmp_path / "run.zarr", model)
-    found, failed = read_images(store.path, store.attributes["preprocess"], store.samples().to_pylist())
-    wanted, _ = read_images(of_tars.path, of_tars.attributes["preprocess"], of_tars.samples().to_pylist())
+    found, failed = read_images(store, store.samples().to_pylist())
+    wanted, _ = read_images(of_tars, of_tars.samples().to_pylist())
     assert found == wanted
     assert list(failed) == [sorted(NAMES).index(BROKEN)]
 

@@ -314,7 +314,7 @@ def test_every_picture_is_in_the_page_once_and_captions_name_the_other_heads(pag
 
 def test_pictures_are_the_pixels_that_the_model_sees(made: Path, page: str) -> None:
     store = headspan.open(made / "maps.zarr")
-    read, failed = read_images(store.path, store.attributes["preprocess"], store.samples().to_pylist())
+    read, failed = read_images(store, store.samples().to_pylist())
     assert failed == {}
     uris = re.findall(r"^\.p\d+\{background-image:url\(data:image/webp;base64,([^)]*)\)\}$", page, re.MULTILINE)
     assert [base64.b64decode(uri) for uri in uris] == [read[row] for row in sorted(read)]
@@ -427,7 +427,7 @@ def test_images_are_read_from_the_shards_that_the_caller_names(
 def test_an_unreadable_image_does_not_affect_the_others(made: Path) -> None:
     store = headspan.open(made / "plain.zarr", include_failed=True)
     samples = store.samples().to_pylist()
-    images, failed = read_images(store.path, store.attributes["preprocess"], samples)
+    images, failed = read_images(store, samples)
     assert sorted(images) == [row for row in range(12) if row != 7]
     assert list(failed) == [7]
     assert failed[7].endswith("not an image, or its header is broken")

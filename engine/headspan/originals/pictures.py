@@ -11,7 +11,6 @@ import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,35 +20,32 @@ from PIL import Image
 from headspan.config import Preprocess
 from headspan.decode.exact import Undecodable, preprocess_image
 from headspan.errors import SourceError
-from headspan.member_names import MemberNames
 from headspan.originals.encoded_image import encoded_sample, open_planned
 from headspan.originals.seen_part import stored_preprocess
 from headspan.shards.images import ImageReader
-from headspan.store.tables import read_shards
+from headspan.store.reader import Store
+from headspan.store.schema import member_names
 
 # The longer side in pixels and the quality of a picture.
 LARGEST = (224, 80)
 # How many encoded images are in memory at once.
 _AT_ONCE = 64
-_ANY_NAMES = MemberNames()
 
 
 def read_images(
-    store_path: Path,
-    preprocess: Mapping[str, Any],
+    store: Store,
     samples: Sequence[Mapping[str, Any]],
     urls: Mapping[str, str] | None = None,
     given: Collection[str] = (),
-    names: MemberNames = _ANY_NAMES,
 ) -> tuple[dict[int, bytes], dict[int, str]]:
     """Pictures by row, and the reason for each row without one.
 
-    `samples` are rows of the store's table; `preprocess` is the store's attribute of that name. `urls` gives the
-    present address of each shard by its name in the store; without it, the names are the addresses. A remote shard is
-    read only if its URL is among `given`, the URLs that the caller named. `names` are those of the plan.
+    `samples` are rows of the store's table. `urls` gives the present address of each shard by its name in the store;
+    without it, the names are the addresses. A remote shard is read only if its URL is among `given`, the URLs that the
+    caller named.
     """
-    known = stored_preprocess(preprocess)
-    planned = {shard.url: shard for shard in read_shards(store_path)}
+    known, names = stored_preprocess(store.attributes["preprocess"]), member_names(store.attributes)
+    planned = {shard.url: shard for shard in store.shards()}
     images: dict[int, bytes] = {}
     failed: dict[int, str] = {}
     for name, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):

@@ -31,9 +31,7 @@ def read_pictures(
     # An image that is asked for twice is read once.
     once = list({sample["row"]: sample for sample in samples}.values())
     urls, _ = find_shards(store, shards)
-    encoded, missing = read_images(
-        store.path, store.attributes["preprocess"], once, urls, urls.values() if shards else ()
-    )
+    encoded, missing = read_images(store, once, urls, urls.values() if shards else ())
     if missing:
         why = next(iter(missing.values()))
         todo = "" if shards else "; shards= says where the shards are now"

@@ -26,7 +26,6 @@ from headspan.report.maps import overlay
 from headspan.spans.result import HeadSpans
 from headspan.store import results
 from headspan.store.reader import Store
-from headspan.store.schema import member_names
 
 # Images at each end and at random.
 SHOWN = 4
@@ -175,7 +174,7 @@ def _read(
         todo = "--shards (in Python shards=) says where all of them are now"
         on_progress(Progress(NOTE, 0, None, f"{missing_note(lost, len(urls))}; {todo}"))
     given = urls.values() if shards else ()
-    return read_images(store.path, store.attributes["preprocess"], samples, urls, given, member_names(store.attributes))
+    return read_images(store, samples, urls, given)
 
 
 def _heads_of_images(chosen: Sequence[_Chosen]) -> dict[int, list[str]]:

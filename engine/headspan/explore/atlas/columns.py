@@ -22,7 +22,6 @@ from headspan.spans.saved import read_spans
 from headspan.spans.stability import FIRST_TEXTS
 from headspan.store.reader import Store
 from headspan.store.results import runs
-from headspan.store.schema import member_names
 from headspan.store.selection import Selection
 from headspan.texts.vectors import text_vectors
 
@@ -53,11 +52,8 @@ class Pictures:
 
     def read(self, samples: pa.Table) -> pa.Array:
         """A struct of bytes and path for each sample, as `datasets` writes images; null without a picture."""
-        known = self.store.attributes
         listed = samples.to_pylist()
-        found, missing = read_images(
-            self.store.path, known["preprocess"], listed, self.urls, self.given, member_names(known)
-        )
+        found, missing = read_images(self.store, listed, self.urls, self.given)
         self.failed.update(missing.values())
         images = [
             {"bytes": found[sample["row"]], "path": sample["member"]} if sample["row"] in found else None

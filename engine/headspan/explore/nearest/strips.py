@@ -21,7 +21,7 @@ from headspan.originals.read_pictures import pixels_of
 from headspan.originals.seen_part import stored_preprocess
 from headspan.plots.strips import Strip, Tile, draw_strips
 from headspan.store.reader import Store
-from headspan.store.schema import decoding, member_names
+from headspan.store.schema import decoding
 
 _Pixels = UInt8[np.ndarray, "height width 3"]
 
@@ -84,14 +84,7 @@ def _pictures(store: Store, images: Sequence[int], shards: Sequence[str], on_pro
     """The pictures that can be read, by image."""
     samples = store.samples(list(images)).to_pylist()
     urls, lost = find_shards(store, shards)
-    encoded, failed = read_images(
-        store.path,
-        store.attributes["preprocess"],
-        samples,
-        urls,
-        urls.values() if shards else (),
-        member_names(store.attributes),
-    )
+    encoded, failed = read_images(store, samples, urls, urls.values() if shards else ())
     if failed:
         needed = [name for name in lost if name in {sample["url"] for sample in samples}]
         why = missing_note(needed, len(urls)) if needed else next(iter(failed.values()))
