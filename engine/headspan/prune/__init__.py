@@ -1,6 +1,6 @@
-"""Embeddings without some heads, and zero-shot classification with what is left."""
+"""Models and embeddings without some heads, and what that changes in tasks."""
 
 from headspan.prune.ablation import mean_ablated
-from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
+from headspan.tasks.zero_shot import Accuracy, Classes, accuracy, embed_classes
 
 __all__ = ["Accuracy", "Classes", "accuracy", "embed_classes", "mean_ablated"]

@@ -28,12 +28,12 @@ from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
 from headspan.prune.ablation import mean_ablated
-from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
 from headspan.store.write.save_result import save_result
+from headspan.tasks.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.world import FACTORS, Scene, prompts, scene, value_of
 from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth
 from headspan.world.checks_json import ground_truth_as_json, ground_truth_from_json

@@ -1,0 +1,1 @@
+"""Tasks by which pruned models are scored: their declarations, their data, and their figures."""
