@@ -104,7 +104,9 @@ def _drawn(
         sets = [tuple(sorted(head for part in each for head in part)) for each in every]
         few = [f"only {counted(possible, 'different set')} of heads can be drawn"] if possible < draws else []
         return Draws(tuple(sets), (*remarks, *few))
-    random, found = np.random.default_rng(list(key)), {}
+    random = np.random.default_rng(list(key))
+    # Different sets, in the order in which they were drawn.
+    found: dict[tuple[Head, ...], None] = {}
     while len(found) < draws:
         picked = [heads[n] for heads, count in parts for n in random.choice(len(heads), count, replace=False)]
         found.setdefault(tuple(sorted(picked)))
