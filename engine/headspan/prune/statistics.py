@@ -88,7 +88,7 @@ def paired_bootstrap(
     """
     drawn = bootstrapped(evaluation, [before, *afters], samples, seed)
     values = [_headline(evaluation, each) for each in (before, *afters)]
-    return [_interval(value - values[0], row - drawn[0]) for value, row in zip(values[1:], drawn[1:], strict=True)]
+    return [interval(value - values[0], row - drawn[0]) for value, row in zip(values[1:], drawn[1:], strict=True)]
 
 
 def difference_in_differences(
@@ -109,7 +109,7 @@ def difference_in_differences(
         rows = bootstrapped(evaluation, [before, after], samples, seed if same_items else seed + place)
         drawn.append(rows[1] - rows[0])
         changes.append(_headline(evaluation, after) - _headline(evaluation, before))
-    return _interval(changes[0] - changes[1], drawn[0] - drawn[1])
+    return interval(changes[0] - changes[1], drawn[0] - drawn[1])
 
 
 def mcnemar(before: Bool[np.ndarray, " item"], after: Bool[np.ndarray, " item"]) -> McNemar:
@@ -180,7 +180,7 @@ def _headline(evaluation: Evaluation, outcomes: np.ndarray) -> float:
     return float(evaluation.figures(outcomes)[evaluation.headline])
 
 
-def _interval(value: float, drawn: Float64[np.ndarray, " draw"]) -> Interval:
+def interval(value: float, drawn: Float64[np.ndarray, " draw"]) -> Interval:
     """The interval of `drawn`; samples in which the figure is not defined are left out."""
     known = drawn[~np.isnan(drawn)]
     if not len(known):

@@ -45,7 +45,9 @@ def image_groups(store: Store, task: Task) -> tuple[ImageGroups, ...]:
     task names no key, if no image has a key, if a value is a list or an object, or if `merged` lists a value twice.
     """
     if not task.groups:
-        raise SettingsError(f"task {task.name}: names no groups of images; give groups = [\"KEY\"], a key of the metadata")
+        raise SettingsError(
+            f'task {task.name}: names no groups of images; give groups = ["KEY"], a key of the metadata'
+        )
     merged = _merged_values(task)
     metadata = [_parsed(text) for text in store.samples(columns=["metadata"])["metadata"].to_pylist()]
     return tuple(_groups(store, task, key, metadata, merged) for key in task.groups)
@@ -72,8 +74,8 @@ def _groups(
         keys = sorted({name for known in metadata for name in known})
         has = f"they have {shortened(', '.join(keys), 200)}" if keys else "they have none"
         raise SettingsError(
-            f"{store.path}: none of {counted(store.images, 'image')} has {key!r} in its metadata, which task {task.name} "
-            f"asks for; {has}; name one of these, or make shards with {key!r} in their .json members"
+            f"{store.path}: none of {counted(store.images, 'image')} has {key!r} in its metadata, which task "
+            f"{task.name} asks for; {has}; name one of these, or make shards with {key!r} in their .json members"
         )
     places = {name: place for place, name in enumerate(names)}
     return ImageGroups(key, names, np.array([NO_GROUP if name is None else places[name] for name in named]))
@@ -87,7 +89,7 @@ def _parsed(text: str | None) -> dict[str, Any]:
 def _spelled(store: Store, key: str, value: Any) -> str | None:
     if isinstance(value, list | dict):
         raise SettingsError(
-            f"{store.path}: {key!r} is {shortened(json.dumps(value), 60)} in an image's metadata, but a group is a text, "
-            "a number or a boolean; name another key"
+            f"{store.path}: {key!r} is {shortened(json.dumps(value), 60)} in an image's metadata, but a group is a "
+            "text, a number or a boolean; name another key"
         )
     return value if value is None or isinstance(value, str) else json.dumps(value)

@@ -93,9 +93,7 @@ class Skew:
     groups: tuple[ImageGroups, ...]
 
     @classmethod
-    def of(
-        cls, task: Task, store: Store, on_progress: Listener = ignore, *, weights: str | Path | None = None
-    ) -> Skew:
+    def of(cls, task: Task, store: Store, on_progress: Listener = ignore, *, weights: str | Path | None = None) -> Skew:
         """The evaluation of `task` on the images of a store.
 
         The subjects of the prompts are the task's `classes`, or the 104 occupations; the phrases its `templates`, with
@@ -106,15 +104,17 @@ class Skew:
         known, phrases = occupations()
         subjects, templates = task.classes or known, task.templates or phrases
         if without := [phrase for phrase in templates if "{p}" not in phrase]:
-            raise SettingsError(f"task {task.name}: template {without[0]!r} has no {{p}}, where the prompt's subject goes")
+            raise SettingsError(
+                f"task {task.name}: template {without[0]!r} has no {{p}}, where the prompt's subject goes"
+            )
         groups = image_groups(store, task)
         k = _top(task)
         _smoothing(task)
         for each in groups:
             if (ranked := int((each.of != NO_GROUP).sum())) < k:
                 raise SettingsError(
-                    f"{store.path}: {counted(ranked, 'image')} with {each.key!r} cannot fill a ranking of k = {k}, which "
-                    f"task {task.name} asks for; set a smaller k, or use a store with more images"
+                    f"{store.path}: {counted(ranked, 'image')} with {each.key!r} cannot fill a ranking of k = {k}, as "
+                    f"task {task.name} asks; set a smaller k, or use a store with more images"
                 )
         prompts = {subject: [phrase.replace("{p}", subject) for phrase in templates] for subject in subjects}
         classes = embed_classes(store, {task.name: prompts}, on_progress, weights=weights)[task.name]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.store.reader import Store
 from headspan.tasks.image_groups import NO_GROUP, image_groups
@@ -49,8 +49,25 @@ class WorstGroup:
         Raises SettingsError if no image has a class and a value of every key of the metadata, and the errors of
         `image_groups` and `text_vectors`.
         """
-        labels = store.samples(columns=["label"])["label"].fill_null(-1).to_numpy()
-        return cls.from_truths(task, store, labels, on_progress, weights=weights)
+        truths = store.samples(columns=["label"])["label"].fill_null(NO_GROUP).to_numpy()
+        by_key = image_groups(store, task)
+        places = np.stack([truths, *(each.of for each in by_key)], axis=1)
+        known = (places != NO_GROUP).all(axis=1)
+        if not known.any():
+            raise SettingsError(
+                f"{store.path}: none of {counted(store.images, 'image')} has both a class and "
+                f"{', '.join(task.groups)}, which task {task.name} asks for; make shards with .cls members and these keys in .json members"
+            )
+        found, numbers = np.unique(places[known], axis=0, return_inverse=True)
+        names = [
+            ", ".join([task.classes[place[0]], *(each.names[at] for each, at in zip(by_key, place[1:], strict=True))])
+            for place in found.tolist()
+        ]
+        groups = np.full(len(truths), NO_GROUP)
+        groups[known] = numbers.ravel()
+        prompts = {name: [each.replace("{c}", name) for each in task.templates] for name in task.classes}
+        classes = embed_classes(store, {task.name: prompts}, on_progress, weights=weights)[task.name]
+        return cls(task, classes, truths, tuple(names), groups)
 
     @property
     def headline(self) -> str:
@@ -81,7 +98,10 @@ class WorstGroup:
     def resampled(
         self, outcomes: Int[np.ndarray, " images"], counts: Float32[np.ndarray, "draw images"]
     ) -> Float64[np.ndarray, " draw"]:
-        """The worst group's accuracy if image i occurs `counts[draw, i]` times; groups that a draw leaves out do not count."""
+        """The worst group's accuracy if image i occurs `counts[draw, i]` times.
+
+        Groups that a draw leaves out are not counted.
+        """
         members = self._members.astype(np.float32)
         sizes = (counts @ members.T).astype(np.float64)
         right = (counts @ (members * self.correct(outcomes)).T).astype(np.float64)
