@@ -25,11 +25,11 @@ class Task:
     templates: tuple[str, ...] = ()
     # Groups of classes by name, such as `animals`, for concept-specific pruning.
     concepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    # Keys of the samples' metadata whose values are groups of images, such as `race`; together with the class, or alone.
+    # Keys of the samples' metadata whose values are groups of images, such as `race`; with the class, or alone.
     groups: tuple[str, ...] = ()
-    # Further settings of the metric, such as `k` of the skew or `captions` of retrieval, as the metric documents them.
+    # Settings of the metric, such as `k` of the skew or `captions` of retrieval, as the metric documents them.
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    # Published figures, by model (`ViT-L-14 openai`), then by variant (`whole`, `high`, `low`), as the source gives them.
+    # Published figures by model (`ViT-L-14 openai`), then by variant (`whole`, `high`, `low`), as the source gives them.
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     # One sentence on what makes the published figures comparable or not.
     published_note: str = ""
