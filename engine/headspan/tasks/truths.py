@@ -61,8 +61,8 @@ def class_truths(
     if not len(known):
         where = "`.cls` members" if key is None else f"the key {key!r} of the metadata"
         raise SettingsError(
-            f"{store.path}: task {task.name} needs the classes of images, and none of {counted(len(chosen), 'image')} has "
-            f"one ({where}); write shards with classes, and precompute again"
+            f"{store.path}: task {task.name} needs classes of images, and none of {counted(len(chosen), 'image')} has one "
+            f"({where}); write shards with classes, and precompute again"
         )
     _refuse_numbers_without_names(store, task, known)
     _note_gaps(task, truths, on_progress)
@@ -81,8 +81,8 @@ def image_groups(store: Store, keys: Sequence[str], images: Images | None = None
         found = Counter(key for each in _metadata(store, chosen_images(store, images)) for key in each)
         have = ", ".join(key for key, _ in found.most_common(_SHOWN)) or "none"
         raise SettingsError(
-            f"{store.path}: no image's metadata has {' and '.join(map(repr, keys))}, which the groups need; keys of the "
-            f"metadata: {have}"
+            f"{store.path}: no image's metadata has {' and '.join(map(repr, keys))}, which groups need; the metadata's "
+            f"keys are {have}"
         )
     numbers = {name: number for number, name in enumerate(names)}
     return Groups(names, np.array([UNKNOWN if name is None else numbers[name] for name in complete], np.int64))
