@@ -1,4 +1,4 @@
-"""Statistics of paired outcomes: bootstrap intervals, McNemar's exact test, and rank correlation with layers held fixed.
+"""Statistics of paired outcomes: bootstrap intervals, McNemar's exact test, and rank correlation within layers.
 
 Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993 (percentile intervals); McNemar, Psychometrika
 12, 1947, in its exact binomial form; Conover, "Practical Nonparametric Statistics", 1999 (rank correlation).
@@ -137,11 +137,10 @@ def rank_correlation_of_heads(
     """
     from scipy.stats import rankdata
 
-    ranks = [rankdata(each) for each in (scores, effects)]
+    of_scores, of_effects = rankdata(scores), rankdata(effects)
     random = np.random.default_rng(seed)
-    anywhere = np.zeros(len(layers), int)
-    rho, p = _permuted(*ranks, anywhere, permutations, random)
-    partial, p_partial = _permuted(*ranks, layers, permutations, random)
+    rho, p = _permuted(of_scores, of_effects, np.zeros_like(layers), permutations, random)
+    partial, p_partial = _permuted(of_scores, of_effects, layers, permutations, random)
     return RankCorrelation(len(layers), rho, p, partial, p_partial)
 
 

@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
 from headspan.store.reader import Store
-from headspan.tasks.image_groups import NO_GROUP, ImageGroups, image_groups
+from headspan.store.selection import Images
 from headspan.tasks.task import Task
+from headspan.tasks.truths import UNKNOWN, Groups, image_groups
 from headspan.tasks.zero_shot import embed_classes
 
 # The published length of a ranking.
@@ -90,14 +91,25 @@ class Skew:
     task: Task
     prompts: tuple[str, ...]
     vectors: Float32[np.ndarray, "prompt joint"]
-    groups: tuple[ImageGroups, ...]
+    # By each key of the task's `groups`.
+    groups: Mapping[str, Groups]
+
+    higher_is_better = False
 
     @classmethod
-    def of(cls, task: Task, store: Store, on_progress: Listener = ignore, *, weights: str | Path | None = None) -> Skew:
-        """The evaluation of `task` on the images of a store.
+    def of(
+        cls,
+        task: Task,
+        store: Store,
+        on_progress: Listener = ignore,
+        *,
+        weights: str | Path | None = None,
+        images: Images | None = None,
+    ) -> Skew:
+        """The task on the images of a store, or on some; `weights` is as in `text_vectors`.
 
         The subjects of the prompts are the task's `classes`, or the 104 occupations; the phrases its `templates`, with
-        `{p}` for the subject, or the four published ones. `weights` is as in `text_vectors`. Raises SettingsError if a
+        `{p}` for the subject, or the four published ones. Raises SettingsError if the task names no groups, if a
         setting is out of range, if fewer than k images have a group, or if a phrase has no `{p}`, and the errors of
         `image_groups` and `text_vectors`.
         """
@@ -105,20 +117,25 @@ class Skew:
         subjects, templates = task.classes or known, task.templates or phrases
         if without := [phrase for phrase in templates if "{p}" not in phrase]:
             raise SettingsError(
-                f"task {task.name}: template {without[0]!r} has no {{p}}, where the prompt's subject goes"
+                f"task {task.name}: template {without[0]!r} has no {{p}}, the prompt's subject; write it"
             )
-        groups = image_groups(store, task)
+        if not task.groups:
+            raise SettingsError(f"task {task.name}: names no key of the metadata in groups; name one, such as race")
         k = _top(task)
         _smoothing(task)
-        for each in groups:
-            if (ranked := int((each.of != NO_GROUP).sum())) < k:
+        groups = {key: _merged(task, image_groups(store, [key], images)) for key in task.groups}
+        for key, each in groups.items():
+            if (ranked := int((each.numbers != UNKNOWN).sum())) < k:
                 raise SettingsError(
-                    f"{store.path}: {counted(ranked, 'image')} with {each.key!r} cannot fill a ranking of k = {k}, as "
-                    f"task {task.name} asks; set a smaller k, or use a store with more images"
+                    f"{store.path}: {counted(ranked, 'image')} with {key!r} cannot fill a ranking of k = {k}, as task "
+                    f"{task.name} asks; set a smaller k, or use a store with more images"
                 )
         prompts = {subject: [phrase.replace("{p}", subject) for phrase in templates] for subject in subjects}
         classes = embed_classes(store, {task.name: prompts}, on_progress, weights=weights)[task.name]
         return cls(task, classes.names, classes.vectors, groups)
+
+    def __repr__(self) -> str:
+        return f"Skew({self.task.name}: {counted(len(self.prompts), 'prompt')}, groups by {', '.join(self.groups)})"
 
     @property
     def k(self) -> int:
@@ -128,12 +145,7 @@ class Skew:
     @property
     def headline(self) -> str:
         """The sum of MaxSkew@k over prompts, for the first key."""
-        return f"{_FIGURES[0]}_{self.groups[0].key}"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """False: less skew is better."""
-        return False
+        return f"{_FIGURES[0]}_{next(iter(self.groups))}"
 
     def outcomes(self, embeddings: Float32[np.ndarray, "images joint"]) -> Float32[np.ndarray, "images prompt"]:
         """The cosine of every image with every prompt."""
@@ -150,8 +162,8 @@ class Skew:
         self, outcomes: Float32[np.ndarray, "images prompt"], counts: Float32[np.ndarray, "draw images"]
     ) -> Float64[np.ndarray, " draw"]:
         """The headline if image i occurs `counts[draw, i]` times; shares of groups are those of the draw."""
-        alone = replace(self, groups=self.groups[:1])
-        return alone.resampled_figures(outcomes, counts)[self.headline]
+        first = dict([next(iter(self.groups.items()))])
+        return replace(self, groups=first).resampled_figures(outcomes, counts)[self.headline]
 
     def correct(self, outcomes: np.ndarray) -> None:
         """None: images are not right or wrong."""
@@ -162,7 +174,7 @@ class Skew:
     ) -> dict[str, Float64[np.ndarray, " draw"]]:
         """All figures, for each draw of a bootstrap; see `resampled`."""
         found: dict[str, Float64[np.ndarray, " draw"]] = {}
-        for groups in self.groups:
+        for key, groups in self.groups.items():
             sums = np.zeros((3, len(counts)))
             shares = _shares(groups, counts)
             for ranking in _rankings(outcomes, groups):
@@ -170,7 +182,7 @@ class Skew:
                 sums += np.nanmax(skews, axis=1), np.nanmin(skews, axis=1), ndkl
             means = sums / len(self.prompts)
             values = sums[0], means[0], sums[1], means[1], means[2]
-            found |= {f"{name}_{groups.key}": value for name, value in zip(_FIGURES, values, strict=True)}
+            found |= {f"{name}_{key}": value for name, value in zip(_FIGURES, values, strict=True)}
         return found
 
     def per_prompt(self, outcomes: Float32[np.ndarray, "images prompt"], key: str | None = None) -> PromptSkews:
@@ -178,10 +190,10 @@ class Skew:
 
         Raises SettingsError if the task does not have the key.
         """
-        by_key = {groups.key: groups for groups in self.groups}
-        if key is not None and key not in by_key:
-            raise SettingsError(f"task {self.task.name} has no groups by {key!r}, only by {', '.join(by_key)}")
-        groups = self.groups[0] if key is None else by_key[key]
+        key = next(iter(self.groups)) if key is None else key
+        if key not in self.groups:
+            raise SettingsError(f"task {self.task.name} has no groups by {key!r}, only by {', '.join(self.groups)}")
+        groups = self.groups[key]
         once = np.ones((1, len(outcomes)), np.float32)
         shares = _shares(groups, once)
         tops, skews, ndkl = [], [], []
@@ -192,7 +204,7 @@ class Skew:
             skews.append(skew[0])
             ndkl.append(float(divergence[0]))
         return PromptSkews(
-            groups.key, self.k, self.prompts, groups.names, np.array(tops), shares[0], np.array(skews), np.array(ndkl)
+            key, self.k, self.prompts, groups.names, np.array(tops), shares[0], np.array(skews), np.array(ndkl)
         )
 
     def _skews(
@@ -213,23 +225,21 @@ class Skew:
         return np.where(counted_in[-1], ratios[-1], np.nan), ndkl
 
 
-def _shares(groups: ImageGroups, counts: Float32[np.ndarray, "draw images"]) -> Float64[np.ndarray, "draw group"]:
+def _shares(groups: Groups, counts: Float32[np.ndarray, "draw images"]) -> Float64[np.ndarray, "draw group"]:
     """Each group's share of the images that have a group."""
-    sizes = (counts @ groups.members.T.astype(np.float32)).astype(np.float64)
+    sizes = (counts @ _members(groups).T.astype(np.float32)).astype(np.float64)
     return sizes / np.maximum(sizes.sum(axis=1, keepdims=True), 1)
 
 
-def _rankings(
-    outcomes: Float32[np.ndarray, "images prompt"], groups: ImageGroups
-) -> Iterator[Int[np.ndarray, " ranked"]]:
+def _rankings(outcomes: Float32[np.ndarray, "images prompt"], groups: Groups) -> Iterator[Int[np.ndarray, " ranked"]]:
     """For each prompt, the images that have a group, nearest first; of equal cosines the first image is first."""
-    ranked = np.flatnonzero(groups.of != NO_GROUP)
+    ranked = np.flatnonzero(groups.numbers != UNKNOWN)
     for prompt in range(outcomes.shape[1]):
         yield ranked[np.argsort(-outcomes[ranked, prompt], kind="stable")]
 
 
 def _prefixes(
-    ranking: Int[np.ndarray, " ranked"], groups: ImageGroups, counts: Float32[np.ndarray, "draw images"], k: int
+    ranking: Int[np.ndarray, " ranked"], groups: Groups, counts: Float32[np.ndarray, "draw images"], k: int
 ) -> Float64[np.ndarray, "length draw group"]:
     """How many of the first 1 to k images belong to each group, if image i occurs `counts[draw, i]` times."""
     # Enough images for k in every draw: about k of an unweighted ranking, and a few times as many of a bootstrap's.
@@ -240,7 +250,27 @@ def _prefixes(
             break
     lengths = np.arange(1, k + 1, dtype=np.float32)[:, None, None]
     taken = np.diff(np.minimum(ends, lengths), axis=2, prepend=0)
-    return taken.astype(np.float64) @ groups.members[:, first].T.astype(np.float64)
+    return taken.astype(np.float64) @ _members(groups)[:, first].T.astype(np.float64)
+
+
+def _members(groups: Groups) -> Bool[np.ndarray, "group images"]:
+    members: Bool[np.ndarray, "group images"] = groups.numbers == np.arange(len(groups.names))[:, None]
+    return members
+
+
+def _merged(task: Task, groups: Groups) -> Groups:
+    """The groups, with those that `task.merged` lists under one name as one."""
+    merged: dict[str, str] = {}
+    for name, values in task.merged.items():
+        for value in values:
+            if merged.setdefault(value, name) != name:
+                raise SettingsError(
+                    f"task {task.name}: merged lists {value!r} under {merged[value]!r} and {name!r}; keep one of them"
+                )
+    renamed = [merged.get(name, name) for name in groups.names]
+    names = tuple(sorted(set(renamed)))
+    places = np.array([names.index(name) for name in renamed])
+    return Groups(names, np.where(groups.numbers == UNKNOWN, UNKNOWN, places[groups.numbers]))
 
 
 def _top(task: Task) -> int:

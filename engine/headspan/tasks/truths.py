@@ -1,4 +1,4 @@
-"""The true class of each image of a store.
+"""What is known about the images of a store: their classes, and the groups that their metadata puts them in.
 
 An image's class is the number of its `.cls` member. Without one, it is the number or the name that the metadata holds
 under `class_name`, where headspan puts classes that Parquet files and lists give as text. A task whose classes lie
@@ -8,7 +8,9 @@ elsewhere says so by its setting `class_key`, such as `class_key = "y"`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,20 @@ from headspan.tasks.task import Task
 
 # The key of the metadata that holds the name of a class.
 CLASS_NAME = "class_name"
-# The class of an image without one.
+# The class or the group of an image that has none.
 UNKNOWN = -1
 # How many names a message lists.
 _SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Groups of images by the values of one or several keys of their metadata."""
+
+    # The values of a group, joined by `, ` if there are several keys; in alphabetical order.
+    names: tuple[str, ...]
+    # The number of each image's group; -1 if its metadata lacks a key.
+    numbers: Int64[np.ndarray, " images"]
 
 
 def class_truths(
@@ -55,6 +67,30 @@ def class_truths(
     _refuse_numbers_without_names(store, task, known)
     _note_gaps(task, truths, on_progress)
     return truths
+
+
+def image_groups(store: Store, keys: Sequence[str], images: Images | None = None) -> Groups:
+    """The group of each image by the values that its metadata holds under `keys`.
+
+    Raises SettingsError if no image has metadata with all of these keys.
+    """
+    values = metadata_values(store, keys, images)
+    complete = [None if None in each else ", ".join(map(str, each)) for each in values]
+    names = tuple(sorted({name for name in complete if name is not None}))
+    if not names:
+        found = Counter(key for each in _metadata(store, chosen_images(store, images)) for key in each)
+        have = ", ".join(key for key, _ in found.most_common(_SHOWN)) or "none"
+        raise SettingsError(
+            f"{store.path}: no image's metadata has {' and '.join(map(repr, keys))}, which groups need; the metadata's "
+            f"keys are {have}"
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    return Groups(names, np.array([UNKNOWN if name is None else numbers[name] for name in complete], np.int64))
+
+
+def metadata_values(store: Store, keys: Sequence[str], images: Images | None = None) -> list[tuple[Any, ...]]:
+    """The values that each image's metadata holds under `keys`; None for what it lacks."""
+    return [tuple(each.get(key) for key in keys) for each in _metadata(store, chosen_images(store, images))]
 
 
 def _metadata(store: Store, chosen: np.ndarray) -> list[Mapping[str, Any]]:

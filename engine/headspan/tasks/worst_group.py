@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float32, Float64, Int
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.store.reader import Store
-from headspan.tasks.image_groups import NO_GROUP, image_groups
+from headspan.store.selection import Images
+from headspan.tasks.classification import task_classes
 from headspan.tasks.task import Task
-from headspan.tasks.zero_shot import Classes, embed_classes
-
-HEADLINE = "worst_group"
+from headspan.tasks.truths import UNKNOWN, class_truths, image_groups
+from headspan.tasks.zero_shot import Classes
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -40,44 +40,41 @@ class WorstGroup:
     names: tuple[str, ...]
     groups: Int[np.ndarray, " images"]
 
+    headline = "worst_group"
+    higher_is_better = True
+
     @classmethod
     def of(
-        cls, task: Task, store: Store, on_progress: Listener = ignore, *, weights: str | Path | None = None
+        cls,
+        task: Task,
+        store: Store,
+        on_progress: Listener = ignore,
+        *,
+        weights: str | Path | None = None,
+        images: Images | None = None,
     ) -> WorstGroup:
-        """The evaluation of `task` on the images of a store; `weights` is as in `text_vectors`.
+        """The task on the images of a store, or on some.
 
-        Raises SettingsError if no image has a class and a value of every key of the metadata, and the errors of
-        `image_groups` and `text_vectors`.
+        Raises SettingsError if no image has both a class and a value of every key of the task's `groups`, and the
+        errors of `class_truths`, `image_groups` and `task_classes`.
         """
-        truths = store.samples(columns=["label"])["label"].fill_null(NO_GROUP).to_numpy()
-        by_key = image_groups(store, task)
-        places = np.stack([truths, *(each.of for each in by_key)], axis=1)
-        known = (places != NO_GROUP).all(axis=1)
+        # First, since they take no model.
+        truths, by_key = class_truths(store, task, on_progress, images), image_groups(store, task.groups, images)
+        known = (truths != UNKNOWN) & (by_key.numbers != UNKNOWN)
         if not known.any():
             raise SettingsError(
-                f"{store.path}: none of {counted(store.images, 'image')} has both a class and "
-                f"{', '.join(task.groups)}, which task {task.name} asks for; make shards with .cls members and these keys in .json members"
+                f"{store.path}: none of {counted(len(truths), 'image')} has both a class and {', '.join(task.groups)}, "
+                f"which task {task.name} needs; write shards with both"
             )
-        found, numbers = np.unique(places[known], axis=0, return_inverse=True)
-        names = [
-            ", ".join([task.classes[place[0]], *(each.names[at] for each, at in zip(by_key, place[1:], strict=True))])
-            for place in found.tolist()
-        ]
-        groups = np.full(len(truths), NO_GROUP)
+        places = np.stack([truths, by_key.numbers], axis=1)[known]
+        found, numbers = np.unique(places, axis=0, return_inverse=True)
+        groups = np.full(len(truths), UNKNOWN)
         groups[known] = numbers.ravel()
-        prompts = {name: [each.replace("{c}", name) for each in task.templates] for name in task.classes}
-        classes = embed_classes(store, {task.name: prompts}, on_progress, weights=weights)[task.name]
-        return cls(task, classes, truths, tuple(names), groups)
+        names = tuple(f"{task.classes[class_]}, {by_key.names[at]}" for class_, at in found.tolist())
+        return cls(task, task_classes(task, store, on_progress, weights=weights), truths, names, groups)
 
-    @property
-    def headline(self) -> str:
-        """The accuracy of the worst group."""
-        return HEADLINE
-
-    @property
-    def higher_is_better(self) -> bool:
-        """True."""
-        return True
+    def __repr__(self) -> str:
+        return f"WorstGroup({self.task.name}: {counted(sum(self.sizes.values()), 'image')}, {len(self.names)} groups)"
 
     def outcomes(self, embeddings: Float32[np.ndarray, "images joint"]) -> Int[np.ndarray, " images"]:
         """The number of the class that is nearest to each embedding."""
@@ -89,7 +86,7 @@ class WorstGroup:
         sizes = self._members.sum(axis=1)
         each = right / sizes
         return {
-            HEADLINE: float(each.min()),
+            self.headline: float(each.min()),
             "accuracy": float(right.sum() / sizes.sum()),
             "mean_group": float(each.mean()),
             **dict(zip(self.names, each.tolist(), strict=True)),
@@ -111,7 +108,7 @@ class WorstGroup:
 
     def correct(self, outcomes: Int[np.ndarray, " images"]) -> Bool[np.ndarray, " images"]:
         """Whether the right class is named; False for images without a class."""
-        right: Bool[np.ndarray, " images"] = (outcomes == self.truths) & (self.truths != NO_GROUP)
+        right: Bool[np.ndarray, " images"] = (outcomes == self.truths) & (self.truths != UNKNOWN)
         return right
 
     @property
