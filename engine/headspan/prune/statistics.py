@@ -88,7 +88,7 @@ def paired_bootstrap(
     """
     drawn = bootstrapped(evaluation, [before, *afters], samples, seed)
     values = [_headline(evaluation, each) for each in (before, *afters)]
-    return [_interval(value - values[0], row - drawn[0]) for value, row in zip(values[1:], drawn[1:], strict=True)]
+    return [interval(value - values[0], row - drawn[0]) for value, row in zip(values[1:], drawn[1:], strict=True)]
 
 
 def difference_in_differences(
@@ -109,15 +109,19 @@ def difference_in_differences(
         rows = bootstrapped(evaluation, [before, after], samples, seed if same_items else seed + place)
         drawn.append(rows[1] - rows[0])
         changes.append(_headline(evaluation, after) - _headline(evaluation, before))
-    return _interval(changes[0] - changes[1], drawn[0] - drawn[1])
+    return interval(changes[0] - changes[1], drawn[0] - drawn[1])
 
 
 def mcnemar(before: Bool[np.ndarray, " item"], after: Bool[np.ndarray, " item"]) -> McNemar:
     """Whether items that became wrong are more or fewer than those that became right; exact, two-sided."""
+    return mcnemar_of(int((before & ~after).sum()), int((~before & after).sum()))
+
+
+def mcnemar_of(lost: int, gained: int) -> McNemar:
+    """The same, from the numbers of items that became wrong and that became right."""
     # Imported here, because it takes longer than most commands.
     from scipy.stats import binomtest
 
-    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
     return McNemar(lost, gained, p)
 
@@ -179,7 +183,7 @@ def _headline(evaluation: Evaluation, outcomes: np.ndarray) -> float:
     return float(evaluation.figures(outcomes)[evaluation.headline])
 
 
-def _interval(value: float, drawn: Float64[np.ndarray, " draw"]) -> Interval:
+def interval(value: float, drawn: Float64[np.ndarray, " draw"]) -> Interval:
     """The interval of `drawn`; samples in which the figure is not defined are left out."""
     known = drawn[~np.isnan(drawn)]
     if not len(known):
