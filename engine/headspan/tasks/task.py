@@ -33,3 +33,6 @@ class Task:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     # One sentence on what makes the published figures comparable or not.
     published_note: str = ""
+    # Groups of images by name, each with the values of metadata that count as it, such as `asian` with `East Asian` and
+    # `Southeast Asian`. A value that is not listed is a group of its own.
+    merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
