@@ -57,8 +57,8 @@ def read_benchmark(folder: Path) -> Task:
         raise SettingsError(f"{folder / TEMPLATES}: is empty; write a prompt a line, such as: a photo of a {{c}}.")
     if without := [each for each in templates if "{c}" not in each]:
         raise SettingsError(
-            f"{folder / TEMPLATES}: {without[0]!r} has no {{c}}, the place of a class's name; write it, as in: a photo of "
-            "a {c}."
+            f"{folder / TEMPLATES}: {without[0]!r} has no {{c}}, the place of a class's name; write it, as in: a photo "
+            "of a {c}."
         )
     title = f"{name}: zero-shot classification into {len(classes):,} classes"
     return Task(name, "accuracy", title, source, layout, classes, tuple(templates))

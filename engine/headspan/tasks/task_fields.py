@@ -14,6 +14,7 @@ IMAGENET = "imagenet"
 
 
 def classes(found: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The names of `classes`, or ImageNet's, or those of them that `classes_at` picks."""
     if found.get("classes") == IMAGENET:
         names = imagenet_classes()
         places = _places(found["classes_at"], len(names), f"{where}: classes_at") if "classes_at" in found else None
@@ -27,12 +28,14 @@ def classes(found: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def templates(found: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The prompts of `templates`, or ImageNet's."""
     if found.get("templates") == IMAGENET:
         return imagenet_templates()
     return texts(found, "templates", where, f' or "{IMAGENET}"')
 
 
 def texts(found: Mapping[str, Any], field: str, where: str, other: str = "") -> tuple[str, ...]:
+    """A list of texts; `other` says what else may stand in its place."""
     value = found.get(field, [])
     if not isinstance(value, list) or not all(isinstance(each, str) and each.strip() for each in value):
         raise SettingsError(f"{where}: {field} must be a list of texts{other}; it is {shown(value)}")
@@ -40,6 +43,7 @@ def texts(found: Mapping[str, Any], field: str, where: str, other: str = "") -> 
 
 
 def settings(found: Mapping[str, Any], where: str) -> dict[str, str | int | float | bool]:
+    """The table `settings`."""
     values = found.get("settings", {})
     if not isinstance(values, dict) or not all(isinstance(each, str | int | float) for each in values.values()):
         raise SettingsError(f"{where}: settings must be a table of numbers, texts and booleans; it is {shown(values)}")
@@ -47,6 +51,7 @@ def settings(found: Mapping[str, Any], where: str) -> dict[str, str | int | floa
 
 
 def published(found: Mapping[str, Any], where: str) -> dict[str, dict[str, float]]:
+    """The table `published`: figures by model, then by variant."""
     models = found.get("published", {})
     if not isinstance(models, dict) or not all(
         isinstance(figures, dict) and all(type(each) in (int, float) for each in figures.values())
@@ -59,24 +64,33 @@ def published(found: Mapping[str, Any], where: str) -> dict[str, dict[str, float
     return {model: {variant: float(each) for variant, each in figures.items()} for model, figures in models.items()}
 
 
-def concepts(found: Mapping[str, Any], classes: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+def merged(found: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+    """The table `merged`: for groups of images by name, the values of metadata that count as each."""
+    groups = found.get("merged", {})
+    if not isinstance(groups, dict):
+        raise SettingsError(f"{where}: merged must be a table of lists of values; it is {shown(groups)}")
+    return {name: texts(groups, name, f"{where}: merged") for name in groups}
+
+
+def concepts(found: Mapping[str, Any], names: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+    """The table `concepts`: groups of the classes `names`."""
     groups = found.get("concepts", {})
+    chosen: dict[str, tuple[str, ...]] = {}
     if not isinstance(groups, dict):
         raise SettingsError(f"{where}: concepts must be a table of groups of classes; it is {shown(groups)}")
-    concepts: dict[str, tuple[str, ...]] = {}
     for name, members in groups.items():
         if members == "all":
-            concepts[name] = tuple(classes)
+            chosen[name] = tuple(names)
         elif isinstance(members, str):
-            places = _places(members, len(classes), f"{where}: group {name}")
-            concepts[name] = tuple(classes[place] for place in places)
+            places = _places(members, len(names), f"{where}: group {name}")
+            chosen[name] = tuple(names[place] for place in places)
         else:
-            concepts[name] = texts(groups, name, where, ', "all" or places such as "0-9"')
-            if unknown := [each for each in concepts[name] if each not in classes]:
+            chosen[name] = texts(groups, name, where, ', "all" or places such as "0-9"')
+            if unknown := [each for each in chosen[name] if each not in names]:
                 raise SettingsError(f"{where}: group {name} has {unknown[0]!r}, which is not a class; correct the name")
-        if not concepts[name]:
+        if not chosen[name]:
             raise SettingsError(f"{where}: group {name} has no classes; name at least one")
-    return concepts
+    return chosen
 
 
 def _places(text: str, count: int, where: str) -> list[int]:
@@ -93,4 +107,5 @@ def _places(text: str, count: int, where: str) -> list[int]:
 
 
 def shown(value: Any) -> str:
+    """A value in a message."""
     return shortened(repr(value), 60)

@@ -61,8 +61,8 @@ def class_truths(
     if not len(known):
         where = "`.cls` members" if key is None else f"the key {key!r} of the metadata"
         raise SettingsError(
-            f"{store.path}: task {task.name} needs classes of images, and none of {counted(len(chosen), 'image')} has one "
-            f"({where}); write shards with classes, and precompute again"
+            f"{store.path}: task {task.name} needs classes of images, but none of {counted(len(chosen), 'image')} has "
+            f"one ({where}); write shards with classes, and precompute again"
         )
     _refuse_numbers_without_names(store, task, known)
     _note_gaps(task, truths, on_progress)
