@@ -70,6 +70,11 @@ class TaskEffects:
     greedy: tuple[tuple[int, int, float], ...] | None = None
 
     @property
+    def is_share(self) -> bool:
+        """Whether the headline is a share, which is shown in percent."""
+        return is_share(self.headline)
+
+    @property
     def sign(self) -> int:
         """1 if more of the headline is better, otherwise -1."""
         return 1 if self.higher_is_better else -1
@@ -96,3 +101,8 @@ class TaskEffects:
 def places(sets: Sequence[HeadSet], kind: Kind, of: str | None = None) -> list[int]:
     """The places of the sets of a kind, or of those of one group."""
     return [place for place, each in enumerate(sets) if each.kind == kind and of in (None, each.of)]
+
+
+def is_share(figure: str) -> bool:
+    """Whether the figure of that name is a share from 0 to 1; ranks and skews are none."""
+    return not any(word in figure for word in ("rank", "skew", "ndkl"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
-from headspan.plots.pruning import draw_changes, draw_single_heads
+from headspan.plots.pruning import Change, draw_changes, draw_single_heads
 from headspan.prune.effects import TaskEffects, places
 from headspan.prune.groups import HeadGroup
 from headspan.prune.study_json import as_json
@@ -94,20 +94,34 @@ class Study(Tabular):
         if by not in ("group", "head"):
             raise SettingsError(f"by {by!r}: plot draws by 'group' or by 'head'; name one of them")
         if by == "group":
-            return draw_changes(self.changes(), title=f"{self.model}, {self.mode} effect", ax=ax)
+            return draw_changes(self._changes(), measure=_measure(self.tasks), title=f"{self.model}, {self.mode} effect", ax=ax)
         chosen = self.tasks[0] if task is None else self.task(task)
         single = places(self.sets, "single")
         if not single:
             raise SettingsError("no heads were removed alone; add 'single' to the groups of the study")
         points = [
-            (self.sets[place].heads[0][0], score, 100 * -chosen.sign * chosen.change(place))
+            (self.sets[place].heads[0][0], score, -chosen.sign * chosen.change(place) * _scale(chosen))
             for place, score in zip(single, self.ccs, strict=True)
             if score is not None
         ]
-        return draw_single_heads(points, measure=f"loss of {chosen.headline}", title=f"{chosen.name}: one head removed", ax=ax)
+        if not points:
+            raise SettingsError("no head has a Concept Consistency Score; run headspan ccs before the study")
+        unit = ", percentage points" if chosen.is_share else ""
+        return draw_single_heads(points, measure=f"loss of {chosen.headline}{unit}", title=f"{chosen.name}: one head removed", ax=ax)
 
-    def changes(self) -> Mapping[str, Mapping[str, tuple[float, ...]]]:
-        raise NotImplementedError
+    def _changes(self) -> dict[str, dict[str, Change]]:
+        """The changes to draw, by task and group."""
+        found: dict[str, dict[str, Change]] = {}
+        for task in self.tasks:
+            found[task.name] = {}
+            for name, effect in task.groups.items():
+                random, whole, scale = task.random(self.sets, "random", name), task.whole[task.headline], _scale(task)
+                drawn = None if random is None else (random.mean, random.low, random.high)
+                found[task.name][name] = Change(
+                    *(scale * each for each in (effect.change.value, effect.change.low, effect.change.high)),
+                    None if drawn is None else tuple(scale * (each - whole) for each in drawn),
+                )
+        return found
 
     def as_settings(self) -> dict[str, Any]:
         """Everything but the lineage as JSON values, as a run is saved; `study.read_study` reads them."""
@@ -121,3 +135,13 @@ class Study(Tabular):
 _SAVED = (
     *("mode", "model", "scores", "groups", "sets", "tasks", "ccs", "labels", "samples", "draws", "seed", "remarks"),
 )
+
+
+def _scale(task: TaskEffects) -> float:
+    """Shares are drawn as percentage points."""
+    return 100 if task.is_share else 1
+
+
+def _measure(tasks: Sequence[TaskEffects]) -> str:
+    units = {"percentage points" if each.is_share else "" for each in tasks} - {""}
+    return f"change of {', '.join(dict.fromkeys(each.headline for each in tasks))}" + "".join(f", {each}" for each in units)
