@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64
 from headspan.tasks.task import Task
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """A task on the images of one store.
 
