@@ -38,7 +38,9 @@ def group_from_json(found: Mapping[str, Any]) -> HeadGroup:
 def task_from_json(found: Mapping[str, Any]) -> TaskEffects:
     """The effects on a task."""
     correlations = {
-        name: RankCorrelation(each["heads"], *(_number(each[key]) for key in ("rho", "p", "within_layers", "p_within_layers")))
+        name: RankCorrelation(
+            each["heads"], *(_number(each[key]) for key in ("rho", "p", "within_layers", "p_within_layers"))
+        )
         for name, each in found["correlations"].items()
     }
     groups = {

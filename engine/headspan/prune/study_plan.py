@@ -24,7 +24,7 @@ class HeadSet:
     """A set of heads that a study prunes."""
 
     kind: Kind
-    # The group that it is, or that it is compared with; of equal numbers, `high beside low`; of a single head, `L22.H13`.
+    # The group that it is or is compared with; for equal numbers `high beside low`, for a single head `L22.H13`.
     of: str
     heads: tuple[Head, ...]
 
@@ -49,8 +49,8 @@ def plan_study(
 ) -> Plan:
     """The sets for `names`, which are groups as in `head_group`, and controls.
 
-    A group without heads stays in the plan, without sets. Raises SettingsError as `head_group` does, if a control has no
-    group, and if there is nothing to prune.
+    A group without heads stays in the plan, without sets. Raises SettingsError as `head_group` does, if no group is
+    named, and if there is nothing to prune.
     """
     if unknown := [name for name, value in (("draws", draws), ("seed", seed)) if value < 0]:
         raise SettingsError(f"{unknown[0]} is negative; give 0 or more")
@@ -96,9 +96,7 @@ def _add(sets: list[HeadSet], remarks: list[str], kind: Kind, of: str, draws: Dr
     remarks += [f"{what} {of}: {each}" for each in draws.remarks]
 
 
-def _add_equal(
-    sets: list[HeadSet], remarks: list[str], groups: Sequence[HeadGroup], draws: int, seed: int
-) -> None:
+def _add_equal(sets: list[HeadSet], remarks: list[str], groups: Sequence[HeadGroup], draws: int, seed: int) -> None:
     """Equal numbers of each two of the groups of scores, over all layers and in each."""
     scored = [each for each in groups if each.name in CCS_GROUPS]
     if len(scored) < 2:

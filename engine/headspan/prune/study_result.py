@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
 from headspan.plots.pruning import Change, draw_changes, draw_single_heads
-from headspan.prune.effects import TaskEffects, places
+from headspan.prune.effects import RandomEffect, TaskEffects, places
 from headspan.prune.groups import HeadGroup
+from headspan.prune.statistics import Interval
 from headspan.prune.study_json import as_json
 from headspan.prune.study_plan import HeadSet
 from headspan.prune.study_tables import DrawTable, SingleHeadTable, study_columns
@@ -54,7 +55,9 @@ class Study(Tabular):
     def __repr__(self) -> str:
         groups = ", ".join(each.name for each in self.groups if each.heads) or "single heads"
         tasks = ", ".join(each.name for each in self.tasks)
-        return f"Study({self.mode} effect of {groups} on {tasks}; {self.model}, {counted(len(self.sets), 'set')} of heads)"
+        return (
+            f"Study({self.mode} effect of {groups} on {tasks}; {self.model}, {counted(len(self.sets), 'set')} of heads)"
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Study) and self.as_settings() == other.as_settings()
@@ -81,7 +84,9 @@ class Study(Tabular):
         for each in self.tasks:
             if each.name == name:
                 return each
-        raise SettingsError(f"task {name!r}: the study has {', '.join(each.name for each in self.tasks)}; name one of them")
+        raise SettingsError(
+            f"task {name!r}: the study has {', '.join(each.name for each in self.tasks)}; name one of them"
+        )
 
     def plot(self, by: str = "group", *, task: str | None = None, ax: Axes | None = None) -> Axes:
         """Draw the change of every task without each group (`by="group"`), or single heads by CCS (`by="head"`).
@@ -94,7 +99,9 @@ class Study(Tabular):
         if by not in ("group", "head"):
             raise SettingsError(f"by {by!r}: plot draws by 'group' or by 'head'; name one of them")
         if by == "group":
-            return draw_changes(self._changes(), measure=_measure(self.tasks), title=f"{self.model}, {self.mode} effect", ax=ax)
+            return draw_changes(
+                self._changes(), measure=_measure(self.tasks), title=f"{self.model}, {self.mode} effect", ax=ax
+            )
         chosen = self.tasks[0] if task is None else self.task(task)
         single = places(self.sets, "single")
         if not single:
@@ -107,7 +114,9 @@ class Study(Tabular):
         if not points:
             raise SettingsError("no head has a Concept Consistency Score; run headspan ccs before the study")
         unit = ", percentage points" if chosen.is_share else ""
-        return draw_single_heads(points, measure=f"loss of {chosen.headline}{unit}", title=f"{chosen.name}: one head removed", ax=ax)
+        return draw_single_heads(
+            points, measure=f"loss of {chosen.headline}{unit}", title=f"{chosen.name}: one head removed", ax=ax
+        )
 
     def _changes(self) -> dict[str, dict[str, Change]]:
         """The changes to draw, by task and group."""
@@ -115,12 +124,7 @@ class Study(Tabular):
         for task in self.tasks:
             found[task.name] = {}
             for name, effect in task.groups.items():
-                random, whole, scale = task.random(self.sets, "random", name), task.whole[task.headline], _scale(task)
-                drawn = None if random is None else (random.mean, random.low, random.high)
-                found[task.name][name] = Change(
-                    *(scale * each for each in (effect.change.value, effect.change.low, effect.change.high)),
-                    None if drawn is None else tuple(scale * (each - whole) for each in drawn),
-                )
+                found[task.name][name] = _change(task, effect.change, task.random(self.sets, "random", name))
         return found
 
     def as_settings(self) -> dict[str, Any]:
@@ -144,4 +148,17 @@ def _scale(task: TaskEffects) -> float:
 
 def _measure(tasks: Sequence[TaskEffects]) -> str:
     units = {"percentage points" if each.is_share else "" for each in tasks} - {""}
-    return f"change of {', '.join(dict.fromkeys(each.headline for each in tasks))}" + "".join(f", {each}" for each in units)
+    return f"change of {', '.join(dict.fromkeys(each.headline for each in tasks))}" + "".join(
+        f", {each}" for each in units
+    )
+
+
+def _change(task: TaskEffects, change: Interval, random: RandomEffect | None) -> Change:
+    """A change as it is drawn: of a share in percentage points."""
+    scale, whole = _scale(task), task.whole[task.headline]
+    drawn = (
+        None
+        if random is None
+        else (scale * (random.mean - whole), scale * (random.low - whole), scale * (random.high - whole))
+    )
+    return Change(scale * change.value, scale * change.low, scale * change.high, drawn)

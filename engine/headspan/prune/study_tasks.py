@@ -89,8 +89,8 @@ def tasks_on_stores(
         result.append(TaskOn(name, on, evaluation_of(task, on, listen, weights=weights)))
         if mode == "total" and result[-1].from_maps:
             raise SettingsError(
-                f"task {task.name}: metric {task.metric} is scored from the stored contributions of patches, so it has a "
-                "direct effect only; leave it out of the total effect"
+                f"task {task.name}: metric {task.metric} is scored from the stored contributions of patches, so it has "
+                "a direct effect only; leave it out of the total effect"
             )
     return result, remarks
 
