@@ -36,8 +36,8 @@ class GreedyRemoval(Tabular):
 
     def __repr__(self) -> str:
         return (
-            f"GreedyRemoval({counted(len(self.heads), 'head')} that cost {self.order}, {counted(self.images, 'image')}, "
-            f"{percent(self.correct_before / self.images)} right with all heads, "
+            f"GreedyRemoval({counted(len(self.heads), 'head')} that cost {self.order}, "
+            f"{counted(self.images, 'image')}, {percent(self.correct_before / self.images)} right with all heads, "
             f"{percent(self.correct[-1] / self.images)} without these)"
         )
 

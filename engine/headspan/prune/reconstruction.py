@@ -2,8 +2,8 @@
 
 Source: Gandelsman, Efros, Steinhardt, ICLR 2024: the contributions of the last layers' heads are replaced by their
 reconstruction from m texts, the attention of earlier layers by its mean over images, and the MLPs are kept. A
-reconstruction is the head's mean plus the part of the contribution that lies in the span of its first m texts, which are
-projected to the head's principal directions before. In head coordinates this is one fixed matrix per head.
+reconstruction is the head's mean plus the part of the contribution that lies in the span of its first m texts, after
+these are projected to the head's principal directions. In head coordinates this is one fixed matrix per head.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from headspan.config import as_ranges
-from headspan.errors import SettingsError, StoreError, counted, percent
+from headspan.errors import SettingsError, counted, percent
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
 from headspan.prune.ablation import direct_effect, unit_embeddings
@@ -28,6 +28,7 @@ from headspan.spans.description import head_principals
 from headspan.spans.result import HeadSpans
 from headspan.store.head_space import stored_heads
 from headspan.store.reader import Store
+from headspan.store.results import load_settings
 from headspan.tasks.zero_shot import Classes
 from headspan.texts.vectors import embed_pool
 
@@ -96,8 +97,8 @@ def reconstruction(
         on_progress: Called with a `headspan.events.Progress` as texts are embedded.
         weights: As in `text_vectors`, if the store does not hold the vectors of the run's pool.
 
-    Raises SettingsError if the run has fewer texts or is not over all of this store's images, if the store does not hold
-    what is needed, or if sizes do not fit; StoreError if no unit is finished.
+    Raises SettingsError if the run has fewer texts or is not over all of this store's images, if the store does not
+    hold what is needed, or if sizes do not fit; StoreError if no unit is finished.
     """
     moments = store.moments()
     if spans.stores > 1 or spans.selection is not None or spans.images != moments.count:
@@ -106,14 +107,12 @@ def reconstruction(
             f"{store.path}: textspan run {spans.run!r} is over {over}, but reconstructions are of all "
             f"{counted(moments.count, 'image')} of this store; run headspan textspan on it"
         )
-    most = spans.indices.shape[-1]
     counts = _counts(spans, texts)
     judged = Judged.of(store, classes, truths)
     (base,) = direct_effect(store, [stored_heads(store)], judged.images, earlier=True)
     vectors = embed_pool(store, spans.pool, on_progress, weights=weights).vectors.astype(np.float64)
-    rank = max(1, most if spans.ranks is None else int(spans.ranks.max()))
     heads = list(spans.heads())
-    principals = head_principals(store, spans.layers, rank, moments)
+    principals = head_principals(store, spans.layers, _rank(store, spans), moments)
     full: dict[tuple[int, int], Float[np.ndarray, "coordinate joint"]] = {
         head: store.head_directions(*head) for head in heads
     }
@@ -147,10 +146,19 @@ def _counts(spans: HeadSpans, texts: Sequence[int] | None) -> list[int]:
     for count in texts:
         if not 1 <= count <= most:
             raise SettingsError(
-                f"{counted(count, 'text')} of each head: textspan run {spans.run!r} has {most}; ask for 1 to {most}, or "
-                "run headspan textspan with a larger --texts-per-head"
+                f"{counted(count, 'text')} of each head: textspan run {spans.run!r} has {most}; ask for 1 to {most}, "
+                "or run headspan textspan with a larger --texts-per-head"
             )
     return sorted(set(texts))
+
+
+def _rank(store: Store, spans: HeadSpans) -> int:
+    """The number of principal directions, at most, in which the run compared texts."""
+    if spans.ranks is None:
+        # A saved run of an earlier version.
+        return int(load_settings(store, "textspan", spans.run)["rank"])
+    # A head that has fewer directions has fewer here too.
+    return max(1, int(spans.ranks.max()))
 
 
 def _span(principal: Principal, texts: Float64[np.ndarray, "text joint"]) -> Float64[np.ndarray, "joint direction"]:

@@ -1,9 +1,9 @@
 """Zero-shot classification after the mean ablation of each head alone, exact, in one reading of the stored numbers.
 
 In head coordinates a head moves the scores of all classes by the deviation of its coordinates from their mean, times a
-matrix `[coordinate, class]`. These products are computed in float32, block by block in a core's cache. Where two classes
-are closer than the bound on float32's rounding, the image is classified again in float64. So whether an image is right
-is what float64 gives, with ties as in `argmax`: the first of several best classes is named.
+matrix `[coordinate, class]`. These products are computed in float32, block by block in a core's cache. Where two
+classes are closer than the bound on float32's rounding, the image is classified again in float64. So whether an image
+is right is what float64 gives, with ties as in `argmax`: the first of several best classes is named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from headspan.prune.head_changes import head_means, outputs_of_heads
 from headspan.prune.judged import Judged, margins, right
 from headspan.store.head_space import Head
 from headspan.store.products import over_spans
-from headspan.store.reader import Store
 
 # Images of a block, a multiple of 8, and of a product, whose scores stay in a core's cache.
 _BLOCK_ROWS, _PRODUCT_ROWS = 512, 128
