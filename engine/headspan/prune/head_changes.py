@@ -1,8 +1,8 @@
 """Add changes of heads' contributions to embeddings, for many variants in one reading of the stored numbers.
 
-A variant gives each of some heads a matrix from its coordinates to joint space. To an image's embedding it adds the sum,
-over these heads, of the deviation of the image's coordinates from their mean, times the matrix. Numbers are read in
-blocks, on all cores; what two variants share is multiplied once.
+A variant gives each of some heads a matrix from its coordinates to joint space. To an image's embedding it adds the
+sum, over these heads, of the deviation of the image's coordinates from their mean, times the matrix. Numbers are read
+in blocks, on all cores; what two variants share is multiplied once.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 In head coordinates a head moves the scores of all classes by the deviation of its coordinates from their mean, times a
 matrix `[coordinate, class]`. These products are computed in float32, block by block in a core's cache. Where two
-classes are closer than the bound on float32's rounding, the image is classified again in float64. So whether an image is
-right is what float64 gives, with ties as in `argmax`: the first of several best classes is named.
+classes are closer than the bound on float32's rounding, the image is classified again in float64. So whether an image
+is right is what float64 gives, with ties as in `argmax`: the first of several best classes is named.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
-from headspan.errors import SettingsError
 from headspan.events import Listener, Progress, ignore
 from headspan.prune.head_changes import head_means, outputs_of_heads
+from headspan.prune.judged import Judged, margins, right
 from headspan.store.head_space import Head
 from headspan.store.products import over_spans
-from headspan.store.reader import Store
-from headspan.tasks.zero_shot import Classes
 
 # Images of a block, a multiple of 8, and of a product, whose scores stay in a core's cache.
 _BLOCK_ROWS, _PRODUCT_ROWS = 512, 128
@@ -30,44 +28,6 @@ _BLOCK_ROWS, _PRODUCT_ROWS = 512, 128
 _TOGETHER_BYTES = 1 << 28
 # Half the distance from 1 to the next float32.
 _ROUNDING = 2.0**-24
-# Scores closer than this share of the largest may differ by float64's rounding alone.
-_TIED = 1e-11
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """The images of a store whose class is known, the classes, and what all sweeps over them share."""
-
-    store: Store
-    images: Int64[np.ndarray, " image"]
-    truths: Int64[np.ndarray, " image"]
-    vectors: Float64[np.ndarray, "class joint"]
-
-    @classmethod
-    def of(cls, store: Store, classes: Classes, truths: np.ndarray) -> Judged:
-        """The images of `store` whose truth is not -1; those that failed are left out.
-
-        Raises SettingsError if there are none, if there are fewer than two classes, or if sizes do not fit.
-        """
-        truths, vectors = np.asarray(truths), np.asarray(classes.vectors, np.float64)
-        if vectors.ndim != 2 or len(vectors) < 2 or vectors.shape[1] != store.joint:
-            raise SettingsError(
-                f"class vectors of shape {vectors.shape}: give those of at least two classes, [class, {store.joint}]"
-            )
-        if truths.shape != (store.images,) or truths.dtype.kind not in "iu":
-            raise SettingsError(
-                f"truths of shape {truths.shape} and type {truths.dtype}: give a class number for each of the "
-                f"{store.images} images that the store shows, or -1"
-            )
-        if truths.min(initial=0) < -1 or truths.max(initial=0) >= len(vectors):
-            raise SettingsError(
-                f"truths from {truths.min()} to {truths.max()}: classes are numbered from 0 to {len(vectors) - 1}, and "
-                "-1 stands for an image whose class is not known"
-            )
-        images = np.flatnonzero((truths >= 0) & np.isfinite(store.norm[:, 2])).astype(np.int64)
-        if not len(images):
-            raise SettingsError(f"{store.path}: no image has a known class; give the class of at least one")
-        return cls(store, images, truths[images].astype(np.int64), vectors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,10 +108,10 @@ class _Pass:
         embeddings = self._embeddings(np.arange(first, end))
         truths, norm = self._judged.truths[here], self._norm[here]
         exact = embeddings @ self._judged.vectors.T
-        self._before[here] = _right(embeddings, exact, truths, self._judged.vectors)
+        self._before[here] = right(embeddings, exact, truths, self._judged.vectors)
         scores = exact.astype(np.float32)
         largest = np.abs(exact).max(axis=1)
-        margins = _margins(exact, truths)
+        whole = margins(exact, truths)
         products = np.empty((min(_PRODUCT_ROWS, len(truths)), scores.shape[1]), np.float32)
         left = np.empty(len(truths), np.float32)
         found_heads, found_images = [], []
@@ -163,16 +123,16 @@ class _Pass:
                 product = products[: len(left[part])]
                 np.matmul(coordinates[part], self._matrices[place], out=product)
                 np.subtract(scores[part], product, out=product)
-                left[part] = _margins(product, truths[part])
-            right = left > 0
+                left[part] = margins(product, truths[part])
+            above = left > 0
             lengths = np.sqrt(np.einsum("ij,ij->i", coordinates, coordinates)) + 2 * np.linalg.norm(mean)
             # Coordinates have some six roundings, a sum of n products n, and the scores one each.
             errors = (len(mean) + 12) * self._largest[place] * lengths + 4 * largest
             near = np.flatnonzero(np.abs(left) <= 2.1 * _ROUNDING * errors)
             found_heads.append(np.full(len(near), place))
             found_images.append(first + near)
-            self._after[place, first // 8 : -(-end // 8)] = np.packbits(right)
-            self._losses[place, first // _BLOCK_ROWS] = (margins - left).sum()
+            self._after[place, first // 8 : -(-end // 8)] = np.packbits(above)
+            self._losses[place, first // _BLOCK_ROWS] = (whole - left).sum()
         if not found_heads:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate(found_heads), np.concatenate(found_images)
@@ -183,10 +143,10 @@ class _Pass:
             some = images[first : first + _BLOCK_ROWS]
             embeddings = self._embeddings(some) - self._moved(self._heads[place], self._means[place], some)
             exact = embeddings @ self._judged.vectors.T
-            right = _right(embeddings, exact, self._judged.truths[some], self._judged.vectors)
+            found = right(embeddings, exact, self._judged.truths[some], self._judged.vectors)
             bits = np.uint8(128) >> (some % 8).astype(np.uint8)
             np.bitwise_and.at(self._after[place], some // 8, ~bits)
-            np.bitwise_or.at(self._after[place], some // 8, np.where(right, bits, np.uint8(0)))
+            np.bitwise_or.at(self._after[place], some // 8, np.where(found, bits, np.uint8(0)))
 
     def _embeddings(self, places: Int64[np.ndarray, " image"]) -> Float64[np.ndarray, "image joint"]:
         """The unit embeddings of some images without the removed heads."""
@@ -206,40 +166,3 @@ class _Pass:
 
     def _directions(self, head: Head) -> Float64[np.ndarray, "coordinate joint"]:
         return self._judged.store.head_directions(*head).astype(np.float64)
-
-
-def _margins(
-    scores: Float32[np.ndarray, "image class_"] | Float64[np.ndarray, "image class_"],
-    truths: Int64[np.ndarray, " image"],
-) -> Float32[np.ndarray, " image"] | Float64[np.ndarray, " image"]:
-    """The score of each image's class minus the best score of the others; the former is overwritten in `scores`."""
-    images = np.arange(len(scores))
-    own = scores[images, truths]
-    scores[images, truths] = -np.inf
-    margins: np.ndarray = own - scores.max(axis=1)
-    return margins
-
-
-def _right(
-    embeddings: Float64[np.ndarray, "image joint"],
-    scores: Float64[np.ndarray, "image class_"],
-    truths: Int64[np.ndarray, " image"],
-    vectors: Float64[np.ndarray, "class_ joint"],
-) -> Bool[np.ndarray, " image"]:
-    """Whether each image's class is the first with the best score.
-
-    Products of matrices may give equal vectors scores that differ in the last bit. So the scores of classes that are
-    nearly tied are computed again, one by one.
-    """
-    best = scores.max(axis=1, keepdims=True)
-    near = scores >= best - _TIED * np.abs(scores).max(axis=1, keepdims=True)
-    named = scores.argmax(axis=1)
-    tied = np.flatnonzero(near.sum(axis=1) > 1)
-    if len(tied):
-        image, class_ = np.nonzero(near[tied])
-        again = np.einsum("nj,nj->n", embeddings[tied[image]], vectors[class_])
-        starts = np.searchsorted(image, np.arange(len(tied)))
-        top = np.maximum.reduceat(again, starts)[image]
-        first = np.minimum.reduceat(np.where(again == top, class_, len(vectors)), starts)
-        named[tied] = first
-    return named == truths
