@@ -9,6 +9,7 @@ The groups are
 - `concepts`: labels, Concept Consistency Scores, judges, votes, and pools written by language models;
 - `explore`: nearest images, and maps of texts over images;
 - `prune`: embeddings without some heads, and zero-shot classification;
+- `video`: frames of videos as shards;
 - `llm`: the endpoint, cache and budget of language models;
 - `world`: the image world, in which every concept has a ground truth;
 - `demo`: the whole chain on drawn images.
@@ -25,7 +26,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headspan import concepts, demo, explore, llm, prune, spans, world
+    from headspan import concepts, demo, explore, llm, prune, spans, video, world
     from headspan.calls import models, precompute, repair, verify
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
@@ -109,6 +110,7 @@ __all__ = [
     "textspan_dense",
     "torch_dataset",
     "verify",
+    "video",
     "world",
     "write_report",
     "write_shards",

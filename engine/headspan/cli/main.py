@@ -79,6 +79,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         "precompute",
         "headspan precompute 'data/{0000..0127}.tar' --out run.zarr",
         Group("precompute.add_precompute", {"precompute": "stream shards of images through an encoder into a store"}),
+        Group("frames.add_frames", {"frames": "write frames of videos as shards of images"}),
     )
     commands.section(
         "inspect",

@@ -1,13 +1,14 @@
 """Add changes of heads' contributions to embeddings, for many variants in one reading of the stored numbers.
 
-A variant gives each of some heads a matrix from its coordinates to joint space. To an image's embedding it adds the sum,
-over these heads, of the deviation of the image's coordinates from their mean, times the matrix. Numbers are read in
-blocks, on all cores; what two variants share is multiplied once.
+A variant gives each of some heads a matrix from its coordinates to joint space. To an image's embedding it adds the
+sum, over these heads, of the deviation of the image's coordinates from their mean, times the matrix. Numbers are read
+in blocks, on all cores; what two variants share is multiplied once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
@@ -49,29 +50,18 @@ def changed_embeddings(
             yield results.pop()
 
 
-def deviations(
-    store: Store,
-    heads: Sequence[Head],
-    means: Sequence[Float64[np.ndarray, " coordinate"]],
-    rows: Int64[np.ndarray, " row"],
-    norm: Float32[np.ndarray, "row 3"],
-) -> Iterator[Float32[np.ndarray, "row coordinate"]]:
-    """Yield the normalised coordinates of each head at some rows of the store's arrays, less the head's mean.
+def outputs_of_heads(
+    store: Store, heads: Sequence[Head], rows: Int64[np.ndarray, " row"]
+) -> Iterator[Float32[np.ndarray, "row head_dim"]]:
+    """Yield the stored outputs of each head at some rows of the store's arrays.
 
     Heads of one layer that follow one another are read together.
     """
     contents = store.contents
-    place = 0
-    while place < len(heads):
-        layer = heads[place][0]
-        count = next((n for n, head in enumerate(heads[place:]) if head[0] != layer), len(heads) - place)
-        chosen = np.array([head for _, head in heads[place : place + count]])
+    for layer, of_layer in groupby(heads, key=lambda head: head[0]):
+        chosen = np.array([head for _, head in of_layer])
         index = [np.array([contents.layer_index(layer)]), chosen, np.arange(store.head_dim)]
-        outputs = picked_rows(contents, "heads", rows, index, np.dtype(np.float32))[:, 0]
-        for each in range(count):
-            own = head_coordinates(outputs[:, each], norm, normalised=True)
-            yield own - means[place + each].astype(np.float32)
-        place += count
+        yield from picked_rows(contents, "heads", rows, index, np.dtype(np.float32))[:, 0].swapaxes(0, 1)
 
 
 def head_means(store: Store, heads: Sequence[Head]) -> list[Float64[np.ndarray, " coordinate"]]:
@@ -110,9 +100,11 @@ def _add(
     def add(first_row: int, end: int) -> None:
         for first in range(first_row, end, _BLOCK_ROWS):
             here = slice(first, min(first + _BLOCK_ROWS, end))
-            for own, matrices in zip(deviations(store, heads, means, rows[here], norm[here]), uses, strict=True):
+            outputs = outputs_of_heads(store, heads, rows[here])
+            for own, mean, matrices in zip(outputs, means, uses, strict=True):
+                coordinates = head_coordinates(own, norm[here], normalised=True) - mean.astype(np.float32)
                 for matrix, numbers in matrices:
-                    product = own @ matrix
+                    product = coordinates @ matrix
                     for number in numbers:
                         results[number][here] += product
 
