@@ -9,7 +9,7 @@ from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, shards_flag, store_argument, weights_flag
-from headspan.cli.study_print import print_every_set, print_single_heads, print_study
+from headspan.cli.study_print import print_every_set, print_greedy, print_single_heads, print_study
 from headspan.cli.terminal import tell
 from headspan.errors import SettingsError
 from headspan.prune.draws import DRAWS
@@ -21,12 +21,12 @@ from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 
 _DETAILS = (
-    "Each task is scored with the whole model and without each group of heads. `--mode direct` replaces what the heads "
-    "write to the embedding by its mean over images, which is arithmetic on the store. `--mode total` prunes the live "
-    "model, so that later layers feel it; this reads the images again. Groups stand beside random heads, as many in each "
-    "layer. Nothing is saved without --run."
+    "Each task is scored with the whole model and without each group of heads. --mode direct replaces what the heads "
+    "write to the embedding by its mean over images, which is arithmetic on the store. --mode total prunes the live "
+    "model, so that later layers feel it; this reads the images again. Groups stand beside random heads, as many in "
+    "each layer. Nothing is saved without --run."
 )
-_TABLES = ("groups", "heads", "sets")
+_TABLES = ("groups", "heads", "greedy", "sets")
 
 
 def add_prune(section: Section) -> None:
@@ -55,8 +55,8 @@ def add_prune(section: Section) -> None:
         action="append",
         default=[],
         metavar="HEADS",
-        help="heads to prune: high, moderate or low (CCS), label:NAME, high:NAME, L22.H13,L23.H1, or a file with a head "
-        "in each line; beside them random (as many in each layer), unmatched (as many in any layer), equal (equal "
+        help="heads to prune: high, moderate or low (CCS), label:NAME, high:NAME, L22.H13,L23.H1, or a file with a "
+        "head in each line; beside them random (as many in each layer), unmatched (as many in any layer), equal (equal "
         f"numbers of two groups) and single (each head alone); may be repeated (default: {', '.join(GROUPS)})",
     )
     what.add_argument(
@@ -64,6 +64,14 @@ def add_prune(section: Section) -> None:
     )
     what.add_argument(
         "--scores", metavar="RUN", help="the run of scores and labels that groups are about (default: the only one)"
+    )
+    what.add_argument(
+        "--greedy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also remove N heads one after the other, each time the one that costs least; direct effect on "
+        "classifications",
     )
     about = command.add_argument_group("chance")
     about.add_argument(
@@ -96,7 +104,8 @@ def add_prune(section: Section) -> None:
         "--table",
         choices=_TABLES,
         default="groups",
-        help="the table to print and export: tasks by groups, by single heads, or by every set (default: groups)",
+        help="the table to print and export: tasks by groups, by single heads, by greedy removal, or by every set "
+        "(default: groups)",
     )
     export_flags(command)
 
@@ -110,12 +119,15 @@ def _prune(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     else:
         found, unsaved = saved_or_not(lambda: _studied(store, flags, progress))
     progress.close()
-    table = {"groups": found, "heads": found.single, "sets": found.every_set}[flags.table]
     if flags.table == "heads" and not found.labels:
         raise SettingsError("--table heads: no heads were removed alone; add --heads single")
-    export(flags, table)
+    if flags.table == "greedy" and not found.greedy:
+        raise SettingsError("--table greedy: no heads were removed one after the other; add --greedy with their number")
+    tables = {"groups": found, "heads": found.single, "greedy": found.greedy, "sets": found.every_set}
+    export(flags, tables[flags.table])
     if not alone:
-        {"groups": print_study, "heads": print_single_heads, "sets": print_every_set}[flags.table](found)
+        prints = {"groups": print_study, "heads": print_single_heads, "greedy": print_greedy, "sets": print_every_set}
+        prints[flags.table](found)
     tell_unsaved(unsaved)
     if unsaved is None and flags.run_name is not None and flags.tasks:
         tell(f"saved as prune/{flags.run_name}")
@@ -125,8 +137,8 @@ def _prune(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _studied(store: Store, flags: argparse.Namespace, progress: ProgressPrinter) -> Study:
     if not flags.tasks:
         raise SettingsError(
-            "prune needs a task: give --task with the name of a shipped one, a TOML file or a folder; or give --run with "
-            "the name of a saved study to show it"
+            "prune needs a task: give --task with the name of a shipped one, a TOML file or a folder; --run alone shows "
+            "a saved study"
         )
     heads = flags.heads or list(GROUPS)
     if flags.unmatched and "unmatched" not in heads:
@@ -145,6 +157,7 @@ def _studied(store: Store, flags: argparse.Namespace, progress: ProgressPrinter)
         draws=flags.draws,
         samples=flags.samples,
         seed=flags.seed,
+        greedy=flags.greedy,
         overwrite=flags.overwrite,
         on_progress=progress,
         weights=flags.weights,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import counted, percent
@@ -120,6 +121,20 @@ def print_single_heads(found: Study) -> None:
     say(_METHODS[found.mode])
 
 
+def print_greedy(found: Study) -> None:
+    """Print the heads that were removed one after the other, and each task's headline after each of them."""
+    for task in found.tasks:
+        if task.greedy is not None:
+            say(f"{task.name}: {task.headline} {_value(task.headline, task.whole[task.headline])} with all heads")
+            rows = [
+                (f"{step}", as_name((layer, head)), _value(task.headline, value))
+                for step, (layer, head, value) in enumerate(task.greedy, 1)
+            ]
+            print_table([("step", "head", task.headline), *rows])
+            say()
+    say(f"each step removes the head that costs least beside those before it; {_METHODS['direct']}")
+
+
 def print_every_set(found: Study) -> None:
     """Print every set of heads with what each task scores without it."""
     rows = [
@@ -151,7 +166,9 @@ def _value(figure: str, value: float) -> str:
 def _signed(task: TaskEffects, change: float | None) -> str:
     if change is None or math.isnan(change):
         return "-"
-    return f"{100 * change:+.1f}" if task.is_share else f"{change:+.3f}"
+    shown = f"{100 * change:+.1f}" if task.is_share else f"{change:+.3f}"
+    # Neither +0.0 nor -0.0.
+    return shown if shown.strip("+-0.") else shown[1:]
 
 
 def _range(task: TaskEffects, low: float | None, high: float | None) -> str:
