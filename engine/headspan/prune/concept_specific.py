@@ -59,7 +59,7 @@ class ConceptEffect:
     # The same for the mean over sets of random heads, as many in each layer; None if none can be drawn.
     random_above_mean: Interval | None
     random_above_largest: Interval | None
-    # How many sets of random heads were drawn, and for how many of them `above_largest` is above zero with its interval.
+    # How many sets of random heads were drawn, and for how many of them all of `above_largest`'s interval is above 0.
     draws: int
     draws_above: int
     # What limits the comparison with random heads.
