@@ -137,8 +137,8 @@ def _prune(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _studied(store: Store, flags: argparse.Namespace, progress: ProgressPrinter) -> Study:
     if not flags.tasks:
         raise SettingsError(
-            "prune needs a task: give --task with the name of a shipped one, a TOML file or a folder; --run alone shows "
-            "a saved study"
+            "prune needs a task: give --task with a shipped one, a TOML file or a folder; --run alone shows a "
+            "saved study"
         )
     heads = flags.heads or list(GROUPS)
     if flags.unmatched and "unmatched" not in heads:
