@@ -41,8 +41,9 @@ class PrunedRow:
     """A row of a task's table: words, and where they lie on the task's axis."""
 
     name: str
-    # Whether it is of random heads or of equal numbers, below a group.
+    # Whether it is a mean over draws, and whether it is indented below a group.
     drawn: bool
+    indented: bool
     heads: str
     value: str
     change: str
@@ -124,7 +125,7 @@ def _task(study: Study, task: TaskEffects) -> PrunedTask:
     shown = [_row(task, row, axis) for row in rows]
     if "chance" in task.whole:
         chance = _value(task, task.whole["chance"])
-        shown.insert(1, PrunedRow("chance", False, "–", chance, "–", "–", "–", "–", "–"))
+        shown.insert(1, PrunedRow("chance", False, False, "–", chance, "–", "–", "–", "–", "–"))
     items = "" if task.items == task.images else f"{counted(task.items, 'item')} of "
     remarks = [_correlation(measure, each) for measure, each in task.correlations.items()]
     if task.published_note:
@@ -155,6 +156,7 @@ def _row(task: TaskEffects, row: dict[str, Any], axis: tuple[float, float]) -> P
     return PrunedRow(
         name,
         kind not in ("whole", "group"),
+        kind in ("random", "unmatched"),
         f"{row['heads'] or '–'}",
         _value(task, row["value"]),
         "–" if row["change"] is None else _signed(task, row["change"]),
@@ -214,8 +216,9 @@ def _value(task: TaskEffects, value: float) -> str:
 def _signed(task: TaskEffects, change: float) -> str:
     if math.isnan(change):
         return "–"
-    rounded = round(100 * change, 1) if task.is_share else round(change, 3)
-    return f"{rounded:+g}".replace("-", "−") if rounded else "0"
+    shown = f"{100 * change:+.1f}" if task.is_share else f"{change:+.3f}"
+    # Zero has no sign.
+    return shown.replace("-", "−") if shown.strip("+-0.") else shown[1:]
 
 
 def _probability(p: float | None) -> str:
