@@ -108,13 +108,12 @@ def test_a_layer_with_too_few_others_is_filled_from_the_nearest_layers() -> None
     assert full.remarks == ("only 11 heads outside for 13 inside",)
 
 
-def test_unmatched_draws_are_of_any_layer_outside_the_high_heads() -> None:
-    group, high = [(8, 0), (8, 1)], [(11, head) for head in range(6)]
-    found = unmatched_draws(group, HEADS, outside=high, draws=20)
+def test_unmatched_draws_are_of_any_layer_outside_the_group() -> None:
+    group = [(11, head) for head in range(5)]
+    found = unmatched_draws(group, HEADS, draws=20)
     assert len(found.sets) == 20
-    layers = {layer for heads in found.sets for layer, _ in heads}
-    assert layers == {8, 9, 10}
-    assert not any(set(heads) & {*group, *high} for heads in found.sets)
+    assert {layer for heads in found.sets for layer, _ in heads} == {8, 9, 10, 11}
+    assert not any(set(heads) & set(group) for heads in found.sets)
 
 
 def test_equal_draws_have_as_many_heads_of_both_groups() -> None:

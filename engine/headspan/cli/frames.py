@@ -86,9 +86,8 @@ def _print_summary(written: WrittenFrames) -> None:
     if written.earlier:
         say(f"written by an earlier call: those of {counted(written.earlier, 'video')}")
     if written.short:
-        say(
-            f"fewer than {counted(written.count, 'frame')}, so the last one is repeated: {counted(written.short, 'video')}"
-        )
+        short = counted(written.short, "video")
+        say(f"fewer than {counted(written.count, 'frame')}, so the last one is repeated: {short}")
     if written.without_caption:
         say(f"without a caption: {counted(written.without_caption, 'video')}")
     if written.set_aside:

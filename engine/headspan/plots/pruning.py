@@ -89,7 +89,7 @@ def _legend(ax: Axes, own: str, random: str, randoms: bool) -> None:
         fontsize=8,
         ncols=len(handles),
         loc="upper left",
-        bbox_to_anchor=(0, -0.42 / max(size_of(ax)[1], 0.5)),
+        bbox_to_anchor=(0, -0.5 / max(size_of(ax)[1], 0.5)),
         borderaxespad=0,
     )
 

@@ -49,6 +49,7 @@ def study(
     draws: int = DRAWS,
     samples: int = SAMPLES,
     seed: int = 0,
+    greedy: int = 0,
     overwrite: bool = False,
     on_progress: Listener = ignore,
     weights: str | Path | None = None,
@@ -73,6 +74,8 @@ def study(
         draws: How many sets of random heads are drawn for each group.
         samples: How many bootstrap samples of the items give the intervals.
         seed: The seed of draws, samples and permutations.
+        greedy: Also remove so many heads one after the other, each time the one that costs least; direct effect on
+            classifications.
         overwrite: Replace a different study of that name.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
         weights: Where the model's weights are now, as in `text_vectors`.
@@ -93,13 +96,17 @@ def study(
         raise SettingsError(f"mode {mode!r}: a study measures the 'direct' or the 'total' effect; name one of them")
     if samples < 1:
         raise SettingsError(f"samples {samples}: intervals need at least 1 bootstrap sample; 1,000 are usual")
+    if greedy < 0 or (greedy and mode == "total"):
+        raise SettingsError(
+            f"greedy {greedy}: give how many heads are removed one after the other, by the direct effect"
+        )
     if run is not None:
         results.check_run(run)
     scored = _scores(store, scores)
     plan = plan_study(store, groups, scored or scores, any_layer=mode == "total", draws=draws, seed=seed)
     on, remarks = tasks_on_stores(store, tasks, mode, plan.sets, on_progress, weights)
     total = TotalSettings(weights, tuple(shards), device, batch_size, keep) if mode == "total" else None
-    effects = score_tasks(on, plan.sets, total, samples, seed, on_progress)
+    effects = score_tasks(on, plan.sets, total, samples, seed, greedy, on_progress)
     single = [each.heads[0] for each in plan.sets if each.kind == "single"]
     known = {} if scored is None else _known(scored)
     ccs = tuple(known.get(head, (None, None))[0] for head in single)

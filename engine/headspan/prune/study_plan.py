@@ -73,10 +73,8 @@ def plan_study(
         for each in some:
             _add(sets, remarks, "random", each.name, matched_draws(each.heads, among, draws, seed))
     if "unmatched" in wanted:
-        high = next((each.heads for each in some if each.name == "high"), ())
         for each in some:
-            # The published random heads are outside the high ones.
-            _add(sets, remarks, "unmatched", each.name, unmatched_draws(each.heads, among, high, draws, seed))
+            _add(sets, remarks, "unmatched", each.name, unmatched_draws(each.heads, among, draws, seed))
     if "equal" in wanted:
         _add_equal(sets, remarks, some, draws, seed)
     if "single" in wanted:

@@ -14,7 +14,7 @@ from headspan.prune.groups import HeadGroup
 from headspan.prune.statistics import Interval
 from headspan.prune.study_json import as_json
 from headspan.prune.study_plan import HeadSet
-from headspan.prune.study_tables import DrawTable, SingleHeadTable, study_columns
+from headspan.prune.study_tables import DrawTable, GreedyTable, SingleHeadTable, study_columns
 from headspan.store.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class Study(Tabular):
     def single(self) -> SingleHeadTable:
         """The table of heads that were removed alone; empty if there are none."""
         return SingleHeadTable(self.sets, self.tasks, self.ccs, self.labels)
+
+    @property
+    def greedy(self) -> GreedyTable:
+        """The table of heads that were removed one after the other; empty if that was not asked for."""
+        return GreedyTable(self.tasks)
 
     @property
     def every_set(self) -> DrawTable:

@@ -13,6 +13,7 @@ from headspan.errors import SettingsError
 from headspan.events import Listener, Progress
 from headspan.prune.ablation import direct_effect
 from headspan.prune.effects import GroupEffect, TaskEffects, places
+from headspan.prune.greedy import greedy
 from headspan.prune.single_heads import single_heads
 from headspan.prune.statistics import bootstrapped, interval
 from headspan.prune.study_plan import HeadSet
@@ -39,11 +40,13 @@ def score_tasks(
     total: TotalSettings | None,
     samples: int,
     seed: int,
+    removed: int,
     on_progress: Listener,
 ) -> list[TaskEffects]:
     """What each task loses without each of `sets`, by the direct effect, or by the total one if `total` is given.
 
-    The variants of a store are computed once for all of its tasks. Outcomes are kept for the whole model alone.
+    Classifications are also scored while `removed` heads are removed one after the other, by the direct effect. The
+    variants of a store are computed once for all of its tasks. Outcomes are kept for the whole model alone.
     """
     stores = list({id(each.store): each.store for each in tasks}.values())
     if total is not None and total.shards and len(stores) > 1:
@@ -61,6 +64,7 @@ def score_tasks(
                 _score_maps(each, sets, on_progress)
             elif each.sweeps:
                 each.sweep(on_progress)
+                each.remove(removed, on_progress)
     return [each.effects() for each in running]
 
 
@@ -131,6 +135,7 @@ class _Running:
     gained: dict[int, int] = field(default_factory=dict)
     groups: dict[str, GroupEffect] = field(default_factory=dict)
     margin_losses: tuple[float, ...] | None = None
+    greedy: tuple[tuple[int, int, float], ...] | None = None
 
     @property
     def sweeps(self) -> bool:
@@ -172,6 +177,14 @@ class _Running:
             self.lost[place], self.gained[place] = len(lost), len(gained)
             self.values[place] = self.whole[evaluation.headline] + (len(gained) - len(lost)) / len(found.images)
 
+    def remove(self, count: int, on_progress: Listener) -> None:
+        """Remove heads one after the other, each time the one that costs least."""
+        if count:
+            evaluation = self.on.evaluation
+            found = greedy(self.on.store, evaluation.classes, evaluation.truths, count, on_progress=on_progress)
+            shares = (found.correct / found.images).tolist()
+            self.greedy = tuple((*head, share) for head, share in zip(found.heads, shares, strict=True))
+
     def effects(self) -> TaskEffects:
         """The effects, once all sets are scored."""
         assert self.before is not None
@@ -197,4 +210,5 @@ class _Running:
             published=dict(task.published.get(model, {})),
             published_note=task.published_note if model in task.published else "",
             margin_losses=self.margin_losses,
+            greedy=self.greedy,
         )

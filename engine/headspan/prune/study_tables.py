@@ -157,3 +157,27 @@ class DrawTable(Tabular):
             "value": [task.values[place] for task, place, _ in of_sets],
             "change": [task.change(place) for task, place, _ in of_sets],
         }
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GreedyTable(Tabular):
+    """The headline of tasks while heads are removed one after the other: a row for each task and step."""
+
+    tasks: tuple[TaskEffects, ...]
+
+    def __repr__(self) -> str:
+        return f"GreedyTable({counted(len(self), 'step')})"
+
+    def __len__(self) -> int:
+        return sum(len(task.greedy or ()) for task in self.tasks)
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        rows = [(task, *row) for task in self.tasks for row in enumerate(task.greedy or (), 1)]
+        return {
+            "task": [task.name for task, _, _ in rows],
+            "step": [step for _, step, _ in rows],
+            "layer": [layer for _, _, (layer, _, _) in rows],
+            "head": [head for _, _, (_, head, _) in rows],
+            "figure": [task.headline for task, _, _ in rows],
+            "value": [value for _, _, (_, _, value) in rows],
+        }

@@ -98,7 +98,7 @@ def _with_companions(video: Video, on_progress: Listener) -> Described:
             if isinstance(content, list):
                 content = {"captions": content}
             if not isinstance(content, dict):
-                raise ValueError(f"a JSON {type(content).__name__}")  # noqa: TRY301, TRY004
+                raise ValueError(f"a JSON {type(content).__name__}")
         except ValueError as error:
             _tell(on_progress, f"{video.name} in {video.source}: its .{kind} is not used ({one_line(error)})")
             continue

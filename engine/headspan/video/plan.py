@@ -15,8 +15,8 @@ from pathlib import Path
 from headspan.errors import SettingsError
 from headspan.io.files import final_name, write_atomically
 from headspan.io.locks import LockedLog, read_log
-from headspan.shards.keys import Keys
 from headspan.shards.image_folder import stem_of
+from headspan.shards.keys import Keys
 from headspan.shards.sources import open_shard
 from headspan.shards.tar import Tar
 from headspan.video.captions import Described
@@ -51,7 +51,7 @@ def list_of_set_aside(out: Path) -> Path:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Let one process write `out`, and remove what a killed one left. Raises SettingsError if another one is writing."""
+    """Let one process write `out`, and remove what a killed one left. Raises SettingsError if another writes."""
     folder = out.parent if is_tar(out) else out
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{out.name}.lock"

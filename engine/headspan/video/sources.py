@@ -53,7 +53,7 @@ class Video:
 
 
 def find_videos(patterns: Sequence[str], allow_pipe: bool, on_progress: Listener) -> list[Video]:
-    """All videos that `patterns` name: tars as in `shards.urls.expand`, folders with videos in them or below, and files.
+    """All videos that `patterns` name: in tars (see `shards.urls.expand`), in folders and below, and files.
 
     Raises SourceError if a pattern names nothing, or if there is no video at all.
     """

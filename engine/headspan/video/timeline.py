@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 # Containers whose packets of key frames can be trusted: decoding may begin at each of them.
@@ -135,5 +136,5 @@ def _numbered(stream: Any, base: Fraction, frames: int) -> list[int]:
 
 def _usual_gap(starts: Sequence[int]) -> int:
     """The median time between frames; 0 for a single frame."""
-    gaps = sorted(after - before for before, after in zip(starts, starts[1:], strict=False))
+    gaps = sorted(after - before for before, after in pairwise(starts))
     return gaps[len(gaps) // 2] if gaps else 0

@@ -114,7 +114,14 @@ def write_frames(
     there = [job for job in jobs if job.place not in run.aside]
     silent = sum(not job.described.captions for job in there)
     return WrittenFrames(
-        str(folder), len(there), run.earlier, count, run.short, silent, tuple(aside), listed_in and str(listed_in)
+        str(folder),
+        len(there),
+        run.earlier,
+        count,
+        run.short,
+        silent,
+        tuple(aside),
+        None if listed_in is None else str(listed_in),
     )
 
 
