@@ -165,13 +165,13 @@ def test_many_variants_in_one_pass_equal_one_pass_each(name: str, dtype: torch.d
 def test_equal_sets_and_common_layers_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     _, tower, pixels = random_tower("ViT-B-16-SigLIP")
     passed: list[str] = []
-    for name in ("attend", "mlp"):
+    steps = {name: getattr(Tower, name) for name in ("attend", "mlp")}
 
-        def count(self: Tower, *given: Any, name: str = name, step: Any = getattr(Tower, name)) -> Any:
-            passed.append(name)
-            return step(self, *given)
+    def counted(name: str) -> Any:
+        return lambda tower, *given: steps[name](tower, *given) if passed.append(name) is None else None  # type: ignore[func-returns-value]
 
-        monkeypatch.setattr(Tower, name, count)
+    for name in steps:
+        monkeypatch.setattr(Tower, name, counted(name))
     embeddings_of_variants(tower, pixels, [[], [(2, 0)], [(2, 0)], [(1, 0)], [(1, 0), (2, 1)]])
     # Two blocks and the pooling, which has an MLP: the first block is common to all, as is the second one's attention.
     # Its MLP runs twice, and the pooling's once for each of four variants.

@@ -8,7 +8,7 @@ at most `log2(variants) + 1` layers' rows are in memory at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float32
@@ -37,11 +37,9 @@ def embeddings_of_variants(
         without = by_layer(tower, heads)
         variants.append(tuple(without.get(layer, ()) for layer in range(tower.layers)))
     found = torch.empty(len(variants), len(pixels), tower.joint, device=pixels.device)
-    computed = _Pass(tower, tower.equal_pooling(pixels.device))
     if variants:
-        computed.run(0, tower.embed(pixels), None, list(dict.fromkeys(variants)))
-    for place, variant in enumerate(variants):
-        found[place] = computed.embeddings[variant]
+        own = _Pass(tower, tower.equal_pooling(pixels.device), found, variants)
+        own.run(0, tower.embed(pixels), None, list(dict.fromkeys(variants)))
     return found
 
 
@@ -49,7 +47,9 @@ def embeddings_of_variants(
 class _Pass:
     tower: Tower
     pooling: Tensor | None
-    embeddings: dict[_Without, Tensor] = field(default_factory=dict)
+    # Filled with the embeddings of each of `every`, in which a variant may occur more than once.
+    embeddings: Float32[Tensor, "set batch joint"]
+    every: Sequence[_Without]
 
     def run(self, first: int, x: Tensor, added: Tensor | None, variants: Sequence[_Without]) -> None:
         """Compute the embeddings of `variants` from the rows `x + added` that enter layer `first`."""
@@ -90,7 +90,10 @@ class _Pass:
 
     def _keep(self, variant: _Without, x: Tensor) -> None:
         state = pooled(x, self.tower.pooling_of(x, self.pooling))
-        self.embeddings[variant] = embedding(state, self.tower.final_std(x, state), self.tower)
+        found = embedding(state, self.tower.final_std(x, state), self.tower)
+        for place, other in enumerate(self.every):
+            if other == variant:
+                self.embeddings[place] = found
 
 
 def _groups(layer: int, variants: Sequence[_Without]) -> list[tuple[tuple[int, ...], list[_Without]]]:

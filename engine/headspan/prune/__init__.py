@@ -2,21 +2,31 @@
 
 from headspan.prune.ablation import direct_effect, mean_ablated
 from headspan.prune.greedy import GreedyRemoval, greedy
+from headspan.prune.groups import HeadGroup, head_group
 from headspan.prune.reconstruction import Reconstruction, reconstruction
 from headspan.prune.single_heads import SingleHeads, single_heads
+from headspan.prune.study import read_study, study
+from headspan.prune.study_result import Study
+from headspan.prune.total_effect import total_effect
 from headspan.tasks.zero_shot import Accuracy, Classes, accuracy, embed_classes
 
 __all__ = [
     "Accuracy",
     "Classes",
     "GreedyRemoval",
+    "HeadGroup",
     "Reconstruction",
     "SingleHeads",
+    "Study",
     "accuracy",
     "direct_effect",
     "embed_classes",
     "greedy",
+    "head_group",
     "mean_ablated",
+    "read_study",
     "reconstruction",
     "single_heads",
+    "study",
+    "total_effect",
 ]
