@@ -25,7 +25,6 @@ from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.explore.maps.segmentation import average_precision, on_grid, resized
-from headspan.explore.nearest.similarities import distinct
 from headspan.originals.masks import read_masks
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
@@ -127,7 +126,7 @@ class Segmentation:
         self, sets: Sequence[Sequence[Head]], on_progress: Listener = ignore
     ) -> Float64[np.ndarray, "set item column"]:
         """`outcomes_without` for each of several sets of heads, with one reading of the patches."""
-        ablated = [distinct(self.store, heads) for heads in sets]
+        ablated = [list(dict.fromkeys(heads)) for heads in sets]
         for layer, head in (pair for heads in ablated for pair in heads):
             self.store.contents.layer_index(layer, head)
         named = np.stack([self._named(heads) for heads in ablated])
