@@ -76,9 +76,7 @@ def by_hand(scores: Sequence[float], groups: Sequence[int], k: int, smoothing: f
 
 @pytest.mark.parametrize("smoothing", [0, 0.5])
 @pytest.mark.parametrize(("images", "prompts", "groups", "k"), [(3, 1, 2, 2), (40, 3, 5, 10), (257, 7, 3, 10)])
-def test_figures_equal_those_counted_by_hand(
-    images: int, prompts: int, groups: int, k: int, smoothing: float
-) -> None:
+def test_figures_equal_those_counted_by_hand(images: int, prompts: int, groups: int, k: int, smoothing: float) -> None:
     skew, scores = random_skew(images, prompts, groups, k, smoothing)
     numbers = skew.groups["g"].numbers.tolist()
     wanted = np.array([by_hand(column, numbers, k, smoothing) for column in scores.T.tolist()])
@@ -114,7 +112,9 @@ def test_a_resampled_image_counts_as_often_as_it_is_drawn(smoothing: float) -> N
         numbers = skew.groups["g"].numbers[repeated].tolist()
         wanted = sum(by_hand(column, numbers, 5, smoothing)[0] for column in scores[repeated].T.tolist())
         assert value == pytest.approx(wanted, rel=1e-9)
-    np.testing.assert_array_equal(skew.resampled(scores, np.ones((1, 40), np.float32)), skew.figures(scores)["max_skew_sum_g"])
+    np.testing.assert_array_equal(
+        skew.resampled(scores, np.ones((1, 40), np.float32)), skew.figures(scores)["max_skew_sum_g"]
+    )
 
 
 def test_groups_come_from_the_metadata_and_merged_values_are_one_group(faces: hs.Store) -> None:
@@ -175,7 +175,10 @@ def test_the_declaration_of_fairface_asks_for_the_published_prompts_and_groups()
         ({"settings": {"k": 11}}, "10 images with 'race' cannot fill a ranking of k = 11, as task faces asks"),
         ({"settings": {"k": 0}}, "task faces: k = 0 is not a length of a ranking; give a whole number from 1"),
         ({"settings": {"k": True}}, "task faces: k = True is not a length"),
-        ({"settings": {"k": 3, "smoothing": -1}}, "task faces: smoothing = -1 is not a number of images; give 0 or more"),
+        (
+            {"settings": {"k": 3, "smoothing": -1}},
+            "task faces: smoothing = -1 is not a number of images; give 0 or more",
+        ),
         ({"templates": ("a face",)}, r"task faces: template 'a face' has no \{p\}, the prompt's subject; write it"),
         ({"merged": {"a": ("East",), "b": ("East",)}}, "merged lists 'East' under 'a' and 'b'; keep one of them"),
     ],

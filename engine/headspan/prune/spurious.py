@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -33,9 +33,8 @@ from headspan.tasks.task import Task
 from headspan.tasks.truths import metadata_values
 from headspan.tasks.worst_group import WorstGroup
 
-# What is ablated together with heads: nothing, attention before the last layers, the MLPs, or both.
-Rest = Literal["nothing", "earlier", "mlps", "earlier and mlps"]
-PUBLISHED_REST: Rest = "earlier and mlps"
+# What is ablated together with heads: nothing, attention before the last layers, the MLPs, or both as published.
+RESTS = NOTHING, EARLIER, MLPS, PUBLISHED_REST = "nothing", "earlier", "mlps", "earlier and mlps"
 # The last layers, whose attention is kept but for the heads, and the most heads that are chosen automatically.
 LAST_LAYERS, MOST = 4, 16
 WHOLE, AUTOMATIC, RANDOM = "whole", "automatic", "random"
@@ -47,7 +46,7 @@ class SpuriousVariant:
 
     name: str
     heads: tuple[Head, ...]
-    rest: Rest
+    rest: str
     # Accuracy of the worst group and of all images, the mean over groups, and every group's.
     figures: Mapping[str, float]
     # The change of the worst group's accuracy from the whole model.
@@ -64,7 +63,7 @@ class SpuriousStudy(Tabular):
     variants: tuple[SpuriousVariant, ...]
     ranking: SpuriousHeads
     # By what else is ablated: the held-out accuracy of the worst group without the first 0, 1, 2, … heads.
-    held_out: Mapping[Rest, tuple[float, ...]]
+    held_out: Mapping[str, tuple[float, ...]]
     # What limits the study, in sentences without a full stop.
     remarks: tuple[str, ...] = ()
 
@@ -76,7 +75,7 @@ class SpuriousStudy(Tabular):
             f"{100 * best.figures['worst_group']:.1f} % {best.name}; {counted(self.test_images, 'image')})"
         )
 
-    def variant(self, name: str, rest: Rest = "nothing") -> SpuriousVariant:
+    def variant(self, name: str, rest: str = NOTHING) -> SpuriousVariant:
         """The variant of that name. Raises SettingsError if there is none."""
         for each in self.variants:
             if (each.name, each.rest) == (name, rest):
@@ -106,7 +105,7 @@ def spurious_study(
     *,
     chosen: Mapping[str, Sequence[Head]] | None = None,
     held_out: Images | str | None = None,
-    rests: Sequence[Rest] = ("nothing", PUBLISHED_REST),
+    rests: Sequence[str] = (NOTHING, PUBLISHED_REST),
     most: int = MOST,
     draws: int = DRAWS,
     samples: int = SAMPLES,
@@ -124,14 +123,15 @@ def spurious_study(
         chosen: Further sets of heads by name, such as those chosen by hand or by a label.
         held_out: The images that choose the number of heads: a selection, indices or a mask, or `KEY=VALUE` of the
             metadata, such as `split=val`. None takes half of all images at random, by `seed`.
-        rests: What is ablated together with the heads; see `Rest`.
+        rests: What is ablated together with the heads; some of RESTS.
         most: The most heads that are chosen automatically.
         draws: Number of sets of random heads, as many as the automatic ones in each layer.
         samples: Number of bootstrap samples of the test images.
         seed: Seed of the split, of the draws and of the samples.
         weights: As in `text_vectors`.
 
-    Raises SettingsError if all images are held out or none is, if a name in `chosen` is that of another variant, and the errors of `WorstGroup.of`, `spurious_heads` and `direct_effect`.
+    Raises SettingsError if all images are held out or none is, or if a name in `chosen` is that of another variant, and
+    the errors of `WorstGroup.of`, `spurious_heads` and `direct_effect`.
     """
     if taken := [name for name in chosen or {} if name in (WHOLE, AUTOMATIC, RANDOM)]:
         raise SettingsError(f"heads named {taken[0]!r}: the study has variants of that name; choose another one")
@@ -210,14 +210,14 @@ def _with_value(store: Store, held_out: str) -> Int[np.ndarray, " image"]:
 
 
 def _without(
-    store: Store, sets: Sequence[Sequence[Head]], rest: Rest, images: Int[np.ndarray, " image"]
+    store: Store, sets: Sequence[Sequence[Head]], rest: str, images: Int[np.ndarray, " image"]
 ) -> Iterator[Float32[np.ndarray, "images joint"]]:
     """The embeddings without each set of heads, and without the rest."""
-    if rest not in ("nothing", "earlier", "mlps", PUBLISHED_REST):
-        raise SettingsError(f"{rest!r} cannot be ablated; choose nothing, earlier, mlps, or {PUBLISHED_REST!r}")
-    earlier = "earlier" in rest
+    if rest not in RESTS:
+        raise SettingsError(f"{rest!r} cannot be ablated; choose one of {', '.join(RESTS)}")
+    earlier, mlps = rest in (EARLIER, PUBLISHED_REST), rest in (MLPS, PUBLISHED_REST)
     more = [head for head in stored_heads(store) if earlier and head[0] < store.all_layers - LAST_LAYERS]
-    return direct_effect(store, [[*heads, *more] for heads in sets], images, mlps="mlps" in rest, earlier=earlier)
+    return direct_effect(store, [[*heads, *more] for heads in sets], images, mlps=mlps, earlier=earlier)
 
 
 def _remarks(choosing: WorstGroup, testing: WorstGroup) -> Iterator[str]:
