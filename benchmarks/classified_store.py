@@ -2,9 +2,9 @@
 
 * Every image has a class and 96 normal factors around those of its class; classes lie in groups of ten, whose factors
   are alike. The spread around the class is chosen by bisection, so that the stated accuracy is reached.
-* A head's output is its own random map of the factors, plus a mean and noise with a tenth of the variance. Its matrix to
-  joint space has a size that falls by a quarter from layer to layer towards the first one, and differs between heads of
-  a layer. So the last four layers of 24 carry some nine tenths of the embeddings' variance.
+* A head's output is its own random map of the factors, plus a mean and noise with a tenth of the variance. The size of
+  its matrix to joint space falls by a quarter from layer to layer towards the first one, and differs between heads of a
+  layer. So the last four layers of 24 carry some nine tenths of the embeddings' variance.
 * An embedding is the sum of all contributions, plus a mean that is as long as the standard deviation.
 * A class's vector is a common vector, which is as far from the images' mean as texts are from images, plus half as much
   of what the class's factors write.

@@ -60,33 +60,11 @@ class Judged:
         for first in range(0, len(found), _BLOCK_ROWS):
             here = slice(first, first + _BLOCK_ROWS)
             exact = embeddings[here].astype(np.float64)
-            found[here] = right(exact, exact @ self.vectors.T, self.truths[here], self.vectors)
+            found[here] = rightly_named(exact, exact @ self.vectors.T, self.truths[here], self.vectors)
         return found
 
 
-def right(self, embeddings: Float[np.ndarray, "image joint"]) -> Bool[np.ndarray, " image"]:
-    """Which of the images are right by these embeddings, of any length."""
-    found = np.empty(len(self.images), bool)
-    for first in range(0, len(found), _BLOCK_ROWS):
-        here = slice(first, first + _BLOCK_ROWS)
-        exact = embeddings[here].astype(np.float64)
-        found[here] = right(exact, exact @ self.vectors.T, self.truths[here], self.vectors)
-    return found
-
-
-def margins(
-    scores: Float32[np.ndarray, "image class_"] | Float64[np.ndarray, "image class_"],
-    truths: Int64[np.ndarray, " image"],
-) -> Float32[np.ndarray, " image"] | Float64[np.ndarray, " image"]:
-    """The score of each image's class minus the best score of the others; the former is overwritten in `scores`."""
-    images = np.arange(len(scores))
-    own = scores[images, truths]
-    scores[images, truths] = -np.inf
-    margins: np.ndarray = own - scores.max(axis=1)
-    return margins
-
-
-def right(
+def rightly_named(
     embeddings: Float64[np.ndarray, "image joint"],
     scores: Float64[np.ndarray, "image class_"],
     truths: Int64[np.ndarray, " image"],
@@ -118,6 +96,6 @@ def _reach(vectors: Float64[np.ndarray, "class_ joint"]) -> Float64[np.ndarray, 
     for first in range(0, len(vectors), _BLOCK_ROWS):
         here = slice(first, first + _BLOCK_ROWS)
         found[here] = (squares - 2 * vectors[here] @ vectors.T).max(axis=1)
-    # Rounding may make the distance of equal vectors negative.
-    reach: Float64[np.ndarray, " class_"] = np.sqrt(np.maximum(found + squares, 0))
+    # A square may be too small by its rounding.
+    reach: Float64[np.ndarray, " class_"] = np.sqrt(np.maximum(found + squares, 0) + 1e-14 * squares.max())
     return reach

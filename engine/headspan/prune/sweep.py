@@ -21,7 +21,7 @@ from headspan.decompose.formula import head_coordinates
 from headspan.events import Listener, Progress, ignore
 from headspan.prune.block_margins import BlockMargins, HeadScores
 from headspan.prune.head_changes import head_means, outputs_of_heads
-from headspan.prune.judged import Judged, right
+from headspan.prune.judged import Judged, rightly_named
 from headspan.store.head_space import Head
 from headspan.store.products import over_spans
 
@@ -108,7 +108,7 @@ class _Pass:
         embeddings = self._embeddings(np.arange(first, end))
         truths, norm = self._judged.truths[here], self._norm[here]
         exact = embeddings @ self._judged.vectors.T
-        self._before[here] = right(embeddings, exact, truths, self._judged.vectors)
+        self._before[here] = rightly_named(embeddings, exact, truths, self._judged.vectors)
         block = BlockMargins(exact, truths, self._judged.reach)
         found_heads, found_images = [], []
         for place, outputs in enumerate(outputs_of_heads(self._judged.store, self._heads, self._rows[here])):
@@ -130,7 +130,7 @@ class _Pass:
             some = images[first : first + _BLOCK_ROWS]
             embeddings = self._embeddings(some) - self._moved(self._heads[place], self._means[place], some)
             exact = embeddings @ self._judged.vectors.T
-            found = right(embeddings, exact, self._judged.truths[some], self._judged.vectors)
+            found = rightly_named(embeddings, exact, self._judged.truths[some], self._judged.vectors)
             bits = np.uint8(128) >> (some % 8).astype(np.uint8)
             np.bitwise_and.at(self._after[place], some // 8, ~bits)
             np.bitwise_or.at(self._after[place], some // 8, np.where(found, bits, np.uint8(0)))
