@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import webdataset
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 from PIL import Image
@@ -49,17 +49,21 @@ def store(folder: Path) -> hs.Store:
 
 @pytest.fixture(scope="module")
 def open_clips_logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and true classes by open_clip alone: webdataset, PIL, open_clip's transform, tokenizer and classifier."""
+    """Logits and true classes by open_clip alone: tarfile, PIL, open_clip's transform, tokenizer and classifier."""
     loaded = load_model("reference", None)
     names = (folder / "classnames.txt").read_text().splitlines()
     templates = [line.replace("{c}", "{}").format for line in TEMPLATES]
     vectors = build_zero_shot_classifier(loaded.clip, loaded.tokenizer(), names, templates)
     transform = image_transform_v2(PreprocessCfg(**loaded.clip.visual.preprocess_cfg), is_train=False)
     pixels, truths = [], []
-    for tar in sorted((folder / "test").glob("*.tar")):
-        for sample in webdataset.WebDataset(str(tar), shardshuffle=False):
-            pixels.append(transform(Image.open(io.BytesIO(sample["webp"]))))
-            truths.append(int(sample["cls"]))
+    for path in sorted((folder / "test").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            data = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        for name in sorted(data):
+            if name.endswith(".webp"):
+                pixels.append(transform(Image.open(io.BytesIO(data[name]))))
+            else:
+                truths.append(int(data[name]))
     with torch.no_grad():
         embeddings = loaded.clip.encode_image(torch.stack(pixels), normalize=True)
         return (100 * embeddings @ vectors).numpy(), np.array(truths)

@@ -7,8 +7,8 @@ import math
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import counted, percent
+from headspan.head_names import head_name
 from headspan.prune.effects import TaskEffects, is_share, places
-from headspan.prune.groups import as_name
 from headspan.prune.study_result import Study
 from headspan.prune.study_tables import study_rows
 
@@ -106,7 +106,7 @@ def print_single_heads(found: Study) -> None:
             test = task.mcnemar(single[number])
             rows.append(
                 (
-                    as_name(found.sets[single[number]].heads[0]),
+                    head_name(*found.sets[single[number]].heads[0]),
                     found.labels[number] or "-",
                     "-" if found.ccs[number] is None else f"{found.ccs[number]}",
                     _value(task.headline, task.values[single[number]]),
@@ -127,7 +127,7 @@ def print_greedy(found: Study) -> None:
         if task.greedy is not None:
             say(f"{task.name}: {task.headline} {_value(task.headline, task.whole[task.headline])} with all heads")
             rows = [
-                (f"{step}", as_name((layer, head)), _value(task.headline, value))
+                (f"{step}", head_name(layer, head), _value(task.headline, value))
                 for step, (layer, head, value) in enumerate(task.greedy, 1)
             ]
             print_table([("step", "head", task.headline), *rows])
@@ -141,7 +141,7 @@ def print_every_set(found: Study) -> None:
         (
             _name(each.kind, each.of).strip(),
             *(_value(task.headline, task.values[place]) for task in found.tasks),
-            ",".join(map(as_name, each.heads)),
+            ",".join(head_name(*head) for head in each.heads),
         )
         for place, each in enumerate(found.sets)
     ]

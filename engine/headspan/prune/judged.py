@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from headspan.errors import SettingsError
 from headspan.store.reader import Store
@@ -25,6 +25,8 @@ class Judged:
     images: Int64[np.ndarray, " image"]
     truths: Int64[np.ndarray, " image"]
     vectors: Float64[np.ndarray, "class joint"]
+    # The largest distance of each vector from another.
+    reach: Float64[np.ndarray, " class"]
 
     @classmethod
     def of(cls, store: Store, classes: Classes, truths: np.ndarray) -> Judged:
@@ -50,7 +52,7 @@ class Judged:
         images = np.flatnonzero((truths >= 0) & np.isfinite(store.norm[:, 2])).astype(np.int64)
         if not len(images):
             raise SettingsError(f"{store.path}: no image has a known class; give the class of at least one")
-        return cls(store, images, truths[images].astype(np.int64), vectors)
+        return cls(store, images, truths[images].astype(np.int64), vectors, _reach(vectors))
 
     def right(self, embeddings: Float[np.ndarray, "image joint"]) -> Bool[np.ndarray, " image"]:
         """Which of the images are right by these embeddings, of any length."""
@@ -58,23 +60,11 @@ class Judged:
         for first in range(0, len(found), _BLOCK_ROWS):
             here = slice(first, first + _BLOCK_ROWS)
             exact = embeddings[here].astype(np.float64)
-            found[here] = right(exact, exact @ self.vectors.T, self.truths[here], self.vectors)
+            found[here] = rightly_named(exact, exact @ self.vectors.T, self.truths[here], self.vectors)
         return found
 
 
-def margins(
-    scores: Float32[np.ndarray, "image class_"] | Float64[np.ndarray, "image class_"],
-    truths: Int64[np.ndarray, " image"],
-) -> Float32[np.ndarray, " image"] | Float64[np.ndarray, " image"]:
-    """The score of each image's class minus the best score of the others; the former is overwritten in `scores`."""
-    images = np.arange(len(scores))
-    own = scores[images, truths]
-    scores[images, truths] = -np.inf
-    margins: np.ndarray = own - scores.max(axis=1)
-    return margins
-
-
-def right(
+def rightly_named(
     embeddings: Float64[np.ndarray, "image joint"],
     scores: Float64[np.ndarray, "image class_"],
     truths: Int64[np.ndarray, " image"],
@@ -97,3 +87,15 @@ def right(
         first = np.minimum.reduceat(np.where(again == top, class_, len(vectors)), starts)
         named[tied] = first
     return named == truths
+
+
+def _reach(vectors: Float64[np.ndarray, "class_ joint"]) -> Float64[np.ndarray, " class_"]:
+    """The largest distance of each vector from another."""
+    squares = np.vecdot(vectors, vectors)
+    found = np.empty(len(vectors))
+    for first in range(0, len(vectors), _BLOCK_ROWS):
+        here = slice(first, first + _BLOCK_ROWS)
+        found[here] = (squares - 2 * vectors[here] @ vectors.T).max(axis=1)
+    # A square may be too small by its rounding.
+    reach: Float64[np.ndarray, " class_"] = np.sqrt(np.maximum(found + squares, 0) + 1e-14 * squares.max())
+    return reach

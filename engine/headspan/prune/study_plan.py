@@ -9,6 +9,7 @@ from typing import Literal
 
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError
+from headspan.head_names import head_name
 from headspan.prune.draws import DRAWS, Draws, equal_draws, matched_draws, unmatched_draws
 from headspan.prune.groups import CCS_GROUPS, HeadGroup, head_group
 from headspan.store.head_space import Head, stored_heads
@@ -78,7 +79,7 @@ def plan_study(
     if "equal" in wanted:
         _add_equal(sets, remarks, some, draws, seed)
     if "single" in wanted:
-        sets += [HeadSet("single", f"L{layer}.H{head}", ((layer, head),)) for layer, head in stored_heads(store)]
+        sets += [HeadSet("single", head_name(*head), (head,)) for head in stored_heads(store)]
     return Plan(tuple(sets), groups, tuple(remarks))
 
 

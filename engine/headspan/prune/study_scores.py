@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -21,6 +23,9 @@ from headspan.prune.study_tasks import TaskOn
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.tasks.classification import Classification
+
+# Bytes of the embeddings of all sets that are held in memory.
+_IN_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +105,25 @@ def _wanted(sets: Sequence[HeadSet], single: bool) -> dict[tuple[Head, ...], lis
 
 def _total(
     store: Store, sets: Sequence[Sequence[Head]], total: TotalSettings, on_progress: Listener
-) -> Iterable[Float32[np.ndarray, "images joint"]]:
+) -> Iterator[Float32[np.ndarray, "images joint"]]:
+    """The embeddings of the total effect, set by set; large ones are in a temporary file unless `keep` is given."""
     # Imported here, because it needs torch.
     from headspan.prune.total_effect import total_effect
 
-    found: Iterable[Float32[np.ndarray, "images joint"]] = total_effect(
-        store,
-        sets,
-        on_progress,
-        weights=total.weights,
-        shards=total.shards,
-        device=total.device,
-        batch_size=total.batch_size,
-        keep=total.keep,
-    )
-    return found
+    with ExitStack() as stack:
+        keep = total.keep
+        if keep is None and 4 * len(sets) * store.images * store.joint > _IN_MEMORY:
+            keep = stack.enter_context(TemporaryDirectory(prefix="headspan-"))
+        yield from total_effect(
+            store,
+            sets,
+            on_progress,
+            weights=total.weights,
+            shards=total.shards,
+            device=total.device,
+            batch_size=total.batch_size,
+            keep=keep,
+        )
 
 
 @dataclass(slots=True)

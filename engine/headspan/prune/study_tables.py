@@ -8,8 +8,8 @@ from typing import Any
 
 from headspan.errors import counted
 from headspan.frames import Tabular
+from headspan.head_names import head_name
 from headspan.prune.effects import TaskEffects, places
-from headspan.prune.groups import as_name
 from headspan.prune.study_plan import HeadSet, Kind
 
 # The kinds of rows that are means over draws, after those of groups.
@@ -152,7 +152,7 @@ class DrawTable(Tabular):
             "task": [task.name for task, _, _ in of_sets],
             "kind": [each.kind for _, _, each in of_sets],
             "of": [each.of for _, _, each in of_sets],
-            "heads": [",".join(map(as_name, each.heads)) for _, _, each in of_sets],
+            "heads": [",".join(head_name(*head) for head in each.heads) for _, _, each in of_sets],
             "figure": [task.headline for task, _, _ in of_sets],
             "value": [task.values[place] for task, place, _ in of_sets],
             "change": [task.change(place) for task, place, _ in of_sets],

@@ -8,7 +8,9 @@ is right is what float64 gives, with ties as in `argmax`: the first of several b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +19,16 @@ from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
 from headspan.events import Listener, Progress, ignore
+from headspan.prune.block_margins import BlockMargins, HeadScores
 from headspan.prune.head_changes import head_means, outputs_of_heads
-from headspan.prune.judged import Judged, margins, right
+from headspan.prune.judged import Judged, rightly_named
 from headspan.store.head_space import Head
 from headspan.store.products import over_spans
 
-# Images of a block, a multiple of 8, and of a product, whose scores stay in a core's cache.
-_BLOCK_ROWS, _PRODUCT_ROWS = 512, 128
+# Images of a block, a multiple of 8.
+_BLOCK_ROWS = 1024
 # The most bytes of the heads' matrices `[coordinate, class]` that are in memory together.
 _TOGETHER_BYTES = 1 << 28
-# Half the distance from 1 to the next float32.
-_ROUNDING = 2.0**-24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,9 +76,7 @@ class _Pass:
         store = judged.store
         self._rows, self._norm = store.rows[judged.images], store.norm[judged.images]
         self._means, self._removed_means = head_means(store, heads), head_means(store, removed)
-        self._matrices = [self._directions(head) @ judged.vectors.T for head in heads]
-        self._largest = [np.linalg.norm(matrix, axis=0).max() for matrix in self._matrices]
-        self._matrices = [matrix.astype(np.float32) for matrix in self._matrices]
+        self._scores: list[HeadScores] = []
         images = len(judged.images)
         self._before = np.empty(images, bool)
         self._after = np.empty((len(heads), -(-images // 8)), np.uint8)
@@ -95,7 +94,8 @@ class _Pass:
                     share = min(1.0, (begin + _BLOCK_ROWS) / end)
                     on_progress(Progress("heads", done + int(share * len(self._heads)), total))
 
-        with threadpool_limits(1, "blas"):
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
+            self._scores = list(threads.map(self._of_head, self._heads, self._means))
             over_spans(images, _BLOCK_ROWS, classify)
         places, again = (np.concatenate(each) for each in zip(*unsure, strict=True))
         for place in np.unique(places).tolist():
@@ -108,31 +108,18 @@ class _Pass:
         embeddings = self._embeddings(np.arange(first, end))
         truths, norm = self._judged.truths[here], self._norm[here]
         exact = embeddings @ self._judged.vectors.T
-        self._before[here] = right(embeddings, exact, truths, self._judged.vectors)
-        scores = exact.astype(np.float32)
-        largest = np.abs(exact).max(axis=1)
-        whole = margins(exact, truths)
-        products = np.empty((min(_PRODUCT_ROWS, len(truths)), scores.shape[1]), np.float32)
-        left = np.empty(len(truths), np.float32)
+        self._before[here] = rightly_named(embeddings, exact, truths, self._judged.vectors)
+        block = BlockMargins(exact, truths, self._judged.reach)
         found_heads, found_images = [], []
         for place, outputs in enumerate(outputs_of_heads(self._judged.store, self._heads, self._rows[here])):
-            mean = self._means[place]
-            coordinates = head_coordinates(outputs, norm, normalised=True) - mean.astype(np.float32)
-            for begin in range(0, len(left), len(products)):
-                part = slice(begin, begin + len(products))
-                product = products[: len(left[part])]
-                np.matmul(coordinates[part], self._matrices[place], out=product)
-                np.subtract(scores[part], product, out=product)
-                left[part] = margins(product, truths[part])
-            above = left > 0
-            lengths = np.sqrt(np.einsum("ij,ij->i", coordinates, coordinates)) + 2 * np.linalg.norm(mean)
-            # Coordinates have some six roundings, a sum of n products n, and the scores one each.
-            errors = (len(mean) + 12) * self._largest[place] * lengths + 4 * largest
-            near = np.flatnonzero(np.abs(left) <= 2.1 * _ROUNDING * errors)
+            head = self._scores[place]
+            coordinates = head_coordinates(outputs, norm, normalised=True) - head.mean
+            left, errors = block.without(head, coordinates)
+            near = np.flatnonzero(np.abs(left) <= errors)
             found_heads.append(np.full(len(near), place))
             found_images.append(first + near)
-            self._after[place, first // 8 : -(-end // 8)] = np.packbits(above)
-            self._losses[place, first // _BLOCK_ROWS] = (whole - left).sum()
+            self._after[place, first // 8 : -(-end // 8)] = np.packbits(left > 0)
+            self._losses[place, first // _BLOCK_ROWS] = (block.whole - left).sum()
         if not found_heads:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate(found_heads), np.concatenate(found_images)
@@ -143,7 +130,7 @@ class _Pass:
             some = images[first : first + _BLOCK_ROWS]
             embeddings = self._embeddings(some) - self._moved(self._heads[place], self._means[place], some)
             exact = embeddings @ self._judged.vectors.T
-            found = right(embeddings, exact, self._judged.truths[some], self._judged.vectors)
+            found = rightly_named(embeddings, exact, self._judged.truths[some], self._judged.vectors)
             bits = np.uint8(128) >> (some % 8).astype(np.uint8)
             np.bitwise_and.at(self._after[place], some // 8, ~bits)
             np.bitwise_or.at(self._after[place], some // 8, np.where(found, bits, np.uint8(0)))
@@ -163,6 +150,9 @@ class _Pass:
         (outputs,) = outputs_of_heads(self._judged.store, [head], self._rows[places])
         norm = self._norm[places].astype(np.float64)
         return (head_coordinates(outputs.astype(np.float64), norm, normalised=True) - mean) @ self._directions(head)
+
+    def _of_head(self, head: Head, mean: Float64[np.ndarray, " coordinate"]) -> HeadScores:
+        return HeadScores(mean, self._directions(head), self._judged.vectors)
 
     def _directions(self, head: Head) -> Float64[np.ndarray, "coordinate joint"]:
         return self._judged.store.head_directions(*head).astype(np.float64)

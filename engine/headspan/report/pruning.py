@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from headspan.errors import counted
+from headspan.head_names import head_name
 from headspan.prune.effects import TaskEffects, is_share, places
-from headspan.prune.groups import as_name
 from headspan.prune.statistics import RankCorrelation
 from headspan.prune.study_result import Study
 from headspan.prune.study_tables import study_rows
@@ -184,7 +184,7 @@ def _scatter(study: Study, task: TaskEffects) -> Scatter | None:
     for ((layer, head), ccs, _), cost in zip(scored, costs, strict=True):
         # Beside one another, in the order of the layers.
         shift = 0.6 * ((layers.index(layer) + 0.5) / len(layers) - 0.5)
-        words = f"{as_name((layer, head))}, CCS {ccs}: {_signed(task, -task.sign * cost)}"
+        words = f"{head_name(layer, head)}, CCS {ccs}: {_signed(task, -task.sign * cost)}"
         dots.append(Dot(words, 100 * (ccs + 0.5 + shift) / _SCORES, _place(cost, axis), levels[layer]))
     return Scatter(
         tuple(dots),
