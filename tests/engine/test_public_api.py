@@ -25,6 +25,7 @@ from tests.conftest import BROKEN_ROWS, ToyRun
 TWINS: dict[str, tuple[str, ...]] = {
     "export": ("export", "explore.export_atlas"),
     "precompute": ("precompute",),
+    "frames": ("video.write_frames",),
     "models": ("models",),
     "info": ("info",),
     "verify": ("verify",),
@@ -50,7 +51,7 @@ TWINS: dict[str, tuple[str, ...]] = {
     "spectra": ("explore.spectra",),
     "demo": ("demo.run",),
 }
-GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "world")
+GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "tasks", "video", "world")
 
 
 def test_every_public_name_can_be_used_and_is_listed() -> None:

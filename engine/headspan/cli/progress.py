@@ -26,6 +26,8 @@ _UNITS = {
     "pool": "text",
     "export": "image",
     "maps": "image",
+    "videos": "video",
+    "frames": "video",
 }
 
 

@@ -1,0 +1,156 @@
+"""Decode chosen frames of a video, each video once and one frame at a time.
+
+Packets before the key frame of the next chosen frame are skipped where the container's key frames can be trusted. If
+that fails, or gives a damaged frame, the video is decoded from its beginning. Pixel aspect ratios are ignored, an alpha
+channel is dropped, and a rotation that the container states is carried out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+
+from headspan.errors import one_line
+from headspan.video.pyav import import_av
+from headspan.video.timeline import Timeline, UnusableVideoError, read_timeline, video_stream
+
+# Only these containers are opened. Playlists and lists of files could name other files, or servers.
+CONTAINERS = ("mov", "matroska", "webm", "avi", "mpeg", "mpegts", "asf", "flv", "ogg")
+# A decoder may leave out this many frames before a chosen one, as some do at a video's end.
+_FRAMES_LEFT_OUT = 2
+_MOST_PIXELS = 1 << 26
+_BUFFER_BYTES = 256 << 10
+
+Pixels = UInt8[np.ndarray, "row column 3"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The chosen frames of a video, as `take` returned them, with their times in seconds from the first frame."""
+
+    taken: list[Any]
+    times: list[float]
+    duration_seconds: float
+    # Whether the video has fewer frames than were chosen.
+    is_short: bool
+
+
+def read_frames(file: BinaryIO, count: int, take: Callable[[Pixels], Any]) -> Frames:
+    """The frames at the middles of `count` equal spans of a video; see `Timeline.middles`.
+
+    `take` gets the pixels of each chosen frame once, in sRGB as the video has them. Raises UnusableVideoError if the
+    video does not decode, and HeadspanError if PyAV is not installed.
+    """
+    av = import_av()
+    try:
+        with _open(av, file) as container:
+            timeline = read_timeline(container)
+        chosen = timeline.middles(count)
+        try:
+            found = _taken(av, file, timeline, chosen, take, skipping=True)
+        except (UnusableVideoError, av.error.FFmpegError):
+            if not any(timeline.begins):
+                raise
+            found = _taken(av, file, timeline, chosen, take, skipping=False)
+    except (av.error.FFmpegError, MemoryError) as error:
+        # The errors' texts name the file `<none>`.
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UnusableVideoError(f"cannot be decoded ({reason})") from error
+    return Frames(
+        [found[frame] for frame in chosen],
+        [timeline.seconds(frame) for frame in chosen],
+        timeline.duration_seconds,
+        len(timeline.starts) < count,
+    )
+
+
+def _open(av: Any, file: BinaryIO) -> Any:
+    file.seek(0)
+    return av.open(file, "r", options={"format_whitelist": ",".join(CONTAINERS)}, buffer_size=_BUFFER_BYTES)
+
+
+def _taken(
+    av: Any, file: BinaryIO, timeline: Timeline, chosen: list[int], take: Callable[[Pixels], Any], skipping: bool
+) -> dict[int, Any]:
+    """What `take` returns for each different chosen frame."""
+    with _open(av, file) as container:
+        frames = _decoded(container, timeline, sorted(set(chosen)), skipping)
+        return {frame: take(_pixels(av, picture)) for frame, picture in frames}
+
+
+def _decoded(container: Any, timeline: Timeline, wanted: list[int], skipping: bool) -> Iterator[tuple[int, Any]]:
+    """The wanted frames, which are in order. Raises UnusableVideoError if one is missing or damaged."""
+    stream = video_stream(container)
+    if stream.codec_context is None:
+        raise UnusableVideoError("is of a kind that PyAV cannot decode")
+    # Videos are decoded side by side.
+    stream.codec_context.thread_count = 1
+    place, number, came, skipped = 0, -1, -1, False
+    last: tuple[int, Any] | None = None
+    index = {start: frame for frame, start in reversed(list(enumerate(timeline.starts)))}
+    for packet in container.demux(stream):
+        number += 1 if packet.size else 0
+        if skipping and packet.size and number < timeline.begins[wanted[place]]:
+            skipped = True
+            continue
+        if skipped:
+            stream.codec_context.flush_buffers()
+            skipped, last = False, None
+        for picture in packet.decode():
+            came += 1
+            frame = came if timeline.by_order else _frame_at(timeline, index, picture.pts)
+            while place < len(wanted) and frame > wanted[place]:
+                yield wanted[place], _sound(timeline, wanted[place], last)
+                place += 1
+            last = frame, picture
+            if place < len(wanted) and frame == wanted[place]:
+                yield frame, _sound(timeline, frame, last)
+                place += 1
+            if place == len(wanted):
+                return
+    for frame in wanted[place:]:
+        yield frame, _sound(timeline, frame, last)
+
+
+def _frame_at(timeline: Timeline, index: dict[int, int], stamp: int | None) -> int:
+    """The number of the frame that is shown from `stamp` on; −1 if it is from before the first."""
+    if stamp is None:
+        raise UnusableVideoError("decodes to frames without time stamps")
+    if (found := index.get(stamp)) is not None:
+        return found
+    return int(np.searchsorted(np.array(timeline.starts), stamp, side="right")) - 1
+
+
+def _sound(timeline: Timeline, wanted: int, last: tuple[int, Any] | None) -> Any:
+    """The picture in place of the wanted frame: its own, or one shortly before it."""
+    if last is None or wanted - last[0] > _FRAMES_LEFT_OUT:
+        raise UnusableVideoError(f"does not decode to the frame at {timeline.seconds(wanted):.2f} s")
+    if last[1].is_corrupt:
+        raise UnusableVideoError(f"decodes to a damaged frame at {timeline.seconds(wanted):.2f} s")
+    return last[1]
+
+
+def _pixels(av: Any, picture: Any) -> Pixels:
+    if picture.width * picture.height > _MOST_PIXELS:
+        raise UnusableVideoError(f"has frames of {picture.width} × {picture.height} pixels, more than {_MOST_PIXELS:,}")
+    pixels: Pixels = picture.to_ndarray(format="rgb24")
+    matrix = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    return pixels if matrix is None else turned(pixels, bytes(matrix))
+
+
+def turned(pixels: Pixels, matrix: bytes) -> Pixels:
+    """The pixels as a display matrix shows them: turned by a multiple of 90°, mirrored, or both.
+
+    The matrix is nine 32-bit numbers `a b u c d v x y w`, which map [column, row] to [a·column + c·row, b·column +
+    d·row]. Other angles count as the nearest multiple.
+    """
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
+    to_column, to_row = a, d
+    if abs(b) > abs(a):
+        pixels, to_column, to_row = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if to_row < 0 else 1, :: -1 if to_column < 0 else 1])
