@@ -10,12 +10,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from headspan.errors import one_line
+from headspan.video.bytes import ReadableFile
 from headspan.video.pyav import import_av
 from headspan.video.timeline import Timeline, UnusableVideoError, read_timeline, video_stream
 
@@ -40,7 +41,7 @@ class Frames:
     is_short: bool
 
 
-def read_frames(file: BinaryIO, count: int, take: Callable[[Pixels], Any]) -> Frames:
+def read_frames(file: ReadableFile, count: int, take: Callable[[Pixels], Any]) -> Frames:
     """The frames at the middles of `count` equal spans of a video; see `Timeline.middles`.
 
     `take` gets the pixels of each chosen frame once, in sRGB as the video has them. Raises UnusableVideoError if the
@@ -69,13 +70,13 @@ def read_frames(file: BinaryIO, count: int, take: Callable[[Pixels], Any]) -> Fr
     )
 
 
-def _open(av: Any, file: BinaryIO) -> Any:
+def _open(av: Any, file: ReadableFile) -> Any:
     file.seek(0)
     return av.open(file, "r", options={"format_whitelist": ",".join(CONTAINERS)}, buffer_size=_BUFFER_BYTES)
 
 
 def _taken(
-    av: Any, file: BinaryIO, timeline: Timeline, chosen: list[int], take: Callable[[Pixels], Any], skipping: bool
+    av: Any, file: ReadableFile, timeline: Timeline, chosen: list[int], take: Callable[[Pixels], Any], skipping: bool
 ) -> dict[int, Any]:
     """What `take` returns for each different chosen frame."""
     with _open(av, file) as container:
@@ -143,7 +144,7 @@ def _pixels(av: Any, picture: Any) -> Pixels:
     return pixels if matrix is None else turned(pixels, bytes(matrix))
 
 
-def turned(pixels: Pixels, matrix: bytes) -> Pixels:
+def turned(pixels: Pixels, matrix: bytes) -> UInt8[np.ndarray, "shown_row shown_column 3"]:
     """The pixels as a display matrix shows them: turned by a multiple of 90°, mirrored, or both.
 
     The matrix is nine 32-bit numbers `a b u c d v x y w`, which map [column, row] to [a·column + c·row, b·column +
