@@ -20,8 +20,8 @@ from headspan.tasks.task import Task
 from headspan.world.planted import planted_scenes, write_planted_shards
 from tests.tolerances import FLOAT32_SUM
 
-# Most circles are red and most squares are blue.
-COUNTS = {("red", "circle"): 130, ("blue", "square"): 130, ("red", "square"): 40, ("blue", "circle"): 40}
+# Most circles are red and most squares are blue; and more objects are red than blue.
+COUNTS = {("red", "circle"): 160, ("blue", "square"): 100, ("red", "square"): 40, ("blue", "circle"): 40}
 # Classes are named after the most common colour too, as waterbirds are after water.
 TASK = Task("planted", "worst_group", classes=("red circle", "blue square"), templates=("a {c}",), groups=("colour",))
 CUE, CORE = ["red shape", "blue shape"], ["circle", "square"]
@@ -160,7 +160,7 @@ def test_a_study_prints_itself_and_is_a_table(study: SpuriousStudy) -> None:
 
 def test_held_out_images_can_be_named_by_the_metadata_and_groups_missing_there_are_said(planted: hs.Store) -> None:
     found = spurious_study(planted, TASK, CUE, CORE, held_out="shape=circle", rests=("nothing",), draws=0, most=2)
-    assert found.held_out_images == 170
+    assert found.held_out_images == 200
     assert found.remarks == (
         "group blue square, blue has no held-out image, so it is left out there",
         "group blue square, red has no held-out image, so it is left out there",
@@ -200,7 +200,7 @@ def test_max_skew_of_a_planted_imbalance_equals_its_value_by_hand(planted: hs.St
     outcomes = skew.outcomes(planted.embedding)
     colours = [json.loads(text)["colour"] for text in planted.samples()["metadata"].to_pylist()]
     data = {colour: colours.count(colour) / len(colours) for colour in ("red", "blue")}
-    assert data == {"red": 0.5, "blue": 0.5}
+    assert data == {"red": 200 / 340, "blue": 140 / 340}
     by_hand = []
     for prompt in prompts:
         phrases = hs.text_vectors(planted, [f"a {prompt}", f"one {prompt}"])
@@ -211,7 +211,7 @@ def test_max_skew_of_a_planted_imbalance_equals_its_value_by_hand(planted: hs.St
         top = Counter(colours[image] for image in ranking[:10])
         by_hand.append(max(math.log(count / 10 / data[colour]) for colour, count in top.items()))
     # The ten images nearest to a colour all have it.
-    assert by_hand[:2] == [math.log(2)] * 2
+    np.testing.assert_allclose(by_hand[:2], np.log([340 / 200, 340 / 140]))
     assert skew.figures(outcomes)["max_skew_sum_colour"] == pytest.approx(sum(by_hand))
     np.testing.assert_allclose(skew.per_prompt(outcomes)._columns()["max_skew"], by_hand)
 

@@ -178,7 +178,7 @@ def spurious_study(
 
 def _split(
     store: Store, held_out: Images | str | None, seed: int
-) -> tuple[Int[np.ndarray, " image"], Int[np.ndarray, " image"]]:
+) -> tuple[Int[np.ndarray, " held_out"], Int[np.ndarray, " other"]]:
     """The images that choose, and all others."""
     if held_out is None:
         mask = np.zeros(store.images, bool)
