@@ -3,6 +3,8 @@
 from headspan.tasks.classification import Classification
 from headspan.tasks.evaluation import Evaluation
 from headspan.tasks.evaluations import evaluation_of
+from headspan.tasks.retrieval import Retrieval
+from headspan.tasks.segmentation import Segmentation
 from headspan.tasks.skew import PromptSkews, Skew
 from headspan.tasks.task import Task
 from headspan.tasks.task_file import read_task, shipped_tasks
@@ -12,6 +14,8 @@ __all__ = [
     "Classification",
     "Evaluation",
     "PromptSkews",
+    "Retrieval",
+    "Segmentation",
     "Skew",
     "Task",
     "WorstGroup",

@@ -226,13 +226,14 @@ class Segmentation:
 
 def _scored(pixels: Float32[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"]) -> list[float]:
     """The columns of an image's outcome, from the map of its class enlarged to pixels."""
-    evidence = np.maximum(pixels, 0)
+    # In float32, 1 minus small numbers would make ties.
+    evidence = np.maximum(pixels, 0).astype(np.float64)
     low, high = evidence.min(), evidence.max()
     if high > low:
         evidence = (evidence - low) / (high - low)
         named, scores = evidence > evidence.mean(), np.concatenate([evidence.ravel(), 1 - evidence.ravel()])
     else:
-        named, scores = np.zeros_like(mask), np.zeros(2 * mask.size, np.float32)
+        named, scores = np.zeros_like(mask), np.zeros(2 * mask.size)
     precision = average_precision(scores, np.concatenate([mask.ravel(), ~mask.ravel()]))
     counts = (named == mask, np.ones_like(mask), named & mask, named | mask, ~named & ~mask, ~(named & mask))
     return [*(float(np.count_nonzero(each)) for each in counts), precision]

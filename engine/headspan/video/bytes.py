@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, cast
+from typing import Protocol, runtime_checkable
 
 from headspan.shards.sources import open_shard
 from headspan.video.sources import Video
@@ -15,6 +15,16 @@ from headspan.video.sources import Video
 # Up to this size, a copy is held in memory.
 _MEMORY_BYTES = 32 << 20
 _PIECE_BYTES = 4 << 20
+
+
+@runtime_checkable
+class ReadableFile(Protocol):
+    """What is needed of an open file."""
+
+    def read(self, size: int = -1, /) -> bytes | None: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+    def close(self) -> None: ...
 
 
 class _Span(io.RawIOBase):
@@ -50,7 +60,7 @@ class _Span(io.RawIOBase):
         super().close()
 
 
-def copied(video: Video) -> BinaryIO | None:
+def copied(video: Video) -> ReadableFile | None:
     """A copy of the video's bytes; None if any thread can read them in place.
 
     Only one thread may call this. Raises SourceError if the source cannot be read.
@@ -67,15 +77,15 @@ def copied(video: Video) -> BinaryIO | None:
             place += len(piece)
             if len(piece) < wanted:
                 break
-    return cast(BinaryIO, copy)
+    return copy
 
 
 @contextmanager
-def opened(video: Video, copy: BinaryIO | None) -> Iterator[BinaryIO]:
+def opened(video: Video, copy: ReadableFile | None) -> Iterator[ReadableFile]:
     """The video's bytes as a file, which is closed afterwards. Raises OSError if a local file cannot be opened."""
-    file = copy
-    if file is None:
-        assert video.path is not None
-        file = cast(BinaryIO, _Span(video.path, video.offset, video.size_bytes))
-    with file:
+    assert copy is not None or video.path is not None
+    file = _Span(video.path or "", video.offset, video.size_bytes) if copy is None else copy
+    try:
         yield file
+    finally:
+        file.close()

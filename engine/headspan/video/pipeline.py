@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from headspan.errors import counted
 from headspan.shard_writer.encoded import encoded
-from headspan.video.bytes import copied, opened
+from headspan.video.bytes import ReadableFile, copied, opened
 from headspan.video.captions import Described
 from headspan.video.decode import Frames, Pixels, read_frames
 from headspan.video.timeline import UnusableVideoError
@@ -63,7 +63,7 @@ def _first(waiting: deque[tuple[Job, Future[T]]]) -> tuple[Job, T]:
     return job, future.result()
 
 
-def _frames(job: Job, copy: BinaryIO | None, count: int, encode: str) -> Frames | str:
+def _frames(job: Job, copy: ReadableFile | None, count: int, encode: str) -> Frames | str:
     video = job.described.video
     if video.dead:
         return video.dead
