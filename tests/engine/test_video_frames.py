@@ -129,6 +129,24 @@ def test_only_the_groups_of_pictures_with_chosen_frames_are_decoded(kind: str, m
     assert 5 <= len(counts) <= 5 * 8
 
 
+@pytest.mark.parametrize(("kind", "codec", "options"), CODECS)
+def test_pixels_are_those_of_a_plain_loop_that_decodes_every_frame(
+    kind: str, codec: str, options: dict[str, str]
+) -> None:
+    """Frames that refer to one another: a random picture that moves."""
+    picture = np.random.default_rng(4).integers(0, 256, (12, 20, 3), np.uint8)
+    whole = np.asarray(Image.fromarray(picture).resize((200, 120), Image.Resampling.BICUBIC))
+    pictures = np.stack([whole[step : step + 48, 2 * step : 2 * step + 64] for step in range(60)])
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    data = encode(pictures, kind, codec=codec, options=options, pixels=pixels)
+    with av.open(io.BytesIO(data)) as container:
+        every = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(every) == 60
+    for count in (4, 12, 60):
+        found = read_frames(io.BytesIO(data), count, np.copy).taken
+        np.testing.assert_array_equal(found, [every[frame] for frame in shown_at_middles(list(range(60)), 60, count)])
+
+
 @pytest.mark.parametrize(("width", "height"), [(67, 45), (16, 17), (112, 48)])
 @pytest.mark.parametrize("kind", ["mkv", "avi"])
 def test_pixels_have_the_videos_size_and_colours_whatever_its_sides(width: int, height: int, kind: str) -> None:

@@ -1,8 +1,9 @@
 """Decode chosen frames of a video, each video once and one frame at a time.
 
-Packets before the key frame of the next chosen frame are skipped where the container's key frames can be trusted. If
-that fails, or gives a damaged frame, the video is decoded from its beginning. Pixel aspect ratios are ignored, an alpha
-channel is dropped, and a rotation that the container states is carried out.
+Where the container's key frames can be trusted, packets before the key frame of the next chosen frame are skipped, and
+so are frames that no other frame refers to. If a chosen frame is then missing or damaged, every frame is decoded from
+the beginning. Pixel aspect ratios are ignored, an alpha channel is dropped, and a rotation that the container states is
+carried out.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def read_frames(file: ReadableFile, count: int, take: Callable[[Pixels], Any]) -
             timeline = read_timeline(container)
         chosen = timeline.middles(count)
         try:
-            found = _taken(av, file, timeline, chosen, take, skipping=True)
+            found = _taken(av, file, timeline, chosen, take, skipping=bool(timeline.begins))
         except (UnusableVideoError, av.error.FFmpegError):
-            if not any(timeline.begins):
+            if not timeline.begins:
                 raise
             found = _taken(av, file, timeline, chosen, take, skipping=False)
     except (av.error.FFmpegError, MemoryError) as error:
@@ -72,7 +73,9 @@ def read_frames(file: ReadableFile, count: int, take: Callable[[Pixels], Any]) -
 
 def _open(av: Any, file: ReadableFile) -> Any:
     file.seek(0)
-    return av.open(file, "r", options={"format_whitelist": ",".join(CONTAINERS)}, buffer_size=_BUFFER_BYTES)
+    options = {"format_whitelist": ",".join(CONTAINERS)}
+    # Titles and comments may be in any encoding.
+    return av.open(file, "r", options=options, metadata_errors="replace", buffer_size=_BUFFER_BYTES)
 
 
 def _taken(
@@ -87,35 +90,39 @@ def _taken(
 def _decoded(container: Any, timeline: Timeline, wanted: list[int], skipping: bool) -> Iterator[tuple[int, Any]]:
     """The wanted frames, which are in order. Raises UnusableVideoError if one is missing or damaged."""
     stream = video_stream(container)
-    if stream.codec_context is None:
+    decoder = stream.codec_context
+    if decoder is None:
         raise UnusableVideoError("is of a kind that PyAV cannot decode")
     # Videos are decoded side by side.
-    stream.codec_context.thread_count = 1
+    decoder.thread_count = 1
+    needed = {timeline.packets[frame] for frame in wanted} if skipping else set()
+    index = {start: frame for frame, start in reversed(list(enumerate(timeline.starts)))}
     place, number, came, skipped = 0, -1, -1, False
     last: tuple[int, Any] | None = None
-    index = {start: frame for frame, start in reversed(list(enumerate(timeline.starts)))}
     for packet in container.demux(stream):
-        number += 1 if packet.size else 0
-        if skipping and packet.size and number < timeline.begins[wanted[place]]:
-            skipped = True
-            continue
-        if skipped:
-            stream.codec_context.flush_buffers()
-            skipped, last = False, None
+        if skipping and packet.size:
+            number += 1
+            if number < timeline.begins[wanted[place]]:
+                skipped = True
+                continue
+            if skipped:
+                decoder.flush_buffers()
+                skipped, last = False, None
+            decoder.skip_frame = "DEFAULT" if number in needed else "NONREF"
         for picture in packet.decode():
             came += 1
             frame = came if timeline.by_order else _frame_at(timeline, index, picture.pts)
             while place < len(wanted) and frame > wanted[place]:
-                yield wanted[place], _sound(timeline, wanted[place], last)
+                yield wanted[place], _sound(timeline, wanted[place], last, skipping)
                 place += 1
             last = frame, picture
             if place < len(wanted) and frame == wanted[place]:
-                yield frame, _sound(timeline, frame, last)
+                yield frame, _sound(timeline, frame, last, skipping)
                 place += 1
             if place == len(wanted):
                 return
     for frame in wanted[place:]:
-        yield frame, _sound(timeline, frame, last)
+        yield frame, _sound(timeline, frame, last, skipping)
 
 
 def _frame_at(timeline: Timeline, index: dict[int, int], stamp: int | None) -> int:
@@ -127,9 +134,9 @@ def _frame_at(timeline: Timeline, index: dict[int, int], stamp: int | None) -> i
     return int(np.searchsorted(np.array(timeline.starts), stamp, side="right")) - 1
 
 
-def _sound(timeline: Timeline, wanted: int, last: tuple[int, Any] | None) -> Any:
-    """The picture in place of the wanted frame: its own, or one shortly before it."""
-    if last is None or wanted - last[0] > _FRAMES_LEFT_OUT:
+def _sound(timeline: Timeline, wanted: int, last: tuple[int, Any] | None, skipping: bool) -> Any:
+    """The picture in place of the wanted frame: its own, or, unless frames were skipped, one shortly before it."""
+    if last is None or wanted - last[0] > (0 if skipping else _FRAMES_LEFT_OUT):
         raise UnusableVideoError(f"does not decode to the frame at {timeline.seconds(wanted):.2f} s")
     if last[1].is_corrupt:
         raise UnusableVideoError(f"decodes to a damaged frame at {timeline.seconds(wanted):.2f} s")

@@ -7,11 +7,11 @@ spans are of time, which is the same for a constant frame rate up to one frame, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 # Containers whose packets of key frames can be trusted: decoding may begin at each of them.
 _SEEKABLE = ("mov", "matroska")
@@ -32,10 +32,12 @@ class Timeline:
     starts: tuple[int, ...]
     end: int
     time_base: Fraction
-    # For each frame, the number of the packet at which decoding may begin; all 0 if it must begin at the first.
-    begins: tuple[int, ...]
     # Whether decoded frames are told apart by their order, since their time stamps cannot be trusted.
-    by_order: bool
+    by_order: bool = True
+    # For each frame, the number of its packet, and of that at which decoding may begin; empty if packets of key frames
+    # cannot be trusted.
+    packets: tuple[int, ...] = ()
+    begins: tuple[int, ...] = ()
 
     @property
     def duration_seconds(self) -> float:
@@ -65,12 +67,23 @@ class Timeline:
         return found
 
 
+class _Packet(NamedTuple):
+    """What a packet of the video says, in ticks."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_key: bool
+    # Decoded, but not shown, as before the beginning of an edit.
+    is_discarded: bool
+
+
 def video_stream(container: Any) -> Any:
     """The first stream of pictures that is not a cover. Raises UnusableVideoError if there is none."""
     streams = [each for each in container.streams.video if "attached_pic" not in str(each.disposition).lower()]
     if not streams:
         kinds = sorted({each.type for each in container.streams})
-        raise UnusableVideoError(f"holds no video stream, only {' and '.join(kinds) or 'nothing'}")
+        raise UnusableVideoError(f"holds no video stream, only {' and '.join(kinds)}" if kinds else "holds no stream")
     return streams[0]
 
 
@@ -80,45 +93,55 @@ def read_timeline(container: Any) -> Timeline:
     Raises UnusableVideoError if it holds no frame, or if it ends before the end that it states.
     """
     stream, names = video_stream(container), container.format.name
-    packets: list[tuple[int | None, int | None, int, bool, bool]] = []
-    first_seconds, last_seconds = float("inf"), 0.0
+    packets: list[_Packet] = []
+    # The first and the last tick of each stream, by its index.
+    spans: dict[int, tuple[int, int]] = {}
     for packet in container.demux():
-        stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is not None and packet.time_base is not None:
-            first_seconds = min(first_seconds, float(stamp * packet.time_base))
-            last_seconds = max(last_seconds, float((stamp + (packet.duration or 0)) * packet.time_base))
+        pts, dts, duration = packet.pts, packet.dts, packet.duration or 0
+        if (stamp := dts if pts is None else pts) is not None:
+            first, last = spans.get(packet.stream_index, (stamp, stamp))
+            spans[packet.stream_index] = min(first, stamp), max(last, stamp + duration)
         # An empty packet asks for what the decoder still holds; in an AVI, it repeats a frame.
         if packet.stream_index == stream.index and packet.size:
-            packets.append((packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
-    shown = [each for each in packets if not each[4]]
+            packets.append(_Packet(pts, dts, duration, packet.is_keyframe, packet.is_discard))
+    shown = [each for each in packets if not each.is_discarded]
     if not shown:
         raise UnusableVideoError("holds no frame")
-    stated = (container.duration or 0) / 1_000_000 if any(name in names for name in _STATED) else 0.0
-    missing = stated - (last_seconds - min(first_seconds, last_seconds))
-    if missing > max(_SHORT_SECONDS, _SHORT_SHARE * stated):
-        raise UnusableVideoError(f"ends {missing:.1f} s before the {stated:.1f} s that it states; it is truncated")
+    if any(name in names for name in _STATED):
+        _refuse_truncated((container.duration or 0) / 1_000_000, container.streams, spans)
     # An AVI has no time stamps: those of its packets are their order of decoding.
-    by_order = "avi" in names or any(pts is None for pts, *_ in shown)
+    by_order = "avi" in names or any(each.pts is None for each in shown)
     base = stream.time_base or Fraction(1, 1000)
     if by_order:
-        stamps = [dts for _, dts, *_ in shown]
-        starts = _numbered(stream, base, len(shown)) if None in stamps else sorted(map(int, stamps))  # type: ignore[arg-type]
-    else:
-        starts = sorted(int(pts) for pts, *_ in shown if pts is not None)
-    durations = [duration for _, _, duration, *_ in shown]
-    end = max(starts[-1] + (durations[-1] or _usual_gap(starts)), starts[-1])
-    if not by_order:
-        end = max(end, *(int(pts or 0) + duration for pts, _, duration, *_ in shown))
-    seekable = not by_order and any(name in names for name in _SEEKABLE)
-    begins = _begins(packets, starts) if seekable else (0,) * len(starts)
-    return Timeline(tuple(starts), end, base, begins, by_order)
+        stamps = [each.dts for each in shown if each.dts is not None]
+        starts = sorted(stamps) if len(stamps) == len(shown) else _numbered(stream, base, len(shown))
+        end = starts[-1] + (shown[-1].duration or _usual_gap(starts))
+        return Timeline(tuple(starts), end, base)
+    starts = sorted(each.pts for each in shown if each.pts is not None)
+    ends = [each.pts + each.duration for each in shown if each.pts is not None]
+    end = max(*ends, starts[-1] + (0 if max(ends) > starts[-1] else _usual_gap(starts)))
+    if not any(name in names for name in _SEEKABLE):
+        return Timeline(tuple(starts), end, base, by_order=False)
+    number = {each.pts: place for place, each in reversed(list(enumerate(packets)))}
+    return Timeline(tuple(starts), end, base, False, tuple(number[start] for start in starts), _begins(packets, starts))
 
 
-def _begins(
-    packets: Sequence[tuple[int | None, int | None, int, bool, bool]], starts: Sequence[int]
-) -> tuple[int, ...]:
+def _refuse_truncated(stated: float, streams: Any, spans: Mapping[int, tuple[int, int]]) -> None:
+    """Raise UnusableVideoError if all streams end long before `stated` seconds."""
+    times = [
+        (float(first * stream.time_base), float(last * stream.time_base))
+        for stream in streams
+        if stream.time_base is not None
+        for first, last in [spans.get(stream.index, (0, 0))]
+    ]
+    missing = stated - (max(last for _, last in times) - min(first for first, _ in times)) if times else 0.0
+    if missing > max(_SHORT_SECONDS, _SHORT_SHARE * stated):
+        raise UnusableVideoError(f"ends {missing:.1f} s before the {stated:.1f} s that it states; it is truncated")
+
+
+def _begins(packets: Sequence[_Packet], starts: Sequence[int]) -> tuple[int, ...]:
     """For each frame, the last packet of a key frame that is shown at the same time or earlier."""
-    keys = sorted((pts, number) for number, (pts, _, _, key, _) in enumerate(packets) if key and pts is not None)
+    keys = sorted((each.pts, number) for number, each in enumerate(packets) if each.is_key and each.pts is not None)
     found, place, begin = [], 0, 0
     for start in starts:
         while place < len(keys) and keys[place][0] <= start:
