@@ -127,8 +127,6 @@ def test_a_file_gives_every_field_of_a_task(tmp_path: Path) -> None:
         groups = ["place"]
         [settings]
         class_key = "animal"
-        [merged]
-        land = ["field", "road"]
         [concepts]
         furry = ["cat", "dog"]
         wet = "2"
@@ -151,8 +149,16 @@ def test_a_file_gives_every_field_of_a_task(tmp_path: Path) -> None:
         "animals": ("cat", "dog", "fish"),
         "first": ("cat", "dog"),
     }
-    assert (task.groups, task.merged) == (("place",), {"land": ("field", "road")})
+    assert task.groups == ("place",)
     assert (task.settings, task.published) == ({"class_key": "animal"}, {"ViT-B-32 openai": {"whole": 75.0}})
+
+
+def test_groups_of_images_are_merged_for_skews_only(tmp_path: Path) -> None:
+    text = 'metric = "skew"\ngroups = ["place"]\n[merged]\nland = ["field", "road"]'
+    assert read_task(write(tmp_path, text)).merged == {"land": ("field", "road")}
+    text = VALID.replace("accuracy", "worst_group") + text.partition("\n")[2]
+    with pytest.raises(SettingsError, match="metric worst_group has no use for merged; remove the field"):
+        read_task(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(

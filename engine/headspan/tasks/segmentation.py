@@ -83,6 +83,8 @@ class Segmentation:
                 "heads,patches"
             )
         chosen = chosen_images(store, images)
+        # A store may be opened with the images that could not be used.
+        chosen = chosen[np.isin(store.rows[chosen], store.contents.good_rows())]
         found = {image: np.packbits(mask) for image, mask in read_masks(store, chosen, shards)}
         if not found:
             raise SettingsError(
