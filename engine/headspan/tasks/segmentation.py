@@ -139,7 +139,7 @@ class Segmentation:
             mask = self._mask(item)
             for at, each in enumerate(maps):
                 found[at, item] = _scored(resized(each, mask.shape), mask)
-            on_progress(Progress("segmentation", item + 1, self.items))
+            on_progress(Progress("maps", item + 1, self.items))
         return found
 
     def figures(self, outcomes: Float64[np.ndarray, "item column"]) -> Mapping[str, float]:
