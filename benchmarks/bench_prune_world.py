@@ -175,12 +175,12 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
                     "yes" if each["specific"] else "no",
                 ]
             )
-    random = {each["rest"]: each for each in line["worst_group"] if each["name"] == "random"}
+    beside_of = {each["rest"]: each for each in line["worst_group"] if each["name"] == "random"}
     for each in line["worst_group"]:
         if each["name"] == "random":
             continue
         rest = "" if each["rest"] == "nothing" else f", {each['rest']} ablated too"
-        beside = random.get(each["rest"]) if each["name"] == "automatic" else None
+        beside = beside_of.get(each["rest"]) if each["name"] == "automatic" else None
         found.append(
             [
                 f"worst group, {each['name']}{rest}",

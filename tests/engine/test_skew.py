@@ -194,3 +194,13 @@ def test_skews_of_a_key_that_the_task_does_not_have_are_refused() -> None:
     skew, scores = random_skew(40, 3, 4, 5)
     with pytest.raises(SettingsError, match="task t has no groups by 'age', only by g"):
         skew.per_prompt(scores, "age")
+
+
+def test_images_of_equal_cosine_are_ranked_in_the_stores_order() -> None:
+    skew, _ = random_skew(40, 1, 4, 5)
+    scores = np.zeros((40, 1), np.float32)
+    scores[20:] = 1
+    numbers = skew.groups["g"].numbers
+    top = [image for image in range(20, 40) if numbers[image] >= 0][:5]
+    counts = Counter(numbers[top].tolist())
+    assert skew.per_prompt(scores).counts[0].tolist() == [counts[group] for group in range(4)]

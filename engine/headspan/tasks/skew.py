@@ -17,20 +17,21 @@ The setting `smoothing = a` makes `p = (count + a) ÷ (k + a · groups)`, so tha
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
 from headspan.store.reader import Store
 from headspan.store.selection import Images
+from headspan.tasks.ranked_groups import first_counts, group_shares, ndkl_of, skews_of
 from headspan.tasks.task import Task
 from headspan.tasks.truths import UNKNOWN, Groups, image_groups
 from headspan.tasks.zero_shot import embed_classes
@@ -155,35 +156,28 @@ class Skew:
 
     def figures(self, outcomes: Float32[np.ndarray, "images prompt"]) -> dict[str, float]:
         """Sum and mean of MaxSkew@k and MinSkew@k over prompts and the mean of NDKL@k, for each key."""
-        once = np.ones((1, len(outcomes)), np.float32)
-        return {name: float(draws[0]) for name, draws in self.resampled_figures(outcomes, once).items()}
+        found: dict[str, float] = {}
+        for key in self.groups:
+            each = self.per_prompt(outcomes, key)
+            most, least = np.nanmax(each.skews, axis=1), np.nanmin(each.skews, axis=1)
+            values = most.sum(), most.mean(), least.sum(), least.mean(), each.ndkl.mean()
+            found |= {f"{name}_{key}": float(value) for name, value in zip(_FIGURES, values, strict=True)}
+        return found
 
     def resampled(
         self, outcomes: Float32[np.ndarray, "images prompt"], counts: Float32[np.ndarray, "draw images"]
     ) -> Float64[np.ndarray, " draw"]:
         """The headline if image i occurs `counts[draw, i]` times; shares of groups are those of the draw."""
-        first = dict([next(iter(self.groups.items()))])
-        return replace(self, groups=first).resampled_figures(outcomes, counts)[self.headline]
+        groups = next(iter(self.groups.values()))
+        shares, found = group_shares(groups, counts), np.zeros(len(counts))
+        for cosines in outcomes.T:
+            firsts = first_counts(cosines, groups, counts, [self.k])
+            found += np.nanmax(skews_of(firsts, shares, _smoothing(self.task))[0], axis=1)
+        return found
 
     def correct(self, outcomes: np.ndarray) -> None:
         """None: images are not right or wrong."""
         return
-
-    def resampled_figures(
-        self, outcomes: Float32[np.ndarray, "images prompt"], counts: Float32[np.ndarray, "draw images"]
-    ) -> dict[str, Float64[np.ndarray, " draw"]]:
-        """All figures, for each draw of a bootstrap; see `resampled`."""
-        found: dict[str, Float64[np.ndarray, " draw"]] = {}
-        for key, groups in self.groups.items():
-            sums = np.zeros((3, len(counts)))
-            shares = _shares(groups, counts)
-            for ranking in _rankings(outcomes, groups):
-                skews, ndkl = self._skews(_prefixes(ranking, groups, counts, self.k), shares)
-                sums += np.nanmax(skews, axis=1), np.nanmin(skews, axis=1), ndkl
-            means = sums / len(self.prompts)
-            values = sums[0], means[0], sums[1], means[1], means[2]
-            found |= {f"{name}_{key}": value for name, value in zip(_FIGURES, values, strict=True)}
-        return found
 
     def per_prompt(self, outcomes: Float32[np.ndarray, "images prompt"], key: str | None = None) -> PromptSkews:
         """Counts, skews and NDKL of every prompt, by the groups of `key`, by default the task's first.
@@ -195,67 +189,18 @@ class Skew:
             raise SettingsError(f"task {self.task.name} has no groups by {key!r}, only by {', '.join(self.groups)}")
         groups = self.groups[key]
         once = np.ones((1, len(outcomes)), np.float32)
-        shares = _shares(groups, once)
-        tops, skews, ndkl = [], [], []
-        for ranking in _rankings(outcomes, groups):
-            prefixes = _prefixes(ranking, groups, once, self.k)
-            skew, divergence = self._skews(prefixes, shares)
-            tops.append(prefixes[-1, 0].astype(int))
-            skews.append(skew[0])
-            ndkl.append(float(divergence[0]))
+        shares, smoothing, lengths = group_shares(groups, once), _smoothing(self.task), range(1, self.k + 1)
+        firsts = [first_counts(cosines, groups, once, lengths) for cosines in outcomes.T]
         return PromptSkews(
-            key, self.k, self.prompts, groups.names, np.array(tops), shares[0], np.array(skews), np.array(ndkl)
+            key,
+            self.k,
+            self.prompts,
+            groups.names,
+            np.array([each[-1, 0] for each in firsts]).astype(int),
+            shares[0],
+            np.array([skews_of(each[-1:], shares, smoothing)[0, 0] for each in firsts]),
+            np.array([ndkl_of(each, shares, smoothing)[0] for each in firsts]),
         )
-
-    def _skews(
-        self, prefixes: Float64[np.ndarray, "length draw group"], shares: Float64[np.ndarray, "draw group"]
-    ) -> tuple[Float64[np.ndarray, "draw group"], Float64[np.ndarray, " draw"]]:
-        """The skew of every group, NaN where it has none, and NDKL, from the groups' counts in the first 1 to k."""
-        # A group that a draw leaves out has no share, and takes part in nothing.
-        present = shares > 0
-        pseudo = _smoothing(self.task) * present
-        sizes = prefixes.sum(axis=2, keepdims=True) + pseudo.sum(axis=1)[:, None]
-        tops = (prefixes + pseudo) / np.maximum(sizes, 1e-300)
-        skews = np.full(tops.shape, np.nan)
-        counted_in = (tops > 0) & present
-        np.log(np.divide(tops, shares, where=counted_in, out=skews), where=counted_in, out=skews)
-        divergences = np.where(counted_in, tops * skews, 0).sum(axis=2)
-        discounts = 1 / np.log2(np.arange(len(prefixes)) + 2)
-        ndkl: Float64[np.ndarray, " draw"] = discounts @ divergences / discounts.sum()
-        return skews[-1], ndkl
-
-
-def _shares(groups: Groups, counts: Float32[np.ndarray, "draw images"]) -> Float64[np.ndarray, "draw group"]:
-    """Each group's share of the images that have a group."""
-    sizes = (counts @ _members(groups).T.astype(np.float32)).astype(np.float64)
-    return sizes / np.maximum(sizes.sum(axis=1, keepdims=True), 1)
-
-
-def _rankings(outcomes: Float32[np.ndarray, "images prompt"], groups: Groups) -> Iterator[Int[np.ndarray, " ranked"]]:
-    """For each prompt, the images that have a group, nearest first; of equal cosines the first image is first."""
-    ranked = np.flatnonzero(groups.numbers != UNKNOWN)
-    for prompt in range(outcomes.shape[1]):
-        yield ranked[np.argsort(-outcomes[ranked, prompt], kind="stable")]
-
-
-def _prefixes(
-    ranking: Int[np.ndarray, " ranked"], groups: Groups, counts: Float32[np.ndarray, "draw images"], k: int
-) -> Float64[np.ndarray, "length draw group"]:
-    """How many of the first 1 to k images belong to each group, if image i occurs `counts[draw, i]` times."""
-    # Enough images for k in every draw: about k of an unweighted ranking, and a few times as many of a bootstrap's.
-    for most in (k, 4 * k + 20, 16 * k + 80, len(ranking)):
-        first = ranking[:most]
-        ends = counts[:, first].cumsum(axis=1)
-        if most >= len(ranking) or ends[:, -1].min() >= k:
-            break
-    lengths = np.arange(1, k + 1, dtype=np.float32)[:, None, None]
-    taken = np.diff(np.minimum(ends, lengths), axis=2, prepend=0)
-    return taken.astype(np.float64) @ _members(groups)[:, first].T.astype(np.float64)
-
-
-def _members(groups: Groups) -> Bool[np.ndarray, "group images"]:
-    members: Bool[np.ndarray, "group images"] = groups.numbers == np.arange(len(groups.names))[:, None]
-    return members
 
 
 def _merged(task: Task, groups: Groups) -> Groups:
