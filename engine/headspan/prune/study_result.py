@@ -69,17 +69,14 @@ class Study(Tabular):
         """The run that the groups were made from, if it was replaced or removed since; else None."""
         return self.lineage.older if self.lineage else None
 
-    @property
     def single(self) -> SingleHeadTable:
         """The table of heads that were removed alone; empty if there are none."""
         return SingleHeadTable(self.sets, self.tasks, self.ccs, self.labels)
 
-    @property
     def greedy(self) -> GreedyTable:
         """The table of heads that were removed one after the other; empty if that was not asked for."""
         return GreedyTable(self.tasks)
 
-    @property
     def every_set(self) -> DrawTable:
         """The table of all sets of heads, every random draw included."""
         return DrawTable(self.sets, self.tasks)
