@@ -145,7 +145,7 @@ _SAVED = (
 
 def _scale(task: TaskEffects) -> float:
     """Shares are drawn as percentage points."""
-    return 100 if task.is_share else 1
+    return 100.0 if task.is_share else 1.0
 
 
 def _measure(tasks: Sequence[TaskEffects]) -> str:
