@@ -30,6 +30,7 @@ from benchmarks import (
     bench_store_io,
     bench_storing,
     bench_textspan,
+    bench_variants,
     gpu,
     gpu_precompute,
 )
@@ -60,6 +61,7 @@ MODULES = (
     bench_decode,
     bench_precision,
     bench_startup,
+    bench_variants,
 )
 _GPU_DUE_TO = {
     gpu.TOWER: "Compared with open_clip, attention and norms are fused, and the last block computes the class token's "
