@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import (
+    bench_ablation,
     bench_decode,
     bench_dense,
     bench_encode,
@@ -56,6 +57,7 @@ MODULES = (
     bench_storing,
     bench_neighbours,
     bench_explore,
+    bench_ablation,
     bench_shards,
     bench_sources,
     bench_decode,
