@@ -23,6 +23,10 @@ from headspan.video.pyav import import_av
 from headspan.video.sources import find_videos
 
 
+# Names that ask for a compressed tar.
+_PACKED = (".gz", ".tgz", ".zst", ".tzst", ".bz2", ".xz")
+
+
 @dataclass(frozen=True, slots=True)
 class SetAside:
     """A video that could not be used, and the reason as the second half of a sentence."""
@@ -94,6 +98,8 @@ def write_frames(
     _check(count, encode, images_per_shard, workers)
     import_av()
     folder = expand_user(str(out))
+    if folder.suffix.lower() in _PACKED:
+        raise SettingsError(f"{out}: frames are encoded already, so tars are not packed; name a .tar, or a folder")
     patterns = [str(each) for each in ([videos] if isinstance(videos, str | Path) else videos)]
     found = find_videos(patterns, allow_pipe, on_progress)
     described, missing = describe(found, captions, only, on_progress)
