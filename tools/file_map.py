@@ -23,6 +23,7 @@ ORDER = (
     "errors",
     "user_paths",
     "member_names",
+    "head_names",
     "config",
     "io",
     "frames",

@@ -14,6 +14,7 @@ from typing import Any
 
 from headspan.errors import SettingsError
 from headspan.escapes import escaped
+from headspan.head_names import head_name, parse_heads
 from headspan.member_names import CLASSES, MEMBER_SETTINGS, MemberNames
 from headspan.user_paths import expand_user
 
@@ -88,6 +89,9 @@ class PrecomputeSettings:
     layers: str = "last4"
     # What is stored beside `heads` and `moments`, which always are; `through_pool` is for attention pooling.
     emit: tuple[str, ...] = ("heads",)
+    # Heads of any layers that write nothing, by name (`L22.H13`): their slices of the output projections are zero.
+    # `L22.H13,L23.H1` and pairs of layer and head are accepted too.
+    without: tuple[str, ...] = ()
     # Height and width of the model's input images in pixels; None means the model's own.
     image_size: int | None = None
     # `auto`: every visible GPU, or the CPU if there is none. `cpu`, `cuda`, `cuda:0`, or several separated by commas:
@@ -191,6 +195,9 @@ class PrecomputeSettings:
             bad_limit(self.max_bad, 0)
             if isinstance(self.max_bad, Integral):
                 object.__setattr__(self, "max_bad", int(self.max_bad))
+        # In one order, so that the same heads are the same setting.
+        without = tuple(head_name(*head) for head in parse_heads(self.without or (), "--without"))
+        object.__setattr__(self, "without", without)
         # `heads` is always stored, whether it is named or not.
         object.__setattr__(self, "emit", tuple(name for name in EMISSIONS if name == "heads" or name in self.emit))
 

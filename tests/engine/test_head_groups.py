@@ -37,7 +37,7 @@ def test_a_file_names_a_head_in_each_line(toy_store: hs.Store, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("L2.H1\nL2-H1\n", r"line 2: 'L2-H1': is not a head; write layer and head as in L22.H13"),
+        ("L2.H1\nL2-H1\n", r"line 2: 'L2-H1' is not a head; write layer and head as in L22.H13"),
         ("L9.H0\n", r"line 1: L9.H0: is not a head of the store, which has layers 0-2 with heads 0 to 2"),
         ("\n\nL1.H3\n", r"line 3: L1.H3: is not a head of the store"),
     ],
@@ -50,7 +50,7 @@ def test_a_line_that_is_no_head_is_named(text: str, error: str, toy_store: hs.St
 
 
 def test_what_is_no_group_is_refused(toy_store: hs.Store, tmp_path: Path) -> None:
-    for name in ("highest", "L1.H0;L1.H1", "high:", "label:", str(tmp_path)):
+    for name in ("highest", "L1.H0;L1.H1", "L1", "high:", "label:", str(tmp_path)):
         with pytest.raises(SettingsError, match="is no group of heads; give high, moderate, low, label:NAME"):
             head_group(toy_store, name)
     with pytest.raises(SettingsError, match=r"L1\.H7: is not a head of the store"):
@@ -108,13 +108,12 @@ def test_a_layer_with_too_few_others_is_filled_from_the_nearest_layers() -> None
     assert full.remarks == ("only 11 heads outside for 13 inside",)
 
 
-def test_unmatched_draws_are_of_any_layer_outside_the_high_heads() -> None:
-    group, high = [(8, 0), (8, 1)], [(11, head) for head in range(6)]
-    found = unmatched_draws(group, HEADS, outside=high, draws=20)
+def test_unmatched_draws_are_of_any_layer_outside_the_group() -> None:
+    group = [(11, head) for head in range(5)]
+    found = unmatched_draws(group, HEADS, draws=20)
     assert len(found.sets) == 20
-    layers = {layer for heads in found.sets for layer, _ in heads}
-    assert layers == {8, 9, 10}
-    assert not any(set(heads) & {*group, *high} for heads in found.sets)
+    assert {layer for heads in found.sets for layer, _ in heads} == {8, 9, 10, 11}
+    assert not any(set(heads) & set(group) for heads in found.sets)
 
 
 def test_equal_draws_have_as_many_heads_of_both_groups() -> None:

@@ -51,7 +51,7 @@ TWINS: dict[str, tuple[str, ...]] = {
     "spectra": ("explore.spectra",),
     "demo": ("demo.run",),
 }
-GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "video", "world")
+GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "tasks", "video", "world")
 
 
 def test_every_public_name_can_be_used_and_is_listed() -> None:

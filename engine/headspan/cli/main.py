@@ -125,6 +125,11 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         Group("spectra.add_spectra", {"spectra": "describe what each head's weights can write, beside the images"}),
     )
     commands.section(
+        "prune",
+        "headspan prune run.zarr --task cifar10 --heads high --heads low --heads random",
+        Group("prune.add_prune", {"prune": "measure what tasks lose without groups of heads, beside random heads"}),
+    )
+    commands.section(
         "language models",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
         Group("pool.add_pool", {"pool": "have a language model write a pool of texts"}),

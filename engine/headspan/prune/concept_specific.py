@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -20,11 +21,13 @@ from jaxtyping import Bool, Float32, Float64, Int, Int8
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, Progress, ignore
-from headspan.prune.ablation import mean_ablated
+from headspan.prune.ablation import direct_effect
 from headspan.prune.draws import DRAWS, matched_draws
 from headspan.prune.statistics import SAMPLES, Interval, interval, resampling_counts
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
+from headspan.tasks.classification import Classification
+from headspan.tasks.truths import UNKNOWN
 from headspan.tasks.zero_shot import Classes
 
 # From sets of heads to the embeddings without each of them, of any length.
@@ -45,6 +48,28 @@ class Concept:
         return right
 
 
+def concepts_of(classification: Classification, own_classes: bool = False) -> dict[str, Concept]:
+    """The concepts of a task: the images of each of its groups of classes, `task.concepts`.
+
+    With `own_classes`, a concept's images are classified among its own classes only, as the published study does with
+    the objects and the animals of CIFAR-10; otherwise among all classes. Raises SettingsError if the task has no groups
+    of classes.
+    """
+    task, classes, truths = classification.task, classification.classes, classification.truths
+    if not task.concepts:
+        raise SettingsError(f'task {task.name}: has no groups of classes; declare concepts, such as animals = ["cat"]')
+    found = {}
+    for name, members in task.concepts.items():
+        places = [place for place, class_ in enumerate(task.classes) if class_ in members]
+        among = places if own_classes else list(range(len(task.classes)))
+        of_class = np.full(len(task.classes) + 1, UNKNOWN)
+        of_class[places] = [among.index(place) for place in places]
+        # The last place is that of UNKNOWN.
+        names = tuple(task.classes[place] for place in among)
+        found[name] = Concept(Classes(names, classes.vectors[among]), of_class[truths])
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class ConceptEffect:
     """What pruning a concept's heads does to every concept. Accuracies and differences are shares from -1 to 1."""
@@ -59,7 +84,7 @@ class ConceptEffect:
     # The same for the mean over sets of random heads, as many in each layer; None if none can be drawn.
     random_above_mean: Interval | None
     random_above_largest: Interval | None
-    # How many sets of random heads were drawn, and for how many of them `above_largest` is above zero with its interval.
+    # How many sets of random heads were drawn, and for how many of them all of `above_largest`'s interval is above 0.
     draws: int
     draws_above: int
     # What limits the comparison with random heads.
@@ -89,7 +114,7 @@ def concept_effects(
         concepts: At least two, by name.
         heads: The heads of some of these concepts.
         on_progress: Called with a `headspan.events.Progress` after each set of heads.
-        prune: From sets of heads to the embeddings without them; by default the direct effect, `mean_ablated`. Give
+        prune: From sets of heads to the embeddings without them; by default `direct_effect`. Give
             `lambda sets: total_effect(store, sets)` for the total effect.
         draws: Number of sets of random heads, which have as many heads of each layer and none of the concept's.
         samples: Number of bootstrap samples of the images.
@@ -99,8 +124,8 @@ def concept_effects(
     has no heads or no images, and if a head is not stored.
     """
     _check(store, concepts, heads)
-    prune = prune or (lambda sets: (mean_ablated(store, each) for each in sets))
-    known = np.stack([each.truths >= 0 for each in concepts.values()])
+    prune = prune or partial(direct_effect, store)
+    known = np.stack([each.truths != UNKNOWN for each in concepts.values()])
     before = _correct(store.embedding, concepts)
     found = []
     for name, own in heads.items():
@@ -118,7 +143,7 @@ def _check(store: Store, concepts: Mapping[str, Concept], heads: Mapping[str, Se
     if len(concepts) < 2:
         raise SettingsError(f"{store.path}: one concept has nothing to be compared with; give at least two")
     for name, each in concepts.items():
-        if not (each.truths >= 0).any():
+        if not (each.truths != UNKNOWN).any():
             raise SettingsError(f"{store.path}: no image is about {name!r}; leave this concept out")
     for name, own in heads.items():
         if name not in concepts:

@@ -58,14 +58,12 @@ def matched_draws(group: Sequence[Head], among: Collection[Head], draws: int = D
     )
 
 
-def unmatched_draws(
-    group: Sequence[Head], among: Collection[Head], outside: Collection[Head] = (), draws: int = DRAWS, seed: int = 0
-) -> Draws:
-    """Draw sets of as many heads as `group` has, in any layer of `among`, outside `group` and `outside`.
+def unmatched_draws(group: Sequence[Head], among: Collection[Head], draws: int = DRAWS, seed: int = 0) -> Draws:
+    """Draw sets of as many heads as `group` has, in any layer of `among`, outside `group`.
 
-    This is the published comparison, in which depth is not controlled for. Otherwise as `matched_draws`.
+    This is the published comparison for high heads, in which depth is not controlled for. Otherwise as `matched_draws`.
     """
-    left = sorted(set(among) - set(group) - set(outside))
+    left = sorted(set(among) - set(group))
     if len(left) < len(group):
         return Draws((), (f"only {counted(len(left), 'head')} outside for {len(group)} inside",))
     return _drawn([(left, len(group))], draws, [seed, 1, *_key(group)], [])

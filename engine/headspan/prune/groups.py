@@ -5,7 +5,6 @@ Source of `high`, `moderate` and `low`: Madasu, Lal, Howard, arXiv 2503.11103. `
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,14 @@ from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labelled_heads import heads_of
 from headspan.config import as_ranges
-from headspan.errors import SettingsError, counted, one_line
+from headspan.errors import SettingsError, one_line
+from headspan.head_names import head_name, parse_head
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 
 # The groups of Concept Consistency Scores, and the scores of their heads in words.
 CCS_GROUPS = {"high": "CCS 5", "moderate": "CCS 3", "low": "CCS 0 or 1"}
-# One head, and several.
-_HEAD = re.compile(r"L([0-9]{1,6})\.H([0-9]{1,6})")
-_LIST = re.compile(rf"{_HEAD.pattern}(\s*,\s*{_HEAD.pattern})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +55,9 @@ def head_group(
         run = scores.labels.run if isinstance(scores, ConceptConsistency) else scores
         return HeadGroup(name, tuple(heads_of(store, label, run)))
     check = _checker(store, any_layer)
-    if _LIST.fullmatch(name.strip()):
+    if any(map(parse_head, name.split(","))):
         heads = {check(each.strip(), "") for each in name.split(",")}
-        return HeadGroup(",".join(as_name(head) for head in sorted(heads)), tuple(sorted(heads)))
+        return HeadGroup(",".join(head_name(*head) for head in sorted(heads)), tuple(sorted(heads)))
     path = expand_user(name)
     if not path.is_file():
         raise SettingsError(
@@ -69,19 +66,6 @@ def head_group(
         )
     heads = {check(line, f"{path}, line {number}: ") for number, line in _lines(path)}
     return HeadGroup(path.stem, tuple(sorted(heads)), "" if heads else f"{path} names no head")
-
-
-def as_name(head: Head) -> str:
-    """A head as it is written: `L22.H13`."""
-    return f"L{head[0]}.H{head[1]}"
-
-
-def head_named(name: str) -> Head:
-    """The head that `name`, such as `L22.H13`, means. Raises SettingsError if it has another form."""
-    found = _HEAD.fullmatch(name)
-    if found is None:
-        raise SettingsError(f"{name!r}: is not a head; write layer and head as in L22.H13")
-    return int(found[1]), int(found[2])
 
 
 def _of_score(store: Store, name: str, group: str, label: str, scores: ConceptConsistency | str | None) -> HeadGroup:
@@ -100,10 +84,9 @@ def _checker(store: Store, any_layer: bool) -> Callable[[str, str], Head]:
     of = "the model" if any_layer else "the store"
 
     def check(name: str, place: str) -> Head:
-        try:
-            head = head_named(name)
-        except SettingsError as error:
-            raise SettingsError(f"{place}{error}") from None
+        head = parse_head(name)
+        if head is None:
+            raise SettingsError(f"{place}{name!r} is not a head; write layer and head as in L22.H13")
         if head[0] not in layers or head[1] >= store.heads_per_layer:
             raise SettingsError(
                 f"{place}{name}: is not a head of {of}, which has layers {as_ranges(layers)} with heads 0 to "
@@ -124,10 +107,3 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         ) from error
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
-
-
-def in_words(group: HeadGroup) -> str:
-    """The group's name and the number of its heads in each layer."""
-    layers = sorted({layer for layer, _ in group.heads})
-    by_layer = ", ".join(f"L{layer} {sum(each == layer for each, _ in group.heads)}" for layer in layers)
-    return f"{group.name}: {counted(len(group.heads), 'head')}" + (f" ({by_layer})" if by_layer else "")

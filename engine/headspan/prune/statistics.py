@@ -114,10 +114,14 @@ def difference_in_differences(
 
 def mcnemar(before: Bool[np.ndarray, " item"], after: Bool[np.ndarray, " item"]) -> McNemar:
     """Whether items that became wrong are more or fewer than those that became right; exact, two-sided."""
+    return mcnemar_of(int((before & ~after).sum()), int((~before & after).sum()))
+
+
+def mcnemar_of(lost: int, gained: int) -> McNemar:
+    """The same, from the numbers of items that became wrong and that became right."""
     # Imported here, because it takes longer than most commands.
     from scipy.stats import binomtest
 
-    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
     return McNemar(lost, gained, p)
 

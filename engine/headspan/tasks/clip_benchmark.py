@@ -37,7 +37,8 @@ def read_benchmark(folder: Path) -> Task:
     shards = _shards(folder)
     layout = f"headspan precompute '{shards}'" if shards else ""
     if kind == "retrieval":
-        return Task(name, "retrieval", f"{name}: retrieval", source, layout)
+        title = f"{name}: retrieval of images by their captions"
+        return Task(name, "retrieval", title, source, layout, settings={"captions": "all"})
     if kind != "classification":
         raise SettingsError(
             f"{folder / KIND}: says {kind!r}, but headspan scores classification with one class an image and retrieval "

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
 from headspan.store.reader import Store
 from headspan.store.selection import Images
+from headspan.tasks.classification import Classification
 from headspan.tasks.evaluation import Evaluation
+from headspan.tasks.retrieval import Retrieval
+from headspan.tasks.segmentation import Segmentation
+from headspan.tasks.skew import Skew
 from headspan.tasks.task import Task
+from headspan.tasks.worst_group import WorstGroup
 
-if TYPE_CHECKING:
-    from headspan.tasks.segmentation import Segmentation
-
-# The module and the class of each metric. Each class has a method `of(task, store, on_progress, weights=…, images=…)`.
-_EVALUATIONS = {
-    "accuracy": ("classification", "Classification"),
-    "worst_group": ("worst_group", "WorstGroup"),
-    "retrieval": ("retrieval", "Retrieval"),
-    "skew": ("skew", "Skew"),
-    "segmentation": ("segmentation", "Segmentation"),
+# Each class has a method `of(task, store, on_progress, weights=…, images=…)`.
+_METRICS: dict[str, Any] = {
+    "accuracy": Classification,
+    "worst_group": WorstGroup,
+    "retrieval": Retrieval,
+    "skew": Skew,
+    "segmentation": Segmentation,
 }
 
 
@@ -40,12 +41,9 @@ def evaluation_of(
     embeddings that it is given must be of these, in the store's order. Raises SettingsError if task and images do not
     belong together, such as classes without names, and the errors of `text_vectors`.
     """
-    if task.metric not in _EVALUATIONS:
-        raise SettingsError(
-            f"task {task.name}: metric {task.metric!r} does not exist; metrics: {', '.join(_EVALUATIONS)}"
-        )
-    module, name = _EVALUATIONS[task.metric]
-    # Each metric is imported when a task asks for it.
-    metric: Any = getattr(import_module(f"headspan.tasks.{module}"), name)
-    evaluation: Evaluation | Segmentation = metric.of(task, store, on_progress, weights=weights, images=images)
-    return evaluation
+    if task.metric not in _METRICS:
+        raise SettingsError(f"task {task.name}: metric {task.metric!r} does not exist; metrics: {', '.join(_METRICS)}")
+    found: Evaluation | Segmentation = _METRICS[task.metric].of(
+        task, store, on_progress, weights=weights, images=images
+    )
+    return found

@@ -216,13 +216,13 @@ class Skew:
         pseudo = _smoothing(self.task) * present
         sizes = prefixes.sum(axis=2, keepdims=True) + pseudo.sum(axis=1)[:, None]
         tops = (prefixes + pseudo) / np.maximum(sizes, 1e-300)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.log(tops / shares)
+        skews = np.full(tops.shape, np.nan)
         counted_in = (tops > 0) & present
-        divergences = np.where(counted_in, tops * ratios, 0).sum(axis=2)
+        np.log(np.divide(tops, shares, where=counted_in, out=skews), where=counted_in, out=skews)
+        divergences = np.where(counted_in, tops * skews, 0).sum(axis=2)
         discounts = 1 / np.log2(np.arange(len(prefixes)) + 2)
-        ndkl = discounts @ divergences / discounts.sum()
-        return np.where(counted_in[-1], ratios[-1], np.nan), ndkl
+        ndkl: Float64[np.ndarray, " draw"] = discounts @ divergences / discounts.sum()
+        return skews[-1], ndkl
 
 
 def _shares(groups: Groups, counts: Float32[np.ndarray, "draw images"]) -> Float64[np.ndarray, "draw group"]:

@@ -29,7 +29,7 @@ class Task:
     groups: tuple[str, ...] = ()
     # Settings of the metric, such as `k` of the skew or `captions` of retrieval, as the metric documents them.
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    # Published figures as the source gives them, by model (`ViT-L-14 openai`), then by variant (`whole`, `high`, `low`).
+    # Published figures as the source gives them: by model (`ViT-L-14 openai`), then by variant (`whole`, `high`).
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     # One sentence on what makes the published figures comparable or not.
     published_note: str = ""

@@ -31,6 +31,14 @@ _TEXTS = ("name", "metric", "title", "source", "layout", "published_note", "fold
 _FIELDS = (*_TEXTS, "classes", "templates", "concepts", "groups", "merged", "settings", "published")
 # What a template must contain, by metric. The others have no templates.
 _PLACES = {"accuracy": "{c}", "worst_group": "{c}", "segmentation": "{c}", "skew": "{p}"}
+# The settings of each metric; what they mean is said in the module that scores it.
+_SETTINGS = {
+    "accuracy": ("class_key",),
+    "worst_group": ("class_key",),
+    "segmentation": (),
+    "skew": ("k", "smoothing"),
+    "retrieval": ("captions", "renormalised"),
+}
 
 
 def shipped_tasks() -> tuple[str, ...]:
@@ -149,6 +157,9 @@ def _refuse_contradictions(task: Task, where: str) -> None:
         if required.get(field) and not getattr(task, field):
             other = "" if field == "groups" else ", or a folder in CLIP-benchmark's layout"
             raise SettingsError(f"{where}: metric {task.metric} needs the field {field}{other}")
+    if unknown := [name for name in task.settings if name not in _SETTINGS[task.metric]]:
+        known = ", ".join(_SETTINGS[task.metric]) or "it has none"
+        raise SettingsError(f"{where}: unknown setting {unknown[0]} of metric {task.metric}; settings: {known}")
     if place and (without := [each for each in task.templates if place not in each]):
         what = "a class's name" if place == "{c}" else "a prompt's subject"
         raise SettingsError(f"{where}: template {without[0]!r} has no {place}, the place of {what}; write it")
