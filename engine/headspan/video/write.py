@@ -22,7 +22,6 @@ from headspan.video.plan import alone, begin, keys_in, list_of_set_aside, plan
 from headspan.video.pyav import import_av
 from headspan.video.sources import find_videos
 
-
 # Names that ask for a compressed tar.
 _PACKED = (".gz", ".tgz", ".zst", ".tzst", ".bz2", ".xz")
 
