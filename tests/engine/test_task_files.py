@@ -207,6 +207,10 @@ def test_a_name_that_is_nothing_lists_the_shipped_tasks(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"title = '\xe9'")
     with pytest.raises(SettingsError, match="byte 9 is not UTF-8; name a TOML file with a task"):
         read_task(tmp_path / "latin.toml")
+    with (tmp_path / "images.tar").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(SettingsError, match=r"images.tar: is too large for a declaration; name a TOML file"):
+        read_task(tmp_path / "images.tar")
 
 
 def test_a_folder_gives_classes_and_templates_as_clip_benchmark_reads_them(tmp_path: Path) -> None:
