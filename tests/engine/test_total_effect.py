@@ -32,7 +32,7 @@ from headspan.model.variants import embeddings_of_variants
 from headspan.prune import total_effect
 from headspan.run.repair import repair
 from headspan.run.verify import verify
-from tests.conftest import BROKEN_ROWS, ToyRun, image_members, relative_files
+from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_files, write_tar
 from tests.engine.test_kept_runs import read_only
 from tests.tolerances import FLOAT16_PASS, FLOAT32_SUM, ORACLE_FLOAT32, relative_error
 
@@ -126,6 +126,59 @@ def test_a_run_without_heads_is_resumed_repaired_and_queried_without_them(
     assert "--without L0.H0,L2.H1" in printed
     assert main(["info", str(toy_run.path)]) == 0
     assert "without" not in capsys.readouterr().out
+
+
+def test_analyses_of_a_store_without_heads_go_on_with_the_others(
+    toy_run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hs.precompute(out=tmp_path / "without.zarr", without=[(2, 0), (1, 2)], **toy_run.settings())
+    store = hs.open(tmp_path / "without.zarr")
+    texts = ["a cat", "a dog", "two red cars", "snow", "a road at night", "blue"]
+    spans = hs.textspan(store, texts, texts_per_head=3)
+    assert (spans.indices[spans.layers.index(2), 1] >= 0).all()
+    found = hs.explore.spectra(store, pool=texts, count=2)
+    assert len(found.heads) == 7
+    assert not {(2, 0), (1, 2)} & set(found.heads)
+    assert np.isfinite(found.share).all()
+    with pytest.raises(
+        SettingsError, match=r"was made without L2\.H0, so its directions are zero; choose another head$"
+    ):
+        hs.explore.spectra(store, [(2, 1), (2, 0)], pool=texts, count=2)
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    flags = ["--texts", str(tmp_path / "texts.txt"), "--texts-per-direction", "2"]
+    assert main(["spectra", str(store.path), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("its directions cover") == 7
+    assert "nan" not in printed
+
+
+@pytest.mark.parametrize(
+    ("pooling", "heads"),
+    [
+        ({"pool_type": "avg"}, [(0, 1), (2, 2)]),
+        ({"pool_type": "avg", "final_ln_after_pool": True}, [(0, 1), (2, 2)]),
+        ({"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 1}, [(0, 1), (3, 3)]),
+    ],
+)
+def test_models_of_other_poolings_are_pruned_over_stores_too(
+    pooling: dict[str, Any], heads: list[Head], tmp_path: Path
+) -> None:
+    config = tmp_path / "headspan-toy-pooled.json"
+    config.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], **pooling}}))
+    shard = str(write_tar(tmp_path / "a.tar", image_members(range(9))))
+    run: dict[str, Any] = {"model": str(config), "pretrained": "random:0", "device": "cpu", "layers": "all"}
+    emit = ("heads", "mlps", "through_pool") if "attentional_pool" in pooling else ("heads", "mlps")
+    hs.precompute(shard, tmp_path / "whole.zarr", emit=emit, **run)
+    hs.precompute(shard, tmp_path / "without.zarr", emit=emit, without=heads, **run)
+    whole, without = hs.open(tmp_path / "whole.zarr"), hs.open(tmp_path / "without.zarr")
+    found = total_effect(whole, [[], heads])
+    assert relative_error(found[0], whole.embedding) < FLOAT32_SUM
+    assert relative_error(found[1], without.embedding) < FLOAT32_SUM
+    assert relative_error(found[1], found[0]) > 1e-3
+    assert verify(without).problems == ()
+    if without.through_pool_layers:
+        assert not without.through_pool(0, 1).any()
+        assert without.through_pool(0, 0).any()
 
 
 @pytest.mark.parametrize(
