@@ -89,6 +89,16 @@ def test_a_resampled_image_counts_as_often_as_it_is_drawn(birds: hs.Store) -> No
     assert evaluation.resampled(named, once)[0] == evaluation.figures(named)["worst_group"]
 
 
+def test_values_of_the_metadata_can_have_other_names(birds: hs.Store) -> None:
+    merged = {"day": ("True",), "night": ("False",), "anywhere": ("land", "sea")}
+    evaluation = WorstGroup.of(replace(TASK, merged=merged), birds)
+    assert evaluation.sizes == {
+        "land bird, anywhere, day": 4,
+        "sea bird, anywhere, day": 3,
+        "sea bird, anywhere, night": 1,
+    }
+
+
 def test_some_images_can_be_evaluated_alone(birds: hs.Store) -> None:
     evaluation = WorstGroup.of(TASK, birds, images=[0, 2, 3, 6])
     assert evaluation.names == ("land bird, land, True", "land bird, sea, True", "sea bird, sea, True")
@@ -96,7 +106,7 @@ def test_some_images_can_be_evaluated_alone(birds: hs.Store) -> None:
 
 
 def test_images_without_both_a_class_and_a_group_are_refused(birds: hs.Store) -> None:
-    with pytest.raises(SettingsError, match="no image's metadata has 'place' and 'colour', which groups need"):
+    with pytest.raises(SettingsError, match="no image's metadata has 'colour', which groups need"):
         WorstGroup.of(replace(TASK, groups=("place", "colour")), birds)
     with pytest.raises(
         SettingsError, match="none of 2 images has both a class and place, light, which task birds needs"

@@ -31,9 +31,10 @@ from headspan.events import Listener, ignore
 from headspan.frames import Tabular
 from headspan.store.reader import Store
 from headspan.store.selection import Images
+from headspan.tasks.merged_groups import merged_groups
 from headspan.tasks.ranked_groups import first_counts, group_shares, ndkl_of, skews_of
 from headspan.tasks.task import Task
-from headspan.tasks.truths import UNKNOWN, Groups, image_groups
+from headspan.tasks.truths import UNKNOWN, Groups
 from headspan.tasks.zero_shot import embed_classes
 
 # The published length of a ranking.
@@ -112,7 +113,7 @@ class Skew:
         The subjects of the prompts are the task's `classes`, or the 104 occupations; the phrases its `templates`, with
         `{p}` for the subject, or the four published ones. Raises SettingsError if the task names no groups, if a
         setting is out of range, if fewer than k images have a group, or if a phrase has no `{p}`, and the errors of
-        `image_groups` and `text_vectors`.
+        `merged_groups` and `text_vectors`.
         """
         known, phrases = occupations()
         subjects, templates = task.classes or known, task.templates or phrases
@@ -124,7 +125,7 @@ class Skew:
             raise SettingsError(f"task {task.name}: names no key of the metadata in groups; name one, such as race")
         k = _top(task)
         _smoothing(task)
-        groups = {key: _merged(task, image_groups(store, [key], images)) for key in task.groups}
+        groups = {key: merged_groups(task, store, key, images) for key in task.groups}
         for key, each in groups.items():
             if (ranked := int((each.numbers != UNKNOWN).sum())) < k:
                 raise SettingsError(
@@ -201,21 +202,6 @@ class Skew:
             np.array([skews_of(each[-1:], shares, smoothing)[0, 0] for each in firsts]),
             np.array([ndkl_of(each, shares, smoothing)[0] for each in firsts]),
         )
-
-
-def _merged(task: Task, groups: Groups) -> Groups:
-    """The groups, with those that `task.merged` lists under one name as one."""
-    merged: dict[str, str] = {}
-    for name, values in task.merged.items():
-        for value in values:
-            if merged.setdefault(value, name) != name:
-                raise SettingsError(
-                    f"task {task.name}: merged lists {value!r} under {merged[value]!r} and {name!r}; keep one of them"
-                )
-    renamed = [merged.get(name, name) for name in groups.names]
-    names = tuple(sorted(set(renamed)))
-    places = np.array([names.index(name) for name in renamed])
-    return Groups(names, np.where(groups.numbers == UNKNOWN, UNKNOWN, places[groups.numbers]))
 
 
 def _top(task: Task) -> int:

@@ -154,7 +154,7 @@ def _refuse_contradictions(task: Task, where: str) -> None:
         "groups": task.metric in ("worst_group", "skew"),
     }
     used = {"classes": place is not None, "templates": place is not None, "groups": required["groups"]}
-    used |= {"merged": task.metric == "skew", "concepts": place == "{c}"}
+    used |= {"merged": required["groups"], "concepts": place == "{c}"}
     for field, is_used in used.items():
         if getattr(task, field) and not is_used:
             raise SettingsError(f"{where}: metric {task.metric} has no use for {field}; remove the field")

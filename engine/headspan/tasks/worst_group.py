@@ -19,8 +19,9 @@ from headspan.events import Listener, ignore
 from headspan.store.reader import Store
 from headspan.store.selection import Images
 from headspan.tasks.classification import task_classes
+from headspan.tasks.merged_groups import merged_groups
 from headspan.tasks.task import Task
-from headspan.tasks.truths import UNKNOWN, class_truths, image_groups
+from headspan.tasks.truths import UNKNOWN, class_truths
 from headspan.tasks.zero_shot import Classes
 
 
@@ -56,21 +57,23 @@ class WorstGroup:
         """The task on the images of a store, or on some.
 
         Raises SettingsError if no image has both a class and a value of every key of the task's `groups`, and the
-        errors of `class_truths`, `image_groups` and `task_classes`.
+        errors of `class_truths`, `merged_groups` and `task_classes`.
         """
         # First, since they take no model.
-        truths, by_key = class_truths(store, task, on_progress, images), image_groups(store, task.groups, images)
-        known = (truths != UNKNOWN) & (by_key.numbers != UNKNOWN)
+        truths = class_truths(store, task, on_progress, images)
+        by_key = [merged_groups(task, store, key, images) for key in task.groups]
+        every = np.stack([truths, *(each.numbers for each in by_key)], axis=1)
+        known = (every != UNKNOWN).all(axis=1)
         if not known.any():
             raise SettingsError(
                 f"{store.path}: none of {counted(len(truths), 'image')} has both a class and {', '.join(task.groups)}, "
                 f"which task {task.name} needs; write shards with both"
             )
-        places = np.stack([truths, by_key.numbers], axis=1)[known]
-        found, numbers = np.unique(places, axis=0, return_inverse=True)
+        found, numbers = np.unique(every[known], axis=0, return_inverse=True)
         groups = np.full(len(truths), UNKNOWN)
         groups[known] = numbers.ravel()
-        names = tuple(f"{task.classes[class_]}, {by_key.names[at]}" for class_, at in found.tolist())
+        values = [[each.names[at] for each, at in zip(by_key, places, strict=True)] for _, *places in found.tolist()]
+        names = tuple(", ".join([task.classes[own[0]], *each]) for own, each in zip(found, values, strict=True))
         return cls(task, task_classes(task, store, on_progress, weights=weights), truths, names, groups)
 
     def __repr__(self) -> str:
