@@ -88,7 +88,7 @@ def test_reconstructions_are_textspans_own(
     assert table["heads"].tolist() == ["whole model", "full contributions", *["reconstructions"] * 3, "means"]
     assert table["texts"].tolist()[2:] == [12, 5, 1, 0]
     assert table["accuracy"].tolist() == [table["correct"][row] / len(known) for row in range(6)]
-    assert repr(found).startswith("Reconstruction('list': layers ")
+    assert repr(found).startswith(f"Reconstruction({spans.run!r}: layers ")
 
 
 def test_reconstructions_are_those_of_the_directions_that_textspan_found(
@@ -152,9 +152,7 @@ def test_runs_over_other_images_and_too_many_texts_are_refused(toy_store: hs.Sto
     classes, truths = classes_and_truths(toy_store)
     spans: HeadSpans = hs.textspan(toy_store, TEXTS, 5, draws=0)
     for count in (0, 6):
-        with pytest.raises(
-            SettingsError, match=rf"{count} texts of each head: textspan run 'list' has 5; ask for 1 to 5"
-        ):
+        with pytest.raises(SettingsError, match=rf"{count} texts of each head: textspan run .* has 5; ask for 1 to 5"):
             reconstruction(toy_store, spans, classes, truths, texts=[5, count])
     some = hs.textspan(toy_store, TEXTS, 5, draws=0, images=np.arange(40))
     for other in (some, replace(spans, images=66), replace(spans, stores=2)):

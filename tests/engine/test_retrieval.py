@@ -13,8 +13,10 @@ import headspan as hs
 from headspan.errors import SettingsError
 from headspan.prune import mean_ablated
 from headspan.store.head_space import Head
+from headspan.tasks.evaluations import evaluation_of
 from headspan.tasks.retrieval import Retrieval
 from headspan.tasks.task import Task
+from headspan.tasks.task_file import read_task
 from headspan.video import write_frames
 from tests.conftest import encoded_image, write_tar
 from tests.engine.moving import clips, encode
@@ -157,6 +159,15 @@ def test_some_images_give_the_videos_of_these_alone(store: hs.Store) -> None:
     evaluation = Retrieval.of(task(), store, images=images)
     assert len(evaluation.keys) == len({f"v{image // 3:03d}" for image in range(5, 41)})
     assert evaluation.outcomes(store.embedding[images]).shape == (evaluation.items, 2)
+
+
+@pytest.mark.parametrize("name", ["msr-vtt", "msvd", "didemo"])
+def test_the_shipped_tasks_of_videos_are_evaluated_as_published(name: str, store: hs.Store) -> None:
+    found = evaluation_of(read_task(name), store)
+    assert isinstance(found, Retrieval)
+    wanted = Retrieval.of(task(captions="first", renormalised=False), store)
+    assert found.captions == wanted.captions
+    np.testing.assert_array_equal(found.outcomes(store.embedding), wanted.outcomes(store.embedding))
 
 
 def made(vectors: np.ndarray, videos: np.ndarray, truths: list[int], **settings: bool) -> Retrieval:

@@ -126,9 +126,12 @@ def test_images_that_float32_cannot_decide_are_decided_in_float64(
     vectors[(most + 1) % 70] = np.nextafter(vectors[most], np.where(np.arange(toy_store.joint) % 2, 2, -2), dtype="f")
     again: list[int] = []
     plain = sweep_module._Pass._again
-    monkeypatch.setattr(
-        sweep_module._Pass, "_again", lambda self, place, images: (again.extend(images), plain(self, place, images))
-    )
+
+    def count(self: sweep_module._Pass, place: int, images: np.ndarray) -> None:
+        again.extend(images.tolist())
+        plain(self, place, images)
+
+    monkeypatch.setattr(sweep_module._Pass, "_again", count)
     agrees(toy_store, Classes(classes.names, vectors), np.where(named == most, most, -1))
     assert len(again) > 9
 
@@ -148,11 +151,12 @@ def test_few_scored_classes_give_the_margin_of_all(
     coordinates = random.standard_normal((images, 19)).astype(np.float32)
     scored: list[int] = []
     plain = BlockMargins._score_all
-    monkeypatch.setattr(
-        BlockMargins,
-        "_score_all",
-        lambda self, *rest: (scored.append(len(np.arange(images)[rest[2]])), plain(self, *rest)),
-    )
+
+    def count(self: BlockMargins, head: HeadScores, own: np.ndarray, some: Any, left: np.ndarray) -> None:
+        scored.append(len(np.arange(images)[some]))
+        plain(self, head, own, some, left)
+
+    monkeypatch.setattr(BlockMargins, "_score_all", count)
     reach = np.array([np.linalg.norm(vectors - vector, axis=1).max() for vector in vectors])
     block = BlockMargins(embeddings @ vectors.T, truths, reach)
     head = HeadScores(np.zeros(19), directions, vectors)
@@ -233,7 +237,7 @@ def test_sizes_that_do_not_fit_are_refused(toy_store: hs.Store) -> None:
         (
             classes_of(5, 7),
             np.zeros(images, int),
-            rf"shape \(5, 7\): give those of at least two classes, \[class, 24\]",
+            r"shape \(5, 7\): give those of at least two classes, \[class, 24\]",
         ),
     ]
     for given, truths, said in wrong:

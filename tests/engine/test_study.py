@@ -132,7 +132,7 @@ def test_single_heads_are_beside_their_scores_and_correlated(store: hs.Store) ->
     found = study(store, TASKS, ["single"])
     assert found.labels == ("colours", None, None, None, "styles", None)
     assert found.ccs == (5, 0, 0, 0, 5, 0)
-    frame = found.single.to_frame()
+    frame = found.single().to_frame()
     of_style = frame[frame.task == "style"]
     assert of_style.value.tolist() == pytest.approx([accuracy_without("style", [head]) for head in EVERY])
     assert of_style.change.tolist() == pytest.approx([value - 1 for value in of_style.value])
@@ -157,7 +157,7 @@ def test_equal_numbers_are_drawn_of_both_groups(store: hs.Store) -> None:
 
 def test_heads_are_removed_one_after_the_other(store: hs.Store) -> None:
     found = study(store, TASKS, ["single"], greedy=6)
-    frame = found.greedy.to_frame()
+    frame = found.greedy().to_frame()
     for factor, head in (("style", STYLE), ("background", BACKGROUND)):
         own = frame[frame.task == factor]
         assert own.value.tolist() == pytest.approx([1] * 5 + [most_common(factor)])
@@ -308,10 +308,10 @@ def test_the_table_has_a_row_for_each_group_and_for_its_random_heads(store: hs.S
     assert {"mean_per_class", "chance"} <= set(frame.columns)
     for name in ("csv", "json", "parquet"):
         getattr(found, f"to_{name}")(tmp_path / f"t.{name}")
-        getattr(found.every_set, f"to_{name}")(tmp_path / f"s.{name}")
+        getattr(found.every_set(), f"to_{name}")(tmp_path / f"s.{name}")
     rows = json.loads((tmp_path / "t.json").read_text())
     assert [row["change"] for row in rows] == [None if np.isnan(each) else each for each in frame.change]
-    assert found.every_set.to_frame()["heads"].iloc[0] == "L0.H0,L1.H1"
+    assert found.every_set().to_frame()["heads"].iloc[0] == "L0.H0,L1.H1"
 
 
 def test_the_total_effect_of_a_task_that_is_scored_from_maps_is_refused(store: hs.Store) -> None:

@@ -316,6 +316,20 @@ def test_tars_compressed_ones_folders_and_commands_give_the_same_bytes(tmp_path:
         write_frames(f"pipe:cat {plain}", tmp_path / "no.tar")
 
 
+def test_a_compressed_tar_is_unpacked_twice_however_many_videos_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to list the videos, and once to read them."""
+    packed = shard(tmp_path / "p.tar.gz", 0, 9, "gz")
+    opened: list[str] = []
+    plain = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *given, **named: (opened.append(path.name), plain(path, *given, **named))[1]
+    )
+    assert write_frames(packed, tmp_path / "out.tar", 3, workers=2).videos == 9
+    assert opened.count("p.tar.gz") == 2
+
+
 def test_equal_names_in_several_tars_get_keys_of_their_own(tmp_path: Path) -> None:
     for name in ("x", "y"):
         shard(tmp_path / f"{name}.tar", 7, 1)
@@ -447,6 +461,13 @@ def test_arguments_that_cannot_be_used_are_refused(tmp_path: Path, videos: Path)
         write_frames([source, source], tmp_path / "out.tar")
     with pytest.raises(SettingsError, match="exists and is not an empty directory"):
         write_frames(source, videos)
+    with pytest.raises(SettingsError, match=r"out\.tar\.gz: frames are encoded already, so tars are not packed"):
+        write_frames(source, tmp_path / "out.tar.gz")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        write_frames(source, tmp_path / "table.parquet" / "out.tar")
+    with pytest.raises(SourceError, match="no such file"):
+        write_frames(tmp_path / "missing.mp4", tmp_path / "out.tar")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_without_pyav_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,8 @@ class Retrieval:
     Settings of the task: `captions`, `first` (as published) or `all`, and `renormalised`, whether means of frames are
     made unit again (false, as published). `outcomes` hold for each caption how many videos score higher than its own,
     and how many others the same. Figures: `R@1`, `R@5`, `R@10`, `R@50`, `median_rank` and `mean_rank`, and each of them
-    for a random order, with `chance_` before its name.
+    for a random order, with `chance_` before its name. Captions of one video are not independent, so intervals from
+    `resampled` are too narrow with `all`, unless whole videos are drawn.
     """
 
     task: Task

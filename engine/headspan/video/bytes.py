@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from tempfile import SpooledTemporaryFile
 from typing import Protocol, runtime_checkable
 
+from headspan.shards.reader import ShardReader
 from headspan.shards.sources import open_shard
 from headspan.video.sources import Video
 
@@ -60,24 +61,40 @@ class _Span(io.RawIOBase):
         super().close()
 
 
-def copied(video: Video) -> ReadableFile | None:
-    """A copy of the video's bytes; None if any thread can read them in place.
+class Copies:
+    """Copies the bytes of videos that cannot be read in place: one pass over each source, if they come in its order.
 
-    Only one thread may call this. Raises SourceError if the source cannot be read.
+    A context manager, for one thread.
     """
-    if video.path is not None or video.dead:
-        return None
-    copy = SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115
-    with open_shard(video.url) as reader:
+
+    def __init__(self) -> None:
+        self._reader: ShardReader | None = None
+
+    def __enter__(self) -> Copies:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def of(self, video: Video) -> ReadableFile | None:
+        """A copy; None if any thread can read the video in place. Raises SourceError if the source cannot be read."""
+        if video.path is not None or video.dead:
+            return None
+        if self._reader is None or self._reader.url != video.url:
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = open_shard(video.url)
+        copy = SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115
         place = 0
         while video.size_bytes is None or place < video.size_bytes:
             wanted = _PIECE_BYTES if video.size_bytes is None else min(_PIECE_BYTES, video.size_bytes - place)
-            piece = reader.read_up_to(video.offset + place, wanted)
+            piece = self._reader.read_up_to(video.offset + place, wanted)
             copy.write(piece)
             place += len(piece)
             if len(piece) < wanted:
                 break
-    return copy
+        return copy
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from headspan.errors import counted
 from headspan.shard_writer.encoded import encoded
-from headspan.video.bytes import ReadableFile, copied, opened
+from headspan.video.bytes import Copies, ReadableFile, opened
 from headspan.video.captions import Described
 from headspan.video.decode import Frames, Pixels, read_frames
 from headspan.video.timeline import UnusableVideoError
@@ -41,13 +41,13 @@ def decoded(jobs: Iterable[Job], count: int, encode: str, workers: int) -> Itera
 
     Decoders and encoders let other threads run, so threads use all cores. Raises SourceError if a source fails.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="headspan-video") as threads:
+    with Copies() as copies, ThreadPoolExecutor(workers, thread_name_prefix="headspan-video") as threads:
         waiting: deque[tuple[Job, Future[Frames | str]]] = deque()
         try:
             for job in jobs:
                 while len(waiting) >= _IN_FLIGHT * workers:
                     yield _first(waiting)
-                copy = copied(job.described.video)
+                copy = copies.of(job.described.video)
                 waiting.append((job, threads.submit(_frames, job, copy, count, encode)))
             while waiting:
                 yield _first(waiting)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, StoreError
 from headspan.io.files import final_name, write_atomically
 from headspan.io.locks import LockedLog, read_log
 from headspan.shards.image_folder import stem_of
@@ -58,7 +58,10 @@ def alone(out: Path) -> Iterator[None]:
     if (found := read_log(path)) is not None and found[0]:
         raise SettingsError(f"{out}: another process is writing it; wait for it, or delete {path} if there is none")
     lock = LockedLog(path)
-    lock.open()
+    try:
+        lock.open()
+    except StoreError as error:
+        raise SettingsError(f"{folder}: cannot be written; name another place, or make it writable") from error
     try:
         for each in folder.glob(".*.tmp"):
             target = final_name(each)

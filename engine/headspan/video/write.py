@@ -22,6 +22,9 @@ from headspan.video.plan import alone, begin, keys_in, list_of_set_aside, plan
 from headspan.video.pyav import import_av
 from headspan.video.sources import find_videos
 
+# Names that ask for a compressed tar.
+_PACKED = (".gz", ".tgz", ".zst", ".tzst", ".bz2", ".xz")
+
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
@@ -94,6 +97,8 @@ def write_frames(
     _check(count, encode, images_per_shard, workers)
     import_av()
     folder = expand_user(str(out))
+    if folder.suffix.lower() in _PACKED:
+        raise SettingsError(f"{out}: frames are encoded already, so tars are not packed; name a .tar, or a folder")
     patterns = [str(each) for each in ([videos] if isinstance(videos, str | Path) else videos)]
     found = find_videos(patterns, allow_pipe, on_progress)
     described, missing = describe(found, captions, only, on_progress)
