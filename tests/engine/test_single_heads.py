@@ -18,6 +18,7 @@ from headspan.prune import Classes, greedy, single_heads
 from headspan.prune import block_margins as margins_module
 from headspan.prune import sweep as sweep_module
 from headspan.prune.block_margins import BlockMargins, HeadScores, margins
+from headspan.prune.judged import rightly_named
 from headspan.store.head_space import Head, stored_heads
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files
 from tests.engine.test_store import unfinished  # noqa: F401
@@ -103,16 +104,28 @@ def test_the_sweep_does_not_depend_on_its_blocks(
 def test_of_equal_classes_the_first_is_named(toy_store: hs.Store) -> None:
     classes = classes_of(66, toy_store.joint)
     vectors = classes.vectors.copy()
-    vectors[[1, 40, 65]] = vectors[[64, 2, 2]]
+    often, second = np.argsort(-np.bincount((toy_store.embedding @ vectors.T).argmax(axis=1), minlength=66))[:2]
+    # The two classes that are named most, each of them three times.
+    vectors[[3, 30, 65]] = vectors[often]
+    vectors[[7, 40, 64]] = vectors[second]
+    vectors[[often, second]] = -1
     classes = Classes(classes.names, vectors)
-    truths = (toy_store.embedding @ vectors.T).argmax(axis=1)
-    truths[::3] = 65
-    truths[1::3] = 2
-    agrees(toy_store, classes, truths)
+    for truth in (3, 7, 30, 64):
+        agrees(toy_store, classes, np.full(toy_store.images, truth))
+    assert single_heads(toy_store, classes, np.full(toy_store.images, 3)).before.sum() > 5
     found = single_heads(toy_store, classes, np.full(toy_store.images, 65))
     # A class that equals an earlier one is never named.
     assert not found.before.any()
     assert not found.correct.any()
+
+
+def test_a_tie_is_found_although_products_of_matrices_round_equal_classes_apart() -> None:
+    vectors = np.random.default_rng(0).standard_normal((4, 5))
+    vectors[3] = vectors[1]
+    embeddings = np.stack([vectors[1], vectors[2], vectors[0]])
+    scores = embeddings @ vectors.T
+    scores[:, 3] = np.nextafter(scores[:, 1], 100)
+    assert rightly_named(embeddings, scores, np.array([1, 2, 3]), vectors).tolist() == [True, True, False]
 
 
 def test_images_that_float32_cannot_decide_are_decided_in_float64(

@@ -93,8 +93,11 @@ def _direct_effect(
 
 
 def unit_embeddings(store: Store, images: Int64[np.ndarray, " images"]) -> Float32[np.ndarray, "images joint"]:
-    """The embeddings of some images, divided by their lengths."""
-    found: Float32[np.ndarray, "images joint"] = store.embedding[images] / store.norm[images, 2:]
+    """The embeddings of some images, in the store's order, divided by their lengths."""
+    embedding, norm = store.embedding, store.norm
+    if len(images) < store.images:
+        embedding, norm = embedding[images], norm[images]
+    found: Float32[np.ndarray, "images joint"] = embedding / norm[:, 2:]
     return found
 
 

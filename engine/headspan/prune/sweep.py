@@ -25,8 +25,8 @@ from headspan.prune.judged import Judged, rightly_named
 from headspan.store.head_space import Head
 from headspan.store.products import over_spans
 
-# Images of a block, a multiple of 8.
-_BLOCK_ROWS = 1024
+# Images of a block at most, and its scores; both are multiples of 8, as are the images of each block.
+_BLOCK_ROWS, _BLOCK_SCORES = 1024, 1 << 21
 # The most bytes of the heads' matrices `[coordinate, class]` that are in memory together.
 _TOGETHER_BYTES = 1 << 28
 
@@ -78,9 +78,10 @@ class _Pass:
         self._means, self._removed_means = head_means(store, heads), head_means(store, removed)
         self._scores: list[HeadScores] = []
         images = len(judged.images)
+        self._block_rows = min(_BLOCK_ROWS, max(8, _BLOCK_SCORES // len(judged.vectors) // 8 * 8))
         self._before = np.empty(images, bool)
         self._after = np.empty((len(heads), -(-images // 8)), np.uint8)
-        self._losses = np.zeros((len(heads), -(-images // _BLOCK_ROWS)))
+        self._losses = np.zeros((len(heads), -(-images // self._block_rows)))
 
     def run(self, on_progress: Listener, done: int, total: int) -> Swept:
         """Compute all blocks; `done` of `total` heads were computed before."""
@@ -88,15 +89,15 @@ class _Pass:
         unsure: list[tuple[np.ndarray, np.ndarray]] = []
 
         def classify(first: int, end: int) -> None:
-            for begin in range(first, end, _BLOCK_ROWS):
-                unsure.append(self._block(begin, min(begin + _BLOCK_ROWS, end)))
+            for begin in range(first, end, self._block_rows):
+                unsure.append(self._block(begin, min(begin + self._block_rows, end)))
                 if first == 0:
-                    share = min(1.0, (begin + _BLOCK_ROWS) / end)
+                    share = min(1.0, (begin + self._block_rows) / end)
                     on_progress(Progress("heads", done + int(share * len(self._heads)), total))
 
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
             self._scores = list(threads.map(self._of_head, self._heads, self._means))
-            over_spans(images, _BLOCK_ROWS, classify)
+            over_spans(images, self._block_rows, classify)
         places, again = (np.concatenate(each) for each in zip(*unsure, strict=True))
         for place in np.unique(places).tolist():
             self._again(place, np.sort(again[places == place]))
@@ -119,15 +120,15 @@ class _Pass:
             found_heads.append(np.full(len(near), place))
             found_images.append(first + near)
             self._after[place, first // 8 : -(-end // 8)] = np.packbits(left > 0)
-            self._losses[place, first // _BLOCK_ROWS] = (block.whole - left).sum()
+            self._losses[place, first // self._block_rows] = (block.whole - left).sum()
         if not found_heads:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate(found_heads), np.concatenate(found_images)
 
     def _again(self, place: int, images: Int64[np.ndarray, " image"]) -> None:
         """Classify images without one head in float64, and correct their bits."""
-        for first in range(0, len(images), _BLOCK_ROWS):
-            some = images[first : first + _BLOCK_ROWS]
+        for first in range(0, len(images), self._block_rows):
+            some = images[first : first + self._block_rows]
             embeddings = self._embeddings(some) - self._moved(self._heads[place], self._means[place], some)
             exact = embeddings @ self._judged.vectors.T
             found = rightly_named(embeddings, exact, self._judged.truths[some], self._judged.vectors)
