@@ -185,7 +185,7 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
             [
                 f"worst group, {each['name']}{rest}",
                 _names(each["heads"]),
-                f"{percent(each['worst'])} ({_points(each['change'])})",
+                f"{percent(each['worst'])} ({_points(each['change'])}); mean over groups {percent(each['mean'])}",
                 "" if beside is None else f"{percent(beside['worst'])} ({_points(beside['change'])})",
                 "" if each["name"] != "automatic" else "yes" if each["change"][1] > 0 else "no",
             ]

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +32,18 @@ class ClassifiedImages:
         self._size, self._random = size, random
         heads = len(size.layers) * size.heads
         groups = self._normal(-(-classes // _GROUP), _FACTORS)
-        self._prototypes = (groups.repeat(_GROUP, axis=0)[:classes] + self._normal(classes, _FACTORS)) / np.sqrt(2)
-        self._to_heads = self._normal(_FACTORS, heads * size.head_dim) / np.sqrt(_FACTORS)
+        self._prototypes = (groups.repeat(_GROUP, axis=0)[:classes] + self._normal(classes, _FACTORS)) / math.sqrt(2)
+        self._to_heads = self._normal(_FACTORS, heads * size.head_dim) / math.sqrt(_FACTORS)
         self._means = self._normal(heads * size.head_dim)
         falls = _FALL ** np.arange(len(size.layers))[::-1].repeat(size.heads)
         sizes = falls * random.lognormal(0, 0.5, heads)
         matrices = self._normal(heads, size.head_dim, size.joint) * (sizes / np.linalg.norm(sizes))[:, None, None]
-        matrices /= np.sqrt(size.head_dim * size.joint)
+        matrices /= math.sqrt(size.head_dim * size.joint)
         self._matrices = matrices.reshape(-1, size.joint).astype(np.float32)
-        self._offset = self._normal(size.joint) / np.sqrt(size.joint)
+        self._offset = self._normal(size.joint) / math.sqrt(size.joint)
         written = (self._prototypes @ self._to_heads) @ self._matrices
         written /= np.linalg.norm(written, axis=1, keepdims=True)
-        common = self._normal(size.joint) / np.sqrt(size.joint)
+        common = self._normal(size.joint) / math.sqrt(size.joint)
         vectors = common + 0.5 * written
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         self.classes = Classes(tuple(map(str, range(classes))), vectors.astype(np.float32))
@@ -68,20 +69,20 @@ class ClassifiedImages:
             head_mean=matrices.mean(axis=-1),
             bias_to_joint=np.zeros((size.direct_layers, size.joint), np.float32),
             bias_mean=np.zeros(size.direct_layers, np.float32),
-            gain=self._normal(size.joint).astype(np.float32) / np.float32(np.sqrt(size.joint)),
+            gain=self._normal(size.joint) / math.sqrt(size.joint),
             shift=np.zeros(size.joint, np.float32),
             share_count=np.full(1, size.terms + size.direct_layers, np.float32),
         )
 
     def _images(self, truths: np.ndarray, spread: float) -> tuple[np.ndarray, np.ndarray]:
         """Head outputs in float16 and embeddings of images of these classes."""
-        factors = self._prototypes[truths] + spread * self._normal(len(truths), _FACTORS)
-        factors = (factors / np.sqrt(1 + spread**2)).astype(np.float32)
+        factors = self._prototypes[truths] + np.float32(spread) * self._normal(len(truths), _FACTORS)
+        factors = factors / np.float32(math.sqrt(1 + spread**2))
         outputs = factors @ self._to_heads + self._means
-        outputs += np.float32(np.sqrt(_NOISE)) * self._normal(*outputs.shape)
+        outputs += math.sqrt(_NOISE) * self._normal(*outputs.shape)
         stored = outputs.astype(np.float16)
         centred = stored.astype(np.float32) - self._means
-        return stored, np.float32(np.sqrt(1 + _NOISE)) * self._offset + centred @ self._matrices
+        return stored, math.sqrt(1 + _NOISE) * self._offset + centred @ self._matrices
 
     def _spread_of(self, accuracy: float) -> float:
         """The spread of factors around their class at which this share of images is named correctly."""

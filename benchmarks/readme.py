@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import (
+    bench_ablation,
     bench_decode,
     bench_dense,
     bench_encode,
@@ -31,6 +32,7 @@ from benchmarks import (
     bench_store_io,
     bench_storing,
     bench_textspan,
+    bench_variants,
     gpu,
     gpu_precompute,
 )
@@ -56,12 +58,14 @@ MODULES = (
     bench_storing,
     bench_neighbours,
     bench_explore,
+    bench_ablation,
     bench_shards,
     bench_frames,
     bench_sources,
     bench_decode,
     bench_precision,
     bench_startup,
+    bench_variants,
 )
 _GPU_DUE_TO = {
     gpu.TOWER: "Compared with open_clip, attention and norms are fused, and the last block computes the class token's "

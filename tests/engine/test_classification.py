@@ -25,6 +25,7 @@ from headspan.tasks.task_file import read_task
 from headspan.tasks.truths import class_truths
 from headspan.tasks.zero_shot import Classes
 from headspan.world import scene
+from headspan.world.drawing import render
 from tests.conftest import encoded_image, write_tar
 from tests.engine.benchmark_folder import TEMPLATES, write_benchmark_folder
 
@@ -213,7 +214,7 @@ def test_names_without_images_are_a_note(tmp_path: Path, toy_config: Path) -> No
 
 def test_a_store_without_classes_is_refused(toy_store: hs.Store) -> None:
     with pytest.raises(
-        SettingsError, match=r"needs classes of images, but none of 67 images has one \(`.cls` members\)"
+        SettingsError, match=r"needs classes of images, but none of 67 images has one \(`.cls` members with"
     ):
         evaluation_of(TASK, toy_store)
 
@@ -231,3 +232,36 @@ def test_a_read_only_store_is_evaluated(folder: Path, store: hs.Store, tmp_path:
     before = sorted(copy.rglob("*"))
     evaluation_of(read_task(folder), found).outcomes(found.embedding)
     assert sorted(copy.rglob("*")) == before
+
+
+def test_a_retrieval_folder_of_clip_benchmark_is_asked_with_every_caption(tmp_path: Path) -> None:
+    folder = tmp_path / "wds_flickr8k"
+    (folder / "test").mkdir(parents=True)
+    (folder / "dataset_type.txt").write_text("retrieval\n")
+    members = []
+    for index, image in enumerate(render([scene(5, "train", index) for index in range(7)], 64)):
+        encoded = io.BytesIO()
+        Image.fromarray(image).save(encoded, "webp", lossless=True)
+        captions = f"a picture of scene {index}\nscene {index}, drawn"
+        members += [(f"s{index:07d}.txt", captions.encode()), (f"s{index:07d}.webp", encoded.getvalue())]
+    write_tar(folder / "test" / "0.tar", members)
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    hs.precompute([f"{folder}/test/0.tar"], out=tmp_path / "run.zarr", model="reference", device="cpu")
+    store = hs.open(tmp_path / "run.zarr")
+    task = read_task(folder)
+    outcomes = evaluation_of(task, store).outcomes(store.embedding)  # type: ignore[union-attr]
+    images = store.embedding / np.linalg.norm(store.embedding, axis=1, keepdims=True)
+    texts = [line for name, data in members if name.endswith("txt") for line in data.decode().splitlines()]
+    scores = hs.text_vectors(store, texts) @ images.T
+    wanted = [(scores[query] > scores[query, query // 2] + 1e-6).sum() for query in range(14)]
+    np.testing.assert_array_equal(outcomes[:, 0], wanted)
+
+
+def test_images_that_could_not_be_used_have_no_class(tmp_path: Path, toy_config: Path) -> None:
+    members = [(f"{row}.png", encoded_image(row, kind="PNG")[: 40 if row == 1 else None]) for row in range(4)]
+    members += [(f"{row}.cls", b"2") for row in range(4)]
+    shard = write_tar(tmp_path / "some.tar", sorted(members))
+    settings = {"model": str(toy_config), "pretrained": "random:0", "device": "cpu", "layers": "all"}
+    hs.precompute([str(shard)], out=tmp_path / "some.zarr", **settings)
+    store = hs.open(tmp_path / "some.zarr", include_failed=True)
+    np.testing.assert_array_equal(class_truths(store, TASK), [2, -1, 2, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from headspan.errors import SettingsError
 from headspan.prune.ablation import mean_ablated
 from headspan.prune.concept_specific import Concept, ConceptEffect, concept_effects, concepts_of
 from headspan.prune.draws import matched_draws
+from headspan.prune.total_effect import total_effect
 from headspan.store.head_space import Head, stored_heads
 from headspan.tasks.classification import Classification
 from headspan.tasks.task import Task
@@ -136,6 +138,19 @@ def test_without_the_heads_of_a_factor_the_model_loses_that_factor_more_than_any
     assert found.random_above_largest.high < 0
     assert found.random_above_mean.high < found.above_mean.low
     assert found.draws_above == 0
+
+
+def test_positions_are_lost_most_by_the_total_effect_of_their_head(
+    world: hs.Store, effects: dict[str, ConceptEffect]
+) -> None:
+    heads = {name: effects[name].heads for name in ("position", "texture")}
+    found = concept_effects(world, factor_concepts(world), heads, prune=partial(total_effect, world), draws=1)
+    for each in found:
+        assert each.specific, each.concept
+        assert each.random_above_largest is not None
+        assert each.random_above_largest.high < each.above_largest.low
+    # Later layers read positions from the head, which writes little of them to the embedding itself.
+    assert not effects["position"].specific
 
 
 def test_where_a_factor_is_not_lost_most_none_of_its_heads_is_high(

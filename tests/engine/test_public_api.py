@@ -49,6 +49,9 @@ TWINS: dict[str, tuple[str, ...]] = {
     "agreement": ("concepts.rater_agreement",),
     "heads": ("explore.head_pursuit", "explore.text_shares"),
     "spectra": ("explore.spectra",),
+    "prune": ("prune.study", "prune.read_study"),
+    "concepts": ("prune.concept_effects", "prune.concepts_of"),
+    "spurious": ("prune.spurious_study", "prune.spurious_heads"),
     "demo": ("demo.run",),
 }
 GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "tasks", "video", "world")

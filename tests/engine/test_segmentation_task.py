@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 from collections.abc import Sequence
@@ -244,6 +245,20 @@ def test_masks_of_all_kinds_are_read_as_the_model_saw_their_images(tmp_path: Pat
     evaluation = evaluation_of(TASK, store, lambda event: notes.append(event.note))
     assert evaluation.items == 4  # type: ignore[union-attr]
     assert "task objects: 1 image without a mask left out" in notes
+
+
+def test_masks_in_a_packed_tar_that_come_before_their_images_are_read(tmp_path: Path, toy_run: ToyRun) -> None:
+    masks = [block(33, 70), ~block(33, 70), block(33, 70)[::-1]]
+    members = [("3.png", picture(40, 40, "PNG"))]
+    for number, mask in enumerate(masks):
+        members += [(f"{number}.mask.png", saved(Image.fromarray(mask))), (f"{number}.png", picture(33, 70, "PNG"))]
+    packed = tmp_path / "masks.tar.gz"
+    packed.write_bytes(gzip.compress(write_tar(tmp_path / "masks.tar", members).read_bytes()))
+    hs.precompute(out=tmp_path / "run.zarr", **toy_run.settings(shards=[str(packed)]))
+    found = dict(read_masks(hs.open(tmp_path / "run.zarr"), [3, 1, 2, 0]))
+    assert sorted(found) == [1, 2, 3]
+    for number, mask in enumerate(masks, 1):
+        np.testing.assert_array_equal(found[number], as_seen(mask))
 
 
 def test_masks_beside_listed_files_are_read(tmp_path: Path, toy_run: ToyRun) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections import Counter
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.cli.main import main
 from headspan.errors import SettingsError
+from headspan.prune.concept_specific import concepts_of
 from headspan.prune.spurious import SpuriousStudy, spurious_study
 from headspan.prune.spurious_heads import PUBLISHED_HEADS, spurious_heads
+from headspan.prune.total_effect import total_effect
 from headspan.store.head_space import stored_heads
+from headspan.tasks.classification import Classification
 from headspan.tasks.skew import Skew
 from headspan.tasks.task import Task
+from headspan.tasks.task_file import read_task
 from headspan.world.planted import planted_scenes, write_planted_shards
 from tests.tolerances import FLOAT32_SUM
 
@@ -214,6 +220,110 @@ def test_max_skew_of_a_planted_imbalance_equals_its_value_by_hand(planted: hs.St
     np.testing.assert_allclose(by_hand[:2], np.log([340 / 200, 340 / 140]))
     assert skew.figures(outcomes)["max_skew_sum_colour"] == pytest.approx(sum(by_hand))
     np.testing.assert_allclose(skew.per_prompt(outcomes)._columns()["max_skew"], by_hand)
+
+
+CLASSIFIED = """
+metric = "accuracy"
+classes = ["circle", "square"]
+templates = ["a {c}"]
+[concepts]
+round = ["circle"]
+angular = ["square"]
+"""
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> tuple[str, str]:
+    """The files of a task of groups, and of a classification."""
+    groups, classified = tmp_path / "groups.toml", tmp_path / "classified.toml"
+    classes, templates = json.dumps(TASK.classes), json.dumps(TASK.templates)
+    groups.write_text(f'metric = "worst_group"\nclasses = {classes}\ntemplates = {templates}\ngroups = ["colour"]\n')
+    classified.write_text(CLASSIFIED)
+    return str(groups), str(classified)
+
+
+def test_the_command_spurious_prints_and_exports_the_study(
+    planted: hs.Store,
+    study: SpuriousStudy,
+    declared: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--cue", "red shape, blue shape", "--core", "circle,square"]
+    table = tmp_path / "table.csv"
+    command = ["spurious", str(planted.path), "--task", declared[0], *words, "--draws", "5", "--csv", str(table)]
+    assert main([*command, "--heads", "L4.H3,L5.H4"]) == 0
+    printed = capsys.readouterr().out
+    automatic = study.variant("automatic")
+    worst = f"{100 * automatic.figures['worst_group']:.1f} %"
+    line = next(line for line in printed.splitlines() if line.startswith("automatic"))
+    assert worst in line
+    assert f"chosen: {', '.join(f'L{layer}.H{head}' for layer, head in automatic.heads)}" in printed
+    assert "170 test images; 170 held-out images chose the number of heads" in printed
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["heads"] for row in rows[:4]] == ["whole", "L4.H3,L5.H4", "automatic", "random"]
+    assert float(rows[2]["worst_group"]) == automatic.figures["worst_group"]
+
+
+def test_the_command_concepts_prints_and_exports_what_each_concept_loses(
+    planted: hs.Store, declared: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.csv"
+    command = ["concepts", str(planted.path), "--task", declared[1], "--draws", "2", "--samples", "50"]
+    assert main([*command, "--heads", "round=L4.H2", "--csv", str(table)]) == 0
+    assert "above mean, above largest" in capsys.readouterr().out
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["pruned"], row["heads"], row["scored"]) for row in rows] == [
+        ("round", "L4.H2", "round"),
+        ("round", "L4.H2", "angular"),
+    ]
+    assert float(rows[0]["above_mean"]) == pytest.approx(float(rows[0]["loss"]) - float(rows[1]["loss"]))
+    assert rows[1]["above_mean"] == ""
+    # The same heads in the live model.
+    assert main([*command, "--heads", "round=L4.H2", "--mode", "total", "--device", "cpu", "--json", "-"]) == 0
+    live = json.loads(capsys.readouterr().out)
+    concepts = concepts_of(Classification.of(read_task(declared[1]), planted))
+    left = total_effect(planted, [[(4, 2)]])[0]
+    for row in live:
+        each = concepts[row["scored"]]
+        known = each.truths >= 0
+        lost = each.correct(planted.embedding)[known].mean() - each.correct(left)[known].mean()
+        assert row["loss"] == pytest.approx(lost)
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "flags", "message"),
+    [
+        ("spurious", 1, ["--cue", "a", "--core", "b"], "has metric accuracy; spurious needs one of metric worst_group"),
+        ("spurious", 0, ["--cue", ",", "--core", "b"], "there are no spurious words"),
+        ("spurious", 0, ["--cue", "a", "--core", "b", "--samples", "0"], "--samples 0: give a number from 1"),
+        ("spurious", 0, ["--cue", "a", "--core", "b", "--held-out", "x=1"], "no image has x=1 in its metadata"),
+        ("concepts", 0, [], "has metric worst_group; concepts needs one of metric accuracy"),
+        ("concepts", 1, [], "no concept has heads ("),
+        (
+            "concepts",
+            1,
+            ["--heads", "blob=L4.H2"],
+            "--heads blob=L4.H2: write a concept of the task (round, angular) before =",
+        ),
+        ("concepts", 1, ["--heads", "L4.H2"], "write a concept of the task"),
+        ("concepts", 1, ["--heads", "round=L9.H2"], "L9.H2: is not a head of the store"),
+        ("concepts", 1, ["--shards", "x.tar"], "--shards is for the total effect; give --mode total too"),
+        ("concepts", 1, ["--draws", "-1"], "--draws -1: give a number from 0"),
+    ],
+)
+def test_commands_refuse_what_has_no_answer_in_one_sentence(
+    command: str,
+    task: int,
+    flags: list[str],
+    message: str,
+    planted: hs.Store,
+    declared: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([command, str(planted.path), "--task", declared[task], *flags]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert message in printed[-1]
 
 
 def test_published_heads_are_of_the_last_four_layers() -> None:

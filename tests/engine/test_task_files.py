@@ -127,8 +127,6 @@ def test_a_file_gives_every_field_of_a_task(tmp_path: Path) -> None:
         groups = ["place"]
         [settings]
         class_key = "animal"
-        [merged]
-        land = ["field", "road"]
         [concepts]
         furry = ["cat", "dog"]
         wet = "2"
@@ -151,8 +149,16 @@ def test_a_file_gives_every_field_of_a_task(tmp_path: Path) -> None:
         "animals": ("cat", "dog", "fish"),
         "first": ("cat", "dog"),
     }
-    assert (task.groups, task.merged) == (("place",), {"land": ("field", "road")})
+    assert task.groups == ("place",)
     assert (task.settings, task.published) == ({"class_key": "animal"}, {"ViT-B-32 openai": {"whole": 75.0}})
+
+
+def test_groups_of_images_are_merged_for_skews_only(tmp_path: Path) -> None:
+    text = 'metric = "skew"\ngroups = ["place"]\n[merged]\nland = ["field", "road"]'
+    assert read_task(write(tmp_path, text)).merged == {"land": ("field", "road")}
+    text = VALID.replace("accuracy", "worst_group") + text.partition("\n")[2]
+    with pytest.raises(SettingsError, match="metric worst_group has no use for merged; remove the field"):
+        read_task(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +207,10 @@ def test_a_name_that_is_nothing_lists_the_shipped_tasks(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"title = '\xe9'")
     with pytest.raises(SettingsError, match="byte 9 is not UTF-8; name a TOML file with a task"):
         read_task(tmp_path / "latin.toml")
+    with (tmp_path / "images.tar").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(SettingsError, match=r"images.tar: is too large for a declaration; name a TOML file"):
+        read_task(tmp_path / "images.tar")
 
 
 def test_a_folder_gives_classes_and_templates_as_clip_benchmark_reads_them(tmp_path: Path) -> None:

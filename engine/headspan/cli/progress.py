@@ -26,6 +26,7 @@ _UNITS = {
     "pool": "text",
     "export": "image",
     "maps": "image",
+    "mean maps": "image",
     "videos": "video",
     "frames": "video",
 }

@@ -121,9 +121,9 @@ def _prune(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     if flags.table == "heads" and not found.labels:
         raise SettingsError("--table heads: no heads were removed alone; add --heads single")
-    if flags.table == "greedy" and not found.greedy:
+    if flags.table == "greedy" and not found.greedy():
         raise SettingsError("--table greedy: no heads were removed one after the other; add --greedy with their number")
-    tables = {"groups": found, "heads": found.single, "greedy": found.greedy, "sets": found.every_set}
+    tables = {"groups": found, "heads": found.single(), "greedy": found.greedy(), "sets": found.every_set()}
     export(flags, tables[flags.table])
     if not alone:
         prints = {"groups": print_study, "heads": print_single_heads, "greedy": print_greedy, "sets": print_every_set}

@@ -80,10 +80,12 @@ def _from_tar(
         name = _named(sample["member"])
         place = masks.get(name) or masks.get(_Name(name.key, ""))
         if place is not None:
-            image = sample["offset"], sample["size_bytes"]
-            offsets, sizes = zip(image, place, strict=True)
-            (encoded, _), (mask, _) = reader.read(Wanted(offsets, sizes, (sample["member"],) * 2))
-            yield sample["row"], f"{url}: the mask of {sample['member']}", encoded, mask
+            places = sorted([(sample["offset"], sample["size_bytes"]), place])
+            # In their order, because a packed tar is read forwards.
+            offsets, sizes = zip(*places, strict=True)
+            found = [data for data, _ in reader.read(Wanted(offsets, sizes, (sample["member"],) * 2))]
+            image, mask = found if places[1] == place else found[::-1]
+            yield sample["row"], f"{url}: the mask of {sample['member']}", image, mask
 
 
 def _from_files(root: Path, members: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str, bytes, bytes]]:
@@ -97,7 +99,9 @@ def _from_files(root: Path, members: Iterable[Mapping[str, Any]]) -> Iterator[tu
             try:
                 yield sample["row"], str(mask), image.read_bytes(), mask.read_bytes()
             except OSError as error:
-                raise SourceError(f"{error.filename}: cannot be read ({error.strerror})") from error
+                raise SourceError(
+                    f"{error.filename}: cannot be read ({error.strerror}); correct its permissions"
+                ) from error
 
 
 def _url(sample: Mapping[str, Any]) -> str:

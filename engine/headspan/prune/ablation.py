@@ -67,6 +67,8 @@ def direct_effect(
     chosen = [distinct(store, heads) if heads else [] for heads in sets]
     for layer, head in {head for heads in chosen for head in heads}:
         store.contents.layer_index(layer, head)
+    if mlps != earlier and len(store.layers) < store.direct_layers:
+        _refuse_without_mlps(store)
     return _direct_effect(store, chosen, chosen_images(store, images), mlps, earlier)
 
 
@@ -111,17 +113,21 @@ def term_deviations(store: Store, images: Int64[np.ndarray, " images"]) -> Float
 
     Raises SettingsError if the store does not hold them.
     """
+    _refuse_without_mlps(store)
+    good = store.contents.good_rows()
+    rows = store.rows[images]
+    sums = _term_sums(store, rows)
+    over = sums if np.array_equal(rows, good) else _term_sums(store, good)
+    return sums - over.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _refuse_without_mlps(store: Store) -> None:
     if store.terms and "mlps" not in store.contents.specs:
         raise SettingsError(
             f"{store.path}: holds the heads of layers {as_ranges(store.layers)} of {store.all_layers} and no mlps, so "
             "attention of earlier layers and MLPs cannot be told apart; precompute with --emit heads,mlps, or with "
             "--layers all"
         )
-    good = store.contents.good_rows()
-    rows = store.rows[images]
-    sums = _term_sums(store, rows)
-    over = sums if np.array_equal(rows, good) else _term_sums(store, good)
-    return sums - over.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def _term_sums(store: Store, rows: Int64[np.ndarray, " row"]) -> Float32[np.ndarray, "row joint"]:

@@ -158,7 +158,9 @@ def spurious_study(
         outcomes = []
         for embeddings in _without(store, sets, rest, tests):
             outcomes.append(testing.outcomes(embeddings))
-            on_progress(Progress(f"ablating heads and {rest}", len(outcomes), len(sets)))
+            on_progress(
+                Progress("ablating heads" if rest == NOTHING else f"ablating heads, {rest}", len(outcomes), len(sets))
+            )
         drawn = bootstrapped(testing, [whole, *outcomes], samples, seed)
         figures = [testing.figures(each) for each in (whole, *outcomes)]
         before = figures.pop(0)[testing.headline]

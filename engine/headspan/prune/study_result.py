@@ -69,17 +69,14 @@ class Study(Tabular):
         """The run that the groups were made from, if it was replaced or removed since; else None."""
         return self.lineage.older if self.lineage else None
 
-    @property
     def single(self) -> SingleHeadTable:
         """The table of heads that were removed alone; empty if there are none."""
         return SingleHeadTable(self.sets, self.tasks, self.ccs, self.labels)
 
-    @property
     def greedy(self) -> GreedyTable:
         """The table of heads that were removed one after the other; empty if that was not asked for."""
         return GreedyTable(self.tasks)
 
-    @property
     def every_set(self) -> DrawTable:
         """The table of all sets of heads, every random draw included."""
         return DrawTable(self.sets, self.tasks)
@@ -148,7 +145,7 @@ _SAVED = (
 
 def _scale(task: TaskEffects) -> float:
     """Shares are drawn as percentage points."""
-    return 100 if task.is_share else 1
+    return 100.0 if task.is_share else 1.0
 
 
 def _measure(tasks: Sequence[TaskEffects]) -> str:

@@ -89,9 +89,10 @@ def _score(
 
 def _score_maps(task: _Running, sets: Sequence[HeadSet], on_progress: Listener) -> None:
     wanted = _wanted(sets, single=True)
-    for done, (heads, at) in enumerate(wanted.items(), 1):
-        task.add(at, task.on.evaluation.outcomes_without(list(heads)))
-        on_progress(Progress(f"maps of {task.on.store.path.name}", done, len(wanted)))
+    # All sets are scored with one reading of the patches.
+    outcomes = task.on.evaluation.outcomes_of(list(wanted), on_progress)
+    for at, each in zip(wanted.values(), outcomes, strict=True):
+        task.add(at, each)
 
 
 def _wanted(sets: Sequence[HeadSet], single: bool) -> dict[tuple[Head, ...], list[int]]:

@@ -28,7 +28,7 @@ from headspan.store.selection import Images, chosen_images
 from headspan.user_paths import expand_user
 
 if TYPE_CHECKING:
-    from headspan.prune.live_pass import UnitRows
+    from headspan.run.live_pass import UnitRows
 
 
 def total_effect(
@@ -95,7 +95,7 @@ def _computed(
 ) -> Float32[np.ndarray, "set image joint"]:
     # Imported here, since only this needs the model and torch.
     from headspan.originals.unchanged import UnchangedShards
-    from headspan.prune.live_pass import LivePass
+    from headspan.run.live_pass import LivePass
 
     sources = UnchangedShards(store, np.concatenate([rows for _, rows in units]), shards)
     live = LivePass(store, sets, on_progress, weights, device, batch_size)
@@ -110,7 +110,9 @@ def _computed(
             kept = stack.enter_context(KeptEmbeddings(_outside(store, keep), shape, asked, on_progress))
         found = np.empty(shape if kept is None else (0, 0, 0), np.float32)
         finished = set() if kept is None else kept.finished(places)
-        for unit, images, embeddings, last in stack.enter_context(closing(live.embeddings(units, finished, sources))):
+        for unit, images, embeddings, last in stack.enter_context(
+            closing(live.embeddings(units, finished, sources.open, sources.check))
+        ):
             infinite += int((~np.isfinite(embeddings).all(axis=(0, 2))).sum())
             if kept is None:
                 found[:, images] = embeddings
@@ -125,7 +127,7 @@ def _computed(
 
 
 def _by_unit(store: Store, rows: Int64[np.ndarray, " image"]) -> list[UnitRows]:
-    from headspan.prune.live_pass import UnitRows
+    from headspan.run.live_pass import UnitRows
 
     own, firsts = np.unique(rows // store.attributes["dimensions"]["unit_images"], return_index=True)
     return [UnitRows(int(unit), part) for unit, part in zip(own, np.split(rows, firsts[1:]), strict=True)]

@@ -69,8 +69,8 @@ def _in_words(key: str, own: dict[str, Any], other: dict[str, Any], attributes: 
     value = own[key]
     if key.endswith("sha256"):
         return f"{_model(attributes)} (sha256 {str(value)[:_DIGITS]})"
-    if key == "without":
-        return ",".join(value) or "none"
+    if key == "without" and isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
     if isinstance(value, dict) and isinstance(other[key], dict):
         # Only the parts that differ.
         names = [name for name in {**value, **other[key]} if value.get(name) != other[key].get(name)]

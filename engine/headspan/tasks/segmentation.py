@@ -83,6 +83,8 @@ class Segmentation:
                 "heads,patches"
             )
         chosen = chosen_images(store, images)
+        # A store may be opened with the images that could not be used.
+        chosen = chosen[np.isin(store.rows[chosen], store.contents.good_rows())]
         found = {image: np.packbits(mask) for image, mask in read_masks(store, chosen, shards)}
         if not found:
             raise SettingsError(
@@ -137,7 +139,7 @@ class Segmentation:
             mask = self._mask(item)
             for at, each in enumerate(maps):
                 found[at, item] = _scored(resized(each, mask.shape), mask)
-            on_progress(Progress("segmentation", item + 1, self.items))
+            on_progress(Progress("maps", item + 1, self.items))
         return found
 
     def figures(self, outcomes: Float64[np.ndarray, "item column"]) -> Mapping[str, float]:

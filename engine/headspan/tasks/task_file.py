@@ -29,6 +29,8 @@ from headspan.user_paths import expand_user
 _DECLARATIONS = files("headspan.tasks") / "declarations"
 _TEXTS = ("name", "metric", "title", "source", "layout", "published_note", "folder", "classes_at")
 _FIELDS = (*_TEXTS, "classes", "templates", "concepts", "groups", "merged", "settings", "published")
+# A larger file is something else, such as a tar.
+_MOST_BYTES = 16 << 20
 # What a template must contain, by metric. The others have no templates.
 _PLACES = {"accuracy": "{c}", "worst_group": "{c}", "segmentation": "{c}", "skew": "{p}"}
 # The settings of each metric; what they mean is said in the module that scores it.
@@ -76,6 +78,8 @@ def read_task(name_or_path: str | Path) -> Task:
 
 def _read_file(path: Path) -> Task:
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise SettingsError(f"{path}: is too large for a declaration; name a TOML file with a task")
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); name a TOML file with a task") from error
@@ -150,7 +154,7 @@ def _refuse_contradictions(task: Task, where: str) -> None:
         "groups": task.metric in ("worst_group", "skew"),
     }
     used = {"classes": place is not None, "templates": place is not None, "groups": required["groups"]}
-    used |= {"merged": used["groups"], "concepts": place == "{c}"}
+    used |= {"merged": task.metric == "skew", "concepts": place == "{c}"}
     for field, is_used in used.items():
         if getattr(task, field) and not is_used:
             raise SettingsError(f"{where}: metric {task.metric} has no use for {field}; remove the field")

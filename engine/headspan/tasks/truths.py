@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int64
 
 from headspan.errors import SettingsError, counted, shortened
@@ -57,9 +58,11 @@ def class_truths(
             truths[without] = _from_metadata(store, task, chosen[without], CLASS_NAME)
     else:
         truths = _from_metadata(store, task, chosen, str(key))
+    # A store may be opened with the images that could not be used.
+    truths[~np.isin(store.rows[chosen], store.contents.good_rows())] = UNKNOWN
     known = truths[truths != UNKNOWN]
     if not len(known):
-        where = "`.cls` members" if key is None else f"the key {key!r} of the metadata"
+        where = "`.cls` members with numbers" if key is None else f"the key {key!r} of the metadata"
         raise SettingsError(
             f"{store.path}: task {task.name} needs classes of images, but none of {counted(len(chosen), 'image')} has "
             f"one ({where}); write shards with classes, and precompute again"
@@ -95,15 +98,19 @@ def metadata_values(store: Store, keys: Sequence[str], images: Images | None = N
 
 def _metadata(store: Store, chosen: np.ndarray) -> list[Mapping[str, Any]]:
     """The metadata of some images; empty where there is none, or where it is not a JSON object."""
-    texts = store.samples(chosen, ["metadata"])["metadata"].to_pylist()
+    texts = _column(store, chosen, "metadata").to_pylist()
     values = [None if text is None else json.loads(text) for text in texts]
     return [each if isinstance(each, dict) else {} for each in values]
 
 
+def _column(store: Store, chosen: np.ndarray, name: str) -> pa.ChunkedArray:
+    """A column of the samples of some images. All images are read in one go, which is faster than by index."""
+    return store.samples(None if len(chosen) == store.images else chosen, [name])[name]
+
+
 def _labels(store: Store, chosen: np.ndarray) -> Int64[np.ndarray, " images"]:
     """The numbers of `.cls` members. A negative one, by which some data sets mark images without a class, is -1."""
-    labels = store.samples(chosen, ["label"])["label"]
-    numbers = labels.fill_null(UNKNOWN).to_numpy().astype(np.int64)
+    numbers = _column(store, chosen, "label").fill_null(UNKNOWN).to_numpy().astype(np.int64)
     return np.maximum(numbers, UNKNOWN)
 
 

@@ -1,12 +1,10 @@
 """Stream a store's images through its model once, and compute their embeddings with each set of heads pruned.
 
-Images are read from their shards and decoded as the store's were, unit by unit, with the batches of `precompute`. Only
-this and what it imports needs torch.
-"""
+Images are read from their shards and decoded as the store's were, unit by unit, with the batches of `precompute`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +25,6 @@ from headspan.head_names import Head
 from headspan.model.kept import kept_model
 from headspan.model.pruned import by_layer
 from headspan.model.variants import embeddings_of_variants
-from headspan.originals.unchanged import UnchangedShards
 from headspan.run.defaults import resolved, said
 from headspan.run.devices import named_devices
 from headspan.run.encoder import Encoder, prepare
@@ -36,7 +33,9 @@ from headspan.run.pixels import model_input
 from headspan.run.precompute import one_ahead
 from headspan.run.run import decoder_for
 from headspan.run.stored_settings import stored_settings
+from headspan.shards.images import ImageReader
 from headspan.shards.samples import SampleSpan, Unit
+from headspan.store.commit_records import UnitRecord
 from headspan.store.reader import Store
 from headspan.store.schema import decoding
 from headspan.store.tables import read_spans
@@ -92,9 +91,15 @@ class LivePass:
         }
 
     def embeddings(
-        self, units: Sequence[UnitRows], finished: Collection[int], shards: UnchangedShards
+        self,
+        units: Sequence[UnitRows],
+        finished: Collection[int],
+        open_source: Callable[[str], ImageReader],
+        check: Callable[[UnitRecord], None],
     ) -> Generator[Computed, None, None]:
         """The embeddings of the images of `units`, except those that are `finished`, in order and batch by batch.
+
+        `open_source` opens a planned shard by name. `check` is called before a unit is read, and may raise.
 
         Raises SourceError if an image has changed or cannot be read, and SettingsError if the GPU's memory is full.
         """
@@ -107,14 +112,14 @@ class LivePass:
         def begun() -> Iterator[Unit]:
             for unit, rows in units:
                 if unit not in finished:
-                    shards.check(records[unit])
+                    check(records[unit])
                     # Up to the last image that is wanted, which tells the end of the unit.
                     first_row = records[unit].first_row
                     yield Unit(unit, first_row, int(rows[-1]) + 1 - first_row)
 
         on_progress(Progress("images", done, total))
         with decoding_processes(settings) as processes:
-            decoder = decoder_for(settings, self._encoder, shards.open, StageTimes(), on_progress, processes)
+            decoder = decoder_for(settings, self._encoder, open_source, StageTimes(), on_progress, processes)
             span_images = decoder.span_images(self._settings.batch_size)
             in_flight = UnitsInFlight(begun(), lambda unit: self._spans(of_unit[unit.index], span_images))
             waiting_bytes = settings.in_flight_bytes // 2 - span_images * decoder.image_bytes
