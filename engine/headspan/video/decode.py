@@ -146,7 +146,9 @@ def _sound(timeline: Timeline, wanted: int, last: tuple[int, Any] | None, skippi
 def _pixels(av: Any, picture: Any) -> Pixels:
     if picture.width * picture.height > _MOST_PIXELS:
         raise UnusableVideoError(f"has frames of {picture.width} × {picture.height} pixels, more than {_MOST_PIXELS:,}")
-    pixels: Pixels = picture.to_ndarray(format="rgb24")
+    # Since release 17, PyAV converts a frame with several threads, which only wait for each other here.
+    one_thread = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+    pixels: Pixels = picture.to_ndarray(format="rgb24", **one_thread)
     matrix = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
     return pixels if matrix is None else turned(pixels, bytes(matrix))
 

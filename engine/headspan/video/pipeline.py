@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 from headspan.errors import counted
 from headspan.shard_writer.encoded import encoded
@@ -42,25 +42,28 @@ def decoded(jobs: Iterable[Job], count: int, encode: str, workers: int) -> Itera
     Decoders and encoders let other threads run, so threads use all cores. Raises SourceError if a source fails.
     """
     with Copies() as copies, ThreadPoolExecutor(workers, thread_name_prefix="headspan-video") as threads:
-        waiting: deque[tuple[Job, Future[Frames | str]]] = deque()
+        waiting: deque[_Waiting] = deque()
         try:
             for job in jobs:
                 while len(waiting) >= _IN_FLIGHT * workers:
-                    yield _first(waiting)
+                    yield waiting[0].job, waiting.popleft().future.result()
                 copy = copies.of(job.described.video)
-                waiting.append((job, threads.submit(_frames, job, copy, count, encode)))
+                waiting.append(_Waiting(job, copy, threads.submit(_frames, job, copy, count, encode)))
             while waiting:
-                yield _first(waiting)
+                yield waiting[0].job, waiting.popleft().future.result()
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
+            for each in waiting:
+                if each.copy is not None:
+                    each.copy.close()
 
 
-T = TypeVar("T")
+class _Waiting(NamedTuple):
+    """A job in flight, with the copy of its video if there is one."""
 
-
-def _first(waiting: deque[tuple[Job, Future[T]]]) -> tuple[Job, T]:
-    job, future = waiting.popleft()
-    return job, future.result()
+    job: Job
+    copy: ReadableFile | None
+    future: Future[Frames | str]
 
 
 def _frames(job: Job, copy: ReadableFile | None, count: int, encode: str) -> Frames | str:
