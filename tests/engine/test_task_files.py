@@ -153,12 +153,14 @@ def test_a_file_gives_every_field_of_a_task(tmp_path: Path) -> None:
     assert (task.settings, task.published) == ({"class_key": "animal"}, {"ViT-B-32 openai": {"whole": 75.0}})
 
 
-def test_groups_of_images_are_merged_for_skews_only(tmp_path: Path) -> None:
+def test_groups_of_images_are_merged_where_a_task_has_groups(tmp_path: Path) -> None:
     text = 'metric = "skew"\ngroups = ["place"]\n[merged]\nland = ["field", "road"]'
     assert read_task(write(tmp_path, text)).merged == {"land": ("field", "road")}
-    text = VALID.replace("accuracy", "worst_group") + text.partition("\n")[2]
-    with pytest.raises(SettingsError, match="metric worst_group has no use for merged; remove the field"):
-        read_task(write(tmp_path, text))
+    groups = text.partition("\n")[2]
+    of_groups = read_task(write(tmp_path, VALID.replace("accuracy", "worst_group") + groups))
+    assert of_groups.merged == {"land": ("field", "road")}
+    with pytest.raises(SettingsError, match="metric accuracy has no use for merged; remove the field"):
+        read_task(write(tmp_path, VALID + groups.partition("\n")[2]))
 
 
 @pytest.mark.parametrize(
