@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks import gpu
 from benchmarks.precision import FLOAT32_ERROR, Exact, marks_met, pytorchs_ops
 from headspan.model.layers import Block, Convolution, Linear, Mlp, Norm
+from headspan.model.steps import Steps
 from headspan.model.tower import PooledRow, Tower
 from headspan_kernels import reference
 
@@ -182,17 +183,17 @@ def _compiled_mlps() -> Iterator[None]:
         normed = reference.add_layer_norm(x, added, *norm)
         return normed.rows, F.linear(F.gelu(F.linear(normed.normed, *expand)), *shrink)
 
-    def mlp(self: Tower, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    def mlp(self: Steps, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mlp.norm is not None
         assert added is not None
         return compiled(x, added, mlp.norm, mlp.fc1, mlp.fc2)
 
-    plain = Tower._mlp
-    Tower._mlp = mlp  # type: ignore[method-assign]
+    plain = Tower.mlp
+    Tower.mlp = mlp  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Tower._mlp = plain  # type: ignore[method-assign]
+        Tower.mlp = plain  # type: ignore[method-assign]
 
 
 def _timed(work: Callable[[], object], within: AbstractContextManager[None] | None = None) -> dict[str, float]:

@@ -101,13 +101,14 @@ def planned_store(
     emit: tuple[str, ...],
     random: np.random.Generator,
     with_captions: bool = False,
+    folded: Folded | None = None,
     **described: Any,
 ) -> StoreWriter:
-    """A store without a finished unit; `described` are more of its attributes."""
+    """A store without a finished unit, of random matrices if none are given; `described` are more of its attributes."""
     attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size), **described}
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
-        staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], _folded(size, random))
+        staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], folded or _folded(size, random))
     return StoreWriter(path)
 
 

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import (
+    bench_ablation,
     bench_decode,
     bench_dense,
     bench_encode,
     bench_explore,
+    bench_frames,
     bench_loader,
     bench_memory,
     bench_neighbours,
     bench_nulls,
     bench_pipeline,
     bench_precision,
+    bench_prune_world,
     bench_shards,
     bench_sources,
     bench_startup,
@@ -29,6 +32,7 @@ from benchmarks import (
     bench_store_io,
     bench_storing,
     bench_textspan,
+    bench_variants,
     gpu,
     gpu_precompute,
 )
@@ -46,6 +50,7 @@ MODULES = (
     bench_store_bytes,
     bench_textspan,
     bench_nulls,
+    bench_prune_world,
     bench_pipeline,
     bench_memory,
     bench_store_io,
@@ -53,11 +58,14 @@ MODULES = (
     bench_storing,
     bench_neighbours,
     bench_explore,
+    bench_ablation,
     bench_shards,
+    bench_frames,
     bench_sources,
     bench_decode,
     bench_precision,
     bench_startup,
+    bench_variants,
 )
 _GPU_DUE_TO = {
     gpu.TOWER: "Compared with open_clip, attention and norms are fused, and the last block computes the class token's "

@@ -45,7 +45,7 @@ _CHECKED = (
         "store",
         "run",
     ),
-    *("originals", "texts", "spans", "prune", "concepts", "explore", "report", "plots"),
+    *("originals", "texts", "spans", "prune", "concepts", "explore", "report", "plots", "video", "tasks"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")

@@ -372,7 +372,14 @@ def test_only_io_links_renames_locks_maps_and_syncs_files() -> None:
     )
     assert file_operations(example) == [1, 2, 3, 4, 5, 6, 7, 8]
     io = [path for path in sorted((ENGINE / "io").glob("*.py")) if file_operations(path.read_text())]
-    assert [path.name for path in io] == ["files.py", "local.py", "locks.py", "memory.py", "targets.py"]
+    assert [path.name for path in io] == [
+        "array_file.py",
+        "files.py",
+        "local.py",
+        "locks.py",
+        "memory.py",
+        "targets.py",
+    ]
     wrong = [
         f"{module}, line {line}: changes files itself; use headspan.io"
         for module, path in engine_modules().items()

@@ -8,7 +8,9 @@ The groups are
 - `spans`: the results of TEXTSPAN;
 - `concepts`: labels, Concept Consistency Scores, judges, votes, and pools written by language models;
 - `explore`: nearest images, and maps of texts over images;
-- `prune`: embeddings without some heads, and zero-shot classification;
+- `tasks`: what embeddings are scored by: classification, worst groups, skew of rankings and more;
+- `prune`: embeddings without some heads, and what that changes in tasks;
+- `video`: frames of videos as shards;
 - `llm`: the endpoint, cache and budget of language models;
 - `world`: the image world, in which every concept has a ground truth;
 - `demo`: the whole chain on drawn images.
@@ -25,7 +27,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headspan import concepts, demo, explore, llm, prune, spans, world
+    from headspan import concepts, demo, explore, llm, prune, spans, tasks, video, world
     from headspan.calls import models, precompute, repair, verify
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
@@ -104,11 +106,13 @@ __all__ = [
     "repair",
     "runs",
     "spans",
+    "tasks",
     "text_vectors",
     "textspan",
     "textspan_dense",
     "torch_dataset",
     "verify",
+    "video",
     "world",
     "write_report",
     "write_shards",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headspan.events import Listener
+    from headspan.head_names import Head
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
@@ -35,6 +36,7 @@ def precompute(
     weights: str | Path | None = None,
     layers: str | Sequence[int] = "last4",
     emit: str | Sequence[str] = ("heads",),
+    without: str | Sequence[str | Head] = (),
     image_size: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
@@ -69,6 +71,7 @@ def precompute(
         weights: A file or folder that holds the weights named by `pretrained` or `model`, or `hf-hub:…`.
         layers: Layers whose heads are stored, counted from 0: `all`, `last4`, `8-11`, `0,3,8-11`, or numbers.
         emit: What is stored: `heads` always, and `patches`, `mlps` or, with attention pooling, `through_pool`.
+        without: Heads of any layers that write nothing, `L22.H13,L23.H1` or pairs of layer and head (soft pruning).
         image_size: Height and width in pixels; None for the model's own. Position embeddings are interpolated.
         device: `auto` for all GPUs, `cpu`, `cuda:0`, or several such as `cuda:0,cuda:2`, with a process for each.
         precision: Type of weights and activations: `fp32`, `bf16`, `fp16`; `auto` is fp32 on a CPU, fp16 on a GPU.

@@ -14,6 +14,7 @@ from typing import Any
 
 from headspan.errors import SettingsError
 from headspan.escapes import escaped
+from headspan.head_names import head_name, parse_heads
 from headspan.member_names import CLASSES, MEMBER_SETTINGS, MemberNames
 from headspan.user_paths import expand_user
 
@@ -88,6 +89,8 @@ class PrecomputeSettings:
     layers: str = "last4"
     # What is stored beside `heads` and `moments`, which always are; `through_pool` is for attention pooling.
     emit: tuple[str, ...] = ("heads",)
+    # Heads of any layers that write nothing, by name (`L22.H13`): their slices of the output projections are zero.
+    without: tuple[str, ...] = ()
     # Height and width of the model's input images in pixels; None means the model's own.
     image_size: int | None = None
     # `auto`: every visible GPU, or the CPU if there is none. `cpu`, `cuda`, `cuda:0`, or several separated by commas:
@@ -191,6 +194,9 @@ class PrecomputeSettings:
             bad_limit(self.max_bad, 0)
             if isinstance(self.max_bad, Integral):
                 object.__setattr__(self, "max_bad", int(self.max_bad))
+        # In one order, so that the same heads are the same setting.
+        without = tuple(head_name(*head) for head in parse_heads(self.without, "--without"))
+        object.__setattr__(self, "without", without)
         # `heads` is always stored, whether it is named or not.
         object.__setattr__(self, "emit", tuple(name for name in EMISSIONS if name == "heads" or name in self.emit))
 
@@ -203,7 +209,8 @@ class PrecomputeSettings:
     def from_dict(cls, values: dict[str, Any]) -> PrecomputeSettings:
         """Settings from plain values, such as those of flags or JSON.
 
-        `shards` may be a string or a list, `emit` names with commas or a list, `layers` a string or a list of numbers.
+        `shards` may be a string or a list, `emit` names with commas or a list, `layers` a string or a list of numbers,
+        `without` names with commas or a list of names or of (layer, head).
         Raises SettingsError for an unknown key or a value that is not possible.
         """
         known = {f.name for f in fields(cls)}
@@ -217,6 +224,9 @@ class PrecomputeSettings:
             plain["emit"] = [name.strip() for name in plain["emit"].split(",") if name.strip()]
         if not isinstance(plain.get("layers", ""), str):
             plain["layers"] = ",".join(map(str, plain["layers"]))
+        if "without" in plain:
+            heads = parse_heads(plain["without"] or (), "--without")
+            plain["without"] = tuple(head_name(*head) for head in heads)
         for name in ("shards", "emit"):
             if name in plain:
                 plain[name] = tuple(plain[name])

@@ -20,12 +20,12 @@ from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.decompose.formula import Folded
 from headspan.decompose.moments import Moments
-from headspan.prune.zero_shot import Classes
 from headspan.shards.samples import Sample, Shard
 from headspan.store.schema import FORMAT, Dimensions
 from headspan.store.write import analyses
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
+from headspan.tasks.zero_shot import Classes
 from headspan.texts.pool import Pool
 from headspan.world import FACTORS, Scene, prompts, render, scene, value_of
 from headspan.world.checks import FACTOR_OF

@@ -148,6 +148,26 @@ def test_magnitudes_are_those_of_the_oracles_contributions_and_covariance_shares
     assert abs(found.covariance_share.sum() + found.term_covariance_share.sum() - 1) < tolerances.FLOAT16_STORE
 
 
+@pytest.mark.parametrize("mlps", [False, True])
+def test_mean_ablation_moves_embeddings_by_the_oracles_contributions(
+    mlps: bool, run: dict[str, Any], exact: list[Decomposition]
+) -> None:
+    store = hs.open(run["out"])
+    parts = [image.contributions("uniform", normalised=True) for image in exact]
+    moved = np.stack([part.heads[-1, 1] for part in parts])
+    if mlps:
+        moved = moved + [part.mlps.sum(axis=0) for part in parts]
+    wanted = np.stack([part.total() for part in parts]) - (moved - moved.mean(axis=0))
+    # All layers whose heads write to the embedding are stored, so there are no earlier ones.
+    for earlier in (False, True):
+        found = hs.prune.mean_ablated(store, [(store.layers[-1], 1)], mlps=mlps, earlier=earlier)
+        assert relative_error(found, wanted) < tolerances.FLOAT16_STORE
+    classes = hs.prune.Classes(("a", "b", "c"), np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32))
+    found_heads = hs.prune.single_heads(store, classes, np.arange(IMAGES) % 3)
+    left = hs.prune.mean_ablated(store, [(store.layers[-1], 1)]).astype(np.float64) @ classes.vectors.T
+    assert found_heads.right(store.layers[-1], 1).tolist() == (left.argmax(axis=1) == np.arange(IMAGES) % 3).tolist()
+
+
 def test_earlier_layers_act_through_the_pooling_and_add_nothing_to_the_sum(
     run: dict[str, Any], exact: list[Decomposition]
 ) -> None:

@@ -251,6 +251,7 @@ Find out what each attention head of a CLIP image encoder does.
 
 precompute:
   precompute  stream shards of images through an encoder into a store
+  frames      write frames of videos as shards of images
     $ headspan precompute 'data/{0000..0127}.tar' --out run.zarr
 
 inspect:

@@ -16,9 +16,9 @@ from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.errors import SettingsError
 from headspan.explore.maps.segmentation import resized
-from headspan.prune.zero_shot import Accuracy
 from headspan.report.truth import truth_tables
 from headspan.store import results
+from headspan.tasks.zero_shot import Accuracy
 from headspan.world import FACTORS, prompts, render
 from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth, MapCheck
 from headspan.world.checks_json import ground_truth_from_json

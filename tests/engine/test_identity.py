@@ -157,7 +157,11 @@ def test_all_texts_of_a_store_without_a_recorded_text_tower_must_share_one(
 
 @pytest.mark.parametrize("key", MODEL_KEYS)
 def test_stores_of_another_model_are_not_added(key: str, toy_copy: Path, toy_store: hs.Store) -> None:
-    value: Any = {"preprocess": {"mean": [0.5] * 3}, "tower": {"activation": ["quick_gelu"]}}.get(key, "0" * 64)
+    value: Any = {
+        "preprocess": {"mean": [0.5] * 3},
+        "tower": {"activation": ["quick_gelu"]},
+        "without": ["L0.H1"],
+    }.get(key, "0" * 64)
     kept = toy_store.attributes[key]
     change_attributes(toy_copy, {key: {**kept, **value} if isinstance(value, dict) else value})
     with pytest.raises(StoreError, match=r"copy\.zarr: was made with .*; add stores of the same model"):

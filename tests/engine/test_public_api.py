@@ -25,6 +25,7 @@ from tests.conftest import BROKEN_ROWS, ToyRun
 TWINS: dict[str, tuple[str, ...]] = {
     "export": ("export", "explore.export_atlas"),
     "precompute": ("precompute",),
+    "frames": ("video.write_frames",),
     "models": ("models",),
     "info": ("info",),
     "verify": ("verify",),
@@ -48,9 +49,12 @@ TWINS: dict[str, tuple[str, ...]] = {
     "agreement": ("concepts.rater_agreement",),
     "heads": ("explore.head_pursuit", "explore.text_shares"),
     "spectra": ("explore.spectra",),
+    "prune": ("prune.study", "prune.read_study"),
+    "concepts": ("prune.concept_effects", "prune.concepts_of"),
+    "spurious": ("prune.spurious_study", "prune.spurious_heads"),
     "demo": ("demo.run",),
 }
-GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "world")
+GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "tasks", "video", "world")
 
 
 def test_every_public_name_can_be_used_and_is_listed() -> None:

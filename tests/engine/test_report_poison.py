@@ -20,7 +20,6 @@ from headspan.concepts.answers import as_array
 from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.labels import label_heads
 from headspan.errors import HeadspanError, StoreError
-from headspan.prune.zero_shot import Accuracy
 from headspan.report.collect import write_report
 from headspan.report.content import Content, DescribedHead, MapScale, Scores, Section, Share, Shot
 from headspan.report.page import render
@@ -28,6 +27,7 @@ from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove
 from headspan.store import results
 from headspan.store.write import analyses
+from headspan.tasks.zero_shot import Accuracy
 from headspan.texts.stored import stored_pool
 from headspan.world.checks import (
     Ablation,

@@ -640,9 +640,9 @@ def test_models_that_normalise_rows_before_their_mean_are_reported_to_run_twice(
         config.write_text(json.dumps({**TOY, "vision_cfg": {**TOY["vision_cfg"], **pooling}}))
         events: list[Progress] = []
         passes: list[int] = []
-        embed = Tower._embed
+        embed = Tower.embed
         monkeypatch.setattr(
-            Tower, "_embed", lambda self, pixels, embed=embed, passes=passes: (passes.append(1), embed(self, pixels))[1]
+            Tower, "embed", lambda self, pixels, embed=embed, passes=passes: (passes.append(1), embed(self, pixels))[1]
         )
         run: dict[str, Any] = {"model": str(config), "pretrained": "random:0", "layers": "all", "device": "cpu"}
         hs.precompute(shard, tmp_path / f"{twice}.zarr", on_progress=events.append, **run)

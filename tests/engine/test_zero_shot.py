@@ -11,7 +11,7 @@ import pytest
 import headspan as hs
 from headspan.errors import SettingsError
 from headspan.explore.maps.segmentation import average_precision, resized
-from headspan.prune.zero_shot import accuracy, embed_classes
+from headspan.tasks.zero_shot import accuracy, embed_classes
 
 
 def test_a_class_vector_is_the_unit_mean_of_its_prompts_vectors(toy_copy: Path) -> None:

@@ -79,6 +79,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         "precompute",
         "headspan precompute 'data/{0000..0127}.tar' --out run.zarr",
         Group("precompute.add_precompute", {"precompute": "stream shards of images through an encoder into a store"}),
+        Group("frames.add_frames", {"frames": "write frames of videos as shards of images"}),
     )
     commands.section(
         "inspect",
@@ -122,6 +123,13 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         ),
         Group("heads.add_heads", {"heads": "rank the heads for a list of words, or by a text's score"}),
         Group("spectra.add_spectra", {"spectra": "describe what each head's weights can write, beside the images"}),
+    )
+    commands.section(
+        "prune",
+        "headspan prune run.zarr --task cifar10 --heads high --heads low --heads random",
+        Group("prune.add_prune", {"prune": "measure what tasks lose without groups of heads, beside random heads"}),
+        Group("concepts.add_concepts", {"concepts": "compare what concepts lose without the heads of one of them"}),
+        Group("spurious.add_spurious", {"spurious": "score the worst group without the heads of a spurious cue"}),
     )
     commands.section(
         "language models",

@@ -104,6 +104,13 @@ def add_precompute(section: Section) -> None:
     )
     output.add_argument("--emit", help=f"what to store, separated by commas: {', '.join(EMISSIONS)} (default: heads)")
     output.add_argument(
+        "--without",
+        action="append",
+        metavar="HEADS",
+        help="soft pruning: heads of any layers that write nothing, separated by commas, as in L22.H13,L23.H1 (their "
+        "slices of the output projections are zero, the biases stay); may be repeated",
+    )
+    output.add_argument(
         "--unit-images",
         type=int,
         metavar="N",

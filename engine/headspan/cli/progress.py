@@ -26,6 +26,9 @@ _UNITS = {
     "pool": "text",
     "export": "image",
     "maps": "image",
+    "mean maps": "image",
+    "videos": "video",
+    "frames": "video",
 }
 
 

@@ -77,7 +77,7 @@ def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         raise SettingsError(f"--directions {flags.directions}: ask for at least 1")
     found = spectra(
         store,
-        heads,
+        heads if flags.heads else None,
         flags.texts,
         flags.texts_per_direction,
         flags.coherence,
@@ -90,7 +90,7 @@ def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         return 0
     weight = found.singular_values**2
     weight /= weight.sum(axis=1, keepdims=True)
-    for place, head in enumerate(heads):
+    for place, head in enumerate(found.heads):
         say(f"L{head[0]}.H{head[1]}  its directions cover {share_in_percent(found.covered[place])} of its variance")
         order = np.argsort(-found.share[place], kind="stable") if flags.by_variance else range(weight.shape[1])
         for direction in list(order)[: flags.directions]:

@@ -105,7 +105,7 @@ def fill_exact(
         if size != (image.height, image.width):
             image = image.resize(size[::-1], _RESAMPLING[interpolation(preprocess)])
         if preprocess.resize_mode != "squash":
-            image = _crop_or_pad(image, preprocess.size, fill(preprocess))
+            image = crop_or_pad(image, preprocess.size, fill(preprocess))
         found = np.asarray(image.convert("RGB"))
     except PIL_ERRORS as error:
         raise Undecodable(f"cannot be decoded: {one_line(error)}") from error
@@ -150,7 +150,7 @@ def corner(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     return round((height - size[0]) / 2), round((width - size[1]) / 2)
 
 
-def _crop_or_pad(image: Image.Image, size: tuple[int, int], level: int) -> Image.Image:
+def crop_or_pad(image: Image.Image, size: tuple[int, int], level: int) -> Image.Image:
     """torchvision's CenterCrop and open_clip's CenterCropOrPad, which compute the same."""
     height, width = size
     added = border(image.height, image.width, size)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headspan.decompose.transfer import Transfer, to_host
+from headspan.model.joint import embedding, means, to_joint
 from headspan.model.tower import PooledRow, Tower
 
 
@@ -49,23 +50,22 @@ def contributions(row: PooledRow, tower: Tower, through_pool: Sequence[int] = ()
     contributions in the `per_term` convention; `mlp_means` holds the means of the MLPs over the width.
     """
     std = row.std[:, None]
-    mean = _mean(row.state, tower)
-    embedding = _to_joint((row.state - mean) / std, tower) + _shift(tower)
-    norm = torch.cat([mean, std, embedding.norm(dim=1, keepdim=True)], dim=1)
-    tensors = {"embedding": embedding, "norm": norm, "heads": row.heads.half()}
+    found = embedding(row.state, row.std, tower)
+    norm = torch.cat([means(row.state, tower), std, found.norm(dim=1, keepdim=True)], dim=1)
+    tensors = {"embedding": found, "norm": norm, "heads": row.heads.half()}
     if row.patches is not None:
         tensors["patches"] = row.patches.half()
     if row.terms is not None:
-        means = _mean(row.terms, tower)
-        tensors["mlps"] = _to_joint((row.terms - means) / std[..., None], tower).half()
-        tensors["mlp_means"] = means[..., 0]
+        mlp_means = means(row.terms, tower)
+        tensors["mlps"] = to_joint((row.terms - mlp_means) / std[..., None], tower).half()
+        tensors["mlp_means"] = mlp_means[..., 0]
     if row.through_pool is not None:
         tensors["through_pool"] = _through_pool(row.through_pool, std, tower, through_pool).half()
-    finite = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
+    finite = torch.ones(len(found), dtype=torch.bool, device=found.device)
     for tensor in tensors.values():
         # The largest magnitude is infinite or NaN if any number is, and one pass over the memory finds it.
         finite &= torch.linalg.vector_norm(tensor.flatten(1), ord=torch.inf, dim=1).isfinite()
-    return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, embedding, finite)
+    return Contributions(to_host({**tensors, "finite": finite}, norm.device), row.heads, norm, found, finite)
 
 
 def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Sequence[int]) -> Tensor:
@@ -78,27 +78,12 @@ def _through_pool(head_outputs: Tensor, std: Tensor, tower: Tower, layers: Seque
     assert pool is not None, "only a tower with attention pooling follows heads through it"
     value = pool.key_value.weight[len(pool.query) :].float() * pool.norm.weight.float()
     by_pool_head = value.unflatten(0, (pool.heads, -1))
-    found = []
+    contributed = []
     for place, layer in enumerate(layers):
         output = tower.blocks[layer].out_proj.weight.float().T.unflatten(0, (tower.trunk_heads, -1))
         outputs = output - output.mean(dim=-1, keepdim=True)
         through = torch.einsum("hkw,pvw->hkpv", outputs, by_pool_head)
         pooled = torch.einsum("bhpk,hkpv->bhpv", head_outputs[:, place], through).flatten(2)
         rows = pooled @ pool.out_proj.weight.float().T
-        found.append(_to_joint((rows - _mean(rows, tower)) / std[..., None], tower))
-    return torch.stack(found, dim=1)
-
-
-def _mean(rows: Tensor, tower: Tower) -> Tensor:
-    """The rows' means over the width; zeros without a final norm, since nothing then subtracts them."""
-    means = rows.mean(dim=-1, keepdim=True)
-    return means if tower.ln_post is not None else torch.zeros_like(means)
-
-
-def _to_joint(rows: Tensor, tower: Tower) -> Tensor:
-    return (rows if tower.ln_post is None else rows * tower.ln_post.weight) @ tower.projection
-
-
-def _shift(tower: Tower) -> Tensor:
-    bias = tower.projection_bias
-    return bias if tower.ln_post is None else tower.ln_post.bias @ tower.projection + bias
+        contributed.append(to_joint((rows - means(rows, tower)) / std[..., None], tower))
+    return torch.stack(contributed, dim=1)

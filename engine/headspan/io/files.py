@@ -152,14 +152,14 @@ def create_once(path: Path, data: bytes, token: str) -> bool:
 
 
 @contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turn an OSError into a StoreError about `path`."""
+def refusals(path: Path, otherwise: str = "choose another --out") -> Iterator[None]:
+    """Turn an OSError into a StoreError about `path`, which says what to do `otherwise`."""
     try:
         yield
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); free disk space and run the same command to continue, or "
-            "choose another --out"
+            f"{otherwise}"
         ) from error
 
 

@@ -44,15 +44,20 @@ def open_planned(planned: Shard, url: str, names: MemberNames = _ANY_NAMES, give
 
     Raises SourceError if the shard cannot be opened, may not be read, or has another size than when it was planned.
     """
-    if url.startswith("pipe:"):
-        raise SourceError(f"{url}: is a command, which is not run to read images; name shards that are files")
-    if is_remote(url) and url not in given:
-        raise SourceError(f"{url}: is remote, and remote shards are read only if --shards names them")
+    refuse_unnamed(url, given)
     # The size of what a command wrote is not known.
     measured = kind_of(url) not in (FOLDER, LIST) and planned.size_bytes is not None
     if measured and describe(url)[0] != planned.size_bytes:
         raise SourceError(f"{url}: has changed since precompute read it; restore the shard")
     return open_images(url, names, planned.modified_ns)
+
+
+def refuse_unnamed(url: str, given: Collection[str]) -> None:
+    """Raise SourceError for a command, and for a remote shard that is not among `given`, which the caller named."""
+    if url.startswith("pipe:"):
+        raise SourceError(f"{url}: is a command, which is not run to read images; name shards that are files")
+    if is_remote(url) and url not in given:
+        raise SourceError(f"{url}: is remote, and remote shards are read only if --shards names them")
 
 
 def encoded_sample(images: ImageReader, sample: Mapping[str, Any]) -> tuple[bytes, str | None]:

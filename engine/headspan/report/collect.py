@@ -14,6 +14,7 @@ from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import write_atomically
+from headspan.prune.study import read_study
 from headspan.report.choice import choose_heads
 from headspan.report.content import Content
 from headspan.report.describe import describe_heads, summarise
@@ -28,6 +29,7 @@ from headspan.report.facts import (
 )
 from headspan.report.page import KIND, render
 from headspan.report.pictures import picture_heads
+from headspan.report.pruning import PrunedStudy, pruned_study
 from headspan.spans.saved import read_spans
 from headspan.store.lineage import older
 from headspan.store.reader import Store
@@ -45,10 +47,10 @@ def write_report(
 ) -> Path:
     """Write the results of a TEXTSPAN run as one HTML file, and return its path. A report at `path` is replaced.
 
-    Labels and scores of the run are shown if there are any. `run` is the run's name; None means the only run with
-    scores, or else the only run. `shards` says where all the shards are now, if they have moved; images that cannot be
-    read are shown by name. `heads` chooses the heads with a section of their own, as in `L5.H1,L6.*`, `last4` or
-    `best20`; None means all.
+    Labels and scores of the run, and saved studies of what pruning costs, are shown if there are any. `run` is the
+    run's name; None means the only run with scores, or else the only run. `shards` says where all the shards are now,
+    if they have moved; images that cannot be read are shown by name. `heads` chooses the heads with a section of their
+    own, as in `L5.H1,L6.*`, `last4` or `best20`; None means all.
 
     Raises StoreError if the store has no such run, if `path` is another file, or if it cannot be written; SettingsError
     if `heads` has another form or names a head that is not described.
@@ -88,6 +90,7 @@ def write_report(
         input_size=(int(size[0]), int(size[1])),
         missing=pictured.missing,
         has_maps="patches" in store.attributes["emit"],
+        studies=_studies(store, run),
     )
     # The attributes of a store may hold halves of surrogate pairs, which UTF-8 cannot encode.
     write_atomically(path, [render(content).encode(errors="backslashreplace")])
@@ -106,6 +109,14 @@ def _scores(store: Store, run: str) -> ConceptConsistency | None:
     if run not in runs(store, "ccs") or _older(store, "ccs", run):
         return None
     return read_scores(store, run)
+
+
+def _studies(store: Store, run: str) -> tuple[PrunedStudy, ...]:
+    """The saved studies of the run's scores, and those that used no scores; none of older scores."""
+    found = {name: read_study(store, name) for name in runs(store, "prune")}
+    return tuple(
+        pruned_study(name, each) for name, each in found.items() if each.scores in (None, run) and not each.older
+    )
 
 
 def _older(store: Store, kind: str, run: str) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.concepts.nulls import LEVEL
+from headspan.report.pruning import PrunedStudy
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove
 from headspan.world.checks import GroundTruth
@@ -175,6 +176,8 @@ class Content:
     # The reason for every image that could not be read, by row.
     missing: dict[int, str] = field(default_factory=dict)
     has_maps: bool = False
+    # Saved studies of which heads matter.
+    studies: tuple[PrunedStudy, ...] = ()
 
     @property
     def has_chance(self) -> bool:

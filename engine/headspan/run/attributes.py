@@ -40,6 +40,7 @@ def store_attributes(settings: ResolvedSettings, encoder: Encoder, images: int, 
         "decode": settings.decode,
         "precision": settings.precision,
         "emit": list(settings.emit),
+        "without": list(settings.without),
         "dimensions": asdict(
             Dimensions(
                 images=images,

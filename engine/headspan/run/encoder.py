@@ -10,9 +10,11 @@ import torch
 from headspan.config import PrecomputeSettings, parse_layers
 from headspan.decode.batches import Batch
 from headspan.errors import SettingsError
+from headspan.head_names import parse_heads
 from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel, load_model
+from headspan.model.pruned import pruned
 from headspan.model.tower import PooledRow, Tower
 from headspan.run.devices import named_devices, precision_on
 from headspan.run.pixels import model_input
@@ -68,7 +70,7 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
     """Load the model that the settings name, by `load` if it is given, and move its tower to their first device.
 
     Its precision is that of the settings, or the device's own for `auto`. Raises SettingsError if the device, the
-    layers or the precision are not possible, and ModelError if the model cannot be loaded.
+    layers, the heads or the precision are not possible, and ModelError if the model cannot be loaded.
     """
     device = named_devices(settings.device)[0]
     precision = precision_on(device, settings.precision)
@@ -81,7 +83,7 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
             "torch.set_float32_matmul_precision('highest') or ask for bf16"
         )
     model = load() if load else load_model(settings.model, settings.pretrained, settings.image_size)
-    exact = to_tower(model.clip.visual, settings.model)
+    exact = pruned(to_tower(model.clip.visual, settings.model), parse_heads(settings.without, "--without"))
     layers, through_pool = _layers(settings, exact)
     return Encoder(
         model=model,

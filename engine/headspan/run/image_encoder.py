@@ -21,11 +21,13 @@ from headspan.events import Listener, ignore
 from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.kept import LastUsed, forget_kept_models, kept_model, model_key
+from headspan.model.pruned import pruned
 from headspan.model.tower import Tower
 from headspan.run.devices import named_devices
 from headspan.run.encoder import DTYPES, PRECISION_OF
 from headspan.run.pixels import model_input
 from headspan.store.reader import Store
+from headspan.store.schema import without_heads
 
 _KEPT = 2
 
@@ -77,17 +79,18 @@ def image_encoder(store: Store, weights: str | Path | None = None, on_progress: 
     attributes = store.attributes
     device = named_devices(AUTO)[0]
     precision = computed_precision(device.type, attributes["precision"])
+    without = without_heads(attributes)
 
     def make() -> ImageEncoder:
         keep_freed_memory()
         model = kept_model(attributes, store.path, weights, on_progress)
-        exact = to_tower(model.clip.visual, model.name)
+        exact = pruned(to_tower(model.clip.visual, model.name), without)
         try:
             return ImageEncoder(exact.to(device, DTYPES[precision]), model.preprocess)
         except torch.cuda.OutOfMemoryError as error:
             raise _full(device) from error
 
-    return _encoders.get(f"{model_key(attributes, weights)} {precision}", make)
+    return _encoders.get(f"{model_key(attributes, weights)} {precision} {without}", make)
 
 
 def _full(device: torch.device) -> SettingsError:

@@ -20,7 +20,6 @@ from headspan.errors import StoreError
 from headspan.events import Listener, ignore
 from headspan.io.local import LocalStorage
 from headspan.io.retry import is_remote
-from headspan.member_names import MEMBER_SETTINGS
 from headspan.model.load import load_stored_model
 from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
@@ -31,13 +30,14 @@ from headspan.run.precompute import compute
 from headspan.run.problems import WHOLE_STORE
 from headspan.run.run import Run
 from headspan.run.scheduler import Scheduler
+from headspan.run.stored_settings import stored_settings
 from headspan.run.verify import Verdict, verify
 from headspan.shards.urls import expand, local_path, stored_names
 from headspan.store.commit_records import CommitRecords
 from headspan.store.consolidated import consolidate, copy_differs
 from headspan.store.file_checks import faults
 from headspan.store.reader import Store
-from headspan.store.schema import ROOT_COPY, decoding, member_names
+from headspan.store.schema import ROOT_COPY, member_names
 from headspan.store.tables import read_shards
 from headspan.store.write.unit import StoreWriter
 from headspan.user_paths import expand_user
@@ -140,7 +140,6 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
     Raises StoreError if a shard is missing, or if its name in the store lacks its secrets.
     """
     known = store.attributes
-    made_with = known.get("made_with", {})
     names = list(shards) or list(places(read_shards(store.path), known).values())
     hidden = [name for name in names if is_remote(name) and "…" in name]
     if hidden:
@@ -155,20 +154,4 @@ def settings_of(store: StoreWriter, shards: Sequence[str], changed: dict[str, An
                 f"{store.path}: {gone[0]} does not exist any more; name all shards after the store, where they are now "
                 "and in the order of the run"
             )
-    given = {
-        "shards": names,
-        "out": str(store.path),
-        "model": known["model"],
-        "pretrained": known["pretrained"],
-        # The layers whose heads act through an attention pooling come before the pooling layer.
-        "layers": [*store.size.through_pool, *store.size.layers],
-        "emit": known["emit"],
-        "precision": known["precision"],
-        "decode": decoding(known),
-        "image_size": known.get("image_size"),
-        **{name: known.get(name) for name in MEMBER_SETTINGS},
-        "unit_images": store.size.unit_images,
-        "batch_size": made_with.get("batch_size", 32),
-        "device": made_with.get("device", "auto"),
-    }
-    return PrecomputeSettings.from_dict({**given, **changed})
+    return stored_settings(store.path, known, names, changed)

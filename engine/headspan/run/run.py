@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ from headspan.run.encoder import Encoder
 from headspan.run.pinned import pinned
 from headspan.run.planned_sources import PlannedSources
 from headspan.run.progress import ImageProgress
+from headspan.shards.images import ImageReader
 from headspan.store.write.unit import StoreWriter
 from headspan.timing import StageTimes
 
@@ -48,14 +50,33 @@ class Run:
         `processes` are those of `decoding_processes`.
         """
         times = StageTimes()
+        decoder = decoder_for(settings, encoder, sources.open, times, on_progress, processes)
         half = settings.in_flight_bytes // 2
-        device = encoder.device
-
-        def note(sentence: str) -> None:
-            on_progress(Progress(NOTE, 0, None, sentence))
-
-        pin = partial(pinned, device, on_failure=note) if device.type == "cuda" else None
-        decoder = decoder_of(
-            settings, encoder.model.preprocess, half, sources.open, times, device, encoder.tower.dtype, pin, processes
-        )
         return cls(store, encoder, decoder, settings.batch_size, half, times, ImageProgress(store, on_progress))
+
+
+def decoder_for(
+    settings: ResolvedSettings,
+    encoder: Encoder,
+    open_source: Callable[[str], ImageReader],
+    times: StageTimes,
+    on_progress: Listener,
+    processes: DecodingProcesses,
+) -> Decoder:
+    """The decoder that gives `encoder` its pixels, in half of the settings' memory in flight."""
+    device = encoder.device
+
+    def note(sentence: str) -> None:
+        on_progress(Progress(NOTE, 0, None, sentence))
+
+    return decoder_of(
+        settings,
+        encoder.model.preprocess,
+        settings.in_flight_bytes // 2,
+        open_source,
+        times,
+        device,
+        encoder.tower.dtype,
+        partial(pinned, device, on_failure=note) if device.type == "cuda" else None,
+        processes,
+    )

@@ -95,6 +95,21 @@ class SampleSpan:
                 yield url, first, end
             begin += count
 
+    def chosen(self, places: Int64[np.ndarray, " place"]) -> SampleSpan:
+        """The span of the samples at `places`, ascending."""
+        ends = np.cumsum([count for _, count in self.runs])
+        of_run = np.searchsorted(ends, places, side="right")
+        counts = np.bincount(of_run, minlength=len(self.runs)).tolist()
+        where = places.tolist()
+        return SampleSpan(
+            rows=self.rows[places],
+            runs=tuple((url, count) for (url, _), count in zip(self.runs, counts, strict=True) if count),
+            offsets=self.offsets[places],
+            sizes=self.sizes[places],
+            key_of=lambda place: self.key_of(where[place]),
+            members_of=lambda start, stop: [self.members_of(at, at + 1)[0] for at in where[start:stop]],
+        )
+
     def wanted(self, start: int, stop: int, with_members: bool) -> Wanted:
         """The images from `start` to `stop`, which one shard holds."""
         return Wanted(

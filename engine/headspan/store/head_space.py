@@ -8,13 +8,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from headspan.decompose.formula import head_coordinates
+from headspan.head_names import Head as Head
 from headspan.store.mapped import UnmappableError
 from headspan.store.opened import OpenStore
 from headspan.store.products import summed_products
 from headspan.store.reader import Store
-
-# Layer and head, as the model numbers them.
-Head = tuple[int, int]
 
 
 def stored_heads(store: OpenStore) -> list[Head]:

@@ -18,8 +18,8 @@ from headspan.store.schema import decoding
 # Which members of the shards are images and captions; older stores do not have these keys.
 _MEMBERS = MEMBER_SETTINGS
 # The model: checksums of the weights of both towers, what the weights do not contain (activation, pooling, epsilons of
-# the norms), and the preprocessing of images, which includes their size.
-MODEL_KEYS = ("weights_sha256", "text_sha256", "tower", "preprocess")
+# the norms), the preprocessing of images, which includes their size, and the heads that write nothing.
+MODEL_KEYS = ("weights_sha256", "text_sha256", "tower", "preprocess", "without")
 # What is computed with the model, and how it is divided into units.
 RUN_KEYS = ("layers", "through_pool", "emit", "precision", "decode", "unit_images", "images", *_MEMBERS)
 # The sizes that follow from the model.
@@ -30,6 +30,7 @@ _WORDS = {
     "text_sha256": "text tower",
     "tower": "an image tower that runs as",
     "preprocess": "preprocessing",
+    "without": "--without",
     "through_pool": "layers through the pooling",
     "unit_images": "units of",
     **{name: f"--{name.replace('_', '-')}" for name in _MEMBERS},
@@ -39,7 +40,13 @@ _DIGITS = 12
 
 def identity(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return the compared values by their key, as in JSON; keys that the attributes lack are omitted."""
-    flat = {**dict.fromkeys(_MEMBERS), **attributes, "decode": decoding(attributes), **attributes["dimensions"]}
+    flat = {
+        **dict.fromkeys(_MEMBERS),
+        "without": [],
+        **attributes,
+        "decode": decoding(attributes),
+        **attributes["dimensions"],
+    }
     if isinstance(flat.get("emit"), list):
         flat["emit"] = sorted(flat["emit"])
     known = {key: flat[key] for key in (*MODEL_KEYS, *RUN_KEYS, *SIZE_KEYS) if key in flat}
@@ -62,6 +69,8 @@ def _in_words(key: str, own: dict[str, Any], other: dict[str, Any], attributes: 
     value = own[key]
     if key.endswith("sha256"):
         return f"{_model(attributes)} (sha256 {str(value)[:_DIGITS]})"
+    if key == "without" and isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
     if isinstance(value, dict) and isinstance(other[key], dict):
         # Only the parts that differ.
         names = [name for name in {**value, **other[key]} if value.get(name) != other[key].get(name)]

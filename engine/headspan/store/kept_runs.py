@@ -100,6 +100,9 @@ def _in_short(store: Store, kind: str, run: str) -> str:
             return f"labels by {known['source']}"
         if kind == "ccs":
             return f"labels by {known['labels_source']}, votes by {known['source']}"
+        if kind == "prune":
+            groups, tasks = (", ".join(each["name"] for each in known[name]) for name in ("groups", "tasks"))
+            return f"{known['mode']} effect of {groups or 'single heads'} on {tasks}"
         controls = known["answers"].get("controls", {})
         return "against the known scenes" + (f", beside {', '.join(controls)}" if controls else "")
     return ""

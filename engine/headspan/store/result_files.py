@@ -29,12 +29,13 @@ COMMANDS = {
     "labels": "headspan label",
     "ccs": "headspan ccs",
     "truth": "headspan demo",
+    "prune": "headspan prune",
 }
 
 
 def making(kind: str, run: str) -> str:
     """Return the command that makes the run `<kind>/<run>`."""
-    return COMMANDS[kind] + (f" --run {run}" if kind in ("textspan", "labels", "ccs") else "")
+    return COMMANDS[kind] + (f" --run {run}" if kind in ("textspan", "labels", "ccs", "prune") else "")
 
 
 def record_key(kind: str, run: str) -> str:

@@ -17,7 +17,7 @@ import zarr
 from headspan.errors import SettingsError, StoreError, one_line
 from headspan.io.storage import named
 from headspan.store.earlier_words import todays_run_settings
-from headspan.store.lineage import LINEAGE, Named
+from headspan.store.lineage import LINEAGE, Named, sources_of
 from headspan.store.opened import OpenStore
 from headspan.store.result_files import COMMANDS, RUN_NAME, hidden, making, place, refuse_damaged
 from headspan.store.schema import UNREADABLE
@@ -32,6 +32,7 @@ _MADE_FROM = {
     "labels": ("ccs", "truth"),
     "ccs": ("truth",),
     "truth": (),
+    "prune": (),
 }
 __all__ = [
     "Named",
@@ -49,7 +50,13 @@ __all__ = [
 
 def made_from(store: OpenStore, kind: str, run: str) -> list[str]:
     """Return the runs that were made from a run, as `<kind>/<run>`, damaged or not."""
-    return [f"{each}/{run}" for each in _MADE_FROM[kind] if run in runs(store, each)]
+    named = [f"{each}/{run}" for each in _MADE_FROM[kind] if run in runs(store, each)]
+    # Studies have names of their own, and record the scores or labels that they were made from.
+    sources = {f"{each}/{run}" for each in (kind, *_MADE_FROM[kind])}
+    studies = [] if kind in ("texts", "prune") else runs(store, "prune")
+    return named + [
+        f"prune/{each}" for each in studies if sources & sources_of(store.contents.storage, "prune", each).keys()
+    ]
 
 
 def refusal(store: OpenStore, kind: str, run: str, why: str) -> StoreError:

@@ -8,6 +8,7 @@ so that a missing shard never reads as zeros. This module writes metadata, but n
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -18,6 +19,7 @@ import zarr
 
 from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line, shortened
+from headspan.head_names import Head, parse_heads
 from headspan.member_names import MEMBER_SETTINGS, MemberNames
 from headspan.store.array_spec import ArraySpec
 from headspan.store.earlier_words import arrays_as_stored, todays_attributes
@@ -43,6 +45,7 @@ _KINDS: dict[str, type | UnionType] = {
     "pretrained": str | None,
     "image_size": int | None,
     "emit": list,
+    "without": list,
 }
 _LONGEST_QUOTE = 60
 # The sum and the Gram matrix of the unit embeddings, in the group `moments`.
@@ -252,6 +255,11 @@ def attributes_of(path: Path) -> dict[str, Any] | None:
 def decoding(attributes: dict[str, Any]) -> str:
     """Return how images were decoded; older stores, which do not say so, were decoded exactly."""
     return str(attributes.get("decode", "exact"))
+
+
+def without_heads(attributes: Mapping[str, Any]) -> list[Head]:
+    """Return the heads that write nothing in the store's model, (layer, head); none in older stores."""
+    return parse_heads(attributes.get("without", ()), "the attribute without")
 
 
 def member_names(attributes: dict[str, Any]) -> MemberNames:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headspan.prune.zero_shot import Accuracy
 from headspan.store.head_space import Head
 from headspan.store.lineage import Lineage
+from headspan.tasks.zero_shot import Accuracy
 from headspan.world.compared import Compared, Draws
 
 # The concepts of the world's text pool, and the factor that each is scored by.

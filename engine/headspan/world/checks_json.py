@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from headspan.prune.zero_shot import Accuracy
 from headspan.store.head_space import Head
+from headspan.tasks.zero_shot import Accuracy
 from headspan.world.checks import (
     FACTOR_OF,
     Ablation,

@@ -28,12 +28,12 @@ from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
 from headspan.prune.ablation import mean_ablated
-from headspan.prune.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
 from headspan.store.write.save_result import save_result
+from headspan.tasks.zero_shot import Accuracy, Classes, accuracy, embed_classes
 from headspan.world import FACTORS, Scene, prompts, scene, value_of
 from headspan.world.checks import FACTOR_OF, Ablation, GroundTruth
 from headspan.world.checks_json import ground_truth_as_json, ground_truth_from_json
@@ -120,12 +120,12 @@ def _questions(truth: GroundTruth) -> dict[str, tuple[float, int]]:
 
 
 def _measure(store: Store, consistency: ConceptConsistency, on_progress: Listener) -> GroundTruth:
-    scenes = _scenes(store)
+    scenes = scenes_of(store)
     sets = {**{factor: prompts(factor) for factor in FACTORS}, DESCRIPTIONS: descriptions()}
     classes = embed_classes(store, sets, on_progress)
     named = classes.pop(DESCRIPTIONS)
     truths = {factor: [value_of(each, factor) for each in scenes] for factor in FACTORS}
-    concepts = dict(_heads_by_concept(consistency))
+    concepts = dict(heads_by_concept(consistency))
     maps = MapChecks(store, scenes)
     return GroundTruth(
         run=consistency.labels.run,
@@ -150,7 +150,8 @@ def _rankings(store: Store, classes: Mapping[str, Classes], on_progress: Listene
     }
 
 
-def _scenes(store: Store) -> list[Scene]:
+def scenes_of(store: Store) -> list[Scene]:
+    """The scenes of a store's images, drawn again. Raises SettingsError if they are not scenes of the world."""
     scenes = []
     for row in store.samples().select(["key", "metadata"]).to_pylist():
         known = json.loads(row["metadata"] or "{}")
@@ -163,7 +164,7 @@ def _scenes(store: Store) -> list[Scene]:
     return scenes
 
 
-def _heads_by_concept(consistency: ConceptConsistency) -> list[tuple[str, tuple[Head, ...]]]:
+def heads_by_concept(consistency: ConceptConsistency) -> list[tuple[str, tuple[Head, ...]]]:
     """The concepts that label at least one head, in the order of FACTOR_OF, each with its heads."""
     labels = consistency.labels
     named = [
@@ -179,7 +180,7 @@ def _heads_by_concept(consistency: ConceptConsistency) -> list[tuple[str, tuple[
 def _high_heads(consistency: ConceptConsistency) -> dict[str, int]:
     return {
         concept: sum(consistency.group(layer, head) == "high" for layer, head in heads)
-        for concept, heads in _heads_by_concept(consistency)
+        for concept, heads in heads_by_concept(consistency)
     }
 
 

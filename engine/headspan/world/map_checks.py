@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from headspan.explore.maps.segmentation import resized, text_maps
-from headspan.prune.zero_shot import Classes
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
+from headspan.tasks.zero_shot import Classes
 from headspan.world.checks import FACTOR_OF, ContrastCheck, MapCheck, TextMapCheck
 from headspan.world.compared import Compared, draws_of, other_heads
 from headspan.world.factors import COLOURS, SHAPES, Scene, Thing

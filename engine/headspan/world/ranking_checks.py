@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from headspan.prune.ablation import mean_ablated
-from headspan.prune.zero_shot import Classes
 from headspan.store.head_space import stored_heads
 from headspan.store.reader import Store
+from headspan.tasks.zero_shot import Classes
 from headspan.world.checks import RankingCheck
 from headspan.world.scores import rank_correlation, ranking_auc
 

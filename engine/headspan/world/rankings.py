@@ -13,10 +13,10 @@ from jaxtyping import Float
 from headspan.events import Listener, ignore
 from headspan.explore.heads.pursuit import COUNT, pursue
 from headspan.explore.heads.spectra import spectra
-from headspan.prune.zero_shot import Classes
 from headspan.spans.algorithm import Principal
 from headspan.spans.description import head_principals
 from headspan.store.reader import Store
+from headspan.tasks.zero_shot import Classes
 from headspan.world.checks import FACTOR_OF
 
 Ranking = dict[str, Float[np.ndarray, " head"]]

@@ -29,10 +29,12 @@ from headspan.events import Listener, ignore
 from headspan.explore.heads.coherent_pursuit import Descriptions, coherent_pursuit
 from headspan.explore.heads.spectrum import HeadSpectra
 from headspan.explore.nearest.similarities import distinct
+from headspan.head_names import head_name
 from headspan.spans.algorithm import VARIANCE_TOLERANCE
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments
 from headspan.store.reader import Store
+from headspan.store.schema import without_heads
 from headspan.store.selection import Images
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.vectors import embed_pool
@@ -56,7 +58,9 @@ def spectra(
     weights: str | Path | None = None,
     images: Images | None = None,
 ) -> HeadSpectra:
-    """Singular directions of the value-output matrices of `heads` (default: all stored ones), described by texts.
+    """Singular directions of the value-output matrices of `heads`, described by texts.
+
+    By default these are all stored heads, except those that the store was made without: their matrices are zero.
 
     Args:
         store: The store to read; nothing is written. Its model is loaded, since stores hold no value matrices.
@@ -68,11 +72,16 @@ def spectra(
         weights: As in `text_vectors`.
         images: A selection, indices or a mask of images, over which variances are taken; None for all.
 
-    Raises SettingsError if a head is not stored, or if `count` or `coherence` is out of range; ModelError if the model
-    cannot be loaded or is not the one that made the store; and the errors of `text_vectors`.
+    Raises SettingsError if a head is not stored or writes nothing, or if `count` or `coherence` is out of range;
+    ModelError if the model cannot be loaded or is not the one that made the store; and the errors of `text_vectors`.
     """
-    every = stored_heads(store)
+    without = without_heads(store.attributes)
+    every = [head for head in stored_heads(store) if head not in without]
     chosen = distinct(store, every if heads is None else heads)
+    if pruned := [head for head in chosen if head in without]:
+        raise SettingsError(
+            f"{store.path}: was made without {head_name(*pruned[0])}, so its directions are zero; choose another head"
+        )
     places = [(store.contents.layer_index(layer, head), head) for layer, head in chosen]
     if count < 1:
         raise SettingsError(f"{counted(count, 'text')} per direction; ask for at least 1")

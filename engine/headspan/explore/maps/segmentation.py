@@ -118,7 +118,7 @@ def resized(
     return np.asarray(Pil.fromarray(evidence).resize((width, height), Pil.Resampling.BILINEAR))
 
 
-def average_precision(scores: Float32[np.ndarray, "*pixels"], truths: Bool[np.ndarray, "*pixels"]) -> float:
+def average_precision(scores: Float[np.ndarray, "*pixels"], truths: Bool[np.ndarray, "*pixels"]) -> float:
     """Area under the precision-recall curve of scores for a mask: the mean precision at each true pixel's score.
 
     Pixels of equal score share one threshold. NaN if the mask is empty.

@@ -22,7 +22,7 @@ from headspan.explore.query.image_source import ImageSource
 from headspan.originals.encoded_image import encoded_image
 from headspan.originals.seen_part import stored_preprocess
 from headspan.store.reader import Store
-from headspan.store.schema import decoding
+from headspan.store.schema import decoding, without_heads
 
 # What decides the numbers of an image, beside the image.
 _KEYS = ("weights_sha256", "model", "model_config", "tower", "preprocess", "image_size", "precision")
@@ -92,6 +92,9 @@ def _encoded(
 def _key(store: Store, image: str) -> str:
     settings = [store.attributes.get(name) for name in _KEYS]
     parts = [settings, decoding(store.attributes), store.layers, image]
+    # Added only here, so that the images of other stores that were kept before stay known.
+    if without := without_heads(store.attributes):
+        parts.append(without)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
