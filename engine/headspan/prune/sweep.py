@@ -52,7 +52,7 @@ class Swept:
 
 
 def sweep(judged: Judged, heads: Sequence[Head], removed: Sequence[Head] = (), on_progress: Listener = ignore) -> Swept:
-    """Classify the images without each of `heads` alone, after the mean ablation of all of `removed`.
+    """Classify the images without each of `heads` alone, of which there is at least one, and without all of `removed`.
 
     Means are over all good images, from the store's moments. Raises SettingsError if a head is not stored, and
     StoreError if no unit is finished.
@@ -61,7 +61,7 @@ def sweep(judged: Judged, heads: Sequence[Head], removed: Sequence[Head] = (), o
     size = (store.head_dim + 3) * len(judged.vectors) * 4
     together = max(1, _TOGETHER_BYTES // size)
     parts = []
-    for first in range(0, max(1, len(heads)), together):
+    for first in range(0, len(heads), together):
         part = _Pass(judged, heads[first : first + together], removed)
         parts.append(part.run(on_progress, first, len(heads)))
     after = np.concatenate([part.after for part in parts])
@@ -121,8 +121,6 @@ class _Pass:
             found_images.append(first + near)
             self._after[place, first // 8 : -(-end // 8)] = np.packbits(left > 0)
             self._losses[place, first // self._block_rows] = (block.whole - left).sum()
-        if not found_heads:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate(found_heads), np.concatenate(found_images)
 
     def _again(self, place: int, images: Int64[np.ndarray, " image"]) -> None:
