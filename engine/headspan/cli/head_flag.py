@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from headspan.cli.shared_flags import Flags
 from headspan.config import as_ranges
 from headspan.errors import SettingsError
+from headspan.head_names import parse_head
 from headspan.store.head_space import Head
 
 
@@ -31,8 +31,7 @@ def chosen_heads(names: Sequence[str] | None, layers: Sequence[int], heads: int)
     every = [(layer, head) for layer in layers for head in range(heads)]
     chosen = set()
     for name in names or ():
-        found = re.fullmatch(r"L([0-9]+)\.H([0-9]+)", name)
-        head = (int(found[1]), int(found[2])) if found else None
+        head = parse_head(name)
         if head not in every:
             raise SettingsError(
                 f"--head {name}: is not a head of this result; write L{layers[0]}.H0, for example, with layers "

@@ -16,6 +16,7 @@ from headspan.frames import Tabular
 from headspan.spans.saved import read_spans
 from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
+from headspan.store.schema import names_without
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def compare(stores: Sequence[Store], run: str | None = None) -> Comparison:
         refuse_older(store, "ccs", found.labels.run)
         pretrained = store.attributes["pretrained"]
         model = f"{store.attributes['model']}{f' {pretrained}' if pretrained else ''}"
+        model += f" without {without}" if (without := names_without(store.attributes)) else ""
         method = Method(pool, found.labels.source, found.votes.source)
         compared.append(ComparedStore(str(store.path), model, found.labels.run, method, found))
     return Comparison(tuple(compared))

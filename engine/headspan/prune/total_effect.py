@@ -72,6 +72,8 @@ def total_effect(
     usable = np.isin(shown, store.contents.good_rows())
     if not usable.any():
         raise StoreError(f"{store.path}: none of {counted(len(shown), 'image')} could be used or is finished")
+    if not wanted:
+        return np.empty((0, len(shown), store.joint), np.float32)
     units = _by_unit(store, shown[usable])
     found = _computed(store, wanted, units, on_progress, weights, shards, device, batch_size, keep)
     if usable.all():
@@ -97,7 +99,6 @@ def _computed(
     from headspan.originals.unchanged import UnchangedShards
     from headspan.run.live_pass import LivePass
 
-    sources = UnchangedShards(store, np.concatenate([rows for _, rows in units]), shards)
     live = LivePass(store, sets, on_progress, weights, device, batch_size)
     ends = np.cumsum([len(rows) for _, rows in units]).tolist()
     places = {unit: slice(end - len(rows), end) for (unit, rows), end in zip(units, ends, strict=True)}
@@ -110,16 +111,18 @@ def _computed(
             kept = stack.enter_context(KeptEmbeddings(_outside(store, keep), shape, asked, on_progress))
         found = np.empty(shape if kept is None else (0, 0, 0), np.float32)
         finished = set() if kept is None else kept.finished(places)
-        for unit, images, embeddings, last in stack.enter_context(
-            closing(live.embeddings(units, finished, sources.open, sources.check))
-        ):
-            infinite += int((~np.isfinite(embeddings).all(axis=(0, 2))).sum())
-            if kept is None:
-                found[:, images] = embeddings
-            else:
-                kept.put(images.start, embeddings)
-                if last:
-                    kept.finish(unit, places[unit])
+        # Shards of which everything is finished are not needed any more.
+        if left := [each for each in units if each.unit not in finished]:
+            shards_left = UnchangedShards(store, np.concatenate([rows for _, rows in left]), shards)
+            computed = live.embeddings(units, finished, shards_left.open, shards_left.check)
+            for unit, images, embeddings, last in stack.enter_context(closing(computed)):
+                infinite += int((~np.isfinite(embeddings).all(axis=(0, 2))).sum())
+                if kept is None:
+                    found[:, images] = embeddings
+                else:
+                    kept.put(images.start, embeddings)
+                    if last:
+                        kept.finish(unit, places[unit])
         if infinite:
             what = f"the numbers of {counted(infinite, 'image')} exceed the range of the precision without some heads"
             on_progress(Progress(NOTE, 0, None, what))

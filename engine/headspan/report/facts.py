@@ -13,7 +13,7 @@ from headspan.escapes import shell_command
 from headspan.redact import redact
 from headspan.spans.result import HeadSpans
 from headspan.store.reader import Store
-from headspan.store.schema import dimensions, image_bytes, row_arrays
+from headspan.store.schema import dimensions, image_bytes, names_without, row_arrays
 
 # Names of shards that the page shows.
 _SHARDS_SHOWN = 4
@@ -94,6 +94,7 @@ def run_facts(store: Store, spans: HeadSpans, found: ConceptConsistency | None) 
         ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {str(known['weights_sha256'])[:12]})"),
         ("Images", f"{good:,} good, {bad:,} bad" + (f", {unfinished:,} not yet computed" if unfinished else "")),
         ("Layers", f"{as_ranges(store.layers)} of {store.all_layers}" + described),
+        *((("Without heads", without),) if (without := names_without(known)) else ()),
         ("Heads", f"{store.heads_per_layer} per layer, {counted(store.head_dim, 'dimension')} each"),
         ("Emitted", ", ".join(known["emit"])),
         ("Precision", f"{known['precision']}, {known['backend']}"),

@@ -14,7 +14,7 @@ from headspan.frames import Tabular
 from headspan.member_names import MEMBER_SETTINGS
 from headspan.store.reader import Store
 from headspan.store.results import runs
-from headspan.store.schema import decoding
+from headspan.store.schema import decoding, names_without
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -62,7 +62,7 @@ def info(store: Store | str | Path) -> StoreInfo:
         "images": f"{store.images:,} of {store.planned_images:,} planned, {len(bad):,} bad{unfinished}",
         "notes": f"{len(notes):,} on captions, metadata and other members that could not be used",
         "layers": f"{as_ranges(store.layers)} of {store.all_layers}{through_pool}",
-        **({"without": ", ".join(attributes["without"])} if attributes.get("without") else {}),
+        **({"without": without} if (without := names_without(attributes)) else {}),
         "sum": _terms_of(attributes["sum"]),
         "heads": f"{store.heads_per_layer} per layer, {store.head_dim} dimensions each; joint space {store.joint}",
         "emitted": ", ".join(attributes["emit"]),
@@ -104,7 +104,7 @@ def command_of(store: Store, changed: Mapping[str, str | None] | None = None) ->
         "weights": made.get("weights", {}).get("given"),
         "layers": as_ranges([*store.through_pool_layers, *store.layers]).replace(" ", ""),
         "emit": ",".join(attributes["emit"]),
-        "without": ",".join(attributes.get("without", ())) or None,
+        "without": names_without(attributes, ",") or None,
         "precision": attributes["precision"],
         "decode": decoding(attributes),
         "image-size": attributes.get("image_size"),

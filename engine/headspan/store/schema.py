@@ -19,7 +19,7 @@ import zarr
 
 from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.errors import StoreError, one_line, shortened
-from headspan.head_names import Head, parse_heads
+from headspan.head_names import Head, head_name, parse_heads
 from headspan.member_names import MEMBER_SETTINGS, MemberNames
 from headspan.store.array_spec import ArraySpec
 from headspan.store.earlier_words import arrays_as_stored, todays_attributes
@@ -259,7 +259,12 @@ def decoding(attributes: dict[str, Any]) -> str:
 
 def without_heads(attributes: Mapping[str, Any]) -> list[Head]:
     """Return the heads that write nothing in the store's model, (layer, head); none in older stores."""
-    return parse_heads(attributes.get("without", ()), "the attribute without")
+    return parse_heads(attributes.get("without", ()), "the store's attribute without")
+
+
+def names_without(attributes: Mapping[str, Any], between: str = ", ") -> str:
+    """Return the names of these heads as text, with `between` between them; empty if there are none."""
+    return between.join(head_name(*head) for head in without_heads(attributes))
 
 
 def member_names(attributes: dict[str, Any]) -> MemberNames:
