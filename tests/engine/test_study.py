@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +33,7 @@ from headspan.world import prompts, value_of
 from tests.conftest import relative_files
 from tests.engine.hand_made_scenes import HEADS, LAYERS, axis, hand_store
 from tests.engine.hand_made_scenes import SCENES as EVERY_SCENE
+from tests.engine.test_kept_runs import read_only
 
 STYLE, BACKGROUND = (1, 1), (0, 2)
 # In these scenes one style and one background is the most common, without a tie.
@@ -208,22 +208,20 @@ def test_a_study_of_scores_that_were_replaced_is_of_an_older_run(store: hs.Store
     assert read_study(store).older is None
 
 
-def test_a_store_that_may_only_be_read_gives_the_study(store: hs.Store) -> None:
-    folders = [store.path, *(path for path in store.path.rglob("*") if path.is_dir())]
-    for path in folders:
-        path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    try:
+def test_a_store_that_may_only_be_read_gives_the_study(
+    store: hs.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declared = _declaration(tmp_path / "style.toml", "style")
+    with read_only(store.path):
         found = study(store, TASKS[:1], ["high"])
-        (store.path / "probe").touch()
-    except PermissionError:
-        with pytest.raises(NotSavedError) as caught:
+        with pytest.raises(NotSavedError, match="Permission denied") as caught:
             study(store, TASKS[:1], ["high"], run="mine")
         assert caught.value.result == found
-    else:
-        pytest.skip("this user may write everywhere")
-    finally:
-        for path in folders:
-            path.chmod(stat.S_IRWXU)
+        assert main(["prune", str(store.path), "--task", str(declared), "--heads", "high", "--run", "mine"]) == 0
+    printed = capsys.readouterr()
+    assert "style" in printed.out
+    assert "headspan: the result was not saved: " in printed.err
+    assert "saved as" not in printed.err
 
 
 def test_a_task_may_be_on_another_store_of_the_same_model(store: hs.Store, tmp_path: Path) -> None:

@@ -68,11 +68,11 @@ def _print_task(found: Study, task: TaskEffects) -> None:
                 *([_published(row.get("published"))] if known else []),
             )
         )
-        if row["kind"] == "whole" and "chance" in task.whole:
-            chance = _value(task.headline, task.whole["chance"])
+        if row["kind"] == "whole" and task.chance is not None:
+            chance = _value(task.headline, task.chance)
             rows.append(("chance", "-", chance, *("-" for _ in rows[0][3:])))
     print_table([("", *columns, *(["published"] if known else [])), *rows])
-    others = [name for name in task.whole if name not in (task.headline, "chance")]
+    others = task.other_figures
     if others and task.groups:
         shown = [("", *others), ("whole", *(_value(name, task.whole[name]) for name in others))]
         shown += [

@@ -75,6 +75,16 @@ class TaskEffects:
         return is_share(self.headline)
 
     @property
+    def chance(self) -> float | None:
+        """The headline by chance, as the metric defines it; None if it does not."""
+        return self.whole.get("chance", self.whole.get(f"chance_{self.headline}"))
+
+    @property
+    def other_figures(self) -> tuple[str, ...]:
+        """The names of the figures beside the headline and chance."""
+        return tuple(name for name in self.whole if name != self.headline and not name.startswith("chance"))
+
+    @property
     def sign(self) -> int:
         """1 if more of the headline is better, otherwise -1."""
         return 1 if self.higher_is_better else -1

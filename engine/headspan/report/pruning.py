@@ -123,8 +123,8 @@ def _task(study: Study, task: TaskEffects) -> PrunedTask:
     margin = 0.04 * (high - low) or 1.0
     axis = (low - margin, high + margin)
     shown = [_row(task, row, axis) for row in rows]
-    if "chance" in task.whole:
-        chance = _value(task, task.whole["chance"])
+    if task.chance is not None:
+        chance = _value(task, task.chance)
         shown.insert(1, PrunedRow("chance", False, False, "–", chance, "–", "–", "–", "–", "–"))
     items = "" if task.items == task.images else f"{counted(task.items, 'item')} of "
     remarks = [_correlation(measure, each) for measure, each in task.correlations.items()]
