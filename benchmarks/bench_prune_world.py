@@ -26,11 +26,11 @@ from headspan.concepts.ccs import read_scores
 from headspan.config import PrecomputeSettings
 from headspan.demo import analyse_scenes
 from headspan.errors import percent
-from headspan.prune.concept_specific import ConceptEffect, concept_effects
-from headspan.prune.draws import DRAWS
-from headspan.prune.spurious import spurious_study
-from headspan.prune.statistics import SAMPLES, Interval
-from headspan.prune.total_effect import total_effect
+from headspan.prune.choice.draws import DRAWS
+from headspan.prune.studies.concept_specific import ConceptEffect, concept_effects
+from headspan.prune.studies.spurious import spurious_study
+from headspan.prune.studies.statistics import SAMPLES, Interval
+from headspan.prune.total.total_effect import total_effect
 from headspan.run.precompute import precompute
 from headspan.store.reader import Store
 from headspan.tasks.skew import Skew

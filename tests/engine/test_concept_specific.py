@@ -14,10 +14,10 @@ from headspan.concepts.ccs import read_scores
 from headspan.config import PrecomputeSettings
 from headspan.demo import analyse_scenes
 from headspan.errors import SettingsError
-from headspan.prune.ablation import mean_ablated
-from headspan.prune.concept_specific import Concept, ConceptEffect, concept_effects, concepts_of
-from headspan.prune.draws import matched_draws
-from headspan.prune.total_effect import total_effect
+from headspan.prune.choice.draws import matched_draws
+from headspan.prune.direct.ablation import mean_ablated
+from headspan.prune.studies.concept_specific import Concept, ConceptEffect, concept_effects, concepts_of
+from headspan.prune.total.total_effect import total_effect
 from headspan.store.head_space import Head, stored_heads
 from headspan.tasks.classification import Classification
 from headspan.tasks.task import Task

@@ -13,7 +13,7 @@ from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vec
 from headspan.explore.nearest.search import largest
 from headspan.explore.nearest.similarities import similarities
 from headspan.explore.query.query_image import query_image
-from headspan.prune.ablation import mean_ablated
+from headspan.prune.direct.ablation import mean_ablated
 from headspan.store.moments_file import MergedMoments
 from tests.conftest import BROKEN_ROWS, ToyRun
 from tests.tolerances import FLOAT32_SUM, relative_error

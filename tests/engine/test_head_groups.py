@@ -9,8 +9,8 @@ import pytest
 
 import headspan as hs
 from headspan.errors import SettingsError, StoreError
-from headspan.prune.draws import equal_draws, matched_draws, unmatched_draws
-from headspan.prune.groups import head_group
+from headspan.prune.choice.draws import equal_draws, matched_draws, unmatched_draws
+from headspan.prune.choice.groups import head_group
 from headspan.store.head_space import Head
 
 # Four layers of six heads.

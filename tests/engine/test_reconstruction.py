@@ -12,7 +12,7 @@ import pytest
 import headspan as hs
 from headspan.errors import SettingsError
 from headspan.prune import Classes, reconstruction
-from headspan.prune.judged import Judged
+from headspan.prune.direct.judged import Judged
 from headspan.spans.description import span_store
 from headspan.spans.result import HeadSpans
 from headspan.spans.saved import read_spans

@@ -17,8 +17,8 @@ from headspan.events import Progress
 from headspan.prune import Classes, greedy, single_heads
 from headspan.prune import block_margins as margins_module
 from headspan.prune import sweep as sweep_module
-from headspan.prune.block_margins import BlockMargins, HeadScores, margins
-from headspan.prune.judged import rightly_named
+from headspan.prune.direct.block_margins import BlockMargins, HeadScores, margins
+from headspan.prune.direct.judged import rightly_named
 from headspan.store.head_space import Head, stored_heads
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files
 from tests.engine.test_store import unfinished  # noqa: F401

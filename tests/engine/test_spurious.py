@@ -14,10 +14,10 @@ import pytest
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import SettingsError
-from headspan.prune.concept_specific import concepts_of
-from headspan.prune.spurious import SpuriousStudy, spurious_study
-from headspan.prune.spurious_heads import PUBLISHED_HEADS, spurious_heads
-from headspan.prune.total_effect import total_effect
+from headspan.prune.choice.spurious_heads import PUBLISHED_HEADS, spurious_heads
+from headspan.prune.studies.concept_specific import concepts_of
+from headspan.prune.studies.spurious import SpuriousStudy, spurious_study
+from headspan.prune.total.total_effect import total_effect
 from headspan.store.head_space import stored_heads
 from headspan.tasks.classification import Classification
 from headspan.tasks.skew import Skew

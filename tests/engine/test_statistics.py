@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from headspan.prune import statistics
-from headspan.prune.statistics import (
+from headspan.prune.studies.statistics import (
     bootstrapped,
     difference_in_differences,
     mcnemar,

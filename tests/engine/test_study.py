@@ -21,10 +21,10 @@ from headspan.cli.main import main
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.errors import NotSavedError, SettingsError, StoreError
-from headspan.prune.effects import GroupEffect, TaskEffects
-from headspan.prune.statistics import Interval, paired_bootstrap, rank_correlation_of_heads
-from headspan.prune.study import read_study, study
-from headspan.prune.study_plan import HeadSet
+from headspan.prune.studies.effects import GroupEffect, TaskEffects
+from headspan.prune.studies.statistics import Interval, paired_bootstrap, rank_correlation_of_heads
+from headspan.prune.studies.study import read_study, study
+from headspan.prune.studies.study_plan import HeadSet
 from headspan.store.write.removal import remove_runs
 from headspan.tasks.classification import Classification
 from headspan.tasks.task import Task
@@ -322,7 +322,7 @@ def test_the_total_effect_of_a_task_that_is_scored_from_maps_is_refused(store: h
             raise AssertionError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headspan.prune.study_tasks.evaluation_of", lambda *_, **__: Maps())
+        patch.setattr("headspan.prune.studies.study_tasks.evaluation_of", lambda *_, **__: Maps())
         with pytest.raises(
             SettingsError, match="task maps: metric segmentation is scored from the stored contributions"
         ):

@@ -14,11 +14,11 @@ import pytest
 from jinja2 import Environment, FunctionLoader
 
 from headspan.errors import SettingsError
-from headspan.prune.effects import GroupEffect, TaskEffects
-from headspan.prune.groups import HeadGroup
-from headspan.prune.statistics import Interval, RankCorrelation
-from headspan.prune.study_plan import HeadSet
-from headspan.prune.study_result import Study
+from headspan.prune.choice.groups import HeadGroup
+from headspan.prune.studies.effects import GroupEffect, TaskEffects
+from headspan.prune.studies.statistics import Interval, RankCorrelation
+from headspan.prune.studies.study_plan import HeadSet
+from headspan.prune.studies.study_result import Study
 from headspan.report.page import _templates
 from headspan.report.pruning import pruned_study
 

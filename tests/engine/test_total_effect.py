@@ -282,7 +282,7 @@ _KILLED = """
 import os, signal, sys
 import headspan as hs
 from headspan.prune import total_effect
-from headspan.prune.kept_embeddings import KeptEmbeddings
+from headspan.prune.total.kept_embeddings import KeptEmbeddings
 finish, put, left = KeptEmbeddings.finish, KeptEmbeddings.put, [int(sys.argv[3])]
 def counted(step):
     def call(self, *given):

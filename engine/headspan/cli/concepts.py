@@ -14,11 +14,11 @@ from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError
 from headspan.head_names import head_name
-from headspan.prune.concept_specific import ConceptEffect, Pruner, concept_effects, concepts_of
-from headspan.prune.draws import DRAWS
-from headspan.prune.groups import HeadGroup, head_group
-from headspan.prune.statistics import SAMPLES, Interval
-from headspan.prune.total_effect import total_effect
+from headspan.prune.choice.draws import DRAWS
+from headspan.prune.choice.groups import HeadGroup, head_group
+from headspan.prune.studies.concept_specific import ConceptEffect, Pruner, concept_effects, concepts_of
+from headspan.prune.studies.statistics import SAMPLES, Interval
+from headspan.prune.total.total_effect import total_effect
 from headspan.store.reader import Store
 from headspan.tasks.classification import Classification
 from headspan.tasks.task_file import read_task

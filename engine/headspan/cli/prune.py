@@ -12,11 +12,11 @@ from headspan.cli.shared_flags import overwrite_flag, shards_flag, store_argumen
 from headspan.cli.study_print import print_every_set, print_greedy, print_single_heads, print_study
 from headspan.cli.terminal import tell
 from headspan.errors import SettingsError
-from headspan.prune.draws import DRAWS
-from headspan.prune.statistics import SAMPLES
-from headspan.prune.study import GROUPS, read_study, study
-from headspan.prune.study_result import Study
-from headspan.prune.study_tasks import TaskOf
+from headspan.prune.choice.draws import DRAWS
+from headspan.prune.studies.statistics import SAMPLES
+from headspan.prune.studies.study import GROUPS, read_study, study
+from headspan.prune.studies.study_result import Study
+from headspan.prune.studies.study_tasks import TaskOf
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 

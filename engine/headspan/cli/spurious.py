@@ -12,9 +12,9 @@ from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, counted, percent
 from headspan.head_names import head_name
-from headspan.prune.draws import DRAWS
-from headspan.prune.groups import head_group
-from headspan.prune.spurious import (
+from headspan.prune.choice.draws import DRAWS
+from headspan.prune.choice.groups import head_group
+from headspan.prune.studies.spurious import (
     AUTOMATIC,
     MOST,
     NOTHING,
@@ -24,7 +24,7 @@ from headspan.prune.spurious import (
     SpuriousStudy,
     spurious_study,
 )
-from headspan.prune.statistics import SAMPLES
+from headspan.prune.studies.statistics import SAMPLES
 from headspan.store.reader import Store
 from headspan.tasks.task import Task
 from headspan.tasks.task_file import read_task

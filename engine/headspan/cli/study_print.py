@@ -8,9 +8,9 @@ from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import counted, percent
 from headspan.head_names import head_name
-from headspan.prune.effects import TaskEffects, is_share, places
-from headspan.prune.study_result import Study
-from headspan.prune.study_tables import study_rows
+from headspan.prune.studies.effects import TaskEffects, is_share, places
+from headspan.prune.studies.study_result import Study
+from headspan.prune.studies.study_tables import study_rows
 
 # The smallest p that is printed.
 _LEAST_P = 1e-4

@@ -14,7 +14,7 @@ from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import write_atomically
-from headspan.prune.study import read_study
+from headspan.prune.studies.study import read_study
 from headspan.report.choice import choose_heads
 from headspan.report.content import Content
 from headspan.report.describe import describe_heads, summarise

@@ -9,10 +9,10 @@ from typing import Any
 
 from headspan.errors import counted
 from headspan.head_names import head_name
-from headspan.prune.effects import TaskEffects, is_share, places
-from headspan.prune.statistics import RankCorrelation
-from headspan.prune.study_result import Study
-from headspan.prune.study_tables import study_rows
+from headspan.prune.studies.effects import TaskEffects, is_share, places
+from headspan.prune.studies.statistics import RankCorrelation
+from headspan.prune.studies.study_result import Study
+from headspan.prune.studies.study_tables import study_rows
 from headspan.report.truth_cells import percent
 
 _NAMES = {

@@ -27,7 +27,7 @@ from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Listener, ignore
-from headspan.prune.ablation import mean_ablated
+from headspan.prune.direct.ablation import mean_ablated
 from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.lineage import lineage_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.events import Listener, ignore
-from headspan.prune.concept_specific import Concept
+from headspan.prune.studies.concept_specific import Concept
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.tasks.truths import UNKNOWN

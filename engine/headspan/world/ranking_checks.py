@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
-from headspan.prune.ablation import mean_ablated
+from headspan.prune.direct.ablation import mean_ablated
 from headspan.store.head_space import stored_heads
 from headspan.store.reader import Store
 from headspan.tasks.zero_shot import Classes

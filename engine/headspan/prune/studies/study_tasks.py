@@ -10,7 +10,7 @@ from typing import Any
 from headspan.config import as_ranges
 from headspan.errors import SettingsError
 from headspan.events import NOTE, Listener, Progress
-from headspan.prune.study_plan import HeadSet
+from headspan.prune.studies.study_plan import HeadSet
 from headspan.store.identity import MODEL_KEYS, SIZE_KEYS, differences
 from headspan.store.reader import Store
 from headspan.tasks.evaluations import evaluation_of

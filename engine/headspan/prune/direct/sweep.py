@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
 from headspan.events import Listener, Progress, ignore
-from headspan.prune.block_margins import BlockMargins, HeadScores
-from headspan.prune.head_changes import head_means, outputs_of_heads
-from headspan.prune.judged import Judged, rightly_named
+from headspan.prune.direct.block_margins import BlockMargins, HeadScores
+from headspan.prune.direct.head_changes import head_means, outputs_of_heads
+from headspan.prune.direct.judged import Judged, rightly_named
 from headspan.store.head_space import Head
 from headspan.store.products import over_spans
 

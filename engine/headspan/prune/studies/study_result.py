@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
 from headspan.plots.pruning import Change, draw_changes, draw_single_heads
-from headspan.prune.effects import RandomEffect, TaskEffects, places
-from headspan.prune.groups import HeadGroup
-from headspan.prune.statistics import Interval
-from headspan.prune.study_json import as_json
-from headspan.prune.study_plan import HeadSet
-from headspan.prune.study_tables import DrawTable, GreedyTable, SingleHeadTable, study_columns
+from headspan.prune.choice.groups import HeadGroup
+from headspan.prune.studies.effects import RandomEffect, TaskEffects, places
+from headspan.prune.studies.statistics import Interval
+from headspan.prune.studies.study_json import as_json
+from headspan.prune.studies.study_plan import HeadSet
+from headspan.prune.studies.study_tables import DrawTable, GreedyTable, SingleHeadTable, study_columns
 from headspan.store.lineage import Lineage
 
 if TYPE_CHECKING:

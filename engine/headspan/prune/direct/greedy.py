@@ -13,8 +13,8 @@ from headspan.errors import SettingsError, counted, percent
 from headspan.events import Listener, Progress, ignore
 from headspan.explore.nearest.similarities import distinct
 from headspan.frames import Tabular
-from headspan.prune.judged import Judged
-from headspan.prune.sweep import sweep
+from headspan.prune.direct.judged import Judged
+from headspan.prune.direct.sweep import sweep
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.tasks.zero_shot import Classes

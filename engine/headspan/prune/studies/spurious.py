@@ -22,10 +22,10 @@ from jaxtyping import Float32, Int
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
 from headspan.frames import Tabular
-from headspan.prune.ablation import direct_effect
-from headspan.prune.draws import DRAWS, matched_draws
-from headspan.prune.spurious_heads import SpuriousHeads, spurious_heads
-from headspan.prune.statistics import SAMPLES, Interval, bootstrapped, interval
+from headspan.prune.choice.draws import DRAWS, matched_draws
+from headspan.prune.choice.spurious_heads import SpuriousHeads, spurious_heads
+from headspan.prune.direct.ablation import direct_effect
+from headspan.prune.studies.statistics import SAMPLES, Interval, bootstrapped, interval
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.store.selection import Images, chosen_images

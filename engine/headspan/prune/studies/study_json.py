@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from headspan.prune.effects import GroupEffect, TaskEffects
-from headspan.prune.groups import HeadGroup
-from headspan.prune.statistics import Interval, RankCorrelation
-from headspan.prune.study_plan import HeadSet
+from headspan.prune.choice.groups import HeadGroup
+from headspan.prune.studies.effects import GroupEffect, TaskEffects
+from headspan.prune.studies.statistics import Interval, RankCorrelation
+from headspan.prune.studies.study_plan import HeadSet
 from headspan.store.head_space import Head
 
 

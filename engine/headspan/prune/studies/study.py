@@ -18,14 +18,14 @@ from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import read_labels
 from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
-from headspan.prune.draws import DRAWS
-from headspan.prune.effects import TaskEffects
-from headspan.prune.statistics import SAMPLES, rank_correlation_of_heads
-from headspan.prune.study_json import group_from_json, set_from_json, task_from_json
-from headspan.prune.study_plan import plan_study
-from headspan.prune.study_result import Mode, Study
-from headspan.prune.study_scores import TotalSettings, score_tasks
-from headspan.prune.study_tasks import TaskOf, tasks_on_stores
+from headspan.prune.choice.draws import DRAWS
+from headspan.prune.studies.effects import TaskEffects
+from headspan.prune.studies.statistics import SAMPLES, rank_correlation_of_heads
+from headspan.prune.studies.study_json import group_from_json, set_from_json, task_from_json
+from headspan.prune.studies.study_plan import plan_study
+from headspan.prune.studies.study_result import Mode, Study
+from headspan.prune.studies.study_scores import TotalSettings, score_tasks
+from headspan.prune.studies.study_tasks import TaskOf, tasks_on_stores
 from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.lineage import Lineage, content_checksum, lineage_of

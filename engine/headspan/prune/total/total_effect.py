@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int64
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.head_names import Head, head_name
-from headspan.prune.kept_embeddings import KeptEmbeddings
+from headspan.prune.total.kept_embeddings import KeptEmbeddings
 from headspan.store.identity import MODEL_KEYS, identity
 from headspan.store.reader import Store
 from headspan.store.schema import decoding

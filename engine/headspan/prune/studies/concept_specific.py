@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float32, Float64, Int, Int8
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, Progress, ignore
-from headspan.prune.ablation import direct_effect
-from headspan.prune.draws import DRAWS, matched_draws
-from headspan.prune.statistics import SAMPLES, Interval, interval, resampling_counts
+from headspan.prune.choice.draws import DRAWS, matched_draws
+from headspan.prune.direct.ablation import direct_effect
+from headspan.prune.studies.statistics import SAMPLES, Interval, interval, resampling_counts
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.tasks.classification import Classification

@@ -20,9 +20,9 @@ from headspan.config import as_ranges
 from headspan.errors import SettingsError, counted, percent
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
-from headspan.prune.ablation import direct_effect, unit_embeddings
-from headspan.prune.head_changes import Matrices, changed_embeddings
-from headspan.prune.judged import Judged
+from headspan.prune.direct.ablation import direct_effect, unit_embeddings
+from headspan.prune.direct.head_changes import Matrices, changed_embeddings
+from headspan.prune.direct.judged import Judged
 from headspan.spans.algorithm import Principal
 from headspan.spans.description import head_principals
 from headspan.spans.result import HeadSpans

@@ -16,7 +16,7 @@ from headspan.config import as_ranges
 from headspan.decompose.formula import mlp_contributions
 from headspan.errors import SettingsError
 from headspan.explore.nearest.similarities import distinct
-from headspan.prune.head_changes import changed_embeddings
+from headspan.prune.direct.head_changes import changed_embeddings
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.store.selection import Images, chosen_images

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headspan.prune.statistics import Interval, McNemar, RankCorrelation, mcnemar_of
-from headspan.prune.study_plan import HeadSet, Kind
+from headspan.prune.studies.statistics import Interval, McNemar, RankCorrelation, mcnemar_of
+from headspan.prune.studies.study_plan import HeadSet, Kind
 
 # Figures that are equal but for the rounding of their sums.
 _ROUNDING = 1e-12

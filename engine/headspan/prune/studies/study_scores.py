@@ -13,13 +13,13 @@ from jaxtyping import Float32, Float64
 
 from headspan.errors import SettingsError
 from headspan.events import Listener, Progress
-from headspan.prune.ablation import direct_effect
-from headspan.prune.effects import GroupEffect, TaskEffects, places
-from headspan.prune.greedy import greedy
-from headspan.prune.single_heads import single_heads
-from headspan.prune.statistics import bootstrapped, interval
-from headspan.prune.study_plan import HeadSet
-from headspan.prune.study_tasks import TaskOn
+from headspan.prune.direct.ablation import direct_effect
+from headspan.prune.direct.greedy import greedy
+from headspan.prune.direct.single_heads import single_heads
+from headspan.prune.studies.effects import GroupEffect, TaskEffects, places
+from headspan.prune.studies.statistics import bootstrapped, interval
+from headspan.prune.studies.study_plan import HeadSet
+from headspan.prune.studies.study_tasks import TaskOn
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.tasks.classification import Classification
@@ -109,7 +109,7 @@ def _total(
 ) -> Iterator[Float32[np.ndarray, "images joint"]]:
     """The embeddings of the total effect, set by set; large ones are in a temporary file unless `keep` is given."""
     # Imported here, because it needs torch.
-    from headspan.prune.total_effect import total_effect
+    from headspan.prune.total.total_effect import total_effect
 
     with ExitStack() as stack:
         keep = total.keep

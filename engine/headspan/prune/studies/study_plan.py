@@ -10,8 +10,8 @@ from typing import Literal
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError
 from headspan.head_names import head_name
-from headspan.prune.draws import DRAWS, Draws, equal_draws, matched_draws, unmatched_draws
-from headspan.prune.groups import CCS_GROUPS, HeadGroup, head_group
+from headspan.prune.choice.draws import DRAWS, Draws, equal_draws, matched_draws, unmatched_draws
+from headspan.prune.choice.groups import CCS_GROUPS, HeadGroup, head_group
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 

@@ -9,8 +9,8 @@ from typing import Any
 from headspan.errors import counted
 from headspan.frames import Tabular
 from headspan.head_names import head_name
-from headspan.prune.effects import TaskEffects, places
-from headspan.prune.study_plan import HeadSet, Kind
+from headspan.prune.studies.effects import TaskEffects, places
+from headspan.prune.studies.study_plan import HeadSet, Kind
 
 # The kinds of rows that are means over draws, after those of groups.
 DRAWN: tuple[Kind, ...] = ("random", "unmatched", "equal", "equal in layer")

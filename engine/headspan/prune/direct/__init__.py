@@ -1,0 +1,1 @@
+"""The direct effect of heads: arithmetic on a store."""

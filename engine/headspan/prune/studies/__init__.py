@@ -1,0 +1,1 @@
+"""Studies of what tasks lose without heads, and their statistics."""

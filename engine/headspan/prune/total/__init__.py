@@ -1,0 +1,1 @@
+"""The total effect of heads: the live model without them."""
