@@ -279,6 +279,12 @@ explore:
   spectra     describe what each head's weights can write, beside the images
     $ headspan segment run.zarr --image 7 --text "a red car" --out map.png
 
+prune:
+  prune       measure what tasks lose without groups of heads, beside random heads
+  concepts    compare what concepts lose without the heads of one of them
+  spurious    score the worst group without the heads of a spurious cue
+    $ headspan prune run.zarr --task cifar10 --heads high --heads low --heads random
+
 language models:
   pool        have a language model write a pool of texts
   votes       show every vote, with the raw answers
@@ -312,7 +318,7 @@ def test_every_example_of_the_help_pages_is_a_valid_command_line(
     monkeypatch.setenv("COLUMNS", "80")
     parser, commands = build_parser()
     examples = re.findall(r"^    \$ (.+)$", parser.format_help(), re.M)
-    assert len(examples) == 6
+    assert len(examples) == 7
     for name, command in commands.parsers.items():
         page = command.format_help()
         assert max(map(len, page.splitlines())) < 80, name
