@@ -280,10 +280,10 @@ explore:
     $ headspan segment run.zarr --image 7 --text "a red car" --out map.png
 
 prune:
-  prune       measure what tasks lose without groups of heads, beside random heads
+  prune       measure what tasks lose without some heads, beside random heads
   concepts    compare what concepts lose without the heads of one of them
   spurious    score the worst group without the heads of a spurious cue
-    $ headspan prune run.zarr --task cifar10 --heads high --heads low --heads random
+    $ headspan prune run.zarr --task cifar10 --heads high --heads random
 
 language models:
   pool        have a language model write a pool of texts

@@ -126,8 +126,8 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
     )
     commands.section(
         "prune",
-        "headspan prune run.zarr --task cifar10 --heads high --heads low --heads random",
-        Group("prune.add_prune", {"prune": "measure what tasks lose without groups of heads, beside random heads"}),
+        "headspan prune run.zarr --task cifar10 --heads high --heads random",
+        Group("prune.add_prune", {"prune": "measure what tasks lose without some heads, beside random heads"}),
         Group("concepts.add_concepts", {"concepts": "compare what concepts lose without the heads of one of them"}),
         Group("spurious.add_spurious", {"spurious": "score the worst group without the heads of a spurious cue"}),
     )

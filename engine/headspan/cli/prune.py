@@ -34,9 +34,7 @@ def add_prune(section: Section) -> None:
     command = section.add(
         "prune",
         _prune,
-        "headspan prune run.zarr --task cifar10 --heads high --heads low --heads random\n"
-        "  headspan prune run.zarr --task imagenet-a=ina.zarr --heads label:colours --heads random --mode total\n"
-        "  headspan prune run.zarr --task pets.toml --heads single --table heads --csv heads.csv",
+        "headspan prune run.zarr --task cifar10 --heads high --heads random",
         _DETAILS,
     )
     store_argument(command)

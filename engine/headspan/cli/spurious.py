@@ -35,7 +35,7 @@ def add_spurious(section: Section) -> None:
     command = section.add(
         "spurious",
         _spurious,
-        'headspan spurious run.zarr --task waterbirds --cue "water, land" --core "a waterbird, a landbird"',
+        'headspan spurious run.zarr --task waterbirds \\\n      --cue "water, land" --core "a waterbird, a landbird"',
         "Heads are ranked by the variance of their contributions along the words of --cue minus that along the words "
         "of --core. As many of the first heads as give the worst group its best accuracy on held-out images are put at "
         "their means (the direct effect); figures are those of the other images. Nothing is saved.",
