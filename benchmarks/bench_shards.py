@@ -177,14 +177,5 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def headline(line: Mapping[str, Any]) -> tuple[str, str]:
-    """The README's cells: the rates of reading."""
-    return (
-        f"{line['far_read_mb_s']:.0f} MB/s from a server {line['wait_seconds'] * 1e3:.0f} ms away",
-        f"one streaming GET: {line['far_stream_mb_s']:.0f} MB/s; obstore with as many connections: "
-        f"{line['far_obstore_mb_s']:.0f} MB/s",
-    )
-
-
 if __name__ == "__main__":
     benchmark(QUESTION, run)

@@ -201,5 +201,15 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
     return [head, *rows, [f"required: {verdict}", f"{marks['passes']:g}", "", "", "", f"{marks['gain']:g}×", "", ""]]
 
 
+def headline(line: Mapping[str, Any]) -> tuple[str, str]:
+    """The README's cells: plain passes, and the other ways."""
+    name, row = next(iter(line["rows"].items()))
+    return (
+        f"{name}: {row['sets']} sets of pruned heads in one pass cost {row['passes']:.1f} plain passes",
+        f"one pass each {row['one_pass_each']:.1f}; open_clip with hooks {row['open_clip']:.1f}; the matrix products "
+        f"alone {row['floor']:.1f}",
+    )
+
+
 if __name__ == "__main__":
     benchmark(QUESTION, run)

@@ -140,8 +140,8 @@ HEADLINES: tuple[tuple[str, Callable[[dict[str, Any]], tuple[str, str]]], ...] =
             bench_textspan,
             bench_nulls,
             bench_pipeline,
+            bench_variants,
             bench_neighbours,
-            bench_shards,
         )
     ),
     (gpu.TOWER, gpu.tower_headline),

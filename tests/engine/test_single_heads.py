@@ -15,8 +15,8 @@ from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
 from headspan.events import Progress
 from headspan.prune import Classes, greedy, single_heads
-from headspan.prune import block_margins as margins_module
-from headspan.prune import sweep as sweep_module
+from headspan.prune.direct import block_margins as margins_module
+from headspan.prune.direct import sweep as sweep_module
 from headspan.prune.direct.block_margins import BlockMargins, HeadScores, margins
 from headspan.prune.direct.judged import rightly_named
 from headspan.store.head_space import Head, stored_heads

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from headspan.prune import statistics
+from headspan.prune.studies import statistics
 from headspan.prune.studies.statistics import (
     bootstrapped,
-    difference_in_differences,
     mcnemar,
     paired_bootstrap,
     rank_correlation_of_heads,
@@ -92,17 +91,6 @@ def test_items_are_drawn_in_pairs_so_equal_outcomes_have_an_empty_interval() -> 
     drawn = bootstrapped(Shares(), [before, ~before], samples=100)
     np.testing.assert_allclose(drawn.sum(axis=0), 1)
     assert drawn[0].std() > 0
-
-
-def test_a_difference_in_differences_pairs_items_that_both_tasks_have() -> None:
-    before, after = _outcomes(300, 0.9, 0), _outcomes(300, 0.5, 1)
-    same = difference_in_differences((Shares(), before, after), (Shares(), before, after), same_items=True)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    apart = difference_in_differences((Shares(), before, after), (Shares(), before, before), same_items=False)
-    assert apart.value == pytest.approx(after.mean() - before.mean())
-    assert apart.high < 0
-    unpaired = difference_in_differences((Shares(), before, after), (Shares(), before, after), same_items=False)
-    assert unpaired.low < 0 < unpaired.high
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (9, 2), (7, 7), (30, 12)])

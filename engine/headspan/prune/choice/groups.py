@@ -1,6 +1,6 @@
 """Groups of heads by name: by score, by label, from a file or a list; and equal numbers of two groups.
 
-Source of `high`, `moderate` and `low`: Madasu, Lal, Howard, arXiv 2503.11103. `prune.draws` draws random heads.
+Source of `high`, `moderate` and `low`: Madasu, Lal, Howard, arXiv 2503.11103. `choice.draws` draws random heads.
 """
 
 from __future__ import annotations

@@ -91,27 +91,6 @@ def paired_bootstrap(
     return [interval(value - values[0], row - drawn[0]) for value, row in zip(values[1:], drawn[1:], strict=True)]
 
 
-def difference_in_differences(
-    first: tuple[Evaluation, np.ndarray, np.ndarray],
-    second: tuple[Evaluation, np.ndarray, np.ndarray],
-    same_items: bool,
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """How much more the first task's headline changes than the second one's: its change minus the other's.
-
-    Each task is given as its evaluation, its outcomes before, and its outcomes after. `same_items` says that both have
-    the same items in the same order, which are then drawn together; otherwise each task's items are drawn for
-    themselves. Below zero, with an interval that does not reach zero, the first task lost more.
-    """
-    changes, drawn = [], []
-    for place, (evaluation, before, after) in enumerate((first, second)):
-        rows = bootstrapped(evaluation, [before, after], samples, seed if same_items else seed + place)
-        drawn.append(rows[1] - rows[0])
-        changes.append(_headline(evaluation, after) - _headline(evaluation, before))
-    return interval(changes[0] - changes[1], drawn[0] - drawn[1])
-
-
 def mcnemar(before: Bool[np.ndarray, " item"], after: Bool[np.ndarray, " item"]) -> McNemar:
     """Whether items that became wrong are more or fewer than those that became right; exact, two-sided."""
     return mcnemar_of(int((before & ~after).sum()), int((~before & after).sum()))
