@@ -250,50 +250,51 @@ usage: headspan [-h] [--version] COMMAND ...
 Find out what each attention head of a CLIP image encoder does.
 
 precompute:
-  precompute  stream shards of images through an encoder into a store
-  frames      write frames of videos as shards of images
+  precompute   stream shards of images through an encoder into a store
+  frames       write frames of videos as shards of images
     $ headspan precompute 'data/{0000..0127}.tar' --out run.zarr
 
 inspect:
-  models      list open_clip's models, and which of them headspan supports
-  info        show what a store holds
-  verify      check a store's files, numbers and source tars
-  repair      compute damaged or quarantined units again
-  runs        list the results of analyses in a store, or remove some
-  export      write a store as Parquet, NumPy, safetensors or CSV files
+  models       list open_clip's models, and which of them headspan supports
+  info         show what a store holds
+  verify       check a store's files, numbers and source tars
+  repair       compute damaged or quarantined units again
+  runs         list the results of analyses in a store, or remove some
+  export       write a store as Parquet, NumPy, safetensors or CSV files
     $ headspan verify run.zarr
 
 analyse:
-  textspan    describe every head by texts (TEXTSPAN)
-  label       give every head one concept as its label
-  ccs         count how many texts of a head match its label (CCS)
-  compare     show the scores of several stores side by side
-  report      write the results as one HTML file
+  textspan     describe every head by texts (TEXTSPAN)
+  label        give every head one concept as its label
+  ccs          count how many texts of a head match its label (CCS)
+  compare      show the scores of several stores side by side
+  report       write the results as one HTML file
     $ headspan textspan run.zarr --texts-per-head 60
 
 explore:
-  nearest     find the images nearest to an image or a text, as heads see them
-  segment     map where heads see a text in images
-  contrast    map where heads see one text rather than another
-  heads       rank the heads for a list of words, or by a text's score
-  spectra     describe what each head's weights can write, beside the images
+  nearest      find the images nearest to an image or a text, as heads see them
+  segment      map where heads see a text in images
+  contrast     map where heads see one text rather than another
+  heads        rank the heads for a list of words, or by a text's score
+  spectra      describe what each head's weights can write, beside the images
     $ headspan segment run.zarr --image 7 --text "a red car" --out map.png
 
 prune:
-  prune       measure what tasks lose without some heads, beside random heads
-  concepts    compare what concepts lose without the heads of one of them
-  spurious    score the worst group without the heads of a spurious cue
+  prune        measure what tasks lose without some heads, beside random heads
+  concepts     compare what concepts lose without the heads of one of them
+  spurious     score the worst group without the heads of a spurious cue
+  reconstruct  classify with heads replaced by what their texts span
     $ headspan prune run.zarr --task cifar10 --heads high --heads random
 
 language models:
-  pool        have a language model write a pool of texts
-  votes       show every vote, with the raw answers
-  agreement   measure how far judges and people agree
+  pool         have a language model write a pool of texts
+  votes        show every vote, with the raw answers
+  agreement    measure how far judges and people agree
   `label --llm MODEL` and `ccs --judge MODEL` ask language models too.
     $ headspan ccs run.zarr --judge gpt-4o --dry-run
 
 demo:
-  demo        draw images and run every step on them, without a network
+  demo         draw images and run every step on them, without a network
     $ headspan demo --out headspan-demo
 
 options:

@@ -51,6 +51,7 @@ TWINS: dict[str, tuple[str, ...]] = {
     "spectra": ("explore.spectra",),
     "prune": ("prune.study", "prune.read_study"),
     "concepts": ("prune.concept_effects", "prune.concepts_of"),
+    "reconstruct": ("prune.reconstruction",),
     "spurious": ("prune.spurious_study", "prune.spurious_heads"),
     "demo": ("demo.run",),
 }

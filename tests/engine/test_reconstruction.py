@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.cli.main import main
 from headspan.errors import SettingsError
 from headspan.prune import Classes, reconstruction
 from headspan.prune.direct.judged import Judged
 from headspan.spans.description import span_store
 from headspan.spans.result import HeadSpans
 from headspan.spans.saved import read_spans
+from headspan.tasks.classification import Classification
+from headspan.tasks.task_file import read_task
 from tests.conftest import ToyRun, relative_files
 from tests.oracle import textspan as oracle_textspan
 from tests.tolerances import FLOAT16_STORE, FLOAT32_SUM, relative_error
@@ -158,3 +161,47 @@ def test_runs_over_other_images_and_too_many_texts_are_refused(toy_store: hs.Sto
     for other in (some, replace(spans, images=66), replace(spans, stores=2)):
         with pytest.raises(SettingsError, match="but reconstructions are of all 67 images of this store; run headspan"):
             reconstruction(toy_store, other, classes, truths)
+
+
+def test_the_command_prints_the_table_beside_chance_and_exports_it(
+    toy_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = hs.open(toy_copy)
+    # The toy's images have no classes.
+    known = np.arange(store.images) % 4 - 1
+    monkeypatch.setattr("headspan.tasks.classification.class_truths", lambda *_: known)
+    spans = hs.textspan(store, TEXTS, 6, run="mine", draws=0)
+    declared = tmp_path / "toys.toml"
+    declared.write_text('metric = "accuracy"\nclasses = ["dog", "red car", "tree"]\ntemplates = ["a {c}"]\n')
+    of_task = Classification.of(read_task(declared), store)
+    wanted = reconstruction(store, spans, of_task.classes, of_task.truths, [2, 6])
+    before = relative_files(toy_copy)
+    arguments = ["reconstruct", str(toy_copy), "--task", str(declared), "--texts", "2", "--texts", "6"]
+    assert main([*arguments, "--csv", "-"]) == 0
+    assert capsys.readouterr().out == wanted.as_csv()
+    assert main(arguments) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out[:7]] == [
+        *("heads", "whole", "full", "reconstructions", "reconstructions", "means", "chance")
+    ]
+    assert "textspan run 'mine'" in out[7]
+    assert relative_files(toy_copy) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "said"),
+    [
+        ("waterbirds", [], "--task waterbirds: has metric worst_group; reconstruct needs one of metric accuracy"),
+        ("cifar10", ["--texts", "7"], "7"),
+        ("cifar10", ["--spans", "other"], "other"),
+    ],
+)
+def test_what_cannot_be_reconstructed_is_refused_in_a_sentence(
+    toy_copy: Path, task: str, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hs.textspan(hs.open(toy_copy), TEXTS, 6, run="mine", draws=0)
+    assert main(["reconstruct", str(toy_copy), "--task", task, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("headspan: ")
+    assert said in error
+    assert "Traceback" not in error

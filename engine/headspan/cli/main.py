@@ -130,6 +130,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         Group("prune.add_prune", {"prune": "measure what tasks lose without some heads, beside random heads"}),
         Group("concepts.add_concepts", {"concepts": "compare what concepts lose without the heads of one of them"}),
         Group("spurious.add_spurious", {"spurious": "score the worst group without the heads of a spurious cue"}),
+        Group("reconstruct.add_reconstruct", {"reconstruct": "classify with heads replaced by what their texts span"}),
     )
     commands.section(
         "language models",
