@@ -336,7 +336,7 @@ def test_an_unexpected_error_of_a_process_is_what_its_end_reports(monkeypatch: p
 def test_a_process_that_swallows_its_interruption_ends_after_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
 import sys, time
-module.GRACE_SECONDS = 0.1
+module.GRACE_SECONDS = 1.0
 def instead(settings, on_progress, on_commit):
     on_progress(module.Progress("images", 0, 1, ""))
     try:

@@ -17,7 +17,8 @@ from PIL import Image
 import headspan as hs
 from headspan.errors import SettingsError, StoreError
 from headspan.model.load import LoadedModel
-from headspan.prune import direct_effect, head_changes, mean_ablated
+from headspan.prune import direct_effect, mean_ablated
+from headspan.prune.direct import head_changes
 from headspan.store.head_space import Head, stored_heads
 from tests.conftest import BROKEN_ROWS, ToyRun, encoded_image, relative_files, write_tar
 from tests.oracle import Contributions, decompose
