@@ -18,6 +18,7 @@ from headspan.cli.terminal import say, tell
 from headspan.config import parse_layers
 from headspan.errors import StoreError, counted, percent
 from headspan.explore.beside_store import beside_store
+from headspan.head_names import head_name
 from headspan.report.collect import write_report
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.spans.over_store import HeadSpans, textspan
@@ -163,7 +164,7 @@ def _print_head(spans: HeadSpans, magnitudes: Magnitudes, layer: int, head: int)
     if spans.twin is not None:
         beside = spans.beside_twin(_TEXTS_SHOWN)
         over += f", twin's heads {_points(beside.low, beside.high)}"
-    say(f"L{layer}.H{head}{over}  {variance_in_words(magnitudes, layer, head)}")
+    say(f"{head_name(layer, head)}{over}  {variance_in_words(magnitudes, layer, head)}")
     for text in spans.texts(layer, head, _TEXTS_SHOWN):
         say(f"    {text}")
     say(f"  {_explained(spans, layer, head)}")

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from headspan.cli.chance_flags import chance_flags, check_chance
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
@@ -14,10 +15,9 @@ from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError
 from headspan.head_names import head_name
-from headspan.prune.choice.draws import DRAWS
 from headspan.prune.choice.groups import HeadGroup, head_group
 from headspan.prune.studies.concept_specific import ConceptEffect, Pruner, concept_effects, concepts_of
-from headspan.prune.studies.statistics import SAMPLES, Interval
+from headspan.prune.studies.statistics import Interval
 from headspan.prune.total.total_effect import total_effect
 from headspan.store.reader import Store
 from headspan.tasks.classification import Classification
@@ -55,12 +55,7 @@ def add_concepts(section: Section) -> None:
     what.add_argument(
         "--mode", choices=("direct", "total"), default="direct", help="which effect is measured (default: direct)"
     )
-    chance = command.add_argument_group("chance")
-    chance.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=f"sets of random heads ({DRAWS})")
-    chance.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="N", help=f"bootstrap samples of the intervals ({SAMPLES})"
-    )
-    chance.add_argument("--seed", type=int, default=0, metavar="N", help="seed of draws and samples (0)")
+    chance_flags(command.add_argument_group("chance"))
     total = command.add_argument_group("total effect")
     shards_flag(total)
     total.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
@@ -70,9 +65,7 @@ def add_concepts(section: Section) -> None:
 
 def _concepts(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
-    for name, least in (("draws", 0), ("samples", 1), ("seed", 0)):
-        if getattr(flags, name) < least:
-            raise SettingsError(f"--{name} {getattr(flags, name)}: give a number from {least}")
+    check_chance(flags)
     if flags.mode == "direct" and flags.shards:
         raise SettingsError("--shards is for the total effect; give --mode total too")
     store, task = Store(flags.store), read_task(flags.task)

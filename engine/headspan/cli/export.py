@@ -8,7 +8,7 @@ from headspan.cli.commands import Section
 from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.selection_flags import selected, selection_flags
-from headspan.cli.shared_flags import shards_flag, store_argument
+from headspan.cli.shared_flags import comma_separated, shards_flag, store_argument
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError
 from headspan.explore.atlas.export import NEIGHBOURS, NEIGHBOURS_UP_TO, export_atlas, open_command
@@ -87,7 +87,7 @@ def _export(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if flags.layers and flags.heads:
         raise SettingsError("--layers and --head both choose heads; give one of them")
     heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer) if flags.heads else None
-    arrays = None if flags.arrays is None else [name.strip() for name in flags.arrays.split(",") if name.strip()]
+    arrays = None if flags.arrays is None else comma_separated(flags.arrays)
     done = export(
         store,
         flags.to,

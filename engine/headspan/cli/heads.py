@@ -13,7 +13,7 @@ from headspan.cli.magnitudes import magnitude_cells, share_in_percent
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import text_flag
 from headspan.cli.selection_flags import selected, selection_flags
-from headspan.cli.shared_flags import store_argument, weights_flag
+from headspan.cli.shared_flags import comma_separated, store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, counted, percent
@@ -21,6 +21,7 @@ from headspan.explore.heads.pursuit import COUNT as WORDS
 from headspan.explore.heads.pursuit import head_pursuit
 from headspan.explore.heads.pursuit_result import HeadPursuit
 from headspan.explore.heads.text_shares import TextShares, text_shares
+from headspan.head_names import head_name
 from headspan.spans.nulls import DRAWS, SEED
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import Magnitudes
@@ -129,7 +130,7 @@ def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 def _listed(flags: argparse.Namespace) -> str | Path | list[str]:
     if flags.listed is None:
         return expand_user(flags.for_file)
-    words = [word.strip() for word in flags.listed.split(",") if word.strip()]
+    words = comma_separated(flags.listed)
     if not words:
         raise SettingsError(f"--for {flags.listed!r}: contains no words; separate them by commas, as in 'red, blue'")
     return words
@@ -149,7 +150,7 @@ def _print_pursuit(found: HeadPursuit, heads: Sequence[Head], magnitudes: Magnit
         words = [f"{word} {percent(found.explained_by(*head, n), 0)}" for n, word in enumerate(found.texts(*head), 1)]
         rows.append(
             (
-                _name(head),
+                head_name(*head),
                 percent(found.explained_by(*head)),
                 *(() if chance is None else (f"{percent(chance.low)} to {percent(chance.high)}",)),
                 *(() if chance is None else (f"{100 * chance.excess:+.1f}", f"{chance.p:.3f}")),
@@ -203,7 +204,7 @@ def _print_shares(found: TextShares, heads: Sequence[Head]) -> None:
         cells = [share_in_percent(found.share[at]), f"{found.mean[at]:+.4f}", share_in_percent(found.random[at])]
         cells += [] if found.percentile is None else [f"{100 * found.percentile[at]:.1f}"]
         cells += [] if found.covariance_share is None else [percent(found.covariance_share[at], 2)]
-        rows.append((_name((layer, head)), *cells))
+        rows.append((head_name(layer, head), *cells))
     print_table([("head", *columns), *rows])
     say(
         f"the text's score over {counted(found.images, 'image')}: mean {found.score_mean:.4f}, standard deviation "
@@ -218,7 +219,3 @@ def _print_shares(found: TextShares, heads: Sequence[Head]) -> None:
         if found.term_covariance_share is not None:
             sums += f", initial state and MLPs {percent(float(found.term_covariance_share.sum()))}"
         say(f"covariance: share of the covariance with the score, sums to 100 % over all components; {sums}")
-
-
-def _name(head: Head) -> str:
-    return f"L{head[0]}.H{head[1]}"

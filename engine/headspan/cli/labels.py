@@ -34,6 +34,7 @@ from headspan.concepts.llm_judges import judge_heads, missing_votes, open_ballot
 from headspan.concepts.llm_labels import label_by_model, label_questions, open_label_questions
 from headspan.concepts.nulls import CHANCE_COLUMNS, LEVEL, ConsistencyChance, consistency_chance
 from headspan.errors import SettingsError, StoreError, counted
+from headspan.head_names import head_name
 from headspan.spans.saved import read_spans
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import Magnitudes
@@ -137,7 +138,7 @@ def _print_labels(
     say(f"labels by {labels.source}")
     for layer, head in heads:
         magnitude = variance_in_words(magnitudes, layer, head)
-        say_row(f"L{layer}.H{head}", *label_cells(labels, chance, layer, head), magnitude)
+        say_row(head_name(layer, head), *label_cells(labels, chance, layer, head), magnitude)
     if labels.free:
         _print_merged(labels)
     _print_chance(labels, chance)
@@ -228,7 +229,7 @@ def _print_scores(found: ConceptConsistency, heads: Sequence[Head], magnitudes: 
     labels, chance = found.labels, found.chance
     for layer, head in heads:
         cells = label_cells(labels, chance, layer, head)
-        say_row(f"L{layer}.H{head}", found.score(layer, head), *cells, variance_in_words(magnitudes, layer, head))
+        say_row(head_name(layer, head), found.score(layer, head), *cells, variance_in_words(magnitudes, layer, head))
     say(f"labels by {labels.source}")
     say(f"votes by {found.votes.source}")
     for judge, missing in missing_votes(found).items():

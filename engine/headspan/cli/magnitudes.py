@@ -7,6 +7,7 @@ import math
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import percent
+from headspan.head_names import head_name
 from headspan.store.magnitudes import Magnitudes
 
 # The heads of the columns that `magnitude_cells` fills.
@@ -42,7 +43,7 @@ def print_magnitudes(found: Magnitudes) -> None:
     """Print the magnitude of every stored layer and head."""
     layers = [(f"L{layer}", *map(share_in_percent, sums)) for layer, sums in found.by_layer().items()]
     heads = [
-        (f"L{layer}.H{head}", *magnitude_cells(found, layer, head))
+        (head_name(layer, head), *magnitude_cells(found, layer, head))
         for layer in found.layers
         for head in range(found.variance_share.shape[1])
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from headspan.cli.chance_flags import chance_flags
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
@@ -12,8 +13,6 @@ from headspan.cli.shared_flags import overwrite_flag, shards_flag, store_argumen
 from headspan.cli.study_print import print_every_set, print_greedy, print_single_heads, print_study
 from headspan.cli.terminal import tell
 from headspan.errors import SettingsError
-from headspan.prune.choice.draws import DRAWS
-from headspan.prune.studies.statistics import SAMPLES
 from headspan.prune.studies.study import GROUPS, read_study, study
 from headspan.prune.studies.study_result import Study
 from headspan.prune.studies.study_tasks import TaskOf
@@ -75,13 +74,7 @@ def add_prune(section: Section) -> None:
     about.add_argument(
         "--unmatched", action="store_true", help="also the published random heads, of any layer; as --heads unmatched"
     )
-    about.add_argument(
-        "--draws", type=int, default=DRAWS, metavar="N", help=f"sets of random heads for each group ({DRAWS})"
-    )
-    about.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="N", help=f"bootstrap samples of the intervals ({SAMPLES})"
-    )
-    about.add_argument("--seed", type=int, default=0, metavar="N", help="seed of draws and samples (0)")
+    chance_flags(about, sets="sets of random heads for each group")
     total = command.add_argument_group("total effect")
     shards_flag(total)
     total.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")

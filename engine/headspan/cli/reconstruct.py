@@ -55,8 +55,7 @@ def _reconstruct(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     found = reconstruction(store, spans, of_task.classes, of_task.truths, flags.texts, progress, weights=flags.weights)
     progress.close()
     if not export(flags, found):
-        chance = of_task.figures(of_task.outcomes(store.embedding))["chance"]
-        _print(found, chance)
+        _print(found, of_task.chance)
     return 0
 
 

@@ -6,6 +6,7 @@ from headspan.cli.magnitudes import share_in_percent
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.explore.beside_store import BesideStore
+from headspan.head_names import head_name
 
 # Heads that the table has.
 _HEADS = 10
@@ -13,7 +14,7 @@ _HEADS = 10
 
 def print_beside_store(found: BesideStore) -> None:
     """Print the heads that differ most from the whole store."""
-    names = [f"L{layer}.H{head}" for layer, head in found.heads]
+    names = [head_name(layer, head) for layer, head in found.heads]
     rows: list[tuple[str, ...]] = [("head", "variance here", "in the store", "ratio", "shift", "label", "towards")]
     for place, name in list(enumerate(names))[:_HEADS]:
         shares = (share_in_percent(each[place]) for each in (found.variance_share, found.store_variance_share))

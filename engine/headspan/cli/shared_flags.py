@@ -29,6 +29,11 @@ def shards_flag(flags: Flags) -> None:
     )
 
 
+def comma_separated(text: str) -> list[str]:
+    """The words or texts of a flag's value, which commas separate."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def weights_flag(flags: Flags) -> None:
     """`--weights`: where the weights of a store's model are now."""
     flags.add_argument(

@@ -16,6 +16,7 @@ from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, percent
 from headspan.explore.heads.spectra import COHERENCE, COUNT, spectra
+from headspan.head_names import head_name
 from headspan.store.reader import Store
 
 _DIRECTIONS_SHOWN = 3
@@ -91,7 +92,7 @@ def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     weight = found.singular_values**2
     weight /= weight.sum(axis=1, keepdims=True)
     for place, head in enumerate(found.heads):
-        say(f"L{head[0]}.H{head[1]}  its directions cover {share_in_percent(found.covered[place])} of its variance")
+        say(f"{head_name(*head)}  its directions cover {share_in_percent(found.covered[place])} of its variance")
         order = np.argsort(-found.share[place], kind="stable") if flags.by_variance else range(weight.shape[1])
         for direction in list(order)[: flags.directions]:
             share = share_in_percent(found.share[place, direction])

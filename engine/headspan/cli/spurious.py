@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from headspan.cli.chance_flags import chance_flags, check_chance
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
-from headspan.cli.shared_flags import store_argument, weights_flag
+from headspan.cli.shared_flags import comma_separated, store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError, counted, percent
 from headspan.head_names import head_name
-from headspan.prune.choice.draws import DRAWS
 from headspan.prune.choice.groups import head_group
 from headspan.prune.studies.spurious import (
     AUTOMATIC,
@@ -24,7 +24,6 @@ from headspan.prune.studies.spurious import (
     SpuriousStudy,
     spurious_study,
 )
-from headspan.prune.studies.statistics import SAMPLES
 from headspan.store.reader import Store
 from headspan.tasks.task import Task
 from headspan.tasks.task_file import read_task
@@ -66,21 +65,16 @@ def add_spurious(section: Section) -> None:
         f"{PUBLISHED_REST} as published)",
     )
     what.add_argument("--most", type=int, default=MOST, metavar="N", help=f"the most heads that are chosen ({MOST})")
-    chance = command.add_argument_group("chance")
-    chance.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=f"sets of random heads ({DRAWS})")
-    chance.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="N", help=f"bootstrap samples of the intervals ({SAMPLES})"
-    )
-    chance.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the half, the draws and samples (0)")
+    chance_flags(command.add_argument_group("chance"), seeded="the half, the draws and samples")
     weights_flag(command.add_argument_group("result"))
     export_flags(command)
 
 
 def _spurious(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
-    for name, least in (("most", 0), ("draws", 0), ("samples", 1), ("seed", 0)):
-        if getattr(flags, name) < least:
-            raise SettingsError(f"--{name} {getattr(flags, name)}: give a number from {least}")
+    if flags.most < 0:
+        raise SettingsError(f"--most {flags.most}: give a number from 0")
+    check_chance(flags)
     store, task = Store(flags.store), read_task(flags.task)
     if task.metric != "worst_group":
         raise SettingsError(f"--task {flags.task}: has metric {task.metric}; spurious needs one of metric worst_group")
@@ -88,8 +82,8 @@ def _spurious(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     found = spurious_study(
         store,
         task,
-        _words(flags.cue),
-        _words(flags.core),
+        comma_separated(flags.cue),
+        comma_separated(flags.core),
         progress,
         chosen={each.name: each.heads for each in groups if each.heads},
         held_out=flags.held_out,
@@ -108,10 +102,6 @@ def _spurious(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             if not each.heads:
                 say(f"note: heads {each.name}: {each.why_empty}, so the study goes on without them")
     return 0
-
-
-def _words(listed: str) -> list[str]:
-    return [word.strip() for word in listed.split(",") if word.strip()]
 
 
 def _print(found: SpuriousStudy, task: Task) -> None:

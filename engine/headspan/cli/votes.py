@@ -23,6 +23,7 @@ from headspan.concepts.labels import read_labels, spans_of
 from headspan.concepts.nulls import LEVEL, UNLABELLED
 from headspan.concepts.votes import VotesOnHead, read_votes
 from headspan.errors import SettingsError, counted, percent
+from headspan.head_names import head_name
 from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
 
@@ -76,7 +77,7 @@ def _votes(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     say(f"votes by {found.votes_source}; + marks texts that match the label by majority, - other texts")
     for head in (found.head(*each) for each in chosen):
         magnitude = variance_in_words(magnitudes, head.layer, head.head)
-        say(f"L{head.layer}.H{head.head}  {head.label or '-'}  CCS {head.score}{_chance(head)}  {magnitude}")
+        say(f"{head_name(head.layer, head.head)}  {head.label or '-'}  CCS {head.score}{_chance(head)}  {magnitude}")
         _print_replies("    label", head.label_replies)
         for text in head.texts:
             say(f"    {'+' if text.consistent else '-'} {text.text}")

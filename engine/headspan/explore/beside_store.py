@@ -14,9 +14,10 @@ from headspan.concepts.labels import LABELLED_TEXTS, Labels, label_by_concepts
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
+from headspan.head_names import head_name
 from headspan.spans.result import HeadSpans
 from headspan.store.head_space import Head
-from headspan.store.moments_file import MergedMoments
+from headspan.store.moments_file import MergedMoments, covariance_of
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool
 from headspan.texts.vectors import text_vectors
@@ -58,7 +59,7 @@ class BesideStore(Tabular):
 
     def __repr__(self) -> str:
         found = list(zip(self.heads, self.ratio.tolist(), strict=True))[:_SHOWN]
-        first = ", ".join(f"L{layer}.H{head} × {ratio:.2f}" for (layer, head), ratio in found)
+        first = ", ".join(f"{head_name(layer, head)} × {ratio:.2f}" for (layer, head), ratio in found)
         return f"BesideStore({counted(len(self.heads), 'head')} over {self.spans.over}; most different: {first})"
 
     def _columns(self) -> Mapping[str, Sequence[Any]]:
@@ -129,7 +130,7 @@ def _shift(
     directions = store.head_directions(*head).astype(np.float64)
     mean = every.total[place] / every.count
     away = (some.total[place] / some.count - mean) @ directions
-    covariance = every.gram[place] / every.count - np.outer(mean, mean)
+    covariance = covariance_of(every.total[place], every.gram[place], every.count)
     variance = float(((covariance @ directions) * directions).sum())
     if not away.any() or not variance > 0:
         return (0.0 if variance > 0 else float("nan")), None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.concepts.nulls import LEVEL
+from headspan.head_names import head_name
 from headspan.report.pruning import PrunedStudy
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove
@@ -56,7 +57,7 @@ class DescribedHead:
     @property
     def name(self) -> str:
         """The name in the field's notation, such as `L22.H13`."""
-        return f"L{self.layer}.H{self.head}"
+        return head_name(self.layer, self.head)
 
     @property
     def first(self) -> Share:

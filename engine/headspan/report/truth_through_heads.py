@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from headspan.head_names import head_name
 from headspan.report.truth_cells import Bar, Cell, Table, hundredths, percent, rows_of
 from headspan.world.checks import ContrastCheck, GroundTruth, NeighbourCheck, TextMapCheck
 from headspan.world.compared import Draws
@@ -118,7 +119,7 @@ def rankings(truth: GroundTruth) -> Table:
     rows = [
         (
             check.factor.replace("_", " "),
-            ", ".join(f"L{layer}.H{head}" for layer, head in check.hurting) or "none",
+            ", ".join(head_name(layer, head) for layer, head in check.hurting) or "none",
             *(f"{_optional(check.auc[name])} | {_correlation(check.correlation[name])}" for name in names),
             f"{percent(0.5)} | 0",
         )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
+from headspan.head_names import head_name
 from headspan.spans.nulls import Chance, HeadsAbove, SpanNull, chance_columns, chance_of, heads_above
 from headspan.spans.stability import FIRST_TEXTS, few_images
 from headspan.spans.twin import BesideTwin, beside_twin
@@ -153,7 +154,7 @@ class HeadSpans(Tabular):
             raise SettingsError(f"layer {layer}, head {head}: give both for one head's curve, or neither for the grid")
         own = self.explained[self._at(layer, head)]
         counts = None if self.null is None else [self.chance(layer, head, count + 1) for count in range(len(own))]
-        return draw_head(f"L{layer}.H{head}", self.texts(layer, head), own, counts, ax)
+        return draw_head(head_name(layer, head), self.texts(layer, head), own, counts, ax)
 
     def _null(self) -> SpanNull:
         if self.null is None:
@@ -204,7 +205,7 @@ class HeadSpans(Tabular):
         heads = list(self.heads())
         first = min(FIRST_TEXTS, self.explained.shape[-1])
         columns: dict[str, Sequence[Any]] = {
-            "head": [f"L{layer}.H{head}" for layer, head in heads],
+            "head": [head_name(layer, head) for layer, head in heads],
             "first texts": ["; ".join(self.texts(*head, 3)) or None for head in heads],
         }
         if self.null is not None:

@@ -8,7 +8,7 @@ compared, so stores stay usable when this list grows. Attributes must be in toda
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headspan.config import as_ranges
@@ -68,7 +68,7 @@ def differences(first: dict[str, Any], second: dict[str, Any], keys: tuple[str, 
 def _in_words(key: str, own: dict[str, Any], other: dict[str, Any], attributes: dict[str, Any]) -> str:
     value = own[key]
     if key.endswith("sha256"):
-        return f"{_model(attributes)} (sha256 {str(value)[:_DIGITS]})"
+        return f"{model_name(attributes)} (sha256 {str(value)[:_DIGITS]})"
     if key == "without" and isinstance(value, list):
         return ",".join(map(str, value)) or "none"
     if isinstance(value, dict) and isinstance(other[key], dict):
@@ -78,7 +78,8 @@ def _in_words(key: str, own: dict[str, Any], other: dict[str, Any], attributes: 
     return brief(value)
 
 
-def _model(attributes: dict[str, Any]) -> str:
+def model_name(attributes: Mapping[str, Any]) -> str:
+    """The model of a store in words, such as `ViT-L-14 openai`."""
     return " ".join(str(attributes[name]) for name in ("model", "pretrained") if attributes.get(name)) or "a model"
 
 

@@ -70,6 +70,29 @@ class MergedMoments:
         return MergedMoments(self.count + other.count, self.total + other.total, self.gram + other.gram, embedding)
 
 
+def covariance_of(
+    total: Float64[np.ndarray, " coordinate"], gram: Float64[np.ndarray, "coordinate coordinate"], count: int
+) -> Float64[np.ndarray, "coordinate coordinate"]:
+    """The covariance of the coordinates of `count` images, with these sum and Gram matrix."""
+    mean = total / count
+    covariance: Float64[np.ndarray, "coordinate coordinate"] = gram / count - np.outer(mean, mean)
+    return covariance
+
+
+def variances_along(
+    vectors: Float64[np.ndarray, "vector coordinate"],
+    total: Float64[np.ndarray, " coordinate"],
+    gram: Float64[np.ndarray, "coordinate coordinate"],
+    count: int,
+) -> Float64[np.ndarray, " vector"]:
+    """The variance of every vector's product with the coordinates whose moments are given."""
+    # Rounding may make the variance of a constant product negative.
+    variances: Float64[np.ndarray, " vector"] = np.einsum(
+        "vc,vc->v", vectors @ covariance_of(total, gram, count), vectors
+    ).clip(0)
+    return variances
+
+
 def pack(moments: MergedMoments) -> bytes:
     """Return the moments as the content of a file."""
     packed: dict[str, Any] = {"count": moments.count, "total": moments.total, "upper": _upper(moments.gram)}

@@ -20,6 +20,7 @@ from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.io.storage import total_bytes
 from headspan.shards.samples import BadImage, Shard, Unit
 from headspan.store.contents import Contents
+from headspan.store.identity import model_name
 from headspan.store.tables import SAMPLES, read_notes, read_rows, read_shards, read_table, rows_of_keys
 from headspan.user_paths import expand_user
 
@@ -50,7 +51,7 @@ class OpenStore:
         attributes = self.attributes
         lines = {
             "store": str(self.path),
-            "model": " ".join(str(attributes[name]) for name in ("model", "pretrained") if attributes.get(name)),
+            "model": model_name(attributes),
             "images": f"{self.images:,} of {self.planned_images:,} planned" + ("" if self.complete else ", unfinished"),
             "layers": f"{as_ranges(self.layers)} of {self.all_layers}",
             "heads": f"{self.heads_per_layer} in each layer, {self.head_dim} dimensions",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from numpy.typing import ArrayLike
 
 from headspan.errors import SettingsError, counted, one_line
@@ -84,10 +84,16 @@ def chosen_images(store: OpenStore, images: Images | None) -> Int64[np.ndarray, 
 
 def selection_of(store: OpenStore, images: Images) -> Selection:
     """The selection of those of `images` that could be used. Raises as `chosen_images`."""
-    rows = store.rows[chosen_images(store, images)].astype(np.int64)
+    chosen = chosen_images(store, images)
+    rows = store.rows[chosen[usable_images(store, chosen)]].astype(np.int64)
+    return Selection(rows, images.words if isinstance(images, Selection) else _BY_INDEX)
+
+
+def usable_images(store: OpenStore, chosen: Int64[np.ndarray, " image"]) -> Bool[np.ndarray, " image"]:
+    """Whether each of these indices is of an image that could be used. A store may be opened with the others too."""
     usable = np.zeros(store.planned_images, bool)
     usable[store.contents.good_rows()] = True
-    return Selection(rows[usable[rows]], images.words if isinstance(images, Selection) else _BY_INDEX)
+    return usable[store.rows[chosen]]
 
 
 def _array(store: OpenStore, images: Any) -> np.ndarray:

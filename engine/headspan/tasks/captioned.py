@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from headspan.shards.kinds import TAR, kind_of
 from headspan.store.reader import Store
-from headspan.store.selection import Images, chosen_images
+from headspan.store.selection import Images, chosen_images, usable_images
 
 # The group of an image that is not used.
 NONE = -1
@@ -37,7 +37,7 @@ class CaptionedGroups:
 def captioned_groups(store: Store, images: Images | None = None) -> CaptionedGroups:
     """The groups of a store's images, or of some of them. A group without captions has an empty tuple."""
     chosen = chosen_images(store, images)
-    usable = np.isin(store.rows[chosen], store.contents.good_rows())
+    usable = usable_images(store, chosen)
     table = store.samples(chosen, ["key", "url", "member", "caption", "metadata"])
     numbers: dict[tuple[str, str], int] = {}
     captions: list[tuple[str, ...]] = []

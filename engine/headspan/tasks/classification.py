@@ -82,6 +82,11 @@ class Classification:
         """The number of images whose class is known."""
         return int((self.truths != UNKNOWN).sum())
 
+    @property
+    def chance(self) -> float:
+        """The accuracy if the most common class were named for every image."""
+        return float(np.bincount(self._known()).max() / self.items)
+
     def outcomes(self, embeddings: Float32[np.ndarray, "images joint"]) -> Int64[np.ndarray, " item"]:
         """The number of the class named for each image whose class is known; all images' embeddings come in."""
         known = np.flatnonzero(self.truths != UNKNOWN)
@@ -102,7 +107,7 @@ class Classification:
         return {
             "accuracy": float(self.correct(outcomes).mean()),
             "mean_per_class": float(np.nanmean(per_class)),
-            "chance": float(np.bincount(self._known()).max() / self.items),
+            "chance": self.chance,
         }
 
     def per_class(self, outcomes: Int64[np.ndarray, " item"]) -> Float64[np.ndarray, " class"]:

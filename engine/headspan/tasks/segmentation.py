@@ -28,7 +28,7 @@ from headspan.explore.maps.segmentation import average_precision, on_grid, resiz
 from headspan.originals.masks import read_masks
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
-from headspan.store.selection import Images, chosen_images
+from headspan.store.selection import Images, chosen_images, usable_images
 from headspan.tasks.classification import task_classes
 from headspan.tasks.task import Task
 from headspan.tasks.zero_shot import Classes
@@ -83,8 +83,7 @@ class Segmentation:
                 "heads,patches"
             )
         chosen = chosen_images(store, images)
-        # A store may be opened with the images that could not be used.
-        chosen = chosen[np.isin(store.rows[chosen], store.contents.good_rows())]
+        chosen = chosen[usable_images(store, chosen)]
         found = {image: np.packbits(mask) for image, mask in read_masks(store, chosen, shards)}
         if not found:
             raise SettingsError(

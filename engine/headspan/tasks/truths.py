@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from headspan.errors import SettingsError, counted, shortened
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.store.reader import Store
-from headspan.store.selection import Images, chosen_images
+from headspan.store.selection import Images, chosen_images, usable_images
 from headspan.tasks.task import Task
 
 # The key of the metadata that holds the name of a class.
@@ -58,8 +58,7 @@ def class_truths(
             truths[without] = _from_metadata(store, task, chosen[without], CLASS_NAME)
     else:
         truths = _from_metadata(store, task, chosen, str(key))
-    # A store may be opened with the images that could not be used.
-    truths[~np.isin(store.rows[chosen], store.contents.good_rows())] = UNKNOWN
+    truths[~usable_images(store, chosen)] = UNKNOWN
     known = truths[truths != UNKNOWN]
     if not len(known):
         where = "`.cls` members with numbers" if key is None else f"the key {key!r} of the metadata"

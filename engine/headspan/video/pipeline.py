@@ -31,11 +31,6 @@ class Job:
     described: Described
 
 
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def decoded(jobs: Iterable[Job], count: int, encode: str, workers: int) -> Iterator[tuple[Job, Frames | str]]:
     """Each job with its encoded frames, as pairs of extension and bytes, or with the reason why there are none.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
+from headspan.io.cores import cores
 from headspan.io.files import write_atomically
 from headspan.shard_writer.encoded import FORMATS
 from headspan.shard_writer.rows import json_text
@@ -17,7 +18,7 @@ from headspan.shard_writer.tars import StagedTar
 from headspan.user_paths import expand_user
 from headspan.video.captions import describe
 from headspan.video.decode import Frames
-from headspan.video.pipeline import Job, cores, decoded
+from headspan.video.pipeline import Job, decoded
 from headspan.video.plan import alone, begin, keys_in, list_of_set_aside, plan
 from headspan.video.pyav import import_av
 from headspan.video.sources import find_videos

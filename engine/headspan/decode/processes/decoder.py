@@ -5,7 +5,6 @@ The launching process does work per span only, so its interpreter is free for th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from headspan.decode.processes.kept import DecodingProcesses, Pin
 from headspan.decode.processes.messages import WorkerSettings
 from headspan.decode.processes.sources import Sources
 from headspan.decode.processes.worker_process import DEPTH
+from headspan.io.cores import cores
 from headspan.shards.images import ImageReader
 from headspan.shards.open_images import open_images
 from headspan.shards.samples import SampleSpan
@@ -122,10 +122,3 @@ class ProcessDecoder:
 def default_workers(devices: int = 1) -> int:
     """Of the cores, which `devices` launching processes share: each one's part but its own core, and at least one."""
     return max(1, cores() // devices - 1)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

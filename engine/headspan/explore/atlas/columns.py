@@ -16,6 +16,7 @@ from headspan.events import NOTE, Listener, Progress
 from headspan.explore.atlas.nearest_graph import nearest_graph
 from headspan.explore.atlas.space import Space
 from headspan.explore.atlas.strongest_heads import StrongestHeads
+from headspan.head_names import head_name
 from headspan.originals.find_shards import find_shards, missing_note
 from headspan.originals.pictures import read_images
 from headspan.spans.saved import read_spans
@@ -111,7 +112,7 @@ class HeadOfImage:
     def __init__(self, store: Store, selection: Selection | None, run: str | None) -> None:
         """Raises StoreError if the run is missing or damaged."""
         self._strongest = StrongestHeads(store, selection)
-        self._names = np.array([f"L{layer}.H{head}" for layer, head in self._strongest.heads], object)
+        self._names = np.array([head_name(layer, head) for layer, head in self._strongest.heads], object)
         labels: Labels | None = None if run is None else read_labels(store, run)
         self.fields: tuple[pa.Field, ...] = (pa.field("head", pa.string()), pa.field("head_share", pa.float32()))
         self._labels = None

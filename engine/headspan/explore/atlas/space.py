@@ -14,7 +14,9 @@ from jaxtyping import Float32, Float64, Int64
 
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
+from headspan.head_names import head_name
 from headspan.store.head_space import Head
+from headspan.store.moments_file import covariance_of
 from headspan.store.picked_rows import picked_rows
 from headspan.store.reader import Store
 from headspan.store.selected_moments import unit_embeddings
@@ -90,14 +92,14 @@ def principal_space(store: Store, head: Head | None, selection: Selection | None
         count, total, gram = moments.count, moments.total[index, head[1]], moments.gram[index, head[1]]
         orthonormal, triangle = np.linalg.qr(store.head_directions(*head).T.astype(np.float64))
     mean = total / count
-    covariance = triangle @ (gram / count - np.outer(mean, mean)) @ triangle.T
+    covariance = triangle @ covariance_of(total, gram, count) @ triangle.T
     variances, vectors = np.linalg.eigh(covariance)
     variances, vectors = variances[::-1], vectors[:, ::-1]
     # The mean square of what is centred; below the rounding of its sums there is no variance.
     square = float(np.trace(triangle @ (gram / count) @ triangle.T))
     kept = (variances > _LEAST_SHARE * square) & (variances > _LEAST_SHARE * max(variances[0], 0))
     if count < 2 or not kept.any():
-        what = "the embeddings do" if head is None else f"L{head[0]}.H{head[1]} does"
+        what = "the embeddings do" if head is None else f"{head_name(*head)} does"
         raise SettingsError(f"{store.path}: {what} not vary over {count:,} of its images, so there is no map of them")
     vectors = vectors[:, kept]
     # Signs of eigenvectors are arbitrary: the largest entry in joint space is positive.

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.frames import Tabular
+from headspan.head_names import head_name
 from headspan.store.head_space import Head
 from headspan.texts.pool import Pool
 
@@ -95,13 +96,13 @@ class HeadSpectra(Tabular):
         place = self._at(layer, head, 0)[0]
         squares = self.singular_values[place] ** 2
         return draw_spectrum(
-            squares / squares.sum(), self.share[place], title=f"L{layer}.H{head}: singular directions", ax=ax
+            squares / squares.sum(), self.share[place], title=f"{head_name(layer, head)}: singular directions", ax=ax
         )
 
     def _at(self, layer: int, head: int, direction: int) -> tuple[int, int]:
         directions = self.share.shape[1]
         if (layer, head) not in self.heads:
-            names = ", ".join(f"L{layer}.H{head}" for layer, head in self.heads[:5])
+            names = ", ".join(head_name(layer, head) for layer, head in self.heads[:5])
             raise SettingsError(
                 f"layer {layer}, head {head}: not in this result; it has {names}{', …' * (len(self.heads) > 5)}"
             )
@@ -129,7 +130,7 @@ class HeadSpectra(Tabular):
     def _shown_columns(self) -> Mapping[str, Sequence[Any]]:
         columns = dict(self._columns())
         layers, heads = columns.pop("layer"), columns.pop("head")
-        return {"head": [f"L{layer}.H{head}" for layer, head in zip(layers, heads, strict=True)], **columns}
+        return {"head": [head_name(layer, head) for layer, head in zip(layers, heads, strict=True)], **columns}
 
 
 def _or_infinite(values: np.ndarray) -> np.ndarray:

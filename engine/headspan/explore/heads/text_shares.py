@@ -25,7 +25,7 @@ from headspan.frames import Tabular
 from headspan.spans.result import place_of
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import component_covariances, magnitudes_of
-from headspan.store.moments_file import EmbeddingMoments
+from headspan.store.moments_file import EmbeddingMoments, variances_along
 from headspan.store.reader import Store
 from headspan.store.selection import Images, selection_of
 from headspan.texts.pool import Pool
@@ -159,7 +159,7 @@ def text_shares(
     others = _known_pool(store) if pool is None else embed_pool(store, pool, on_progress, weights=weights)
     moments, embedding = store.moments(images), store.embedding_moments(images)
     rows = store.contents.good_rows() if images is None else selection_of(store, images).rows
-    score = _variances(unit, embedding.total, embedding.gram, embedding.count)[0]
+    score = variances_along(unit, embedding.total, embedding.gram, embedding.count)[0]
     if not score > _LEAST_VARIANCE:
         raise StoreError(
             f"{store.path}: the score of this text does not vary over {counted(moments.count, 'image')}, so no head "
@@ -175,10 +175,10 @@ def text_shares(
         at = store.contents.layer_index(store.layers[place[0]]), place[1]
         of_head = moments.total[at], moments.gram[at], moments.count
         along = unit @ directions.astype(np.float64).T
-        share[place] = _variances(along, *of_head)[0] / score
+        share[place] = variances_along(along, *of_head)[0] / score
         mean[place] = along[0] @ moments.total[at] / moments.count
         if percentile is not None:
-            drawn = _variances((sample @ directions.T).astype(np.float64), *of_head) / scores
+            drawn = variances_along((sample @ directions.T).astype(np.float64), *of_head) / scores
             percentile[place] = (drawn < share[place]).mean()
     heads = terms = None
     if covariance:
@@ -201,20 +201,6 @@ def text_shares(
     )
 
 
-def _variances(
-    along: Float64[np.ndarray, "vector coordinate"],
-    total: Float64[np.ndarray, " coordinate"],
-    gram: Float64[np.ndarray, "coordinate coordinate"],
-    count: int,
-) -> Float64[np.ndarray, " vector"]:
-    """The variance of every vector's product with the coordinates whose moments are given."""
-    mean = total / count
-    covariance = gram / count - np.outer(mean, mean)
-    # Rounding may make the variance of a constant product negative.
-    variances: Float64[np.ndarray, " vector"] = np.einsum("vc,vc->v", along @ covariance, along).clip(0)
-    return variances
-
-
 def _sample(
     pool: EmbeddedPool | None, embedding: EmbeddingMoments
 ) -> tuple[Float32[np.ndarray, "text joint"], Float64[np.ndarray, " text"]]:
@@ -223,7 +209,7 @@ def _sample(
         return np.empty((0, len(embedding.total)), np.float32), np.empty(0)
     drawn = np.random.default_rng(0).permutation(len(pool.vectors))[:_POOL_TEXTS]
     vectors = pool.vectors[np.sort(drawn)]
-    variances = _variances(vectors.astype(np.float64), embedding.total, embedding.gram, embedding.count)
+    variances = variances_along(vectors.astype(np.float64), embedding.total, embedding.gram, embedding.count)
     varies = variances > _LEAST_VARIANCE
     return vectors[varies], variances[varies]
 

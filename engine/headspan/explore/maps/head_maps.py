@@ -17,6 +17,7 @@ from headspan.explore.maps.centred_maps import baseline, full_colour, layer_maps
 from headspan.explore.maps.segmentation import PatchOutputs, patch_outputs
 from headspan.explore.nearest.similarities import refuse_other_vectors
 from headspan.explore.query.query_image import Images, listed, name_of
+from headspan.head_names import head_name
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
@@ -83,7 +84,7 @@ class HeadMaps:
         )
 
     def _title(self) -> str:
-        return f"L{self.layer}.H{self.head}" + ("" if self.text is None else f": “{self.text}”")
+        return head_name(self.layer, self.head) + ("" if self.text is None else f": “{self.text}”")
 
 
 def head_maps(
@@ -123,7 +124,7 @@ def head_maps(
 
     base = baseline(store, layer, [number], along, of_sample())
     if np.isnan(base.deviation[0]):
-        raise SettingsError(f"{store.path}: the maps of L{layer}.H{number} do not vary; choose another head")
+        raise SettingsError(f"{store.path}: the maps of {head_name(layer, number)} do not vary; choose another head")
     deviations = [base.deviations(layer_maps(store, patches(image), layer, [number], along))[0] for image in shown]
     numbers, names = zip(*(name_of(store, image) for image in shown), strict=True)
     return HeadMaps(

@@ -15,6 +15,7 @@ from headspan.errors import SettingsError, counted, shortened
 from headspan.explore.maps.centred_maps import FULL_COLOUR
 from headspan.explore.query.whole_pictures import WholePicture
 from headspan.frames import Tabular
+from headspan.head_names import head_name
 from headspan.plots.colours import STRONGEST
 from headspan.plots.overlays import Legend, Row, Style, draw_overlays
 from headspan.plots.png import write_png
@@ -162,7 +163,7 @@ class TextMaps(Tabular):
 
     def _heads(self) -> str:
         if len(self.heads) <= _NAMED_HEADS:
-            return ", ".join(f"L{layer}.H{head}" for layer, head in self.heads)
+            return ", ".join(head_name(layer, head) for layer, head in self.heads)
         if len(self.heads) == self.stored_heads:
             return f"all {len(self.heads)} stored heads"
         return counted(len(self.heads), "head")

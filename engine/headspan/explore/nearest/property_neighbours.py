@@ -21,6 +21,7 @@ from headspan.explore.nearest.neighbours import Neighbours, nearest, query_vecto
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
+from headspan.head_names import head_name
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 
@@ -132,7 +133,7 @@ def property_neighbours_of_vector(
 
 def in_words(heads: Sequence[Head] | None) -> str:
     """The heads, as in "L22.H13 L23.H4"; "all" for the whole embedding."""
-    return "all" if heads is None else " ".join(f"L{layer}.H{head}" for layer, head in heads)
+    return "all" if heads is None else " ".join(head_name(layer, head) for layer, head in heads)
 
 
 def _label_and_heads(store: Store, heads: str | Sequence[Head], run: str | None) -> tuple[str | None, list[Head]]:

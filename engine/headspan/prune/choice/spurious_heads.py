@@ -20,6 +20,7 @@ from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.frames import Tabular
 from headspan.store.head_space import Head, stored_heads
+from headspan.store.moments_file import variances_along
 from headspan.store.reader import Store
 from headspan.store.selection import Images
 from headspan.texts.pool import Pool
@@ -96,13 +97,10 @@ def spurious_heads(
     found = np.empty((2, len(heads)))
     for place, (layer, head) in enumerate(heads):
         at = store.contents.layer_index(layer), head
-        mean = moments.total[at] / moments.count
-        covariance = moments.gram[at] / moments.count - np.outer(mean, mean)
         directions = store.head_directions(layer, head).astype(np.float64)
         for row, words in enumerate((spurious, core)):
             along = _stacked(vectors, words).astype(np.float64) @ directions.T
-            # Rounding may make the variance of a constant product negative.
-            found[row, place] = np.einsum("wc,wc->w", along @ covariance, along).clip(0).mean()
+            found[row, place] = variances_along(along, moments.total[at], moments.gram[at], moments.count).mean()
     order = np.argsort(found[1] - found[0], kind="stable")
     ranked = tuple(heads[place] for place in order)
     return SpuriousHeads(tuple(spurious), tuple(core), ranked, found[0, order], found[1, order])

@@ -143,8 +143,8 @@ def spurious_study(
     candidates = ranking.candidates(most)
     whole = testing.outcomes(next(direct_effect(store, [[]], tests)))
     variants, curves = [], {}
+    firsts = [candidates[:count] for count in range(len(candidates) + 1)]
     for rest in rests:
-        firsts = [candidates[:count] for count in range(len(candidates) + 1)]
         curve = [
             choosing.figures(choosing.outcomes(each))[choosing.headline]
             for each in _without(store, firsts, rest, chooses)
@@ -204,11 +204,11 @@ def _with_value(store: Store, held_out: str) -> Int[np.ndarray, " image"]:
     key, equals, value = held_out.partition("=")
     if not (equals and key and value):
         raise SettingsError(f"held-out images {held_out!r}: write a key of the metadata and its value, as in split=val")
-    values = [str(each) for (each,) in metadata_values(store, [key]) if each is not None]
+    values = [None if each is None else str(each) for (each,) in metadata_values(store, [key])]
     if value not in values:
-        known = ", ".join(sorted(set(values))[:10]) or "no image has this key"
+        known = ", ".join(sorted({each for each in values if each is not None})[:10]) or "no image has this key"
         raise SettingsError(f"{store.path}: no image has {held_out} in its metadata; values of {key}: {known}")
-    return np.flatnonzero([str(each) == value for (each,) in metadata_values(store, [key])])
+    return np.flatnonzero([each == value for each in values])
 
 
 def _without(

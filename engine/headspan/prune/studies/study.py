@@ -28,7 +28,8 @@ from headspan.prune.studies.study_scores import TotalSettings, score_tasks
 from headspan.prune.studies.study_tasks import TaskOf, tasks_on_stores
 from headspan.store import results
 from headspan.store.head_space import Head
-from headspan.store.lineage import Lineage, content_checksum, lineage_of
+from headspan.store.identity import model_name
+from headspan.store.lineage import Lineage, lineage_of
 from headspan.store.reader import Store
 from headspan.store.write.save_result import save_result
 
@@ -112,10 +113,9 @@ def study(
     ccs = tuple(known.get(head, (None, None))[0] for head in single)
     if single and sum(score is not None for score in ccs) <= _FEWEST:
         remarks.append("single heads: no scores to correlate with; run headspan ccs first")
-    attributes = store.attributes
     found = Study(
         mode,
-        " ".join(str(attributes[name]) for name in ("model", "pretrained") if attributes.get(name)),
+        model_name(store.attributes),
         None if scored is None else scored.labels.run,
         plan.groups,
         plan.sets,
@@ -127,13 +127,11 @@ def study(
         seed,
         (*plan.remarks, *remarks),
     )
-    sources = _sources(store, scored, groups)
-    if run is None:
-        made_from = {source: each.checksum for source, each in sources.items()}
-        older = next((each.older for each in sources.values() if each.older), None)
-        return replace(found, lineage=Lineage(content_checksum({}, found.as_settings(), made_from), made_from, older))
     return save_result(
-        store, "prune", run, found, {}, found.as_settings(), sources, overwrite=overwrite, on_progress=on_progress
+        *(store, "prune", run or "study", found, {}, found.as_settings(), _sources(store, scored, groups)),
+        saved=run is not None,
+        overwrite=overwrite,
+        on_progress=on_progress,
     )
 
 

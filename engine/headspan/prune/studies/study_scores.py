@@ -21,6 +21,7 @@ from headspan.prune.studies.statistics import bootstrapped, interval
 from headspan.prune.studies.study_plan import HeadSet
 from headspan.prune.studies.study_tasks import TaskOn
 from headspan.store.head_space import Head
+from headspan.store.identity import model_name
 from headspan.store.reader import Store
 from headspan.tasks.classification import Classification
 
@@ -200,7 +201,7 @@ class _Running:
         assert self.before is not None
         assert len(self.values) == len(self.sets)
         task, evaluation, store = self.on.task, self.on.evaluation, self.on.store
-        model = " ".join(str(store.attributes[name]) for name in ("model", "pretrained") if store.attributes.get(name))
+        model = model_name(store.attributes)
         every = range(len(self.sets))
         judged = len(self.lost) == len(self.sets)
         return TaskEffects(

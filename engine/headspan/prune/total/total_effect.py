@@ -24,7 +24,7 @@ from headspan.prune.total.kept_embeddings import KeptEmbeddings
 from headspan.store.identity import MODEL_KEYS, identity
 from headspan.store.reader import Store
 from headspan.store.schema import decoding
-from headspan.store.selection import Images, chosen_images
+from headspan.store.selection import Images, chosen_images, usable_images
 from headspan.user_paths import expand_user
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def total_effect(
         StoreError: If no image is finished, or `keep` cannot be written or holds the embeddings of another call.
     """
     wanted = [sorted({(index(layer), index(head)) for layer, head in heads}) for heads in sets]
-    shown = store.rows[chosen_images(store, images)]
-    usable = np.isin(shown, store.contents.good_rows())
+    chosen = chosen_images(store, images)
+    shown, usable = store.rows[chosen], usable_images(store, chosen)
     if not usable.any():
         raise StoreError(f"{store.path}: none of {counted(len(shown), 'image')} could be used or is finished")
     if not wanted:

@@ -14,6 +14,7 @@ import numpy as np
 from headspan.config import as_ranges
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
+from headspan.head_names import head_name
 from headspan.store.coordinates import coordinates
 from headspan.store.earlier_words import todays_axes
 from headspan.store.head_space import stored_heads
@@ -122,7 +123,7 @@ def values(series: Series, rows: np.ndarray) -> np.ndarray:
 
 def _head_places(store: Store, picked: Sequence[Head], by_name: bool) -> tuple[tuple[str, list[str] | list[int]], ...]:
     if by_name:
-        return (("head", [f"L{layer}.H{head}" for layer, head in picked]),)
+        return (("head", [head_name(layer, head) for layer, head in picked]),)
     layers = list(dict.fromkeys(layer for layer, _ in picked))
     return ("layer", layers), ("head", list(range(store.heads_per_layer)))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from headspan.head_names import head_name
 from headspan.store.export.choice import Head
 from headspan.store.reader import Store
 from headspan.store.tables import SAMPLES, notes_table, read_rows, shards_table
@@ -31,8 +32,8 @@ def write_safetensors(store: Store, heads: Sequence[Head], target: Path) -> None
     found: dict[str, np.ndarray] = {}
     for layer, head in heads:
         index = store.contents.layer_index(layer, head)
-        found[f"head_to_joint.L{layer}.H{head}"] = folded.head_to_joint[index, head]
-        found[f"head_mean.L{layer}.H{head}"] = folded.head_mean[index, head]
+        found[f"head_to_joint.{head_name(layer, head)}"] = folded.head_to_joint[index, head]
+        found[f"head_mean.{head_name(layer, head)}"] = folded.head_mean[index, head]
     for layer in dict.fromkeys(layer for layer, _ in heads):
         found[f"bias_to_joint.L{layer}"] = folded.bias_to_joint[layer - first]
         found[f"bias_mean.L{layer}"] = folded.bias_mean[layer - first : layer - first + 1]
