@@ -57,6 +57,7 @@ ORDER = (
     "prune",
     "world",
     "report",
+    "web",
     "demo",
     "calls",
     "cli",

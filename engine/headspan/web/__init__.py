@@ -1,0 +1,1 @@
+"""The explorer: an HTTP server over open stores, and the page that it serves."""

@@ -1,0 +1,21 @@
+"""The state of a running explorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headspan.web.state.model import Model
+from headspan.web.state.open_stores import OpenStores
+from headspan.web.state.uploads import Uploads
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The stores that are shown, the process of their models, and the images that were dropped in."""
+
+    stores: OpenStores
+    model: Model
+    uploads: Uploads
+    # Where shards are now, if they have moved; given on the command line, never by a request.
+    shards: Sequence[str] = ()

@@ -1,0 +1,34 @@
+"""What the explorer asks of a store's model: vectors of texts, numbers of images, and patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32
+
+from headspan.explore.query.query_image import QueryImage
+from headspan.store.reader import Store
+from headspan.web.answers.stores import ModelState
+
+
+class Model(Protocol):
+    """The models of the open stores. Calls may come from several threads at once."""
+
+    def state(self, store: Store) -> ModelState:
+        """Whether the store's model can answer now."""
+
+    def text_vectors(
+        self, store: Store, texts: Sequence[str]
+    ) -> tuple[Float32[np.ndarray, "text joint"], dict[str, str]]:
+        """Unit vectors of texts, and for each text that was longer than the context, the part that was read.
+
+        Vectors that are stored or cached are found without the model. Raises ModelError if it cannot be loaded.
+        """
+
+    def query_image(self, store: Store, image: int | bytes, with_patches: bool = False) -> QueryImage:
+        """The numbers of a stored image, by its index, or of an encoded one.
+
+        Raises as `headspan.explore.query_image` does.
+        """
