@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from headspan.web.answers.common import Answer, HeadName, Hit, Number
 
 
