@@ -102,10 +102,8 @@ class AskedStore:
 
 
 def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
-    """The store that the address names. Raises Missing if the explorer does not show it."""
+    """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
-    if store not in found.stores.names:
-        raise Missing(f"there is no store {store!r} here; the stores are: {', '.join(found.stores.names)}")
     return AskedStore(found, store, found.stores.get(store))
 
 

@@ -95,11 +95,11 @@ class Guard:
         if origin is not None and urlsplit(origin.lower()).netloc != host:
             return (
                 403,
-                f"the request comes from a page of {escaped(origin)[:100]!r}, and only the explorer's own may ask",
+                f"the request comes from a page of {escaped(origin)[:100]!r}; only the explorer's own may ask",
             )
         site = headers.get("sec-fetch-site", "none")
         if scope["path"].startswith(API) and site not in _OWN_SITE:
-            return 403, "the request comes from a page of another site, and only the explorer's own may ask"
+            return 403, "the request comes from a page of another site; only the explorer's own may ask"
         if scope["method"] not in _METHODS:
             return 405, f"the explorer accepts {', '.join(_METHODS)}, not {escaped(scope['method'])[:20]}"
         length = headers.get("content-length", "0")

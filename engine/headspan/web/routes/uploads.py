@@ -20,7 +20,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        "description": f"The file of an image: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, at most {LARGEST_BYTES >> 20} MB.",
+        "description": f"An image file (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF) of at most {LARGEST_BYTES >> 20} MB.",
     }
 }
 

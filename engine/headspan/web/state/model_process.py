@@ -148,8 +148,8 @@ class ModelProcess:
                 if self._died_often():
                     self._say(
                         "failed",
-                        f"the model's process ended {_MOST_DEATHS} times within a minute, last {how}; what is stored is "
-                        "still shown, and a question after a minute starts it again",
+                        f"the model's process ended {_MOST_DEATHS} times within a minute, last {how}; what is "
+                        "stored is still shown, and a question after a minute starts it again",
                     )
                     return
                 self._say("loading", f"the model's process ended {how} and is started again")

@@ -30,6 +30,6 @@ class Uploads:
         found = self._kept.get(name)
         if found is None:
             raise Missing(
-                f"the dropped-in image {name[:40]!r} is not kept by the server, or no longer; drop it in again"
+                f"the image {name[:40]!r} was not dropped in, or is no longer kept by the server; drop it in again"
             )
         return found
