@@ -1,28 +1,24 @@
 """The stores that the explorer shows, by their names in addresses.
 
-A store may grow, or get results, while it is shown. At most once a second, a request compares the names of its commit
-records and the files of its results with those that were there before, and opens the store again if they differ.
-Requests that began with the earlier Store object keep it until they end.
+A store may grow, or get results, while it is shown. At most once a second, a request compares its records with those
+that were there before, and opens the store again if they differ. Requests that began with the earlier Store object keep
+it until they end.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headspan.errors import SettingsError, StoreError
-from headspan.store.commit_records import COMMITS
 from headspan.store.reader import Store, open_store
-from headspan.store.result_files import COMMANDS
-from headspan.store.schema import RECORDS
 from headspan.store.tables import filled_columns
+from headspan.user_paths import expand_user
 from headspan.web.refusals import Missing
+from headspan.web.state.store_version import state_of, version_of
 
 _CHECK_SECONDS = 1.0
 
@@ -51,14 +47,13 @@ class OpenStores:
         """Open the stores at `paths`. Raises StoreError if one of them is none, SettingsError if one is named twice."""
         self._opened: dict[str, _Opened] = {}
         for path in paths:
-            state = _state(Path(path))
+            state = state_of(expand_user(path, StoreError))
             store = open_store(path)
             if any(store.path.samefile(each.path) for each in self._opened.values()):
                 raise SettingsError(f"{path}: is named twice; name every store once")
             name = self._free_name(store.path.absolute().name.removesuffix(".zarr") or "store")
-            self._opened[name] = _Opened(
-                store.path, store, state, _version(store, state), filled_columns(store.path, store.contents.units)
-            )
+            filled = filled_columns(store.path, store.contents.units)
+            self._opened[name] = _Opened(store.path, store, state, version_of(store, state), filled)
 
     @property
     def names(self) -> list[str]:
@@ -104,7 +99,7 @@ class OpenStores:
 
     def _check(self, opened: _Opened) -> None:
         # The state is read first: what is written while the store is opened is found by the next check.
-        state = _state(opened.path)
+        state = state_of(opened.path)
         if state == opened.state and opened.problem is None:
             return
         try:
@@ -117,7 +112,7 @@ class OpenStores:
                 f"{opened.path}: the store is no longer there ({error}); restore it, or start the explorer without it"
             )
             return
-        opened.store, opened.state, opened.version = store, state, _version(store, state)
+        opened.store, opened.state, opened.version = store, state, version_of(store, state)
         opened.problem = None
 
     def _free_name(self, name: str) -> str:
@@ -126,37 +121,3 @@ class OpenStores:
             number += 1
             found = f"{name}-{number}"
         return found
-
-
-def _state(path: Path) -> str:
-    """A checksum of names, times and sizes of the commit records and of the files of results."""
-    digest = hashlib.sha256()
-    for line in _files(path):
-        digest.update(f"{line}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _files(path: Path) -> Iterator[str]:
-    # Results of the first release have no records, but folders.
-    results = [folder for kind in COMMANDS for folder in (path / RECORDS / "results" / kind, path / kind)]
-    for folder in (path / COMMITS, *results):
-        for name in _names(folder):
-            # Files are replaced as a whole, so a new one has another inode.
-            with suppress(OSError):
-                found = (folder / name).stat()
-                yield f"{folder.name} {name} {found.st_ino} {found.st_mtime_ns} {found.st_size}"
-
-
-def _names(folder: Path) -> list[str]:
-    with suppress(OSError):
-        # Claims and notes of units that are not finished change nothing.
-        return sorted(name for name in os.listdir(folder) if folder.name != "commits" or name.endswith(".json"))
-    return []
-
-
-def _version(store: Store, state: str) -> str:
-    """A checksum of the files of the store's units, by their records, and of its results."""
-    digest = hashlib.sha256(state.encode())
-    for record in store.contents.records:
-        digest.update(f"{record.unit} {record.images} {sorted(record.files.items())}\n".encode())
-    return digest.hexdigest()[:16]
