@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headspan.web.state.model import Model
 from headspan.web.state.open_stores import OpenStores
+from headspan.web.state.pictures import Pictures
 from headspan.web.state.uploads import Uploads
 
 
 @dataclass(frozen=True)
 class Explorer:
-    """The stores that are shown, the process of their models, and the images that were dropped in."""
+    """The stores that are shown, the processes of their models, and the images that were dropped in."""
 
     stores: OpenStores
     model: Model
     uploads: Uploads
     # Where shards are now, if they have moved; given on the command line, never by a request.
     shards: Sequence[str] = ()
+    pictures: Pictures = field(default_factory=Pictures)
