@@ -1,12 +1,11 @@
-"""Coordinates of heads over a whole store: their means, and their products with small matrices."""
+"""Products of many images' head coordinates with small matrices, for searches over a whole store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32
 
 from headspan.decompose.formula import head_coordinates
 from headspan.head_names import Head as Head
@@ -15,27 +14,9 @@ from headspan.store.opened import OpenStore
 from headspan.store.products import summed_products
 from headspan.store.reader import Store
 
-# A few hundred kB for each open store. An open store shows the same images for as long as it is open.
-_means: WeakKeyDictionary[Store, Float64[np.ndarray, "layer head coordinate"]] = WeakKeyDictionary()
-
-
 def stored_heads(store: OpenStore) -> list[Head]:
     """Layer and head of every stored head, in order."""
     return [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]
-
-
-def head_means(store: Store, heads: Sequence[Head]) -> list[Float64[np.ndarray, " coordinate"]]:
-    """The mean of each head's normalised coordinates over all good images, from the store's moments.
-
-    They are read once for each open store. Raises StoreError if no unit is finished.
-    """
-    if not heads:
-        return []
-    if store not in _means:
-        # A float32 sum over rows drifts by 1e-5 at millions of images and stops growing at tens of millions.
-        moments = store.moments()
-        _means[store] = moments.total / moments.count
-    return [_means[store][store.contents.layer_index(layer, head), head] for layer, head in heads]
 
 
 def coordinate_products(

@@ -22,7 +22,8 @@ from headspan.explore.nearest.search import search
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
-from headspan.store.head_space import Head, head_means, stored_heads
+from headspan.store.head_space import Head, stored_heads
+from headspan.store.kept_means import head_means
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 

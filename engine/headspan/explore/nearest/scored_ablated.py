@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from headspan.explore.nearest.scored import Axes, Scored, ScoredEmbedding, ScoredHeads
-from headspan.store.head_space import Head, head_means
+from headspan.store.head_space import Head
+from headspan.store.kept_means import head_means
 from headspan.store.reader import Store
 
 

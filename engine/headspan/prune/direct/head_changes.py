@@ -15,7 +15,8 @@ from jaxtyping import Float, Float32, Int64
 from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
-from headspan.store.head_space import Head, head_means
+from headspan.store.head_space import Head
+from headspan.store.kept_means import head_means
 from headspan.store.picked_rows import picked_rows
 from headspan.store.products import over_spans
 from headspan.store.reader import Store
