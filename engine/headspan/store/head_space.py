@@ -14,6 +14,7 @@ from headspan.store.opened import OpenStore
 from headspan.store.products import summed_products
 from headspan.store.reader import Store
 
+
 def stored_heads(store: OpenStore) -> list[Head]:
     """Layer and head of every stored head, in order."""
     return [(layer, head) for layer in store.layers for head in range(store.heads_per_layer)]

@@ -30,9 +30,9 @@ class ImageParts:
     heads: tuple[Head, ...]
     of_heads: Float64[np.ndarray, " head"]
     means_of_heads: Float64[np.ndarray, " head"]
-    # The initial state and the MLPs; empty if they are not known. Their means are over some of the images, see
+    # The names of the initial state and the MLPs, with the layers of these; empty if they are not known. Their means are over some of the images, see
     # `store.kept_means.term_means`.
-    terms: tuple[str, ...]
+    terms: tuple[tuple[str, int | None], ...]
     of_terms: Float64[np.ndarray, " term"]
     means_of_terms: Float64[np.ndarray, " term"]
     # What the rest is.
@@ -76,18 +76,18 @@ def image_parts(store: Store, query: QueryImage, vector: Float32[np.ndarray, " j
         heads=tuple(heads),
         of_heads=np.array([own[head] @ along[head] for head in heads]),
         means_of_heads=np.array([mean @ along[head] for head, mean in means]),
-        terms=term_names(store) if known else (),
+        terms=_term_names(store) if known else (),
         of_terms=of_terms,
         means_of_terms=means_of_terms,
         rest_name=_rest_name(store, known),
     )
 
 
-def term_names(store: Store) -> tuple[str, ...]:
-    """The names of the initial state and the MLPs, in the order of `store.mlps()`."""
+def _term_names(store: Store) -> tuple[tuple[str, int | None], ...]:
+    """The names of the initial state and the MLPs with their layers, in the order of `store.mlps()`."""
     if store.direct_layers < store.all_layers:
-        return ("MLP of the pooling",) * store.terms
-    return ("initial state", *(f"MLP of layer {layer}" for layer in range(store.all_layers)))
+        return (("MLP of the pooling", None),) * store.terms
+    return (("initial state", None), *((f"MLP of layer {layer}", layer) for layer in range(store.all_layers)))
 
 
 def _terms(store: Store, query: QueryImage) -> Float64[np.ndarray, "term joint"]:
@@ -105,7 +105,9 @@ def _rest_name(store: Store, terms_known: bool) -> str:
     missing = [layer for layer in range(first, store.all_layers) if layer not in store.layers]
     parts = []
     if missing:
-        parts.append(f"attention of layers {as_ranges(missing)}" if len(missing) > 1 else f"attention of layer {missing[0]}")
+        parts.append(
+            f"attention of layers {as_ranges(missing)}" if len(missing) > 1 else f"attention of layer {missing[0]}"
+        )
     if store.terms and not terms_known:
         parts.append("MLPs and initial state" if store.terms > 1 else "MLP of the pooling")
     return ", ".join(parts) or "rounding"
