@@ -26,6 +26,8 @@ from headspan.web.state.uploads import PREFIX
 
 # What neighbours are searched through: the whole embedding, or everything that the store holds of the heads.
 EMBEDDING, ALL_HEADS = "embedding", "all"
+# Images that tell whether a store knows the names of classes.
+_FIRST = 64
 
 
 class Missing(SettingsError):
@@ -114,9 +116,8 @@ class AskedStore:
         """Images by their indices, in this order, as hits."""
         chosen = [int(image) for image in images]
         table = self.store.samples(chosen, ["row", "key", "caption", "label"])
-        # Names of classes are in the metadata, which are long.
-        classes = [None] * len(chosen)
-        if table["label"].null_count < len(table):
+        classes: list[str | None] = [None] * len(chosen)
+        if self._has_class_names():
             metadata = self.store.samples(chosen, ["metadata"])["metadata"].to_pylist()
             classes = [class_name(metadata_of(each)) for each in metadata]
         return [
@@ -130,6 +131,16 @@ class AskedStore:
             )
             for place, row in enumerate(table.to_pylist())
         ]
+
+    def _has_class_names(self) -> bool:
+        """Whether the metadata of one of the first images name its class; metadata are long, so others are not read."""
+
+        def look() -> bool:
+            first = self.store.samples(list(range(min(_FIRST, self.store.images))), ["metadata"])["metadata"]
+            return any(class_name(metadata_of(each)) is not None for each in first.to_pylist())
+
+        version = self.explorer.stores.version(self.name)
+        return self.explorer.kept.get(self.name, version, "has class names", look)
 
 
 def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
