@@ -20,7 +20,7 @@ from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.common import HeadName, Hit
-from headspan.web.samples import class_name, metadata_of
+from headspan.web.sample_metadata import class_name, metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.uploads import PREFIX
 

@@ -17,7 +17,7 @@ from headspan.redact import redact
 from headspan.web.answers.images import Bar, Bars, ImageAnswer, Seen, ZeroShot
 from headspan.web.asked import Asked, AskedStore
 from headspan.web.asked_texts import Text, Texts, asked_texts
-from headspan.web.samples import class_name, metadata_of
+from headspan.web.sample_metadata import class_name, metadata_of
 from headspan.web.state.uploads import PREFIX
 from headspan.web.zero_shot import zero_shot
 
