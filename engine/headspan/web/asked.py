@@ -20,6 +20,7 @@ from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.common import HeadName, Hit
+from headspan.web.refusals import Missing
 from headspan.web.sample_metadata import class_name, metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.uploads import PREFIX
@@ -28,10 +29,6 @@ from headspan.web.state.uploads import PREFIX
 EMBEDDING, ALL_HEADS = "embedding", "all"
 # Images that tell whether a store knows the names of classes.
 _FIRST = 64
-
-
-class Missing(SettingsError):
-    """The address names a store, head or image that is not here; the answer has the status 404."""
 
 
 def explorer_of(request: Request) -> Explorer:
@@ -144,10 +141,8 @@ class AskedStore:
 
 
 def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
-    """The store that the address names. Raises Missing if the explorer does not show it."""
+    """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
-    if store not in found.stores.names:
-        raise Missing(f"there is no store {store!r} here; the stores are: {', '.join(found.stores.names)}")
     return AskedStore(found, store, found.stores.get(store))
 
 
