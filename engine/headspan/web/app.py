@@ -11,11 +11,20 @@ from fastapi import FastAPI
 from headspan.web.failures import RESPONSES, add_handlers
 from headspan.web.guard import Guard
 from headspan.web.page_files import PageFiles
-from headspan.web.routes import api_page, pictures, status, uploads
+from headspan.web.routes import api_page, comparisons, images, maps, neighbours, pictures, status, uploads, what_if
 from headspan.web.state.explorer import Explorer
 from headspan.web.warming import Warming
 
-ROUTERS = (status.router, pictures.router, uploads.router)
+ROUTERS = (
+    status.router,
+    pictures.router,
+    uploads.router,
+    images.router,
+    maps.router,
+    neighbours.router,
+    what_if.router,
+    comparisons.router,
+)
 
 
 def application(explorer: Explorer, hosts: Collection[str] = ("localhost", "127.0.0.1", "testserver")) -> FastAPI:
