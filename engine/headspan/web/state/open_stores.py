@@ -8,6 +8,9 @@ from pathlib import Path
 from headspan.errors import SettingsError
 from headspan.store.reader import Store, open_store
 
+# Bytes of keys, captions and other columns of samples that are kept for each store: those of 2,000,000 images.
+_KEPT_SAMPLES = 256 << 20
+
 
 class OpenStores:
     """Open stores by name; a store that grows is opened again when it shows more images."""
@@ -16,6 +19,7 @@ class OpenStores:
         self._stores: dict[str, Store] = {}
         for path in paths:
             store = open_store(path)
+            store.keep_samples(_KEPT_SAMPLES)
             self._stores[self._free_name(store.path.name.removesuffix(".zarr") or "store")] = store
 
     @property
