@@ -20,16 +20,15 @@ from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.common import HeadName, Hit
-from headspan.web.samples import class_name, metadata_of
+from headspan.web.refusals import Missing
+from headspan.web.sample_metadata import class_name, metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.uploads import PREFIX
 
 # What neighbours are searched through: the whole embedding, or everything that the store holds of the heads.
 EMBEDDING, ALL_HEADS = "embedding", "all"
-
-
-class Missing(SettingsError):
-    """The address names a store, head or image that is not here; the answer has the status 404."""
+# Images that tell whether a store knows the names of classes.
+_FIRST = 64
 
 
 def explorer_of(request: Request) -> Explorer:
@@ -114,9 +113,8 @@ class AskedStore:
         """Images by their indices, in this order, as hits."""
         chosen = [int(image) for image in images]
         table = self.store.samples(chosen, ["row", "key", "caption", "label"])
-        # Names of classes are in the metadata, which are long.
-        classes = [None] * len(chosen)
-        if table["label"].null_count < len(table):
+        classes: list[str | None] = [None] * len(chosen)
+        if self._has_class_names():
             metadata = self.store.samples(chosen, ["metadata"])["metadata"].to_pylist()
             classes = [class_name(metadata_of(each)) for each in metadata]
         return [
@@ -131,12 +129,20 @@ class AskedStore:
             for place, row in enumerate(table.to_pylist())
         ]
 
+    def _has_class_names(self) -> bool:
+        """Whether the metadata of one of the first images name its class; metadata are long, so others are not read."""
+
+        def look() -> bool:
+            first = self.store.samples(list(range(min(_FIRST, self.store.images))), ["metadata"])["metadata"]
+            return any(class_name(metadata_of(each)) is not None for each in first.to_pylist())
+
+        version = self.explorer.stores.version(self.name)
+        return self.explorer.kept.get(self.name, version, "has class names", look)
+
 
 def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
-    """The store that the address names. Raises Missing if the explorer does not show it."""
+    """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
-    if store not in found.stores.names:
-        raise Missing(f"there is no store {store!r} here; the stores are: {', '.join(found.stores.names)}")
     return AskedStore(found, store, found.stores.get(store))
 
 
