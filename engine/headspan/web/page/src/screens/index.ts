@@ -8,16 +8,26 @@ export interface ScreenProps {
   store: StoreSummary;
 }
 
+import Compare from "./Compare.svelte";
+import Contrast from "./Contrast.svelte";
 import Head from "./Head.svelte";
+import Image from "./Image.svelte";
+import Property from "./Property.svelte";
 import Selection from "./Selection.svelte";
 import Store from "./Store.svelte";
 import Text from "./Text.svelte";
+import WhatIf from "./WhatIf.svelte";
 
 export const SCREENS: Record<string, Component<ScreenProps>> = {
   "": Store,
   head: Head,
   text: Text,
   selection: Selection,
+  image: Image,
+  contrast: Contrast,
+  property: Property,
+  compare: Compare,
+  "what-if": WhatIf,
 };
 
 /** The screens of the top bar: name in the address, and title. */
@@ -26,6 +36,7 @@ export const BAR: readonly (readonly [string, string])[] = [
   ["text", "Text"],
   ["image", "Image"],
   ["contrast", "Contrast"],
+  ["property", "Property"],
   ["selection", "Selection"],
   ["what-if", "What if"],
   ["compare", "Compare"],
