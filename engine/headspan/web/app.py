@@ -12,10 +12,18 @@ from fastapi.staticfiles import StaticFiles
 
 from headspan.errors import HeadspanError, ModelError
 from headspan.web.asked import Missing
-from headspan.web.routes import status
+from headspan.web.routes import categories, heads, planes, selections, status, stores, texts
 from headspan.web.state.explorer import Explorer
 
-ROUTERS = (status.router,)
+ROUTERS = (
+    status.router,
+    stores.router,
+    heads.router,
+    planes.router,
+    categories.router,
+    texts.router,
+    selections.router,
+)
 
 
 def application(explorer: Explorer) -> FastAPI:
