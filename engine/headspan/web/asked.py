@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Depends, Path, Request
@@ -14,21 +14,25 @@ from headspan.concepts.labelled_heads import labelled_heads
 from headspan.concepts.labels import Labels, read_labels
 from headspan.errors import SettingsError, StoreError
 from headspan.explore.query.query_image import QueryImage, query_image
-from headspan.head_names import head_name, parse_heads
+from headspan.head_names import head_name, parse_head, parse_heads
 from headspan.report.shown_run import shown_run
 from headspan.store import results
-from headspan.store.head_space import Head
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
+from headspan.store.results import runs
+from headspan.store.tables import unit_table
 from headspan.web.answers.common import HeadName, Hit
+from headspan.web.head_results import HeadResults, default_run, read_head_results
 from headspan.web.refusals import Missing
-from headspan.web.sample_metadata import class_name, metadata_of
+from headspan.web.samples.classes import Classes, read_classes
 from headspan.web.state.explorer import Explorer
+from headspan.web.state.kept import SMALL_BYTES
 from headspan.web.state.uploads import PREFIX
 
 # What neighbours are searched through: the whole embedding, or everything that the store holds of the heads.
 EMBEDDING, ALL_HEADS = "embedding", "all"
-# Images that tell whether a store knows the names of classes.
-_FIRST = 64
+_HIT_COLUMNS = ["row", "key", "caption", "label"]
+T = TypeVar("T")
 
 
 def explorer_of(request: Request) -> Explorer:
@@ -75,16 +79,12 @@ class AskedStore:
         if through == EMBEDDING:
             return None
         if through == ALL_HEADS:
-            return [(layer, head) for layer in self.store.layers for head in range(self.store.heads_per_layer)]
+            return stored_heads(self.store)
         if through.startswith("label:"):
-            return self.labelled(through.removeprefix("label:"))
+            return self.property(through.removeprefix("label:"))
         found = parse_heads(through, "through")
-        for layer, head in found:
-            if layer not in self.store.layers or not 0 <= head < self.store.heads_per_layer:
-                raise Missing(
-                    f"{self.name}: {head_name(layer, head)} is not stored; stored are layers "
-                    f"{', '.join(map(str, self.store.layers))} with heads 0 to {self.store.heads_per_layer - 1}"
-                )
+        for head in found:
+            self._refuse_unknown(head)
         return found
 
     def labels(self) -> Labels | None:
@@ -109,35 +109,78 @@ class AskedStore:
         except SettingsError as error:
             raise Missing(str(error)) from error
 
+    def head(self, name: str) -> Head:
+        """The head of a name such as `L22.H13`. Raises Missing if it is not stored."""
+        found = parse_head(name)
+        if found is None:
+            raise Missing(f"{self.name}: {name[:40]!r} is no head; write L{self.store.layers[-1]}.H0, for example")
+        self._refuse_unknown(found)
+        return found
+
+    def head_or_embedding(self, of: str) -> Head | None:
+        """The head of a name; None for `embedding`. Raises Missing if it is not stored."""
+        return None if of == EMBEDDING else self.head(of)
+
+    def property(self, label: str, run: str | None = None) -> list[Head]:
+        """The heads with a label of a run, by default of the shown one; case is ignored. Raises Missing without any."""
+        properties = self.results(run).properties()
+        wanted = {name.casefold(): heads for name, heads in properties.items()} | properties
+        found = wanted.get(label) or wanted.get(label.casefold())
+        if found is None:
+            known = f"the labels are: {', '.join(properties)}" if properties else "the store has no labels"
+            raise Missing(f"{self.name}: no head has the label {label[:60]!r}; {known}")
+        return found
+
+    def results(self, run: str | None = None) -> HeadResults:
+        """The texts, labels and votes of a run, by default of the shown one. Raises Missing for an unknown run."""
+        described, shown = self.keep("runs", lambda: (runs(self.store, "textspan"), default_run(self.store)))
+        if run is not None and run not in described:
+            raise Missing(f"{self.name}: has no run {run[:60]!r}; the runs are: {', '.join(described) or 'none'}")
+        name = shown if run is None else run
+        return self.keep(("results", name), lambda: read_head_results(self.store, name))
+
+    def classes(self) -> Classes:
+        """The classes of the images."""
+        return self.keep("classes", lambda: read_classes(self.store), lambda found: found.bytes)
+
+    def keep(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] = lambda thing: SMALL_BYTES) -> T:
+        """What `make` computes of the store as it is now, or what it has computed before; `size` is its bytes."""
+        return self.explorer.kept.get(self.name, self.explorer.stores.version(self.name), key, make, size)
+
     def hits(self, images: Int[np.ndarray, " hit"], scores: Float[np.ndarray, " hit"] | None = None) -> list[Hit]:
         """Images by their indices, in this order, as hits."""
-        chosen = [int(image) for image in images]
-        table = self.store.samples(chosen, ["row", "key", "caption", "label"])
-        classes: list[str | None] = [None] * len(chosen)
-        if self._has_class_names():
-            metadata = self.store.samples(chosen, ["metadata"])["metadata"].to_pylist()
-            classes = [class_name(metadata_of(each)) for each in metadata]
+        names = self.classes().names
         return [
             Hit(
-                row=row["row"],
-                key=row["key"],
-                caption=row["caption"],
-                label=row["label"],
-                class_name=classes[place],
+                **sample,
+                class_name=None if sample["label"] is None else names.get(sample["label"]),
                 score=None if scores is None else float(scores[place]),
             )
-            for place, row in enumerate(table.to_pylist())
+            for place, sample in enumerate(self._samples(self.store.rows[images]))
         ]
 
-    def _has_class_names(self) -> bool:
-        """Whether the metadata of one of the first images name its class; metadata are long, so others are not read."""
+    def _samples(self, rows: Int[np.ndarray, " row"]) -> list[dict[str, Any]]:
+        """Row, key, caption and class of some rows. The tables of their units are kept."""
+        unit_images = self.store.contents.size.unit_images
+        found = []
+        for row in rows.tolist():
+            unit, place = divmod(row, unit_images)
+            table = self.explorer.kept.get(
+                f"{self.store.path}",
+                "",
+                ("samples", unit),
+                lambda unit=unit: unit_table(self.store.path, unit, _HIT_COLUMNS),  # type: ignore[misc]
+                lambda table: int(table.nbytes),
+            )
+            found.append({name: table[name][place].as_py() for name in _HIT_COLUMNS})
+        return found
 
-        def look() -> bool:
-            first = self.store.samples(list(range(min(_FIRST, self.store.images))), ["metadata"])["metadata"]
-            return any(class_name(metadata_of(each)) is not None for each in first.to_pylist())
-
-        version = self.explorer.stores.version(self.name)
-        return self.explorer.kept.get(self.name, version, "has class names", look)
+    def _refuse_unknown(self, head: Head) -> None:
+        if head[0] not in self.store.layers or not 0 <= head[1] < self.store.heads_per_layer:
+            raise Missing(
+                f"{self.name}: {head_name(*head)} is not stored; stored are layers "
+                f"{', '.join(map(str, self.store.layers))} with heads 0 to {self.store.heads_per_layer - 1}"
+            )
 
 
 def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:

@@ -13,16 +13,15 @@ from typing import Any, TypeVar, cast
 
 _BYTES = 512 << 20
 # What a thing counts whose size is not given: much more than lists of names and numbers of heads take.
-_SMALL_BYTES = 1 << 20
+SMALL_BYTES = 1 << 20
 T = TypeVar("T")
 _Key = tuple[str, Hashable]
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A thing of one version of a store, or the place where it will be."""
+    """A thing, or the place where it will be."""
 
-    version: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: Any = None
     done: bool = False
@@ -30,11 +29,12 @@ class _Entry:
 
 
 class Kept:
-    """Things by the store's name and a key, those used last; a thing of another version is computed again."""
+    """Things by the store's name and a key, those used last; all of a store's are dropped with its version."""
 
     def __init__(self, most_bytes: int = _BYTES) -> None:
         self._most = most_bytes
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._versions: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def get(
@@ -43,7 +43,7 @@ class Kept:
         version: str,
         key: Hashable,
         make: Callable[[], T],
-        size: Callable[[T], int] = lambda thing: _SMALL_BYTES,
+        size: Callable[[T], int] = lambda thing: SMALL_BYTES,
     ) -> T:
         """The thing of `key`, computed by `make` unless it is kept; `size` says how many bytes it takes.
 
@@ -52,7 +52,11 @@ class Kept:
         entry = self._entry((store, key), version)
         with entry.lock:
             if not entry.done:
-                entry.value = make()
+                try:
+                    entry.value = make()
+                except BaseException:
+                    self._drop((store, key), entry)
+                    raise
                 entry.bytes, entry.done = size(entry.value), True
                 self._drop_others((store, key))
         return cast(T, entry.value)
@@ -65,11 +69,20 @@ class Kept:
 
     def _entry(self, key: _Key, version: str) -> _Entry:
         with self._lock:
+            if self._versions.get(key[0], version) != version:
+                for other in [other for other in self._entries if other[0] == key[0]]:
+                    del self._entries[other]
+            self._versions[key[0]] = version
             found = self._entries.get(key)
-            if found is None or found.version != version:
-                found = self._entries[key] = _Entry(version)
+            if found is None:
+                found = self._entries[key] = _Entry()
             self._entries.move_to_end(key)
             return found
+
+    def _drop(self, key: _Key, entry: _Entry) -> None:
+        with self._lock:
+            if self._entries.get(key) is entry:
+                del self._entries[key]
 
     def _drop_others(self, last: _Key) -> None:
         """Drop what was not used for longest, until the rest fits; `last` was used last."""

@@ -56,7 +56,7 @@ export class WebGlPoints {
 
   /** On a canvas; null where the browser has no WebGL 2. */
   static on(canvas: HTMLCanvasElement, images: number, restored: () => void): WebGlPoints | null {
-    const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true, preserveDrawingBuffer: true });
+    const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
     if (!gl) return null;
     return new WebGlPoints(gl, images, restored);
   }
