@@ -202,6 +202,25 @@ def scan_samples(root: Path, units: int, columns: Sequence[str]) -> Iterator[pa.
             yield from parquet.iter_batches(_SCANNED_ROWS, columns=list(columns))
 
 
+def filled_columns(root: Path, units: int) -> frozenset[str]:
+    """The columns of the samples, of a plan with that number of units, in which at least one sample has a value.
+
+    Only the ends of the files are read, where Parquet counts the missing values of each row group.
+    """
+    found: set[str] = set()
+    for name in sample_files(units):
+        with _damage(root / name), pq.ParquetFile(root / name) as parquet:
+            metadata = parquet.metadata
+            for group in map(metadata.row_group, range(metadata.num_row_groups)):
+                for column in map(group.column, range(group.num_columns)):
+                    statistics = column.statistics
+                    if statistics is None or not statistics.has_null_count or statistics.null_count < group.num_rows:
+                        found.add(column.path_in_schema)
+        if len(found) == len(SAMPLES):
+            break
+    return frozenset(found)
+
+
 def sample_files(units: int) -> list[str]:
     """Return the keys of the tables of samples of a plan with that number of units."""
     return [_file_of(unit) for unit in range(0, units, _UNITS_PER_FILE)]

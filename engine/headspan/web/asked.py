@@ -20,6 +20,7 @@ from headspan.store.tables import unit_table
 from headspan.web.answers.common import HeadName, Hit
 from headspan.web.head_results import HeadResults, default_run, read_head_results
 from headspan.web.samples.classes import Classes, read_classes
+from headspan.web.refusals import Missing
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.kept import SMALL_BYTES
 from headspan.web.state.uploads import PREFIX
@@ -28,10 +29,6 @@ from headspan.web.state.uploads import PREFIX
 EMBEDDING, ALL_HEADS = "embedding", "all"
 _HIT_COLUMNS = ["row", "key", "caption", "label"]
 T = TypeVar("T")
-
-
-class Missing(SettingsError):
-    """The address names a store, head or image that is not here; the answer has the status 404."""
 
 
 def explorer_of(request: Request) -> Explorer:
@@ -122,7 +119,7 @@ class AskedStore:
 
     def keep(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] = lambda thing: SMALL_BYTES) -> T:
         """What `make` computes of the store as it is now, or what it has computed before; `size` is its bytes."""
-        return self.explorer.kept.get(self.name, self.explorer.stores.version(self.name), key, make, size)
+        return self.explorer.kept.get(self.name, self.store, key, make, size)
 
     def hits(self, images: Int[np.ndarray, " hit"], scores: Float[np.ndarray, " hit"] | None = None) -> list[Hit]:
         """Images by their indices, in this order, as hits."""
@@ -142,9 +139,7 @@ class AskedStore:
         found = []
         for row in rows.tolist():
             unit, place = divmod(row, unit_images)
-            table = self.explorer.kept.get(
-                f"{self.store.path}",
-                "",
+            table = self.keep(
                 ("samples", unit),
                 lambda unit=unit: unit_table(self.store.path, unit, _HIT_COLUMNS),  # type: ignore[misc]
                 lambda table: int(table.nbytes),
@@ -161,10 +156,8 @@ class AskedStore:
 
 
 def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
-    """The store that the address names. Raises Missing if the explorer does not show it."""
+    """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
-    if store not in found.stores.names:
-        raise Missing(f"there is no store {store!r} here; the stores are: {', '.join(found.stores.names)}")
     return AskedStore(found, store, found.stores.get(store))
 
 

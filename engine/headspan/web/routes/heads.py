@@ -139,7 +139,9 @@ def _alike(asked: AskedStore, head: Head, results: HeadResults) -> list[LikeHead
 
 
 def _spectrum(asked: AskedStore, head: Head) -> Spectrum:
-    found = asked.explorer.model.spectra(asked.store, head, pool_of(asked))
+    results = asked.results()
+    pool = None if results.spans is None else results.spans.pool.name
+    found = asked.explorer.model.spectrum(asked.store, head, pool)
     directions = []
     for place, value in enumerate(found.singular_values[0].tolist()):
         texts, weights = [], []
