@@ -14,7 +14,11 @@ from headspan.web.page_files import PageFiles
 from headspan.web.routes import (
     api_page,
     categories,
+    comparisons,
     heads,
+    images,
+    maps,
+    neighbours,
     pictures,
     planes,
     selections,
@@ -22,6 +26,7 @@ from headspan.web.routes import (
     stores,
     texts,
     uploads,
+    what_if,
 )
 from headspan.web.state.explorer import Explorer
 from headspan.web.warming import Warming
@@ -36,6 +41,11 @@ ROUTERS = (
     categories.router,
     texts.router,
     selections.router,
+    images.router,
+    maps.router,
+    neighbours.router,
+    what_if.router,
+    comparisons.router,
 )
 
 
