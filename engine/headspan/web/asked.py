@@ -119,7 +119,7 @@ class AskedStore:
         labels = self.labels()
         if labels is None:
             raise Missing(
-                f"{self.name}: label {label[:60]!r}: the store holds no labels; run headspan textspan and headspan label"
+                f"{self.name}: label {label[:60]!r}: the store has no labels; run headspan textspan and headspan label"
             )
         try:
             return labelled_heads(labels, label, self.name)
