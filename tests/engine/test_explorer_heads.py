@@ -469,7 +469,7 @@ def test_a_text_has_the_shares_of_every_head_and_says_if_it_was_cut(client: Test
 
 def test_known_texts_begin_with_the_prefix_or_have_it_within(client: TestClient) -> None:
     assert get(client, "/texts/known", prefix="A RED  dog")["texts"] == [f"a red dog {place}" for place in PLACES]
-    within = get(client, "/texts/known", prefix="boat in", count=5)["texts"]
+    within = get(client, "/texts/known", prefix="boat in", limit=5)["texts"]
     assert within == [text for text in POOL.texts if "boat in" in text][:5]
     assert get(client, "/texts/known", prefix="zebra")["texts"] == []
 
