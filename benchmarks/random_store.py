@@ -108,7 +108,9 @@ def planned_store(
     attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size), **described}
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
-        staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], folded or _folded(size, random))
+        staged.publish(
+            attributes, [Shard("00000.tar", 0, size.images, None, None)], folded or random_folded(size, random)
+        )
     return StoreWriter(path)
 
 
@@ -192,7 +194,7 @@ def _samples(images: int, random: np.random.Generator, with_captions: bool) -> I
         yield Sample(row, f"{row:09d}", tar, member, 1536 * row, 30_000, caption)
 
 
-def _folded(size: Dimensions, random: np.random.Generator) -> Folded:
+def random_folded(size: Dimensions, random: np.random.Generator) -> Folded:
     def draw(*shape: int) -> np.ndarray:
         return random.standard_normal(shape, dtype=np.float32)
 

@@ -21,6 +21,7 @@ from headspan.io.storage import total_bytes
 from headspan.shards.samples import BadImage, Shard, Unit
 from headspan.store.contents import Contents
 from headspan.store.identity import model_name
+from headspan.store.kept_samples import FEW_ROWS, KeptSamples
 from headspan.store.tables import SAMPLES, read_notes, read_rows, read_shards, read_table, rows_of_keys
 from headspan.user_paths import expand_user
 
@@ -39,6 +40,7 @@ class OpenStore:
         self.contents = Contents(self.path)
         self._size = self.contents.size
         self._rows = np.arange(self._size.images) if include_failed else self.contents.good_rows()
+        self._kept_samples: KeptSamples | None = None
 
     def __repr__(self) -> str:
         return (
@@ -188,11 +190,17 @@ class OpenStore:
                     f"{self.path}: these images do not all exist ({one_line(error)}); count from 0 to "
                     f"{self.images - 1}, or give a mask of {self.images}"
                 ) from error
+            if self._kept_samples is not None and len(rows) <= FEW_ROWS:
+                return self._kept_samples.rows(rows, chosen)
             return read_rows(self.path, rows, self._size.unit_images, chosen)
         shown = np.zeros(self._size.images, bool)
         shown[self._rows] = True
         # Filtered part by part; `take` would join the parts first, and their captions may exceed Arrow's 2 GiB.
         return read_table(self.path, self.contents.units, chosen).filter(pa.array(shown))
+
+    def keep_samples(self, most_bytes: int) -> None:
+        """Keep the columns that `samples` reads for a few images, at most `most_bytes`, for many small questions."""
+        self._kept_samples = KeptSamples(self.path, self._size.unit_images, most_bytes)
 
     def bad_images(self) -> list[BadImage]:
         """Return the images that have a row but could not be used, with the reasons."""

@@ -28,6 +28,8 @@ SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet
 _UNITS_PER_FILE = 128
 # Rows of samples that a scan holds in memory at once.
 _SCANNED_ROWS = 1 << 15
+# Of more keys, each unit is likely to hold one.
+_FEW_KEYS = 16
 SAMPLES = pa.schema(
     [
         ("row", pa.int64()),
@@ -71,7 +73,7 @@ def divide_samples(root: Path, images: int, planned: int, unit_images: int) -> N
     whole = root / "undivided"
     (whole / RECORDS).mkdir(parents=True)
     move(root / RECORDS / "samples", whole / RECORDS / "samples")
-    tables = (_unit_table(whole, unit) for unit in range(-(-images // planned)))
+    tables = (unit_table(whole, unit) for unit in range(-(-images // planned)))
     parts = (table.slice(start, unit_images) for table in tables for start in range(0, len(table), unit_images))
     _write_units(root, parts, unit_images)
     delete_folder(whole)
@@ -98,7 +100,7 @@ def _write_units(root: Path, units: Iterable[pa.Table], unit_images: int) -> int
 
 def read_unit(root: Path, unit: int) -> Iterator[Sample]:
     """Read the samples of the unit with that index, in row order."""
-    for row in _unit_table(root, unit).to_pylist():
+    for row in unit_table(root, unit).to_pylist():
         yield Sample(**row)
 
 
@@ -107,7 +109,7 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
 
     Images whose sizes are not known get the mean size of their shard's.
     """
-    table = _unit_table(root, unit, list(_SPAN_COLUMNS)).combine_chunks()
+    table = unit_table(root, unit, list(_SPAN_COLUMNS)).combine_chunks()
     urls = pc.run_end_encode(table["url"].chunk(0))
     # The urls of the unit with the rows of the unit where they end; those before a span's first row are removed.
     ends = deque(zip(urls.values.to_pylist(), urls.run_ends.to_pylist(), strict=True))
@@ -118,7 +120,7 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
 
     @cache
     def members() -> pa.ChunkedArray:
-        return _unit_table(root, unit, ["member"])["member"]
+        return unit_table(root, unit, ["member"])["member"]
 
     for first in range(0, len(rows), images):
         span = slice(first, min(first + images, len(rows)))
@@ -154,7 +156,7 @@ def read_rows(
     wanted, place = np.unique(rows, return_inverse=True)
     units = wanted // unit_images
     tables = [
-        _picked(_unit_table(root, unit, list(columns)), wanted[units == unit] - unit * unit_images)
+        _picked(unit_table(root, unit, list(columns)), wanted[units == unit] - unit * unit_images)
         for unit in np.unique(units).tolist()
     ]
     return _picked(pa.concat_tables([SAMPLES.empty_table().select(columns), *tables]), place)
@@ -163,16 +165,29 @@ def read_rows(
 def rows_of_keys(root: Path, units: int, keys: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Yield each row that has one of `keys`, with its key, in row order.
 
-    `units` is the number of units of the plan. Only the keys of one unit are in memory at a time.
+    `units` is the number of units of the plan. Only the keys of one unit are in memory at a time; units whose smallest
+    and largest keys exclude all of `keys` are not read.
     """
     wanted, first_row = pa.array(keys, pa.string()), 0
     for name in sample_files(units):
         with _damage(root / name), pq.ParquetFile(root / name) as parquet:
             for group in range(parquet.num_row_groups):
+                if not _may_hold(parquet.metadata.row_group(group), keys):
+                    first_row += parquet.metadata.row_group(group).num_rows
+                    continue
                 column = parquet.read_row_group(group, columns=["key"])["key"]
                 for place in np.flatnonzero(pc.is_in(column, wanted)).tolist():
                     yield first_row + place, column[place].as_py()
                 first_row += len(column)
+
+
+def _may_hold(group: pq.RowGroupMetaData, keys: Sequence[str]) -> bool:
+    """Whether one of a few keys lies between the smallest and the largest key of a unit."""
+    if len(keys) > _FEW_KEYS:
+        return True
+    found = group.column(SAMPLES.get_field_index("key")).statistics
+    # Python compares strings in the order of their UTF-8 bytes, as Parquet does.
+    return found is None or not found.has_min_max or any(found.min <= key <= found.max for key in keys)
 
 
 def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
@@ -183,7 +198,8 @@ def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
     return table.take(places)
 
 
-def _unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
+def unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
+    """Return the samples of the unit with that index, or some of their columns, in row order."""
     path = root / _file_of(unit)
     with _damage(path), pq.ParquetFile(path) as parquet:
         return parquet.read_row_group(unit % _UNITS_PER_FILE, columns=columns)

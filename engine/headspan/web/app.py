@@ -11,11 +11,42 @@ from fastapi import FastAPI
 from headspan.web.failures import RESPONSES, add_handlers
 from headspan.web.guard import Guard
 from headspan.web.page_files import PageFiles
-from headspan.web.routes import api_page, pictures, status, uploads
+from headspan.web.routes import (
+    api_page,
+    categories,
+    comparisons,
+    heads,
+    images,
+    maps,
+    neighbours,
+    pictures,
+    planes,
+    selections,
+    status,
+    stores,
+    texts,
+    uploads,
+    what_if,
+)
 from headspan.web.state.explorer import Explorer
 from headspan.web.warming import Warming
 
-ROUTERS = (status.router, pictures.router, uploads.router)
+ROUTERS = (
+    status.router,
+    pictures.router,
+    uploads.router,
+    stores.router,
+    heads.router,
+    planes.router,
+    categories.router,
+    texts.router,
+    selections.router,
+    images.router,
+    maps.router,
+    neighbours.router,
+    what_if.router,
+    comparisons.router,
+)
 
 
 def application(explorer: Explorer, hosts: Collection[str] = ("localhost", "127.0.0.1", "testserver")) -> FastAPI:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from headspan.web.state.kept import Kept
 from headspan.web.state.model import Model
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.pictures import Pictures
@@ -21,3 +22,5 @@ class Explorer:
     # Where shards are now, if they have moved; given on the command line, never by a request.
     shards: Sequence[str] = ()
     pictures: Pictures = field(default_factory=Pictures)
+    # Answers and parts of answers, which stay as they are while a store shows the same images and results.
+    kept: Kept = field(default_factory=Kept, compare=False)

@@ -21,6 +21,8 @@ from headspan.web.refusals import Missing
 from headspan.web.state.store_version import state_of, version_of
 
 _CHECK_SECONDS = 1.0
+# The bytes of samples that are kept of each store, for many small questions.
+_KEPT_SAMPLES = 256 << 20
 
 
 @dataclass
@@ -40,6 +42,10 @@ class _Opened:
     checking: threading.Lock = field(default_factory=threading.Lock)
 
 
+# Bytes of keys, captions and other columns of samples that are kept for each store: those of 2,000,000 images.
+_KEPT_SAMPLES = 256 << 20
+
+
 class OpenStores:
     """Open stores by name. Threads may share it."""
 
@@ -48,7 +54,7 @@ class OpenStores:
         self._opened: dict[str, _Opened] = {}
         for path in paths:
             state = state_of(expand_user(path, StoreError))
-            store = open_store(path)
+            store = _opened(path)
             if any(store.path.samefile(each.path) for each in self._opened.values()):
                 raise SettingsError(f"{path}: is named twice; name every store once")
             name = self._free_name(store.path.absolute().name.removesuffix(".zarr") or "store")
@@ -103,7 +109,7 @@ class OpenStores:
         if state == opened.state and opened.problem is None:
             return
         try:
-            store = open_store(opened.path)
+            store = _opened(opened.path)
         except StoreError as error:
             if (opened.path / "zarr.json").exists():
                 # A unit is being committed or repaired; the store is opened again by the next check.
@@ -121,3 +127,9 @@ class OpenStores:
             number += 1
             found = f"{name}-{number}"
         return found
+
+
+def _opened(path: str | Path) -> Store:
+    store = open_store(path)
+    store.keep_samples(_KEPT_SAMPLES)
+    return store
