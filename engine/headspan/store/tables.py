@@ -199,7 +199,7 @@ def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
 
 
 def unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
-    """Return the samples of the unit with that index, in row order."""
+    """Return the samples of the unit with that index, or some of their columns, in row order."""
     path = root / _file_of(unit)
     with _damage(path), pq.ParquetFile(path) as parquet:
         return parquet.read_row_group(unit % _UNITS_PER_FILE, columns=columns)

@@ -11,7 +11,23 @@ from fastapi import FastAPI
 from headspan.web.failures import RESPONSES, add_handlers
 from headspan.web.guard import Guard
 from headspan.web.page_files import PageFiles
-from headspan.web.routes import api_page, comparisons, images, maps, neighbours, pictures, status, uploads, what_if
+from headspan.web.routes import (
+    api_page,
+    categories,
+    comparisons,
+    heads,
+    images,
+    maps,
+    neighbours,
+    pictures,
+    planes,
+    selections,
+    status,
+    stores,
+    texts,
+    uploads,
+    what_if,
+)
 from headspan.web.state.explorer import Explorer
 from headspan.web.warming import Warming
 
@@ -19,6 +35,12 @@ ROUTERS = (
     status.router,
     pictures.router,
     uploads.router,
+    stores.router,
+    heads.router,
+    planes.router,
+    categories.router,
+    texts.router,
+    selections.router,
     images.router,
     maps.router,
     neighbours.router,

@@ -75,20 +75,14 @@ def compared_neighbours(
 
 
 def _compared(asked: AskedStore) -> Compared:
-    version = asked.explorer.stores.version(asked.name)
-    return asked.explorer.kept.get(
-        asked.name, version, "compared", lambda: Compared.of(asked.name, asked.store, asked.labels())
-    )
+    return asked.keep("compared", lambda: Compared.of(asked.name, asked.store, asked.labels()))
 
 
 def _shared_images(one: AskedStore, other: AskedStore) -> int:
     """The number of keys that both show, counted once for each version of both."""
     first, second = sorted((one, other), key=lambda asked: asked.name)
-    stores = one.explorer.stores
-    version = f"{stores.version(first.name)} {stores.version(second.name)}"
-    return one.explorer.kept.get(
-        first.name, version, ("shared keys", second.name), lambda: shared_keys(first.store, second.store)
-    )
+    version = one.explorer.stores.version(second.name)
+    return first.keep(("shared keys", second.name, version), lambda: shared_keys(first.store, second.store))
 
 
 def _image_of_key(asked: AskedStore, key: str) -> int:
