@@ -108,7 +108,9 @@ def planned_store(
     attributes = {"format": FORMAT, "version": "benchmark", "emit": list(emit), "dimensions": asdict(size), **described}
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, random, with_captions), size.unit_images, [])
-        staged.publish(attributes, [Shard("00000.tar", 0, size.images, None, None)], folded or random_folded(size, random))
+        staged.publish(
+            attributes, [Shard("00000.tar", 0, size.images, None, None)], folded or random_folded(size, random)
+        )
     return StoreWriter(path)
 
 
