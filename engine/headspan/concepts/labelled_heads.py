@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headspan.concepts.labels import read_labels
+from headspan.concepts.labels import Labels, read_labels
 from headspan.errors import SettingsError
 from headspan.store import results
 from headspan.store.head_space import Head
@@ -20,7 +20,11 @@ def heads_of(store: Store, label: str, run: str | None = None) -> list[Head]:
         raise SettingsError(
             f"{store.path}: label {label!r}: the store holds no labels; run headspan textspan and headspan label"
         )
-    labels = read_labels(store, run)
+    return labelled_heads(read_labels(store, run), label, str(store.path))
+
+
+def labelled_heads(labels: Labels, label: str, where: str) -> list[Head]:
+    """As `heads_of`, for labels that are read already; `where` names their store in an error."""
     # By every form of the label; those that are written like it come first.
     forms: dict[str, str] = {}
     for names, concepts in zip(labels.names, labels.concepts, strict=True):
@@ -30,9 +34,7 @@ def heads_of(store: Store, label: str, run: str | None = None) -> list[Head]:
     wanted = forms.get(label) or {form.casefold(): forms[form] for form in forms}.get(label.casefold())
     if wanted is None:
         known = ", ".join(sorted(set(forms.values()))) or "none"
-        raise SettingsError(
-            f"{store.path}: no head has the label {label!r}; the labels of run {labels.run} are: {known}"
-        )
+        raise SettingsError(f"{where}: no head has the label {label!r}; the labels of run {labels.run} are: {known}")
     return [
         (layer, head)
         for layer, concepts in zip(labels.layers, labels.concepts, strict=True)

@@ -12,10 +12,10 @@ from fastapi.staticfiles import StaticFiles
 
 from headspan.errors import HeadspanError, ModelError
 from headspan.web.asked import Missing
-from headspan.web.routes import status
+from headspan.web.routes import images, maps, neighbours, status, what_if
 from headspan.web.state.explorer import Explorer
 
-ROUTERS = (status.router,)
+ROUTERS = (status.router, images.router, maps.router, neighbours.router, what_if.router)
 
 
 def application(explorer: Explorer) -> FastAPI:

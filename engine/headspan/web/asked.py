@@ -10,13 +10,17 @@ import numpy as np
 from fastapi import Depends, Path, Request
 from jaxtyping import Float, Float32, Int
 
-from headspan.concepts.labelled_heads import heads_of
-from headspan.errors import SettingsError
+from headspan.concepts.labelled_heads import labelled_heads
+from headspan.concepts.labels import Labels, read_labels
+from headspan.errors import SettingsError, StoreError
 from headspan.explore.query.query_image import QueryImage, query_image
 from headspan.head_names import head_name, parse_heads
+from headspan.report.shown_run import shown_run
+from headspan.store import results
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.common import HeadName, Hit
+from headspan.web.samples import class_name, metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.uploads import PREFIX
 
@@ -74,10 +78,7 @@ class AskedStore:
         if through == ALL_HEADS:
             return [(layer, head) for layer in self.store.layers for head in range(self.store.heads_per_layer)]
         if through.startswith("label:"):
-            try:
-                return heads_of(self.store, through.removeprefix("label:"))
-            except SettingsError as error:
-                raise Missing(str(error)) from error
+            return self.labelled(through.removeprefix("label:"))
         found = parse_heads(through, "through")
         for layer, head in found:
             if layer not in self.store.layers or not 0 <= head < self.store.heads_per_layer:
@@ -87,20 +88,47 @@ class AskedStore:
                 )
         return found
 
+    def labels(self) -> Labels | None:
+        """The labels of the run that answers show by default; None if there are none, or none that can be read."""
+        version = self.explorer.stores.version(self.name)
+        return self.explorer.kept.get(self.name, version, "labels", lambda: shown_labels(self.store))
+
+    def label(self, layer: int, head: int) -> str | None:
+        """The label of a head, if it has one."""
+        labels = self.labels()
+        return labels.name(layer, head) if labels is not None and layer in labels.layers else None
+
+    def labelled(self, label: str) -> list[Head]:
+        """The heads that have a label. Raises Missing if no head has it."""
+        labels = self.labels()
+        if labels is None:
+            raise Missing(
+                f"{self.name}: label {label!r}: the store holds no labels; run headspan textspan and headspan label"
+            )
+        try:
+            return labelled_heads(labels, label, self.name)
+        except SettingsError as error:
+            raise Missing(str(error)) from error
+
     def hits(self, images: Int[np.ndarray, " hit"], scores: Float[np.ndarray, " hit"] | None = None) -> list[Hit]:
         """Images by their indices, in this order, as hits."""
-        table = self.store.samples([int(image) for image in images], ["row", "key", "caption", "label"])
-        rows = table.to_pylist()
+        chosen = [int(image) for image in images]
+        table = self.store.samples(chosen, ["row", "key", "caption", "label"])
+        # Names of classes are in the metadata, which are long.
+        classes = [None] * len(chosen)
+        if table["label"].null_count < len(table):
+            metadata = self.store.samples(chosen, ["metadata"])["metadata"].to_pylist()
+            classes = [class_name(metadata_of(each)) for each in metadata]
         return [
             Hit(
                 row=row["row"],
                 key=row["key"],
                 caption=row["caption"],
                 label=row["label"],
-                class_name=None,
+                class_name=classes[place],
                 score=None if scores is None else float(scores[place]),
             )
-            for place, row in enumerate(rows)
+            for place, row in enumerate(table.to_pylist())
         ]
 
 
@@ -110,6 +138,21 @@ def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -
     if store not in found.stores.names:
         raise Missing(f"there is no store {store!r} here; the stores are: {', '.join(found.stores.names)}")
     return AskedStore(found, store, found.stores.get(store))
+
+
+def shown_labels(store: Store) -> Labels | None:
+    """The labels of the run that answers show by default: that of `shown_run`, or else the only one."""
+    found = results.runs(store, "labels")
+    try:
+        run = shown_run(store)
+    except StoreError:
+        run = ""
+    if run not in found and len(found) != 1:
+        return None
+    try:
+        return read_labels(store, run if run in found else found[0])
+    except StoreError:
+        return None
 
 
 def named(heads: Sequence[Head]) -> list[HeadName]:

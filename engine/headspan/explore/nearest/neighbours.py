@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Float64, Int
 
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError, counted
@@ -23,6 +23,7 @@ from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
 from headspan.store.head_space import Head, stored_heads
+from headspan.store.kept_means import head_means
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
 
@@ -135,6 +136,37 @@ def nearest_through_each(
     return {head: nearest(store, query_vector(store, query, [head]), [head], count, query.image) for head in chosen}
 
 
+def nearest_ablated(
+    store: Store,
+    image: Image | QueryImage,
+    heads: Sequence[Head],
+    count: int = 10,
+    on_progress: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+) -> Neighbours:
+    """The `count` images most similar to an image if the contributions of `heads` were at their means, in all images.
+
+    Scores are dot products of embeddings as `prune.mean_ablated` returns them, which are not normalised again. Other
+    arguments and errors are those of `nearest_to_image`.
+    """
+    query = query_image(store, image, on_progress, weights=weights)
+    chosen = distinct(store, heads) if heads else []
+    vector = ablated_vector(store, query, chosen).astype(np.float32)
+    # A set of heads is rarely asked about twice, so a sketch would not be worth its time and memory.
+    return nearest(store, vector, None, count, query.image, False if chosen else None, chosen)
+
+
+def ablated_vector(store: Store, query: QueryImage, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:
+    """An image's embedding divided by its length, with the contributions of distinct `heads` at their means."""
+    norm = query.norm.astype(np.float64)
+    found = query.embedding / norm[2]
+    for (layer, head), mean in zip(heads, head_means(store, heads), strict=True):
+        own = query.heads[store.contents.layer_index(layer, head), head].astype(np.float64)
+        found -= (head_coordinates(own, norm, normalised=True) - mean) @ store.head_directions(layer, head)
+    return found
+
+
 def query_vector(store: Store, query: QueryImage, heads: Sequence[Head] | None) -> Float32[np.ndarray, " joint"]:
     """The mean of an image's contributions through `heads`, divided by `‖embedding‖`; without heads, its embedding.
 
@@ -157,12 +189,14 @@ def nearest(
     count: int,
     without: int | None = None,
     sketched: bool | None = None,
+    ablated: Sequence[Head] = (),
 ) -> Neighbours:
     """The `count` images with the largest dot products with `vector`, through distinct `heads` or the embedding.
 
-    The image `without` is left out. `sketched` is as in `sketch_for`. Raises SettingsError if the vector is not finite.
+    The image `without` is left out. `sketched` and `ablated` are as in `search`. Raises
+    SettingsError if the vector is not finite.
     """
     if not np.isfinite(vector).all():
         raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another image or text")
     chosen = None if heads is None else distinct(store, heads)
-    return Neighbours(*search(store, chosen, vector, count, without, sketched), store)
+    return Neighbours(*search(store, chosen, vector, count, without, sketched, ablated), store)

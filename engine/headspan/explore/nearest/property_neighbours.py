@@ -152,7 +152,7 @@ def _side_by_side(
     without: int | None,
 ) -> PropertyNeighbours:
     through: list[tuple[str, list[Head] | None]] = [("property", heads), ("embedding", None)]
-    through += [(f"random {number}", some) for number, some in enumerate(_drawn(store, heads, seed, draws), 1)]
+    through += [(f"random {number}", some) for number, some in enumerate(random_heads(store, heads, seed, draws), 1)]
     columns = []
     for title, some in through:
         # Few queries ask for the same random heads, so a sketch of theirs would not be worth its time and memory.
@@ -162,7 +162,7 @@ def _side_by_side(
     return PropertyNeighbours(name, label, tuple(heads), seed, tuple(columns))
 
 
-def _drawn(store: Store, heads: Sequence[Head], seed: int, draws: int) -> list[list[Head]]:
+def random_heads(store: Store, heads: Sequence[Head], seed: int, draws: int) -> list[list[Head]]:
     """Different sets of as many heads as `heads`, outside them, at most `draws`, each in the order of layers."""
     others = [head for head in stored_heads(store) if head not in set(heads)]
     random, found = np.random.default_rng(seed), []

@@ -7,7 +7,7 @@ their order differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float32, Float64, Int
 
 from headspan.explore.nearest.kept_sketches import sketch_for
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
+from headspan.explore.nearest.scored_ablated import ScoredAblated
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 
@@ -39,17 +40,16 @@ def search(
     count: int,
     without: int | None = None,
     sketched: bool | None = None,
+    ablated: Sequence[Head] = (),
 ) -> Best:
     """The `count` images with the largest dot products of `query` and their mean contribution through `heads`.
 
-    Without heads, the products are with the unit embeddings. The image `without` is left out, as are images that
-    failed. Of equal scores, the first images are chosen. `heads` are distinct and stored. `sketched` is as in
-    `sketch_for`.
+    Without heads, the products are with the unit embeddings, in which the contributions of the heads `ablated` are at
+    their means. The image `without` is left out, as are images that failed. Of equal scores, the first images are
+    chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
-    scored: Scored = ScoredEmbedding(store) if heads is None else ScoredHeads(store, heads)
-    sketch = (
-        sketch_for(store, None if heads is None else frozenset(heads), scored, query, sketched) if count > 0 else None
-    )
+    scored, of = _scored(store, heads, ablated)
+    sketch = sketch_for(store, of, scored, query, sketched) if count > 0 else None
     if sketch is not None:
         rows, bounds = sketch.survivors(query, count, None if without is None else int(store.rows[without]))
         best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), bounds, count)
@@ -63,6 +63,15 @@ def search(
         parts = [near[first : first + _AT_ONCE] for first in range(0, len(near), _AT_ONCE)]
         return _ordered(near, np.concatenate([np.zeros(0), *(scored.exact(query, part) for part in parts)]), count)
     return _ordered(near, scores[near].astype(np.float64), count)
+
+
+def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head]) -> tuple[Scored, Hashable]:
+    """The numbers that images are scored by, and what tells them from others of the store."""
+    if heads is not None:
+        return ScoredHeads(store, heads), frozenset(heads)
+    if ablated:
+        return ScoredAblated(store, ablated), ("ablated", frozenset(ablated))
+    return ScoredEmbedding(store), None
 
 
 def _best_by_bounds(

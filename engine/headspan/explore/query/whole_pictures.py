@@ -57,6 +57,29 @@ def whole_pictures(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class PictureShape:
+    """The size of a picture in pixels, and the part that the model sees as fractions of width and height."""
+
+    width: int
+    height: int
+    seen: Box
+
+
+def picture_shape(store: Store, image: int | bytes, *, shards: Sequence[str] = ()) -> PictureShape:
+    """The shape of the picture of an image: of a stored one by its index, or of an encoded one. No pixel is decoded.
+
+    Raises SourceError if the picture cannot be read. `shards` are as in `query_image`.
+    """
+    source = ImageSource("image", image, None) if isinstance(image, bytes) else _source(store, image, shards)
+    preprocess = stored_preprocess(store.attributes["preprocess"])
+    width, height = source.opened(preprocess).size
+    seen = seen_part(height, width, preprocess)
+    return PictureShape(
+        width, height, Box(seen.left / width, seen.top / height, seen.right / width, seen.bottom / height)
+    )
+
+
 def _source(store: Store, image: Image | QueryImage, shards: Sequence[str]) -> ImageSource:
     if isinstance(image, str | Path | Pil.Image | np.ndarray):
         return image_source(image)

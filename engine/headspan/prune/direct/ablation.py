@@ -18,6 +18,7 @@ from headspan.errors import SettingsError
 from headspan.explore.nearest.similarities import distinct
 from headspan.prune.direct.head_changes import changed_embeddings
 from headspan.store.head_space import Head, stored_heads
+from headspan.store.picked_rows import picked_rows
 from headspan.store.reader import Store
 from headspan.store.selection import Images, chosen_images
 
@@ -94,10 +95,13 @@ def _direct_effect(
 
 def unit_embeddings(store: Store, images: Int64[np.ndarray, " images"]) -> Float32[np.ndarray, "images joint"]:
     """The embeddings of some images, in the store's order, divided by their lengths."""
-    embedding, norm = store.embedding, store.norm
     if len(images) < store.images:
-        embedding, norm = embedding[images], norm[images]
-    found: Float32[np.ndarray, "images joint"] = embedding / norm[:, 2:]
+        # Only these are read.
+        chosen = [np.arange(store.joint)]
+        embedding = picked_rows(store.contents, "embedding", store.rows[images], chosen, np.dtype(np.float32))
+    else:
+        embedding = store.embedding
+    found: Float32[np.ndarray, "images joint"] = embedding / store.norm[images, 2:]
     return found
 
 

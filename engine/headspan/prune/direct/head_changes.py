@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Int64
 from threadpoolctl import threadpool_limits
 
 from headspan.decompose.formula import head_coordinates
 from headspan.store.head_space import Head
+from headspan.store.kept_means import head_means
 from headspan.store.picked_rows import picked_rows
 from headspan.store.products import over_spans
 from headspan.store.reader import Store
@@ -62,18 +63,6 @@ def outputs_of_heads(
         chosen = np.array([head for _, head in of_layer])
         index = [np.array([contents.layer_index(layer)]), chosen, np.arange(store.head_dim)]
         yield from picked_rows(contents, "heads", rows, index, np.dtype(np.float32))[:, 0].swapaxes(0, 1)
-
-
-def head_means(store: Store, heads: Sequence[Head]) -> list[Float64[np.ndarray, " coordinate"]]:
-    """The mean of each head's normalised coordinates over all good images, from the store's moments.
-
-    Raises StoreError if no unit is finished.
-    """
-    if not heads:
-        return []
-    # A float32 sum over rows drifts by 1e-5 at millions of images and stops growing at tens of millions.
-    moments = store.moments()
-    return [moments.total[store.contents.layer_index(layer, head), head] / moments.count for layer, head in heads]
 
 
 def _add(

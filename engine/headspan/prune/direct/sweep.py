@@ -20,9 +20,10 @@ from threadpoolctl import threadpool_limits
 from headspan.decompose.formula import head_coordinates
 from headspan.events import Listener, Progress, ignore
 from headspan.prune.direct.block_margins import BlockMargins, HeadScores
-from headspan.prune.direct.head_changes import head_means, outputs_of_heads
+from headspan.prune.direct.head_changes import outputs_of_heads
 from headspan.prune.direct.judged import Judged, rightly_named
 from headspan.store.head_space import Head
+from headspan.store.kept_means import head_means
 from headspan.store.products import over_spans
 
 # Images of a block at most, and its scores; both are multiples of 8, as are the images of each block.

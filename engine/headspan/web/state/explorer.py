@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from headspan.web.state.kept import Kept
 from headspan.web.state.model import Model
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
@@ -19,3 +20,5 @@ class Explorer:
     uploads: Uploads
     # Where shards are now, if they have moved; given on the command line, never by a request.
     shards: Sequence[str] = ()
+    # Answers and parts of answers, which stay as they are while a store shows the same images and results.
+    kept: Kept = field(default_factory=Kept, compare=False)

@@ -10,8 +10,12 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from headspan.explore.heads.spectra import spectra
+from headspan.explore.heads.spectrum import HeadSpectra
 from headspan.explore.query.query_image import QueryImage, query_image
+from headspan.store.head_space import Head
 from headspan.store.reader import Store
+from headspan.texts.pool import Pool
 from headspan.texts.vectors import text_vectors
 from headspan.web.answers.stores import ModelState
 
@@ -36,3 +40,7 @@ class InProcess:
         """As `Model.query_image`."""
         asked = image if isinstance(image, int) else Image.open(io.BytesIO(image))
         return query_image(store, asked, with_patches=with_patches, weights=self._weights, shards=self._shards)
+
+    def spectra(self, store: Store, head: Head, pool: Pool) -> HeadSpectra:
+        """As `Model.spectra`."""
+        return spectra(store, [head], pool, weights=self._weights)

@@ -8,8 +8,11 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float32
 
+from headspan.explore.heads.spectrum import HeadSpectra
 from headspan.explore.query.query_image import QueryImage
+from headspan.store.head_space import Head
 from headspan.store.reader import Store
+from headspan.texts.pool import Pool
 from headspan.web.answers.stores import ModelState
 
 
@@ -31,4 +34,10 @@ class Model(Protocol):
         """The numbers of a stored image, by its index, or of an encoded one.
 
         Raises as `headspan.explore.query_image` does.
+        """
+
+    def spectra(self, store: Store, head: Head, pool: Pool) -> HeadSpectra:
+        """The singular directions of one head's value-output matrix, described by a pool's texts.
+
+        Raises as `headspan.explore.spectra` does.
         """

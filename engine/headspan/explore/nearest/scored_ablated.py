@@ -1,0 +1,71 @@
+"""Score images by their unit embeddings in which the contributions of some heads are at their means.
+
+Source: Gandelsman, Efros, Steinhardt, ICLR 2024 (mean ablation). Embeddings are divided by the original `‖embedding‖`
+and not normalised again, as those of `prune.mean_ablated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int
+
+from headspan.explore.nearest.scored import Axes, Scored, ScoredEmbedding, ScoredHeads
+from headspan.store.head_space import Head
+from headspan.store.kept_means import head_means
+from headspan.store.reader import Store
+
+
+class ScoredAblated(Scored):
+    """Every image's unit embedding, with the contributions of `heads` replaced by their means over all good images."""
+
+    def __init__(self, store: Store, heads: Sequence[Head]) -> None:
+        self._whole, self._removed = ScoredEmbedding(store), ScoredHeads(store, heads)
+        # `ScoredHeads` divides by the number of heads.
+        self._count = len(heads)
+        self._mean = mean_of_heads(store, heads)
+
+    @property
+    def bytes(self) -> int:
+        return self._whole.bytes + self._removed.bytes
+
+    def scores(self, query: Float32[np.ndarray, " joint"]) -> Float32[np.ndarray, " images"]:
+        found = self._whole.scores(query)
+        found -= np.float32(self._count) * self._removed.scores(query)
+        found += np.float32(self._mean @ query)
+        return found
+
+    def exact(
+        self, query: Float32[np.ndarray, " joint"], images: Int[np.ndarray, " some"]
+    ) -> Float64[np.ndarray, " some"]:
+        removed = self._count * self._removed.exact(query, images)
+        return self._whole.exact(query, images) - removed + float(self._mean @ query.astype(np.float64))
+
+    def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
+        """The sum of the roundings of both parts; that of their difference is far below these bounds."""
+        return self._whole.rounding(query) + self._count * self._removed.rounding(query)
+
+    def axes(self) -> list[Axes]:
+        """The axes of the embeddings, shifted by the heads' means, then those of each head, subtracted."""
+        (whole,) = self._whole.axes()
+        removed = (
+            replace(each, to_axes=-self._count * each.to_axes, variance=self._count**2 * each.variance)
+            for each in self._removed.axes()
+        )
+        return [replace(whole, centre=whole.centre + self._mean.astype(np.float32)), *removed]
+
+    def block(self, part: int, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
+        """The unit embeddings plus the heads' means, or the normalised coordinates of one head."""
+        if part:
+            return self._removed.block(part - 1, first_row, end)
+        return self._whole.block(0, first_row, end) + self._mean.astype(np.float32)
+
+
+def mean_of_heads(store: Store, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:
+    """The sum, over `heads`, of the mean contribution over all good images."""
+    found = np.zeros(store.joint)
+    for head, mean in zip(heads, head_means(store, heads), strict=True):
+        found += mean @ store.head_directions(*head).astype(np.float64)
+    return found

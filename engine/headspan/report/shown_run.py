@@ -1,0 +1,31 @@
+"""Which run of a store's results is shown, and its scores if they are of the run as it is now."""
+
+from __future__ import annotations
+
+from headspan.concepts.ccs import read_scores
+from headspan.concepts.consistency import ConceptConsistency
+from headspan.store.lineage import older
+from headspan.store.reader import Store
+from headspan.store.results import only_run, runs
+
+
+def shown_run(store: Store, run: str | None = None) -> str:
+    """`run`, or the only TEXTSPAN run with scores, or else the only TEXTSPAN run.
+
+    Raises StoreError if there is none, or if there are several and none is named.
+    """
+    if run is None and len(scored := runs(store, "ccs")) == 1:
+        return scored[0]
+    return only_run(store, "textspan", run)
+
+
+def scores_of(store: Store, run: str) -> ConceptConsistency | None:
+    """The scores of the run; None if there are none, or if they were made from an older run of that name."""
+    if run not in runs(store, "ccs") or older_than(store, "ccs", run):
+        return None
+    return read_scores(store, run)
+
+
+def older_than(store: Store, kind: str, run: str) -> str | None:
+    """The run that a result was made from, if it was replaced or removed since; else None."""
+    return older(store.contents.storage, kind, run)
