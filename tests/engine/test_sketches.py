@@ -143,6 +143,8 @@ def test_the_nearest_images_survive_whatever_the_numbers_are(
     # Every query is tried, and every row may be left.
     monkeypatch.setattr(sketch_module, "_HOPELESS", np.inf)
     monkeypatch.setattr(sketch_module, "_MOST_LEFT", 1)
+    # Many rows are farther than eight bits can say.
+    monkeypatch.setattr(sketch_module, "_FAR_ROWS", 0.2)
     scored = scored_by(store, heads)
     sketch = Sketch(scored, IMAGES, first_alone)
     answered = 0
