@@ -113,6 +113,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
     commands.section(
         "explore",
         'headspan segment run.zarr --image 7 --text "a red car" --out map.png',
+        Group("explore.add_explore", {"explore": "show stores as linked pages in a web browser"}),
         Group("nearest.add_nearest", {"nearest": "find the images nearest to an image or a text, as heads see them"}),
         Group(
             "maps.add_maps",

@@ -85,11 +85,15 @@ def compare(stores: Sequence[Store], run: str | None = None) -> Comparison:
     compared = []
     for store in stores:
         found = read_scores(store, run)
-        pool = read_spans(store, found.labels.run).pool.name
+        method = method_of(store, found)
         refuse_older(store, "ccs", found.labels.run)
         pretrained = store.attributes["pretrained"]
         model = f"{store.attributes['model']}{f' {pretrained}' if pretrained else ''}"
         model += f" without {without}" if (without := names_without(store.attributes)) else ""
-        method = Method(pool, found.labels.source, found.votes.source)
         compared.append(ComparedStore(str(store.path), model, found.labels.run, method, found))
     return Comparison(tuple(compared))
+
+
+def method_of(store: Store, found: ConceptConsistency) -> Method:
+    """How scores of a store were made. Raises StoreError if the texts that they were made from cannot be read."""
+    return Method(read_spans(store, found.labels.run).pool.name, found.labels.source, found.votes.source)

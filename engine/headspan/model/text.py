@@ -6,6 +6,7 @@ tokens have no effect, so the context is cut to the longest text of each batch.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -66,6 +67,22 @@ def encode_texts(
         on_progress(Progress("texts", start + len(batch), len(texts)))
     assert vectors is not None, "a pool holds at least one text"
     return vectors
+
+
+def part_read(model: LoadedModel, text: str) -> str | None:
+    """The part of a text that fits the model's context, if it is longer than that; None if the whole text is read."""
+    tokenizer = model.tokenizer()
+    context = tokenizer([""]).shape[1]
+    # A token has at least a part of one letter's four bytes.
+    padding = int(tokenizer([""], context_length=context + 4 * len(text))[0, -1])
+
+    def fits(letters: int) -> bool:
+        tokens = tokenizer([text[:letters]], context_length=context + 4 * len(text))[0]
+        return bool((tokens[context:] == padding).all())
+
+    if fits(len(text)):
+        return None
+    return text[: bisect_left(range(len(text)), True, key=lambda letters: not fits(letters)) - 1]
 
 
 def _lengths(clip: Any, tokens: Int[Tensor, "text context"]) -> Int[Tensor, " text"] | None:

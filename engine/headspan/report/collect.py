@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from headspan.concepts.ccs import read_scores
-from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.files import write_atomically
@@ -30,10 +28,10 @@ from headspan.report.facts import (
 from headspan.report.page import KIND, render
 from headspan.report.pictures import picture_heads
 from headspan.report.pruning import PrunedStudy, pruned_study
+from headspan.report.shown_run import older_than, scores_of, shown_run
 from headspan.spans.saved import read_spans
-from headspan.store.lineage import older
 from headspan.store.reader import Store
-from headspan.store.results import only_run, runs
+from headspan.store.results import runs
 from headspan.world.ground_truth import read_ground_truth
 
 
@@ -57,9 +55,9 @@ def write_report(
     """
     path = Path(path)
     _refuse_other_files(path)
-    run = _run(store, run)
+    run = shown_run(store, run)
     spans = read_spans(store, run)
-    found = _scores(store, run)
+    found = scores_of(store, run)
     described = describe_heads(store, spans, found)
     pictured = picture_heads(store, spans, choose_heads(described, heads), on_progress, shards)
     if pictured.missing:
@@ -82,8 +80,8 @@ def write_report(
         texts_per_head=spans.indices.shape[2],
         above=None if spans.null is None else spans.above_chance(),
         scores=None if found is None else summarise(found),
-        why_no_scores=why_no_scores(spans, _older(store, "ccs", run)),
-        truth=None if _older(store, "truth", run) else read_ground_truth(store, run),
+        why_no_scores=why_no_scores(spans, older_than(store, "ccs", run)),
+        truth=None if older_than(store, "truth", run) else read_ground_truth(store, run),
         bad=store.bad_images(),
         sections=pictured.sections,
         pictures=pictured.pictures,
@@ -97,31 +95,12 @@ def write_report(
     return path
 
 
-def _run(store: Store, run: str | None) -> str:
-    """The TEXTSPAN run to show. Raises StoreError if there is none, or if there are several and none is named."""
-    if run is None and len(scored := runs(store, "ccs")) == 1:
-        return scored[0]
-    return only_run(store, "textspan", run)
-
-
-def _scores(store: Store, run: str) -> ConceptConsistency | None:
-    """The scores of the run; None if there are none, or if they were made from an older run of that name."""
-    if run not in runs(store, "ccs") or _older(store, "ccs", run):
-        return None
-    return read_scores(store, run)
-
-
 def _studies(store: Store, run: str) -> tuple[PrunedStudy, ...]:
     """The saved studies of the run's scores, and those that used no scores; none of older scores."""
     found = {name: read_study(store, name) for name in runs(store, "prune")}
     return tuple(
         pruned_study(name, each) for name, each in found.items() if each.scores in (None, run) and not each.older
     )
-
-
-def _older(store: Store, kind: str, run: str) -> str | None:
-    """The run that a result was made from, if it was replaced or removed since; else None."""
-    return older(store.contents.storage, kind, run)
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -80,25 +80,33 @@ def why_no_scores(spans: HeadSpans, older: str | None) -> str:
     return "The heads of this run have no labels and no scores: run headspan label and headspan ccs."
 
 
-def run_facts(store: Store, spans: HeadSpans, found: ConceptConsistency | None) -> list[tuple[str, str]]:
-    """Names and values for the table about the run."""
-    known, good, bad = store.attributes, store.moments().count, len(store.bad_images())
-    unfinished = store.planned_images - sum(record.rows for record in store.contents.records)
+def store_facts(store: Store, described: Sequence[int] | None = None) -> list[tuple[str, str]]:
+    """Names and values for a table about the store: model, images, layers, sizes; `described` are layers with texts."""
+    known, records = store.attributes, store.contents.records
+    good, bad = sum(record.images for record in records), sum(len(record.bad) for record in records)
+    unfinished = store.planned_images - sum(record.rows for record in records)
     row_bytes = image_bytes(row_arrays(dimensions(known), tuple(known["emit"])))
-    stores = f" of {spans.stores} stores" if spans.stores > 1 else ""
-    described_over = f", over {spans.over}{stores}" if stores or spans.selection is not None else ""
-    described = "" if spans.layers == store.layers else f"; described: {as_ranges(spans.layers)}"
-    concepts = len(set(spans.pool.concepts or ()))
+    only = "" if described is None or tuple(described) == store.layers else f"; described: {as_ranges(described)}"
     return [
         ("Model", known["model"]),
         ("Weights", f"{known['pretrained'] or 'the model’s own'} (SHA-256 {str(known['weights_sha256'])[:12]})"),
         ("Images", f"{good:,} good, {bad:,} bad" + (f", {unfinished:,} not yet computed" if unfinished else "")),
-        ("Layers", f"{as_ranges(store.layers)} of {store.all_layers}" + described),
+        ("Layers", f"{as_ranges(store.layers)} of {store.all_layers}" + only),
         *((("Without heads", without),) if (without := names_without(known)) else ()),
         ("Heads", f"{store.heads_per_layer} per layer, {counted(store.head_dim, 'dimension')} each"),
         ("Emitted", ", ".join(known["emit"])),
-        ("Precision", f"{known['precision']}, {known['backend']}"),
+        ("Precision", ", ".join(filter(None, (known.get("precision"), known.get("backend"))))),
         ("Store", f"{_size(store.stored_bytes)} on disk; {row_bytes:,} bytes per image, the rest once per store"),
+    ]
+
+
+def run_facts(store: Store, spans: HeadSpans, found: ConceptConsistency | None) -> list[tuple[str, str]]:
+    """Names and values for the table about the run."""
+    stores = f" of {spans.stores} stores" if spans.stores > 1 else ""
+    described_over = f", over {spans.over}{stores}" if stores or spans.selection is not None else ""
+    concepts = len(set(spans.pool.concepts or ()))
+    return [
+        *store_facts(store, spans.layers),
         (
             "Text pool",
             f"{spans.pool.name}, {counted(len(spans.pool.texts), 'text')}"
@@ -107,7 +115,7 @@ def run_facts(store: Store, spans: HeadSpans, found: ConceptConsistency | None) 
         ("Texts per head", f"{spans.indices.shape[2]}"),
         *(() if found is None else (("Labels from", found.labels.source), ("Votes from", found.votes.source))),
         ("Run", spans.run + described_over),
-        ("headspan", known["version"]),
+        ("headspan", store.attributes["version"]),
     ]
 
 

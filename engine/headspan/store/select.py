@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool
 
 from headspan.errors import SettingsError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
@@ -89,13 +90,13 @@ def select(
         if not all(texts) or not texts:
             raise SettingsError("the list of words is empty or has an empty word; give words such as dog")
         criteria.append(_Criterion("caption", texts, not any_word))
-        parts.append(f"whose caption has {_listed(texts, 'word', 'or' if any_word else 'and')}")
+        parts.append(f"whose caption has {listed(texts, 'word', 'or' if any_word else 'and')}")
     if classes is not None:
         numbers = [int(number) for number in ([classes] if isinstance(classes, int | np.integer) else classes)]
         if not numbers:
             raise SettingsError("the list of classes is empty; give numbers such as 3")
         criteria.append(_Criterion("label", list(dict.fromkeys(numbers)), False))
-        parts.append(f"of {_listed([f'{number}' for number in dict.fromkeys(numbers)], 'class', 'or', 'es', '')}")
+        parts.append(f"of {listed([f'{number}' for number in dict.fromkeys(numbers)], 'class', 'or', 'es', '')}")
     if keys is not None:
         names, source = _keys(keys)
         criteria.append(_Criterion("key", names, False))
@@ -107,16 +108,8 @@ def select(
 
 def _rows(store: OpenStore, criteria: Sequence[_Criterion], on_progress: Listener) -> np.ndarray:
     """The rows of the usable images that pass all criteria. Raises SettingsError if there are none."""
-    planned = store.planned_images
-    for each in criteria:
-        each.begin(planned)
-    first = 0
-    for batch in scan_samples(store.path, store.contents.units, [each.column for each in criteria]):
-        rows = slice(first, first + len(batch))
-        for each in criteria:
-            each.scan(batch.column(each.column), rows)
-        first = rows.stop
-    usable = np.zeros(planned, bool)
+    _scan(store, criteria)
+    usable = np.zeros(store.planned_images, bool)
     usable[store.contents.good_rows()] = True
     for each in criteria:
         _refuse_without_match(store, each, usable, on_progress)
@@ -125,6 +118,30 @@ def _rows(store: OpenStore, criteria: Sequence[_Criterion], on_progress: Listene
         alone = "; ".join(_alone(each, usable) for each in criteria)
         raise SettingsError(f"{store.path}: no image has all that was asked for ({alone}); ask for less")
     return np.flatnonzero(passed & usable)
+
+
+def rows_with_words(store: OpenStore, words: Sequence[str]) -> Bool[np.ndarray, "word row"]:
+    """Whether the caption of each planned row has each of the words, as `Store.select` matches them.
+
+    Raises SettingsError if no image has a caption.
+    """
+    each = _Criterion("caption", [" ".join(word.split()) for word in words], False)
+    _scan(store, [each])
+    if not each.present.any():
+        raise _nothing_in(store, each)
+    return each.matched
+
+
+def _scan(store: OpenStore, criteria: Sequence[_Criterion]) -> None:
+    """Test all samples of the plan."""
+    for each in criteria:
+        each.begin(store.planned_images)
+    first = 0
+    for batch in scan_samples(store.path, store.contents.units, [each.column for each in criteria]):
+        rows = slice(first, first + len(batch))
+        for each in criteria:
+            each.scan(batch.column(each.column), rows)
+        first = rows.stop
 
 
 def _refuse_without_match(store: OpenStore, each: _Criterion, usable: np.ndarray, on_progress: Listener) -> None:
@@ -141,11 +158,8 @@ def _refuse_without_match(store: OpenStore, each: _Criterion, usable: np.ndarray
         if left:
             on_progress(Progress(NOTE, 1, 1, f"left out {counted(left, 'image')} named by key that could not be used"))
         return
-    what, missing = {"caption": ("caption", "captions"), "label": ("class (.cls member)", "classes")}[each.column]
     if not each.present[usable].any():
-        raise SettingsError(
-            f"{store.path}: no image has a {what}, so {missing} cannot choose images; give keys instead"
-        )
+        raise _nothing_in(store, each)
     none = [value for value, count in zip(each.values, each.counts(usable), strict=True) if not count]
     if not none:
         return
@@ -156,6 +170,12 @@ def _refuse_without_match(store: OpenStore, each: _Criterion, usable: np.ndarray
     if each.every or len(none) == len(each.values):
         raise SettingsError(f"{store.path}: {sentence}; choose other words, which match as whole words")
     on_progress(Progress(NOTE, 1, 1, sentence))
+
+
+def _nothing_in(store: OpenStore, each: _Criterion) -> SettingsError:
+    """The error for a criterion whose column is empty."""
+    what, missing = {"caption": ("caption", "captions"), "label": ("class (.cls member)", "classes")}[each.column]
+    return SettingsError(f"{store.path}: no image has a {what}, so {missing} cannot choose images; give keys instead")
 
 
 def _alone(each: _Criterion, usable: np.ndarray) -> str:
@@ -195,8 +215,8 @@ def _pattern(word: str) -> str:
     return rf"(?i)(?:^|[^{_INSIDE_A_WORD[1:-1]}])(?:{inside})(?:$|[^{_INSIDE_A_WORD[1:-1]}])"
 
 
-def _listed(names: Sequence[str], noun: str, last: str, plural: str = "s", article: str = "the ") -> str:
-    """ "the word dog", "the words red and car"."""
+def listed(names: Sequence[str], noun: str, last: str, plural: str = "s", article: str = "the ") -> str:
+    """A list in words: "the word dog", "the words red and car"."""
     if len(names) == 1:
         return f"{article}{noun} {names[0]}"
     return f"{article}{noun}{plural} {', '.join(names[:-1])} {last} {names[-1]}"

@@ -28,6 +28,8 @@ SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet
 _UNITS_PER_FILE = 128
 # Rows of samples that a scan holds in memory at once.
 _SCANNED_ROWS = 1 << 15
+# Of more keys, each unit is likely to hold one.
+_FEW_KEYS = 16
 SAMPLES = pa.schema(
     [
         ("row", pa.int64()),
@@ -163,16 +165,29 @@ def read_rows(
 def rows_of_keys(root: Path, units: int, keys: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Yield each row that has one of `keys`, with its key, in row order.
 
-    `units` is the number of units of the plan. Only the keys of one unit are in memory at a time.
+    `units` is the number of units of the plan. Only the keys of one unit are in memory at a time; units whose smallest
+    and largest keys exclude all of `keys` are not read.
     """
     wanted, first_row = pa.array(keys, pa.string()), 0
     for name in sample_files(units):
         with _damage(root / name), pq.ParquetFile(root / name) as parquet:
             for group in range(parquet.num_row_groups):
+                if not _may_hold(parquet.metadata.row_group(group), keys):
+                    first_row += parquet.metadata.row_group(group).num_rows
+                    continue
                 column = parquet.read_row_group(group, columns=["key"])["key"]
                 for place in np.flatnonzero(pc.is_in(column, wanted)).tolist():
                     yield first_row + place, column[place].as_py()
                 first_row += len(column)
+
+
+def _may_hold(group: pq.RowGroupMetaData, keys: Sequence[str]) -> bool:
+    """Whether one of a few keys lies between the smallest and the largest key of a unit."""
+    if len(keys) > _FEW_KEYS:
+        return True
+    found = group.column(SAMPLES.get_field_index("key")).statistics
+    # Python compares strings in the order of their UTF-8 bytes, as Parquet does.
+    return found is None or not found.has_min_max or any(found.min <= key <= found.max for key in keys)
 
 
 def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
@@ -184,7 +199,7 @@ def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
 
 
 def unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
-    """Return the samples of the unit with that index, in row order."""
+    """Return the samples of the unit with that index, or some of their columns, in row order."""
     path = root / _file_of(unit)
     with _damage(path), pq.ParquetFile(path) as parquet:
         return parquet.read_row_group(unit % _UNITS_PER_FILE, columns=columns)
@@ -200,6 +215,25 @@ def scan_samples(root: Path, units: int, columns: Sequence[str]) -> Iterator[pa.
     for name in sample_files(units):
         with _damage(root / name), pq.ParquetFile(root / name) as parquet:
             yield from parquet.iter_batches(_SCANNED_ROWS, columns=list(columns))
+
+
+def filled_columns(root: Path, units: int) -> frozenset[str]:
+    """The columns of the samples, of a plan with that number of units, in which at least one sample has a value.
+
+    Only the ends of the files are read, where Parquet counts the missing values of each row group.
+    """
+    found: set[str] = set()
+    for name in sample_files(units):
+        with _damage(root / name), pq.ParquetFile(root / name) as parquet:
+            metadata = parquet.metadata
+            for group in map(metadata.row_group, range(metadata.num_row_groups)):
+                for column in map(group.column, range(group.num_columns)):
+                    statistics = column.statistics
+                    if statistics is None or not statistics.has_null_count or statistics.null_count < group.num_rows:
+                        found.add(column.path_in_schema)
+        if len(found) == len(SAMPLES):
+            break
+    return frozenset(found)
 
 
 def sample_files(units: int) -> list[str]:

@@ -116,7 +116,7 @@ def _labels(store: Store, chosen: np.ndarray) -> Int64[np.ndarray, " images"]:
 def _from_metadata(store: Store, task: Task, chosen: np.ndarray, key: str) -> Int64[np.ndarray, " images"]:
     """The numbers of classes that the metadata gives as numbers or as names under `key`."""
     values = [each.get(key) for each in _metadata(store, chosen)]
-    numbers = {_plain(name): number for number, name in reversed(list(enumerate(task.classes)))}
+    numbers = {plain(name): number for number, name in reversed(list(enumerate(task.classes)))}
     unknown = sorted({value for value in values if isinstance(value, str) and _number_of(value, numbers) is None})
     if unknown:
         shown = ", ".join(repr(shortened(name, 40)) for name in unknown[:_SHOWN])
@@ -135,12 +135,12 @@ def _number_of(value: Any, numbers: Mapping[str, int]) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str):
-        number = numbers.get(_plain(value))
+        number = numbers.get(plain(value))
         return int(value) if number is None and value.isascii() and value.isdigit() else number
     return value if isinstance(value, int) else None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name as it is compared: underscores are spaces, and capital letters are small."""
     return " ".join(name.replace("_", " ").lower().split())
 

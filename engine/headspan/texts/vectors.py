@@ -121,6 +121,12 @@ def known_vectors(store: Store, texts: str | Path | Sequence[str] | Pool) -> Emb
     return found if isinstance(found, EmbeddedPool) else None
 
 
+def cached_vectors(store: Store, texts: Sequence[str]) -> dict[str, Float32[np.ndarray, " joint"]]:
+    """The vectors of single texts that the user's cache has of the store's model; texts without one are left out."""
+    tower = _text_tower(store)
+    return find_cached(_model_key(store, tower), texts, store.joint) if tower else {}
+
+
 def _text_tower(store: Store) -> str | None:
     """The checksum of the store's text tower, as far as it is known without the model."""
     return store.attributes.get("text_sha256") or kept_text_tower(store)

@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from importlib.metadata import version
-from importlib.resources import files
-from pathlib import Path
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi import FastAPI
 
-from headspan.errors import HeadspanError, ModelError
-from headspan.web.asked import Missing
-from headspan.web.routes import images, maps, neighbours, status, what_if
+from headspan.web.failures import RESPONSES, add_handlers
+from headspan.web.guard import Guard
+from headspan.web.page_files import PageFiles
+from headspan.web.routes import (
+    api_page,
+    categories,
+    comparisons,
+    heads,
+    images,
+    maps,
+    neighbours,
+    pictures,
+    planes,
+    selections,
+    status,
+    stores,
+    texts,
+    uploads,
+    what_if,
+)
 from headspan.web.state.explorer import Explorer
+from headspan.web.warming import Warming
 
-ROUTERS = (status.router, images.router, maps.router, neighbours.router, what_if.router)
+ROUTERS = (
+    status.router,
+    pictures.router,
+    uploads.router,
+    stores.router,
+    heads.router,
+    planes.router,
+    categories.router,
+    texts.router,
+    selections.router,
+    images.router,
+    maps.router,
+    neighbours.router,
+    what_if.router,
+    comparisons.router,
+)
 
 
-def application(explorer: Explorer) -> FastAPI:
-    """The application that serves the page, its HTTP API below `/api`, and the API's description."""
+def application(explorer: Explorer, hosts: Collection[str] = ("localhost", "127.0.0.1", "testserver")) -> FastAPI:
+    """The application that serves the page, its HTTP API below `/api`, and the API's description.
+
+    `hosts` are the values of the header `Host` that it answers to, with their ports.
+    """
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        explorer.model.close()
+
     app = FastAPI(
-        title="headspan explorer", version=version("headspan"), openapi_url="/api/openapi.json", docs_url=None
+        title="headspan explorer",
+        description="What the heads of an image encoder do, from the stores that `headspan explore` was started with.",
+        version=version("headspan"),
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=life,
+        responses=RESPONSES,
     )
     app.state.explorer = explorer
-    for router in ROUTERS:
+    for router in (*ROUTERS, api_page.router):
         app.include_router(router)
-    app.add_exception_handler(HeadspanError, _refused)
-    static = Path(str(files("headspan.web") / "static"))
-    app.mount("/", StaticFiles(directory=static, html=True, check_dir=False), name="page")
+    add_handlers(app)
+    app.mount("/", PageFiles(), name="page")
+    app.add_middleware(Warming, explorer=explorer)
+    # The last one added is the first to see a request.
+    app.add_middleware(Guard, hosts=hosts)
     return app
-
-
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    """One sentence, with the status that fits."""
-    status_code = 404 if isinstance(error, Missing) else 503 if isinstance(error, ModelError) else 400
-    kind = "model_failed" if isinstance(error, ModelError) else "refused"
-    return JSONResponse({"error": str(error), "kind": kind}, status_code)

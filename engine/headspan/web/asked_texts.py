@@ -17,26 +17,36 @@ from headspan.web.asked import AskedStore
 # A model reads some 77 tokens, so a longer text is no question.
 _LONGEST, _MOST = 2000, 100
 # A sentence shows so many letters of a text.
-_SHOWN = 300
+_SHOWN = 200
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST)]
 # The parameter `text` of a route, as often as there are texts.
-Texts = Annotated[list[Text], Query(max_length=_MOST, description="Give the parameter once for each text.")]
+_ONCE_EACH = Query(max_length=_MOST, description="Give the parameter once for each text.")
+Texts = Annotated[list[Text], _ONCE_EACH]
+SomeTexts = Annotated[list[Text] | None, _ONCE_EACH]
 
 
 @dataclass(frozen=True)
 class AskedTexts:
-    """Texts, each once, in the order of the request; their unit vectors; and what was read of texts that are too long."""
+    """Texts, each once, in the order of the request; their unit vectors; and what was read of those that were cut."""
 
     texts: tuple[str, ...]
     vectors: Float32[np.ndarray, "text joint"]
     cut: dict[str, str]
 
     @property
+    def units(self) -> Float64[np.ndarray, "text joint"]:
+        """The vectors, of length 1 in float64."""
+        vectors = self.vectors.astype(np.float64)
+        found: Float64[np.ndarray, "text joint"] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return found
+
+    @property
     def notices(self) -> list[str]:
         """A sentence for each text that was cut."""
         return [
-            f"“{text}” is longer than the model's context; the model reads “{cut}”" for text, cut in self.cut.items()
+            f"“{shortened(text, _SHOWN)}” is longer than the model's context, so it reads “{shortened(cut, _SHOWN)}”"
+            for text, cut in self.cut.items()
         ]
 
 

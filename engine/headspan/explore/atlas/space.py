@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
+from headspan.explore.query.query_image import QueryImage
 from headspan.head_names import head_name
 from headspan.store.head_space import Head
 from headspan.store.moments_file import covariance_of
@@ -22,6 +23,8 @@ from headspan.store.reader import Store
 from headspan.store.selected_moments import unit_embeddings
 from headspan.store.selection import Selection
 
+# Images whose numbers are multiplied at once, while they are in a core's cache.
+_BLOCK_ROWS = 2048
 # Directions with less of the variance are the rounding of float64 sums.
 _LEAST_SHARE = 2.0**-40
 
@@ -51,7 +54,30 @@ class Space:
         """The first two principal coordinates of usable images, given by their rows; 0 where there is only one."""
         found = np.zeros((len(rows), 2))
         matrix = self.matrix[:, :2]
-        found[:, : matrix.shape[1]] = self._centred(rows) @ matrix
+        found[:, : matrix.shape[1]] = self._products(rows, matrix) - self.mean @ matrix
+        return found
+
+    def scores(
+        self, rows: Int64[np.ndarray, " row"], vector: Float32[np.ndarray, " joint"]
+    ) -> Float64[np.ndarray, " row"]:
+        """Dot products of the contributions or unit embeddings, which are not centred, with a vector of joint space."""
+        factors = vector.astype(np.float64)
+        if self.head is not None:
+            factors = self.store.head_directions(*self.head).astype(np.float64) @ factors
+        return self._products(rows, factors[:, None])[:, 0]
+
+    def place(self, query: QueryImage) -> Float64[np.ndarray, " 2"]:
+        """The first two principal coordinates of one image, in the store or not; 0 where there is only one."""
+        norm = query.norm.astype(np.float64)
+        if self.head is None:
+            coordinates = query.embedding / norm[2]
+        else:
+            layer, head = self.head
+            own = query.heads[self.store.contents.layer_index(layer, head), head].astype(np.float64)
+            coordinates = head_coordinates(own, norm, normalised=True)
+        found = np.zeros(2)
+        matrix = self.matrix[:, :2]
+        found[: matrix.shape[1]] = (coordinates - self.mean) @ matrix
         return found
 
     def vectors(self, rows: Int64[np.ndarray, " row"]) -> Float32[np.ndarray, "row dimension"]:
@@ -66,14 +92,36 @@ class Space:
         return self._centred(rows) @ (self.matrix @ (self.directions @ vectors.T.astype(np.float64)))
 
     def _centred(self, rows: Int64[np.ndarray, " row"]) -> Float64[np.ndarray, "row coordinate"]:
-        contents = self.store.contents
         if self.head is None:
-            return unit_embeddings(contents, rows)[0] - self.mean
+            return unit_embeddings(self.store.contents, rows)[0] - self.mean
+        outputs, norm = self._stored(rows)
+        return head_coordinates(outputs.astype(np.float64), norm.astype(np.float64), normalised=True) - self.mean
+
+    def _products(
+        self, rows: Int64[np.ndarray, " row"], factors: Float64[np.ndarray, "coordinate some"]
+    ) -> Float64[np.ndarray, "row some"]:
+        """Products of coordinates that are not centred, multiplied as float32, which is as exact as they are stored."""
+        found, single = np.empty((len(rows), factors.shape[1])), factors.astype(np.float32)
+        for first in range(0, len(rows), _BLOCK_ROWS):
+            here = slice(first, first + _BLOCK_ROWS)
+            numbers, norm = self._stored(rows[here])
+            if self.head is None:
+                found[here] = (numbers @ single) / norm[:, 2:]
+            else:
+                found[here] = head_coordinates(numbers, norm, normalised=True) @ single
+        return found
+
+    def _stored(
+        self, rows: Int64[np.ndarray, " row"]
+    ) -> tuple[Float32[np.ndarray, "row number"], Float32[np.ndarray, "row 3"]]:
+        """The head's outputs, or the embeddings, and `norm` of usable images."""
+        contents, single = self.store.contents, np.dtype(np.float32)
+        norm = picked_rows(contents, "norm", rows, [np.arange(3)], single)
+        if self.head is None:
+            return picked_rows(contents, "embedding", rows, [np.arange(contents.size.joint)], single), norm
         layer, head = self.head
         places = [np.array([contents.layer_index(layer)]), np.array([head]), np.arange(contents.size.head_dim)]
-        outputs = picked_rows(contents, "heads", rows, places, np.dtype(np.float32))[:, 0, 0]
-        norm = picked_rows(contents, "norm", rows, [np.arange(3)], np.dtype(np.float32))
-        return head_coordinates(outputs.astype(np.float64), norm.astype(np.float64), normalised=True) - self.mean
+        return picked_rows(contents, "heads", rows, places, single)[:, 0, 0], norm
 
 
 def principal_space(store: Store, head: Head | None, selection: Selection | None = None) -> Space:

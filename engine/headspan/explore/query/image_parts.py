@@ -30,8 +30,8 @@ class ImageParts:
     heads: tuple[Head, ...]
     of_heads: Float64[np.ndarray, " head"]
     means_of_heads: Float64[np.ndarray, " head"]
-    # The names of the initial state and the MLPs, with the layers of these; empty if they are not known. Their means are over some of the images, see
-    # `store.kept_means.term_means`.
+    # The names of the initial state and the MLPs, with the layers of these; empty if their contributions are not
+    # known. Their means are over some of the images, see `store.kept_means.term_means`.
     terms: tuple[tuple[str, int | None], ...]
     of_terms: Float64[np.ndarray, " term"]
     means_of_terms: Float64[np.ndarray, " term"]

@@ -7,7 +7,10 @@ from headspan.web.answers.images import Neighbours
 
 
 class ComparedLabel(Answer):
-    """A label in both stores: the heads that have it, their mean CCS, and their share of the variance."""
+    """A label of either store: in each, the heads that have it, their mean CCS, and their shares of the variance.
+
+    The shares of the heads are added up, so they may exceed 1, since contributions correlate.
+    """
 
     label: str
     heads: tuple[list[HeadName], list[HeadName]]
@@ -16,13 +19,13 @@ class ComparedLabel(Answer):
 
 
 class SharedNeighbours(Answer):
-    """How far both stores agree on one image's neighbours, and its neighbours in each."""
+    """How far both stores agree on the neighbours of the image of one key, and its neighbours in each."""
 
     key: str
     rows: tuple[int, int]
     through: tuple[str, str]
     neighbours: tuple[Neighbours, Neighbours]
-    # Keys that are neighbours in both, and how many chance would give.
+    # Keys that are neighbours in both, and how many would be on average if neighbours were drawn at random.
     shared: list[str]
     chance: Number
 
@@ -34,5 +37,6 @@ class Comparison(Answer):
     # Images with the same key in both.
     shared_images: int
     labels: list[ComparedLabel]
+    # In each store, how many heads have the CCS 0 to 5; empty for a store without scores, null if neither has any.
     ccs_counts: tuple[list[int], list[int]] | None
     notices: list[str]

@@ -67,6 +67,8 @@ class Extremes(Answer):
     store: str
     head: HeadName
     text: str
+    # The text as the model reads it, if it was longer than the model's context and was cut.
+    cut: str | None
     top: list[Hit]
     bottom: list[Hit]
 
@@ -105,3 +107,13 @@ class Categories(Answer):
     low: Number
     high: Number
     parts: int
+
+
+class Place(Answer):
+    """Where one image is in a plane."""
+
+    store: str
+    # The row of a stored image, or the id of a dropped-in one.
+    id: str
+    x: float
+    y: float

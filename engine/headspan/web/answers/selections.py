@@ -17,7 +17,7 @@ class Listing(Answer):
 
 
 class CaptionWord(Answer):
-    """A word of the captions, and how many images have it."""
+    """A word of the captions, and how many of the captions that were counted have it."""
 
     word: str
     images: int
@@ -30,6 +30,12 @@ class Facets(Answer):
     classes: dict[str, int]
     words: list[CaptionWord]
     columns: list[str]
+    # Names of classes by number, as far as they are known.
+    class_names: dict[int, str]
+    # Frequent values of each column, in a sample of the images.
+    values: dict[str, list[str]]
+    # How many captions the words were counted in; their numbers are of these captions.
+    captions_counted: int
 
 
 class SelectedHead(HeadName):

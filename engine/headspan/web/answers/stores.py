@@ -37,6 +37,8 @@ class StoreSummary(Answer):
     # Height and width of the model's input in pixels.
     input_size: tuple[int, int]
     model_process: ModelState
+    # Why the store can no longer be read, in one sentence; null if it can be.
+    problem: str | None = None
 
 
 class Status(Answer):

@@ -17,7 +17,7 @@ from headspan.redact import redact
 from headspan.web.answers.images import Bar, Bars, ImageAnswer, Seen, ZeroShot
 from headspan.web.asked import Asked, AskedStore
 from headspan.web.asked_texts import Text, Texts, asked_texts
-from headspan.web.samples import class_name, metadata_of
+from headspan.web.sample_metadata import class_name, metadata_of
 from headspan.web.state.uploads import PREFIX
 from headspan.web.zero_shot import zero_shot
 
@@ -46,7 +46,9 @@ def image_answer(asked: Asked, image: ImageName) -> ImageAnswer:
             metadata={},
             shard=None,
             member=None,
-            **_shape(shape),
+            width=shape.width,
+            height=shape.height,
+            seen=_seen(shape),
             missing=None,
             maps_need_model=True,
         )
@@ -65,7 +67,9 @@ def image_answer(asked: Asked, image: ImageName) -> ImageAnswer:
         metadata=metadata,
         shard=redact(sample["url"]),
         member=sample["member"],
-        **_shape(found),
+        width=None if found is None else found.width,
+        height=None if found is None else found.height,
+        seen=None if found is None else _seen(found),
         missing=missing,
         maps_need_model="patches" not in asked.store.contents.specs,
     )
@@ -112,10 +116,8 @@ def _picture(asked: AskedStore, index: int) -> tuple[PictureShape | None, str | 
         return None, f"the picture cannot be shown, since its shard cannot be read: {redact(str(error))}{todo}"
 
 
-def _shape(shape: PictureShape | None) -> dict[str, int | Seen | None]:
-    if shape is None:
-        return {"width": None, "height": None, "seen": None}
-    return {"width": shape.width, "height": shape.height, "seen": Seen(**shape.seen._asdict())}
+def _seen(shape: PictureShape) -> Seen:
+    return Seen(left=shape.seen.left, top=shape.seen.top, right=shape.seen.right, bottom=shape.seen.bottom)
 
 
 def _bars(asked: AskedStore, parts: ImageParts) -> list[Bar]:

@@ -21,8 +21,8 @@ def status(explorer: Annotated[Explorer, Depends(explorer_of)]) -> Status:
 
 
 def _summary(explorer: Explorer, name: str) -> StoreSummary:
-    store = explorer.stores.get(name)
-    columns = store.samples([0] if store.images else [], ["caption", "label"])
+    store = explorer.stores.last(name)
+    filled = explorer.stores.filled_columns(name)
     size = store.attributes["preprocess"]["size"]
     return StoreSummary(
         name=name,
@@ -34,11 +34,12 @@ def _summary(explorer: Explorer, name: str) -> StoreSummary:
         complete=store.complete,
         version=explorer.stores.version(name),
         has_patches="patches" in store.contents.specs,
-        has_captions=columns["caption"].null_count < len(columns),
-        has_classes=columns["label"].null_count < len(columns),
+        has_captions="caption" in filled,
+        has_classes="label" in filled,
         layers=store.layers,
         heads_per_layer=store.heads_per_layer,
         joint=store.joint,
         input_size=(int(size[0]), int(size[1])),
         model_process=explorer.model.state(store),
+        problem=explorer.stores.problem(name),
     )

@@ -1,4 +1,4 @@
-"""What the explorer asks of a store's model: vectors of texts, numbers of images, and patches."""
+"""What the explorer asks of a store's model: vectors of texts, numbers of images, patches, and spectra of heads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float32
 
+from headspan.errors import ModelError
 from headspan.explore.heads.spectrum import HeadSpectra
 from headspan.explore.query.query_image import QueryImage
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
-from headspan.texts.pool import Pool
 from headspan.web.answers.stores import ModelState
+
+
+class ModelLoading(ModelError):
+    """The model cannot answer yet, or is busy; the same request may be answered soon."""
 
 
 class Model(Protocol):
@@ -22,22 +26,30 @@ class Model(Protocol):
     def state(self, store: Store) -> ModelState:
         """Whether the store's model can answer now."""
 
+    def warm(self, store: Store) -> None:
+        """Begin to load the store's model, unless that has begun; returns at once."""
+
     def text_vectors(
         self, store: Store, texts: Sequence[str]
     ) -> tuple[Float32[np.ndarray, "text joint"], dict[str, str]]:
         """Unit vectors of texts, and for each text that was longer than the context, the part that was read.
 
-        Vectors that are stored or cached are found without the model. Raises ModelError if it cannot be loaded.
+        Vectors that are stored or cached are found without the model. Raises ModelError if it cannot be loaded, and
+        ModelLoading if it is not loaded in time.
         """
 
     def query_image(self, store: Store, image: int | bytes, with_patches: bool = False) -> QueryImage:
         """The numbers of a stored image, by its index, or of an encoded one.
 
-        Raises as `headspan.explore.query_image` does.
+        Raises as `headspan.explore.query_image` does, and ModelLoading if the model is not loaded in time.
         """
 
-    def spectra(self, store: Store, head: Head, pool: Pool) -> HeadSpectra:
-        """The singular directions of one head's value-output matrix, described by a pool's texts.
+    def spectrum(self, store: Store, head: Head, pool: str | None = None) -> HeadSpectra:
+        """The singular directions of one head's value-output matrix, described by texts of a pool.
 
-        Raises as `headspan.explore.spectra` does.
+        By default that is the largest pool whose vectors the store keeps, or else the general one. Raises as
+        `headspan.explore.spectra` does, and ModelLoading if the model is not loaded in time.
         """
+
+    def close(self) -> None:
+        """End the models' processes."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 
-from headspan.errors import SettingsError
+from headspan.web.refusals import Missing
+from headspan.web.state.bounded import Bounded
 
 # The largest file that is accepted, and the memory of all files that are kept.
 LARGEST_BYTES = 32 << 20
@@ -17,24 +16,20 @@ PREFIX = "upload-"
 class Uploads:
     """Encoded images by their ids."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
+        self._kept: Bounded[bytes] = Bounded(kept_bytes, len)
 
     def add(self, encoded: bytes) -> str:
         """Keep a file; return its id, which depends on its bytes alone."""
         name = PREFIX + hashlib.sha256(encoded).hexdigest()[:16]
-        with self._lock:
-            self._kept[name] = encoded
-            self._kept.move_to_end(name)
-            while sum(map(len, self._kept.values())) > _KEPT_BYTES and len(self._kept) > 1:
-                self._kept.popitem(last=False)
+        self._kept.put(name, encoded)
         return name
 
     def get(self, name: str) -> bytes:
-        """The file of an id. Raises SettingsError if it is not kept, or no longer."""
-        with self._lock:
-            if name not in self._kept:
-                raise SettingsError(f"the dropped-in image {name} is no longer kept by the server; drop it in again")
-            self._kept.move_to_end(name)
-            return self._kept[name]
+        """The file of an id. Raises Missing if it is not kept, or no longer."""
+        found = self._kept.get(name)
+        if found is None:
+            raise Missing(
+                f"the image {name[:40]!r} was not dropped in, or is no longer kept by the server; drop it in again"
+            )
+        return found

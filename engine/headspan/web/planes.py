@@ -1,0 +1,70 @@
+"""The points of planes, in parts: each part is an even sample of the images, so that a page shows all of them soon.
+
+Parts are computed when they are asked for, and kept. All planes of a store have the same parts, so that one colouring
+serves all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from headspan.errors import SettingsError
+from headspan.explore.atlas.space import Space, principal_space
+from headspan.store.head_space import Head
+from headspan.store.reader import Store
+from headspan.web.asked import AskedStore
+from headspan.web.refusals import Missing
+
+# A part reads so much of the embeddings, which are the largest numbers that a plane needs, and has at most so many
+# points: both take well under 0.1 seconds.
+_PART_BYTES, _PART_POINTS = 48 << 20, 32_768
+# The extent reaches beyond the points of the first part by this share on each side.
+_MARGIN = 0.05
+
+
+def parts_of(store: Store) -> int:
+    """The number of parts of the store's planes."""
+    points = max(1, min(_PART_POINTS, _PART_BYTES // (4 * store.joint)))
+    return max(1, -(-store.images // points))
+
+
+def rows_of(store: Store, part: int) -> Int64[np.ndarray, " row"]:
+    """The rows of the images of one part. Raises Missing if there is no such part."""
+    parts = parts_of(store)
+    if not 0 <= part < parts:
+        raise Missing(f"{store.path}: planes have parts 0 to {parts - 1}, but not {part}")
+    return store.rows[part::parts]
+
+
+def space_of(asked: AskedStore, head: Head | None) -> Space:
+    """The principal space of a head, or with None of the embeddings. Raises as `principal_space` does."""
+    if asked.store.images < 2:
+        raise SettingsError(f"{asked.name}: shows fewer than two images, so there is no plane of them; compute more")
+    return asked.keep(("space", head), lambda: principal_space(asked.store, head))
+
+
+def points_of(asked: AskedStore, head: Head | None, part: int) -> Float32[np.ndarray, "point 2"]:
+    """The points of one part of a plane."""
+    rows, space = rows_of(asked.store, part), space_of(asked, head)
+    return asked.keep(
+        ("plane", head, part), lambda: space.plane(rows).astype(np.float32), lambda points: int(points.nbytes)
+    )
+
+
+def all_points(asked: AskedStore, head: Head | None) -> Float32[np.ndarray, "image 2"]:
+    """The points of all images in their order, part by part."""
+    store, parts = asked.store, parts_of(asked.store)
+    found = np.empty((store.images, 2), np.float32)
+    for part in range(parts):
+        found[part::parts] = points_of(asked, head, part)
+    return found
+
+
+def extent_of(asked: AskedStore, head: Head | None) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of the points: those of the first part, with a margin."""
+    points = points_of(asked, head, 0)
+    low, high = points.min(axis=0).astype(float), points.max(axis=0).astype(float)
+    margin = np.maximum(_MARGIN * (high - low), np.finfo(np.float32).tiny)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    return left, right, bottom, top

@@ -1,0 +1,1 @@
+"""The samples of a store for the explorer: filters, classes, categories and facets, in bounded memory."""

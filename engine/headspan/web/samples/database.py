@@ -1,0 +1,94 @@
+"""SQL over the samples of a store's plan, by DuckDB, which can read nothing else.
+
+Parameters are bound and never part of a query's text. The database may open the store's tables of samples alone, writes
+no files, and cannot be configured by a query.
+"""
+
+from __future__ import annotations
+
+import glob
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pyarrow as pa
+
+from headspan.errors import SettingsError, StoreError, one_line
+from headspan.store.reader import Store
+from headspan.store.tables import sample_files
+
+_MEMORY, _THREADS = "512MB", 2
+# The table of samples in a query.
+SAMPLES = "read_parquet($files)"
+_open: WeakKeyDictionary[Store, SampleDatabase] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class SampleDatabase:
+    """The samples of one store. Queries may come from several threads at once."""
+
+    def __init__(self, store: Store) -> None:
+        # Imported here, since the server starts without it.
+        import duckdb
+
+        self._path = store.path
+        folder = (store.path / sample_files(1)[0]).parent
+        # A path's own brackets and stars are no patterns.
+        self._files = [glob.escape(f"{store.path / name}") for name in sample_files(store.contents.units)]
+        self._connection = duckdb.connect(":memory:")
+        for name, value in (
+            ("memory_limit", _MEMORY),
+            ("threads", _THREADS),
+            ("temp_directory", ""),
+            ("allowed_directories", [f"{folder}/"]),
+            ("enable_external_access", False),
+            ("lock_configuration", True),
+        ):
+            # Names and values are of this list; a folder's name is quoted.
+            self._connection.execute(f"SET {name} = {_quoted(value)}")
+
+    def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """The columns of a query's result. `parameters` stand for `$name` in it, and `SAMPLES` for the samples.
+
+        Raises SettingsError if the query takes too much memory, and StoreError if the samples cannot be read.
+        """
+        import duckdb
+
+        bound = {**(parameters or {}), **({"files": self._files} if SAMPLES in query else {})}
+        try:
+            with closing(self._connection.cursor()) as cursor:
+                columns = cursor.execute(query, bound).fetchnumpy()
+        except duckdb.OutOfMemoryException as error:
+            raise SettingsError(
+                f"{self._path}: this question takes more than {_MEMORY} of memory; ask about fewer images"
+            ) from error
+        except duckdb.Error as error:
+            raise StoreError(
+                f"{self._path}: the samples cannot be read ({one_line(error)}); run headspan verify {self._path}"
+            ) from error
+        return {name: np.asarray(values) for name, values in columns.items()}
+
+    def of_table(self, query: str, table: pa.Table, parameters: Mapping[str, Any] | None = None) -> list[tuple]:
+        """The rows of a query's result over an Arrow table, which is called `part` in it."""
+        with closing(self._connection.cursor()) as cursor:
+            cursor.register("part", table)
+            return list(cursor.execute(query, dict(parameters or {})).fetchall())
+
+
+def samples_of(store: Store) -> SampleDatabase:
+    """The database of a store's samples, opened once for each open store."""
+    with _lock:
+        if store not in _open:
+            _open[store] = SampleDatabase(store)
+        return _open[store]
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_quoted, value))}]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return str(value).lower()

@@ -1,0 +1,35 @@
+"""How many images two stores share, by their keys."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from headspan.store.reader import Store
+from headspan.store.tables import sample_files
+
+# Larger joins are continued in files of a temporary folder.
+_MEMORY, _THREADS = "1GB", 2
+
+
+def shared_keys(one: Store, other: Store) -> int:
+    """The number of different keys that images shown by both stores have, counted in bounded memory."""
+    # Imported here, since it takes a tenth of a second, and few requests need it.
+    import duckdb
+    import pyarrow as pa
+
+    with tempfile.TemporaryDirectory(prefix="headspan-") as folder, duckdb.connect(":memory:") as connection:
+        connection.execute("SET memory_limit = ?", [_MEMORY])
+        connection.execute("SET threads = ?", [_THREADS])
+        connection.execute("SET temp_directory = ?", [folder])
+        queries, files = [], []
+        for name, store in (("one", one), ("other", other)):
+            query = "SELECT DISTINCT key FROM read_parquet(?)"
+            if store.images < store.planned_images:
+                connection.register(f"shown_{name}", pa.table({"row": store.rows}))
+                query += f" WHERE row IN (SELECT row FROM shown_{name})"
+            queries.append(query)
+            files.append([str(Path(store.path) / file) for file in sample_files(store.contents.units)])
+        found = connection.execute(f"SELECT count(*) FROM ({queries[0]}) SEMI JOIN ({queries[1]}) USING (key)", files)
+        ((count,),) = found.fetchall()
+    return int(count)
