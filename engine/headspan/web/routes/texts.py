@@ -42,7 +42,8 @@ def known_texts(
 ) -> KnownTexts:
     """Stored texts that begin with `prefix`, then those that have it within; case is ignored."""
     wanted = " ".join(prefix.casefold().split())
-    begin, within = [], []
+    begin: list[str] = []
+    within: list[str] = []
     for text, folded in asked.keep("known texts", lambda: _known(asked)):
         if folded.startswith(wanted):
             begin.append(text)
