@@ -194,7 +194,7 @@ KILLS = st.one_of(st.none(), st.tuples(st.integers(1, 9), st.booleans()))
 
 
 @settings(
-    max_examples=20,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     phases=PHASES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -56,6 +57,8 @@ POISONS = (
     "\ud83d<b>",
     "\x1b]0;title\x07\u202e\u2066<b>",
 )
+# Of the values of one result, so many are changed, one at a time.
+MOST_VALUES = 30
 # Letters that steer a terminal, or the direction of writing.
 STEERING = "\x00\x07\x1b\u202e\u2066\ud83d"
 COMPARED = Compared(0.9, 0.8, Draws(0.6, 0.5, 0.7), 0.5)
@@ -321,7 +324,8 @@ def test_a_value_of_another_type_is_shown_escaped_or_refused_in_a_sentence(
         # These numbers are sizes of arrays.
         ways = [way for way in ways if isinstance(at(good["attributes"], way), str)]
     assert len(ways) > 2
-    for way in ways:
+    # Values of one list are read by the same code.
+    for way in random.Random(0).sample(ways, min(len(ways), MOST_VALUES)):
         file.write_text(json.dumps({**good, "attributes": put(good["attributes"], way, POISONS[0])}))
         try:
             page = write_report(hs.open(path), tmp_path / "report.html").read_text()

@@ -1,6 +1,7 @@
 """Training the reference model: resuming, batches, losses, and loading of the exported weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ TOY = Recipe(steps=4, batch_size=32, warmup=1, grouped_from=3, spread_from=3, ev
 
 def test_training_that_is_resumed_gives_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
     device = torch.device("cpu")
-    whole = train(tmp_path / "whole", TOY, device, workers=0)
+    recipe = replace(TOY, batch_size=8, evaluation_scenes=16)
+    whole = train(tmp_path / "whole", recipe, device, workers=0)
     assert set(whole) == set(FACTORS)
 
     class StopError(Exception):
@@ -41,8 +43,8 @@ def test_training_that_is_resumed_gives_the_weights_of_an_uninterrupted_run(tmp_
             lambda self, number, plain=Batches.__getitem__: stop() if number == 3 else plain(self, number),
         )
         with pytest.raises(StopError):
-            train(tmp_path / "halves", TOY, device, workers=0)
-    train(tmp_path / "halves", TOY, device, workers=0)
+            train(tmp_path / "halves", recipe, device, workers=0)
+    train(tmp_path / "halves", recipe, device, workers=0)
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "halves"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     steps = [json.loads(line)["step"] for line in (tmp_path / "halves" / "log.jsonl").read_text().splitlines()]
