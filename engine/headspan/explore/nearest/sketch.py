@@ -72,11 +72,11 @@ class Layout:
         """The bytes of a row of the sketch."""
         return -(-sum(part.kept for part in self.parts) // _MULTIPLE) * _MULTIPLE
 
-    def weights(self, query: Float32[np.ndarray, " joint"]) -> list[Float64[np.ndarray, " axis"]]:
+    def weights(self, query: Float32[np.ndarray, " joint"]) -> list[Float64[np.ndarray, " _"]]:
         """The query along the axes of each part, in their units."""
         return [part.directions @ query for part in self.parts]
 
-    def length(self, weights: list[Float64[np.ndarray, " axis"]]) -> float:
+    def length(self, weights: list[Float64[np.ndarray, " _"]]) -> float:
         """The length of a query where what is left out is measured."""
         squares = (float(((w / part.measure) ** 2).sum()) for w, part in zip(weights, self.parts, strict=True))
         return float(np.sqrt(sum(squares)))
