@@ -95,7 +95,7 @@ def store_facts(store: Store, described: Sequence[int] | None = None) -> list[tu
         *((("Without heads", without),) if (without := names_without(known)) else ()),
         ("Heads", f"{store.heads_per_layer} per layer, {counted(store.head_dim, 'dimension')} each"),
         ("Emitted", ", ".join(known["emit"])),
-        ("Precision", ", ".join(filter(None, (known["precision"], known.get("backend"))))),
+        ("Precision", ", ".join(filter(None, (known.get("precision"), known.get("backend"))))),
         ("Store", f"{_size(store.stored_bytes)} on disk; {row_bytes:,} bytes per image, the rest once per store"),
     ]
 

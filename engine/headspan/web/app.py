@@ -35,17 +35,17 @@ ROUTERS = (
     status.router,
     pictures.router,
     uploads.router,
-    images.router,
-    maps.router,
-    neighbours.router,
-    what_if.router,
-    comparisons.router,
     stores.router,
     heads.router,
     planes.router,
     categories.router,
     texts.router,
     selections.router,
+    images.router,
+    maps.router,
+    neighbours.router,
+    what_if.router,
+    comparisons.router,
 )
 
 

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 from fastapi import Depends, Path, Request
 from jaxtyping import Float, Float32, Int
 
 from headspan.concepts.labelled_heads import labelled_heads
-from headspan.concepts.labels import Labels, read_labels
-from headspan.errors import SettingsError, StoreError
+from headspan.concepts.labels import Labels
+from headspan.errors import SettingsError
 from headspan.explore.query.query_image import QueryImage, query_image
 from headspan.head_names import head_name, parse_head, parse_heads
-from headspan.report.shown_run import shown_run
-from headspan.store import results
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.store.results import runs
-from headspan.store.tables import unit_table
 from headspan.web.answers.common import HeadName, Hit
 from headspan.web.head_results import HeadResults, default_run, read_head_results
 from headspan.web.refusals import Missing
 from headspan.web.samples.classes import Classes, read_classes
+from headspan.web.samples.metadata import class_name, metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.kept import SMALL_BYTES
 from headspan.web.state.uploads import PREFIX
 
 # What neighbours are searched through: the whole embedding, or everything that the store holds of the heads.
 EMBEDDING, ALL_HEADS = "embedding", "all"
-_HIT_COLUMNS = ["row", "key", "caption", "label"]
 T = TypeVar("T")
+# Images that tell whether a store knows the names of classes.
+_FIRST = 64
 
 
 def explorer_of(request: Request) -> Explorer:
@@ -81,33 +80,11 @@ class AskedStore:
         if through == ALL_HEADS:
             return stored_heads(self.store)
         if through.startswith("label:"):
-            return self.property(through.removeprefix("label:"))
+            return self.labelled(through.removeprefix("label:"))
         found = parse_heads(through, "through")
         for head in found:
             self._refuse_unknown(head)
         return found
-
-    def labels(self) -> Labels | None:
-        """The labels of the run that answers show by default; None if there are none, or none that can be read."""
-        version = self.explorer.stores.version(self.name)
-        return self.explorer.kept.get(self.name, version, "labels", lambda: shown_labels(self.store))
-
-    def label(self, layer: int, head: int) -> str | None:
-        """The label of a head, if it has one."""
-        labels = self.labels()
-        return labels.name(layer, head) if labels is not None and layer in labels.layers else None
-
-    def labelled(self, label: str) -> list[Head]:
-        """The heads that have a label. Raises Missing if no head has it."""
-        labels = self.labels()
-        if labels is None:
-            raise Missing(
-                f"{self.name}: label {label!r}: the store holds no labels; run headspan textspan and headspan label"
-            )
-        try:
-            return labelled_heads(labels, label, self.name)
-        except SettingsError as error:
-            raise Missing(str(error)) from error
 
     def head(self, name: str) -> Head:
         """The head of a name such as `L22.H13`. Raises Missing if it is not stored."""
@@ -121,16 +98,6 @@ class AskedStore:
         """The head of a name; None for `embedding`. Raises Missing if it is not stored."""
         return None if of == EMBEDDING else self.head(of)
 
-    def property(self, label: str, run: str | None = None) -> list[Head]:
-        """The heads with a label of a run, by default of the shown one; case is ignored. Raises Missing without any."""
-        properties = self.results(run).properties()
-        wanted = {name.casefold(): heads for name, heads in properties.items()} | properties
-        found = wanted.get(label) or wanted.get(label.casefold())
-        if found is None:
-            known = f"the labels are: {', '.join(properties)}" if properties else "the store has no labels"
-            raise Missing(f"{self.name}: no head has the label {label[:60]!r}; {known}")
-        return found
-
     def results(self, run: str | None = None) -> HeadResults:
         """The texts, labels and votes of a run, by default of the shown one. Raises Missing for an unknown run."""
         described, shown = self.keep("runs", lambda: (runs(self.store, "textspan"), default_run(self.store)))
@@ -139,41 +106,55 @@ class AskedStore:
         name = shown if run is None else run
         return self.keep(("results", name), lambda: read_head_results(self.store, name))
 
+    def labels(self) -> Labels | None:
+        """The labels of the run that answers show by default; None if there are none, or none that can be read."""
+        return self.results().labels
+
+    def labelled(self, label: str) -> list[Head]:
+        """The heads that have a label. Raises Missing if no head has it."""
+        labels = self.labels()
+        if labels is None:
+            raise Missing(
+                f"{self.name}: label {label[:60]!r}: the store has no labels; run headspan textspan and headspan label"
+            )
+        try:
+            return labelled_heads(labels, label, self.name)
+        except SettingsError as error:
+            raise Missing(str(error)) from error
+
     def classes(self) -> Classes:
         """The classes of the images."""
         return self.keep("classes", lambda: read_classes(self.store), lambda found: found.bytes)
 
     def keep(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] = lambda thing: SMALL_BYTES) -> T:
         """What `make` computes of the store as it is now, or what it has computed before; `size` is its bytes."""
-        return self.explorer.kept.get(self.name, self.explorer.stores.version(self.name), key, make, size)
+        return self.explorer.kept.get(self.name, self.store, key, make, size)
 
     def hits(self, images: Int[np.ndarray, " hit"], scores: Float[np.ndarray, " hit"] | None = None) -> list[Hit]:
         """Images by their indices, in this order, as hits."""
-        names = self.classes().names
+        table = self.store.samples(np.asarray(images, np.int64), ["row", "key", "caption", "label"])
+        names = self._class_names(images, table["label"].to_pylist())
         return [
-            Hit(
-                **sample,
-                class_name=None if sample["label"] is None else names.get(sample["label"]),
-                score=None if scores is None else float(scores[place]),
-            )
-            for place, sample in enumerate(self._samples(self.store.rows[images]))
+            Hit(**sample, class_name=names[place], score=None if scores is None else float(scores[place]))
+            for place, sample in enumerate(table.to_pylist())
         ]
 
-    def _samples(self, rows: Int[np.ndarray, " row"]) -> list[dict[str, Any]]:
-        """Row, key, caption and class of some rows. The tables of their units are kept."""
-        unit_images = self.store.contents.size.unit_images
-        found = []
-        for row in rows.tolist():
-            unit, place = divmod(row, unit_images)
-            table = self.explorer.kept.get(
-                f"{self.store.path}",
-                "",
-                ("samples", unit),
-                lambda unit=unit: unit_table(self.store.path, unit, _HIT_COLUMNS),  # type: ignore[misc]
-                lambda table: int(table.nbytes),
-            )
-            found.append({name: table[name][place].as_py() for name in _HIT_COLUMNS})
-        return found
+    def _class_names(self, images: Int[np.ndarray, " hit"], labels: list[int | None]) -> list[str | None]:
+        """The names of some images' classes: by their numbers, or where classes have no numbers, from the metadata."""
+        names = self.classes().names
+        if names or not len(images) or not self._has_class_names():
+            return [None if label is None else names.get(label) for label in labels]
+        metadata = self.store.samples(np.asarray(images, np.int64), ["metadata"])["metadata"].to_pylist()
+        return [class_name(metadata_of(each)) for each in metadata]
+
+    def _has_class_names(self) -> bool:
+        """Whether the metadata of one of the first images name its class; metadata are long, so others are not read."""
+
+        def look() -> bool:
+            first = self.store.samples(list(range(min(_FIRST, self.store.images))), ["metadata"])["metadata"]
+            return any(class_name(metadata_of(each)) is not None for each in first.to_pylist())
+
+        return self.keep("has class names", look)
 
     def _refuse_unknown(self, head: Head) -> None:
         if head[0] not in self.store.layers or not 0 <= head[1] < self.store.heads_per_layer:
@@ -187,21 +168,6 @@ def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -
     """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
     return AskedStore(found, store, found.stores.get(store))
-
-
-def shown_labels(store: Store) -> Labels | None:
-    """The labels of the run that answers show by default: that of `shown_run`, or else the only one."""
-    found = results.runs(store, "labels")
-    try:
-        run = shown_run(store)
-    except StoreError:
-        run = ""
-    if run not in found and len(found) != 1:
-        return None
-    try:
-        return read_labels(store, run if run in found else found[0])
-    except StoreError:
-        return None
 
 
 def named(heads: Sequence[Head]) -> list[HeadName]:

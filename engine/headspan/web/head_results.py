@@ -5,6 +5,7 @@ Whatever a store lacks is left out, and `notices` say which command adds it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,7 @@ def default_run(store: Store) -> str | None:
 def read_head_results(store: Store, run: str | None) -> HeadResults:
     """The results of a run; with None, what there is to say about a store without one."""
     if run is None:
-        return HeadResults(None, None, None, None, None, [_no_run(store)])
+        return HeadResults(None, None, None, _only_labels(store), None, [_no_run(store)])
     try:
         spans = read_spans(store, run)
     except StoreError as error:
@@ -144,6 +145,13 @@ def _labels(store: Store, run: str) -> Labels | None:
     if run not in runs(store, "labels") or older_than(store, "labels", run):
         return None
     return read_labels(store, run)
+
+
+def _only_labels(store: Store) -> Labels | None:
+    """The labels of a store whose texts were removed."""
+    with suppress(StoreError):
+        return read_labels(store)
+    return None
 
 
 def _no_run(store: Store) -> str:

@@ -13,7 +13,8 @@ from headspan.errors import SettingsError
 from headspan.explore.atlas.space import Space, principal_space
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
-from headspan.web.asked import AskedStore, Missing
+from headspan.web.asked import AskedStore
+from headspan.web.refusals import Missing
 
 # A part reads so much of the embeddings, which are the largest numbers that a plane needs, and has at most so many
 # points: both take well under 0.1 seconds.

@@ -25,7 +25,7 @@ from headspan.frames import Tabular
 from headspan.spans.result import place_of
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import component_covariances, magnitudes_of
-from headspan.store.moments_file import EmbeddingMoments, variances_along
+from headspan.store.moments_file import EmbeddingMoments, MergedMoments, variances_along
 from headspan.store.reader import Store
 from headspan.store.selection import Images, selection_of
 from headspan.texts.pool import Pool
@@ -37,10 +37,23 @@ if TYPE_CHECKING:
 
 # A score varies if its variance is above the rounding of float32 embeddings of unit length.
 _LEAST_VARIANCE = 1e-13
-# The largest pool of a store that is open, so that only the first text waits for it.
+# The largest pool of a store that is open, and what texts over all images are compared with, so that only the first
+# text waits for them.
 _pools: WeakKeyDictionary[Store, EmbeddedPool] = WeakKeyDictionary()
+_compared: WeakKeyDictionary[Store, _Compared] = WeakKeyDictionary()
 # The most texts of a pool that a text is compared with: percentiles in steps of 0.2.
 _POOL_TEXTS = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
+    """What every text over some images is compared with."""
+
+    images: int
+    # Shares of a pool's texts; None without a pool.
+    drawn: Float64[np.ndarray, "text layer head"] | None
+    # Variance shares, which random directions have in the mean.
+    random: Float64[np.ndarray, "layer head"]
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -158,7 +171,6 @@ def text_shares(
     unit = exact / np.linalg.norm(exact)
     others = _known_pool(store) if pool is None else embed_pool(store, pool, on_progress, weights=weights)
     moments, embedding = store.moments(images), store.embedding_moments(images)
-    rows = store.contents.good_rows() if images is None else selection_of(store, images).rows
     score = variances_along(unit, embedding.total, embedding.gram, embedding.count)[0]
     if not score > _LEAST_VARIANCE:
         raise StoreError(
@@ -167,9 +179,11 @@ def text_shares(
         )
     shape = (len(store.layers), store.heads_per_layer)
     share, mean = np.empty((2, *shape))
-    percentile = None if others is None else np.empty(shape)
-    # A pool's text whose own score does not vary has no shares.
-    sample, scores = _sample(others, embedding)
+    compared = _compared.get(store) if pool is None and images is None else None
+    if compared is None or compared.images != moments.count or (compared.drawn is None) != (others is None):
+        compared = _compare(store, others, moments, embedding)
+        if pool is None and images is None:
+            _compared[store] = compared
     for place in np.ndindex(*shape):
         directions = store.head_directions(store.layers[place[0]], place[1])
         at = store.contents.layer_index(store.layers[place[0]]), place[1]
@@ -177,11 +191,9 @@ def text_shares(
         along = unit @ directions.astype(np.float64).T
         share[place] = variances_along(along, *of_head)[0] / score
         mean[place] = along[0] @ moments.total[at] / moments.count
-        if percentile is not None:
-            drawn = variances_along((sample @ directions.T).astype(np.float64), *of_head) / scores
-            percentile[place] = (drawn < share[place]).mean()
     heads = terms = None
     if covariance:
+        rows = store.contents.good_rows() if images is None else selection_of(store, images).rows
         heads, terms = component_covariances(store.contents, moments, embedding, rows, unit)
         heads, terms = heads / score, None if terms is None else terms / score
     return TextShares(
@@ -192,21 +204,32 @@ def text_shares(
         score_deviation=float(np.sqrt(score)),
         share=share,
         mean=mean,
-        random=magnitudes_of(store.contents, moments, embedding, False, rows).variance_share,
-        percentile=percentile,
+        random=compared.random,
+        percentile=None if compared.drawn is None else (compared.drawn < share).mean(axis=0),
         pool=None if others is None else others.pool.name,
-        pool_texts=len(sample),
+        pool_texts=0 if compared.drawn is None else len(compared.drawn),
         covariance_share=heads,
         term_covariance_share=terms,
     )
 
 
+def _compare(store: Store, pool: EmbeddedPool | None, moments: MergedMoments, embedding: EmbeddingMoments) -> _Compared:
+    """The shares of a pool's texts, and those of random directions. Texts whose own scores do not vary have none."""
+    random = magnitudes_of(store.contents, moments, embedding, False, np.zeros(0, np.int64)).variance_share
+    if pool is None:
+        return _Compared(moments.count, None, random)
+    sample, scores = _sample(pool, embedding)
+    drawn = np.empty((len(sample), *random.shape))
+    for place in np.ndindex(*random.shape):
+        along = (sample @ store.head_directions(store.layers[place[0]], place[1]).T).astype(np.float64)
+        drawn[:, *place] = variances_along(along, moments.total[place], moments.gram[place], moments.count) / scores
+    return _Compared(moments.count, drawn, random)
+
+
 def _sample(
-    pool: EmbeddedPool | None, embedding: EmbeddingMoments
+    pool: EmbeddedPool, embedding: EmbeddingMoments
 ) -> tuple[Float32[np.ndarray, "text joint"], Float64[np.ndarray, " text"]]:
     """At most _POOL_TEXTS vectors of a pool, drawn with a fixed seed, whose scores vary; and the scores' variances."""
-    if pool is None:
-        return np.empty((0, len(embedding.total)), np.float32), np.empty(0)
     drawn = np.random.default_rng(0).permutation(len(pool.vectors))[:_POOL_TEXTS]
     vectors = pool.vectors[np.sort(drawn)]
     variances = variances_along(vectors.astype(np.float64), embedding.total, embedding.gram, embedding.count)

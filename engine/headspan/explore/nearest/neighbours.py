@@ -159,8 +159,8 @@ def nearest_ablated(
 
 def ablated_vector(store: Store, query: QueryImage, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:
     """An image's embedding divided by its length, with the contributions of distinct `heads` at their means."""
-    norm = query.norm.astype(np.float64)
-    found = query.embedding / norm[2]
+    norm, embedding = query.norm.astype(np.float64), query.embedding.astype(np.float64)
+    found: Float64[np.ndarray, " joint"] = embedding / np.linalg.norm(embedding)
     for (layer, head), mean in zip(heads, head_means(store, heads), strict=True):
         own = query.heads[store.contents.layer_index(layer, head), head].astype(np.float64)
         found -= (head_coordinates(own, norm, normalised=True) - mean) @ store.head_directions(layer, head)

@@ -35,7 +35,7 @@ def head_answer(asked: Asked, head: HeadPath, run: RunName = None) -> HeadAnswer
     notices = list(results.notices)
     if results.run is not None and not results.describes(found):
         notices.append(f"The run {results.run} does not describe {head_name(*found)}.")
-    spectrum: list[float] = []
+    spectrum: list[float | None] = []
     try:
         spectrum = space_of(asked, found).shares.tolist()
     except SettingsError as error:
@@ -139,7 +139,9 @@ def _alike(asked: AskedStore, head: Head, results: HeadResults) -> list[LikeHead
 
 
 def _spectrum(asked: AskedStore, head: Head) -> Spectrum:
-    found = asked.explorer.model.spectra(asked.store, head, pool_of(asked))
+    results = asked.results()
+    pool = None if results.spans is None else results.spans.pool.name
+    found = asked.explorer.model.spectrum(asked.store, head, pool)
     directions = []
     for place, value in enumerate(found.singular_values[0].tolist()):
         texts, weights = [], []

@@ -79,7 +79,7 @@ def listing(
     filtering: AskedFilter,
     order: Order = Order.ROW,
     offset: Annotated[int, Query(ge=0, le=1 << 40)] = 0,
-    limit: Annotated[int, Query(ge=0, le=500)] = 60,
+    limit: Annotated[int, Query(ge=0, le=250)] = 60,
 ) -> Listing:
     """One page of the images that pass a filter."""
     rows = filtered_rows(asked, filtering, order is Order.KEY)

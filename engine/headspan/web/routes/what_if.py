@@ -100,8 +100,7 @@ def _looked_at(asked: AskedStore, column: str | None) -> tuple[Int64[np.ndarray,
         images = np.unique(np.linspace(0, max(0, asked.store.images - 1), count).astype(np.int64))
         return images, class_values(asked.store, images, column)
 
-    version = asked.explorer.stores.version(asked.name)
-    return asked.explorer.kept.get(asked.name, version, ("classes", column), read)
+    return asked.keep(("classes", column), read)
 
 
 def _notices(

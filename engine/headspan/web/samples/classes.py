@@ -6,7 +6,6 @@ images of the class, where headspan puts the names that Parquet files and lists 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from headspan.store.reader import Store
 from headspan.store.tables import scan_samples
 from headspan.tasks.truths import CLASS_NAME
 from headspan.web.samples.database import SAMPLES, samples_of
+from headspan.web.samples.metadata import class_name, metadata_of
 
 _NAMES = f"""
     SELECT label, any_value(metadata) AS metadata FROM {SAMPLES}
@@ -70,15 +70,7 @@ def _names(store: Store) -> dict[int, str]:
     found = samples_of(store).rows(_NAMES)
     names = {}
     for label, metadata in zip(found["label"].tolist(), found["metadata"].tolist(), strict=True):
-        name = _class_name(metadata)
+        name = class_name(metadata_of(metadata))
         if name is not None:
             names[int(label)] = name
     return dict(sorted(names.items()))
-
-
-def _class_name(metadata: str) -> str | None:
-    try:
-        name = json.loads(metadata)[CLASS_NAME]
-    except (ValueError, LookupError, TypeError):
-        return None
-    return name if isinstance(name, str) else None

@@ -6,7 +6,6 @@ the first of a list of objects.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from headspan.errors import SettingsError
 from headspan.store.reader import Store
 from headspan.store.tables import unit_table
 from headspan.web.samples.database import SAMPLES, samples_of
+from headspan.web.samples.metadata import metadata_of
 
 # Values that are named; the others share a code.
 SHOWN = 20
@@ -107,12 +107,7 @@ def rows_with_value(store: Store, path: str, value: str) -> Bool[np.ndarray, " r
 
 
 def _paths_of(text: str) -> Iterator[str]:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return
-    if isinstance(values, dict):
-        yield from _leaves(values, "", 1)
+    yield from _leaves(metadata_of(text), "", 1)
 
 
 def _leaves(values: Mapping[str, Any], before: str, depth: int) -> Iterator[str]:

@@ -21,6 +21,6 @@ class Explorer:
     uploads: Uploads
     # Where shards are now, if they have moved; given on the command line, never by a request.
     shards: Sequence[str] = ()
+    pictures: Pictures = field(default_factory=Pictures)
     # Answers and parts of answers, which stay as they are while a store shows the same images and results.
     kept: Kept = field(default_factory=Kept, compare=False)
-    pictures: Pictures = field(default_factory=Pictures)

@@ -10,6 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from headspan.store.reader import Store
 
 _BYTES = 512 << 20
 # What a thing counts whose size is not given: much more than lists of names and numbers of heads take.
@@ -29,36 +32,41 @@ class _Entry:
 
 
 class Kept:
-    """Things by the store's name and a key, those used last; all of a store's are dropped with its version."""
+    """Things by the store's name and a key, those used last; all of a store's are dropped when it was opened again."""
 
     def __init__(self, most_bytes: int = _BYTES) -> None:
         self._most = most_bytes
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
-        self._versions: dict[str, str] = {}
+        # The order in which Store objects were first seen, and the last one by name.
+        self._numbers: WeakKeyDictionary[Store, int] = WeakKeyDictionary()
+        self._last: dict[str, int] = {}
+        self._seen = 0
         self._lock = threading.Lock()
 
     def get(
         self,
-        store: str,
-        version: str,
+        name: str,
+        store: Store,
         key: Hashable,
         make: Callable[[], T],
         size: Callable[[T], int] = lambda thing: SMALL_BYTES,
     ) -> T:
         """The thing of `key`, computed by `make` unless it is kept; `size` says how many bytes it takes.
 
-        What `make` raises is raised, and nothing is kept.
+        `store` is the open store of that name. What `make` raises is raised, and nothing is kept.
         """
-        entry = self._entry((store, key), version)
+        entry = self._entry((name, key), store)
+        if entry is None:
+            return make()
         with entry.lock:
             if not entry.done:
                 try:
                     entry.value = make()
                 except BaseException:
-                    self._drop((store, key), entry)
+                    self._drop((name, key), entry)
                     raise
                 entry.bytes, entry.done = size(entry.value), True
-                self._drop_others((store, key))
+                self._drop_others((name, key))
         return cast(T, entry.value)
 
     @property
@@ -67,17 +75,23 @@ class Kept:
         with self._lock:
             return sum(entry.bytes for entry in self._entries.values())
 
-    def _entry(self, key: _Key, version: str) -> _Entry:
+    def _entry(self, key: _Key, store: Store) -> _Entry | None:
+        """The place of a thing; None if it is of a store that has been opened again since."""
+        name, _ = key
         with self._lock:
-            if self._versions.get(key[0], version) != version:
-                for other in [other for other in self._entries if other[0] == key[0]]:
+            if store not in self._numbers:
+                self._seen += 1
+                self._numbers[store] = self._seen
+            number, last = self._numbers[store], self._last.get(name, 0)
+            if number < last:
+                return None
+            if number > last:
+                for other in [other for other in self._entries if other[0] == name]:
                     del self._entries[other]
-            self._versions[key[0]] = version
-            found = self._entries.get(key)
-            if found is None:
-                found = self._entries[key] = _Entry()
+                self._last[name] = number
+            entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
-            return found
+            return entry
 
     def _drop(self, key: _Key, entry: _Entry) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ from headspan.explore.query.image_source import ImageSource
 from headspan.explore.query.query_image import QueryImage, query_image
 from headspan.store.head_space import Head
 from headspan.store.reader import open_store
-from headspan.texts.stored import largest_pool
+from headspan.texts.stored import largest_pool, stored_pool
 from headspan.texts.vectors import forget_vectors, text_vectors
 from headspan.web.state.worker_messages import ANSWER, BROKEN, FAILED, LOADING, READY, REFUSED, WorkerSettings
 
@@ -74,7 +74,8 @@ class Worker:
 
     def spectrum(self, head: Head, pool: str | None) -> HeadSpectra:
         """As `Model.spectrum`."""
-        return spectra(self._store, [head], pool or largest_pool(self._store) or "general", weights=self._weights)
+        texts = largest_pool(self._store) if pool is None else stored_pool(self._store, pool)
+        return spectra(self._store, [head], texts or "general", weights=self._weights)
 
 
 def answer_questions(connection: Connection) -> None:

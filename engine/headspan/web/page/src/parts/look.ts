@@ -3,7 +3,7 @@
 import { change, here } from "../address.svelte";
 import type { Look } from "./drawMap";
 
-const USUAL: Look = { threshold: 0.2, opacity: 0.9, smooth: false };
+const USUAL: Look = { threshold: 0.2, opacity: 0.85, smooth: false };
 
 /** The look that the address says, or the usual one. */
 export function lookHere(): Look {
