@@ -21,8 +21,8 @@ from headspan.store.results import runs
 from headspan.web.answers.common import HeadName, Hit
 from headspan.web.head_results import HeadResults, default_run, read_head_results
 from headspan.web.refusals import Missing
-from headspan.web.sample_metadata import class_name, metadata_of
 from headspan.web.samples.classes import Classes, read_classes
+from headspan.web.samples.metadata import class_name, metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.kept import SMALL_BYTES
 from headspan.web.state.uploads import PREFIX
@@ -109,10 +109,6 @@ class AskedStore:
     def labels(self) -> Labels | None:
         """The labels of the run that answers show by default; None if there are none, or none that can be read."""
         return self.results().labels
-
-    def label(self, layer: int, head: int) -> str | None:
-        """The label of a head, if it has one."""
-        return self.results().label((layer, head))
 
     def labelled(self, label: str) -> list[Head]:
         """The heads that have a label. Raises Missing if no head has it."""
