@@ -6,8 +6,8 @@ import argparse
 
 from headspan.cli.commands import Section
 from headspan.cli.progress import ProgressPrinter
-from headspan.cli.shared_flags import shards_flag, weights_flag
-from headspan.cli.terminal import OUT, say
+from headspan.cli.shared_flags import shards_flag
+from headspan.cli.terminal import OUT, say, tell
 from headspan.errors import SettingsError
 
 
@@ -17,8 +17,8 @@ def add_explore(section: Section) -> None:
         "explore",
         _explore,
         "headspan explore run.zarr",
-        "Prints the address of the page, and serves it until Ctrl-C. Nothing is written to the stores. The pages and the "
-        "HTTP API need the extra: pip install 'headspan[explore]'.",
+        "Prints the address of the page, and serves it until Ctrl-C. Nothing is written to the stores. The page and "
+        "its HTTP API need the extra: pip install 'headspan[explore]'.",
     )
     command.add_argument("stores", nargs="+", metavar="STORE", help="the stores, folders such as run.zarr")
     address = command.add_argument_group("address")
@@ -37,7 +37,14 @@ def add_explore(section: Section) -> None:
     )
     address.add_argument("--open", action="store_true", help="open the page in the web browser")
     sources = command.add_argument_group("where things are now")
-    weights_flag(sources)
+    sources.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="where the models' weights are now, if they have moved: a file, a folder, or hf-hub:NAME to fetch them; "
+        "one for all stores, or one for each",
+    )
     sources.add_argument(
         "--download", action="store_true", help="fetch weights that the stores name and this machine does not have"
     )
@@ -46,7 +53,7 @@ def add_explore(section: Section) -> None:
 
 def _explore(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     try:
-        from headspan.web.serve import serve
+        from headspan.web.serve import is_local, serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "headspan":
             raise
@@ -55,6 +62,8 @@ def _explore(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         ) from error
 
     def on_ready(address: str) -> None:
+        if not is_local(flags.host):
+            tell(f"other machines may reach {flags.host}, and whoever does sees the stores without a password")
         say(f"explorer ready at {address} (Ctrl-C ends it)")
         OUT.flush()
         if flags.open:

@@ -44,6 +44,11 @@ def fetch(repository: str, names: Sequence[str], download: bool) -> Path:
     raise ModelError(reason)
 
 
+def is_offline() -> bool:
+    """Whether Hugging Face's client may not use the network, as HF_HUB_OFFLINE=1 in the environment says."""
+    return constants.HF_HUB_OFFLINE
+
+
 @contextmanager
 def offline(active: bool) -> Iterator[None]:
     """If `active`, prevent Hugging Face's client from using the network."""

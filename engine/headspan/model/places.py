@@ -19,6 +19,9 @@ from headspan.model.configs import REFERENCE, REFERENCE_WEIGHTS, NamedConfig, no
 from headspan.model.hints import hugging_face_hint
 from headspan.user_paths import expand_user
 
+# Where open_clip keeps weights that are not in a repository.
+_DOWNLOADED = Path("~/.cache/clip")
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -168,9 +171,16 @@ def _of_tag(name: str, tag: str, settings: Mapping[str, Any], download: bool, on
     home = str(settings.get("hf_hub") or "").rpartition("/")[0]
     source = f"https://huggingface.co/{home}" if home else str(settings.get("url"))
     try:
+        if not download and not home and not (_DOWNLOADED / source.rpartition("/")[2]).expanduser().is_file():
+            raise FileNotFoundError
         with hub.announced(on_progress, f"fetching the weights {tag} of {name} from {source}"):
             return Weights(Path(download_pretrained(dict(settings))))
     except (OSError, RuntimeError, ValueError) as error:
+        if not download:
+            raise ModelError(
+                f"{name}: the weights {tag} are not on this machine, and nothing may be fetched; give the file with "
+                "--weights FILE"
+            ) from error
         # open_clip's own sentence about the file adds nothing to the reason.
         reason = one_line(error).rpartition("Last error: ")[2].rstrip(".")
         raise ModelError(

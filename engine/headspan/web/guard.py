@@ -8,6 +8,7 @@ arrive, and only POST has one.
 
 from __future__ import annotations
 
+import ipaddress
 import traceback
 from collections.abc import Collection
 from http import HTTPStatus
@@ -46,6 +47,10 @@ _OWN_SITE = ("same-origin", "none")
 _UNEXPECTED = "headspan made a mistake while it answered; the terminal in which it runs shows the details"
 
 
+# Stands for every IP address in the hosts that are accepted. Only names can be made to lead elsewhere.
+ANY_ADDRESS = "(any IP address)"
+
+
 class _TooLarge(Exception):
     """More of a body has arrived than is accepted."""
 
@@ -54,7 +59,7 @@ class Guard:
     """An application in front of another one, which gets only requests that are accepted."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], most_bytes: int = LARGEST_BYTES) -> None:
-        """`hosts` are the values of `Host` that are accepted, such as `localhost:8000`."""
+        """`hosts` are the values of `Host` that are accepted, such as `localhost:8000` or `ANY_ADDRESS:8000`."""
         self._app, self._most_bytes = app, most_bytes
         self._hosts = frozenset(host.lower() for host in hosts)
 
@@ -87,7 +92,7 @@ class Guard:
         """Status and sentence for a request that is refused."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if host not in self._hosts:
+        if host not in self._hosts and _without_address(host) not in self._hosts:
             return 421, (
                 f"the request is for the host {escaped(host)[:100]!r}, but the explorer answers only for "
                 f"{', '.join(sorted(self._hosts))}; open one of these, or start it with --allow-host"
@@ -125,6 +130,16 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the file is larger than {self._most_bytes >> 20} MB; make it smaller"
+
+
+def _without_address(host: str) -> str:
+    """`host` with `ANY_ADDRESS` in place of an IP address."""
+    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    try:
+        ipaddress.ip_address((name if colon else host).strip("[]"))
+    except ValueError:
+        return host
+    return f"{ANY_ADDRESS}{colon}{port}"
 
 
 class _Answer:

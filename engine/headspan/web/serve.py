@@ -11,8 +11,10 @@ from pathlib import Path
 
 import uvicorn
 
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, counted
+from headspan.run.planned_sources import places
 from headspan.web.app import application
+from headspan.web.guard import ANY_ADDRESS
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.model_processes import ModelProcesses
 from headspan.web.state.open_stores import OpenStores
@@ -23,6 +25,7 @@ FIRST_PORT = 8000
 _TRIED_PORTS = 20
 # Requests that are being answered when the server ends have this long.
 _LAST_SECONDS = 2
+_EACH = "name one for all stores, or one for each, in their order"
 
 
 def serve(
@@ -30,7 +33,7 @@ def serve(
     *,
     port: int | None = None,
     host: str = "127.0.0.1",
-    weights: str | Path | None = None,
+    weights: Sequence[str | Path] = (),
     shards: Sequence[str] = (),
     download: bool = False,
     allowed_hosts: Sequence[str] = (),
@@ -42,20 +45,24 @@ def serve(
         stores: The folders of the stores.
         port: The port; by default the first free one from 8000.
         host: The address to listen on. Any but the default lets other machines read the stores.
-        weights: As in `query_image`; `hf-hub:` may download.
-        shards: Where the stores' shards are now, if they have moved.
+        weights: As in `query_image`, one for all stores or one for each; `hf-hub:` may download.
+        shards: Where the stores' shards are now, if they have moved; the stores have the same ones.
         download: Whether weights that the stores name may be fetched.
         allowed_hosts: Further values of the header `Host`, with their ports, as through a tunnel or proxy.
         on_ready: Called with the address of the page once it is served.
 
-    Raises StoreError if one of `stores` is none, and SettingsError if the port is in use or the host unknown.
+    Raises StoreError if one of `stores` is none, SourceError if `shards` are too many or too few, and SettingsError if
+    `weights` are, if the port is in use, or if the host is unknown.
     """
-    explorer = Explorer(
-        OpenStores(stores),
-        ModelProcesses(weights, shards, download=download or str(weights or "").startswith("hf-hub:")),
-        Uploads(),
-        tuple(shards),
-    )
+    opened = OpenStores(stores)
+    if len(weights) not in (0, 1, len(stores)):
+        raise SettingsError(f"{counted(len(weights), 'place')} of weights for {counted(len(stores), 'store')}; {_EACH}")
+    for name in opened.names:
+        store = opened.get(name)
+        places(store.shards(), store.attributes, shards)
+    each = [*weights] * len(stores) if len(weights) == 1 else weights
+    known = {opened.get(name).path.absolute(): weight for name, weight in zip(opened.names, each, strict=False)}
+    explorer = Explorer(opened, ModelProcesses(known, shards, download=download), Uploads(), tuple(shards))
     with _listening(host, port) as listener:
         found: int = listener.getsockname()[1]
         address = f"http://{_in_address(host)}:{found}/"
@@ -86,6 +93,8 @@ class _Server(uvicorn.Server):
 
 def _listening(host: str, port: int | None) -> socket.socket:
     """A socket that listens at `port`, or else at the first free port from 8000."""
+    if port is not None and not 0 <= port < 1 << 16:
+        raise SettingsError(f"port {port} is out of range; choose one from 1 to 65535, or 0 for any free one")
     ports = [port] if port is not None else range(FIRST_PORT, FIRST_PORT + _TRIED_PORTS)
     for each in ports:
         try:
@@ -104,8 +113,8 @@ def _listening(host: str, port: int | None) -> socket.socket:
                 raise SettingsError(
                     f"{host}:{each}: cannot be listened on ({error.strerror or error}); choose another --host or --port"
                 ) from error
-        except (UnicodeError, OverflowError) as error:
-            raise SettingsError(f"{host}:{each}: is no address; choose another --host or --port") from error
+        except UnicodeError as error:
+            raise SettingsError(f"{host}: is no address; choose another --host") from error
     if port is not None:
         raise SettingsError(f"port {port} of {host} is in use; choose another --port, or leave it out")
     raise SettingsError(f"the ports {ports[0]} to {ports[-1]} of {host} are in use; choose another with --port")
@@ -113,11 +122,21 @@ def _listening(host: str, port: int | None) -> socket.socket:
 
 def _hosts(host: str, port: int) -> list[str]:
     """The values of `Host` with which browsers ask for the page."""
-    own = {"localhost", "127.0.0.1", "[::1]", _in_address(host)}
+    own = sorted({"localhost", "127.0.0.1", "[::1]", _in_address(host)} | ({ANY_ADDRESS} if _is_any(host) else set()))
+    return [f"{name}:{port}" for name in own] + (own if port == 80 else [])
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches that host."""
     with suppress(ValueError):
-        if ipaddress.ip_address(host).is_unspecified:
-            own.add(socket.gethostname().lower())
-    return [f"{name}:{port}" for name in sorted(own)] + (sorted(own) if port == 80 else [])
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _is_any(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_unspecified
+    return False
 
 
 def _in_address(host: str) -> str:

@@ -1,33 +1,39 @@
 """The sketches that this process keeps: of which stores and heads, when they are built, and how much memory they take.
 
-The first query of some heads, or of the embedding, reads all of their numbers. If they are many, the second query
-builds a sketch, which takes several times as long, and later queries read the sketch. Sketches are dropped with their
-store. Together they stay within `_KEPT_BYTES`: a sketch for which there is no room replaces only sketches that no query
-has used for a while, so that queries that alternate between many sets of heads do not build one each time.
+The first query of some heads, or of the embedding, reads all of their numbers, and so does the second one, which also
+has a sketch built: by one thread of low priority, one sketch after the other, while further queries read all numbers.
+Later queries read the sketch. Sketches are dropped with their store. Together they stay within `_KEPT_BYTES`: a sketch
+for which there is no room replaces only sketches that no query has used for a while, so that queries that alternate
+between many sets of heads do not build one each time.
 """
 
 from __future__ import annotations
 
+import os
+import queue
+import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 
-import numpy as np
-from jaxtyping import Float32
-
 from headspan.explore.nearest.scored import Scored
-from headspan.explore.nearest.sketch import Sketch, layout_for
+from headspan.explore.nearest.sketch import Sketch
 from headspan.store.mapped import UnmappableError
 from headspan.store.reader import Store
 
-# Fewer bytes are read in well under 0.1 seconds without a sketch.
-_LEAST_BYTES = 512 << 20
+# Fewer bytes are read in some milliseconds without a sketch.
+_LEAST_BYTES = 64 << 20
+# Of fewer bytes, images that a sketch's first axes leave are scored as quickly as further axes would be read.
+_LEAST_FURTHER_BYTES = 256 << 20
 _KEPT_BYTES = 2 << 30
 # A sketch may be replaced if none of so many queries has used it.
-_UNUSED_QUERIES = 64
+_UNUSED_QUERIES = 256
 # Stores whose queries are remembered, of each the last ones.
 _REMEMBERED = 256
+# Sketches that wait to be built; queries ask again for those that have no place here.
+_WAITING = 64
+_NICENESS = 10
 
 
 class _Kept:
@@ -102,39 +108,91 @@ class _Kept:
                     del known[key]
 
 
-_kept = _Kept()
+class _Builder:
+    """One thread that builds sketches, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[tuple[Hashable, Scored, int]] = queue.Queue(_WAITING)
+        self._keys: set[Hashable] = set()
+        self._lock = threading.Lock()
+        self._process = 0
+
+    def ask(self, key: Hashable, scored: Scored, rows: int) -> None:
+        """Build a sketch soon, unless it is waiting already or too many are."""
+        with self._lock:
+            if self._process != os.getpid():
+                # A forked process has none of its parent's threads.
+                self._process, self._waiting, self._keys = os.getpid(), queue.Queue(_WAITING), set()
+                threading.Thread(
+                    target=self._work, args=(self._waiting,), daemon=True, name="headspan-sketches"
+                ).start()
+            if key not in self._keys and not self._waiting.full():
+                self._keys.add(key)
+                self._waiting.put((key, scored, rows))
+
+    def finish(self) -> None:
+        """Wait until no sketch is waiting or being built."""
+        self._waiting.join()
+
+    def _work(self, waiting: queue.Queue[tuple[Hashable, Scored, int]]) -> None:
+        if sys.platform == "linux":
+            # Of this thread alone.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while True:
+            key, scored, rows = waiting.get()
+            try:
+                _build(key, scored, rows)
+            finally:
+                # So that the store can be closed while this thread waits.
+                del scored
+                with self._lock:
+                    self._keys.discard(key)
+                waiting.task_done()
+
+
+_kept, _builder = _Kept(), _Builder()
 
 
 def forget_sketches() -> None:
     """Drop the sketches of this process, to free their memory."""
+    finish_sketches()
     _kept.forget()
 
 
-def sketch_for(
-    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], sketched: bool | None = None
-) -> Sketch | None:
-    """A sketch that prunes this query well; None if all numbers are to be read instead.
+def finish_sketches() -> None:
+    """Wait until the sketches that queries have asked for are built."""
+    _builder.finish()
 
-    `of` says of the store's numbers which ones `scored` reads. By default the second query of them builds a sketch. If
-    `sketched` is true, the first one does; if it is false, none is built.
+
+def sketch_for(store: Store, of: Hashable, scored: Scored, sketched: bool | None = None) -> Sketch | None:
+    """A sketch of some of the store's numbers; None if there is none yet, so that all numbers are to be read.
+
+    `of` says which numbers `scored` reads. By default the second query of them has a sketch built in the background. If
+    `sketched` is true, this query builds it first; if it is false, none is built.
     """
     if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
-    key = (_kept.number(store), of)
+    key, rows = (_kept.number(store), of), store.planned_images
     sketch = _kept.get(key)
-    if sketch is not None and sketch.suits(query):
+    if sketch is not None or not (sketched or _kept.asked_before(key)):
         return sketch
-    if not (sketched or _kept.asked_before(key)):
+    if not _kept.has_room(key, Sketch.most_bytes(rows, _first_alone(scored))):
         return None
-    layout = layout_for(scored.axes(), query)
-    rows = store.planned_images
-    if sketch is not None and sketch.layout.width >= layout.width:
-        return sketch
-    if not _kept.has_room(key, rows * (layout.width + 4)):
-        return sketch
+    if not sketched:
+        _builder.ask(key, scored, rows)
+        return None
+    return _build(key, scored, rows)
+
+
+def _build(key: Hashable, scored: Scored, rows: int) -> Sketch | None:
     try:
-        sketch = Sketch(scored, layout, rows, store.contents.specs["heads"].chunk[0])
+        sketch = Sketch(scored, rows, _first_alone(scored))
+    # The store's shards have another layout, or this processor has no kernels; then every query reads all numbers.
     except UnmappableError:
         return None
     _kept.put(key, sketch)
     return sketch
+
+
+def _first_alone(scored: Scored) -> bool:
+    return scored.bytes < _LEAST_FURTHER_BYTES

@@ -49,10 +49,17 @@ def search(
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
     scored, of = _scored(store, heads, ablated)
-    sketch = sketch_for(store, of, scored, query, sketched) if count > 0 else None
+    sketch = sketch_for(store, of, scored, sketched) if count > 0 else None
     if sketch is not None:
-        rows, bounds = sketch.survivors(query, count, None if without is None else int(store.rows[without]))
-        best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), bounds, count)
+        found = sketch.survivors(
+            *(query, count, None if without is None else int(store.rows[without])),
+            lambda rows: scored.exact(query, np.searchsorted(store.rows, rows)),
+        )
+        best = (
+            None
+            if found is None
+            else _best_by_bounds(scored, query, np.searchsorted(store.rows, found[0]), found[1], count)
+        )
         if best is not None:
             return best
     scores = scored.scores(query)

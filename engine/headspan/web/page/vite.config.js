@@ -5,5 +5,7 @@ import { defineConfig } from "vite";
 export default defineConfig({
   base: "./",
   plugins: [svelte()],
-  build: { outDir: "../static", emptyOutDir: true, assetsInlineLimit: 0, sourcemap: false },
+  build: { outDir: "../static", emptyOutDir: true, assetsInlineLimit: 0, sourcemap: false, modulePreload: { polyfill: false } },
+  // `npm run dev` serves the page from its sources, and passes requests on to an explorer that runs at this port.
+  server: { proxy: { "/api": `http://127.0.0.1:${process.env.EXPLORER_PORT ?? 8000}` } },
 });

@@ -41,17 +41,29 @@ class _Scored:
 @router.get("")
 def categories(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING) -> Categories:
     """The names of the categories of a colouring, or the range of a continuous one."""
-    found = _scored(asked, by, asked.head_or_embedding(of)) if by.startswith("text:") else _coloured(asked, by)
-    continuous = isinstance(found, _Scored)
+    parts = parts_of(asked.store)
+    if by.startswith("text:"):
+        scored = _scored(asked, by, asked.head_or_embedding(of))
+        return Categories(
+            store=asked.name,
+            by=by,
+            names=[],
+            counts=[],
+            continuous=True,
+            low=scored.low,
+            high=scored.high,
+            parts=parts,
+        )
+    found = _coloured(asked, by)
     return Categories(
         store=asked.name,
         by=by,
-        names=[] if continuous else found.names,
-        counts=[] if continuous else found.counts,
-        continuous=continuous,
-        low=found.low if continuous else None,
-        high=found.high if continuous else None,
-        parts=parts_of(asked.store),
+        names=found.names,
+        counts=found.counts,
+        continuous=False,
+        low=None,
+        high=None,
+        parts=parts,
     )
 
 

@@ -35,7 +35,7 @@ def head_answer(asked: Asked, head: HeadPath, run: RunName = None) -> HeadAnswer
     notices = list(results.notices)
     if results.run is not None and not results.describes(found):
         notices.append(f"The run {results.run} does not describe {head_name(*found)}.")
-    spectrum: list[float] = []
+    spectrum: list[float | None] = []
     try:
         spectrum = space_of(asked, found).shares.tolist()
     except SettingsError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
@@ -18,7 +18,9 @@ from headspan.web.routes.heads import pool_of
 router = APIRouter(prefix="/api/stores/{store}/planes/{of}", tags=["planes"])
 Of = Annotated[str, Path(max_length=40, description="A head such as L22.H13, or `embedding`")]
 Part = Annotated[int, Query(ge=0, le=1 << 30, description="The number of the part, from 0")]
-BINARY = {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
+BINARY: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
 @router.get("")

@@ -38,19 +38,20 @@ def text_answer(asked: Asked, text: Text) -> TextAnswer:
 def known_texts(
     asked: Asked,
     prefix: Annotated[str, Query(max_length=200)] = "",
-    count: Annotated[int, Query(ge=1, le=200)] = 20,
+    limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> KnownTexts:
     """Stored texts that begin with `prefix`, then those that have it within; case is ignored."""
     wanted = " ".join(prefix.casefold().split())
-    begin, within = [], []
+    begin: list[str] = []
+    within: list[str] = []
     for text, folded in asked.keep("known texts", lambda: _known(asked)):
         if folded.startswith(wanted):
             begin.append(text)
-        elif wanted in folded and len(within) < count:
+        elif wanted in folded and len(within) < limit:
             within.append(text)
-        if len(begin) == count:
+        if len(begin) == limit:
             break
-    return KnownTexts(store=asked.name, texts=[*begin, *within][:count])
+    return KnownTexts(store=asked.name, texts=[*begin, *within][:limit])
 
 
 def _known(asked: AskedStore) -> list[tuple[str, str]]:

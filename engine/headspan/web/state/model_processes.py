@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from headspan.web.state.worker_messages import WorkerSettings
 
 # Dropped-in images whose numbers are kept. With patches of 24 layers of ViT-L/14 an image takes 13 MB.
 _KEPT_BYTES = 128 << 20
+# What names a repository in place of a path, and thus allows to fetch it.
+REPOSITORY = "hf-hub:"
 # Longer texts are cut before the tokenizer sees them; no model reads more.
 _MOST_LETTERS = 2_000
 
@@ -31,10 +33,17 @@ class ModelProcesses:
     """A `Model` whose answers come from what is stored, or else from a process for each store."""
 
     def __init__(
-        self, weights: str | Path | None = None, shards: Sequence[str] = (), *, download: bool = False
+        self,
+        weights: Mapping[Path, str | Path] | None = None,
+        shards: Sequence[str] = (),
+        *,
+        download: bool = False,
     ) -> None:
-        """`weights` and `shards` are as in `query_image`; without `download` nothing is fetched from a network."""
-        self._weights = None if weights is None else str(weights)
+        """`weights` are places of weights by the absolute path of the store; `shards` are as in `query_image`.
+
+        Without `download`, nothing is fetched from a network, except weights that are named as `hf-hub:…`.
+        """
+        self._weights = dict(weights or {})
         self._shards, self._download = tuple(shards), download
         self._known = KnownTexts()
         self._uploaded: Bounded[QueryImage] = Bounded(_KEPT_BYTES, _bytes_of)
@@ -46,8 +55,10 @@ class ModelProcesses:
         path = store.path.absolute()
         with self._lock:
             if path not in self._processes:
-                settings = WorkerSettings(path, self._weights, self._shards)
-                self._processes[path] = ModelProcess(settings, self._download)
+                weights = self._weights.get(path)
+                settings = WorkerSettings(path, None if weights is None else str(weights), self._shards)
+                download = self._download or str(weights).startswith(REPOSITORY)
+                self._processes[path] = ModelProcess(settings, download)
             return self._processes[path]
 
     def state(self, store: Store) -> ModelState:
