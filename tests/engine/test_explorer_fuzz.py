@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +109,8 @@ def operations(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dic
     return found
 
 
-def addresses() -> Iterator[str]:
-    yield from sorted({route.path for router in ROUTERS for route in router.routes})
+def addresses() -> list[str]:
+    return sorted({route.path for router in ROUTERS for route in router.routes})
 
 
 @pytest.mark.parametrize("address", addresses())
