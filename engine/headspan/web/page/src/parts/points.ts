@@ -173,6 +173,8 @@ export class Points {
 
   #draw(): void {
     this.#frame = 0;
+    // The ratio of pixels changes without the size when the window goes to another screen.
+    this.#resize();
     this.moved();
     const pixels = this.canvas.width / Math.max(this.canvas.clientWidth, 1);
     const size = this.#pointSize() * pixels;
