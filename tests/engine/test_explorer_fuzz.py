@@ -27,13 +27,13 @@ from schemathesis.specs.openapi.checks import (
 import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
+from headspan.texts.pool import Pool
 from headspan.web.app import ROUTERS, application
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.in_process import InProcess
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image
-from tests.engine.test_labels_and_ccs import HEADS, keep
 
 # Examples for each address: half of them are what its description allows, half of them are not.
 EXAMPLES = 30
@@ -97,7 +97,8 @@ def operations(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("fuzzed")
     toy = Path(shutil.copytree(toy_run.path, folder / "toy.zarr"))
     store = hs.open(toy)
-    keep(store, HEADS)
+    texts = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("car", "dog", "hat")]
+    hs.textspan(store, Pool("colours", tuple(texts), ("colors",) * len(texts)), 5)
     concept_consistency(store, label_heads(store, save=True).run, save=True)
     twin = Path(shutil.copytree(toy, folder / "twin.zarr"))
     uploads = Uploads()

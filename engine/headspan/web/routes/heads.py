@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from headspan.errors import SettingsError
 from headspan.explore.heads.alike import covariance_overlaps
-from headspan.explore.nearest.neighbours import nearest_to_vector
+from headspan.explore.nearest.neighbours import both_ends
 from headspan.head_names import head_name
 from headspan.spans.result import HeadSpans
 from headspan.store.head_space import Head, stored_heads
@@ -74,14 +74,14 @@ def _head_answer(asked: AskedStore, found: Head, run: str | None) -> HeadAnswer:
 
 def _extremes(asked: AskedStore, found: Head, said: str, count: int) -> Extremes:
     (vector,), cut = asked.vectors([said])
-    top, bottom = (nearest_to_vector(asked.store, sign * vector, [found], count) for sign in (1, -1))
+    top, bottom = both_ends(asked.store, vector, [found], count)
     return Extremes(
         store=asked.name,
         head=named([found])[0],
         text=said,
         cut=cut.get(said),
         top=asked.hits(top.images, top.scores),
-        bottom=asked.hits(bottom.images, -bottom.scores),
+        bottom=asked.hits(bottom.images, bottom.scores),
     )
 
 
