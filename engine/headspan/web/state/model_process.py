@@ -123,13 +123,15 @@ class ModelProcess:
                 raise ModelLoading("the model still answers other questions; ask again in a moment")
             connection, state = self._connection, self._state
             # Before a question there is nothing to read but the end of a process that has died meanwhile.
-            if state.state == "ready" and connection is not None and not connection.poll(0):
+            if state.state == "ready" and connection is not None and not _has_ended(connection):
                 return connection
             self._turn.release()
             if state.state == "failed":
                 raise ModelError(str(state.message))
             with self._changed:
-                self._changed.wait_for(lambda: self._state is not state, max(0.0, deadline - time.monotonic()))
+                self._changed.wait_for(
+                    lambda seen=state: self._state is not seen, max(0.0, deadline - time.monotonic())
+                )
 
     def _kill(self) -> None:
         with self._changed:
@@ -209,6 +211,14 @@ class ModelProcess:
     def _say(self, state: str, message: str | None) -> None:
         self._state = ModelState(state=state, message=message)
         self._changed.notify_all()
+
+
+def _has_ended(connection: Connection) -> bool:
+    """Whether the process at the other end, which sends nothing unasked, has ended."""
+    try:
+        return connection.poll(0)
+    except OSError:
+        return True
 
 
 def _ending(code: int) -> str:
