@@ -27,7 +27,7 @@ from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.prune.direct.ablation import mean_ablated
 from headspan.tasks.texts_as_classes import named_classes
 from headspan.web.app import application
-from headspan.web.sample_metadata import metadata_of
+from headspan.web.samples.metadata import metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.in_process import InProcess
 from headspan.web.state.open_stores import OpenStores
@@ -418,6 +418,8 @@ def test_without_classes_accuracy_says_so(client: TestClient) -> None:
     assert found["notices"] == [
         "no image has a class, so there is no accuracy; name a column of the metadata with column="
     ]
+    found = answer(client, "stores/classed/what-if/accuracy", text="a cat", column="style/0/x")
+    assert found["notices"][0].startswith("no image's metadata has a value of 'style/0/x'")
     found = answer(client, "stores/classed/what-if/accuracy", text="a cat", column="style")
     assert found["notices"] == [
         "no text contains the name of a class, so there is no accuracy; the classes are: blurred, two-tone"
@@ -479,8 +481,8 @@ BROKEN = BROKEN_ROWS[0]
         (f"stores/toy/images/{ROW}/maps?text=a&through=L9.H0", 404, "L9.H0 is not stored"),
         (f"stores/toy/images/{ROW}/maps?text=a&through=hat", 400, "is no head"),
         (f"stores/toy/images/{ROW}/maps?text=a&through=label:hats", 404, "the labels of run hand are"),
-        ("stores/heads/neighbours?text=a&through=label:places", 404, "the store holds no labels"),
-        ("stores/heads/images/0/maps?text=a&through=random:places:0", 404, "the store holds no labels"),
+        ("stores/heads/neighbours?text=a&through=label:places", 404, "the store has no labels"),
+        ("stores/heads/images/0/maps?text=a&through=random:places:0", 404, "the store has no labels"),
         (f"stores/toy/neighbours?image={ROW}&through=random:places", 400, "a label and a seed"),
         (f"stores/toy/neighbours?image={ROW}&through=random:places:x", 400, "a label and a seed"),
         (f"stores/toy/neighbours?image={ROW}&through=L0.H0&without=L0.H0", 400, "no head is left"),

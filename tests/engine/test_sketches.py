@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,15 @@ import pytest
 
 import headspan as hs
 from benchmarks import random_store
+from headspan.background import finish
 from headspan.explore.nearest import kept_sketches
-from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector
+from headspan.explore.nearest import sketch as sketch_module
+from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector, query_vector
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
 from headspan.explore.nearest.search import search
-from headspan.explore.nearest.sketch import Sketch, layout_for
+from headspan.explore.nearest.sketch import Sketch
+from headspan.explore.query.query_image import query_image
 from headspan.store.head_space import Head
 from headspan.store.schema import Dimensions
 from tests.conftest import ToyRun
@@ -71,13 +77,16 @@ def far_mean(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
     return 500 + 0.5 * isotropic(random, rows, width)
 
 
-KINDS = (isotropic, low_rank, heavy_tailed, equal, few_distinct, zero_but_one, far_mean)
+Kind = Callable[[np.random.Generator, int, int], np.ndarray]
+KINDS: tuple[Kind, ...] = (isotropic, low_rank, heavy_tailed, equal, few_distinct, zero_but_one, far_mean)
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
-    kind = request.param
+    return store_of(request.param, tmp_path_factory.mktemp("sketches"))
 
+
+def store_of(kind: Kind, folder: Path) -> hs.Store:
     def batches(unit, size, emit, random, spectrum=None):  # type: ignore[no-untyped-def]
         for first in range(unit.first_row, unit.first_row + unit.rows, 256):
             rows = np.arange(first, min(first + 256, unit.first_row + unit.rows))
@@ -95,7 +104,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 },
             )
 
-    path = tmp_path_factory.mktemp("sketches") / "run.zarr"
+    path = folder / f"{kind.__name__}.zarr"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(random_store, "unit_batches", batches)
         random_store.write_store(path, SIZE, ("heads",), np.random.default_rng(0))
@@ -127,23 +136,67 @@ def scored_by(store: hs.Store, heads: list[Head] | None) -> Scored:
     return ScoredEmbedding(store) if heads is None else ScoredHeads(store, heads)
 
 
+@pytest.mark.parametrize("first_alone", [False, True], ids=["all axes", "first axes"])
 @pytest.mark.parametrize("heads", [None, SOME_HEADS, [(2, 1)]], ids=["embedding", "four heads", "one head"])
-def test_the_nearest_images_survive_whatever_the_numbers_are(store: hs.Store, heads: list[Head] | None) -> None:
+def test_the_nearest_images_survive_whatever_the_numbers_are(
+    store: hs.Store, heads: list[Head] | None, first_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every query is tried, and every row may be left.
+    monkeypatch.setattr(sketch_module, "_HOPELESS", np.inf)
+    monkeypatch.setattr(sketch_module, "_MOST_LEFT", 1)
+    # Many rows are farther than eight bits can say.
+    monkeypatch.setattr(sketch_module, "_FAR_ROWS", 0.2)
     scored = scored_by(store, heads)
-    for built_for in queries(store)[:2]:
-        sketch = Sketch(scored, layout_for(scored.axes(), built_for), IMAGES, 512)
-        for query in queries(store):
-            scores = brute_force(store, heads, query)
-            for count in (1, 3, 257):
-                survivors, bounds = sketch.survivors(query, count, None)
-                assert (bounds >= scores[survivors] - 1e-13 * np.abs(scores).max()).all()
-                assert (bounds[:-1] >= bounds[1:]).all()
-                least = np.sort(scores)[-count]
-                rounding = 1e-13 * np.abs(scores).max()
-                assert set(np.flatnonzero(scores > least + rounding)) <= set(survivors.tolist())
-                # Of images that tie, so many survive that `count` images are found.
-                assert (scores[survivors] >= least - rounding).sum() >= count
-                assert len(set(survivors.tolist())) == len(survivors)
+    sketch = Sketch(scored, IMAGES, first_alone)
+    answered = 0
+    for query in queries(store):
+        scores = brute_force(store, heads, query)
+        rounding = 1e-12 * np.abs(scores).max()
+        for count, without in ((1, None), (3, 2001), (257, 0)):
+            found = sketch.survivors(query, count, without, partial(scored.exact, query))
+            if found is None:
+                continue
+            answered += 1
+            survivors, bounds = found
+            assert (bounds >= scores[survivors] - rounding).all()
+            assert (bounds[:-1] >= bounds[1:]).all()
+            rivals = np.delete(scores, without) if without is not None else scores
+            least = np.sort(rivals)[-count]
+            assert set(np.flatnonzero(scores > least + rounding)) - {without} <= set(survivors.tolist())
+            # Of images that tie, so many survive that `count` images are found.
+            assert (scores[survivors] >= least - rounding).sum() >= count
+            assert len(set(survivors.tolist())) == len(survivors)
+            assert without not in survivors
+    if store.path.name != "equal.zarr":
+        assert answered
+
+
+def test_few_images_are_left_if_numbers_are_like_those_of_a_model(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    spectrum = random_store.Spectrum(SIZE, random)
+    random_store.write_store(tmp_path / "run.zarr", SIZE, ("heads",), random, spectrum=spectrum)
+    like_model = hs.open(tmp_path / "run.zarr")
+    for heads in (None, SOME_HEADS, [(2, 1)]):
+        scored, left = scored_by(like_model, heads), []
+        sketch = Sketch(scored, IMAGES)
+        for image in range(20):
+            query = query_vector(like_model, query_image(like_model, image), heads)
+            found = sketch.survivors(query, 5, image, partial(scored.exact, query))
+            left.append(IMAGES if found is None else len(found[0]))
+        assert np.median(left) < 60
+
+
+@pytest.mark.parametrize("heads", [[(1, 0)], SOME_HEADS, None], ids=["one head", "four heads", "embedding"])
+def test_the_axes_are_orthonormal_and_hold_every_vector(store: hs.Store, heads: list[Head] | None) -> None:
+    scored = scored_by(store, heads)
+    axes = scored.axes(IMAGES)
+    np.testing.assert_allclose(axes.directions @ axes.directions.T, np.eye(len(axes.directions)), atol=1e-9)
+    some = scored.block(30, 41).astype(np.float64)
+    along = (some - axes.centre) @ axes.to_axes
+    query = queries(store)[0]
+    scores = along @ (axes.directions @ query) + axes.centre_vector @ query
+    np.testing.assert_allclose(scores, brute_force(store, heads, query)[30:41], rtol=1e-4, atol=1e-6)
+    assert (np.diff(axes.square) <= 1e-12).all()
 
 
 @pytest.mark.parametrize("heads", [None, SOME_HEADS], ids=["embedding", "four heads"])
@@ -169,10 +222,11 @@ def test_of_equal_scores_the_first_images_are_chosen(toy_store: hs.Store) -> Non
 
 
 class Count:
-    """Counts the calls of a function."""
+    """Counts the sketches that are built."""
 
     def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
         self.calls, self._function = 0, function
+        self.most_bytes = function.most_bytes
 
     def __call__(self, *arguments: object) -> object:
         self.calls += 1
@@ -199,16 +253,45 @@ def test_random_heads_beside_a_property_get_no_sketch(tmp_path: Path, counted: C
     for image in range(4):
         found = property_neighbours(store, image, SOME_HEADS[:2], draws=2)
     assert [each.name for each in found.columns] == ["property", "embedding", "random 1", "random 2"]
+    finish()
     assert counted.calls == 2
 
 
-def test_the_second_query_of_the_same_heads_builds_a_sketch(tmp_path: Path, counted: Count) -> None:
+def test_the_second_query_of_the_same_heads_has_a_sketch_built(tmp_path: Path, counted: Count) -> None:
     store = one_store(tmp_path)
     calls = []
     for image, heads in [(0, None), (1, SOME_HEADS), (2, None), (3, SOME_HEADS[::-1]), (4, None), (5, SOME_HEADS)]:
         nearest_to_image(store, image, heads)
+        finish()
         calls.append(counted.calls)
     assert calls == [0, 0, 1, 2, 2, 2]
+
+
+def test_queries_do_not_wait_for_a_sketch_that_is_being_built(
+    tmp_path: Path, counted: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, begun, go_on = one_store(tmp_path), threading.Event(), threading.Event()
+    threads = []
+
+    def slow(*arguments: object) -> object:
+        threads.append(threading.current_thread().name)
+        begun.set()
+        assert go_on.wait(60)
+        return counted(*arguments)
+
+    slow.most_bytes = Sketch.most_bytes  # type: ignore[attr-defined]
+    monkeypatch.setattr(kept_sketches, "Sketch", slow)
+    wanted = nearest_to_image(store, 3).images
+    nearest_to_image(store, 3)
+    assert begun.wait(60)
+    for _ in range(3):
+        assert (nearest_to_image(store, 3).images == wanted).all()
+    assert not kept_sketches._kept._sketches
+    go_on.set()
+    finish()
+    assert (nearest_to_image(store, 3).images == wanted).all()
+    assert threads == ["headspan-later"]
+    assert len(kept_sketches._kept._sketches) == 1
 
 
 def test_sketches_of_a_small_store_are_never_built(
@@ -219,6 +302,7 @@ def test_sketches_of_a_small_store_are_never_built(
     before = len(kept_sketches._kept._sketches)
     for image in range(4):
         nearest_to_image(store, image)
+    finish()
     assert len(kept_sketches._kept._sketches) == before
 
 
@@ -227,22 +311,28 @@ def test_kept_sketches_stay_within_their_memory_and_queries_that_alternate_do_no
 ) -> None:
     store = one_store(tmp_path)
     # One sketch of one head, not two.
-    monkeypatch.setattr(kept_sketches, "_KEPT_BYTES", IMAGES * (32 + 4) * 3 // 2)
-    wanted = {head: nearest_to_image(store, 0, [head]).images for head in [(1, 0), (1, 1), (2, 0)]}
+    monkeypatch.setattr(kept_sketches, "_KEPT_BYTES", Sketch.most_bytes(IMAGES, True) * 3 // 2)
+
+    def ask(head: Head | None) -> np.ndarray:
+        found = nearest_to_image(store, 0, None if head is None else [head]).images
+        finish()
+        assert kept_sketches._kept.bytes <= kept_sketches._KEPT_BYTES
+        return found
+
+    wanted = {head: ask(head) for head in [(1, 0), (1, 1), (2, 0)]}
     for _ in range(4):
         for head, images in wanted.items():
-            assert (nearest_to_image(store, 0, [head]).images == images).all()
-        assert sum(each.bytes for each, _ in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
+            assert (ask(head) == images).all()
     assert counted.calls == 1
     # It is replaced when no query has used it for a while.
     monkeypatch.setattr(kept_sketches, "_UNUSED_QUERIES", 5)
     for _ in range(6):
-        nearest_to_image(store, 0, [(2, 0)])
+        ask((2, 0))
     assert counted.calls == 2
-    assert sum(each.bytes for each, _ in kept_sketches._kept._sketches.values()) <= kept_sketches._KEPT_BYTES
-    # One of all heads does not fit, and is not built.
-    for image in range(9):
-        nearest_to_image(store, image)
+    # One with further axes does not fit, and is not built.
+    monkeypatch.setattr(kept_sketches, "_LEAST_FURTHER_BYTES", 0)
+    for _ in range(9):
+        ask(None)
     assert counted.calls == 2
 
 
@@ -250,6 +340,7 @@ def test_sketches_are_dropped_with_their_store(tmp_path: Path, counted: Count) -
     store = one_store(tmp_path)
     for image in range(2):
         nearest_to_image(store, image)
+    finish()
     assert len(kept_sketches._kept._sketches) == 1
     del store
     gc.collect()
@@ -260,16 +351,22 @@ def test_an_empty_query_leaves_every_shown_image(toy_run: ToyRun, counted: Count
     store = hs.open(toy_run.path)
     for _ in range(3):
         found = nearest_to_vector(store, np.zeros(store.joint, np.float32), None, count=1000)
+        finish()
         assert found.images.tolist() == list(range(store.images))
     assert counted.calls == 1
 
 
-def test_failed_images_never_appear_by_sketch(toy_copy: Path, counted: Count) -> None:
+def test_failed_images_never_appear_by_sketch(toy_copy: Path, counted: Count, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketch_module, "_HOPELESS", np.inf)
+    monkeypatch.setattr(sketch_module, "_MOST_LEFT", 1)
     store = hs.open(toy_copy, include_failed=True)
     good = np.isfinite(store.norm[:, 2])
+    assert not good.all()
     for heads in (None, [(0, 0), (2, 1)]):
         for image in (0, 1, 2):
-            found = nearest_to_image(store, image, heads, count=1000)
-            assert good[found.images].all()
-            assert len(found.images) == good.sum() - 1
+            for count in (3, 1000):
+                found = nearest_to_image(store, image, heads, count)
+                finish()
+                assert good[found.images].all()
+                assert len(found.images) == min(count, good.sum() - 1)
     assert counted.calls == 2

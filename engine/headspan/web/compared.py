@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import Labels
 from headspan.concepts.merging import merge_labels
 from headspan.errors import StoreError
-from headspan.report.shown_run import scores_of
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
+from headspan.web.head_results import HeadResults
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,16 @@ class Compared:
     notices: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, store: Store, labels: Labels | None) -> Compared:
-        """Read what a store has; `name` is its name in notices."""
-        scores, method, notices = None, None, []
+    def of(cls, name: str, store: Store, results: HeadResults) -> Compared:
+        """One of the stores with its results; `name` is its name in notices."""
+        labels, scores, method, notices = results.labels, results.found, None, []
         if labels is None:
             notices.append(f"{name} has no labels; run headspan textspan and headspan label")
+        elif scores is None:
+            notices.append(f"{name} has no scores of its labels; run headspan ccs --run {labels.run}")
         else:
-            try:
-                scores = scores_of(store, labels.run)
-                if scores is None:
-                    notices.append(f"{name} has no scores of its labels; run headspan ccs --run {labels.run}")
-                else:
-                    method = method_of(store, scores)
-            except StoreError as error:
-                notices.append(str(error))
+            with suppress(StoreError):
+                method = method_of(store, scores)
         shares = store.magnitudes().variance_share.ravel().tolist()
         return cls(name, labels, scores, method, dict(zip(stored_heads(store), shares, strict=True)), tuple(notices))
 

@@ -1,9 +1,10 @@
 """The sketches that this process keeps: of which stores and heads, when they are built, and how much memory they take.
 
-The first query of some heads, or of the embedding, reads all of their numbers. If they are many, the second query
-builds a sketch, which takes several times as long, and later queries read the sketch. Sketches are dropped with their
-store. Together they stay within `_KEPT_BYTES`: a sketch for which there is no room replaces only sketches that no query
-has used for a while, so that queries that alternate between many sets of heads do not build one each time.
+The first query of some heads, or of the embedding, reads all of their numbers, and so does the second one, which also
+has a sketch built: by one thread of low priority, one sketch after the other, while further queries read all numbers.
+Later queries read the sketch. Sketches are dropped with their store. Together they stay within `_KEPT_BYTES`: a sketch
+for which there is no room replaces only sketches that no query has used for a while, so that queries that alternate
+between many sets of heads do not build one each time.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 
-import numpy as np
-from jaxtyping import Float32
-
+from headspan.background import finish, later
 from headspan.explore.nearest.scored import Scored
-from headspan.explore.nearest.sketch import Sketch, layout_for
+from headspan.explore.nearest.sketch import Sketch
 from headspan.store.mapped import UnmappableError
 from headspan.store.reader import Store
 
-# Fewer bytes are read in well under 0.1 seconds without a sketch.
-_LEAST_BYTES = 512 << 20
+# Fewer bytes are read in some milliseconds without a sketch.
+_LEAST_BYTES = 64 << 20
+# Of fewer bytes, images that a sketch's first axes leave are scored as quickly as further axes would be read.
+_LEAST_FURTHER_BYTES = 256 << 20
 _KEPT_BYTES = 2 << 30
 # A sketch may be replaced if none of so many queries has used it.
-_UNUSED_QUERIES = 64
+_UNUSED_QUERIES = 256
 # Stores whose queries are remembered, of each the last ones.
 _REMEMBERED = 256
 
@@ -107,34 +108,39 @@ _kept = _Kept()
 
 def forget_sketches() -> None:
     """Drop the sketches of this process, to free their memory."""
+    finish()
     _kept.forget()
 
 
-def sketch_for(
-    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], sketched: bool | None = None
-) -> Sketch | None:
-    """A sketch that prunes this query well; None if all numbers are to be read instead.
+def sketch_for(store: Store, of: Hashable, scored: Scored, sketched: bool | None = None) -> Sketch | None:
+    """A sketch of some of the store's numbers; None if there is none yet, so that all numbers are to be read.
 
-    `of` says of the store's numbers which ones `scored` reads. By default the second query of them builds a sketch. If
-    `sketched` is true, the first one does; if it is false, none is built.
+    `of` says which numbers `scored` reads. By default the second query of them has a sketch built in the background. If
+    `sketched` is true, this query builds it first; if it is false, none is built.
     """
     if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
-    key = (_kept.number(store), of)
+    key, rows = (_kept.number(store), of), store.planned_images
     sketch = _kept.get(key)
-    if sketch is not None and sketch.suits(query):
+    if sketch is not None or not (sketched or _kept.asked_before(key)):
         return sketch
-    if not (sketched or _kept.asked_before(key)):
+    if not _kept.has_room(key, Sketch.most_bytes(rows, _first_alone(scored))):
         return None
-    layout = layout_for(scored.axes(), query)
-    rows = store.planned_images
-    if sketch is not None and sketch.layout.width >= layout.width:
-        return sketch
-    if not _kept.has_room(key, rows * (layout.width + 4)):
-        return sketch
+    if not sketched:
+        later(key, lambda: _build(key, scored, rows))
+        return None
+    return _build(key, scored, rows)
+
+
+def _build(key: Hashable, scored: Scored, rows: int) -> Sketch | None:
     try:
-        sketch = Sketch(scored, layout, rows, store.contents.specs["heads"].chunk[0])
+        sketch = Sketch(scored, rows, _first_alone(scored))
+    # The store's shards have another layout, or this processor has no kernels; then every query reads all numbers.
     except UnmappableError:
         return None
     _kept.put(key, sketch)
     return sketch
+
+
+def _first_alone(scored: Scored) -> bool:
+    return scored.bytes < _LEAST_FURTHER_BYTES

@@ -1,7 +1,7 @@
 """What images are scored by: their mean contribution through some heads, or their whole unit embedding.
 
 Both give the scores of all images in float32, with a bound of their rounding; exact scores of a few images in float64;
-and coordinates along principal axes, which `sketch` keeps in 8 bits.
+and coordinates along principal axes of the joint space, which `sketch` keeps in 8 bits.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from headspan.store.mapped import UnmappableError
 from headspan.store.products import over_spans
 from headspan.store.reader import Store
 
-# Images that tell how large the rounding of a score is, and the axes of the embeddings.
-_SAMPLE = 4096
+# Rows that the axes are found from, in spans of neighbours.
+_SAMPLE, _SPAN = 4096, 256
 # The rounding of a float32 score, relative to the largest sum of the absolute products of a sampled image. A score is
 # a sum of some thousand products, which float32 rounds by 2⁻²⁴ each.
 _ROUNDING, _ROUNDED = 2.0**-17, 128
@@ -32,14 +32,18 @@ _BLOCK_ROWS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """The principal axes of some of the joint space, and how the numbers of images are mapped to them."""
+    """Principal axes of the vectors whose products with a query are the scores, those of the largest sizes first."""
 
     # Orthonormal rows. A query's weights are `directions @ query`.
     directions: Float64[np.ndarray, "axis joint"]
     # `(coordinates - centre) @ to_axes` are an image's coordinates along the axes.
     to_axes: Float64[np.ndarray, "coordinate axis"]
     centre: Float32[np.ndarray, " coordinate"]
+    # The score of the centre is the query's product with this vector.
+    centre_vector: Float64[np.ndarray, " joint"]
+    # Along each axis: the variance, and the mean square, which includes the mean.
     variance: Float64[np.ndarray, " axis"]
+    square: Float64[np.ndarray, " axis"]
 
 
 class Scored(ABC):
@@ -65,12 +69,40 @@ class Scored(ABC):
         """A bound of the difference between `scores` and `exact`."""
 
     @abstractmethod
-    def axes(self) -> list[Axes]:
-        """The axes of each part of the numbers; a score is the sum over the parts."""
-
-    @abstractmethod
-    def block(self, part: int, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
+    def block(self, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
         """The coordinates of rows of the store, NaN for images that are not shown."""
+
+    @property
+    @abstractmethod
+    def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
+        """A score is the product of a query and `block @ directions`."""
+
+    def axes(self, rows: int) -> Axes:
+        """The principal axes of a sample of a store of so many rows."""
+        sample = self._sample(rows).astype(np.float64)
+        centre = sample.mean(axis=0).astype(np.float32) if len(sample) else np.zeros(sample.shape[1], np.float32)
+        directions = self.directions
+        if len(directions) < directions.shape[1]:
+            # All vectors are in the span of the directions.
+            left, lengths, basis = np.linalg.svd(directions, full_matrices=False)
+            to_basis = left * lengths
+        else:
+            to_basis, basis = directions, np.eye(directions.shape[1])
+        along = sample @ to_basis
+        # Of mean squares, so that the mean, which is a part of every image's query, lies along the first axes.
+        square, turn = np.linalg.eigh(along.T @ along / max(1, len(along)))
+        square, turn = np.maximum(square[::-1], 0), turn[:, ::-1]
+        variance = (((sample - centre) @ to_basis @ turn) ** 2).sum(axis=0) / max(1, len(sample))
+        centre_vector = centre.astype(np.float64) @ directions
+        return Axes(turn.T @ basis, to_basis @ turn, centre, centre_vector, variance, square)
+
+    def _sample(self, rows: int) -> Float32[np.ndarray, "some coordinate"]:
+        """Coordinates of some thousand rows, in evenly spaced spans of neighbours."""
+        span = min(rows, _SPAN)
+        starts = np.unique(np.linspace(0, rows - span, -(-min(rows, _SAMPLE) // span)).astype(np.int64)).tolist()
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = np.concatenate([self.block(start, start + span) for start in starts])
+        return found[np.isfinite(found).all(axis=1)]
 
 
 class ScoredHeads(Scored):
@@ -95,25 +127,22 @@ class ScoredHeads(Scored):
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
         return _rounding_of(self._sums(_sample(self._store, _ROUNDED), self._along(query), np.abs))
 
-    def axes(self) -> list[Axes]:
-        """The principal axes of each head's contributions, divided by the number of heads."""
-        moments = self._store.moments()
-        mean, gram = moments.total / moments.count, moments.gram / moments.count
-        found: list[Axes] = []
-        for index, (_, head) in zip(self._index, self._heads, strict=True):
-            directions = self._directions[len(found)].astype(np.float64) / len(self._heads)
-            left, lengths, right = np.linalg.svd(directions, full_matrices=False)
-            to_rows = left * lengths
-            covariance = gram[index, head] - np.outer(mean[index, head], mean[index, head])
-            variance, turn = np.linalg.eigh(to_rows.T @ covariance @ to_rows)
-            found.append(_axes(turn.T @ right, to_rows @ turn, mean[index, head], variance))
-        return found
+    @cached_property
+    def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
+        """The directions of the heads' outputs, head by head, then those of the three terms, which all heads share."""
+        every = np.stack(self._directions).astype(np.float64) / len(self._heads)
+        own = every[:, : self._store.head_dim].reshape(-1, every.shape[2])
+        return np.concatenate([own, every[:, self._store.head_dim :].sum(axis=0)])
 
-    def block(self, part: int, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
-        """The normalised coordinates of one head."""
-        own = self._store.contents.block("heads", first_row, end, self._index[part], self._heads[part][1])
-        terms = self._store.mean_and_bias[:, first_row:end]
-        return np.concatenate([as_float32(own) * terms[0][:, None], terms.T], axis=1)
+    def block(self, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
+        """The normalised coordinates of the heads, head by head, then the three terms."""
+        terms, size = self._store.mean_and_bias[:, first_row:end], self._store.head_dim
+        found = np.empty((end - first_row, len(self._heads) * size + len(terms)), np.float32)
+        for place, (index, (_, head)) in enumerate(zip(self._index, self._heads, strict=True)):
+            own = as_float32(self._store.contents.block("heads", first_row, end, index, head))
+            np.multiply(own, terms[0][:, None], out=found[:, place * size : (place + 1) * size])
+        found[:, -len(terms) :] = terms.T
+        return found
 
     @cached_property
     def _directions(self) -> list[Float32[np.ndarray, "coordinate joint"]]:
@@ -191,15 +220,11 @@ class ScoredEmbedding(Scored):
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
         return _rounding_of(np.abs(self._unit(_sample(self._store, _ROUNDED))) @ np.abs(query))
 
-    def axes(self) -> list[Axes]:
-        """The principal axes of a sample of the embeddings."""
-        sample = self._unit(_sample(self._store, _SAMPLE))
-        sample = sample[np.isfinite(sample).all(axis=1)]
-        mean = sample.mean(axis=0) if len(sample) else np.zeros(self._store.joint)
-        variance, turn = np.linalg.eigh((sample - mean).T @ (sample - mean) / max(1, len(sample)))
-        return [_axes(turn.T, turn, mean, variance)]
+    @property
+    def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
+        return np.eye(self._store.joint)
 
-    def block(self, part: int, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
+    def block(self, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
         """The unit embeddings."""
         found = self._store.contents.block("embedding", first_row, end)
         return found * self._store.mean_and_bias[-1, first_row:end, None]
@@ -212,10 +237,6 @@ class ScoredEmbedding(Scored):
         except UnmappableError:
             found = contents.outer("embedding", rows, np.arange(self._store.joint))
         return found.reshape(len(rows), -1) / self._store.norm[images, 2:].astype(np.float64)
-
-
-def _axes(directions: np.ndarray, to_axes: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> Axes:
-    return Axes(directions, to_axes, mean.astype(np.float32), np.maximum(variance, 0))
 
 
 def _rounding_of(products: Float64[np.ndarray, " image"]) -> float:

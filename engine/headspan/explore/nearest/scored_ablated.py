@@ -7,12 +7,11 @@ and not normalised again, as those of `prune.mean_ablated`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from headspan.explore.nearest.scored import Axes, Scored, ScoredEmbedding, ScoredHeads
+from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
 from headspan.store.head_space import Head
 from headspan.store.kept_means import head_means
 from headspan.store.reader import Store
@@ -47,20 +46,14 @@ class ScoredAblated(Scored):
         """The sum of the roundings of both parts; that of their difference is far below these bounds."""
         return self._whole.rounding(query) + self._count * self._removed.rounding(query)
 
-    def axes(self) -> list[Axes]:
-        """The axes of the embeddings, shifted by the heads' means, then those of each head, subtracted."""
-        (whole,) = self._whole.axes()
-        removed = (
-            replace(each, to_axes=-self._count * each.to_axes, variance=self._count**2 * each.variance)
-            for each in self._removed.axes()
-        )
-        return [replace(whole, centre=whole.centre + self._mean.astype(np.float32)), *removed]
+    @property
+    def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
+        return np.concatenate([self._whole.directions, -self._count * self._removed.directions])
 
-    def block(self, part: int, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
-        """The unit embeddings plus the heads' means, or the normalised coordinates of one head."""
-        if part:
-            return self._removed.block(part - 1, first_row, end)
-        return self._whole.block(0, first_row, end) + self._mean.astype(np.float32)
+    def block(self, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
+        """The unit embeddings plus the heads' means, then the normalised coordinates of the heads."""
+        whole = self._whole.block(first_row, end) + self._mean.astype(np.float32)
+        return np.concatenate([whole, self._removed.block(first_row, end)], axis=1)
 
 
 def mean_of_heads(store: Store, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:

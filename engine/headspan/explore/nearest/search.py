@@ -33,6 +33,10 @@ class Best(NamedTuple):
     scores: Float32[np.ndarray, " count"]
 
 
+# What a store that shows no images yet gives.
+_NONE = Best(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
 def search(
     store: Store,
     heads: Sequence[Head] | None,
@@ -48,21 +52,58 @@ def search(
     their means. The image `without` is left out, as are images that failed. Of equal scores, the first images are
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
+    if not store.images:
+        return _NONE
     scored, of = _scored(store, heads, ablated)
-    sketch = sketch_for(store, of, scored, query, sketched) if count > 0 else None
+    sketch = sketch_for(store, of, scored, sketched) if count > 0 else None
     if sketch is not None:
-        rows, bounds = sketch.survivors(query, count, None if without is None else int(store.rows[without]))
-        best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), bounds, count)
+        found = sketch.survivors(
+            *(query, count, None if without is None else int(store.rows[without])),
+            lambda rows: scored.exact(query, np.searchsorted(store.rows, rows)),
+        )
+        best = (
+            None
+            if found is None
+            else _best_by_bounds(scored, query, np.searchsorted(store.rows, found[0]), found[1], count)
+        )
         if best is not None:
             return best
     scores = scored.scores(query)
     if without is not None:
         scores[without] = np.nan
-    near = largest(scores, count, 2 * scored.rounding(query))
+    return _best_of(scored, query, scores, count, 2 * scored.rounding(query))
+
+
+def _best_of(
+    scored: Scored,
+    query: Float32[np.ndarray, " joint"],
+    scores: Float32[np.ndarray, " images"],
+    count: int,
+    margin: float,
+) -> Best:
+    """The best of all images; those whose float32 scores are within the margin are scored exactly."""
+    near = largest(scores, count, margin)
     if len(near) <= _EXACT:
         parts = [near[first : first + _AT_ONCE] for first in range(0, len(near), _AT_ONCE)]
         return _ordered(near, np.concatenate([np.zeros(0), *(scored.exact(query, part) for part in parts)]), count)
     return _ordered(near, scores[near].astype(np.float64), count)
+
+
+def search_both_ends(
+    store: Store, heads: Sequence[Head], query: Float32[np.ndarray, " joint"], count: int
+) -> tuple[Best, Best]:
+    """What `search` finds for `query`, and for its negative; all numbers are read once.
+
+    The scores of both are those of `query`: the second ones are the smallest, in ascending order.
+    """
+    if not store.images:
+        return _NONE, _NONE
+    scored = ScoredHeads(store, heads)
+    scores = scored.scores(query)
+    margin = 2 * scored.rounding(query)
+    top = _best_of(scored, query, scores, count, margin)
+    bottom = _best_of(scored, -query, np.negative(scores, out=scores), count, margin)
+    return top, Best(bottom.images, -bottom.scores)
 
 
 def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head]) -> tuple[Scored, Hashable]:

@@ -1,22 +1,27 @@
 """Eight-bit sketches of all images, which tell exactly which images can be among the nearest to a query.
 
-A sketch holds each image's coordinates along the leading principal axes in 8 bits, and the length of what they leave
-out: rounding, and all other axes. By the inequality of Cauchy and Schwarz, that length times the query's bounds the
-difference between the sketched and the true score. Images whose upper bound is below the `count`-th largest lower bound
-are not among the nearest; the others are scored exactly by the caller. Nothing is missed, whatever the numbers are; if
-they do not follow the axes, more images are left.
+A sketch holds each image's coordinates along the leading principal axes of the joint space in 8 bits, and the length of
+what they leave out: rounding, and all other axes. By the inequality of Cauchy and Schwarz, that length times the
+query's bounds the difference between the sketched and the true score. The axes are those of the vectors that queries
+are multiplied with, such as the mean contribution of many heads: a sketch of eleven heads is as large as one of one.
+
+A query reads the first axes of all images. Their product includes the bound, as one more number, so it is an upper
+bound of each score. The images of the largest bounds are scored exactly; all others whose bounds are lower than the
+`count`-th of these scores are not among the nearest. Of the images that are left, the other kept axes are read. Nothing
+is missed, whatever the numbers are. If they do not follow the axes, or the query lies across them, as texts do, too
+many images are left, and the caller reads all numbers instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int8
+from jaxtyping import Float32, Float64, Int, Int8, Int32
 
 from headspan.explore.nearest.scored import Axes, Scored
 from headspan.store.mapped import UnmappableError
-from headspan.store.products import over_spans
 
 try:
     import numkong
@@ -25,207 +30,221 @@ except ImportError:
 
 # A number is at most this many steps, and this many standard deviations; larger ones are clipped.
 _STEPS, _DEVIATIONS = 127, 5
-# The second 8-bit column of a query holds the remainders of the first in this many parts.
-_FINER = 254
-# The bound of a score's error that a sketch is built for, in standard deviations of the score.
-_WANTED = 0.2
-# Kernels read so many coordinates at once.
-_MULTIPLE = 32
-_BLOCK_ROWS, _SCAN_ROWS = 2048, 8192
+# The first axes of a row, with the bound. Kernels take as long for short rows as for long ones, so `_TOGETHER` rows are
+# multiplied as one, with as many columns, each of which has the query in another place. Where the first axes are the
+# only ones, half as many do: the images that they leave are few enough to be scored exactly.
+_FIRST_BYTES, _ALONE_BYTES, _TOGETHER = 32, 16, 4
+# Rows whose largest bound is looked at first; what is allocated is a multiple of them.
+_BLOCK = 512
+# Further axes are kept until the bound of a score's error is so many standard deviations of the score.
+_WANTED, _MULTIPLE, _MOST_AXES = 0.2, 16, 63
+# A query is not tried whose bounds are more standard deviations of its scores.
+_HOPELESS = 4.0
+# More images than this share are not looked at one by one.
+_MOST_LEFT = 1 / 16
+# Images of the largest bounds that are looked at first, for each one that is asked for, and at least.
+_CANDIDATES, _LEAST_CANDIDATES = 4, 64
+# This share of the rows have a larger bound than the eight bits can say; they are always looked at.
+_FAR_ROWS = 1e-4
+_FILL_ROWS = 2048
 # No step is smaller than this share of the largest one, nor than this; embeddings have length 1.
 _LEAST_STEP, _SMALLEST = 1e-3, 1e-7
 # What float32 adds to a length, relative to itself; what it adds to coordinates, relative to the numbers that are added
-# up, and to those that they are computed from.
-_SLACK, _SUMS, _NUMBERS = 1e-5, 2e-6, 2.0**-21
-
-
-class SketchedPart:
-    """The axes of one part, those that a sketch keeps first.
-
-    Kept axes are counted in steps, and what is left out of them is measured in the joint space; the other axes are
-    counted and measured in `other`. Any positive number would do for `other`.
-    """
-
-    def __init__(self, axes: Axes, kept: Bool[np.ndarray, " axis"], step: np.ndarray, other: float) -> None:
-        first = np.argsort(~kept, kind="stable")
-        self.kept = int(kept.sum())
-        self.centre = axes.centre
-        unit = np.where(kept, step, other)[first]
-        # From queries to weights of the axes, in their units, and to the score of the centre.
-        self.directions = axes.directions[first] * unit[:, None]
-        self.centre_along = axes.centre.astype(np.float64) @ axes.to_axes @ axes.directions
-        # From coordinates to multiples of the units.
-        self.to_units = (axes.to_axes[:, first] / unit).astype(np.float32)
-        self.variance = axes.variance[first] / unit**2
-        # The length of each unit where what is left out is measured.
-        self.measure = np.where(kept, step, 1.0)[first]
+# up, and to those that they are computed from; what float64 adds to a score.
+_SLACK, _SUMS, _NUMBERS, _EXACT = 1e-5, 4e-6, 2.0**-21, 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Which axes a sketch keeps, in which units."""
+class _Kept:
+    """The first `axes` axes in 8 bits, and how the lengths of what they leave out are measured.
 
-    parts: list[SketchedPart]
+    Rounding counts `scale` times in lengths of images, and as many times less in those of queries: without it, the
+    small rounding would be multiplied with the large weights of the kept axes, together with the rest.
+    """
 
-    @property
-    def width(self) -> int:
-        """The bytes of a row of the sketch."""
-        return -(-sum(part.kept for part in self.parts) // _MULTIPLE) * _MULTIPLE
+    axes: int
+    scale: float
 
-    def weights(self, query: Float32[np.ndarray, " joint"]) -> list[Float64[np.ndarray, " axis"]]:
-        """The query along the axes of each part, in their units."""
-        return [part.directions @ query for part in self.parts]
+    @classmethod
+    def of(cls, axes: Axes, step: Float64[np.ndarray, " axis"], kept: int) -> _Kept:
+        """The scale that makes the product of both lengths the sum of two products, for queries like the images."""
+        rounding, rest = float((step[:kept] ** 2).sum()) / 12, float(axes.variance[kept:].sum())
+        of_kept, of_rest = float(axes.square[:kept].sum()), float(axes.square[kept:].sum())
+        if min(rounding, rest, of_kept, of_rest) <= 0:
+            return cls(kept, 1.0)
+        return cls(kept, float(np.clip((rest * of_kept / (rounding * of_rest)) ** 0.25, 1, 64)))
 
-    def length(self, weights: list[Float64[np.ndarray, " axis"]]) -> float:
-        """The length of a query where what is left out is measured."""
-        squares = (float(((w / part.measure) ** 2).sum()) for w, part in zip(weights, self.parts, strict=True))
-        return float(np.sqrt(sum(squares)))
-
-
-def layout_for(parts: list[Axes], query: Float32[np.ndarray, " joint"]) -> Layout:
-    """Keep the fewest axes that prune queries like `query` well: those of the largest variance, over all parts."""
-    weights = np.concatenate([part.directions @ query for part in parts])
-    variance = np.concatenate([part.variance for part in parts])
-    place = np.concatenate([np.full(len(part.variance), number) for number, part in enumerate(parts)])
-    axis = np.concatenate([np.arange(len(part.variance)) for part in parts])
-    order = np.argsort(-variance, kind="stable")
-    # Of the axes after the first k: the length of the query, and of an image.
-    query_left = np.sqrt(np.append(np.cumsum((weights[order] ** 2)[::-1])[::-1], 0))
-    image_left = np.sqrt(np.append(np.cumsum(variance[order][::-1])[::-1], 0))
-    # As if the parts did not correlate.
-    deviation = np.sqrt((weights**2 * variance).sum())
-    enough = np.flatnonzero(query_left * image_left <= _WANTED * deviation)
-    count = min(len(order), -(-max(1, int(enough[0])) // _MULTIPLE) * _MULTIPLE)
-    chosen = order[:count]
-    step = np.sqrt(variance) * _DEVIATIONS / _STEPS
-    step = np.maximum(step, max(_LEAST_STEP * float(step.max()), _SMALLEST))
-    # The unit that makes the product of the two lengths the sum of both products of lengths.
-    of_query, of_image = np.sqrt((weights[chosen] ** 2).sum()), np.sqrt((step[chosen] ** 2).sum() / 12)
-    kept, left = of_query * image_left[count], of_image * query_left[count]
-    other = float(np.sqrt(kept / left)) if kept > 0 and left > 0 else 1.0
-    found = []
-    for number, part in enumerate(parts):
-        mine = np.zeros(len(part.variance), bool)
-        mine[axis[chosen[place[chosen] == number]]] = True
-        found.append(SketchedPart(part, mine, step[place == number], other))
-    return Layout(found)
+    def length(self, along: Float64[np.ndarray, " axis"]) -> float:
+        """The length of a query."""
+        kept, rest = along[: self.axes] / self.scale, along[self.axes :]
+        return float(np.sqrt(kept @ kept + rest @ rest))
 
 
 class Sketch:
     """A sketch of all rows of a store."""
 
-    def __init__(self, scored: Scored, layout: Layout, rows: int, multiple: int) -> None:
-        """Read all numbers of `scored` once; blocks begin at multiples of `multiple` rows."""
+    def __init__(self, scored: Scored, rows: int, first_alone: bool = False) -> None:
+        """Read all numbers of `scored` once, in this thread; with `first_alone`, keep the first axes only."""
         if numkong is None:
             raise UnmappableError("numkong is not installed")
-        self.layout = layout
-        self._numbers: Int8[np.ndarray, "row axis"] = np.zeros((rows, layout.width), np.int8)
+        self._axes = axes = scored.axes(rows)
+        step = np.sqrt(axes.variance) * _DEVIATIONS / _STEPS
+        self._step = step = np.maximum(step, max(_LEAST_STEP * float(step.max()), _SMALLEST))
+        first_bytes = _ALONE_BYTES if first_alone else _FIRST_BYTES
+        first = min(first_bytes - 1, len(step))
+        self._few = _Kept.of(axes, step, first)
+        self._many = self._few if first_alone else _Kept.of(axes, step, _enough(axes, step, first))
+        padded = -(-rows // _BLOCK) * _BLOCK
+        self._rows = rows
+        self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, first_bytes), np.int8)
+        self._rest: Int8[np.ndarray, "row axis"] = np.zeros((rows, self._many.axes - first), np.int8)
         # NaN for rows that are not shown.
         self._left_out = np.empty(rows, np.float32)
-        longest = [0.0]
-
-        def build(first_row: int, end: int) -> None:
-            with np.errstate(invalid="ignore", over="ignore"):
-                for begin in range(first_row, end, _BLOCK_ROWS):
-                    stop = min(begin + _BLOCK_ROWS, end)
-                    longest.append(self._fill(scored, begin, stop))
-
-        over_spans(rows, multiple, build)
-        finite = self._left_out[np.isfinite(self._left_out)]
+        left_by_first = np.empty(rows, np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for begin in range(0, rows, _FILL_ROWS):
+                self._fill(scored, begin, min(begin + _FILL_ROWS, rows), left_by_first)
+        self._hidden = np.flatnonzero(np.isnan(left_by_first))
+        left_by_first[self._hidden] = 0
+        finite = left_by_first[np.isfinite(left_by_first)]
+        largest = float(np.quantile(finite, 1 - _FAR_ROWS)) if len(finite) else 0.0
+        self._bound_step = max(largest / _STEPS, _SMALLEST)
+        bounds = np.ceil(left_by_first / np.float32(self._bound_step) * np.float32(1 + _SLACK))
+        self._far = np.flatnonzero(bounds > _STEPS)
+        self._first[:rows, -1] = np.minimum(bounds, _STEPS)
         self._typical = float(np.sqrt(np.mean(finite.astype(np.float64) ** 2))) if len(finite) else 0.0
-        # Of the rows of 8-bit numbers.
-        self._longest = max(longest)
+        own = self._first[:, :-1].astype(np.float32)
+        self._longest = float(np.sqrt(np.einsum("ra,ra->r", own, own).max(initial=0)))
 
     @property
     def bytes(self) -> int:
         """The memory that it takes."""
-        return self._numbers.nbytes + self._left_out.nbytes
+        return self._first.nbytes + self._rest.nbytes + self._left_out.nbytes
 
-    def suits(self, query: Float32[np.ndarray, " joint"]) -> bool:
-        """Whether it is expected to prune this query's images well."""
-        weights = self.layout.weights(query)
-        variance = sum(float(each**2 @ part.variance) for each, part in zip(weights, self.layout.parts, strict=True))
-        return bool(self.layout.length(weights) * self._typical <= 4 * _WANTED * np.sqrt(variance))
+    @staticmethod
+    def most_bytes(rows: int, first_alone: bool) -> int:
+        """The most memory that a sketch of so many rows takes."""
+        return -(-rows // _BLOCK) * _BLOCK * (4 + (_ALONE_BYTES if first_alone else _MOST_AXES + 1))
 
     def survivors(
-        self, query: Float32[np.ndarray, " joint"], count: int, without: int | None
-    ) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
+        self,
+        query: Float32[np.ndarray, " joint"],
+        count: int,
+        without: int | None,
+        exact: Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]],
+    ) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]] | None:
         """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`.
 
-        The second array holds the upper bounds of their scores; the rows are in descending order of these.
+        The second array holds the upper bounds of their scores; the rows are in descending order of these. None if they
+        are too many to be looked at. `exact` gives the scores of some rows.
         """
-        every = self.layout.weights(query)
-        weights = np.zeros(self.layout.width)
-        kept = np.concatenate([each[: part.kept] for each, part in zip(every, self.layout.parts, strict=True)])
-        weights[: len(kept)] = kept
-        length = self.layout.length(every)
-        centre = float(sum(part.centre_along @ query for part in self.layout.parts))
-        if length == 0:
-            # All scores are equal.
-            shown = np.flatnonzero(~np.isnan(self._left_out))
-            return shown[shown != without], np.full((shown != without).sum(), np.inf)
-        unit = float(np.abs(weights).max()) / _STEPS or 1.0
+        along = self._axes.directions @ query.astype(np.float64)
+        centre = float(self._axes.centre_vector @ query)
+        weights, length = along[: self._few.axes] * self._step[: self._few.axes], self._few.length(along)
+        longest = max(float(np.abs(weights).max(initial=0)), self._bound_step * length)
+        deviation = float(np.sqrt((along**2) @ self._axes.variance))
+        if longest == 0 or self._typical * length > _HOPELESS * deviation:
+            return None
+        unit = longest / _STEPS
         coarse = np.rint(weights / unit)
-        fine = np.rint((weights / unit - coarse) * _FINER)
-        columns = numkong.dots_pack(np.stack([coarse, fine]).astype(np.int8))
-        rows = len(self._numbers)
-        lowest, highest = np.empty((2, rows), np.float32)
-        largest = [abs(centre)]
-
-        def multiply(first_row: int, end: int) -> None:
-            products, buffer = np.empty((_SCAN_ROWS, 2), np.int32), np.empty(_SCAN_ROWS, np.float32)
-            for begin in range(first_row, end, _SCAN_ROWS):
-                stop = min(begin + _SCAN_ROWS, end)
-                found, here = products[: stop - begin], buffer[: stop - begin]
-                numkong.dots_packed(self._numbers[begin:stop], columns, out=numkong.from_dlpack(found))
-                np.multiply(found[:, 1], np.float32(1 / _FINER), out=here)
-                here += found[:, 0]
-                here *= np.float32(unit)
-                error = self._left_out[begin:stop] * np.float32(length * (1 + _SLACK))
-                np.subtract(here, error, out=lowest[begin:stop])
-                np.add(here, error, out=highest[begin:stop])
-                largest.append(float(max(here.max(), -here.min())))
-
-        over_spans(rows, _SCAN_ROWS, multiply)
-        # What the 8-bit columns and float32 lose of the query and of the sums, which is the same for all rows.
-        lost = float(np.linalg.norm(weights - unit * (coarse + fine / _FINER))) * self._longest
-        lost = (lost + 2.0**-19 * max(largest)) * (1 + _SLACK)
+        # What the 8-bit weights lose, which is the same for all rows, and float64.
+        lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + _SLACK)
+        lost += _EXACT * (abs(centre) + longest * _STEPS * _FIRST_BYTES)
+        upper = self._products(coarse, np.ceil(self._bound_step * length / unit * (1 - 1e-12)), without)
+        tops = upper.reshape(-1, _BLOCK).max(axis=1)
+        wanted = min(max(_CANDIDATES * count, _LEAST_CANDIDATES), len(tops))
+        near = _at_least(upper, tops, int(np.partition(tops, -wanted)[-wanted]))[: _CANDIDATES * _BLOCK]
+        near = near[upper[near] > _LOWEST]
+        estimates = self._estimates(near, along)
+        near = near[np.argsort(-estimates, kind="stable")[:count]]
+        scores = exact(near) if len(near) == count else np.zeros(0)
+        if not len(scores) or not np.isfinite(scores).all():
+            return None
+        least = float(scores.min())
+        bound = int(np.floor((least - centre - lost) / unit))
+        upper[self._far] = tops[self._far // _BLOCK] = _HIGHEST
         if without is not None:
-            lowest[without] = highest[without] = np.nan
-        left = np.flatnonzero(highest >= np.float32(_largest(lowest, count) - 2 * lost))
-        bounds = highest[left].astype(np.float64) + (lost + centre)
+            upper[without] = _LOWEST
+        left = _at_least(upper, tops, max(bound, _LOWEST + 1))
+        if len(left) > max(_LEAST_CANDIDATES, _MOST_LEFT * self._rows):
+            return None
+        bounds = self._estimates(left, along) + centre + _EXACT * (abs(centre) + longest * _STEPS * _FIRST_BYTES)
+        bounds += self._left_out[left].astype(np.float64) * (self._many.length(along) * (1 + _SLACK))
+        left, bounds = left[bounds >= least], bounds[bounds >= least]
         order = np.argsort(-bounds, kind="stable")
         return left[order], bounds[order]
 
-    def _fill(self, scored: Scored, first_row: int, end: int) -> float:
-        """Sketch some rows; return the largest length of their 8-bit numbers."""
-        squares, slack = np.zeros((2, end - first_row), np.float32)
-        column = 0
-        for number, part in enumerate(self.layout.parts):
-            block = scored.block(number, first_row, end)
-            size = np.float32(_NUMBERS) * np.sqrt(np.einsum("rc,rc->r", block, block))
-            block -= part.centre
-            own = block @ part.to_units
-            size += np.float32(_SUMS) * np.sqrt(np.einsum("rc,rc->r", block, block))
-            slack += size * np.float32(np.linalg.norm(part.to_units * part.measure))
-            rounded = np.rint(own[:, : part.kept])
-            np.clip(rounded, -_STEPS, _STEPS, out=rounded)
-            self._numbers[first_row:end, column : column + part.kept] = rounded
-            own[:, : part.kept] -= rounded
-            np.square(own, out=own)
-            squares += own @ (part.measure**2).astype(np.float32)
-            column += part.kept
-        self._left_out[first_row:end] = np.sqrt(squares) * np.float32(1 + _SLACK) + slack
-        numbers = self._numbers[first_row:end].astype(np.float32)
-        return float(np.sqrt(np.einsum("ra,ra->r", numbers, numbers).max(initial=0)))
+    def _products(
+        self, weights: Float64[np.ndarray, " axis"], of_bound: float, without: int | None
+    ) -> Int32[np.ndarray, " row"]:
+        """The upper bound of every row's score, in units, and the lowest number for rows that are not shown."""
+        one = np.zeros(self._first.shape[1])
+        one[: len(weights)], one[-1] = weights, of_bound
+        packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
+        upper = np.empty((len(self._first) // _TOGETHER, _TOGETHER), np.int32)
+        numkong.dots_packed(self._first.reshape(len(upper), -1), packed, out=numkong.from_dlpack(upper))
+        found = upper.reshape(-1)
+        found[self._rows :] = found[self._hidden] = _LOWEST
+        if without is not None:
+            found[without] = _LOWEST
+        return found
+
+    def _estimates(
+        self, rows: Int[np.ndarray, " some"], along: Float64[np.ndarray, " axis"]
+    ) -> Float64[np.ndarray, " some"]:
+        """The products of all kept axes with a query, without the centre's."""
+        weights, first = along[: self._many.axes] * self._step[: self._many.axes], np.zeros(self._first.shape[1])
+        first[: self._few.axes] = weights[: self._few.axes]
+        # `take` is quicker than an index.
+        found = np.take(self._first, rows, axis=0).astype(np.float64) @ first
+        return found + np.take(self._rest, rows, axis=0).astype(np.float64) @ weights[self._few.axes :]
+
+    def _fill(self, scored: Scored, first_row: int, end: int, left_by_first: Float32[np.ndarray, " row"]) -> None:
+        """Sketch some rows."""
+        axes, first, many = self._axes, self._few.axes, self._many.axes
+        to_axes, here = axes.to_axes.astype(np.float32), slice(first_row, end)
+        block = scored.block(first_row, end)
+        size = np.float32(_NUMBERS) * np.sqrt(np.einsum("rc,rc->r", block, block))
+        block -= axes.centre
+        size += np.float32(_SUMS) * np.sqrt(np.einsum("rc,rc->r", block, block))
+        slack = size * np.float32(np.linalg.norm(to_axes))
+        own, step = block @ to_axes, self._step[:many].astype(np.float32)
+        rounded = np.clip(np.rint(own[:, :many] / step), -_STEPS, _STEPS)
+        rounded[~np.isfinite(rounded)] = 0
+        self._first[here, :first], self._rest[here] = rounded[:, :first], rounded[:, first:]
+        rounding = own[:, :many] - rounded * step
+        for kept, left in ((self._few, left_by_first), (self._many, self._left_out)):
+            squares = np.float32(kept.scale**2) * _squares(rounding[:, : kept.axes]) + _squares(own[:, kept.axes :])
+            left[here] = np.sqrt(squares) * np.float32(1 + _SLACK) + slack * np.float32(kept.scale)
 
 
-def _largest(values: Float32[np.ndarray, " row"], count: int) -> float:
-    """The `count`-th largest of some values without NaN; minus infinity if they are fewer."""
-    # The maxima of blocks bound it from below, so that few rows need be sorted.
-    block = max(1, len(values) // (8 * max(1, count)))
-    tops = np.fmax.reduceat(values, np.arange(0, len(values), block))
-    tops = tops[~np.isnan(tops)]
-    least = np.partition(tops, -count)[-count] if 0 < count <= len(tops) else -np.inf
-    found = values[values >= least]
-    return float(np.partition(found, -count)[-count]) if count <= len(found) else -np.inf
+_LOWEST, _HIGHEST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+
+
+def _squares(values: Float32[np.ndarray, "row axis"]) -> Float32[np.ndarray, " row"]:
+    found: Float32[np.ndarray, " row"] = np.einsum("ra,ra->r", values, values)
+    return found
+
+
+def _enough(axes: Axes, step: Float64[np.ndarray, " axis"], first: int) -> int:
+    """How many axes bound the scores of queries like the images well; `first` or more by multiples."""
+    deviation = np.sqrt((axes.square * axes.variance).sum())
+    count = first
+    while count < min(len(step), _MOST_AXES):
+        of_kept, rounding = axes.square[:count].sum(), (step[:count] ** 2).sum() / 12
+        of_rest, rest = axes.square[count:].sum(), axes.variance[count:].sum()
+        if np.sqrt(of_kept * rounding) + np.sqrt(of_rest * rest) <= _WANTED * deviation:
+            break
+        count = min(count + _MULTIPLE, len(step), _MOST_AXES)
+    return count
+
+
+def _at_least(
+    upper: Int32[np.ndarray, " row"], tops: Int32[np.ndarray, " block"], least: int
+) -> Int[np.ndarray, " some"]:
+    """The rows whose bounds are at least this, in order; `tops` are the largest bounds of the blocks of rows."""
+    blocks = np.flatnonzero(tops >= least)
+    if 4 * len(blocks) > len(tops):
+        return np.flatnonzero(upper >= least)
+    block, place = np.nonzero(upper.reshape(-1, _BLOCK)[blocks] >= least)
+    return blocks[block] * _BLOCK + place

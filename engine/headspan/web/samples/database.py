@@ -35,19 +35,20 @@ class SampleDatabase:
         import duckdb
 
         self._path = store.path
-        folder = (store.path / sample_files(1)[0]).parent
+        files = [f"{store.path / name}" for name in sample_files(store.contents.units)]
         # A path's own brackets and stars are no patterns.
-        self._files = [glob.escape(f"{store.path / name}") for name in sample_files(store.contents.units)]
+        self._files = list(map(glob.escape, files))
         self._connection = duckdb.connect(":memory:")
         for name, value in (
             ("memory_limit", _MEMORY),
             ("threads", _THREADS),
             ("temp_directory", ""),
-            ("allowed_directories", [f"{folder}/"]),
+            # DuckDB asks for a pattern before it is resolved, and for the file that it finds.
+            ("allowed_paths", [*files, *self._files]),
             ("enable_external_access", False),
             ("lock_configuration", True),
         ):
-            # Names and values are of this list; a folder's name is quoted.
+            # Names and values are of this list; paths are quoted.
             self._connection.execute(f"SET {name} = {_quoted(value)}")
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
