@@ -13,6 +13,7 @@ import pytest
 
 import headspan as hs
 from benchmarks import random_store
+from headspan.background import finish
 from headspan.explore.nearest import kept_sketches
 from headspan.explore.nearest import sketch as sketch_module
 from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector, query_vector
@@ -252,7 +253,7 @@ def test_random_heads_beside_a_property_get_no_sketch(tmp_path: Path, counted: C
     for image in range(4):
         found = property_neighbours(store, image, SOME_HEADS[:2], draws=2)
     assert [each.name for each in found.columns] == ["property", "embedding", "random 1", "random 2"]
-    kept_sketches.finish_sketches()
+    finish()
     assert counted.calls == 2
 
 
@@ -261,7 +262,7 @@ def test_the_second_query_of_the_same_heads_has_a_sketch_built(tmp_path: Path, c
     calls = []
     for image, heads in [(0, None), (1, SOME_HEADS), (2, None), (3, SOME_HEADS[::-1]), (4, None), (5, SOME_HEADS)]:
         nearest_to_image(store, image, heads)
-        kept_sketches.finish_sketches()
+        finish()
         calls.append(counted.calls)
     assert calls == [0, 0, 1, 2, 2, 2]
 
@@ -287,9 +288,9 @@ def test_queries_do_not_wait_for_a_sketch_that_is_being_built(
         assert (nearest_to_image(store, 3).images == wanted).all()
     assert not kept_sketches._kept._sketches
     go_on.set()
-    kept_sketches.finish_sketches()
+    finish()
     assert (nearest_to_image(store, 3).images == wanted).all()
-    assert threads == ["headspan-sketches"]
+    assert threads == ["headspan-later"]
     assert len(kept_sketches._kept._sketches) == 1
 
 
@@ -301,7 +302,7 @@ def test_sketches_of_a_small_store_are_never_built(
     before = len(kept_sketches._kept._sketches)
     for image in range(4):
         nearest_to_image(store, image)
-    kept_sketches.finish_sketches()
+    finish()
     assert len(kept_sketches._kept._sketches) == before
 
 
@@ -314,7 +315,7 @@ def test_kept_sketches_stay_within_their_memory_and_queries_that_alternate_do_no
 
     def ask(head: Head | None) -> np.ndarray:
         found = nearest_to_image(store, 0, None if head is None else [head]).images
-        kept_sketches.finish_sketches()
+        finish()
         assert kept_sketches._kept.bytes <= kept_sketches._KEPT_BYTES
         return found
 
@@ -339,7 +340,7 @@ def test_sketches_are_dropped_with_their_store(tmp_path: Path, counted: Count) -
     store = one_store(tmp_path)
     for image in range(2):
         nearest_to_image(store, image)
-    kept_sketches.finish_sketches()
+    finish()
     assert len(kept_sketches._kept._sketches) == 1
     del store
     gc.collect()
@@ -350,7 +351,7 @@ def test_an_empty_query_leaves_every_shown_image(toy_run: ToyRun, counted: Count
     store = hs.open(toy_run.path)
     for _ in range(3):
         found = nearest_to_vector(store, np.zeros(store.joint, np.float32), None, count=1000)
-        kept_sketches.finish_sketches()
+        finish()
         assert found.images.tolist() == list(range(store.images))
     assert counted.calls == 1
 
@@ -365,7 +366,7 @@ def test_failed_images_never_appear_by_sketch(toy_copy: Path, counted: Count, mo
         for image in (0, 1, 2):
             for count in (3, 1000):
                 found = nearest_to_image(store, image, heads, count)
-                kept_sketches.finish_sketches()
+                finish()
                 assert good[found.images].all()
                 assert len(found.images) == min(count, good.sum() - 1)
     assert counted.calls == 2

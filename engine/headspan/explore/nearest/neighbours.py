@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.explore.nearest.search import search
+from headspan.explore.nearest.search import search, search_both_ends
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
@@ -96,6 +96,20 @@ def nearest_to_vector(
     """
     refuse_other_vectors(store, np.asarray(vector)[None])
     return nearest(store, np.asarray(vector, np.float32), heads, count)
+
+
+def both_ends(
+    store: Store, vector: Float[np.ndarray, " joint"], heads: Sequence[Head], count: int = 10
+) -> tuple[Neighbours, Neighbours]:
+    """The images with the largest dot products of `nearest_to_vector`, and those with the smallest, smallest first.
+
+    Raises as `nearest_to_vector` does.
+    """
+    refuse_other_vectors(store, np.asarray(vector)[None])
+    if not np.isfinite(vector).all():
+        raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another text")
+    top, bottom = search_both_ends(store, distinct(store, heads), np.asarray(vector, np.float32), count)
+    return Neighbours(*top, store), Neighbours(*bottom, store)
 
 
 def nearest_to_image(

@@ -65,11 +65,37 @@ def search(
     scores = scored.scores(query)
     if without is not None:
         scores[without] = np.nan
-    near = largest(scores, count, 2 * scored.rounding(query))
+    return _best_of(scored, query, scores, count, 2 * scored.rounding(query))
+
+
+def _best_of(
+    scored: Scored,
+    query: Float32[np.ndarray, " joint"],
+    scores: Float32[np.ndarray, " images"],
+    count: int,
+    margin: float,
+) -> Best:
+    """The best of all images; those whose float32 scores are within the margin are scored exactly."""
+    near = largest(scores, count, margin)
     if len(near) <= _EXACT:
         parts = [near[first : first + _AT_ONCE] for first in range(0, len(near), _AT_ONCE)]
         return _ordered(near, np.concatenate([np.zeros(0), *(scored.exact(query, part) for part in parts)]), count)
     return _ordered(near, scores[near].astype(np.float64), count)
+
+
+def search_both_ends(
+    store: Store, heads: Sequence[Head], query: Float32[np.ndarray, " joint"], count: int
+) -> tuple[Best, Best]:
+    """What `search` finds for `query`, and for its negative; all numbers are read once.
+
+    The scores of both are those of `query`: the second ones are the smallest, in ascending order.
+    """
+    scored = ScoredHeads(store, heads)
+    scores = scored.scores(query)
+    margin = 2 * scored.rounding(query)
+    top = _best_of(scored, query, scores, count, margin)
+    bottom = _best_of(scored, -query, np.negative(scores, out=scores), count, margin)
+    return top, Best(bottom.images, -bottom.scores)
 
 
 def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head]) -> tuple[Scored, Hashable]:

@@ -31,8 +31,9 @@ except ImportError:
 # A number is at most this many steps, and this many standard deviations; larger ones are clipped.
 _STEPS, _DEVIATIONS = 127, 5
 # The first axes of a row, with the bound. Kernels take as long for short rows as for long ones, so `_TOGETHER` rows are
-# multiplied as one, with as many columns, each of which has the query in another place.
-_FIRST_BYTES, _TOGETHER = 32, 4
+# multiplied as one, with as many columns, each of which has the query in another place. Where the first axes are the
+# only ones, half as many do: the images that they leave are few enough to be scored exactly.
+_FIRST_BYTES, _ALONE_BYTES, _TOGETHER = 32, 16, 4
 # Rows whose largest bound is looked at first; what is allocated is a multiple of them.
 _BLOCK = 512
 # Further axes are kept until the bound of a score's error is so many standard deviations of the score.
@@ -89,12 +90,13 @@ class Sketch:
         self._axes = axes = scored.axes(rows)
         step = np.sqrt(axes.variance) * _DEVIATIONS / _STEPS
         self._step = step = np.maximum(step, max(_LEAST_STEP * float(step.max()), _SMALLEST))
-        first = min(_FIRST_BYTES - 1, len(step))
+        first_bytes = _ALONE_BYTES if first_alone else _FIRST_BYTES
+        first = min(first_bytes - 1, len(step))
         self._few = _Kept.of(axes, step, first)
         self._many = self._few if first_alone else _Kept.of(axes, step, _enough(axes, step, first))
         padded = -(-rows // _BLOCK) * _BLOCK
         self._rows = rows
-        self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, _FIRST_BYTES), np.int8)
+        self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, first_bytes), np.int8)
         self._rest: Int8[np.ndarray, "row axis"] = np.zeros((rows, self._many.axes - first), np.int8)
         # NaN for rows that are not shown.
         self._left_out = np.empty(rows, np.float32)
@@ -122,7 +124,7 @@ class Sketch:
     @staticmethod
     def most_bytes(rows: int, first_alone: bool) -> int:
         """The most memory that a sketch of so many rows takes."""
-        return rows * (_FIRST_BYTES + 4 + (0 if first_alone else _MOST_AXES - _FIRST_BYTES + 1))
+        return -(-rows // _BLOCK) * _BLOCK * (4 + (_ALONE_BYTES if first_alone else _MOST_AXES + 1))
 
     def survivors(
         self,
@@ -176,7 +178,7 @@ class Sketch:
         self, weights: Float64[np.ndarray, " axis"], of_bound: float, without: int | None
     ) -> Int32[np.ndarray, " row"]:
         """The upper bound of every row's score, in units, and the lowest number for rows that are not shown."""
-        one = np.zeros(_FIRST_BYTES)
+        one = np.zeros(self._first.shape[1])
         one[: len(weights)], one[-1] = weights, of_bound
         packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
         upper = np.empty((len(self._first) // _TOGETHER, _TOGETHER), np.int32)
@@ -191,7 +193,7 @@ class Sketch:
         self, rows: Int[np.ndarray, " some"], along: Float64[np.ndarray, " axis"]
     ) -> Float64[np.ndarray, " some"]:
         """The products of all kept axes with a query, without the centre's."""
-        weights, first = along[: self._many.axes] * self._step[: self._many.axes], np.zeros(_FIRST_BYTES)
+        weights, first = along[: self._many.axes] * self._step[: self._many.axes], np.zeros(self._first.shape[1])
         first[: self._few.axes] = weights[: self._few.axes]
         # `take` is quicker than an index.
         found = np.take(self._first, rows, axis=0).astype(np.float64) @ first

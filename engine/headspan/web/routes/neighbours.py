@@ -59,8 +59,8 @@ def neighbours_of_image(asked: AskedStore, query: QueryImage, through: Through, 
 
 
 def _nearest(asked: AskedStore, vector: np.ndarray, through: Through, count: int, image: int | None = None) -> Found:
-    # Few queries ask for the same random heads, so a sketch of theirs would not be worth its time and memory.
-    sketched = False if through.is_random or through.ablated else None
+    # Pages draw the same random heads beside a property each time, so they are worth a sketch.
+    sketched = False if through.ablated else None
     return nearest(asked.store, vector, through.heads, count, image, sketched, through.ablated)
 
 
