@@ -98,7 +98,7 @@ def operations(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dic
     toy = Path(shutil.copytree(toy_run.path, folder / "toy.zarr"))
     store = hs.open(toy)
     texts = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("car", "dog", "hat")]
-    hs.textspan(store, Pool("colours", tuple(texts), ("colors",) * len(texts)), 5)
+    hs.textspan(store, Pool("colours", tuple(texts), ("colors",) * len(texts)), 5, save=True)
     concept_consistency(store, label_heads(store, save=True).run, save=True)
     twin = Path(shutil.copytree(toy, folder / "twin.zarr"))
     uploads = Uploads()
@@ -120,13 +120,13 @@ def test_an_address_answers_whatever_is_asked_in_a_documented_form(
 ) -> None:
     for operation in operations[address]:
         statuses = _statuses(operation)
-        assert statuses & {200, 304}, f"no question to {address} was answered: {statuses}"
+        assert 200 in statuses, f"no question to {address} was answered: {statuses}"
     assert "Traceback" not in capfd.readouterr().err
 
 
-def _statuses(operation: Any) -> set[int]:
-    """Ask one operation; returns the statuses of its answers."""
-    statuses: set[int] = set()
+def _statuses(operation: Any) -> dict[int, str]:
+    """Ask one operation; returns the statuses of its answers, with the last answer of each."""
+    statuses: dict[int, str] = {}
     names = {parameter.name for parameter in operation.query}
 
     @settings(
@@ -156,7 +156,7 @@ def _statuses(operation: Any) -> set[int]:
             if case.body is not None and operation.method == "post":
                 case.body = UPLOAD if kind == 0 else UPLOAD[: draw.randrange(len(UPLOAD))]
         answer = case.call()
-        statuses.add(answer.status_code)
+        statuses[answer.status_code] = repr(answer.content[:300])
         case.validate_response(answer, checks=CHECKS)
         if answer.status_code >= 400:
             failure = json.loads(answer.content)

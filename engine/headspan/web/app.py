@@ -29,6 +29,7 @@ from headspan.web.routes import (
     what_if,
 )
 from headspan.web.state.explorer import Explorer
+from headspan.web.state.turns import Turns
 from headspan.web.warming import Warming
 
 ROUTERS = (
@@ -78,6 +79,7 @@ def application(explorer: Explorer, hosts: Collection[str] = _TEST_HOSTS) -> Fas
         app.include_router(router)
     add_handlers(app)
     app.mount("/", PageFiles(), name="page")
+    app.add_middleware(Turns, path="/api/stores/")
     app.add_middleware(Warming, explorer=explorer)
     # The last one added is the first to see a request.
     app.add_middleware(Guard, hosts=hosts)

@@ -16,6 +16,7 @@ from typing import Any
 from headspan.errors import ModelError
 from headspan.web.answers.stores import ModelState
 from headspan.web.state.model import ModelLoading
+from headspan.web.state.turns import without_turn
 from headspan.web.state.worker_messages import ANSWER, LOADING, READY, REFUSED, WorkerSettings
 
 # How long a question waits for the model and for questions before it, and how long its answer may take.
@@ -74,7 +75,8 @@ class ModelProcess:
         if not self._places.acquire(blocking=False):
             raise ModelLoading(f"{_MOST_WAITING} other questions wait for the model; ask again in a moment")
         try:
-            return self._asked(question, arguments, time.monotonic() + _WAIT_SECONDS)
+            with without_turn():
+                return self._asked(question, arguments, time.monotonic() + _WAIT_SECONDS)
         finally:
             self._places.release()
 
