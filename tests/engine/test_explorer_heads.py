@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -528,6 +529,22 @@ def test_a_store_without_results_classes_and_metadata_says_what_adds_them(plain:
     ):
         status, sentence = refused(plain, address, **parameters)
         assert (status, message in sentence) == (400, True), sentence
+
+
+def test_a_store_without_a_finished_unit_shows_no_images_and_says_so(path: Path, tmp_path: Path) -> None:
+    begun = Path(shutil.copytree(path, tmp_path / "begun.zarr"))
+    for file in (begun / "records" / "commits").iterdir():
+        if file.name != "planned.json":
+            file.unlink()
+    client = TestClient(application(explorer_of(begun)))
+    assert any("0 of 47 images are computed" in notice for notice in get(client, "")["notices"])
+    assert all(head["texts"] and head["variance_share"] is None for head in get(client, "/grid")["heads"])
+    assert get(client, "/images")["total"] == 0
+    assert get(client, "/heads/L2.H0")["spectrum"] == []
+    assert get(client, "/heads/L2.H0/extremes")["top"] == []
+    assert get(client, "/facets")["words"] == []
+    for address in ("/planes/embedding", "/texts?text=a red dog in rain", "/selection/heads", "/categories?by=class"):
+        assert refused(client, address)[0] == 400
 
 
 def test_the_database_of_samples_opens_nothing_else_and_cannot_be_configured(store: hs.Store, tmp_path: Path) -> None:

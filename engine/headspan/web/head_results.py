@@ -136,7 +136,7 @@ def _summary(
         p=None if chance is None else chance.p,
         # A run over a selection has the rank over the selection.
         effective_rank=rank if found is None or found.effective_rank is None else found.effective_rank,
-        texts=[] if results.spans is None or found is None else results.spans.texts(*head, _TEXTS),
+        texts=results.spans.texts(*head, _TEXTS) if results.spans is not None and results.describes(head) else [],
     )
 
 

@@ -33,6 +33,10 @@ class Best(NamedTuple):
     scores: Float32[np.ndarray, " count"]
 
 
+# What a store that shows no images yet gives.
+_NONE = Best(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
 def search(
     store: Store,
     heads: Sequence[Head] | None,
@@ -48,6 +52,8 @@ def search(
     their means. The image `without` is left out, as are images that failed. Of equal scores, the first images are
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
+    if not store.images:
+        return _NONE
     scored, of = _scored(store, heads, ablated)
     sketch = sketch_for(store, of, scored, sketched) if count > 0 else None
     if sketch is not None:
@@ -90,6 +96,8 @@ def search_both_ends(
 
     The scores of both are those of `query`: the second ones are the smallest, in ascending order.
     """
+    if not store.images:
+        return _NONE, _NONE
     scored = ScoredHeads(store, heads)
     scores = scored.scores(query)
     margin = 2 * scored.rounding(query)

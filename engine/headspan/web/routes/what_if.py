@@ -33,7 +33,9 @@ def accuracy(
     asked: Asked,
     text: Texts,
     without: WithoutText = "",
-    column: Annotated[str | None, Query(max_length=200, description="A column of the metadata with classes")] = None,
+    column: Annotated[
+        str | None, Query(max_length=200, description="A column of the metadata whose values are the classes.")
+    ] = None,
 ) -> Accuracy:
     """Zero-shot accuracy with all heads, and with the contributions of some at their means.
 

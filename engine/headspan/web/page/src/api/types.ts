@@ -1399,7 +1399,7 @@ export interface components {
         };
         /**
          * ZeroShot
-         * @description An image's cosine with a text, and its probability among the texts at the model's logit scale.
+         * @description An image's cosine with a text, and its probability among the texts at CLIP's logit scale of 100.
          */
         ZeroShot: {
             /** Text */
@@ -2687,7 +2687,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
+                /** @description An image's row, or the id of a dropped-in one. */
                 image: string;
                 store: string;
             };
@@ -2749,7 +2749,7 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
+                /** @description An image's row, or the id of a dropped-in one. */
                 image: string;
                 store: string;
             };
@@ -2807,12 +2807,12 @@ export interface operations {
     image_zero_shot_api_stores__store__images__image__zero_shot_get: {
         parameters: {
             query: {
-                /** @description Give the parameter once for each text. */
+                /** @description A text; give the parameter once for each. */
                 text: string[];
             };
             header?: never;
             path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
+                /** @description An image's row, or the id of a dropped-in one. */
                 image: string;
                 store: string;
             };
@@ -2870,17 +2870,17 @@ export interface operations {
     image_maps_api_stores__store__images__image__maps_get: {
         parameters: {
             query: {
-                /** @description Give the parameter once for each text. */
+                /** @description A text; give the parameter once for each. */
                 text: string[];
                 against?: string | null;
-                /** @description all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
+                /** @description all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
                 through?: string;
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
                 without?: string;
             };
             header?: never;
             path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
+                /** @description An image's row, or the id of a dropped-in one. */
                 image: string;
                 store: string;
             };
@@ -2940,10 +2940,11 @@ export interface operations {
             query?: {
                 image?: string | null;
                 text?: string | null;
-                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
+                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
                 through?: string;
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
                 without?: string;
+                /** @description How many neighbours. */
                 count?: number;
             };
             header?: never;
@@ -3004,11 +3005,11 @@ export interface operations {
     accuracy_api_stores__store__what_if_accuracy_get: {
         parameters: {
             query: {
-                /** @description Give the parameter once for each text. */
+                /** @description A text; give the parameter once for each. */
                 text: string[];
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
                 without?: string;
-                /** @description A column of the metadata with classes */
+                /** @description A column of the metadata whose values are the classes. */
                 column?: string | null;
             };
             header?: never;
@@ -3069,15 +3070,16 @@ export interface operations {
     what_if_api_stores__store__what_if__image__get: {
         parameters: {
             query?: {
-                /** @description Give the parameter once for each text. */
+                /** @description A text; give the parameter once for each. */
                 text?: string[] | null;
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
                 without?: string;
+                /** @description How many neighbours. */
                 count?: number;
             };
             header?: never;
             path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
+                /** @description An image's row, or the id of a dropped-in one. */
                 image: string;
                 store: string;
             };
@@ -3197,10 +3199,11 @@ export interface operations {
                 a: string;
                 b: string;
                 key: string;
-                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
+                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
                 through_a?: string;
-                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
+                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
                 through_b?: string;
+                /** @description How many neighbours. */
                 count?: number;
             };
             header?: never;
