@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options: dict[str, Any] = {"color_scheme": "light", "reduced_motion": "reduce", "device_scale_factor": 1.5}
         tab = chromium.new_page(viewport={"width": 1080, "height": 800}, **options)
         write(beside(clicks(tab, address)), OUT / "explorer_clicks.png")
-        tab.set_viewport_size({"width": 1180, "height": 1400})
+        tab.set_viewport_size({"width": 1240, "height": 760})
         write(head(tab, tab.url.partition("#/")[2].partition("/")[0], address), OUT / "explorer.png")
         chromium.close()
 
@@ -87,8 +87,14 @@ def head(tab: Any, store: str, address: str) -> Image.Image:
     tab.goto(f"{address}/#/{store}/text?text={_TEXT}")
     name = tab.get_by_role("table").get_by_role("link").first.inner_text().split()[0]
     tab.goto(f"{address}/#/{store}/head/{name}?text={_TEXT}&by=text:{_TEXT}")
-    tab.get_by_role("application").wait_for()
-    return shown(tab)
+    plane = tab.get_by_role("application")
+    plane.wait_for()
+    shown(tab)
+    box = plane.bounding_box()
+    # The legend stands below the plane.
+    bottom = box["y"] + box["height"] + 64
+    clip = {"x": 0, "y": 0, "width": tab.viewport_size["width"], "height": bottom}
+    return Image.open(io.BytesIO(tab.screenshot(full_page=True, clip=clip))).convert("RGB")
 
 
 def shown(tab: Any) -> Image.Image:
