@@ -211,7 +211,7 @@ def test_a_question_waits_while_the_model_is_loaded_but_not_for_ever(
         thread.join(10)
     assert sorted(text.partition(";")[0] for text in said) == [
         *["2 other questions wait for the model"] * 2,
-        *["the model is being loaded, for more than 0 s"] * 2,
+        *["the model was not ready within 0 s"] * 2,
     ]
     pid = model.process(store).pid
     assert pid is not None

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -118,10 +119,10 @@ class ModelProcess:
         while True:
             self.start()
             with self._changed:
-                self._changed.wait_for(lambda: self._state.state != "loading", max(0.0, deadline - time.monotonic()))
-                if self._state.state == "loading":
-                    raise ModelLoading(f"{self._state.message}, for more than {_WAIT_SECONDS:.0f} s; ask again later")
-            if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                self._changed.wait_for(lambda: self._state.state != "loading", _left(deadline))
+                if self._state.state == "loading" or not _left(deadline):
+                    raise ModelLoading(f"the model was not ready within {_WAIT_SECONDS:.0f} s; ask again later")
+            if not self._turn.acquire(timeout=_left(deadline)):
                 raise ModelLoading("the model still answers other questions; ask again in a moment")
             connection, state = self._connection, self._state
             # Before a question there is nothing to read but the end of a process that has died meanwhile.
@@ -131,9 +132,10 @@ class ModelProcess:
             if state.state == "failed":
                 raise ModelError(str(state.message))
             with self._changed:
-                self._changed.wait_for(
-                    lambda seen=state: self._state is not seen, max(0.0, deadline - time.monotonic())
-                )
+                self._changed.wait_for(partial(self._differs, state), _left(deadline))
+
+    def _differs(self, state: ModelState) -> bool:
+        return self._state is not state
 
     def _kill(self) -> None:
         with self._changed:
@@ -213,6 +215,11 @@ class ModelProcess:
     def _say(self, state: str, message: str | None) -> None:
         self._state = ModelState(state=state, message=message)
         self._changed.notify_all()
+
+
+def _left(deadline: float) -> float:
+    """The seconds until then; 0 if it has passed."""
+    return max(0.0, deadline - time.monotonic())
 
 
 def _has_ended(connection: Connection) -> bool:
