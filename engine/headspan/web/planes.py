@@ -1,7 +1,7 @@
 """The points of planes, in parts: each part is an even sample of the images, so that a page shows all of them soon.
 
-Points are computed when they are asked for, and kept: a head's all at once, the embeddings' part by part. All planes of a store have the same parts, so that one colouring
-serves all of them.
+Points are computed when they are asked for, and kept: a head's all at once, the embeddings' part by part. All planes of
+a store have the same parts, so that one colouring serves all of them.
 """
 
 from __future__ import annotations
