@@ -82,7 +82,7 @@ def _added(parts: Sequence[Products]) -> tuple[Shaped[np.ndarray, " row"], float
 
 
 def _at_least(
-    upper: Shaped[np.ndarray, " row"], tops: Shaped[np.ndarray, " block"], least: float
+    upper: Shaped[np.ndarray, " row"], tops: Shaped[np.ndarray, " block"], least: int | float
 ) -> Int[np.ndarray, " some"]:
     """The rows whose bounds are at least this, in order; `tops` are the largest bounds of the blocks of rows."""
     blocks = np.flatnonzero(tops >= least)
