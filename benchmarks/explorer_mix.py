@@ -71,12 +71,8 @@ class Mix:
 
     def through_all(self) -> list[str]:
         """Neighbours of an image through everything that the mix searches through."""
-        every = [
-            *self._heads,
-            *(f"{kind}:{label}{seed}" for label in self._labels for kind, seed in _SETS),
-            "embedding",
-        ]
-        return [self._neighbours(through) for through in every]
+        sets = [f"{kind}:{label}{seed}" for label in self._labels for kind, seed in _SETS]
+        return [self._neighbours(through) for through in (*self._heads, *sets, "embedding")]
 
     def _at(self, path: str, store: str = "run", **asked: Any) -> str:
         return f"/api/stores/{store}/{path}" + (f"?{urlencode(asked, doseq=True)}" if asked else "")

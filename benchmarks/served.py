@@ -48,8 +48,8 @@ class Served:
     @property
     def processor_seconds(self) -> float:
         """Processor time of all threads."""
-        user, system = (
-            Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+        status = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
+        user, system = status.rpartition(")")[2].split()[11:13]
         )
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
