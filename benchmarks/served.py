@@ -50,7 +50,6 @@ class Served:
         """Processor time of all threads."""
         status = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
         user, system = status.rpartition(")")[2].split()[11:13]
-        )
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     @property
