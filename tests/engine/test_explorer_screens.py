@@ -171,7 +171,8 @@ def test_a_picture_is_pasted_into_the_screen_that_is_shown(page: Page, wide: Pat
             const clipboardData = new DataTransfer();
             const content = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
             clipboardData.items.add(new File([content], "pasted.png", { type: "image/png" }));
-            document.body.dispatchEvent(new ClipboardEvent("paste", { bubbles: true, cancelable: true, clipboardData }));
+            const about = { bubbles: true, cancelable: true, clipboardData };
+            document.body.dispatchEvent(new ClipboardEvent("paste", about));
         }""",
         base64.b64encode(wide.read_bytes()).decode(),
     )
