@@ -543,8 +543,9 @@ def test_a_store_without_a_finished_unit_shows_no_images_and_says_so(path: Path,
     assert get(client, "/heads/L2.H0")["spectrum"] == []
     assert get(client, "/heads/L2.H0/extremes")["top"] == []
     assert get(client, "/facets")["words"] == []
-    for address in ("/planes/embedding", "/texts?text=a red dog in rain", "/selection/heads", "/categories?by=class"):
+    for address in ("/planes/embedding", "/selection/heads", "/categories"):
         assert refused(client, address)[0] == 400
+    assert "no unit is finished yet" in refused(client, "/texts", text=POOL.texts[0])[1]
 
 
 def test_the_database_of_samples_opens_nothing_else_and_cannot_be_configured(store: hs.Store, tmp_path: Path) -> None:

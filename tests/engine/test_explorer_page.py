@@ -264,6 +264,9 @@ def test_places_that_are_not_there_say_what_to_do(page: Page) -> None:
     tab.get_by_text("There is no store “nowhere” here.").wait_for()
     page.open("run/nothing")
     tab.get_by_text("There is no screen “nothing”.").wait_for()
+    page.open("run/selection?words=striped&words=striped")
+    tab.get_by_role("button", name="Remove the word striped").wait_for()
+    assert tab.get_by_role("button", name="Remove the word striped").count() == 1
     page.open("run/text?text=" + "many%20" * 300)
     tab.get_by_text("The text is longer than the model reads").wait_for()
 

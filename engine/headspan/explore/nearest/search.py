@@ -52,9 +52,9 @@ def search(
     their means. The image `without` is left out, as are images that failed. Of equal scores, the first images are
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
+    scored, of = _scored(store, heads, ablated)
     if not store.images:
         return _NONE
-    scored, of = _scored(store, heads, ablated)
     sketch = sketch_for(store, of, scored, sketched) if count > 0 else None
     if sketch is not None:
         found = sketch.survivors(
