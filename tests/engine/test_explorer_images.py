@@ -27,7 +27,7 @@ from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.prune.direct.ablation import mean_ablated
 from headspan.tasks.texts_as_classes import named_classes
 from headspan.web.app import application
-from headspan.web.sample_metadata import metadata_of
+from headspan.web.samples.metadata import metadata_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.in_process import InProcess
 from headspan.web.state.open_stores import OpenStores
@@ -61,12 +61,15 @@ def paths(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         members.append((f"{row:03d}.json", json.dumps({"style": STYLES[row % 2], "class_name": "hat"}).encode()))
     classed = write_tar(folder / "classed.tar", members)
     hs.precompute(out=folder / "classed.zarr", **{**settings, "shards": [str(classed)]})
-    return {"toy": toy, "heads": folder / "heads.zarr", "classed": folder / "classed.zarr", "moved": shard}
+    empty = Path(shutil.copytree(toy_run.path, folder / "empty.zarr"))
+    shutil.rmtree(empty / "records" / "commits")
+    stores = {"toy": toy, "heads": folder / "heads.zarr", "classed": folder / "classed.zarr", "empty": empty}
+    return {**stores, "moved": shard}
 
 
 @pytest.fixture(scope="module")
 def client(paths: dict[str, Path]) -> Iterator[TestClient]:
-    stores = OpenStores([paths["toy"], paths["heads"], paths["classed"]])
+    stores = OpenStores([paths[name] for name in ("toy", "heads", "classed", "empty")])
     with TestClient(application(Explorer(stores, InProcess(), Uploads()))) as found:
         yield found
 
@@ -418,6 +421,8 @@ def test_without_classes_accuracy_says_so(client: TestClient) -> None:
     assert found["notices"] == [
         "no image has a class, so there is no accuracy; name a column of the metadata with column="
     ]
+    found = answer(client, "stores/classed/what-if/accuracy", text="a cat", column="style/0/x")
+    assert found["notices"][0].startswith("no image's metadata has a value of 'style/0/x'")
     found = answer(client, "stores/classed/what-if/accuracy", text="a cat", column="style")
     assert found["notices"] == [
         "no text contains the name of a class, so there is no accuracy; the classes are: blurred, two-tone"
@@ -479,8 +484,8 @@ BROKEN = BROKEN_ROWS[0]
         (f"stores/toy/images/{ROW}/maps?text=a&through=L9.H0", 404, "L9.H0 is not stored"),
         (f"stores/toy/images/{ROW}/maps?text=a&through=hat", 400, "is no head"),
         (f"stores/toy/images/{ROW}/maps?text=a&through=label:hats", 404, "the labels of run hand are"),
-        ("stores/heads/neighbours?text=a&through=label:places", 404, "the store holds no labels"),
-        ("stores/heads/images/0/maps?text=a&through=random:places:0", 404, "the store holds no labels"),
+        ("stores/heads/neighbours?text=a&through=label:places", 404, "the store has no labels"),
+        ("stores/heads/images/0/maps?text=a&through=random:places:0", 404, "the store has no labels"),
         (f"stores/toy/neighbours?image={ROW}&through=random:places", 400, "a label and a seed"),
         (f"stores/toy/neighbours?image={ROW}&through=random:places:x", 400, "a label and a seed"),
         (f"stores/toy/neighbours?image={ROW}&through=L0.H0&without=L0.H0", 400, "no head is left"),
@@ -491,6 +496,9 @@ BROKEN = BROKEN_ROWS[0]
         (f"stores/toy/neighbours?image={ROW}&count=101", 422, "count"),
         (f"stores/toy/what-if/{ROW}?without=L0.H9", 404, "L0.H9 is not stored"),
         ("stores/toy/what-if/accuracy", 422, "text"),
+        ("stores/empty/images/0", 404, "shows no image"),
+        ("stores/empty/neighbours?text=a&without=L0.H0", 400, "no unit is finished yet"),
+        ("compare/neighbours?a=empty&b=toy&key=00012", 404, "its unit is not finished"),
         ("stores/nowhere/images/0", 404, "there is no store 'nowhere'"),
         ("compare?a=toy&b=nowhere", 404, "there is no store 'nowhere'"),
         ("compare?a=toy", 422, "b"),
@@ -504,6 +512,32 @@ def test_a_request_that_cannot_be_answered_says_why(client: TestClient, address:
     failure = found.json()
     assert words in failure["error"]
     assert set(failure) == {"error", "kind"}
+
+
+def test_a_store_without_finished_images_answers_about_dropped_in_ones(client: TestClient) -> None:
+    data = image_members([ROW])[0][1]
+    names = [client.post(f"/api/stores/{store}/uploads", content=data).json()["id"] for store in ("empty", "toy")]
+    found, wanted = (
+        answer(client, f"stores/{store}/images/{name}/bars", text="a cat")
+        for store, name in zip(("empty", "toy"), names, strict=True)
+    )
+    assert [bar["value"] for bar in found["bars"]] == [bar["value"] for bar in wanted["bars"]]
+    assert {bar["mean"] for bar in found["bars"]} == {None}
+    for through in ("embedding", "all", "L0.H0"):
+        assert answer(client, "stores/empty/neighbours", image=names[0], through=through)["hits"] == []
+    assert answer(client, f"stores/empty/what-if/{names[0]}", text="a cat")["neighbours_after"]["hits"] == []
+    assert answer(client, "stores/empty/what-if/accuracy", text="a cat")["images"] == 0
+    beside = answer(client, "compare", a="empty", b="toy")
+    assert beside["shared_images"] == 0
+    assert beside["labels"][0]["variance_share"][0] is None
+
+
+def test_accuracy_is_over_a_bounded_number_of_images(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headspan.web.routes.what_if._MOST_IMAGES", 7)
+    # Another column, since classes are kept.
+    found = answer(client, "stores/classed/what-if/accuracy", text="a hat", column="class_name")
+    assert (found["looked_at"], found["images"], found["before"], found["chance"]) == (7, 7, 1.0, 1.0)
+    assert found["notices"] == ["over 7 of 30 images, evenly spaced"]
 
 
 def test_a_text_that_is_too_long_is_cut_and_every_answer_says_so(client: TestClient, store: hs.Store) -> None:

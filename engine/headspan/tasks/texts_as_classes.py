@@ -8,14 +8,15 @@ in their order.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from headspan.store.reader import Store
-from headspan.tasks.truths import CLASS_NAME, UNKNOWN, metadata_values, plain
+from headspan.tasks.truths import CLASS_NAME, UNKNOWN, metadata_of_images, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,17 @@ class NamedClasses:
 
 
 def class_values(store: Store, images: Int64[np.ndarray, " some"], column: str | None = None) -> list[str | None]:
-    """The class of each image in words: its name or number, or the metadata's value of `column`; None without one."""
+    """The class of each image in words: its name or number, or the metadata's value of `column`; None without one.
+
+    A column is a key of the metadata, or a path of keys and places, such as `objects/0/shape`.
+    """
+    metadata = metadata_of_images(store, images)
     if column is not None:
-        return [_word(value) for (value,) in metadata_values(store, [column], images)]
-    names = [_word(value) for (value,) in metadata_values(store, [CLASS_NAME], images)]
+        return [_word(_at(each, column)) for each in metadata]
     # As in tasks, a negative number marks images without a class.
     labels = store.samples(images, ["label"])["label"].to_pylist()
     numbers = [None if label is None or label < 0 else str(label) for label in labels]
+    names = [_word(each.get(CLASS_NAME)) for each in metadata]
     return [name or number for name, number in zip(names, numbers, strict=True)]
 
 
@@ -62,6 +67,21 @@ def named_classes(texts: Sequence[str], values: Sequence[str | None]) -> NamedCl
         by_class = {f"{place}": [place] for place in range(len(texts))}
     ordered = sorted(by_class)
     return NamedClasses(tuple(ordered), tuple(tuple(by_class[name]) for name in ordered))
+
+
+def _at(metadata: Mapping[str, Any], column: str) -> Any:
+    """The value of a column; None where there is none."""
+    if column in metadata:
+        return metadata[column]
+    found: Any = metadata
+    for part in column.split("/"):
+        if isinstance(found, dict):
+            found = found.get(part)
+        elif isinstance(found, list) and part.isascii() and part.isdigit() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return None
+    return found
 
 
 def _word(value: object) -> str | None:

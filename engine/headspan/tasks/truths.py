@@ -80,7 +80,7 @@ def image_groups(store: Store, keys: Sequence[str], images: Images | None = None
     complete = [None if None in each else ", ".join(map(str, each)) for each in values]
     names = tuple(sorted({name for name in complete if name is not None}))
     if not names:
-        found = Counter(key for each in _metadata(store, chosen_images(store, images)) for key in each)
+        found = Counter(key for each in metadata_of_images(store, chosen_images(store, images)) for key in each)
         have = ", ".join(key for key, _ in found.most_common(_SHOWN)) or "none"
         raise SettingsError(
             f"{store.path}: no image's metadata has {' and '.join(map(repr, keys))}, which groups need; the metadata's "
@@ -92,14 +92,21 @@ def image_groups(store: Store, keys: Sequence[str], images: Images | None = None
 
 def metadata_values(store: Store, keys: Sequence[str], images: Images | None = None) -> list[tuple[Any, ...]]:
     """The values that each image's metadata holds under `keys`; None for what it lacks."""
-    return [tuple(each.get(key) for key in keys) for each in _metadata(store, chosen_images(store, images))]
+    return [tuple(each.get(key) for key in keys) for each in metadata_of_images(store, chosen_images(store, images))]
 
 
-def _metadata(store: Store, chosen: np.ndarray) -> list[Mapping[str, Any]]:
+def metadata_of_images(store: Store, chosen: np.ndarray) -> list[Mapping[str, Any]]:
     """The metadata of some images; empty where there is none, or where it is not a JSON object."""
-    texts = _column(store, chosen, "metadata").to_pylist()
-    values = [None if text is None else json.loads(text) for text in texts]
+    values = [_parsed(text) for text in _column(store, chosen, "metadata").to_pylist()]
     return [each if isinstance(each, dict) else {} for each in values]
+
+
+def _parsed(text: str | None) -> Any:
+    """Metadata from their JSON; None where there are none, or where Python cannot read them."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _column(store: Store, chosen: np.ndarray, name: str) -> pa.ChunkedArray:
@@ -115,7 +122,7 @@ def _labels(store: Store, chosen: np.ndarray) -> Int64[np.ndarray, " images"]:
 
 def _from_metadata(store: Store, task: Task, chosen: np.ndarray, key: str) -> Int64[np.ndarray, " images"]:
     """The numbers of classes that the metadata gives as numbers or as names under `key`."""
-    values = [each.get(key) for each in _metadata(store, chosen)]
+    values = [each.get(key) for each in metadata_of_images(store, chosen)]
     numbers = {plain(name): number for number, name in reversed(list(enumerate(task.classes)))}
     unknown = sorted({value for value in values if isinstance(value, str) and _number_of(value, numbers) is None})
     if unknown:

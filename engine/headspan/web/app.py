@@ -49,8 +49,11 @@ ROUTERS = (
     comparisons.router,
 )
 
+# What the clients of tests send as `Host`; `serve` passes what browsers send.
+_TEST_HOSTS = ("testserver", "localhost")
 
-def application(explorer: Explorer, hosts: Collection[str] = ("localhost", "127.0.0.1", "testserver")) -> FastAPI:
+
+def application(explorer: Explorer, hosts: Collection[str] = _TEST_HOSTS) -> FastAPI:
     """The application that serves the page, its HTTP API below `/api`, and the API's description.
 
     `hosts` are the values of the header `Host` that it answers to, with their ports.

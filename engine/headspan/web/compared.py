@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import Labels
 from headspan.concepts.merging import merge_labels
 from headspan.errors import StoreError
-from headspan.report.shown_run import scores_of
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
+from headspan.web.head_results import HeadResults
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,26 @@ class Compared:
     scores: ConceptConsistency | None
     # None without scores, or if the texts that they were made from cannot be read.
     method: Method | None
+    # Empty if the store shows no image yet.
     shares: Mapping[Head, float]
     notices: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, store: Store, labels: Labels | None) -> Compared:
-        """Read what a store has; `name` is its name in notices."""
-        scores, method, notices = None, None, []
+    def of(cls, name: str, store: Store, results: HeadResults) -> Compared:
+        """One of the stores with its results; `name` is its name in notices."""
+        labels, scores, method, notices = results.labels, results.found, None, []
         if labels is None:
             notices.append(f"{name} has no labels; run headspan textspan and headspan label")
+        elif scores is None:
+            notices.append(f"{name} has no scores of its labels; run headspan ccs --run {labels.run}")
         else:
-            try:
-                scores = scores_of(store, labels.run)
-                if scores is None:
-                    notices.append(f"{name} has no scores of its labels; run headspan ccs --run {labels.run}")
-                else:
-                    method = method_of(store, scores)
-            except StoreError as error:
-                notices.append(str(error))
-        shares = store.magnitudes().variance_share.ravel().tolist()
-        return cls(name, labels, scores, method, dict(zip(stored_heads(store), shares, strict=True)), tuple(notices))
+            with suppress(StoreError):
+                method = method_of(store, scores)
+        shares: dict[Head, float] = {}
+        if store.images:
+            values = store.magnitudes().variance_share.ravel().tolist()
+            shares = dict(zip(stored_heads(store), values, strict=True))
+        return cls(name, labels, scores, method, shares, tuple(notices))
 
     @property
     def score_counts(self) -> list[int]:
@@ -60,8 +61,8 @@ class Compared:
         return float(np.mean([scores[layers.index(layer), head] for layer, head in heads]))
 
     def share(self, heads: Sequence[Head]) -> float | None:
-        """The sum of the heads' shares of the variance; None without heads."""
-        return sum(self.shares[head] for head in heads) if heads else None
+        """The sum of the heads' shares of the variance; None without heads, or if the shares are not known."""
+        return sum(self.shares[head] for head in heads) if heads and self.shares else None
 
 
 def heads_by_label(one: Compared, other: Compared) -> dict[str, tuple[list[Head], list[Head]]]:

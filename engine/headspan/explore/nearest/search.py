@@ -37,6 +37,10 @@ class Best(NamedTuple):
     scores: Float32[np.ndarray, " count"]
 
 
+# What a store that shows no images yet gives.
+_NONE = Best(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
 def search(
     store: Store,
     heads: Sequence[Head] | None,
@@ -53,6 +57,8 @@ def search(
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
     scored, of = _scored(store, heads, ablated)
+    if not store.images:
+        return _NONE
     parts = _sketched(store, of, scored, query, sketched) if count > 0 else None
     if parts is not None:
         found = survivors(
@@ -93,6 +99,8 @@ def search_both_ends(
 
     The scores of both are those of `query`: the second ones are the smallest, in ascending order.
     """
+    if not store.images:
+        return _NONE, _NONE
     scored = ScoredHeads(store, heads)
     scores = scored.scores(query)
     margin = 2 * scored.rounding(query)

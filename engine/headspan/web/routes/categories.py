@@ -38,12 +38,17 @@ class _Scored:
     high: float
 
 
-@router.get("")
-def categories(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING) -> Categories:
+@router.get("", response_model=Categories)
+def categories(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING) -> Response:
     """The names of the categories of a colouring, or the range of a continuous one."""
+    head = asked.head_or_embedding(of) if by.startswith("text:") else None
+    return asked.answer(("categories", by, head), lambda: _categories(asked, by, head))
+
+
+def _categories(asked: AskedStore, by: str, head: Head | None) -> Categories:
     parts = parts_of(asked.store)
     if by.startswith("text:"):
-        scored = _scored(asked, by, asked.head_or_embedding(of))
+        scored = _scored(asked, by, head)
         return Categories(
             store=asked.name,
             by=by,

@@ -11,7 +11,7 @@ from headspan.web.answers.comparisons import ComparedLabel, Comparison, SharedNe
 from headspan.web.asked import EMBEDDING, AskedStore, Missing, asked_store, named
 from headspan.web.compared import Compared, different_methods, heads_by_label
 from headspan.web.routes.neighbours import Count, ThroughText, neighbours_of_image
-from headspan.web.shared_keys import shared_keys
+from headspan.web.samples.shared_keys import shared_keys
 from headspan.web.through import asked_through
 
 router = APIRouter(prefix="/api/compare", tags=["compare"])
@@ -75,14 +75,13 @@ def compared_neighbours(
 
 
 def _compared(asked: AskedStore) -> Compared:
-    return asked.keep("compared", lambda: Compared.of(asked.name, asked.store, asked.labels()))
+    return asked.keep("compared", lambda: Compared.of(asked.name, asked.store, asked.results()))
 
 
 def _shared_images(one: AskedStore, other: AskedStore) -> int:
-    """The number of keys that both show, counted once for each version of both."""
-    first, second = sorted((one, other), key=lambda asked: asked.name)
-    version = one.explorer.stores.version(second.name)
-    return first.keep(("shared keys", second.name, version), lambda: shared_keys(first.store, second.store))
+    """The number of keys that both show, counted once for each state of both."""
+    of = "shared keys", other.name, one.explorer.stores.version(other.name)
+    return one.keep(of, lambda: shared_keys(one.store, other.store))
 
 
 def _image_of_key(asked: AskedStore, key: str) -> int:

@@ -17,14 +17,14 @@ from headspan.redact import redact
 from headspan.web.answers.images import Bar, Bars, ImageAnswer, Seen, ZeroShot
 from headspan.web.asked import Asked, AskedStore
 from headspan.web.asked_texts import Text, Texts, asked_texts
-from headspan.web.sample_metadata import class_name, metadata_of
+from headspan.web.samples.metadata import class_name, metadata_of
 from headspan.web.state.uploads import PREFIX
 from headspan.web.zero_shot import zero_shot
 
 router = APIRouter(prefix="/api/stores/{store}/images/{image}", tags=["images"])
 
 # The row of a stored image, or the id of a dropped-in one.
-ImageName = Annotated[str, Path(max_length=100, description="The row of a stored image, or the id of a dropped-in one")]
+ImageName = Annotated[str, Path(max_length=100, description="An image's row, or the id of a dropped-in one.")]
 
 
 @router.get("")
@@ -63,7 +63,7 @@ def image_answer(asked: Asked, image: ImageName) -> ImageAnswer:
         key=sample["key"],
         caption=sample["caption"],
         label=sample["label"],
-        class_name=class_name(metadata),
+        class_name=class_name(metadata) or asked.classes().name(sample["label"]),
         metadata=metadata,
         shard=redact(sample["url"]),
         member=sample["member"],
@@ -122,12 +122,13 @@ def _seen(shape: PictureShape) -> Seen:
 
 def _bars(asked: AskedStore, parts: ImageParts) -> list[Bar]:
     """A bar for each head and each MLP, and the rest last."""
+    results = asked.results()
     heads = [
         Bar(
             name=head_name(layer, head),
             layer=layer,
             head=head,
-            label=asked.label(layer, head),
+            label=results.label((layer, head)),
             value=float(value),
             mean=mean,
         )

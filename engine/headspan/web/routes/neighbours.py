@@ -19,10 +19,10 @@ from headspan.web.through import Through, asked_through
 router = APIRouter(prefix="/api/stores/{store}", tags=["neighbours"])
 
 ThroughText = Annotated[
-    str, Query(max_length=4000, description="embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED")
+    str, Query(max_length=4000, description="embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED.")
 ]
-WithoutText = Annotated[str, Query(max_length=4000, description="Heads to leave out, as in L3.H2,L3.H4")]
-Count = Annotated[int, Query(ge=1, le=100)]
+WithoutText = Annotated[str, Query(max_length=4000, description="Heads to leave out, as in L3.H2,L3.H4.")]
+Count = Annotated[int, Query(ge=1, le=100, description="How many neighbours.")]
 
 
 @router.get("/neighbours")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from headspan.explore.heads.text_shares import TextShares, text_shares
 from headspan.head_names import head_name
@@ -17,9 +17,13 @@ from headspan.web.routes.heads import Text
 router = APIRouter(prefix="/api/stores/{store}/texts", tags=["texts"])
 
 
-@router.get("")
-def text_answer(asked: Asked, text: Text) -> TextAnswer:
+@router.get("", response_model=TextAnswer)
+def text_answer(asked: Asked, text: Text) -> Response:
     """Which heads carry a text, those that carry most first."""
+    return asked.answer(("text", text), lambda: _text_answer(asked, text))
+
+
+def _text_answer(asked: AskedStore, text: str) -> TextAnswer:
     (vector,), cut = asked.vectors([text])
     found = text_shares(asked.store, vector)
     return TextAnswer(
@@ -38,7 +42,7 @@ def text_answer(asked: Asked, text: Text) -> TextAnswer:
 def known_texts(
     asked: Asked,
     prefix: Annotated[str, Query(max_length=200)] = "",
-    count: Annotated[int, Query(ge=1, le=200)] = 20,
+    limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> KnownTexts:
     """Stored texts that begin with `prefix`, then those that have it within; case is ignored."""
     wanted = " ".join(prefix.casefold().split())
@@ -47,11 +51,11 @@ def known_texts(
     for text, folded in asked.keep("known texts", lambda: _known(asked)):
         if folded.startswith(wanted):
             begin.append(text)
-        elif wanted in folded and len(within) < count:
+        elif wanted in folded and len(within) < limit:
             within.append(text)
-        if len(begin) == count:
+        if len(begin) == limit:
             break
-    return KnownTexts(store=asked.name, texts=[*begin, *within][:count])
+    return KnownTexts(store=asked.name, texts=[*begin, *within][:limit])
 
 
 def _known(asked: AskedStore) -> list[tuple[str, str]]:

@@ -14,8 +14,8 @@ from jaxtyping import Int32, Int64
 from headspan.store.reader import Store
 from headspan.store.tables import scan_samples
 from headspan.tasks.truths import CLASS_NAME
-from headspan.web.sample_metadata import class_name, metadata_of
 from headspan.web.samples.database import SAMPLES, samples_of
+from headspan.web.samples.metadata import class_name, metadata_of
 
 _NAMES = f"""
     SELECT label, any_value(metadata) AS metadata FROM {SAMPLES}

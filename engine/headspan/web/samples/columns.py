@@ -17,8 +17,8 @@ from jaxtyping import Bool, UInt8
 from headspan.errors import SettingsError
 from headspan.store.reader import Store
 from headspan.store.tables import unit_table
-from headspan.web.sample_metadata import metadata_of
 from headspan.web.samples.database import SAMPLES, samples_of
+from headspan.web.samples.metadata import metadata_of
 
 # Values that are named; the others share a code.
 SHOWN = 20

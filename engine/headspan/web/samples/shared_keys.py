@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
-from pathlib import Path
 
+from headspan.errors import StoreError, one_line
 from headspan.store.reader import Store
 from headspan.store.tables import sample_files
 
@@ -13,7 +14,10 @@ _MEMORY, _THREADS = "1GB", 2
 
 
 def shared_keys(one: Store, other: Store) -> int:
-    """The number of different keys that images shown by both stores have, counted in bounded memory."""
+    """The number of different keys that images shown by both stores have, counted in bounded memory.
+
+    Raises StoreError if the samples of one of them cannot be read.
+    """
     # Imported here, since it takes a tenth of a second, and few requests need it.
     import duckdb
     import pyarrow as pa
@@ -29,7 +33,14 @@ def shared_keys(one: Store, other: Store) -> int:
                 connection.register(f"shown_{name}", pa.table({"row": store.rows}))
                 query += f" WHERE row IN (SELECT row FROM shown_{name})"
             queries.append(query)
-            files.append([str(Path(store.path) / file) for file in sample_files(store.contents.units)])
-        found = connection.execute(f"SELECT count(*) FROM ({queries[0]}) SEMI JOIN ({queries[1]}) USING (key)", files)
-        ((count,),) = found.fetchall()
+            # A path's own brackets and stars are no patterns.
+            files.append([glob.escape(f"{store.path / file}") for file in sample_files(store.contents.units)])
+        query = f"SELECT count(*) FROM ({queries[0]}) SEMI JOIN ({queries[1]}) USING (key)"
+        try:
+            ((count,),) = connection.execute(query, files).fetchall()
+        except duckdb.Error as error:
+            raise StoreError(
+                f"{one.path}, {other.path}: the keys of their images cannot be compared ({one_line(error)}); run "
+                "headspan verify on both"
+            ) from error
     return int(count)

@@ -1,0 +1,129 @@
+"""What the tests of the explorer's page share: stores of scenes, a server in a process of its own, and a browser.
+
+A test module imports `scenes`, `address`, `browser` and `page`. The page's fixture fails a test in which the browser
+reported an error, such as a violation of the content security policy; requests that a test expects to be refused are
+allowed with `allow_refusals`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headspan as hs
+from headspan.config import PrecomputeSettings
+from headspan.demo import analyse_scenes
+from headspan.world import write_world_shards
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+STATIC = Path(hs.__file__).parent / "web" / "static"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Enough scenes for one head to carry textures.
+IMAGES = 240
+_REFUSED = "Failed to load resource"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two stores of the same scenes: run.zarr with patches, texts and labels; bare.zarr without."""
+    folder = tmp_path_factory.mktemp("scenes")
+    shards = str(write_world_shards(folder / "shards", IMAGES, 2, images_per_shard=120, split="held_out"))
+    settings = {"shards": (shards,), "model": "reference", "layers": "all", "decode": "exact"}
+    analyse_scenes(PrecomputeSettings(out=str(folder / "run.zarr"), emit=("heads", "patches", "mlps"), **settings))
+    hs.precompute(out=folder / "bare.zarr", pretrained="random:0", emit=("heads",), **{**settings, "shards": [shards]})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(scenes: Path) -> Iterator[str]:
+    """Where a server of both stores answers, which runs as long as the module's tests."""
+    if not (STATIC / "index.html").exists():
+        pytest.skip("the page is not built; run python -m tools.build_page")
+    command = [sys.executable, "-m", "headspan", "explore", "run.zarr", "bare.zarr", "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=scenes, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            line = server.stdout.readline()
+            assert "ready at http" in line, line
+            yield line.split("ready at ")[1].split()[0].rstrip("/")
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser without a window."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+class Page:
+    """A page of the explorer, which remembers what the browser complained about."""
+
+    def __init__(self, context: Any, address: str) -> None:
+        self.address = address
+        self.tab = context.new_page()
+        self.tab.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self._refusals_allowed = False
+        self.tab.on("console", self._listen)
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def open(self, place: str = "") -> Any:
+        """Go to a place of the page, such as `run/head/L4.H3`; return the tab."""
+        self.tab.goto(f"{self.address}/#/{place}")
+        return self.tab
+
+    def settled(self) -> Any:
+        """Wait until the page asks for nothing; return the tab."""
+        self.tab.wait_for_load_state("networkidle")
+        return self.tab
+
+    def place(self) -> str:
+        """Where the page is: its address after `#/`."""
+        return str(self.tab.evaluate("location.hash.slice(2)"))
+
+    def allow_refusals(self) -> None:
+        """Let the server refuse requests of this test."""
+        self._refusals_allowed = True
+
+    def wide(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        root = "document.documentElement"
+        return int(self.tab.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
+
+    def _listen(self, message: Any) -> None:
+        if message.type == "error" and not (self._refusals_allowed and message.text.startswith(_REFUSED)):
+            self.complaints.append(message.text)
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Page]:
+    """A page in a browser profile of its own; the test fails if the browser complains."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, reduced_motion="reduce")
+    found = Page(context, address)
+    yield found
+    context.close()
+    assert found.complaints == []
+
+
+def answer(address: str, path: str) -> Any:
+    """What the server's HTTP API answers, asked without a browser."""
+    with urllib.request.urlopen(f"{address}/api/{path}") as response:
+        content: bytes = response.read()
+    return json.loads(content) if response.headers.get_content_type() == "application/json" else content
