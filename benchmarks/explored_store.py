@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ import numpy as np
 
 import headspan as hs
 from benchmarks.pictures import photo_like, write_shards
-from benchmarks.random_store import Spectrum, add_moments, random_folded, unit_batches, zero_moments
+from benchmarks.random_store import Spectrum, add_moments, random_folded, unit_batches, write_store, zero_moments
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.config import Preprocess
+from headspan.decompose.formula import Folded
 from headspan.shards.samples import Sample, Shard
 from headspan.store.reader import Store
 from headspan.store.schema import FORMAT, Dimensions
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 from headspan.texts.pool import Pool, read_pool
-from headspan.texts.stored import EmbeddedPool, keep_vectors
+from headspan.texts.stored import EmbeddedPool, find_vectors, keep_vectors, stored_pool
 
 # Each is the label of about as many of the heads.
 _CONCEPTS = ("colours", "shapes", "places", "animals")
@@ -50,11 +51,7 @@ def write_explored_store(
         "version": "benchmark",
         "emit": ["heads"],
         "dimensions": asdict(size),
-        "model": "random",
-        "pretrained": None,
-        "weights_sha256": _TOWER,
-        "text_sha256": _TOWER,
-        "preprocess": asdict(Preprocess((pixels, pixels))),
+        **_attributes(pixels),
     }
     shards = [
         Shard(url, number * per_shard, min(per_shard, size.images - number * per_shard), Path(url).stat().st_size, None)
@@ -62,11 +59,17 @@ def write_explored_store(
     ]
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, places, per_shard, random), size.unit_images, [])
-        staged.publish(attributes, shards, random_folded(size, random))
+        staged.publish(attributes, shards, _smaller(random_folded(size, random), size))
     _write_numbers(StoreWriter(path), size, random)
     store = hs.open(path)
     _add_results(store, texts, random)
     return hs.open(path)
+
+
+def _smaller(folded: Folded, size: Dimensions) -> Folded:
+    """The matrices with contributions of all heads that are together about as long as the embedding, as a model's."""
+    factor = np.float32(1 / np.sqrt(size.head_dim * len(size.layers) * size.heads))
+    return replace(folded, head_to_joint=folded.head_to_joint * factor, head_mean=folded.head_mean * factor)
 
 
 def _write_numbers(store: StoreWriter, size: Dimensions, random: np.random.Generator) -> None:
@@ -125,6 +128,22 @@ def _add_results(store: Store, texts: int | None, random: np.random.Generator) -
     concept_consistency(store, labels.run, save=True)
 
 
-def described(store: Store) -> dict[str, Any]:
-    """What a benchmark's line says about such a store."""
-    return {"images": store.images, "heads": len(store.layers) * store.heads_per_layer}
+def write_patches_store(path: Path, size: Dimensions, random: np.random.Generator, texts: Store) -> None:
+    """Write a store with patches, which knows the vectors of the texts of another one."""
+    spectrum = Spectrum(size, random)
+    write_store(path, size, ("heads", "patches"), random, spectrum=spectrum, **_attributes(224))
+    found = find_vectors(texts, stored_pool(texts, "general"))
+    assert found is not None, "the other store keeps them"
+    keep_vectors(hs.open(path), found)
+
+
+def _attributes(pixels: int) -> dict[str, Any]:
+    """What a store says about its model, apart from sizes."""
+    return {
+        "model": "random",
+        "pretrained": None,
+        "precision": "fp32",
+        "weights_sha256": _TOWER,
+        "text_sha256": _TOWER,
+        "preprocess": asdict(Preprocess((pixels, pixels))),
+    }

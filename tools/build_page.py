@@ -1,4 +1,4 @@
-"""Build the explorer's page: `python -m tools.build_page` writes engine/headspan/web/static from engine/headspan/web/page.
+"""Build the explorer's page: `python -m tools.build_page` compiles `web/page` of the engine to `web/static`.
 
 It needs Node 20 or newer and, on the first run, the npm registry. The build's record, `static/build.json`, holds
 checksums of the page's sources and of the HTTP API's description; a test compares them with the files beside it, so

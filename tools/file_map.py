@@ -21,6 +21,7 @@ ORDER = (
     "timing",
     "events",
     "errors",
+    "background",
     "user_paths",
     "member_names",
     "head_names",

@@ -34,7 +34,7 @@ _REFUSED = "Failed to load resource"
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two stores of the same scenes: run.zarr with patches, texts, labels and scores; bare.zarr without."""
+    """A folder with two stores of the same scenes: run.zarr with patches, texts and labels; bare.zarr without."""
     folder = tmp_path_factory.mktemp("scenes")
     shards = str(write_world_shards(folder / "shards", IMAGES, 2, images_per_shard=120, split="held_out"))
     settings = {"shards": (shards,), "model": "reference", "layers": "all", "decode": "exact"}

@@ -272,6 +272,7 @@ analyse:
     $ headspan textspan run.zarr --texts-per-head 60
 
 explore:
+  explore      show stores as linked pages in a web browser
   nearest      find the images nearest to an image or a text, as heads see them
   segment      map where heads see a text in images
   contrast     map where heads see one text rather than another

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -530,6 +531,23 @@ def test_a_store_without_results_classes_and_metadata_says_what_adds_them(plain:
         assert (status, message in sentence) == (400, True), sentence
 
 
+def test_a_store_without_a_finished_unit_shows_no_images_and_says_so(path: Path, tmp_path: Path) -> None:
+    begun = Path(shutil.copytree(path, tmp_path / "begun.zarr"))
+    for file in (begun / "records" / "commits").iterdir():
+        if file.name != "planned.json":
+            file.unlink()
+    client = TestClient(application(explorer_of(begun)))
+    assert any("0 of 47 images are computed" in notice for notice in get(client, "")["notices"])
+    assert all(head["texts"] and head["variance_share"] is None for head in get(client, "/grid")["heads"])
+    assert get(client, "/images")["total"] == 0
+    assert get(client, "/heads/L2.H0")["spectrum"] == []
+    assert get(client, "/heads/L2.H0/extremes")["top"] == []
+    assert get(client, "/facets")["words"] == []
+    for address in ("/planes/embedding", "/selection/heads", "/categories"):
+        assert refused(client, address)[0] == 400
+    assert "no unit is finished yet" in refused(client, "/texts", text=POOL.texts[0])[1]
+
+
 def test_the_database_of_samples_opens_nothing_else_and_cannot_be_configured(store: hs.Store, tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("a\n1\n")
     database = samples_of(store)
@@ -545,7 +563,7 @@ def test_the_database_of_samples_opens_nothing_else_and_cannot_be_configured(sto
 
 
 def test_what_is_kept_is_bounded_computed_once_and_dropped_with_an_earlier_store(toy_run: ToyRun) -> None:
-    one, other, kept = hs.open(toy_run.path), hs.open(toy_run.path), Kept(most_bytes=100)
+    one, other, kept = hs.open(toy_run.path), hs.open(toy_run.path), Kept(most_bytes=100 + 3 * 1024)
     made: list[int] = []
 
     def make(number: int) -> int:
@@ -555,7 +573,7 @@ def test_what_is_kept_is_bounded_computed_once_and_dropped_with_an_earlier_store
     for number in (1, 2, 1, 3, 1):
         assert kept.get("s", one, number, lambda number=number: make(number), lambda _: 40) == number  # type: ignore[misc]
     assert made == [1, 2, 3]
-    assert kept.bytes == 80
+    assert kept.bytes == 2 * (40 + 1024)
     assert kept.get("s", other, 1, lambda: make(4), lambda _: 40) == 4
     # A request that began with the earlier store gets its own answer, which is not kept.
     assert kept.get("s", one, 1, lambda: make(5), lambda _: 40) == 5

@@ -21,7 +21,7 @@ import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.explore.maps.segments import contrast, segment
-from headspan.explore.nearest import kept_sketches
+from headspan.explore.nearest import kept_sketches, search
 from headspan.explore.nearest.neighbours import nearest_ablated, nearest_to_text
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.prune.direct.ablation import mean_ablated
@@ -61,12 +61,15 @@ def paths(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         members.append((f"{row:03d}.json", json.dumps({"style": STYLES[row % 2], "class_name": "hat"}).encode()))
     classed = write_tar(folder / "classed.tar", members)
     hs.precompute(out=folder / "classed.zarr", **{**settings, "shards": [str(classed)]})
-    return {"toy": toy, "heads": folder / "heads.zarr", "classed": folder / "classed.zarr", "moved": shard}
+    empty = Path(shutil.copytree(toy_run.path, folder / "empty.zarr"))
+    shutil.rmtree(empty / "records" / "commits")
+    stores = {"toy": toy, "heads": folder / "heads.zarr", "classed": folder / "classed.zarr", "empty": empty}
+    return {**stores, "moved": shard}
 
 
 @pytest.fixture(scope="module")
 def client(paths: dict[str, Path]) -> Iterator[TestClient]:
-    stores = OpenStores([paths["toy"], paths["heads"], paths["classed"]])
+    stores = OpenStores([paths[name] for name in ("toy", "heads", "classed", "empty")])
     with TestClient(application(Explorer(stores, InProcess(), Uploads()))) as found:
         yield found
 
@@ -378,11 +381,25 @@ def test_a_sketch_finds_the_same_neighbours_of_ablated_embeddings(
     removed = [(0, 1), (2, 1)]
     wanted = nearest_ablated(store, IMAGE, removed, 9)
     monkeypatch.setattr(kept_sketches, "_LEAST_BYTES", 0)
+    left: list[Any] = []
+    survivors = search.survivors
+    monkeypatch.setattr(search, "survivors", lambda *asked: (left.append(survivors(*asked)), left[-1])[1])
     vector = ablated_vector(store, query_image(store, IMAGE), removed).astype(np.float32)
     found = nearest(store, vector, None, 9, IMAGE, True, removed)
     assert found.images.tolist() == wanted.images.tolist()
     np.testing.assert_array_equal(found.scores, wanted.scores)
+    assert len(left) == 1
     kept_sketches.forget_sketches()
+
+
+def test_neighbours_of_a_text_without_heads_are_those_of_ablated_embeddings(
+    client: TestClient, store: hs.Store
+) -> None:
+    found = answer(client, "stores/toy/neighbours", text="a cat", without="L2.H1,L0.H2", count=9)
+    scores = mean_ablated(store, [(0, 2), (2, 1)]).astype(np.float64) @ unit_text(store, "a cat")
+    assert rows_of(found) == ranked(store, scores, 9)
+    assert [hit["score"] for hit in found["hits"]] == pytest.approx(np.sort(scores)[:-10:-1], rel=1e-4)
+    assert found["title"] == "the whole embedding with L0.H2, L2.H1 at their means"
 
 
 def test_accuracy_is_that_of_ablated_embeddings_among_the_classes_that_texts_name(
@@ -493,6 +510,9 @@ BROKEN = BROKEN_ROWS[0]
         (f"stores/toy/neighbours?image={ROW}&count=101", 422, "count"),
         (f"stores/toy/what-if/{ROW}?without=L0.H9", 404, "L0.H9 is not stored"),
         ("stores/toy/what-if/accuracy", 422, "text"),
+        ("stores/empty/images/0", 404, "shows no image"),
+        ("stores/empty/neighbours?text=a&without=L0.H0", 400, "no unit is finished yet"),
+        ("compare/neighbours?a=empty&b=toy&key=00012", 404, "its unit is not finished"),
         ("stores/nowhere/images/0", 404, "there is no store 'nowhere'"),
         ("compare?a=toy&b=nowhere", 404, "there is no store 'nowhere'"),
         ("compare?a=toy", 422, "b"),
@@ -506,6 +526,32 @@ def test_a_request_that_cannot_be_answered_says_why(client: TestClient, address:
     failure = found.json()
     assert words in failure["error"]
     assert set(failure) == {"error", "kind"}
+
+
+def test_a_store_without_finished_images_answers_about_dropped_in_ones(client: TestClient) -> None:
+    data = image_members([ROW])[0][1]
+    names = [client.post(f"/api/stores/{store}/uploads", content=data).json()["id"] for store in ("empty", "toy")]
+    found, wanted = (
+        answer(client, f"stores/{store}/images/{name}/bars", text="a cat")
+        for store, name in zip(("empty", "toy"), names, strict=True)
+    )
+    assert [bar["value"] for bar in found["bars"]] == [bar["value"] for bar in wanted["bars"]]
+    assert {bar["mean"] for bar in found["bars"]} == {None}
+    for through in ("embedding", "all", "L0.H0"):
+        assert answer(client, "stores/empty/neighbours", image=names[0], through=through)["hits"] == []
+    assert answer(client, f"stores/empty/what-if/{names[0]}", text="a cat")["neighbours_after"]["hits"] == []
+    assert answer(client, "stores/empty/what-if/accuracy", text="a cat")["images"] == 0
+    beside = answer(client, "compare", a="empty", b="toy")
+    assert beside["shared_images"] == 0
+    assert beside["labels"][0]["variance_share"][0] is None
+
+
+def test_accuracy_is_over_a_bounded_number_of_images(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headspan.web.routes.what_if._MOST_IMAGES", 7)
+    # Another column, since classes are kept.
+    found = answer(client, "stores/classed/what-if/accuracy", text="a hat", column="class_name")
+    assert (found["looked_at"], found["images"], found["before"], found["chance"]) == (7, 7, 1.0, 1.0)
+    assert found["notices"] == ["over 7 of 30 images, evenly spaced"]
 
 
 def test_a_text_that_is_too_long_is_cut_and_every_answer_says_so(client: TestClient, store: hs.Store) -> None:

@@ -36,6 +36,8 @@ TWINS: dict[str, tuple[str, ...]] = {
     "ccs": ("concepts.concept_consistency", "concepts.judge_heads"),
     "compare": ("concepts.compare",),
     "report": ("write_report",),
+    # A page is for people; Python has the functions that it calls.
+    "explore": (),
     "nearest": (
         "explore.nearest_to_image",
         "explore.nearest_to_text",

@@ -25,7 +25,7 @@ from headspan.errors import SettingsError, StoreError
 from headspan.shards.samples import BadImage, Sample, SampleSpan
 from headspan.store import reader
 from headspan.store.schema import FORMAT
-from headspan.store.tables import divide_samples, read_spans, write_samples
+from headspan.store.tables import divide_samples, read_spans, rows_of_keys, write_samples
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files, zarr_array
 from tests.tolerances import relative_error
@@ -569,3 +569,25 @@ def test_divided_samples_are_the_files_that_smaller_units_would_have_had(tmp_pat
     divide_samples(tmp_path / "divided", images, 16_384, 64)
     write_samples(tmp_path / "small", samples, 64)
     assert relative_files(tmp_path / "divided") == relative_files(tmp_path / "small")
+
+
+def test_keys_are_found_without_reading_units_that_cannot_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Beyond the first plane of Unicode, the orders of UTF-8 and UTF-16 differ.
+    letters = ["a", "b", "é", "\uffee", "\U0001f600"]
+    keys = [f"{letter}{number:03d}" for letter in letters for number in range(100)]
+    write_samples(tmp_path, (Sample(row, key, "a.tar", key, 0, 1) for row, key in enumerate(keys)), 64)
+    read: list[int] = []
+    whole = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda self, group, **some: (read.append(group), whole(self, group, **some))[1],
+    )
+    for row in (0, 63, 64, 257, 399, 400, 499):
+        read.clear()
+        assert list(rows_of_keys(tmp_path, 8, [keys[row]])) == [(row, keys[row])]
+        assert len(read) <= 2
+    assert list(rows_of_keys(tmp_path, 8, keys)) == list(enumerate(keys))
+    assert not list(rows_of_keys(tmp_path, 8, ["0", "\U0001f601", "b0005"]))

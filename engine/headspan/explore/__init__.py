@@ -13,6 +13,7 @@ from headspan.explore.maps.segmentation import text_maps
 from headspan.explore.maps.segments import contrast, segment
 from headspan.explore.nearest.neighbours import (
     Neighbours,
+    nearest_ablated,
     nearest_through_each,
     nearest_to_image,
     nearest_to_text,
@@ -26,6 +27,7 @@ from headspan.explore.nearest.property_neighbours import (
 from headspan.explore.nearest.similarities import similarities
 from headspan.explore.nearest.strips import neighbour_strips
 from headspan.explore.query.computed_image import forget_models
+from headspan.explore.query.image_parts import ImageParts, image_parts
 from headspan.explore.query.query_image import QueryImage, query_image
 from headspan.explore.query.whole_pictures import WholePicture, whole_pictures
 
@@ -34,6 +36,7 @@ __all__ = [
     "HeadMaps",
     "HeadPursuit",
     "HeadSpectra",
+    "ImageParts",
     "Neighbours",
     "PropertyNeighbours",
     "QueryImage",
@@ -46,6 +49,8 @@ __all__ = [
     "forget_models",
     "head_maps",
     "head_pursuit",
+    "image_parts",
+    "nearest_ablated",
     "nearest_through_each",
     "nearest_to_image",
     "nearest_to_text",

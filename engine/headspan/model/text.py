@@ -82,7 +82,7 @@ def part_read(model: LoadedModel, text: str) -> str | None:
 
     if fits(len(text)):
         return None
-    return text[: bisect_left(range(len(text)), True, key=lambda letters: not fits(letters)) - 1]
+    return text[: bisect_left(range(len(text)), True, key=lambda letters: not fits(letters)) - 1].rstrip()
 
 
 def _lengths(clip: Any, tokens: Int[Tensor, "text context"]) -> Int[Tensor, " text"] | None:

@@ -100,7 +100,11 @@ class MappedRows:
         `places` selects from the axes `apart`, as indices into them in the order of C. Raises UnmappableError.
         """
         spec, item = self.spec, self.piece
+        if not out.size:
+            return
         # Each row of `out` as one item, so that rows are assigned by single copies.
+        if not out.size:
+            return
         placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
         # In the order of the file, so that pieces that are copied one after the other share pages.
         order = np.argsort(rows, kind="stable")

@@ -23,7 +23,7 @@ from headspan.store.selection import Selection
 from headspan.store.tables import scan_samples
 
 # What may not be next to a word: a letter with its marks, a digit or an underscore.
-_INSIDE_A_WORD = r"[\p{L}\p{M}\p{N}_]"
+WORD_CHARACTERS = r"\p{L}\p{M}\p{N}_"
 # How many names a message lists.
 _SHOWN = 3
 
@@ -54,7 +54,9 @@ class _Criterion:
             return
         for found, value in zip(self.matched, self.values, strict=True):
             test = (
-                pc.match_substring_regex(column, _pattern(value)) if isinstance(value, str) else pc.equal(column, value)
+                pc.match_substring_regex(column, word_pattern(value))
+                if isinstance(value, str)
+                else pc.equal(column, value)
             )
             found[rows] = pc.fill_null(test, False).to_numpy(zero_copy_only=False)
 
@@ -209,10 +211,10 @@ def _keys(keys: str | Path | Sequence[str]) -> tuple[list[str], str]:
     return list(dict.fromkeys(map(str, names))), source
 
 
-def _pattern(word: str) -> str:
+def word_pattern(word: str) -> str:
     """A regular expression for a whole word; several words stand as they are, with any white space between them."""
     inside = r"\s+".join(map(re.escape, word.split()))
-    return rf"(?i)(?:^|[^{_INSIDE_A_WORD[1:-1]}])(?:{inside})(?:$|[^{_INSIDE_A_WORD[1:-1]}])"
+    return rf"(?i)(?:^|[^{WORD_CHARACTERS}])(?:{inside})(?:$|[^{WORD_CHARACTERS}])"
 
 
 def listed(names: Sequence[str], noun: str, last: str, plural: str = "s", article: str = "the ") -> str:

@@ -29,6 +29,7 @@ from headspan.web.routes import (
     what_if,
 )
 from headspan.web.state.explorer import Explorer
+from headspan.web.state.turns import Turns
 from headspan.web.warming import Warming
 
 ROUTERS = (
@@ -48,8 +49,11 @@ ROUTERS = (
     comparisons.router,
 )
 
+# What the clients of tests send as `Host`; `serve` passes what browsers send.
+_TEST_HOSTS = ("testserver", "localhost")
 
-def application(explorer: Explorer, hosts: Collection[str] = ("localhost", "127.0.0.1", "testserver")) -> FastAPI:
+
+def application(explorer: Explorer, hosts: Collection[str] = _TEST_HOSTS) -> FastAPI:
     """The application that serves the page, its HTTP API below `/api`, and the API's description.
 
     `hosts` are the values of the header `Host` that it answers to, with their ports.
@@ -75,6 +79,7 @@ def application(explorer: Explorer, hosts: Collection[str] = ("localhost", "127.
         app.include_router(router)
     add_handlers(app)
     app.mount("/", PageFiles(), name="page")
+    app.add_middleware(Turns, path="/api/stores/")
     app.add_middleware(Warming, explorer=explorer)
     # The last one added is the first to see a request.
     app.add_middleware(Guard, hosts=hosts)

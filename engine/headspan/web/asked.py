@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 import numpy as np
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Request, Response
 from jaxtyping import Float, Float32, Int
 
 from headspan.concepts.labelled_heads import labelled_heads
@@ -18,7 +18,7 @@ from headspan.head_names import head_name, parse_head, parse_heads
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.store.results import runs
-from headspan.web.answers.common import HeadName, Hit
+from headspan.web.answers.common import Answer, HeadName, Hit
 from headspan.web.head_results import HeadResults, default_run, read_head_results
 from headspan.web.refusals import Missing
 from headspan.web.samples.classes import Classes, read_classes
@@ -129,6 +129,11 @@ class AskedStore:
     def keep(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] = lambda thing: SMALL_BYTES) -> T:
         """What `make` computes of the store as it is now, or what it has computed before; `size` is its bytes."""
         return self.explorer.kept.get(self.name, self.store, key, make, size)
+
+    def answer(self, key: Hashable, make: Callable[[], Answer]) -> Response:
+        """The answer that `make` gives, or that it gave before to the same request; kept as it is sent."""
+        content = self.keep(("answer", key), lambda: make().model_dump_json().encode(), len)
+        return Response(content, media_type="application/json")
 
     def hits(self, images: Int[np.ndarray, " hit"], scores: Float[np.ndarray, " hit"] | None = None) -> list[Hit]:
         """Images by their indices, in this order, as hits."""

@@ -21,7 +21,7 @@ _SHOWN = 200
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST)]
 # The parameter `text` of a route, as often as there are texts.
-_ONCE_EACH = Query(max_length=_MOST, description="Give the parameter once for each text.")
+_ONCE_EACH = Query(max_length=_MOST, description="A text; give the parameter once for each.")
 Texts = Annotated[list[Text], _ONCE_EACH]
 SomeTexts = Annotated[list[Text] | None, _ONCE_EACH]
 

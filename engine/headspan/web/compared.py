@@ -27,6 +27,7 @@ class Compared:
     scores: ConceptConsistency | None
     # None without scores, or if the texts that they were made from cannot be read.
     method: Method | None
+    # Empty if the store shows no image yet.
     shares: Mapping[Head, float]
     notices: tuple[str, ...]
 
@@ -41,8 +42,11 @@ class Compared:
         else:
             with suppress(StoreError):
                 method = method_of(store, scores)
-        shares = store.magnitudes().variance_share.ravel().tolist()
-        return cls(name, labels, scores, method, dict(zip(stored_heads(store), shares, strict=True)), tuple(notices))
+        shares: dict[Head, float] = {}
+        if store.images:
+            values = store.magnitudes().variance_share.ravel().tolist()
+            shares = dict(zip(stored_heads(store), values, strict=True))
+        return cls(name, labels, scores, method, shares, tuple(notices))
 
     @property
     def score_counts(self) -> list[int]:
@@ -57,8 +61,8 @@ class Compared:
         return float(np.mean([scores[layers.index(layer), head] for layer, head in heads]))
 
     def share(self, heads: Sequence[Head]) -> float | None:
-        """The sum of the heads' shares of the variance; None without heads."""
-        return sum(self.shares[head] for head in heads) if heads else None
+        """The sum of the heads' shares of the variance; None without heads, or if the shares are not known."""
+        return sum(self.shares[head] for head in heads) if heads and self.shares else None
 
 
 def heads_by_label(one: Compared, other: Compared) -> dict[str, tuple[list[Head], list[Head]]]:

@@ -16,8 +16,8 @@ from headspan.concepts.votes import VotesOfRun, read_votes
 from headspan.errors import StoreError
 from headspan.explore.heads.alike import effective_ranks
 from headspan.head_names import head_name
-from headspan.report.content import DescribedHead
 from headspan.report.describe import describe_heads
+from headspan.report.described_head import DescribedHead
 from headspan.report.facts import few_images_notice, why_no_scores
 from headspan.report.shown_run import older_than, scores_of
 from headspan.spans.result import HeadSpans
@@ -136,7 +136,7 @@ def _summary(
         p=None if chance is None else chance.p,
         # A run over a selection has the rank over the selection.
         effective_rank=rank if found is None or found.effective_rank is None else found.effective_rank,
-        texts=[] if results.spans is None or found is None else results.spans.texts(*head, _TEXTS),
+        texts=results.spans.texts(*head, _TEXTS) if results.spans is not None and results.describes(head) else [],
     )
 
 

@@ -1,7 +1,7 @@
 """The points of planes, in parts: each part is an even sample of the images, so that a page shows all of them soon.
 
-Parts are computed when they are asked for, and kept. All planes of a store have the same parts, so that one colouring
-serves all of them.
+Points are computed when they are asked for, and kept: a head's all at once, the embeddings' part by part. All planes of
+a store have the same parts, so that one colouring serves all of them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def space_of(asked: AskedStore, head: Head | None) -> Space:
 def points_of(asked: AskedStore, head: Head | None, part: int) -> Float32[np.ndarray, "point 2"]:
     """The points of one part of a plane."""
     rows, space = rows_of(asked.store, part), space_of(asked, head)
+    if head is not None:
+        # All parts of a head's plane take little longer than one: each page of the file holds points of many parts.
+        return all_points(asked, head)[part :: parts_of(asked.store)]
     return asked.keep(
         ("plane", head, part), lambda: space.plane(rows).astype(np.float32), lambda points: int(points.nbytes)
     )
@@ -55,6 +58,11 @@ def points_of(asked: AskedStore, head: Head | None, part: int) -> Float32[np.nda
 def all_points(asked: AskedStore, head: Head | None) -> Float32[np.ndarray, "image 2"]:
     """The points of all images in their order, part by part."""
     store, parts = asked.store, parts_of(asked.store)
+    if head is not None:
+        space = space_of(asked, head)
+        return asked.keep(
+            ("plane", head), lambda: space.plane(store.rows).astype(np.float32), lambda points: int(points.nbytes)
+        )
     found = np.empty((store.images, 2), np.float32)
     for part in range(parts):
         found[part::parts] = points_of(asked, head, part)

@@ -26,11 +26,6 @@ class Through:
     # Heads whose contributions to the whole embedding are at their means.
     ablated: list[Head]
 
-    @property
-    def is_random(self) -> bool:
-        """Whether the heads were drawn."""
-        return self.name.startswith(_RANDOM)
-
 
 def asked_through(asked: AskedStore, through: str, without: str = "") -> Through:
     """What `through` names, without the heads `without`, as `L3.H2,L3.H4`.

@@ -9,14 +9,12 @@ between many sets of heads do not build one each time.
 
 from __future__ import annotations
 
-import os
-import queue
-import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 
+from headspan.background import finish, later
 from headspan.explore.nearest.scored import Scored
 from headspan.explore.nearest.sketch import Sketch
 from headspan.store.mapped import UnmappableError
@@ -31,9 +29,6 @@ _KEPT_BYTES = 2 << 30
 _UNUSED_QUERIES = 256
 # Stores whose queries are remembered, of each the last ones.
 _REMEMBERED = 256
-# Sketches that wait to be built; queries ask again for those that have no place here.
-_WAITING = 64
-_NICENESS = 10
 
 
 class _Kept:
@@ -108,60 +103,13 @@ class _Kept:
                     del known[key]
 
 
-class _Builder:
-    """One thread that builds sketches, in the order in which they were asked for."""
-
-    def __init__(self) -> None:
-        self._waiting: queue.Queue[tuple[Hashable, Scored, int]] = queue.Queue(_WAITING)
-        self._keys: set[Hashable] = set()
-        self._lock = threading.Lock()
-        self._process = 0
-
-    def ask(self, key: Hashable, scored: Scored, rows: int) -> None:
-        """Build a sketch soon, unless it is waiting already or too many are."""
-        with self._lock:
-            if self._process != os.getpid():
-                # A forked process has none of its parent's threads.
-                self._process, self._waiting, self._keys = os.getpid(), queue.Queue(_WAITING), set()
-                threading.Thread(
-                    target=self._work, args=(self._waiting,), daemon=True, name="headspan-sketches"
-                ).start()
-            if key not in self._keys and not self._waiting.full():
-                self._keys.add(key)
-                self._waiting.put((key, scored, rows))
-
-    def finish(self) -> None:
-        """Wait until no sketch is waiting or being built."""
-        self._waiting.join()
-
-    def _work(self, waiting: queue.Queue[tuple[Hashable, Scored, int]]) -> None:
-        if sys.platform == "linux":
-            # Of this thread alone.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while True:
-            key, scored, rows = waiting.get()
-            try:
-                _build(key, scored, rows)
-            finally:
-                # So that the store can be closed while this thread waits.
-                del scored
-                with self._lock:
-                    self._keys.discard(key)
-                waiting.task_done()
-
-
-_kept, _builder = _Kept(), _Builder()
+_kept = _Kept()
 
 
 def forget_sketches() -> None:
     """Drop the sketches of this process, to free their memory."""
-    finish_sketches()
+    finish()
     _kept.forget()
-
-
-def finish_sketches() -> None:
-    """Wait until the sketches that queries have asked for are built."""
-    _builder.finish()
 
 
 def sketch_for(store: Store, of: Hashable, scored: Scored, sketched: bool | None = None) -> Sketch | None:
@@ -179,7 +127,7 @@ def sketch_for(store: Store, of: Hashable, scored: Scored, sketched: bool | None
     if not _kept.has_room(key, Sketch.most_bytes(rows, _first_alone(scored))):
         return None
     if not sketched:
-        _builder.ask(key, scored, rows)
+        later(key, lambda: _build(key, scored, rows))
         return None
     return _build(key, scored, rows)
 

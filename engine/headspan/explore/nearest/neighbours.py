@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.explore.nearest.search import search
+from headspan.explore.nearest.search import search, search_both_ends
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, query_image
 from headspan.frames import Tabular
@@ -98,6 +98,20 @@ def nearest_to_vector(
     return nearest(store, np.asarray(vector, np.float32), heads, count)
 
 
+def both_ends(
+    store: Store, vector: Float[np.ndarray, " joint"], heads: Sequence[Head], count: int = 10
+) -> tuple[Neighbours, Neighbours]:
+    """The images with the largest dot products of `nearest_to_vector`, and those with the smallest, smallest first.
+
+    Raises as `nearest_to_vector` does.
+    """
+    refuse_other_vectors(store, np.asarray(vector)[None])
+    if not np.isfinite(vector).all():
+        raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another text")
+    top, bottom = search_both_ends(store, distinct(store, heads), np.asarray(vector, np.float32), count)
+    return Neighbours(*top, store), Neighbours(*bottom, store)
+
+
 def nearest_to_image(
     store: Store,
     image: Image | QueryImage,
@@ -153,8 +167,7 @@ def nearest_ablated(
     query = query_image(store, image, on_progress, weights=weights)
     chosen = distinct(store, heads) if heads else []
     vector = ablated_vector(store, query, chosen).astype(np.float32)
-    # A set of heads is rarely asked about twice, so a sketch would not be worth its time and memory.
-    return nearest(store, vector, None, count, query.image, False if chosen else None, chosen)
+    return nearest(store, vector, None, count, query.image, None, chosen)
 
 
 def ablated_vector(store: Store, query: QueryImage, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:

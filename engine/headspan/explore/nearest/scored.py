@@ -236,7 +236,7 @@ class ScoredEmbedding(Scored):
             contents.maps("embedding").take(rows, np.zeros(1, np.int64), found)
         except UnmappableError:
             found = contents.outer("embedding", rows, np.arange(self._store.joint))
-        return found.reshape(len(rows), -1) / self._store.norm[images, 2:].astype(np.float64)
+        return found.reshape(len(rows), self._store.joint) / self._store.norm[images, 2:].astype(np.float64)
 
 
 def _rounding_of(products: Float64[np.ndarray, " image"]) -> float:

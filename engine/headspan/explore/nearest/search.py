@@ -16,6 +16,8 @@ from jaxtyping import Float32, Float64, Int
 from headspan.explore.nearest.kept_sketches import sketch_for
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
 from headspan.explore.nearest.scored_ablated import ScoredAblated
+from headspan.explore.nearest.sketch import Products
+from headspan.explore.nearest.survivors import survivors
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 
@@ -24,6 +26,8 @@ _BLOCKS = 8
 # Images that are scored exactly; of more, the float32 scores are used.
 _EXACT = 16_384
 _AT_ONCE = 256
+# Heads whose bounds are added to the embedding's; of more, all numbers are read.
+_MOST_ABLATED = 8
 
 
 class Best(NamedTuple):
@@ -31,6 +35,10 @@ class Best(NamedTuple):
 
     images: Int[np.ndarray, " count"]
     scores: Float32[np.ndarray, " count"]
+
+
+# What a store that shows no images yet gives.
+_NONE = Best(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def search(
@@ -49,27 +57,56 @@ def search(
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
     scored, of = _scored(store, heads, ablated)
-    sketch = sketch_for(store, of, scored, sketched) if count > 0 else None
-    if sketch is not None:
-        found = sketch.survivors(
-            *(query, count, None if without is None else int(store.rows[without])),
+    if not store.images:
+        return _NONE
+    parts = _sketched(store, of, scored, query, sketched) if count > 0 else None
+    if parts is not None:
+        found = survivors(
+            *(parts, count, None if without is None else int(store.rows[without])),
             lambda rows: scored.exact(query, np.searchsorted(store.rows, rows)),
+            scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0,
         )
-        best = (
-            None
-            if found is None
-            else _best_by_bounds(scored, query, np.searchsorted(store.rows, found[0]), found[1], count)
-        )
-        if best is not None:
-            return best
+        if found is not None:
+            rows, bounds = found
+            best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), bounds, count)
+            if best is not None:
+                return best
     scores = scored.scores(query)
     if without is not None:
         scores[without] = np.nan
-    near = largest(scores, count, 2 * scored.rounding(query))
+    return _best_of(scored, query, scores, count, 2 * scored.rounding(query))
+
+
+def _best_of(
+    scored: Scored,
+    query: Float32[np.ndarray, " joint"],
+    scores: Float32[np.ndarray, " images"],
+    count: int,
+    margin: float,
+) -> Best:
+    """The best of all images; those whose float32 scores are within the margin are scored exactly."""
+    near = largest(scores, count, margin)
     if len(near) <= _EXACT:
         parts = [near[first : first + _AT_ONCE] for first in range(0, len(near), _AT_ONCE)]
         return _ordered(near, np.concatenate([np.zeros(0), *(scored.exact(query, part) for part in parts)]), count)
     return _ordered(near, scores[near].astype(np.float64), count)
+
+
+def search_both_ends(
+    store: Store, heads: Sequence[Head], query: Float32[np.ndarray, " joint"], count: int
+) -> tuple[Best, Best]:
+    """What `search` finds for `query`, and for its negative; all numbers are read once.
+
+    The scores of both are those of `query`: the second ones are the smallest, in ascending order.
+    """
+    if not store.images:
+        return _NONE, _NONE
+    scored = ScoredHeads(store, heads)
+    scores = scored.scores(query)
+    margin = 2 * scored.rounding(query)
+    top = _best_of(scored, query, scores, count, margin)
+    bottom = _best_of(scored, -query, np.negative(scores, out=scores), count, margin)
+    return top, Best(bottom.images, -bottom.scores)
 
 
 def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head]) -> tuple[Scored, Hashable]:
@@ -79,6 +116,23 @@ def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head])
     if ablated:
         return ScoredAblated(store, ablated), ("ablated", frozenset(ablated))
     return ScoredEmbedding(store), None
+
+
+def _sketched(
+    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], sketched: bool | None
+) -> list[Products] | None:
+    """Bounds of all scores from sketches; None if there are none yet."""
+    if not isinstance(scored, ScoredAblated):
+        sketch = sketch_for(store, of, scored, sketched)
+        return None if sketch is None else [sketch.products(query)]
+    # The sketches that other queries read serve every choice of heads.
+    if len(scored.heads) > _MOST_ABLATED:
+        return None
+    whole = sketch_for(store, None, ScoredEmbedding(store), sketched)
+    removed = [sketch_for(store, frozenset([head]), ScoredHeads(store, [head]), sketched) for head in scored.heads]
+    if whole is None or any(each is None for each in removed):
+        return None
+    return [whole.products(query), *(each.products(-query) for each in removed if each is not None)]
 
 
 def _best_by_bounds(

@@ -23,7 +23,7 @@ from headspan.store.reader import Store
 
 @dataclass(frozen=True, slots=True)
 class ImageParts:
-    """The parts of one image's cosine with a text, each beside its mean over the store's images."""
+    """The parts of one image's cosine with a text, each beside its mean over the store's images, NaN if it has none."""
 
     cosine: float
     mean_cosine: float
@@ -52,7 +52,7 @@ class ImageParts:
 def image_parts(store: Store, query: QueryImage, vector: Float32[np.ndarray, " joint"]) -> ImageParts:
     """The parts of the cosine of an image and a unit vector, as far as the store holds them.
 
-    MLPs are known for stored images of stores that hold `mlps`. Raises StoreError if no unit is finished.
+    MLPs are known for stored images of stores that hold `mlps`.
     """
     text = vector.astype(np.float64)
     text /= np.linalg.norm(text)
@@ -69,13 +69,17 @@ def image_parts(store: Store, query: QueryImage, vector: Float32[np.ndarray, " j
     known = query.image is not None and "mlps" in store.contents.specs
     if known:
         of_terms, means_of_terms = _terms(store, query) @ text, term_means(store) @ text
-    means = zip(heads, head_means(store, heads), strict=True)
+    means_of_heads, mean_cosine = np.full(len(heads), np.nan), np.nan
+    if store.images:
+        means = zip(heads, head_means(store, heads), strict=True)
+        means_of_heads = np.array([mean @ along[head] for head, mean in means])
+        mean_cosine = float(embedding_mean(store) @ text)
     return ImageParts(
         cosine=float(embedding @ text / np.linalg.norm(embedding)),
-        mean_cosine=float(embedding_mean(store) @ text),
+        mean_cosine=mean_cosine,
         heads=tuple(heads),
         of_heads=np.array([own[head] @ along[head] for head in heads]),
-        means_of_heads=np.array([mean @ along[head] for head, mean in means]),
+        means_of_heads=means_of_heads,
         terms=_term_names(store) if known else (),
         of_terms=of_terms,
         means_of_terms=means_of_terms,

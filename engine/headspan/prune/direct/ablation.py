@@ -93,6 +93,23 @@ def _direct_effect(
     yield from changed_embeddings(store, images, base, [{head: matrices[head] for head in heads} for heads in sets])
 
 
+def ablated_products(
+    store: Store,
+    products: Float32[np.ndarray, "images vector"],
+    vectors: Float32[np.ndarray, "vector joint"],
+    heads: Sequence[Head],
+    images: Int64[np.ndarray, " images"],
+) -> Float32[np.ndarray, "images vector"]:
+    """Dot products of some images' embeddings, as `mean_ablated` gives them, with a few vectors.
+
+    `products` are those of the images' `unit_embeddings`, of which no ablated ones are formed. Raises as `mean_ablated`
+    does.
+    """
+    chosen = distinct(store, heads) if heads else []
+    matrices = {head: -(store.head_directions(*head) @ vectors.T) for head in chosen}
+    return next(changed_embeddings(store, images, products, [matrices]))
+
+
 def unit_embeddings(store: Store, images: Int64[np.ndarray, " images"]) -> Float32[np.ndarray, "images joint"]:
     """The embeddings of some images, in the store's order, divided by their lengths."""
     if len(images) < store.images:

@@ -106,7 +106,7 @@ class Maps(Answer):
 
 
 class ZeroShot(Answer):
-    """An image's cosine with a text, and its probability among the texts at the model's logit scale."""
+    """An image's cosine with a text, and its probability among the texts at CLIP's logit scale of 100."""
 
     text: str
     cosine: float

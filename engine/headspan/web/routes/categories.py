@@ -38,12 +38,17 @@ class _Scored:
     high: float
 
 
-@router.get("")
-def categories(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING) -> Categories:
+@router.get("", response_model=Categories)
+def categories(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING) -> Response:
     """The names of the categories of a colouring, or the range of a continuous one."""
+    head = asked.head_or_embedding(of) if by.startswith("text:") else None
+    return asked.answer(("categories", by, head), lambda: _categories(asked, by, head))
+
+
+def _categories(asked: AskedStore, by: str, head: Head | None) -> Categories:
     parts = parts_of(asked.store)
     if by.startswith("text:"):
-        scored = _scored(asked, by, asked.head_or_embedding(of))
+        scored = _scored(asked, by, head)
         return Categories(
             store=asked.name,
             by=by,
@@ -74,12 +79,15 @@ def codes(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING, part: Part = 
     if not by.startswith("text:"):
         return binary(_coloured(asked, by).codes[part :: parts_of(asked.store)].tobytes())
     head = asked.head_or_embedding(of)
-    scored = _scored(asked, by, head)
+    scored, parts = _scored(asked, by, head), parts_of(asked.store)
+    # As the points of planes.
+    every, whole = (asked.store.rows, None) if head is not None else (rows, part)
 
     def compute() -> np.ndarray:
-        return score_codes(space_of(asked, head).scores(rows, scored.vector), scored.low, scored.high)
+        return score_codes(space_of(asked, head).scores(every, scored.vector), scored.low, scored.high)
 
-    return binary(asked.keep(("codes", by, head, part), compute, lambda found: int(found.nbytes)).tobytes())
+    found = asked.keep(("codes", by, head, whole), compute, lambda found: int(found.nbytes))
+    return binary((found[part::parts] if whole is None else found).tobytes())
 
 
 def _scored(asked: AskedStore, by: str, head: Head | None) -> _Scored:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 
 from headspan.errors import SettingsError
-from headspan.explore.heads.alike import covariance_overlaps
-from headspan.explore.nearest.neighbours import nearest_to_vector
+from headspan.explore.heads.alike import covariance_overlaps, covariance_roots
+from headspan.explore.nearest.neighbours import both_ends
 from headspan.head_names import head_name
 from headspan.spans.result import HeadSpans
 from headspan.store.head_space import Head, stored_heads
@@ -27,10 +27,32 @@ Text = Annotated[str, Query(min_length=1, max_length=2000)]
 _ALIKE = 12
 
 
-@router.get("")
-def head_answer(asked: Asked, head: HeadPath, run: RunName = None) -> HeadAnswer:
+@router.get("", response_model=HeadAnswer)
+def head_answer(asked: Asked, head: HeadPath, run: RunName = None) -> Response:
     """One head: its texts with chance and votes, the shares of its principal directions, and the heads like it."""
-    found, results = asked.head(head), asked.results(run)
+    found = asked.head(head)
+    return asked.answer(("head", found, run), lambda: _head_answer(asked, found, run))
+
+
+@router.get("/spectrum", response_model=Spectrum)
+def spectrum_answer(asked: Asked, head: HeadPath) -> Response:
+    """The singular directions of what a head's weights can write, named by texts. Needs the model."""
+    found = asked.head(head)
+    return asked.answer(("spectrum", found), lambda: _spectrum(asked, found))
+
+
+@router.get("/extremes", response_model=Extremes)
+def extremes(
+    asked: Asked, head: HeadPath, text: Text | None = None, count: Annotated[int, Query(ge=1, le=100)] = 12
+) -> Response:
+    """The images that score highest and lowest along a text through a head; by default along the head's first text."""
+    found = asked.head(head)
+    said = text if text is not None else _first_text(asked, found)
+    return asked.answer(("extremes", found, said, count), lambda: _extremes(asked, found, said, count))
+
+
+def _head_answer(asked: AskedStore, found: Head, run: str | None) -> HeadAnswer:
+    results = asked.results(run)
     summary = next(each for each in head_summaries(asked, run) if (each.layer, each.head) == found)
     notices = list(results.notices)
     if results.run is not None and not results.describes(found):
@@ -50,29 +72,16 @@ def head_answer(asked: Asked, head: HeadPath, run: RunName = None) -> HeadAnswer
     )
 
 
-@router.get("/spectrum")
-def spectrum_answer(asked: Asked, head: HeadPath) -> Spectrum:
-    """The singular directions of what a head's weights can write, named by texts. Needs the model."""
-    found = asked.head(head)
-    return asked.keep(("spectrum", found), lambda: _spectrum(asked, found))
-
-
-@router.get("/extremes")
-def extremes(
-    asked: Asked, head: HeadPath, text: Text | None = None, count: Annotated[int, Query(ge=1, le=100)] = 12
-) -> Extremes:
-    """The images that score highest and lowest along a text through a head; by default along the head's first text."""
-    found = asked.head(head)
-    said = text if text is not None else _first_text(asked, found)
+def _extremes(asked: AskedStore, found: Head, said: str, count: int) -> Extremes:
     (vector,), cut = asked.vectors([said])
-    top, bottom = (nearest_to_vector(asked.store, sign * vector, [found], count) for sign in (1, -1))
+    top, bottom = both_ends(asked.store, vector, [found], count)
     return Extremes(
         store=asked.name,
         head=named([found])[0],
         text=said,
         cut=cut.get(said),
         top=asked.hits(top.images, top.scores),
-        bottom=asked.hits(bottom.images, -bottom.scores),
+        bottom=asked.hits(bottom.images, bottom.scores),
     )
 
 
@@ -123,7 +132,8 @@ def _chance(spans: HeadSpans, head: Head, count: int) -> float | None:
 
 def _alike(asked: AskedStore, head: Head, results: HeadResults) -> list[LikeHead]:
     """The heads whose covariances overlap most with this one's."""
-    overlaps = asked.keep(("overlaps", head), lambda: covariance_overlaps(asked.store, head))
+    roots = asked.keep("covariance roots", lambda: covariance_roots(asked.store), lambda found: int(found.nbytes))
+    overlaps = asked.keep(("overlaps", head), lambda: covariance_overlaps(asked.store, head, roots))
     heads, flat = stored_heads(asked.store), overlaps.ravel()
     order = [place for place in np.argsort(-flat, kind="stable") if heads[place] != head and np.isfinite(flat[place])]
     return [

@@ -24,7 +24,7 @@ from headspan.web.zero_shot import zero_shot
 router = APIRouter(prefix="/api/stores/{store}/images/{image}", tags=["images"])
 
 # The row of a stored image, or the id of a dropped-in one.
-ImageName = Annotated[str, Path(max_length=100, description="The row of a stored image, or the id of a dropped-in one")]
+ImageName = Annotated[str, Path(max_length=100, description="An image's row, or the id of a dropped-in one.")]
 
 
 @router.get("")

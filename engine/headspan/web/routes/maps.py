@@ -19,8 +19,8 @@ from headspan.web.through import asked_through
 
 router = APIRouter(prefix="/api/stores/{store}/images/{image}", tags=["images"])
 
-Through = Annotated[str, Query(max_length=4000, description="all, L3.H2,L3.H4, label:NAME or random:NAME:SEED")]
-Without = Annotated[str, Query(max_length=4000, description="Heads to leave out, as in L3.H2,L3.H4")]
+Through = Annotated[str, Query(max_length=4000, description="all, L3.H2,L3.H4, label:NAME or random:NAME:SEED.")]
+Without = Annotated[str, Query(max_length=4000, description="Heads to leave out, as in L3.H2,L3.H4.")]
 
 
 @router.get("/maps")

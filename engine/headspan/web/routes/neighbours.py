@@ -19,10 +19,10 @@ from headspan.web.through import Through, asked_through
 router = APIRouter(prefix="/api/stores/{store}", tags=["neighbours"])
 
 ThroughText = Annotated[
-    str, Query(max_length=4000, description="embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED")
+    str, Query(max_length=4000, description="embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED.")
 ]
-WithoutText = Annotated[str, Query(max_length=4000, description="Heads to leave out, as in L3.H2,L3.H4")]
-Count = Annotated[int, Query(ge=1, le=100)]
+WithoutText = Annotated[str, Query(max_length=4000, description="Heads to leave out, as in L3.H2,L3.H4.")]
+Count = Annotated[int, Query(ge=1, le=100, description="How many neighbours.")]
 
 
 @router.get("/neighbours")
@@ -59,9 +59,7 @@ def neighbours_of_image(asked: AskedStore, query: QueryImage, through: Through, 
 
 
 def _nearest(asked: AskedStore, vector: np.ndarray, through: Through, count: int, image: int | None = None) -> Found:
-    # Few queries ask for the same random heads, so a sketch of theirs would not be worth its time and memory.
-    sketched = False if through.is_random or through.ablated else None
-    return nearest(asked.store, vector, through.heads, count, image, sketched, through.ablated)
+    return nearest(asked.store, vector, through.heads, count, image, None, through.ablated)
 
 
 def _answer(asked: AskedStore, query: str, through: Through, found: Found, notices: list[str]) -> Neighbours:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from headspan.errors import HeadspanError
 from headspan.explore.atlas.space import Space
+from headspan.store.head_space import Head
 from headspan.texts.stored import EmbeddedPool, find_vectors
 from headspan.web.answers.heads import Place, Plane
 from headspan.web.asked import Asked, AskedStore, named
@@ -23,10 +24,14 @@ BINARY: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("")
-def plane(asked: Asked, of: Of) -> Plane:
+@router.get("", response_model=Plane)
+def plane(asked: Asked, of: Of) -> Response:
     """What a page needs before the points: their number, their extent, and texts at the ends of the axes."""
     head = asked.head_or_embedding(of)
+    return asked.answer(("plane", head), lambda: _plane(asked, head))
+
+
+def _plane(asked: AskedStore, head: Head | None) -> Plane:
     space = space_of(asked, head)
     return Plane(
         store=asked.name,
@@ -35,7 +40,7 @@ def plane(asked: Asked, of: Of) -> Plane:
         parts=parts_of(asked.store),
         shares=(float(space.shares[0]), float(space.shares[1]) if len(space.shares) > 1 else 0.0),
         extent=extent_of(asked, head),
-        ends=asked.keep(("ends", head), lambda: _ends(asked, space)),
+        ends=_ends(asked, space),
     )
 
 

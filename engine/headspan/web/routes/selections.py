@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 
 from headspan.errors import SettingsError
 from headspan.explore.beside_store import BesideStore, beside_store
@@ -37,7 +37,7 @@ class Order(StrEnum):
     KEY = "key"
 
 
-def asked_filter(
+async def asked_filter(
     words: Annotated[str | None, Query(max_length=1000, description="Words of captions, with commas between")] = None,
     any_word: bool = False,
     classes: Annotated[
@@ -67,21 +67,27 @@ def asked_filter(
 AskedFilter = Annotated[Filter, Depends(asked_filter)]
 
 
-@router.get("/facets")
-def facets(asked: Asked) -> Facets:
+@router.get("/facets", response_model=Facets)
+def facets(asked: Asked) -> Response:
     """What images can be chosen by: classes, frequent words of captions, columns of metadata."""
-    return asked.keep("facets", lambda: _facets(asked))
+    return asked.answer("facets", lambda: _facets(asked))
 
 
-@router.get("/images")
+@router.get("/images", response_model=Listing)
 def listing(
     asked: Asked,
     filtering: AskedFilter,
     order: Order = Order.ROW,
     offset: Annotated[int, Query(ge=0, le=1 << 40)] = 0,
     limit: Annotated[int, Query(ge=0, le=250)] = 60,
-) -> Listing:
+) -> Response:
     """One page of the images that pass a filter."""
+    return asked.answer(
+        ("images", filtering, order, offset, limit), lambda: _listing(asked, filtering, order, offset, limit)
+    )
+
+
+def _listing(asked: AskedStore, filtering: Filter, order: Order, offset: int, limit: int) -> Listing:
     rows = filtered_rows(asked, filtering, order is Order.KEY)
     page = rows[offset : offset + limit]
     return Listing(
@@ -93,15 +99,15 @@ def listing(
     )
 
 
-@router.get("/selection/heads")
+@router.get("/selection/heads", response_model=Described)
 def described(
     asked: Asked,
     filtering: AskedFilter,
     texts_per_head: Annotated[int, Query(ge=1, le=20)] = 5,
     draws: Annotated[int, Query(ge=0, le=DRAWS)] = 0,
-) -> Described:
+) -> Response:
     """What the heads say about the images that pass a filter: those first that differ most from the whole store."""
-    return asked.keep(
+    return asked.answer(
         ("described", filtering, texts_per_head, draws), lambda: _described(asked, filtering, texts_per_head, draws)
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from headspan.errors import counted
 from headspan.report.facts import data_set, random_weights_notice, run_facts, store_facts
@@ -21,15 +21,19 @@ RunName = Annotated[str | None, Query(max_length=100, description="A TEXTSPAN ru
 TEXTS_COUNTED = 5
 
 
-@router.get("")
-def store_answer(asked: Asked) -> StoreAnswer:
+@router.get("", response_model=StoreAnswer)
+def store_answer(asked: Asked) -> Response:
     """Facts about a store, its saved results, its properties, and what it lacks."""
-    return asked.keep("store answer", lambda: _store_answer(asked))
+    return asked.answer("store", lambda: _store_answer(asked))
 
 
-@router.get("/grid")
-def grid(asked: Asked, run: RunName = None) -> Grid:
+@router.get("/grid", response_model=Grid)
+def grid(asked: Asked, run: RunName = None) -> Response:
     """Every stored head with its label and numbers."""
+    return asked.answer(("grid", run), lambda: _grid(asked, run))
+
+
+def _grid(asked: AskedStore, run: str | None) -> Grid:
     results = asked.results(run)
     counted_texts = None if results.spans is None else min(TEXTS_COUNTED, results.spans.indices.shape[2])
     return Grid(store=asked.name, run=results.run, texts_counted=counted_texts, heads=head_summaries(asked, run))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from headspan.explore.heads.text_shares import TextShares, text_shares
 from headspan.head_names import head_name
@@ -17,9 +17,13 @@ from headspan.web.routes.heads import Text
 router = APIRouter(prefix="/api/stores/{store}/texts", tags=["texts"])
 
 
-@router.get("")
-def text_answer(asked: Asked, text: Text) -> TextAnswer:
+@router.get("", response_model=TextAnswer)
+def text_answer(asked: Asked, text: Text) -> Response:
     """Which heads carry a text, those that carry most first."""
+    return asked.answer(("text", text), lambda: _text_answer(asked, text))
+
+
+def _text_answer(asked: AskedStore, text: str) -> TextAnswer:
     (vector,), cut = asked.vectors([text])
     found = text_shares(asked.store, vector)
     return TextAnswer(

@@ -11,7 +11,6 @@ from jaxtyping import Int64
 
 from headspan.errors import counted
 from headspan.explore.nearest.neighbours import ablated_vector
-from headspan.prune.direct.ablation import direct_effect
 from headspan.tasks.texts_as_classes import NamedClasses, class_values, named_classes
 from headspan.tasks.truths import UNKNOWN
 from headspan.web.answers.what_if import Accuracy, WhatIf
@@ -33,7 +32,9 @@ def accuracy(
     asked: Asked,
     text: Texts,
     without: WithoutText = "",
-    column: Annotated[str | None, Query(max_length=200, description="A column of the metadata with classes")] = None,
+    column: Annotated[
+        str | None, Query(max_length=200, description="A column of the metadata whose values are the classes.")
+    ] = None,
 ) -> Accuracy:
     """Zero-shot accuracy with all heads, and with the contributions of some at their means.
 
@@ -48,8 +49,13 @@ def accuracy(
     before = after = chance = None
     if len(known):
         vectors, truth = classes.vectors(texts.units), truths[known]
-        sets = direct_effect(asked.store, [[], removed], images[known])
-        before, after = (float(np.mean((each @ vectors.T).argmax(axis=1) == truth)) for each in sets)
+        # Imported here, since the package of studies takes long and no other screen needs it.
+        from headspan.prune.direct.ablation import ablated_products, unit_embeddings
+
+        units = asked.keep("looked at", lambda: unit_embeddings(asked.store, images), lambda found: found.nbytes)
+        whole = (units @ vectors.T)[known]
+        left = ablated_products(asked.store, whole, vectors, removed, images[known])
+        before, after = (float(np.mean(each.argmax(axis=1) == truth)) for each in (whole, left))
         chance = float(np.bincount(truth).max() / len(truth))
     return Accuracy(
         store=asked.name,

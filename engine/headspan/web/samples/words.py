@@ -9,6 +9,7 @@ from headspan.store.reader import Store
 from headspan.store.select import rows_with_words
 from headspan.web.samples.columns import sampled
 from headspan.web.samples.database import samples_of
+from headspan.web.samples.word_index import word_index
 
 # Captions that say which words are frequent, and how many words are offered.
 _SAMPLED, _WORDS = 50_000, 120
@@ -28,7 +29,9 @@ _FREQUENT = r"""
 
 def packed_words(store: Store, words: tuple[str, ...]) -> UInt8[np.ndarray, "word byte"]:
     """For each word the images shown whose captions have it, as `Store.select` matches words; eight images a byte."""
-    return np.packbits(rows_with_words(store, words)[:, store.rows], axis=1)
+    index = word_index(store)
+    found = None if index is None else index.rows_with(words)
+    return np.packbits((rows_with_words(store, words) if found is None else found)[:, store.rows], axis=1)
 
 
 def frequent_words(store: Store) -> tuple[dict[str, int], int]:

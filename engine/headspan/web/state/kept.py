@@ -17,6 +17,8 @@ from headspan.store.reader import Store
 _BYTES = 512 << 20
 # What a thing counts whose size is not given: much more than lists of names and numbers of heads take.
 SMALL_BYTES = 1 << 20
+# What every thing takes beside its own bytes.
+_ENTRY_BYTES = 1 << 10
 T = TypeVar("T")
 _Key = tuple[str, Hashable]
 
@@ -29,6 +31,8 @@ class _Entry:
     value: Any = None
     done: bool = False
     bytes: int = 0
+    # The bytes that are counted: none before it is there.
+    counted: int = 0
 
 
 class Kept:
@@ -37,6 +41,7 @@ class Kept:
     def __init__(self, most_bytes: int = _BYTES) -> None:
         self._most = most_bytes
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._bytes = 0
         # The order in which Store objects were first seen, and the last one by name.
         self._numbers: WeakKeyDictionary[Store, int] = WeakKeyDictionary()
         self._last: dict[str, int] = {}
@@ -65,15 +70,14 @@ class Kept:
                 except BaseException:
                     self._drop((name, key), entry)
                     raise
-                entry.bytes, entry.done = size(entry.value), True
-                self._drop_others((name, key))
+                entry.bytes, entry.done = _ENTRY_BYTES + size(entry.value), True
+                self._count((name, key), entry)
         return cast(T, entry.value)
 
     @property
     def bytes(self) -> int:
         """The bytes of everything that is kept."""
-        with self._lock:
-            return sum(entry.bytes for entry in self._entries.values())
+        return self._bytes
 
     def _entry(self, key: _Key, store: Store) -> _Entry | None:
         """The place of a thing; None if it is of a store that has been opened again since."""
@@ -87,7 +91,7 @@ class Kept:
                 return None
             if number > last:
                 for other in [other for other in self._entries if other[0] == name]:
-                    del self._entries[other]
+                    self._bytes -= self._entries.pop(other).counted
                 self._last[name] = number
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
@@ -98,12 +102,13 @@ class Kept:
             if self._entries.get(key) is entry:
                 del self._entries[key]
 
-    def _drop_others(self, last: _Key) -> None:
-        """Drop what was not used for longest, until the rest fits; `last` was used last."""
+    def _count(self, key: _Key, entry: _Entry) -> None:
+        """Count a thing that is there now, and drop what was not used for longest until the rest fits."""
         with self._lock:
-            total = sum(entry.bytes for entry in self._entries.values())
-            for key in list(self._entries):
-                if total <= self._most:
-                    return
-                if key != last:
-                    total -= self._entries.pop(key).bytes
+            if self._entries.get(key) is not entry:
+                return
+            entry.counted = entry.bytes
+            self._bytes += entry.counted
+            self._entries.move_to_end(key)
+            while self._bytes > self._most and len(self._entries) > 1:
+                self._bytes -= self._entries.popitem(last=False)[1].counted

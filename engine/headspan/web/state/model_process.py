@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 from headspan.errors import ModelError
 from headspan.web.answers.stores import ModelState
 from headspan.web.state.model import ModelLoading
+from headspan.web.state.turns import without_turn
 from headspan.web.state.worker_messages import ANSWER, LOADING, READY, REFUSED, WorkerSettings
 
 # How long a question waits for the model and for questions before it, and how long its answer may take.
 _WAIT_SECONDS, _ANSWER_SECONDS = 120.0, 300.0
+_END_SECONDS = 10.0
 # Questions that may wait at once. The server has 40 threads, and others than these answer what needs no model.
 _MOST_WAITING = 20
 # The process is started again unless it has died this often within a minute.
@@ -74,7 +77,8 @@ class ModelProcess:
         if not self._places.acquire(blocking=False):
             raise ModelLoading(f"{_MOST_WAITING} other questions wait for the model; ask again in a moment")
         try:
-            return self._asked(question, arguments, time.monotonic() + _WAIT_SECONDS)
+            with without_turn():
+                return self._asked(question, arguments, time.monotonic() + _WAIT_SECONDS)
         finally:
             self._places.release()
 
@@ -82,29 +86,16 @@ class ModelProcess:
         """End the process; it is not started again."""
         with self._changed:
             self._may_start = False
-            process, thread = self._process, self._thread
-        if process is not None:
-            process.kill()
-        if thread is not None:
-            thread.join(10)
+        self._kill()
+        if self._thread is not None:
+            self._thread.join(_END_SECONDS)
 
     def _asked(self, question: str, arguments: tuple[Any, ...], deadline: float) -> Any:
-        self.start()
-        with self._changed:
-            self._changed.wait_for(lambda: self._state.state != "loading", max(0.0, deadline - time.monotonic()))
-            if self._state.state == "loading":
-                raise ModelLoading(f"{self._state.message}, for more than {_WAIT_SECONDS:.0f} seconds; ask again later")
-        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise ModelLoading("the model still answers other questions; ask again in a moment")
+        connection = self._free_connection(deadline)
         try:
-            connection, process = self._connection, self._process
-            if self._state.state != "ready" or connection is None or process is None:
-                raise (ModelLoading if self._state.state == "loading" else ModelError)(
-                    self._state.message or "the model's process is not there; start the explorer again"
-                )
             connection.send((question, arguments))
             if not connection.poll(_ANSWER_SECONDS):
-                process.kill()
+                self._kill()
                 raise ModelLoading(
                     f"the model did not answer within {_ANSWER_SECONDS:.0f} seconds, and its process is started again; "
                     "ask for less"
@@ -122,6 +113,34 @@ class ModelProcess:
             kind, sentence = value
             raise kind(sentence)
         raise RuntimeError(f"the model's process could not answer {question}: {value}")
+
+    def _free_connection(self, deadline: float) -> Connection:
+        """The connection to the loaded model, with `_turn` held."""
+        while True:
+            self.start()
+            with self._changed:
+                self._changed.wait_for(lambda: self._state.state != "loading", _left(deadline))
+                if self._state.state == "loading" or not _left(deadline):
+                    raise ModelLoading(f"the model was not ready within {_WAIT_SECONDS:.0f} s; ask again later")
+            if not self._turn.acquire(timeout=_left(deadline)):
+                raise ModelLoading("the model still answers other questions; ask again in a moment")
+            connection, state = self._connection, self._state
+            # Before a question there is nothing to read but the end of a process that has died meanwhile.
+            if state.state == "ready" and connection is not None and not _has_ended(connection):
+                return connection
+            self._turn.release()
+            if state.state == "failed":
+                raise ModelError(str(state.message))
+            with self._changed:
+                self._changed.wait_for(partial(self._differs, state), _left(deadline))
+
+    def _differs(self, state: ModelState) -> bool:
+        return self._state is not state
+
+    def _kill(self) -> None:
+        with self._changed:
+            if self._process is not None:
+                self._process.kill()
 
     def _keep_alive(self) -> None:
         """Start the process, and start it again whenever it dies, until it fails or is closed."""
@@ -196,6 +215,19 @@ class ModelProcess:
     def _say(self, state: str, message: str | None) -> None:
         self._state = ModelState(state=state, message=message)
         self._changed.notify_all()
+
+
+def _left(deadline: float) -> float:
+    """The seconds until then; 0 if it has passed."""
+    return max(0.0, deadline - time.monotonic())
+
+
+def _has_ended(connection: Connection) -> bool:
+    """Whether the process at the other end, which sends nothing unasked, has ended."""
+    try:
+        return connection.poll(0)
+    except OSError:
+        return True
 
 
 def _ending(code: int) -> str:

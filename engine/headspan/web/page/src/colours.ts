@@ -26,18 +26,18 @@ const SEQUENTIAL: Record<"light" | "dark", readonly Lch[]> = {
 };
 const DIVERGING: Record<"light" | "dark", readonly Lch[]> = {
   light: [
-    [0.45, 0.14, 40],
-    [0.68, 0.14, 55],
-    [0.965, 0.004, 80],
-    [0.66, 0.11, 240],
     [0.4, 0.14, 265],
+    [0.66, 0.11, 240],
+    [0.965, 0.004, 80],
+    [0.68, 0.14, 55],
+    [0.45, 0.14, 40],
   ],
   dark: [
-    [0.86, 0.11, 70],
-    [0.62, 0.14, 50],
-    [0.26, 0.004, 265],
-    [0.6, 0.12, 245],
     [0.86, 0.08, 225],
+    [0.6, 0.12, 245],
+    [0.26, 0.004, 265],
+    [0.62, 0.14, 50],
+    [0.86, 0.11, 70],
   ],
 };
 const HUES = [255, 45, 150, 335, 95, 200, 15, 290, 125, 225] as const;
@@ -47,7 +47,7 @@ export function sequential(value: number, dark: boolean): Rgb {
   return along(SEQUENTIAL[dark ? "dark" : "light"], value);
 }
 
-/** The colour of a signed value between -1 and 1; zero is the page's own colour. */
+/** The colour of a signed value between -1 and 1: blue below zero, orange above, zero the page's own colour. */
 export function diverging(value: number, dark: boolean): Rgb {
   return along(DIVERGING[dark ? "dark" : "light"], (value + 1) / 2);
 }

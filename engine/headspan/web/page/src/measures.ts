@@ -72,7 +72,9 @@ export const MEASURES: readonly Measure[] = [
 export function ends(measure: Measure, heads: readonly HeadSummary[]): [number, number] {
   if (measure.scale === "five") return [0, 5];
   const values = heads.map(measure.of).filter((value) => value !== null);
-  const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
+  const high = Math.max(0, ...values);
+  // Negative values that would not be seen beside the positive ones do not make the scale two-sided.
+  const low = Math.min(...values, 0) < -0.02 * high ? Math.min(...values) : 0;
   if (measure.scale === "range") return [Math.min(...values, high), high];
   return measure.scale === "share" ? [0, high] : [low, high];
 }

@@ -84,197 +84,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/stores/{store}/images/{image}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Image Answer
-         * @description Where an image comes from, what is known of it, and which part of its picture the model sees.
-         *
-         *     If the picture cannot be read, `missing` says why, and everything else is answered from the store.
-         */
-        get: operations["image_answer_api_stores__store__images__image__get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/stores/{store}/images/{image}/bars": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Image Bars
-         * @description What every component adds to the cosine of an image and a text. The bars sum to the cosine.
-         */
-        get: operations["image_bars_api_stores__store__images__image__bars_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/stores/{store}/images/{image}/zero-shot": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Image Zero Shot
-         * @description The cosine of an image with each text, and the texts' probabilities at CLIP's logit scale of 100.
-         */
-        get: operations["image_zero_shot_api_stores__store__images__image__zero_shot_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/stores/{store}/images/{image}/maps": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Image Maps
-         * @description A map for each text: what each patch adds to its cosine through the heads; minus that of the text `against`.
-         *
-         *     A store that holds patches answers for its images; for others the model computes them.
-         */
-        get: operations["image_maps_api_stores__store__images__image__maps_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/stores/{store}/neighbours": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Neighbours
-         * @description The nearest images to an image, itself left out, or to a text.
-         *
-         *     `without` leaves heads out; of the whole embedding, it puts their contributions at their means in all images.
-         */
-        get: operations["neighbours_api_stores__store__neighbours_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/stores/{store}/what-if/accuracy": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Accuracy
-         * @description Zero-shot accuracy with all heads, and with the contributions of some at their means.
-         *
-         *     A text belongs to the class whose name it contains, or, if classes have numbers only, to the class of its place.
-         *     Images of classes that no text names are left out. At most 10,000 images are classified.
-         */
-        get: operations["accuracy_api_stores__store__what_if_accuracy_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/stores/{store}/what-if/{image}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * What If
-         * @description An image's answers with all heads, and with the contributions of some at their means, in all images.
-         *
-         *     Embeddings are divided by their original length and not normalised again.
-         */
-        get: operations["what_if_api_stores__store__what_if__image__get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/compare": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Comparison
-         * @description The labels of two stores side by side, how many heads have each CCS, and how many images the stores share.
-         */
-        get: operations["comparison_api_compare_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/compare/neighbours": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Compared Neighbours
-         * @description The neighbours of the image of one key in two stores, and the keys that are among both.
-         */
-        get: operations["compared_neighbours_api_compare_neighbours_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/api/stores/{store}": {
         parameters: {
             query?: never;
@@ -567,6 +376,197 @@ export interface paths {
          * @description What the heads say about the images that pass a filter: those first that differ most from the whole store.
          */
         get: operations["described_api_stores__store__selection_heads_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/images/{image}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Image Answer
+         * @description Where an image comes from, what is known of it, and which part of its picture the model sees.
+         *
+         *     If the picture cannot be read, `missing` says why, and everything else is answered from the store.
+         */
+        get: operations["image_answer_api_stores__store__images__image__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/images/{image}/bars": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Image Bars
+         * @description What every component adds to the cosine of an image and a text. The bars sum to the cosine.
+         */
+        get: operations["image_bars_api_stores__store__images__image__bars_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/images/{image}/zero-shot": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Image Zero Shot
+         * @description The cosine of an image with each text, and the texts' probabilities at CLIP's logit scale of 100.
+         */
+        get: operations["image_zero_shot_api_stores__store__images__image__zero_shot_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/images/{image}/maps": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Image Maps
+         * @description A map for each text: what each patch adds to its cosine through the heads; minus that of the text `against`.
+         *
+         *     A store that holds patches answers for its images; for others the model computes them.
+         */
+        get: operations["image_maps_api_stores__store__images__image__maps_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/neighbours": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Neighbours
+         * @description The nearest images to an image, itself left out, or to a text.
+         *
+         *     `without` leaves heads out; of the whole embedding, it puts their contributions at their means in all images.
+         */
+        get: operations["neighbours_api_stores__store__neighbours_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/what-if/accuracy": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Accuracy
+         * @description Zero-shot accuracy with all heads, and with the contributions of some at their means.
+         *
+         *     A text belongs to the class whose name it contains, or, if classes have numbers only, to the class of its place.
+         *     Images of classes that no text names are left out. At most 10,000 images are classified.
+         */
+        get: operations["accuracy_api_stores__store__what_if_accuracy_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/what-if/{image}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What If
+         * @description An image's answers with all heads, and with the contributions of some at their means, in all images.
+         *
+         *     Embeddings are divided by their original length and not normalised again.
+         */
+        get: operations["what_if_api_stores__store__what_if__image__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/compare": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Comparison
+         * @description The labels of two stores side by side, how many heads have each CCS, and how many images the stores share.
+         */
+        get: operations["comparison_api_compare_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/compare/neighbours": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Compared Neighbours
+         * @description The neighbours of the image of one key in two stores, and the keys that are among both.
+         */
+        get: operations["compared_neighbours_api_compare_neighbours_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1399,7 +1399,7 @@ export interface components {
         };
         /**
          * ZeroShot
-         * @description An image's cosine with a text, and its probability among the texts at the model's logit scale.
+         * @description An image's cosine with a text, and its probability among the texts at CLIP's logit scale of 100.
          */
         ZeroShot: {
             /** Text */
@@ -1706,580 +1706,6 @@ export interface operations {
             };
             /** @description Too large. */
             413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    image_answer_api_stores__store__images__image__get: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
-                image: string;
-                store: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ImageAnswer"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    image_bars_api_stores__store__images__image__bars_get: {
-        parameters: {
-            query: {
-                text: string;
-            };
-            header?: never;
-            path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
-                image: string;
-                store: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Bars"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    image_zero_shot_api_stores__store__images__image__zero_shot_get: {
-        parameters: {
-            query: {
-                /** @description Give the parameter once for each text. */
-                text: string[];
-            };
-            header?: never;
-            path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
-                image: string;
-                store: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ZeroShot"][];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    image_maps_api_stores__store__images__image__maps_get: {
-        parameters: {
-            query: {
-                /** @description Give the parameter once for each text. */
-                text: string[];
-                against?: string | null;
-                /** @description all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
-                through?: string;
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
-                without?: string;
-            };
-            header?: never;
-            path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
-                image: string;
-                store: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Maps"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    neighbours_api_stores__store__neighbours_get: {
-        parameters: {
-            query?: {
-                image?: string | null;
-                text?: string | null;
-                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
-                through?: string;
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
-                without?: string;
-                count?: number;
-            };
-            header?: never;
-            path: {
-                store: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Neighbours"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    accuracy_api_stores__store__what_if_accuracy_get: {
-        parameters: {
-            query: {
-                /** @description Give the parameter once for each text. */
-                text: string[];
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
-                without?: string;
-                /** @description A column of the metadata with classes */
-                column?: string | null;
-            };
-            header?: never;
-            path: {
-                store: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Accuracy"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    what_if_api_stores__store__what_if__image__get: {
-        parameters: {
-            query?: {
-                /** @description Give the parameter once for each text. */
-                text?: string[] | null;
-                /** @description Heads to leave out, as in L3.H2,L3.H4 */
-                without?: string;
-                count?: number;
-            };
-            header?: never;
-            path: {
-                /** @description The row of a stored image, or the id of a dropped-in one */
-                image: string;
-                store: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["WhatIf"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    comparison_api_compare_get: {
-        parameters: {
-            query: {
-                a: string;
-                b: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Comparison"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description A parameter is missing, or has a value that it cannot have. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The model is needed, and is being loaded or cannot be loaded. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-        };
-    };
-    compared_neighbours_api_compare_neighbours_get: {
-        parameters: {
-            query: {
-                a: string;
-                b: string;
-                key: string;
-                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
-                through_a?: string;
-                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED */
-                through_b?: string;
-                count?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["SharedNeighbours"];
-                };
-            };
-            /** @description The question cannot be answered with this store. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Failure"];
-                };
-            };
-            /** @description The address names a store, head or image that is not here. */
-            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2988,7 +2414,7 @@ export interface operations {
         parameters: {
             query?: {
                 prefix?: string;
-                count?: number;
+                limit?: number;
             };
             header?: never;
             path: {
@@ -3216,6 +2642,583 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Described"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    image_answer_api_stores__store__images__image__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description An image's row, or the id of a dropped-in one. */
+                image: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImageAnswer"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    image_bars_api_stores__store__images__image__bars_get: {
+        parameters: {
+            query: {
+                text: string;
+            };
+            header?: never;
+            path: {
+                /** @description An image's row, or the id of a dropped-in one. */
+                image: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Bars"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    image_zero_shot_api_stores__store__images__image__zero_shot_get: {
+        parameters: {
+            query: {
+                /** @description A text; give the parameter once for each. */
+                text: string[];
+            };
+            header?: never;
+            path: {
+                /** @description An image's row, or the id of a dropped-in one. */
+                image: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ZeroShot"][];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    image_maps_api_stores__store__images__image__maps_get: {
+        parameters: {
+            query: {
+                /** @description A text; give the parameter once for each. */
+                text: string[];
+                against?: string | null;
+                /** @description all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
+                through?: string;
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
+                without?: string;
+            };
+            header?: never;
+            path: {
+                /** @description An image's row, or the id of a dropped-in one. */
+                image: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Maps"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    neighbours_api_stores__store__neighbours_get: {
+        parameters: {
+            query?: {
+                image?: string | null;
+                text?: string | null;
+                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
+                through?: string;
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
+                without?: string;
+                /** @description How many neighbours. */
+                count?: number;
+            };
+            header?: never;
+            path: {
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Neighbours"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    accuracy_api_stores__store__what_if_accuracy_get: {
+        parameters: {
+            query: {
+                /** @description A text; give the parameter once for each. */
+                text: string[];
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
+                without?: string;
+                /** @description A column of the metadata whose values are the classes. */
+                column?: string | null;
+            };
+            header?: never;
+            path: {
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accuracy"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    what_if_api_stores__store__what_if__image__get: {
+        parameters: {
+            query?: {
+                /** @description A text; give the parameter once for each. */
+                text?: string[] | null;
+                /** @description Heads to leave out, as in L3.H2,L3.H4. */
+                without?: string;
+                /** @description How many neighbours. */
+                count?: number;
+            };
+            header?: never;
+            path: {
+                /** @description An image's row, or the id of a dropped-in one. */
+                image: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WhatIf"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    comparison_api_compare_get: {
+        parameters: {
+            query: {
+                a: string;
+                b: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Comparison"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    compared_neighbours_api_compare_neighbours_get: {
+        parameters: {
+            query: {
+                a: string;
+                b: string;
+                key: string;
+                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
+                through_a?: string;
+                /** @description embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED. */
+                through_b?: string;
+                /** @description How many neighbours. */
+                count?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SharedNeighbours"];
                 };
             };
             /** @description The question cannot be answered with this store. */

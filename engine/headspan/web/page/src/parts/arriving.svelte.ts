@@ -24,7 +24,11 @@ class Arriving {
   /** Send a file, then give its id to the screen that takes images, or open the image's own screen. */
   async send(file: File | null): Promise<void> {
     const store = server.store?.name;
-    if (!store || this.busy) return;
+    if (this.busy) return;
+    if (!store) {
+      this.error = "The page does not know its stores yet; drop the image in again once it shows one.";
+      return;
+    }
     if (file === null) {
       this.error = "What was dropped holds no file; drop an image file, or copy an image and paste it.";
       return;

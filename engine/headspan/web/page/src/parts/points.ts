@@ -14,6 +14,11 @@ export type Extent = readonly [number, number, number, number];
 /** Cells of the picking grid along each axis. */
 const CELLS = 256;
 const LARGEST_ZOOM = 4000;
+/** From here on, a WebGL that computes on the processor is slower than pictures. */
+const SLOW_IMAGES = 100_000;
+/** Points of a picture while it moves: the first parts, which are a sample of all images. */
+const MOVING_IMAGES = 120_000;
+const REST_MS = 140;
 
 export class Points {
   readonly cloud: Cloud;
@@ -25,6 +30,8 @@ export class Points {
   #palette: Palette = new Uint8Array(4 * 256).fill(128);
   #webgl: WebGlPoints | null = null;
   #frame = 0;
+  #rest = 0;
+  #moving = false;
   #fitted = 1;
   #cells: { starts: Uint32Array; order: Uint32Array } | null = null;
   #resized: ResizeObserver;
@@ -36,7 +43,7 @@ export class Points {
   ) {
     this.cloud = { xy: new Float32Array(2 * images), codes: new Uint8Array(images).fill(NONE), count: 0 };
     this.rows = new Uint32Array(images);
-    this.#webgl = WebGlPoints.on(canvas, images, () => this.redraw());
+    this.#webgl = WebGlPoints.on(canvas, images, () => this.redraw(), images > SLOW_IMAGES);
     this.#resized = new ResizeObserver(() => this.#resize());
     this.#resized.observe(canvas);
     this.#resize();
@@ -105,7 +112,7 @@ export class Points {
       y: Math.min(y1, Math.max(y0, y + down * perPixel)),
       perPixel,
     };
-    this.redraw();
+    this.#move();
   }
 
   /** Magnify by a factor around a place in CSS pixels. */
@@ -114,7 +121,7 @@ export class Points {
     const perPixel = Math.min(this.#fitted * 1.5, Math.max(this.#fitted / LARGEST_ZOOM, this.view.perPixel / factor));
     const moved = perPixel / this.view.perPixel;
     this.view = { x: x + (this.view.x - x) * moved, y: y + (this.view.y - y) * moved, perPixel };
-    this.redraw();
+    this.#move();
   }
 
   toData(px: number, py: number): [number, number] {
@@ -158,6 +165,7 @@ export class Points {
   /** Give back what the drawing needs. */
   close(): void {
     cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#rest);
     this.#frame = -1;
     this.#resized.disconnect();
     this.#webgl?.close();
@@ -165,11 +173,27 @@ export class Points {
 
   #draw(): void {
     this.#frame = 0;
+    // The ratio of pixels changes without the size when the window goes to another screen.
+    this.#resize();
     this.moved();
     const pixels = this.canvas.width / Math.max(this.canvas.clientWidth, 1);
     const size = this.#pointSize() * pixels;
     if (this.#webgl) this.#webgl.draw(this.view, this.cloud.count, size, pixels);
-    else drawPicture(this.canvas, this.cloud, this.view, this.#palette, size, pixels);
+    else {
+      const count = this.#moving ? Math.min(this.cloud.count, MOVING_IMAGES) : this.cloud.count;
+      drawPicture(this.canvas, { ...this.cloud, count }, this.view, this.#palette, size, pixels);
+    }
+  }
+
+  /** Draw what moves at once, and every point when it rests. */
+  #move(): void {
+    this.#moving = true;
+    clearTimeout(this.#rest);
+    this.#rest = window.setTimeout(() => {
+      this.#moving = false;
+      if (!this.#webgl) this.redraw();
+    }, REST_MS);
+    this.redraw();
   }
 
   /** Diameter of a point in CSS pixels: smaller the more there are, larger the nearer one looks. */

@@ -28,6 +28,16 @@ void main() {
   drawn = vec4(colour.rgb, 1.0) * colour.a * inside;
 }`;
 
+/** Whether WebGL computes on the processor, by the name that its renderer gives. */
+function onProcessor(): boolean {
+  // On a canvas of its own: one that had a WebGL context can hold no picture.
+  const gl = document.createElement("canvas").getContext("webgl2");
+  const names = gl?.getExtension("WEBGL_debug_renderer_info");
+  const name = gl && names ? String(gl.getParameter(names.UNMASKED_RENDERER_WEBGL)) : "";
+  gl?.getExtension("WEBGL_lose_context")?.loseContext();
+  return /swiftshader|llvmpipe|softpipe|basic render/i.test(name);
+}
+
 export class WebGlPoints {
   #cloud: Cloud | null = null;
   #palette: Palette | null = null;
@@ -54,8 +64,9 @@ export class WebGlPoints {
     gl.canvas.addEventListener("webglcontextrestored", again, { signal });
   }
 
-  /** On a canvas; null where the browser has no WebGL 2. */
-  static on(canvas: HTMLCanvasElement, images: number, restored: () => void): WebGlPoints | null {
+  /** On a canvas; null where the browser has no WebGL 2, or, if it has to be fast, only one without a graphics card. */
+  static on(canvas: HTMLCanvasElement, images: number, restored: () => void, fast: boolean): WebGlPoints | null {
+    if (fast && onProcessor()) return null;
     const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
     if (!gl) return null;
     return new WebGlPoints(gl, images, restored);

@@ -1,0 +1,80 @@
+"""Which captions have a word, without reading them again: the rows of every distinct word of a store.
+
+A word is a run of letters with their marks, digits and underscores, as `Store.select` matches words. Upper and lower
+case are compared by the same regular expression, which is applied to the distinct words instead of all captions. So
+answers equal those of a scan. The index of 1,000,000 captions of nine words takes about 40 MB; it is built in the
+background, and a store with too many words has none.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int32, Int64
+
+from headspan.background import later
+from headspan.store.reader import Store
+from headspan.store.select import WORD_CHARACTERS, word_pattern
+from headspan.store.tables import scan_samples
+
+# Words of all captions together.
+_MOST_WORDS = 64_000_000
+_open: WeakKeyDictionary[Store, WordIndex | None] = WeakKeyDictionary()
+
+
+class WordIndex:
+    """The rows of each distinct word of a store's captions."""
+
+    def __init__(self, words: pa.Array, starts: Int64[np.ndarray, " word"], rows: Int32[np.ndarray, " place"]) -> None:
+        self._words, self._starts, self._rows = words, starts, rows
+        self._planned = 0
+
+    @classmethod
+    def of(cls, store: Store) -> WordIndex | None:
+        """Read all captions once. None if they have too many words, or if there are none."""
+        known: dict[str, int] = {}
+        numbers: list[np.ndarray] = []
+        counts: list[np.ndarray] = []
+        total = 0
+        for batch in scan_samples(store.path, store.contents.units, ["caption"]):
+            parts = pc.split_pattern_regex(pc.fill_null(batch.column("caption"), ""), f"[^{WORD_CHARACTERS}]+")
+            counts.append(pc.list_value_length(parts).to_numpy(zero_copy_only=False).astype(np.int32))
+            encoded = pc.dictionary_encode(pc.list_flatten(parts))
+            here = [known.setdefault(word, len(known)) for word in encoded.dictionary.to_pylist()]
+            numbers.append(np.array(here, np.int32)[encoded.indices.to_numpy(zero_copy_only=False)])
+            total += len(numbers[-1])
+            if total > _MOST_WORDS:
+                return None
+        of_word = np.concatenate([np.zeros(0, np.int32), *numbers])
+        rows = np.repeat(np.arange(store.planned_images, dtype=np.int32), np.concatenate(counts))
+        order = np.argsort(of_word, kind="stable")
+        starts = np.searchsorted(of_word[order], np.arange(len(known) + 1))
+        found = cls(pa.array(list(known), pa.string()), starts, rows[order])
+        found._planned = store.planned_images
+        return found if any(known) else None
+
+    def rows_with(self, words: tuple[str, ...]) -> Bool[np.ndarray, "word row"] | None:
+        """Whether the caption of each planned row has each of the words; None for what is not one word."""
+        found = np.zeros((len(words), self._planned), bool)
+        for mask, word in zip(found, words, strict=True):
+            if not pc.match_substring_regex(pa.array([word]), f"^[{WORD_CHARACTERS}]+$")[0].as_py():
+                return None
+            same = pc.match_substring_regex(self._words, word_pattern(word)).to_numpy(zero_copy_only=False)
+            for number in np.flatnonzero(same).tolist():
+                mask[self._rows[self._starts[number] : self._starts[number + 1]]] = True
+        return found
+
+
+def word_index(store: Store) -> WordIndex | None:
+    """The index of a store; None if it has none, or none yet: the first call has it built in the background."""
+    if store not in _open:
+        _open[store] = None
+        later(("words", id(store)), lambda: _build(store))
+    return _open[store]
+
+
+def _build(store: Store) -> None:
+    _open[store] = WordIndex.of(store)
