@@ -30,6 +30,8 @@ TEXT = "a red circle"
 AWKWARD = ("a red circle", "a blue square", "=1+2", '@a green star, "dotted"')
 WHOLE = {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0}
 MAP = "figure.overlay"
+# The first question to the model waits for its process, which imports torch; a busy machine takes its time.
+PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +86,13 @@ def opened(page: Page, path: Path) -> str:
 def drawn(page: Page, maps: int = 1) -> None:
     """Wait until maps are shown and nothing is asked for."""
     for place in range(maps):
-        page.tab.locator(f"{MAP} figcaption").nth(place).wait_for()
+        page.tab.locator(f"{MAP} figcaption").nth(place).wait_for(timeout=PATIENCE_MS)
     page.settled()
     busy = page.tab.locator("[aria-busy=true], .loading")
     for _ in range(2):
         # What the page has just been told is asked for when its next picture is drawn.
         page.tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        sync_api.expect(busy).to_have_count(0, timeout=15_000)
+        sync_api.expect(busy).to_have_count(0, timeout=PATIENCE_MS)
 
 
 def pixels(page: Page, place: int = 0) -> np.ndarray:
