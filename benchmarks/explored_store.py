@@ -18,7 +18,7 @@ import numpy as np
 
 import headspan as hs
 from benchmarks.pictures import photo_like, write_shards
-from benchmarks.random_store import Spectrum, add_moments, random_folded, unit_batches, zero_moments
+from benchmarks.random_store import Spectrum, add_moments, random_folded, unit_batches, write_store, zero_moments
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.config import Preprocess
@@ -28,7 +28,7 @@ from headspan.store.schema import FORMAT, Dimensions
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 from headspan.texts.pool import Pool, read_pool
-from headspan.texts.stored import EmbeddedPool, keep_vectors
+from headspan.texts.stored import EmbeddedPool, find_vectors, keep_vectors, stored_pool
 
 # Each is the label of about as many of the heads.
 _CONCEPTS = ("colours", "shapes", "places", "animals")
@@ -50,11 +50,7 @@ def write_explored_store(
         "version": "benchmark",
         "emit": ["heads"],
         "dimensions": asdict(size),
-        "model": "random",
-        "pretrained": None,
-        "weights_sha256": _TOWER,
-        "text_sha256": _TOWER,
-        "preprocess": asdict(Preprocess((pixels, pixels))),
+        **_attributes(pixels),
     }
     shards = [
         Shard(url, number * per_shard, min(per_shard, size.images - number * per_shard), Path(url).stat().st_size, None)
@@ -125,6 +121,22 @@ def _add_results(store: Store, texts: int | None, random: np.random.Generator) -
     concept_consistency(store, labels.run, save=True)
 
 
-def described(store: Store) -> dict[str, Any]:
-    """What a benchmark's line says about such a store."""
-    return {"images": store.images, "heads": len(store.layers) * store.heads_per_layer}
+def write_patches_store(path: Path, size: Dimensions, random: np.random.Generator, texts: Store) -> None:
+    """Write a store with patches, which knows the vectors of the texts of another one."""
+    spectrum = Spectrum(size, random)
+    write_store(path, size, ("heads", "patches"), random, spectrum=spectrum, **_attributes(224))
+    found = find_vectors(texts, stored_pool(texts, "general"))
+    assert found is not None, "the other store keeps them"
+    keep_vectors(hs.open(path), found)
+
+
+def _attributes(pixels: int) -> dict[str, Any]:
+    """What a store says about its model, apart from sizes."""
+    return {
+        "model": "random",
+        "pretrained": None,
+        "precision": "fp32",
+        "weights_sha256": _TOWER,
+        "text_sha256": _TOWER,
+        "preprocess": asdict(Preprocess((pixels, pixels))),
+    }

@@ -13,6 +13,8 @@ from benchmarks.explored_store import CLASSES, WORDS
 from headspan.head_names import head_name
 from headspan.store.head_space import stored_heads
 
+# A property's heads, and as many random ones, as the page draws them first.
+_SETS = (("label", ""), ("random", ":0"))
 Make = Callable[[], str]
 
 
@@ -40,7 +42,7 @@ class Mix:
             ),
             "neighbours through a head": lambda: self._neighbours(self._head()),
             "neighbours through a property": lambda: self._neighbours(f"label:{self._label()}"),
-            "neighbours through random heads": lambda: self._neighbours(f"random:{self._label()}:{self._below(3)}"),
+            "neighbours through random heads": lambda: self._neighbours(f"random:{self._label()}:0"),
             "neighbours by embedding": lambda: self._neighbours("embedding"),
             "neighbours of a text through a head": lambda: self._at(
                 "neighbours", text=self._text(), through=self._head()
@@ -66,6 +68,11 @@ class Mix:
         chosen = [names[number % len(names)] for number in range(count)]
         self._random.shuffle(chosen)
         return chosen, [self.kinds[kind]() for kind in chosen]
+
+    def through_all(self) -> list[str]:
+        """Neighbours of an image through everything that the mix searches through."""
+        sets = [f"{kind}:{label}{seed}" for label in self._labels for kind, seed in _SETS]
+        return [self._neighbours(through) for through in (*self._heads, *sets, "embedding")]
 
     def _at(self, path: str, store: str = "run", **asked: Any) -> str:
         return f"/api/stores/{store}/{path}" + (f"?{urlencode(asked, doseq=True)}" if asked else "")

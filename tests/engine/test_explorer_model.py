@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -306,11 +307,23 @@ def test_the_command_prints_its_address_and_ends_quietly(toy_run: ToyRun) -> Non
     assert line == f"explorer ready at {address} (Ctrl-C ends it)\n"
     with urllib.request.urlopen(f"{address}api/stores/toy") as answer:
         assert answer.headers["Content-Security-Policy"]
-    # The model's process is being started now, and ends with the server.
+    # A request that waits for the model, whose process ends with the server.
+    statuses: list[int] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(f"{address}api/stores/toy/texts?text=a+text+that+nobody+knows")
+        except urllib.error.HTTPError as error:
+            statuses.append(error.code)
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=30)
+    waiting.join(10)
     assert (process.returncode, out, error) == (0, "", "")
+    assert statuses in ([], [503])
 
 
 def test_a_port_that_is_in_use_is_refused_if_it_was_named(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:

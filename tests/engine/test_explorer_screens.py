@@ -162,6 +162,27 @@ def test_an_own_picture_leads_to_its_heads_maps_and_neighbours_without_a_further
     assert tab.get_by_text("You dropped this image in").is_visible()
 
 
+def test_a_picture_is_pasted_into_the_screen_that_is_shown(page: Page, wide: Path) -> None:
+    label = asked(page, "")["properties"][0]["label"]
+    tab = page.open(f"run/property/{label}?text={TEXT}")
+    drawn(page, 0)
+    tab.evaluate(
+        """(bytes) => {
+            const clipboardData = new DataTransfer();
+            const content = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
+            clipboardData.items.add(new File([content], "pasted.png", { type: "image/png" }));
+            const about = { bubbles: true, cancelable: true, clipboardData };
+            document.body.dispatchEvent(new ClipboardEvent("paste", about));
+        }""",
+        base64.b64encode(wide.read_bytes()).decode(),
+    )
+    tab.wait_for_url("**image=upload-*")
+    name = page.place().rsplit("image=", 1)[1]
+    drawn(page, 0)
+    found = asked(page, "neighbours", image=name, through=f"label:{label}")
+    assert rows_in(tab, "Nearest: through the property") == [hit["row"] for hit in found["hits"]]
+
+
 def test_a_picture_is_chosen_with_the_keyboard(page: Page, wide: Path) -> None:
     tab = page.open("run/image")
     # Once somebody listens, Chromium asks the test for files instead of the user.
@@ -405,6 +426,27 @@ def test_replacing_heads_changes_everything_at_once_and_taking_them_back_restore
     drawn(page, 2)
     assert rows_in(tab, "Nearest without the chosen heads") == before
     np.testing.assert_array_equal(pixels(page, 0), pixels(page, 1))
+
+
+def test_the_accuracy_over_all_images_is_shown_for_a_column_of_their_metadata(page: Page, store: hs.Store) -> None:
+    styles = {"blurred": "a blurred picture", "grainy": "a grainy picture", "outlined": "an outlined shape"}
+    embeddings = np.stack([unit(each) for each in store.embedding[:]])
+    vectors = np.stack([unit(each) for each in hs.text_vectors(store, list(styles.values()))])
+    truth = [json.loads(each)["style"] for each in store.samples()["metadata"].to_pylist()]
+    known = np.array([style in styles for style in truth])
+    right = (embeddings @ vectors.T).argmax(axis=1) == [
+        list(styles).index(each) if each in styles else -1 for each in truth
+    ]
+    tab = page.open(f"run/what-if/3?{urlencode({'text': list(styles.values())}, doseq=True)}&without=L5.H2")
+    tab.get_by_label("Classes of the images").select_option("style")
+    said = tab.get_by_text(f"of {known.sum()} images get the right text")
+    said.wait_for()
+    before = f"{100 * right[known].mean():.1f} %"
+    after = asked(page, "what-if/accuracy", text=list(styles.values()), without="L5.H2", column="style")["after"]
+    assert said.locator("b").all_inner_texts() == [before, f"{100 * after:.1f} %"]
+    tab.get_by_role("button", name="Compare its 6 values").click()
+    drawn(page, 2)
+    assert set(tab.locator("[data-text] .text").all_inner_texts()) == set(truth)
 
 
 def test_an_image_whose_shard_is_gone_shows_what_the_store_holds(page: Page, scenes: Path) -> None:

@@ -48,8 +48,10 @@ def client_of(*paths: Path, shards: tuple[str, ...] = ()) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def client(toy_run: ToyRun) -> TestClient:
-    return client_of(toy_run.path)
+def client(toy_run: ToyRun) -> Iterator[TestClient]:
+    # Entered, all requests are answered by one event loop, as in a server.
+    with client_of(toy_run.path) as found:
+        yield found
 
 
 @pytest.fixture

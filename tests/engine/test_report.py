@@ -32,7 +32,8 @@ from headspan.errors import StoreError
 from headspan.events import Progress
 from headspan.originals.pictures import read_images
 from headspan.report.collect import write_report
-from headspan.report.content import Content, DescribedHead, Scores, Section, Share, Shot
+from headspan.report.content import Content, Section, Shot
+from headspan.report.described_head import DescribedHead, Scores, Share
 from headspan.report.page import render
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove

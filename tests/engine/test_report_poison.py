@@ -21,7 +21,8 @@ from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.labels import label_heads
 from headspan.errors import HeadspanError, StoreError
 from headspan.report.collect import write_report
-from headspan.report.content import Content, DescribedHead, MapScale, Scores, Section, Share, Shot
+from headspan.report.content import Content, MapScale, Section, Shot
+from headspan.report.described_head import DescribedHead, Scores, Share
 from headspan.report.page import render
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove

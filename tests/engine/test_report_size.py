@@ -19,7 +19,8 @@ from headspan.originals.find_shards import find_shards
 from headspan.originals.pictures import encode
 from headspan.report.choice import choose_heads
 from headspan.report.collect import write_report
-from headspan.report.content import DescribedHead, MapScale, Section, Share, Shot
+from headspan.report.content import MapScale, Section, Shot
+from headspan.report.described_head import DescribedHead, Share
 from headspan.report.images import BUDGET_BYTES, fitted
 from headspan.report.maps import overlay
 from headspan.report.page import render

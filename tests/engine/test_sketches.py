@@ -16,11 +16,13 @@ from benchmarks import random_store
 from headspan.background import finish
 from headspan.explore.nearest import kept_sketches
 from headspan.explore.nearest import sketch as sketch_module
+from headspan.explore.nearest import survivors as survivors_module
 from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector, query_vector
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
-from headspan.explore.nearest.search import search
+from headspan.explore.nearest.search import search, search_both_ends
 from headspan.explore.nearest.sketch import Sketch
+from headspan.explore.nearest.survivors import survivors
 from headspan.explore.query.query_image import query_image
 from headspan.store.head_space import Head
 from headspan.store.schema import Dimensions
@@ -142,8 +144,8 @@ def test_the_nearest_images_survive_whatever_the_numbers_are(
     store: hs.Store, heads: list[Head] | None, first_alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every query is tried, and every row may be left.
-    monkeypatch.setattr(sketch_module, "_HOPELESS", np.inf)
-    monkeypatch.setattr(sketch_module, "_MOST_LEFT", 1)
+    monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
+    monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
     # Many rows are farther than eight bits can say.
     monkeypatch.setattr(sketch_module, "_FAR_ROWS", 0.2)
     scored = scored_by(store, heads)
@@ -153,20 +155,20 @@ def test_the_nearest_images_survive_whatever_the_numbers_are(
         scores = brute_force(store, heads, query)
         rounding = 1e-12 * np.abs(scores).max()
         for count, without in ((1, None), (3, 2001), (257, 0)):
-            found = sketch.survivors(query, count, without, partial(scored.exact, query))
+            found = survivors([sketch.products(query)], count, without, partial(scored.exact, query))
             if found is None:
                 continue
             answered += 1
-            survivors, bounds = found
-            assert (bounds >= scores[survivors] - rounding).all()
+            rows, bounds = found
+            assert (bounds >= scores[rows] - rounding).all()
             assert (bounds[:-1] >= bounds[1:]).all()
             rivals = np.delete(scores, without) if without is not None else scores
             least = np.sort(rivals)[-count]
-            assert set(np.flatnonzero(scores > least + rounding)) - {without} <= set(survivors.tolist())
+            assert set(np.flatnonzero(scores > least + rounding)) - {without} <= set(rows.tolist())
             # Of images that tie, so many survive that `count` images are found.
-            assert (scores[survivors] >= least - rounding).sum() >= count
-            assert len(set(survivors.tolist())) == len(survivors)
-            assert without not in survivors
+            assert (scores[rows] >= least - rounding).sum() >= count
+            assert len(set(rows.tolist())) == len(rows)
+            assert without not in rows
     if store.path.name != "equal.zarr":
         assert answered
 
@@ -181,7 +183,7 @@ def test_few_images_are_left_if_numbers_are_like_those_of_a_model(tmp_path: Path
         sketch = Sketch(scored, IMAGES)
         for image in range(20):
             query = query_vector(like_model, query_image(like_model, image), heads)
-            found = sketch.survivors(query, 5, image, partial(scored.exact, query))
+            found = survivors([sketch.products(query)], 5, image, partial(scored.exact, query))
             left.append(IMAGES if found is None else len(found[0]))
         assert np.median(left) < 60
 
@@ -214,6 +216,33 @@ def test_a_search_by_sketch_equals_a_search_without_one_to_the_bit(
         scores[5] = -np.inf
         np.testing.assert_allclose(plain.scores, np.sort(scores)[::-1][:10], rtol=1e-6, atol=1e-9)
         assert 5 not in plain.images
+
+
+@pytest.mark.parametrize("ablated", [[(1, 0)], SOME_HEADS], ids=["one head", "four heads"])
+def test_a_search_of_ablated_embeddings_adds_the_bounds_of_other_sketches(
+    store: hs.Store, ablated: list[Head], counted: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
+    monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
+    monkeypatch.setattr(sketch_module, "_FAR_ROWS", 0.2)
+    for query in queries(store)[:2] + queries(store)[3:]:
+        for count in (1, 10):
+            plain = search(store, None, query, count, 5, False, ablated)
+            sketched = search(store, None, query, count, 5, True, ablated)
+            np.testing.assert_array_equal(plain.images, sketched.images)
+            np.testing.assert_array_equal(plain.scores, sketched.scores)
+    # One of the embedding, and one of each head.
+    assert counted.calls == 1 + len(ablated)
+
+
+def test_both_ends_are_the_nearest_of_a_query_and_of_its_negative(store: hs.Store) -> None:
+    for query in queries(store):
+        for count in (1, 9):
+            top, bottom = search_both_ends(store, SOME_HEADS, query, count)
+            for found, sign in ((top, 1), (bottom, -1)):
+                wanted = search(store, SOME_HEADS, sign * query, count, sketched=False)
+                np.testing.assert_array_equal(found.images, wanted.images)
+                np.testing.assert_array_equal(found.scores, sign * wanted.scores)
 
 
 def test_of_equal_scores_the_first_images_are_chosen(toy_store: hs.Store) -> None:
@@ -357,8 +386,8 @@ def test_an_empty_query_leaves_every_shown_image(toy_run: ToyRun, counted: Count
 
 
 def test_failed_images_never_appear_by_sketch(toy_copy: Path, counted: Count, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sketch_module, "_HOPELESS", np.inf)
-    monkeypatch.setattr(sketch_module, "_MOST_LEFT", 1)
+    monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
+    monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
     store = hs.open(toy_copy, include_failed=True)
     good = np.isfinite(store.norm[:, 2])
     assert not good.all()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from headspan.errors import SettingsError
-from headspan.report.content import DescribedHead
+from headspan.report.described_head import DescribedHead
 
 FORMS = (
     "L5.H1, L6.*, last4 for the last four layers, or best20 for the 20 strongest heads; separate several with commas"

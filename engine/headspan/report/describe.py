@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import LABELLED_TEXTS
-from headspan.report.content import LOW_MAGNITUDE, DescribedHead, Scores, Share
+from headspan.report.described_head import LOW_MAGNITUDE, DescribedHead, Scores, Share
 from headspan.spans.result import SHOWN_COUNTS, HeadSpans
 from headspan.store.reader import Store
 

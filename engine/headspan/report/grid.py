@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from headspan.concepts.labels import LABELLED_TEXTS
 from headspan.concepts.nulls import LEVEL
 from headspan.plots.levels import CCS, EXCESS, EXPLAINED, MAGNITUDE, points
-from headspan.report.content import LOW_MAGNITUDE, Content, DescribedHead
+from headspan.report.content import Content
+from headspan.report.described_head import LOW_MAGNITUDE, DescribedHead
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from headspan.concepts.nulls import LEVEL, UNLABELLED
 from headspan.errors import counted
 from headspan.escapes import escaped
 from headspan.plots.colours import AGAINST, DARK, FOR, LIGHT, Theme
-from headspan.report.content import LOW_MAGNITUDE, Content
+from headspan.report.content import Content
+from headspan.report.described_head import LOW_MAGNITUDE
 from headspan.report.grid import measures
 from headspan.report.truth import images_of, truth_tables
 from headspan.report.truth_cells import percent

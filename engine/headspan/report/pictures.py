@@ -20,7 +20,8 @@ from headspan.explore.maps.centred_maps import Baseline, baseline, full_colour, 
 from headspan.explore.nearest.similarities import similarities
 from headspan.originals.find_shards import find_shards, missing_note
 from headspan.originals.pictures import read_images
-from headspan.report.content import DescribedHead, MapScale, Section, Shot
+from headspan.report.content import MapScale, Section, Shot
+from headspan.report.described_head import DescribedHead
 from headspan.report.images import fitted
 from headspan.report.maps import overlay
 from headspan.spans.result import HeadSpans

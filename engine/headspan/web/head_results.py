@@ -16,8 +16,8 @@ from headspan.concepts.votes import VotesOfRun, read_votes
 from headspan.errors import StoreError
 from headspan.explore.heads.alike import effective_ranks
 from headspan.head_names import head_name
-from headspan.report.content import DescribedHead
 from headspan.report.describe import describe_heads
+from headspan.report.described_head import DescribedHead
 from headspan.report.facts import few_images_notice, why_no_scores
 from headspan.report.shown_run import older_than, scores_of
 from headspan.spans.result import HeadSpans

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -75,20 +78,27 @@ def serve(
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
         with suppress(KeyboardInterrupt):
-            _Server(config, lambda: on_ready(address)).run(sockets=[listener])
+            _Server(config, lambda: on_ready(address), explorer.model.close).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """A server that tells when it answers requests."""
+    """A server that tells when it answers requests, and when it is about to end."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._on_end = on_ready, on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End after a signal. Requests that wait for a model are refused first; others have two seconds."""
+        # What is cancelled then is no error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        threading.Thread(target=self._on_end).start()
+        super().handle_exit(sig, frame)
 
 
 def _listening(host: str, port: int | None) -> socket.socket:

@@ -167,8 +167,7 @@ def nearest_ablated(
     query = query_image(store, image, on_progress, weights=weights)
     chosen = distinct(store, heads) if heads else []
     vector = ablated_vector(store, query, chosen).astype(np.float32)
-    # A set of heads is rarely asked about twice, so a sketch would not be worth its time and memory.
-    return nearest(store, vector, None, count, query.image, False if chosen else None, chosen)
+    return nearest(store, vector, None, count, query.image, None, chosen)
 
 
 def ablated_vector(store: Store, query: QueryImage, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:

@@ -25,10 +25,15 @@ class ScoredAblated(Scored):
         # `ScoredHeads` divides by the number of heads.
         self._count = len(heads)
         self._mean = mean_of_heads(store, heads)
+        self.heads = list(heads)
 
     @property
     def bytes(self) -> int:
         return self._whole.bytes + self._removed.bytes
+
+    def constant(self, query: Float32[np.ndarray, " joint"]) -> float:
+        """What the heads' means add to every score."""
+        return float(self._mean @ query.astype(np.float64))
 
     def scores(self, query: Float32[np.ndarray, " joint"]) -> Float32[np.ndarray, " images"]:
         found = self._whole.scores(query)
@@ -40,7 +45,7 @@ class ScoredAblated(Scored):
         self, query: Float32[np.ndarray, " joint"], images: Int[np.ndarray, " some"]
     ) -> Float64[np.ndarray, " some"]:
         removed = self._count * self._removed.exact(query, images)
-        return self._whole.exact(query, images) - removed + float(self._mean @ query.astype(np.float64))
+        return self._whole.exact(query, images) - removed + self.constant(query)
 
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
         """The sum of the roundings of both parts; that of their difference is far below these bounds."""

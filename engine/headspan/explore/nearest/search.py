@@ -16,6 +16,8 @@ from jaxtyping import Float32, Float64, Int
 from headspan.explore.nearest.kept_sketches import sketch_for
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
 from headspan.explore.nearest.scored_ablated import ScoredAblated
+from headspan.explore.nearest.sketch import Products
+from headspan.explore.nearest.survivors import survivors
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 
@@ -24,6 +26,8 @@ _BLOCKS = 8
 # Images that are scored exactly; of more, the float32 scores are used.
 _EXACT = 16_384
 _AT_ONCE = 256
+# Heads whose bounds are added to the embedding's; of more, all numbers are read.
+_MOST_ABLATED = 8
 
 
 class Best(NamedTuple):
@@ -55,19 +59,18 @@ def search(
     scored, of = _scored(store, heads, ablated)
     if not store.images:
         return _NONE
-    sketch = sketch_for(store, of, scored, sketched) if count > 0 else None
-    if sketch is not None:
-        found = sketch.survivors(
-            *(query, count, None if without is None else int(store.rows[without])),
+    parts = _sketched(store, of, scored, query, sketched) if count > 0 else None
+    if parts is not None:
+        found = survivors(
+            *(parts, count, None if without is None else int(store.rows[without])),
             lambda rows: scored.exact(query, np.searchsorted(store.rows, rows)),
+            scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0,
         )
-        best = (
-            None
-            if found is None
-            else _best_by_bounds(scored, query, np.searchsorted(store.rows, found[0]), found[1], count)
-        )
-        if best is not None:
-            return best
+        if found is not None:
+            rows, bounds = found
+            best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), bounds, count)
+            if best is not None:
+                return best
     scores = scored.scores(query)
     if without is not None:
         scores[without] = np.nan
@@ -113,6 +116,23 @@ def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head])
     if ablated:
         return ScoredAblated(store, ablated), ("ablated", frozenset(ablated))
     return ScoredEmbedding(store), None
+
+
+def _sketched(
+    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], sketched: bool | None
+) -> list[Products] | None:
+    """Bounds of all scores from sketches; None if there are none yet."""
+    if not isinstance(scored, ScoredAblated):
+        sketch = sketch_for(store, of, scored, sketched)
+        return None if sketch is None else [sketch.products(query)]
+    # The sketches that other queries read serve every choice of heads.
+    if len(scored.heads) > _MOST_ABLATED:
+        return None
+    whole = sketch_for(store, None, ScoredEmbedding(store), sketched)
+    removed = [sketch_for(store, frozenset([head]), ScoredHeads(store, [head]), sketched) for head in scored.heads]
+    if whole is None or any(each is None for each in removed):
+        return None
+    return [whole.products(query), *(each.products(-query) for each in removed if each is not None)]
 
 
 def _best_by_bounds(

@@ -6,10 +6,7 @@ query's bounds the difference between the sketched and the true score. The axes 
 are multiplied with, such as the mean contribution of many heads: a sketch of eleven heads is as large as one of one.
 
 A query reads the first axes of all images. Their product includes the bound, as one more number, so it is an upper
-bound of each score. The images of the largest bounds are scored exactly; all others whose bounds are lower than the
-`count`-th of these scores are not among the nearest. Of the images that are left, the other kept axes are read. Nothing
-is missed, whatever the numbers are. If they do not follow the axes, or the query lies across them, as texts do, too
-many images are left, and the caller reads all numbers instead.
+bound of each score; `survivors` says which images are left by it. Of these, the other kept axes are read.
 """
 
 from __future__ import annotations
@@ -34,16 +31,10 @@ _STEPS, _DEVIATIONS = 127, 5
 # multiplied as one, with as many columns, each of which has the query in another place. Where the first axes are the
 # only ones, half as many do: the images that they leave are few enough to be scored exactly.
 _FIRST_BYTES, _ALONE_BYTES, _TOGETHER = 32, 16, 4
-# Rows whose largest bound is looked at first; what is allocated is a multiple of them.
-_BLOCK = 512
+# What is allocated is a multiple of so many rows.
+BLOCK = 512
 # Further axes are kept until the bound of a score's error is so many standard deviations of the score.
 _WANTED, _MULTIPLE, _MOST_AXES = 0.2, 16, 63
-# A query is not tried whose bounds are more standard deviations of its scores.
-_HOPELESS = 4.0
-# More images than this share are not looked at one by one.
-_MOST_LEFT = 1 / 16
-# Images of the largest bounds that are looked at first, for each one that is asked for, and at least.
-_CANDIDATES, _LEAST_CANDIDATES = 4, 64
 # This share of the rows have a larger bound than the eight bits can say; they are always looked at.
 _FAR_ROWS = 1e-4
 _FILL_ROWS = 2048
@@ -52,6 +43,25 @@ _LEAST_STEP, _SMALLEST = 1e-3, 1e-7
 # What float32 adds to a length, relative to itself; what it adds to coordinates, relative to the numbers that are added
 # up, and to those that they are computed from; what float64 adds to a score.
 _SLACK, _SUMS, _NUMBERS, _EXACT = 1e-5, 4e-6, 2.0**-21, 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Upper bounds of the scores of all rows with one query."""
+
+    # In units, without `offset`; for the first `rows` rows that are shown, apart from those that are far.
+    upper: Int32[np.ndarray, " row"]
+    unit: float
+    offset: float
+    # The usual difference between bound and score, and the variance of the scores.
+    error: float
+    variance: float
+    # Estimates of the scores of some rows from all kept axes, and closer bounds.
+    bounds: Callable[[Int[np.ndarray, " some"]], tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]]
+    rows: int
+    # Rows that are not shown, and rows whose bounds eight bits cannot say.
+    hidden: Int[np.ndarray, " hidden"]
+    far: Int[np.ndarray, " far"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ class Sketch:
         first = min(first_bytes - 1, len(step))
         self._few = _Kept.of(axes, step, first)
         self._many = self._few if first_alone else _Kept.of(axes, step, _enough(axes, step, first))
-        padded = -(-rows // _BLOCK) * _BLOCK
+        padded = -(-rows // BLOCK) * BLOCK
         self._rows = rows
         self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, first_bytes), np.int8)
         self._rest: Int8[np.ndarray, "row axis"] = np.zeros((rows, self._many.axes - first), np.int8)
@@ -124,70 +134,35 @@ class Sketch:
     @staticmethod
     def most_bytes(rows: int, first_alone: bool) -> int:
         """The most memory that a sketch of so many rows takes."""
-        return -(-rows // _BLOCK) * _BLOCK * (4 + (_ALONE_BYTES if first_alone else _MOST_AXES + 1))
+        return -(-rows // BLOCK) * BLOCK * (4 + (_ALONE_BYTES if first_alone else _MOST_AXES + 1))
 
-    def survivors(
-        self,
-        query: Float32[np.ndarray, " joint"],
-        count: int,
-        without: int | None,
-        exact: Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]],
-    ) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]] | None:
-        """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`.
-
-        The second array holds the upper bounds of their scores; the rows are in descending order of these. None if they
-        are too many to be looked at. `exact` gives the scores of some rows.
-        """
+    def products(self, query: Float32[np.ndarray, " joint"]) -> Products:
+        """Upper bounds of the scores of all rows with a query, from the first axes."""
         along = self._axes.directions @ query.astype(np.float64)
         centre = float(self._axes.centre_vector @ query)
         weights, length = along[: self._few.axes] * self._step[: self._few.axes], self._few.length(along)
         longest = max(float(np.abs(weights).max(initial=0)), self._bound_step * length)
-        deviation = float(np.sqrt((along**2) @ self._axes.variance))
-        if longest == 0 or self._typical * length > _HOPELESS * deviation:
-            return None
-        unit = longest / _STEPS
+        unit = longest / _STEPS or 1.0
         coarse = np.rint(weights / unit)
-        # What the 8-bit weights lose, which is the same for all rows, and float64.
-        lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + _SLACK)
-        lost += _EXACT * (abs(centre) + longest * _STEPS * _FIRST_BYTES)
-        upper = self._products(coarse, np.ceil(self._bound_step * length / unit * (1 - 1e-12)), without)
-        tops = upper.reshape(-1, _BLOCK).max(axis=1)
-        wanted = min(max(_CANDIDATES * count, _LEAST_CANDIDATES), len(tops))
-        near = _at_least(upper, tops, int(np.partition(tops, -wanted)[-wanted]))[: _CANDIDATES * _BLOCK]
-        near = near[upper[near] > _LOWEST]
-        estimates = self._estimates(near, along)
-        near = near[np.argsort(-estimates, kind="stable")[:count]]
-        scores = exact(near) if len(near) == count else np.zeros(0)
-        if not len(scores) or not np.isfinite(scores).all():
-            return None
-        least = float(scores.min())
-        bound = int(np.floor((least - centre - lost) / unit))
-        upper[self._far] = tops[self._far // _BLOCK] = _HIGHEST
-        if without is not None:
-            upper[without] = _LOWEST
-        left = _at_least(upper, tops, max(bound, _LOWEST + 1))
-        if len(left) > max(_LEAST_CANDIDATES, _MOST_LEFT * self._rows):
-            return None
-        bounds = self._estimates(left, along) + centre + _EXACT * (abs(centre) + longest * _STEPS * _FIRST_BYTES)
-        bounds += self._left_out[left].astype(np.float64) * (self._many.length(along) * (1 + _SLACK))
-        left, bounds = left[bounds >= least], bounds[bounds >= least]
-        order = np.argsort(-bounds, kind="stable")
-        return left[order], bounds[order]
-
-    def _products(
-        self, weights: Float64[np.ndarray, " axis"], of_bound: float, without: int | None
-    ) -> Int32[np.ndarray, " row"]:
-        """The upper bound of every row's score, in units, and the lowest number for rows that are not shown."""
         one = np.zeros(self._first.shape[1])
-        one[: len(weights)], one[-1] = weights, of_bound
+        one[: len(weights)], one[-1] = coarse, np.ceil(self._bound_step * length / unit * (1 - _EXACT))
         packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
         upper = np.empty((len(self._first) // _TOGETHER, _TOGETHER), np.int32)
         numkong.dots_packed(self._first.reshape(len(upper), -1), packed, out=numkong.from_dlpack(upper))
-        found = upper.reshape(-1)
-        found[self._rows :] = found[self._hidden] = _LOWEST
-        if without is not None:
-            found[without] = _LOWEST
-        return found
+        # What the 8-bit weights lose, which is the same for all rows, and float64.
+        lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + _SLACK)
+        rounding = _EXACT * (abs(centre) + longest * _STEPS * _FIRST_BYTES)
+        many = self._many.length(along) * (1 + _SLACK)
+
+        def bounds(rows: Int[np.ndarray, " some"]) -> tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
+            estimates = self._estimates(rows, along) + centre
+            return estimates, estimates + (self._left_out[rows].astype(np.float64) * many + rounding)
+
+        variance = float((along**2) @ self._axes.variance)
+        return Products(
+            *(upper.reshape(-1), unit, centre + lost + rounding, self._typical * length, variance, bounds),
+            *(self._rows, self._hidden, self._far),
+        )
 
     def _estimates(
         self, rows: Int[np.ndarray, " some"], along: Float64[np.ndarray, " axis"]
@@ -218,9 +193,6 @@ class Sketch:
             left[here] = np.sqrt(squares) * np.float32(1 + _SLACK) + slack * np.float32(kept.scale)
 
 
-_LOWEST, _HIGHEST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
-
-
 def _squares(values: Float32[np.ndarray, "row axis"]) -> Float32[np.ndarray, " row"]:
     found: Float32[np.ndarray, " row"] = np.einsum("ra,ra->r", values, values)
     return found
@@ -237,14 +209,3 @@ def _enough(axes: Axes, step: Float64[np.ndarray, " axis"], first: int) -> int:
             break
         count = min(count + _MULTIPLE, len(step), _MOST_AXES)
     return count
-
-
-def _at_least(
-    upper: Int32[np.ndarray, " row"], tops: Int32[np.ndarray, " block"], least: int
-) -> Int[np.ndarray, " some"]:
-    """The rows whose bounds are at least this, in order; `tops` are the largest bounds of the blocks of rows."""
-    blocks = np.flatnonzero(tops >= least)
-    if 4 * len(blocks) > len(tops):
-        return np.flatnonzero(upper >= least)
-    block, place = np.nonzero(upper.reshape(-1, _BLOCK)[blocks] >= least)
-    return blocks[block] * _BLOCK + place

@@ -59,9 +59,7 @@ def neighbours_of_image(asked: AskedStore, query: QueryImage, through: Through, 
 
 
 def _nearest(asked: AskedStore, vector: np.ndarray, through: Through, count: int, image: int | None = None) -> Found:
-    # Pages draw the same random heads beside a property each time, so they are worth a sketch.
-    sketched = False if through.ablated else None
-    return nearest(asked.store, vector, through.heads, count, image, sketched, through.ablated)
+    return nearest(asked.store, vector, through.heads, count, image, None, through.ablated)
 
 
 def _answer(asked: AskedStore, query: str, through: Through, found: Found, notices: list[str]) -> Neighbours:

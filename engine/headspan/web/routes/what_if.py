@@ -11,7 +11,6 @@ from jaxtyping import Int64
 
 from headspan.errors import counted
 from headspan.explore.nearest.neighbours import ablated_vector
-from headspan.prune.direct.ablation import ablated_products, unit_embeddings
 from headspan.tasks.texts_as_classes import NamedClasses, class_values, named_classes
 from headspan.tasks.truths import UNKNOWN
 from headspan.web.answers.what_if import Accuracy, WhatIf
@@ -50,6 +49,9 @@ def accuracy(
     before = after = chance = None
     if len(known):
         vectors, truth = classes.vectors(texts.units), truths[known]
+        # Imported here, since the package of studies takes long and no other screen needs it.
+        from headspan.prune.direct.ablation import ablated_products, unit_embeddings
+
         units = asked.keep("looked at", lambda: unit_embeddings(asked.store, images), lambda found: found.nbytes)
         whole = (units @ vectors.T)[known]
         left = ablated_products(asked.store, whole, vectors, removed, images[known])

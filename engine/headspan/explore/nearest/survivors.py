@@ -1,0 +1,92 @@
+"""Which images can be among the nearest, from the upper bounds of sketches.
+
+The images of the largest bounds are scored exactly; all others whose bounds are lower than the `count`-th of these
+scores are not among the nearest. Nothing is missed, whatever the numbers are. If they do not follow the axes of the
+sketches, or the query lies across them, as texts do, too many images are left, and the caller reads all numbers.
+Scores may be sums, such as an embedding's without some heads: then the bounds of all parts are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int, Shaped
+
+from headspan.explore.nearest.sketch import BLOCK, Products
+
+# A query is not tried whose bounds are more standard deviations of its scores.
+_HOPELESS = 4.0
+# More images than this share are not looked at one by one.
+_MOST_LEFT = 1 / 16
+# Images of the largest bounds that are looked at first, for each one that is asked for, and at least.
+_CANDIDATES, _LEAST_CANDIDATES = 4, 64
+# What float32 adds to a sum of bounds, relative to the largest one.
+_ROUNDING = 2.0**-20
+_Exact = Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]]
+
+
+def survivors(
+    parts: Sequence[Products], count: int, without: int | None, exact: _Exact, constant: float = 0.0
+) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]] | None:
+    """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`.
+
+    A score is the sum of those of the parts, and `constant`. The second array holds the upper bounds of the scores;
+    the rows are in descending order of these. None if they are too many to be looked at. `exact` gives the scores of
+    some rows.
+    """
+    # Parts after the first one are small beside it.
+    if sum(part.error for part in parts) > _HOPELESS * parts[0].variance ** 0.5:
+        return None
+    upper, unit, offset = _added(parts)
+    lowest, highest = (np.iinfo(np.int32).min, np.iinfo(np.int32).max) if len(parts) == 1 else (-np.inf, np.inf)
+    upper[parts[0].rows :] = lowest
+    for part in parts:
+        upper[part.hidden] = lowest
+    if without is not None:
+        upper[without] = lowest
+    tops = upper.reshape(-1, BLOCK).max(axis=1)
+    wanted = min(max(_CANDIDATES * count, _LEAST_CANDIDATES), len(tops))
+    near = _at_least(upper, tops, np.partition(tops, -wanted)[-wanted].item())[: _CANDIDATES * BLOCK]
+    near = near[upper[near] > lowest]
+    estimates = np.sum([part.bounds(near)[0] for part in parts], axis=0)
+    near = near[np.argsort(-estimates, kind="stable")[:count]]
+    scores = exact(near) if len(near) == count else np.zeros(0)
+    if not len(scores) or not np.isfinite(scores).all():
+        return None
+    least = float(scores.min())
+    for part in parts:
+        far = part.far[upper[part.far] > lowest]
+        upper[far] = tops[far // BLOCK] = highest
+    bound = (least - constant - offset) / unit
+    left = _at_least(upper, tops, max(int(np.floor(bound)), int(lowest) + 1) if len(parts) == 1 else bound)
+    if len(left) > max(_LEAST_CANDIDATES, _MOST_LEFT * parts[0].rows):
+        return None
+    bounds = np.sum([part.bounds(left)[1] for part in parts], axis=0) + constant
+    left, bounds = left[bounds >= least], bounds[bounds >= least]
+    order = np.argsort(-bounds, kind="stable")
+    return left[order], bounds[order]
+
+
+def _added(parts: Sequence[Products]) -> tuple[Shaped[np.ndarray, " row"], float, float]:
+    """The sums of the bounds of all parts, in a unit and without an offset."""
+    if len(parts) == 1:
+        return parts[0].upper, parts[0].unit, parts[0].offset
+    total: Float32[np.ndarray, " row"] = parts[0].upper * np.float32(parts[0].unit)
+    largest = float(np.abs(total).max())
+    for part in parts[1:]:
+        own = part.upper * np.float32(part.unit)
+        largest += float(np.abs(own).max())
+        total += own
+    return total, 1.0, sum(part.offset for part in parts) + _ROUNDING * largest
+
+
+def _at_least(
+    upper: Shaped[np.ndarray, " row"], tops: Shaped[np.ndarray, " block"], least: int | float
+) -> Int[np.ndarray, " some"]:
+    """The rows whose bounds are at least this, in order; `tops` are the largest bounds of the blocks of rows."""
+    blocks = np.flatnonzero(tops >= least)
+    if 4 * len(blocks) > len(tops):
+        return np.flatnonzero(upper >= least)
+    block, place = np.nonzero(upper.reshape(-1, BLOCK)[blocks] >= least)
+    return blocks[block] * BLOCK + place
