@@ -44,7 +44,7 @@ QUESTION = "the explorer at a million images"
 DUE_TO = (
     "Neighbours read eight-bit sketches of a property's or a head's contributions in joint space: 32 bytes an image. A "
     "text lies across the sketches' axes, so its neighbours by embedding read all numbers, which takes longest. Words "
-    "are indexed, planes are kept. As many requests as cores are answered at once, in their order; the waiting of "
+    "are indexed, planes are kept. One request more than cores is answered at once, in their order; the waiting of "
     "twenty clients is the rest of the time."
 )
 CLIENTS, READY_MARK, SCREEN_MARK, ANSWER_MARK = 20, 2.0, 1.0, 0.1

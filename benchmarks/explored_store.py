@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from benchmarks.random_store import Spectrum, add_moments, random_folded, unit_b
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.config import Preprocess
+from headspan.decompose.formula import Folded
 from headspan.shards.samples import Sample, Shard
 from headspan.store.reader import Store
 from headspan.store.schema import FORMAT, Dimensions
@@ -58,11 +59,17 @@ def write_explored_store(
     ]
     with NewStore(path) as staged:
         staged.plan(_samples(size.images, places, per_shard, random), size.unit_images, [])
-        staged.publish(attributes, shards, random_folded(size, random))
+        staged.publish(attributes, shards, _smaller(random_folded(size, random), size))
     _write_numbers(StoreWriter(path), size, random)
     store = hs.open(path)
     _add_results(store, texts, random)
     return hs.open(path)
+
+
+def _smaller(folded: Folded, size: Dimensions) -> Folded:
+    """The matrices with contributions of all heads that are together about as long as the embedding, as a model's."""
+    factor = np.float32(1 / np.sqrt(size.head_dim * len(size.layers) * size.heads))
+    return replace(folded, head_to_joint=folded.head_to_joint * factor, head_mean=folded.head_mean * factor)
 
 
 def _write_numbers(store: StoreWriter, size: Dimensions, random: np.random.Generator) -> None:

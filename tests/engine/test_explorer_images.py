@@ -21,7 +21,7 @@ import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.explore.maps.segments import contrast, segment
-from headspan.explore.nearest import kept_sketches
+from headspan.explore.nearest import kept_sketches, search
 from headspan.explore.nearest.neighbours import nearest_ablated, nearest_to_text
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.prune.direct.ablation import mean_ablated
@@ -381,11 +381,25 @@ def test_a_sketch_finds_the_same_neighbours_of_ablated_embeddings(
     removed = [(0, 1), (2, 1)]
     wanted = nearest_ablated(store, IMAGE, removed, 9)
     monkeypatch.setattr(kept_sketches, "_LEAST_BYTES", 0)
+    left: list[Any] = []
+    survivors = search.survivors
+    monkeypatch.setattr(search, "survivors", lambda *asked: (left.append(survivors(*asked)), left[-1])[1])
     vector = ablated_vector(store, query_image(store, IMAGE), removed).astype(np.float32)
     found = nearest(store, vector, None, 9, IMAGE, True, removed)
     assert found.images.tolist() == wanted.images.tolist()
     np.testing.assert_array_equal(found.scores, wanted.scores)
+    assert len(left) == 1
     kept_sketches.forget_sketches()
+
+
+def test_neighbours_of_a_text_without_heads_are_those_of_ablated_embeddings(
+    client: TestClient, store: hs.Store
+) -> None:
+    found = answer(client, "stores/toy/neighbours", text="a cat", without="L2.H1,L0.H2", count=9)
+    scores = mean_ablated(store, [(0, 2), (2, 1)]).astype(np.float64) @ unit_text(store, "a cat")
+    assert rows_of(found) == ranked(store, scores, 9)
+    assert [hit["score"] for hit in found["hits"]] == pytest.approx(np.sort(scores)[:-10:-1], rel=1e-4)
+    assert found["title"] == "the whole embedding with L0.H2, L2.H1 at their means"
 
 
 def test_accuracy_is_that_of_ablated_embeddings_among_the_classes_that_texts_name(

@@ -41,6 +41,7 @@ class OpenStore:
         self._size = self.contents.size
         self._rows = np.arange(self._size.images) if include_failed else self.contents.good_rows()
         self._kept_samples: KeptSamples | None = None
+        self._shards: list[Shard] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -212,7 +213,9 @@ class OpenStore:
 
     def shards(self) -> list[Shard]:
         """Return the shards of the plan, with the size and time of modification that they had then."""
-        return read_shards(self.path)
+        if self._shards is None:
+            self._shards = read_shards(self.path)
+        return list(self._shards)
 
     def notes(self) -> list[BadImage]:
         """Return what the plan could not use: unreadable captions, and members that belong to no image (row -1)."""

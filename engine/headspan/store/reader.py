@@ -200,8 +200,7 @@ class Store(OpenStore):
         moments = None if commits.complete else commits.moments()
         # Checked again: another process may have finished the run and deleted its parts in between.
         if commits.complete:
-            count, total, gram = (self.contents.values(f"moments/{name}") for name in ("count", "sum", "gram"))
-            return MergedMoments(int(count[0]), total, gram, self._stored_embedding_moments(int(count[0])))
+            return self._stored_moments
         if moments is None:
             raise StoreError(f"{self.path}: no unit is finished yet; run the same precompute command to continue")
         return moments
@@ -236,6 +235,12 @@ class Store(OpenStore):
         Raises HeadspanError if xarray is not installed.
         """
         return dataset(self.contents, self.rows, self.samples())
+
+    @cached_property
+    def _stored_moments(self) -> MergedMoments:
+        """The moments that a complete store holds."""
+        count, total, gram = (self.contents.values(f"moments/{name}") for name in ("count", "sum", "gram"))
+        return MergedMoments(int(count[0]), total, gram, self._stored_embedding_moments(int(count[0])))
 
     def _stored_embedding_moments(self, count: int) -> EmbeddingMoments | None:
         """Read the moments of the embeddings of a complete store; None if it does not hold them."""

@@ -12,7 +12,7 @@ root R: `Rᵀ R`. With `W = R D`, `A = Wᵀ W` and `tr(A B) = ‖W W'ᵀ‖²`, 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from headspan.spans.algorithm import VARIANCE_TOLERANCE
 from headspan.store.head_space import Head, stored_heads
@@ -20,19 +20,36 @@ from headspan.store.moments_file import MergedMoments, covariance_of
 from headspan.store.reader import Store
 
 
-def covariance_overlaps(store: Store, head: Head) -> Float64[np.ndarray, "layer head"]:
-    """The overlap of one head with every stored head, itself included; NaN where one of the two does not vary.
+def covariance_roots(store: Store) -> Float32[np.ndarray, "layer head direction joint"]:
+    """The roots W of the covariances of all stored heads, for many calls of `covariance_overlaps`.
 
-    Contributions are those of convention `uniform`, divided by `‖embedding‖`, over all usable images. Raises
-    SettingsError if the head is not stored, and as `Store.moments` does.
+    Raises as `Store.moments` does.
     """
-    place = store.contents.layer_index(*head), head[1]
-    moments = store.moments()
-    written = _written(store, moments, place)
-    found = np.empty((len(store.layers), store.heads_per_layer))
+    moments, found = store.moments(), None
     for layer, number in stored_heads(store):
         at = store.contents.layer_index(layer, number), number
-        others = _written(store, moments, at)
+        written = _written(store, moments, at)
+        if found is None:
+            found = np.empty((len(store.layers), store.heads_per_layer, *written.shape), np.float32)
+        found[at] = written
+    assert found is not None, "a store holds heads"
+    return found
+
+
+def covariance_overlaps(
+    store: Store, head: Head, roots: Float32[np.ndarray, "layer head direction joint"] | None = None
+) -> Float64[np.ndarray, "layer head"]:
+    """The overlap of one head with every stored head, itself included; NaN where one of the two does not vary.
+
+    Contributions are those of convention `uniform`, divided by `‖embedding‖`, over all usable images. `roots` are what
+    `covariance_roots` returned. Raises SettingsError if the head is not stored, and as `Store.moments` does.
+    """
+    place = store.contents.layer_index(*head), head[1]
+    roots = covariance_roots(store) if roots is None else roots
+    written = roots[place]
+    found = np.empty(roots.shape[:2])
+    for at in np.ndindex(*found.shape):
+        others = roots[at]
         # `‖W W'ᵀ‖²` is `tr(A B)` for the roots `A = Wᵀ W`.
         lengths = np.linalg.norm(written @ written.T) * np.linalg.norm(others @ others.T)
         found[at] = ((written @ others.T) ** 2).sum() / lengths if lengths > 0 else np.nan

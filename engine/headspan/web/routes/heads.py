@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Response
 
 from headspan.errors import SettingsError
-from headspan.explore.heads.alike import covariance_overlaps
+from headspan.explore.heads.alike import covariance_overlaps, covariance_roots
 from headspan.explore.nearest.neighbours import both_ends
 from headspan.head_names import head_name
 from headspan.spans.result import HeadSpans
@@ -132,7 +132,8 @@ def _chance(spans: HeadSpans, head: Head, count: int) -> float | None:
 
 def _alike(asked: AskedStore, head: Head, results: HeadResults) -> list[LikeHead]:
     """The heads whose covariances overlap most with this one's."""
-    overlaps = asked.keep(("overlaps", head), lambda: covariance_overlaps(asked.store, head))
+    roots = asked.keep("covariance roots", lambda: covariance_roots(asked.store), lambda found: int(found.nbytes))
+    overlaps = asked.keep(("overlaps", head), lambda: covariance_overlaps(asked.store, head, roots))
     heads, flat = stored_heads(asked.store), overlaps.ravel()
     order = [place for place in np.argsort(-flat, kind="stable") if heads[place] != head and np.isfinite(flat[place])]
     return [
