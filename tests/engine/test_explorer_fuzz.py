@@ -66,7 +66,7 @@ SENSIBLE: dict[str, list[Any]] = {
 }
 # What nearly makes sense, is long, or is a trap.
 EXTREME: dict[str, list[Any]] = {
-    "store": ["..", "toy.zarr", ""],
+    "store": ["toy.zarr", "toy "],
     "head": ["L2.H99", "L-1.H0", "H", "L٣.H٢", "L999999999999999999999.H0"],
     "of": ["L9.H9", "all"],
     "id": ["5", "upload-0", "-1", "1e3", "9" * 30, "٣", "../12"],

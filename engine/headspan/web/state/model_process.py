@@ -27,6 +27,7 @@ _END_SECONDS = 10.0
 _MOST_WAITING = 20
 # The process is started again unless it has died this often within a minute.
 _MOST_DEATHS, _MINUTE = 3, 60.0
+_CLOSED = "the explorer is being closed"
 # Without a word at the start of the server, nothing is fetched.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
@@ -86,6 +87,7 @@ class ModelProcess:
         """End the process; it is not started again."""
         with self._changed:
             self._may_start = False
+            self._say("failed", _CLOSED)
         self._kill()
         if self._thread is not None:
             self._thread.join(_END_SECONDS)
@@ -157,7 +159,6 @@ class ModelProcess:
             with self._changed:
                 self._connection = self._process = None
                 if not self._may_start:
-                    self._say("failed", "the explorer is being closed")
                     return
                 if failure is not None:
                     self._may_start = False
@@ -194,6 +195,8 @@ class ModelProcess:
             while True:
                 word, value = connection.recv()
                 with self._changed:
+                    if not self._may_start:
+                        return None
                     if word == LOADING:
                         self._say("loading", f"the model is being loaded: {value}")
                     elif word == READY:

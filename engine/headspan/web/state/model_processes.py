@@ -49,6 +49,7 @@ class ModelProcesses:
         self._uploaded: Bounded[QueryImage] = Bounded(_KEPT_BYTES, _bytes_of)
         self._processes: dict[Path, ModelProcess] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     def process(self, store: Store) -> ModelProcess:
         """The process of a store's model, which may not have been started."""
@@ -59,6 +60,8 @@ class ModelProcesses:
                 settings = WorkerSettings(path, None if weights is None else str(weights), self._shards)
                 download = self._download or str(weights).startswith(REPOSITORY)
                 self._processes[path] = ModelProcess(settings, download)
+                if self._closed:
+                    self._processes[path].close()
             return self._processes[path]
 
     def state(self, store: Store) -> ModelState:
@@ -105,6 +108,7 @@ class ModelProcesses:
     def close(self) -> None:
         """As `Model.close`."""
         with self._lock:
+            self._closed = True
             for process in self._processes.values():
                 process.close()
 
