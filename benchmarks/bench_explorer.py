@@ -199,14 +199,7 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
     found += [
         [f"server ready, {torch} torch", _milliseconds(ready), "", "", "", _mark(ready, READY_MARK)],
         ["first screen", _milliseconds(screen), "", "", "", _mark(screen, SCREEN_MARK)],
-        [
-            f"requests a second: {rate:,.0f}; {ceiling:.0%} of the cores",
-            "",
-            "",
-            "",
-            f"clients {line['client_share']:.0%}",
-            "",
-        ],
+        [f"{rate:,.0f} requests a second: share of the cores, of the clients", *_shares(line), "", "", ""],
         ["anonymous memory after a tenth of the requests, and after all", _mega(first), _mega(last), "", "", ""],
         [
             f"dropped-in image, one forward pass of {line['model']}",

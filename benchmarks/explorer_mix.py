@@ -70,9 +70,10 @@ class Mix:
         return chosen, [self.kinds[kind]() for kind in chosen]
 
     def through_all(self) -> list[str]:
-        """Neighbours of an image through everything that the mix searches through."""
+        """What has indexes and sketches built: a word, and neighbours through everything that the mix searches through."""
         sets = [f"{kind}:{label}{seed}" for label in self._labels for kind, seed in _SETS]
-        return [self._neighbours(through) for through in (*self._heads, *sets, "embedding")]
+        neighbours = [self._neighbours(through) for through in ("embedding", *sets, *self._heads)]
+        return [self._at("images", words=self._word()), *neighbours]
 
     def _at(self, path: str, store: str = "run", **asked: Any) -> str:
         return f"/api/stores/{store}/{path}" + (f"?{urlencode(asked, doseq=True)}" if asked else "")
