@@ -70,7 +70,7 @@ class Mix:
         return chosen, [self.kinds[kind]() for kind in chosen]
 
     def through_all(self) -> list[str]:
-        """What has indexes and sketches built: a word, and neighbours through everything that the mix searches through."""
+        """A word, and neighbours through all sets of heads: what indexes and sketches are built for."""
         sets = [f"{kind}:{label}{seed}" for label in self._labels for kind, seed in _SETS]
         neighbours = [self._neighbours(through) for through in ("embedding", *sets, *self._heads)]
         return [self._at("images", words=self._word()), *neighbours]
