@@ -1,8 +1,8 @@
-"""Make the pictures of the explorer's page in the guide: `engine/explorer.png` and `engine/explorer_clicks.png`.
+"""Make the pictures of the explorer's page in the guide and the README: `engine/explorer*.png`.
 
 `python -m tools.explorer_pictures headspan-demo/run.zarr` serves the demo's store, and writes them with Playwright and
-an installed Chromium or Chrome. The first shows a head's screen, the second the three clicks from the first screen to
-where a head sees stripes.
+an installed Chromium or Chrome. `explorer.png` shows a head's screen, `explorer_clicks.png` the three clicks from the
+first screen to where a head sees stripes, and `explorer_dropped.png` a picture that was dropped in.
 """
 
 from __future__ import annotations
@@ -21,12 +21,21 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from headspan.world import render, scene
 from tools.picture import with_palette
 
 OUT = Path(__file__).resolve().parents[1] / "engine"
 _BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 _TEXT = "stripes"
 _GAP = 24
+# A scene that is in no store of the demo, and what is asked about it.
+_SEED, _NUMBER, _DROPPED_TEXT = 7, 4, "a red heart"
+# What a browser hands to a page when a file of these bytes is dropped.
+_TRANSFER = """bytes => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([new Uint8Array(bytes)], "photo.png", { type: "image/png" }));
+  return transfer;
+}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tab = chromium.new_page(viewport={"width": 1080, "height": 800}, **options)
         write(beside(clicks(tab, address)), OUT / "explorer_clicks.png")
         tab.set_viewport_size({"width": 1240, "height": 760})
+        write(dropped(tab, address), OUT / "explorer_dropped.png")
         write(head(tab, tab.url.partition("#/")[2].partition("/")[0], address), OUT / "explorer.png")
         chromium.close()
 
@@ -94,6 +104,26 @@ def head(tab: Any, store: str, address: str) -> Image.Image:
     # The legend stands below the plane.
     bottom = box["y"] + box["height"] + 64
     clip = {"x": 0, "y": 0, "width": tab.viewport_size["width"], "height": bottom}
+    return Image.open(io.BytesIO(tab.screenshot(full_page=True, clip=clip))).convert("RGB")
+
+
+def dropped(tab: Any, address: str) -> Image.Image:
+    """The screen of a picture that was dropped on the first screen, and a text that was typed there."""
+    tab.goto(address)
+    tab.locator(".cell").first.wait_for()
+    encoded = io.BytesIO()
+    Image.fromarray(render([scene(_SEED, "held_out", _NUMBER)], side=512)[0]).save(encoded, "PNG")
+    tab.dispatch_event("body", "drop", {"dataTransfer": tab.evaluate_handle(_TRANSFER, list(encoded.getvalue()))})
+    tab.get_by_role("heading", name="Where", exact=True).wait_for()
+    # The page chooses a text by itself first.
+    shown(tab)
+    box = tab.get_by_role("main").get_by_role("combobox").first
+    box.fill(_DROPPED_TEXT)
+    box.press("Enter")
+    box.blur()
+    shown(tab)
+    foot = tab.get_by_role("heading", name="Near it").bounding_box()
+    clip = {"x": 0, "y": 0, "width": tab.viewport_size["width"], "height": foot["y"] + 420}
     return Image.open(io.BytesIO(tab.screenshot(full_page=True, clip=clip))).convert("RGB")
 
 

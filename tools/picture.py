@@ -1,4 +1,4 @@
-"""Make the README's picture, `engine/report.png`: the top of a demo's report and its two best heads.
+"""Make the report's picture in the guide, `engine/report.png`: the top of a demo's report and its two best heads.
 
 `python -m tools.picture headspan-demo/report.html` writes it with a headless Chromium or Chrome.
 """

@@ -649,7 +649,7 @@ def test_in_a_browser_the_grid_has_tips_and_the_table_sorts_and_filters(made: Pa
 
 @pytest.mark.browser
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
-def test_the_readmes_picture_is_the_top_of_a_report(made: Path, page: str, tmp_path: Path) -> None:
+def test_the_picture_of_a_report_is_its_top(made: Path, page: str, tmp_path: Path) -> None:
     picture.main([str(made / "report.html"), "--out", str(tmp_path / "report.png")])
     with Image.open(tmp_path / "report.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
