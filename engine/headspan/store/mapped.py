@@ -244,9 +244,12 @@ class _OpenMaps:
         """Put a map last, and drop the first ones if there are too many."""
         key = (weakref.ref(rows), first_row)
         with self._lock:
+            known = key in self._order
             self._order[key] = None
             self._order.move_to_end(key)
-            self._drop_to(_most_maps())
+            # The limit of open files is asked for only when there is one more.
+            if not known:
+                self._drop_to(_most_maps())
 
     def clear(self) -> None:
         """Drop all maps."""

@@ -25,7 +25,7 @@ from headspan.store.reader import Store
 _BLOCKS = 8
 # Images that are scored exactly; of more, the float32 scores are used.
 _EXACT = 16_384
-_AT_ONCE = 256
+_AT_ONCE, _MOST_AT_ONCE = 256, 2048
 # Heads whose bounds are added to the embedding's; of more, all numbers are read.
 _MOST_ABLATED = 8
 
@@ -143,14 +143,17 @@ def _best_by_bounds(
     count: int,
 ) -> Best | None:
     """The best of images in descending order of the bounds of their scores; None if too many need be scored."""
-    scores = np.zeros(0)
-    for first in range(0, len(images), _AT_ONCE):
-        if len(scores) >= count and bounds[first] < np.partition(scores, -count)[-count]:
+    scores, at_once = np.zeros(0), _AT_ONCE
+    while len(scores) < len(images):
+        first = len(scores)
+        if first >= count and bounds[first] < np.partition(scores, -count)[-count]:
             break
         if first >= _EXACT:
             return None
-        part = scored.exact(query, images[first : first + _AT_ONCE])
+        part = scored.exact(query, images[first : first + at_once])
         scores = np.concatenate([scores, np.where(np.isfinite(part), part, -np.inf)])
+        # Blocks become larger, so that many images take few calls.
+        at_once = min(2 * at_once, _MOST_AT_ONCE)
     return _ordered(images[: len(scores)], scores, count)
 
 
