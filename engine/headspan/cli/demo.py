@@ -37,9 +37,8 @@ def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     say(f"zero-shot accuracy: {named}")
     for line in _through_heads(result.truth):
         say(line)
-    say(
-        f"finished in {time.monotonic() - began:.0f} s; open {result.report} in a browser, or run headspan explore {result.store}"
-    )
+    say(f"finished in {time.monotonic() - began:.0f} s")
+    say(f"open {result.report} in a browser, or run headspan explore {result.summary.path}")
     return 0
 
 
