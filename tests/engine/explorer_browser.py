@@ -24,7 +24,12 @@ from headspan.config import PrecomputeSettings
 from headspan.demo import analyse_scenes
 from headspan.world import write_world_shards
 
+# Milliseconds. Busy machines take their time.
+WAIT = 60_000
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+# Each waits for what it expects, and fails after as long as other waits.
+expect = sync_api.expect
+expect.set_options(timeout=WAIT)
 STATIC = Path(hs.__file__).parent / "web" / "static"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Enough scenes for one head to carry textures.
@@ -78,7 +83,7 @@ class Page:
     def __init__(self, context: Any, address: str) -> None:
         self.address = address
         self.tab = context.new_page()
-        self.tab.set_default_timeout(15_000)
+        self.tab.set_default_timeout(WAIT)
         self.complaints: list[str] = []
         self._refusals_allowed = False
         self.tab.on("console", self._listen)

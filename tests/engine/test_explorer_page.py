@@ -15,7 +15,7 @@ from PIL import Image
 import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
-from tests.engine.explorer_browser import STATIC, Page, address, answer, browser, page, scenes
+from tests.engine.explorer_browser import STATIC, Page, address, answer, browser, expect, page, scenes
 from tools.build_page import RECORD, checksum_of_api, checksum_of_sources
 
 __all__ = ["address", "browser", "page", "scenes"]
@@ -53,7 +53,7 @@ def test_three_clicks_lead_from_the_first_screen_to_where_a_head_sees_stripes(pa
     tab.get_by_role("heading", name="Where", exact=True).wait_for()
     assert page.place() == f"run/image/{top['row']}?text=stripes&through={best['name']}"
     page.settled()
-    assert tab.locator("canvas").count() > 0
+    tab.locator("canvas").first.wait_for()
 
 
 @pytest.mark.browser
@@ -61,7 +61,7 @@ def test_the_map_shows_every_head_and_arrow_keys_move_over_it(page: Page) -> Non
     tab = page.open("run")
     grid = tab.get_by_role("grid", name=re.compile("Heads by layer"))
     heads = answer(page.address, "stores/run/grid")["heads"]
-    assert grid.get_by_role("gridcell").count() == len(heads)
+    expect(grid.get_by_role("gridcell")).to_have_count(len(heads))
     for head in heads[-3:]:
         assert head["label"] in (grid.locator(f"[data-head='{head['name']}']").get_attribute("aria-label") or "")
     # The last layer is on top.
@@ -215,9 +215,9 @@ def test_a_selection_is_that_of_the_captions_and_shows_what_heads_say_about_it(p
     page.settled()
     captions = hs.open(scenes / "run.zarr").samples()["caption"].to_pylist()
     striped = sum("striped" in re.findall(r"\w+", caption) for caption in captions)
-    assert tab.get_by_role("heading", name=f"{striped} images").is_visible()
+    expect(tab.get_by_role("heading", name=f"{striped} images")).to_be_visible()
     assert page.place() == "run/selection?words=striped"
-    assert tab.get_by_role("grid").get_by_role("gridcell").count() == 36
+    expect(tab.get_by_role("grid").get_by_role("gridcell")).to_have_count(36)
 
 
 @pytest.mark.browser
@@ -266,7 +266,7 @@ def test_places_that_are_not_there_say_what_to_do(page: Page) -> None:
     tab.get_by_text("There is no screen “nothing”.").wait_for()
     page.open("run/selection?words=striped&words=striped")
     tab.get_by_role("button", name="Remove the word striped").wait_for()
-    assert tab.get_by_role("button", name="Remove the word striped").count() == 1
+    expect(tab.get_by_role("button", name="Remove the word striped")).to_have_count(1)
     page.open("run/text?text=" + "many%20" * 300)
     tab.get_by_text("The text is longer than the model reads").wait_for()
 

@@ -19,7 +19,7 @@ import headspan as hs
 from headspan.concepts.labelled_heads import heads_of
 from headspan.head_names import head_name
 from headspan.store.head_space import Head
-from tests.engine.explorer_browser import Page, address, answer, browser, page, scenes, sync_api
+from tests.engine.explorer_browser import Page, address, answer, browser, expect, page, scenes
 from tests.tolerances import FLOAT16_STORE
 
 __all__ = ["address", "browser", "page", "scenes"]
@@ -30,8 +30,6 @@ TEXT = "a red circle"
 AWKWARD = ("a red circle", "a blue square", "=1+2", '@a green star, "dotted"')
 WHOLE = {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0}
 MAP = "figure.overlay"
-# The first question to the model waits for its process, which imports torch; a busy machine takes its time.
-PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +84,13 @@ def opened(page: Page, path: Path) -> str:
 def drawn(page: Page, maps: int = 1) -> None:
     """Wait until maps are shown and nothing is asked for."""
     for place in range(maps):
-        page.tab.locator(f"{MAP} figcaption").nth(place).wait_for(timeout=PATIENCE_MS)
+        page.tab.locator(f"{MAP} figcaption").nth(place).wait_for()
     page.settled()
     busy = page.tab.locator("[aria-busy=true], .loading")
     for _ in range(2):
         # What the page has just been told is asked for when its next picture is drawn.
         page.tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        sync_api.expect(busy).to_have_count(0, timeout=PATIENCE_MS)
+        expect(busy).to_have_count(0)
 
 
 def pixels(page: Page, place: int = 0) -> np.ndarray:
@@ -158,10 +156,10 @@ def test_an_own_picture_leads_to_its_heads_maps_and_neighbours_without_a_further
     tab = page.open("run")
     opened(page, wide)
     drawn(page)
-    assert tab.locator("[data-component]").count() >= 20
+    tab.locator("[data-component]").nth(19).wait_for()
     for column in (1, 2, 3):
         assert len(set(rows_in(tab, f"Nearest: column {column}"))) == 12
-    assert tab.get_by_text("You dropped this image in").is_visible()
+    expect(tab.get_by_text("You dropped this image in")).to_be_visible()
 
 
 def test_a_picture_is_pasted_into_the_screen_that_is_shown(page: Page, wide: Path) -> None:
@@ -266,7 +264,7 @@ def test_the_map_lies_over_what_the_model_saw_of_a_wide_picture(page: Page, wide
     # Beside the square, nothing has a colour.
     beside = picture[:, : int(0.24 * picture.shape[1])]
     assert np.ptp(beside, axis=-1).max() < 8
-    assert tab.get_by_text("the model did not see the shaded part").is_visible()
+    expect(tab.get_by_text("the model did not see the shaded part")).to_be_visible()
 
 
 def test_the_sliders_recolour_the_map_without_a_request(page: Page) -> None:
@@ -359,8 +357,8 @@ def test_leaving_a_head_out_of_a_property_changes_what_is_near(page: Page, store
     assert fewer == nearest(store, through(store, heads[1:]), 3)
     new = len(set(fewer) - set(everything))
     column = tab.get_by_role("list", name=f"Nearest: without {left_out}")
-    assert column.locator("a.marked").count() == new
-    assert tab.get_by_text(f"{new} of 12 are new (framed).").is_visible()
+    expect(column.locator("a.marked")).to_have_count(new)
+    expect(tab.get_by_text(f"{new} of 12 are new (framed).")).to_be_visible()
     # One head at a time.
     tab.get_by_role("button", name=f"Leave {head_name(*heads[1])} out").click()
     column.wait_for(state="detached")
@@ -392,8 +390,8 @@ def test_two_stores_are_compared_on_their_images(page: Page, scenes: Path) -> No
         near.append(nearest(store, np.stack([unit(each) for each in store.embedding[:]]), 3))
         assert rows_in(tab, f"Nearest in {name}") == near[-1]
     shared = len(set(near[0]) & set(near[1]))
-    assert tab.get_by_text(f"{shared} of 12 neighbours are shared").is_visible()
-    assert tab.get_by_role("list", name="Nearest in run").locator("a.marked").count() == shared
+    expect(tab.get_by_text(f"{shared} of 12 neighbours are shared")).to_be_visible()
+    expect(tab.get_by_role("list", name="Nearest in run").locator("a.marked")).to_have_count(shared)
     labels = [each["label"] for each in asked(page, "")["properties"]]
     assert sorted(tab.locator("tbody th").all_inner_texts()) == sorted(labels)
 
@@ -458,7 +456,7 @@ def test_an_image_whose_shard_is_gone_shows_what_the_store_holds(page: Page, sce
         tab = page.open(f"run/image/77?text={TEXT}&opacity=1")
         drawn(page)
         assert tab.get_by_role("alert").first.inner_text().startswith("the picture cannot be shown")
-        assert tab.locator("[data-component]").count() >= 20
+        tab.locator("[data-component]").nth(19).wait_for()
         values, full = map_of(page, 77)
         np.testing.assert_array_equal(signs(pixels(page), WHOLE, values.shape), coloured(values, full, 0.2))
     finally:
