@@ -30,10 +30,10 @@ from headspan.concepts.labels import label_heads
 from headspan.texts.pool import Pool
 from headspan.web.app import ROUTERS, application
 from headspan.web.state.explorer import Explorer
-from headspan.web.state.in_process import InProcess
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image
+from tests.engine.model_in_process import InProcess
 
 # Examples for each address: half of them are what its description allows, half of them are not.
 EXAMPLES = 30

@@ -33,12 +33,12 @@ from headspan.web import planes
 from headspan.web.app import application
 from headspan.web.samples.database import samples_of
 from headspan.web.state.explorer import Explorer
-from headspan.web.state.in_process import InProcess
 from headspan.web.state.kept import Kept
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests import tolerances
 from tests.conftest import ToyRun, encoded_image, write_tar
+from tests.engine.model_in_process import InProcess
 from tests.tolerances import relative_error
 
 COLOURS, THINGS, PLACES = ("red", "green", "blue"), ("dog", "cat", "tree", "boat"), ("in rain", "in snow", "indoors")

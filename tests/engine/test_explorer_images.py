@@ -29,10 +29,10 @@ from headspan.tasks.texts_as_classes import named_classes
 from headspan.web.app import application
 from headspan.web.samples.metadata import metadata_of
 from headspan.web.state.explorer import Explorer
-from headspan.web.state.in_process import InProcess
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import BROKEN_ROWS, ToyRun, encoded_image, image_members, write_tar
+from tests.engine.model_in_process import InProcess
 from tests.engine.test_labels_and_ccs import HEADS, keep
 from tests.tolerances import FLOAT16_STORE, FLOAT32_SUM, relative_error
 

@@ -31,10 +31,10 @@ from headspan.web.guard import HEADERS, Guard
 from headspan.web.state import open_stores
 from headspan.web.state.bounded import Bounded
 from headspan.web.state.explorer import Explorer
-from headspan.web.state.in_process import InProcess
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
+from tests.engine.model_in_process import InProcess
 from tests.engine.test_store import unfinished  # noqa: F401  (a fixture)
 
 HOST = "localhost:8000"

@@ -151,9 +151,3 @@ def _is_any(host: str) -> bool:
 
 def _in_address(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-if __name__ == "__main__":
-    import sys
-
-    serve(sys.argv[2:], port=int(sys.argv[1]))

@@ -21,7 +21,7 @@ from headspan.web.refusals import Missing
 from headspan.web.state.store_version import state_of, version_of
 
 _CHECK_SECONDS = 1.0
-# The bytes of samples that are kept of each store, for many small questions.
+# Bytes of keys, captions and other columns of samples that are kept for each store: those of 2,000,000 images.
 _KEPT_SAMPLES = 256 << 20
 
 
@@ -40,10 +40,6 @@ class _Opened:
     problem: StoreError | None = None
     checked: float = field(default_factory=time.monotonic)
     checking: threading.Lock = field(default_factory=threading.Lock)
-
-
-# Bytes of keys, captions and other columns of samples that are kept for each store: those of 2,000,000 images.
-_KEPT_SAMPLES = 256 << 20
 
 
 class OpenStores:

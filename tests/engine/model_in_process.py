@@ -1,4 +1,4 @@
-"""The models of stores in this very process, for tests of other parts."""
+"""The models of stores in the process of the tests, for tests of parts that ask a model."""
 
 from __future__ import annotations
 
