@@ -20,7 +20,7 @@ from tests.conftest import image_members, relative_files, write_tar
 from tests.engine.image_sources import SOURCES, TINY, write_sources
 
 IMAGES, UNIT_IMAGES = 7, 2
-AT_STEPS, AT_RANDOM = 30, 10
+AT_STEPS, AT_RANDOM = 24, 8
 
 
 class KilledRuns:
