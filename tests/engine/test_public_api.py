@@ -208,7 +208,9 @@ def test_a_users_script_is_checked_strictly(tmp_path: Path) -> None:
     project = Path(__file__).parents[2]
     strict = "".join(f"{name} = true\n" for name in STRICT)
     config = tmp_path / "pyproject.toml"
-    config.write_text((project / "pyproject.toml").read_text() + f'[[tool.mypy.overrides]]\nmodule = "script"\n{strict}')
+    config.write_text(
+        (project / "pyproject.toml").read_text() + f'[[tool.mypy.overrides]]\nmodule = "script"\n{strict}'
+    )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", str(config), "--no-error-summary", str(script)],
         capture_output=True,
