@@ -13,11 +13,11 @@ test: .venv/.tests
 .venv/.headspan: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("headspan needs Python 3.11 or newer; set PYTHON=python3.11, say" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[explore]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[explore]'
 	touch $@
 
 .venv/.tests: .venv/.headspan
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
 clean:
