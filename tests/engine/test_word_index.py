@@ -14,6 +14,7 @@ from headspan.shards.samples import Sample
 from headspan.store.schema import Dimensions
 from headspan.store.select import rows_with_words
 from headspan.web.samples import word_index as module
+from headspan.web.samples import words
 from headspan.web.samples.word_index import WordIndex, word_index
 from headspan.web.samples.words import packed_words
 
@@ -88,7 +89,7 @@ def test_the_first_question_is_answered_by_a_scan_and_later_ones_by_the_index(
     first = packed_words(store, ("dog",))
     finish()
     assert isinstance(word_index(store), WordIndex)
-    monkeypatch.setattr("headspan.web.samples.words.rows_with_words", None)
+    monkeypatch.setattr(words, "rows_with_words", None)
     np.testing.assert_array_equal(packed_words(store, ("dog",)), first)
 
 
