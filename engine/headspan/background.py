@@ -1,7 +1,7 @@
 """Work that makes later answers faster, done by one thread of low priority, one piece after the other.
 
-A piece that is waiting or being done is not added again. Pieces that find no place are dropped; whoever wants them asks
-again. Errors of a piece are not told to anybody, since its result is only missed by later answers.
+A piece that is waiting or being done is not added again. If too many pieces are waiting, a further one is dropped, and
+a later call may add it. Errors that headspan raises on purpose are ignored: later answers only take longer.
 """
 
 from __future__ import annotations
