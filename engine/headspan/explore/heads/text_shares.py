@@ -179,10 +179,11 @@ def text_shares(
         )
     shape = (len(store.layers), store.heads_per_layer)
     share, mean = np.empty((2, *shape))
-    compared = _compared.get(store) if pool is None and images is None else None
+    is_kept = pool is None and images is None
+    compared = _compared.get(store) if is_kept else None
     if compared is None or compared.images != moments.count or (compared.drawn is None) != (others is None):
         compared = _compare(store, others, moments, embedding)
-        if pool is None and images is None:
+        if is_kept:
             _compared[store] = compared
     for place in np.ndindex(*shape):
         directions = store.head_directions(store.layers[place[0]], place[1])

@@ -9,7 +9,7 @@ from headspan.errors import SettingsError
 from headspan.web.answers.common import Failure
 from headspan.web.answers.images import Upload
 from headspan.web.asked import Asked, AskedStore
-from headspan.web.state.pictures import size_and_seen
+from headspan.web.state.pictures import size_of
 from headspan.web.state.uploads import LARGEST_BYTES
 
 router = APIRouter(prefix="/api/stores/{store}", tags=["uploads"])
@@ -36,7 +36,7 @@ async def upload(asked: Asked, request: Request) -> Upload:
 def _kept(asked: AskedStore, encoded: bytes) -> Upload:
     if not encoded:
         raise SettingsError("the request has no body; send the bytes of an image file")
-    width, height, _ = size_and_seen(encoded, asked.store)
+    width, height = size_of(encoded, asked.store)
     # Decoded now, so that a file that is cut off is refused at once.
     asked.explorer.pictures.picture(encoded, asked.store, _FIRST_SIDE)
     return Upload(id=asked.explorer.uploads.add(encoded), width=width, height=height)

@@ -28,9 +28,11 @@ _open: WeakKeyDictionary[Store, WordIndex | None] = WeakKeyDictionary()
 class WordIndex:
     """The rows of each distinct word of a store's captions."""
 
-    def __init__(self, words: pa.Array, starts: Int64[np.ndarray, " word"], rows: Int32[np.ndarray, " place"]) -> None:
-        self._words, self._starts, self._rows = words, starts, rows
-        self._planned = 0
+    def __init__(
+        self, words: pa.Array, starts: Int64[np.ndarray, " word"], rows: Int32[np.ndarray, " place"], planned: int
+    ) -> None:
+        """`rows` are those of the words one after the other, each from its place in `starts`, of `planned` rows."""
+        self._words, self._starts, self._rows, self._planned = words, starts, rows, planned
 
     @classmethod
     def of(cls, store: Store) -> WordIndex | None:
@@ -52,9 +54,9 @@ class WordIndex:
         rows = np.repeat(np.arange(store.planned_images, dtype=np.int32), np.concatenate(counts))
         order = np.argsort(of_word, kind="stable")
         starts = np.searchsorted(of_word[order], np.arange(len(known) + 1))
-        found = cls(pa.array(list(known), pa.string()), starts, rows[order])
-        found._planned = store.planned_images
-        return found if any(known) else None
+        if not any(known):
+            return None
+        return cls(pa.array(list(known), pa.string()), starts, rows[order], store.planned_images)
 
     def rows_with(self, words: tuple[str, ...]) -> Bool[np.ndarray, "word row"] | None:
         """Whether the caption of each planned row has each of the words; None for what is not one word."""

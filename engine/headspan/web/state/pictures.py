@@ -19,9 +19,8 @@ from headspan.decode.exact import PIL_ERRORS, Undecodable, open_image, preproces
 from headspan.errors import SourceError, one_line
 from headspan.originals.encoded_image import encoded_image
 from headspan.originals.pictures import encode
-from headspan.originals.seen_part import seen_part, stored_preprocess
+from headspan.originals.seen_part import stored_preprocess
 from headspan.store.reader import Store
-from headspan.web.answers.images import Seen
 from headspan.web.state.bounded import Bounded
 
 _KEPT_BYTES = 64 << 20
@@ -77,16 +76,12 @@ def original(store: Store, image: int, shards: Sequence[str]) -> bytes:
     return encoded_image(store, image, shards)
 
 
-def size_and_seen(encoded: bytes, store: Store) -> tuple[int, int, Seen]:
-    """Width and height of a picture, and the part of it that the model sees. Raises SourceError if it is none."""
-    preprocess = stored_preprocess(store.attributes["preprocess"])
+def size_of(encoded: bytes, store: Store) -> tuple[int, int]:
+    """Width and height of a picture. Raises SourceError if it is none."""
     try:
-        width, height = open_image(encoded, preprocess).size
+        return open_image(encoded, stored_preprocess(store.attributes["preprocess"])).size
     except Undecodable as error:
         raise SourceError(f"the file is no picture that headspan can use ({error})") from error
-    box = seen_part(height, width, preprocess)
-    seen = Seen(left=box.left / width, top=box.top / height, right=box.right / width, bottom=box.bottom / height)
-    return width, height, seen
 
 
 def _encoded(encoded: bytes, image: Image.Image, preprocess: Preprocess, side: int | None) -> bytes:
