@@ -19,7 +19,7 @@ from headspan.explore.nearest import sketch as sketch_module
 from headspan.explore.nearest import survivors as survivors_module
 from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector, query_vector
 from headspan.explore.nearest.property_neighbours import property_neighbours
-from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
+from headspan.explore.nearest.scored import ScoredEmbedding, ScoredHeads, Sketchable
 from headspan.explore.nearest.search import search, search_both_ends
 from headspan.explore.nearest.sketch import Sketch
 from headspan.explore.nearest.survivors import survivors
@@ -134,7 +134,7 @@ def queries(store: hs.Store) -> list[np.ndarray]:
     return [each.astype(np.float32) for each in found]
 
 
-def scored_by(store: hs.Store, heads: list[Head] | None) -> Scored:
+def scored_by(store: hs.Store, heads: list[Head] | None) -> Sketchable:
     return ScoredEmbedding(store) if heads is None else ScoredHeads(store, heads)
 
 

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from headspan.background import finish, later
-from headspan.explore.nearest.scored import Scored
+from headspan.explore.nearest.scored import Sketchable
 from headspan.explore.nearest.sketch import Sketch
 from headspan.store.mapped import UnmappableError
 from headspan.store.reader import Store
@@ -112,15 +112,15 @@ def forget_sketches() -> None:
     _kept.forget()
 
 
-def sketch_for(store: Store, of: Hashable, scored: Scored, sketched: bool | None = None) -> Sketch | None:
-    """A sketch of some of the store's numbers; None if there is none yet, so that all numbers are to be read.
+def sketch_for(store: Store, scored: Sketchable, sketched: bool | None = None) -> Sketch | None:
+    """A sketch of the numbers that `scored` reads; None if there is none yet, so that all of them are to be read.
 
-    `of` says which numbers `scored` reads. By default the second query of them has a sketch built in the background. If
-    `sketched` is true, this query builds it first; if it is false, none is built.
+    By default the second query of them has a sketch built in the background. If `sketched` is true, this query builds
+    it first; if it is false, none is built.
     """
     if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
-    key, rows = (_kept.number(store), of), store.planned_images
+    key, rows = (_kept.number(store), scored.of), store.planned_images
     sketch = _kept.get(key)
     if sketch is not None or not (sketched or _kept.asked_before(key)):
         return sketch
@@ -132,7 +132,7 @@ def sketch_for(store: Store, of: Hashable, scored: Scored, sketched: bool | None
     return _build(key, scored, rows)
 
 
-def _build(key: Hashable, scored: Scored, rows: int) -> Sketch | None:
+def _build(key: Hashable, scored: Sketchable, rows: int) -> Sketch | None:
     try:
         sketch = Sketch(scored, rows, _first_alone(scored))
     # The store's shards have another layout, or this processor has no kernels; then every query reads all numbers.
@@ -142,5 +142,5 @@ def _build(key: Hashable, scored: Scored, rows: int) -> Sketch | None:
     return sketch
 
 
-def _first_alone(scored: Scored) -> bool:
+def _first_alone(scored: Sketchable) -> bool:
     return scored.bytes < _LEAST_FURTHER_BYTES

@@ -7,7 +7,7 @@ and coordinates along principal axes of the joint space, which `sketch` keeps in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,6 +68,15 @@ class Scored(ABC):
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
         """A bound of the difference between `scores` and `exact`."""
 
+
+class Sketchable(Scored):
+    """Scores that are products of a query with a vector of each image, of which `sketch` can keep the largest part."""
+
+    @property
+    @abstractmethod
+    def of(self) -> Hashable:
+        """What tells these numbers from others of the store."""
+
     @abstractmethod
     def block(self, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
         """The coordinates of rows of the store, NaN for images that are not shown."""
@@ -105,7 +114,7 @@ class Scored(ABC):
         return found[np.isfinite(found).all(axis=1)]
 
 
-class ScoredHeads(Scored):
+class ScoredHeads(Sketchable):
     """The mean contribution of every image through `heads`, divided by `‖embedding‖`."""
 
     def __init__(self, store: Store, heads: Sequence[Head]) -> None:
@@ -126,6 +135,10 @@ class ScoredHeads(Scored):
 
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
         return _rounding_of(self._sums(_sample(self._store, _ROUNDED), self._along(query), np.abs))
+
+    @property
+    def of(self) -> Hashable:
+        return frozenset(self._heads)
 
     @cached_property
     def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
@@ -180,7 +193,7 @@ class ScoredHeads(Scored):
         return own
 
 
-class ScoredEmbedding(Scored):
+class ScoredEmbedding(Sketchable):
     """Every image's unit embedding: scores of unit queries are cosines."""
 
     def __init__(self, store: Store) -> None:
@@ -219,6 +232,10 @@ class ScoredEmbedding(Scored):
 
     def rounding(self, query: Float32[np.ndarray, " joint"]) -> float:
         return _rounding_of(np.abs(self._unit(_sample(self._store, _ROUNDED))) @ np.abs(query))
+
+    @property
+    def of(self) -> Hashable:
+        return None
 
     @property
     def directions(self) -> Float64[np.ndarray, "coordinate joint"]:

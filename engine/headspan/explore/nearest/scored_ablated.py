@@ -51,15 +51,6 @@ class ScoredAblated(Scored):
         """The sum of the roundings of both parts; that of their difference is far below these bounds."""
         return self._whole.rounding(query) + self._count * self._removed.rounding(query)
 
-    @property
-    def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
-        return np.concatenate([self._whole.directions, -self._count * self._removed.directions])
-
-    def block(self, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
-        """The unit embeddings plus the heads' means, then the normalised coordinates of the heads."""
-        whole = self._whole.block(first_row, end) + self._mean.astype(np.float32)
-        return np.concatenate([whole, self._removed.block(first_row, end)], axis=1)
-
 
 def mean_of_heads(store: Store, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:
     """The sum, over `heads`, of the mean contribution over all good images."""

@@ -7,14 +7,14 @@ their order differ.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from headspan.explore.nearest.kept_sketches import sketch_for
-from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads
+from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads, Sketchable
 from headspan.explore.nearest.scored_ablated import ScoredAblated
 from headspan.explore.nearest.sketch import Products
 from headspan.explore.nearest.survivors import survivors
@@ -56,10 +56,10 @@ def search(
     their means. The image `without` is left out, as are images that failed. Of equal scores, the first images are
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
-    scored, of = _scored(store, heads, ablated)
+    scored = _scored(store, heads, ablated)
     if not store.images:
         return _NONE
-    parts = _sketched(store, of, scored, query, sketched) if count > 0 else None
+    parts = _sketched(store, scored, query, sketched) if count > 0 else None
     if parts is not None:
         found = survivors(
             *(parts, count, None if without is None else int(store.rows[without])),
@@ -109,27 +109,25 @@ def search_both_ends(
     return top, Best(bottom.images, -bottom.scores)
 
 
-def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head]) -> tuple[Scored, Hashable]:
-    """The numbers that images are scored by, and what tells them from others of the store."""
+def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head]) -> Sketchable | ScoredAblated:
+    """The numbers that images are scored by."""
     if heads is not None:
-        return ScoredHeads(store, heads), frozenset(heads)
-    if ablated:
-        return ScoredAblated(store, ablated), ("ablated", frozenset(ablated))
-    return ScoredEmbedding(store), None
+        return ScoredHeads(store, heads)
+    return ScoredAblated(store, ablated) if ablated else ScoredEmbedding(store)
 
 
 def _sketched(
-    store: Store, of: Hashable, scored: Scored, query: Float32[np.ndarray, " joint"], sketched: bool | None
+    store: Store, scored: Sketchable | ScoredAblated, query: Float32[np.ndarray, " joint"], sketched: bool | None
 ) -> list[Products] | None:
     """Bounds of all scores from sketches; None if there are none yet."""
     if not isinstance(scored, ScoredAblated):
-        sketch = sketch_for(store, of, scored, sketched)
+        sketch = sketch_for(store, scored, sketched)
         return None if sketch is None else [sketch.products(query)]
     # The sketches that other queries read serve every choice of heads.
     if len(scored.heads) > _MOST_ABLATED:
         return None
-    whole = sketch_for(store, None, ScoredEmbedding(store), sketched)
-    removed = [sketch_for(store, frozenset([head]), ScoredHeads(store, [head]), sketched) for head in scored.heads]
+    whole = sketch_for(store, ScoredEmbedding(store), sketched)
+    removed = [sketch_for(store, ScoredHeads(store, [head]), sketched) for head in scored.heads]
     if whole is None or any(each is None for each in removed):
         return None
     return [whole.products(query), *(each.products(-query) for each in removed if each is not None)]

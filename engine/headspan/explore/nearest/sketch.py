@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int8, Int32
 
-from headspan.explore.nearest.scored import Axes, Scored
+from headspan.explore.nearest.scored import Axes, Sketchable
 from headspan.store.mapped import UnmappableError
 
 try:
@@ -93,7 +93,7 @@ class _Kept:
 class Sketch:
     """A sketch of all rows of a store."""
 
-    def __init__(self, scored: Scored, rows: int, first_alone: bool = False) -> None:
+    def __init__(self, scored: Sketchable, rows: int, first_alone: bool = False) -> None:
         """Read all numbers of `scored` once, in this thread; with `first_alone`, keep the first axes only."""
         if numkong is None:
             raise UnmappableError("numkong is not installed")
@@ -174,7 +174,7 @@ class Sketch:
         found = np.take(self._first, rows, axis=0).astype(np.float64) @ first
         return found + np.take(self._rest, rows, axis=0).astype(np.float64) @ weights[self._few.axes :]
 
-    def _fill(self, scored: Scored, first_row: int, end: int, left_by_first: Float32[np.ndarray, " row"]) -> None:
+    def _fill(self, scored: Sketchable, first_row: int, end: int, left_by_first: Float32[np.ndarray, " row"]) -> None:
         """Sketch some rows."""
         axes, first, many = self._axes, self._few.axes, self._many.axes
         to_axes, here = axes.to_axes.astype(np.float32), slice(first_row, end)
