@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
-from headspan.explore.query.query_image import QueryImage
+from headspan.explore.query.query_image import QueryImage, own_coordinates, unit_embedding
 from headspan.head_names import head_name
 from headspan.store.head_space import Head, coordinate_products
 from headspan.store.moments_file import covariance_of
@@ -68,13 +68,7 @@ class Space:
 
     def place(self, query: QueryImage) -> Float64[np.ndarray, " 2"]:
         """The first two principal coordinates of one image, in the store or not; 0 where there is only one."""
-        norm = query.norm.astype(np.float64)
-        if self.head is None:
-            coordinates = query.embedding / norm[2]
-        else:
-            layer, head = self.head
-            own = query.heads[self.store.contents.layer_index(layer, head), head].astype(np.float64)
-            coordinates = head_coordinates(own, norm, normalised=True)
+        coordinates = unit_embedding(query) if self.head is None else own_coordinates(self.store, query, *self.head)
         found = np.zeros(2)
         matrix = self.matrix[:, :2]
         found[: matrix.shape[1]] = (coordinates - self.mean) @ matrix

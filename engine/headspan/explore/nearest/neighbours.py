@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
-from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.explore.nearest.search import search, search_both_ends
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
-from headspan.explore.query.query_image import Image, QueryImage, query_image
+from headspan.explore.query.query_image import Image, QueryImage, own_coordinates, query_image, unit_embedding
 from headspan.frames import Tabular
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.kept_means import head_means
@@ -172,11 +171,9 @@ def nearest_ablated(
 
 def ablated_vector(store: Store, query: QueryImage, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:
     """An image's embedding divided by its length, with the contributions of distinct `heads` at their means."""
-    norm, embedding = query.norm.astype(np.float64), query.embedding.astype(np.float64)
-    found: Float64[np.ndarray, " joint"] = embedding / np.linalg.norm(embedding)
-    for (layer, head), mean in zip(heads, head_means(store, heads), strict=True):
-        own = query.heads[store.contents.layer_index(layer, head), head].astype(np.float64)
-        found -= (head_coordinates(own, norm, normalised=True) - mean) @ store.head_directions(layer, head)
+    found = unit_embedding(query)
+    for head, mean in zip(heads, head_means(store, heads), strict=True):
+        found -= (own_coordinates(store, query, *head) - mean) @ store.head_directions(*head)
     return found
 
 
@@ -185,13 +182,11 @@ def query_vector(store: Store, query: QueryImage, heads: Sequence[Head] | None) 
 
     Raises SettingsError if a head is not stored.
     """
-    norm = query.norm.astype(np.float64)
     if heads is None:
-        return (query.embedding / norm[2]).astype(np.float32)
+        return (query.embedding / query.norm[2].astype(np.float64)).astype(np.float32)
     total, chosen = np.zeros(store.joint), distinct(store, heads)
-    for layer, head in chosen:
-        own = query.heads[store.contents.layer_index(layer, head), head].astype(np.float64)
-        total += head_coordinates(own, norm, normalised=True) @ store.head_directions(layer, head)
+    for head in chosen:
+        total += own_coordinates(store, query, *head) @ store.head_directions(*head)
     return (total / len(chosen)).astype(np.float32)
 
 

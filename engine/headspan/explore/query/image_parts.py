@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from headspan.config import as_ranges
-from headspan.decompose.formula import head_coordinates, mlp_contributions
-from headspan.explore.query.query_image import QueryImage
+from headspan.decompose.formula import mlp_contributions
+from headspan.explore.query.query_image import QueryImage, own_coordinates, unit_embedding
 from headspan.head_names import Head
 from headspan.store.head_space import stored_heads
 from headspan.store.kept_means import embedding_mean, head_means, term_means
@@ -56,15 +56,8 @@ def image_parts(store: Store, query: QueryImage, vector: Float32[np.ndarray, " j
     """
     text = vector.astype(np.float64)
     text /= np.linalg.norm(text)
-    embedding, norm = query.embedding.astype(np.float64), query.norm.astype(np.float64)
     heads = stored_heads(store)
     along = {head: store.head_directions(*head) @ text for head in heads}
-    own = {
-        (layer, head): head_coordinates(
-            query.heads[store.contents.layer_index(layer), head].astype(np.float64), norm, normalised=True
-        )
-        for layer, head in heads
-    }
     of_terms = means_of_terms = np.zeros(0)
     known = query.image is not None and "mlps" in store.contents.specs
     if known:
@@ -75,10 +68,10 @@ def image_parts(store: Store, query: QueryImage, vector: Float32[np.ndarray, " j
         means_of_heads = np.array([mean @ along[head] for head, mean in means])
         mean_cosine = float(embedding_mean(store) @ text)
     return ImageParts(
-        cosine=float(embedding @ text / np.linalg.norm(embedding)),
+        cosine=float(unit_embedding(query) @ text),
         mean_cosine=mean_cosine,
         heads=tuple(heads),
-        of_heads=np.array([own[head] @ along[head] for head in heads]),
+        of_heads=np.array([own_coordinates(store, query, *head) @ along[head] for head in heads]),
         means_of_heads=means_of_heads,
         terms=_term_names(store) if known else (),
         of_terms=of_terms,

@@ -12,9 +12,10 @@ from operator import index
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 from PIL import Image as Pil
 
+from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
 from headspan.explore.query.computed_image import computed, patches_again
@@ -103,6 +104,22 @@ def query_image(
     return QueryImage(
         name, number, norm, contents.row("embedding", row), contents.row("heads", row, dtype=np.float32), patches
     )
+
+
+def unit_embedding(query: QueryImage) -> Float64[np.ndarray, " joint"]:
+    """An image's embedding divided by its length."""
+    embedding = query.embedding.astype(np.float64)
+    found: Float64[np.ndarray, " joint"] = embedding / np.linalg.norm(embedding)
+    return found
+
+
+def own_coordinates(store: Store, query: QueryImage, layer: int, head: int) -> Float64[np.ndarray, " coordinate"]:
+    """What `store.head_directions` maps to the image's contribution through a head, divided by `‖embedding‖`.
+
+    Raises SettingsError if the head is not stored.
+    """
+    own = query.heads[store.contents.layer_index(layer, head), head].astype(np.float64)
+    return head_coordinates(own, query.norm.astype(np.float64), normalised=True)
 
 
 def refuse_failed(store: Store, image: int, norm: Float32[np.ndarray, " 3"]) -> None:

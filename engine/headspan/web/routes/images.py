@@ -6,11 +6,10 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path
-from jaxtyping import Float64
 
 from headspan.errors import SourceError
 from headspan.explore.query.image_parts import ImageParts, image_parts
-from headspan.explore.query.query_image import QueryImage
+from headspan.explore.query.query_image import unit_embedding
 from headspan.explore.query.whole_pictures import PictureShape, picture_shape
 from headspan.head_names import head_name
 from headspan.redact import redact
@@ -98,13 +97,6 @@ def image_zero_shot(asked: Asked, image: ImageName, text: Texts) -> list[ZeroSho
     """The cosine of an image with each text, and the texts' probabilities at CLIP's logit scale of 100."""
     texts = asked_texts(asked, text)
     return zero_shot(texts.texts, unit_embedding(asked.image(image)) @ texts.units.T)
-
-
-def unit_embedding(query: QueryImage) -> Float64[np.ndarray, " joint"]:
-    """An image's embedding divided by its length."""
-    embedding = query.embedding.astype(np.float64)
-    found: Float64[np.ndarray, " joint"] = embedding / np.linalg.norm(embedding)
-    return found
 
 
 def _picture(asked: AskedStore, index: int) -> tuple[PictureShape | None, str | None]:

@@ -11,12 +11,13 @@ from jaxtyping import Int64
 
 from headspan.errors import counted
 from headspan.explore.nearest.neighbours import ablated_vector
+from headspan.explore.query.query_image import unit_embedding
 from headspan.tasks.texts_as_classes import NamedClasses, class_values, named_classes
 from headspan.tasks.truths import UNKNOWN
 from headspan.web.answers.what_if import Accuracy, WhatIf
 from headspan.web.asked import EMBEDDING, Asked, AskedStore, named
 from headspan.web.asked_texts import SomeTexts, Texts, asked_texts
-from headspan.web.routes.images import ImageName, unit_embedding
+from headspan.web.routes.images import ImageName
 from headspan.web.routes.neighbours import Count, WithoutText, neighbours_of_image
 from headspan.web.through import asked_through, removed_heads
 from headspan.web.zero_shot import zero_shot
