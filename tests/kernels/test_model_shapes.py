@@ -10,6 +10,7 @@ import torch
 
 from tests import tolerances
 from tests.kernels import model_shapes, tritons
+from tests.kernels.test_reference import ROUNDED_ELSEWHERE
 from tests.kernels.tritons import DEPRECATIONS
 from tests.tolerances import relative_error
 
@@ -95,10 +96,10 @@ def check_preprocessing(side: int, addressed: list[torch.Tensor]) -> None:
     placed = [gpu_ops.cropped(photo, side) for photo in photos]
     found = fused.preprocess(images, placed, (side, side), mean, std, torch.float32)
     wanted = reference.preprocess(images, placed, (side, side), mean, std, torch.float32)
-    # Sums in another order rarely round to the next grey level; a second pass may round once more.
+    # A sum that rounds to another grey level may do so in both passes.
     levels = 255 * min(std) * (found - wanted).abs()
     assert levels.max() < 2.1
-    assert levels.mean() < 0.01
+    assert levels.mean() < ROUNDED_ELSEWHERE
 
 
 def by_head_dim(shapes: list[Any]) -> list[tuple[int, list[Any]]]:

@@ -16,7 +16,17 @@ from headspan.decode.threads import ThreadDecoder
 from headspan.shards.plan import scan
 from tests.conftest import image_members, write_tar
 from tests.engine.decoding import spans
-from tests.kernels.test_reference import MEAN, SIZE, SOURCES, STD, by_pillow, levels_of, noise, ways_to_place
+from tests.kernels.test_reference import (
+    MEAN,
+    ROUNDED_ELSEWHERE,
+    SIZE,
+    SOURCES,
+    STD,
+    by_pillow,
+    levels_of,
+    noise,
+    ways_to_place,
+)
 from tests.kernels.tritons import DEPRECATIONS, ON_GPU
 
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
@@ -50,11 +60,10 @@ def test_images_of_many_sizes_in_one_batch_equal_pillows_within_one_grey_level(
     found = levels_of(normalised)
     wanted = np.stack([by_pillow(image, where, mode, 99) for image, where in zip(images, placed, strict=True)])
     assert np.abs(found - wanted).max() < 1.001
-    # Rounding rarely moves a pixel to the next level.
-    assert np.abs(found - wanted).mean() < 0.01
+    assert np.abs(found - wanted).mean() < ROUNDED_ELSEWHERE
     plain = levels_of(reference.preprocess(images, placed, SIZE, MEAN, STD, torch.float32, mode, 99))
     assert np.abs(found - plain).max() < 1.001
-    assert np.abs(found - plain).mean() < 0.01
+    assert np.abs(found - plain).mean() < ROUNDED_ELSEWHERE
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-7)])
