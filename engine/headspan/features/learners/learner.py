@@ -1,0 +1,49 @@
+"""The interface of all learners: one dictionary of features for both sides of a pair."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+IMAGE, TEXT = 0, 1
+
+
+class Learner(nn.Module, ABC):
+    """Turns vectors into codes, and codes into vectors, with weights that both sides share.
+
+    Parameters have SAELens' names: `W_enc` `[width, feature]`, `b_enc` `[feature]`, `W_dec` `[feature, width]`,
+    `b_dec` `[width]`; a learner with an input bias for each side has `b_dec_text` too.
+    """
+
+    # The name under which users choose it.
+    kind: ClassVar[str]
+    # What it was made with, as JSON: `make_learner(kind, **settings)` makes the same learner.
+    settings: dict[str, Any]
+
+    @abstractmethod
+    def encode(self, vectors: Float[Tensor, "vector width"], side: int = IMAGE) -> Float[Tensor, "vector feature"]:
+        """The codes of vectors of one side, IMAGE or TEXT: non-negative, most of them 0. A row depends on its vector
+        alone, so that blocks may be of any size."""
+
+    @abstractmethod
+    def decode(self, codes: Float[Tensor, "vector feature"], side: int = IMAGE) -> Float[Tensor, "vector width"]:
+        """The vectors that codes stand for."""
+
+    @abstractmethod
+    def loss(
+        self, images: Float[Tensor, "pair width"], texts: Float[Tensor, "pair width"] | None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the loss over a batch of pairs, by name; `total` is what is minimised.
+
+        Without texts, the images alone are learned. Drawing uses torch's generator of the device, which the training
+        loop seeds and keeps, so that a resumed run draws the same.
+        """
+
+    def start(self, images: Float[Tensor, "vector width"], texts: Float[Tensor, "vector width"] | None) -> None:
+        """Set what depends on the data before the first step, such as the input biases, from a sample of vectors."""
+
+    def after_step(self, step: int) -> None:
+        """Keep the constraints on the weights after a step of the optimiser, such as decoder rows of unit length."""

@@ -1,0 +1,1 @@
+"""What features are learned from: the vectors of images and of their captions, streamed from stores in blocks."""

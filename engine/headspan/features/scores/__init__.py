@@ -1,0 +1,1 @@
+"""Scores of features, as sums over pairs that are added block by block."""

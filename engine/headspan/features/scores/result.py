@@ -1,0 +1,61 @@
+"""Scores of all features of a dictionary over the pairs of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int8, Int64
+
+# Classes of features.
+UNDECIDED, TEXT_DOMINANT, CROSS_MODAL, IMAGE_DOMINANT = -1, 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FeatureScores:
+    """Scores by feature. Numbers that a feature does not have, such as MDS where it is never active, are NaN."""
+
+    run: str
+    # The dictionary: its folder, the checksum of its weights, its learner, and the learner's settings.
+    dictionary: str
+    dictionary_sha256: str
+    learner: str
+    pairs: int
+    # Pairs in which the image's code, the text's, or one of both is above 0.
+    image_active: Int64[np.ndarray, " feature"]
+    text_active: Int64[np.ndarray, " feature"]
+    active: Int64[np.ndarray, " feature"]
+    # Mean over all pairs of the code and of its square.
+    image_mean: Float64[np.ndarray, " feature"]
+    text_mean: Float64[np.ndarray, " feature"]
+    image_square: Float64[np.ndarray, " feature"]
+    text_square: Float64[np.ndarray, " feature"]
+    # Modality Dominance Score and energy score, with the ends of their 95 % bootstrap intervals, and the same scores
+    # with captions shuffled.
+    mds: Float64[np.ndarray, " feature"]
+    mds_interval: Float64[np.ndarray, "feature 2"]
+    energy: Float64[np.ndarray, " feature"]
+    energy_interval: Float64[np.ndarray, "feature 2"]
+    shuffled_mds: Float64[np.ndarray, " feature"]
+    shuffled_energy: Float64[np.ndarray, " feature"]
+    # UNDECIDED, TEXT_DOMINANT, CROSS_MODAL or IMAGE_DOMINANT, by mean ± std of MDS, and by the intervals.
+    class_by_spread: Int8[np.ndarray, " feature"]
+    class_by_interval: Int8[np.ndarray, " feature"]
+    # The direction of each feature in the space: its decoder row, or the mean of vectors weighted by its code.
+    directions: Float32[np.ndarray, "feature width"]
+    # Images and captions with the largest codes, the largest first: image index (-1 where there are fewer), code.
+    top_images: Int64[np.ndarray, "feature top"]
+    top_image_codes: Float32[np.ndarray, "feature top"]
+    top_captions: Int64[np.ndarray, "feature top"]
+    top_caption_codes: Float32[np.ndarray, "feature top"]
+    # Monosemanticity in closed form over images, and across sides.
+    monosemanticity: Float64[np.ndarray, " feature"]
+    cross_monosemanticity: Float64[np.ndarray, " feature"]
+    # EmbSim of the most active images, for each number of images in `similarity_sizes`.
+    similarity_sizes: tuple[int, ...]
+    similarity: Float64[np.ndarray, "feature size"]
+    # Scores of the dictionary as a whole, by name: R², FVU, L0, dead share, cosine of each side, WinRate and its p.
+    quality: dict[str, float] = field(default_factory=dict)
+    # Texts of a pool nearest to each feature's direction, with their cosines; empty until it is named.
+    names: tuple[tuple[str, ...], ...] = ()
+    name_cosines: Float32[np.ndarray, "feature name"] | None = None

@@ -1,0 +1,1 @@
+"""What features are used for, each beside a control: probes of an attribute, attacks on pixels, and edits."""
