@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64
 
+from headspan.features.pairs.space import Space
+
 # Classes of features.
 UNDECIDED, TEXT_DOMINANT, CROSS_MODAL, IMAGE_DOMINANT = -1, 0, 1, 2
 
@@ -43,7 +45,8 @@ class FeatureScores:
     class_by_interval: Int8[np.ndarray, " feature"]
     # The direction of each feature in the space: its decoder row, or the mean of vectors weighted by its code.
     directions: Float32[np.ndarray, "feature width"]
-    # Images and captions with the largest codes, the largest first: image index (-1 where there are fewer), code.
+    # Images and captions with the largest codes, the largest first: the image's index, or that of the image whose
+    # caption it is (-1 where there are fewer), and the code.
     top_images: Int64[np.ndarray, "feature top"]
     top_image_codes: Float32[np.ndarray, "feature top"]
     top_captions: Int64[np.ndarray, "feature top"]
@@ -59,3 +62,5 @@ class FeatureScores:
     # Texts of a pool nearest to each feature's direction, with their cosines; empty until it is named.
     names: tuple[tuple[str, ...], ...] = ()
     name_cosines: Float32[np.ndarray, "feature name"] | None = None
+    # The space that the features are of, with its heads if it has some; None where that is not recorded.
+    space: Space | None = None
