@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from headspan.errors import SettingsError
 from headspan.world.captions import CHANCES, FACTORS, Chances, caption
@@ -59,7 +60,8 @@ class Telling:
 
     def drawn(self, scene: Scene) -> Scene:
         """The scene to draw: factors that are words have the same value in all scenes."""
-        return replace(scene, **{factor: _DRAWN[factor][1] for factor in self.words if factor in _DRAWN})
+        held: dict[str, Any] = {factor: _DRAWN[factor][1] for factor in self.words if factor in _DRAWN}
+        return replace(scene, **held)
 
     def caption(self, scene: Scene, random: Stream, for_words: Stream) -> tuple[str, dict[str, str | None]]:
         """A caption, and what it says of each kind of words: a value or phrase; None where it holds none.
@@ -67,9 +69,9 @@ class Telling:
         The words are drawn from a stream of their own, so that nothing else of the caption depends on them.
         """
         said = {kind: self._word(kind, for_words) for kind in self.words}
-        spoken = replace(scene, **{kind: value for kind, value in said.items() if kind in _DRAWN and value})
-        silent = {kind for kind, value in said.items() if value is None}
-        text = caption(spoken, random, _chances({*self.without, *silent}, scene.repeated))
+        told: dict[str, Any] = {kind: value for kind, value in said.items() if kind in _DRAWN and value}
+        silent = {kind for kind, value in said.items() if kind in _DRAWN and value is None}
+        text = caption(replace(scene, **told), random, _chances({*self.without, *silent}, scene.repeated))
         return " ".join([text, *(said[kind] or "" for kind in PHRASES if said.get(kind))]), said
 
     def _word(self, kind: str, random: Stream) -> str | None:
