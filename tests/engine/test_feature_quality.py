@@ -89,6 +89,15 @@ def test_splice_finds_the_texts_that_images_are_made_of() -> None:
     largest = np.argsort(-found.weights, axis=1)[:, :3]
     assert (np.take_along_axis(mixture, largest, axis=1) > 0).mean() > 0.95
     assert found.l0 == (found.weights > 0).sum() / 30
-    assert found.cosine > 0.9
+    assert found.centred_cosine > 0.9
+    # With the mean of the images added, as published.
+    mean = np.full(48, 0.1, np.float32)
+    moved = splice(images, texts, 0.3, image_mean=mean)
+    concepts = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    rebuilt = moved.weights @ concepts
+    rebuilt = rebuilt / np.linalg.norm(rebuilt, axis=1, keepdims=True) + mean
+    rows = images / np.linalg.norm(images, axis=1, keepdims=True)
+    expected = (rows * rebuilt).sum(axis=1) / np.linalg.norm(rebuilt, axis=1)
+    assert moved.cosine == pytest.approx(expected.mean(), abs=1e-5)
     # A larger penalty leaves fewer texts.
     assert splice(images, texts, 0.8, image_mean=np.zeros(48, np.float32)).l0 < found.l0

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from headspan.features.pairs.opening import open_pairs
     from headspan.features.pairs.pairs import Pairs
     from headspan.features.pairs.space import Space
+    from headspan.features.score import score
+    from headspan.features.scores.over_pairs import score_pairs
+    from headspan.features.scores.result import FeatureScores
+    from headspan.features.scores.splice import Splice, splice
+    from headspan.features.scores.stability import Stability, stability
     from headspan.features.training.dictionary import Dictionary, open_dictionary
     from headspan.features.training.train import train
 
@@ -23,20 +28,34 @@ _MODULES = {
     "Pairs": "pairs.pairs",
     "Space": "pairs.space",
     "Dictionary": "training.dictionary",
+    "FeatureScores": "scores.result",
+    "Splice": "scores.splice",
+    "Stability": "scores.stability",
     "directions_in_joint": "pairs.image_vectors",
     "open_dictionary": "training.dictionary",
     "open_pairs": "pairs.opening",
+    "score": "score",
+    "score_pairs": "scores.over_pairs",
+    "splice": "scores.splice",
+    "stability": "scores.stability",
     "train": "training.train",
 }
 
 __all__ = [
     "Block",
     "Dictionary",
+    "FeatureScores",
     "Pairs",
     "Space",
+    "Splice",
+    "Stability",
     "directions_in_joint",
     "open_dictionary",
     "open_pairs",
+    "score",
+    "score_pairs",
+    "splice",
+    "stability",
     "train",
 ]
 

@@ -28,9 +28,12 @@ class Splice:
     """Texts of images, and how well they reconstruct the images."""
 
     weights: Float32[np.ndarray, "image text"]
-    # Mean number of texts with a weight, and mean cosine of the centred image with what its texts give.
+    # Mean number of texts with a weight.
     l0: float
+    # Mean cosine of an image with what its texts give, as published: with the mean of images added to the unit vector
+    # of the texts; and before that, of the centred image with the texts alone.
     cosine: float
+    centred_cosine: float
 
 
 def splice(
@@ -46,10 +49,8 @@ def splice(
     concepts = _units(_units(texts) - _units(texts).mean(axis=0))
     weights = nonnegative_lasso(centred, concepts, penalty / 2)
     rebuilt = weights @ concepts
-    lengths = np.linalg.norm(rebuilt, axis=1)
-    dots = np.einsum("nj,nj->n", rebuilt, centred)
-    cosines = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
-    return Splice(weights, float((weights > 0).sum(axis=1).mean()), float(cosines.mean()))
+    cosine, centred_cosine = _cosine(_units(rebuilt) + mean, units), _cosine(rebuilt, centred)
+    return Splice(weights, float((weights > 0).sum(axis=1).mean()), cosine, centred_cosine)
 
 
 def nonnegative_lasso(
@@ -84,3 +85,8 @@ def nonnegative_lasso(
 
 def _units(vectors: Float[np.ndarray, "some joint"]) -> Float32[np.ndarray, "some joint"]:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30), np.float32)
+
+
+def _cosine(one: Float[np.ndarray, "image joint"], other: Float[np.ndarray, "image joint"]) -> float:
+    """The mean cosine of rows; that of a row of length 0 is 0."""
+    return float((_units(one) * _units(other)).sum(axis=1).mean())
