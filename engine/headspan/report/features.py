@@ -223,15 +223,16 @@ def _remarks(scores: FeatureScores) -> list[str]:
         remarks.append(
             f"Names are texts of {scores.name_pool}. By chance, the cosine of the nearest text is "
             f"{chance['rotated_mean']:.2f} in a pool without meaning, and {chance['mixtures_mean']:.2f} for random "
-            f"mixtures of features. A name is in doubt (?) if more than {_LEVEL:.0%} of the mixtures are as near."
+            f"mixtures of features. A name is in doubt (?) if more than {100 * _LEVEL:.0f} % of the mixtures are as "
+            "near."
         )
     if _has_mds(scores):
         moved = _moved(scores)
         if moved is not None:
             remarks.append(
                 f"Over features active in at least {LEAST_PAIRS} pairs, MDS moves by {moved:.2f} on average when "
-                "captions are shuffled. Where it hardly moves, the feature is active on one side only, whatever the "
-                "other side shows: that measures the dictionary, and not the pairs."
+                "captions are shuffled. Where it hardly moves, MDS says how often and how strongly each side is "
+                "active, and nothing about which caption belongs to which image."
             )
     else:
         remarks.append("These features are of a space that texts are not in, so there is no MDS and no class.")
