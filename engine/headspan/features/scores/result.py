@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64
 
 from headspan.features.pairs.space import Space
+from headspan.store.lineage import Lineage
 
 # Classes of features.
 UNDECIDED, TEXT_DOMINANT, CROSS_MODAL, IMAGE_DOMINANT = -1, 0, 1, 2
@@ -62,5 +63,14 @@ class FeatureScores:
     # Texts of a pool nearest to each feature's direction, with their cosines; empty until it is named.
     names: tuple[tuple[str, ...], ...] = ()
     name_cosines: Float32[np.ndarray, "feature name"] | None = None
+    # The pool of the names, as the store calls it (`texts/<pool>`); None until the features are named.
+    name_pool: str | None = None
     # The space that the features are of, with its heads if it has some; None where that is not recorded.
     space: Space | None = None
+    # Identifies a saved result, and says what it was made from.
+    lineage: Lineage | None = None
+
+    @property
+    def older(self) -> str | None:
+        """The run that this one was made from, if it was replaced or removed since; else None."""
+        return self.lineage.older if self.lineage else None
