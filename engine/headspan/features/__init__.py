@@ -14,17 +14,31 @@ if TYPE_CHECKING:
     from headspan.features.pairs.opening import open_pairs
     from headspan.features.pairs.pairs import Pairs
     from headspan.features.pairs.space import Space
+    from headspan.features.training.dictionary import Dictionary, open_dictionary
+    from headspan.features.training.train import train
 
 # The module of each name.
 _MODULES = {
     "Block": "pairs.block",
     "Pairs": "pairs.pairs",
     "Space": "pairs.space",
+    "Dictionary": "training.dictionary",
     "directions_in_joint": "pairs.image_vectors",
+    "open_dictionary": "training.dictionary",
     "open_pairs": "pairs.opening",
+    "train": "training.train",
 }
 
-__all__ = ["Block", "Pairs", "Space", "directions_in_joint", "open_pairs"]
+__all__ = [
+    "Block",
+    "Dictionary",
+    "Pairs",
+    "Space",
+    "directions_in_joint",
+    "open_dictionary",
+    "open_pairs",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -67,6 +67,15 @@ class FeatureScores:
     name_pool: str | None = None
     # The space that the features are of, with its heads if it has some; None where that is not recorded.
     space: Space | None = None
+    # Pairs in which one of both sides is active, with captions shuffled.
+    shuffled_active: Int64[np.ndarray, " feature"] | None = None
+    # The numbers of the top captions among the distinct captions of the store, as blocks of pairs have them.
+    top_caption_numbers: Int64[np.ndarray, "feature top"] | None = None
+    # EmbSim of the captions with the largest codes; None where the judge has no text tower.
+    caption_similarity: Float64[np.ndarray, "feature size"] | None = None
+    # The encoder by which samples are alike in EmbSim and monosemanticity, and the seed of the order of pairs.
+    judge: str = ""
+    seed: int = 0
     # Identifies a saved result, and says what it was made from.
     lineage: Lineage | None = None
 
