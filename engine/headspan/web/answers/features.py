@@ -31,6 +31,10 @@ class Features(Answer):
     heads: list[HeadName]
     features: int
     pairs: int
+    # Whether the features are active in captions too; those of heads' coordinates are of images alone.
+    has_texts: bool
+    # The MDS below and above which features are of a class by mean ± standard deviation.
+    spread: tuple[Number, Number]
     # How many features are of each class, by the rule.
     classes: dict[str, dict[str, int]]
     histograms: list[Histogram]
@@ -120,8 +124,9 @@ class FeatureAnswer(Answer):
 
     store: str
     run: str
-    # How many features there are.
+    # How many features there are, and whether they are active in captions too.
     features: int
+    has_texts: bool
     pairs: int
     row: FeatureRow
     # Mean over all pairs of the code.

@@ -110,7 +110,7 @@ def _keys(scores: FeatureScores, sort: Sort) -> np.ndarray:
     if sort is Sort.FEATURE:
         return np.arange(len(scores.mds))
     if sort is Sort.GAP:
-        return np.abs(scores.mds - scores.shuffled_mds)
+        return np.asarray(np.abs(scores.mds - scores.shuffled_mds))
     found: np.ndarray = getattr(scores, sort.value)
     return found
 
@@ -130,7 +130,7 @@ def _with_words(asked: AskedStore, scores: FeatureScores, words: list[str]) -> B
 
 def _texts(asked: AskedStore, scores: FeatureScores) -> list[str]:
     """What is searched of each feature: its names and its first captions, without case."""
-    searched = scores.top_captions[:, :SEARCHED_CAPTIONS]
+    searched = (scores.top_captions if scores.text_active.any() else scores.top_images)[:, :SEARCHED_CAPTIONS]
     captions = captions_of(asked, searched.ravel())
     wide = searched.shape[1]
     return [

@@ -13,16 +13,18 @@ from headspan.head_names import head_name
 from headspan.web.answers.common import Hit
 from headspan.web.answers.features import FeatureHead, LikeFeature
 from headspan.web.asked import AskedStore
-from headspan.web.features.runs import are_shown, captions_of, class_name, first_name
+from headspan.web.features.runs import are_shown, class_name, first_name, standing_captions
 
 VARIANCE, LENGTH = "variance", "length"
 _ALIKE = 12
+# Images and captions of a feature that are shown; a run may have more.
+_SHOWN = 30
 
 
 def top_hits(asked: AskedStore, images: np.ndarray, codes: Float32[np.ndarray, " top"]) -> list[Hit]:
     """Images with the largest codes as hits."""
-    there = are_shown(asked, images)
-    return asked.hits(images[there], codes[there])
+    there = are_shown(asked, images[:_SHOWN])
+    return asked.hits(images[:_SHOWN][there], codes[:_SHOWN][there])
 
 
 def heads_along(asked: AskedStore, scores: FeatureScores, feature: int) -> tuple[str, list[FeatureHead], list[str]]:
@@ -58,7 +60,7 @@ def features_alike(asked: AskedStore, scores: FeatureScores, feature: int) -> li
     cosines[feature] = np.nan
     order = np.argsort(-cosines, kind="stable")[:_ALIKE]
     order = order[np.isfinite(cosines[order])]
-    captions = captions_of(asked, scores.top_captions[order, 0])
+    captions = standing_captions(asked, scores, order.tolist())
     return [
         LikeFeature(
             feature=each,

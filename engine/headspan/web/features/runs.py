@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import numpy as np
@@ -27,6 +28,9 @@ CLASSES = {
 NAMES = {number: name for name, number in CLASSES.items()}
 # Pictures of a feature in a list, and its captions that a search looks at.
 _SHOWN_IMAGES, SEARCHED_CAPTIONS = 3, 3
+
+_SIDES = {"image": "images", "text": "texts"}
+_QUALITY = {"r2": "R²", "fvu": "FVU", "l0": "L0", "dead": "Dead share", "cosine": "Cosine"}
 
 
 def run_names(asked: AskedStore) -> list[str]:
@@ -95,7 +99,7 @@ def first_name(scores: FeatureScores, feature: int) -> str | None:
 
 def feature_rows(asked: AskedStore, scores: FeatureScores, features: list[int]) -> list[FeatureRow]:
     """Some features as rows of a list, in this order."""
-    captions = captions_of(asked, scores.top_captions[features, :1].ravel())
+    captions = standing_captions(asked, scores, features)
     return [
         FeatureRow(
             feature=each,
@@ -122,6 +126,17 @@ def feature_rows(asked: AskedStore, scores: FeatureScores, features: list[int]) 
         )
         for place, each in enumerate(features)
     ]
+
+
+def standing_captions(asked: AskedStore, scores: FeatureScores, features: list[int]) -> list[str | None]:
+    """The caption that stands for each feature: the one with the largest code, or else that of its first image."""
+    firsts = np.array([_first(scores.top_captions[each], scores.top_images[each]) for each in features], np.int64)
+    return captions_of(asked, firsts)
+
+
+def _first(captions: np.ndarray, images: np.ndarray) -> int:
+    """The first image index of two lists; -1 if both are empty."""
+    return next((int(place[0]) for place in (captions, images) if len(place) and place[0] >= 0), -1)
 
 
 def captions_of(asked: AskedStore, images: np.ndarray) -> list[str | None]:
@@ -158,6 +173,16 @@ def _heads(asked: AskedStore, run: str) -> list[Head]:
         space = load_settings(asked.store, KIND, run)["space"]
         return [(int(layer), int(head)) for layer, head in space["heads"]]
     return []
+
+
+def in_words(quality: str) -> str:
+    """The name of a score of the whole dictionary, such as `image_r2` or `win_rate_20_p`, for people."""
+    side, _, what = quality.partition("_")
+    if side in _SIDES:
+        return f"{in_words(what)} of {_SIDES[side]}"
+    if found := re.fullmatch(r"win_rate_([0-9]+)(_p)?", quality):
+        return f"{'p of ' if found[2] else ''}WinRate, {found[1]} images"
+    return _QUALITY.get(quality, quality.replace("_", " "))
 
 
 def space_words(scores: FeatureScores) -> str:

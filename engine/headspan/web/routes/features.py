@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
@@ -16,6 +17,7 @@ from headspan.web.features.runs import (
     asked_feature,
     asked_scores,
     feature_rows,
+    in_words,
     no_run,
     run_names,
     space_words,
@@ -39,7 +41,9 @@ def feature_list(
     asked: Asked,
     run: Run = None,
     words: Annotated[str, Query(max_length=200, description="Words of names or captions, or a number")] = "",
-    classes: Annotated[list[Class] | None, Query(max_length=4, description="Give it once for each class")] = None,
+    classes: Annotated[
+        list[Class] | None, Query(alias="class", max_length=4, description="Give it once for each class")
+    ] = None,
     rule: Rule = Rule.SPREAD,
     measure: Measure = Measure.MDS,
     low: Score = None,
@@ -80,6 +84,8 @@ def _features(asked: AskedStore, run: str | None) -> Features:
             heads=[],
             features=0,
             pairs=0,
+            has_texts=False,
+            spread=(None, None),
             classes={},
             histograms=[],
             similarity_sizes=[],
@@ -101,6 +107,8 @@ def _features(asked: AskedStore, run: str | None) -> Features:
         heads=named(scores.space.heads if scores.space is not None else ()),
         features=len(scores.mds),
         pairs=scores.pairs,
+        has_texts=bool(scores.text_active.any()),
+        spread=(scores.quality.get("mds_low"), scores.quality.get("mds_high")),
         classes=class_counts(scores),
         histograms=histograms(scores),
         similarity_sizes=list(scores.similarity_sizes),
@@ -109,7 +117,11 @@ def _features(asked: AskedStore, run: str | None) -> Features:
             Fact(name="Learner", value=scores.learner),
             Fact(name="Dictionary", value=scores.dictionary),
             Fact(name="Features of", value=space_words(scores)),
-            *(Fact(name=name, value=f"{value:.4g}") for name, value in scores.quality.items()),
+            *(
+                Fact(name=in_words(name), value=f"{value:.4g}")
+                for name, value in scores.quality.items()
+                if isfinite(value) and name not in ("mds_low", "mds_high")
+            ),
         ],
         notices=notices,
     )
@@ -143,6 +155,7 @@ def _feature(asked: AskedStore, run: str | None, feature: int) -> FeatureAnswer:
         store=asked.name,
         run=scores.run,
         features=len(scores.mds),
+        has_texts=bool(scores.text_active.any()),
         pairs=scores.pairs,
         row=feature_rows(asked, scores, [feature])[0],
         image_mean=scores.image_mean[feature],

@@ -902,6 +902,8 @@ export interface components {
             run: string;
             /** Features */
             features: number;
+            /** Has Texts */
+            has_texts: boolean;
             /** Pairs */
             pairs: number;
             row: components["schemas"]["FeatureRow"];
@@ -1025,6 +1027,13 @@ export interface components {
             features: number;
             /** Pairs */
             pairs: number;
+            /** Has Texts */
+            has_texts: boolean;
+            /** Spread */
+            spread: [
+                number | null,
+                number | null
+            ];
             /** Classes */
             classes: {
                 [key: string]: {
@@ -1070,6 +1079,8 @@ export interface components {
             spectrum: (number | null)[];
             /** Alike */
             alike: components["schemas"]["LikeHead"][];
+            /** Feature Runs */
+            feature_runs: string[];
             /** Notices */
             notices: string[];
         };
@@ -1211,6 +1222,8 @@ export interface components {
             feature: number;
             /** Name */
             name: string | null;
+            /** Caption */
+            caption: string | null;
             /** Class By Spread */
             class_by_spread: string;
             /** Class By Interval */
@@ -3621,7 +3634,7 @@ export interface operations {
                 /** @description Words of names or captions, or a number */
                 words?: string;
                 /** @description Give it once for each class */
-                classes?: components["schemas"]["Class"][] | null;
+                class?: components["schemas"]["Class"][] | null;
                 rule?: components["schemas"]["Rule"];
                 measure?: components["schemas"]["Measure"];
                 low?: number | null;
