@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headspan.errors import StoreError
 from headspan.events import Listener, ignore
 from headspan.features.pairs.space import Space
 from headspan.features.scores.result import FeatureScores
@@ -57,15 +58,14 @@ def read_scores(store: Store | str | Path, run: str | None = None) -> FeatureSco
         known = {each.name for each in fields(FeatureScores)}
         found: dict[str, Any] = {name: value for name, value in {**settings, **arrays}.items() if name in known}
         found["similarity_sizes"] = tuple(map(int, settings["similarity_sizes"]))
-        found["quality"] = {
-            str(name): math.nan if value is None else float(value) for name, value in settings["quality"].items()
-        }
+        for name in ("quality", "name_chance"):
+            found[name] = {
+                str(each): math.nan if value is None else float(value) for each, value in settings.get(name, {}).items()
+            }
         if "names" in settings:
             found["names"] = tuple(tuple(map(str, names)) for names in settings["names"])
         if settings.get("space") is not None:
-            space = dict(settings["space"])
-            heads = tuple((int(layer), int(head)) for layer, head in space.pop("heads"))
-            found["space"] = Space(**space, heads=heads)
+            found["space"] = Space.from_json(settings["space"])
         return FeatureScores(run=run, lineage=lineage_of(store, KIND, run), **found)
 
 
@@ -84,10 +84,10 @@ def settings_of(scores: FeatureScores) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in fields(scores):
         value = getattr(scores, each.name)
-        if each.name in _ABOUT_RUN or isinstance(value, np.ndarray) or value is None or value == ():
+        if each.name in _ABOUT_RUN or isinstance(value, np.ndarray) or value is None or value in ((), {}):
             continue
         if isinstance(value, Space):
-            found[each.name] = asdict(value)
+            found[each.name] = value.as_json()
         elif isinstance(value, Mapping):
             found[each.name] = {name: _number(number) for name, number in value.items()}
         else:
@@ -112,6 +112,16 @@ def _axes(annotation: str) -> tuple[str, ...]:
 
 
 def _sources(store: Store, scores: FeatureScores) -> dict[str, Lineage | None]:
-    """The lineage of the pool's texts that the features are named from."""
+    """The lineage of the pool's texts that the features are named from.
+
+    Raises StoreError if the pool is not in the store.
+    """
     pool = scores.name_pool
-    return {} if pool is None else {f"texts/{pool}": lineage_of(store, "texts", pool)}
+    if pool is None:
+        return {}
+    if not results.sound(store, "texts", pool, metadata_alone=True):
+        raise StoreError(
+            f"{store.path}: features are named from the pool {pool!r}, which is not in the store; name them with "
+            "saved=True, which keeps the pool too"
+        )
+    return {f"texts/{pool}": lineage_of(store, "texts", pool)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
@@ -25,6 +25,12 @@ class Active:
     features: Int64[Tensor, " active"]
     # Non-negative; a feature may be listed with 0.
     values: Float[Tensor, " active"]
+
+    @classmethod
+    def of_rows(cls, features: Int64[Tensor, "vector k"], values: Float[Tensor, "vector k"]) -> Active:
+        """As many features for each vector."""
+        offsets = torch.arange(0, features.numel(), features.shape[1], device=features.device)
+        return cls(offsets, features.flatten(), values.flatten())
 
     def decode(self, rows: Float[Tensor, "feature width"]) -> Float[Tensor, "vector width"]:
         """The sum of each vector's features' rows times their values."""
@@ -47,13 +53,19 @@ def largest(
     rows: Float[Tensor, "feature width"],
     bias: Float[Tensor, " feature"],
     k: int,
+    hidden: Bool[Tensor, "vector feature"] | None = None,
+    ordered: bool = False,
 ) -> Active:
-    """The k largest of `ReLU(vectors · rowsᵀ + bias)` of each vector, with their gradients."""
+    """The k largest of `ReLU(vectors · rowsᵀ + bias)` of each vector, with their gradients.
+
+    `hidden` features are left out. `ordered` lists the largest of a vector first.
+    """
     with torch.no_grad():
         activations = torch.addmm(bias, vectors, rows.t())
-        values, features = activations.topk(k, sorted=False)
-    offsets = torch.arange(0, features.numel(), k, device=features.device)
-    return of_activations(vectors, rows, bias, Active(offsets, features.flatten(), values.flatten()))
+        if hidden is not None:
+            activations.masked_fill_(hidden, -torch.inf)
+        values, features = activations.topk(k, sorted=ordered)
+    return of_activations(vectors, rows, bias, Active.of_rows(features, values))
 
 
 def of_activations(

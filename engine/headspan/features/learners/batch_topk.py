@@ -33,18 +33,18 @@ class BatchTopK(Autoencoder):
         # Below 0 until the first step of training.
         self.register_buffer("threshold", torch.tensor(-1.0))
 
-    def active(self, centred: Float[Tensor, "vector width"]) -> Active:
+    def active(self, centred: Float[Tensor, "vector width"], sides: int) -> Active:
         rows = self.W_enc.t()
         with torch.no_grad():
-            activations = torch.addmm(self.b_enc, centred, rows.t()).relu_()
-            count = min(self.given.k * centred.shape[0], activations.numel())
+            activations = self.activations(centred).relu_()
+            count = min(self.k * centred.shape[0], activations.numel())
             chosen, least = _largest_of_all(activations, count)
             if self.training:
                 self._follow(least)
         return of_activations(centred, rows, self.b_enc, chosen)
 
     def encode(self, vectors: Float[Tensor, "vector width"], side: int = IMAGE) -> Float[Tensor, "vector feature"]:
-        activations = torch.addmm(self.b_enc, vectors - self.bias(side), self.W_enc).relu()
+        activations = self.activations(vectors - self.bias(side)).relu()
         return activations * (activations >= self.threshold)
 
     def _follow(self, least: Float[Tensor, ""]) -> None:

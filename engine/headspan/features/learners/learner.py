@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from headspan.features.learners.settings import Settings
@@ -27,8 +28,23 @@ class Learner(nn.Module, ABC):
     settings_type: ClassVar[type[Settings]]
     # Whether codes can be turned back into vectors.
     decodes: ClassVar[bool] = True
+    # Whether nothing can be learned without texts.
+    needs_texts: ClassVar[bool] = False
     # What it was made with, as JSON, its width too: `make_learner(kind, **settings)` makes the same learner.
     settings: dict[str, Any]
+    idle_steps: Int64[Tensor, " feature"]
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings.as_json()
+        self.dead_steps = settings.dead_steps
+        # Steps of training since each feature was active.
+        self.register_buffer("idle_steps", torch.zeros(settings.features, dtype=torch.int64))
+
+    @classmethod
+    def made(cls, settings: Any) -> Learner:
+        """The learner of these settings, which are of `settings_type`."""
+        return cls(settings)
 
     @abstractmethod
     def encode(self, vectors: Float[Tensor, "vector width"], side: int = IMAGE) -> Float[Tensor, "vector feature"]:
@@ -44,9 +60,15 @@ class Learner(nn.Module, ABC):
         """The unit direction of each feature; None without a decoder, where the mean of vectors weighted by a
         feature's codes takes its place."""
 
-    @abstractmethod
     def dead(self) -> Bool[Tensor, " feature"]:
         """Whether each feature has been idle for so long in training that it counts as dead."""
+        return self.idle_steps >= self.dead_steps
+
+    @torch.no_grad()
+    def count_used(self, used: Int64[Tensor, " used"]) -> None:
+        """Count a step of training in which these features were active; repetitions do not matter."""
+        self.idle_steps.add_(1)
+        self.idle_steps[used] = 0
 
     @abstractmethod
     def loss(

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from headspan.errors import SettingsError
+from headspan.features.learners.aligned import Aligned
 from headspan.features.learners.batch_topk import BatchTopK
+from headspan.features.learners.group_sparse import GroupSparse
 from headspan.features.learners.kinds import LEARNERS
 from headspan.features.learners.learner import Learner
+from headspan.features.learners.matching_pursuit import MatchingPursuit
+from headspan.features.learners.matryoshka import Matryoshka
+from headspan.features.learners.non_negative import NonNegative
 from headspan.features.learners.settings import settings_of
 from headspan.features.learners.topk import TopK
 
-_TYPES: tuple[type[Learner], ...] = (TopK, BatchTopK)
+TYPES: dict[str, type[Learner]] = {
+    learner.kind: learner
+    for learner in (TopK, BatchTopK, Matryoshka, MatchingPursuit, GroupSparse, Aligned, NonNegative)
+}
 
 
 def make_learner(kind: str, width: int, **settings: Any) -> Learner:
@@ -19,7 +27,6 @@ def make_learner(kind: str, width: int, **settings: Any) -> Learner:
 
     What is not set has its published default; the learner's `settings` say all of them.
     """
-    if kind not in LEARNERS:
+    if kind not in TYPES:
         raise SettingsError(f"there is no learner {kind!r}; choose one of {', '.join(LEARNERS)}")
-    made = next(learner for learner in _TYPES if learner.kind == kind)
-    return made(settings_of(made.settings_type, {"width": width, **settings}))
+    return TYPES[kind].made(settings_of(TYPES[kind].settings_type, {"width": width, **settings}))

@@ -12,6 +12,12 @@ from headspan.store.lineage import Lineage
 
 # Classes of features.
 UNDECIDED, TEXT_DOMINANT, CROSS_MODAL, IMAGE_DOMINANT = -1, 0, 1, 2
+CLASS_NAMES = {
+    IMAGE_DOMINANT: "image-dominant",
+    CROSS_MODAL: "cross-modal",
+    TEXT_DOMINANT: "text-dominant",
+    UNDECIDED: "undecided",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -63,6 +69,13 @@ class FeatureScores:
     # Texts of a pool nearest to each feature's direction, with their cosines; empty until it is named.
     names: tuple[tuple[str, ...], ...] = ()
     name_cosines: Float32[np.ndarray, "feature name"] | None = None
+    # How often a random direction, and a random mixture of features, is as near to a text of the pool as the feature
+    # is, and the mean and 95 % range of their best cosines.
+    name_p: Float64[np.ndarray, " feature"] | None = None
+    name_mixture_p: Float64[np.ndarray, " feature"] | None = None
+    name_chance: dict[str, float] = field(default_factory=dict)
+    # The weight of coherence with which texts were chosen; None for the nearest texts.
+    name_coherence: float | None = None
     # The pool of the names, as the store calls it (`texts/<pool>`); None until the features are named.
     name_pool: str | None = None
     # The space that the features are of, with its heads if it has some; None where that is not recorded.
