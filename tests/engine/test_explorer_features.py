@@ -222,7 +222,7 @@ def test_the_heads_along_a_feature_are_those_whose_contributions_vary_along_it(
     assert len(shares) == len(store.layers) * store.heads_per_layer
     for (layer, head), share in shares.items():
         # In numbers that are stored as float16, so on the scale of the largest share.
-        along = np.var(store.head(layer, head).astype(np.float64) @ unit / lengths) / whole
+        along = np.var(store.head(layer, head).astype(np.float64) @ unit) / whole
         assert share == pytest.approx(along, abs=10 * FLOAT16_STORE * max(shares.values()))
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
 
