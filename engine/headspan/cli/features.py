@@ -14,6 +14,7 @@ from headspan.cli.progress import ProgressPrinter
 # A sub-command NAME is added by the function `add_NAME` of the module `features_NAME`, which gets its parser and text.
 _COMMANDS = {
     "train": "learn a dictionary of sparse features from stores",
+    "score": "say how much each feature belongs to images, texts, or both",
 }
 _DETAILS = (
     "Features are sparse, non-negative parts of image and text embeddings, or of what heads write. Scores say how much "
