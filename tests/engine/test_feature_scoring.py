@@ -280,7 +280,7 @@ def test_the_command_prints_classes_nulls_quality_and_saves_the_run(
     assert any(line.split()[:1] == ["images"] and f"{scores.quality['image_r2']:.3f}" in line for line in lines)
     assert any(line.startswith("text to image R@1 ") for line in lines)
     assert lines[-1] == f"saved as features/printed in {store.path}"
-    assert main([*command, "--csv", "-", "--words", "number"]) == 0
+    assert main([*command, "--csv", "-", "--words", "picture"]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("feature,class,")
     assert "saved" not in shown.out + shown.err

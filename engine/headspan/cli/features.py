@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from headspan.cli.commands import Section
@@ -15,6 +16,8 @@ from headspan.cli.progress import ProgressPrinter
 _COMMANDS = {
     "train": "learn a dictionary of sparse features from stores",
     "score": "say how much each feature belongs to images, texts, or both",
+    "show": "show a run of scores, and name features by texts",
+    "use": "edit, attack or probe with one class of features",
 }
 _DETAILS = (
     "Features are sparse, non-negative parts of image and text embeddings, or of what heads write. Scores say how much "
@@ -48,6 +51,8 @@ def add_features(section: Section) -> None:
     kind = argparse.RawDescriptionHelpFormatter
     inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Later)
     for name, text in _COMMANDS.items():
+        if find_spec(f"headspan.cli.features_{name}") is None:
+            continue
         parser = inner.add_parser(name, help=text, formatter_class=kind)
         assert isinstance(parser, _Later)
         parser.fill = _filling(name, parser, text)
