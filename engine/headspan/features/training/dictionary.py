@@ -71,7 +71,9 @@ class Dictionary:
                 f"{self.space}; give [vector, {self.space.width}]"
             )
         with torch.inference_mode():
-            found: np.ndarray = self.learner.encode(torch.from_numpy(np.ascontiguousarray(vectors)), side).numpy()
+            found: np.ndarray = self.learner.encode(
+                torch.from_numpy(np.require(vectors, None, ["C", "W"])), side
+            ).numpy()
         return found
 
     def refuse_other(self, store: Store) -> None:
