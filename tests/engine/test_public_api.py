@@ -55,9 +55,10 @@ TWINS: dict[str, tuple[str, ...]] = {
     "concepts": ("prune.concept_effects", "prune.concepts_of"),
     "reconstruct": ("prune.reconstruction",),
     "spurious": ("prune.spurious_study", "prune.spurious_heads"),
+    "features": ("features.train",),
     "demo": ("demo.run",),
 }
-GROUPS = ("concepts", "demo", "explore", "llm", "prune", "spans", "tasks", "video", "world")
+GROUPS = ("concepts", "demo", "explore", "features", "llm", "prune", "spans", "tasks", "video", "world")
 
 
 def test_every_public_name_can_be_used_and_is_listed() -> None:

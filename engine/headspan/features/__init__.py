@@ -1,1 +1,98 @@
-"""Sparse features of image and text embeddings, and how much each belongs to images, texts, or both."""
+"""Sparse features of image and text embeddings, and how much each belongs to images, texts, or both.
+
+Names are imported from their modules when they are first used, so that reading scores does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headspan.features.naming import name_features
+    from headspan.features.pairs.block import Block
+    from headspan.features.pairs.image_vectors import directions_in_joint
+    from headspan.features.pairs.opening import open_pairs
+    from headspan.features.pairs.pairs import Pairs
+    from headspan.features.pairs.space import Space
+    from headspan.features.saved import read_scores, save_scores
+    from headspan.features.scores.over_pairs import score_pairs
+    from headspan.features.scores.result import FeatureScores
+    from headspan.features.scores.splice import Splice, splice
+    from headspan.features.scores.stability import Stability, stability
+    from headspan.features.scoring import score
+    from headspan.features.strips import feature_strips
+    from headspan.features.table import FeatureTable, feature_table
+    from headspan.features.top_samples import TopCaption, TopImage, TopSamples, top_samples
+    from headspan.features.training.dictionary import Dictionary, open_dictionary
+    from headspan.features.training.train import train
+
+# The module of each name.
+_MODULES = {
+    "Block": "pairs.block",
+    "Dictionary": "training.dictionary",
+    "FeatureScores": "scores.result",
+    "FeatureTable": "table",
+    "Pairs": "pairs.pairs",
+    "Space": "pairs.space",
+    "Splice": "scores.splice",
+    "Stability": "scores.stability",
+    "TopCaption": "top_samples",
+    "TopImage": "top_samples",
+    "TopSamples": "top_samples",
+    "directions_in_joint": "pairs.image_vectors",
+    "feature_strips": "strips",
+    "feature_table": "table",
+    "name_features": "naming",
+    "open_dictionary": "training.dictionary",
+    "open_pairs": "pairs.opening",
+    "read_scores": "saved",
+    "save_scores": "saved",
+    "score": "scoring",
+    "score_pairs": "scores.over_pairs",
+    "splice": "scores.splice",
+    "stability": "scores.stability",
+    "top_samples": "top_samples",
+    "train": "training.train",
+}
+
+__all__ = [
+    "Block",
+    "Dictionary",
+    "FeatureScores",
+    "FeatureTable",
+    "Pairs",
+    "Space",
+    "Splice",
+    "Stability",
+    "TopCaption",
+    "TopImage",
+    "TopSamples",
+    "directions_in_joint",
+    "feature_strips",
+    "feature_table",
+    "name_features",
+    "open_dictionary",
+    "open_pairs",
+    "read_scores",
+    "save_scores",
+    "score",
+    "score_pairs",
+    "splice",
+    "stability",
+    "top_samples",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'headspan.features' has no attribute {name!r}")
+    found = getattr(import_module(f"headspan.features.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -51,7 +51,7 @@ def captioned_groups(store: Store, images: Images | None = None) -> CaptionedGro
             if number == len(captions):
                 captions.append(())
             # The frames of a video have the same companions, so one of them is enough.
-            captions[number] = captions[number] or _captions(sample["caption"], sample["metadata"])
+            captions[number] = captions[number] or caption_lines(sample["caption"], sample["metadata"])
             group[place] = number
     return CaptionedGroups(tuple(key for _, key in numbers), tuple(captions), group)
 
@@ -69,7 +69,7 @@ def _video_of(member: str) -> str | None:
     return f"{folder}{slash}{base[:dot]}" if dot > 0 and stem.isascii() and stem.isdigit() else None
 
 
-def _captions(caption: str | None, metadata: str | None) -> tuple[str, ...]:
+def caption_lines(caption: str | None, metadata: str | None) -> tuple[str, ...]:
     """The captions of a sample, one line each, each once; that of the caption member first."""
     content = None if metadata is None else json.loads(metadata)
     listed = content.get("captions") if isinstance(content, dict) else None

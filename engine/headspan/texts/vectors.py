@@ -10,14 +10,14 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from headspan.errors import ModelError
-from headspan.events import Listener, ignore
+from headspan.errors import ModelError, counted
+from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.store.reader import Store
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import EmbeddedPool, find_vectors, kept_text_tower
@@ -125,6 +125,51 @@ def cached_vectors(store: Store, texts: Sequence[str]) -> dict[str, Float32[np.n
     """The vectors of single texts that the user's cache has of the store's model; texts without one are left out."""
     tower = _text_tower(store)
     return find_cached(_model_key(store, tower), texts, store.joint) if tower else {}
+
+
+def vector_key(store: Store, weights: str | Path | None = None) -> str:
+    """A checksum of what decides the vector of a text, besides the text: equal for stores of the same text tower."""
+    tower = _text_tower(store)
+    model = _model_key(store, tower) if tower else [str(store.path.resolve()), str(weights)]
+    return hashlib.sha256(json.dumps(model).encode()).hexdigest()
+
+
+def encode_batches(
+    store: Store,
+    batches: Iterable[Sequence[str]],
+    on_progress: Listener = ignore,
+    *,
+    weights: str | Path | None = None,
+    done: int = 0,
+    total: int | None = None,
+) -> Iterator[Float32[np.ndarray, "text joint"]]:
+    """Unit vectors of many texts, batch by batch, from the model, which is loaded once; nothing is cached.
+
+    `done` of `total` texts were embedded before. `weights` is as in `text_vectors`, and so are the errors.
+    """
+    # Imported here, since only this needs the model and torch.
+    from headspan.model import load
+    from headspan.model.text import encode_texts
+
+    model = load.load_stored_model(store.attributes, store.path, weights, on_progress)
+    _refuse_other_text_tower(store, model.text_sha256, _text_tower(store), f"the weights {weights or model.pretrained}")
+    cut, before = 0, done
+
+    def forward(event: Progress) -> None:
+        if event.stage != NOTE:
+            on_progress(Progress("captions", before + event.done, total))
+
+    def count(texts: list[str]) -> None:
+        nonlocal cut
+        cut += len(texts)
+
+    for texts in batches:
+        vectors = encode_texts(model, texts, on_progress=forward, on_cut=count)
+        before += len(texts)
+        yield vectors
+    if cut:
+        said = f"{counted(cut, 'caption')} filled the model's context, so their ends may have been cut"
+        on_progress(Progress(NOTE, 0, None, said))
 
 
 def _text_tower(store: Store) -> str | None:

@@ -10,7 +10,10 @@ from jaxtyping import Float32, Int64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Some pairs. Vectors of the embedding space have unit length; those of heads and patches are as stored."""
+    """Some pairs. Vectors of the embedding space have unit length; those of heads and patches are as stored.
+
+    Coordinates of heads and patches are normalised as the moments use them, and multiplied by the space's `scale`.
+    """
 
     images: Float32[np.ndarray, "pair width"]
     # None in spaces that texts are not in.
@@ -20,3 +23,8 @@ class Block:
     image: Int64[np.ndarray, " pair"]
     # The number of the caption among the distinct captions of its store; -1 where there is none.
     caption: Int64[np.ndarray, " pair"]
+    # The source token of each patch; None in other spaces.
+    token: Int64[np.ndarray, " pair"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
