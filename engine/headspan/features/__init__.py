@@ -9,22 +9,64 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headspan.features.naming import name_features
     from headspan.features.pairs.block import Block
     from headspan.features.pairs.image_vectors import directions_in_joint
     from headspan.features.pairs.opening import open_pairs
     from headspan.features.pairs.pairs import Pairs
     from headspan.features.pairs.space import Space
+    from headspan.features.saved import read_scores, save_scores
+    from headspan.features.scores.result import FeatureScores
+    from headspan.features.strips import feature_strips
+    from headspan.features.table import FeatureTable, feature_table
+    from headspan.features.top_samples import TopCaption, TopImage, TopSamples, top_samples
+    from headspan.features.training.dictionary import Dictionary, open_dictionary
+    from headspan.features.training.train import train
 
 # The module of each name.
 _MODULES = {
     "Block": "pairs.block",
+    "Dictionary": "training.dictionary",
+    "FeatureScores": "scores.result",
+    "FeatureTable": "table",
     "Pairs": "pairs.pairs",
     "Space": "pairs.space",
+    "TopCaption": "top_samples",
+    "TopImage": "top_samples",
+    "TopSamples": "top_samples",
     "directions_in_joint": "pairs.image_vectors",
+    "feature_strips": "strips",
+    "feature_table": "table",
+    "name_features": "naming",
+    "open_dictionary": "training.dictionary",
     "open_pairs": "pairs.opening",
+    "read_scores": "saved",
+    "save_scores": "saved",
+    "top_samples": "top_samples",
+    "train": "training.train",
 }
 
-__all__ = ["Block", "Pairs", "Space", "directions_in_joint", "open_pairs"]
+__all__ = [
+    "Block",
+    "Dictionary",
+    "FeatureScores",
+    "FeatureTable",
+    "Pairs",
+    "Space",
+    "TopCaption",
+    "TopImage",
+    "TopSamples",
+    "directions_in_joint",
+    "feature_strips",
+    "feature_table",
+    "name_features",
+    "open_dictionary",
+    "open_pairs",
+    "read_scores",
+    "save_scores",
+    "top_samples",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,23 +35,26 @@ class Strip:
     tiles: tuple[Tile, ...]
 
 
-def draw_strips(query: Tile, strips: Sequence[Strip]) -> Image.Image:
-    """The query's picture to the left, and beside it each strip in a row of its own, below its title."""
+def draw_strips(query: Tile | None, strips: Sequence[Strip]) -> Image.Image:
+    """The query's picture to the left, if there is one, and each strip in a row of its own, below its title."""
     most = max((len(strip.tiles) for strip in strips), default=0)
-    lines = max(len(tile.lines) for tile in (query, *(tile for strip in strips for tile in strip.tiles)))
+    shown = [*([] if query is None else [query]), *(tile for strip in strips for tile in strip.tiles)]
+    lines = max((len(tile.lines) for tile in shown), default=1)
     tall = _LINE + _SIDE + lines * _LINE + _GAP
-    width = 2 * _MARGIN + _SIDE + (_AFTER_QUERY + most * (_SIDE + _GAP) - _GAP if most else 0)
+    left = _MARGIN if query is None else _MARGIN + _SIDE + _AFTER_QUERY
+    width = max(left + most * (_SIDE + _GAP) - _GAP, _MARGIN + _SIDE) + _MARGIN
     page = Image.new("RGB", (width, 2 * _MARGIN + max(1, len(strips)) * tall - _GAP), LIGHT.page)
     draw = ImageDraw.Draw(page)
-    draw.text((_MARGIN, _MARGIN), "query", LIGHT.ink, font(13))
-    _draw_tile(page, draw, _MARGIN, _MARGIN + _LINE, query)
     for number, strip in enumerate(strips):
-        x, y = _MARGIN + _SIDE + _AFTER_QUERY, _MARGIN + number * tall
+        x, y = left, _MARGIN + number * tall
         draw.text((x, y), shortened_to(strip.title, width - x - _MARGIN, font(13)), LIGHT.ink, font(13))
         for place, tile in enumerate(strip.tiles):
             _draw_tile(page, draw, x + place * (_SIDE + _GAP), y + _LINE, tile)
-    middle = _MARGIN + _SIDE + _AFTER_QUERY // 2
-    draw.line((middle, _MARGIN, middle, page.height - _MARGIN), LIGHT.faint)
+    if query is not None:
+        draw.text((_MARGIN, _MARGIN), "query", LIGHT.ink, font(13))
+        _draw_tile(page, draw, _MARGIN, _MARGIN + _LINE, query)
+        middle = _MARGIN + _SIDE + _AFTER_QUERY // 2
+        draw.line((middle, _MARGIN, middle, page.height - _MARGIN), LIGHT.faint)
     return page
 
 

@@ -103,6 +103,9 @@ def _in_short(store: Store, kind: str, run: str) -> str:
         if kind == "prune":
             groups, tasks = (", ".join(each["name"] for each in known[name]) for name in ("groups", "tasks"))
             return f"{known['mode']} effect of {groups or 'single heads'} on {tasks}"
+        if kind == "features":
+            named = f", named from {known['name_pool']}" if known.get("name_pool") else ""
+            return f"{known['learner']} over {counted(known['pairs'], 'pair')}{named}"
         controls = known["answers"].get("controls", {})
         return "against the known scenes" + (f", beside {', '.join(controls)}" if controls else "")
     return ""

@@ -30,12 +30,13 @@ COMMANDS = {
     "ccs": "headspan ccs",
     "truth": "headspan demo",
     "prune": "headspan prune",
+    "features": "headspan features score",
 }
 
 
 def making(kind: str, run: str) -> str:
     """Return the command that makes the run `<kind>/<run>`."""
-    return COMMANDS[kind] + (f" --run {run}" if kind in ("textspan", "labels", "ccs", "prune") else "")
+    return COMMANDS[kind] + (f" --run {run}" if kind in ("textspan", "labels", "ccs", "prune", "features") else "")
 
 
 def record_key(kind: str, run: str) -> str:

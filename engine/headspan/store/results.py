@@ -33,6 +33,7 @@ _MADE_FROM = {
     "ccs": ("truth",),
     "truth": (),
     "prune": (),
+    "features": (),
 }
 __all__ = [
     "Named",
@@ -51,11 +52,14 @@ __all__ = [
 def made_from(store: OpenStore, kind: str, run: str) -> list[str]:
     """Return the runs that were made from a run, as `<kind>/<run>`, damaged or not."""
     named = [f"{each}/{run}" for each in _MADE_FROM[kind] if run in runs(store, each)]
-    # Studies have names of their own, and record the scores or labels that they were made from.
+    # Studies have names of their own, and record the scores or labels that they were made from; so do the scores of
+    # features, which record the pool that they are named from.
     sources = {f"{each}/{run}" for each in (kind, *_MADE_FROM[kind])}
-    studies = [] if kind in ("texts", "prune") else runs(store, "prune")
+    later = "features" if kind == "texts" else "prune"
     return named + [
-        f"prune/{each}" for each in studies if sources & sources_of(store.contents.storage, "prune", each).keys()
+        f"{later}/{each}"
+        for each in (runs(store, later) if kind not in ("prune", "features") else ())
+        if sources & sources_of(store.contents.storage, later, each).keys()
     ]
 
 

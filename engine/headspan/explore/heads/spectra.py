@@ -22,17 +22,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float64
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.explore.heads.coherent_pursuit import Descriptions, coherent_pursuit
+from headspan.explore.heads.modality_gap import freed_texts, unit_rows, without_gap
 from headspan.explore.heads.spectrum import HeadSpectra
 from headspan.explore.nearest.similarities import distinct
 from headspan.head_names import head_name
 from headspan.spans.algorithm import VARIANCE_TOLERANCE
 from headspan.store.head_space import Head, stored_heads
-from headspan.store.moments_file import EmbeddingMoments, MergedMoments
+from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
 from headspan.store.schema import without_heads
 from headspan.store.selection import Images
@@ -43,8 +44,6 @@ from headspan.texts.vectors import embed_pool
 COUNT, COHERENCE = 5, 0.3
 # Random directions that are described as the heads' are, for comparison.
 _RANDOM, _SEED = 200, 0
-# What is left of a text or direction after the gap is removed is rounding below this length.
-_LEAST_LENGTH = 1e-6
 
 
 def spectra(
@@ -97,12 +96,14 @@ def spectra(
     values, directions = _singular(store, chosen, places, on_progress, weights)
     embedded = embed_pool(store, named, on_progress, weights=weights)
     moments = store.moments(images)
-    texts, gap = _freed_texts(embedded.vectors, store.embedding_moments())
+    texts, gap = freed_texts(embedded.vectors, store.embedding_moments())
     rank, joint = directions.shape[1:]
-    freed = _without(directions.reshape(-1, joint), gap)
+    freed = without_gap(directions.reshape(-1, joint), gap)
     found = _both_sides(freed, texts, count, coherence, on_progress)
-    drawn = _unit_rows(np.random.default_rng(_SEED).standard_normal((_RANDOM, joint)))
-    random = _both_sides(_without(drawn, gap), texts, count, coherence, ignore).fidelity.reshape(_RANDOM, 2).max(axis=1)
+    drawn = unit_rows(np.random.default_rng(_SEED).standard_normal((_RANDOM, joint)))
+    random = (
+        _both_sides(without_gap(drawn, gap), texts, count, coherence, ignore).fidelity.reshape(_RANDOM, 2).max(axis=1)
+    )
     # Side 0 is the better described one.
     shape = (len(chosen), rank, 2)
     fidelity = found.fidelity.reshape(shape)
@@ -182,29 +183,6 @@ def _shares(
     along = directions @ own.T
     shares: Float64[np.ndarray, " direction"] = np.einsum("dc,dc->d", along @ covariance, along) / variance
     return shares
-
-
-def _freed_texts(
-    vectors: Float32[np.ndarray, "text joint"], embedding: EmbeddingMoments
-) -> tuple[Float64[np.ndarray, "text joint"], Float64[np.ndarray, " joint"]]:
-    """Unit vectors of texts without their mean and without the gap's direction; and that direction, a unit vector."""
-    exact = vectors.astype(np.float64)
-    mean = exact.mean(axis=0)
-    gap = _unit_rows((embedding.total / embedding.count - mean)[None])[0]
-    return _without(exact - mean, gap), gap
-
-
-def _without(
-    vectors: Float64[np.ndarray, "vector joint"], gap: Float64[np.ndarray, " joint"]
-) -> Float64[np.ndarray, "vector joint"]:
-    """Unit vectors without their part along `gap`; zeros if nothing else is left."""
-    return _unit_rows(vectors - np.outer(vectors @ gap, gap))
-
-
-def _unit_rows(rows: Float[np.ndarray, "row joint"]) -> Float64[np.ndarray, "row joint"]:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Float64[np.ndarray, "row joint"] = rows / np.where(lengths > _LEAST_LENGTH, lengths, np.inf)
-    return unit
 
 
 def _both_sides(

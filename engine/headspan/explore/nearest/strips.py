@@ -48,7 +48,7 @@ def neighbour_strips(
     asked = query.image if isinstance(query, QueryImage) else query
     stored = [] if asked is None or isinstance(asked, str | Path | Pil.Image | np.ndarray) else [int(asked)]
     wanted = dict.fromkeys([*stored, *(int(image) for _, each in columns for image in each.images)])
-    pictures = _pictures(store, list(wanted), shards, on_progress)
+    pictures = stored_pictures(store, list(wanted), shards, on_progress, "neighbours")
     strips = [
         Strip(
             title,
@@ -80,8 +80,10 @@ def _query_tile(
     return Tile(None, (), words)
 
 
-def _pictures(store: Store, images: Sequence[int], shards: Sequence[str], on_progress: Listener) -> dict[int, _Pixels]:
-    """The pictures that can be read, by image."""
+def stored_pictures(
+    store: Store, images: Sequence[int], shards: Sequence[str], on_progress: Listener, complete: str
+) -> dict[int, _Pixels]:
+    """The pictures of a store's images that can be read, by image; `complete` is what does not need them."""
     samples = store.samples(list(images)).to_pylist()
     urls, lost = find_shards(store, shards)
     encoded, failed = read_images(store, samples, urls, urls.values() if shards else ())
@@ -90,7 +92,7 @@ def _pictures(store: Store, images: Sequence[int], shards: Sequence[str], on_pro
         why = missing_note(needed, len(urls)) if needed else next(iter(failed.values()))
         todo = "" if shards else "; --shards says where the shards are now"
         what = f"{len(failed):,} of {counted(len(samples), 'picture')}"
-        on_progress(Progress(NOTE, 0, None, f"{what} cannot be shown, but neighbours are complete: {why}{todo}"))
+        on_progress(Progress(NOTE, 0, None, f"{what} cannot be shown, but {complete} are complete: {why}{todo}"))
     pictures = {}
     for image, sample in zip(images, samples, strict=True):
         if sample["row"] in encoded:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from headspan.features.scores.codes import Codes, at_same_places, rows_of, sums_by_feature
+from headspan.features.scores.codes import Codes, at_same_places, rows_of
 from headspan.features.scores.groups import DRAWS, GROUPS, ratio_intervals
 
 
@@ -93,18 +93,6 @@ class DominanceSums:
     def text_square(self) -> Float64[np.ndarray, " feature"]:
         """Σ w² of each feature."""
         return np.asarray(self._text.sum(axis=0))
-
-
-class SideSums:
-    """Sums over the codes of one side that need no pairs: how often a feature is active, and the sum of its codes."""
-
-    def __init__(self, features: int) -> None:
-        self.active, self.total = np.zeros(features, np.int64), np.zeros(features)
-
-    def add(self, codes: Codes) -> None:
-        """Add the codes of a block."""
-        self.active += np.bincount(codes.indices, minlength=len(self.active))
-        self.total += sums_by_feature(codes.data.astype(np.float64), codes)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> Float64[np.ndarray, " feature"]:

@@ -8,9 +8,16 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64
 
 from headspan.features.pairs.space import Space
+from headspan.store.lineage import Lineage
 
 # Classes of features.
 UNDECIDED, TEXT_DOMINANT, CROSS_MODAL, IMAGE_DOMINANT = -1, 0, 1, 2
+CLASS_NAMES = {
+    IMAGE_DOMINANT: "image-dominant",
+    CROSS_MODAL: "cross-modal",
+    TEXT_DOMINANT: "text-dominant",
+    UNDECIDED: "undecided",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -62,5 +69,30 @@ class FeatureScores:
     # Texts of a pool nearest to each feature's direction, with their cosines; empty until it is named.
     names: tuple[tuple[str, ...], ...] = ()
     name_cosines: Float32[np.ndarray, "feature name"] | None = None
+    # How often a random direction, and a random mixture of features, is as near to a text of the pool as the feature
+    # is, and the mean and 95 % range of their best cosines.
+    name_p: Float64[np.ndarray, " feature"] | None = None
+    name_mixture_p: Float64[np.ndarray, " feature"] | None = None
+    name_chance: dict[str, float] = field(default_factory=dict)
+    # The weight of coherence with which texts were chosen; None for the nearest texts.
+    name_coherence: float | None = None
+    # The pool of the names, as the store calls it (`texts/<pool>`); None until the features are named.
+    name_pool: str | None = None
     # The space that the features are of, with its heads if it has some; None where that is not recorded.
     space: Space | None = None
+    # Pairs in which one of both sides is active, with captions shuffled.
+    shuffled_active: Int64[np.ndarray, " feature"] | None = None
+    # The numbers of the top captions among the distinct captions of the store, as blocks of pairs have them.
+    top_caption_numbers: Int64[np.ndarray, "feature top"] | None = None
+    # EmbSim of the captions with the largest codes; None where the judge has no text tower.
+    caption_similarity: Float64[np.ndarray, "feature size"] | None = None
+    # The encoder by which samples are alike in EmbSim and monosemanticity, and the seed of the order of pairs.
+    judge: str = ""
+    seed: int = 0
+    # Identifies a saved result, and says what it was made from.
+    lineage: Lineage | None = None
+
+    @property
+    def older(self) -> str | None:
+        """The run that this one was made from, if it was replaced or removed since; else None."""
+        return self.lineage.older if self.lineage else None

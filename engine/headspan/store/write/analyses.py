@@ -224,8 +224,13 @@ def _holds(store: Store, kind: str, run: str, arrays: Mapping[str, Named], setti
     kept_arrays, kept = load(store, kind, run)
     # As JSON, NaN equals NaN, and a tuple equals a list.
     return all(
-        name in arrays and np.array_equal(np.asarray(arrays[name][0]), values) for name, values in kept_arrays.items()
+        name in arrays and _equal(np.asarray(arrays[name][0]), values) for name, values in kept_arrays.items()
     ) and all(name in settings and _as_json(settings[name]) == _as_json(value) for name, value in kept.items())
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two arrays hold the same values; NaN equals NaN."""
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f" and other.dtype.kind == "f")
 
 
 def _lacks(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:

@@ -1,0 +1,127 @@
+"""Scores of features as a store holds them, as the run `features/<run>`: saving them, and reading them without torch.
+
+Every array of the scores is an array of the run, and everything else a setting. Captions are not copied: top captions
+are image indices, as top images are, and the samples of the store hold their text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headspan.errors import StoreError
+from headspan.events import Listener, ignore
+from headspan.features.pairs.space import Space
+from headspan.features.scores.result import FeatureScores
+from headspan.store import results
+from headspan.store.lineage import Lineage, lineage_of
+from headspan.store.reader import Store
+from headspan.store.write.save_result import save_result
+
+KIND = "features"
+# What identifies the run rather than being part of it.
+_ABOUT_RUN = ("run", "lineage")
+
+
+def save_scores(
+    store: Store, scores: FeatureScores, overwrite: bool = False, on_progress: Listener = ignore
+) -> FeatureScores:
+    """Save scores as `features/<scores.run>`; returns them with their lineage.
+
+    Scores that gain names stay the same run. Raises StoreError if there is a run of that name with other content and
+    `overwrite` is false, or if the pool that features are named from is not in the store; NotSavedError, which holds
+    the scores, if the store cannot be written.
+    """
+    results.check_run(scores.run)
+    return save_result(
+        *(store, KIND, scores.run, scores, arrays_of(scores), settings_of(scores), _sources(store, scores)),
+        overwrite=overwrite,
+        on_progress=on_progress,
+    )
+
+
+def read_scores(store: Store | str | Path, run: str | None = None) -> FeatureScores:
+    """Read the scores of features from a store; without `run`, of the only run.
+
+    Raises StoreError if the run is missing or damaged, or if there are several and none is named.
+    """
+    store = store if isinstance(store, Store) else Store(store)
+    run = results.only_run(store, KIND, run)
+    arrays, settings = results.load(store, KIND, run)
+    with results.as_written(store, KIND, run):
+        known = {each.name for each in fields(FeatureScores)}
+        found: dict[str, Any] = {name: value for name, value in {**settings, **arrays}.items() if name in known}
+        found["similarity_sizes"] = tuple(map(int, settings["similarity_sizes"]))
+        for name in ("quality", "name_chance"):
+            found[name] = {
+                str(each): math.nan if value is None else float(value) for each, value in settings.get(name, {}).items()
+            }
+        if "names" in settings:
+            found["names"] = tuple(tuple(map(str, names)) for names in settings["names"])
+        if settings.get("space") is not None:
+            found["space"] = Space.from_json(settings["space"])
+        return FeatureScores(run=run, lineage=lineage_of(store, KIND, run), **found)
+
+
+def arrays_of(scores: FeatureScores) -> dict[str, results.Named]:
+    """The arrays of a run, with the names of their axes, which are those of the fields' annotations."""
+    found: dict[str, results.Named] = {}
+    for each in fields(scores):
+        values = getattr(scores, each.name)
+        if isinstance(values, np.ndarray):
+            found[each.name] = (values, _axes(str(each.type)))
+    return found
+
+
+def settings_of(scores: FeatureScores) -> dict[str, Any]:
+    """The settings of a run, as JSON values. NaN, which JSON lacks, is null; names are left out until there are any."""
+    found: dict[str, Any] = {}
+    for each in fields(scores):
+        value = getattr(scores, each.name)
+        if each.name in _ABOUT_RUN or isinstance(value, np.ndarray) or value is None or value in ((), {}):
+            continue
+        if isinstance(value, Space):
+            found[each.name] = value.as_json()
+        elif isinstance(value, Mapping):
+            found[each.name] = {name: _number(number) for name, number in value.items()}
+        else:
+            found[each.name] = value
+    # Always there, even if no similarity was measured.
+    return {"similarity_sizes": (), **found}
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON has it; null if it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _axes(annotation: str) -> tuple[str, ...]:
+    """The names of an array's axes in its annotation, such as `Float64[np.ndarray, "feature 2"]`.
+
+    The axis of two numbers is that of an interval's ends.
+    """
+    shape = re.search(r"['\"]([^'\"]*)['\"]", annotation)
+    assert shape is not None, annotation
+    return tuple("end" if name.isdigit() else name for name in shape[1].split())
+
+
+def _sources(store: Store, scores: FeatureScores) -> dict[str, Lineage | None]:
+    """The lineage of the pool's texts that the features are named from.
+
+    Raises StoreError if the pool is not in the store.
+    """
+    pool = scores.name_pool
+    if pool is None:
+        return {}
+    if not results.sound(store, "texts", pool, metadata_alone=True):
+        raise StoreError(
+            f"{store.path}: features are named from the pool {pool!r}, which is not in the store; name them with "
+            "saved=True, which keeps the pool too"
+        )
+    return {f"texts/{pool}": lineage_of(store, "texts", pool)}

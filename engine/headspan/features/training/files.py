@@ -1,0 +1,136 @@
+"""The files of a dictionary's folder: weights with SAELens' names, and the state of an unfinished training.
+
+`sae_weights.safetensors` and `cfg.json` have the names and keys of SAELens, which loads the folders of the learners
+that it knows. `learner.safetensors` holds what other learners have beside them. `training.json` names what the
+dictionary is trained on and how, `training.safetensors` holds all of an unfinished training, and `losses.json` its
+losses. `cfg.json` is written last: a folder without it is not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from headspan.errors import StoreError, one_line
+from headspan.features.learners.kinds import TOPK
+from headspan.features.learners.learner import Learner
+from headspan.features.pairs.space import Space
+from headspan.io.files import write_atomically
+
+WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+REST, SETTINGS, STATE, LOSSES = "learner.safetensors", "training.json", "training.safetensors", "losses.json"
+FORMAT = 1
+# The keys that SAELens reads of every autoencoder.
+_SHARED_KEYS = ("W_enc", "b_enc", "W_dec", "b_dec")
+_THRESHOLD = "threshold"
+
+
+def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
+    """Write a small JSON file, whole or not at all."""
+    write_atomically(path, [json.dumps(content, indent=1).encode()])
+
+
+def read_json(path: Path, todo: str) -> dict[str, Any]:
+    """Read a JSON object. Raises StoreError, which says what to do, if that fails."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({one_line(error)}); {todo}") from error
+    return found
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, [save(whole, dict(metadata) if metadata else None)])
+
+
+def read_tensors(path: Path, todo: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file. Raises StoreError, which says what to do, if it is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+        return load_file(path), metadata
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path}: cannot be read ({one_line(error)}); {todo}") from error
+
+
+def write_dictionary(folder: Path, learner: Learner, space: Space, trained: Mapping[str, Any]) -> None:
+    """Write a finished learner, `cfg.json` last."""
+    state = learner.state_dict()
+    weights = {name: state[name] for name in _SHARED_KEYS if name in state}
+    rest = {name: tensor for name, tensor in state.items() if name not in weights}
+    architecture = learner.kind
+    if _THRESHOLD in state and state[_THRESHOLD].numel() == 1 and "b_enc" in state:
+        # SAELens keeps a threshold for each feature.
+        weights[_THRESHOLD] = state[_THRESHOLD].clamp_min(0).expand(len(state["b_enc"]))
+        architecture = "jumprelu"
+    write_tensors(folder / REST, rest)
+    write_tensors(folder / WEIGHTS, weights)
+    features = int(learner.settings["features"])
+    config = {
+        "architecture": architecture,
+        "d_in": space.width,
+        "d_sae": features,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **({"k": learner.settings["k"]} if learner.kind == TOPK else {}),
+        "metadata": {},
+        "headspan": {
+            "format": FORMAT,
+            "learner": learner.kind,
+            "settings": learner.settings,
+            "space": space.as_json(),
+            "training": dict(trained),
+            "sha256": weights_sha256(folder),
+        },
+    }
+    write_json(folder / CONFIG, config)
+
+
+def weights_sha256(folder: Path) -> str:
+    """The SHA-256 of a dictionary's weights: of its files of tensors, one after the other."""
+    digest = hashlib.sha256()
+    for name in (WEIGHTS, REST):
+        path = folder / name
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def learner_state(folder: Path, learner: Learner) -> dict[str, Tensor]:
+    """The state of a learner as `write_dictionary` wrote it."""
+    todo = "restore the folder from a copy, or train again"
+    weights, _ = read_tensors(folder / WEIGHTS, todo)
+    rest, _ = read_tensors(folder / REST, todo)
+    if _THRESHOLD in rest:
+        weights.pop(_THRESHOLD, None)
+    found = {**weights, **rest}
+    wanted = learner.state_dict()
+    for name, tensor in wanted.items():
+        if name not in found or found[name].shape != tensor.shape:
+            has = "is missing" if name not in found else f"is {list(found[name].shape)}"
+            raise StoreError(
+                f"{folder / WEIGHTS}: {name} {has}, but the dictionary's settings need {list(tensor.shape)}; {todo}"
+            )
+    return found
+
+
+def load_state(learner: Learner, state: Mapping[str, Tensor]) -> None:
+    """Copy a state into a learner, which keeps its tensors' layout in memory."""
+    with torch.no_grad():
+        for name, tensor in learner.state_dict().items():
+            tensor.copy_(state[name])

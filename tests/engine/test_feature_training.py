@@ -1,0 +1,227 @@
+"""Training of dictionaries: a killed training ends with the same bytes, and damaged or foreign folders are refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import headspan as hs
+from headspan.errors import HeadspanError, SettingsError, StoreError
+from headspan.events import Progress
+from headspan.features import Dictionary, Pairs, open_dictionary, open_pairs, train
+from headspan.features.training import files
+from headspan.features.training.settings import TrainingSettings
+from tests.conftest import relative_files
+from tests.engine.test_feature_pairs import CAPTIONS, make_store
+
+SETTINGS: dict[str, Any] = {"features": 48, "k": 5, "dead_steps": 10, "steps": 40, "batch": 7, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
+    return make_store(tmp_path_factory.mktemp("training"), CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def pairs(store: hs.Store, kept: Path) -> Pairs:
+    return open_pairs(store, keep=kept)
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Dictionary:
+    return train(pairs, tmp_path_factory.mktemp("trained") / "d", **SETTINGS)
+
+
+KILLED = """
+import os, signal, sys
+from headspan.features import train
+
+def kill(event):
+    if event.stage == "training" and event.done == 29:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+import headspan.features.training.train as module
+save = module.save_training
+# A checkpoint every 13 steps, whatever the clock says.
+module.save_training = lambda folder, learner, optimizer, done, losses: (
+    None if done % 13 else save(folder, learner, optimizer, done, losses)
+)
+train(sys.argv[1], sys.argv[2], keep=sys.argv[3], checkpoint_seconds=0, on_progress=kill, **eval(sys.argv[4]))
+"""
+
+
+def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
+    store: hs.Store, kept: Path, trained: Dictionary, tmp_path: Path
+) -> None:
+    out = tmp_path / "d"
+    command = [sys.executable, "-c", KILLED, str(store.path), str(out), str(kept), repr(SETTINGS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with pytest.raises(StoreError, match="not finished; run the same command again to continue after its last check"):
+        open_dictionary(out)
+    notes: list[str] = []
+    again = train(store.path, out, keep=kept, on_progress=lambda event: notes.append(event.note), **SETTINGS)
+    assert "continued after step 26 of 40" in notes
+    assert relative_files(out) == relative_files(trained.folder)
+    assert again.sha256 == trained.sha256
+
+
+def test_a_finished_training_is_not_repeated_and_other_settings_are_refused(
+    pairs: Pairs, trained: Dictionary, store: hs.Store, kept: Path
+) -> None:
+    before = relative_files(trained.folder)
+    notes: list[str] = []
+    again = train(pairs, trained.folder, on_progress=lambda event: notes.append(event.note), **SETTINGS)
+    assert notes == [f"{trained.folder} was already trained with the same settings; it is unchanged"]
+    assert again.sha256 == trained.sha256
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"lr": 0.5}, r"\(lr 0.0004, now 0.5\)"),
+        ({"features": 64}, r"\(features 48, now 64\)"),
+        ({"learner": "topk"}, r"\(learner batch_topk, now topk\)"),
+        ({"seed": 1}, r"\(seed 0, now 1\)"),
+    ]
+    for change, sentence in changes:
+        with pytest.raises(SettingsError, match=sentence + "; choose another --out, or delete the folder"):
+            train(pairs, trained.folder, **{**SETTINGS, **change})
+    with pytest.raises(SettingsError, match=r"texts true, now false|pairs 35, now 36"):
+        train(store, trained.folder, captions=False, keep=kept, **SETTINGS)
+    assert relative_files(trained.folder) == before
+
+
+def test_training_explains_more_than_its_start(pairs: Pairs, tmp_path: Path) -> None:
+    found = train(pairs, tmp_path / "d", "topk", **{**SETTINGS, "steps": 300, "lr": 3e-3, "k": 8})
+    losses = json.loads((found.folder / "losses.json").read_text())
+    assert [losses[0]["step"], losses[-1]["step"]] == [1, 300]
+    assert losses[-1]["total"] < 0.5 * losses[0]["total"]
+    (block,) = pairs.blocks(1000)
+    codes = found.encode(block.images)
+    assert ((codes > 0).sum(axis=1) <= 8).all()
+    decoded = found.learner.decode(torch.from_numpy(codes)).detach().numpy()
+    unexplained = ((decoded - block.images) ** 2).sum() / ((block.images - block.images.mean(axis=0)) ** 2).sum()
+    assert unexplained < 0.6
+
+
+def test_a_dictionary_opens_with_its_learner_space_and_checksum(trained: Dictionary, store: hs.Store) -> None:
+    found = open_dictionary(trained.folder)
+    assert (found.kind, found.features, found.settings["k"]) == ("batch_topk", 48, 5)
+    assert found.space == open_pairs(store, captions=False).space
+    assert found.trained["training"]["steps"] == 40
+    vectors = np.random.default_rng(0).normal(size=(3, store.joint)).astype(np.float32)
+    assert np.array_equal(found.encode(vectors), trained.encode(vectors))
+    with pytest.raises(SettingsError, match=r"vectors of shape \[3, 5\] were given, but the dictionary is of the emb"):
+        found.encode(vectors[:, :5])
+    # The keys and the formula of SAELens' JumpReLU.
+    weights = load_file(found.folder / "sae_weights.safetensors")
+    shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
+    assert shapes == {"W_enc": [192, 48], "b_enc": [48], "W_dec": [48, 192], "b_dec": [192], "threshold": [48]}
+    config = json.loads((found.folder / "cfg.json").read_text())
+    assert (config["architecture"], config["d_in"], config["d_sae"]) == ("jumprelu", 192, 48)
+    plain = (vectors - weights["b_dec"].numpy()) @ weights["W_enc"].numpy() + weights["b_enc"].numpy()
+    plain *= plain > np.maximum(weights["threshold"].numpy(), 0)
+    np.testing.assert_allclose(found.encode(vectors), plain, atol=1e-5)
+
+
+def test_damaged_and_strange_folders_are_refused_in_one_sentence(
+    trained: Dictionary, tmp_path: Path, pairs: Pairs
+) -> None:
+    def copy(name: str, **changed: bytes) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, content in relative_files(trained.folder).items():
+            (folder / file).write_bytes(changed.get(file.partition(".")[0], content))
+        return folder
+
+    with pytest.raises(StoreError, match="no such folder; give the folder that `headspan features train --out` wrote"):
+        open_dictionary(tmp_path / "nowhere")
+    weights = (trained.folder / "sae_weights.safetensors").read_bytes()
+    with pytest.raises(StoreError, match=r"changed since they were written \(sha256 .{12}\); restore the folder"):
+        open_dictionary(copy("changed", sae_weights=weights[:-1] + bytes([weights[-1] ^ 1])))
+    with pytest.raises(StoreError, match=r"cfg\.json: cannot be read"):
+        open_dictionary(copy("cut", cfg=(trained.folder / "cfg.json").read_bytes()[:-9]))
+    config = json.loads((trained.folder / "cfg.json").read_text())
+    config["headspan"]["settings"]["features"] = 49
+    with pytest.raises(StoreError, match=r"W_enc is \[192, 48\], but the dictionary's settings need \[192, 49\]"):
+        open_dictionary(copy("other", cfg=json.dumps(config).encode()))
+    config["headspan"]["learner"] = "magic"
+    with pytest.raises(StoreError, match="holds settings that headspan does not write"):
+        open_dictionary(copy("magic", cfg=json.dumps(config).encode()))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="exists and is not a dictionary that headspan trained; choose another --out"):
+        train(pairs, tmp_path / "mine", **SETTINGS)
+
+
+def test_a_dictionary_of_another_space_is_refused(trained: Dictionary, toy_store: hs.Store, store: hs.Store) -> None:
+    with pytest.raises(SettingsError) as caught:
+        open_pairs(toy_store, trained.space)
+    assert "are of different spaces (the embedding, 192 numbers against the embedding, " in str(caught.value)
+    space = type(trained.space)("embedding", 192, "0" * 64)
+    with pytest.raises(SettingsError, match="image weights 000000000000 against "):
+        open_pairs(store, space)
+    trained.refuse_other(store)
+    with pytest.raises(SettingsError, match=str(trained.folder)):
+        trained.refuse_other(toy_store)
+
+
+def test_impossible_settings_are_refused_before_anything_is_written(pairs: Pairs, tmp_path: Path) -> None:
+    for change, sentence in (
+        ({"k": 193, "features": 400}, "k is 193, but vectors have 192 numbers"),
+        ({"k": 49}, "k is 49, but the dictionary has 48 features"),
+        ({"k": 5, "colour": 3}, "no setting 'colour'"),
+        ({"lr": -1.0}, "lr is -1.0, but must be above 0"),
+        ({"steps": 0}, "steps is 0, but must be at least 1"),
+        ({"epochs": 2}, "2 epochs and 40 steps: give one of both"),
+        ({"precision": "fp8"}, "precision 'fp8' is unknown"),
+    ):
+        with pytest.raises(HeadspanError, match=sentence):
+            train(pairs, tmp_path / "d", **{**SETTINGS, **change})
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_damaged_checkpoint_says_what_to_delete(pairs: Pairs, tmp_path: Path) -> None:
+    def stop(event: Progress) -> None:
+        if event.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pairs, tmp_path / "d", checkpoint_seconds=0, on_progress=stop, **SETTINGS)
+    state = tmp_path / "d" / files.STATE
+    state.write_bytes(state.read_bytes()[:-5])
+    with pytest.raises(
+        StoreError, match=r"training\.safetensors: cannot be read .*; delete this file to train from the"
+    ):
+        train(pairs, tmp_path / "d", **SETTINGS)
+    state.unlink()
+    train(pairs, tmp_path / "d", **SETTINGS)
+
+
+def test_features_of_heads_are_learned_without_texts(store: hs.Store, tmp_path: Path) -> None:
+    found = train(store, tmp_path / "d", "topk", space="heads", heads=[(5, 2)], **{**SETTINGS, "steps": 3})
+    assert found.space.heads == ((5, 2),)
+    again = open_pairs(store, open_dictionary(found.folder).space)
+    assert again.space.scale == found.space.scale
+    (block,) = again.blocks(100)
+    assert found.encode(block.images).shape == (36, 48)
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    settings = TrainingSettings(steps=100, lr=2.0, warmup=0.1, decay=0.2)
+    rates = [settings.rate(step) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.2, 0.4, 0.6])
+    assert rates[9:81] == [2.0] * 72
+    assert rates[90] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(0.1)
