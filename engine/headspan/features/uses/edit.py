@@ -17,13 +17,15 @@ from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
 from headspan.explore.nearest.neighbours import nearest_to_vector
 from headspan.explore.query.query_image import query_image, unit_embedding
-from headspan.features.learners.learner import IMAGE, TEXT, Learner
+from headspan.features.learners.learner import IMAGE, TEXT
 from headspan.features.scores.result import FeatureScores
+from headspan.features.training.dictionary import Dictionary
+from headspan.features.uses.checked import checked_learner
 from headspan.features.uses.chosen import chosen_classes
 from headspan.features.uses.edit_result import EditedImage, FactorShares
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.factors import Factors
-from headspan.features.uses.filtered import KEPT, check_decodes, check_residual, check_width
+from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, matched_features
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
@@ -34,7 +36,7 @@ COUNT, DRAWS = 10, 5
 
 def edit(
     store: Store,
-    learner: Learner,
+    dictionary: Dictionary,
     scores: FeatureScores,
     image: int,
     donor: int | str,
@@ -54,7 +56,7 @@ def edit(
 
     Args:
         store: The store to read; nothing is written.
-        learner: The dictionary, trained on embeddings of the store's model.
+        dictionary: The dictionary, trained on embeddings of the store's model.
         scores: The dictionary's scores, which give features their classes.
         image: The index of the source in the store.
         donor: The index of another image, or a text.
@@ -69,12 +71,10 @@ def edit(
         seed: Seed of the draws.
         weights: As in `text_vectors`.
 
-    Raises SettingsError if the dictionary is of another space or has no decoder, if no feature has the class, if an
-    image or a factor does not exist, and the errors of `text_vectors`.
+    Raises SettingsError as `checked_learner` does, if no feature has the class, or if an image or a factor does not
+    exist, and the errors of `text_vectors`.
     """
-    check_residual(residual)
-    check_decodes(learner)
-    check_width(learner, store.joint, store.path)
+    learner = checked_learner(store, dictionary, scores, residual)
     if count < 1:
         raise SettingsError(f"count {count}: give a number of neighbours from 1")
     members = chosen_classes(scores, [features])[features]

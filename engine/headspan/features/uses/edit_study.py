@@ -15,14 +15,16 @@ from jaxtyping import Float32, Int64
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
-from headspan.features.learners.learner import IMAGE, TEXT, Learner
+from headspan.features.learners.learner import IMAGE, TEXT
 from headspan.features.scores.result import FeatureScores
+from headspan.features.training.dictionary import Dictionary
+from headspan.features.uses.checked import checked_learner
 from headspan.features.uses.chosen import DECIDED, chosen_classes
 from headspan.features.uses.edit import COUNT, DRAWS, neighbours_without
 from headspan.features.uses.edit_result import EditRow, EditStudy, Kind
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.factors import Factors
-from headspan.features.uses.filtered import KEPT, check_decodes, check_residual, check_width, unit
+from headspan.features.uses.filtered import KEPT, unit
 from headspan.features.uses.matched import TOLERANCE, matched_features
 from headspan.store.reader import Store
 from headspan.store.selection import usable_images
@@ -35,7 +37,7 @@ DONORS = IMAGES, CAPTIONS = "images", "captions"
 
 def edit_study(
     store: Store,
-    learner: Learner,
+    dictionary: Dictionary,
     scores: FeatureScores,
     factors: Sequence[str],
     on_progress: Listener = ignore,
@@ -54,9 +56,7 @@ def edit_study(
 
     Donors are images, or the captions of images. Other arguments and errors are those of `edit`.
     """
-    check_residual(residual)
-    check_decodes(learner)
-    check_width(learner, store.joint, store.path)
+    learner = checked_learner(store, dictionary, scores, residual)
     if donors not in DONORS:
         raise SettingsError(f"donors {donors!r}: give one of {', '.join(DONORS)}")
     if not factors or min(pairs, count) < 1:
