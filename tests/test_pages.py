@@ -5,6 +5,7 @@ Nothing is run. The examples' calls are bound to the signatures of the functions
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import re
@@ -64,17 +65,30 @@ def test_a_command_line_with_an_unknown_flag_does_not_parse(capsys: pytest.Captu
     assert "there is no flag --worst" in capsys.readouterr().err
 
 
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The flags of a command and of its sub-commands."""
+    # A sub-command's flags are added when its page is first shown.
+    parser.format_help()
+    inner = [
+        sub
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for sub in action.choices.values()
+    ]
+    return set(parser._option_string_actions).union(*map(flags_of, inner))
+
+
 def test_every_command_and_flag_in_the_text_exists() -> None:
     text = " ".join(map(prose, PAGES.values()))
     script = (ROOT / "tools" / "make_shards.py").read_text(encoding="utf-8")
-    known = {flag for parser in COMMANDS.parsers.values() for flag in parser._option_string_actions}
+    known = {flag for parser in COMMANDS.parsers.values() for flag in flags_of(parser)}
     known |= set(re.findall(r'"(--[\w-]+)"', script))
     used = {flag for code in re.findall(r"`([^`]+)`", text) for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)}
     assert len(used) > 20
     assert used <= known
     for command, rest in re.findall(r"`headspan (\w+)([^`]*)`", text):
         flags = re.findall(r"(?<!\S)--[\w-]+", rest)
-        assert set(flags) <= set(COMMANDS.parsers[command]._option_string_actions), command
+        assert set(flags) <= flags_of(COMMANDS.parsers[command]), command
 
 
 def test_the_values_that_the_text_gives_to_flags_exist() -> None:

@@ -36,6 +36,7 @@ from headspan.shards.image_folder import ImageFolder, class_folder, extension_of
 from headspan.shards.keys import as_utf8
 from headspan.world import write_world_shards
 from headspan.world.factors import SPLITS
+from headspan.world.telling import LEFT_OUT, WORDS
 
 
 def make_shards(
@@ -155,6 +156,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     world.add_argument("--seed", type=int, default=0, help="default: %(default)s, as in training")
     world.add_argument("--split", choices=SPLITS, default="train", help="default: %(default)s")
     world.add_argument("--side", type=int, default=64, help="pixels; default: %(default)s")
+    world.add_argument(
+        "--without", nargs="+", default=(), metavar="FACTOR", help=f"captions leave out: {', '.join(LEFT_OUT)}"
+    )
+    world.add_argument(
+        "--words",
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help=f"captions hold words that no image shows: {', '.join(WORDS)}",
+    )
     chosen = parser.parse_args(arguments)
     if (chosen.images is None) == (chosen.world is None):
         parser.error("give a folder of images, or --world SCENES without one")
@@ -195,6 +206,8 @@ def _make(chosen: argparse.Namespace) -> tuple[str, str]:
             side=chosen.side,
             split=chosen.split,
             on_progress=on_progress,
+            without=chosen.without,
+            words=chosen.words,
         )
     return pattern, "reference"
 

@@ -1,5 +1,6 @@
 """Commands as a user types them: output, exit codes, help pages, and errors without a traceback."""
 
+import argparse
 import os
 import re
 import resource
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,10 @@ prune:
   reconstruct  classify with heads replaced by what their texts span
     $ headspan prune run.zarr --task cifar10 --heads high --heads random
 
+features:
+  features     learn sparse features of embeddings; score, show and use them
+    $ headspan features train run.zarr --out run.features
+
 language models:
   pool         have a language model write a pool of texts
   votes        show every vote, with the raw answers
@@ -314,14 +319,27 @@ def test_the_main_help_lists_the_commands_in_groups_with_an_example_each() -> No
     assert max(map(len, MAIN_HELP.splitlines())) < 80
 
 
+def every_parser(
+    parsers: Mapping[str, argparse.ArgumentParser], before: str = ""
+) -> dict[str, argparse.ArgumentParser]:
+    """The parser of every command and sub-command, by its words."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for name, parser in parsers.items():
+        found[before + name] = parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found |= every_parser(action.choices, f"{before}{name} ")
+    return found
+
+
 def test_every_example_of_the_help_pages_is_a_valid_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     parser, commands = build_parser()
     examples = re.findall(r"^    \$ (.+)$", parser.format_help(), re.M)
-    assert len(examples) == 7
-    for name, command in commands.parsers.items():
+    assert len(examples) == 8
+    for name, command in every_parser(commands.parsers).items():
         page = command.format_help()
         assert max(map(len, page.splitlines())) < 80, name
         (example,) = re.findall(r"^example:\n  (headspan (?:\\\n|.)+)$", page, re.M)

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import headspan as hs
+from headspan.cli.main import main
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import Progress
 from headspan.features import Dictionary, Pairs, open_dictionary, open_pairs, train
@@ -24,6 +26,15 @@ from tests.conftest import relative_files
 from tests.engine.test_feature_pairs import CAPTIONS, make_store
 
 SETTINGS: dict[str, Any] = {"features": 48, "k": 5, "dead_steps": 10, "steps": 40, "batch": 7, "device": "cpu"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cost more than they give at these sizes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,8 @@ def trained(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Dictionar
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, torch
+torch.set_num_threads(1)
 from headspan.features import train
 
 def kill(event):
@@ -103,9 +115,9 @@ def test_a_finished_training_is_not_repeated_and_other_settings_are_refused(
 
 
 def test_training_explains_more_than_its_start(pairs: Pairs, tmp_path: Path) -> None:
-    found = train(pairs, tmp_path / "d", "topk", **{**SETTINGS, "steps": 300, "lr": 3e-3, "k": 8})
+    found = train(pairs, tmp_path / "d", "topk", **{**SETTINGS, "steps": 150, "lr": 5e-3, "k": 8})
     losses = json.loads((found.folder / "losses.json").read_text())
-    assert [losses[0]["step"], losses[-1]["step"]] == [1, 300]
+    assert [losses[0]["step"], losses[-1]["step"]] == [1, 150]
     assert losses[-1]["total"] < 0.5 * losses[0]["total"]
     (block,) = pairs.blocks(1000)
     codes = found.encode(block.images)
@@ -225,3 +237,27 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[9:81] == [2.0] * 72
     assert rates[90] == pytest.approx(1.0)
     assert rates[99] == pytest.approx(0.1)
+
+
+def test_the_command_trains_prints_and_refuses(
+    store: hs.Store, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "d"
+    command = ["features", "train", str(store.path), "--out", str(out), "--keep-captions", str(kept), "--steps", "2"]
+    command += ["--batch-size", "9", "--features", "20", "--set", "aux_k=3", "--device", "cpu"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "20 features of the embedding, 192 numbers, learned by batch_topk" in said.out
+    assert "2 steps of 9 of 35 pairs of images and captions" in said.out
+    assert f"dictionary written to {out} (sha256 {open_dictionary(out).sha256[:12]})" in said.out
+    assert "left out: 1 image that could not be used and 1 image without a caption" in said.err
+    assert open_dictionary(out).settings["aux_k"] == 3
+    for further, sentence in (
+        (["--set", "aux_k"], "--set aux_k: write NAME=VALUE, as in aux_k=256"),
+        (["--set", "features=3"], "--set features=3: features is given twice; give it once"),
+        (["--head", "L5.H1", "--layers", "5"], "--head and --layers both choose heads; give one of them"),
+        (["--head", "5.1"], "--head"),
+        (["--lr", "1"], "is a dictionary with other settings (lr 0.0004, now 1.0)"),
+    ):
+        assert main([*command, *further]) == 2
+        assert sentence in capsys.readouterr().err

@@ -55,6 +55,7 @@ TWINS: dict[str, tuple[str, ...]] = {
     "concepts": ("prune.concept_effects", "prune.concepts_of"),
     "reconstruct": ("prune.reconstruction",),
     "spurious": ("prune.spurious_study", "prune.spurious_heads"),
+    "features": ("features.train",),
     "demo": ("demo.run",),
 }
 GROUPS = ("concepts", "demo", "explore", "features", "llm", "prune", "spans", "tasks", "video", "world")

@@ -60,11 +60,15 @@ class Section:
 
         Returns its parser, which has no flags yet.
         """
-        parser, text = self.parsers[name], self.texts[name]
-        parser.description = fill(f"{text[0].upper()}{text[1:]}. {details}", _WIDTH)
-        parser.epilog = f"example:\n  {example}"
-        parser.set_defaults(run=run)
-        return parser
+        return described(self.parsers[name], self.texts[name], run, example, details)
+
+
+def described(parser: Parser, text: str, run: Run, example: str, details: str = "") -> Parser:
+    """Give the parser of a command, or of a sub-command, its page; returns the parser."""
+    parser.description = fill(f"{text[0].upper()}{text[1:]}. {details}", _WIDTH)
+    parser.epilog = f"example:\n  {example}"
+    parser.set_defaults(run=run)
+    return parser
 
 
 class Commands:

@@ -134,6 +134,11 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         Group("reconstruct.add_reconstruct", {"reconstruct": "classify with heads replaced by what their texts span"}),
     )
     commands.section(
+        "features",
+        "headspan features train run.zarr --out run.features",
+        Group("features.add_features", {"features": "learn sparse features of embeddings; score, show and use them"}),
+    )
+    commands.section(
         "language models",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
         Group("pool.add_pool", {"pool": "have a language model write a pool of texts"}),

@@ -20,6 +20,7 @@ _UNITS = {
     "plan": "tar",
     "images": "image",
     "texts": "text",
+    "captions": "caption",
     "verify": "unit",
     "shards": "image",
     "answers": "answer",

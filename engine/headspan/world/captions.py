@@ -7,6 +7,7 @@ frame, is random. A factor that it does not name may have any value.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from headspan.errors import SettingsError
@@ -33,17 +34,35 @@ from headspan.world.words import (
 )
 
 FACTORS = ("colour", "shape", "texture", "size", "count", "position", "style", "background", "background_colour")
-# Probability that a caption names a factor that it could name.
-_SHAPE, _COLOUR, _TEXTURE, _SIZE, _POSITION, _GROUND, _STYLE = 0.88, 0.75, 0.55, 0.5, 0.65, 0.4, 0.4
 
 
-def caption(scene: Scene, random: Stream) -> str:
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """The probability that a caption names a factor that it could name. At 0, no word of the caption depends on it."""
+
+    shape: float = 0.88
+    # Where the shape is not named, the colour is, unless its chance is 0.
+    colour: float = 0.75
+    texture: float = 0.55
+    size: float = 0.5
+    position: float = 0.65
+    style: float = 0.4
+    # Whether the background is named at all, and then its colour and its kind: often one of them, sometimes both.
+    ground: float = 0.4
+    ground_colour: float = 0.8
+    ground_kind: float = 0.45
+
+
+CHANCES = Chances()
+
+
+def caption(scene: Scene, random: Stream, chances: Chances = CHANCES) -> str:
     """A true caption of the scene. Another call with the same `random` may give another caption."""
-    body = _repeated(scene, random) if scene.repeated else _different(scene, random)
-    frames = STYLE_FRAMES[scene.style] if random.chance(_STYLE) else FRAMES
+    body = _repeated(scene, random, chances) if scene.repeated else _different(scene, random, chances)
+    frames = STYLE_FRAMES[scene.style] if random.chance(chances.style) else FRAMES
     text = random.choice(frames).format(body)
-    if random.chance(_GROUND):
-        text += f"{random.choice((',', ''))} {random.choice(GROUND_PREPOSITIONS)} {_ground(scene, random)}"
+    if random.chance(chances.ground):
+        text += f"{random.choice((',', ''))} {random.choice(GROUND_PREPOSITIONS)} {_ground(scene, random, chances)}"
     return text
 
 
@@ -99,14 +118,14 @@ def value_of(scene: Scene, factor: str) -> str | None:
     return str(getattr(scene.things[0], factor)) if scene.repeated else None
 
 
-def _repeated(scene: Scene, random: Stream) -> str:
+def _repeated(scene: Scene, random: Stream, chances: Chances) -> str:
     """Describe one kind of object, with the number of objects, or with the position of a single one."""
     thing = scene.things[0]
-    words, noun, ending = _described(thing, random)
+    words, noun, ending = _described(thing, random, chances)
     if scene.count == 1:
         text = " ".join([*words, noun])
         text = with_article(text) if random.chance(0.8) else f"{random.choice(SINGLE)} {text}"
-        where = f" {random.choice(position_phrases(thing.position))}" if random.chance(_POSITION) else ""
+        where = f" {random.choice(position_phrases(thing.position))}" if random.chance(chances.position) else ""
         return f"{text}{ending}{where}"
     text = " ".join([*words, plural(noun)])
     if scene.count == 2 and random.chance(0.25):
@@ -116,43 +135,44 @@ def _repeated(scene: Scene, random: Stream) -> str:
     return f"{text}{ending}"
 
 
-def _different(scene: Scene, random: Stream) -> str:
+def _different(scene: Scene, random: Stream, chances: Chances) -> str:
     """Describe different objects: their number, each of them in turn, or one of them "among other shapes"."""
     way = random.unit()
     if way < 0.12:
         return f"{NUMBERS[scene.count]} {random.choice(('different ', ''))}{plural(random.choice(NOUNS))}"
     if way < 0.3:
         others = "and another shape" if scene.count == 2 else random.choice(("among other shapes", "and other shapes"))
-        return f"{_one(random.choice(scene.things), random)} {others}"
-    return listed([_one(thing, random) for thing in random.sample(scene.things, scene.count)])
+        return f"{_one(random.choice(scene.things), random, chances)} {others}"
+    return listed([_one(thing, random, chances) for thing in random.sample(scene.things, scene.count)])
 
 
-def _one(thing: Thing, random: Stream) -> str:
-    words, noun, ending = _described(thing, random)
+def _one(thing: Thing, random: Stream, chances: Chances) -> str:
+    words, noun, ending = _described(thing, random, chances)
     return f"{with_article(' '.join([*words, noun]))}{ending}"
 
 
-def _described(thing: Thing, random: Stream) -> tuple[list[str], str, str]:
-    """Adjectives, noun, and words after the noun. If the shape is not named, the colour is."""
-    open_shape = not random.chance(_SHAPE)
+def _described(thing: Thing, random: Stream, chances: Chances) -> tuple[list[str], str, str]:
+    """Adjectives, noun, and words after the noun."""
+    open_shape = not random.chance(chances.shape)
     noun = random.choice(NOUNS) if open_shape else thing.shape
     words: list[str] = []
     ending = ""
-    if random.chance(_SIZE):
+    if random.chance(chances.size):
         words.append(random.choice(SIZE_WORDS[thing.size]))
-    if random.chance(_TEXTURE):
+    if random.chance(chances.texture):
         if random.chance(0.75):
             words.append(random.choice(TEXTURE_WORDS[thing.texture]))
         else:
             ending = f" {random.choice(TEXTURE_ENDINGS[thing.texture])}"
-    if open_shape or random.chance(_COLOUR):
+    if (open_shape and chances.colour) or random.chance(chances.colour):
         words.append(thing.colour)
     return words, noun, ending
 
 
-def _ground(scene: Scene, random: Stream) -> str:
+def _ground(scene: Scene, random: Stream, chances: Chances) -> str:
     """The background by kind, by colour, or by both. A tone is only named with its colour."""
     kind = random.choice(GROUND_WORDS[scene.background])
     colour = f"{scene.background_tone} {scene.background_colour}" if random.chance(0.7) else scene.background_colour
     way = random.unit()
-    return ground_phrase("" if way < 0.55 else kind, "" if way >= 0.8 else colour)
+    named = way >= 1 - chances.ground_kind, way < chances.ground_colour
+    return ground_phrase(kind if named[0] else "", colour if named[1] else "")

@@ -155,12 +155,14 @@ def scenes_of(store: Store) -> list[Scene]:
     scenes = []
     for row in store.samples().select(["key", "metadata"]).to_pylist():
         known = json.loads(row["metadata"] or "{}")
-        if not {"seed", "split", "index", "objects"} <= known.keys():
+        if not {"seed", "split", "index", "objects", "style", "background"} <= known.keys():
             raise SettingsError(
                 f"{store.path}: {row['key']} is not a scene of the image world; make shards with headspan demo or "
                 "tools/make_shards.py --world"
             )
-        scenes.append(scene(known["seed"], known["split"], known["index"]))
+        drawn = scene(known["seed"], known["split"], known["index"])
+        # Some shards draw all scenes in one style, or on one kind of background.
+        scenes.append(replace(drawn, style=known["style"], background=known["background"]))
     return scenes
 
 

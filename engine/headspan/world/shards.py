@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,12 +23,13 @@ from headspan.events import Listener, Progress, ignore
 from headspan.shard_writer.tars import numbered
 from headspan.world.captions import caption
 from headspan.world.drawing import render
-from headspan.world.factors import SPLITS
+from headspan.world.factors import SPLITS, Scene
 from headspan.world.scenes import scene
 from headspan.world.stream import Stream
+from headspan.world.telling import Telling
 
-# Scenes drawn at a time, and the last part of the key of a caption's random stream.
-_BATCH, _CAPTIONS = 256, 1
+# Scenes drawn at a time, and the last part of the keys of the random streams of a caption and of its words.
+_BATCH, _CAPTIONS, _WORDS = 256, 1, 2
 # Colours of the background and of each object, for people who look at a mask.
 _MASK_PALETTE = bytes((0, 0, 0, 230, 60, 60, 60, 160, 230, 90, 190, 90, 240, 190, 60, 170, 90, 200, 240, 240, 240))
 
@@ -39,13 +42,21 @@ def write_world_shards(
     side: int = 64,
     split: str = "train",
     on_progress: Listener = ignore,
+    *,
+    without: Sequence[str] = (),
+    words: Sequence[str] = (),
 ) -> str:
     """Write scenes 0 to `images` - 1 of a seed and split as `folder/000000.tar` and so on.
 
+    `without` names factors that no caption tells of, and `words` kinds of words that captions hold and images do not
+    show; see `world.telling`. The metadata then holds `left_out`, those factors, and `words`, what the caption says of
+    each kind.
+
     Returns a brace pattern of all shards. Sends a `Progress` of stage `shards` after each batch. Raises SettingsError
-    if a number or the split is out of range, or if `folder` is not empty or cannot be written.
+    if a number, the split, a factor or a kind of words is out of range, or if `folder` is not empty or cannot be
+    written.
     """
-    folder = Path(folder)
+    folder, telling = Path(folder), Telling(tuple(without), tuple(words))
     if images < 1 or images_per_shard < 1:
         raise SettingsError(
             f"{counted(images, 'image')} in shards of {images_per_shard}: nothing to write; give at least 1 of each"
@@ -61,27 +72,36 @@ def write_world_shards(
             with tarfile.open(folder / f"{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
                 end = min(start + images_per_shard, images)
                 for first in range(start, end, _BATCH):
-                    _write_batch(tar, seed, split, range(first, min(first + _BATCH, end)), side)
+                    _write_batch(tar, seed, split, range(first, min(first + _BATCH, end)), side, telling)
                     on_progress(Progress("shards", min(first + _BATCH, end), images))
     except OSError as error:
         raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another directory") from error
     return numbered(folder, len(starts))
 
 
-def _write_batch(tar: tarfile.TarFile, seed: int, split: str, indices: range, side: int) -> None:
-    scenes = [scene(seed, split, index) for index in indices]
+def _write_batch(tar: tarfile.TarFile, seed: int, split: str, indices: range, side: int, telling: Telling) -> None:
+    scenes = [telling.drawn(scene(seed, split, index)) for index in indices]
     pixels, masks = render(scenes, side, masks=True)
     for each, image, mask in zip(scenes, pixels, masks, strict=True):
-        text = caption(each, Stream(seed, SPLITS.index(split), each.index, _CAPTIONS))
+        text, metadata = _told(each, side, telling)
         for extension, data in (
             ("png", _png(Image.fromarray(image))),
             ("mask.png", _png(_palette_image(mask))),
-            ("json", json.dumps(each.metadata(side)).encode()),
+            ("json", json.dumps(metadata).encode()),
             ("txt", text.encode()),
         ):
             member = tarfile.TarInfo(f"{each.index:09d}.{extension}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
+
+
+def _told(scene: Scene, side: int, telling: Telling) -> tuple[str, dict[str, Any]]:
+    """The scene's caption and metadata."""
+    key = scene.seed, SPLITS.index(scene.split), scene.index
+    if telling.plain:
+        return caption(scene, Stream(*key, _CAPTIONS)), scene.metadata(side)
+    text, words = telling.caption(scene, Stream(*key, _CAPTIONS), Stream(*key, _WORDS))
+    return text, {**scene.metadata(side), "left_out": [*telling.without], "words": words}
 
 
 def _palette_image(mask: UInt8[np.ndarray, "side side"]) -> Image.Image:
