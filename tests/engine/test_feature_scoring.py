@@ -10,15 +10,18 @@ import pytest
 import torch
 
 import headspan as hs
-from headspan.errors import SettingsError
+from headspan.cli.main import main
+from headspan.errors import SettingsError, percent
 from headspan.features.learners.learner import IMAGE, TEXT, Learner
 from headspan.features.learners.make import make_learner
 from headspan.features.pairs.opening import open_pairs
 from headspan.features.pairs.pairs import Pairs
+from headspan.features.saved import read_scores
 from headspan.features.scores.encoder import Encoder
 from headspan.features.scores.judge import OWN
 from headspan.features.scores.over_pairs import score_pairs
-from headspan.features.scores.result import FeatureScores
+from headspan.features.scores.result import CLASS_NAMES, FeatureScores
+from headspan.tasks.task import Task
 from tests.conftest import encoded_image, write_tar
 
 IMAGES, FEATURES = 57, 24
@@ -206,3 +209,84 @@ def test_pairs_that_cannot_be_scored_are_refused_in_a_sentence(
     monkeypatch.setattr(other, "samples", lambda images, columns: keys.take(images[::-1]))
     with pytest.raises(SettingsError, match=r"^the judge .* \(57 images\) holds other images than .*; precompute it"):
         score_pairs(pairs, learner, run="x", judge=other)
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "small one"
+    hs.features.train(pairs, folder, "topk", features=FEATURES, steps=2, batch=32, device="cpu")
+    return folder
+
+
+def test_a_dictionary_is_scored_from_its_folder_and_saved_where_a_run_is_named(
+    store: hs.Store, pairs: Pairs, trained: Path
+) -> None:
+    found = hs.features.score(store.path, trained, device="cpu")
+    assert (found.run, found.dictionary, found.pairs) == ("small-one", str(trained), IMAGES)
+    assert "features" not in {each.kind for each in hs.runs(store)}
+    directly = score_pairs(pairs, hs.features.open_dictionary(trained).learner, run="x")
+    np.testing.assert_array_equal(found.mds, directly.mds)
+    figures = set(found.quality) - set(directly.quality)
+    assert {"dense_text_to_image_r1", "codes_image_to_text_r5", "chance_r1"} <= figures
+    saved = hs.features.score(pairs, trained, run="mine", device="cpu")
+    read = read_scores(store, "mine")
+    np.testing.assert_array_equal(read.mds_interval, saved.mds_interval)
+    assert read.quality == saved.quality
+    assert (read.judge, read.seed, read.dictionary_sha256) == (OWN, 0, saved.dictionary_sha256)
+    assert hs.features.score(store, trained, captions=False, device="cpu").quality["image_l0"] > 0
+
+
+def test_tasks_compare_zero_shot_accuracy_with_codes_and_with_embeddings(
+    store: hs.Store, pairs: Pairs, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task("ten", "accuracy", classes=tuple(f"picture {number}" for number in range(3)), templates=("{c}",))
+    truths = np.arange(IMAGES) % 4 - 1
+    monkeypatch.setattr("headspan.tasks.classification.class_truths", lambda *given, **named: truths)
+    figures = hs.features.score(pairs, trained, tasks=[task], device="cpu").quality
+    dictionary = hs.features.open_dictionary(trained)
+    images, texts = pairs_of(store), hs.text_vectors(store, list(task.classes))
+    codes = dictionary.encode(images), dictionary.encode(texts, TEXT)
+    known = truths >= 0
+    for name, (a, b) in (("dense", (images, texts)), ("codes", codes)):
+        lengths = np.linalg.norm(b, axis=1)
+        named = (a @ b.T / np.where(lengths > 0, lengths, np.inf)).argmax(axis=1)
+        assert figures[f"{name}_accuracy_ten"] == pytest.approx((named == truths)[known].mean())
+    assert figures["chance_accuracy_ten"] == np.bincount(truths[known]).max() / known.sum()
+    with pytest.raises(SettingsError, match=r"^task seek: its metric is retrieval, but codes are scored by zero-shot"):
+        hs.features.score(pairs, trained, tasks=[Task("seek", "retrieval")], device="cpu")
+
+
+def pairs_of(store: hs.Store) -> np.ndarray:
+    return np.asarray(store.embedding / np.linalg.norm(store.embedding, axis=1, keepdims=True))
+
+
+def test_the_command_prints_classes_nulls_quality_and_saves_the_run(
+    store: hs.Store, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["features", "score", str(store.path), "--dictionary", str(trained), "--device", "cpu"]
+    assert main([*command, "--run", "printed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = read_scores(store, "printed")
+    assert lines[0] == f"24 features of {scores.space}, learned by topk, over 57 pairs"
+    for number, name in CLASS_NAMES.items():
+        (row,) = (line.split() for line in lines if line.startswith(f"{name}  ") and line.count("%") == 2)
+        by_interval, by_spread = ((each == number).sum() for each in (scores.class_by_interval, scores.class_by_spread))
+        shares = percent(by_interval / 24), percent(by_spread / 24)
+        assert " ".join(row) == f"{name} {by_interval} {shares[0]} {by_spread} {shares[1]}"
+    bins = [line.split() for line in lines if line[:1].isdigit() and " to " in line]
+    enough = scores.mds[scores.active >= 20]
+    assert [int(row[3]) for row in bins] == np.histogram(enough, 10, (0, 1))[0].tolist()
+    assert any(line.startswith("both sides active in ") for line in lines)
+    assert any(line.split()[:1] == ["images"] and f"{scores.quality['image_r2']:.3f}" in line for line in lines)
+    assert any(line.startswith("text to image R@1 ") for line in lines)
+    assert lines[-1] == f"saved as features/printed in {store.path}"
+    assert main([*command, "--csv", "-", "--words", "picture"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("feature,class,")
+    assert "saved" not in shown.out + shown.err
+    assert main([*command, "--images-only", "--run", "alone"]) == 0
+    out = capsys.readouterr().out
+    assert "MDS" not in out
+    assert "images" in out
+    assert main([*command, "--run", "printed", "--seed", "1"]) == 2
+    assert "already exists with other content" in capsys.readouterr().err

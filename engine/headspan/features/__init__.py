@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from headspan.features.pairs.pairs import Pairs
     from headspan.features.pairs.space import Space
     from headspan.features.saved import read_scores, save_scores
+    from headspan.features.scores.over_pairs import score_pairs
     from headspan.features.scores.result import FeatureScores
+    from headspan.features.scores.splice import Splice, splice
+    from headspan.features.scores.stability import Stability, stability
+    from headspan.features.scoring import score
     from headspan.features.strips import feature_strips
     from headspan.features.table import FeatureTable, feature_table
     from headspan.features.top_samples import TopCaption, TopImage, TopSamples, top_samples
@@ -31,6 +35,8 @@ _MODULES = {
     "FeatureTable": "table",
     "Pairs": "pairs.pairs",
     "Space": "pairs.space",
+    "Splice": "scores.splice",
+    "Stability": "scores.stability",
     "TopCaption": "top_samples",
     "TopImage": "top_samples",
     "TopSamples": "top_samples",
@@ -42,6 +48,10 @@ _MODULES = {
     "open_pairs": "pairs.opening",
     "read_scores": "saved",
     "save_scores": "saved",
+    "score": "scoring",
+    "score_pairs": "scores.over_pairs",
+    "splice": "scores.splice",
+    "stability": "scores.stability",
     "top_samples": "top_samples",
     "train": "training.train",
 }
@@ -53,6 +63,8 @@ __all__ = [
     "FeatureTable",
     "Pairs",
     "Space",
+    "Splice",
+    "Stability",
     "TopCaption",
     "TopImage",
     "TopSamples",
@@ -64,6 +76,10 @@ __all__ = [
     "open_pairs",
     "read_scores",
     "save_scores",
+    "score",
+    "score_pairs",
+    "splice",
+    "stability",
     "top_samples",
     "train",
 ]

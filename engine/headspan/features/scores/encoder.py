@@ -37,7 +37,7 @@ class Encoder:
         step = max(1, _ACTIVATIONS // self.features)
         found = []
         for first in range(0, max(1, len(vectors)), step):
-            some = torch.from_numpy(np.ascontiguousarray(vectors[first : first + step])).to(self._device)
+            some = torch.from_numpy(np.require(vectors[first : first + step], None, ["C", "W"])).to(self._device)
             found.append(sparse_codes(self._learner.encode(some, side).float().cpu().numpy()))
         return found[0] if len(found) == 1 else vstack(found, format="csr")
 
