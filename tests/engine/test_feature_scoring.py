@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import headspan as hs
-from headspan.errors import SettingsError
+from headspan.cli.main import main
+from headspan.errors import SettingsError, percent
 from headspan.features.learners.learner import IMAGE, TEXT, Learner
 from headspan.features.learners.make import make_learner
 from headspan.features.pairs.opening import open_pairs
@@ -19,7 +20,7 @@ from headspan.features.saved import read_scores
 from headspan.features.scores.encoder import Encoder
 from headspan.features.scores.judge import OWN
 from headspan.features.scores.over_pairs import score_pairs
-from headspan.features.scores.result import FeatureScores
+from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.tasks.task import Task
 from tests.conftest import encoded_image, write_tar
 
@@ -257,3 +258,35 @@ def test_tasks_compare_zero_shot_accuracy_with_codes_and_with_embeddings(
 
 def pairs_of(store: hs.Store) -> np.ndarray:
     return np.asarray(store.embedding / np.linalg.norm(store.embedding, axis=1, keepdims=True))
+
+
+def test_the_command_prints_classes_nulls_quality_and_saves_the_run(
+    store: hs.Store, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["features", "score", str(store.path), "--dictionary", str(trained), "--device", "cpu"]
+    assert main([*command, "--run", "printed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = read_scores(store, "printed")
+    assert lines[0] == f"24 features of {scores.space}, learned by topk, over 57 pairs"
+    for number, name in CLASS_NAMES.items():
+        (row,) = (line.split() for line in lines if line.startswith(f"{name}  ") and line.count("%") == 2)
+        by_interval, by_spread = ((each == number).sum() for each in (scores.class_by_interval, scores.class_by_spread))
+        shares = percent(by_interval / 24), percent(by_spread / 24)
+        assert " ".join(row) == f"{name} {by_interval} {shares[0]} {by_spread} {shares[1]}"
+    bins = [line.split() for line in lines if line[:1].isdigit() and " to " in line]
+    enough = scores.mds[scores.active >= 20]
+    assert [int(row[3]) for row in bins] == np.histogram(enough, 10, (0, 1))[0].tolist()
+    assert any(line.startswith("both sides active in ") for line in lines)
+    assert any(line.split()[:1] == ["images"] and f"{scores.quality['image_r2']:.3f}" in line for line in lines)
+    assert any(line.startswith("text to image R@1 ") for line in lines)
+    assert lines[-1] == f"saved as features/printed in {store.path}"
+    assert main([*command, "--csv", "-", "--words", "picture"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("feature,class,")
+    assert "saved" not in shown.out + shown.err
+    assert main([*command, "--images-only", "--run", "alone"]) == 0
+    out = capsys.readouterr().out
+    assert "MDS" not in out
+    assert "images" in out
+    assert main([*command, "--run", "printed", "--seed", "1"]) == 2
+    assert "already exists with other content" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from headspan.cli.progress import ProgressPrinter
 # A sub-command NAME is added by the function `add_NAME` of the module `features_NAME`, which gets its parser and text.
 _COMMANDS = {
     "train": "learn a dictionary of sparse features from stores",
-    "score": "score how much each feature belongs to images, texts or both",
+    "score": "say how much each feature belongs to images, texts, or both",
     "show": "show a run of scores, and name features by texts",
     "use": "edit, attack or probe with one class of features",
 }

@@ -39,7 +39,13 @@ def add_train(parser: Parser, text: str) -> None:
     )
     pairs_flags(what)
     learner = command.add_argument_group("learner")
-    learner.add_argument("--learner", choices=LEARNERS, default="batch_topk", help="default: batch_topk")
+    learner.add_argument(
+        "--learner",
+        choices=LEARNERS,
+        default="batch_topk",
+        metavar="LEARNER",
+        help=f"one of {', '.join(LEARNERS)} (default: batch_topk)",
+    )
     learner.add_argument(
         "--features", type=int, metavar="N", help="size of the dictionary (default: 16 times the width)"
     )
