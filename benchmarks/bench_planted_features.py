@@ -1,7 +1,7 @@
 """Do the learners of features find atoms that are known, and does MDS tell whose they are?
 
-Pairs of vectors of 64 numbers are made of 96 atoms: 48 of both sides, 24 of images alone, 24 of texts alone. Each
-learner trains a dictionary of 192 features with as many active as a vector has atoms. Each atom gets the feature that
+Pairs of vectors of 64 numbers are made of 144 atoms: 72 of both sides, 36 of images alone, 36 of texts alone. Each
+learner trains a dictionary of 288 features with as many active as a vector has atoms. Each atom gets the feature that
 matches it (Hungarian method). Shown are the mean cosine, the share of atoms whose cosine is above 0.9, and the AUC with
 which MDS and energy score order the matched features: texts alone, both, images alone; MDS with texts shuffled beside.
 """

@@ -21,14 +21,14 @@ class Planted:
     """A drawing of atoms, and the pairs that are made of them."""
 
     width: int = 64
-    shared: int = 48
+    shared: int = 72
     # Atoms of images alone, and as many of texts alone.
-    own: int = 24
+    own: int = 36
     # Atoms of each kind in a vector.
-    shared_active: int = 4
+    shared_active: int = 5
     own_active: int = 2
     offset: float = 1.0
-    noise: float = 0.02
+    noise: float = 0.03
     seed: int = 0
 
     def kinds(self) -> Int64[np.ndarray, " atom"]:
@@ -70,13 +70,15 @@ def matched(
     """A feature for each atom, none for two, with the largest sum of cosines (Hungarian method); and these cosines."""
     cosines = unit(atoms) @ unit(directions).T
     atom, feature = linear_sum_assignment(-cosines)
-    return feature[atom.argsort()], cosines[atom, feature][atom.argsort()]
+    order = np.argsort(atom)
+    found: np.ndarray = cosines[atom, feature][order]
+    return np.asarray(feature)[order], found
 
 
 def unit(vectors: Float[np.ndarray, "vector width"]) -> Float32[np.ndarray, "vector width"]:
     """Vectors of length 1; those of length 0 stay 0."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0).astype(np.float32)
+    return np.asarray(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0), np.float32)
 
 
 def auc(low: Float[np.ndarray, " number"], high: Float[np.ndarray, " number"]) -> float:

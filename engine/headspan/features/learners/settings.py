@@ -129,7 +129,7 @@ class GroupSparseSettings(SparseSettings):
     # Weight of the sum of sqrt(z² + w²) over features.
     group_weight: float = 0.003
     # Chance that a feature is left out of a pair.
-    mask_share: float = 0.5
+    mask_share: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
