@@ -192,7 +192,7 @@ def test_damaged_and_strange_folders_are_refused_in_one_sentence(
         open_dictionary(copy("cut", cfg=(trained.folder / "cfg.json").read_bytes()[:-9]))
     config = json.loads((trained.folder / "cfg.json").read_text())
     config["headspan"]["settings"]["features"] = 49
-    with pytest.raises(StoreError, match=r"W_enc is \[192, 48\], but the dictionary's settings need \[192, 49\]"):
+    with pytest.raises(StoreError, match=r"W_dec is \[48, 192\], but the dictionary's settings need \[49, 192\]"):
         open_dictionary(copy("other", cfg=json.dumps(config).encode()))
     config["headspan"]["learner"] = "magic"
     with pytest.raises(StoreError, match="holds settings that headspan does not write"):

@@ -133,7 +133,7 @@ class GroupSparseSettings(SparseSettings):
     # Weight of the sum of sqrt(z² + w²) over features.
     group_weight: float = 0.03
     # Chance that a feature is left out of a pair.
-    mask_share: float = 0.2
+    mask_share: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
