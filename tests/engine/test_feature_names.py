@@ -119,6 +119,8 @@ def test_directions_of_heads_are_named_where_the_heads_write(named_store: hs.Sto
         named_store, hand_made_scores(written, 50, space=Space(EMBEDDING, named_store.joint)), POOL
     )
     assert of_heads.names == in_joint.names
+    assert of_heads.name_cosines is not None
+    assert in_joint.name_cosines is not None
     np.testing.assert_allclose(of_heads.name_cosines, in_joint.name_cosines, atol=1e-5)
 
 
@@ -127,6 +129,7 @@ def test_features_without_a_direction_have_no_names(named_store: hs.Store) -> No
     directions[1], directions[2] = 0, np.nan
     scores = name_features(named_store, hand_made_scores(directions, 50), POOL)
     assert [len(names) for names in scores.names] == [5, 0, 0, 5]
+    assert scores.name_p is not None
     np.testing.assert_array_equal(np.isnan(scores.name_p), [False, True, True, False])
     assert feature_table(scores, sort="name", least_active=0).features.tolist()[2:] == [1, 2]
 
@@ -174,12 +177,12 @@ def test_the_table_lists_a_class_with_the_largest_number_first(named_store: hs.S
     of_class = [number for number in range(41) if number % 4 == 2 and scores.active[number] >= 10]
     assert table.features.tolist() == sorted(of_class, key=lambda number: -scores.mds[number])
     assert set(table._columns()["class"]) == {"image-dominant"}
-    every = feature_table(scores, sort="-mds", least_active=0)
+    every = feature_table(scores, sort="mds", least_active=0, ascending=True)
     # Dead features have no MDS and come last.
     assert every.features.tolist()[-10:] == list(range(3, 41, 4))[-10:]
     with pytest.raises(SettingsError, match=r"class 'visual' is unknown; choose from image-dominant, cross-modal"):
         feature_table(scores, "visual")
-    with pytest.raises(SettingsError, match=r"sort 'size' is unknown; choose from mds, -mds"):
+    with pytest.raises(SettingsError, match=r"sort 'size' is unknown; choose from active, mds"):
         feature_table(scores, sort="size")
     with pytest.raises(SettingsError, match=r"hand: features have no names to sort by; name them by a pool of texts"):
         feature_table(scores, sort="name")

@@ -20,6 +20,7 @@ from headspan.cli.main import main
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import Progress
 from headspan.features import Dictionary, Pairs, open_dictionary, open_pairs, train
+from headspan.features.learners.kinds import LEARNERS, NON_NEGATIVE
 from headspan.features.training import files
 from headspan.features.training.settings import TrainingSettings
 from tests.conftest import relative_files
@@ -90,6 +91,31 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     assert "continued after step 26 of 40" in notes
     assert relative_files(out) == relative_files(trained.folder)
     assert again.sha256 == trained.sha256
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_every_learner_continues_to_the_same_bytes(kind: str, pairs: Pairs, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "steps": 12, "dead_steps": 2}
+    if kind == NON_NEGATIVE:
+        del settings["k"]
+    whole = train(pairs, tmp_path / "whole", kind, **settings)
+
+    def stop(event: Progress) -> None:
+        if event.stage == "training" and event.done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pairs, tmp_path / "cut", kind, checkpoint_seconds=0, on_progress=stop, **settings)
+    before = torch.get_rng_state()
+    train(pairs, tmp_path / "cut", kind, **settings)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert relative_files(tmp_path / "cut") == relative_files(whole.folder)
+
+
+def test_a_learner_that_needs_texts_is_refused_without_them(store: hs.Store, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="the learner non_negative learns from images with their captions, but the"):
+        train(store, tmp_path / "d", NON_NEGATIVE, captions=False)
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_finished_training_is_not_repeated_and_other_settings_are_refused(

@@ -14,9 +14,10 @@ import pytest
 import headspan as hs
 from benchmarks import random_store
 from headspan.background import finish
-from headspan.explore.nearest import kept_sketches
+from headspan.explore.nearest import eight_bits, kept_sketches
 from headspan.explore.nearest import sketch as sketch_module
 from headspan.explore.nearest import survivors as survivors_module
+from headspan.explore.nearest.eight_bits import EightBits
 from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector, query_vector
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.explore.nearest.scored import ScoredEmbedding, ScoredHeads, Sketchable
@@ -149,7 +150,19 @@ def test_the_nearest_images_survive_whatever_the_numbers_are(
     # Many rows are farther than eight bits can say.
     monkeypatch.setattr(sketch_module, "_FAR_ROWS", 0.2)
     scored = scored_by(store, heads)
-    sketch = Sketch(scored, IMAGES, first_alone)
+    every_survives(store, heads, Sketch(scored, IMAGES, first_alone), scored)
+
+
+def test_the_nearest_images_survive_eight_bits_of_all_numbers(store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
+    monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
+    monkeypatch.setattr(eight_bits, "_FAR_ROWS", 0.2)
+    scored = ScoredEmbedding(store)
+    every_survives(store, None, EightBits(scored, IMAGES), scored)
+
+
+def every_survives(store: hs.Store, heads: list[Head] | None, sketch: Sketch | EightBits, scored: Sketchable) -> None:
+    """The rows that survive hold all that can be among the nearest, and their bounds are bounds."""
     answered = 0
     for query in queries(store):
         scores = brute_force(store, heads, query)
@@ -186,6 +199,34 @@ def test_few_images_are_left_if_numbers_are_like_those_of_a_model(tmp_path: Path
             found = survivors([sketch.products(query)], 5, image, partial(scored.exact, query))
             left.append(IMAGES if found is None else len(found[0]))
         assert np.median(left) < 60
+
+
+def test_few_images_are_left_of_a_text_by_eight_bits(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    random_store.write_store(
+        tmp_path / "run.zarr", SIZE, ("heads",), random, spectrum=random_store.Spectrum(SIZE, random)
+    )
+    like_model = hs.open(tmp_path / "run.zarr")
+    scored, left = ScoredEmbedding(like_model), []
+    copy = EightBits(scored, IMAGES)
+    for _ in range(20):
+        text = random.standard_normal(like_model.joint).astype(np.float32)
+        found = survivors([copy.products(text)], 5, None, partial(scored.exact, text))
+        left.append(IMAGES if found is None else len(found[0]))
+    assert np.median(left) < 30
+
+
+def test_a_search_of_a_text_by_embedding_reads_eight_bits_and_equals_a_scan_to_the_bit(
+    tmp_path: Path, counted: Count
+) -> None:
+    store, random = one_store(tmp_path), np.random.default_rng(3)
+    for _ in range(3):
+        text = random.standard_normal(store.joint).astype(np.float32)
+        plain, found = (search(store, None, text, 10, sketched=sketched) for sketched in (False, True))
+        np.testing.assert_array_equal(plain.images, found.images)
+        np.testing.assert_array_equal(plain.scores, found.scores)
+    # These numbers have no leading axes, so the sketch leaves too many images.
+    assert kept_sketches.eight_bits_of(store, ScoredEmbedding(store)) is not None
 
 
 @pytest.mark.parametrize("heads", [[(1, 0)], SOME_HEADS, None], ids=["one head", "four heads", "embedding"])
@@ -277,13 +318,21 @@ def one_store(tmp_path: Path) -> hs.Store:
     return hs.open(tmp_path / "one.zarr")
 
 
-def test_random_heads_beside_a_property_get_no_sketch(tmp_path: Path, counted: Count) -> None:
+def test_a_property_beside_the_embedding_and_random_heads_reads_a_sketch_of_each(
+    tmp_path: Path, counted: Count
+) -> None:
     store = one_store(tmp_path)
-    for image in range(4):
-        found = property_neighbours(store, image, SOME_HEADS[:2], draws=2)
-    assert [each.name for each in found.columns] == ["property", "embedding", "random 1", "random 2"]
+    wanted = [property_neighbours(store, image, SOME_HEADS[:2], draws=2) for image in range(2)]
     finish()
-    assert counted.calls == 2
+    assert counted.calls == 4
+    for image, plain in enumerate(wanted):
+        found = property_neighbours(store, image, SOME_HEADS[:2], draws=2)
+        assert [each.name for each in found.columns] == ["property", "embedding", "random 1", "random 2"]
+        for by_sketch, by_scan in zip(found.columns, plain.columns, strict=True):
+            np.testing.assert_array_equal(by_sketch.neighbours.images, by_scan.neighbours.images)
+            np.testing.assert_array_equal(by_sketch.neighbours.scores, by_scan.neighbours.scores)
+    finish()
+    assert counted.calls == 4
 
 
 def test_the_second_query_of_the_same_heads_has_a_sketch_built(tmp_path: Path, counted: Count) -> None:

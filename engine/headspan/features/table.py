@@ -13,9 +13,8 @@ from headspan.errors import SettingsError, counted
 from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.frames import Tabular
 
-# What features can be sorted by, the largest first: a column of the table and the sign of its numbers.
-_SIGNS = {"mds": 1, "-mds": -1, "energy": 1, "-energy": -1, "active": 1, "monosemanticity": 1, "name": 1, "number": -1}
-SORTS = tuple(_SIGNS)
+# What features can be sorted by; `name` is the cosine of the first name.
+SORTS = ("active", "mds", "energy", "monosemanticity", "name", "number")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -24,6 +23,11 @@ class FeatureTable(Tabular):
 
     scores: FeatureScores
     features: Int64[np.ndarray, " row"]
+
+    @classmethod
+    def of(cls, scores: FeatureScores, features: Sequence[int]) -> FeatureTable:
+        """The rows of these features, in this order. Raises SettingsError if there is no such feature."""
+        return cls(scores, np.array([checked_feature(scores, int(each)) for each in features], np.int64))
 
     def __repr__(self) -> str:
         return f"FeatureTable({counted(len(self.features), 'feature')} of {len(self.scores.mds):,}: {self.scores.run})"
@@ -72,20 +76,22 @@ def feature_table(
     sort: str = "active",
     least_active: int = 1,
     count: int | None = None,
+    *,
+    ascending: bool = False,
 ) -> FeatureTable:
     """The features of a class, with the largest of some number first.
 
     Args:
         scores: Scores, as `read_scores` reads them.
         chosen: A class by intervals, such as `image-dominant`; None for all.
-        sort: One of `SORTS`. A minus sorts by the smallest first; `name` by the cosine of the first name. Features that
-            lack the number come last, and equal ones in their order.
+        sort: One of `SORTS`, the largest first. Features that lack the number come last, and equal ones in their order.
         least_active: Leave out features that are active in fewer pairs.
         count: How many features at most; None for all.
+        ascending: The smallest first.
 
     Raises SettingsError if one of these is unknown or out of range, or names are missing.
     """
-    if sort not in _SIGNS:
+    if sort not in SORTS:
         raise SettingsError(f"sort {sort!r} is unknown; choose from {', '.join(SORTS)}")
     if count is not None and count < 1:
         raise SettingsError(f"{counted(count, 'feature')}: ask for at least 1")
@@ -95,9 +101,9 @@ def feature_table(
     if chosen is not None:
         keep &= scores.class_by_interval == class_of(chosen)
     features = np.flatnonzero(keep)
-    by = _SIGNS[sort] * _values(scores, sort.removeprefix("-"))[features]
-    # NaN comes last.
-    return FeatureTable(scores, features[np.argsort(-by, kind="stable")][:count])
+    by = _values(scores, sort)[features]
+    # NaN comes last either way.
+    return FeatureTable(scores, features[np.argsort(by if ascending else -by, kind="stable")][:count])
 
 
 def class_of(name: str) -> int:
@@ -106,6 +112,14 @@ def class_of(name: str) -> int:
         if known == name:
             return number
     raise SettingsError(f"class {name!r} is unknown; choose from {', '.join(CLASS_NAMES.values())}")
+
+
+def class_counts(scores: FeatureScores) -> dict[str, tuple[int, int]]:
+    """How many features each class has, by intervals and by spread."""
+    return {
+        name: (int((scores.class_by_interval == number).sum()), int((scores.class_by_spread == number).sum()))
+        for number, name in CLASS_NAMES.items()
+    }
 
 
 def class_names(classes: np.ndarray) -> list[str]:

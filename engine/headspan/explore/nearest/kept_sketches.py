@@ -4,7 +4,7 @@ The first query of some heads, or of the embedding, reads all of their numbers, 
 has a sketch built: by one thread of low priority, one sketch after the other, while further queries read all numbers.
 Later queries read the sketch. Sketches are dropped with their store. Together they stay within `_KEPT_BYTES`: a sketch
 for which there is no room replaces only sketches that no query has used for a while, so that queries that alternate
-between many sets of heads do not build one each time.
+between many sets of heads do not build one each time. Copies of the embeddings in eight bits are kept alike.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import cast
 
 from headspan.background import finish, later
-from headspan.explore.nearest.scored import Sketchable
+from headspan.explore.nearest.eight_bits import EightBits
+from headspan.explore.nearest.scored import ScoredEmbedding, Sketchable
 from headspan.explore.nearest.sketch import Sketch
 from headspan.store.mapped import UnmappableError
 from headspan.store.reader import Store
@@ -24,18 +26,19 @@ from headspan.store.reader import Store
 _LEAST_BYTES = 64 << 20
 # Of fewer bytes, images that a sketch's first axes leave are scored as quickly as further axes would be read.
 _LEAST_FURTHER_BYTES = 256 << 20
-_KEPT_BYTES = 2 << 30
+_KEPT_BYTES = 3 << 30
 # A sketch may be replaced if none of so many queries has used it.
 _UNUSED_QUERIES = 256
 # Stores whose queries are remembered, of each the last ones.
 _REMEMBERED = 256
+_Kind = Sketch | EightBits
 
 
 class _Kept:
     """Sketches by store and heads, each with the query that used it last; those last used last."""
 
     def __init__(self) -> None:
-        self._sketches: OrderedDict[Hashable, tuple[Sketch, int]] = OrderedDict()
+        self._sketches: OrderedDict[Hashable, tuple[_Kind, int]] = OrderedDict()
         self._queries = 0
         self._asked: OrderedDict[Hashable, None] = OrderedDict()
         self._numbers: weakref.WeakKeyDictionary[Store, int] = weakref.WeakKeyDictionary()
@@ -51,7 +54,7 @@ class _Kept:
                 weakref.finalize(store, self._forget, self._stores)
             return self._numbers[store]
 
-    def get(self, key: Hashable) -> Sketch | None:
+    def get(self, key: Hashable) -> _Kind | None:
         with self._lock:
             self._queries += 1
             if key not in self._sketches:
@@ -67,7 +70,7 @@ class _Kept:
             kept = (each.bytes for of, (each, used) in self._sketches.items() if of != key and used > lately)
             return sum(kept) + size_bytes <= _KEPT_BYTES
 
-    def put(self, key: Hashable, sketch: Sketch) -> None:
+    def put(self, key: Hashable, sketch: _Kind) -> None:
         with self._lock:
             self._use(key, sketch)
             while self.bytes > _KEPT_BYTES:
@@ -92,7 +95,7 @@ class _Kept:
         """The memory of all sketches."""
         return sum(each.bytes for each, _ in self._sketches.values())
 
-    def _use(self, key: Hashable, sketch: Sketch) -> None:
+    def _use(self, key: Hashable, sketch: _Kind) -> None:
         self._sketches[key] = sketch, self._queries
         self._sketches.move_to_end(key)
 
@@ -118,29 +121,41 @@ def sketch_for(store: Store, scored: Sketchable, sketched: bool | None = None) -
     By default the second query of them has a sketch built in the background. If `sketched` is true, this query builds
     it first; if it is false, none is built.
     """
+    rows, alone = store.planned_images, scored.bytes < _LEAST_FURTHER_BYTES
     if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
-    key, rows = (_kept.number(store), scored.of), store.planned_images
-    sketch = _kept.get(key)
-    if sketch is not None or not (sketched or _kept.asked_before(key)):
-        return sketch
-    if not _kept.has_room(key, Sketch.most_bytes(rows, _first_alone(scored))):
-        return None
-    if not sketched:
-        later(key, lambda: _build(key, scored, rows))
-        return None
-    return _build(key, scored, rows)
+    key = (_kept.number(store), scored.of)
+    found = _kept_or_built(key, Sketch.most_bytes(rows, alone), lambda: Sketch(scored, rows, alone), sketched)
+    # Keys tell which of both it is.
+    return cast("Sketch | None", found)
 
 
-def _build(key: Hashable, scored: Sketchable, rows: int) -> Sketch | None:
+def eight_bits_of(store: Store, scored: ScoredEmbedding, sketched: bool | None = None) -> EightBits | None:
+    """All numbers of `scored` in eight bits; None if they are not kept yet. `sketched` is as in `sketch_for`."""
+    rows = store.planned_images
+    if sketched is False or scored.bytes < _LEAST_BYTES:
+        return None
+    key = (_kept.number(store), scored.of, "eight bits")
+    found = _kept_or_built(key, EightBits.most_bytes(rows, store.joint), lambda: EightBits(scored, rows), sketched)
+    return cast("EightBits | None", found)
+
+
+def _kept_or_built(key: Hashable, most_bytes: int, build: Callable[[], _Kind], at_once: bool | None) -> _Kind | None:
+    """What is kept for `key`; if nothing is, it is built, at once or soon, unless there is no room or it is new."""
+    kept = _kept.get(key)
+    if kept is not None or not (at_once or _kept.asked_before(key)) or not _kept.has_room(key, most_bytes):
+        return kept
+    if not at_once:
+        later(key, lambda: _build(key, build))
+        return None
+    return _build(key, build)
+
+
+def _build(key: Hashable, build: Callable[[], _Kind]) -> _Kind | None:
     try:
-        sketch = Sketch(scored, rows, _first_alone(scored))
+        built = build()
     # The store's shards have another layout, or this processor has no kernels; then every query reads all numbers.
     except UnmappableError:
         return None
-    _kept.put(key, sketch)
-    return sketch
-
-
-def _first_alone(scored: Sketchable) -> bool:
-    return scored.bytes < _LEAST_FURTHER_BYTES
+    _kept.put(key, built)
+    return built

@@ -155,9 +155,8 @@ def _side_by_side(
     through += [(f"random {number}", some) for number, some in enumerate(random_heads(store, heads, seed, draws), 1)]
     columns = []
     for title, some in through:
-        # Few queries ask for the same random heads, so a sketch of theirs would not be worth its time and memory.
-        sketched = None if some is None or some is heads else False
-        found = nearest(store, vector(some), some, count, without, sketched)
+        # Random heads depend on the property and the seed alone, so further queries of the property read sketches.
+        found = nearest(store, vector(some), some, count, without)
         columns.append(Through(title, None if some is None else tuple(some), found))
     return PropertyNeighbours(name, label, tuple(heads), seed, tuple(columns))
 

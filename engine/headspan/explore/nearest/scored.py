@@ -88,7 +88,7 @@ class Sketchable(Scored):
 
     def axes(self, rows: int) -> Axes:
         """The principal axes of a sample of a store of so many rows."""
-        sample = self._sample(rows).astype(np.float64)
+        sample = self.sample(rows).astype(np.float64)
         centre = sample.mean(axis=0).astype(np.float32) if len(sample) else np.zeros(sample.shape[1], np.float32)
         directions = self.directions
         if len(directions) < directions.shape[1]:
@@ -105,7 +105,7 @@ class Sketchable(Scored):
         centre_vector = centre.astype(np.float64) @ directions
         return Axes(turn.T @ basis, to_basis @ turn, centre, centre_vector, variance, square)
 
-    def _sample(self, rows: int) -> Float32[np.ndarray, "some coordinate"]:
+    def sample(self, rows: int) -> Float32[np.ndarray, "some coordinate"]:
         """Coordinates of some thousand rows, in evenly spaced spans of neighbours."""
         span = min(rows, _SPAN)
         starts = np.unique(np.linspace(0, rows - span, -(-min(rows, _SAMPLE) // span)).astype(np.int64)).tolist()

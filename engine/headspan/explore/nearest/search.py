@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from headspan.explore.nearest.kept_sketches import sketch_for
+from headspan.explore.nearest.kept_sketches import eight_bits_of, sketch_for
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads, Sketchable
 from headspan.explore.nearest.scored_ablated import ScoredAblated
 from headspan.explore.nearest.sketch import Products
@@ -59,22 +59,40 @@ def search(
     scored = _scored(store, heads, ablated)
     if not store.images:
         return _NONE
-    parts = _sketched(store, scored, query, sketched) if count > 0 else None
-    if parts is not None:
+    best = _by_bounds(store, scored, query, count, without, sketched) if count > 0 else None
+    if best is not None:
+        return best
+    scores = scored.scores(query)
+    if without is not None:
+        scores[without] = np.nan
+    return _best_of(scored, query, scores, count, 2 * scored.rounding(query))
+
+
+def _by_bounds(
+    store: Store,
+    scored: Sketchable | ScoredAblated,
+    query: Float32[np.ndarray, " joint"],
+    count: int,
+    without: int | None,
+    sketched: bool | None,
+) -> Best | None:
+    """The best images by a sketch, or else by eight bits of all numbers; None if neither is kept or leaves few."""
+    for bounds in (_sketched, _in_eight_bits):
+        parts = bounds(store, scored, query, sketched)
+        if parts is None:
+            # Eight bits of all numbers are kept only where a sketch does not serve.
+            return None
         found = survivors(
             *(parts, count, None if without is None else int(store.rows[without])),
             lambda rows: scored.exact(query, np.searchsorted(store.rows, rows)),
             scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0,
         )
         if found is not None:
-            rows, bounds = found
-            best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), bounds, count)
+            rows, upper = found
+            best = _best_by_bounds(scored, query, np.searchsorted(store.rows, rows), upper, count)
             if best is not None:
                 return best
-    scores = scored.scores(query)
-    if without is not None:
-        scores[without] = np.nan
-    return _best_of(scored, query, scores, count, 2 * scored.rounding(query))
+    return None
 
 
 def _best_of(
@@ -93,15 +111,24 @@ def _best_of(
 
 
 def search_both_ends(
-    store: Store, heads: Sequence[Head], query: Float32[np.ndarray, " joint"], count: int
+    store: Store,
+    heads: Sequence[Head],
+    query: Float32[np.ndarray, " joint"],
+    count: int,
+    sketched: bool | None = None,
 ) -> tuple[Best, Best]:
-    """What `search` finds for `query`, and for its negative; all numbers are read once.
+    """What `search` finds for `query`, and for its negative; without a sketch, all numbers are read once.
 
     The scores of both are those of `query`: the second ones are the smallest, in ascending order.
     """
     if not store.images:
         return _NONE, _NONE
     scored = ScoredHeads(store, heads)
+    if count > 0:
+        first = _by_bounds(store, scored, query, count, None, sketched)
+        second = None if first is None else _by_bounds(store, scored, -query, count, None, sketched)
+        if first is not None and second is not None:
+            return first, Best(second.images, -second.scores)
     scores = scored.scores(query)
     margin = 2 * scored.rounding(query)
     top = _best_of(scored, query, scores, count, margin)
@@ -131,6 +158,14 @@ def _sketched(
     if whole is None or any(each is None for each in removed):
         return None
     return [whole.products(query), *(each.products(-query) for each in removed if each is not None)]
+
+
+def _in_eight_bits(
+    store: Store, scored: Sketchable | ScoredAblated, query: Float32[np.ndarray, " joint"], sketched: bool | None
+) -> list[Products] | None:
+    """Bounds of all scores from the embeddings in eight bits; None if these are not kept yet."""
+    kept = eight_bits_of(store, scored, sketched) if isinstance(scored, ScoredEmbedding) else None
+    return None if kept is None else [kept.products(query)]
 
 
 def _best_by_bounds(

@@ -28,9 +28,8 @@ except ImportError:
 # A number is at most this many steps, and this many standard deviations; larger ones are clipped.
 _STEPS, _DEVIATIONS = 127, 5
 # The first axes of a row, with the bound. Kernels take as long for short rows as for long ones, so `_TOGETHER` rows are
-# multiplied as one, with as many columns, each of which has the query in another place. Where the first axes are the
-# only ones, half as many do: the images that they leave are few enough to be scored exactly.
-_FIRST_BYTES, _ALONE_BYTES, _TOGETHER = 32, 16, 4
+# multiplied as one, with as many columns, each of which has the query in another place.
+_FIRST_BYTES, _TOGETHER = 32, 4
 # What is allocated is a multiple of so many rows.
 BLOCK = 512
 # Further axes are kept until the bound of a score's error is so many standard deviations of the score.
@@ -49,8 +48,8 @@ _SLACK, _SUMS, _NUMBERS, _EXACT = 1e-5, 4e-6, 2.0**-21, 1e-12
 class Products:
     """Upper bounds of the scores of all rows with one query."""
 
-    # In units, without `offset`; for the first `rows` rows that are shown, apart from those that are far.
-    upper: Int32[np.ndarray, " row"]
+    # Computes them in units, without `offset`; for the first `rows` rows that are shown, apart from those that are far.
+    upper: Callable[[], Int32[np.ndarray, " row"]]
     unit: float
     offset: float
     # The usual difference between bound and score, and the variance of the scores.
@@ -100,16 +99,15 @@ class Sketch:
         self._axes = axes = scored.axes(rows)
         step = np.sqrt(axes.variance) * _DEVIATIONS / _STEPS
         self._step = step = np.maximum(step, max(_LEAST_STEP * float(step.max()), _SMALLEST))
-        first_bytes = _ALONE_BYTES if first_alone else _FIRST_BYTES
-        first = min(first_bytes - 1, len(step))
+        first = min(_FIRST_BYTES - 1, len(step))
         self._few = _Kept.of(axes, step, first)
         self._many = self._few if first_alone else _Kept.of(axes, step, _enough(axes, step, first))
         padded = -(-rows // BLOCK) * BLOCK
         self._rows = rows
-        self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, first_bytes), np.int8)
+        self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, _FIRST_BYTES), np.int8)
         self._rest: Int8[np.ndarray, "row axis"] = np.zeros((rows, self._many.axes - first), np.int8)
-        # NaN for rows that are not shown.
-        self._left_out = np.empty(rows, np.float32)
+        # Closer than what the rows say, where further axes are kept. NaN for rows that are not shown.
+        self._left_out = np.empty(0 if first_alone else rows, np.float32)
         left_by_first = np.empty(rows, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
             for begin in range(0, rows, _FILL_ROWS):
@@ -134,7 +132,7 @@ class Sketch:
     @staticmethod
     def most_bytes(rows: int, first_alone: bool) -> int:
         """The most memory that a sketch of so many rows takes."""
-        return -(-rows // BLOCK) * BLOCK * (4 + (_ALONE_BYTES if first_alone else _MOST_AXES + 1))
+        return -(-rows // BLOCK) * BLOCK * (_FIRST_BYTES if first_alone else 4 + _MOST_AXES + 1)
 
     def products(self, query: Float32[np.ndarray, " joint"]) -> Products:
         """Upper bounds of the scores of all rows with a query, from the first axes."""
@@ -146,9 +144,13 @@ class Sketch:
         coarse = np.rint(weights / unit)
         one = np.zeros(self._first.shape[1])
         one[: len(weights)], one[-1] = coarse, np.ceil(self._bound_step * length / unit * (1 - _EXACT))
-        packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
-        upper = np.empty((len(self._first) // _TOGETHER, _TOGETHER), np.int32)
-        numkong.dots_packed(self._first.reshape(len(upper), -1), packed, out=numkong.from_dlpack(upper))
+
+        def upper() -> Int32[np.ndarray, " row"]:
+            packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
+            found = np.empty((len(self._first) // _TOGETHER, _TOGETHER), np.int32)
+            numkong.dots_packed(self._first.reshape(len(found), -1), packed, out=numkong.from_dlpack(found))
+            return found.reshape(-1)
+
         # What the 8-bit weights lose, which is the same for all rows, and float64.
         lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + _SLACK)
         rounding = _EXACT * (abs(centre) + longest * _STEPS * _FIRST_BYTES)
@@ -156,13 +158,22 @@ class Sketch:
 
         def bounds(rows: Int[np.ndarray, " some"]) -> tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
             estimates = self._estimates(rows, along) + centre
-            return estimates, estimates + (self._left_out[rows].astype(np.float64) * many + rounding)
+            return estimates, estimates + (self._left_out_of(rows) * many + rounding)
 
         variance = float((along**2) @ self._axes.variance)
         return Products(
-            *(upper.reshape(-1), unit, centre + lost + rounding, self._typical * length, variance, bounds),
+            *(upper, unit, centre + lost + rounding, self._typical * length, variance, bounds),
             *(self._rows, self._hidden, self._far),
         )
+
+    def _left_out_of(self, rows: Int[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
+        """The lengths of what all kept axes leave out of some rows, or more."""
+        if len(self._left_out):
+            return self._left_out[rows].astype(np.float64)
+        found = self._first[rows, -1] * self._bound_step
+        # Finite, since it may be multiplied with 0.
+        found[np.isin(rows, self._far)] = np.finfo(np.float32).max
+        return found
 
     def _estimates(
         self, rows: Int[np.ndarray, " some"], along: Float64[np.ndarray, " axis"]
@@ -188,7 +199,7 @@ class Sketch:
         rounded[~np.isfinite(rounded)] = 0
         self._first[here, :first], self._rest[here] = rounded[:, :first], rounded[:, first:]
         rounding = own[:, :many] - rounded * step
-        for kept, left in ((self._few, left_by_first), (self._many, self._left_out)):
+        for kept, left in ((self._few, left_by_first), (self._many, self._left_out))[: 1 + bool(len(self._left_out))]:
             squares = np.float32(kept.scale**2) * _squares(rounding[:, : kept.axes]) + _squares(own[:, kept.axes :])
             left[here] = np.sqrt(squares) * np.float32(1 + _SLACK) + slack * np.float32(kept.scale)
 

@@ -71,11 +71,11 @@ def survivors(
 def _added(parts: Sequence[Products]) -> tuple[Shaped[np.ndarray, " row"], float, float]:
     """The sums of the bounds of all parts, in a unit and without an offset."""
     if len(parts) == 1:
-        return parts[0].upper, parts[0].unit, parts[0].offset
-    total: Float32[np.ndarray, " row"] = parts[0].upper * np.float32(parts[0].unit)
+        return parts[0].upper(), parts[0].unit, parts[0].offset
+    total: Float32[np.ndarray, " row"] = parts[0].upper() * np.float32(parts[0].unit)
     largest = float(np.abs(total).max())
     for part in parts[1:]:
-        own = part.upper * np.float32(part.unit)
+        own = part.upper() * np.float32(part.unit)
         largest += float(np.abs(own).max())
         total += own
     return total, 1.0, sum(part.offset for part in parts) + _ROUNDING * largest

@@ -26,7 +26,7 @@ from headspan.features.training.files import (
     read_json,
     weights_sha256,
 )
-from headspan.features.training.foreign import open_foreign
+from headspan.features.training.foreign_files import open_foreign
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 
@@ -96,12 +96,12 @@ def open_dictionary(folder: str | Path, *, space: Space | None = None) -> Dictio
         raise StoreError(f"{path}: the training is not finished; run the same command again to continue {at}")
     config = read_json(path / CONFIG, "restore the folder from a copy") if (path / CONFIG).is_file() else None
     if config is None or "headspan" not in config:
-        learner = open_foreign(path, config)
-        width = int(learner.settings["width"])
+        foreign, weights = open_foreign(path)
+        width = int(foreign.settings["width"])
         found = space or Space(EMBEDDING, width)
         if found.width != width:
             raise SettingsError(f"{path}: its vectors have {width} numbers, but the space is {found}; give its space")
-        return Dictionary(path, learner, found, weights_sha256(path) if path.is_dir() else _file_sha256(path), {})
+        return Dictionary(path, foreign.eval(), found, hashlib.sha256(weights.read_bytes()).hexdigest(), {})
     own, todo = config["headspan"], "restore the folder from a copy, or train again"
     if own.get("format") != FORMAT:
         raise StoreError(f"{path / CONFIG}: format {own.get('format')}, this headspan reads {FORMAT}; {todo}")
@@ -118,7 +118,3 @@ def open_dictionary(folder: str | Path, *, space: Space | None = None) -> Dictio
         raise StoreError(f"{path / CONFIG}: holds settings that headspan does not write ({error}); {todo}") from error
     load_state(learner, learner_state(path, learner))
     return Dictionary(path, learner.eval(), found, sha256, trained)
-
-
-def _file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from headspan.errors import StoreError, one_line
-from headspan.features.learners.kinds import TOPK
+from headspan.features.learners.kinds import BATCH_TOPK, MATRYOSHKA, TOPK
 from headspan.features.learners.learner import Learner
+from headspan.features.learners.settings import SEPARATE
 from headspan.features.pairs.space import Space
 from headspan.io.files import write_atomically
 
@@ -30,7 +31,9 @@ REST, SETTINGS, STATE, LOSSES = "learner.safetensors", "training.json", "trainin
 FORMAT = 1
 # The keys that SAELens reads of every autoencoder.
 _SHARED_KEYS = ("W_enc", "b_enc", "W_dec", "b_dec")
-_THRESHOLD = "threshold"
+_THRESHOLD, JUMPRELU = "threshold", "jumprelu"
+# The version of SAELens whose keys `cfg.json` has.
+_SAELENS = "6.54.0"
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
@@ -70,11 +73,10 @@ def write_dictionary(folder: Path, learner: Learner, space: Space, trained: Mapp
     state = learner.state_dict()
     weights = {name: state[name] for name in _SHARED_KEYS if name in state}
     rest = {name: tensor for name, tensor in state.items() if name not in weights}
-    architecture = learner.kind
-    if _THRESHOLD in state and state[_THRESHOLD].numel() == 1 and "b_enc" in state:
+    architecture = _architecture(learner)
+    if architecture == JUMPRELU:
         # SAELens keeps a threshold for each feature.
         weights[_THRESHOLD] = state[_THRESHOLD].clamp_min(0).expand(len(state["b_enc"]))
-        architecture = "jumprelu"
     write_tensors(folder / REST, rest)
     write_tensors(folder / WEIGHTS, weights)
     features = int(learner.settings["features"])
@@ -87,8 +89,8 @@ def write_dictionary(folder: Path, learner: Learner, space: Space, trained: Mapp
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        **({"k": learner.settings["k"]} if learner.kind == TOPK else {}),
-        "metadata": {},
+        **({"k": learner.settings["k"]} if architecture == TOPK else {}),
+        "metadata": {"sae_lens_version": _SAELENS},
         "headspan": {
             "format": FORMAT,
             "learner": learner.kind,
@@ -99,6 +101,17 @@ def write_dictionary(folder: Path, learner: Learner, space: Space, trained: Mapp
         },
     }
     write_json(folder / CONFIG, config)
+
+
+def _architecture(learner: Learner) -> str:
+    """The name by which SAELens loads a learner; one that it does not know for learners that it cannot load."""
+    settings = learner.settings
+    if settings.get("input_bias") != SEPARATE:
+        if learner.kind == BATCH_TOPK:
+            return JUMPRELU
+        if learner.kind in (TOPK, MATRYOSHKA) or settings.get("code") == TOPK:
+            return TOPK
+    return f"headspan_{learner.kind}"
 
 
 def weights_sha256(folder: Path) -> str:

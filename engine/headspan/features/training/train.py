@@ -126,6 +126,11 @@ def train(
     with torch.random.fork_rng(devices=[on] if on.type == "cuda" else []):
         torch.manual_seed(seed)
         module = make_learner(learner, pairs.space.width, **settings)
+        if module.needs_texts and not pairs.with_texts:
+            raise SettingsError(
+                f"the learner {learner} learns from images with their captions, but these pairs have none; choose "
+                "another learner, or the embedding of stores with captions"
+            )
         wanted = {
             "learner": learner,
             "settings": module.settings,

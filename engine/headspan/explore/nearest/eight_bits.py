@@ -1,0 +1,124 @@
+"""All coordinates of all images in eight bits, for queries that lie across the axes of sketches, as texts do.
+
+A text's vector has about as much of its length along each axis of the embeddings, so that no few axes bound its scores
+well. Here every number is kept, rounded to a step of its own. By the inequality of Cauchy and Schwarz, the length of
+what rounding leaves of an image bounds the error of its score for a query of length 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int, Int8, Int32
+
+from headspan.explore.nearest.scored import Sketchable
+from headspan.explore.nearest.sketch import BLOCK, Products
+from headspan.store.mapped import UnmappableError
+
+try:
+    import numkong
+except ImportError:
+    numkong = None  # type: ignore[assignment]
+
+# A number is at most this many steps, and this many standard deviations; larger ones are clipped.
+_STEPS, _DEVIATIONS = 127, 5
+# Sums of products of steps stay below this, so that float32 holds them exactly.
+_LARGEST_SUM = 1 << 24
+# No step is smaller than this share of the largest one, nor than this.
+_LEAST_STEP, _SMALLEST = 1e-3, 1e-9
+# This share of the rows are rounded most; they are always looked at.
+_FAR_ROWS = 1e-4
+_FILL_ROWS = 2048
+# What float32 adds to a length, relative to itself; to a row, relative to its length; what float64 adds to a score.
+_SLACK, _NUMBERS, _EXACT = 1e-5, 2.0**-20, 1e-12
+# Rows that the variance of a query's scores is told from.
+_EVERY = 512
+
+
+class EightBits:
+    """The coordinates in joint space of all rows of a store."""
+
+    def __init__(self, scored: Sketchable, rows: int) -> None:
+        """Read all numbers of `scored` once, in this thread. Its coordinates are those of joint space."""
+        if numkong is None:
+            raise UnmappableError("numkong is not installed")
+        sample = scored.sample(rows).astype(np.float64)
+        width = scored.directions.shape[1]
+        deviation = sample.std(axis=0) if len(sample) else np.zeros(width)
+        step = deviation * _DEVIATIONS / _STEPS
+        self._step = np.maximum(step, max(_LEAST_STEP * float(step.max(initial=0)), _SMALLEST)).astype(np.float32)
+        self._centre = sample.mean(axis=0).astype(np.float32) if len(sample) else np.zeros(width, np.float32)
+        self._rows = rows
+        self._steps: Int8[np.ndarray, "row joint"] = np.zeros((-(-rows // BLOCK) * BLOCK, width), np.int8)
+        left_out, longest = np.empty(rows, np.float32), 0.0
+        with np.errstate(invalid="ignore", over="ignore"):
+            for begin in range(0, rows, _FILL_ROWS):
+                longest = max(longest, self._fill(scored, begin, min(begin + _FILL_ROWS, rows), left_out))
+        # In steps, with what float32 adds.
+        self._longest = longest * (1 + _SLACK)
+        self._hidden = np.flatnonzero(np.isnan(left_out))
+        shown = left_out[np.isfinite(left_out)]
+        self._left_out = float(np.quantile(shown, 1 - _FAR_ROWS)) if len(shown) else 0.0
+        self._far = np.flatnonzero(left_out > self._left_out)
+        # Finite, since it may be multiplied with 0.
+        self._far_left_out = np.minimum(left_out[self._far], np.finfo(np.float32).max).astype(np.float64)
+
+    @property
+    def bytes(self) -> int:
+        """The memory that it takes."""
+        return self._steps.nbytes
+
+    @staticmethod
+    def most_bytes(rows: int, joint: int) -> int:
+        """The most memory that so many rows take."""
+        return -(-rows // BLOCK) * BLOCK * joint
+
+    def products(self, query: Float32[np.ndarray, " joint"]) -> Products:
+        """Upper bounds of the scores of all rows with a query."""
+        wide = query.astype(np.float64)
+        weights, centre, length = wide * self._step, float(self._centre @ wide), float(np.linalg.norm(wide))
+        # The query's own steps.
+        most = min(_STEPS, _LARGEST_SUM // (_STEPS * len(weights)))
+        unit = float(np.abs(weights).max(initial=0)) / most or 1.0
+        coarse = np.rint(weights / unit)
+        lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest
+        rounding = _EXACT * (abs(centre) + float(np.abs(weights).sum()) * _STEPS)
+        error = length * self._left_out * (1 + _SLACK)
+
+        def upper() -> Int32[np.ndarray, " row"]:
+            found = np.empty((len(self._steps), 1), np.float32)
+            numkong.cdist(self._steps, coarse.astype(np.int8)[None], "dot", out=numkong.from_dlpack(found))
+            return found.reshape(-1).astype(np.int32)
+
+        def bounds(rows: Int[np.ndarray, " some"]) -> tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
+            # `take` is quicker than an index.
+            estimates = np.take(self._steps, rows, axis=0).astype(np.float64) @ weights + centre
+            left_out = np.full(len(rows), self._left_out)
+            _, here, of_far = np.intersect1d(rows, self._far, assume_unique=True, return_indices=True)
+            left_out[here] = self._far_left_out[of_far]
+            return estimates, estimates + (length * (1 + _SLACK) * left_out + rounding)
+
+        some = self._steps[: self._rows : max(1, self._rows // _EVERY)].astype(np.float64) @ weights
+        return Products(
+            *(upper, unit, centre + lost + error + rounding, error + lost, float(some.var()) if len(some) else 0.0),
+            *(bounds, self._rows, self._hidden, self._far),
+        )
+
+    def _fill(self, scored: Sketchable, first_row: int, end: int, left_out: Float32[np.ndarray, " row"]) -> float:
+        """Round some rows; the largest length of one in steps."""
+        block = scored.block(first_row, end)
+        size = np.float32(_NUMBERS) * _lengths(block)
+        block -= self._centre
+        size += np.float32(_NUMBERS) * _lengths(block)
+        steps = block / self._step
+        np.rint(steps, out=steps)
+        np.clip(steps, -_STEPS, _STEPS, out=steps)
+        steps[~np.isfinite(steps)] = 0
+        self._steps[first_row:end] = steps
+        block -= steps * self._step
+        left_out[first_row:end] = _lengths(block) * np.float32(1 + _SLACK) + size
+        return float(_lengths(steps).max(initial=0))
+
+
+def _lengths(values: Float32[np.ndarray, "row coordinate"]) -> Float32[np.ndarray, " row"]:
+    found: Float32[np.ndarray, " row"] = np.sqrt(np.einsum("rc,rc->r", values, values))
+    return found
