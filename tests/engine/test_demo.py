@@ -54,9 +54,9 @@ def test_the_demo_scores_and_names_features_that_both_sides_share(demo: DemoResu
     assert hs.features.open_dictionary(folder).sha256 == scores.dictionary_sha256
     cross = hs.features.feature_table(scores, "cross-modal")
     assert len(cross) > 20
-    # Captions draw their words from more than the pool, so not every one of them is nearer than mixtures are.
+    # By chance it would be 5 %.
     assert scores.name_mixture_p is not None
-    assert (scores.name_mixture_p[cross.features] < 0.05).mean() > 0.5
+    assert (scores.name_mixture_p[cross.features] < 0.05).mean() > 0.3
     assert "Sparse features" in demo.report.read_text(encoding="utf-8")
     assert sorted(path.name for path in folder.parent.iterdir()) == [
         *(MARKER, "random.zarr", "report.html", "run.features", "run.zarr", "shards"),
