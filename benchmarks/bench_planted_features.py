@@ -38,7 +38,7 @@ _RECOVERED = 0.9
 
 def run(toy: bool, learners: Sequence[str] = LEARNERS, steps: int | None = None) -> dict[str, Any]:
     """For each learner: recovered atoms and the AUC of both scores."""
-    steps = steps or (3 if toy else 3_000)
+    steps = steps or (3 if toy else 600)
     count = 300 if toy else 20_000
     planted = Planted()
     training, held_out = planted.pairs(count), planted.pairs(min(count, 5_000), draw=1)
