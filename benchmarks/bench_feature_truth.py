@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.measure import benchmark
 from headspan.config import PrecomputeSettings
 from headspan.errors import percent
-from headspan.features.learners.kinds import ALIGNED, GROUP_SPARSE, LEARNERS, MATCHING_PURSUIT, NON_NEGATIVE, TOPK
+from headspan.features.learners.kinds import ALIGNED, LEARNERS, MATCHING_PURSUIT, NON_NEGATIVE, TOPK
 from headspan.features.learners.settings import SEPARATE
 from headspan.features.pairs.opening import open_pairs
 from headspan.features.pairs.pairs import Pairs
@@ -33,7 +33,11 @@ from headspan.world import write_world_shards
 from headspan.world.feature_checks import ModalityAUC, feature_truth, modality_auc
 
 QUESTION = "modality of features on the image world"
-DUE_TO = "TODO"
+DUE_TO = (
+    "A feature of both that one side uses is one half of a split dictionary. Shuffling captions when dictionaries are "
+    "scored hardly changes the area, since MDS and the energy score measure which side uses a feature, and not whether "
+    "the two sides of a pair share it."
+)
 WITHOUT, WORDS = ("texture", "background_colour"), ("style", "background")
 # Scenes of other seeds were used to choose the settings below.
 _TRAINED_ON, _SCORED_ON = 17, 18
@@ -57,7 +61,7 @@ def run(toy: bool) -> dict[str, Any]:
         scenes, scored = (48, 24) if toy else (_SCENES, _SCORED)
         store = _store(folder / "scored", scored, _SCORED_ON)
         pairs = open_pairs(_store(folder / "trained", scenes, _TRAINED_ON), keep=folder / "vectors")
-        names = [TOPK, GROUP_SPARSE] if toy else list(ROWS)
+        names = [TOPK] if toy else list(ROWS)
         found: dict[str, Any] = {name: [] for name in names}
         for seed in _SEEDS[:1] if toy else _SEEDS:
             for name in names:
@@ -152,6 +156,12 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return found
+
+
+def summary(line: Mapping[str, Any]) -> list[list[str]]:
+    """The columns of the table that the guide shows."""
+    chosen = (0, 1, 3, 5, 7)
+    return [[row[column] for column in chosen] for row in table(line)]
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

@@ -7,6 +7,7 @@ allowed with `allow_refusals`.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,12 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import headspan as hs
 from headspan.config import PrecomputeSettings
 from headspan.demo import analyse_scenes
+from headspan.features.saved import save_scores
 from headspan.world import write_world_shards
+from tests.engine.hand_made_features import hand_made_scores
 
 # Milliseconds. Busy machines take their time.
 WAIT = 60_000
@@ -34,18 +38,47 @@ STATIC = Path(hs.__file__).parent / "web" / "static"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Enough scenes for one head to carry textures.
 IMAGES = 240
+FEATURES = 67
 _REFUSED = "Failed to load resource"
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two stores of the same scenes: run.zarr with patches, texts and labels; bare.zarr without."""
-    folder = tmp_path_factory.mktemp("scenes")
+    """A folder with shards of scenes, and two stores of them.
+
+    run.zarr has patches, texts, labels and features; bare.zarr has none of these. All are copies, which the module's
+    tests may change.
+    """
+    return Path(shutil.copytree(_made_once(tmp_path_factory), tmp_path_factory.mktemp("copied") / "scenes"))
+
+
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stores, which the first module of all test processes that needs it makes."""
+    folder = tmp_path_factory.getbasetemp()
+    # The processes of pytest-xdist have folders of their own in a common one.
+    common = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    made, unfinished = common / "made-scenes", common / "unfinished-scenes"
+    with (common / "made-scenes.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            # What a process left that was killed.
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            _make(unfinished)
+            unfinished.rename(made)
+    return made
+
+
+def _make(folder: Path) -> None:
     shards = str(write_world_shards(folder / "shards", IMAGES, 2, images_per_shard=120, split="held_out"))
     settings = {"shards": (shards,), "model": "reference", "layers": "all", "decode": "exact"}
     analyse_scenes(PrecomputeSettings(out=str(folder / "run.zarr"), emit=("heads", "patches", "mlps"), **settings))
     hs.precompute(out=folder / "bare.zarr", pretrained="random:0", emit=("heads",), **{**settings, "shards": [shards]})
-    return folder
+    store = hs.open(folder / "run.zarr")
+    directions = np.random.default_rng(0).standard_normal((FEATURES, store.joint))
+    names = tuple((f"text {feature}", f"<b>{feature}</b>") for feature in range(FEATURES))
+    cosines = np.tile(np.array([0.5, 0.25], np.float32), (FEATURES, 1))
+    save_scores(store, hand_made_scores(directions, store.images, names=names, name_cosines=cosines))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +86,9 @@ def address(scenes: Path) -> Iterator[str]:
     """Where a server of both stores answers, which runs as long as the module's tests."""
     if not (STATIC / "index.html").exists():
         pytest.skip("the page is not built; run python -m tools.build_page")
-    command = [sys.executable, "-m", "headspan", "explore", "run.zarr", "bare.zarr", "--port", "0"]
+    # The stores name the place where the shards were made.
+    shards = ["--shards", str(scenes / "shards" / "*.tar")]
+    command = [sys.executable, "-m", "headspan", "explore", "run.zarr", "bare.zarr", "--port", "0", *shards]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=scenes, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

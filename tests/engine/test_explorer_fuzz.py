@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -27,12 +28,14 @@ from schemathesis.specs.openapi.checks import (
 import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
+from headspan.features.saved import save_scores
 from headspan.texts.pool import Pool
 from headspan.web.app import ROUTERS, application
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image
+from tests.engine.hand_made_features import hand_made_scores
 from tests.engine.model_in_process import InProcess
 
 # Examples for each address: half of them are what its description allows, half of them are not.
@@ -59,6 +62,9 @@ SENSIBLE: dict[str, list[Any]] = {
     "keys": ["00000,00001"],
     "plane": ["embedding"],
     "polygon": ["-9,-9,9,-9,9,9,-9,9"],
+    "feature": ["0", "8"],
+    "class": ["cross-modal"],
+    "low": [0, 0.5],
     "prefix": ["a"],
     "key": ["00012"],
     "a": ["toy"],
@@ -82,7 +88,11 @@ EXTREME: dict[str, list[Any]] = {
     "keys": ["'", "00000," * 5000],
     "plane": ["x"],
     "polygon": ["0,0", "nan,0,1,0,1,1", "inf,0,1,0,1,1", "1e999,0,1,0,0,1", "a", "0.5," * 4001],
-    "run": ["x", "../..", ""],
+    "feature": ["-1", "9", "1e3", "9" * 30, "٣", "x"],
+    "low": [-1, 2, "nan", "inf", "x"],
+    "high": [0, "-0", "1e-320", "nan"],
+    "sort": ["x", "-mds"],
+    "run": ["x", "../..", "", "hand"],
     "prefix": ["%", "\x00", "x" * 3000],
     "key": ["00005", "x", "'"],
     "a": ["x"],
@@ -100,6 +110,8 @@ def operations(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dic
     texts = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("car", "dog", "hat")]
     hs.textspan(store, Pool("colours", tuple(texts), ("colors",) * len(texts)), 5, save=True)
     concept_consistency(store, label_heads(store, save=True).run, save=True)
+    directions = np.random.default_rng(0).standard_normal((9, store.joint))
+    save_scores(store, hand_made_scores(directions, store.images))
     twin = Path(shutil.copytree(toy, folder / "twin.zarr"))
     uploads = Uploads()
     assert uploads.add(UPLOAD) == UPLOADED

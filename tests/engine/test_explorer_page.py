@@ -15,6 +15,8 @@ from PIL import Image
 import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
+from headspan.errors import counted
+from headspan.features.saved import read_scores
 from tests.engine.explorer_browser import STATIC, Page, address, answer, browser, expect, page, scenes
 from tools.build_page import RECORD, checksum_of_api, checksum_of_sources
 
@@ -221,6 +223,90 @@ def test_a_selection_is_that_of_the_captions_and_shows_what_heads_say_about_it(p
 
 
 @pytest.mark.browser
+def test_features_are_filtered_by_a_bar_a_class_and_words_and_lead_to_what_activates_one(
+    page: Page, scenes: Path
+) -> None:
+    scores = read_scores(scenes / "run.zarr")
+    tab = page.open("run/features")
+    table = tab.get_by_role("table")
+    classes = tab.get_by_role("list", name="Classes of features")
+    for title, number in (("Image-dominant", 2), ("Cross-modal", 1), ("Text-dominant", 0), ("Undecided", -1)):
+        count = int((scores.class_by_spread == number).sum())
+        assert f"{title} {count} " in " ".join(classes.get_by_role("button", name=title).inner_text().split())
+
+    numbers = table.locator("tbody .name .mono")
+
+    def shows(features: Any) -> None:
+        expect(numbers).to_have_text([str(each) for each in features])
+
+    # The table begins with the features that are active in most pairs.
+    shows(np.argsort(-scores.active, kind="stable")[:50])
+    # The arrow keys move over the bars, and Enter chooses one.
+    bars = tab.get_by_role("toolbar", name="Features by MDS").get_by_role("button")
+    high = int(np.nanargmax(scores.mds))
+    bar = int(scores.mds[high] * bars.count())
+    bars.first.focus()
+    for _ in range(bar):
+        tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    inside = (scores.mds >= bar / 40) & (scores.mds < (bar + 1) / 40)
+    shows(sorted(np.flatnonzero(inside).tolist(), key=lambda each: -scores.active[each]))
+    assert page.place() == f"run/features?low={bar / 40:g}&high={(bar + 1) / 40:g}"
+    assert bars.nth(bar).get_attribute("aria-pressed") == "true"
+    assert f": {counted(int(inside.sum()), 'feature')}, image-dominant; " in bars.nth(bar).get_attribute("aria-label")
+    tab.get_by_role("button", name="Show all features").click()
+    classes.get_by_role("button", name="Text-dominant").click()
+    tab.get_by_role("columnheader", name="MDS").get_by_role("button").click()
+    chosen = np.flatnonzero(scores.class_by_spread == 0)
+    chosen = chosen[np.argsort(-scores.mds[chosen])]
+    shows(chosen)
+    # The names of a feature are "text NUMBER" and "<b>NUMBER</b>"; no caption has an angle bracket.
+    tab.get_by_role("searchbox", name="Search features").fill("4</B>")
+    wanted = [each for each in chosen.tolist() if each % 10 == 4]
+    shows(wanted)
+    tab.reload()
+    shows(wanted)
+    with tab.expect_download() as download:
+        tab.get_by_role("group", name="Download run features hand").get_by_role("button", name="CSV").click()
+    rows = Path(download.value.path()).read_text("utf-8-sig").splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == wanted
+
+    each = wanted[0]
+    table.get_by_role("link", name=f"{each} text {each}", exact=True).click()
+    tab.get_by_role("heading", level=1, name=f"{each} text {each}").wait_for()
+    page.settled()
+    assert page.place() == f"run/feature/{each}"
+    images = tab.get_by_role("list", name="Images with the largest codes").locator("li")
+    assert [int(row) for row in images.evaluate_all("all => all.map(one => one.dataset.row)")] == (
+        scores.top_images[each].tolist()
+    )
+    assert images.first.inner_text().strip() == f"{scores.top_image_codes[each, 0]:.3f}"
+    captions = hs.open(scenes / "run.zarr").samples()["caption"].to_pylist()
+    said = tab.get_by_role("list", name="Captions with the largest codes").locator("bdi").all_inner_texts()
+    assert said == list(dict.fromkeys(captions[index] for index in scores.top_captions[each]))
+    # Names are texts, whatever they hold.
+    assert tab.get_by_role("list", name="Nearest texts").locator("bdi").all_inner_texts()[1] == f"<b>{each}</b>"
+    assert f"{100 * scores.mds[each]:.0f} % of the two codes together" in tab.get_by_role("table").inner_text()
+    images.first.get_by_role("link").click()
+    tab.get_by_role("link", name="Features it activates most").click()
+    assert page.place() == f"run/features?image={scores.top_images[each, 0]}"
+    among = np.flatnonzero((scores.top_images == scores.top_images[each, 0]).any(axis=1)).tolist()
+    shows(sorted(among, key=lambda each: -scores.active[each]))
+
+
+@pytest.mark.browser
+def test_a_store_without_features_and_a_feature_that_is_not_there_say_what_to_do(page: Page) -> None:
+    page.allow_refusals()
+    tab = page.open("bare/features")
+    tab.get_by_text("has no features").wait_for()
+    expect(tab.get_by_role("button", name=re.compile("headspan features train .*bare.zarr"))).to_be_visible()
+    page.open("run/feature/999")
+    assert "features go from 0 to 66" in tab.get_by_role("alert").inner_text()
+    tab.get_by_role("link", name="See all features").click()
+    tab.get_by_role("heading", level=1, name="Features").wait_for()
+
+
+@pytest.mark.browser
 def test_a_page_that_is_left_open_shows_results_that_are_added_to_its_store(page: Page, scenes: Path) -> None:
     tab = page.open("bare")
     cell = tab.locator("[data-head='L5.H1']")
@@ -272,7 +358,17 @@ def test_places_that_are_not_there_say_what_to_do(page: Page) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("place", ["run", "run/head/L4.H3", "run/text?text=stripes", "run/selection?words=striped"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "run",
+        "run/head/L4.H3",
+        "run/text?text=stripes",
+        "run/selection?words=striped",
+        "run/features?class=cross-modal",
+        "run/feature/4",
+    ],
+)
 def test_screens_fit_a_phone_and_name_what_they_show(page: Page, place: str) -> None:
     page.tab.set_viewport_size({"width": 400, "height": 800})
     tab = page.open(place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -102,3 +104,26 @@ def test_scores_are_read_without_torch(toy_copy: Path) -> None:
     loaded = subprocess.run([sys.executable, "-c", code, str(toy_copy)], capture_output=True, text=True, check=True)
     assert "headspan.features.saved" in loaded.stdout.split()
     assert "torch" not in loaded.stdout.split()
+
+
+def test_a_setting_of_another_type_is_refused_in_a_sentence_or_read_as_text(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    save_scores(store, _scores(store, names=tuple(("a",) for _ in range(9)), name_chance={"draws": 9.0}))
+    # Without the record of its files, the changes below are not refused as damage.
+    shutil.rmtree(toy_copy / "records" / "results")
+    file = toy_copy / "features" / "hand" / "zarr.json"
+    good = json.loads(file.read_text())
+    refused = []
+    for name in good["attributes"]:
+        for bad in ("<b>", ["<b>"], None):
+            file.write_text(json.dumps({**good, "attributes": {**good["attributes"], name: bad}}))
+            try:
+                found = read_scores(toy_copy)
+            except StoreError as error:
+                refused.append((name, str(error)))
+            else:
+                assert isinstance(found.pairs, int)
+                assert isinstance(found.learner, str)
+                assert all(isinstance(text, str) for names in found.names for text in names)
+    assert {"pairs", "quality", "similarity_sizes", "name_chance"} <= {name for name, _ in refused}
+    assert all("the features run 'hand' holds settings that headspan does not write" in said for _, said in refused)

@@ -21,9 +21,11 @@ from headspan.concepts.answers import as_array
 from headspan.concepts.ccs import concept_consistency, read_scores
 from headspan.concepts.labels import label_heads
 from headspan.errors import HeadspanError, StoreError
+from headspan.features.naming import name_features
 from headspan.report.collect import write_report
 from headspan.report.content import Content, MapScale, Section, Shot
 from headspan.report.described_head import DescribedHead, Scores, Share
+from headspan.report.features import Bin, FeatureShot, ShownClass, ShownFeature, ShownFeatures
 from headspan.report.page import render
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import Chance, HeadsAbove
@@ -41,6 +43,7 @@ from headspan.world.checks import (
     TextMapCheck,
 )
 from headspan.world.compared import Compared, Draws
+from tests.engine.hand_made_features import hand_made_scores
 from tests.engine.test_labels_and_ccs import HEADS, keep
 
 POISONS = (
@@ -133,6 +136,15 @@ def changed(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
+def some_features() -> ShownFeatures:
+    """A run of features with everything that is shown of one."""
+    shots = (FeatureShot("key", "caption", 0.5, 0), FeatureShot("key", None, 0.1, None))
+    feature = ShownFeature(3, "0.9", "0.5", 20, "name", "0.7", True, shots, ("caption", "another"))
+    bins = (Bin("0.00 to 0.50", 3, 1, 100.0, 33.3),)
+    known = ShownClass("image-dominant", 3, 2, 1, (feature,))
+    return ShownFeatures("run", "note", bins, (known,), (("figure", "0.5"),), True, ("remark",))
+
+
 def content() -> Content:
     """Everything that a page can show."""
     texts = (("a text", True), ("another", False))
@@ -174,6 +186,8 @@ def content() -> Content:
         input_size=(32, 32),
         missing={3: "gone"},
         has_maps=True,
+        features=(some_features(),),
+        more_features=("further",),
     )
 
 
@@ -221,6 +235,9 @@ def full(toy_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = {name: (values, tuple("abcd"[: values.ndim])) for name, values in arrays.items()}
     analyses.save(store, "ccs", "hand", {**named, "answers": as_array(records)}, {**settings, **judges}, overwrite=True)
     analyses.save(store, "truth", "hand", {}, {"answers": asdict(TRUTH)})
+    directions = np.random.default_rng(0).normal(size=(4, store.joint))
+    features = hand_made_scores(directions, store.images, 3)
+    name_features(store, features, stored_pool(store, "hand"), 2, saved=True)
     assert read_scores(store).scores.tolist() == found.scores.tolist()
     # Without the records of the results' files, as in older stores, the changes below are not refused as damage.
     shutil.rmtree(path / "records" / "results")
@@ -280,7 +297,7 @@ def test_no_string_of_a_store_becomes_markup(poison: str, full: Path, tmp_path: 
         poison_tables(path, change)
         for file in path.rglob("zarr.json"):
             kind = file.relative_to(path).parts[0]
-            if kind in ("texts", "textspan", "labels", "ccs", "truth"):
+            if kind in ("texts", "textspan", "labels", "ccs", "truth", "features"):
                 about = attributes_of(file)
                 kept = about["attributes"]
                 about["attributes"] = changed_values(kept, change)

@@ -27,6 +27,7 @@ from headspan.store.write.save_result import save_result
 KIND = "features"
 # What identifies the run rather than being part of it.
 _ABOUT_RUN = ("run", "lineage")
+_WORDS = ("dictionary", "dictionary_sha256", "learner", "judge", "name_pool")
 
 
 def save_scores(
@@ -57,6 +58,10 @@ def read_scores(store: Store | str | Path, run: str | None = None) -> FeatureSco
     with results.as_written(store, KIND, run):
         known = {each.name for each in fields(FeatureScores)}
         found: dict[str, Any] = {name: value for name, value in {**settings, **arrays}.items() if name in known}
+        for of, names in ((int, ("pairs", "seed")), (str, _WORDS)):
+            found |= {name: of(settings[name]) for name in names if name in settings}
+        if "name_coherence" in settings:
+            found["name_coherence"] = float(settings["name_coherence"])
         found["similarity_sizes"] = tuple(map(int, settings["similarity_sizes"]))
         for name in ("quality", "name_chance"):
             found[name] = {

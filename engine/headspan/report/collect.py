@@ -11,6 +11,7 @@ from pathlib import Path
 
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
+from headspan.features.saved import read_scores as read_features
 from headspan.io.files import write_atomically
 from headspan.prune.studies.study import read_study
 from headspan.report.choice import choose_heads
@@ -25,6 +26,7 @@ from headspan.report.facts import (
     selection_notice,
     why_no_scores,
 )
+from headspan.report.features import choose_features, shown_features, shown_runs
 from headspan.report.page import KIND, render
 from headspan.report.pictures import picture_heads
 from headspan.report.pruning import PrunedStudy, pruned_study
@@ -45,7 +47,8 @@ def write_report(
 ) -> Path:
     """Write the results of a TEXTSPAN run as one HTML file, and return its path. A report at `path` is replaced.
 
-    Labels and scores of the run, and saved studies of what pruning costs, are shown if there are any. `run` is the
+    Labels and scores of the run, saved studies of what pruning costs, and scores of features are shown if there are
+    any. `run` is the
     run's name; None means the only run with scores, or else the only run. `shards` says where all the shards are now,
     if they have moved; images that cannot be read are shown by name. `heads` chooses the heads with a section of their
     own, as in `L5.H1,L6.*`, `last4` or `best20`; None means all.
@@ -59,7 +62,10 @@ def write_report(
     spans = read_spans(store, run)
     found = scores_of(store, run)
     described = describe_heads(store, spans, found)
-    pictured = picture_heads(store, spans, choose_heads(described, heads), on_progress, shards)
+    shown, more = shown_runs(runs(store, "features"))
+    features = [choose_features(store, read_features(store, name)) for name in shown]
+    wanted = [image for each in features for image in each.images]
+    pictured = picture_heads(store, spans, choose_heads(described, heads), on_progress, shards, wanted)
     if pictured.missing:
         why = next(iter(pictured.missing.values()))
         images = counted(len(pictured.missing), "image")
@@ -89,6 +95,8 @@ def write_report(
         missing=pictured.missing,
         has_maps="patches" in store.attributes["emit"],
         studies=_studies(store, run),
+        features=tuple(shown_features(each, pictured.places) for each in features),
+        more_features=tuple(more),
     )
     # The attributes of a store may hold halves of surrogate pairs, which UTF-8 cannot encode.
     write_atomically(path, [render(content).encode(errors="backslashreplace")])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headspan.report.described_head import DescribedHead, Scores
+from headspan.report.features import ShownFeatures
 from headspan.report.pruning import PrunedStudy
 from headspan.shards.samples import BadImage
 from headspan.spans.nulls import HeadsAbove
@@ -95,6 +96,9 @@ class Content:
     has_maps: bool = False
     # Saved studies of which heads matter.
     studies: tuple[PrunedStudy, ...] = ()
+    # Saved scores of features, and the names of further runs.
+    features: tuple[ShownFeatures, ...] = ()
+    more_features: tuple[str, ...] = ()
 
     @property
     def has_chance(self) -> bool:

@@ -53,12 +53,22 @@ class Pictured:
     sections: list[Section]
     pictures: list[bytes]
     missing: dict[int, str]
+    # The place of each image's picture, by image index.
+    places: dict[int, int]
 
 
 def picture_heads(
-    store: Store, spans: HeadSpans, heads: Sequence[DescribedHead], on_progress: Listener, shards: Sequence[str] = ()
+    store: Store,
+    spans: HeadSpans,
+    heads: Sequence[DescribedHead],
+    on_progress: Listener,
+    shards: Sequence[str] = (),
+    also: Sequence[int] = (),
 ) -> Pictured:
-    """The sections of `heads`, in their order. `shards` says where all the tars are now, if they have moved."""
+    """The sections of `heads`, in their order, and pictures of the images `also` too.
+
+    `shards` says where all the tars are now, if they have moved.
+    """
     vectors = results.load(store, "texts", spans.pool.name)[0]["vectors"]
     sample = sampled(store)
     chosen = [
@@ -66,7 +76,7 @@ def picture_heads(
         for layer in sorted({head.layer for head in heads})
         for each in _choose(store, [head for head in heads if head.layer == layer], spans, vectors, sample, on_progress)
     ]
-    images = sorted({image for each in chosen for strip in each.strips.values() for image in strip})
+    images = sorted({*also, *(image for each in chosen for strip in each.strips.values() for image in strip)})
     samples = dict(zip(images, store.samples(images).to_pylist(), strict=True)) if images else {}
     encoded, missing = _read(store, list(samples.values()), shards, on_progress)
     rows = sorted(encoded)
@@ -92,7 +102,8 @@ def picture_heads(
                 decimals=_decimals(float(np.nanstd(each.scores))),
             )
         sections.append(section)
-    return Pictured(sections, fitted([encoded[row] for row in rows]), missing)
+    places = {image: pictures[sample["row"]] for image, sample in samples.items() if sample["row"] in pictures}
+    return Pictured(sections, fitted([encoded[row] for row in rows]), missing, places)
 
 
 def ends(scores: Float32[np.ndarray, " images"], count: int) -> tuple[list[int], list[int]]:

@@ -15,6 +15,7 @@ from headspan.web.routes import (
     api_page,
     categories,
     comparisons,
+    features,
     heads,
     images,
     maps,
@@ -47,6 +48,7 @@ ROUTERS = (
     neighbours.router,
     what_if.router,
     comparisons.router,
+    features.router,
 )
 
 # What the clients of tests send as `Host`; `serve` passes what browsers send.

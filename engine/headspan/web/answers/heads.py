@@ -39,6 +39,8 @@ class HeadAnswer(Answer):
     # Shares of the head's variance along its principal directions, by falling share.
     spectrum: list[Number]
     alike: list[LikeHead]
+    # The runs whose features are of this head's coordinates.
+    feature_runs: list[str]
     notices: list[str]
 
 

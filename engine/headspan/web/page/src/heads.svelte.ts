@@ -14,7 +14,9 @@ class Heads {
   follow(): void {
     this.#asked = ask<Grid>(() => {
       const store = server.store;
-      return store ? api(store.name, "grid", { run: here.one("run") }) : null;
+      // The screens of features have runs of their own.
+      const run = here.screen.startsWith("feature") ? null : here.one("run");
+      return store ? api(store.name, "grid", { run }) : null;
     });
   }
 

@@ -575,6 +575,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/stores/{store}/features": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Features
+         * @description A run of scores: histograms beside those with captions shuffled, counts of classes, and facts.
+         */
+        get: operations["features_api_stores__store__features_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/features/list": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Feature List
+         * @description One page of the features that pass a filter, in an order.
+         */
+        get: operations["feature_list_api_stores__store__features_list_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/features/{feature}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Feature Answer
+         * @description One feature: its scores, the images and captions with its largest codes, texts, heads and features near it.
+         */
+        get: operations["feature_answer_api_stores__store__features__feature__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -682,6 +742,12 @@ export interface components {
             /** Parts */
             parts: number;
         };
+        /**
+         * Class
+         * @description The class of a feature.
+         * @enum {string}
+         */
+        Class: "image-dominant" | "cross-modal" | "text-dominant" | "undecided";
         /**
          * ComparedLabel
          * @description A label of either store: in each, the heads that have it, their mean CCS, and their shares of the variance.
@@ -826,6 +892,166 @@ export interface components {
             kind: string;
         };
         /**
+         * FeatureAnswer
+         * @description One feature: its scores, what it is active in, the texts near it, the heads it lies in, and features like it.
+         */
+        FeatureAnswer: {
+            /** Store */
+            store: string;
+            /** Run */
+            run: string;
+            /** Features */
+            features: number;
+            /** Has Texts */
+            has_texts: boolean;
+            /** Pairs */
+            pairs: number;
+            row: components["schemas"]["FeatureRow"];
+            /** Image Mean */
+            image_mean: number | null;
+            /** Text Mean */
+            text_mean: number | null;
+            /** Similarity Sizes */
+            similarity_sizes: number[];
+            /** Images */
+            images: components["schemas"]["Hit"][];
+            /** Captions */
+            captions: components["schemas"]["Hit"][];
+            /** Texts */
+            texts: components["schemas"]["NearText"][];
+            /** Heads */
+            heads: components["schemas"]["FeatureHead"][];
+            /** Share */
+            share: string;
+            /** Alike */
+            alike: components["schemas"]["LikeFeature"][];
+            /** Notices */
+            notices: string[];
+        };
+        /**
+         * FeatureHead
+         * @description How much of a feature lies in one head.
+         */
+        FeatureHead: {
+            /** Layer */
+            layer: number;
+            /** Head */
+            head: number;
+            /** Name */
+            name: string;
+            /** Label */
+            label: string | null;
+            /** Share */
+            share: number | null;
+            /** Random */
+            random: number | null;
+        };
+        /**
+         * FeatureList
+         * @description Features that pass a filter, one page of them.
+         */
+        FeatureList: {
+            /** Store */
+            store: string;
+            /** Run */
+            run: string;
+            /** Total */
+            total: number;
+            /** Offset */
+            offset: number;
+            /** Features */
+            features: components["schemas"]["FeatureRow"][];
+        };
+        /**
+         * FeatureRow
+         * @description A feature in a list of features. Numbers are null where the feature has none.
+         */
+        FeatureRow: {
+            /** Feature */
+            feature: number;
+            /** Name */
+            name: string | null;
+            /** Name Cosine */
+            name_cosine: number | null;
+            /** Caption */
+            caption: string | null;
+            /** Images */
+            images: number[];
+            /** Image Active */
+            image_active: number;
+            /** Text Active */
+            text_active: number;
+            /** Active */
+            active: number;
+            /** Mds */
+            mds: number | null;
+            /** Mds Low */
+            mds_low: number | null;
+            /** Mds High */
+            mds_high: number | null;
+            /** Shuffled Mds */
+            shuffled_mds: number | null;
+            /** Energy */
+            energy: number | null;
+            /** Energy Low */
+            energy_low: number | null;
+            /** Energy High */
+            energy_high: number | null;
+            /** Shuffled Energy */
+            shuffled_energy: number | null;
+            /** Class By Spread */
+            class_by_spread: string;
+            /** Class By Interval */
+            class_by_interval: string;
+            /** Monosemanticity */
+            monosemanticity: number | null;
+            /** Cross Monosemanticity */
+            cross_monosemanticity: number | null;
+            /** Similarity */
+            similarity: (number | null)[];
+        };
+        /**
+         * Features
+         * @description A run that scored the features of a dictionary over a store's pairs. Without any run, `run` is null.
+         */
+        Features: {
+            /** Store */
+            store: string;
+            /** Run */
+            run: string | null;
+            /** Runs */
+            runs: string[];
+            /** Heads */
+            heads: components["schemas"]["HeadName"][];
+            /** Features */
+            features: number;
+            /** Pairs */
+            pairs: number;
+            /** Has Texts */
+            has_texts: boolean;
+            /** Spread */
+            spread: [
+                number | null,
+                number | null
+            ];
+            /** Classes */
+            classes: {
+                [key: string]: {
+                    [key: string]: number;
+                };
+            };
+            /** Histograms */
+            histograms: components["schemas"]["Histogram"][];
+            /** Similarity Sizes */
+            similarity_sizes: number[];
+            /** Named */
+            named: boolean;
+            /** Facts */
+            facts: components["schemas"]["Fact"][];
+            /** Notices */
+            notices: string[];
+        };
+        /**
          * Grid
          * @description Every stored head of a store; the page colours and searches them without further requests.
          */
@@ -853,6 +1079,8 @@ export interface components {
             spectrum: (number | null)[];
             /** Alike */
             alike: components["schemas"]["LikeHead"][];
+            /** Feature Runs */
+            feature_runs: string[];
             /** Notices */
             notices: string[];
         };
@@ -899,6 +1127,26 @@ export interface components {
             effective_rank: number | null;
             /** Texts */
             texts: string[];
+        };
+        /**
+         * Histogram
+         * @description How many features have which score. Bar k of n counts scores from k/n to below (k + 1)/n; the last one 1 too.
+         */
+        Histogram: {
+            /** Measure */
+            measure: string;
+            /** Counts */
+            counts: {
+                [key: string]: {
+                    [key: string]: number[];
+                };
+            };
+            /** Shuffled */
+            shuffled: number[];
+            /** Without */
+            without: number;
+            /** Shuffled Without */
+            shuffled_without: number;
         };
         /**
          * Hit
@@ -964,6 +1212,24 @@ export interface components {
             store: string;
             /** Texts */
             texts: string[];
+        };
+        /**
+         * LikeFeature
+         * @description Another feature, and the cosine of the two directions.
+         */
+        LikeFeature: {
+            /** Feature */
+            feature: number;
+            /** Name */
+            name: string | null;
+            /** Caption */
+            caption: string | null;
+            /** Class By Spread */
+            class_by_spread: string;
+            /** Class By Interval */
+            class_by_interval: string;
+            /** Cosine */
+            cosine: number | null;
         };
         /**
          * LikeHead
@@ -1038,6 +1304,12 @@ export interface components {
             notices: string[];
         };
         /**
+         * Measure
+         * @description The score that a histogram shows.
+         * @enum {string}
+         */
+        Measure: "mds" | "energy";
+        /**
          * ModelState
          * @description The process that holds a store's model: whether it can answer, and why not.
          */
@@ -1046,6 +1318,16 @@ export interface components {
             state: string;
             /** Message */
             message?: string | null;
+        };
+        /**
+         * NearText
+         * @description A text, and its cosine with a feature's direction.
+         */
+        NearText: {
+            /** Text */
+            text: string;
+            /** Cosine */
+            cosine: number | null;
         };
         /**
          * Neighbours
@@ -1133,6 +1415,12 @@ export interface components {
             heads: components["schemas"]["HeadName"][];
         };
         /**
+         * Rule
+         * @description What classes follow from: the mean and deviation of all features' MDS, or each feature's interval.
+         * @enum {string}
+         */
+        Rule: "spread" | "interval";
+        /**
          * Runs
          * @description The names of a store's saved results, by kind, and the one of each kind that answers use by default.
          */
@@ -1215,6 +1503,12 @@ export interface components {
             /** Chance */
             chance: number | null;
         };
+        /**
+         * Sort
+         * @description What a list of features is ordered by.
+         * @enum {string}
+         */
+        Sort: "feature" | "mds" | "energy" | "active" | "image_active" | "text_active" | "monosemanticity" | "cross_monosemanticity" | "gap";
         /**
          * SpanText
          * @description A text of a head's span.
@@ -1421,6 +1715,7 @@ export type Bar = components['schemas']['Bar'];
 export type Bars = components['schemas']['Bars'];
 export type CaptionWord = components['schemas']['CaptionWord'];
 export type Categories = components['schemas']['Categories'];
+export type Class = components['schemas']['Class'];
 export type ComparedLabel = components['schemas']['ComparedLabel'];
 export type Comparison = components['schemas']['Comparison'];
 export type Described = components['schemas']['Described'];
@@ -1429,27 +1724,38 @@ export type Extremes = components['schemas']['Extremes'];
 export type Facets = components['schemas']['Facets'];
 export type Fact = components['schemas']['Fact'];
 export type Failure = components['schemas']['Failure'];
+export type FeatureAnswer = components['schemas']['FeatureAnswer'];
+export type FeatureHead = components['schemas']['FeatureHead'];
+export type FeatureList = components['schemas']['FeatureList'];
+export type FeatureRow = components['schemas']['FeatureRow'];
+export type Features = components['schemas']['Features'];
 export type Grid = components['schemas']['Grid'];
 export type HeadAnswer = components['schemas']['HeadAnswer'];
 export type HeadName = components['schemas']['HeadName'];
 export type HeadSummary = components['schemas']['HeadSummary'];
+export type Histogram = components['schemas']['Histogram'];
 export type Hit = components['schemas']['Hit'];
 export type ImageAnswer = components['schemas']['ImageAnswer'];
 export type KnownTexts = components['schemas']['KnownTexts'];
+export type LikeFeature = components['schemas']['LikeFeature'];
 export type LikeHead = components['schemas']['LikeHead'];
 export type Listing = components['schemas']['Listing'];
 export type Map = components['schemas']['Map'];
 export type Maps = components['schemas']['Maps'];
+export type Measure = components['schemas']['Measure'];
 export type ModelState = components['schemas']['ModelState'];
+export type NearText = components['schemas']['NearText'];
 export type Neighbours = components['schemas']['Neighbours'];
 export type Order = components['schemas']['Order'];
 export type Place = components['schemas']['Place'];
 export type Plane = components['schemas']['Plane'];
 export type Property = components['schemas']['Property'];
+export type Rule = components['schemas']['Rule'];
 export type Runs = components['schemas']['Runs'];
 export type Seen = components['schemas']['Seen'];
 export type SelectedHead = components['schemas']['SelectedHead'];
 export type SharedNeighbours = components['schemas']['SharedNeighbours'];
+export type Sort = components['schemas']['Sort'];
 export type SpanText = components['schemas']['SpanText'];
 export type Spectrum = components['schemas']['Spectrum'];
 export type Status = components['schemas']['Status'];
@@ -3219,6 +3525,205 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SharedNeighbours"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    features_api_stores__store__features_get: {
+        parameters: {
+            query?: {
+                /** @description A run of headspan features score; by default the first one */
+                run?: string | null;
+            };
+            header?: never;
+            path: {
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Features"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    feature_list_api_stores__store__features_list_get: {
+        parameters: {
+            query?: {
+                /** @description A run of headspan features score; by default the first one */
+                run?: string | null;
+                /** @description Words of names or captions, or a number */
+                words?: string;
+                /** @description Give it once for each class */
+                class?: components["schemas"]["Class"][] | null;
+                rule?: components["schemas"]["Rule"];
+                measure?: components["schemas"]["Measure"];
+                low?: number | null;
+                high?: number | null;
+                /** @description The row of an image that the features are most active in */
+                image?: string | null;
+                sort?: components["schemas"]["Sort"];
+                descending?: boolean;
+                offset?: number;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureList"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    feature_answer_api_stores__store__features__feature__get: {
+        parameters: {
+            query?: {
+                /** @description A run of headspan features score; by default the first one */
+                run?: string | null;
+            };
+            header?: never;
+            path: {
+                /** @description The number of a feature */
+                feature: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureAnswer"];
                 };
             };
             /** @description The question cannot be answered with this store. */

@@ -10,6 +10,8 @@ export interface ScreenProps {
 
 import Compare from "./Compare.svelte";
 import Contrast from "./Contrast.svelte";
+import Feature from "./Feature.svelte";
+import Features from "./Features.svelte";
 import Head from "./Head.svelte";
 import Image from "./Image.svelte";
 import Property from "./Property.svelte";
@@ -28,6 +30,8 @@ export const SCREENS: Record<string, Component<ScreenProps>> = {
   property: Property,
   compare: Compare,
   "what-if": WhatIf,
+  features: Features,
+  feature: Feature,
 };
 
 /** The screens of the top bar: name in the address, and title. */
@@ -38,6 +42,7 @@ export const BAR: readonly (readonly [string, string])[] = [
   ["contrast", "Contrast"],
   ["property", "Property"],
   ["selection", "Selection"],
+  ["features", "Features"],
   ["what-if", "What if"],
   ["compare", "Compare"],
 ];
