@@ -72,7 +72,9 @@ def make(folder: Path, toy: bool) -> None:
         ("blue", "circle"): rare,
     }
     _store(folder / "planted", write_planted_shards(folder / "planted_shards", counts, seed=5))
-    size = {"features": 64, "k": 8, "steps": 30, "batch": 64} if toy else {"features": 768, "k": 16, "steps": 1500}
+    size: dict[str, Any] = (
+        {"features": 64, "k": 8, "steps": 30, "batch": 64} if toy else {"features": 768, "k": 16, "steps": 1500}
+    )
     hs.features.train(
         trained, folder / "features", learner="group_sparse", device="cpu", keep=folder / "captions", **size
     )
