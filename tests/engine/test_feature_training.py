@@ -24,7 +24,6 @@ from headspan.features.learners.kinds import LEARNERS, NON_NEGATIVE
 from headspan.features.training import files
 from headspan.features.training.settings import TrainingSettings
 from tests.conftest import relative_files
-from tests.engine.test_feature_pairs import CAPTIONS, make_store
 
 SETTINGS: dict[str, Any] = {"features": 48, "k": 5, "dead_steps": 10, "steps": 40, "batch": 7, "device": "cpu"}
 
@@ -39,8 +38,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
-    return make_store(tmp_path_factory.mktemp("training"), CAPTIONS)
+def store(captioned_store: hs.Store) -> hs.Store:
+    return captioned_store
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +191,7 @@ def test_damaged_and_strange_folders_are_refused_in_one_sentence(
         open_dictionary(copy("cut", cfg=(trained.folder / "cfg.json").read_bytes()[:-9]))
     config = json.loads((trained.folder / "cfg.json").read_text())
     config["headspan"]["settings"]["features"] = 49
-    with pytest.raises(StoreError, match=r"W_enc is \[192, 48\], but the dictionary's settings need \[192, 49\]"):
+    with pytest.raises(StoreError, match=r"W_dec is \[48, 192\], but the dictionary's settings need \[49, 192\]"):
         open_dictionary(copy("other", cfg=json.dumps(config).encode()))
     config["headspan"]["learner"] = "magic"
     with pytest.raises(StoreError, match="holds settings that headspan does not write"):
