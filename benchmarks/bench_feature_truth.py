@@ -148,9 +148,9 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
         found.append(
             [
                 name,
-                _range([each["mds"][0] for each in runs]),
+                _over_seeds([each["mds"][0] for each in runs]),
                 ", ".join(_mean([each["mds"][part] for each in runs]) for part in (1, 2, 3)),
-                _range([each["energy"][0] for each in runs]),
+                _over_seeds([each["energy"][0] for each in runs]),
                 _mean([each["shuffled_mds"][0] for each in runs]),
                 "" if null is None else f"{_mean([null['shuffled_mds'][0]])}, {_mean([null['energy'][0]])}",
                 f"{np.mean([sum(each['features']) for each in runs]):.0f} of"
@@ -182,10 +182,11 @@ def _percent(values: Sequence[float | None]) -> str:
     return percent(float(np.mean(known))) if known else "–"
 
 
-def _range(values: Sequence[float | None]) -> str:
+def _over_seeds(values: Sequence[float | None]) -> str:
     """The mean over seeds, and the least and largest value."""
     known = _known(values)
-    return _mean(known) + (f" ({min(known):.3f} to {max(known):.3f})" if len(known) > 1 else "")
+    ends = f"{min(known):.3f} to {max(known):.3f}" if len(known) > 1 else "one training"
+    return f"{_mean(known)} ({ends})" if known else "–"
 
 
 if __name__ == "__main__":
