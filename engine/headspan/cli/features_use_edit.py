@@ -29,7 +29,7 @@ _DETAILS = (
 
 def add_edit(parser: Parser, text: str) -> None:
     """Describe `features use edit`, and add its flags."""
-    example = "headspan features use edit run.zarr --image 7 --donor 12 --take image-dominant"
+    example = "headspan features use edit run.zarr --image 7 --donor 12 \\\n    --take image-dominant"
     command = described(parser, text, _edit, example, _DETAILS)
     dictionary_flags(command, "kept")
     what = command.add_argument_group("what is edited")
