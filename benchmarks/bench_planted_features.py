@@ -28,17 +28,20 @@ from headspan.features.training.settings import TrainingSettings
 
 QUESTION = "planted atoms recovered"
 DUE_TO = (
-    "Features of one side alone explain the reconstruction as well as shared ones, so that a plain autoencoder may "
-    "split a shared atom in two. Published for another setup (arXiv 2602.06218; matching pursuit, without and with "
-    "the alignment term): 29 % and 52 % of the atoms recovered. Directions of the contrastive learner, which has no "
-    "decoder, are means of vectors weighted by codes."
+    "Matching pursuit chooses each atom by what the others leave over, so that it tells atoms apart that one linear "
+    "encoder confuses. Of Matryoshka's loss, codes as sparse as these vectors have a fifth, and codes of up to 64 "
+    "features the rest. With texts shuffled, MDS orders atoms as well: how often each side uses an atom is enough. "
+    "Published for another setup (arXiv 2602.06218; matching pursuit without and with the alignment term): 29 % and "
+    "52 % of the atoms recovered; here the term gains nothing, since all are recovered without it. Directions of the "
+    "contrastive learner, which has no decoder, are means of vectors weighted by codes; it is not trained to keep "
+    "what one side has alone."
 )
 _RECOVERED = 0.9
 
 
 def run(toy: bool, learners: Sequence[str] = LEARNERS, steps: int | None = None) -> dict[str, Any]:
     """For each learner: recovered atoms and the AUC of both scores."""
-    steps = steps or (3 if toy else 3_000)
+    steps = steps or (3 if toy else 600)
     count = 300 if toy else 20_000
     planted = Planted()
     training, held_out = planted.pairs(count), planted.pairs(min(count, 5_000), draw=1)

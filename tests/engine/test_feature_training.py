@@ -105,6 +105,8 @@ def test_every_learner_continues_to_the_same_bytes(kind: str, pairs: Pairs, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         train(pairs, tmp_path / "cut", kind, checkpoint_seconds=0, on_progress=stop, **settings)
+    # What a process leaves that is killed while it writes.
+    (tmp_path / "cut" / ".training.safetensors.0123abcd.tmp").write_bytes(b"half")
     before = torch.get_rng_state()
     train(pairs, tmp_path / "cut", kind, **settings)
     assert torch.equal(torch.get_rng_state(), before)
@@ -253,6 +255,13 @@ def test_features_of_heads_are_learned_without_texts(store: hs.Store, tmp_path: 
     assert again.space.scale == found.space.scale
     (block,) = again.blocks(100)
     assert found.encode(block.images).shape == (36, 48)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_in_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"the loss is (nan|inf) after \d+ steps?; choose a smaller --lr than 1e\+30"
+    ):
+        train(pairs, tmp_path / "d", "topk", **{**SETTINGS, "lr": 1e30, "clip": 0.0})
 
 
 def test_the_rate_rises_stays_and_falls() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
 import headspan as hs
 from headspan.cli.main import main
@@ -37,6 +37,7 @@ from headspan.tasks.attribute_task import attribute_task
 from headspan.tasks.task import Task
 from headspan.texts.vectors import text_vectors
 from headspan.world.planted import write_planted_shards
+from tests.conftest import ToyRun
 from tests.tolerances import FLOAT32_SUM, ORACLE_FLOAT32, relative_error
 
 COUNTS = {("red", "circle"): 20, ("blue", "square"): 14, ("red", "square"): 7, ("blue", "circle"): 7}
@@ -328,8 +329,8 @@ def test_attacks_beat_noise_and_the_adaptive_one_is_the_stronger(small: hs.Store
     plain = found.row("untargeted", "plain", "plain", 8 / 255)
     assert (whole.clean, whole.noise, whole.transferred) == (plain.clean, plain.noise, plain.transferred)
     assert plain.adaptive.value < plain.clean
-    small = found.row("untargeted", "plain", "plain", 2 / 255)
-    assert small.adaptive.value >= plain.adaptive.value
+    weaker = found.row("untargeted", "plain", "plain", 2 / 255)
+    assert weaker.adaptive.value >= plain.adaptive.value
     kinds = {(each.kind, each.classifier) for each in found.rows}
     assert {("class", "only cross-modal"), ("random", "only cross-modal"), ("class", "without image-dominant")} <= kinds
     assert json.loads(found.as_json())[0]["epsilon_255"] == pytest.approx(2)

@@ -64,12 +64,13 @@ def _attack(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store, dictionary, scores = opened(flags)
     task = task_of(flags, store)
     chosen = bool(flags.keep or flags.remove)
-    from headspan.features.uses.attack import attack
+    from headspan.features.uses.attack import KEPT_ALONE, REMOVED, attack
     from headspan.features.uses.pgd import Search
 
     found = attack(
         *(store, dictionary, scores, task, progress),
-        **({"keep": tuple(flags.keep or ()), "remove": tuple(flags.remove or ())} if chosen else {}),
+        keep=tuple(flags.keep or ()) if chosen else KEPT_ALONE,
+        remove=tuple(flags.remove or ()) if chosen else REMOVED,
         residual=flags.residual,
         most=flags.most,
         epsilons=epsilons,

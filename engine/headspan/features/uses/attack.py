@@ -40,6 +40,8 @@ from headspan.tasks.truths import UNKNOWN, class_truths
 
 # How many images are attacked, and how many random sets each classifier has.
 IMAGES, DRAWS = 200, 3
+# The classes of features that a classifier keeps alone, and those that one keeps all others of.
+KEPT_ALONE = REMOVED = ("image-dominant", "cross-modal")
 # Embeddings of other images are farther away than this from the stored ones, as a share of their length.
 _SAME_IMAGE = 0.2
 
@@ -62,8 +64,8 @@ def attack(
     task: Task,
     on_progress: Listener = ignore,
     *,
-    keep: Sequence[str] = ("image-dominant", "cross-modal"),
-    remove: Sequence[str] = ("image-dominant", "cross-modal"),
+    keep: Sequence[str] = KEPT_ALONE,
+    remove: Sequence[str] = REMOVED,
     residual: str = DROPPED,
     images: Images | None = None,
     most: int = IMAGES,
