@@ -43,9 +43,9 @@ from headspan.texts.stored import stored_pool
 QUESTION = "the explorer at a million images"
 DUE_TO = (
     "Neighbours read eight-bit sketches of a property's or a head's contributions in joint space: 32 bytes an image. A "
-    "text lies across the sketches' axes, so its neighbours by embedding read all numbers, which takes longest. Words "
-    "are indexed, planes are kept. One request more than cores is answered at once, in their order; the waiting of "
-    "twenty clients is the rest of the time."
+    "text lies across the sketches' axes, so its neighbours by embedding read all numbers in eight bits. Words are "
+    "indexed, planes are kept. One request more than cores is answered at once, in their order; the waiting of twenty "
+    "clients is the rest of the time."
 )
 CLIENTS, READY_MARK, SCREEN_MARK, ANSWER_MARK = 20, 2.0, 1.0, 0.1
 SCREEN = ("/", "/api/status", "/api/stores/run", "/api/stores/run/grid")
@@ -82,7 +82,11 @@ def _stored(folder: Path, measured: int, many: int) -> dict[str, Any]:
         began = time.perf_counter()
         for path in mix.through_all() * 2:
             server.get(path)
-        built = time.perf_counter() - began + server.wait_until_idle(_SKETCH_SECONDS)
+        server.wait_until_idle(_SKETCH_SECONDS)
+        for _ in range(2):
+            server.get(mix.of_text())
+        server.wait_until_idle(_SKETCH_SECONDS)
+        built = time.perf_counter() - began
         _loop(server, mix, measured)
         row = _loop(server, mix, measured)
         alone = _loop(server, mix, max(len(mix.kinds), measured // 10), 1)

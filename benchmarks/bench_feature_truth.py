@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.measure import benchmark
 from headspan.config import PrecomputeSettings
 from headspan.errors import percent
-from headspan.features.learners.kinds import ALIGNED, GROUP_SPARSE, LEARNERS, MATCHING_PURSUIT, NON_NEGATIVE, TOPK
+from headspan.features.learners.kinds import ALIGNED, LEARNERS, MATCHING_PURSUIT, NON_NEGATIVE, TOPK
 from headspan.features.learners.settings import SEPARATE
 from headspan.features.pairs.opening import open_pairs
 from headspan.features.pairs.pairs import Pairs
@@ -33,7 +33,15 @@ from headspan.world import write_world_shards
 from headspan.world.feature_checks import ModalityAUC, feature_truth, modality_auc
 
 QUESTION = "modality of features on the image world"
-DUE_TO = "TODO"
+DUE_TO = (
+    "A feature of both that one side uses is one half of a split dictionary. TopK with one input bias splits most "
+    "of what both sides hold: the means of images and of texts lie far apart, so one bias centres neither side. A "
+    "bias for each side helps. Matching pursuit has no bias, but spends a dozen of its atoms on the mean of images, "
+    "and the rest is mostly shared. Non-negative contrastive learning keeps only what a pair shares: it has no "
+    "features of images only or of texts only, and so no area. Shuffling captions hardly changes the areas, when "
+    "dictionaries are scored or when they are trained: MDS and the energy score measure which side uses a feature, "
+    "and not whether the sides of a pair share it, and the model has brought both sides into one space before."
+)
 WITHOUT, WORDS = ("texture", "background_colour"), ("style", "background")
 # Scenes of other seeds were used to choose the settings below.
 _TRAINED_ON, _SCORED_ON = 17, 18
@@ -57,7 +65,7 @@ def run(toy: bool) -> dict[str, Any]:
         scenes, scored = (48, 24) if toy else (_SCENES, _SCORED)
         store = _store(folder / "scored", scored, _SCORED_ON)
         pairs = open_pairs(_store(folder / "trained", scenes, _TRAINED_ON), keep=folder / "vectors")
-        names = [TOPK, GROUP_SPARSE] if toy else list(ROWS)
+        names = [TOPK] if toy else list(ROWS)
         found: dict[str, Any] = {name: [] for name in names}
         for seed in _SEEDS[:1] if toy else _SEEDS:
             for name in names:
@@ -140,9 +148,9 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
         found.append(
             [
                 name,
-                _range([each["mds"][0] for each in runs]),
+                _over_seeds([each["mds"][0] for each in runs]),
                 ", ".join(_mean([each["mds"][part] for each in runs]) for part in (1, 2, 3)),
-                _range([each["energy"][0] for each in runs]),
+                _over_seeds([each["energy"][0] for each in runs]),
                 _mean([each["shuffled_mds"][0] for each in runs]),
                 "" if null is None else f"{_mean([null['shuffled_mds'][0]])}, {_mean([null['energy'][0]])}",
                 f"{np.mean([sum(each['features']) for each in runs]):.0f} of"
@@ -152,6 +160,12 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return found
+
+
+def summary(line: Mapping[str, Any]) -> list[list[str]]:
+    """The columns of the table that the guide shows."""
+    chosen = (0, 1, 3, 5, 7)
+    return [[row[column] for column in chosen] for row in table(line)]
 
 
 def _known(values: Sequence[float | None]) -> list[float]:
@@ -168,10 +182,11 @@ def _percent(values: Sequence[float | None]) -> str:
     return percent(float(np.mean(known))) if known else "–"
 
 
-def _range(values: Sequence[float | None]) -> str:
+def _over_seeds(values: Sequence[float | None]) -> str:
     """The mean over seeds, and the least and largest value."""
     known = _known(values)
-    return _mean(known) + (f" ({min(known):.3f} to {max(known):.3f})" if len(known) > 1 else "")
+    ends = f"{min(known):.3f} to {max(known):.3f}" if len(known) > 1 else "one training"
+    return f"{_mean(known)} ({ends})" if known else "–"
 
 
 if __name__ == "__main__":

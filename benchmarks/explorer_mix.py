@@ -75,6 +75,10 @@ class Mix:
         neighbours = [self._neighbours(through) for through in ("embedding", *sets, *self._heads)]
         return [self._at("images", words=self._word()), *neighbours]
 
+    def of_text(self) -> str:
+        """Neighbours of a text by embedding: what all numbers are kept in eight bits for, once there are sketches."""
+        return self.kinds["neighbours of a text by embedding"]()
+
     def _at(self, path: str, store: str = "run", **asked: Any) -> str:
         return f"/api/stores/{store}/{path}" + (f"?{urlencode(asked, doseq=True)}" if asked else "")
 

@@ -1,8 +1,8 @@
 """Generate the tables of the READMEs from the recorded lines.
 
-`python -m benchmarks.readme` writes all tables of benchmarks/README.md, the headlines of README.md and the ops of
-kernels/README.md. For each question and machine the latest line counts; README.md shows one short row for each of a few
-questions.
+`python -m benchmarks.readme` writes all tables of benchmarks/README.md, the headlines of README.md, the ops of
+kernels/README.md and the modality of features in engine/README.md. For each question and machine the latest line
+counts; README.md shows one short row for each of a few questions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from benchmarks import (
     bench_encode,
     bench_explore,
     bench_explorer,
+    bench_feature_scores,
+    bench_feature_truth,
+    bench_feature_uses,
     bench_frames,
     bench_loader,
     bench_memory,
     bench_neighbours,
     bench_nulls,
     bench_pipeline,
+    bench_planted_features,
     bench_precision,
     bench_prune_world,
     bench_shards,
@@ -33,6 +37,7 @@ from benchmarks import (
     bench_store_io,
     bench_storing,
     bench_textspan,
+    bench_train_features,
     bench_variants,
     gpu,
     gpu_precompute,
@@ -43,6 +48,7 @@ from headspan_kernels import reference
 README = Path(__file__).parent.parent / "README.md"
 PAGE = Path(__file__).parent / "README.md"
 KERNELS = README.parent / "kernels" / "README.md"
+GUIDE = README.parent / "engine" / "README.md"
 BEGIN, END = "<!-- benchmarks: python -m benchmarks.readme -->", "<!-- end of benchmarks -->"
 
 MODULES = (
@@ -52,6 +58,11 @@ MODULES = (
     bench_textspan,
     bench_nulls,
     bench_prune_world,
+    bench_feature_scores,
+    bench_planted_features,
+    bench_train_features,
+    bench_feature_truth,
+    bench_feature_uses,
     bench_pipeline,
     bench_memory,
     bench_store_io,
@@ -193,9 +204,19 @@ def kernels() -> str:
     return "\n\n".join(parts)
 
 
+def modality() -> str:
+    """How well scores of modality find the truth, for each machine."""
+    parts = []
+    for (question, machine), line in sorted(latest_lines().items()):
+        if question == bench_feature_truth.QUESTION:
+            parts.append(f"*{machine}, {line['date']}, commit {line['commit']}*")
+            parts.append(_markdown(bench_feature_truth.summary(line)))
+    return "\n\n".join(parts) or "Not yet measured."
+
+
 def pages() -> dict[Path, str]:
     """Every page with a generated block, and the block."""
-    return {README: headlines(), PAGE: page(), KERNELS: kernels()}
+    return {README: headlines(), PAGE: page(), KERNELS: kernels(), GUIDE: modality()}
 
 
 def with_block(text: str, block: str) -> str:

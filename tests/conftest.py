@@ -247,6 +247,14 @@ def toy_store(toy_run: ToyRun) -> hs.Store:
 
 
 @pytest.fixture(scope="session")
+def captioned_store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
+    """A small store of the reference model whose images have captions, to be read only."""
+    from tests.engine.captioned_stores import CAPTIONS, make_store
+
+    return make_store(tmp_path_factory.mktemp("captioned"), CAPTIONS)
+
+
+@pytest.fixture(scope="session")
 def toy_exact(toy_shards: tuple[Path, ...], toy_model: LoadedModel) -> dict[str, np.ndarray]:
     """The good images' numbers in float32, read by tarfile, PIL and open_clip's own transform."""
     transform = image_transform_v2(PreprocessCfg(**toy_model.clip.visual.preprocess_cfg), is_train=False)

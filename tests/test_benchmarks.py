@@ -250,7 +250,7 @@ def test_memory_of_precompute_does_not_grow_with_the_number_of_images() -> None:
 
 
 def test_the_generated_tables_are_up_to_date_with_the_recorded_lines() -> None:
-    assert len(readme.pages()) == 3
+    assert len(readme.pages()) == 4
     for path, block in readme.pages().items():
         text = path.read_text(encoding="utf-8")
         assert readme.with_block(text, block) == text, f"{path}: out of date; run python -m benchmarks.readme"

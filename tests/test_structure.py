@@ -236,7 +236,19 @@ def failures_without(heavy: tuple[str, ...], modules: list[str]) -> dict[str, st
 
 
 # The parts that run without torch over a finished store: its reader and every analysis.
-WITHOUT_TORCH = ("plots", "store", "texts", "explore", "spans", "prune", "concepts", "world", "report", "llm")
+WITHOUT_TORCH = (
+    "plots",
+    "store",
+    "texts",
+    "explore",
+    "spans",
+    "prune",
+    "concepts",
+    "features.pairs",
+    "world",
+    "report",
+    "llm",
+)
 
 
 def test_stores_are_read_and_analysed_without_torch() -> None:

@@ -1,8 +1,9 @@
-"""The whole chain on one's own machine in a minute: shards, store, TEXTSPAN, CCS, report.
+"""The whole chain on one's own machine in a minute: shards, store, TEXTSPAN, CCS, sparse features, report.
 
 The images are held-out scenes of the image world, and the model is the reference CLIP. So the report begins with the
 analyses' scores against the known scenes, beside the scores of two controls: the reference model before the training
 step that specialises its heads, whose scores ship with headspan, and random weights, for which the chain runs again.
+A small dictionary of sparse features is learned from the scenes and their captions, scored and named.
 
 A demo replaces an earlier demo in its folder and deletes nothing else. Files are written in a folder with a random name
 and then moved to their final names. Before each move, a marker file records the random name, and the size and checksum
@@ -23,6 +24,10 @@ from headspan.concepts.labels import label_heads
 from headspan.config import PrecomputeSettings
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
+from headspan.features.naming import name_features
+from headspan.features.pairs.opening import open_pairs
+from headspan.features.scoring import score
+from headspan.features.training.train import train
 from headspan.io.files import checksum, delete_folder, move, new_token, refusals, staged, write_atomically
 from headspan.report.collect import write_report
 from headspan.run.precompute import precompute
@@ -39,7 +44,10 @@ __all__ = ["DemoResult", "run"]
 
 # The reference model was trained on seed 0 and tuned on seed 1.
 IMAGES, IMAGES_PER_SHARD, SEED, SPLIT = 2000, 500, 2, "held_out"
+# A learner whose features do not split into those of images and those of captions; trained for a few seconds.
+LEARNER, FEATURES, ACTIVE, STEPS, BATCH = "group_sparse", 256, 8, 400, 256
 _SHARDS, _STORE, _AT_RANDOM, _REPORT = "shards", "run.zarr", "random.zarr", "report.html"
+_DICTIONARY, _CAPTIONS = "run.features", "captions"
 MARKER = ".headspan-demo.json"
 # Size and crc32c of each file, by its path in the demo's folder; None for a folder.
 Entries = dict[str, list[int] | None]
@@ -101,6 +109,7 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
         on_progress=on_progress,
         save=True,
     )
+    _learn_features(store, place, on_progress)
     write_report(store, place.making / _REPORT, on_progress=on_progress)
     place.move(_STORE, _AT_RANDOM, _REPORT)
     place.making.rmdir()
@@ -118,6 +127,27 @@ def analyse_scenes(settings: PrecomputeSettings, on_progress: Listener = ignore)
     label_heads(store, save=True)
     concept_consistency(store, save=True)
     return store, summary
+
+
+def _learn_features(store: Store, place: _Place, on_progress: Listener) -> None:
+    """Train a dictionary on the store's pairs, score its features, and name them by the pool of the heads' texts."""
+    captions = place.making / _CAPTIONS
+    pairs = open_pairs(store, keep=captions, on_progress=on_progress)
+    train(
+        pairs,
+        place.making / _DICTIONARY,
+        LEARNER,
+        features=FEATURES,
+        k=ACTIVE,
+        steps=STEPS,
+        batch=min(BATCH, len(pairs)),
+        on_progress=on_progress,
+    )
+    # Scores record the path of their dictionary.
+    place.move(_DICTIONARY)
+    scores = score(pairs, place.folder / _DICTIONARY, run="world", on_progress=on_progress)
+    name_features(store, scores, "world", saved=True, on_progress=on_progress)
+    delete_folder(captions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,6 +326,8 @@ def every_parser(
     found: dict[str, argparse.ArgumentParser] = {}
     for name, parser in parsers.items():
         found[before + name] = parser
+        # Sub-commands are added when the page is first shown.
+        parser.format_help()
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 found |= every_parser(action.choices, f"{before}{name} ")

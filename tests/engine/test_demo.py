@@ -46,6 +46,23 @@ def test_the_demo_leaves_a_sound_store_of_scenes_and_a_report_that_leads_with_th
     assert read_ground_truth(store, "world") == demo.truth
 
 
+def test_the_demo_scores_and_names_features_that_both_sides_share(demo: DemoResult) -> None:
+    scores = hs.features.read_scores(demo.summary.path, "world")
+    assert scores.pairs == 2000
+    folder = Path(demo.summary.path).with_name("run.features")
+    assert scores.dictionary == str(folder)
+    assert hs.features.open_dictionary(folder).sha256 == scores.dictionary_sha256
+    cross = hs.features.feature_table(scores, "cross-modal")
+    assert len(cross) > 20
+    # By chance it would be 5 %.
+    assert scores.name_mixture_p is not None
+    assert (scores.name_mixture_p[cross.features] < 0.05).mean() > 0.3
+    assert "Sparse features" in demo.report.read_text(encoding="utf-8")
+    assert sorted(path.name for path in folder.parent.iterdir()) == [
+        *(MARKER, "random.zarr", "report.html", "run.features", "run.zarr", "shards"),
+    ]
+
+
 def test_heads_of_the_trained_model_are_above_chance_and_those_of_random_weights_are_not(demo: DemoResult) -> None:
     store = hs.open(demo.summary.path)
     trained = hs.spans.read_spans(store)

@@ -38,6 +38,9 @@ from tests.conftest import ToyRun, encoded_image
 from tests.engine.hand_made_features import hand_made_scores
 from tests.engine.model_in_process import InProcess
 
+# Threads of earlier questions may draw random numbers while hypothesis draws the next one.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 # Examples for each address: half of them are what its description allows, half of them are not.
 EXAMPLES = 30
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

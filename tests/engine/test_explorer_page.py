@@ -298,7 +298,7 @@ def test_features_are_filtered_by_a_bar_a_class_and_words_and_lead_to_what_activ
 def test_a_store_without_features_and_a_feature_that_is_not_there_say_what_to_do(page: Page) -> None:
     page.allow_refusals()
     tab = page.open("bare/features")
-    tab.get_by_text("has no features").wait_for()
+    tab.get_by_text("has no scores of features").wait_for()
     expect(tab.get_by_role("button", name=re.compile("headspan features train .*bare.zarr"))).to_be_visible()
     page.open("run/feature/999")
     assert "features go from 0 to 66" in tab.get_by_role("alert").inner_text()

@@ -184,6 +184,38 @@ def test_a_body_that_says_it_is_too_large_is_not_read(client: TestClient) -> Non
     assert "larger than 32 MB" in refusal(client.post("/api/stores/toy/uploads", content=b"x", headers=headers), 413)
 
 
+def test_of_many_files_that_are_dropped_in_at_once_eight_are_received_and_the_others_after_them(
+    toy_run: ToyRun,
+) -> None:
+    app = application(Explorer(OpenStores([toy_run.path]), InProcess(), Uploads()), [HOST])
+    arriving: list[int] = []
+
+    async def every() -> tuple[list[int], list[int]]:
+        go_on = asyncio.Event()
+
+        async def body(number: int) -> AsyncIterator[bytes]:
+            arriving.append(number)
+            await go_on.wait()
+            yield encoded_image(number)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{HOST}") as client:
+            sent = [
+                asyncio.ensure_future(client.post("/api/stores/toy/uploads", content=body(number)))
+                for number in range(12)
+            ]
+            while len(arriving) < 8:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            first = list(arriving)
+            go_on.set()
+            return first, [answer.status_code for answer in await asyncio.gather(*sent)]
+
+    first, statuses = asyncio.run(every())
+    assert len(first) == 8
+    assert len(arriving) == 12
+    assert statuses == [200] * 12
+
+
 def test_a_mistake_is_one_sentence_for_the_page_and_a_traceback_for_the_terminal(
     toy_run: ToyRun, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headspan.errors import SettingsError
 from headspan.features.learners.active import Active, largest
+from headspan.features.learners.batch_topk import largest_of_all
 from headspan.features.learners.kinds import LEARNERS
 from headspan.features.learners.learner import TEXT
 from headspan.features.learners.make import make_learner
@@ -107,6 +108,19 @@ def test_topk_codes_have_at_most_k_features_and_decode_as_their_sum() -> None:
     active = learner.active(images - learner.bias(0), 1)
     assert relative_error(active.dense(FEATURES), codes) < FLOAT32_SUM
     assert relative_error(active.decode(learner.W_dec) + learner.b_dec, learner.decode(codes)) < FLOAT32_SUM
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_the_largest_of_all_are_those_of_a_full_sort(crowded: bool) -> None:
+    activations = torch.rand(19, 101, generator=torch.Generator().manual_seed(4))
+    if crowded:
+        # One vector has most of the largest, more than four times its part.
+        activations[7] += 10
+    active, least = largest_of_all(activations, 57)
+    wanted = activations.flatten().sort(descending=True).values[56]
+    assert least == wanted
+    assert torch.equal(active.dense(101), activations * (activations >= wanted))
+    assert torch.equal(active.vectors(), active.vectors().sort().values)
 
 
 def test_batch_topk_keeps_the_largest_of_the_batch_and_those_above_the_threshold_later() -> None:

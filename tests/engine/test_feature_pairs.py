@@ -19,38 +19,12 @@ from headspan.features.pairs.image_vectors import directions_in_joint
 from headspan.features.pairs.opening import open_pairs
 from headspan.features.pairs.pairs import Pairs
 from headspan.features.pairs.space import Space
-from tests.conftest import encoded_image, write_tar
-
-# Images of a store: the captions of each; None for a broken image.
-CAPTIONS: list[list[str] | None] = [
-    ["a red car", "a small car"],
-    [],
-    ["a dog"],
-    None,
-    ["a red car"],
-    ["two cats", "a dog", "a tree by a lake"],
-    *([f"picture {number % 5} of a tree", f"picture {number}"] for number in range(31)),
-]
-USABLE = [number for number, lines in enumerate(CAPTIONS) if lines is not None]
-
-
-def make_store(folder: Path, captions: list[list[str] | None], seed: int = 0) -> hs.Store:
-    """A store of the reference model on pictures of noise; captions stand in the .txt and under `captions`."""
-    members: list[tuple[str, bytes]] = []
-    for number, lines in enumerate(captions):
-        picture = b"broken" if lines is None else encoded_image(100 * seed + number, 16, 16)
-        members.append((f"{number:03d}.jpg", picture))
-        if lines:
-            members.append((f"{number:03d}.txt", lines[0].encode()))
-            members.append((f"{number:03d}.json", json.dumps({"captions": lines[1:]}).encode()))
-    shard = write_tar(folder / "s.tar", members)
-    hs.precompute(str(shard), folder / "s.zarr", model="reference", emit=("heads", "patches"), unit_images=16)
-    return hs.open(folder / "s.zarr")
+from tests.engine.captioned_stores import CAPTIONS, USABLE, make_store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
-    return make_store(tmp_path_factory.mktemp("pairs"), CAPTIONS)
+def store(captioned_store: hs.Store) -> hs.Store:
+    return captioned_store
 
 
 @pytest.fixture(scope="module")

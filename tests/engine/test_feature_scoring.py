@@ -12,6 +12,7 @@ import torch
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import SettingsError, percent
+from headspan.features.learners.kinds import LEARNERS, NON_NEGATIVE
 from headspan.features.learners.learner import IMAGE, TEXT, Learner
 from headspan.features.learners.make import make_learner
 from headspan.features.pairs.opening import open_pairs
@@ -141,7 +142,7 @@ def test_top_captions_are_captions_of_the_images_that_they_name(
     assert np.isfinite(found.caption_similarity[:, 0]).any()
 
 
-@pytest.mark.parametrize("kind", ["topk", "batch_topk"])
+@pytest.mark.parametrize("kind", [kind for kind in LEARNERS if kind != NON_NEGATIVE])
 def test_decoding_active_features_alone_equals_the_learners_decoder(pairs: Pairs, kind: str) -> None:
     learner = learner_of(pairs, kind).eval()
     (block,) = pairs.blocks(1000)
@@ -159,6 +160,21 @@ def test_decoding_active_features_alone_equals_the_learners_decoder(pairs: Pairs
     assert chunked is not None
     np.testing.assert_allclose(fast, slow, atol=1e-5)
     np.testing.assert_allclose(chunked, slow, atol=1e-6)
+
+
+def test_learners_without_a_decoder_are_scored_without_reconstruction(pairs: Pairs) -> None:
+    found = score_pairs(pairs, learner_of(pairs, NON_NEGATIVE), run="x")
+    assert "image_r2" not in found.quality
+    assert found.quality["image_l0"] > 0
+    # Directions are means of vectors weighted by codes.
+    (block,) = pairs.blocks(1000, seed=0)
+    assert block.texts is not None
+    with torch.inference_mode():
+        learner = learner_of(pairs, NON_NEGATIVE).eval()
+        total = learner.encode(torch.from_numpy(block.images), IMAGE).numpy().T @ block.images
+        total += learner.encode(torch.from_numpy(block.texts), TEXT).numpy().T @ block.texts
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(found.directions, total, atol=1e-4)
 
 
 def test_a_judge_of_other_vectors_judges_by_them(pairs: Pairs, learner: Learner, store: hs.Store) -> None:

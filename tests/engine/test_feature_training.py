@@ -24,7 +24,6 @@ from headspan.features.learners.kinds import LEARNERS, NON_NEGATIVE
 from headspan.features.training import files
 from headspan.features.training.settings import TrainingSettings
 from tests.conftest import relative_files
-from tests.engine.test_feature_pairs import CAPTIONS, make_store
 
 SETTINGS: dict[str, Any] = {"features": 48, "k": 5, "dead_steps": 10, "steps": 40, "batch": 7, "device": "cpu"}
 
@@ -39,8 +38,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
-    return make_store(tmp_path_factory.mktemp("training"), CAPTIONS)
+def store(captioned_store: hs.Store) -> hs.Store:
+    return captioned_store
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +105,8 @@ def test_every_learner_continues_to_the_same_bytes(kind: str, pairs: Pairs, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         train(pairs, tmp_path / "cut", kind, checkpoint_seconds=0, on_progress=stop, **settings)
+    # What a process leaves that is killed while it writes.
+    (tmp_path / "cut" / ".training.safetensors.0123abcd.tmp").write_bytes(b"half")
     before = torch.get_rng_state()
     train(pairs, tmp_path / "cut", kind, **settings)
     assert torch.equal(torch.get_rng_state(), before)
@@ -192,7 +193,7 @@ def test_damaged_and_strange_folders_are_refused_in_one_sentence(
         open_dictionary(copy("cut", cfg=(trained.folder / "cfg.json").read_bytes()[:-9]))
     config = json.loads((trained.folder / "cfg.json").read_text())
     config["headspan"]["settings"]["features"] = 49
-    with pytest.raises(StoreError, match=r"W_enc is \[192, 48\], but the dictionary's settings need \[192, 49\]"):
+    with pytest.raises(StoreError, match=r"W_dec is \[48, 192\], but the dictionary's settings need \[49, 192\]"):
         open_dictionary(copy("other", cfg=json.dumps(config).encode()))
     config["headspan"]["learner"] = "magic"
     with pytest.raises(StoreError, match="holds settings that headspan does not write"):
@@ -254,6 +255,13 @@ def test_features_of_heads_are_learned_without_texts(store: hs.Store, tmp_path: 
     assert again.space.scale == found.space.scale
     (block,) = again.blocks(100)
     assert found.encode(block.images).shape == (36, 48)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_in_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"the loss is (nan|inf) after \d+ steps?; choose a smaller --lr than 1e\+30"
+    ):
+        train(pairs, tmp_path / "d", "topk", **{**SETTINGS, "lr": 1e30, "clip": 0.0})
 
 
 def test_the_rate_rises_stays_and_falls() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from headspan.cli.commands import Section
@@ -51,8 +50,6 @@ def add_features(section: Section) -> None:
     kind = argparse.RawDescriptionHelpFormatter
     inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Later)
     for name, text in _COMMANDS.items():
-        if find_spec(f"headspan.cli.features_{name}") is None:
-            continue
         parser = inner.add_parser(name, help=text, formatter_class=kind)
         assert isinstance(parser, _Later)
         parser.fill = _filling(name, parser, text)

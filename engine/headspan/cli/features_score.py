@@ -39,7 +39,7 @@ def add_score(parser: Parser, text: str) -> None:
     command.add_argument("--dictionary", required=True, metavar="FOLDER", help="the dictionary to score")
     how = command.add_argument_group("scores")
     how.add_argument(
-        "--judge",
+        "--judged-by",
         metavar="STORE",
         help="a store of the same images by another model, which says how alike a feature's samples are "
         "(default: the embedding itself)",
@@ -73,7 +73,7 @@ def add_score(parser: Parser, text: str) -> None:
 def _score(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
     store = Store(flags.store)
-    judge = None if flags.judge is None else Store(flags.judge)
+    judge = None if flags.judged_by is None else Store(flags.judged_by)
     images = selected(store, flags, progress)
     # As elsewhere, scores of a selection are saved only where a run is named.
     save = images is None or flags.run_name is not None

@@ -36,7 +36,7 @@ _NAME, _CAPTION = 44, 100
 
 def add_show(parser: Parser, text: str) -> None:
     """Describe `features show`, and add its flags."""
-    example = "headspan features show run.zarr --class image-dominant --sort mds --out strips.png"
+    example = "headspan features show run.zarr --class image-dominant --out strips.png"
     command = described(parser, text, _show, example, _DETAILS)
     store_argument(command)
     command.add_argument("--run", dest="run_name", metavar="NAME", help="the run of scores (default: the only one)")

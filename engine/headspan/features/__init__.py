@@ -26,11 +26,23 @@ if TYPE_CHECKING:
     from headspan.features.top_samples import TopCaption, TopImage, TopSamples, top_samples
     from headspan.features.training.dictionary import Dictionary, open_dictionary
     from headspan.features.training.train import train
+    from headspan.features.uses.attack import attack
+    from headspan.features.uses.attack_result import AttackStudy
+    from headspan.features.uses.bias import probe_bias
+    from headspan.features.uses.bias_result import BiasProbe
+    from headspan.features.uses.edit import edit
+    from headspan.features.uses.edit_result import EditedImage, EditStudy
+    from headspan.features.uses.edit_study import edit_study
+    from headspan.features.uses.unclip import to_unclip
 
 # The module of each name.
 _MODULES = {
+    "AttackStudy": "uses.attack_result",
+    "BiasProbe": "uses.bias_result",
     "Block": "pairs.block",
     "Dictionary": "training.dictionary",
+    "EditStudy": "uses.edit_result",
+    "EditedImage": "uses.edit_result",
     "FeatureScores": "scores.result",
     "FeatureTable": "table",
     "Pairs": "pairs.pairs",
@@ -40,25 +52,34 @@ _MODULES = {
     "TopCaption": "top_samples",
     "TopImage": "top_samples",
     "TopSamples": "top_samples",
+    "attack": "uses.attack",
     "directions_in_joint": "pairs.image_vectors",
+    "edit": "uses.edit",
+    "edit_study": "uses.edit_study",
     "feature_strips": "strips",
     "feature_table": "table",
     "name_features": "naming",
     "open_dictionary": "training.dictionary",
     "open_pairs": "pairs.opening",
+    "probe_bias": "uses.bias",
     "read_scores": "saved",
     "save_scores": "saved",
     "score": "scoring",
     "score_pairs": "scores.over_pairs",
     "splice": "scores.splice",
     "stability": "scores.stability",
+    "to_unclip": "uses.unclip",
     "top_samples": "top_samples",
     "train": "training.train",
 }
 
 __all__ = [
+    "AttackStudy",
+    "BiasProbe",
     "Block",
     "Dictionary",
+    "EditStudy",
+    "EditedImage",
     "FeatureScores",
     "FeatureTable",
     "Pairs",
@@ -68,18 +89,23 @@ __all__ = [
     "TopCaption",
     "TopImage",
     "TopSamples",
+    "attack",
     "directions_in_joint",
+    "edit",
+    "edit_study",
     "feature_strips",
     "feature_table",
     "name_features",
     "open_dictionary",
     "open_pairs",
+    "probe_bias",
     "read_scores",
     "save_scores",
     "score",
     "score_pairs",
     "splice",
     "stability",
+    "to_unclip",
     "top_samples",
     "train",
 ]

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
@@ -103,8 +103,6 @@ class MappedRows:
         if not out.size:
             return
         # Each row of `out` as one item, so that rows are assigned by single copies.
-        if not out.size:
-            return
         placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
         # In the order of the file, so that pieces that are copied one after the other share pages.
         order = np.argsort(rows, kind="stable")
@@ -149,7 +147,8 @@ class MappedRows:
                 ]
                 read_parts(f"{self._root}/{self.spec.file(int(rows[first]))}", parts)
 
-    @property
+    # Asked for once for each shard that rows are taken from.
+    @cached_property
     def piece(self) -> np.dtype:
         """The numbers of a row that follow one another in a file, as one item."""
         numbers = math.prod(self.spec.chunk[undivided(self.spec) :])

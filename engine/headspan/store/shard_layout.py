@@ -6,6 +6,7 @@ The format is Zarr v3's `sharding_indexed` codec with uncompressed little-endian
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import google_crc32c
 import numpy as np
@@ -30,6 +31,7 @@ def file_order(rows: np.ndarray) -> np.ndarray:
     return rows.transpose([*range(0, rows.ndim, 2), *range(1, rows.ndim, 2)])
 
 
+@lru_cache(256)
 def undivided(spec: ArraySpec) -> int:
     """Return the first axis from which on an inner chunk holds whole axes; 1 if it holds whole rows."""
     divided = [axis for axis, count in enumerate(spec.grid) if count > 1 and axis > 0]

@@ -53,6 +53,8 @@ ROUTERS = (
 
 # What the clients of tests send as `Host`; `serve` passes what browsers send.
 _TEST_HOSTS = ("testserver", "localhost")
+# Files of up to 32 MB that are received and decoded at once; further ones wait.
+_UPLOADS = 8
 
 
 def application(explorer: Explorer, hosts: Collection[str] = _TEST_HOSTS) -> FastAPI:
@@ -82,6 +84,8 @@ def application(explorer: Explorer, hosts: Collection[str] = _TEST_HOSTS) -> Fas
     add_handlers(app)
     app.mount("/", PageFiles(), name="page")
     app.add_middleware(Turns, path="/api/stores/")
+    # Files that are dropped in are in memory while they arrive.
+    app.add_middleware(Turns, path="/api/stores/", at_once=_UPLOADS, method="POST")
     app.add_middleware(Warming, explorer=explorer)
     # The last one added is the first to see a request.
     app.add_middleware(Guard, hosts=hosts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from headspan.errors import SettingsError
 from headspan.web.asked import AskedStore
@@ -15,7 +15,7 @@ from headspan.web.samples.filters import Filter, inside, places_by_key, rows_wit
 from headspan.web.samples.words import packed_words
 
 
-def filtered_rows(asked: AskedStore, asking: Filter, by_key: bool = False) -> Int64[np.ndarray, " image"]:
+def filtered_rows(asked: AskedStore, asking: Filter, by_key: bool = False) -> Int[np.ndarray, " image"]:
     """The rows of the images that pass, ascending, or in the order of their keys. Raises SettingsError and Missing."""
     if asking.empty and not by_key:
         return asked.store.rows
@@ -29,7 +29,7 @@ def words_of(asked: AskedStore, words: tuple[str, ...]) -> UInt8[np.ndarray, "wo
     return asked.keep(("words", words), lambda: packed_words(asked.store, words), lambda masks: int(masks.nbytes))
 
 
-def _rows(asked: AskedStore, asking: Filter, by_key: bool) -> Int64[np.ndarray, " image"]:
+def _rows(asked: AskedStore, asking: Filter, by_key: bool) -> Int[np.ndarray, " image"]:
     store, passed = asked.store, np.ones(asked.store.images, bool)
     if asking.words:
         masks = np.unpackbits(words_of(asked, asking.words), axis=1, count=store.images).view(bool)
@@ -43,7 +43,8 @@ def _rows(asked: AskedStore, asking: Filter, by_key: bool) -> Int64[np.ndarray, 
         passed &= _kept(asked, ("value", column, value), lambda: rows_with_value(store, column, value)[store.rows])
     if asking.plane is not None:
         passed &= inside(all_points(asked, asked.head_or_embedding(asking.plane)), asking.polygon)
-    rows = store.rows[passed]
+    # Kept in as few bytes as they need.
+    rows = store.rows[np.flatnonzero(passed)].astype(np.min_scalar_type(store.planned_images))
     if by_key:
         places = asked.keep("by key", lambda: places_by_key(store), lambda places: int(places.nbytes))
         rows = rows[np.argsort(places[rows], kind="stable")]

@@ -61,9 +61,12 @@ def all_points(asked: AskedStore, head: Head | None) -> Float32[np.ndarray, "ima
     if head is not None:
         space = space_of(asked, head)
         return asked.keep(
-            ("plane", head), lambda: space.plane(store.rows).astype(np.float32), lambda points: int(points.nbytes)
+            ("plane", head),
+            # All x, then all y, which polygons are compared with one after the other.
+            lambda: space.plane(store.rows).astype(np.float32, order="F"),
+            lambda points: int(points.nbytes),
         )
-    found = np.empty((store.images, 2), np.float32)
+    found = np.empty((store.images, 2), np.float32, order="F")
     for part in range(parts):
         found[part::parts] = points_of(asked, head, part)
     return found

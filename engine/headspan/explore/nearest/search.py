@@ -111,24 +111,15 @@ def _best_of(
 
 
 def search_both_ends(
-    store: Store,
-    heads: Sequence[Head],
-    query: Float32[np.ndarray, " joint"],
-    count: int,
-    sketched: bool | None = None,
+    store: Store, heads: Sequence[Head], query: Float32[np.ndarray, " joint"], count: int
 ) -> tuple[Best, Best]:
-    """What `search` finds for `query`, and for its negative; without a sketch, all numbers are read once.
+    """What `search` finds for `query`, and for its negative; all numbers are read once, as quickly as a sketch twice.
 
     The scores of both are those of `query`: the second ones are the smallest, in ascending order.
     """
     if not store.images:
         return _NONE, _NONE
     scored = ScoredHeads(store, heads)
-    if count > 0:
-        first = _by_bounds(store, scored, query, count, None, sketched)
-        second = None if first is None else _by_bounds(store, scored, -query, count, None, sketched)
-        if first is not None and second is not None:
-            return first, Best(second.images, -second.scores)
     scores = scored.scores(query)
     margin = 2 * scored.rounding(query)
     top = _best_of(scored, query, scores, count, margin)

@@ -19,8 +19,9 @@ from headspan.explore.nearest.sketch import BLOCK, Products
 _HOPELESS = 4.0
 # More images than this share are not looked at one by one.
 _MOST_LEFT = 1 / 16
-# Images of the largest bounds that are looked at first, for each one that is asked for, and at least.
-_CANDIDATES, _LEAST_CANDIDATES = 4, 64
+# Images of the largest bounds that are looked at first, for each one that is asked for, and at least; and of these, how
+# many at least are scored. Where bounds are wide, as those of texts, the `count` best estimates are often not the best.
+_CANDIDATES, _LEAST_CANDIDATES, _LEAST_SCORED = 4, 256, 64
 # What float32 adds to a sum of bounds, relative to the largest one.
 _ROUNDING = 2.0**-20
 _Exact = Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]]
@@ -50,17 +51,17 @@ def survivors(
     near = _at_least(upper, tops, np.partition(tops, -wanted)[-wanted].item())[: _CANDIDATES * BLOCK]
     near = near[upper[near] > lowest]
     estimates = np.sum([part.bounds(near)[0] for part in parts], axis=0)
-    near = near[np.argsort(-estimates, kind="stable")[:count]]
-    scores = exact(near) if len(near) == count else np.zeros(0)
+    near = near[np.argsort(-estimates, kind="stable")[: max(count, _LEAST_SCORED)]]
+    scores = exact(near) if len(near) >= count else np.zeros(0)
     if not len(scores) or not np.isfinite(scores).all():
         return None
-    least = float(scores.min())
+    least = float(np.partition(scores, -count)[-count])
     for part in parts:
         far = part.far[upper[part.far] > lowest]
         upper[far] = tops[far // BLOCK] = highest
     bound = (least - constant - offset) / unit
     left = _at_least(upper, tops, max(int(np.floor(bound)), int(lowest) + 1) if len(parts) == 1 else bound)
-    if len(left) > max(_LEAST_CANDIDATES, _MOST_LEFT * parts[0].rows):
+    if len(left) > max(_LEAST_SCORED, _MOST_LEFT * parts[0].rows):
         return None
     bounds = np.sum([part.bounds(left)[1] for part in parts], axis=0) + constant
     left, bounds = left[bounds >= least], bounds[bounds >= least]
@@ -72,13 +73,20 @@ def _added(parts: Sequence[Products]) -> tuple[Shaped[np.ndarray, " row"], float
     """The sums of the bounds of all parts, in a unit and without an offset."""
     if len(parts) == 1:
         return parts[0].upper(), parts[0].unit, parts[0].offset
-    total: Float32[np.ndarray, " row"] = parts[0].upper() * np.float32(parts[0].unit)
-    largest = float(np.abs(total).max())
-    for part in parts[1:]:
-        own = part.upper() * np.float32(part.unit)
-        largest += float(np.abs(own).max())
-        total += own
+    scaled = [_scaled(part) for part in parts]
+    total = scaled[0]
+    largest = sum(max(float(each.max()), -float(each.min())) for each in scaled)
+    for each in scaled[1:]:
+        total += each
     return total, 1.0, sum(part.offset for part in parts) + _ROUNDING * largest
+
+
+def _scaled(part: Products) -> Float32[np.ndarray, " row"]:
+    """The bounds of a part, without its offset; the product of integers and a number would be in float64."""
+    upper = part.upper()
+    found = np.empty(len(upper), np.float32)
+    np.multiply(upper, np.float32(part.unit), out=found, dtype=np.float32, casting="same_kind")
+    return found
 
 
 def _at_least(

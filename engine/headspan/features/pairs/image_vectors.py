@@ -15,7 +15,6 @@ from headspan.head_names import Head, head_name
 from headspan.store.moments_file import covariance_of
 from headspan.store.picked_rows import picked_rows
 from headspan.store.reader import Store
-from headspan.store.selected_moments import unit_embeddings
 
 _SINGLE = np.dtype(np.float32)
 # Images on which the scale of patches is measured.
@@ -63,10 +62,12 @@ def patches_of(store: Store, space: Space) -> int:
 def image_vectors(store: Store, space: Space, rows: Int64[np.ndarray, " row"]) -> Float32[np.ndarray, "vector width"]:
     """The vectors of images that could be used, given by their rows; in `patches`, all patches of each image."""
     contents = store.contents
-    if space.kind == EMBEDDING:
-        return unit_embeddings(contents, rows)[0].astype(np.float32)
-    each = patches_of(store, space)
     norm = picked_rows(contents, "norm", rows, [np.arange(3)], _SINGLE)
+    if space.kind == EMBEDDING:
+        units = picked_rows(contents, "embedding", rows, [np.arange(store.joint)], _SINGLE)
+        units /= norm[:, 2:]
+        return units
+    each = patches_of(store, space)
     factor = np.float32(space.scale) / (norm[:, 1] * norm[:, 2])
     out = np.empty((len(rows), each, len(space.heads), store.head_dim), np.float32)
     places = list(enumerate(space.heads))

@@ -89,11 +89,15 @@ def top_similarity(
     step = max(1, (1 << 24) // max(1, numbers.shape[1] * vectors.shape[1]))
     for first in range(0, len(numbers), step):
         some = numbers[first : first + step]
-        sums = vectors[np.maximum(some, 0)].cumsum(axis=1, dtype=np.float64)
-        for place, size in enumerate(sizes):
-            if size <= numbers.shape[1]:
-                alike = ((sums[:, size - 1] ** 2).sum(axis=1) - size) / (size * (size - 1))
-                found[first : first + step, place] = np.where(some[:, size - 1] >= 0, alike, np.nan)
+        sums, done = np.zeros((len(some), vectors.shape[1])), 0
+        for size, place in sorted((size, place) for place, size in enumerate(sizes)):
+            if size > numbers.shape[1]:
+                break
+            # Those of smaller sizes are in the sums already.
+            sums += vectors[np.maximum(some[:, done:size], 0)].sum(axis=1)
+            done = size
+            alike = ((sums**2).sum(axis=1) - size) / (size * (size - 1))
+            found[first : first + step, place] = np.where(some[:, size - 1] >= 0, alike, np.nan)
     return found
 
 
@@ -136,13 +140,13 @@ def win_rate(
     measured = similarity[~np.isnan(similarity)]
     if not len(measured) or len(vectors) < size:
         return WinRate(float("nan"), float("nan"), 0)
-    # Imported here, since scores are read without it.
-    from scipy.stats import binomtest
+    # Imported here, since scores are read without it. scipy.stats would take seconds to load.
+    from scipy.special import bdtrc
 
     random = np.random.default_rng([seed, size])
     drawn = np.stack([random.choice(len(vectors), size, replace=False) for _ in measured])
     wins = int((measured > top_similarity(drawn, vectors, (size,))[:, 0]).sum())
-    p = float(binomtest(wins, len(measured), 0.5, alternative="greater").pvalue)
+    p = float(bdtrc(wins - 1, len(measured), 0.5)) if wins else 1.0
     return WinRate(wins / len(measured), p, len(measured))
 
 

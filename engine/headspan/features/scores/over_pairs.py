@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
 from headspan.features.learners.learner import Learner
+from headspan.features.pairs.block import Block
 from headspan.features.pairs.pairs import Pairs
 from headspan.features.scores.encoder import Encoder
 from headspan.features.scores.judge import OWN, judge_of
@@ -57,10 +58,7 @@ def score_pairs(
     try:
         encoder = Encoder(learner, features)
         for some in pairs.blocks(block, seed):
-            sides = [some.images] if some.texts is None else [some.images, some.texts]
-            codes = [encoder.codes(vectors, side) for side, vectors in enumerate(sides)]
-            decoded = [encoder.decoded(each, side) for side, each in enumerate(codes)]
-            running.add(some, codes, decoded, [judged.images(some), judged.texts(some)])
+            add_block(running, encoder, some, judged.images(some), judged.texts(some))
             on_progress(Progress("scoring", running.pairs, len(pairs)))
         with torch.inference_mode():
             directions = learner.directions()
@@ -79,6 +77,20 @@ def score_pairs(
         seed=seed,
     )
     return scores
+
+
+def add_block(
+    running: RunningScores,
+    encoder: Encoder,
+    block: Block,
+    judged_images: Float32[np.ndarray, "pair width"],
+    judged_texts: Float32[np.ndarray, "pair width"] | None,
+) -> None:
+    """Compute the codes of a block and what they decode to, and add them with the judge's vectors."""
+    sides = [block.images] if block.texts is None else [block.images, block.texts]
+    codes = [encoder.codes(vectors, side) for side, vectors in enumerate(sides)]
+    decoded = [encoder.decoded(each, side) for side, each in enumerate(codes)]
+    running.add(block, codes, decoded, [judged_images, judged_texts])
 
 
 def _shape(learner: Learner) -> tuple[int, int]:

@@ -67,7 +67,8 @@ def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None
             continue
         _, number, key = name.split(".")
         parameter = parameters[int(number)]
-        value: Any = tensor
+        # A fused optimiser counts its steps on the parameter's device.
+        value: Any = tensor.to(parameter.device) if optimizer.defaults.get("fused") else tensor
         if tensor.shape == parameter.shape and tensor.ndim:
             value = torch.empty_like(parameter).copy_(tensor).detach()
         optimizer.state[parameter][key] = value

@@ -25,10 +25,20 @@ from headspan.features.pairs.pairs import Pairs
 from headspan.features.pairs.space import EMBEDDING
 from headspan.features.training.checkpoint import restore_training, save_training
 from headspan.features.training.dictionary import Dictionary, open_dictionary
-from headspan.features.training.files import CONFIG, LOSSES, SETTINGS, STATE, read_json, write_dictionary, write_json
+from headspan.features.training.files import (
+    CONFIG,
+    LOSSES,
+    REST,
+    SETTINGS,
+    STATE,
+    WEIGHTS,
+    read_json,
+    write_dictionary,
+    write_json,
+)
 from headspan.features.training.settings import TrainingSettings, as_json, different, training_settings
 from headspan.head_names import Head
-from headspan.io.files import make_folder, refusals
+from headspan.io.files import final_name, make_folder, refusals
 from headspan.io.locks import alone
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
@@ -188,8 +198,14 @@ class _Training:
 
     def run(self) -> None:
         """Take all steps that are left, and write the dictionary."""
+        for path in self.folder.iterdir():
+            # What a killed process had half written.
+            if (name := final_name(path)) is not None and name[0].name in (STATE, LOSSES, WEIGHTS, REST, CONFIG):
+                path.unlink(missing_ok=True)
         settings, learner = self.settings, self.learner
-        optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        decay = settings.weight_decay
+        # One pass over weights and state: five times as fast on a CPU as an operation after the other.
+        optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=decay, fused=True)
         done, history = restore_training(self.folder, learner, optimizer)
         if done:
             self.on_progress(Progress(NOTE, 1, 1, f"continued after step {done:,} of {settings.steps:,}"))
@@ -260,7 +276,7 @@ class _Training:
         found = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(found["total"]):
             raise SettingsError(
-                f"{self.folder}: the loss is {found['total']} after {counted(done, 'step')}; train again with a "
-                f"smaller --lr than {self.settings.lr}"
+                f"{self.folder}: the loss is {found['total']} after {counted(done, 'step')}; choose a smaller "
+                f"--lr than {self.settings.lr}, and another --out"
             )
         return {"step": done, **found}

@@ -19,13 +19,14 @@ from torch import Tensor
 from headspan.config import AUTO
 from headspan.errors import SettingsError, SourceError, counted
 from headspan.events import Listener, Progress, ignore
-from headspan.features.learners.learner import Learner
 from headspan.features.scores.result import FeatureScores
+from headspan.features.training.dictionary import Dictionary
 from headspan.features.uses.attack_filters import Filter, filters_of
 from headspan.features.uses.attack_result import GOALS, TARGETED, UNTARGETED, AttackRow, AttackStudy, Kind
 from headspan.features.uses.attacker import Attacker, Target
+from headspan.features.uses.checked import check_classes, checked_learner
 from headspan.features.uses.defence import GRADIENTS, STRAIGHT_THROUGH, Defence
-from headspan.features.uses.filtered import DROPPED, check_decodes, check_residual, check_width, mean_squares, unit
+from headspan.features.uses.filtered import DROPPED, mean_squares, unit
 from headspan.features.uses.live_model import LiveModel
 from headspan.features.uses.matched import TOLERANCE
 from headspan.features.uses.pgd import EPSILONS, REACH, Search
@@ -39,6 +40,8 @@ from headspan.tasks.truths import UNKNOWN, class_truths
 
 # How many images are attacked, and how many random sets each classifier has.
 IMAGES, DRAWS = 200, 3
+# The classes of features that a classifier keeps alone, and those that one keeps all others of.
+KEPT_ALONE = REMOVED = ("image-dominant", "cross-modal")
 # Embeddings of other images are farther away than this from the stored ones, as a share of their length.
 _SAME_IMAGE = 0.2
 
@@ -56,13 +59,13 @@ class _Shares:
 
 def attack(
     store: Store,
-    learner: Learner,
+    dictionary: Dictionary,
     scores: FeatureScores,
     task: Task,
     on_progress: Listener = ignore,
     *,
-    keep: Sequence[str] = ("image-dominant", "cross-modal"),
-    remove: Sequence[str] = ("image-dominant", "cross-modal"),
+    keep: Sequence[str] = KEPT_ALONE,
+    remove: Sequence[str] = REMOVED,
     residual: str = DROPPED,
     images: Images | None = None,
     most: int = IMAGES,
@@ -81,7 +84,7 @@ def attack(
 
     Args:
         store: The store to read; nothing is written. Its images are read from their shards.
-        learner: The dictionary, trained on embeddings of the store's model.
+        dictionary: The dictionary, trained on embeddings of the store's model.
         scores: The dictionary's scores, which give features their classes.
         task: A task of metric accuracy or worst_group.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
@@ -101,15 +104,17 @@ def attack(
         shards: Where all the shards are now, in the order of the run, if they have moved.
         device: `auto`, `cpu` or `cuda:0`.
 
-    Raises SettingsError if the dictionary is of another space or has no decoder, if no feature has one of the classes,
-    or if a number is out of range; SourceError if an image cannot be read or has changed; and ModelError if the model
-    cannot be loaded or is not the store's.
+    Raises SettingsError as `checked_learner` does, if no feature has one of the classes, or if a number is out of
+    range; SourceError if an image cannot be read or has changed; and ModelError if the model cannot be loaded or is not
+    the store's.
     """
     search = search or Search()
-    _check(store, learner, task, residual, epsilons, goals)
+    _check(epsilons, goals)
+    learner = checked_learner(store, dictionary, scores, residual)
+    check_classes(task, "an attack")
     chosen, truths = _images(store, task, images, most, seed, on_progress)
     model = LiveModel.of(store, on_progress, weights, device)
-    learner = learner.to(model.device).eval()
+    learner = learner.to(model.device)
     stored = store.embedding[chosen].astype(np.float32)
     filters, remarks = filters_of(scores, mean_squares(learner, unit(stored)), keep, remove, draws, seed, tolerance)
     names = torch.from_numpy(task_classes(task, store, on_progress, weights=weights).vectors.copy()).to(model.device)
@@ -137,17 +142,7 @@ def attack(
     return replace(study, remarks=tuple(remarks))
 
 
-def _check(
-    store: Store, learner: Learner, task: Task, residual: str, epsilons: Sequence[float], goals: Sequence[str]
-) -> None:
-    check_residual(residual)
-    check_decodes(learner)
-    check_width(learner, store.joint, store.path)
-    if task.metric not in ("accuracy", "worst_group"):
-        raise SettingsError(
-            f"task {task.name}: has metric {task.metric}; an attack needs classes, so give a task of metric accuracy "
-            "or worst_group"
-        )
+def _check(epsilons: Sequence[float], goals: Sequence[str]) -> None:
     if wrong := [each for each in epsilons if not 0 < each <= 1]:
         raise SettingsError(f"epsilon {wrong[0]:g}: give shares of a pixel's full range, above 0 and at most 1")
     if not epsilons:
@@ -178,7 +173,7 @@ def _targets(truths: Int64[np.ndarray, " image"], classes: int, seed: int) -> In
 def _refuse_others(store: Store, model: LiveModel, pixels: Tensor, stored: np.ndarray) -> None:
     """Raise SourceError if the live model does not give the images' stored embeddings."""
     with torch.no_grad():
-        live = torch.cat([model.embed(some) for some in pixels.split(128)]).cpu().numpy()
+        live = torch.cat([model.embed(some) for some in torch.split(pixels, 128)]).cpu().numpy()
     away = np.linalg.norm(live - stored, axis=1) / np.linalg.norm(stored, axis=1)
     if not (away < _SAME_IMAGE).all():
         raise SourceError(
@@ -209,11 +204,18 @@ def _attacked(
             if each.kind != "plain":
                 gradients = _gradients(target.defence)
                 attacker.attack(target, epsilon, gradients, each.kind != "random", place)
-            masks = [own.cpu().numpy() for own in (clean[place], noise, transferred, target.fallen)]
             # Gradients of random sets attack only what is left by others, so they are not shown.
             alone = {} if each.kind == "random" else target.by_gradient
             by_gradient = {name: (own | clean[place]).cpu().numpy() for name, own in alone.items()}
-            found[epsilon].append(_Shares(*masks, by_gradient))
+            found[epsilon].append(
+                _Shares(
+                    clean=clean[place].cpu().numpy(),
+                    noise=noise.cpu().numpy(),
+                    transferred=transferred.cpu().numpy(),
+                    adaptive=target.fallen.cpu().numpy(),
+                    by_gradient=by_gradient,
+                )
+            )
             done += 1
             on_progress(Progress(f"{goal} attacks", done, len(filters) * len(epsilons)))
     return found

@@ -39,7 +39,7 @@ def filters_of(
     tolerance: float,
 ) -> tuple[list[Filter], list[str]]:
     """The classifiers, each followed by its random sets; and what limits the comparison."""
-    members = chosen_classes(scores, dict.fromkeys([*keep, *remove]))
+    members = chosen_classes(scores, [*dict.fromkeys([*keep, *remove])])
     alive, every = np.asarray(scores.active > 0), np.ones(len(energies), bool)
     total = max(float(energies.sum()), 1e-30)
     found = [Filter("plain", "plain", None, 1.0), Filter("reconstruction", "all features", every, 1.0)]

@@ -80,7 +80,7 @@ class Attacker:
         return pixels, fallen
 
     def _batches(self) -> Iterator[Int64[Tensor, " some"]]:
-        yield from torch.arange(len(self.pixels), device=self.pixels.device).split(_BATCH)
+        yield from torch.split(torch.arange(len(self.pixels), device=self.pixels.device), _BATCH)
 
     def _generator(self, stream: int, batch: int, epsilon: float) -> torch.Generator:
         key = np.random.SeedSequence([self.seed, int(self.targeted), stream, batch, round(1e6 * epsilon)])

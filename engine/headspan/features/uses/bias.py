@@ -15,19 +15,12 @@ from jaxtyping import Bool, Float32, Int64
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
-from headspan.features.learners.learner import Learner
 from headspan.features.scores.result import FeatureScores
+from headspan.features.training.dictionary import Dictionary
 from headspan.features.uses.bias_result import FIXED_PROBE, PROBE, READERS, ZERO_SHOT, BiasProbe, BiasRow, Kind
+from headspan.features.uses.checked import check_classes, checked_learner
 from headspan.features.uses.chosen import DECIDED, chosen_classes
-from headspan.features.uses.filtered import (
-    KEPT,
-    check_decodes,
-    check_residual,
-    check_width,
-    each_filtered,
-    mean_squares,
-    unit,
-)
+from headspan.features.uses.filtered import KEPT, each_filtered, mean_squares, unit
 from headspan.features.uses.matched import DRAWS, TOLERANCE, MatchedDraws, matched_features
 from headspan.features.uses.probe import Probe, fit_probe
 from headspan.prune.studies.statistics import SAMPLES, Interval, bootstrapped, interval
@@ -45,7 +38,7 @@ _Named = Mapping[str, Int64[np.ndarray, " test"]]
 
 def probe_bias(
     store: Store,
-    learner: Learner,
+    dictionary: Dictionary,
     scores: FeatureScores,
     task: Task,
     on_progress: Listener = ignore,
@@ -63,7 +56,7 @@ def probe_bias(
 
     Args:
         store: The store to read; nothing is written.
-        learner: The dictionary, trained on embeddings of the store's model.
+        dictionary: The dictionary, trained on embeddings of the store's model.
         scores: The dictionary's scores, which give features their classes.
         task: A task of metric accuracy or worst_group; the latter gives figures by group too.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
@@ -76,17 +69,11 @@ def probe_bias(
         seed: Seed of the halves, of the draws and of the samples.
         weights: As in `text_vectors`.
 
-    Raises SettingsError if the dictionary is of another space or has no decoder, if no feature has one of the classes,
-    or if the task has another metric, and the errors of `evaluation_of`.
+    Raises SettingsError as `checked_learner` does, if no feature has one of the classes, or if the task has another
+    metric, and the errors of `evaluation_of`.
     """
-    check_residual(residual)
-    check_decodes(learner)
-    check_width(learner, store.joint, store.path)
-    if task.metric not in ("accuracy", "worst_group"):
-        raise SettingsError(
-            f"task {task.name}: has metric {task.metric}; a probe needs classes, so give a task of metric accuracy or "
-            "worst_group"
-        )
+    learner = checked_learner(store, dictionary, scores, residual)
+    check_classes(task, "a probe")
     removed = chosen_classes(scores, classes)
     train, test = _halves(store, task, images, seed, on_progress)
     evaluation = evaluation_of(task, store, on_progress, weights=weights, images=test)

@@ -12,40 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
-from torch.nn import functional
 
-from headspan.errors import SettingsError
 from headspan.features.learners.learner import IMAGE, Learner
 
 # What happens to what the dictionary does not explain.
 RESIDUALS = KEPT, DROPPED = "kept", "dropped"
 # Vectors that are encoded at once: 128 MB of codes of 8,192 features.
 _AT_ONCE = 4096
-
-
-def check_residual(residual: str) -> None:
-    """Raise SettingsError unless it is one of RESIDUALS."""
-    if residual not in RESIDUALS:
-        raise SettingsError(f"residual {residual!r}: give one of {', '.join(RESIDUALS)}")
-
-
-def check_decodes(learner: Learner) -> None:
-    """Raise SettingsError if the learner's codes cannot be turned back into vectors."""
-    if not learner.decodes:
-        raise SettingsError(
-            f"learner {learner.kind}: its codes cannot be turned back into vectors, which taking features out of "
-            "vectors needs; train one with a decoder, such as topk"
-        )
-
-
-def check_width(learner: Learner, joint: int, where: object) -> None:
-    """Raise SettingsError if the dictionary's vectors are not as long as the store's embeddings."""
-    width = int(learner.settings["width"])
-    if width != joint:
-        raise SettingsError(
-            f"{where}: its embeddings have {joint} numbers, but the dictionary's vectors {width}; use a dictionary "
-            "that was trained on embeddings of this model"
-        )
 
 
 def filtered(
@@ -119,10 +92,3 @@ def _sparse_codes(
             left[first : first + _AT_ONCE] = (some - learner.decode(found, side)).cpu().numpy()
             codes.append(found.to_sparse())
     return codes, left
-
-
-def cosines(
-    vectors: Float[Tensor, "vector width"], others: Float[Tensor, "other width"]
-) -> Float[Tensor, "vector other"]:
-    """The cosines of vectors with unit vectors; 0 for a vector that lost everything."""
-    return functional.normalize(vectors, dim=1, eps=1e-12) @ others.T

@@ -104,10 +104,28 @@ def _drawn(
             ins, outs = random.integers(size, size=_PAIRS), random.integers(len(outside), size=_PAIRS)
             steps = energies[outside[outs]] - energies[inside[ins]]
             better = np.flatnonzero(np.abs(away + steps) < abs(away))
-            if not len(better):
-                continue
             # The first one that comes nearer, and not the one that comes nearest, so that sets stay random.
-            pick = better[0]
-            inside[ins[pick]], outside[outs[pick]] = outside[outs[pick]], inside[ins[pick]]
-            away += float(steps[pick])
+            one, other = (ins[better[0]], outs[better[0]]) if len(better) else _nearest(energies, inside, outside, away)
+            step = float(energies[outside[other]] - energies[inside[one]])
+            if not abs(away + step) < abs(away):
+                break
+            inside[one], outside[other] = outside[other], inside[one]
+            away += step
     return found
+
+
+def _nearest(
+    energies: Float64[np.ndarray, " feature"],
+    inside: Int64[np.ndarray, " some"],
+    outside: Int64[np.ndarray, " other"],
+    away: float,
+) -> tuple[int, int]:
+    """The places of the two features whose exchange brings the energy of `inside` nearest to its target."""
+    order = np.argsort(energies[outside], kind="stable")
+    ordered = energies[outside][order]
+    wanted = energies[inside] - away
+    right = np.searchsorted(ordered, wanted).clip(0, len(ordered) - 1)
+    left = np.maximum(right - 1, 0)
+    picks = np.where(np.abs(ordered[left] - wanted) < np.abs(ordered[right] - wanted), left, right)
+    one = int(np.argmin(np.abs(ordered[picks] - wanted)))
+    return one, int(order[picks[one]])

@@ -136,7 +136,11 @@ class FeatureAnswer(Answer):
     # Images, and captions with their images, that have the largest codes; the code is the score.
     images: list[Hit]
     captions: list[Hit]
+    # Texts of the pool, and how often a random direction, and a random mixture of features, is as near to one of it.
     texts: list[NearText]
+    pool: str | None
+    name_p: Number
+    name_mixture_p: Number
     # The heads by falling share, and which share it is: "variance" or "length".
     heads: list[FeatureHead]
     share: str

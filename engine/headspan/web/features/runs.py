@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from headspan.errors import StoreError
 from headspan.features.saved import KIND, read_scores
-from headspan.features.scores.result import CROSS_MODAL, IMAGE_DOMINANT, TEXT_DOMINANT, UNDECIDED, FeatureScores
+from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.head_names import head_name
 from headspan.store.head_space import Head
 from headspan.store.results import load_settings, runs
@@ -18,14 +18,8 @@ from headspan.web.answers.features import FeatureRow
 from headspan.web.asked import AskedStore
 from headspan.web.refusals import Missing
 
-# The names of the classes, in the order in which they are shown.
-CLASSES = {
-    "image-dominant": IMAGE_DOMINANT,
-    "cross-modal": CROSS_MODAL,
-    "text-dominant": TEXT_DOMINANT,
-    "undecided": UNDECIDED,
-}
-NAMES = {number: name for name, number in CLASSES.items()}
+# The classes by their names, in the order in which they are shown.
+CLASSES = {name: number for number, name in CLASS_NAMES.items()}
 # Pictures of a feature in a list, and its captions that a search looks at.
 _SHOWN_IMAGES, SEARCHED_CAPTIONS = 3, 3
 
@@ -64,8 +58,8 @@ def no_run(asked: AskedStore) -> str:
     """What to do where a store has no run."""
     path = asked.store.path
     return (
-        f"{asked.name}: has no features: `headspan features train {path} --out dictionary` learns them from the images "
-        f"and their captions, and `headspan features score {path} --dictionary dictionary --save` scores them."
+        f"{asked.name}: has no scores of features: `headspan features train {path} --out run.features` learns features "
+        f"of the pairs, and `headspan features score {path} --dictionary run.features` scores them."
     )
 
 
@@ -88,7 +82,7 @@ def bytes_of(scores: FeatureScores) -> int:
 
 def class_name(number: int) -> str:
     """The name of a class."""
-    return NAMES[int(number)]
+    return CLASS_NAMES[int(number)]
 
 
 def first_name(scores: FeatureScores, feature: int) -> str | None:
@@ -182,7 +176,7 @@ def in_words(quality: str) -> str:
         return f"{in_words(what)} of {_SIDES[side]}"
     if found := re.fullmatch(r"win_rate_([0-9]+)(_p)?", quality):
         return f"{'p of ' if found[2] else ''}WinRate, {found[1]} images"
-    return _QUALITY.get(quality, quality.replace("_", " "))
+    return _QUALITY.get(quality, re.sub(r" r([0-9]+)$", r" R@\1", quality.replace("_", " ").capitalize()))
 
 
 def space_words(scores: FeatureScores) -> str:

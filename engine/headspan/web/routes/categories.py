@@ -27,6 +27,8 @@ OfPlane = Annotated[
     str, Query(max_length=40, description="For a text: the head that it is scored through, or `embedding`")
 ]
 _MOST_WORDS = 20
+# Images that tell the range of a text's scores.
+_RANGE_IMAGES = 8192
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,16 @@ def codes(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING, part: Part = 
         return binary(_coloured(asked, by).codes[part :: parts_of(asked.store)].tobytes())
     head = asked.head_or_embedding(of)
     scored, parts = _scored(asked, by, head), parts_of(asked.store)
-    # As the points of planes.
-    every, whole = (asked.store.rows, None) if head is not None else (rows, part)
+    # As the points of planes: all parts of a head take little longer than a few, so only the part that is asked for
+    # first is computed alone.
+    alone = head is None or asked.keep(("first codes", by, head), lambda: part, lambda first: 0) == part
 
     def compute() -> np.ndarray:
+        every = rows if alone else asked.store.rows
         return score_codes(space_of(asked, head).scores(every, scored.vector), scored.low, scored.high)
 
-    found = asked.keep(("codes", by, head, whole), compute, lambda found: int(found.nbytes))
-    return binary((found[part::parts] if whole is None else found).tobytes())
+    found = asked.keep(("codes", by, head, part if alone else None), compute, lambda found: int(found.nbytes))
+    return binary((found if alone else found[part::parts]).tobytes())
 
 
 def _scored(asked: AskedStore, by: str, head: Head | None) -> _Scored:
@@ -97,11 +101,12 @@ def _scored(asked: AskedStore, by: str, head: Head | None) -> _Scored:
 
     def compute() -> _Scored:
         (vector,), _ = asked.vectors([text])
-        # The first part is an even sample of all images.
-        scores = space_of(asked, head).scores(rows_of(asked.store, 0), vector)
+        # The first part is an even sample of all images, and so is a part of it.
+        rows = rows_of(asked.store, 0)
+        scores = space_of(asked, head).scores(rows[:: -(-len(rows) // _RANGE_IMAGES)], vector)
         return _Scored(vector, *score_range(scores))
 
-    return asked.keep(("scored", text, head), compute)
+    return asked.keep(("scored", text, head), compute, lambda found: int(found.vector.nbytes))
 
 
 def _coloured(asked: AskedStore, by: str) -> Coloured:

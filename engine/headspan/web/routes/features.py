@@ -97,8 +97,12 @@ def _features(asked: AskedStore, run: str | None) -> Features:
     notices = []
     if not scores.names:
         notices.append(
-            f"Features have no names: `headspan features show {asked.store.path} --run {scores.run} --save` names them "
-            "by the texts of a pool. Until then, the caption with the largest code stands for a feature."
+            f"Features have no names: `headspan features show {asked.store.path} --run {scores.run} --texts general` "
+            "names them by the texts of a pool. Until then, the caption with the largest code stands for a feature."
+        )
+    elif scores.older:
+        notices.append(
+            f"The names are of an older {scores.older}, which was replaced or removed since; name them again."
         )
     return Features(
         store=asked.name,
@@ -164,6 +168,9 @@ def _feature(asked: AskedStore, run: str | None, feature: int) -> FeatureAnswer:
         images=top_hits(asked, scores.top_images[feature], scores.top_image_codes[feature]),
         captions=top_hits(asked, scores.top_captions[feature], scores.top_caption_codes[feature]),
         texts=texts,
+        pool=scores.name_pool,
+        name_p=None if scores.name_p is None else scores.name_p[feature],
+        name_mixture_p=None if scores.name_mixture_p is None else scores.name_mixture_p[feature],
         heads=heads,
         share=share,
         alike=features_alike(asked, scores, feature),

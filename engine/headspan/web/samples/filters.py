@@ -89,8 +89,10 @@ def inside(points: Float[np.ndarray, "point 2"], polygon: tuple[Corner, ...]) ->
     corners = np.array(polygon, points.dtype)
     found = np.zeros(len(points), bool)
     # Most points are often outside the box around the polygon.
-    near = np.flatnonzero(((points >= corners.min(axis=0)) & (points <= corners.max(axis=0))).all(axis=1))
-    x, y = points[near].T
+    x, y = points.T
+    (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
+    near = np.flatnonzero((x >= left) & (x <= right) & (y >= bottom) & (y <= top))
+    x, y = x[near], y[near]
     odd = np.zeros(len(near), bool)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         if y0 != y1:

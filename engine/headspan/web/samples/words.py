@@ -31,7 +31,9 @@ def packed_words(store: Store, words: tuple[str, ...]) -> UInt8[np.ndarray, "wor
     """For each word the images shown whose captions have it, as `Store.select` matches words; eight images a byte."""
     index = word_index(store)
     found = None if index is None else index.rows_with(words)
-    return np.packbits((rows_with_words(store, words) if found is None else found)[:, store.rows], axis=1)
+    masks = rows_with_words(store, words) if found is None else found
+    # An index of all rows would copy the masks slowly.
+    return np.packbits(masks if store.images == store.planned_images else masks[:, store.rows], axis=1)
 
 
 def frequent_words(store: Store) -> tuple[dict[str, int], int]:

@@ -18,16 +18,16 @@ _turn: ContextVar[tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None] = 
 
 
 class Turns:
-    """An application in front of another one, whose GET requests below `path` are answered in turns."""
+    """An application in front of another one, whose requests of one method below `path` are answered in turns."""
 
-    def __init__(self, app: ASGIApp, path: str, at_once: int | None = None) -> None:
+    def __init__(self, app: ASGIApp, path: str, at_once: int | None = None, method: str = "GET") -> None:
         """`at_once` is by default the number of cores and one, so that no core waits while an answer is sent."""
-        self._app, self._path = app, path
+        self._app, self._path, self._method = app, path, method
         self._free = asyncio.Semaphore(at_once or (os.cpu_count() or 1) + 1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].startswith(self._path):
+        if scope["type"] != "http" or scope["method"] != self._method or not scope["path"].startswith(self._path):
             await self._app(scope, receive, send)
             return
         async with self._free:

@@ -44,11 +44,11 @@ export function classOf(row: { class_by_spread: string; class_by_interval: strin
   return CLASSES.find((one) => one.key === key) ?? CLASSES[CLASSES.length - 1]!;
 }
 
-/** A score of a feature: its value, the ends of its interval, and its value with captions shuffled. */
+/** A score of a feature: its value, the ends of its interval, and its value with captions shuffled, which changes MDS only. */
 export function scoreOf(row: FeatureRow, score: Score) {
   return score === "mds"
     ? { value: row.mds, low: row.mds_low, high: row.mds_high, shuffled: row.shuffled_mds }
-    : { value: row.energy, low: row.energy_low, high: row.energy_high, shuffled: row.shuffled_energy };
+    : { value: row.energy, low: row.energy_low, high: row.energy_high, shuffled: null };
 }
 
 /** What a feature is called: its nearest text, else the caption with its largest code, else its number alone. */

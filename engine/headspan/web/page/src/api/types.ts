@@ -919,6 +919,12 @@ export interface components {
             captions: components["schemas"]["Hit"][];
             /** Texts */
             texts: components["schemas"]["NearText"][];
+            /** Pool */
+            pool: string | null;
+            /** Name P */
+            name_p: number | null;
+            /** Name Mixture P */
+            name_mixture_p: number | null;
             /** Heads */
             heads: components["schemas"]["FeatureHead"][];
             /** Share */

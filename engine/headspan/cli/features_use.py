@@ -1,0 +1,124 @@
+"""The command `features use`: it leads to `bias`, `attack` and `edit`, and holds the flags that these share."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from headspan.cli.commands import described
+from headspan.cli.flag_parser import Parser
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.shared_flags import Flags, comma_separated, run_flag, store_argument, weights_flag
+from headspan.errors import SettingsError
+from headspan.features.saved import read_scores
+from headspan.features.scores.result import FeatureScores
+from headspan.features.uses.chosen import CLASSES
+from headspan.store.reader import Store
+from headspan.tasks.attribute_task import TEMPLATE, attribute_task
+from headspan.tasks.task import Task
+from headspan.tasks.task_file import read_task
+
+if TYPE_CHECKING:
+    from headspan.features.training.dictionary import Dictionary
+
+# Each is added by the function `add_NAME` of the module `features_use_NAME`.
+_USES = {
+    "bias": "read an attribute from images without one class of features",
+    "attack": "attack the pixels of images that are classified by one class of features",
+    "edit": "give images one class of the features of other images or texts",
+}
+_DETAILS = (
+    "Each use stands beside its control: as many random features of equal energy. Classes of features are those of a "
+    "run of `features score`."
+)
+
+
+def add_use(parser: Parser, text: str) -> None:
+    """Describe `features use`, and add its commands."""
+    described(parser, text, _nothing, "headspan features use bias run.zarr --attribute colour", _DETAILS)
+    inner = parser.add_subparsers(title="uses", required=True, metavar="USE", parser_class=Parser)
+    kind = argparse.RawDescriptionHelpFormatter
+    for name, what in _USES.items():
+        own = inner.add_parser(name, help=what, formatter_class=kind)
+        getattr(import_module(f"headspan.cli.features_use_{name}"), f"add_{name}")(own, what)
+
+
+def dictionary_flags(parser: Parser, residual: str) -> None:
+    """The store, the run of scores, the dictionary, and what happens to what it does not explain."""
+    store_argument(parser)
+    group: Flags = parser.add_argument_group("features")
+    run_flag(group)
+    group.add_argument(
+        "--dictionary", metavar="FOLDER", help="where the dictionary is now (default: where the run says)"
+    )
+    group.add_argument(
+        "--residual",
+        choices=("kept", "dropped"),
+        default=residual,
+        help=f"what becomes of what the dictionary does not explain (default: {residual})",
+    )
+
+
+def classes_flag(flags: Flags, name: str, what: str) -> None:
+    """A flag that names classes of features; it may be repeated."""
+    flags.add_argument(name, action="append", choices=tuple(CLASSES), metavar="CLASS", help=what)
+
+
+def attribute_flags(flags: Flags) -> None:
+    """`--task`, or `--attribute` with its prompts: the classes that images are told apart by."""
+    flags.add_argument("--task", metavar="TASK", help="a task of metric accuracy or worst_group, as in prune")
+    flags.add_argument(
+        "--attribute", metavar="KEY", help="instead of a task: the values under this key of the metadata"
+    )
+    flags.add_argument(
+        "--template",
+        action="append",
+        metavar="TEXT",
+        help=f"with --attribute: a prompt with {{c}} for the value; may be repeated (default: '{TEMPLATE}')",
+    )
+    flags.add_argument("--by", metavar="KEYS", help="with --attribute: also by these keys of the metadata, as in a,b")
+
+
+def chance_of_features(flags: Flags, draws: int, samples: int | None) -> None:
+    """`--draws`, `--samples` and `--seed`."""
+    flags.add_argument("--draws", type=int, default=draws, metavar="N", help=f"sets of random features ({draws})")
+    if samples is not None:
+        flags.add_argument(
+            "--samples", type=int, default=samples, metavar="N", help=f"bootstrap samples of the intervals ({samples})"
+        )
+    flags.add_argument("--seed", type=int, default=0, metavar="N", help="seed of draws and samples (0)")
+    weights_flag(flags)
+
+
+def check_counts(flags: argparse.Namespace, least: dict[str, int]) -> None:
+    """Raise SettingsError if a flag is below the least number that it may be."""
+    for name, smallest in least.items():
+        if getattr(flags, name) < smallest:
+            raise SettingsError(f"--{name} {getattr(flags, name)}: give a number from {smallest}")
+
+
+def opened(flags: argparse.Namespace) -> tuple[Store, Dictionary, FeatureScores]:
+    """The store, the dictionary and its scores."""
+    store = Store(flags.store)
+    scores = read_scores(store, flags.run_name)
+    # Imported here, since it takes torch a second to load, and wrong flags are refused before.
+    from headspan.features.training.dictionary import open_dictionary
+
+    return store, open_dictionary(flags.dictionary or scores.dictionary), scores
+
+
+def task_of(flags: argparse.Namespace, store: Store) -> Task:
+    """The task that `--task` or `--attribute` names. Raises SettingsError unless one of them is given."""
+    if (flags.task is None) == (flags.attribute is None):
+        raise SettingsError("--task and --attribute both say what images are told apart by; give one of them")
+    if flags.attribute is None:
+        if flags.template or flags.by:
+            raise SettingsError("--template and --by go with --attribute; a task has its own prompts and groups")
+        return read_task(flags.task)
+    by = comma_separated(flags.by) if flags.by else ()
+    return attribute_task(store, flags.attribute, flags.template or (TEMPLATE,), by)
+
+
+def _nothing(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    raise AssertionError("argparse asks for a use")

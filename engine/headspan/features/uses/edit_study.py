@@ -1,0 +1,179 @@
+"""Which factors of images move when one class of their features is taken from others, over many pairs.
+
+A pair counts for a factor if source and donor have different values of it. Of the neighbours of the edited embedding,
+the share with the donor's value says what has come with the features, and the share with the source's value what has
+stayed. Random features of equal energy say how much of that any features would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from headspan.errors import SettingsError, counted
+from headspan.events import Listener, Progress, ignore
+from headspan.features.learners.learner import IMAGE, TEXT
+from headspan.features.scores.result import FeatureScores
+from headspan.features.training.dictionary import Dictionary
+from headspan.features.uses.checked import checked_learner
+from headspan.features.uses.chosen import DECIDED, chosen_classes
+from headspan.features.uses.edit import COUNT, DRAWS, neighbours_without
+from headspan.features.uses.edit_result import EditRow, EditStudy, Kind
+from headspan.features.uses.exchange import Exchanger
+from headspan.features.uses.factors import Factors
+from headspan.features.uses.filtered import KEPT, unit
+from headspan.features.uses.matched import TOLERANCE, matched_features
+from headspan.store.reader import Store
+from headspan.store.selection import usable_images
+from headspan.texts.vectors import text_vectors
+
+# How many pairs of images are drawn, and what donors are.
+PAIRS = 100
+DONORS = IMAGES, CAPTIONS = "images", "captions"
+
+
+def edit_study(
+    store: Store,
+    dictionary: Dictionary,
+    scores: FeatureScores,
+    factors: Sequence[str],
+    on_progress: Listener = ignore,
+    *,
+    classes: Sequence[str] = DECIDED,
+    donors: str = IMAGES,
+    residual: str = KEPT,
+    pairs: int = PAIRS,
+    count: int = COUNT,
+    draws: int = DRAWS,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+    weights: str | Path | None = None,
+) -> EditStudy:
+    """Edit `pairs` of random images of a store, and count which factors of their neighbours move.
+
+    Donors are images, or the captions of images. Other arguments and errors are those of `edit`.
+    """
+    learner = checked_learner(store, dictionary, scores, residual)
+    if donors not in DONORS:
+        raise SettingsError(f"donors {donors!r}: give one of {', '.join(DONORS)}")
+    if not factors or min(pairs, count) < 1:
+        raise SettingsError(
+            f"{counted(len(factors), 'factor')}, {counted(pairs, 'pair')} and {counted(count, 'neighbour')}: a study "
+            "needs at least one of each"
+        )
+    members = chosen_classes(scores, classes)
+    known = Factors(store, factors)
+    sources, others = _pairs(store, pairs, donors, seed)
+    own = unit(store.embedding[sources].astype(np.float32))
+    theirs, side = unit(store.embedding[others].astype(np.float32)), IMAGE
+    if donors == CAPTIONS:
+        texts = [str(each) for each in store.samples(columns=["caption"])["caption"].take(others).to_pylist()]
+        theirs, side = text_vectors(store, texts, on_progress, weights=weights), TEXT
+    exchanger = Exchanger.of(learner, own, theirs, residual, side)
+    alive, energies = np.asarray(scores.active > 0), exchanger.energies()
+    controls = {name: matched_features(each, energies, alive, draws, seed, tolerance) for name, each in members.items()}
+    remarks = [f"{name}: {remark}" for name, control in controls.items() for remark in control.remarks]
+    remarks += [
+        f"{name}: random sets hold {100 * control.shared:.0f} % of the class on average"
+        for name, control in controls.items()
+        if control.shared
+    ]
+    done, total = 0, 2 + sum(1 + len(control.members) for control in controls.values())
+
+    def moved(vectors: Float32[np.ndarray, "pair width"]) -> _Moved:
+        nonlocal done
+        found = _Moved(store, known, sources, others, vectors, own, theirs, count)
+        done += 1
+        on_progress(Progress("edits", done, total))
+        return found
+
+    rows = [*_rows("source", "", 0, [moved(own)]), *_rows("donor", "", 0, [moved(theirs)])]
+    for name, each in members.items():
+        size = int(each.sum())
+        rows += _rows("class", name, size, [moved(exchanger.exchanged(each))])
+        rows += _rows("random", name, size, [moved(one) for one in exchanger.each(controls[name].members)])
+    return EditStudy(len(sources), count, residual, tolerance, tuple(rows), tuple(remarks))
+
+
+def _pairs(
+    store: Store, pairs: int, donors: str, seed: int
+) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
+    """Sources and donors, which differ. Donors have a caption if that is what is taken."""
+    usable = np.flatnonzero(usable_images(store, np.arange(store.images)))
+    giving = usable
+    if donors == CAPTIONS:
+        captions = store.samples(columns=["caption"])["caption"].to_pylist()
+        giving = np.array([image for image in usable if captions[image]], np.int64)
+    if len(usable) < 2 or not len(giving):
+        raise SettingsError(
+            f"{store.path}: {counted(len(usable), 'image')} can be used and {counted(len(giving), 'donor')} found, but "
+            "a pair needs two images; name a larger store, with captions if donors are captions"
+        )
+    random = np.random.default_rng([seed, 2])
+    others = random.choice(giving, size=pairs)
+    sources = random.choice(usable, size=pairs)
+    same = sources == others
+    # The next image, where a source was drawn as its own donor.
+    sources[same] = usable[(np.searchsorted(usable, sources[same]) + 1) % len(usable)]
+    return sources.astype(np.int64), others.astype(np.int64)
+
+
+class _Moved:
+    """Which values the neighbours of edited embeddings have, by factor."""
+
+    def __init__(
+        self,
+        store: Store,
+        known: Factors,
+        sources: Int64[np.ndarray, " pair"],
+        others: Int64[np.ndarray, " pair"],
+        vectors: Float32[np.ndarray, "pair width"],
+        own: Float32[np.ndarray, "pair width"],
+        theirs: Float32[np.ndarray, "pair width"],
+        count: int,
+    ) -> None:
+        near = [
+            neighbours_without(store, vector, count, {source, other})[0].tolist()
+            for vector, source, other in zip(vectors, sources.tolist(), others.tolist(), strict=True)
+        ]
+        self.cosines = float((vectors * own).sum(axis=1).mean()), float((vectors * theirs).sum(axis=1).mean())
+        # By factor, a row for each pair that differs in it: shares of neighbours and of all images.
+        self.shares: dict[str, np.ndarray] = {}
+        for name, values in known.values.items():
+            rows = []
+            for source, other, images in zip(sources.tolist(), others.tolist(), near, strict=True):
+                first, second = values[source], values[other]
+                if first is None or second is None or first == second:
+                    continue
+                shares = (known.share(name, first, images), known.share(name, second, images))
+                if None not in shares:
+                    rows.append([*shares, known.base(name, first), known.base(name, second)])
+            self.shares[name] = np.array(rows, np.float64).reshape(-1, 4)
+
+
+def _rows(kind: Kind, exchanged: str, features: int, sets: Sequence[_Moved]) -> Iterator[EditRow]:
+    if not sets:
+        return
+    for factor in sets[0].shares:
+        means = np.array([each.shares[factor].mean(axis=0) for each in sets if len(each.shares[factor])])
+        if len(means):
+            source, donor, source_base, donor_base = means.mean(axis=0).tolist()
+            yield EditRow(
+                kind=kind,
+                exchanged=exchanged,
+                features=features,
+                sets=len(sets),
+                factor=factor,
+                pairs=len(sets[0].shares[factor]),
+                source=source,
+                donor=donor,
+                donor_low=float(means[:, 1].min()) if kind == "random" else None,
+                donor_high=float(means[:, 1].max()) if kind == "random" else None,
+                source_base=source_base,
+                donor_base=donor_base,
+                source_cosine=float(np.mean([each.cosines[0] for each in sets])),
+                donor_cosine=float(np.mean([each.cosines[1] for each in sets])),
+            )
