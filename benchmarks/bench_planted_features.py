@@ -72,7 +72,7 @@ def trained(kind: str, pairs: tuple[np.ndarray, np.ndarray], settings: TrainingS
         optimizer.param_groups[0]["lr"] = settings.rate(step)
         batch = torch.randint(len(images), (settings.batch,))
         optimizer.zero_grad()
-        learner.loss(images[batch], texts[batch])["total"].backward()  # type: ignore[no-untyped-call]
+        learner.loss(images[batch], texts[batch])["total"].backward()
         clip_grad_norm_(learner.parameters(), settings.clip)
         optimizer.step()
         learner.after_step(step)

@@ -67,7 +67,7 @@ def _ours(images: Tensor, features: int, k: int) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        learner.loss(images, None)["total"].backward()  # type: ignore[no-untyped-call]
+        learner.loss(images, None)["total"].backward()
         clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         learner.after_step(0)
@@ -91,7 +91,7 @@ def _overcomplete(images: Tensor, features: int, k: int) -> Callable[[], None]:
         _, codes, decoded = model(images)
         loss = mse_loss(decoded, images)
         dead.update(codes)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 

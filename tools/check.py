@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         environment = {**os.environ, "TRITON_INTERPRET": "1" if name == "interpreted kernels" else "0"}
         # Each process has a core of its own: more threads would only wait for one another.
         environment.setdefault("OMP_NUM_THREADS", "1")
-        # Tests start hundreds of processes; each would compile headspan's modules again, which takes a third of a second.
+        # Tests start hundreds of processes. Each would take a third of a second to compile headspan's modules again.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode
         if code:

@@ -219,7 +219,7 @@ class _Training:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 terms = learner.loss(images, texts)
-            terms["total"].backward()  # type: ignore[no-untyped-call]
+            terms["total"].backward()
             if settings.clip:
                 clip_grad_norm_(learner.parameters(), settings.clip)
             optimizer.step()

@@ -52,10 +52,10 @@ def fit_probe(
         optimiser.zero_grad()
         own = functional.cross_entropy(given @ weights + bias, wanted)
         own = own + weights.square().sum() / (2 * C * len(given))
-        own.backward()  # type: ignore[no-untyped-call]
+        own.backward()
         return own
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)
     found = bias.detach().numpy().copy()
     # The bias of such a class only ever falls, and does so without end.
     found[np.bincount(truths, minlength=classes) == 0] = -np.inf
