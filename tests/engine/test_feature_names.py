@@ -16,7 +16,7 @@ from headspan.features.pairs.space import EMBEDDING, HEADS, Space
 from headspan.features.saved import read_scores, save_scores
 from headspan.features.strips import feature_strips
 from headspan.features.table import feature_table
-from headspan.features.top_samples import top_samples
+from headspan.features.most_active import top_samples
 from headspan.texts.stored import EmbeddedPool, keep_vectors
 from tests.engine.hand_made_features import hand_made_scores
 

@@ -55,7 +55,15 @@ TWINS: dict[str, tuple[str, ...]] = {
     "concepts": ("prune.concept_effects", "prune.concepts_of"),
     "reconstruct": ("prune.reconstruction",),
     "spurious": ("prune.spurious_study", "prune.spurious_heads"),
-    "features": ("features.train",),
+    "features": (
+        "features.train",
+        "features.score",
+        "features.name_features",
+        "features.feature_table",
+        "features.probe_bias",
+        "features.attack",
+        "features.edit_study",
+    ),
     "demo": ("demo.run",),
 }
 GROUPS = ("concepts", "demo", "explore", "features", "llm", "prune", "spans", "tasks", "video", "world")
@@ -267,3 +275,10 @@ def test_repair_takes_what_the_command_takes() -> None:
     assert flags <= arguments_of(hs.repair)
     flags = {action.dest for action in commands.parsers["precompute"]._actions} - {"help"}
     assert flags <= arguments_of(hs.precompute)
+
+
+@pytest.mark.parametrize("group", [hs, hs.features], ids=["headspan", "features"])
+def test_no_name_that_is_imported_late_is_hidden_by_a_module_of_the_same_name(group: ModuleType) -> None:
+    """Python sets a module as an attribute of its package when anybody imports it."""
+    modules = {path.stem for path in Path(str(group.__file__)).parent.iterdir()}
+    assert modules.isdisjoint(group._MODULES)

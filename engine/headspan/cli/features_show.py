@@ -21,7 +21,7 @@ from headspan.features.saved import read_scores
 from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.features.strips import feature_strips
 from headspan.features.table import SORTS, FeatureTable, class_counts, feature_table
-from headspan.features.top_samples import TopSamples, top_samples
+from headspan.features.most_active import TopSamples, top_samples
 from headspan.plots.png import write_png
 from headspan.store.reader import Store
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from headspan.features.scoring import score
     from headspan.features.strips import feature_strips
     from headspan.features.table import FeatureTable, feature_table
-    from headspan.features.top_samples import TopCaption, TopImage, TopSamples, top_samples
+    from headspan.features.most_active import TopCaption, TopImage, TopSamples, top_samples
     from headspan.features.training.dictionary import Dictionary, open_dictionary
     from headspan.features.training.train import train
     from headspan.features.uses.attack import attack
@@ -49,9 +49,9 @@ _MODULES = {
     "Space": "pairs.space",
     "Splice": "scores.splice",
     "Stability": "scores.stability",
-    "TopCaption": "top_samples",
-    "TopImage": "top_samples",
-    "TopSamples": "top_samples",
+    "TopCaption": "most_active",
+    "TopImage": "most_active",
+    "TopSamples": "most_active",
     "attack": "uses.attack",
     "directions_in_joint": "pairs.image_vectors",
     "edit": "uses.edit",
@@ -69,7 +69,7 @@ _MODULES = {
     "splice": "scores.splice",
     "stability": "scores.stability",
     "to_unclip": "uses.unclip",
-    "top_samples": "top_samples",
+    "top_samples": "most_active",
     "train": "training.train",
 }
 

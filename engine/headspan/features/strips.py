@@ -10,7 +10,7 @@ from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
 from headspan.explore.nearest.strips import stored_pictures
 from headspan.features.scores.result import CLASS_NAMES, FeatureScores
-from headspan.features.top_samples import COUNT, TopSamples, top_samples
+from headspan.features.most_active import COUNT, TopSamples, top_samples
 from headspan.plots.strips import Strip, Tile, draw_strips
 from headspan.store.reader import Store
 

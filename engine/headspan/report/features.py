@@ -20,7 +20,7 @@ from headspan.features.scores.result import (
     FeatureScores,
 )
 from headspan.features.table import class_counts
-from headspan.features.top_samples import TopSamples, top_samples
+from headspan.features.most_active import TopSamples, top_samples
 from headspan.store.reader import Store
 
 # The strongest features of a class, and what is shown of each.

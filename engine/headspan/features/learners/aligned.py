@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from headspan.features.learners.active import Active
 from headspan.features.learners.autoencoder import Autoencoder
-from headspan.features.learners.dictionary import Dictionary, Terms
+from headspan.features.learners.dictionary_learner import DictionaryLearner, Terms
 from headspan.features.learners.kinds import ALIGNED, TOPK
 from headspan.features.learners.learner import Learner
 from headspan.features.learners.matching_pursuit import MatchingPursuit
@@ -19,7 +19,7 @@ from headspan.features.learners.rows import cosines, pair_of
 from headspan.features.learners.settings import AlignedSettings, Settings
 
 
-class Aligned(Dictionary):
+class Aligned(DictionaryLearner):
     """The penalty, for codes of either kind. `Aligned.made` chooses the kind."""
 
     kind: ClassVar[str] = ALIGNED

@@ -7,12 +7,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from headspan.features.learners.active import Active, largest
-from headspan.features.learners.dictionary import Dictionary
+from headspan.features.learners.dictionary_learner import DictionaryLearner
 from headspan.features.learners.learner import IMAGE
 from headspan.features.learners.settings import SparseSettings
 
 
-class Autoencoder(Dictionary):
+class Autoencoder(DictionaryLearner):
     """Activations `ReLU(W_enc (x − b) + c)`, of which each learner keeps a few.
 
     The encoder starts as the decoder's transpose, as in Gao et al. (arXiv 2406.04093).

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headspan.features.learners.active import Active, largest
 from headspan.features.learners.autoencoder import Autoencoder
-from headspan.features.learners.dictionary import Terms
+from headspan.features.learners.dictionary_learner import Terms
 from headspan.features.learners.kinds import GROUP_SPARSE
 from headspan.features.learners.rows import group_norms, pair_of
 from headspan.features.learners.settings import GroupSparseSettings, Settings

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from headspan.features.learners.active import Active
-from headspan.features.learners.dictionary import Dictionary
+from headspan.features.learners.dictionary_learner import DictionaryLearner
 from headspan.features.learners.kinds import MATCHING_PURSUIT
 from headspan.features.learners.learner import IMAGE
 from headspan.features.learners.settings import PursuitSettings, Settings
 
 
-class MatchingPursuit(Dictionary):
+class MatchingPursuit(DictionaryLearner):
     """Explains a vector step by step; an atom may be taken more than once."""
 
     kind: ClassVar[str] = MATCHING_PURSUIT

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headspan.features.learners.active import Active, largest
 from headspan.features.learners.autoencoder import Autoencoder
-from headspan.features.learners.dictionary import Terms
+from headspan.features.learners.dictionary_learner import Terms
 from headspan.features.learners.kinds import MATRYOSHKA
 from headspan.features.learners.settings import REVERSED, MatryoshkaSettings, Settings
 

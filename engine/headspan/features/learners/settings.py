@@ -125,8 +125,8 @@ class PursuitSettings(SparseSettings):
 class GroupSparseSettings(SparseSettings):
     """TopK with a bias for each side, a group penalty, and a mask. The sizes of the last two are ours.
 
-    The penalty is the one of 0.003, 0.03 and 0.15 that keeps most features in use and brings the modality of features
-    nearest to the truth on the image world (`benchmarks/bench_feature_truth.py`, on other scenes).
+    Of the penalties 0.003, 0.03 and 0.15, the last two bring the modality of features equally near to the truth on the
+    image world, and 0.03 keeps more features in use (as in `benchmarks/bench_feature_truth.py`, on other scenes).
     """
 
     input_bias: str = SEPARATE

@@ -21,7 +21,7 @@ from headspan.features.learners.settings import NO_BIAS, SEPARATE, Settings, Spa
 Terms = dict[str, Float[Tensor, ""]]
 
 
-class Dictionary(Learner):
+class DictionaryLearner(Learner):
     """Codes that are decoded by `W_dec`, whose rows have unit length, plus an input bias."""
 
     settings_type: ClassVar[type[Settings]] = SparseSettings
