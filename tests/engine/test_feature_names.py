@@ -11,12 +11,12 @@ from scipy.stats import ortho_group
 
 import headspan as hs
 from headspan.errors import SettingsError, StoreError
+from headspan.features.most_active import top_samples
 from headspan.features.naming import best_cosines, name_features, p_above
 from headspan.features.pairs.space import EMBEDDING, HEADS, Space
 from headspan.features.saved import read_scores, save_scores
 from headspan.features.strips import feature_strips
 from headspan.features.table import feature_table
-from headspan.features.most_active import top_samples
 from headspan.texts.stored import EmbeddedPool, keep_vectors
 from tests.engine.hand_made_features import hand_made_scores
 

@@ -15,13 +15,13 @@ from headspan.cli.shared_flags import overwrite_flag, shards_flag, store_argumen
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError, counted, shortened
+from headspan.features.most_active import TopSamples, top_samples
 from headspan.features.naming import COUNT as NAMES
 from headspan.features.naming import name_features
 from headspan.features.saved import read_scores
 from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.features.strips import feature_strips
 from headspan.features.table import SORTS, FeatureTable, class_counts, feature_table
-from headspan.features.most_active import TopSamples, top_samples
 from headspan.plots.png import write_png
 from headspan.store.reader import Store
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headspan.features.most_active import TopCaption, TopImage, TopSamples, top_samples
     from headspan.features.naming import name_features
     from headspan.features.pairs.block import Block
     from headspan.features.pairs.image_vectors import directions_in_joint
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from headspan.features.scoring import score
     from headspan.features.strips import feature_strips
     from headspan.features.table import FeatureTable, feature_table
-    from headspan.features.most_active import TopCaption, TopImage, TopSamples, top_samples
     from headspan.features.training.dictionary import Dictionary, open_dictionary
     from headspan.features.training.train import train
     from headspan.features.uses.attack import attack

@@ -9,8 +9,8 @@ from PIL import Image as Pil
 from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
 from headspan.explore.nearest.strips import stored_pictures
-from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.features.most_active import COUNT, TopSamples, top_samples
+from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.plots.strips import Strip, Tile, draw_strips
 from headspan.store.reader import Store
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from headspan.errors import counted
+from headspan.features.most_active import TopSamples, top_samples
 from headspan.features.scores.classes import BOUNDS, LEAST_PAIRS
 from headspan.features.scores.result import (
     CLASS_NAMES,
@@ -20,7 +21,6 @@ from headspan.features.scores.result import (
     FeatureScores,
 )
 from headspan.features.table import class_counts
-from headspan.features.most_active import TopSamples, top_samples
 from headspan.store.reader import Store
 
 # The strongest features of a class, and what is shown of each.
