@@ -267,7 +267,7 @@ module.serve([sys.argv[1]], port=0, on_ready=ask)
 
 def test_the_server_itself_never_imports_a_model(toy_run: ToyRun) -> None:
     described = application(Explorer(OpenStores([toy_run.path]), ModelProcesses(), Uploads())).openapi()
-    values = {"store": "toy", "head": "L1.H0", "of": "embedding", "id": "0", "image": "0"}
+    values = {"store": "toy", "head": "L1.H0", "of": "embedding", "id": "0", "image": "0", "feature": "0"}
     paths = [
         path.format(**values).lstrip("/") + "?text=unknown+text&by=text:unknown&image=0&part=0&without=L0.H0"
         for path, methods in described["paths"].items()

@@ -25,6 +25,7 @@ import headspan as hs
 from headspan.decode.exact import preprocess_image
 from headspan.errors import SettingsError, StoreError
 from headspan.explore.nearest.neighbours import nearest_to_image
+from headspan.features.saved import save_scores
 from headspan.originals.seen_part import stored_preprocess
 from headspan.web.app import application
 from headspan.web.guard import HEADERS, Guard
@@ -34,6 +35,7 @@ from headspan.web.state.explorer import Explorer
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
+from tests.engine.hand_made_features import hand_made_scores
 from tests.engine.model_in_process import InProcess
 from tests.engine.test_store import unfinished  # noqa: F401  (a fixture)
 
@@ -490,12 +492,14 @@ def test_stores_of_one_name_are_numbered_and_a_store_is_shown_once(toy_run: ToyR
 
 
 def test_a_store_is_unchanged_after_every_kind_of_question(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    save_scores(store, hand_made_scores(np.ones((2, store.joint)), store.images))
     before = relative_files(toy_copy)
     times = {path: path.stat().st_mtime_ns for path in toy_copy.rglob("*")}
     client = client_of(toy_copy)
     described = client.get("/api/openapi.json").json()
     upload = client.post("/api/stores/copy/uploads", content=encoded_image(3)).json()["id"]
-    values = {"store": "copy", "head": "L1.H0", "of": "embedding", "id": upload, "image": upload}
+    values = {"store": "copy", "head": "L1.H0", "of": "embedding", "id": upload, "image": upload, "feature": 0}
     asked = {"text": "a dog", "by": "word:caption", "words": "caption", "without": "L0.H0", "image": upload, "part": 0}
     answered = 0
     for path, methods in described["paths"].items():
@@ -533,9 +537,13 @@ def test_shards_with_several_images_of_a_key_show_the_row_that_is_asked_for(toy_
         assert _distance(found, np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))) < 6
 
 
-def test_no_answer_holds_what_json_does_not_have(client: TestClient) -> None:
+def test_no_answer_holds_what_json_does_not_have(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    # Feature 3 is dead, and has no scores.
+    save_scores(store, hand_made_scores(np.ones((5, store.joint)), store.images))
+    client = client_of(toy_copy)
     for path in client.get("/api/openapi.json").json()["paths"]:
-        answer = client.get(path.format(store="toy", head="L0.H0", of="embedding", id="0", image="0"))
+        answer = client.get(path.format(store="copy", head="L0.H0", of="embedding", id="0", image="0", feature="3"))
         if answer.headers["content-type"].startswith("application/json"):
             json.loads(answer.content, parse_constant=_refuse)
 

@@ -465,3 +465,27 @@ def test_analyses_work_on_a_store_that_may_only_be_read_and_leave_nothing_behind
         assert said.err.count("was not saved") == 1
         assert main(["runs", str(path), "--remove", "pool"]) == 2
         assert "Permission denied" in capsys.readouterr().err
+
+
+def test_numbers_that_another_processor_rounds_otherwise_are_the_same_result(chain_store: Path, tmp_path: Path) -> None:
+    store = hs.open(Path(shutil.copytree(chain_store, tmp_path / "rounded.zarr")))
+    values, notes = np.array([0.1, 0.7, np.nan, 0.9]), []
+
+    def save(numbers: np.ndarray) -> str:
+        return analyses.save(
+            store,
+            "prune",
+            "rounded",
+            {"loss": (numbers, ("step",))},
+            {},
+            on_progress=lambda event: notes.append(event.note),
+        )
+
+    first, before = save(values), relative_files(store.path)
+    assert save(values * (1 + 2**-51)) == first
+    assert relative_files(store.path) == before
+    assert notes == ["prune/rounded already has the same content; it is unchanged"]
+    with pytest.raises(StoreError, match="already exists with other content"):
+        save(values * (1 + 1e-9))
+    with pytest.raises(StoreError, match="already exists with other content"):
+        save(values[:3])
