@@ -92,7 +92,9 @@ def measure(folder: Path, toy: bool) -> dict[str, Any]:
     if toy:
         # So few pairs decide no class.
         scores = replace(scores, class_by_interval=(np.arange(len(scores.class_by_interval)) % 3).astype(np.int8))
-    with ProcessPoolExecutor(max_workers=4, mp_context=get_context("spawn")) as processes:
+    # A process takes seconds to import what it needs, as long as everything at toy size.
+    workers = 1 if toy else 4
+    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as processes:
         bias = processes.submit(_bias, folder, scores, toy)
         attacks = [processes.submit(_attack, folder, scores, goal, toy) for goal in (UNTARGETED, TARGETED)]
         edits = processes.submit(_edits, folder, scores, toy)
