@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headspan.model.description import Description
+from headspan.model.joint import embedding
 from headspan.model.layers import AttentionPool, Block, Convolution, Mlp, Norm
 from headspan_kernels.reference import ACTIVATIONS, Emitted
 
@@ -110,6 +111,32 @@ class Steps(Description):
         """The output projection of head outputs, before any norm that follows it; heads `without` count as zero."""
         normed = self.normed(block.norm_heads, head_outputs)
         return self.ops.linear(zeroed(normed, without, self.trunk_heads), *block.out_proj)
+
+    def attend_layer(
+        self, layer: int, x: Tensor, added: Tensor | None, equal_pooling: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`x + added` and the head outputs of a layer: of the class token alone where nothing else is needed later."""
+        only_class_token = layer == self.layers - 1 and equal_pooling is None
+        attend = self.attend_class_token if only_class_token else self.attend
+        rows, head_outputs, _ = attend(self.blocks[layer], x, added)
+        return rows, head_outputs
+
+    def after_heads(
+        self, layer: int, rows: Tensor, head_outputs: Tensor, without: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """The rows after a layer's heads, and its MLP's output on them; heads `without` count as zero."""
+        block = self.blocks[layer]
+        return self.mlp(block.mlp, rows, self.normed(block.norm_output, self.projected(block, head_outputs, without)))
+
+    def after_pool(self, pool: AttentionPool, head_outputs: Tensor, without: Sequence[int] = ()) -> Tensor:
+        """The pooled row after the heads of the attention pooling and its MLP; heads `without` count as zero."""
+        state: Tensor = self.ops.linear(zeroed(head_outputs, without, pool.heads), *pool.out_proj)
+        return state if pool.mlp is None else summed(*self.mlp(pool.mlp, state, None))
+
+    def embedding_of(self, x: Tensor, equal_pooling: Tensor | None) -> Tensor:
+        """The embeddings, not normalised, of the last rows, or of the pooled row after an attention pooling."""
+        state = pooled(x, self.pooling_of(x, equal_pooling))
+        return embedding(state, self.final_std(x, state), self)
 
     def _apply_rope(self, columns: Tensor, parts: int) -> Tensor:
         """Rotate the first `parts` of queries, keys and values, side by side, by the angles of their patches."""

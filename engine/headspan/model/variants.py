@@ -15,9 +15,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from headspan.head_names import Head
-from headspan.model.joint import embedding
 from headspan.model.pruned import by_layer
-from headspan.model.steps import pooled, summed, zeroed
+from headspan.model.steps import summed
 from headspan.model.tower import Tower
 
 # The heads of each layer that a variant lacks.
@@ -55,24 +54,14 @@ class _Pass:
         """Compute the embeddings of `variants` from the rows `x + added` that enter layer `first`."""
         tower = self.tower
         for layer in range(first, len(tower.blocks)):
-            block = tower.blocks[layer]
-            only_class_token = layer == tower.layers - 1 and self.pooling is None
-            attend = tower.attend_class_token if only_class_token else tower.attend
-            rows, head_outputs, _ = attend(block, x, added)
+            rows, head_outputs = tower.attend_layer(layer, x, added, self.pooling)
             *smaller, (without, variants) = _groups(layer, variants)
             for own, some in smaller:
-                self.run(layer + 1, *self._after(layer, rows, head_outputs, own), some)
+                self.run(layer + 1, *tower.after_heads(layer, rows, head_outputs, own), some)
             # The rows that the groups shared are freed as soon as the last group has its own.
-            x, added = self._after(layer, rows, head_outputs, without)
+            x, added = tower.after_heads(layer, rows, head_outputs, without)
             del rows, head_outputs
         self._finish(summed(x, added), variants)
-
-    def _after(
-        self, layer: int, rows: Tensor, head_outputs: Tensor, without: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        block = self.tower.blocks[layer]
-        output = self.tower.normed(block.norm_output, self.tower.projected(block, head_outputs, without))
-        return self.tower.mlp(block.mlp, rows, output)
 
     def _finish(self, x: Tensor, variants: Sequence[_Without]) -> None:
         """The embeddings of `variants`, which agree in all layers before the pooling, from the last block's rows."""
@@ -83,14 +72,10 @@ class _Pass:
             return
         head_outputs = self.tower.attend_in_pool(pool, x)[0]
         for variant in variants:
-            state: Tensor = self.tower.ops.linear(zeroed(head_outputs, variant[-1], pool.heads), *pool.out_proj)
-            if pool.mlp is not None:
-                state = summed(*self.tower.mlp(pool.mlp, state, None))
-            self._keep(variant, state)
+            self._keep(variant, self.tower.after_pool(pool, head_outputs, variant[-1]))
 
     def _keep(self, variant: _Without, x: Tensor) -> None:
-        state = pooled(x, self.tower.pooling_of(x, self.pooling))
-        found = embedding(state, self.tower.final_std(x, state), self.tower)
+        found = self.tower.embedding_of(x, self.pooling)
         for place, other in enumerate(self.every):
             if other == variant:
                 self.embeddings[place] = found

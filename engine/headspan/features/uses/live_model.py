@@ -17,10 +17,9 @@ from torch import Tensor
 from headspan.config import AUTO
 from headspan.events import Listener, ignore
 from headspan.model.convert import to_tower
-from headspan.model.joint import embedding
 from headspan.model.kept import kept_model
 from headspan.model.pruned import pruned
-from headspan.model.steps import Steps, pooled, summed
+from headspan.model.steps import Steps, summed
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
 from headspan.store.schema import without_heads
@@ -69,17 +68,9 @@ class LiveModel:
         tower = self.tower
         pooling = tower.equal_pooling(self.device)
         x, added = tower.embed((pixels - self.mean) / self.std), None
-        for layer, block in enumerate(tower.blocks):
-            # In the last block, only the class token's row is needed.
-            attend = tower.attend_class_token if layer == tower.layers - 1 and pooling is None else tower.attend
-            rows, head_outputs, _ = attend(block, x, added)
-            written = tower.normed(block.norm_output, tower.projected(block, head_outputs))
-            x, added = tower.mlp(block.mlp, rows, written)
-        x = summed(x, added)
-        pool = tower.attention_pool
+        for layer in range(len(tower.blocks)):
+            x, added = tower.after_heads(layer, *tower.attend_layer(layer, x, added, pooling))
+        x, pool = summed(x, added), tower.attention_pool
         if pool is not None:
-            x = tower.ops.linear(tower.attend_in_pool(pool, x)[0], *pool.out_proj)
-            if pool.mlp is not None:
-                x = summed(*tower.mlp(pool.mlp, x, None))
-        state = pooled(x, tower.pooling_of(x, pooling))
-        return embedding(state, tower.final_std(x, state), tower)
+            x = tower.after_pool(pool, tower.attend_in_pool(pool, x)[0])
+        return tower.embedding_of(x, pooling)
