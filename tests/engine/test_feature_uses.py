@@ -17,6 +17,7 @@ from headspan.cli.main import main
 from headspan.errors import SettingsError
 from headspan.features.learners.make import make_learner
 from headspan.features.pairs.space import HEADS, Space
+from headspan.features.pairs.units import units
 from headspan.features.scores.result import CROSS_MODAL, IMAGE_DOMINANT, TEXT_DOMINANT, UNDECIDED, FeatureScores
 from headspan.features.training.dictionary import Dictionary
 from headspan.features.uses.attack import attack
@@ -27,7 +28,7 @@ from headspan.features.uses.edit import edit
 from headspan.features.uses.edit_study import edit_study
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.factors import Factors
-from headspan.features.uses.filtered import each_filtered, filtered, mean_squares, unit
+from headspan.features.uses.filtered import each_filtered, filtered, mean_squares
 from headspan.features.uses.live_model import LiveModel
 from headspan.features.uses.matched import matched_features
 from headspan.features.uses.pgd import Search, margins, pgd
@@ -73,7 +74,7 @@ def _axes(store: hs.Store) -> Dictionary:
     Every vector is a sum of its features, so nothing is left over.
     """
     known = _metadata(store, "colour", "shape")
-    vectors = unit(store.embedding).astype(np.float64)
+    vectors = units(store.embedding).astype(np.float64)
     means = {pair: vectors[[each == pair for each in known]].mean(axis=0) for pair in COUNTS}
     # Within shapes, since most circles are red.
     away = means["red", "circle"] + means["red", "square"] - means["blue", "circle"] - means["blue", "square"]
@@ -166,7 +167,7 @@ def test_a_class_with_most_of_the_energy_shares_features_with_its_control() -> N
 def test_vectors_lose_the_features_that_are_removed_and_keep_the_residual() -> None:
     torch.manual_seed(3)
     learner = make_learner("topk", 8, features=21, k=3).eval()
-    vectors = unit(np.random.default_rng(3).standard_normal((5001, 8)).astype(np.float32))
+    vectors = units(np.random.default_rng(3).standard_normal((5001, 8)).astype(np.float32))
     keep = np.random.default_rng(4).random(21) < 0.5
     codes = learner.encode(torch.from_numpy(vectors)).detach().numpy()
     rows = learner.get_parameter("W_dec").detach().numpy()
@@ -221,7 +222,7 @@ def test_removing_the_features_of_colour_costs_colour_and_not_shape(
     assert found.row("probe", "class", "image-dominant").figures["accuracy"] < 0.9
     assert found.row("probe", "untouched").figures["accuracy"] > 0.9
     # By hand: the axis of colour is projected out, and the nearest text is looked up.
-    vectors = unit(planted.embedding).astype(np.float64)
+    vectors = units(planted.embedding).astype(np.float64)
     axis = colour_and_rest.learner.get_parameter("W_dec").detach().numpy()[0].astype(np.float64)
     texts = text_vectors(planted, ["a blue shape", "a red shape"])
     named = np.array(["blue", "red"])[((vectors - np.outer(vectors @ axis, axis)) @ texts.T).argmax(axis=1)]
@@ -286,7 +287,7 @@ def test_a_filter_that_hides_the_gradient_is_seen_through(planted: hs.Store, col
     torch.manual_seed(0)
     learner = make_learner("topk", planted.joint, features=64, k=1).eval()
     model = LiveModel.of(planted, device="cpu")
-    vectors = torch.from_numpy(unit(planted.embedding[:4])).clone().requires_grad_()
+    vectors = torch.from_numpy(units(planted.embedding[:4])).clone().requires_grad_()
     with torch.no_grad():
         keep = learner.encode(vectors).sum(dim=0) == 0
     classes = torch.randn(3, planted.joint)
@@ -348,7 +349,7 @@ def test_an_edit_takes_the_donors_features_and_leaves_the_others(
         tolerance=0.5,
     )
     axis = colour_and_rest.learner.get_parameter("W_dec").detach().numpy()[0].astype(np.float64)
-    own, other = unit(planted.embedding[[source, donor]]).astype(np.float64)
+    own, other = units(planted.embedding[[source, donor]]).astype(np.float64)
     wanted = own + axis * (other @ axis - own @ axis)
     wanted *= np.linalg.norm(planted.embedding[source]) / np.linalg.norm(wanted)
     assert relative_error(found.embedding, wanted) < FLOAT32_SUM
@@ -356,7 +357,7 @@ def test_an_edit_takes_the_donors_features_and_leaves_the_others(
     assert donor not in found.images
     assert len(found.images) == 10
     # By hand: the nearest images of the edited vector.
-    cosines = unit(planted.embedding) @ (wanted / np.linalg.norm(wanted))
+    cosines = units(planted.embedding) @ (wanted / np.linalg.norm(wanted))
     cosines[[source, donor]] = -1
     assert set(found.images.tolist()) == set(np.argsort(-cosines)[:10].tolist())
     blue = np.mean([known[image][0] == "blue" for image in found.images.tolist()])
@@ -408,7 +409,7 @@ def test_texts_are_exchanged_through_their_own_side() -> None:
     learner = make_learner("group_sparse", 8, features=16, k=2).eval()
     with torch.no_grad():
         learner.get_parameter("b_dec_text").normal_()
-    vectors = unit(np.random.default_rng(5).standard_normal((2, 3, 8)).astype(np.float32).reshape(6, 8)).reshape(
+    vectors = units(np.random.default_rng(5).standard_normal((2, 3, 8)).astype(np.float32).reshape(6, 8)).reshape(
         2, 3, 8
     )
     exchanger = Exchanger.of(learner, vectors[0], vectors[1], "dropped", donor_side=1)

@@ -59,14 +59,19 @@ def patches_of(store: Store, space: Space) -> int:
     return store.tokens - store.prefix_tokens if space.kind == PATCHES else 1
 
 
+def embeddings(store: Store, rows: Int64[np.ndarray, " row"]) -> Float32[np.ndarray, "row joint"]:
+    """The embeddings of some rows, not normalised; no other rows are read."""
+    return picked_rows(store.contents, "embedding", rows, [np.arange(store.joint)], _SINGLE)
+
+
 def image_vectors(store: Store, space: Space, rows: Int64[np.ndarray, " row"]) -> Float32[np.ndarray, "vector width"]:
     """The vectors of images that could be used, given by their rows; in `patches`, all patches of each image."""
     contents = store.contents
     norm = picked_rows(contents, "norm", rows, [np.arange(3)], _SINGLE)
     if space.kind == EMBEDDING:
-        units = picked_rows(contents, "embedding", rows, [np.arange(store.joint)], _SINGLE)
-        units /= norm[:, 2:]
-        return units
+        found = embeddings(store, rows)
+        found /= norm[:, 2:]
+        return found
     each = patches_of(store, space)
     factor = np.float32(space.scale) / (norm[:, 1] * norm[:, 2])
     out = np.empty((len(rows), each, len(space.heads), store.head_dim), np.float32)

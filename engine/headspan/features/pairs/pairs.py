@@ -20,6 +20,7 @@ from headspan.errors import SettingsError, counted
 from headspan.features.pairs.block import Block
 from headspan.features.pairs.caption_index import CaptionIndex
 from headspan.features.pairs.image_vectors import image_vectors
+from headspan.features.pairs.mixing import mixed
 from headspan.features.pairs.space import PATCHES, Space
 from headspan.loading.order import Order
 from headspan.store.reader import Store
@@ -202,12 +203,8 @@ def _drawn(positions: Int64[np.ndarray, " image"], seed: int | None, epoch: int)
     """A number for each image that decides its caption; it depends on seed, epoch and the image alone."""
     if seed is None:
         return None
-    start = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-    # The mixing of splitmix64.
-    mixed = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    (start,) = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64).tolist()
+    return (mixed(positions, start) >> np.uint64(1)).astype(np.int64)
 
 
 def _taken(parts: deque[tuple[Block, Int64[np.ndarray, " pair"]]], size: int) -> Block:

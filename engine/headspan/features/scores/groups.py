@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
+from headspan.features.pairs.mixing import GOLDEN, mixed
+
 GROUPS, DRAWS = 256, 1000
 # The share of the draws that lies within an interval.
 _WITHIN = 0.95
@@ -22,15 +24,8 @@ _AT_ONCE = 1 << 21
 def image_hash(
     store: Int64[np.ndarray, " pair"], image: Int64[np.ndarray, " pair"], seed: int
 ) -> UInt64[np.ndarray, " pair"]:
-    """64 bits that look random, for each image: the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
-    golden = 0x9E3779B97F4A7C15
-    offset = np.uint64(seed * golden & 0xFFFFFFFFFFFFFFFF)
-    mixed = image.astype(np.uint64) + (store.astype(np.uint64) << np.uint64(40))
-    # Array arithmetic of unsigned integers wraps around, as the method wants.
-    mixed = mixed * np.uint64(golden) + offset
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+    """64 bits that look random, for each image."""
+    return mixed(image + (store << 40), seed * GOLDEN)
 
 
 def groups_of(

@@ -15,6 +15,7 @@ from headspan.features.pairs.image_vectors import image_vectors
 from headspan.features.pairs.opening import open_pairs
 from headspan.features.pairs.pairs import Pairs
 from headspan.features.pairs.space import EMBEDDING, Space
+from headspan.features.pairs.units import units
 from headspan.store.reader import Store, open_store
 
 # What `FeatureScores.judge` says where features are judged by the vectors that they are learned from.
@@ -52,7 +53,7 @@ class Judge:
     def of(self, images: Int64[np.ndarray, " some"]) -> Float32[np.ndarray, "some width"]:
         """The vectors of images of the scored store."""
         if self._array is not None:
-            return _units(self._array[images])
+            return units(self._array[images])
         assert self._store is not None, "a judge has an array or a store"
         return image_vectors(self._store, Space(EMBEDDING, self.width), self._store.rows[images])
 
@@ -102,7 +103,3 @@ def _refuse_other_images(store: Store, other: Store) -> None:
             f"the judge {other.path} ({counted(other.images, 'image')}) holds other images than {store.path} "
             f"({counted(store.images, 'image')}); precompute it from the same shards"
         )
-
-
-def _units(vectors: Float32[np.ndarray, "some width"]) -> Float32[np.ndarray, "some width"]:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30), np.float32)

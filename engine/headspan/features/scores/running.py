@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 
 from headspan.features.pairs.block import Block
 from headspan.features.pairs.space import Space
+from headspan.features.pairs.units import units
 from headspan.features.scores.classes import by_interval, by_spread, spread
 from headspan.features.scores.codes import Codes
 from headspan.features.scores.dominance import Dominance, DominanceSums
@@ -79,8 +80,7 @@ class RunningScores:
     def directions(self) -> Float32[np.ndarray, "feature width"]:
         """The mean of the vectors of both sides weighted by a feature's codes, of unit length; 0 if never active."""
         total = np.sum([side.weighted for side in self._weighted], axis=0)
-        lengths = np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
-        return np.asarray(total / lengths, np.float32)
+        return units(total)
 
     def finished(
         self,

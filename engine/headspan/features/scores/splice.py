@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32
 
+from headspan.features.pairs.units import units
+
 # λ, in the units of the published code.
 PENALTY = 0.25
 _STEPS, _AT_ONCE = 500, 1024
@@ -43,13 +45,13 @@ def splice(
     image_mean: Float[np.ndarray, " joint"] | None = None,
 ) -> Splice:
     """Decompose images into texts. `image_mean` is that of a larger set of images; by default that of `images`."""
-    units = _units(images)
-    mean = units.mean(axis=0) if image_mean is None else image_mean
-    centred = _units(units - mean)
-    concepts = _units(_units(texts) - _units(texts).mean(axis=0))
+    unit = units(images)
+    mean = unit.mean(axis=0) if image_mean is None else image_mean
+    centred = units(unit - mean)
+    concepts = units(units(texts) - units(texts).mean(axis=0))
     weights = nonnegative_lasso(centred, concepts, penalty / 2)
     rebuilt = weights @ concepts
-    cosine, centred_cosine = _cosine(_units(rebuilt) + mean, units), _cosine(rebuilt, centred)
+    cosine, centred_cosine = _cosine(units(rebuilt) + mean, unit), _cosine(rebuilt, centred)
     return Splice(weights, float((weights > 0).sum(axis=1).mean()), cosine, centred_cosine)
 
 
@@ -83,10 +85,6 @@ def nonnegative_lasso(
     return found
 
 
-def _units(vectors: Float[np.ndarray, "some joint"]) -> Float32[np.ndarray, "some joint"]:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30), np.float32)
-
-
 def _cosine(one: Float[np.ndarray, "image joint"], other: Float[np.ndarray, "image joint"]) -> float:
     """The mean cosine of rows; that of a row of length 0 is 0."""
-    return float((_units(one) * _units(other)).sum(axis=1).mean())
+    return float((units(one) * units(other)).sum(axis=1).mean())

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from headspan.errors import SettingsError
+from headspan.features.pairs.units import units
 
 # A matched pair of directions with at least this cosine is one feature that both dictionaries found (Paulo and Belrose,
 # arXiv 2501.16615, call it shared from 0.7 on).
@@ -43,20 +44,20 @@ def stability(directions: Sequence[Float[np.ndarray, "feature width"]], seed: in
             f"stability compares dictionaries of one space, but their vectors have {', '.join(map(str, widths))} "
             "numbers; choose dictionaries of one space"
         )
-    units = [_units(each) for each in directions]
-    totals = [np.zeros(len(each)) for each in units]
+    unit = [units(each) for each in directions]
+    totals = [np.zeros(len(each)) for each in unit]
     means, shared = [], []
-    for one, other in combinations(range(len(units)), 2):
-        mine, theirs = matched_cosines(units[one], units[other])
+    for one, other in combinations(range(len(unit)), 2):
+        mine, theirs = matched_cosines(unit[one], unit[other])
         totals[one] += mine
         totals[other] += theirs
         larger = mine if len(mine) >= len(theirs) else theirs
         means.append(larger.mean())
         shared.append((larger >= SHARED).mean())
     random = np.random.default_rng(seed)
-    drawn = [_units(random.standard_normal(each.shape)) for each in units[:2]]
+    drawn = [units(random.standard_normal(each.shape)) for each in unit[:2]]
     chance = max(matched_cosines(*drawn), key=len).mean()
-    others = len(units) - 1
+    others = len(unit) - 1
     return Stability(
         tuple(total / others for total in totals), float(np.mean(means)), float(np.mean(shared)), float(chance)
     )
@@ -74,7 +75,3 @@ def matched_cosines(
     mine, theirs = np.zeros(len(one)), np.zeros(len(other))
     mine[rows] = theirs[columns] = cosines[rows, columns]
     return mine, theirs
-
-
-def _units(vectors: Float[np.ndarray, "feature width"]) -> Float32[np.ndarray, "feature width"]:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30), np.float32)

@@ -19,6 +19,8 @@ from torch import Tensor
 from headspan.config import AUTO
 from headspan.errors import SettingsError, SourceError, counted
 from headspan.events import Listener, Progress, ignore
+from headspan.features.pairs.image_vectors import embeddings
+from headspan.features.pairs.units import units
 from headspan.features.scores.result import FeatureScores
 from headspan.features.training.dictionary import Dictionary
 from headspan.features.uses.attack_filters import Filter, filters_of
@@ -26,7 +28,7 @@ from headspan.features.uses.attack_result import GOALS, TARGETED, UNTARGETED, At
 from headspan.features.uses.attacker import Attacker, Target
 from headspan.features.uses.checked import check_classes, checked_learner
 from headspan.features.uses.defence import GRADIENTS, STRAIGHT_THROUGH, Defence
-from headspan.features.uses.filtered import DROPPED, mean_squares, unit
+from headspan.features.uses.filtered import DROPPED, mean_squares
 from headspan.features.uses.live_model import LiveModel
 from headspan.features.uses.matched import TOLERANCE
 from headspan.features.uses.pgd import EPSILONS, REACH, Search
@@ -115,8 +117,8 @@ def attack(
     chosen, truths = _images(store, task, images, most, seed, on_progress)
     model = LiveModel.of(store, on_progress, weights, device)
     learner = learner.to(model.device)
-    stored = store.embedding[chosen].astype(np.float32)
-    filters, remarks = filters_of(scores, mean_squares(learner, unit(stored)), keep, remove, draws, seed, tolerance)
+    stored = embeddings(store, store.rows[chosen])
+    filters, remarks = filters_of(scores, mean_squares(learner, units(stored)), keep, remove, draws, seed, tolerance)
     names = torch.from_numpy(task_classes(task, store, on_progress, weights=weights).vectors.copy()).to(model.device)
     pixels = torch.from_numpy(stored_pixels(store, chosen, shards)).to(model.device)
     pixels = pixels.permute(0, 3, 1, 2).float().div_(255)

@@ -15,12 +15,14 @@ from jaxtyping import Bool, Float32, Int64
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
+from headspan.features.pairs.image_vectors import embeddings
+from headspan.features.pairs.units import units
 from headspan.features.scores.result import FeatureScores
 from headspan.features.training.dictionary import Dictionary
 from headspan.features.uses.bias_result import FIXED_PROBE, PROBE, READERS, ZERO_SHOT, BiasProbe, BiasRow, Kind
 from headspan.features.uses.checked import check_classes, checked_learner
 from headspan.features.uses.chosen import DECIDED, chosen_classes
-from headspan.features.uses.filtered import KEPT, each_filtered, mean_squares, unit
+from headspan.features.uses.filtered import KEPT, each_filtered, mean_squares
 from headspan.features.uses.matched import DRAWS, TOLERANCE, MatchedDraws, matched_features
 from headspan.features.uses.probe import Probe, fit_probe
 from headspan.prune.studies.statistics import SAMPLES, Interval, bootstrapped, interval
@@ -78,7 +80,7 @@ def probe_bias(
     train, test = _halves(store, task, images, seed, on_progress)
     evaluation = evaluation_of(task, store, on_progress, weights=weights, images=test)
     assert isinstance(evaluation, Classification | WorstGroup), "these are the evaluations of the two metrics"
-    vectors = unit(store.embedding[np.concatenate([train, test])].astype(np.float32))
+    vectors = units(embeddings(store, store.rows[np.concatenate([train, test])]))
     readers = _Readers(evaluation, vectors, class_truths(store, task, images=train))
     energies = mean_squares(learner, vectors)
     alive = np.asarray(scores.active > 0)

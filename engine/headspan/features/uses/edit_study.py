@@ -16,6 +16,8 @@ from jaxtyping import Float32, Int64
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, Progress, ignore
 from headspan.features.learners.learner import IMAGE, TEXT
+from headspan.features.pairs.image_vectors import embeddings
+from headspan.features.pairs.units import units
 from headspan.features.scores.result import FeatureScores
 from headspan.features.training.dictionary import Dictionary
 from headspan.features.uses.checked import checked_learner
@@ -24,7 +26,7 @@ from headspan.features.uses.edit import COUNT, DRAWS, neighbours_without
 from headspan.features.uses.edit_result import EditRow, EditStudy, Kind
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.factors import Factors
-from headspan.features.uses.filtered import KEPT, unit
+from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, matched_features
 from headspan.store.reader import Store
 from headspan.store.selection import usable_images
@@ -67,11 +69,12 @@ def edit_study(
     members = chosen_classes(scores, classes)
     known = Factors(store, factors)
     sources, others = _pairs(store, pairs, donors, seed)
-    own = unit(store.embedding[sources].astype(np.float32))
-    theirs, side = unit(store.embedding[others].astype(np.float32)), IMAGE
+    own = units(embeddings(store, store.rows[sources]))
     if donors == CAPTIONS:
-        texts = [str(each) for each in store.samples(columns=["caption"])["caption"].take(others).to_pylist()]
+        texts = [str(each) for each in store.samples(others, ["caption"])["caption"].to_pylist()]
         theirs, side = text_vectors(store, texts, on_progress, weights=weights), TEXT
+    else:
+        theirs, side = units(embeddings(store, store.rows[others])), IMAGE
     exchanger = Exchanger.of(learner, own, theirs, residual, side)
     alive, energies = np.asarray(scores.active > 0), exchanger.energies()
     controls = {name: matched_features(each, energies, alive, draws, seed, tolerance) for name, each in members.items()}

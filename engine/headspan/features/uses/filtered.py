@@ -34,12 +34,6 @@ def filtered(
     return left + (vectors - learner.decode(codes, side)) if residual == KEPT else left
 
 
-def unit(vectors: Float32[np.ndarray, "vector width"]) -> Float32[np.ndarray, "vector width"]:
-    """The vectors divided by their lengths."""
-    found: Float32[np.ndarray, "vector width"] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return found
-
-
 def each_filtered(
     learner: Learner,
     vectors: Float32[np.ndarray, "vector width"],
