@@ -148,7 +148,7 @@ def test_the_nearest_images_survive_whatever_the_numbers_are(
     monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
     monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
     # Many rows are farther than eight bits can say.
-    monkeypatch.setattr(sketch_module, "_FAR_ROWS", 0.2)
+    monkeypatch.setattr(sketch_module, "FAR_ROWS", 0.2)
     scored = scored_by(store, heads)
     every_survives(store, heads, Sketch(scored, IMAGES, first_alone), scored)
 
@@ -156,7 +156,7 @@ def test_the_nearest_images_survive_whatever_the_numbers_are(
 def test_the_nearest_images_survive_eight_bits_of_all_numbers(store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
     monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
-    monkeypatch.setattr(eight_bits, "_FAR_ROWS", 0.2)
+    monkeypatch.setattr(eight_bits, "FAR_ROWS", 0.2)
     scored = ScoredEmbedding(store)
     every_survives(store, None, EightBits(scored, IMAGES), scored)
 
@@ -265,7 +265,7 @@ def test_a_search_of_ablated_embeddings_adds_the_bounds_of_other_sketches(
 ) -> None:
     monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
     monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
-    monkeypatch.setattr(sketch_module, "_FAR_ROWS", 0.2)
+    monkeypatch.setattr(sketch_module, "FAR_ROWS", 0.2)
     for query in queries(store)[:2] + queries(store)[3:]:
         for count in (1, 10):
             plain = search(store, None, query, count, 5, False, ablated)

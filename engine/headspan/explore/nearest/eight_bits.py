@@ -11,7 +11,17 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, Int8, Int32
 
 from headspan.explore.nearest.scored import Sketchable
-from headspan.explore.nearest.sketch import BLOCK, Products
+from headspan.explore.nearest.sketch import (
+    BLOCK,
+    DEVIATIONS,
+    EXACT,
+    FAR_ROWS,
+    FILL_ROWS,
+    LEAST_STEP,
+    SLACK,
+    STEPS,
+    Products,
+)
 from headspan.store.mapped import UnmappableError
 
 try:
@@ -19,17 +29,12 @@ try:
 except ImportError:
     numkong = None  # type: ignore[assignment]
 
-# A number is at most this many steps, and this many standard deviations; larger ones are clipped.
-_STEPS, _DEVIATIONS = 127, 5
 # Sums of products of steps stay below this, so that float32 holds them exactly.
 _LARGEST_SUM = 1 << 24
-# No step is smaller than this share of the largest one, nor than this.
-_LEAST_STEP, _SMALLEST = 1e-3, 1e-9
-# This share of the rows are rounded most; they are always looked at.
-_FAR_ROWS = 1e-4
-_FILL_ROWS = 2048
-# What float32 adds to a length, relative to itself; to a row, relative to its length; what float64 adds to a score.
-_SLACK, _NUMBERS, _EXACT = 1e-5, 2.0**-20, 1e-12
+# No step is smaller than this.
+_SMALLEST = 1e-9
+# What float32 adds to a row, relative to its length.
+_NUMBERS = 2.0**-20
 # Rows that the variance of a query's scores is told from.
 _EVERY = 512
 
@@ -44,20 +49,20 @@ class EightBits:
         sample = scored.sample(rows).astype(np.float64)
         width = scored.directions.shape[1]
         deviation = sample.std(axis=0) if len(sample) else np.zeros(width)
-        step = deviation * _DEVIATIONS / _STEPS
-        self._step = np.maximum(step, max(_LEAST_STEP * float(step.max(initial=0)), _SMALLEST)).astype(np.float32)
+        step = deviation * DEVIATIONS / STEPS
+        self._step = np.maximum(step, max(LEAST_STEP * float(step.max(initial=0)), _SMALLEST)).astype(np.float32)
         self._centre = sample.mean(axis=0).astype(np.float32) if len(sample) else np.zeros(width, np.float32)
         self._rows = rows
         self._steps: Int8[np.ndarray, "row joint"] = np.zeros((-(-rows // BLOCK) * BLOCK, width), np.int8)
         left_out, longest = np.empty(rows, np.float32), 0.0
         with np.errstate(invalid="ignore", over="ignore"):
-            for begin in range(0, rows, _FILL_ROWS):
-                longest = max(longest, self._fill(scored, begin, min(begin + _FILL_ROWS, rows), left_out))
+            for begin in range(0, rows, FILL_ROWS):
+                longest = max(longest, self._fill(scored, begin, min(begin + FILL_ROWS, rows), left_out))
         # In steps, with what float32 adds.
-        self._longest = longest * (1 + _SLACK)
+        self._longest = longest * (1 + SLACK)
         self._hidden = np.flatnonzero(np.isnan(left_out))
         shown = left_out[np.isfinite(left_out)]
-        self._left_out = float(np.quantile(shown, 1 - _FAR_ROWS)) if len(shown) else 0.0
+        self._left_out = float(np.quantile(shown, 1 - FAR_ROWS)) if len(shown) else 0.0
         self._far = np.flatnonzero(left_out > self._left_out)
         # Finite, since it may be multiplied with 0.
         self._far_left_out = np.minimum(left_out[self._far], np.finfo(np.float32).max).astype(np.float64)
@@ -77,12 +82,12 @@ class EightBits:
         wide = query.astype(np.float64)
         weights, centre, length = wide * self._step, float(self._centre @ wide), float(np.linalg.norm(wide))
         # The query's own steps.
-        most = min(_STEPS, _LARGEST_SUM // (_STEPS * len(weights)))
+        most = min(STEPS, _LARGEST_SUM // (STEPS * len(weights)))
         unit = float(np.abs(weights).max(initial=0)) / most or 1.0
         coarse = np.rint(weights / unit)
         lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest
-        rounding = _EXACT * (abs(centre) + float(np.abs(weights).sum()) * _STEPS)
-        error = length * self._left_out * (1 + _SLACK)
+        rounding = EXACT * (abs(centre) + float(np.abs(weights).sum()) * STEPS)
+        error = length * self._left_out * (1 + SLACK)
 
         def upper() -> Int32[np.ndarray, " row"]:
             found = np.empty((len(self._steps), 1), np.float32)
@@ -95,7 +100,7 @@ class EightBits:
             left_out = np.full(len(rows), self._left_out)
             _, here, of_far = np.intersect1d(rows, self._far, assume_unique=True, return_indices=True)
             left_out[here] = self._far_left_out[of_far]
-            return estimates, estimates + (length * (1 + _SLACK) * left_out + rounding)
+            return estimates, estimates + (length * (1 + SLACK) * left_out + rounding)
 
         some = self._steps[: self._rows : max(1, self._rows // _EVERY)].astype(np.float64) @ weights
         return Products(
@@ -111,11 +116,11 @@ class EightBits:
         size += np.float32(_NUMBERS) * _lengths(block)
         steps = block / self._step
         np.rint(steps, out=steps)
-        np.clip(steps, -_STEPS, _STEPS, out=steps)
+        np.clip(steps, -STEPS, STEPS, out=steps)
         steps[~np.isfinite(steps)] = 0
         self._steps[first_row:end] = steps
         block -= steps * self._step
-        left_out[first_row:end] = _lengths(block) * np.float32(1 + _SLACK) + size
+        left_out[first_row:end] = _lengths(block) * np.float32(1 + SLACK) + size
         return float(_lengths(steps).max(initial=0))
 
 

@@ -26,7 +26,7 @@ except ImportError:
     numkong = None  # type: ignore[assignment]
 
 # A number is at most this many steps, and this many standard deviations; larger ones are clipped.
-_STEPS, _DEVIATIONS = 127, 5
+STEPS, DEVIATIONS = 127, 5
 # The first axes of a row, with the bound. Kernels take as long for short rows as for long ones, so `_TOGETHER` rows are
 # multiplied as one, with as many columns, each of which has the query in another place.
 _FIRST_BYTES, _TOGETHER = 32, 4
@@ -35,13 +35,13 @@ BLOCK = 512
 # Further axes are kept until the bound of a score's error is so many standard deviations of the score.
 _WANTED, _MULTIPLE, _MOST_AXES = 0.2, 16, 63
 # This share of the rows have a larger bound than the eight bits can say; they are always looked at.
-_FAR_ROWS = 1e-4
-_FILL_ROWS = 2048
+FAR_ROWS = 1e-4
+FILL_ROWS = 2048
 # No step is smaller than this share of the largest one, nor than this; embeddings have length 1.
-_LEAST_STEP, _SMALLEST = 1e-3, 1e-7
+LEAST_STEP, _SMALLEST = 1e-3, 1e-7
 # What float32 adds to a length, relative to itself; what it adds to coordinates, relative to the numbers that are added
 # up, and to those that they are computed from; what float64 adds to a score.
-_SLACK, _SUMS, _NUMBERS, _EXACT = 1e-5, 4e-6, 2.0**-21, 1e-12
+SLACK, _SUMS, _NUMBERS, EXACT = 1e-5, 4e-6, 2.0**-21, 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class Sketch:
         if numkong is None:
             raise UnmappableError("numkong is not installed")
         self._axes = axes = scored.axes(rows)
-        step = np.sqrt(axes.variance) * _DEVIATIONS / _STEPS
-        self._step = step = np.maximum(step, max(_LEAST_STEP * float(step.max()), _SMALLEST))
+        step = np.sqrt(axes.variance) * DEVIATIONS / STEPS
+        self._step = step = np.maximum(step, max(LEAST_STEP * float(step.max()), _SMALLEST))
         first = min(_FIRST_BYTES - 1, len(step))
         self._few = _Kept.of(axes, step, first)
         self._many = self._few if first_alone else _Kept.of(axes, step, _enough(axes, step, first))
@@ -110,16 +110,16 @@ class Sketch:
         self._left_out = np.empty(0 if first_alone else rows, np.float32)
         left_by_first = np.empty(rows, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
-            for begin in range(0, rows, _FILL_ROWS):
-                self._fill(scored, begin, min(begin + _FILL_ROWS, rows), left_by_first)
+            for begin in range(0, rows, FILL_ROWS):
+                self._fill(scored, begin, min(begin + FILL_ROWS, rows), left_by_first)
         self._hidden = np.flatnonzero(np.isnan(left_by_first))
         left_by_first[self._hidden] = 0
         finite = left_by_first[np.isfinite(left_by_first)]
-        largest = float(np.quantile(finite, 1 - _FAR_ROWS)) if len(finite) else 0.0
-        self._bound_step = max(largest / _STEPS, _SMALLEST)
-        bounds = np.ceil(left_by_first / np.float32(self._bound_step) * np.float32(1 + _SLACK))
-        self._far = np.flatnonzero(bounds > _STEPS)
-        self._first[:rows, -1] = np.minimum(bounds, _STEPS)
+        largest = float(np.quantile(finite, 1 - FAR_ROWS)) if len(finite) else 0.0
+        self._bound_step = max(largest / STEPS, _SMALLEST)
+        bounds = np.ceil(left_by_first / np.float32(self._bound_step) * np.float32(1 + SLACK))
+        self._far = np.flatnonzero(bounds > STEPS)
+        self._first[:rows, -1] = np.minimum(bounds, STEPS)
         self._typical = float(np.sqrt(np.mean(finite.astype(np.float64) ** 2))) if len(finite) else 0.0
         own = self._first[:, :-1].astype(np.float32)
         self._longest = float(np.sqrt(np.einsum("ra,ra->r", own, own).max(initial=0)))
@@ -140,10 +140,10 @@ class Sketch:
         centre = float(self._axes.centre_vector @ query)
         weights, length = along[: self._few.axes] * self._step[: self._few.axes], self._few.length(along)
         longest = max(float(np.abs(weights).max(initial=0)), self._bound_step * length)
-        unit = longest / _STEPS or 1.0
+        unit = longest / STEPS or 1.0
         coarse = np.rint(weights / unit)
         one = np.zeros(self._first.shape[1])
-        one[: len(weights)], one[-1] = coarse, np.ceil(self._bound_step * length / unit * (1 - _EXACT))
+        one[: len(weights)], one[-1] = coarse, np.ceil(self._bound_step * length / unit * (1 - EXACT))
 
         def upper() -> Int32[np.ndarray, " row"]:
             packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
@@ -152,9 +152,9 @@ class Sketch:
             return found.reshape(-1)
 
         # What the 8-bit weights lose, which is the same for all rows, and float64.
-        lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + _SLACK)
-        rounding = _EXACT * (abs(centre) + longest * _STEPS * _FIRST_BYTES)
-        many = self._many.length(along) * (1 + _SLACK)
+        lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + SLACK)
+        rounding = EXACT * (abs(centre) + longest * STEPS * _FIRST_BYTES)
+        many = self._many.length(along) * (1 + SLACK)
 
         def bounds(rows: Int[np.ndarray, " some"]) -> tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
             estimates = self._estimates(rows, along) + centre
@@ -195,13 +195,13 @@ class Sketch:
         size += np.float32(_SUMS) * np.sqrt(np.einsum("rc,rc->r", block, block))
         slack = size * np.float32(np.linalg.norm(to_axes))
         own, step = block @ to_axes, self._step[:many].astype(np.float32)
-        rounded = np.clip(np.rint(own[:, :many] / step), -_STEPS, _STEPS)
+        rounded = np.clip(np.rint(own[:, :many] / step), -STEPS, STEPS)
         rounded[~np.isfinite(rounded)] = 0
         self._first[here, :first], self._rest[here] = rounded[:, :first], rounded[:, first:]
         rounding = own[:, :many] - rounded * step
         for kept, left in ((self._few, left_by_first), (self._many, self._left_out))[: 1 + bool(len(self._left_out))]:
             squares = np.float32(kept.scale**2) * _squares(rounding[:, : kept.axes]) + _squares(own[:, kept.axes :])
-            left[here] = np.sqrt(squares) * np.float32(1 + _SLACK) + slack * np.float32(kept.scale)
+            left[here] = np.sqrt(squares) * np.float32(1 + SLACK) + slack * np.float32(kept.scale)
 
 
 def _squares(values: Float32[np.ndarray, "row axis"]) -> Float32[np.ndarray, " row"]:
