@@ -273,6 +273,15 @@ def toy_exact(toy_shards: tuple[Path, ...], toy_model: LoadedModel) -> dict[str,
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny arrays in torch: threads would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def toy_copy(toy_run: ToyRun, tmp_path: Path) -> Path:
     """A copy of the toy store, to be written into or damaged."""
     return Path(shutil.copytree(toy_run.path, tmp_path / "copy.zarr"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,16 +21,8 @@ from headspan.features.learners.rows import Rows, cosines, group_norms, pair_of
 from tests import tolerances
 from tests.tolerances import FLOAT32_SUM
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, FEATURES, K = 13, 37, 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Arrays are tiny here: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,11 @@ from headspan.features.scores.codes import sparse_codes
 from headspan.features.scores.reconstruction import ReconstructionSums
 from tests.tolerances import FLOAT32_SUM, relative_error
 
-pytestmark = pytest.mark.skipif(overcomplete_sae() is None, reason="overcomplete is not installed")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(overcomplete_sae() is None, reason="overcomplete is not installed"),
+]
 WIDTH, FEATURES, K, VECTORS = 17, 53, 4, 101
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class SameEncoder(nn.Module):
