@@ -6,14 +6,14 @@ import argparse
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from headspan.cli.chance_flags import chance_flags
 from headspan.cli.commands import described
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import Flags, comma_separated, run_flag, store_argument, weights_flag
 from headspan.errors import SettingsError
 from headspan.features.saved import read_scores
-from headspan.features.scores.result import FeatureScores
-from headspan.features.uses.chosen import CLASSES
+from headspan.features.scores.result import CLASSES, FeatureScores
 from headspan.store.reader import Store
 from headspan.tasks.attribute_task import TEMPLATE, attribute_task
 from headspan.tasks.task import Task
@@ -81,21 +81,9 @@ def attribute_flags(flags: Flags) -> None:
 
 
 def chance_of_features(flags: Flags, draws: int, samples: int | None) -> None:
-    """`--draws`, `--samples` and `--seed`."""
-    flags.add_argument("--draws", type=int, default=draws, metavar="N", help=f"sets of random features ({draws})")
-    if samples is not None:
-        flags.add_argument(
-            "--samples", type=int, default=samples, metavar="N", help=f"bootstrap samples of the intervals ({samples})"
-        )
-    flags.add_argument("--seed", type=int, default=0, metavar="N", help="seed of draws and samples (0)")
+    """`--draws`, `--samples`, `--seed` and `--weights`."""
+    chance_flags(flags, "sets of random features", draws=draws, samples=samples)
     weights_flag(flags)
-
-
-def check_counts(flags: argparse.Namespace, least: dict[str, int]) -> None:
-    """Raise SettingsError if a flag is below the least number that it may be."""
-    for name, smallest in least.items():
-        if getattr(flags, name) < smallest:
-            raise SettingsError(f"--{name} {getattr(flags, name)}: give a number from {smallest}")
 
 
 def opened(flags: argparse.Namespace) -> tuple[Store, Dictionary, FeatureScores]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.features_use import (
     attribute_flags,
     chance_of_features,
-    check_counts,
     classes_flag,
     dictionary_flags,
     opened,

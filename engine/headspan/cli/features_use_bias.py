@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from headspan.cli.chance_flags import check_chance
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.features_use import (
     attribute_flags,
     chance_of_features,
-    check_counts,
     classes_flag,
     dictionary_flags,
     opened,
@@ -52,7 +52,7 @@ def add_bias(parser: Parser, text: str) -> None:
 
 def _bias(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
-    check_counts(flags, {"draws": 0, "samples": 1, "seed": 0})
+    check_chance(flags)
     store, dictionary, scores = opened(flags)
     task = task_of(flags, store)
     from headspan.features.uses.bias import probe_bias

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
-from headspan.cli.features_use import chance_of_features, check_counts, classes_flag, dictionary_flags, opened
+from headspan.cli.features_use import chance_of_features, classes_flag, dictionary_flags, opened
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_image, text_flag

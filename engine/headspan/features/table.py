@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from headspan.errors import SettingsError, counted
-from headspan.features.scores.result import CLASS_NAMES, FeatureScores
+from headspan.features.scores.result import CLASS_NAMES, CLASSES, FeatureScores
 from headspan.frames import Tabular
 
 # What features can be sorted by; `name` is the cosine of the first name.
@@ -108,10 +108,9 @@ def feature_table(
 
 def class_of(name: str) -> int:
     """The class of a name. Raises SettingsError if there is none."""
-    for number, known in CLASS_NAMES.items():
-        if known == name:
-            return number
-    raise SettingsError(f"class {name!r} is unknown; choose from {', '.join(CLASS_NAMES.values())}")
+    if name not in CLASSES:
+        raise SettingsError(f"class {name!r} is unknown; choose from {', '.join(CLASSES)}")
+    return CLASSES[name]
 
 
 def class_counts(scores: FeatureScores) -> dict[str, tuple[int, int]]:

@@ -64,7 +64,7 @@ def score_pairs(
             directions = learner.directions()
     finally:
         learner.train(was_training)
-    scores = running.finished(
+    return running.finished(
         judged.of,
         judged.of_captions if pairs.with_texts and judged.has_captions else None,
         run=run,
@@ -76,7 +76,6 @@ def score_pairs(
         judge=judged.name,
         seed=seed,
     )
-    return scores
 
 
 def add_block(

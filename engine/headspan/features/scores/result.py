@@ -18,6 +18,8 @@ CLASS_NAMES = {
     TEXT_DOMINANT: "text-dominant",
     UNDECIDED: "undecided",
 }
+# The other way round, in the order in which classes are shown.
+CLASSES = {name: number for number, name in CLASS_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

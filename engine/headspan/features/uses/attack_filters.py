@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64
 from headspan.features.scores.result import FeatureScores
 from headspan.features.uses.attack_result import Kind
 from headspan.features.uses.chosen import chosen_classes
-from headspan.features.uses.matched import matched_features
+from headspan.features.uses.matched import controls_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,15 +40,10 @@ def filters_of(
 ) -> tuple[list[Filter], list[str]]:
     """The classifiers, each followed by its random sets; and what limits the comparison."""
     members = chosen_classes(scores, [*dict.fromkeys([*keep, *remove])])
-    alive, every = np.asarray(scores.active > 0), np.ones(len(energies), bool)
+    every = np.ones(len(energies), bool)
     total = max(float(energies.sum()), 1e-30)
     found = [Filter("plain", "plain", None, 1.0), Filter("reconstruction", "all features", every, 1.0)]
-    remarks: list[str] = []
-    controls = {name: matched_features(own, energies, alive, draws, seed, tolerance) for name, own in members.items()}
-    for name, control in controls.items():
-        remarks += [f"{name}: {remark}" for remark in control.remarks]
-        if control.shared:
-            remarks.append(f"{name}: random sets hold {100 * control.shared:.0f} % of the class on average")
+    controls, remarks = controls_of(members, energies, scores, draws, seed, tolerance)
     for word, names in (("only", keep), ("without", remove)):
         for name in (each for each in names if each in members):
             sets = [members[name], *controls[name].members]

@@ -23,7 +23,7 @@ from headspan.features.uses.bias_result import FIXED_PROBE, PROBE, READERS, ZERO
 from headspan.features.uses.checked import check_classes, checked_learner
 from headspan.features.uses.chosen import DECIDED, chosen_classes
 from headspan.features.uses.filtered import KEPT, each_filtered, mean_squares
-from headspan.features.uses.matched import DRAWS, TOLERANCE, MatchedDraws, matched_features
+from headspan.features.uses.matched import DRAWS, TOLERANCE, MatchedDraws, controls_of
 from headspan.features.uses.probe import Probe, fit_probe
 from headspan.prune.studies.statistics import SAMPLES, Interval, bootstrapped, interval
 from headspan.store.reader import Store
@@ -83,10 +83,7 @@ def probe_bias(
     vectors = units(embeddings(store, store.rows[np.concatenate([train, test])]))
     readers = _Readers(evaluation, vectors, class_truths(store, task, images=train))
     energies = mean_squares(learner, vectors)
-    alive = np.asarray(scores.active > 0)
-    controls = {
-        name: matched_features(members, energies, alive, draws, seed, tolerance) for name, members in removed.items()
-    }
+    controls, remarks = controls_of(removed, energies, scores, draws, seed, tolerance)
     sets = _sets(removed, controls)
     rows, lost = [readers.named(vectors)], [0.0]
     for each in each_filtered(learner, vectors, np.stack(sets), residual):
@@ -106,7 +103,6 @@ def probe_bias(
             own, randoms = place, range(place + 1, place + 1 + len(control.members))
             found += table.beside(own, randoms, name, count)
             place = randoms.stop
-    remarks = [f"{name}: {remark}" for name, control in controls.items() for remark in _remarks(control)]
     return BiasProbe(
         task.name, evaluation.headline, residual, len(train), len(test), tolerance, tuple(found), tuple(remarks)
     )
@@ -121,12 +117,6 @@ def _sets(
     for name, members in removed.items():
         found += [~members, *(~each for each in controls[name].members)]
     return found
-
-
-def _remarks(control: MatchedDraws) -> Iterator[str]:
-    yield from control.remarks
-    if control.shared:
-        yield f"random sets hold {100 * control.shared:.0f} % of the class on average"
 
 
 def _halves(

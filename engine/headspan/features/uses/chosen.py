@@ -8,15 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from headspan.errors import SettingsError
-from headspan.features.scores.result import CROSS_MODAL, IMAGE_DOMINANT, TEXT_DOMINANT, UNDECIDED, FeatureScores
+from headspan.features.scores.result import CLASSES, FeatureScores
 
-# Classes of features by the names that users give them.
-CLASSES = {
-    "image-dominant": IMAGE_DOMINANT,
-    "text-dominant": TEXT_DOMINANT,
-    "cross-modal": CROSS_MODAL,
-    "undecided": UNDECIDED,
-}
 # The classes that uses look at unless the user says otherwise; undecided features have too few pairs for a class.
 DECIDED = ("image-dominant", "text-dominant", "cross-modal")
 

@@ -113,10 +113,7 @@ def edit(
         )
 
     controls = tuple(edited(f"random, as {features}", each) for each in control.members)
-    remarks = list(control.remarks)
-    if control.shared:
-        remarks.append(f"random sets hold {100 * control.shared:.0f} % of the class on average")
-    return replace(edited(features, members), controls=controls, remarks=tuple(remarks))
+    return replace(edited(features, members), controls=controls, remarks=control.limits)
 
 
 def neighbours_without(

@@ -27,7 +27,7 @@ from headspan.features.uses.edit_result import EditRow, EditStudy, Kind
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.factors import Factors
 from headspan.features.uses.filtered import KEPT
-from headspan.features.uses.matched import TOLERANCE, matched_features
+from headspan.features.uses.matched import TOLERANCE, controls_of
 from headspan.store.reader import Store
 from headspan.store.selection import usable_images
 from headspan.texts.vectors import text_vectors
@@ -76,14 +76,7 @@ def edit_study(
     else:
         theirs, side = units(embeddings(store, store.rows[others])), IMAGE
     exchanger = Exchanger.of(learner, own, theirs, residual, side)
-    alive, energies = np.asarray(scores.active > 0), exchanger.energies()
-    controls = {name: matched_features(each, energies, alive, draws, seed, tolerance) for name, each in members.items()}
-    remarks = [f"{name}: {remark}" for name, control in controls.items() for remark in control.remarks]
-    remarks += [
-        f"{name}: random sets hold {100 * control.shared:.0f} % of the class on average"
-        for name, control in controls.items()
-        if control.shared
-    ]
+    controls, remarks = controls_of(members, exchanger.energies(), scores, draws, seed, tolerance)
     done, total = 0, 2 + sum(1 + len(control.members) for control in controls.values())
 
     def moved(vectors: Float32[np.ndarray, "pair width"]) -> _Moved:

@@ -8,10 +8,13 @@ part of the class they contain.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+
+from headspan.features.scores.result import FeatureScores
 
 # How many sets are drawn, and how far the energy of a set may be from that of the class, as a share of it.
 DRAWS, TOLERANCE = 10, 0.02
@@ -32,6 +35,26 @@ class MatchedDraws:
     shared: float
     # What limits the comparison, in sentences without a full stop.
     remarks: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The remarks, and how much of the class the sets hold."""
+        held = (f"random sets hold {100 * self.shared:.0f} % of the class on average",) if self.shared else ()
+        return self.remarks + held
+
+
+def controls_of(
+    classes: Mapping[str, Bool[np.ndarray, " feature"]],
+    energies: Float64[np.ndarray, " feature"],
+    scores: FeatureScores,
+    draws: int,
+    seed: int,
+    tolerance: float,
+) -> tuple[dict[str, MatchedDraws], list[str]]:
+    """Random sets for each class of features, of those that are active at all; and what limits the comparisons."""
+    alive = np.asarray(scores.active > 0)
+    found = {name: matched_features(own, energies, alive, draws, seed, tolerance) for name, own in classes.items()}
+    return found, [f"{name}: {remark}" for name, control in found.items() for remark in control.limits]
 
 
 def matched_features(

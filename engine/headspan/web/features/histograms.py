@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headspan.features.scores.result import FeatureScores
+from headspan.features.scores.result import CLASSES, FeatureScores
 from headspan.web.answers.features import Histogram
 from headspan.web.features.lists import Measure, Rule, classes_by, score_of
-from headspan.web.features.runs import CLASSES
 
 BARS = 40
 # The same numbers as the page's `bar / BARS`, so that a bar and the list of its features count the same.

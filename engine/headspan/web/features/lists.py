@@ -9,9 +9,9 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from headspan.features.scores.result import FeatureScores
+from headspan.features.scores.result import CLASSES, FeatureScores
 from headspan.web.asked import AskedStore
-from headspan.web.features.runs import CLASSES, SEARCHED_CAPTIONS, captions_of
+from headspan.web.features.runs import SEARCHED_CAPTIONS, captions_of
 
 # What each of a feature's searched texts takes in memory beside its letters.
 _TEXT_BYTES = 60

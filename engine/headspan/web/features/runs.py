@@ -18,8 +18,6 @@ from headspan.web.answers.features import FeatureRow
 from headspan.web.asked import AskedStore
 from headspan.web.refusals import Missing
 
-# The classes by their names, in the order in which they are shown.
-CLASSES = {name: number for number, name in CLASS_NAMES.items()}
 # Pictures of a feature in a list, and its captions that a search looks at.
 _SHOWN_IMAGES, SEARCHED_CAPTIONS = 3, 3
 
