@@ -14,7 +14,7 @@ moments, without the features. A feature that is no nearer to a text than such m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from headspan.texts.vectors import embed_pool
 COUNT = 5
 # Random directions of each null, which give a p of 0.0001 at best.
 _DRAWS, _SEED = 10_000, 0
-# Cosines that are in memory at once: 64 MB.
+# Cosines, or weights of mixtures, that are in memory at once: 64 MB.
 _AT_ONCE = 8 << 20
 _Rows = Float64[np.ndarray, "direction joint"]
 
@@ -93,7 +93,7 @@ def name_features(
     best = np.einsum("dj,dj->d", directions[known], pool[places[:, 0]])
     rng = np.random.default_rng(_SEED)
     rotated = best_cosines(without_gap(rng.standard_normal((_DRAWS, len(gap))), gap), pool)
-    mixtures = best_cosines(unit_rows(rng.standard_normal((_DRAWS, int(known.sum()))) @ directions[known]), pool)
+    mixtures = np.concatenate([best_cosines(some, pool) for some in _mixtures(directions[known], rng)])
     words = iter(tuple(embedded.pool.texts[place] for place in row if place >= 0) for row in places.tolist())
     result = replace(
         scores,
@@ -118,6 +118,13 @@ def best_cosines(directions: _Rows, pool: _Rows) -> Float64[np.ndarray, " direct
     return np.concatenate(
         [(directions[begin : begin + step] @ pool.T).max(axis=1) for begin in batches] or [np.empty(0)]
     )
+
+
+def _mixtures(directions: _Rows, rng: np.random.Generator) -> Iterator[_Rows]:
+    """Random mixtures of directions, some at a time: their weights may be more numbers than all cosines."""
+    step = max(1, _AT_ONCE // max(1, len(directions)))
+    for begin in range(0, _DRAWS, step):
+        yield unit_rows(rng.standard_normal((min(step, _DRAWS - begin), len(directions))) @ directions)
 
 
 def p_above(
