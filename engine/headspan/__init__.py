@@ -11,6 +11,7 @@ The groups are
 - `tasks`: what embeddings are scored by: classification, worst groups, skew of rankings and more;
 - `prune`: embeddings without some heads, and what that changes in tasks;
 - `features`: sparse features of embeddings and heads, and how much each belongs to images, texts, or both;
+- `describe`: descriptions of classes that the model, or a head, prefers;
 - `video`: frames of videos as shards;
 - `llm`: the endpoint, cache and budget of language models;
 - `world`: the image world, in which every concept has a ground truth;
@@ -28,7 +29,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headspan import concepts, demo, explore, features, llm, prune, spans, tasks, video, world
+    from headspan import concepts, demo, describe, explore, features, llm, prune, spans, tasks, video, world
     from headspan.calls import models, precompute, repair, verify
     from headspan.config import PrecomputeSettings
     from headspan.errors import HeadspanError
@@ -93,6 +94,7 @@ __all__ = [
     "as_webdataset",
     "concepts",
     "demo",
+    "describe",
     "explore",
     "export",
     "features",

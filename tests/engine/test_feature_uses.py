@@ -27,7 +27,6 @@ from headspan.features.uses.defence import GRADIENTS, Defence
 from headspan.features.uses.edit import edit
 from headspan.features.uses.edit_study import edit_study
 from headspan.features.uses.exchange import Exchanger
-from headspan.features.uses.factors import Factors
 from headspan.features.uses.filtered import each_filtered, filtered, mean_squares
 from headspan.features.uses.live_model import LiveModel
 from headspan.features.uses.matched import matched_features
@@ -35,6 +34,7 @@ from headspan.features.uses.pgd import Search, margins, pgd
 from headspan.features.uses.probe import fit_probe
 from headspan.features.uses.stored_pixels import stored_pixels
 from headspan.tasks.attribute_task import attribute_task
+from headspan.tasks.factors import Factors
 from headspan.tasks.task import Task
 from headspan.texts.vectors import text_vectors
 from headspan.world.planted import write_planted_shards

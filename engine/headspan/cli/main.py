@@ -139,6 +139,11 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
         Group("features.add_features", {"features": "learn sparse features of embeddings; score, show and use them"}),
     )
     commands.section(
+        "describe",
+        "headspan describe train run.zarr --out run.described",
+        Group("describe.add_describe", {"describe": "train a language model to describe classes as the model prefers"}),
+    )
+    commands.section(
         "language models",
         "headspan ccs run.zarr --judge gpt-4o --dry-run",
         Group("pool.add_pool", {"pool": "have a language model write a pool of texts"}),

@@ -24,10 +24,10 @@ from headspan.features.uses.checked import checked_learner
 from headspan.features.uses.chosen import chosen_classes
 from headspan.features.uses.edit_result import EditedImage, FactorShares
 from headspan.features.uses.exchange import Exchanger
-from headspan.features.uses.factors import Factors
 from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, matched_features
 from headspan.store.reader import Store
+from headspan.tasks.factors import Factors
 from headspan.texts.vectors import text_vectors
 
 # How many neighbours are looked up, and how many random sets of features are exchanged for comparison.

@@ -25,11 +25,11 @@ from headspan.features.uses.chosen import DECIDED, chosen_classes
 from headspan.features.uses.edit import COUNT, DRAWS, neighbours_without
 from headspan.features.uses.edit_result import EditRow, EditStudy, Kind
 from headspan.features.uses.exchange import Exchanger
-from headspan.features.uses.factors import Factors
 from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, controls_of
 from headspan.store.reader import Store
 from headspan.store.selection import usable_images
+from headspan.tasks.factors import Factors
 from headspan.texts.vectors import text_vectors
 
 # How many pairs of images are drawn, and what donors are.

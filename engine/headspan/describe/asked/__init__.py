@@ -1,0 +1,1 @@
+"""What is asked of language models: questions about the classes of images."""

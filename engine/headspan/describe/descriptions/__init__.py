@@ -1,0 +1,1 @@
+"""Descriptions as analyses return them and stores keep them."""

@@ -1,0 +1,76 @@
+"""Descriptions of classes: their texts, rewards and inspection, as analyses return and stores keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int8, Int64
+
+from headspan.describe.rewards.target import Target
+from headspan.errors import counted
+from headspan.store.lineage import Lineage
+
+# What a description teaches about its class. The numbers are those of `verdicts`; -1 is a description that no judge
+# gave a usable answer for, or whose votes are tied.
+SPURIOUS, VISUAL, NON_VISUAL = range(3)
+VERDICTS = ("spurious", "visual", "non-visual")
+UNDECIDED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What judges say that each description teaches about its class."""
+
+    # Names of the judges: language models, people, or `annotations` of the image world.
+    judges: tuple[str, ...]
+    # Each judge's vote: a number of VERDICTS, or UNDECIDED.
+    votes: Int8[np.ndarray, "judge description"]
+    # The majority of the votes.
+    verdicts: Int8[np.ndarray, " description"]
+    # The attribute that a description teaches, such as `colour` or `habitat`; empty for spurious ones.
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Descriptions:
+    """Descriptions that a language model wrote of classes. Equal texts of one class and question are one entry."""
+
+    run: str
+    # The language model, as its user named it, and the checksum of its adapter; None if it is untrained.
+    model: str
+    adapter_sha256: str | None
+    target: Target
+    # The classes, where they come from (`task NAME`, `key KEY`), and the questions.
+    classes: tuple[str, ...]
+    classes_from: str
+    questions: tuple[str, ...]
+    texts: tuple[str, ...]
+    class_of: Int64[np.ndarray, " description"]
+    question_of: Int64[np.ndarray, " description"]
+    # How often each was sampled, and whether it is the greedy answer too.
+    times: Int64[np.ndarray, " description"]
+    greedy: Bool[np.ndarray, " description"]
+    rewards: Float32[np.ndarray, " description"]
+    # Natural logarithm of the probability by the trained model, less that by the untrained one: its mean over sampled
+    # descriptions is the KL divergence.
+    log_ratios: Float32[np.ndarray, " description"]
+    # Whether the vision-language model's context cut it, and whether the language model ended it by itself.
+    cut: Bool[np.ndarray, " description"]
+    ended: Bool[np.ndarray, " description"]
+    # Figures such as `reward`, `kl`, `distinct_1`, `zero_shot` and `zero_shot_chance`; see `writing.quality`.
+    quality: Mapping[str, float] = field(default_factory=dict)
+    # How the adapter was trained, and its log: step, reward, kl, length, distinct_1 and others by name.
+    training: Mapping[str, Any] = field(default_factory=dict)
+    log: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    inspection: Inspection | None = None
+    seed: int = 0
+    lineage: Lineage | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Descriptions({self.run!r}: {counted(len(self.texts), 'text')} of {len(self.classes)} classes by "
+            f"{self.model})"
+        )

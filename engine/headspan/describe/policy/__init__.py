@@ -1,0 +1,1 @@
+"""Causal language models that write descriptions, with or without a trained adapter."""

@@ -1,0 +1,1 @@
+"""What descriptions are rewarded for: the images of a class, through the whole embedding or through some heads."""

@@ -1,0 +1,1 @@
+"""Write descriptions of classes, and measure them beside untrained models and best-of-N sampling."""
