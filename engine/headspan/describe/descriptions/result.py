@@ -66,6 +66,8 @@ class Descriptions:
     training: Mapping[str, Any] = field(default_factory=dict)
     log: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     inspection: Inspection | None = None
+    # Rows of a few images of each class, which pages show; -1 where a class has fewer.
+    class_rows: Int64[np.ndarray, "class shown"] | None = None
     seed: int = 0
     lineage: Lineage | None = field(default=None, compare=False)
 
