@@ -109,7 +109,8 @@ def _in_short(store: Store, kind: str, run: str) -> str:
         if kind == "descriptions":
             texts, classes = len(known["texts"]), len(known["classes"])
             untrained = "" if known.get("adapter_sha256") else ", untrained"
-            inspected = f", inspected by {', '.join(known['judges'])}" if known.get("judges") else ""
+            judges = ", ".join(known.get("inspection", {}).get("judges", ()))
+            inspected = f", inspected by {judges}" if judges else ""
             return f"{counted(texts, 'text')} of {classes:,} classes by {known['model']}{untrained}{inspected}"
         controls = known["answers"].get("controls", {})
         return "against the known scenes" + (f", beside {', '.join(controls)}" if controls else "")

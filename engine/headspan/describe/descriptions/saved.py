@@ -9,9 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from headspan.describe.descriptions.result import Descriptions, Inspection
+from headspan.describe.descriptions.result import Descriptions
+from headspan.describe.descriptions.saved_inspection import inspection_arrays, inspection_settings, read_inspection
 from headspan.describe.rewards.target import Target
 from headspan.events import Listener, ignore
 from headspan.store import results
@@ -23,8 +22,6 @@ from headspan.store.write.save_result import save_result
 KIND = "descriptions"
 _WORDS = ("model", "classes_from")
 _LISTS = ("classes", "questions", "texts")
-# What an inspection adds to a run.
-_VOTES, _VERDICTS, _JUDGES, _ATTRIBUTES = "votes", "verdicts", "judges", "attributes"
 
 
 def save_descriptions(
@@ -67,7 +64,7 @@ def read_descriptions(store: Store | str | Path, run: str | None = None) -> Desc
                 str(name): tuple(number_from_json(value) for value in _listed(values))
                 for name, values in settings.get("log", {}).items()
             },
-            inspection=_inspection(arrays, settings),
+            inspection=read_inspection(arrays, settings, f"{store.path}/{KIND}/{run}"),
             seed=int(settings["seed"]),
             lineage=lineage_of(store, KIND, run),
             **found,
@@ -79,7 +76,7 @@ def read_descriptions(store: Store | str | Path, run: str | None = None) -> Desc
 def _arrays(descriptions: Descriptions) -> dict[str, results.Named]:
     found = arrays_of(descriptions)
     if descriptions.inspection is not None:
-        found |= arrays_of(descriptions.inspection)
+        found |= inspection_arrays(descriptions.inspection)
     return found
 
 
@@ -92,15 +89,8 @@ def _settings(descriptions: Descriptions) -> dict[str, Any]:
         "log": {name: [json_number(value) for value in values] for name, values in descriptions.log.items()},
     }
     if descriptions.inspection is not None:
-        found |= {_JUDGES: descriptions.inspection.judges, _ATTRIBUTES: descriptions.inspection.attributes}
+        found |= inspection_settings(descriptions.inspection)
     return found
-
-
-def _inspection(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Inspection | None:
-    if _VERDICTS not in arrays:
-        return None
-    judges, attributes = (tuple(_word(each) for each in _listed(settings[name])) for name in (_JUDGES, _ATTRIBUTES))
-    return Inspection(judges, arrays[_VOTES], arrays[_VERDICTS], attributes)
 
 
 def _word(value: Any) -> str:
@@ -118,7 +108,7 @@ def _listed(value: Any) -> list[Any]:
 def _check_lengths(descriptions: Descriptions) -> None:
     """Raise ValueError if there are not as many texts as numbers of each kind, or a class or question is unknown."""
     count, inspection = len(descriptions.texts), descriptions.inspection
-    lengths = {name: values.shape[-1] for name, (values, _) in _arrays(descriptions).items()}
+    lengths = {name: values.shape[-1] for name, (values, _) in _arrays(descriptions).items() if name != "answers"}
     if inspection is not None:
         lengths["attributes"] = len(inspection.attributes)
         if len(inspection.judges) != len(inspection.votes):
