@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headspan.describe.asked.classes import DescribedClasses, described_classes
     from headspan.describe.asked.questions import QUESTIONS
     from headspan.describe.descriptions.result import Descriptions, Inspection
+    from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
     from headspan.describe.policy.policy import Policy, open_policy
     from headspan.describe.rewards.reward import Reward
     from headspan.describe.rewards.target import Target
@@ -35,6 +36,8 @@ _MODULES = {
     "open_trained": "training.trained",
     "train": "training.train",
     "open_policy": "policy.policy",
+    "read_descriptions": "descriptions.saved",
+    "save_descriptions": "descriptions.saved",
 }
 
 __all__ = [
@@ -50,6 +53,8 @@ __all__ = [
     "described_classes",
     "open_policy",
     "open_trained",
+    "read_descriptions",
+    "save_descriptions",
     "train",
 ]
 
