@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headspan.describe.policy.policy import Policy, open_policy
     from headspan.describe.rewards.reward import Reward
     from headspan.describe.rewards.target import Target
+    from headspan.describe.training.frontier import Frontier, open_frontier, train_frontier
     from headspan.describe.training.settings import TrainingSettings
     from headspan.describe.training.train import train
     from headspan.describe.training.trained import Trained, open_trained
@@ -26,6 +27,7 @@ _MODULES = {
     "QUESTIONS": "asked.questions",
     "DescribedClasses": "asked.classes",
     "Descriptions": "descriptions.result",
+    "Frontier": "training.frontier",
     "Inspection": "descriptions.result",
     "Policy": "policy.policy",
     "Reward": "rewards.reward",
@@ -34,7 +36,9 @@ _MODULES = {
     "TrainingSettings": "training.settings",
     "described_classes": "asked.classes",
     "open_trained": "training.trained",
+    "open_frontier": "training.frontier",
     "train": "training.train",
+    "train_frontier": "training.frontier",
     "open_policy": "policy.policy",
     "read_descriptions": "descriptions.saved",
     "save_descriptions": "descriptions.saved",
@@ -44,6 +48,7 @@ __all__ = [
     "QUESTIONS",
     "DescribedClasses",
     "Descriptions",
+    "Frontier",
     "Inspection",
     "Policy",
     "Reward",
@@ -51,11 +56,13 @@ __all__ = [
     "Trained",
     "TrainingSettings",
     "described_classes",
+    "open_frontier",
     "open_policy",
     "open_trained",
     "read_descriptions",
     "save_descriptions",
     "train",
+    "train_frontier",
 ]
 
 
