@@ -1,12 +1,14 @@
-"""The command `describe`: it only leads to its sub-commands."""
+"""The command `describe`: it leads to its sub-commands, or runs a demo of all of them."""
 
 from __future__ import annotations
 
 import argparse
 
 from headspan.cli.commands import Section
+from headspan.cli.describe_demo import OUT, describe_demo
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.sub_commands import add_sub_commands
+from headspan.errors import SettingsError
 
 _COMMANDS = {
     "train": "train a language model to write what the vision-language model prefers",
