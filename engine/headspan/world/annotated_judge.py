@@ -10,8 +10,8 @@ images. A part teaches something about a class if what it names is clearly more 
 
 "Clearly more" means a share that is at least `LEAST_RATIO` times the other, and that exceeds it by at least
 `LEAST_SCORE` standard errors of the difference of two equal shares. A class of the world has some 100 values to try, so
-in 30 classes one of them is expected to pass by chance with probability 0.1; the ratio keeps out small differences,
-which many images make significant.
+in 30 classes one passes by chance with probability 0.1. The ratio keeps out small differences, which many images make
+significant.
 
 A description teaches what that part of it teaches whose shares differ the most; one without such a part is spurious.
 The name of the class differs most of all: it counts only if nothing else teaches anything, so that "a star found in
@@ -26,9 +26,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headspan.describe.asked.classes import DescribedClasses
+from headspan.describe.asked.classes import DescribedClasses, described_classes
 from headspan.describe.descriptions.result import NON_VISUAL as TEACHES_NON_VISUAL
-from headspan.describe.descriptions.result import SPURIOUS
+from headspan.describe.descriptions.result import SPURIOUS, Descriptions
 from headspan.describe.descriptions.result import VISUAL as TEACHES_VISUAL
 from headspan.describe.inspecting.verdict import Verdict
 from headspan.errors import SettingsError
@@ -59,40 +59,29 @@ class JudgedPart:
 
 
 class AnnotatedJudge:
-    """A judge of descriptions of a store's classes, which must be images of the world."""
+    """A judge of descriptions of classes of scenes; `annotated_judge` makes that of a store."""
 
     def __init__(
         self,
-        store: Store,
         classes: DescribedClasses,
-        captions: Sequence[str | None] | None = None,
+        scenes: Sequence[Mapping[str, Any]],
+        captions: Sequence[str | None],
         *,
         name_teaches: bool = True,
     ) -> None:
-        """Read what the images of every class show, and what their captions say.
+        """Count what the images of every class show, and what their captions say.
 
-        Args:
-            store: The store.
-            classes: The classes of its images.
-            captions: A caption for each image of the store; by default those of its samples. A model that was trained
-                on others is judged by those.
-            name_teaches: Whether the value that the class is named after teaches anything.
-
-        Raises SettingsError if an image with a class is not a scene of the world.
+        `scenes` are the metadata of every image that `classes` number, as `Scene.metadata` gives them. Raises
+        SettingsError if an image with a class has other metadata.
         """
-        every = chosen_images(store, None)
-        metadata = metadata_of_images(store, every)
-        if captions is None:
-            captions = store.samples(None, ["caption"])["caption"].to_pylist()
-        assert len(captions) == store.images, "one caption for each image"
         self._name_teaches = name_teaches
         self._numbers = {name: number for number, name in enumerate(classes.names)}
         self._images = Counter(number for number in classes.numbers.tolist() if number != UNKNOWN)
         # How many images of each class have each thing that parts say.
         self._has: list[Counter[Said]] = [Counter() for _ in classes.names]
-        for number, scene, caption in zip(classes.numbers.tolist(), metadata, captions, strict=True):
+        for number, scene, caption in zip(classes.numbers.tolist(), scenes, captions, strict=True):
             if number != UNKNOWN:
-                self._has[number].update(_shown(scene, store) | _spoken(caption))
+                self._has[number].update(_shown(scene, classes.names[number]) | _spoken(caption))
         self._in_all: Counter[Said] = sum(self._has, Counter())
 
     def __repr__(self) -> str:
@@ -129,6 +118,45 @@ class AnnotatedJudge:
         return JudgedPart(part, verdict, share, other_share)
 
 
+def annotated_judge(
+    store: Store,
+    described: Descriptions | DescribedClasses,
+    captions: Sequence[str | None] | None = None,
+    *,
+    name_teaches: bool = True,
+) -> AnnotatedJudge:
+    """The judge of descriptions of a store's classes.
+
+    Args:
+        store: The store, whose images must be scenes of the world.
+        described: The descriptions, whose classes were read from a key of the metadata; or the classes themselves.
+        captions: A caption for each image of the store; by default those of its samples. A model that was trained on
+            other captions is judged by those.
+        name_teaches: Whether the value that a class is named after teaches anything about it.
+
+    Raises SettingsError if the classes come from a task, or if an image with a class is not a scene of the world.
+    """
+    if isinstance(described, Descriptions):
+        described = _classes_of(store, described)
+    if captions is None:
+        captions = store.samples(None, ["caption"])["caption"].to_pylist()
+    scenes = metadata_of_images(store, chosen_images(store, None))
+    try:
+        return AnnotatedJudge(described, scenes, captions, name_teaches=name_teaches)
+    except SettingsError as error:
+        raise SettingsError(f"{store.path}: {error}") from error
+
+
+def _classes_of(store: Store, descriptions: Descriptions) -> DescribedClasses:
+    source, _, key = descriptions.classes_from.partition(" ")
+    if source != "key":
+        raise SettingsError(
+            f"descriptions/{descriptions.run}: the classes come from {descriptions.classes_from}, but annotations "
+            "judge classes of the image world; describe classes by a --class-key such as objects.shape"
+        )
+    return described_classes(store, key=key, names=descriptions.classes)
+
+
 def clearly_more(count: int, images: int, other_count: int, others: int) -> bool:
     """Whether `count` of `images` is clearly more than `other_count` of `others`; false without others."""
     if not images or not others:
@@ -143,7 +171,7 @@ def _said(part: Part) -> Said:
     return part.kind, part.factor, part.value
 
 
-def _shown(scene: Mapping[str, Any], store: Store) -> set[Said]:
+def _shown(scene: Mapping[str, Any], class_name: str) -> set[Said]:
     """Every value that an image shows."""
     try:
         objects: Iterable[Mapping[str, Any]] = scene["objects"]
@@ -151,8 +179,8 @@ def _shown(scene: Mapping[str, Any], store: Store) -> set[Said]:
         return found | {(VISUAL, name, str(scene[name])) for name in _OF_SCENES}
     except (LookupError, TypeError) as error:
         raise SettingsError(
-            f"{store.path}: an image is not a scene of the image world, so annotations cannot judge its class; name a "
-            "language model or a person as judge"
+            f"an image of class {class_name!r} is not a scene of the image world, so annotations cannot judge the "
+            "class; name a language model or a person as judge"
         ) from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from headspan.concepts.answers import Record, record
 from headspan.describe.descriptions.result import UNDECIDED, Descriptions, Inspection
-from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
+from headspan.describe.descriptions.saved import KIND, read_descriptions, save_descriptions
 from headspan.describe.inspecting.ballot import Ballot, Votes, open_ballot
 from headspan.describe.inspecting.majority import common_attributes, majority
 from headspan.describe.inspecting.verdict import NO_VERDICT, Judge
@@ -22,6 +22,8 @@ from headspan.errors import LanguageModelError, SettingsError, counted
 from headspan.events import Listener, ignore
 from headspan.llm.asking import Asker
 from headspan.llm.cache import ANSWER_TOKENS
+from headspan.store import results
+from headspan.store.lineage import checksum_of
 from headspan.store.reader import Store
 
 
@@ -75,7 +77,8 @@ def inspect(
     if not (save or isinstance(run, str)):
         return found
     # The saved inspection is part of this one, or the caller allowed to replace it.
-    return save_descriptions(store, found, overwrite=True, on_progress=on_progress)
+    replaces = overwrite or not isinstance(run, Descriptions) or _is_saved(store, run)
+    return save_descriptions(store, found, overwrite=replaces, on_progress=on_progress)
 
 
 def missing_verdicts(inspection: Inspection) -> dict[str, int]:
@@ -83,6 +86,16 @@ def missing_verdicts(inspection: Inspection) -> dict[str, int]:
     return {
         judge: int((cast == UNDECIDED).sum()) for judge, cast in zip(inspection.judges, inspection.votes, strict=True)
     }
+
+
+def _is_saved(store: Store, descriptions: Descriptions) -> bool:
+    """Whether these very descriptions are a run of the store."""
+    known, run = descriptions.lineage, descriptions.run
+    return (
+        known is not None
+        and run in results.runs(store, KIND)
+        and checksum_of(store.contents.storage, KIND, run) == known.checksum
+    )
 
 
 def _ask(ballot: Ballot, asker: Asker | None, on_progress: Listener) -> tuple[dict[str, Votes], tuple[Record, ...]]:
