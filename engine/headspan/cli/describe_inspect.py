@@ -119,9 +119,8 @@ def _inspect(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         raise SettingsError("--add and --overwrite are about the votes of judges; name one with --judge, --human or "
                             "--annotations")  # fmt: skip
     if flags.compare:
-        compared = compare_inspections(
-            [(str(store.path), descriptions), *_inspected_in(flags.compare)], seed=flags.seed
-        )
+        shown_runs = {(str(store.path), descriptions.run): descriptions, **_inspected_in(flags.compare)}
+        compared = compare_inspections([(path, each) for (path, _), each in shown_runs.items()], seed=flags.seed)
         if not export(flags, compared):
             print_table(compared.rows())
             if not compared.comparable:
@@ -160,16 +159,16 @@ def _people(flags: argparse.Namespace, descriptions: Descriptions) -> dict[str, 
     return {name: read_verdict_sheet(descriptions, path) for name, path in zip(names, flags.human, strict=True)}
 
 
-def _inspected_in(stores: list[str]) -> list[tuple[str, Descriptions]]:
-    """All inspected descriptions of some stores, with the path of their store. Raises SettingsError without any."""
-    found = []
+def _inspected_in(stores: list[str]) -> dict[tuple[str, str], Descriptions]:
+    """All inspected descriptions of some stores, by store and run. Raises SettingsError for a store without any."""
+    found: dict[tuple[str, str], Descriptions] = {}
     for path in stores:
         store = Store(path)
         runs = [read_descriptions(store, run) for run in results.runs(store, "descriptions")]
-        own = [(str(store.path), each) for each in runs if each.inspection is not None]
+        own = {(str(store.path), each.run): each for each in runs if each.inspection is not None}
         if not own:
             raise SettingsError(f"--compare {path}: has no inspected descriptions; run headspan describe inspect on it")
-        found += own
+        found |= own
     return found
 
 

@@ -97,7 +97,7 @@ def votes_of(inspection: Inspection, described: Sequence[Described]) -> dict[str
     return {
         judge: {
             each: Verdict(number, attribute)
-            for each, number, attribute in zip(described, cast.tolist(), names, strict=True)
+            for each, number, attribute in zip(described, cast.tolist(), inspection.named_by(place), strict=True)
         }
-        for judge, cast, names in zip(inspection.judges, inspection.votes, inspection.named, strict=True)
+        for place, (judge, cast) in enumerate(zip(inspection.judges, inspection.votes, strict=True))
     }

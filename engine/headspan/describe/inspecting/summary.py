@@ -46,7 +46,7 @@ class JudgePair:
     second: str
     # Of verdicts, with classes as clusters. Verdicts have no order, so only `same` and `kappa` mean anything.
     verdicts: Agreement
-    # Of the texts that both say teach something, the share for which both name the same attribute; NaN without any.
+    # Of the texts for which both name an attribute, the share for which it is the same; NaN without any.
     same_attribute: float
 
 
@@ -143,7 +143,8 @@ def _pair(
     left, right = inspection.votes[one][places].astype(int), inspection.votes[other][places].astype(int)
     both = (left != UNDECIDED) & (right != UNDECIDED)
     teaching = places[(left > SPURIOUS) & (right > SPURIOUS)].tolist()
-    same = [inspection.named[one][place] == inspection.named[other][place] for place in teaching]
+    by_one, by_other = inspection.named_by(one), inspection.named_by(other)
+    same = [by_one[place] == by_other[place] for place in teaching if by_one[place] and by_other[place]]
     return JudgePair(
         inspection.judges[one],
         inspection.judges[other],
