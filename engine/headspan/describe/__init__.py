@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from headspan.describe.policy.policy import Policy, open_policy
     from headspan.describe.rewards.reward import Reward
     from headspan.describe.rewards.target import Target
+    from headspan.describe.training.settings import TrainingSettings
+    from headspan.describe.training.train import train
+    from headspan.describe.training.trained import Trained, open_trained
 
 # The module of each name.
 _MODULES = {
@@ -32,15 +35,19 @@ _MODULES = {
     "QUESTIONS": "asked.questions",
     "Reward": "rewards.reward",
     "Target": "rewards.target",
+    "Trained": "training.trained",
+    "TrainingSettings": "training.settings",
     "Verdict": "inspecting.verdict",
     "compare_inspections": "inspecting.comparison",
     "described_classes": "asked.classes",
     "inspect": "inspecting.inspect_run",
     "inspection_summary": "inspecting.summary",
     "open_policy": "policy.policy",
+    "open_trained": "training.trained",
     "read_descriptions": "descriptions.saved",
     "read_verdict_sheet": "inspecting.verdict_sheet",
     "save_descriptions": "descriptions.saved",
+    "train": "training.train",
     "write_verdict_sheet": "inspecting.verdict_sheet",
 }
 
@@ -52,15 +59,19 @@ __all__ = [
     "Policy",
     "Reward",
     "Target",
+    "Trained",
+    "TrainingSettings",
     "Verdict",
     "compare_inspections",
     "described_classes",
     "inspect",
     "inspection_summary",
     "open_policy",
+    "open_trained",
     "read_descriptions",
     "read_verdict_sheet",
     "save_descriptions",
+    "train",
     "write_verdict_sheet",
 ]
 
