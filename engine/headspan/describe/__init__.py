@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headspan.describe.policy.policy import Policy, open_policy
     from headspan.describe.rewards.reward import Reward
     from headspan.describe.rewards.target import Target
+    from headspan.describe.training.frontier import Frontier, open_frontier, train_frontier
     from headspan.describe.training.settings import TrainingSettings
     from headspan.describe.training.train import train
     from headspan.describe.training.trained import Trained, open_trained
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "DescribedClasses": "asked.classes",
     "Descriptions": "descriptions.result",
+    "Frontier": "training.frontier",
     "Inspection": "descriptions.result",
     "Policy": "policy.policy",
     "QUESTIONS": "asked.questions",
@@ -42,12 +44,14 @@ _MODULES = {
     "described_classes": "asked.classes",
     "inspect": "inspecting.inspect_run",
     "inspection_summary": "inspecting.summary",
+    "open_frontier": "training.frontier",
     "open_policy": "policy.policy",
     "open_trained": "training.trained",
     "read_descriptions": "descriptions.saved",
     "read_verdict_sheet": "inspecting.verdict_sheet",
     "save_descriptions": "descriptions.saved",
     "train": "training.train",
+    "train_frontier": "training.frontier",
     "write_verdict_sheet": "inspecting.verdict_sheet",
 }
 
@@ -55,6 +59,7 @@ __all__ = [
     "QUESTIONS",
     "DescribedClasses",
     "Descriptions",
+    "Frontier",
     "Inspection",
     "Policy",
     "Reward",
@@ -66,12 +71,14 @@ __all__ = [
     "described_classes",
     "inspect",
     "inspection_summary",
+    "open_frontier",
     "open_policy",
     "open_trained",
     "read_descriptions",
     "read_verdict_sheet",
     "save_descriptions",
     "train",
+    "train_frontier",
     "write_verdict_sheet",
 ]
 
