@@ -111,6 +111,12 @@ def _check_lengths(descriptions: Descriptions) -> None:
     lengths = {name: values.shape[-1] for name, (values, _) in _arrays(descriptions).items() if name != "answers"}
     if inspection is not None:
         lengths["attributes"] = len(inspection.attributes)
+        lengths |= {
+            f"attributes by {judge}": len(names)
+            for judge, names in zip(inspection.judges, inspection.named, strict=False)
+        }
+        if inspection.named and len(inspection.named) != len(inspection.votes):
+            raise ValueError(f"attributes by {len(inspection.named)} judges, but votes of {len(inspection.votes)}")
         if len(inspection.judges) != len(inspection.votes):
             raise ValueError(f"votes of {len(inspection.votes)} judges, but {len(inspection.judges)} names")
     if other := [name for name, length in lengths.items() if length != count]:
