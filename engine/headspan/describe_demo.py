@@ -1,8 +1,8 @@
 """Descriptions from start to end on one's own machine: scenes, store, training, writing, inspection, report.
 
-The images are held-out scenes of the image world, the model is the reference CLIP, and the included small language model
-learns to describe the twelve shapes. All sentences of at most two values are tried as well, so that it is known what
-reward they reach at best. The judge is the world's annotations, so no other language model is asked.
+The images are held-out scenes of the image world, the model is the reference CLIP, and the included small language
+model learns to describe the twelve shapes. All sentences of at most two values are tried as well, so that it is known
+what reward they reach at best. The judge is the world's annotations, so no other language model is asked.
 
 A demo replaces an earlier demo in its folder and deletes nothing else; `demo_folder` says how.
 """
