@@ -43,14 +43,14 @@ _IGNORED = -100
 class Recipe:
     """Settings of a training run; each is a flag of the command."""
 
-    steps: int = 520
+    steps: int = 600
     batch_size: int = 64
     learning_rate: float = 2e-3
     warmup: int = 40
     # From the first to the second step, all answers with another value name their class. The model learns late to look
     # the class up in the question, and learns it faster if this always helps.
     named_from: int = 200
-    named_until: int = 320
+    named_until: int = 424
     # The part of all steps in which the rate falls.
     decay: float = 0.4
     weight_decay: float = 0.05
