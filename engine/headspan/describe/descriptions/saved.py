@@ -108,7 +108,9 @@ def _listed(value: Any) -> list[Any]:
 def _check_lengths(descriptions: Descriptions) -> None:
     """Raise ValueError if there are not as many texts as numbers of each kind, or a class or question is unknown."""
     count, inspection = len(descriptions.texts), descriptions.inspection
-    lengths = {name: values.shape[-1] for name, (values, _) in _arrays(descriptions).items() if name != "answers"}
+    lengths = {
+        name: values.shape[-1] for name, (values, axes) in _arrays(descriptions).items() if axes[-1] == "description"
+    }
     if inspection is not None:
         lengths["attributes"] = len(inspection.attributes)
         lengths |= {
@@ -121,6 +123,9 @@ def _check_lengths(descriptions: Descriptions) -> None:
             raise ValueError(f"votes of {len(inspection.votes)} judges, but {len(inspection.judges)} names")
     if other := [name for name, length in lengths.items() if length != count]:
         raise ValueError(f"{lengths[other[0]]} {other[0]} of {count} texts")
+    rows = descriptions.class_rows
+    if rows is not None and (rows.ndim != 2 or len(rows) != len(descriptions.classes)):
+        raise ValueError(f"rows of images as {rows.shape}, but {len(descriptions.classes)} classes")
     for name, numbers, names in (
         ("class", descriptions.class_of, descriptions.classes),
         ("question", descriptions.question_of, descriptions.questions),
