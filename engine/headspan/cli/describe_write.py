@@ -11,7 +11,7 @@ from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
-from headspan.cli.shared_flags import overwrite_flag, store_argument, weights_flag
+from headspan.cli.shared_flags import comma_separated, overwrite_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, tell
 from headspan.describe.descriptions.quality_table import BEST_OF
 from headspan.describe.rewards.target import IMAGES
@@ -69,14 +69,18 @@ def _write(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             f"descriptions are by --trained FOLDER or by an untrained --language-model NAME, but {what}; give one"
         )
     store = Store(flags.store)
-    own_classes = flags.trained is None or any((flags.task, flags.class_key, flags.classes))
-    classes = classes_of(flags, store, progress) if own_classes else None
     target = target_of(flags, store) if flags.trained is None or _own_target(flags) else None
+    classes = None
+    if flags.trained is None or flags.task is not None or flags.class_key is not None:
+        classes = classes_of(flags, store, progress)
     # Imported here, since it takes torch a second to load, and wrong flags are refused before.
     from headspan.describe.training.trained import open_trained
+    from headspan.describe.writing.opening import trained_classes
     from headspan.describe.writing.write import write
 
     language_model = flags.language_model if flags.trained is None else open_trained(flags.trained)
+    if classes is None and flags.classes is not None:
+        classes = trained_classes(store, language_model, comma_separated(flags.classes), progress)
     descriptions, unsaved = saved_or_not(
         lambda: write(
             store,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headspan.describe.asked.classes import DescribedClasses, described_classes
     from headspan.describe.asked.questions import QUESTIONS
+    from headspan.describe.descriptions.quality_table import QualityTable, quality_table
     from headspan.describe.descriptions.result import Descriptions, Inspection
     from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
     from headspan.describe.policy.policy import Policy, open_policy
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from headspan.describe.training.settings import TrainingSettings
     from headspan.describe.training.train import train
     from headspan.describe.training.trained import Trained, open_trained
+    from headspan.describe.writing.write import write
 
 # The module of each name.
 _MODULES = {
@@ -28,16 +30,19 @@ _MODULES = {
     "Descriptions": "descriptions.result",
     "Inspection": "descriptions.result",
     "Policy": "policy.policy",
+    "QualityTable": "descriptions.quality_table",
     "Reward": "rewards.reward",
     "Target": "rewards.target",
     "Trained": "training.trained",
     "TrainingSettings": "training.settings",
     "described_classes": "asked.classes",
-    "open_trained": "training.trained",
-    "train": "training.train",
     "open_policy": "policy.policy",
+    "open_trained": "training.trained",
+    "quality_table": "descriptions.quality_table",
     "read_descriptions": "descriptions.saved",
     "save_descriptions": "descriptions.saved",
+    "train": "training.train",
+    "write": "writing.write",
 }
 
 __all__ = [
@@ -46,6 +51,7 @@ __all__ = [
     "Descriptions",
     "Inspection",
     "Policy",
+    "QualityTable",
     "Reward",
     "Target",
     "Trained",
@@ -53,9 +59,11 @@ __all__ = [
     "described_classes",
     "open_policy",
     "open_trained",
+    "quality_table",
     "read_descriptions",
     "save_descriptions",
     "train",
+    "write",
 ]
 
 

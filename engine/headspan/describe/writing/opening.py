@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +82,16 @@ def open_reward(
     return reward
 
 
-def _classes(store: Store, trained: Trained | None, on_progress: Listener) -> DescribedClasses:
-    if trained is None:
-        return described_classes(store, on_progress=on_progress)
-    source = trained.classes_from
+def trained_classes(
+    store: Store, trained: Trained, names: Sequence[str] | None = None, on_progress: Listener = ignore
+) -> DescribedClasses:
+    """The classes of a training, or those of its task or key that are named, with their images in `store`.
+
+    Raises SettingsError if the task cannot be found by its name, and as `described_classes` does.
+    """
+    source, wanted = trained.classes_from, names or trained.classes
     if source.startswith(_KEY):
-        key = source.removeprefix(_KEY)
-        return described_classes(store, key=key, names=trained.classes, on_progress=on_progress)
+        return described_classes(store, key=source.removeprefix(_KEY), names=wanted, on_progress=on_progress)
     try:
         task = read_task(source.removeprefix(_TASK))
     except SettingsError as error:
@@ -95,4 +99,10 @@ def _classes(store: Store, trained: Trained | None, on_progress: Listener) -> De
             f"{trained.folder}: was trained on the classes of {source}, which is not a task of headspan's; give its "
             "file with --task (in Python classes=)"
         ) from error
-    return described_classes(store, task=task, names=trained.classes, on_progress=on_progress)
+    return described_classes(store, task=task, names=wanted, on_progress=on_progress)
+
+
+def _classes(store: Store, trained: Trained | None, on_progress: Listener) -> DescribedClasses:
+    if trained is None:
+        return described_classes(store, on_progress=on_progress)
+    return trained_classes(store, trained, on_progress=on_progress)

@@ -121,7 +121,7 @@ def write(
     found = Descriptions(
         run=run or writer.run,
         model=policy.name,
-        adapter_sha256=None if policy.adapter is None else adapter_sha256(policy.adapter),
+        adapter_sha256=adapter_sha256(policy.adapter) if policy.adapter else None,
         target=reward.target,
         classes=reward.classes.names,
         classes_from=reward.classes.source,
