@@ -17,6 +17,7 @@ from headspan.cli.terminal import say
 from headspan.describe.descriptions.quality_table import BEST_OF, QualityTable, quality_table
 from headspan.describe.descriptions.result import UNDECIDED, VERDICTS, Descriptions
 from headspan.describe.descriptions.saved import KIND, read_descriptions
+from headspan.describe.writing.best_of import samples_for
 from headspan.errors import SettingsError, counted, percent, shortened
 from headspan.escapes import escaped
 from headspan.store import results
@@ -138,7 +139,7 @@ def _remarks(descriptions: Descriptions) -> list[str]:
     if said:
         found.append(f"reward {', '.join(said)}")
     if "equal_kl_n" in quality and math.isnan(quality["equal_kl_n"]):
-        needed = math.ceil(math.exp(quality["kl"] + 1))
+        needed = samples_for(quality["kl"])
         found.append(
             f"no best-of-N at equal KL: a KL of {quality['kl']:.2f} takes the best of some {needed:,} samples; write "
             "with that --best-of to compare"

@@ -50,6 +50,11 @@ def count_at_kl(kl: float, most: int) -> float | None:
     return lower + min(1.0, max(0.0, kl - begin) / (end - begin))
 
 
+def samples_for(kl: float) -> int:
+    """A number of samples that is enough for `count_at_kl` to find this KL."""
+    return max(1, math.ceil(math.exp(kl + 1)))
+
+
 def best_of_mixture(rewards: Float64[np.ndarray, "prompt sample"], count: float) -> Float64[np.ndarray, " prompt"]:
     """`best_of` for what `count_at_kl` gave: between integers, the mean of both neighbours by their probability."""
     lower = int(count)
