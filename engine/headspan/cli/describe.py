@@ -13,6 +13,7 @@ from headspan.errors import SettingsError
 _COMMANDS = {
     "train": "train a language model to write what the vision-language model prefers",
     "write": "write descriptions of classes, with their rewards",
+    "show": "show descriptions with their quality, beside the untrained model's",
     "inspect": "judge what descriptions teach: nothing, something visual, or something else",
 }
 _DETAILS = (
