@@ -27,6 +27,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.checking import check_quickly
+
 # Every shape that a signature states is checked at every call. Of `headspan.shards`, some modules are left out: methods
 # of `sources` return `Self`, which beartype accepts in decorated classes only.
 _CHECKED = (
@@ -47,6 +49,7 @@ _CHECKED = (
     *("originals", "texts", "spans", "prune", "concepts", "explore", "report", "plots", "video", "tasks"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )
+check_quickly()
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
 import headspan as hs  # noqa: E402
