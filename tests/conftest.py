@@ -80,7 +80,10 @@ TOY: dict[str, Any] = {
 BROKEN_ROWS = (5, 33, 69)
 
 # Files whose tests take longest. They begin first, so that no process works alone on one of them at the end.
-_LONGEST = ("test_kills", "test_examples", "test_demo", "test_kept_runs", "test_train_reference", "test_report_poison")
+_LONGEST = (
+    *("test_kills", "test_benchmarks", "test_examples", "test_demo", "test_kept_runs", "test_model_shapes"),
+    *("test_devices", "test_train_reference", "test_report_poison", "test_explorer_fuzz"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
