@@ -23,9 +23,10 @@ from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import store_argument
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
+from headspan.concepts.answers import texts_of
 from headspan.describe.descriptions.result import UNDECIDED, VERDICTS, Descriptions
 from headspan.describe.descriptions.saved import read_descriptions
-from headspan.describe.inspecting.ballot import Votes, open_ballot
+from headspan.describe.inspecting.ballot import Votes, described_texts, open_ballot
 from headspan.describe.inspecting.comparison import compare_inspections, shown
 from headspan.describe.inspecting.inspect_run import inspect, missing_verdicts
 from headspan.describe.inspecting.summary import SHARES, InspectionSummary, VerdictShares, inspected, inspection_summary
@@ -173,13 +174,20 @@ def _inspected_in(stores: list[str]) -> dict[tuple[str, str], Descriptions]:
 
 
 def _table(descriptions: Descriptions) -> Table:
-    """A row for each description, with the vote of each judge."""
+    """A row for each description, with the vote of each judge, and the last reply of each language model."""
     inspection = inspected(descriptions)
+    replies = {
+        (each["judge"], each["class"], each["text"]): " ".join(texts_of(each)[-1:]) for each in inspection.answers
+    }
+    models = dict.fromkeys(judge for judge, _, _ in replies)
     votes = {
         f"vote of {judge}": [None if vote == UNDECIDED else VERDICTS[vote] for vote in cast]
         for judge, cast in zip(inspection.judges, inspection.votes.tolist(), strict=True)
     }
-    return Table({**descriptions._columns(), **votes})
+    said = {
+        f"reply of {model}": [replies.get((model, *each)) for each in described_texts(descriptions)] for model in models
+    }
+    return Table({**descriptions._columns(), **votes, **said})
 
 
 def _print(found: InspectionSummary, descriptions: Descriptions) -> None:
@@ -191,6 +199,8 @@ def _print(found: InspectionSummary, descriptions: Descriptions) -> None:
     say("shares of sampled descriptions, in brackets 95 % intervals: over classes for all, over questions for a class")
     for verdict, attributes in found.attributes.items():
         say(f"{verdict}: {_listed(attributes)}")
+    if len(found.judges) > 1:
+        print_table([("judge", *SHARES), *((judge, *_cells(shares)) for judge, shares in found.by_judge.items())])
     for pair in found.agreement:
         if not pair.verdicts.pairs:
             say(f"{pair.first} and {pair.second} judged no text in common")
@@ -206,7 +216,11 @@ def _print(found: InspectionSummary, descriptions: Descriptions) -> None:
 
 
 def _row(name: str, found: VerdictShares) -> tuple[str, ...]:
-    return (name, f"{found.texts:,}", f"{found.times:,}", *(shown(found.shares[share]) for share in SHARES))
+    return (name, f"{found.texts:,}", f"{found.times:,}", *_cells(found))
+
+
+def _cells(found: VerdictShares) -> tuple[str, ...]:
+    return tuple(shown(found.shares[share]) for share in SHARES)
 
 
 def _listed(attributes: Mapping[str, int]) -> str:
