@@ -102,7 +102,7 @@ def test_gains_over_baselines_stand_below_them_and_only_a_few_of_the_best_of_n(p
     columns, figures = figure_table(hand_made_descriptions(quality=quality))
     # Baselines are in the order of their KL.
     assert columns == ("trained", "untrained", "best of 64", "best of 3.5, equal KL", "“a photo of a …”")
-    gain = next(each for each in figures if each.name == "gain")
+    gain = next(each for each in figures if each.name == "gain over it")
     assert [each.value for each in gain.values[1:4]] == [2.0, 2.5, 1.0]
     assert gain.values[3].low == -0.5
     unseen = next(each for each in figures if each.name == "the same, other images")

@@ -15,7 +15,11 @@ from headspan.describe.descriptions.result import Descriptions
 # Each figure by its name in `quality`: in words, what it is, and whether it is a share from 0 to 1.
 _FIGURES = {
     "reward": ("reward", "Mean reward of the sampled descriptions, with its 95 % interval", False),
-    "gain": ("gain", "How much larger the reward of these descriptions is, with its 95 % interval", False),
+    "gain": (
+        "gain over it",
+        "How much larger the reward of the descriptions of this run is, with its 95 % interval",
+        False,
+    ),
     "kl": ("KL", "Kullback-Leibler divergence from the untrained model, in nats a description", False),
     "zero_shot": ("zero-shot accuracy", "Share of the images that the texts as prompts classify rightly", True),
     "zero_shot_unseen": ("the same, other images", "Over the images that no reward was computed from", True),
