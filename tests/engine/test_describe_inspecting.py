@@ -408,8 +408,11 @@ def test_the_command_asks_counts_and_shows(
     assert [json.loads(row["reply of n"]) for row in rows] == [*TAUGHT.values()]
     assert [row["vote of ann"] for row in rows] == [None, "spurious", None, "non-visual", None]
     assert [row["verdict"] for row in rows] == [VERDICTS[each] for each in EXPECTED]
-    assert main([*command, "--compare", str(toy_copy)]) == 0
-    assert capsys.readouterr().out.count("small-model, trained") == 1
+    save_descriptions(hs.open(toy_copy), hand_made_descriptions(run="another"))
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.count("small-model, trained") == 2
+    assert "shares of runs with other classes or judges do not compare" in said
 
 
 @pytest.mark.parametrize(
@@ -419,6 +422,7 @@ def test_the_command_asks_counts_and_shows(
         (["--add"], "--add and --overwrite are about the votes of judges; name one with --judge"),
         (["--write", "x.csv", "--annotations"], "--write judges nothing; name judges and tables in a second command"),
         (["--human", "a/ann.csv", "--human", "b/ann.csv"], "--human ann: two files have this name"),
+        (["--annotations", "--run", "a", "--run", "b"], "descriptions are judged one run at a time; name one store"),
         (["--annotations"], "no image's metadata has a value of 'class_name'"),
     ],
 )

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int8, Int64
 from headspan.concepts.agreement import Agreement, agree
 from headspan.describe.descriptions.result import SPURIOUS, UNDECIDED, VERDICTS, Descriptions, Inspection
 from headspan.describe.inspecting.ballot import described_texts
+from headspan.describe.inspecting.verdict import Described
 from headspan.errors import SettingsError, counted, percent
 from headspan.frames import Tabular
 from headspan.prune.studies.statistics import SAMPLES, Interval, interval, resampling_counts
@@ -96,11 +97,11 @@ def inspection_summary(descriptions: Descriptions, samples: int = SAMPLES, seed:
     of_all = classes if len(np.unique(classes)) > 1 else questions
 
     def shares(verdicts: Verdicts, clusters: Numbers, of: Bool[np.ndarray, " description"]) -> VerdictShares:
-        texts = len({each for each, there in zip(described_texts(descriptions), of.tolist(), strict=True) if there})
+        texts = len(np.unique(numbers[of]))
         of = of & (times > 0)
         return _shares(texts, verdicts[of], times[of], clusters[of], samples, seed)
 
-    whole = np.ones(len(classes), bool)
+    numbers, whole = _first_places(descriptions), np.ones(len(classes), bool)
     sampled = [
         (VERDICTS[verdict], attribute, int(count))
         for verdict, attribute, count in zip(inspection.verdicts.tolist(), inspection.attributes, times, strict=True)
@@ -133,12 +134,18 @@ def inspected(descriptions: Descriptions) -> Inspection:
 def judge_agreement(descriptions: Descriptions, samples: int = SAMPLES, seed: int = 0) -> tuple[JudgePair, ...]:
     """How every two judges agree. Equal texts of a class count once. Raises SettingsError without an inspection."""
     inspection = inspected(descriptions)
-    described = described_texts(descriptions)
-    first_of = {each: place for place, each in reversed([*enumerate(described)])}
-    places = np.array([first_of[each] for each in dict.fromkeys(described)], np.int64)
+    places = np.unique(_first_places(descriptions))
     return tuple(
         _pair(inspection, one, other, places, descriptions.class_of[places], samples, seed)
         for one, other in combinations(range(len(inspection.judges)), 2)
+    )
+
+
+def _first_places(descriptions: Descriptions) -> Numbers:
+    """For each description, the place of the first one with the same class and text."""
+    first_of: dict[Described, int] = {}
+    return np.array(
+        [first_of.setdefault(each, place) for place, each in enumerate(described_texts(descriptions))], np.int64
     )
 
 
