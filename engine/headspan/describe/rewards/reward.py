@@ -39,6 +39,13 @@ class Texts:
         """Whether each text fills the model's context, so that its end may be cut."""
         return [cut for _, cut in self._entries(texts)]
 
+    def forget(self) -> None:
+        """Forget all vectors, so that the next ones depend on the texts that are asked for alone.
+
+        A vector's last bits depend on the texts that were embedded with it, and so on those that were kept before.
+        """
+        self._kept.clear()
+
     def _entries(self, texts: Sequence[str]) -> list[tuple[Float32[np.ndarray, " joint"], bool]]:
         found = {text: self._kept[text] for text in dict.fromkeys(texts) if text in self._kept}
         if missing := [text for text in dict.fromkeys(texts) if text not in found]:
