@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64
 
+from headspan.concepts.answers import Record
 from headspan.describe.rewards.target import Target
 from headspan.errors import counted
 from headspan.store.lineage import Lineage
@@ -20,7 +21,7 @@ VERDICTS = ("spurious", "visual", "non-visual")
 UNDECIDED = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Inspection:
     """What judges say that each description teaches about its class."""
 
@@ -32,6 +33,16 @@ class Inspection:
     verdicts: Int8[np.ndarray, " description"]
     # The attribute that a description teaches, such as `colour` or `habitat`; empty for spurious ones.
     attributes: tuple[str, ...]
+    # The attribute that each judge named for each description.
+    named: tuple[tuple[str, ...], ...] = ()
+    # Every question to a language model with its raw replies, as `concepts.answers.record` makes them.
+    answers: tuple[Record, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = (f"{int((self.verdicts == number).sum()):,} {name}" for number, name in enumerate(VERDICTS))
+        undecided = int((self.verdicts == UNDECIDED).sum())
+        more = f", {undecided:,} undecided" if undecided else ""
+        return f"Inspection({', '.join(counts)}{more}, by {', '.join(self.judges)})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -66,6 +77,8 @@ class Descriptions:
     training: Mapping[str, Any] = field(default_factory=dict)
     log: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     inspection: Inspection | None = None
+    # Rows of a few images of each class, which pages show; -1 where a class has fewer.
+    class_rows: Int64[np.ndarray, "class shown"] | None = None
     seed: int = 0
     lineage: Lineage | None = field(default=None, compare=False)
 
