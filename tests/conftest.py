@@ -23,7 +23,6 @@ import pytest
 import torch
 import zarr
 from jaxtyping import install_import_hook
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -257,6 +256,9 @@ def captioned_store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
 @pytest.fixture(scope="session")
 def toy_exact(toy_shards: tuple[Path, ...], toy_model: LoadedModel) -> dict[str, np.ndarray]:
     """The good images' numbers in float32, read by tarfile, PIL and open_clip's own transform."""
+    # Not above: headspan imports open_clip first, without what it does not need.
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     transform = image_transform_v2(PreprocessCfg(**toy_model.clip.visual.preprocess_cfg), is_train=False)
     pixels = []
     for shard in toy_shards:

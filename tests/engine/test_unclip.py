@@ -1,7 +1,6 @@
 """Edited embeddings in diffusers' unCLIP pipelines: one with random weights is built here, so that nothing is fetched.
 
-diffusers and transformers are in the extra `unclip`, and not in `test`: where transformers is installed, open_clip
-imports it, and every command takes half a second more to start.
+diffusers is in the extra `unclip`, and not in `test`.
 """
 
 from __future__ import annotations

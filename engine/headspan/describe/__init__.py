@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headspan.describe.asked.classes import DescribedClasses, described_classes
     from headspan.describe.asked.questions import QUESTIONS
     from headspan.describe.descriptions.result import Descriptions, Inspection
+    from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
     from headspan.describe.policy.policy import Policy, open_policy
     from headspan.describe.rewards.reward import Reward
     from headspan.describe.rewards.target import Target
@@ -28,6 +29,8 @@ _MODULES = {
     "Target": "rewards.target",
     "described_classes": "asked.classes",
     "open_policy": "policy.policy",
+    "read_descriptions": "descriptions.saved",
+    "save_descriptions": "descriptions.saved",
 }
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
     "Target",
     "described_classes",
     "open_policy",
+    "read_descriptions",
+    "save_descriptions",
 ]
 
 

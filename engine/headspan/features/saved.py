@@ -6,8 +6,6 @@ are image indices, as top images are, and the samples of the store hold their te
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +20,7 @@ from headspan.features.scores.result import FeatureScores
 from headspan.store import results
 from headspan.store.lineage import Lineage, lineage_of
 from headspan.store.reader import Store
+from headspan.store.result_values import arrays_of, json_numbers, numbers_from_json
 from headspan.store.write.save_result import save_result
 
 KIND = "features"
@@ -64,24 +63,12 @@ def read_scores(store: Store | str | Path, run: str | None = None) -> FeatureSco
             found["name_coherence"] = float(settings["name_coherence"])
         found["similarity_sizes"] = tuple(map(int, settings["similarity_sizes"]))
         for name in ("quality", "name_chance"):
-            found[name] = {
-                str(each): math.nan if value is None else float(value) for each, value in settings.get(name, {}).items()
-            }
+            found[name] = numbers_from_json(settings.get(name, {}))
         if "names" in settings:
             found["names"] = tuple(tuple(map(str, names)) for names in settings["names"])
         if settings.get("space") is not None:
             found["space"] = Space.from_json(settings["space"])
         return FeatureScores(run=run, lineage=lineage_of(store, KIND, run), **found)
-
-
-def arrays_of(scores: FeatureScores) -> dict[str, results.Named]:
-    """The arrays of a run, with the names of their axes, which are those of the fields' annotations."""
-    found: dict[str, results.Named] = {}
-    for each in fields(scores):
-        values = getattr(scores, each.name)
-        if isinstance(values, np.ndarray):
-            found[each.name] = (values, _axes(str(each.type)))
-    return found
 
 
 def settings_of(scores: FeatureScores) -> dict[str, Any]:
@@ -94,26 +81,11 @@ def settings_of(scores: FeatureScores) -> dict[str, Any]:
         if isinstance(value, Space):
             found[each.name] = value.as_json()
         elif isinstance(value, Mapping):
-            found[each.name] = {name: _number(number) for name, number in value.items()}
+            found[each.name] = json_numbers(value)
         else:
             found[each.name] = value
     # Always there, even if no similarity was measured.
     return {"similarity_sizes": (), **found}
-
-
-def _number(value: float) -> float | None:
-    """A number as JSON has it; null if it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _axes(annotation: str) -> tuple[str, ...]:
-    """The names of an array's axes in its annotation, such as `Float64[np.ndarray, "feature 2"]`.
-
-    The axis of two numbers is that of an interval's ends.
-    """
-    shape = re.search(r"['\"]([^'\"]*)['\"]", annotation)
-    assert shape is not None, annotation
-    return tuple("end" if name.isdigit() else name for name in shape[1].split())
 
 
 def _sources(store: Store, scores: FeatureScores) -> dict[str, Lineage | None]:

@@ -11,25 +11,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
+from headspan.model.without_transformers import without_transformers
+
 _COMPILER = "torch._dynamo"
 _UTILS = f"{_COMPILER}.utils"
 
 
 def import_open_clip() -> None:
-    """Import open_clip, without torch's compiler if possible. An ImportError is left to the next import."""
+    """Import open_clip, without torch's compiler and transformers if possible.
+
+    An ImportError is left to the next import.
+    """
     with suppress(ImportError):
         # On its own, because it may import the compiler itself.
         torch = import_module("torch")
-        if _COMPILER in sys.modules or "open_clip" in sys.modules:
+        if "open_clip" in sys.modules:
             return
-        with _without_compiler(torch.compiler):
+        compiler_is_there = _COMPILER in sys.modules
+        with nullcontext() if compiler_is_there else _without_compiler(torch.compiler), without_transformers():
             import_module("open_clip")
 
 

@@ -106,6 +106,12 @@ def _in_short(store: Store, kind: str, run: str) -> str:
         if kind == "features":
             named = f", named from {known['name_pool']}" if known.get("name_pool") else ""
             return f"{known['learner']} over {counted(known['pairs'], 'pair')}{named}"
+        if kind == "descriptions":
+            texts, classes = len(known["texts"]), len(known["classes"])
+            untrained = "" if known.get("adapter_sha256") else ", untrained"
+            judges = ", ".join(known.get("inspection", {}).get("judges", ()))
+            inspected = f", inspected by {judges}" if judges else ""
+            return f"{counted(texts, 'text')} of {classes:,} classes by {known['model']}{untrained}{inspected}"
         controls = known["answers"].get("controls", {})
         return "against the known scenes" + (f", beside {', '.join(controls)}" if controls else "")
     return ""

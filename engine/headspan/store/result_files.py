@@ -31,12 +31,15 @@ COMMANDS = {
     "truth": "headspan demo",
     "prune": "headspan prune",
     "features": "headspan features score",
+    "descriptions": "headspan describe write",
 }
+# The kinds of runs that a command names itself.
+_NAMED = ("textspan", "labels", "ccs", "prune", "features", "descriptions")
 
 
 def making(kind: str, run: str) -> str:
     """Return the command that makes the run `<kind>/<run>`."""
-    return COMMANDS[kind] + (f" --run {run}" if kind in ("textspan", "labels", "ccs", "prune", "features") else "")
+    return COMMANDS[kind] + (f" --run {run}" if kind in _NAMED else "")
 
 
 def record_key(kind: str, run: str) -> str:

@@ -34,7 +34,11 @@ _MADE_FROM = {
     "truth": (),
     "prune": (),
     "features": (),
+    "descriptions": (),
 }
+# The kinds that no run is made from.
+_LAST = ("prune", "features", "descriptions")
+
 __all__ = [
     "Named",
     "as_written",
@@ -58,7 +62,7 @@ def made_from(store: OpenStore, kind: str, run: str) -> list[str]:
     later = "features" if kind == "texts" else "prune"
     return named + [
         f"{later}/{each}"
-        for each in (runs(store, later) if kind not in ("prune", "features") else ())
+        for each in (runs(store, later) if kind not in _LAST else ())
         if sources & sources_of(store.contents.storage, later, each).keys()
     ]
 

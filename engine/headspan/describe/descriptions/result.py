@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Int8, Int64
 from headspan.concepts.answers import Record
 from headspan.describe.rewards.target import Target
 from headspan.errors import counted
+from headspan.frames import Tabular
 from headspan.store.lineage import Lineage
 
 # What a description teaches about its class. The numbers are those of `verdicts`; -1 is a description that no judge
@@ -21,7 +22,7 @@ VERDICTS = ("spurious", "visual", "non-visual")
 UNDECIDED = -1
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Inspection:
     """What judges say that each description teaches about its class."""
 
@@ -45,9 +46,12 @@ class Inspection:
         return f"Inspection({', '.join(counts)}{more}, by {', '.join(self.judges)})"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Descriptions:
-    """Descriptions that a language model wrote of classes. Equal texts of one class and question are one entry."""
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Descriptions(Tabular):
+    """Descriptions that a language model wrote of classes. Equal texts of one class and question are one entry.
+
+    Entries are in the order of classes, then of questions; those of one question begin with the most frequent.
+    """
 
     run: str
     # The language model, as its user named it, and the checksum of its adapter; None if it is untrained.
@@ -87,3 +91,24 @@ class Descriptions:
             f"Descriptions({self.run!r}: {counted(len(self.texts), 'text')} of {len(self.classes)} classes by "
             f"{self.model})"
         )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def _columns(self) -> Mapping[str, Sequence[Any]]:
+        columns: dict[str, Sequence[Any]] = {
+            "class": [self.classes[each] for each in self.class_of.tolist()],
+            "question": [self.questions[each] for each in self.question_of.tolist()],
+            "text": self.texts,
+            "reward": self.rewards.astype(float).tolist(),
+            "times": self.times.tolist(),
+            "greedy": self.greedy.tolist(),
+            "log_ratio": self.log_ratios.astype(float).tolist(),
+            "cut": self.cut.tolist(),
+            "ended": self.ended.tolist(),
+        }
+        if self.inspection is not None:
+            verdicts = self.inspection.verdicts.tolist()
+            columns["verdict"] = [None if each == UNDECIDED else VERDICTS[each] for each in verdicts]
+            columns["attribute"] = [each or None for each in self.inspection.attributes]
+        return columns
