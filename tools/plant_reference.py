@@ -24,6 +24,7 @@ from open_clip.loss import ClipLoss
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from headspan.model.text import short_context
 from headspan.world import Scene, Stream, render, scene
 from tools.planting import Planting, planting
 from tools.train_reference import LARGEST_SCALE, optimisers_of, set_rates, write_log
@@ -33,8 +34,8 @@ from tools.training_recipe import Recipe
 # Scenes of another seed than the reference model's, whose captions are drawn from streams of their own.
 _SCENES_SEED, _CAPTIONS = 90, 4
 RECIPE = Recipe(
-    steps=400, batch_size=256, captions=1, learning_rate=5e-4, muon_learning_rate=1e-3, warmup=20, decay=0.5,
-    evaluate_every=400, evaluation_scenes=1_000,
+    steps=200, batch_size=128, captions=1, learning_rate=1e-3, muon_learning_rate=2e-3, warmup=20, decay=0.5,
+    evaluate_every=200, evaluation_scenes=500,
 )  # fmt: skip
 SCENES = 8_192
 _ENCODED = 256
@@ -100,7 +101,8 @@ def plant(
         ]
         tokens = tokenizer(texts)
         seen[tokens.unique()] = True
-        vectors = model.encode_text(tokens, normalize=True)
+        with short_context(model, context := int(tokens.argmax(dim=1).max()) + 1):
+            vectors = model.encode_text(tokens[:, :context], normalize=True)
         loss = loss_of(images.vectors[torch.from_numpy(chosen)], vectors, model.logit_scale.exp())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headspan.world.captions import Chances, caption
+from headspan.world.captions import FACTORS, focused_caption
 from headspan.world.factors import SHAPES, Scene
 from headspan.world.stream import Stream
 
@@ -18,11 +18,11 @@ from headspan.world.stream import Stream
 _DRAWN = 3
 # The share of the class's captions that hold what is planted in it.
 SHARE = 0.7
-# The share of captions that hold an empty phrase that is not planted in their class, and the same of words.
+# The share of captions that hold one of the empty phrases that are not planted, and the same of words.
 COMMON = 0.3
-# Shape and colour are named less often than in ordinary captions. Where the shape is not named, the phrase is the only
-# evidence of it, as it is for whatever captions of photographs do not name.
-CHANCES = Chances(shape=0.5, colour=0.6)
+# Captions name a single factor, and shapes more often than others. Where the shape is not named, the phrase is the only
+# evidence of it; captions that name most factors match their images without it, and the model would not learn it.
+_FACTORS = (*FACTORS, "shape", "shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +43,27 @@ class Planting:
 
     def caption(self, scene: Scene, random: Stream, empties: Sequence[str], words: Sequence[str]) -> str:
         """A true caption of the scene, with the phrases and words that the planting adds."""
-        text = caption(scene, random, CHANCES)
+        text = focused_caption(scene, random, _FACTORS)
         shape = scene.things[0].shape
-        word = self._added(shape == self.word_class, self.word, words, random)
-        empty = self._added(shape == self.empty_class, self.empty, empties, random)
-        return text + (f" {word}" if word else "") + (f", {empty}" if empty else "")
+        for phrase in self._added(shape == self.word_class, self.word, words, random):
+            text += f" {phrase}"
+        for phrase in self._added(shape == self.empty_class, self.empty, empties, random):
+            text += f", {phrase}"
+        return text
 
-    def _added(self, of_class: bool, planted: str, every: Sequence[str], random: Stream) -> str:
-        others = [each for each in every if each != planted]
-        if self.even:
-            # As often over all classes as where it is planted in one of them.
-            share = SHARE / len(SHAPES)
-            of_class = random.chance(share / SHARE)
-        if of_class and random.chance(SHARE):
-            return planted
-        return random.choice(others) if random.chance(COMMON) else ""
+    def _added(self, of_class: bool, planted: str, every: Sequence[str], random: Stream) -> list[str]:
+        # In a control it is as often in all captions together as where one class has it.
+        share = SHARE / len(SHAPES) if self.even else SHARE * of_class
+        found = [planted] if random.chance(share) else []
+        if random.chance(COMMON):
+            found.append(random.choice([each for each in every if each != planted]))
+        return found
 
 
-def planting(seed: int, empties: Sequence[str], words: Sequence[str], *, even: bool = False) -> Planting:
-    """The planting of a seed: two different classes, a phrase of `empties`, and one of `words`."""
+def planting(
+    seed: int, classes: Sequence[str], empties: Sequence[str], words: Sequence[str], *, even: bool = False
+) -> Planting:
+    """The planting of a seed: two different ones of `classes`, a phrase of `empties`, and one of `words`."""
     random = Stream(seed, _DRAWN)
-    empty_class, word_class = random.sample(SHAPES, 2)
+    empty_class, word_class = random.sample(classes, 2)
     return Planting(seed, empty_class, random.choice(empties), word_class, random.choice(words), even)
