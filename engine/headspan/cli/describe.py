@@ -21,7 +21,9 @@ _DETAILS = (
 
 def add_describe(section: Section) -> None:
     """Add `describe` with its sub-commands."""
-    command = section.add("describe", _nothing, "headspan describe train run.zarr --out run.described", _DETAILS)
+    command = section.add(
+        "describe", _nothing, "headspan describe train run.zarr --language-model lm.gguf --out lm.trained", _DETAILS
+    )
     add_sub_commands(command, "describe", _COMMANDS)
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from headspan.describe.policy.policy import Policy, open_policy
     from headspan.describe.rewards.reward import Reward
     from headspan.describe.rewards.target import Target
+    from headspan.describe.training.settings import TrainingSettings
+    from headspan.describe.training.train import train
+    from headspan.describe.training.trained import Trained, open_trained
 
 # The module of each name.
 _MODULES = {
@@ -27,7 +30,11 @@ _MODULES = {
     "Policy": "policy.policy",
     "Reward": "rewards.reward",
     "Target": "rewards.target",
+    "Trained": "training.trained",
+    "TrainingSettings": "training.settings",
     "described_classes": "asked.classes",
+    "open_trained": "training.trained",
+    "train": "training.train",
     "open_policy": "policy.policy",
     "read_descriptions": "descriptions.saved",
     "save_descriptions": "descriptions.saved",
@@ -41,10 +48,14 @@ __all__ = [
     "Policy",
     "Reward",
     "Target",
+    "Trained",
+    "TrainingSettings",
     "described_classes",
     "open_policy",
+    "open_trained",
     "read_descriptions",
     "save_descriptions",
+    "train",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from headspan.describe.policy.silence import silent
 from headspan.errors import HeadspanError, ModelError, one_line
 from headspan.user_paths import expand_user
 
@@ -29,14 +30,27 @@ def load_language_model(name: str | Path, device: str = "cpu") -> tuple[Any, Any
     # On CPUs without fast 16-bit products, bfloat16 takes four to five times as long.
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **more)
-        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **more)
+        with silent():
+            tokenizer = AutoTokenizer.from_pretrained(place, **more)
+            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **more)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"{name}: is not a language model that transformers can load ({one_line(error)}); give a folder, a .gguf "
             "file, or a repository of Hugging Face's hub"
         ) from error
+    if more:
+        model = _plain(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return model.to(device), tokenizer
+
+
+def _plain(quantized: Any) -> Any:
+    """The same weights in a model that is not marked as quantized, since a marked one cannot be saved."""
+    del quantized.config.quantization_config
+    plain = type(quantized)(quantized.config).to(quantized.dtype)
+    plain.load_state_dict(quantized.state_dict())
+    plain.tie_weights()
+    plain.generation_config = quantized.generation_config
+    return plain

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from headspan.describe.policy.load import load_language_model
+from headspan.describe.policy.silence import silent
+from headspan.describe.policy.tokens import TOKENS, check_context
 from headspan.errors import ModelError, one_line
-
-# Tokens of a description, as in the published run.
-TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,9 @@ class Policy:
         self.tokenizer = tokenizer
         self.name = name
         self.adapter = adapter
+        # Some models end answers with other tokens than their tokenizer says.
+        more = getattr(model.generation_config, "eos_token_id", None)
+        self._ends = sorted({tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])} - {None})
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
@@ -58,12 +60,17 @@ class Policy:
     ) -> list[Written]:
         """An answer to every prompt, sampled without truncating the distribution, or the most likely token each time.
 
-        The answers depend on `seed` and `batch`. At temperature 1, log-probabilities are those of sampling.
+        The answers depend on `seed` and `batch`. At temperature 1, log-probabilities are those of sampling. The
+        caller's random generators stay as they are. Raises ModelError if the context is too short for a prompt with
+        its answer.
         """
-        torch.manual_seed(seed)
+        check_context(self.model, self.tokenizer, prompts, tokens, self.name)
+        device = self.model.device
         found: list[Written] = []
-        for start in range(0, len(prompts), batch):
-            found += self._batch(list(prompts[start : start + batch]), greedy, tokens, temperature)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for start in range(0, len(prompts), batch):
+                found += self._batch(list(prompts[start : start + batch]), greedy, tokens, temperature)
         return found
 
     def _batch(self, prompts: list[str], greedy: bool, tokens: int, temperature: float) -> list[Written]:
@@ -74,11 +81,13 @@ class Policy:
             if greedy
             else {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
         )
-        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        whole = self.model.generate(**asked, max_new_tokens=tokens, pad_token_id=pad, eos_token_id=end, **sampling)
+        pad = self.tokenizer.pad_token_id
+        whole = self.model.generate(
+            **asked, max_new_tokens=tokens, pad_token_id=pad, eos_token_id=self._ends, **sampling
+        )
         answers = whole[:, asked["input_ids"].shape[1] :]
         # The end token belongs to an answer; whatever follows it does not.
-        ends = answers == end
+        ends = torch.isin(answers, torch.tensor(self._ends, device=answers.device))
         counted = (ends.cumsum(dim=1) - ends.long()) == 0
         mask = torch.cat([asked["attention_mask"], counted.to(asked["attention_mask"].dtype)], dim=1)
         own = self._log_probabilities(whole, mask, answers, counted)
@@ -112,7 +121,8 @@ def open_policy(model: str | Path, adapter: str | Path | None = None, device: st
     from peft import PeftModel
 
     try:
-        loaded = PeftModel.from_pretrained(loaded, str(adapter))
+        with silent():
+            loaded = PeftModel.from_pretrained(loaded, str(adapter))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
             f"{adapter}: is not an adapter of {model} ({one_line(error)}); give the folder that train wrote"

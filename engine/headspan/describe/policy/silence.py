@@ -1,0 +1,24 @@
+"""Keep transformers, PEFT and TRL from drawing progress bars, and from warnings that only they can act on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Draw no progress bars within the block, and hide one warning; afterwards both are as before."""
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # PEFT and TRL read a property of models that transformers has given another name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
