@@ -1,8 +1,8 @@
 """Do descriptions bring up what a model has learned, as far as that is known?
 
-Descriptions of shapes of the image world, by the reference language model. Their mean reward beside the best sentence of
-the grammar and best-of-64; the frontier of reward against KL; the words that a single head prefers; and CLIPs in which an
-empty phrase and a non-visual word were planted, beside controls.
+Descriptions of shapes of the image world, by the reference language model. Their mean reward beside the best sentence
+of the grammar and best-of-64; the frontier of reward against KL; the words that a single head prefers; and CLIPs in
+which an empty phrase and a non-visual word were planted, beside controls.
 """
 
 from __future__ import annotations
@@ -12,15 +12,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from headspan.describe.writing.write import write
 
 from benchmarks.measure import benchmark
-from benchmarks.planted_clips import CLASSES, KEY, WORDS, made_store, planted_judge, shape_classes, study_of
+from benchmarks.planted_clips import (
+    CLASSES,
+    KEY,
+    WORDS,
+    clip_preferences,
+    made_store,
+    planted_judge,
+    shape_classes,
+    study_of,
+)
 from headspan.describe.asked.classes import DescribedClasses
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.descriptions.result import Descriptions
@@ -28,8 +38,8 @@ from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.settings import TrainingSettings
 from headspan.describe.training.train import train
-from headspan.describe.writing.write import write
 from headspan.errors import percent
+from headspan.head_names import Head
 from headspan.store.reader import Store
 from headspan.tasks.factors import Factors
 from headspan.tasks.truths import UNKNOWN
@@ -39,6 +49,7 @@ from headspan.world.parts import EMPTY, EMPTY_PHRASES, NON_VISUAL, VISUAL, parts
 from tools.plant_reference import RECIPE, SCENES, Images, plant
 from tools.planting import planting
 from tools.training_model import CONFIG
+from tools.training_recipe import Recipe
 
 QUESTION = "descriptions of the image world, beside what is known"
 DUE_TO = "TODO"
@@ -47,21 +58,247 @@ LANGUAGE_MODEL = "reference"
 TARGETS = {"contrastive": Target(contrast=True), "published": Target()}
 # The penalty of all trainings but those of the frontier.
 BETA, BETAS = 0.05, (0.02, 0.05, 0.2, 1.0)
-SEEDS = (1, 2, 3)
 # Heads of the reference model that the demo labels as colours.
 COLOUR_HEADS = ((5, 0), (5, 3), (5, 4))
-_IMAGES, _PLANTED_IMAGES = 2_000, 1_200
-_TRAINING = TrainingSettings(steps=150, batch=32, generations=4)
-_SAMPLES, _BEST_OF = 16, 64
+CONTRASTIVE = "contrastive"
+COLOUR = "objects.colour"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is drawn, trained and sampled."""
+
+    # Scenes that planted CLIPs are trained on, and that stores hold.
+    scenes: int = SCENES
+    images: int = 2_000
+    planted_images: int = 1_200
+    recipe: Recipe = RECIPE
+    training: TrainingSettings = TrainingSettings(steps=150, batch=32, generations=4)
+    betas: tuple[float, ...] = BETAS
+    questions: tuple[str, ...] = QUESTIONS
+    samples: int = 16
+    best_of: int = 64
+    # Values in the sentences that are enumerated.
+    most: int = 3
+    heads: tuple[Head, ...] = COLOUR_HEADS
+    seeds: tuple[int, ...] = (1, 2, 3)
+
+    def as_json(self) -> dict[str, Any]:
+        """The sizes as JSON values; of the questions their number."""
+        return {**asdict(self), "questions": len(self.questions)}
+
+
+TOY = Sizes(
+    scenes=16, images=64, planted_images=64, recipe=replace(RECIPE, steps=2, batch_size=8, evaluation_scenes=8),
+    training=TrainingSettings(steps=1, batch=4, generations=2, tokens=8), betas=(BETA,), questions=QUESTIONS[:1],
+    samples=2, best_of=4, most=1, heads=COLOUR_HEADS[:1], seeds=(1,),
+)  # fmt: skip
 
 
 def run(toy: bool) -> dict[str, Any]:
     """Shares of the optimum, the frontier, words by factor, and findings of planted CLIPs and their controls."""
-    jobs: list[tuple[Any, ...]] = [(_shipped,)]
+    sizes = TOY if toy else Sizes()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        if not toy:
-            jobs += [(_planted, seed, even) for seed in SEEDS for even in (False, True)]
-        images = folder / "images.pt"
-    ...
-    return {}
+        torch.save(Images(sizes.scenes), folder / "images.pt")
+        jobs: dict[str, tuple[Any, ...]] = {"shipped": (_shipped, folder / "shipped", sizes)}
+        for seed in sizes.seeds:
+            for even in (False, True):
+                name = f"{'control' if even else 'planted'} {seed}"
+                jobs[name] = (_planted, folder / name.replace(" ", "-"), sizes, folder / "images.pt", seed, even)
+        if toy:
+            found = {name: job(*arguments) for name, (job, *arguments) in jobs.items()}
+        else:
+            # One process for each core of a small machine; a process that is forked would inherit torch's threads.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(2, context, torch.set_num_threads, (1,)) as pool:
+                waiting = {name: pool.submit(job, *arguments) for name, (job, *arguments) in jobs.items()}
+                found = {name: each.result() for name, each in waiting.items()}
+    shipped = found.pop("shipped")
+    return {"sizes": sizes.as_json(), **shipped, "clips": found}
+
+
+def _shipped(folder: Path, sizes: Sizes) -> dict[str, Any]:
+    """The reference model: rewards beside the best sentences and best-of-N, the frontier, and words by factor."""
+    store = made_store(folder, sizes.images, "reference", layers="last4")
+    classes = shape_classes(store)
+    found: dict[str, Any] = {"rewards": {}, "frontier": []}
+    enumerated = None
+    for name, target in TARGETS.items():
+        reward = Reward(store, classes, target)
+        enumerated = enumerated or embed_sentences(reward.texts, sizes.most)
+        best = best_sentences(reward, enumerated)
+        for beta in sizes.betas if name == CONTRASTIVE else (BETA,):
+            trained = _trained(reward, folder / f"{name}-{beta}", sizes, beta)
+            if beta != BETA:
+                figures = write(reward, trained, samples=sizes.samples, best_of=0).quality
+                found["frontier"].append(_point(beta, figures))
+                continue
+            figures = write(reward, trained, samples=sizes.samples, best_of=sizes.best_of).quality
+            found["rewards"][name] = {
+                **{key: _rounded(value) for key, value in figures.items() if np.isfinite(value)},
+                "optimum": _rounded(float(np.mean([each.reward for each in best]))),
+                "best": {each.name: each.sentence.text for each in best},
+            }
+            if name == CONTRASTIVE:
+                found["frontier"].append(_point(beta, figures))
+    found["heads"] = _by_heads(store, folder, sizes)
+    return found
+
+
+def _point(beta: float, figures: Mapping[str, float]) -> dict[str, float]:
+    kept = ("reward", "reward_low", "reward_high", "kl", "distinct_2")
+    return {"beta": beta, **{name: _rounded(figures[name]) for name in kept}}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _trained(reward: Reward, out: Path, sizes: Sizes, beta: float = BETA, seed: int = 0) -> Any:
+    settings = replace(sizes.training, beta=beta, seed=seed)
+    return train(reward, out, LANGUAGE_MODEL, questions=sizes.questions, settings=settings, samples=0, device="cpu")
+
+
+def _by_heads(store: Store, folder: Path, sizes: Sizes) -> dict[str, Any]:
+    """Words by factor, where each class has a colour as well as a shape: rewarded by all of the model, and by heads."""
+    classes = _coloured_classes(store)
+    targets = {
+        "the untrained model": None,
+        "the whole model": Target(contrast=True),
+        **{f"L{layer}H{head}": Target(((layer, head),), contrast=True) for layer, head in sizes.heads},
+    }
+    found = {}
+    for name, target in targets.items():
+        reward = Reward(store, classes, target)
+        # Rewards of single heads are small. Scaled so that the classes' vectors are as long as those of the whole model,
+        # the penalty has the same weight.
+        if target is not None and target.heads:
+            whole = Reward(store, classes, Target(contrast=True))
+            scale = whole.scale * float(np.linalg.norm(whole.vectors) / np.linalg.norm(reward.vectors))
+            reward = Reward(store, classes, replace(target, scale=scale))
+        model = LANGUAGE_MODEL if target is None else _trained(reward, folder / name.replace(" ", "-"), sizes)
+        written = write(reward, model, questions=sizes.questions, samples=sizes.samples, best_of=0)
+        found[name] = _words(written)
+    return found
+
+
+def _coloured_classes(store: Store) -> DescribedClasses:
+    """Shapes of one colour each: the n-th shape in the n-th colour."""
+    factors = Factors(store, [KEY, COLOUR]).values
+    numbers = np.full(store.images, UNKNOWN, np.int64)
+    for number, pair in enumerate(zip(CLASSES, COLOURS, strict=False)):
+        numbers[[each == pair for each in zip(factors[KEY], factors[COLOUR], strict=True)]] = number
+    present = [number for number in range(len(CLASSES)) if (numbers == number).any()]
+    order = {number: place for place, number in enumerate(present)}
+    return DescribedClasses(
+        tuple(CLASSES[number] for number in present),
+        np.array([order.get(number, UNKNOWN) for number in numbers.tolist()], np.int64),
+        f"key {KEY}",
+    )
+
+
+def _words(written: Descriptions) -> dict[str, float]:
+    """Of the parts that say something, the share by factor, and of colours and shapes, the share of the class's own."""
+    counts: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    for text, number, times in zip(written.texts, written.class_of.tolist(), written.times.tolist(), strict=True):
+        name = written.classes[number]
+        own = {"shape": name, "colour": COLOURS[CLASSES.index(name)]}
+        for part in parts_of(text):
+            factor = part.factor if part.kind == VISUAL else part.kind
+            if part.kind in (VISUAL, EMPTY, NON_VISUAL):
+                counts[factor] += times
+                right[factor] += times * (own.get(factor) == part.value)
+    shares = {factor: _rounded(count / counts.total()) for factor, count in counts.most_common()}
+    return shares | {f"right {name}": _rounded(right[name] / max(counts[name], 1)) for name in ("colour", "shape")}
+
+
+def _planted(folder: Path, sizes: Sizes, images: Path, seed: int, even: bool) -> dict[str, Any]:
+    """What descriptions by one planted CLIP, or its control, bring up."""
+    planted = planting(seed, CLASSES, EMPTY_PHRASES, WORDS, even=even)
+    vectors = torch.load(images, weights_only=False)
+    accuracies = plant(folder / "clip", planted, EMPTY_PHRASES, WORDS, vectors, replace(sizes.recipe, seed=seed))
+    weights = str(folder / "clip" / "weights.safetensors")
+    store = made_store(folder / "store", sizes.planted_images, str(CONFIG), weights)
+    classes = shape_classes(store)
+    judge = planted_judge(store, classes, planted)
+    found: dict[str, Any] = {"planting": planted.as_json(), "zero_shot": accuracies}
+    for name, target in TARGETS.items():
+        if even and name != CONTRASTIVE:
+            continue
+        reward = Reward(store, classes, target)
+        trained = _trained(reward, folder / name, sizes, seed=seed)
+        written, untrained = (
+            write(reward, model, questions=sizes.questions, samples=sizes.samples, best_of=0, seed=seed)
+            for model in (trained, LANGUAGE_MODEL)
+        )
+        found[name] = {
+            "reward": [_rounded(each.quality["reward"]) for each in (untrained, written)],
+            "kl": _rounded(written.quality["kl"]),
+            "preferred": clip_preferences(reward, planted),
+            **study_of(written, untrained, planted, judge),
+        }
+    return found
+
+
+def table(line: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each figure."""
+    rows = [["figure", "value"]]
+    for name, each in line["rewards"].items():
+        share = each["reward"] / each["optimum"]
+        rows.append(
+            [
+                f"{name} reward: untrained, trained (KL), best-of-N of the most N, best sentence",
+                f"{each['untrained_reward']:.2f}, {each['reward']:.2f} ({each['kl']:.1f} nats), {_best_of(each):.2f}, "
+                f"{each['optimum']:.2f}: {percent(share)} of the best sentence",
+            ]
+        )
+    for each in line["frontier"]:
+        rows.append(
+            [f"contrastive reward and KL at beta {each['beta']:g}", f"{each['reward']:.2f}, {each['kl']:.1f} nats"]
+        )
+    for name, shares in line["heads"].items():
+        rows.append(
+            [
+                f"rewarded by {name}: words of colour (right ones), of shape (right ones)",
+                ", ".join(
+                    f"{percent(shares.get(factor, 0.0))} ({percent(shares[f'right {factor}'])})"
+                    for factor in ("colour", "shape")
+                ),
+            ]
+        )
+    for target in TARGETS:
+        for kind in ("planted", "control"):
+            clips = [each for name, each in line["clips"].items() if name.startswith(kind) and target in each]
+            if clips:
+                rows.append([f"{kind} CLIPs, {target} reward", _found(clips, target, kind == "planted")])
+    return rows
+
+
+def _best_of(figures: Mapping[str, float]) -> float:
+    names = [name for name in figures if name.startswith("best_of_") and name.endswith("_reward")]
+    return figures[max(names, key=lambda name: int(name.split("_")[2]))]
+
+
+def _found(clips: Sequence[Mapping[str, Any]], target: str, planted: bool) -> str:
+    """How many phrases were found, how many of them are planted, and what the judge calls them."""
+    found, hits, spurious, non_visual = 0, 0, 0, 0
+    for clip in clips:
+        empty, word = ((each["class"], each["phrase"]) for each in clip[target]["planted"])
+        for each in clip[target]["found"]:
+            pair = each["class"], each["phrase"]
+            found += 1
+            hits += pair in (empty, word)
+            spurious += pair == empty and each["verdict"] == "spurious"
+            non_visual += pair == word and each["verdict"] == "non-visual"
+    if not planted:
+        return f"{found} phrases found in {len(clips)} CLIPs, {hits} of those that the others have planted"
+    return (
+        f"{hits} of {2 * len(clips)} found, among {found} findings; called spurious: {spurious} of {len(clips)} phrases, "
+        f"called non-visual: {non_visual} of {len(clips)} words"
+    )
+
+
+if __name__ == "__main__":
+    benchmark(QUESTION, run)

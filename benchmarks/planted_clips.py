@@ -6,27 +6,28 @@ word with another; see `tools.planting`. In its control, the same phrases are sp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from headspan.describe.inspecting.verdict import Judge
+from headspan.world.annotated_judge import annotated_judge
 from jaxtyping import Float64, Int64
 from scipy.stats import hypergeom
 
 from headspan.config import PrecomputeSettings
 from headspan.describe.asked.classes import DescribedClasses, described_classes
 from headspan.describe.descriptions.result import VERDICTS, Descriptions
-from headspan.describe.inspecting.verdict import Judge
+from headspan.describe.rewards.reward import Reward
 from headspan.run.precompute import precompute
 from headspan.store.reader import Store
 from headspan.store.selection import chosen_images
 from headspan.tasks.truths import metadata_of_images
 from headspan.world import Stream, scene, write_world_shards
-from headspan.world.annotated_judge import annotated_judge
 from headspan.world.factors import SHAPES
 from headspan.world.parts import EMPTY, EMPTY_PHRASES, NON_VISUAL, NON_VISUAL_PHRASES, parts_of
+from headspan.world.sentences import PHRASE, sentence
 from tools.planting import Planting
 
 KEY = "objects.shape"
@@ -149,9 +150,7 @@ def study_of(trained: Descriptions, untrained: Descriptions, planted: Planting, 
     }
 
 
-def _of_planted(
-    trained: Descriptions, untrained: Descriptions, name: str, phrase: str, judge: Judge
-) -> dict[str, Any]:
+def _of_planted(trained: Descriptions, untrained: Descriptions, name: str, phrase: str, judge: Judge) -> dict[str, Any]:
     """Shares of a planted phrase in its class, its rank among all phrases of the class, and verdicts on its texts."""
     number, place = trained.classes.index(name), PHRASES.index(phrase)
     (after, totals), (before, untrained_totals) = phrase_counts(trained), phrase_counts(untrained)
@@ -171,7 +170,17 @@ def _of_planted(
     }
 
 
-def preferred(rewards: Sequence[float], names: Sequence[str], own: str) -> int:
-    """The rank of `own` among names by their rewards, 1 for the best."""
-    mine = rewards[names.index(own)]
-    return 1 + sum(each > mine for each in rewards)
+def clip_preferences(reward: Reward, planted: Planting) -> list[dict[str, Any]]:
+    """Whether the CLIP has learned what was planted, without a language model: "a picture of a star, stock photo".
+
+    For each planted class, the reward of that sentence, of the best with another phrase, and of the one without any.
+    """
+    found = []
+    for name, phrase in ((planted.empty_class, planted.empty), (planted.word_class, planted.word)):
+        texts = [sentence({"shape": name, PHRASE: each}).text for each in PHRASES]
+        number = reward.classes.names.index(name)
+        rewards = dict(zip(PHRASES, reward.of(texts, [number] * len(texts)).tolist(), strict=True))
+        own = rewards.pop(phrase)
+        plain = float(reward.of([sentence({"shape": name}).text], [number])[0])
+        found.append({"planted": round(own, 3), "another": round(max(rewards.values()), 3), "none": round(plain, 3)})
+    return found

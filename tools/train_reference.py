@@ -54,7 +54,7 @@ def train(
     if start is not None:
         model.load_state_dict(load_file(start))
     model.to(device)
-    optimisers = optimisers_of(model, recipe)
+    optimisers = _optimisers(model, recipe)
     seen = torch.zeros(model.vocab_size, dtype=torch.bool)
     step = _resume(out / "checkpoint.pt", model, optimisers, seen)
     loss_of = ClipLoss()
@@ -105,18 +105,13 @@ def _schedule(step: int, recipe: Recipe) -> float:
     return min((step + 1) / recipe.warmup, left, 1.0)
 
 
-def optimisers_of(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for the rest. Norms, biases and positions have no weight decay.
-
-    Parameters that need no gradient are left out.
-    """
+def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for the rest. Norms, biases and positions have no weight decay."""
     inner: list[nn.Parameter] = []
     outer: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     positions: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
         places = positions if "positional" in name else inner if "resblocks" in name else outer
         (plain if parameter.ndim < 2 else places).append(parameter)
     decay = recipe.weight_decay
