@@ -73,6 +73,7 @@ ORDER = (
     "world",
     "report",
     "web",
+    "demo_folder",
     "demo",
     "calls",
     "cli",

@@ -24,8 +24,11 @@ import pytest
 import headspan as hs
 from headspan.config import PrecomputeSettings
 from headspan.demo import analyse_scenes
+from headspan.describe.descriptions.saved import save_descriptions
+from headspan.describe.rewards.target import Target
 from headspan.features.saved import save_scores
 from headspan.world import write_world_shards
+from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.hand_made_features import hand_made_scores
 
 # Milliseconds. Busy machines take their time.
@@ -46,8 +49,8 @@ _REFUSED = "Failed to load resource"
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards of scenes, and two stores of them.
 
-    run.zarr has patches, texts, labels and features; bare.zarr has none of these. All are copies, which the module's
-    tests may change.
+    run.zarr has patches, texts, labels, features and descriptions; bare.zarr has none of these. All are copies, which
+    the module's tests may change.
     """
     return Path(shutil.copytree(_made_once(tmp_path_factory), tmp_path_factory.mktemp("copied") / "scenes"))
 
@@ -79,6 +82,10 @@ def _make(folder: Path) -> None:
     names = tuple((f"text {feature}", f"<b>{feature}</b>") for feature in range(FEATURES))
     cosines = np.tile(np.array([0.5, 0.25], np.float32), (FEATURES, 1))
     save_scores(store, hand_made_scores(directions, store.images, names=names, name_cosines=cosines))
+    rows = store.rows[:6].reshape(2, 3)
+    save_descriptions(store, hand_made_descriptions(class_rows=rows))
+    changed = {"run": "of-head", "target": Target(((4, 3),)), "quality": {"reward": 7.25}}
+    save_descriptions(store, hand_made_descriptions(False, **changed))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from markupsafe import escape
 
 import headspan as hs
-from headspan.demo import MARKER, DemoResult, run
+from headspan.demo import DemoResult, run
+from headspan.demo_folder import MARKER
 from headspan.errors import StoreError
 from headspan.run.verify import verify
 from headspan.world.checks import FACTOR_OF, GroundTruth

@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
+from headspan.describe.descriptions.saved import save_descriptions
 from headspan.features.saved import save_scores
 from headspan.texts.pool import Pool
 from headspan.web.app import ROUTERS, application
@@ -35,6 +36,7 @@ from headspan.web.state.explorer import Explorer
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image
+from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.hand_made_features import hand_made_scores
 from tests.engine.model_in_process import InProcess
 
@@ -66,7 +68,9 @@ SENSIBLE: dict[str, list[Any]] = {
     "plane": ["embedding"],
     "polygon": ["-9,-9,9,-9,9,9,-9,9"],
     "feature": ["0", "8"],
-    "class": ["cross-modal"],
+    "class": ["cross-modal", "ball"],
+    "verdict": ["visual"],
+    "question": [0, 2],
     "low": [0, 0.5],
     "prefix": ["a"],
     "key": ["00012"],
@@ -94,6 +98,7 @@ EXTREME: dict[str, list[Any]] = {
     "feature": ["-1", "9", "1e3", "9" * 30, "٣", "x"],
     "low": [-1, 2, "nan", "inf", "x"],
     "high": [0, "-0", "1e-320", "nan"],
+    "question": [3, -1, "x", 9**30],
     "sort": ["x", "-mds"],
     "run": ["x", "../..", "", "hand"],
     "prefix": ["%", "\x00", "x" * 3000],
@@ -115,6 +120,7 @@ def operations(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dic
     concept_consistency(store, label_heads(store, save=True).run, save=True)
     directions = np.random.default_rng(0).standard_normal((9, store.joint))
     save_scores(store, hand_made_scores(directions, store.images))
+    save_descriptions(store, hand_made_descriptions())
     twin = Path(shutil.copytree(toy, folder / "twin.zarr"))
     uploads = Uploads()
     assert uploads.add(UPLOAD) == UPLOADED

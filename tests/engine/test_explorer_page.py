@@ -18,6 +18,7 @@ from headspan.concepts.labels import label_heads
 from headspan.errors import counted
 from headspan.features.saved import read_scores
 from tests.engine.explorer_browser import STATIC, Page, address, answer, browser, expect, page, scenes
+from tests.engine.hand_made_descriptions import ROWS
 from tools.build_page import RECORD, checksum_of_api, checksum_of_sources
 
 __all__ = ["address", "browser", "page", "scenes"]
@@ -307,6 +308,29 @@ def test_a_store_without_features_and_a_feature_that_is_not_there_say_what_to_do
 
 
 @pytest.mark.browser
+def test_descriptions_are_filtered_by_a_class_and_a_verdict_and_stand_beside_those_of_a_head(page: Page) -> None:
+    tab = page.open("run/descriptions")
+    listed = tab.get_by_role("table").last.locator("tbody .text bdi")
+    expect(listed).to_have_text([ROWS[each][0] for each in (1, 3, 0, 2, 4)])
+    tab.get_by_role("list", name="Verdicts").get_by_role("button", name="Visual 12 67 %", exact=True).click()
+    expect(listed).to_have_text([ROWS[3][0], ROWS[0][0]])
+    tab.get_by_role("button", name="ball", exact=True).first.click()
+    expect(listed).to_have_text([ROWS[0][0]])
+    assert page.place() == "run/descriptions?verdict=visual&class=ball"
+    # Pictures of the class lead to its images.
+    tab.get_by_role("link", name="Image 0", exact=True).wait_for()
+    tab.get_by_role("combobox", name="Run beside it", exact=True).select_option("of-head")
+    figures = tab.get_by_role("table").first
+    expect(figures.locator("tbody tr").first.locator("td").last).to_have_text("7.250")
+    tab.get_by_role("button", name="Show all descriptions").click()
+    tab.get_by_role("searchbox", name="Search descriptions").fill("<b>")
+    # Descriptions are texts, whatever they hold.
+    expect(listed).to_have_text([ROWS[2][0]])
+    page.open("run/head/L4.H3").get_by_role("link", name="What it wants to hear").click()
+    tab.get_by_text("Rewarded for: L4.H3").wait_for()
+
+
+@pytest.mark.browser
 def test_a_page_that_is_left_open_shows_results_that_are_added_to_its_store(page: Page, scenes: Path) -> None:
     tab = page.open("bare")
     cell = tab.locator("[data-head='L5.H1']")
@@ -367,6 +391,7 @@ def test_places_that_are_not_there_say_what_to_do(page: Page) -> None:
         "run/selection?words=striped",
         "run/features?class=cross-modal",
         "run/feature/4",
+        "run/descriptions?beside=of-head",
     ],
 )
 def test_screens_fit_a_phone_and_name_what_they_show(page: Page, place: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from headspan.cli.commands import described
 from headspan.cli.describe_flags import classes_flags, classes_of, language_model_flag, target_flags, target_of
@@ -12,9 +13,15 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
+from headspan.describe.policy.diversity import LENGTHS
 from headspan.describe.training.settings import METHODS, RLOO, TrainingSettings
 from headspan.errors import counted, percent
+from headspan.plots.files import write_plot
 from headspan.store.reader import Store
+
+if TYPE_CHECKING:
+    from headspan.describe.training.frontier import Frontier
+    from headspan.describe.training.trained import Trained
 
 _DETAILS = (
     "The language model learns an adapter (LoRA). Its reward is the similarity of a description with the images of its "
@@ -39,7 +46,12 @@ def add_train(parser: Parser, text: str) -> None:
     how = command.add_argument_group("training")
     how.add_argument("--method", choices=METHODS, default=RLOO, help=f"the method (default: {RLOO})")
     how.add_argument(
-        "--beta", type=float, default=_DEFAULTS.beta, metavar="X", help=f"penalty for each nat ({_DEFAULTS.beta:g})"
+        "--beta",
+        type=float,
+        action="append",
+        dest="betas",
+        metavar="X",
+        help=f"penalty for each nat; repeated, an adapter for each ({_DEFAULTS.beta:g})",
     )
     how.add_argument("--steps", type=int, default=_DEFAULTS.steps, metavar="N", help=f"steps ({_DEFAULTS.steps:,})")
     how.add_argument(
@@ -67,43 +79,66 @@ def add_train(parser: Parser, text: str) -> None:
         help=f"tokens of a description ({_DEFAULTS.tokens})",
     )
     how.add_argument("--lr", type=float, default=_DEFAULTS.lr, metavar="RATE", help=f"learning rate ({_DEFAULTS.lr:g})")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the adapter, order and sampling (0)")
+    how.add_argument(
+        "--seed",
+        type=int,
+        action="append",
+        dest="seeds",
+        metavar="N",
+        help="seed of the adapter, order and sampling; repeated, an adapter for each (0)",
+    )
     how.add_argument(
         "--samples", type=int, default=256, metavar="N", help="descriptions to measure a model by; 0 for none (256)"
     )
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
+    command.add_argument("--plot", metavar="FILE", help="draw reward and divergence into this .png, .svg or .pdf file")
 
 
 def _train(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    betas, seeds = flags.betas or [_DEFAULTS.beta], flags.seeds or [_DEFAULTS.seed]
     settings = TrainingSettings(
         method=flags.method,
-        beta=flags.beta,
+        beta=betas[0],
         steps=flags.steps,
         batch=flags.batch_size,
         generations=flags.generations,
         mini_batch=flags.mini_batch,
         tokens=flags.tokens,
         lr=flags.lr,
-        seed=flags.seed,
+        seed=seeds[0],
     )
     store = Store(flags.store)
-    classes, target = classes_of(flags, store, progress), target_of(flags, store)
+    common = {
+        "classes": classes_of(flags, store, progress),
+        "target": target_of(flags, store),
+        "settings": settings,
+        "samples": flags.samples,
+        "device": flags.device,
+        "weights": flags.weights,
+        "on_progress": progress,
+    }
     # Imported here, since it takes torch a second to load, and wrong flags are refused before.
+    from headspan.describe.training.frontier import train_frontier
     from headspan.describe.training.train import train
 
-    found = train(
-        store,
-        flags.out,
-        flags.language_model,
-        classes=classes,
-        target=target,
-        settings=settings,
-        samples=flags.samples,
-        device=flags.device,
-        weights=flags.weights,
-        on_progress=progress,
-    )
-    progress.close()
+    found: Trained | Frontier
+    if len(betas) > 1 or len(seeds) > 1:
+        found = train_frontier(store, flags.out, flags.language_model, betas=betas, seeds=seeds, **common)
+        progress.close()
+        print_frontier(found)
+    else:
+        found = train(store, flags.out, flags.language_model, **common)
+        progress.close()
+        print_trained(found)
+    if flags.plot is not None:
+        write_plot(found.plot(), flags.plot)
+        say(f"plot written to {flags.plot}")
+    return 0
+
+
+def print_trained(found: Trained) -> None:
+    """Print what was trained, and the figures of the untrained and the trained model."""
+    settings = found.settings
     say(
         f"{counted(settings.steps, 'step')} of {settings.method} with {found.language_model}, {len(found.classes):,} "
         f"classes, reward through {found.target}"
@@ -113,7 +148,31 @@ def _train(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if worst := max(found.log["cut"]):
         say(f"the context of {found.model} cut up to {percent(worst)} of a step's descriptions")
     say(f"adapter written to {found.folder} (sha256 {found.adapter_sha256[:12]})")
-    return 0
+
+
+def print_frontier(found: Frontier) -> None:
+    """Print reward, divergence and diversity of the untrained model and of each penalty."""
+    table = [("beta", "seeds", "reward", "±", "KL", "±", "distinct-1", "distinct-2", "distinct-3", "tokens", "cut")]
+    for row in found.rows:
+        value = {name: 0.0 if each is None else each for name, each in row.items()}
+        errors = "spread" if value["seeds"] > 1 else "error"
+        table.append(
+            (
+                "untrained" if row["beta"] is None else f"{row['beta']:g}",
+                f"{value['seeds']:.0f}",
+                f"{value['reward']:.2f}",
+                f"{value[f'reward_{errors}']:.2f}",
+                f"{round(value['kl'], 2) + 0.0:.2f}",
+                f"{value[f'kl_{errors}']:.2f}",
+                *(f"{value[f'distinct_{length}']:.3f}" for length in LENGTHS),
+                f"{value['length']:.1f}",
+                percent(value["cut"], 0),
+            )
+        )
+    print_table(table)
+    several = len({run.settings.seed for run in found.runs}) > 1
+    say(f"± is the {'standard deviation between seeds' if several else 'standard error of the sampled descriptions'}")
+    say(f"{counted(len(found.runs), 'adapter')} written to {found.folder}")
 
 
 def print_figures(figures: Mapping[str, float]) -> None:

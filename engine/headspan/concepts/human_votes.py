@@ -6,9 +6,6 @@ on its own. The sheet does not show the judges' votes.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +13,11 @@ from jaxtyping import Int
 
 from headspan.concepts.consistency import NO_VOTE
 from headspan.concepts.labels import LABELLED_TEXTS, Labels
-from headspan.errors import SettingsError, TextsError
-from headspan.io.files import write_atomically
+from headspan.concepts.sheets import check_new_sheet, one_line, read_sheet, uncell, write_sheet
+from headspan.errors import TextsError
 from headspan.spans.result import HeadSpans, place_of
 
 COLUMNS = ("layer", "head", "number", "label", "text", "associated")
-# A spreadsheet evaluates a cell that begins with one of these as a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path, count: int = 100, seed: int = 0) -> int:
@@ -33,10 +28,7 @@ def write_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path, count: 
     votes.
     """
     path = Path(path)
-    if count < 1:
-        raise SettingsError(f"--count {count} is too small; give at least 1")
-    if path.exists():
-        raise SettingsError(f"{path}: already exists and may contain votes; choose another --write")
+    check_new_sheet(path, count)
     rows = _rows(spans, labels)
     if not rows:
         raise TextsError(f"labels of run {labels.run!r}: no head is labelled, so there is nothing to judge")
@@ -44,13 +36,7 @@ def write_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path, count: 
     heads = list(dict.fromkeys(row[:2] for row in rows))
     order = {heads[place]: rank for rank, place in enumerate(random.permutation(len(heads)).tolist())}
     drawn = sorted(rows, key=lambda row: order[row[:2]])[:count]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for place in random.permutation(len(drawn)).tolist():
-        writer.writerow([_cell(value) for value in drawn[place]])
-    # With a byte order mark, from which spreadsheets recognise UTF-8.
-    write_atomically(path, [buffer.getvalue().encode("utf-8-sig")])
+    write_sheet(path, COLUMNS, (drawn[place] for place in random.permutation(len(drawn)).tolist()))
     return len(drawn)
 
 
@@ -63,13 +49,13 @@ def read_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path) -> Int[n
     wanted = {tuple(map(int, row[:3])): row[3:5] for row in _rows(spans, labels)}
     votes = np.full((len(labels.layers), spans.indices.shape[1], LABELLED_TEXTS), NO_VOTE, np.int8)
     seen: set[tuple[int, ...]] = set()
-    for line, row in _read(Path(path)):
+    for line, row in read_sheet(Path(path), COLUMNS):
         where = f"{path}, line {line}"
         try:
             place = tuple(int(row[name]) for name in COLUMNS[:3])
         except ValueError as error:
             raise TextsError(f"{where}: layer, head and number must be whole numbers; restore the line") from error
-        if place not in wanted or tuple(_uncell(row[name]) for name in ("label", "text")) != wanted[place]:
+        if place not in wanted or tuple(uncell(row[name]) for name in ("label", "text")) != wanted[place]:
             raise TextsError(f"{where}: its label or text differs from the store's; write a new sheet with --write")
         if place in seen:
             raise TextsError(f"{where}: repeats the text of another line; keep one of them")
@@ -88,40 +74,9 @@ def read_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path) -> Int[n
 def _rows(spans: HeadSpans, labels: Labels) -> list[tuple[str, str, str, str, str, str]]:
     """Layer, head, number, label, text and an empty vote, for every text of every labelled head."""
     return [
-        (str(layer), str(head), str(number), _one_line(label), _one_line(text), "")
+        (str(layer), str(head), str(number), one_line(label), one_line(text), "")
         for layer, names in zip(labels.layers, labels.names, strict=True)
         for head, label in enumerate(names)
         if label is not None
         for number, text in enumerate(spans.texts(layer, head, LABELLED_TEXTS), start=1)
     ]
-
-
-def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise TextsError(f"{path}: cannot be read ({error.strerror}); give a file that --write wrote") from error
-    except UnicodeDecodeError as error:
-        raise TextsError(f"{path}: byte {error.start} is not UTF-8; save the file as CSV in UTF-8") from error
-    # In some countries, spreadsheets separate cells by semicolons.
-    delimiter = max(",;\t", key=content.split("\n", 1)[0].count)
-    try:
-        lines: Sequence[dict[str, str]] = list(csv.DictReader(io.StringIO(content), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        raise TextsError(f"{path}: is not CSV ({error}); give a file that --write wrote") from error
-    for line, row in enumerate(lines, start=2):
-        if any(row.get(name) is None for name in COLUMNS):
-            raise TextsError(f"{path}, line {line}: lacks one of the columns {', '.join(COLUMNS)}; restore it")
-    return list(enumerate(lines, start=2))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith((*_FORMULA, "'")) else value
-
-
-def _uncell(value: str) -> str:
-    return _one_line(value.removeprefix("'"))

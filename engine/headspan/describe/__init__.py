@@ -14,48 +14,72 @@ if TYPE_CHECKING:
     from headspan.describe.asked.questions import QUESTIONS
     from headspan.describe.descriptions.result import Descriptions, Inspection
     from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
+    from headspan.describe.inspecting.comparison import compare_inspections
+    from headspan.describe.inspecting.inspect_run import inspect
+    from headspan.describe.inspecting.summary import inspection_summary
+    from headspan.describe.inspecting.verdict import Verdict
+    from headspan.describe.inspecting.verdict_sheet import read_verdict_sheet, write_verdict_sheet
     from headspan.describe.policy.policy import Policy, open_policy
     from headspan.describe.rewards.reward import Reward
     from headspan.describe.rewards.target import Target
+    from headspan.describe.training.frontier import Frontier, open_frontier, train_frontier
     from headspan.describe.training.settings import TrainingSettings
     from headspan.describe.training.train import train
     from headspan.describe.training.trained import Trained, open_trained
 
 # The module of each name.
 _MODULES = {
-    "QUESTIONS": "asked.questions",
     "DescribedClasses": "asked.classes",
     "Descriptions": "descriptions.result",
+    "Frontier": "training.frontier",
     "Inspection": "descriptions.result",
     "Policy": "policy.policy",
+    "QUESTIONS": "asked.questions",
     "Reward": "rewards.reward",
     "Target": "rewards.target",
     "Trained": "training.trained",
     "TrainingSettings": "training.settings",
+    "Verdict": "inspecting.verdict",
+    "compare_inspections": "inspecting.comparison",
     "described_classes": "asked.classes",
-    "open_trained": "training.trained",
-    "train": "training.train",
+    "inspect": "inspecting.inspect_run",
+    "inspection_summary": "inspecting.summary",
+    "open_frontier": "training.frontier",
     "open_policy": "policy.policy",
+    "open_trained": "training.trained",
     "read_descriptions": "descriptions.saved",
+    "read_verdict_sheet": "inspecting.verdict_sheet",
     "save_descriptions": "descriptions.saved",
+    "train": "training.train",
+    "train_frontier": "training.frontier",
+    "write_verdict_sheet": "inspecting.verdict_sheet",
 }
 
 __all__ = [
     "QUESTIONS",
     "DescribedClasses",
     "Descriptions",
+    "Frontier",
     "Inspection",
     "Policy",
     "Reward",
     "Target",
     "Trained",
     "TrainingSettings",
+    "Verdict",
+    "compare_inspections",
     "described_classes",
+    "inspect",
+    "inspection_summary",
+    "open_frontier",
     "open_policy",
     "open_trained",
     "read_descriptions",
+    "read_verdict_sheet",
     "save_descriptions",
     "train",
+    "train_frontier",
+    "write_verdict_sheet",
 ]
 
 

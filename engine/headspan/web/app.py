@@ -15,6 +15,7 @@ from headspan.web.routes import (
     api_page,
     categories,
     comparisons,
+    descriptions,
     features,
     heads,
     images,
@@ -49,6 +50,7 @@ ROUTERS = (
     what_if.router,
     comparisons.router,
     features.router,
+    descriptions.router,
 )
 
 # What the clients of tests send as `Host`; `serve` passes what browsers send.

@@ -34,7 +34,7 @@ class Inspection:
     verdicts: Int8[np.ndarray, " description"]
     # The attribute that a description teaches, such as `colour` or `habitat`; empty for spurious ones.
     attributes: tuple[str, ...]
-    # The attribute that each judge named for each description.
+    # The attribute that each judge named for each description; no tuples if that is not known.
     named: tuple[tuple[str, ...], ...] = ()
     # Every question to a language model with its raw replies, as `concepts.answers.record` makes them.
     answers: tuple[Record, ...] = ()
@@ -44,6 +44,10 @@ class Inspection:
         undecided = int((self.verdicts == UNDECIDED).sum())
         more = f", {undecided:,} undecided" if undecided else ""
         return f"Inspection({', '.join(counts)}{more}, by {', '.join(self.judges)})"
+
+    def named_by(self, judge: int) -> tuple[str, ...]:
+        """The attribute that one judge named for each description; empty texts if that is not known."""
+        return self.named[judge] if self.named else ("",) * len(self.attributes)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

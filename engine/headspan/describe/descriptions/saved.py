@@ -108,13 +108,24 @@ def _listed(value: Any) -> list[Any]:
 def _check_lengths(descriptions: Descriptions) -> None:
     """Raise ValueError if there are not as many texts as numbers of each kind, or a class or question is unknown."""
     count, inspection = len(descriptions.texts), descriptions.inspection
-    lengths = {name: values.shape[-1] for name, (values, _) in _arrays(descriptions).items() if name != "answers"}
+    lengths = {
+        name: values.shape[-1] for name, (values, axes) in _arrays(descriptions).items() if axes[-1] == "description"
+    }
     if inspection is not None:
         lengths["attributes"] = len(inspection.attributes)
+        lengths |= {
+            f"attributes by {judge}": len(names)
+            for judge, names in zip(inspection.judges, inspection.named, strict=False)
+        }
+        if inspection.named and len(inspection.named) != len(inspection.votes):
+            raise ValueError(f"attributes by {len(inspection.named)} judges, but votes of {len(inspection.votes)}")
         if len(inspection.judges) != len(inspection.votes):
             raise ValueError(f"votes of {len(inspection.votes)} judges, but {len(inspection.judges)} names")
     if other := [name for name, length in lengths.items() if length != count]:
         raise ValueError(f"{lengths[other[0]]} {other[0]} of {count} texts")
+    rows = descriptions.class_rows
+    if rows is not None and (rows.ndim != 2 or len(rows) != len(descriptions.classes)):
+        raise ValueError(f"rows of images as {rows.shape}, but {len(descriptions.classes)} classes")
     for name, numbers, names in (
         ("class", descriptions.class_of, descriptions.classes),
         ("question", descriptions.question_of, descriptions.questions),

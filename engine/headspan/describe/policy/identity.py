@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from headspan.describe.policy.reference import language_model_path
 from headspan.errors import ModelError, one_line
-from headspan.user_paths import expand_user
 
 # Other files of a model's folder, such as its card, do not change what it writes.
 _ENDINGS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
@@ -18,7 +18,7 @@ def language_model_sha256(name: str | Path) -> str:
     A repository of the hub must have been loaded before; the files are those in the hub's cache. Raises ModelError if
     a file cannot be read.
     """
-    path = expand_user(name)
+    path = language_model_path(name)
     if not path.exists():
         from transformers.utils.hub import cached_file
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from headspan.describe.policy.reference import language_model_path
 from headspan.describe.policy.silence import silent
 from headspan.errors import HeadspanError, ModelError, one_line
-from headspan.user_paths import expand_user
 
 
 def load_language_model(name: str | Path, device: str = "cpu") -> tuple[Any, Any]:
     """A language model and its tokenizer, in float32 on a CPU and bfloat16 on a GPU.
 
-    `name` is a folder, a `.gguf` file, or the name of a repository on Hugging Face's hub. Raises ModelError if there is
-    no such model or it cannot be loaded, and HeadspanError if transformers is not installed.
+    `name` is a folder, a `.gguf` file, the name of a repository on Hugging Face's hub, or `reference`, the included
+    model. Raises ModelError if there is no such model or it cannot be loaded, and HeadspanError if transformers is not
+    installed.
     """
     try:
         import torch
@@ -23,7 +24,7 @@ def load_language_model(name: str | Path, device: str = "cpu") -> tuple[Any, Any
         raise HeadspanError(
             f"describe needs transformers, which is not installed ({error}): pip install 'headspan[describe]'"
         ) from error
-    path = expand_user(name)
+    path = language_model_path(name)
     place, more = str(path if path.is_dir() else name), {}
     if path.suffix == ".gguf" and path.is_file():
         place, more = str(path.parent), {"gguf_file": path.name}
@@ -36,7 +37,7 @@ def load_language_model(name: str | Path, device: str = "cpu") -> tuple[Any, Any
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"{name}: is not a language model that transformers can load ({one_line(error)}); give a folder, a .gguf "
-            "file, or a repository of Hugging Face's hub"
+            "file, a repository of Hugging Face's hub, or reference"
         ) from error
     if more:
         model = _plain(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +62,7 @@ def train(
     questions: Sequence[str] = QUESTIONS,
     settings: TrainingSettings | None = None,
     samples: int = SAMPLES,
+    untrained: Mapping[str, float] | None = None,
     device: str = AUTO,
     weights: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -82,6 +83,8 @@ def train(
         questions: Questions about a class, with `{c}` in its place.
         settings: How it is trained.
         samples: Sampled descriptions by which the model is measured before and after; 0 for none.
+        untrained: Figures of the untrained model that `Trained.untrained` gave for the same reward and samples, so
+            that it is not measured again.
         device: auto, cpu or cuda:0.
         weights: The place of the weights of the store's model.
         checkpoint_seconds: The time between checkpoints.
@@ -130,6 +133,8 @@ def train(
         return open_trained(folder)
     # A second process waits, and then finds the adapter.
     with alone(folder):
+        if untrained is not None and not (folder / RESULT).is_file():
+            write_json(folder / _UNTRAINED, untrained)
         if not (folder / RESULT).is_file():
             with _generators_kept(on):
                 _run(folder, model, tokenizer, rows, reward, chosen, wanted, on_progress, checkpoint_seconds)

@@ -12,14 +12,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headspan.describe.policy.policy import Policy, open_policy
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.settings import TrainingSettings
 from headspan.errors import ModelError, StoreError, counted
 from headspan.features.training.files import read_json
+from headspan.plots.training import draw_training
 from headspan.user_paths import expand_user
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SETTINGS, LOG, RESULT = "training.json", "log.json", "trained.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -50,13 +54,24 @@ class Trained:
 
     def __repr__(self) -> str:
         return (
-            f"Trained({self.language_model} to describe {counted(len(self.classes), 'class')[:-1]}es: "
+            f"Trained({self.language_model} to describe {len(self.classes):,} classes: "
             f"{counted(self.settings.steps, 'step')} of {self.settings.method}, beta {self.settings.beta:g})"
         )
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """Figures of the untrained model."""
+        begin = "untrained_"
+        return {name.removeprefix(begin): value for name, value in self.figures.items() if name.startswith(begin)}
 
     def policy(self, device: str = "cpu", language_model: str | Path | None = None) -> Policy:
         """The language model with the adapter; `language_model` is where it is now, if it has moved."""
         return open_policy(language_model or self.language_model, self.folder, device)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw reward and divergence by step. Raises HeadspanError if matplotlib is not installed."""
+        title = f"{self.settings.method}, beta {self.settings.beta:g}: reward through {self.target}"
+        return draw_training(self.log, title=title, ax=ax)
 
     @property
     def training(self) -> dict[str, Any]:

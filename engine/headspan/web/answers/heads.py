@@ -41,6 +41,8 @@ class HeadAnswer(Answer):
     alike: list[LikeHead]
     # The runs whose features are of this head's coordinates.
     feature_runs: list[str]
+    # Runs of descriptions that were rewarded through this head, alone or with others.
+    description_runs: list[str]
     notices: list[str]
 
 

@@ -13,10 +13,11 @@ from headspan.features.saved import KIND, read_scores
 from headspan.features.scores.result import CLASS_NAMES, FeatureScores
 from headspan.head_names import head_name
 from headspan.store.head_space import Head
-from headspan.store.results import load_settings, runs
+from headspan.store.results import load_settings
 from headspan.web.answers.features import FeatureRow
 from headspan.web.asked import AskedStore
 from headspan.web.refusals import Missing
+from headspan.web.saved_runs import known_run, run_names
 
 # Pictures of a feature in a list, and its captions that a search looks at.
 _SHOWN_IMAGES, SEARCHED_CAPTIONS = 3, 3
@@ -25,19 +26,9 @@ _SIDES = {"image": "images", "text": "texts"}
 _QUALITY = {"r2": "R²", "fvu": "FVU", "l0": "L0", "dead": "Dead share", "cosine": "Cosine"}
 
 
-def run_names(asked: AskedStore) -> list[str]:
-    """The names of the store's runs of feature scores."""
-    return asked.keep("feature runs", lambda: runs(asked.store, KIND))
-
-
 def asked_scores(asked: AskedStore, run: str | None) -> FeatureScores:
     """The scores of a run, by default of the shown one. Raises Missing if it is not there."""
-    names = run_names(asked)
-    if not names:
-        raise Missing(no_run(asked).rstrip("."))
-    if run is not None and run not in names:
-        raise Missing(f"{asked.name}: has no run {run[:60]!r} of features; the runs are: {', '.join(names)}")
-    name = default_run(asked) if run is None else run
+    name = known_run(asked, KIND, run, no_run(asked)) or default_run(asked)
     return asked.keep(("features", name), lambda: read_scores(asked.store, name), bytes_of)
 
 
@@ -157,7 +148,7 @@ def _rows(asked: AskedStore, images: np.ndarray) -> list[int]:
 
 def _heads_of_runs(asked: AskedStore) -> dict[str, list[Head]]:
     """The heads of each run, from its settings; none of a run of the embedding, or of one that cannot be read."""
-    return asked.keep("heads of features", lambda: {name: _heads(asked, name) for name in run_names(asked)})
+    return asked.keep("heads of features", lambda: {name: _heads(asked, name) for name in run_names(asked, KIND)})
 
 
 def _heads(asked: AskedStore, run: str) -> list[Head]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
+from headspan.features.saved import KIND
 from headspan.web.answers.features import FeatureAnswer, FeatureList, Features, NearText
 from headspan.web.answers.stores import Fact
 from headspan.web.asked import Asked, AskedStore, named
@@ -19,9 +20,9 @@ from headspan.web.features.runs import (
     feature_rows,
     in_words,
     no_run,
-    run_names,
     space_words,
 )
+from headspan.web.saved_runs import run_names
 
 router = APIRouter(prefix="/api/stores/{store}/features", tags=["features"])
 Run = Annotated[
@@ -75,7 +76,7 @@ def feature_answer(
 
 
 def _features(asked: AskedStore, run: str | None) -> Features:
-    names = run_names(asked)
+    names = run_names(asked, KIND)
     if not names and run is None:
         return Features(
             store=asked.name,

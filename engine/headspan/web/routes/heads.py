@@ -17,6 +17,7 @@ from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import largest_pool
 from headspan.web.answers.heads import Direction, Extremes, HeadAnswer, LikeHead, SpanText, Spectrum
 from headspan.web.asked import Asked, AskedStore, named
+from headspan.web.described.runs import runs_rewarded_through
 from headspan.web.features.runs import runs_of_head
 from headspan.web.head_results import HeadResults
 from headspan.web.planes import space_of
@@ -70,6 +71,7 @@ def _head_answer(asked: AskedStore, found: Head, run: str | None) -> HeadAnswer:
         spectrum=spectrum,
         alike=_alike(asked, found, results) if spectrum else [],
         feature_runs=runs_of_head(asked, found),
+        description_runs=runs_rewarded_through(asked, found),
         notices=notices,
     )
 

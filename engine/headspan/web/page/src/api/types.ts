@@ -635,6 +635,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/stores/{store}/descriptions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Descriptions
+         * @description A run of descriptions: its classes, figures beside those of its baselines, verdicts, and the training's log.
+         */
+        get: operations["descriptions_api_stores__store__descriptions_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/descriptions/list": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Description List
+         * @description One page of the descriptions that pass a filter, in an order.
+         */
+        get: operations["description_list_api_stores__store__descriptions_list_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -808,6 +848,146 @@ export interface components {
             images: number;
             /** Heads */
             heads: components["schemas"]["SelectedHead"][];
+            /** Notices */
+            notices: string[];
+        };
+        /**
+         * DescribedClass
+         * @description The descriptions of a class, as numbers, and the one with the highest reward.
+         */
+        DescribedClass: {
+            /** Name */
+            name: string;
+            /** Images */
+            images: number[];
+            /** Images Query */
+            images_query: {
+                [key: string]: string;
+            };
+            /** Texts */
+            texts: number;
+            /** Sampled */
+            sampled: number;
+            /** Reward */
+            reward: number | null;
+            /** Verdicts */
+            verdicts: {
+                [key: string]: number;
+            };
+            best: components["schemas"]["DescriptionRow"] | null;
+        };
+        /**
+         * DescriptionList
+         * @description Descriptions that pass a filter, one page of them.
+         */
+        DescriptionList: {
+            /** Store */
+            store: string;
+            /** Run */
+            run: string;
+            /** Total */
+            total: number;
+            /** Offset */
+            offset: number;
+            /** Descriptions */
+            descriptions: components["schemas"]["DescriptionRow"][];
+        };
+        /**
+         * DescriptionRow
+         * @description One description; equal texts of a class and question are one.
+         */
+        DescriptionRow: {
+            /** Description */
+            description: number;
+            /** Text */
+            text: string;
+            /** Class Name */
+            class_name: string;
+            /** Question */
+            question: string;
+            /** Times */
+            times: number;
+            /** Greedy */
+            greedy: boolean;
+            /** Reward */
+            reward: number | null;
+            /** Log Ratio */
+            log_ratio: number | null;
+            /** Cut */
+            cut: boolean;
+            /** Ended */
+            ended: boolean;
+            /** Verdict */
+            verdict: string | null;
+            /** Attribute */
+            attribute: string;
+            /** Votes */
+            votes: {
+                [key: string]: string;
+            };
+        };
+        /**
+         * DescriptionRun
+         * @description A run in the list of runs, with what its texts were rewarded for.
+         */
+        DescriptionRun: {
+            /** Run */
+            run: string;
+            /** Model */
+            model: string;
+            /** Trained */
+            trained: boolean;
+            /** Target */
+            target: string;
+            /** Heads */
+            heads: components["schemas"]["HeadName"][];
+            /** Problem */
+            problem: string | null;
+        };
+        /**
+         * Descriptions
+         * @description A run of descriptions. Without any run, `run` is null.
+         */
+        Descriptions: {
+            /** Store */
+            store: string;
+            /** Run */
+            run: string | null;
+            /** Runs */
+            runs: components["schemas"]["DescriptionRun"][];
+            /** Model */
+            model: string;
+            /** Trained */
+            trained: boolean;
+            /** Target */
+            target: string;
+            /** Heads */
+            heads: components["schemas"]["HeadName"][];
+            /** Texts */
+            texts: number;
+            /** Sampled */
+            sampled: number;
+            /** Classes */
+            classes: components["schemas"]["DescribedClass"][];
+            /** Questions */
+            questions: string[];
+            /** Judges */
+            judges: string[];
+            /** Verdicts */
+            verdicts: {
+                [key: string]: number;
+            };
+            /** Attributes */
+            attributes: {
+                [key: string]: number;
+            };
+            quality: components["schemas"]["Quality"];
+            /** Log */
+            log: {
+                [key: string]: (number | null)[];
+            };
+            /** Facts */
+            facts: components["schemas"]["Fact"][];
             /** Notices */
             notices: string[];
         };
@@ -1087,6 +1267,8 @@ export interface components {
             alike: components["schemas"]["LikeHead"][];
             /** Feature Runs */
             feature_runs: string[];
+            /** Description Runs */
+            description_runs: string[];
             /** Notices */
             notices: string[];
         };
@@ -1421,6 +1603,34 @@ export interface components {
             heads: components["schemas"]["HeadName"][];
         };
         /**
+         * Quality
+         * @description Figures of descriptions: a column each for the run and its baselines.
+         */
+        Quality: {
+            /** Columns */
+            columns: string[];
+            /** Rows */
+            rows: components["schemas"]["QualityRow"][];
+        };
+        /**
+         * QualityRow
+         * @description A figure of the descriptions, beside that of what they are compared with. Null where it was not measured.
+         */
+        QualityRow: {
+            /** Name */
+            name: string;
+            /** Hint */
+            hint: string;
+            /** Share */
+            share: boolean;
+            /** Values */
+            values: (number | null)[];
+            /** Low */
+            low: number | null;
+            /** High */
+            high: number | null;
+        };
+        /**
          * Rule
          * @description What classes follow from: the mean and deviation of all features' MDS, or each feature's interval.
          * @enum {string}
@@ -1509,12 +1719,6 @@ export interface components {
             /** Chance */
             chance: number | null;
         };
-        /**
-         * Sort
-         * @description What a list of features is ordered by.
-         * @enum {string}
-         */
-        Sort: "feature" | "mds" | "energy" | "active" | "image_active" | "text_active" | "monosemanticity" | "cross_monosemanticity" | "gap";
         /**
          * SpanText
          * @description A text of a head's span.
@@ -1676,6 +1880,12 @@ export interface components {
             height: number;
         };
         /**
+         * Verdict
+         * @description What judges say of a description.
+         * @enum {string}
+         */
+        Verdict: "spurious" | "visual" | "non-visual" | "undecided";
+        /**
          * WhatIf
          * @description An image's answers with all heads, and with some of them replaced by their means over the store's images.
          */
@@ -1709,6 +1919,18 @@ export interface components {
             /** Probability */
             probability: number;
         };
+        /**
+         * Sort
+         * @description What a list of descriptions is ordered by.
+         * @enum {string}
+         */
+        headspan__web__described__lists__Sort: "reward" | "times" | "class" | "log_ratio";
+        /**
+         * Sort
+         * @description What a list of features is ordered by.
+         * @enum {string}
+         */
+        headspan__web__features__lists__Sort: "feature" | "mds" | "energy" | "active" | "image_active" | "text_active" | "monosemanticity" | "cross_monosemanticity" | "gap";
     };
     responses: never;
     parameters: never;
@@ -1725,6 +1947,11 @@ export type Class = components['schemas']['Class'];
 export type ComparedLabel = components['schemas']['ComparedLabel'];
 export type Comparison = components['schemas']['Comparison'];
 export type Described = components['schemas']['Described'];
+export type DescribedClass = components['schemas']['DescribedClass'];
+export type DescriptionList = components['schemas']['DescriptionList'];
+export type DescriptionRow = components['schemas']['DescriptionRow'];
+export type DescriptionRun = components['schemas']['DescriptionRun'];
+export type Descriptions = components['schemas']['Descriptions'];
 export type Direction = components['schemas']['Direction'];
 export type Extremes = components['schemas']['Extremes'];
 export type Facets = components['schemas']['Facets'];
@@ -1756,12 +1983,13 @@ export type Order = components['schemas']['Order'];
 export type Place = components['schemas']['Place'];
 export type Plane = components['schemas']['Plane'];
 export type Property = components['schemas']['Property'];
+export type Quality = components['schemas']['Quality'];
+export type QualityRow = components['schemas']['QualityRow'];
 export type Rule = components['schemas']['Rule'];
 export type Runs = components['schemas']['Runs'];
 export type Seen = components['schemas']['Seen'];
 export type SelectedHead = components['schemas']['SelectedHead'];
 export type SharedNeighbours = components['schemas']['SharedNeighbours'];
-export type Sort = components['schemas']['Sort'];
 export type SpanText = components['schemas']['SpanText'];
 export type Spectrum = components['schemas']['Spectrum'];
 export type Status = components['schemas']['Status'];
@@ -1770,8 +1998,11 @@ export type StoreSummary = components['schemas']['StoreSummary'];
 export type TextAnswer = components['schemas']['TextAnswer'];
 export type TextHead = components['schemas']['TextHead'];
 export type Upload = components['schemas']['Upload'];
+export type Verdict = components['schemas']['Verdict'];
 export type WhatIf = components['schemas']['WhatIf'];
 export type ZeroShot = components['schemas']['ZeroShot'];
+export type HeadspanWebDescribedListsSort = components['schemas']['headspan__web__described__lists__Sort'];
+export type HeadspanWebFeaturesListsSort = components['schemas']['headspan__web__features__lists__Sort'];
 export type $defs = Record<string, never>;
 export interface operations {
     status_api_status_get: {
@@ -3647,7 +3878,7 @@ export interface operations {
                 high?: number | null;
                 /** @description The row of an image that the features are most active in */
                 image?: string | null;
-                sort?: components["schemas"]["Sort"];
+                sort?: components["schemas"]["headspan__web__features__lists__Sort"];
                 descending?: boolean;
                 offset?: number;
                 limit?: number;
@@ -3730,6 +3961,144 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FeatureAnswer"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    descriptions_api_stores__store__descriptions_get: {
+        parameters: {
+            query?: {
+                /** @description A run of headspan describe write; by default a trained one */
+                run?: string | null;
+            };
+            header?: never;
+            path: {
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Descriptions"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    description_list_api_stores__store__descriptions_list_get: {
+        parameters: {
+            query?: {
+                /** @description A run of headspan describe write; by default a trained one */
+                run?: string | null;
+                /** @description Words of texts or class names */
+                words?: string;
+                /** @description The name of a class; give it once for each */
+                class?: string[] | null;
+                /** @description Give it once for each verdict */
+                verdict?: components["schemas"]["Verdict"][] | null;
+                /** @description The number of a question, from 0 */
+                question?: number | null;
+                /** @description What a description teaches */
+                attribute?: string;
+                /** @description Only the most likely answers */
+                greedy?: boolean;
+                sort?: components["schemas"]["headspan__web__described__lists__Sort"];
+                descending?: boolean;
+                offset?: number;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DescriptionList"];
                 };
             };
             /** @description The question cannot be answered with this store. */

@@ -10,6 +10,7 @@ export interface ScreenProps {
 
 import Compare from "./Compare.svelte";
 import Contrast from "./Contrast.svelte";
+import Descriptions from "./Descriptions.svelte";
 import Feature from "./Feature.svelte";
 import Features from "./Features.svelte";
 import Head from "./Head.svelte";
@@ -32,6 +33,7 @@ export const SCREENS: Record<string, Component<ScreenProps>> = {
   "what-if": WhatIf,
   features: Features,
   feature: Feature,
+  descriptions: Descriptions,
 };
 
 /** The screens of the top bar: name in the address, and title. */
@@ -43,6 +45,7 @@ export const BAR: readonly (readonly [string, string])[] = [
   ["property", "Property"],
   ["selection", "Selection"],
   ["features", "Features"],
+  ["descriptions", "Descriptions"],
   ["what-if", "What if"],
   ["compare", "Compare"],
 ];

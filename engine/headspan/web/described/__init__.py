@@ -1,0 +1,1 @@
+"""Descriptions of classes as the explorer shows them."""

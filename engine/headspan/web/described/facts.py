@@ -1,0 +1,42 @@
+"""What is said about a run of descriptions: how its language model was trained, and what the run lacks."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+from headspan.describe.descriptions.result import Descriptions
+from headspan.errors import counted
+from headspan.web.answers.stores import Fact
+from headspan.web.asked import AskedStore
+
+
+def facts(descriptions: Descriptions) -> list[Fact]:
+    """The language model, what it was rewarded for, and the settings of its training that are a word or a number."""
+    found = {
+        "Language model": descriptions.model,
+        "Rewarded for": str(descriptions.target),
+        "Classes from": descriptions.classes_from,
+        "Adapter": "none: the model is untrained"
+        if descriptions.adapter_sha256 is None
+        else descriptions.adapter_sha256[:12],
+    }
+    for name, value in descriptions.training.items():
+        if isinstance(value, str) or (isinstance(value, Real) and not isinstance(value, bool)):
+            found[name.replace("_", " ").capitalize()] = value if isinstance(value, str) else f"{float(value):.6g}"
+    return [Fact(name=name, value=value) for name, value in found.items()]
+
+
+def notices(asked: AskedStore, descriptions: Descriptions) -> list[str]:
+    """What the run lacks and the command that adds it, and descriptions that were cut."""
+    found = []
+    if descriptions.inspection is None:
+        found.append(
+            "Nobody has inspected these descriptions: `headspan describe inspect "
+            f"{asked.store.path} --run {descriptions.run}` asks judges which of them teach anything about their class."
+        )
+    if cut := int(descriptions.cut.sum()):
+        found.append(
+            f"{counted(cut, 'description')} of {len(descriptions.texts):,} filled the context of "
+            f"{asked.store.attributes['model']}, so that their ends may have been cut."
+        )
+    return found
