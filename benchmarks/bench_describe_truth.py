@@ -24,7 +24,6 @@ from benchmarks.measure import benchmark
 from benchmarks.planted_clips import (
     CLASSES,
     KEY,
-    WORDS,
     clip_preferences,
     made_store,
     planted_judge,
@@ -46,7 +45,7 @@ from headspan.tasks.truths import UNKNOWN
 from headspan.world.best_sentences import best_sentences, embed_sentences
 from headspan.world.factors import COLOURS
 from headspan.world.parts import EMPTY, EMPTY_PHRASES, NON_VISUAL, VISUAL, parts_of
-from tools.plant_reference import RECIPE, SCENES, Images, plant
+from tools.plant_reference import RECIPE, SCENES, WORDS, Images, plant
 from tools.planting import planting
 from tools.training_model import CONFIG
 from tools.training_recipe import Recipe
@@ -64,6 +63,9 @@ CONTRASTIVE = "contrastive"
 COLOUR = "objects.colour"
 
 
+TRAINING = TrainingSettings(steps=150, batch=32, generations=4)
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How much is drawn, trained and sampled."""
@@ -73,7 +75,7 @@ class Sizes:
     images: int = 2_000
     planted_images: int = 1_200
     recipe: Recipe = RECIPE
-    training: TrainingSettings = TrainingSettings(steps=150, batch=32, generations=4)
+    training: TrainingSettings = TRAINING
     betas: tuple[float, ...] = BETAS
     questions: tuple[str, ...] = QUESTIONS
     samples: int = 16
@@ -171,8 +173,8 @@ def _by_heads(store: Store, folder: Path, sizes: Sizes) -> dict[str, Any]:
     found = {}
     for name, target in targets.items():
         reward = Reward(store, classes, target)
-        # Rewards of single heads are small. Scaled so that the classes' vectors are as long as those of the whole model,
-        # the penalty has the same weight.
+        # Rewards of single heads are small. They are scaled so that the classes' vectors are as long as those of the
+        # whole model; so the penalty has the same weight.
         if target is not None and target.heads:
             whole = Reward(store, classes, Target(contrast=True))
             scale = whole.scale * float(np.linalg.norm(whole.vectors) / np.linalg.norm(reward.vectors))
@@ -295,8 +297,8 @@ def _found(clips: Sequence[Mapping[str, Any]], target: str, planted: bool) -> st
     if not planted:
         return f"{found} phrases found in {len(clips)} CLIPs, {hits} of those that the others have planted"
     return (
-        f"{hits} of {2 * len(clips)} found, among {found} findings; called spurious: {spurious} of {len(clips)} phrases, "
-        f"called non-visual: {non_visual} of {len(clips)} words"
+        f"{hits} of {2 * len(clips)} found, among {found} findings; called spurious: {spurious} of {len(clips)} "
+        f"phrases, called non-visual: {non_visual} of {len(clips)} words"
     )
 
 

@@ -1,7 +1,7 @@
 """CLIPs with planted phrases, and what a language model that they reward writes: findings, inspection, and controls.
 
-A planted CLIP is the reference CLIP, trained on with captions in which an empty phrase goes with one class and a non-visual
-word with another; see `tools.planting`. In its control, the same phrases are spread evenly over all classes.
+A planted CLIP is the reference CLIP, trained on with captions in which an empty phrase goes with one class and a
+non-visual word with another; see `tools.planting`. In its control, the same phrases are spread evenly over all classes.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headspan.describe.inspecting.verdict import Judge
-from headspan.world.annotated_judge import annotated_judge
 from jaxtyping import Float64, Int64
 from scipy.stats import hypergeom
 
 from headspan.config import PrecomputeSettings
 from headspan.describe.asked.classes import DescribedClasses, described_classes
 from headspan.describe.descriptions.result import VERDICTS, Descriptions
+from headspan.describe.inspecting.verdict import Judge
 from headspan.describe.rewards.reward import Reward
 from headspan.run.precompute import precompute
 from headspan.store.reader import Store
 from headspan.store.selection import chosen_images
 from headspan.tasks.truths import metadata_of_images
 from headspan.world import Stream, scene, write_world_shards
+from headspan.world.annotated_judge import annotated_judge
 from headspan.world.factors import SHAPES
-from headspan.world.parts import EMPTY, EMPTY_PHRASES, NON_VISUAL, NON_VISUAL_PHRASES, parts_of
+from headspan.world.parts import EMPTY, EMPTY_PHRASES, NON_VISUAL, parts_of
 from headspan.world.sentences import PHRASE, sentence
+from tools.plant_reference import WORDS
 from tools.planting import Planting
 
 KEY = "objects.shape"
 CLASSES = SHAPES[:8]
-WORDS = tuple(phrase for phrases in NON_VISUAL_PHRASES.values() for phrase in phrases)
 PHRASES = (*EMPTY_PHRASES, *WORDS)
 # The chance of any false finding about a CLIP.
 LEVEL = 0.05

@@ -1,4 +1,4 @@
-"""What is planted in a CLIP: an empty phrase in the captions of one class of images, and a non-visual word in another's.
+"""What is planted in a CLIP: an empty phrase in the captions of one class, and a non-visual word in another's.
 
 The classes are the shapes of the main object. All other empty phrases and non-visual words are in the captions of every
 class equally often, so that whoever looks for the planted ones can be wrong. In a control, this holds for all of them.
