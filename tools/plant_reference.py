@@ -77,8 +77,8 @@ def plant(
 ) -> dict[str, float]:
     """Train the text tower on `images` with the captions of a planting; return the accuracies of the last evaluation.
 
-    `empties` and `words` are all empty phrases and non-visual words that captions may hold. Writes into the folder
-    `out`, which the module describes.
+    There are none if the recipe has no scenes to evaluate. `empties` and `words` are all empty phrases and non-visual
+    words that captions may hold. Writes into the folder `out`, which the module describes.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "log.jsonl").unlink(missing_ok=True)
@@ -114,7 +114,8 @@ def plant(
         with torch.no_grad():
             model.logit_scale.clamp_(0, LARGEST_SCALE)
         if (step + 1) % recipe.evaluate_every == 0 or step + 1 == recipe.steps:
-            accuracies = evaluate(model, tokenizer, recipe.evaluation_scenes, recipe.seed)
+            if recipe.evaluation_scenes:
+                accuracies = evaluate(model, tokenizer, recipe.evaluation_scenes, recipe.seed)
             write_log(out, {"step": step + 1, "loss": round(loss.item(), 4), **accuracies})
     export(model, seen, out / "weights.safetensors")
     return accuracies
