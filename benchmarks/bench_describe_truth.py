@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -23,16 +22,14 @@ from headspan.describe.writing.write import write
 from benchmarks.measure import benchmark
 from benchmarks.planted_clips import (
     CLASSES,
-    KEY,
     clip_preferences,
     made_store,
     planted_judge,
     shape_classes,
     study_of,
 )
-from headspan.describe.asked.classes import DescribedClasses
+from benchmarks.words_by_head import coloured_classes, words_by_factor
 from headspan.describe.asked.questions import QUESTIONS
-from headspan.describe.descriptions.result import Descriptions
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.settings import TrainingSettings
@@ -40,11 +37,8 @@ from headspan.describe.training.train import train
 from headspan.errors import percent
 from headspan.head_names import Head
 from headspan.store.reader import Store
-from headspan.tasks.factors import Factors
-from headspan.tasks.truths import UNKNOWN
 from headspan.world.best_sentences import best_sentences, embed_sentences
-from headspan.world.factors import COLOURS
-from headspan.world.parts import EMPTY, EMPTY_PHRASES, NON_VISUAL, VISUAL, parts_of
+from headspan.world.parts import EMPTY_PHRASES
 from tools.plant_reference import RECIPE, SCENES, WORDS, Images, plant
 from tools.planting import planting
 from tools.training_model import CONFIG
@@ -60,7 +54,6 @@ BETA, BETAS = 0.05, (0.02, 0.05, 0.2, 1.0)
 # Heads of the reference model that the demo labels as colours.
 COLOUR_HEADS = ((5, 0), (5, 3), (5, 4))
 CONTRASTIVE = "contrastive"
-COLOUR = "objects.colour"
 
 
 # Zero-shot accuracies of all factors take longer than the training.
@@ -166,7 +159,7 @@ def _trained(reward: Reward, out: Path, sizes: Sizes, beta: float = BETA, seed: 
 
 def _by_heads(store: Store, folder: Path, sizes: Sizes) -> dict[str, Any]:
     """Words by factor, where each class has a colour as well as a shape: rewarded by all of the model, and by heads."""
-    classes = _coloured_classes(store)
+    classes = coloured_classes(store)
     targets = {
         "the untrained model": None,
         "the whole model": Target(contrast=True),
@@ -185,37 +178,6 @@ def _by_heads(store: Store, folder: Path, sizes: Sizes) -> dict[str, Any]:
         written = write(reward, model, questions=sizes.questions, samples=sizes.samples, best_of=0)
         found[name] = words_by_factor(written)
     return found
-
-
-def _coloured_classes(store: Store) -> DescribedClasses:
-    """Shapes of one colour each: the n-th shape in the n-th colour."""
-    factors = Factors(store, [KEY, COLOUR]).values
-    numbers = np.full(store.images, UNKNOWN, np.int64)
-    for number, pair in enumerate(zip(CLASSES, COLOURS, strict=False)):
-        numbers[[each == pair for each in zip(factors[KEY], factors[COLOUR], strict=True)]] = number
-    present = [number for number in range(len(CLASSES)) if (numbers == number).any()]
-    order = {number: place for place, number in enumerate(present)}
-    return DescribedClasses(
-        tuple(CLASSES[number] for number in present),
-        np.array([order.get(number, UNKNOWN) for number in numbers.tolist()], np.int64),
-        f"key {KEY}",
-    )
-
-
-def words_by_factor(written: Descriptions) -> dict[str, float]:
-    """Of the parts that say something, the share by factor, and of colours and shapes, the share of the class's own."""
-    counts: Counter[str] = Counter()
-    right: Counter[str] = Counter()
-    for text, number, times in zip(written.texts, written.class_of.tolist(), written.times.tolist(), strict=True):
-        name = written.classes[number]
-        own = {"shape": name, "colour": COLOURS[CLASSES.index(name)]}
-        for part in parts_of(text):
-            factor = part.factor if part.kind == VISUAL else part.kind
-            if part.kind in (VISUAL, EMPTY, NON_VISUAL):
-                counts[factor] += times
-                right[factor] += times * (own.get(factor) == part.value)
-    shares = {factor: _rounded(count / counts.total()) for factor, count in counts.most_common()}
-    return shares | {f"right {name}": _rounded(right[name] / max(counts[name], 1)) for name in ("colour", "shape")}
 
 
 def _planted(folder: Path, sizes: Sizes, images: Path, seed: int, even: bool) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import fisher_exact
 
-from benchmarks.bench_describe_truth import words_by_factor
 from benchmarks.planted_clips import CLASSES, findings, phrase_counts, raised_p, study_of
+from benchmarks.words_by_head import words_by_factor
 from headspan.describe.descriptions.result import NON_VISUAL, SPURIOUS, Descriptions
 from headspan.describe.inspecting.verdict import Verdict
 from headspan.describe.rewards.target import Target
