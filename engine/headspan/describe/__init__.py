@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headspan.describe.asked.classes import DescribedClasses, described_classes
     from headspan.describe.asked.questions import QUESTIONS
+    from headspan.describe.descriptions.quality_table import QualityTable, quality_table
     from headspan.describe.descriptions.result import Descriptions, Inspection
     from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
     from headspan.describe.inspecting.comparison import compare_inspections
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from headspan.describe.training.settings import TrainingSettings
     from headspan.describe.training.train import train
     from headspan.describe.training.trained import Trained, open_trained
+    from headspan.describe.writing.write import write
 
 # The module of each name.
 _MODULES = {
@@ -35,6 +37,7 @@ _MODULES = {
     "Inspection": "descriptions.result",
     "Policy": "policy.policy",
     "QUESTIONS": "asked.questions",
+    "QualityTable": "descriptions.quality_table",
     "Reward": "rewards.reward",
     "Target": "rewards.target",
     "Trained": "training.trained",
@@ -47,11 +50,13 @@ _MODULES = {
     "open_frontier": "training.frontier",
     "open_policy": "policy.policy",
     "open_trained": "training.trained",
+    "quality_table": "descriptions.quality_table",
     "read_descriptions": "descriptions.saved",
     "read_verdict_sheet": "inspecting.verdict_sheet",
     "save_descriptions": "descriptions.saved",
     "train": "training.train",
     "train_frontier": "training.frontier",
+    "write": "writing.write",
     "write_verdict_sheet": "inspecting.verdict_sheet",
 }
 
@@ -62,6 +67,7 @@ __all__ = [
     "Frontier",
     "Inspection",
     "Policy",
+    "QualityTable",
     "Reward",
     "Target",
     "Trained",
@@ -74,11 +80,13 @@ __all__ = [
     "open_frontier",
     "open_policy",
     "open_trained",
+    "quality_table",
     "read_descriptions",
     "read_verdict_sheet",
     "save_descriptions",
     "train",
     "train_frontier",
+    "write",
     "write_verdict_sheet",
 ]
 

@@ -11,7 +11,7 @@ images. A part teaches something about a class if what it names is clearly more 
 "Clearly more" means a share that is at least `LEAST_RATIO` times the other, and that exceeds it by at least
 `LEAST_SCORE` standard errors of the difference of two equal shares. A class of the world has some 100 values to try, so
 in 30 classes one passes by chance with probability 0.1. The ratio keeps out small differences, which many images make
-significant.
+significant. Two classes need at least eight images each for any difference to be clear.
 
 A description teaches what that part of it teaches whose shares differ the most; one without such a part is spurious.
 The name of the class differs most of all: it counts only if nothing else teaches anything, so that "a star found in

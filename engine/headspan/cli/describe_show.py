@@ -1,0 +1,171 @@
+"""The command `describe show`: saved descriptions of every class, and their quality beside that of baselines."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from headspan.cli.commands import described
+from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.flag_parser import Parser
+from headspan.cli.progress import ProgressPrinter
+from headspan.cli.tables import print_table
+from headspan.cli.terminal import say
+from headspan.describe.descriptions.quality_table import BEST_OF, QualityTable, quality_table
+from headspan.describe.descriptions.result import UNDECIDED, VERDICTS, Descriptions
+from headspan.describe.descriptions.saved import KIND, read_descriptions
+from headspan.describe.writing.best_of import samples_for
+from headspan.errors import SettingsError, counted, percent, shortened
+from headspan.escapes import escaped
+from headspan.store import results
+from headspan.store.reader import Store
+
+_DETAILS = (
+    "Without --class, the best-rewarded descriptions of each class are shown. Of several stores, or of several runs, "
+    "only the quality is shown, side by side. The table as a file has all descriptions, or the quality of several runs."
+)
+# Descriptions of a class, classes, and letters of a description that are printed.
+_COUNT, _CLASSES, _LETTERS = 3, 20, 100
+
+
+def add_show(parser: Parser, text: str) -> None:
+    """Describe `describe show`, and add its flags."""
+    command = described(parser, text, _show, "headspan describe show run.zarr --run lm.trained", _DETAILS)
+    command.add_argument("store", nargs="+", help="one or several stores, folders such as run.zarr")
+    command.add_argument(
+        "--run",
+        action="append",
+        default=[],
+        dest="run_names",
+        metavar="RUN",
+        help="which descriptions are meant (default: all); may be repeated",
+    )
+    command.add_argument("--class", dest="name", metavar="NAME", help="show the descriptions of this class only")
+    command.add_argument(
+        "--count", type=int, default=_COUNT, metavar="N", help=f"descriptions of a class; 0 for all ({_COUNT})"
+    )
+    export_flags(command)
+
+
+def _show(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    only_export(flags)
+    if flags.count < 0:
+        raise SettingsError(f"--count {flags.count}: give a number of descriptions, or 0 for all")
+    found = [each for path in flags.store for each in _runs(Store(path), flags.run_names)]
+    if len(found) == 1:
+        if not export(flags, found[0]):
+            print_descriptions(found[0], flags.name, flags.count)
+        return 0
+    if flags.name is not None:
+        raise SettingsError(f"--class {flags.name} is about one run, but there are {len(found)}; name one with --run")
+    table = quality_table(*found)
+    if not export(flags, table):
+        print_quality(table, several=True)
+        say("rewards of other models, for other classes, or through other heads are on other scales and do not compare")
+    return 0
+
+
+def _runs(store: Store, names: Sequence[str]) -> list[Descriptions]:
+    """The runs of a store that are named, or all of them. Raises StoreError if there are none."""
+    found = names or results.runs(store, KIND) or [results.only_run(store, KIND, None)]
+    return [read_descriptions(store, name) for name in found]
+
+
+def print_descriptions(descriptions: Descriptions, name: str | None = None, count: int = _COUNT) -> None:
+    """Print a run: its quality, and the best-rewarded descriptions of each class, or of the class `name`."""
+    if name is not None and name not in descriptions.classes:
+        known = shortened(", ".join(descriptions.classes), 200)
+        raise SettingsError(f"--class {name}: is not described in {descriptions.run}; its classes are {known}")
+    say(
+        f"{counted(len(descriptions), 'description')} of {len(descriptions.classes):,} classes by "
+        f"{descriptions.model}, rewarded through {descriptions.target}"
+    )
+    if descriptions.quality:
+        print_quality(quality_table(descriptions))
+        for line in _remarks(descriptions):
+            say(line)
+    shown = [name] if name is not None else descriptions.classes[:_CLASSES]
+    for each in shown:
+        _print_class(descriptions, descriptions.classes.index(each), count)
+    hidden = len(descriptions.classes) - _CLASSES
+    if name is None and hidden > 0:
+        say(f"and {hidden:,} more classes; name one with --class")
+
+
+def print_quality(table: QualityTable, several: bool = False) -> None:
+    """Print the rows of a table of quality; of several runs with their names."""
+    head = ("descriptions", "reward", "95 %", "KL", "distinct-1", "-2", "-3", "tokens", "ended", "cut", "zero-shot")
+    rows: list[tuple[str, ...]] = [head]
+    for row in table.rows:
+        figures = row.figures
+        name = f"{row.run}: {row.source}" if several else row.source
+        interval = "-"
+        if "reward_low" in figures:
+            interval = f"{figures['reward_low']:.2f} to {figures['reward_high']:.2f}"
+        rows.append(
+            (
+                *(name, _number(figures.get("reward"), ".2f"), interval, _number(figures.get("kl"), ".2f")),
+                *(_number(figures.get(f"distinct_{length}"), ".3f") for length in (1, 2, 3)),
+                _number(figures.get("length"), ".1f"),
+                *(_share(figures.get(name)) for name in ("ended", "cut", "zero_shot")),
+            )
+        )
+    print_table(rows)
+
+
+def _remarks(descriptions: Descriptions) -> list[str]:
+    """What the table of quality leaves out."""
+    quality = descriptions.quality
+    found = []
+    if "zero_shot_names" in quality:
+        unseen = ""
+        if "zero_shot_unseen" in quality:
+            images = counted(int(quality["zero_shot_images_unseen"]), "image")
+            unseen = f"; {percent(quality['zero_shot_unseen'])} over the {images} that no reward saw"
+        found.append(
+            f'zero-shot: class names {percent(quality["zero_shot_names"])}, "a photo of a …" '
+            f"{percent(quality['zero_shot_photo'])}, chance {percent(quality['zero_shot_chance'])}, over "
+            f"{counted(int(quality['zero_shot_images']), 'image')}{unseen}"
+        )
+    gains = (("gain", "the untrained model"), (f"gain_best_of_{BEST_OF}", f"best of {BEST_OF}"))
+    said = [
+        f"{quality[name]:+.2f} ({quality[f'{name}_low']:+.2f} to {quality[f'{name}_high']:+.2f}) over {of}"
+        for name, of in (*gains, ("gain_equal_kl", "best-of-N at equal KL"))
+        if name in quality
+    ]
+    if said:
+        found.append(f"reward {', '.join(said)}")
+    if "equal_kl_n" in quality and math.isnan(quality["equal_kl_n"]):
+        needed = samples_for(quality["kl"])
+        found.append(
+            f"no best-of-N at equal KL: a KL of {quality['kl']:.2f} takes the best of some {needed:,} samples; write "
+            "with that --best-of to compare"
+        )
+    return found
+
+
+def _print_class(descriptions: Descriptions, number: int, count: int) -> None:
+    """The best-rewarded descriptions of a class."""
+    chosen = np.flatnonzero(descriptions.class_of == number)
+    chosen = chosen[np.argsort(-descriptions.rewards[chosen], kind="stable")][: count or None]
+    say()
+    say(escaped(descriptions.classes[number]))
+    for place in chosen.tolist():
+        often = "greedy" if not descriptions.times[place] else f"{descriptions.times[place]:,}×"
+        verdict = ""
+        if descriptions.inspection is not None:
+            judged = int(descriptions.inspection.verdicts[place])
+            verdict = f"  [{'undecided' if judged == UNDECIDED else VERDICTS[judged]}]"
+        text = shortened(descriptions.texts[place], _LETTERS)
+        say(f"  {descriptions.rewards[place]:7.2f}  {often:>6}  {escaped(text)}{verdict}")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else percent(value)
