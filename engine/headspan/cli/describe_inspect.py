@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headspan.cli.commands import described
@@ -20,12 +20,12 @@ from headspan.cli.llm_flags import (
 )
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
-from headspan.cli.shared_flags import store_argument
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
+from headspan.concepts.answers import texts_of
 from headspan.describe.descriptions.result import UNDECIDED, VERDICTS, Descriptions
-from headspan.describe.descriptions.saved import read_descriptions
-from headspan.describe.inspecting.ballot import Votes, open_ballot
+from headspan.describe.descriptions.saved import KIND, read_descriptions
+from headspan.describe.inspecting.ballot import Votes, described_texts, open_ballot
 from headspan.describe.inspecting.comparison import compare_inspections, shown
 from headspan.describe.inspecting.inspect_run import inspect, missing_verdicts
 from headspan.describe.inspecting.summary import SHARES, InspectionSummary, VerdictShares, inspected, inspection_summary
@@ -38,7 +38,7 @@ from headspan.store.reader import Store
 _DETAILS = (
     "Judges say of each text whether it teaches anything about its class (if not, it is spurious), whether that can be "
     "seen in images, and which attribute it is about. The verdict is that of most judges. All votes are saved with the "
-    "descriptions. Without a judge, the command shows the saved inspection."
+    "descriptions. Without a judge, the command shows the saved inspection, or those of several runs side by side."
 )
 _ANNOTATIONS = "annotations"
 
@@ -46,9 +46,14 @@ _ANNOTATIONS = "annotations"
 def add_inspect(parser: Parser, text: str) -> None:
     """Describe `describe inspect`, and add its flags."""
     command = described(parser, text, _inspect, "headspan describe inspect run.zarr --judge gpt-4o --dry-run", _DETAILS)
-    store_argument(command)
+    command.add_argument("store", nargs="+", help="one or several stores, folders such as run.zarr")
     command.add_argument(
-        "--run", dest="run_name", metavar="RUN", help="which descriptions are meant (default: the only run)"
+        "--run",
+        action="append",
+        default=[],
+        dest="run_names",
+        metavar="RUN",
+        help="which descriptions are meant (default: the only run, or all inspected ones); may be repeated",
     )
     judges = command.add_argument_group("judges")
     judges.add_argument(
@@ -74,61 +79,77 @@ def add_inspect(parser: Parser, text: str) -> None:
     people.add_argument(
         "--seed", type=int, metavar="N", default=0, help="seed of the choice of texts, and of intervals (0)"
     )
-    command.add_argument(
-        "--compare", nargs="+", metavar="STORE", help="compare with the inspected descriptions of these stores"
-    )
     export_flags(command)
 
 
 def _inspect(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    alone = only_export(flags)
-    store = Store(flags.store)
+    only_export(flags)
     if not flags.judge:
         refuse_asking_flags(flags, "--judge")
-    descriptions = read_descriptions(store, flags.run_name)
-    if flags.write:
-        return _write_sheet(flags, descriptions)
-    others = _other_judges(flags, store, descriptions)
-    people = _people(flags, descriptions)
-    unsaved = None
-    if flags.judge or others or people:
-        given = (bool(flags.add), bool(flags.overwrite), int(value_of(flags, "answer_tokens")))
-        asker = None
-        if flags.judge:
-            asker = asker_of(flags)
-            ballot = open_ballot(descriptions, flags.judge, [*others, *people], *given)
-            if not go_ahead(asker, ballot.open, flags):
-                return 0
-        descriptions, unsaved = saved_or_not(
-            lambda: inspect(
-                *(store, descriptions.run),
-                models=flags.judge,
-                asker=asker,
-                judges=others,
-                people=people,
-                add=given[0],
-                overwrite=given[1],
-                answer_tokens=given[2],
-                on_progress=progress,
-            )
+    judged = bool(flags.judge or flags.human or flags.annotations)
+    if not judged and (flags.add or flags.overwrite):
+        raise SettingsError(
+            "--add and --overwrite are about the votes of judges; name one with --judge, --human or --annotations"
         )
-        progress.close()
-        if asker is not None and not alone:
-            print_spent(asker)
-    elif flags.add or flags.overwrite:
-        raise SettingsError("--add and --overwrite are about the votes of judges; name one with --judge, --human or "
-                            "--annotations")  # fmt: skip
-    if flags.compare:
-        shown_runs = {(str(store.path), descriptions.run): descriptions, **_inspected_in(flags.compare)}
-        compared = compare_inspections([(path, each) for (path, _), each in shown_runs.items()], seed=flags.seed)
-        if not export(flags, compared):
-            print_table(compared.rows())
-            if not compared.comparable:
-                say("shares of runs with other classes or judges cannot be compared")
-    elif not export(flags, _table(descriptions)):
-        _print(inspection_summary(descriptions, seed=flags.seed), descriptions)
+    if judged or flags.write:
+        if len(flags.store) > 1 or len(flags.run_names) > 1:
+            raise SettingsError("descriptions are judged one run at a time; name one store and one --run")
+        store = Store(flags.store[0])
+        descriptions = read_descriptions(store, next(iter(flags.run_names), None))
+        return _write_sheet(flags, descriptions) if flags.write else _judge(flags, store, descriptions, progress)
+    found = [(path, each) for path in flags.store for each in _runs(Store(path), flags.run_names)]
+    if len(found) == 1:
+        _show(flags, found[0][1])
+        return 0
+    compared = compare_inspections(found, seed=flags.seed)
+    if not export(flags, compared):
+        print_table(compared.rows())
+        if not compared.comparable:
+            say("shares of runs with other classes or judges do not compare")
+    return 0
+
+
+def _judge(flags: argparse.Namespace, store: Store, descriptions: Descriptions, progress: ProgressPrinter) -> int:
+    others, people = _other_judges(flags, store, descriptions), _people(flags, descriptions)
+    given = (flags.add, flags.overwrite, int(value_of(flags, "answer_tokens")))
+    asker = None
+    if flags.judge:
+        asker = asker_of(flags)
+        ballot = open_ballot(descriptions, flags.judge, [*others, *people], *given)
+        if not go_ahead(asker, ballot.open, flags):
+            return 0
+    inspected_ones, unsaved = saved_or_not(
+        lambda: inspect(
+            *(store, descriptions.run),
+            models=flags.judge,
+            asker=asker,
+            judges=others,
+            people=people,
+            add=given[0],
+            overwrite=given[1],
+            answer_tokens=given[2],
+            on_progress=progress,
+        )
+    )
+    progress.close()
+    if asker is not None and not only_export(flags):
+        print_spent(asker)
+    _show(flags, inspected_ones)
     tell_unsaved(unsaved)
     return 0
+
+
+def _show(flags: argparse.Namespace, descriptions: Descriptions) -> None:
+    if not export(flags, _table(descriptions)):
+        _print(inspection_summary(descriptions, seed=flags.seed), descriptions)
+
+
+def _runs(store: Store, names: Sequence[str]) -> list[Descriptions]:
+    """The runs of a store that are named, else all inspected ones, else the only one."""
+    found = [read_descriptions(store, name) for name in names or results.runs(store, KIND)]
+    if not names:
+        found = [each for each in found if each.inspection is not None]
+    return found or [read_descriptions(store)]
 
 
 def _write_sheet(flags: argparse.Namespace, descriptions: Descriptions) -> int:
@@ -159,27 +180,21 @@ def _people(flags: argparse.Namespace, descriptions: Descriptions) -> dict[str, 
     return {name: read_verdict_sheet(descriptions, path) for name, path in zip(names, flags.human, strict=True)}
 
 
-def _inspected_in(stores: list[str]) -> dict[tuple[str, str], Descriptions]:
-    """All inspected descriptions of some stores, by store and run. Raises SettingsError for a store without any."""
-    found: dict[tuple[str, str], Descriptions] = {}
-    for path in stores:
-        store = Store(path)
-        runs = [read_descriptions(store, run) for run in results.runs(store, "descriptions")]
-        own = {(str(store.path), each.run): each for each in runs if each.inspection is not None}
-        if not own:
-            raise SettingsError(f"--compare {path}: has no inspected descriptions; run headspan describe inspect on it")
-        found |= own
-    return found
-
-
 def _table(descriptions: Descriptions) -> Table:
-    """A row for each description, with the vote of each judge."""
+    """A row for each description, with the vote of each judge, and the last reply of each language model."""
     inspection = inspected(descriptions)
+    replies = {
+        (each["judge"], each["class"], each["text"]): " ".join(texts_of(each)[-1:]) for each in inspection.answers
+    }
+    models = dict.fromkeys(judge for judge, _, _ in replies)
     votes = {
         f"vote of {judge}": [None if vote == UNDECIDED else VERDICTS[vote] for vote in cast]
         for judge, cast in zip(inspection.judges, inspection.votes.tolist(), strict=True)
     }
-    return Table({**descriptions._columns(), **votes})
+    said = {
+        f"reply of {model}": [replies.get((model, *each)) for each in described_texts(descriptions)] for model in models
+    }
+    return Table({**descriptions._columns(), **votes, **said})
 
 
 def _print(found: InspectionSummary, descriptions: Descriptions) -> None:
@@ -191,6 +206,8 @@ def _print(found: InspectionSummary, descriptions: Descriptions) -> None:
     say("shares of sampled descriptions, in brackets 95 % intervals: over classes for all, over questions for a class")
     for verdict, attributes in found.attributes.items():
         say(f"{verdict}: {_listed(attributes)}")
+    if len(found.judges) > 1:
+        print_table([("judge", *SHARES), *((judge, *_cells(shares)) for judge, shares in found.by_judge.items())])
     for pair in found.agreement:
         if not pair.verdicts.pairs:
             say(f"{pair.first} and {pair.second} judged no text in common")
@@ -206,7 +223,11 @@ def _print(found: InspectionSummary, descriptions: Descriptions) -> None:
 
 
 def _row(name: str, found: VerdictShares) -> tuple[str, ...]:
-    return (name, f"{found.texts:,}", f"{found.times:,}", *(shown(found.shares[share]) for share in SHARES))
+    return (name, f"{found.texts:,}", f"{found.times:,}", *_cells(found))
+
+
+def _cells(found: VerdictShares) -> tuple[str, ...]:
+    return tuple(shown(found.shares[share]) for share in SHARES)
 
 
 def _listed(attributes: Mapping[str, int]) -> str:

@@ -52,6 +52,11 @@ def records_of(arrays: Mapping[str, np.ndarray], where: str) -> list[Record]:
     return found
 
 
+def texts_of(record: Record) -> tuple[str, ...]:
+    """The words of every reply, on one line each; empty words if there were none."""
+    return tuple(" ".join((reply["content"] or reply["refusal"] or "").split()) for reply in record["replies"])
+
+
 def endpoints(records: Sequence[Record]) -> list[str]:
     """The endpoints that the answers came from, each once."""
     return sorted({record["endpoint"] for record in records})

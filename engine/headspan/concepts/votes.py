@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headspan.concepts.answers import Record, read_records
+from headspan.concepts.answers import Record, read_records, texts_of
 from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import NO_VOTE
 from headspan.errors import counted
@@ -130,6 +130,4 @@ def read_votes(store: Store, run: str | None = None) -> VotesOfRun:
 
 
 def _replies(record: Record | None) -> tuple[str, ...]:
-    """The words of every reply, on one line each; empty words if there were none."""
-    replies = record["replies"] if record is not None else ()
-    return tuple(" ".join((reply["content"] or reply["refusal"] or "").split()) for reply in replies)
+    return () if record is None else texts_of(record)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from headspan.describe.descriptions.saved import read_descriptions
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.features.saved import read_scores as read_features
@@ -17,6 +18,7 @@ from headspan.prune.studies.study import read_study
 from headspan.report.choice import choose_heads
 from headspan.report.content import Content
 from headspan.report.describe import describe_heads, summarise
+from headspan.report.describing import choose_descriptions, compared, runs_shown, shown_descriptions
 from headspan.report.facts import (
     data_set,
     few_images_notice,
@@ -47,11 +49,10 @@ def write_report(
 ) -> Path:
     """Write the results of a TEXTSPAN run as one HTML file, and return its path. A report at `path` is replaced.
 
-    Labels and scores of the run, saved studies of what pruning costs, and scores of features are shown if there are
-    any. `run` is the
-    run's name; None means the only run with scores, or else the only run. `shards` says where all the shards are now,
-    if they have moved; images that cannot be read are shown by name. `heads` chooses the heads with a section of their
-    own, as in `L5.H1,L6.*`, `last4` or `best20`; None means all.
+    Labels and scores of the run, saved studies of what pruning costs, scores of features, and descriptions of classes
+    are shown if there are any. `run` is the run's name; None means the only run with scores, or else the only run.
+    `shards` says where all the shards are now, if they have moved; images that cannot be read are shown by name.
+    `heads` chooses the heads with a section of their own, as in `L5.H1,L6.*`, `last4` or `best20`; None means all.
 
     Raises StoreError if the store has no such run, if `path` is another file, or if it cannot be written; SettingsError
     if `heads` has another form or names a head that is not described.
@@ -64,7 +65,10 @@ def write_report(
     described = describe_heads(store, spans, found)
     shown, more = shown_runs(runs(store, "features"))
     features = [choose_features(store, read_features(store, name)) for name in shown]
+    written = [read_descriptions(store, name) for name in runs(store, "descriptions")]
+    descriptions = [choose_descriptions(store, each) for each in runs_shown(written)]
     wanted = [image for each in features for image in each.images]
+    wanted += [image for each in descriptions for image in each.images]
     pictured = picture_heads(store, spans, choose_heads(described, heads), on_progress, shards, wanted)
     if pictured.missing:
         why = next(iter(pictured.missing.values()))
@@ -97,6 +101,8 @@ def write_report(
         studies=_studies(store, run),
         features=tuple(shown_features(each, pictured.places) for each in features),
         more_features=tuple(more),
+        descriptions=tuple(shown_descriptions(each, pictured.places) for each in descriptions),
+        described_runs=compared(written),
     )
     # The attributes of a store may hold halves of surrogate pairs, which UTF-8 cannot encode.
     write_atomically(path, [render(content).encode(errors="backslashreplace")])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headspan.report.described_head import DescribedHead, Scores
+from headspan.report.describing import ComparedRun, ShownDescriptions
 from headspan.report.features import ShownFeatures
 from headspan.report.pruning import PrunedStudy
 from headspan.shards.samples import BadImage
@@ -99,6 +100,9 @@ class Content:
     # Saved scores of features, and the names of further runs.
     features: tuple[ShownFeatures, ...] = ()
     more_features: tuple[str, ...] = ()
+    # Descriptions of classes, and all runs of them side by side.
+    descriptions: tuple[ShownDescriptions, ...] = ()
+    described_runs: tuple[ComparedRun, ...] = ()
 
     @property
     def has_chance(self) -> bool:

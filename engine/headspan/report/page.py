@@ -24,6 +24,7 @@ from headspan.escapes import escaped
 from headspan.plots.colours import AGAINST, DARK, FOR, LIGHT, Theme
 from headspan.report.content import Content
 from headspan.report.described_head import LOW_MAGNITUDE
+from headspan.report.describing import COMPARED
 from headspan.report.features import CLASS_BOUNDS
 from headspan.report.grid import measures
 from headspan.report.truth import images_of, truth_tables
@@ -68,6 +69,7 @@ def render(content: Content) -> str:
             bad_shown=_BAD_SHOWN,
             remark_length=_REMARK_LENGTH,
             class_bounds=CLASS_BOUNDS,
+            compared_figures=COMPARED,
             groups=_groups(content),
             remarks=_remarks(content),
             truth_images=images_of(content.truth) if content.truth else 0,

@@ -14,17 +14,20 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int8, Int64
 
 from headspan.concepts.agreement import Agreement, agree
 from headspan.describe.descriptions.result import SPURIOUS, UNDECIDED, VERDICTS, Descriptions, Inspection
 from headspan.describe.inspecting.ballot import described_texts
+from headspan.describe.inspecting.verdict import Described
 from headspan.errors import SettingsError, counted, percent
 from headspan.frames import Tabular
 from headspan.prune.studies.statistics import SAMPLES, Interval, interval, resampling_counts
 
 # The shares of a summary: of each verdict, and of descriptions without one.
 SHARES = (*VERDICTS, "undecided")
+Verdicts = Int8[np.ndarray, " description"]
+Numbers = Int64[np.ndarray, " description"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class InspectionSummary(Tabular):
     judges: tuple[str, ...]
     every: VerdictShares
     classes: Mapping[str, VerdictShares]
+    # The same of all classes by the votes of each judge alone.
+    by_judge: Mapping[str, VerdictShares]
     # For each verdict but spurious, how often each attribute was sampled, most frequent first.
     attributes: Mapping[str, Mapping[str, int]]
     agreement: tuple[JudgePair, ...]
@@ -89,8 +94,14 @@ def inspection_summary(descriptions: Descriptions, samples: int = SAMPLES, seed:
     inspection = inspected(descriptions)
     times = descriptions.times if descriptions.times.any() else descriptions.greedy.astype(np.int64)
     classes, questions = descriptions.class_of, descriptions.question_of
-    draws = (samples, seed)
     of_all = classes if len(np.unique(classes)) > 1 else questions
+
+    def shares(verdicts: Verdicts, clusters: Numbers, of: Bool[np.ndarray, " description"]) -> VerdictShares:
+        texts = len(np.unique(numbers[of]))
+        of = of & (times > 0)
+        return _shares(texts, verdicts[of], times[of], clusters[of], samples, seed)
+
+    numbers, whole = _first_places(descriptions), np.ones(len(classes), bool)
     sampled = [
         (VERDICTS[verdict], attribute, int(count))
         for verdict, attribute, count in zip(inspection.verdicts.tolist(), inspection.attributes, times, strict=True)
@@ -99,11 +110,12 @@ def inspection_summary(descriptions: Descriptions, samples: int = SAMPLES, seed:
     return InspectionSummary(
         descriptions.run,
         inspection.judges,
-        _shares(descriptions, times, of_all, np.ones(len(classes), bool), *draws),
+        shares(inspection.verdicts, of_all, whole),
         {
-            name: _shares(descriptions, times, questions, classes == number, *draws)
+            name: shares(inspection.verdicts, questions, classes == number)
             for number, name in enumerate(descriptions.classes)
         },
+        {judge: shares(cast, of_all, whole) for judge, cast in zip(inspection.judges, inspection.votes, strict=True)},
         {name: _attributes(sampled, name) for name in VERDICTS[SPURIOUS + 1 :]},
         judge_agreement(descriptions, samples, seed),
     )
@@ -122,12 +134,18 @@ def inspected(descriptions: Descriptions) -> Inspection:
 def judge_agreement(descriptions: Descriptions, samples: int = SAMPLES, seed: int = 0) -> tuple[JudgePair, ...]:
     """How every two judges agree. Equal texts of a class count once. Raises SettingsError without an inspection."""
     inspection = inspected(descriptions)
-    described = described_texts(descriptions)
-    first_of = {each: place for place, each in reversed([*enumerate(described)])}
-    places = np.array([first_of[each] for each in dict.fromkeys(described)], np.int64)
+    places = np.unique(_first_places(descriptions))
     return tuple(
         _pair(inspection, one, other, places, descriptions.class_of[places], samples, seed)
         for one, other in combinations(range(len(inspection.judges)), 2)
+    )
+
+
+def _first_places(descriptions: Descriptions) -> Numbers:
+    """For each description, the place of the first one with the same class and text."""
+    first_of: dict[Described, int] = {}
+    return np.array(
+        [first_of.setdefault(each, place) for place, each in enumerate(described_texts(descriptions))], np.int64
     )
 
 
@@ -162,25 +180,18 @@ def _attributes(sampled: Sequence[tuple[str, str, int]], name: str) -> dict[str,
 
 
 def _shares(
-    descriptions: Descriptions,
-    times: Int64[np.ndarray, " description"],
-    clusters: Int64[np.ndarray, " description"],
-    of: Bool[np.ndarray, " description"],
-    samples: int,
-    seed: int,
+    texts: int, verdicts: Verdicts, times: Numbers, clusters: Numbers, samples: int, seed: int
 ) -> VerdictShares:
-    """The shares among the descriptions `of`, with intervals that draw whole `clusters`."""
-    texts = {each for each, there in zip(described_texts(descriptions), of.tolist(), strict=True) if there}
-    of = of & (times > 0)
-    _, members = np.unique(clusters[of], return_inverse=True)
+    """The shares among some sampled descriptions of so many texts, with intervals that draw whole clusters."""
+    _, members = np.unique(clusters, return_inverse=True)
     drawn = int(members.max(initial=-1)) + 1
-    counts = np.zeros((drawn, len(SHARES)))
-    # The last column is of UNDECIDED, which is -1.
-    np.add.at(counts, (members, inspected(descriptions).verdicts[of]), times[of])
-    total = counts.sum(axis=0)
     if not drawn:
         nothing = Interval(float("nan"), float("nan"), float("nan"))
-        return VerdictShares(len(texts), 0, dict.fromkeys(SHARES, nothing))
+        return VerdictShares(texts, 0, dict.fromkeys(SHARES, nothing))
+    counts = np.zeros((drawn, len(SHARES)))
+    # The last column is of UNDECIDED, which is -1.
+    np.add.at(counts, (members, verdicts), times)
+    total = counts.sum(axis=0)
     values = total / total.sum()
     resampled = np.full((samples, len(SHARES)), np.nan)
     if drawn > 1:
@@ -189,4 +200,4 @@ def _shares(
     shares = {
         name: interval(float(value), column) for name, value, column in zip(SHARES, values, resampled.T, strict=True)
     }
-    return VerdictShares(len(texts), int(total.sum()), shares)
+    return VerdictShares(texts, int(total.sum()), shares)
