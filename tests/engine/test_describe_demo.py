@@ -32,6 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(describe_demo, name, value)
 
 
+@pytest.mark.slow
 def test_the_demo_trains_writes_inspects_and_reports(
     small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
