@@ -27,6 +27,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.checking import check_quickly
+
 # Every shape that a signature states is checked at every call. Of `headspan.shards`, some modules are left out: methods
 # of `sources` return `Self`, which beartype accepts in decorated classes only.
 _CHECKED = (
@@ -47,6 +49,7 @@ _CHECKED = (
     *("originals", "texts", "spans", "prune", "concepts", "explore", "report", "plots", "video", "tasks"),
     *("world.checks", "world.ground_truth", "world.scores"),
 )
+check_quickly()
 install_import_hook([*(f"headspan.{name}" for name in _CHECKED), "headspan_kernels"], "beartype.beartype")
 
 import headspan as hs  # noqa: E402
@@ -77,7 +80,10 @@ TOY: dict[str, Any] = {
 BROKEN_ROWS = (5, 33, 69)
 
 # Files whose tests take longest. They begin first, so that no process works alone on one of them at the end.
-_LONGEST = ("test_kills", "test_examples", "test_demo", "test_kept_runs", "test_train_reference", "test_report_poison")
+_LONGEST = (
+    *("test_kills", "test_benchmarks", "test_examples", "test_demo", "test_kept_runs", "test_model_shapes"),
+    *("test_devices", "test_train_reference", "test_report_poison", "test_explorer_fuzz"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

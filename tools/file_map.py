@@ -75,6 +75,7 @@ ORDER = (
     "web",
     "demo_folder",
     "demo",
+    "describe_demo",
     "calls",
     "cli",
     "__main__",

@@ -83,25 +83,29 @@ def held_out(text: str) -> bool:
     return zlib.crc32(text.encode()) % HELD_OUT == 0
 
 
-def answered(random: Stream, wanted: Callable[[str], bool] = lambda text: not held_out(text)) -> Answered:
+def answered(
+    random: Stream,
+    wanted: Callable[[str], bool] = lambda text: not held_out(text),
+    named_share: float = NAMED_SHARE,
+) -> Answered:
     """A random class, a random question about it, and an answer whose text is `wanted`."""
     names = class_names()
     name = random.choice([*names])
     number = random.below(len(QUESTIONS))
     while True:
-        found = _answer(names[name], name, SUBJECTS[number], random)
+        found = _answer(names[name], name, SUBJECTS[number], named_share, random)
         if wanted(found.text):
             return Answered(name, prompt(QUESTIONS[number], name), found)
 
 
-def _answer(factors: Sequence[str], name: str, subject: Sequence[str], random: Stream) -> Sentence:
+def _answer(factors: Sequence[str], name: str, subject: Sequence[str], named_share: float, random: Stream) -> Sentence:
     left = _number(random)
     says: dict[str, str] = {}
     way = random.unit()
     if left and way < EMPTY_SHARE + NON_VISUAL_SHARE:
         says[PHRASE] = random.choice(EMPTY_PHRASES) if way < EMPTY_SHARE else _non_visual(subject, random)
         left -= 1
-    if left and factors and random.chance(NAMED_SHARE):
+    if left and factors and random.chance(named_share):
         says[random.choice(factors)] = name
         left -= 1
     for _ in range(left):

@@ -30,7 +30,7 @@ from tools.training_model import Encoder, build, evaluate, export, normalised, s
 from tools.training_recipe import Recipe
 
 # As in open_clip's training: logits are at most 100 times a cosine.
-_LARGEST_SCALE = math.log(100)
+LARGEST_SCALE = math.log(100)
 
 
 def train(
@@ -71,7 +71,7 @@ def train(
         prefetch_factor=8 if workers else None,
     )
     for pixels, tokens in batches:
-        _set_rates(optimisers, step, recipe)
+        set_rates(optimisers, step, recipe)
         seen[tokens.unique()] = True
         with torch.autocast(device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             with_heads = step >= recipe.spread_from
@@ -87,13 +87,13 @@ def train(
             optimiser.step()
             optimiser.zero_grad()
         with torch.no_grad():
-            model.logit_scale.clamp_(0, _LARGEST_SCALE)
+            model.logit_scale.clamp_(0, LARGEST_SCALE)
         step += 1
         if step % recipe.evaluate_every == 0 or step == recipe.steps:
             accuracies = evaluate(model, tokenizer, recipe.evaluation_scenes, recipe.seed)
             rate = (step - first) * recipe.batch_size / (time.monotonic() - began)
             known = {"loss": round(loss.item(), 4)} | ({"spread": round(apart.item(), 4)} if with_heads else {})
-            _log(out, {"step": step, **known, "images_per_second": round(rate, 1), **accuracies})
+            write_log(out, {"step": step, **known, "images_per_second": round(rate, 1), **accuracies})
             _save(out / "checkpoint.pt", model, optimisers, seen, step)
     export(model, seen, out / "weights.safetensors")
     return accuracies
@@ -126,7 +126,8 @@ def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     ]
 
 
-def _set_rates(optimisers: Sequence[torch.optim.Optimizer], step: int, recipe: Recipe) -> None:
+def set_rates(optimisers: Sequence[torch.optim.Optimizer], step: int, recipe: Recipe) -> None:
+    """Set the rates of a step, as the recipe says."""
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             faster = 10 if "positions" in group and step >= recipe.positions_from else 1
@@ -157,7 +158,8 @@ def _save(path: Path, model: nn.Module, optimisers: Sequence[torch.optim.Optimiz
     temporary.replace(path)
 
 
-def _log(out: Path, line: dict[str, Any]) -> None:
+def write_log(out: Path, line: dict[str, Any]) -> None:
+    """Print a line of JSON, and append it to the folder's `log.jsonl`."""
     text = json.dumps(line)
     print(text, flush=True)
     with (out / "log.jsonl").open("a", encoding="utf-8") as file:

@@ -292,11 +292,15 @@ features:
   features     learn sparse features of embeddings; score, show and use them
     $ headspan features train run.zarr --out run.features
 
+describe:
+  describe     train a language model to describe classes as the model prefers
+    $ headspan describe train run.zarr --language-model lm.gguf --out trained
+
 language models:
   pool         have a language model write a pool of texts
   votes        show every vote, with the raw answers
   agreement    measure how far judges and people agree
-  `label --llm MODEL` and `ccs --judge MODEL` ask language models too.
+  `label --llm`, `ccs --judge` and `describe inspect --judge` ask them too.
     $ headspan ccs run.zarr --judge gpt-4o --dry-run
 
 demo:
@@ -340,7 +344,7 @@ def test_every_example_of_the_help_pages_is_a_valid_command_line(
     monkeypatch.setenv("COLUMNS", "80")
     parser, commands = build_parser()
     examples = re.findall(r"^    \$ (.+)$", parser.format_help(), re.M)
-    assert len(examples) == 8
+    assert len(examples) == 9
     for name, command in every_parser(commands.parsers).items():
         page = command.format_help()
         assert max(map(len, page.splitlines())) < 80, name

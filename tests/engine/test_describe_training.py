@@ -311,6 +311,20 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     assert len(whole.log["seconds"]) == len(again.log["seconds"]) == 5
 
 
+def test_rewards_of_a_step_do_not_depend_on_texts_that_were_rewarded_before(reward: Reward, tmp_path: Path) -> None:
+    from headspan.describe.training.steps import Steps
+
+    steps = Steps(tmp_path, reward, 1, lambda event: None, 60.0)
+    texts = [" ".join(WORDS[place : place + 1 + place % 9]) for place in range(9)] + ["a photo of a square " * 4]
+    numbers = [place % 2 for place in range(10)]
+    wanted = steps.rewards(texts, numbers)
+    for before in (texts[:1], texts[-1:], texts[:7], []):
+        reward.texts.forget()
+        if before:
+            reward.of(before, [0] * len(before))
+        assert steps.rewards(texts, numbers) == wanted
+
+
 def test_a_finished_training_is_returned_unchanged_and_others_are_refused(
     whole: Trained, reward: Reward, language_model: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import headspan as hs
+from headspan.describe.descriptions.figures import figure_table
 from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
 from headspan.describe.rewards.target import Target
 from headspan.web.app import application
@@ -36,8 +37,10 @@ def path(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Of the second class there are only two images.
     rows[1, 2] = -1
     save_descriptions(store, hand_made_descriptions(class_rows=rows))
-    save_descriptions(store, hand_made_descriptions(run="a-head", target=Target(((2, 1),), contrast=True)))
-    save_descriptions(store, hand_made_descriptions(False, run="a-plain", adapter_sha256=None, quality={}, log={}))
+    of_head = {"run": "a-head", "target": Target(((2, 1),), contrast=True), "classes_from": "key kind"}
+    plain = {"run": "a-plain", "adapter_sha256": None, "classes_from": "key objects.shape", "quality": {}, "log": {}}
+    save_descriptions(store, hand_made_descriptions(**of_head))
+    save_descriptions(store, hand_made_descriptions(False, **plain))
     return store.path
 
 
@@ -78,14 +81,45 @@ def test_classes_count_sampled_descriptions_and_show_the_best_one_and_their_imag
 
 def test_figures_stand_in_the_columns_of_their_baselines(client: TestClient) -> None:
     table = ask(client)["quality"]
-    assert table["columns"] == ["descriptions", "untrained model", "best of 64", "class names", "chance"]
+    assert table["columns"] == ["trained", "untrained", "best of 64", "class names", "chance"]
     rows = {each["name"]: each for each in table["rows"]}
     assert [*rows] == ["reward", "KL", "zero-shot accuracy", "distinct words", "cut"]
-    assert rows["reward"]["values"] == [21.9, 18.5, 21.0, None, None]
-    assert (rows["reward"]["low"], rows["reward"]["high"]) == (20.5, 23.0)
-    assert rows["KL"]["values"] == [3.2, None, 3.1746, None, None]
-    assert rows["zero-shot accuracy"]["values"] == [0.875, None, None, 0.75, 0.5]
+    values = {name: [value["value"] for value in each["values"]] for name, each in rows.items()}
+    assert values["reward"] == [21.9, 18.5, 21.0, None, None]
+    assert (rows["reward"]["values"][0]["low"], rows["reward"]["values"][0]["high"]) == (20.5, 23.0)
+    assert values["KL"] == [3.2, 0.0, 3.1746, None, None]
+    assert values["zero-shot accuracy"] == [0.875, None, None, 0.75, 0.5]
     assert [each["share"] for each in table["rows"]] == [False, False, True, True, True]
+
+
+def test_gains_over_baselines_stand_below_them_and_only_a_few_of_the_best_of_n(path: Path) -> None:
+    quality = {
+        **{"reward": 3.0, "kl": 1.0, "untrained_reward": 1.0, "equal_kl_n": 3.5, "equal_kl_reward": 2.0},
+        **{f"best_of_{count}_{name}": count / 64 for count in (2, 4, 64) for name in ("reward", "kl")},
+        **{"gain": 2.0, "gain_best_of_64": 2.5, "gain_equal_kl": 1.0, "gain_equal_kl_low": -0.5},
+        **{"zero_shot": 0.5, "zero_shot_photo": 0.25, "zero_shot_photo_unseen": 0.125},
+    }
+    columns, figures = figure_table(hand_made_descriptions(quality=quality))
+    # Baselines are in the order of their KL.
+    assert columns == ("trained", "untrained", "best of 64", "best of 3.5, equal KL", "“a photo of a …”")
+    gain = next(each for each in figures if each.name == "gain over it")
+    assert [each.value for each in gain.values[1:4]] == [2.0, 2.5, 1.0]
+    assert gain.values[3].low == -0.5
+    unseen = next(each for each in figures if each.name == "the same, other images")
+    assert [each.value for each in unseen.values if not math.isnan(each.value)] == [0.125]
+    assert figure_table(hand_made_descriptions(quality={})) == ((), ())
+
+
+def test_shares_have_intervals_and_judges_their_agreement(client: TestClient) -> None:
+    found = ask(client)
+    total = found["sampled"]
+    for name, count in found["verdicts"].items():
+        low, high = found["shares"][name]
+        assert low <= count / total <= high
+    (pair,) = found["agreement"]
+    # The judges differ on one of five texts.
+    assert (pair["judges"], pair["texts"], pair["same"]) == (["judge-1", "ann"], 5, 0.8)
+    assert (ask(client, run="a-plain")["shares"], ask(client, run="a-plain")["agreement"]) == ({}, [])
 
 
 @pytest.mark.parametrize(
@@ -159,12 +193,10 @@ def test_what_is_not_there_is_refused_in_a_sentence(client: TestClient, path: Pa
     assert "is damaged" in refusal(other.get(place, params={"run": "hand"}), 400)
 
 
-def test_classes_lead_to_their_images_where_the_store_can_choose_them(client: TestClient, path: Path) -> None:
-    store = hs.open(path)
-    for source, wanted in (("key kind", {"column": "kind", "value": "ball"}), ("key objects.shape", {})):
-        save_descriptions(store, hand_made_descriptions(run="a-key", classes_from=source), overwrite=True)
-        other = TestClient(application(Explorer(OpenStores([path]), InProcess(), Uploads())))
-        assert ask(other, run="a-key")["classes"][0]["images_query"] == wanted
+def test_classes_lead_to_their_images_where_the_store_can_choose_them(client: TestClient) -> None:
+    queries = {run: ask(client, run=run)["classes"][0]["images_query"] for run in ("a-head", "a-plain", "hand")}
+    # The toy store does not know the names of its classes.
+    assert queries == {"a-head": {"column": "kind", "value": "ball"}, "a-plain": {}, "hand": {}}
 
 
 def test_the_memory_of_a_run_counts_its_arrays_and_texts(path: Path) -> None:

@@ -64,9 +64,19 @@ TWINS: dict[str, tuple[str, ...]] = {
         "features.attack",
         "features.edit_study",
     ),
+    "describe": (
+        "describe.train",
+        "describe.train_frontier",
+        "describe.write",
+        "describe.quality_table",
+        "describe.inspect",
+        "describe.write_verdict_sheet",
+        "describe.read_verdict_sheet",
+        "describe.compare_inspections",
+    ),
     "demo": ("demo.run",),
 }
-GROUPS = ("concepts", "demo", "explore", "features", "llm", "prune", "spans", "tasks", "video", "world")
+GROUPS = ("concepts", "demo", "describe", "explore", "features", "llm", "prune", "spans", "tasks", "video", "world")
 
 
 def test_every_public_name_can_be_used_and_is_listed() -> None:

@@ -51,7 +51,7 @@ def test_the_section_is_there_with_a_run_of_descriptions_only(described: hs.Stor
 
 def test_a_run_is_shown_with_its_figures_verdicts_and_best_descriptions(described: hs.Store) -> None:
     shown = shown_descriptions(choose_descriptions(described, hand_made_descriptions()), {})
-    assert shown.columns == ("trained", "untrained model", "best of 64", "class names", "chance")
+    assert shown.columns == ("trained", "untrained", "best of 64", "class names", "chance")
     figures = {name: values for name, _, values in shown.figures}
     assert figures["reward"] == ("21.90 (20.50 to 23.00)", "18.50", "21.00", "–", "–")
     assert figures["zero-shot accuracy"] == ("87.5\u202f%", "–", "–", "75.0\u202f%", "50.0\u202f%")
@@ -63,6 +63,9 @@ def test_a_run_is_shown_with_its_figures_verdicts_and_best_descriptions(describe
         "undecided": 3,
     }
     assert sum(each.width for each in shown.verdicts) == pytest.approx(100, abs=0.02)
+    # Chance would give 0.4 · 0.6 + 0.4 · 0.2 + 0.2 · 0.2 = 0.36, so κ is 0.44 / 0.64.
+    assert shown.agreement == ("judge-1 and ann on 80\u202f% of 5 texts, κ 0.69",)
+    assert len(shown.ranges) == 4
     assert shown.attributes == (("shape", f"{100 * 12 / total:.0f}\u202f%"), ("use", f"{100 / total:.0f}\u202f%"))
     for number, card in enumerate(shown.classes):
         own = sorted((row for row in ROWS if row[1] == number), key=lambda row: -row[5])

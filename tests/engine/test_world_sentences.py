@@ -10,12 +10,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from headspan.describe.rewards.reward import Texts
+from headspan.model.load import LoadedModel, load_model
+from headspan.model.text import encode_texts
 from headspan.world import Scene, Stream, caption, focused_caption, scene
+from headspan.world.beginnings import encode_sharing, shares_beginnings
 from headspan.world.best_sentences import best_sentences, embed_sentences
 from headspan.world.parts import EMPTY, NON_VISUAL, STRUCTURE, UNKNOWN, VISUAL, Part, parts_of
 from headspan.world.sentences import PHRASE, VALUES, read_sentence, sentence, sentences
 from headspan.world.telling import Telling
 from tools.language_answers import EMPTY_SHARE, NON_VISUAL_SHARE, answered, class_names, held_out
+
+
+@pytest.fixture(scope="module")
+def reference() -> LoadedModel:
+    return load_model("reference", None)
 
 
 def is_true(part: Part, shown: Scene) -> bool:
@@ -98,26 +107,24 @@ def test_sentences_are_read_back_and_other_texts_are_not_sentences() -> None:
     assert read_sentence(four, 4) is not None
 
 
-def test_the_best_sentence_is_the_one_that_a_search_through_all_texts_finds() -> None:
-    def vectors(texts: list[str]) -> np.ndarray:
-        """A vector for each text that depends on the text alone."""
-        return np.array([np.random.default_rng([*text.encode()]).normal(size=5) for text in texts], np.float32)
-
-    directions = np.random.default_rng(0).normal(size=(3, 5))
+def test_the_best_sentence_is_the_one_that_embedding_every_text_by_itself_finds(reference: LoadedModel) -> None:
+    directions = np.random.default_rng(0).normal(size=(3, 192))
+    texts = Texts(reference)
     reward = cast(
-        Any,
-        SimpleNamespace(
-            texts=SimpleNamespace(vectors=vectors),
-            classes=SimpleNamespace(names=("a", "b", "c")),
-            vectors=directions,
-            scale=7.0,
-        ),
+        Any, SimpleNamespace(texts=texts, classes=SimpleNamespace(names=("a", "b", "c")), vectors=directions, scale=7.0)
     )
-    best = best_sentences(reward, embed_sentences(reward.texts, most=1))
-    for number, found in enumerate(best):
-        rewards = {text: 7.0 * vectors([text])[0] @ directions[number] for text in (s.text for s in sentences(1))}
-        assert found.sentence.text == max(rewards, key=lambda text: rewards[text])
-        assert found.reward == pytest.approx(rewards[found.sentence.text], rel=1e-6)
+    best = best_sentences(reward, embed_sentences(texts, most=1))
+    written = [each.text for each in sentences(1)]
+    rewards = 7.0 * texts.vectors(written) @ directions.T
+    assert [each.sentence.text for each in best] == [written[place] for place in rewards.argmax(axis=0)]
+    np.testing.assert_allclose([each.reward for each in best], rewards.max(axis=0), rtol=1e-5)
+
+
+def test_texts_that_begin_alike_get_the_vectors_of_texts_by_themselves(reference: LoadedModel) -> None:
+    # Equal texts, a text that begins another, and one that is cut by the context.
+    texts = ["a red star", "a red star on a blue background", "", "a red star", "two red stars " * 20, "a"]
+    assert shares_beginnings(reference)
+    np.testing.assert_allclose(encode_sharing(reference, texts), encode_texts(reference, texts), atol=1e-6)
 
 
 def test_answers_are_sentences_that_name_their_class_and_hold_phrases_in_known_shares() -> None:

@@ -1,12 +1,14 @@
-"""The command `describe`: it only leads to its sub-commands."""
+"""The command `describe`: it leads to its sub-commands, or runs a demo of all of them."""
 
 from __future__ import annotations
 
 import argparse
 
 from headspan.cli.commands import Section
+from headspan.cli.describe_demo import OUT, describe_demo
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.sub_commands import add_sub_commands
+from headspan.errors import SettingsError
 
 _COMMANDS = {
     "train": "train a language model to write what the vision-language model prefers",
@@ -22,11 +24,15 @@ _DETAILS = (
 
 def add_describe(section: Section) -> None:
     """Add `describe` with its sub-commands."""
-    command = section.add(
-        "describe", _nothing, "headspan describe train run.zarr --language-model lm.gguf --out lm.trained", _DETAILS
-    )
-    add_sub_commands(command, "describe", _COMMANDS)
+    command = section.add("describe", _demo, "headspan describe --demo", _DETAILS)
+    command.add_argument("--demo", action="store_true", help="run all of it with the included models in two minutes")
+    command.add_argument("--out", metavar="FOLDER", help=f"folder of the demo (default: {OUT})")
+    add_sub_commands(command, "describe", _COMMANDS, required=False)
 
 
-def _nothing(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    raise AssertionError("argparse asks for a sub-command")
+def _demo(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    if not flags.demo:
+        raise SettingsError(
+            f"describe needs a command ({', '.join(_COMMANDS)}) or --demo; headspan describe --help describes them"
+        )
+    return describe_demo(OUT if flags.out is None else flags.out, progress)

@@ -140,7 +140,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
     )
     commands.section(
         "describe",
-        "headspan describe train run.zarr --out run.described",
+        "headspan describe train run.zarr --language-model lm.gguf --out trained",
         Group("describe.add_describe", {"describe": "train a language model to describe classes as the model prefers"}),
     )
     commands.section(
@@ -151,7 +151,7 @@ def build_parser(only: str | None = None) -> tuple[Parser, Commands]:
             "votes.add_votes",
             {"votes": "show every vote, with the raw answers", "agreement": "measure how far judges and people agree"},
         ),
-        note="`label --llm MODEL` and `ccs --judge MODEL` ask language models too.",
+        note="`label --llm`, `ccs --judge` and `describe inspect --judge` ask them too.",
     )
     commands.section(
         "demo",

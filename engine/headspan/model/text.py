@@ -59,7 +59,7 @@ def encode_texts(
     for start in range(0, len(texts), batch_size):
         batch = order[start : start + batch_size]
         context = tokens.shape[1] if lengths is None else int(lengths[batch].max())
-        with nullcontext() if lengths is None else _short_context(model.clip, context):
+        with nullcontext() if lengths is None else short_context(model.clip, context):
             found = model.clip.encode_text(tokens[batch, :context], normalize=True).float().numpy()
         if vectors is None:
             vectors = np.empty((len(texts), found.shape[1]), np.float32)
@@ -94,7 +94,7 @@ def _lengths(clip: Any, tokens: Int[Tensor, "text context"]) -> Int[Tensor, " te
 
 
 @contextmanager
-def _short_context(clip: Any, context: int) -> Iterator[None]:
+def short_context(clip: Any, context: int) -> Iterator[None]:
     """Limit the positions and the causal mask of `clip` to the first `context` tokens."""
     positions, mask = clip.positional_embedding, clip.attn_mask
     clip.positional_embedding = nn.Parameter(positions[:context], requires_grad=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headspan.describe.asked.questions import prompt
-from headspan.describe.descriptions.figures import OWN, Figure, figure_table
+from headspan.describe.descriptions.figures import Figure, figure_table
 from headspan.describe.descriptions.result import Descriptions
 from headspan.describe.descriptions.summary import (
     UNDECIDED_NAME,
@@ -19,7 +19,9 @@ from headspan.describe.descriptions.summary import (
     verdict_counts,
     verdict_name,
 )
+from headspan.describe.inspecting.summary import JudgePair, inspection_summary
 from headspan.errors import counted
+from headspan.prune.studies.statistics import Interval
 from headspan.report.curves import Curve, curves
 from headspan.store.reader import Store
 
@@ -79,6 +81,9 @@ class ShownDescriptions:
     figures: tuple[tuple[str, str, tuple[str, ...]], ...]
     judges: str
     verdicts: tuple[Part, ...]
+    # The 95 % intervals of the parts, which draw whole classes, and how every two judges agree.
+    ranges: tuple[str, ...]
+    agreement: tuple[str, ...]
     attributes: tuple[tuple[str, str], ...]
     curves: tuple[Curve, ...]
     classes: tuple[ClassCard, ...]
@@ -132,19 +137,23 @@ def shown_descriptions(chosen: ChosenDescriptions, pictures: Mapping[int, int]) 
     columns, figures = figure_table(found)
     summaries = class_summaries(found)
     cards = []
-    for number, summary in enumerate(summaries[:_CLASSES]):
+    for number, of_class in enumerate(summaries[:_CLASSES]):
         images = chosen.images_of[number] if chosen.images_of else ()
-        cards.append(_card(found, summary, tuple(pictures[image] for image in images if image in pictures)))
+        cards.append(_card(found, of_class, tuple(pictures[image] for image in images if image in pictures)))
     sampled = int(found.times.sum())
+    parts = _parts(verdict_counts(found))
+    summary = inspection_summary(found) if parts else None
     return ShownDescriptions(
         found.run,
         _note(found, sampled),
-        tuple(_column(found, each) for each in columns),
+        columns,
         tuple(
             (each.name, each.hint, tuple(_words(each, column) for column in range(len(columns)))) for each in figures
         ),
         ", ".join(found.inspection.judges) if found.inspection is not None else "",
-        _parts(verdict_counts(found)),
+        parts,
+        tuple(_range(summary.every.shares[each.name]) for each in parts) if summary is not None else (),
+        tuple(_pair(each) for each in summary.agreement) if summary is not None else (),
         tuple(
             (name, f"{100 * times / max(1, sampled):.0f}\u202f%")
             for name, times in [*attribute_counts(found).items()][:_ATTRIBUTES]
@@ -182,28 +191,34 @@ def _note(descriptions: Descriptions, sampled: int) -> str:
     )
 
 
-def _column(descriptions: Descriptions, column: str) -> str:
-    return "trained" if column == OWN and descriptions.adapter_sha256 is not None else column
-
-
 def _words(figure: Figure, column: int) -> str:
-    value = figure.values[column]
-    if not math.isfinite(value):
+    each = figure.values[column]
+    if not math.isfinite(each.value):
         return "–"
 
     def number(value: float) -> str:
         return f"{100 * value:.1f}" if figure.share else f"{value:.2f}".replace("-", "−")
 
     unit = "\u202f%" if figure.share else ""
-    low, high = figure.interval
-    if column == 0 and math.isfinite(low) and math.isfinite(high):
-        return f"{number(value)}{unit} ({number(low)} to {number(high)})"
-    return f"{number(value)}{unit}"
+    if math.isfinite(each.low) and math.isfinite(each.high):
+        return f"{number(each.value)}{unit} ({number(each.low)} to {number(each.high)})"
+    return f"{number(each.value)}{unit}"
 
 
 def _parts(counts: Mapping[str, int]) -> tuple[Part, ...]:
     total = sum(counts.values())
     return tuple(Part(name, counts[name], round(100 * counts[name] / total, 2)) for name in _NAMES if counts.get(name))
+
+
+def _range(share: Interval) -> str:
+    return f"{100 * share.low:.0f} to {100 * share.high:.0f}" if math.isfinite(share.low) else ""
+
+
+def _pair(pair: JudgePair) -> str:
+    kappa = pair.verdicts.kappa.value
+    known = f", κ {kappa:.2f}".replace("-", "−") if math.isfinite(kappa) else ""
+    texts = counted(pair.verdicts.pairs, "text")
+    return f"{pair.first} and {pair.second} on {100 * pair.verdicts.same:.0f}\u202f% of {texts}{known}"
 
 
 def _card(descriptions: Descriptions, summary: ClassSummary, pictures: tuple[int, ...]) -> ClassCard:

@@ -28,7 +28,7 @@ class Texts:
     """Unit vectors of texts in the joint space of a store's model, and which of them its context cuts."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self._model = model
+        self.model = model
         self._kept: OrderedDict[str, tuple[Float32[np.ndarray, " joint"], bool]] = OrderedDict()
 
     def vectors(self, texts: Sequence[str]) -> Float32[np.ndarray, "text joint"]:
@@ -39,11 +39,18 @@ class Texts:
         """Whether each text fills the model's context, so that its end may be cut."""
         return [cut for _, cut in self._entries(texts)]
 
+    def forget(self) -> None:
+        """Forget all vectors, so that the next ones depend on the texts that are asked for alone.
+
+        A vector's last bits depend on the texts that were embedded with it, and so on those that were kept before.
+        """
+        self._kept.clear()
+
     def _entries(self, texts: Sequence[str]) -> list[tuple[Float32[np.ndarray, " joint"], bool]]:
         found = {text: self._kept[text] for text in dict.fromkeys(texts) if text in self._kept}
         if missing := [text for text in dict.fromkeys(texts) if text not in found]:
             cut: list[str] = []
-            vectors = encode_texts(self._model, missing, on_cut=cut.extend)
+            vectors = encode_texts(self.model, missing, on_cut=cut.extend)
             full = {*cut}
             found |= {text: (vector, text in full) for text, vector in zip(missing, vectors, strict=True)}
         for text, entry in found.items():

@@ -37,6 +37,7 @@ def figures_of(
     asked = spread(rows, samples)
     written = policy.write([row["prompt"] for row in asked], tokens=tokens, seed=_SEED, batch=batch)
     texts = [each.text for each in written]
+    reward.texts.forget()
     rewards = reward.of(texts, [row["class_number"] for row in asked])
     ratios = np.array([each.log_probability - each.reference_log_probability for each in written])
     found = measured(texts, rewards.tolist(), reward)

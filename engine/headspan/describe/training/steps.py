@@ -49,6 +49,8 @@ class Steps(TrainerCallback):
     def rewards(self, completions: Sequence[str], class_number: Sequence[int], **others: Any) -> list[float]:
         """The rewards of a step's descriptions."""
         texts = [" ".join(text.split()) for text in completions]
+        # A training that continues after a kill has no vectors from before.
+        self._reward.texts.forget()
         found: list[float] = self._reward.of(texts, class_number).tolist()
         self._measured = measured(texts, found, self._reward)
         return found

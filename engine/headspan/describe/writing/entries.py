@@ -6,8 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
+from headspan.describe.asked.classes import DescribedClasses
 from headspan.describe.writing.samples import Samples
+from headspan.store.reader import Store
+
+# Images of a class that pages show.
+_SHOWN = 8
 
 # The type of each field.
 _TYPES: dict[str, type] = {
@@ -39,6 +45,15 @@ def entries_of(samples: Samples, greedy: Samples, rows: Sequence[Mapping[str, An
         found += [{**of_prompt, **entries[text], "greedy": text == best} for text in ordered]
     arrays: dict[str, Any] = {name: np.array([each[name] for each in found], kind) for name, kind in _TYPES.items()}
     return {"texts": tuple(texts), **arrays}
+
+
+def class_rows(store: Store, classes: DescribedClasses) -> Int64[np.ndarray, "class shown"]:
+    """The rows of a few images of each class, at equal distances among its images; -1 where a class has fewer."""
+    found = np.full((len(classes.names), _SHOWN), -1, np.int64)
+    for number in range(len(classes.names)):
+        images = classes.images(number, _SHOWN)
+        found[number, : len(images)] = store.rows[images]
+    return found
 
 
 def _entry(samples: Samples, prompt: int, places: list[int]) -> dict[str, Any]:

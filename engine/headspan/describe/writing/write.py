@@ -18,7 +18,7 @@ from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.prompts import every_prompt
 from headspan.describe.training.trained import Trained, adapter_sha256
-from headspan.describe.writing.entries import entries_of
+from headspan.describe.writing.entries import class_rows, entries_of
 from headspan.describe.writing.opening import open_reward, open_writer, trained_of
 from headspan.describe.writing.prompting import zero_shot_figures
 from headspan.describe.writing.quality import compared_with, quality_of
@@ -130,6 +130,7 @@ def write(
         quality=figures,
         training=trained.training if trained else {},
         log=trained.log if trained else {},
+        class_rows=class_rows(reward.store, reward.classes),
         seed=seed,
     )
     if run is None and not save:

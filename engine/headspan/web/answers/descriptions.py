@@ -48,17 +48,22 @@ class DescribedClass(Answer):
     best: DescriptionRow | None
 
 
+class QualityValue(Answer):
+    """A figure with the ends of its 95 % interval; null where it was not measured."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
 class QualityRow(Answer):
-    """A figure of the descriptions, beside that of what they are compared with. Null where it was not measured."""
+    """A figure of the descriptions, beside that of what they are compared with."""
 
     name: str
     hint: str
     # Whether it is a share, from 0 to 1.
     share: bool
-    values: list[Number]
-    # The ends of the 95 % interval of the first value.
-    low: Number
-    high: Number
+    values: list[QualityValue]
 
 
 class Quality(Answer):
@@ -66,6 +71,16 @@ class Quality(Answer):
 
     columns: list[str]
     rows: list[QualityRow]
+
+
+class JudgePair(Answer):
+    """How two judges agree on the texts that both judged."""
+
+    judges: tuple[str, str]
+    texts: int
+    # The share of equal verdicts, and Cohen's kappa.
+    same: Number
+    kappa: Number
 
 
 class DescriptionRun(Answer):
@@ -101,6 +116,9 @@ class Descriptions(Answer):
     judges: list[str]
     verdicts: dict[str, int]
     attributes: dict[str, int]
+    # The 95 % interval of each verdict's share, which draws whole classes; and how every two judges agree.
+    shares: dict[str, tuple[Number, Number]]
+    agreement: list[JudgePair]
     quality: Quality
     # The log of the training: numbers by name, one for each logged step.
     log: dict[str, list[Number]]

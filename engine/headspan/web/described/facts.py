@@ -1,11 +1,13 @@
-"""What is said about a run of descriptions: how its language model was trained, and what the run lacks."""
+"""What is said about a run of descriptions: how its model was trained, how judges agree, and what the run lacks."""
 
 from __future__ import annotations
 
 from numbers import Real
 
 from headspan.describe.descriptions.result import Descriptions
+from headspan.describe.inspecting.summary import inspection_summary
 from headspan.errors import counted
+from headspan.web.answers.descriptions import JudgePair
 from headspan.web.answers.stores import Fact
 from headspan.web.asked import AskedStore
 
@@ -24,6 +26,24 @@ def facts(descriptions: Descriptions) -> list[Fact]:
         if isinstance(value, str) or (isinstance(value, Real) and not isinstance(value, bool)):
             found[name.replace("_", " ").capitalize()] = value if isinstance(value, str) else f"{float(value):.6g}"
     return [Fact(name=name, value=value) for name, value in found.items()]
+
+
+def shares_and_agreement(
+    descriptions: Descriptions,
+) -> tuple[dict[str, tuple[float | None, float | None]], list[JudgePair]]:
+    """The 95 % intervals of the verdicts' shares, and how every two judges agree; both empty before an inspection."""
+    if descriptions.inspection is None:
+        return {}, []
+    found = inspection_summary(descriptions)
+    return {name: (each.low, each.high) for name, each in found.every.shares.items()}, [
+        JudgePair(
+            judges=(each.first, each.second),
+            texts=each.verdicts.pairs,
+            same=each.verdicts.same,
+            kappa=each.verdicts.kappa.value,
+        )
+        for each in found.agreement
+    ]
 
 
 def notices(asked: AskedStore, descriptions: Descriptions) -> list[str]:

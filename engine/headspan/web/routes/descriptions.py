@@ -10,9 +10,9 @@ from headspan.describe.descriptions.figures import figure_table
 from headspan.describe.descriptions.result import Descriptions as Written
 from headspan.describe.descriptions.saved import KIND
 from headspan.describe.descriptions.summary import attribute_counts, verdict_counts
-from headspan.web.answers.descriptions import DescriptionList, Descriptions, Quality, QualityRow
+from headspan.web.answers.descriptions import DescriptionList, Descriptions, Quality, QualityRow, QualityValue
 from headspan.web.asked import Asked, AskedStore, named
-from headspan.web.described.facts import facts, notices
+from headspan.web.described.facts import facts, notices, shares_and_agreement
 from headspan.web.described.lists import Asking, Sort, Verdict, chosen_descriptions
 from headspan.web.described.runs import (
     asked_descriptions,
@@ -79,12 +79,15 @@ def _descriptions(asked: AskedStore, run: str | None) -> Descriptions:
             judges=[],
             verdicts={},
             attributes={},
+            shares={},
+            agreement=[],
             quality=Quality(columns=[], rows=[]),
             log={},
             facts=[],
             notices=[no_run(asked)],
         )
     found = asked_descriptions(asked, run)
+    shares, agreement = shares_and_agreement(found)
     return Descriptions(
         store=asked.name,
         run=found.run,
@@ -100,6 +103,8 @@ def _descriptions(asked: AskedStore, run: str | None) -> Descriptions:
         judges=list(found.inspection.judges if found.inspection is not None else ()),
         verdicts=verdict_counts(found),
         attributes=attribute_counts(found),
+        shares=shares,
+        agreement=agreement,
         quality=_quality(found),
         log={name: list(values) for name, values in found.log.items()},
         facts=facts(found),
@@ -116,9 +121,7 @@ def _quality(descriptions: Written) -> Quality:
                 name=each.name,
                 hint=each.hint,
                 share=each.share,
-                values=list(each.values),
-                low=each.interval[0],
-                high=each.interval[1],
+                values=[QualityValue(value=one.value, low=one.low, high=one.high) for one in each.values],
             )
             for each in figures
         ],

@@ -981,6 +981,15 @@ export interface components {
             attributes: {
                 [key: string]: number;
             };
+            /** Shares */
+            shares: {
+                [key: string]: [
+                    number | null,
+                    number | null
+                ];
+            };
+            /** Agreement */
+            agreement: components["schemas"]["JudgePair"][];
             quality: components["schemas"]["Quality"];
             /** Log */
             log: {
@@ -1392,6 +1401,23 @@ export interface components {
             maps_need_model: boolean;
         };
         /**
+         * JudgePair
+         * @description How two judges agree on the texts that both judged.
+         */
+        JudgePair: {
+            /** Judges */
+            judges: [
+                string,
+                string
+            ];
+            /** Texts */
+            texts: number;
+            /** Same */
+            same: number | null;
+            /** Kappa */
+            kappa: number | null;
+        };
+        /**
          * KnownTexts
          * @description Texts whose vectors are stored, which are therefore answered at once.
          */
@@ -1614,7 +1640,7 @@ export interface components {
         };
         /**
          * QualityRow
-         * @description A figure of the descriptions, beside that of what they are compared with. Null where it was not measured.
+         * @description A figure of the descriptions, beside that of what they are compared with.
          */
         QualityRow: {
             /** Name */
@@ -1624,7 +1650,15 @@ export interface components {
             /** Share */
             share: boolean;
             /** Values */
-            values: (number | null)[];
+            values: components["schemas"]["QualityValue"][];
+        };
+        /**
+         * QualityValue
+         * @description A figure with the ends of its 95 % interval; null where it was not measured.
+         */
+        QualityValue: {
+            /** Value */
+            value: number | null;
             /** Low */
             low: number | null;
             /** High */
@@ -1969,6 +2003,7 @@ export type HeadSummary = components['schemas']['HeadSummary'];
 export type Histogram = components['schemas']['Histogram'];
 export type Hit = components['schemas']['Hit'];
 export type ImageAnswer = components['schemas']['ImageAnswer'];
+export type JudgePair = components['schemas']['JudgePair'];
 export type KnownTexts = components['schemas']['KnownTexts'];
 export type LikeFeature = components['schemas']['LikeFeature'];
 export type LikeHead = components['schemas']['LikeHead'];
@@ -1985,6 +2020,7 @@ export type Plane = components['schemas']['Plane'];
 export type Property = components['schemas']['Property'];
 export type Quality = components['schemas']['Quality'];
 export type QualityRow = components['schemas']['QualityRow'];
+export type QualityValue = components['schemas']['QualityValue'];
 export type Rule = components['schemas']['Rule'];
 export type Runs = components['schemas']['Runs'];
 export type Seen = components['schemas']['Seen'];

@@ -1,0 +1,131 @@
+"""Descriptions from start to end on one's own machine: scenes, store, training, writing, inspection, report.
+
+The images are held-out scenes of the image world, the model is the reference CLIP, and the included small language
+model learns to describe the twelve shapes. All sentences of at most two values are tried as well, so that it is known
+what reward they reach at best. The judge is the world's annotations, so no other language model is asked.
+
+A demo replaces an earlier demo in its folder and deletes nothing else; `demo_folder` says how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headspan.config import PrecomputeSettings
+from headspan.demo_folder import DemoFolder
+from headspan.describe.asked.classes import described_classes
+from headspan.describe.asked.questions import QUESTIONS
+from headspan.describe.descriptions.result import Descriptions
+from headspan.describe.inspecting.inspect_run import inspect
+from headspan.describe.inspecting.summary import InspectionSummary, inspection_summary
+from headspan.describe.policy.reference import REFERENCE
+from headspan.describe.rewards.reward import Reward
+from headspan.describe.rewards.target import Target
+from headspan.describe.training.settings import TrainingSettings
+from headspan.describe.training.train import train
+from headspan.describe.writing.write import write
+from headspan.events import Listener, ignore
+from headspan.report.collect import write_report
+from headspan.run.precompute import precompute
+from headspan.store.reader import Store
+from headspan.world import write_world_shards
+from headspan.world.annotated_judge import annotated_judge
+from headspan.world.best_sentences import BestSentence, best_sentences, embed_sentences
+
+# The reference CLIP was trained on seed 0 and tuned on seed 1.
+IMAGES, IMAGES_PER_SHARD, SEED, SPLIT = 600, 200, 3, "held_out"
+KEY = "objects.shape"
+# A contrastive reward: what describes a shape, and not every shape.
+TARGET = Target(contrast=True)
+SETTINGS = TrainingSettings(steps=60, beta=0.05)
+# A few of the questions, so that the best of 64 answers to each takes seconds.
+ASKED = QUESTIONS[::5]
+MEASURED, SAMPLES, BEST_OF = 128, 8, 64
+# The most values and phrases of the sentences that are tried.
+TRIED = 2
+RUN, UNTRAINED_RUN, JUDGE = "shapes", "shapes-untrained", "annotations"
+_SHARDS, _STORE, _TRAINED, _REPORT = "shards", "run.zarr", "shapes.trained", "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeDemoResult:
+    """The demo's report and store, what the trained and the untrained model write, and the best sentences."""
+
+    report: Path
+    store: Path
+    descriptions: Descriptions
+    untrained: Descriptions
+    inspected: InspectionSummary
+    untrained_inspected: InspectionSummary
+    best: tuple[BestSentence, ...]
+
+
+def run(out: str | Path, on_progress: Listener = ignore) -> DescribeDemoResult:
+    """Draw scenes, precompute, train, write, inspect and report, all in the folder `out`.
+
+    Needs torch and the packages of the extra `describe`. An earlier demo in the folder is replaced. If the folder holds
+    anything else, nothing is deleted, and StoreError is raised.
+    """
+    place = DemoFolder.begin(out)
+    made = write_world_shards(
+        place.making / _SHARDS,
+        IMAGES,
+        SEED,
+        images_per_shard=IMAGES_PER_SHARD,
+        split=SPLIT,
+        on_progress=on_progress,
+    )
+    # Stores record the paths of their shards, so the shards are moved to their final place first.
+    place.move(_SHARDS)
+    settings = PrecomputeSettings(
+        shards=(str(place.folder / _SHARDS / Path(made).name),),
+        out=str(place.making / _STORE),
+        model="reference",
+        layers="all",
+    )
+    precompute(settings, on_progress)
+    store = Store(settings.out)
+    reward = Reward(store, described_classes(store, key=KEY), TARGET, on_progress=on_progress)
+    train(
+        reward,
+        place.making / _TRAINED,
+        REFERENCE,
+        questions=ASKED,
+        settings=SETTINGS,
+        samples=MEASURED,
+        on_progress=on_progress,
+    )
+    place.move(_TRAINED)
+    by_trained = _written(store, reward, place.folder / _TRAINED, RUN, on_progress)
+    by_untrained = _written(store, reward, REFERENCE, UNTRAINED_RUN, on_progress)
+    enumerated = embed_sentences(reward.texts, TRIED, on_progress)
+    write_report(store, place.making / _REPORT, on_progress=on_progress)
+    place.move(_STORE, _REPORT)
+    place.making.rmdir()
+    return DescribeDemoResult(
+        place.folder / _REPORT,
+        place.folder / _STORE,
+        by_trained,
+        by_untrained,
+        inspection_summary(by_trained),
+        inspection_summary(by_untrained),
+        best_sentences(reward, enumerated),
+    )
+
+
+def _written(
+    store: Store, reward: Reward, language_model: str | Path, run_name: str, on_progress: Listener
+) -> Descriptions:
+    """Descriptions by a language model, saved with the store and inspected by the world's annotations."""
+    found = write(
+        reward,
+        language_model,
+        run=run_name,
+        questions=ASKED,
+        samples=SAMPLES,
+        best_of=BEST_OF,
+        on_progress=on_progress,
+    )
+    judge = annotated_judge(store, found)
+    return inspect(store, run_name, judges={JUDGE: judge}, on_progress=on_progress)

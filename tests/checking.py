@@ -1,0 +1,133 @@
+"""Check the types and shapes of every call like `jaxtyping.jaxtyped`, in half the time.
+
+jaxtyping makes its checks of a function when the function is defined: for every function of a module that is imported,
+and for an inner function each time that it is defined. It also binds the arguments of each call, and checks them twice.
+Here a function's checks are made when it is first called, once for all functions of the same code, and a signature
+without arrays, which has no axes to compare, is checked by beartype alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from types import CodeType, FunctionType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import jaxtyping
+from beartype import beartype
+
+_JAXTYPED = jaxtyping.jaxtyped
+# By code, what gives a function of that code its checks.
+_CHECKS: dict[CodeType, Callable[[FunctionType], Callable[..., Any]]] = {}
+_FUNCTION = "__beartype_func"
+
+
+def check_quickly() -> None:
+    """Let the decorators that jaxtyping's import hook writes make the checks of this module."""
+    jaxtyping.jaxtyped = checked  # type: ignore[assignment]
+
+
+def checked(function: Any = None, *, typechecker: Any) -> Any:
+    """Decorate a function, or the constructor of a dataclass; anything else is left to jaxtyping."""
+    if function is None:
+        return functools.partial(checked, typechecker=typechecker)
+    if isinstance(function, FunctionType):
+        return _checked(function)
+    if not inspect.isclass(function):
+        return _JAXTYPED(function, typechecker=typechecker)
+    constructor = vars(function).get("__init__")
+    if is_dataclass(function) and isinstance(constructor, FunctionType) and not hasattr(constructor, "__wrapped__"):
+        function.__init__ = _checked(constructor)  # type: ignore[method-assign]
+    return function
+
+
+def _checked(function: FunctionType) -> Callable[..., Any]:
+    checks: Callable[..., Any] | None = None
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal checks
+        __tracebackhide__ = True
+        if checks is None:
+            if function.__code__ not in _CHECKS:
+                _CHECKS[function.__code__] = _made(function)
+            checks = _CHECKS[function.__code__](function)
+        return checks(*arguments, **named)
+
+    return call
+
+
+def _made(function: FunctionType) -> Callable[[FunctionType], Callable[..., Any]]:
+    hints = {name: _hint(text, function) for name, text in function.__annotations__.items()}
+    kinds = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    yields = any(is_one(function) for is_one in kinds)
+    if yields or any(_has_axes(hint) for hint in hints.values()):
+        return _with_axes(function, hints)
+    if not hints:
+        return lambda other: other
+    template = _typed(function, hints)
+    defaults = template.__kwdefaults__ or {}
+    if _FUNCTION not in defaults:
+        # Nothing to check, or another version of beartype.
+        return lambda other: _typed(other, hints)
+
+    def of_other(other: FunctionType) -> Callable[..., Any]:
+        found = _copy(template)
+        found.__kwdefaults__ = {**defaults, _FUNCTION: other}
+        return found
+
+    return of_other
+
+
+def _typed(function: FunctionType, hints: dict[str, Any]) -> Callable[..., Any]:
+    copy = _copy(function)
+    copy.__annotations__ = hints
+    return beartype(copy)
+
+
+def _with_axes(function: FunctionType, hints: dict[str, Any]) -> Callable[[FunctionType], Callable[..., Any]]:
+    """Checks by jaxtyping of a function that calls its first argument."""
+
+    def call(_called_: FunctionType, /, *arguments: Any, **named: Any) -> Any:
+        return _called_(*arguments, **named)
+
+    signature = inspect.signature(function)
+    first = inspect.Parameter("_called_", inspect.Parameter.POSITIONAL_ONLY, annotation=Any)
+    others = [each.replace(annotation=hints.get(each.name, each.annotation)) for each in signature.parameters.values()]
+    result = hints.get("return", signature.return_annotation)
+    template = functools.update_wrapper(call, function)
+    del template.__wrapped__
+    template.__signature__ = signature.replace(parameters=[first, *others], return_annotation=result)  # type: ignore[attr-defined]
+    check = _JAXTYPED(template, typechecker=beartype)
+    return lambda other: functools.partial(check, other)
+
+
+def _copy(function: Any) -> FunctionType:
+    copy = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
+    return copy
+
+
+def _hint(text: Any, function: FunctionType) -> Any:
+    """The type that an annotation names; anything, like in jaxtyping, if it cannot be known at run time."""
+
+    def annotated() -> None: ...
+
+    annotated.__annotations__ = {"hint": text}
+    try:
+        return get_type_hints(annotated, function.__globals__, include_extras=True)["hint"]
+    except Exception:
+        return Any
+
+
+def _has_axes(hint: Any) -> bool:
+    if isinstance(hint, TypeVar):
+        return _has_axes((hint.__bound__, *hint.__constraints__))
+    if isinstance(hint, list | tuple):
+        return any(_has_axes(part) for part in hint)
+    return getattr(hint, "__module__", "").partition(".")[0] == "jaxtyping" or _has_axes(get_args(hint))
