@@ -297,6 +297,9 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
         trained(reward, out, language_model, checkpoint_seconds=0, on_progress=kill)
     with pytest.raises(StoreError, match="the training is not finished; run the same headspan describe train again"):
         open_trained(out)
+    # With a name, PEFT asks the hub about it at each checkpoint.
+    kept = json.loads((out / "checkpoints" / "checkpoint-3" / "adapter_config.json").read_text())
+    assert kept["base_model_name_or_path"] is None
     # A checkpoint that was being written; it is newer, and not whole.
     (out / "checkpoints" / "checkpoint-4").mkdir()
     (out / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text("{")
