@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import headspan as hs
+from headspan.cli.describe_show import print_descriptions
 from headspan.cli.main import main
 from headspan.describe import Descriptions, Policy, Reward, described_classes, open_policy, quality_table
 from headspan.describe.asked.classes import DescribedClasses
@@ -385,3 +386,13 @@ def test_the_quality_of_runs_has_a_row_for_each_baseline_in_the_order_of_kl() ->
     assert len(quality_table(descriptions, descriptions, every=True).rows) == 12
     untrained = hand_made_descriptions(adapter_sha256=None, quality={"reward": 18.5, "kl": 0.0})
     assert [row.source for row in quality_table(untrained).rows] == ["untrained"]
+
+
+def test_a_run_says_how_many_samples_equal_kl_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    for kl, said in (
+        (5.0, "a KL of 5.00 takes the best of some 404 samples; write with that --best-of to compare"),
+        (12.0, "a KL of 12.00 takes the best of some 442,414 samples; train with a larger --beta to compare"),
+    ):
+        quality = {**hand_made_descriptions().quality, "kl": kl, "equal_kl_n": math.nan}
+        print_descriptions(hand_made_descriptions(quality=quality))
+        assert f"no best-of-N at equal KL: {said}" in capsys.readouterr().out
