@@ -106,7 +106,11 @@ TOY = Sizes(
 
 def run(toy: bool) -> dict[str, Any]:
     """Shares of the optimum, the frontier, words by factor, and findings of planted CLIPs and their controls."""
-    sizes = TOY if toy else Sizes()
+    return measured(TOY, processes=1) if toy else measured(Sizes(), processes=2)
+
+
+def measured(sizes: Sizes, processes: int) -> dict[str, Any]:
+    """The line of `run` at any sizes; each of the processes uses one thread."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         torch.save(Images(sizes.scenes), folder / "images.pt")
@@ -115,12 +119,12 @@ def run(toy: bool) -> dict[str, Any]:
             for even in (False, True)[: sizes.kinds]:
                 name = f"{'control' if even else 'planted'} {seed}"
                 jobs[name] = (_planted, folder / name.replace(" ", "-"), sizes, folder / "images.pt", seed, even)
-        if toy:
+        if processes == 1:
             found = {name: job(*arguments) for name, (job, *arguments) in jobs.items()}
         else:
-            # One process for each core of a small machine; a process that is forked would inherit torch's threads.
+            # A process that is forked would inherit torch's threads.
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(2, context, torch.set_num_threads, (1,)) as pool:
+            with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
                 waiting = {name: pool.submit(job, *arguments) for name, (job, *arguments) in jobs.items()}
                 found = {name: each.result() for name, each in waiting.items()}
     shipped = found.pop("shipped")
