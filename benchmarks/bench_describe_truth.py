@@ -65,7 +65,7 @@ CONTRASTIVE = "contrastive"
 
 # Zero-shot accuracies of all factors take longer than the training.
 PLANTING = replace(RECIPE, evaluation_scenes=0)
-TRAINING = TrainingSettings(steps=60, batch=64, generations=8, lr=2e-3)
+TRAINING = TrainingSettings(steps=120, batch=64, generations=8, lr=2e-3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class Sizes:
     heads: tuple[Head, ...] = COLOUR_HEADS
     seeds: tuple[int, ...] = (1, 2, 3)
     targets: tuple[str, ...] = tuple(TARGETS)
+    planted_targets: tuple[str, ...] = (CONTRASTIVE,)
     # 2 for planted CLIPs and their controls, 1 without controls.
     kinds: int = 2
 
@@ -219,7 +220,7 @@ def _planted(folder: Path, sizes: Sizes, images: Path, seed: int, even: bool) ->
     judge = planted_judge(store, classes, planted)
     found: dict[str, Any] = {"planting": planted.as_json()}
     untrained = None
-    for name in (CONTRASTIVE,) if even else sizes.targets:
+    for name in sizes.planted_targets:
         reward = Reward(store, classes, TARGETS[name])
         # What the untrained model writes does not depend on the reward.
         untrained = untrained or _written(reward, LANGUAGE_MODEL, sizes, seed=seed)
