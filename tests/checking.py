@@ -16,12 +16,14 @@ from types import CodeType, FunctionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 _JAXTYPED = jaxtyping.jaxtyped
 # By code, what gives a function of that code its checks.
 _CHECKS: dict[CodeType, Callable[[FunctionType], Callable[..., Any]]] = {}
 _FUNCTION = "__beartype_func"
+# As from jaxtyping, a TypeError: code that reads foreign files catches those.
+_CONFIG = BeartypeConf(violation_type=jaxtyping.TypeCheckError)
 
 
 def check_quickly() -> None:
@@ -84,7 +86,7 @@ def _made(function: FunctionType) -> Callable[[FunctionType], Callable[..., Any]
 def _typed(function: FunctionType, hints: dict[str, Any]) -> Callable[..., Any]:
     copy = _copy(function)
     copy.__annotations__ = hints
-    return beartype(copy)
+    return beartype(conf=_CONFIG)(copy)
 
 
 def _with_axes(function: FunctionType, hints: dict[str, Any]) -> Callable[[FunctionType], Callable[..., Any]]:
