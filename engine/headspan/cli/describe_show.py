@@ -148,19 +148,25 @@ def _remarks(descriptions: Descriptions) -> list[str]:
 
 
 def _print_class(descriptions: Descriptions, number: int, count: int) -> None:
-    """The best-rewarded descriptions of a class."""
+    """The best-rewarded descriptions of a class; equal answers to several questions are one."""
     chosen = np.flatnonzero(descriptions.class_of == number)
-    chosen = chosen[np.argsort(-descriptions.rewards[chosen], kind="stable")][: count or None]
+    times: dict[str, int] = {}
+    for place in chosen.tolist():
+        text = descriptions.texts[place]
+        times[text] = times.get(text, 0) + int(descriptions.times[place])
+    first: dict[str, int] = {}
+    for place in chosen[np.argsort(-descriptions.rewards[chosen], kind="stable")].tolist():
+        first.setdefault(descriptions.texts[place], place)
     say()
     say(escaped(descriptions.classes[number]))
-    for place in chosen.tolist():
-        often = "greedy" if not descriptions.times[place] else f"{descriptions.times[place]:,}×"
+    for text, place in [*first.items()][: count or None]:
+        often = f"{times[text]:,}×" if times[text] else "greedy"
         verdict = ""
         if descriptions.inspection is not None:
             judged = int(descriptions.inspection.verdicts[place])
             verdict = f"  [{'undecided' if judged == UNDECIDED else VERDICTS[judged]}]"
-        text = shortened(descriptions.texts[place], _LETTERS)
-        say(f"  {descriptions.rewards[place]:7.2f}  {often:>6}  {escaped(text)}{verdict}")
+        shown = escaped(shortened(text, _LETTERS))
+        say(f"  {descriptions.rewards[place]:7.2f}  {often:>6}  {shown}{verdict}")
 
 
 def _number(value: float | None, form: str) -> str:
