@@ -546,6 +546,7 @@ def test_the_command_trains_and_prints_figures(
         (["--head", "L5.H9"], "--head L5.H9: is not a head of this result"),
         (["--label-run", "a"], "--label-run a: says which labels --label is about; give --label too"),
         (["--beta", "-1"], "beta is -1.0, but must be 0 or more"),
+        (["--plot", "a.gif"], "a.gif: plots are written as .png, .svg, .pdf; name a file with such an ending"),
         (["--samples", "-1"], "samples is -1, but must be 0 or more"),
     ):
         assert main(["describe", "train", *given, *wrong, "--out", str(tmp_path / "w")]) == 2
