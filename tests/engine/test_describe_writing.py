@@ -320,6 +320,13 @@ def test_cut_descriptions_are_counted_and_told(reward: Reward, tmp_path: Path) -
     assert note == f"{cut} of 40 descriptions filled the context of the store's model, so their ends may have been cut"
     assert not any(name.startswith(("best_of", "untrained", "gain")) for name in found.quality)
     assert found == found
+    kinds = [json.loads(each)["kind"] for each in reward.store.samples(columns=["metadata"])["metadata"].to_pylist()]
+    by_row = dict(zip(reward.store.rows.tolist(), kinds, strict=True))
+    assert found.class_rows is not None
+    for name, rows in zip(found.classes, found.class_rows.tolist(), strict=True):
+        shown = [by_row[row] for row in rows if row >= 0]
+        assert shown == [name] * min(8, kinds.count(name))
+        assert len({*rows} - {-1}) == len(shown)
     again = write(reward, model, **options)
     assert (again.texts, again.quality) == (found.texts, found.quality)
 
