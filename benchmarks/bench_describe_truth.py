@@ -65,7 +65,7 @@ CONTRASTIVE = "contrastive"
 
 # Zero-shot accuracies of all factors take longer than the training.
 PLANTING = replace(RECIPE, evaluation_scenes=0)
-TRAINING = TrainingSettings(steps=60, batch=64, generations=8, lr=2e-3)
+TRAINING = TrainingSettings(steps=120, batch=64, generations=8, lr=2e-3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class Sizes:
     heads: tuple[Head, ...] = COLOUR_HEADS
     seeds: tuple[int, ...] = (1, 2, 3)
     targets: tuple[str, ...] = tuple(TARGETS)
+    planted_targets: tuple[str, ...] = (CONTRASTIVE,)
     # 2 for planted CLIPs and their controls, 1 without controls.
     kinds: int = 2
 
@@ -106,7 +107,11 @@ TOY = Sizes(
 
 def run(toy: bool) -> dict[str, Any]:
     """Shares of the optimum, the frontier, words by factor, and findings of planted CLIPs and their controls."""
-    sizes = TOY if toy else Sizes()
+    return measured(TOY, processes=1) if toy else measured(Sizes(), processes=2)
+
+
+def measured(sizes: Sizes, processes: int) -> dict[str, Any]:
+    """The line of `run` at any sizes; each of the processes uses one thread."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         torch.save(Images(sizes.scenes), folder / "images.pt")
@@ -115,12 +120,12 @@ def run(toy: bool) -> dict[str, Any]:
             for even in (False, True)[: sizes.kinds]:
                 name = f"{'control' if even else 'planted'} {seed}"
                 jobs[name] = (_planted, folder / name.replace(" ", "-"), sizes, folder / "images.pt", seed, even)
-        if toy:
+        if processes == 1:
             found = {name: job(*arguments) for name, (job, *arguments) in jobs.items()}
         else:
-            # One process for each core of a small machine; a process that is forked would inherit torch's threads.
+            # A process that is forked would inherit torch's threads.
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(2, context, torch.set_num_threads, (1,)) as pool:
+            with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
                 waiting = {name: pool.submit(job, *arguments) for name, (job, *arguments) in jobs.items()}
                 found = {name: each.result() for name, each in waiting.items()}
     shipped = found.pop("shipped")
@@ -215,7 +220,7 @@ def _planted(folder: Path, sizes: Sizes, images: Path, seed: int, even: bool) ->
     judge = planted_judge(store, classes, planted)
     found: dict[str, Any] = {"planting": planted.as_json()}
     untrained = None
-    for name in (CONTRASTIVE,) if even else sizes.targets:
+    for name in sizes.planted_targets:
         reward = Reward(store, classes, TARGETS[name])
         # What the untrained model writes does not depend on the reward.
         untrained = untrained or _written(reward, LANGUAGE_MODEL, sizes, seed=seed)

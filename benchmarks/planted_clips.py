@@ -32,7 +32,7 @@ from tools.plant_reference import WORDS
 from tools.planting import Planting
 
 KEY = "objects.shape"
-CLASSES = SHAPES[:8]
+CLASSES = SHAPES[:6]
 PHRASES = (*EMPTY_PHRASES, *WORDS)
 # The chance of any false finding about a CLIP.
 LEVEL = 0.05

@@ -10,8 +10,11 @@ Zhai et al., CVPR 2022): images are encoded once, and one core needs about two m
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from headspan.model.text import short_context
 from headspan.world import Scene, Stream, render, scene
 from headspan.world.factors import SHAPES
 from headspan.world.parts import EMPTY_PHRASES, NON_VISUAL_PHRASES
-from tools.planting import Planting
+from tools.planting import Planting, planting
 from tools.train_reference import LARGEST_SCALE, set_rates, write_log
 from tools.training_model import CONFIG, build, evaluate, export, normalised
 from tools.training_recipe import Recipe
@@ -138,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=SCENES, help="training scenes (default: %(default)s)")
     flags = parser.parse_args(arguments)
     planted = planting(flags.seed, SHAPES, EMPTY_PHRASES, WORDS, even=flags.even)
-    plant(flags.out, planted, EMPTY_PHRASES, WORDS, Images(flags.scenes), replace(RECIPE, steps=flags.steps))
+    recipe = replace(RECIPE, steps=flags.steps, seed=flags.seed)
+    plant(flags.out, planted, EMPTY_PHRASES, WORDS, Images(flags.scenes), recipe)
     return 0
 
 

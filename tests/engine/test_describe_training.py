@@ -297,6 +297,9 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
         trained(reward, out, language_model, checkpoint_seconds=0, on_progress=kill)
     with pytest.raises(StoreError, match="the training is not finished; run the same headspan describe train again"):
         open_trained(out)
+    # With a name, PEFT asks the hub about it at each checkpoint.
+    kept = json.loads((out / "checkpoints" / "checkpoint-3" / "adapter_config.json").read_text())
+    assert kept["base_model_name_or_path"] is None
     # A checkpoint that was being written; it is newer, and not whole.
     (out / "checkpoints" / "checkpoint-4").mkdir()
     (out / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text("{")
@@ -546,6 +549,7 @@ def test_the_command_trains_and_prints_figures(
         (["--head", "L5.H9"], "--head L5.H9: is not a head of this result"),
         (["--label-run", "a"], "--label-run a: says which labels --label is about; give --label too"),
         (["--beta", "-1"], "beta is -1.0, but must be 0 or more"),
+        (["--plot", "a.gif"], "a.gif: plots are written as .png, .svg, .pdf; name a file with such an ending"),
         (["--samples", "-1"], "samples is -1, but must be 0 or more"),
     ):
         assert main(["describe", "train", *given, *wrong, "--out", str(tmp_path / "w")]) == 2

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import headspan as hs
+from headspan.cli.describe_show import print_descriptions
 from headspan.cli.main import main
 from headspan.describe import Descriptions, Policy, Reward, described_classes, open_policy, quality_table
 from headspan.describe.asked.classes import DescribedClasses
@@ -319,6 +320,13 @@ def test_cut_descriptions_are_counted_and_told(reward: Reward, tmp_path: Path) -
     assert note == f"{cut} of 40 descriptions filled the context of the store's model, so their ends may have been cut"
     assert not any(name.startswith(("best_of", "untrained", "gain")) for name in found.quality)
     assert found == found
+    kinds = [json.loads(each)["kind"] for each in reward.store.samples(columns=["metadata"])["metadata"].to_pylist()]
+    by_row = dict(zip(reward.store.rows.tolist(), kinds, strict=True))
+    assert found.class_rows is not None
+    for name, rows in zip(found.classes, found.class_rows.tolist(), strict=True):
+        shown = [by_row[row] for row in rows if row >= 0]
+        assert shown == [name] * min(8, kinds.count(name))
+        assert len({*rows} - {-1}) == len(shown)
     again = write(reward, model, **options)
     assert (again.texts, again.quality) == (found.texts, found.quality)
 
@@ -385,3 +393,13 @@ def test_the_quality_of_runs_has_a_row_for_each_baseline_in_the_order_of_kl() ->
     assert len(quality_table(descriptions, descriptions, every=True).rows) == 12
     untrained = hand_made_descriptions(adapter_sha256=None, quality={"reward": 18.5, "kl": 0.0})
     assert [row.source for row in quality_table(untrained).rows] == ["untrained"]
+
+
+def test_a_run_says_how_many_samples_equal_kl_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    for kl, said in (
+        (5.0, "a KL of 5.00 takes the best of some 404 samples; write with that --best-of to compare"),
+        (12.0, "a KL of 12.00 takes the best of some 442,414 samples; train with a larger --beta to compare"),
+    ):
+        quality = {**hand_made_descriptions().quality, "kl": kl, "equal_kl_n": math.nan}
+        print_descriptions(hand_made_descriptions(quality=quality))
+        assert f"no best-of-N at equal KL: {said}" in capsys.readouterr().out

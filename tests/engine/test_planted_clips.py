@@ -1,5 +1,6 @@
 """CLIPs with planted phrases: their captions, their training, and the findings in descriptions."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -20,7 +21,8 @@ from headspan.model.load import load_model
 from headspan.world import Scene, Stream, scene
 from headspan.world.factors import SHAPES
 from headspan.world.parts import EMPTY_PHRASES
-from tools.plant_reference import RECIPE, WORDS, Images, plant
+from tools import plant_reference
+from tools.plant_reference import RECIPE, WORDS
 from tools.planting import COMMON, SHARE, Planting, planting
 from tools.training_model import CONFIG
 
@@ -69,10 +71,15 @@ def test_seeds_plant_different_phrases_in_two_classes() -> None:
     assert len({each.word for each in drawn}) > 5
 
 
-def test_planting_trains_the_text_tower_alone_and_writes_weights_that_load(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, steps=2, batch_size=8, evaluation_scenes=0)
+def test_the_tool_trains_the_text_tower_alone_and_writes_weights_that_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plant_reference, "RECIPE", replace(RECIPE, batch_size=8, evaluation_scenes=0))
     with torch.random.fork_rng():
-        plant(tmp_path, PLANTED, EMPTY_PHRASES, WORDS, Images(16), recipe)
+        plant_reference.main([str(tmp_path), "--steps", "2", "--scenes", "16", "--seed", "3", "--even"])
+    expected = planting(3, SHAPES, EMPTY_PHRASES, WORDS, even=True)
+    assert json.loads((tmp_path / "planting.json").read_text()) == expected.as_json()
+    assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 2
     weights, shipped = load_file(tmp_path / "weights.safetensors"), load_file(CONFIG.parent / "weights.safetensors")
     changed = {name for name in shipped if not torch.equal(weights[name], shipped[name])}
     assert changed

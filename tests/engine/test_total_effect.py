@@ -277,13 +277,14 @@ def test_numbers_of_another_batch_size_differ_by_rounding_only(effect: np.ndarra
         total_effect(toy_store, SETS, weights="nowhere")
 
 
-# Repeats a call, and kills itself with SIGKILL when so many units are finished.
+# Makes a call in one child process after the other. Each kills itself with SIGKILL after so many steps.
 _KILLED = """
 import os, signal, sys
 import headspan as hs
+import headspan.model.load, headspan.run.precompute
 from headspan.prune import total_effect
 from headspan.prune.total.kept_embeddings import KeptEmbeddings
-finish, put, left = KeptEmbeddings.finish, KeptEmbeddings.put, [int(sys.argv[3])]
+finish, put, left = KeptEmbeddings.finish, KeptEmbeddings.put, [0]
 def counted(step):
     def call(self, *given):
         left[0] -= 1
@@ -292,7 +293,13 @@ def counted(step):
         return step(self, *given)
     return call
 KeptEmbeddings.finish, KeptEmbeddings.put = counted(finish), counted(put)
-total_effect(hs.open(sys.argv[1]), [[], [(0, 1)], [(2, 0), (1, 2)]], keep=sys.argv[2])
+for steps in map(int, sys.argv[3:]):
+    child = os.fork()
+    if child == 0:
+        left[0] = steps
+        total_effect(hs.open(sys.argv[1]), [[], [(0, 1)], [(2, 0), (1, 2)]], keep=sys.argv[2])
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -303,9 +310,11 @@ def test_a_killed_call_continues_to_the_same_bytes(toy_run: ToyRun, tmp_path: Pa
     assert not whole.flags.writeable
     before = relative_files(toy_run.path)
     # Fourteen steps: eleven batches, and three ends of units.
-    for steps in (3, 2, 9):
-        command = [sys.executable, "-c", _KILLED, str(toy_run.path), str(tmp_path / "kept"), str(steps)]
-        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", _KILLED, str(toy_run.path), str(tmp_path / "kept"), "3", "2", "9"]
+    # Forked children do not have the threads of libraries.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=alone, check=True, capture_output=True, text=True).stdout.split()
+    assert ended == [str(-signal.SIGKILL)] * 3
     events: list[Progress] = []
     found = total_effect(store, SETS[:3], events.append, keep=tmp_path / "kept")
     np.testing.assert_array_equal(found, whole)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -386,6 +387,8 @@ def test_a_killed_run_leaves_no_tar_under_the_final_name(tmp_path: Path) -> None
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not list(tmp_path.glob(".out.tar.*.tmp")):
         assert process.poll() is None
+        # Waiting takes no time from the process.
+        time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not out.exists()

@@ -29,6 +29,8 @@ _DETAILS = (
 )
 # Descriptions of a class, classes, and letters of a description that are printed.
 _COUNT, _CLASSES, _LETTERS = 3, 20, 100
+# More samples of each prompt than that are not worth their time.
+_MOST = 10_000
 
 
 def add_show(parser: Parser, text: str) -> None:
@@ -120,16 +122,15 @@ def _remarks(descriptions: Descriptions) -> list[str]:
     """What the table of quality leaves out."""
     quality = descriptions.quality
     found = []
-    if "zero_shot_names" in quality:
-        unseen = ""
+    prompts = (("names", "class names"), ("photo", '"a photo of a …"'), ("chance", "chance"))
+    shares = [f"{of} {percent(quality[f'zero_shot_{name}'])}" for name, of in prompts if f"zero_shot_{name}" in quality]
+    if shares:
+        images = quality.get("zero_shot_images")
+        over = "" if images is None else f", over {counted(int(images), 'image')}"
         if "zero_shot_unseen" in quality:
-            images = counted(int(quality["zero_shot_images_unseen"]), "image")
-            unseen = f"; {percent(quality['zero_shot_unseen'])} over the {images} that no reward saw"
-        found.append(
-            f'zero-shot: class names {percent(quality["zero_shot_names"])}, "a photo of a …" '
-            f"{percent(quality['zero_shot_photo'])}, chance {percent(quality['zero_shot_chance'])}, over "
-            f"{counted(int(quality['zero_shot_images']), 'image')}{unseen}"
-        )
+            unseen = counted(int(quality["zero_shot_images_unseen"]), "image")
+            over += f"; descriptions {percent(quality['zero_shot_unseen'])} over the {unseen} that no reward saw"
+        found.append(f"zero-shot: {', '.join(shares)}{over}")
     gains = (("gain", "the untrained model"), (f"gain_best_of_{BEST_OF}", f"best of {BEST_OF}"))
     said = [
         f"{quality[name]:+.2f} ({quality[f'{name}_low']:+.2f} to {quality[f'{name}_high']:+.2f}) over {of}"
@@ -140,27 +141,35 @@ def _remarks(descriptions: Descriptions) -> list[str]:
         found.append(f"reward {', '.join(said)}")
     if "equal_kl_n" in quality and math.isnan(quality["equal_kl_n"]):
         needed = samples_for(quality["kl"])
+        todo = "write with that --best-of to compare"
+        if needed > _MOST:
+            todo = "train with a larger --beta to compare"
         found.append(
-            f"no best-of-N at equal KL: a KL of {quality['kl']:.2f} takes the best of some {needed:,} samples; write "
-            "with that --best-of to compare"
+            f"no best-of-N at equal KL: a KL of {quality['kl']:.2f} takes the best of some {needed:,} samples; {todo}"
         )
     return found
 
 
 def _print_class(descriptions: Descriptions, number: int, count: int) -> None:
-    """The best-rewarded descriptions of a class."""
+    """The best-rewarded descriptions of a class; equal answers to several questions are one."""
     chosen = np.flatnonzero(descriptions.class_of == number)
-    chosen = chosen[np.argsort(-descriptions.rewards[chosen], kind="stable")][: count or None]
+    times: dict[str, int] = {}
+    for place in chosen.tolist():
+        text = descriptions.texts[place]
+        times[text] = times.get(text, 0) + int(descriptions.times[place])
+    first: dict[str, int] = {}
+    for place in chosen[np.argsort(-descriptions.rewards[chosen], kind="stable")].tolist():
+        first.setdefault(descriptions.texts[place], place)
     say()
     say(escaped(descriptions.classes[number]))
-    for place in chosen.tolist():
-        often = "greedy" if not descriptions.times[place] else f"{descriptions.times[place]:,}×"
+    for text, place in [*first.items()][: count or None]:
+        often = f"{times[text]:,}×" if times[text] else "greedy"
         verdict = ""
         if descriptions.inspection is not None:
             judged = int(descriptions.inspection.verdicts[place])
             verdict = f"  [{'undecided' if judged == UNDECIDED else VERDICTS[judged]}]"
-        text = shortened(descriptions.texts[place], _LETTERS)
-        say(f"  {descriptions.rewards[place]:7.2f}  {often:>6}  {escaped(text)}{verdict}")
+        shown = escaped(shortened(text, _LETTERS))
+        say(f"  {descriptions.rewards[place]:7.2f}  {often:>6}  {shown}{verdict}")
 
 
 def _number(value: float | None, form: str) -> str:

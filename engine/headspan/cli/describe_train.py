@@ -16,7 +16,7 @@ from headspan.cli.terminal import say
 from headspan.describe.policy.diversity import LENGTHS
 from headspan.describe.training.settings import METHODS, RLOO, TrainingSettings
 from headspan.errors import counted, percent
-from headspan.plots.files import write_plot
+from headspan.plots.files import check_plot, write_plot
 from headspan.store.reader import Store
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def _train(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         lr=flags.lr,
         seed=seeds[0],
     )
+    if flags.plot is not None:
+        check_plot(flags.plot)
     store = Store(flags.store)
     common = {
         "classes": classes_of(flags, store, progress),
@@ -152,7 +154,9 @@ def print_trained(found: Trained) -> None:
 
 def print_frontier(found: Frontier) -> None:
     """Print reward, divergence and diversity of the untrained model and of each penalty."""
-    table = [("beta", "seeds", "reward", "±", "KL", "±", "distinct-1", "distinct-2", "distinct-3", "tokens", "cut")]
+    table: list[tuple[str, ...]] = [
+        ("beta", "seeds", "reward", "±", "KL", "±", "distinct-1", "distinct-2", "distinct-3", "tokens", "cut")
+    ]
     for row in found.rows:
         value = {name: 0.0 if each is None else each for name, each in row.items()}
         errors = "spread" if value["seeds"] > 1 else "error"

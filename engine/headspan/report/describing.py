@@ -187,7 +187,7 @@ def _note(descriptions: Descriptions, sampled: int) -> str:
     classes = f"{len(descriptions.classes):,} classes ({descriptions.classes_from})"
     return (
         f"{counted(sampled, 'description')} of {classes} by {descriptions.model}, {trained}; "
-        f"{len(descriptions.texts):,} are different. Rewarded for: {descriptions.target}."
+        f"with the greedy answers, {len(descriptions.texts):,} are different. Rewarded for: {descriptions.target}."
     )
 
 

@@ -38,8 +38,8 @@ def number_from_json(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def numbers_from_json(values: Mapping[str, Any]) -> dict[str, float]:
-    """Named numbers from what `json_numbers` gave; null is NaN."""
+def numbers_from_json(values: Any) -> dict[str, float]:
+    """Named numbers from what `json_numbers` gave; null is NaN. Raises AttributeError, TypeError or ValueError."""
     return {str(name): number_from_json(value) for name, value in values.items()}
 
 

@@ -7,15 +7,18 @@ of the same model then costs a product. The result is the exact optimum over the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
-from headspan.describe.rewards.reward import Reward, Texts
 from headspan.events import Listener, ignore
 from headspan.model.text import encode_texts
 from headspan.world.beginnings import encode_sharing, shares_beginnings
 from headspan.world.sentences import MOST, Sentence, sentences
+
+if TYPE_CHECKING:
+    from headspan.describe.rewards.reward import Reward, Texts
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ Numbers = Int64[np.ndarray, " description"]
 class VerdictShares:
     """The shares of verdicts among the descriptions of one class, or of all."""
 
-    # Different texts, and how often they were sampled.
+    # Different texts, greedy ones included, and how often they were sampled.
     texts: int
     times: int
     # By the names in SHARES. They sum to 1; an interval is NaN if there is only one class or question to draw from.

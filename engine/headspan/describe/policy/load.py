@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from headspan.describe.policy.reference import language_model_path
-from headspan.describe.policy.silence import silent
+from headspan.describe.policy.silence import silent, silent_gguf
 from headspan.errors import HeadspanError, ModelError, one_line
 
 
@@ -31,7 +32,7 @@ def load_language_model(name: str | Path, device: str = "cpu") -> tuple[Any, Any
     # On CPUs without fast 16-bit products, bfloat16 takes four to five times as long.
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        with silent():
+        with silent(), silent_gguf() if more else nullcontext():
             tokenizer = AutoTokenizer.from_pretrained(place, **more)
             model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **more)
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -243,5 +243,5 @@ def _write_adapter(folder: Path, model: Any, language_model: str) -> None:
     config |= {"base_model_name_or_path": language_model, "inference_mode": True}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     write_json(folder / ADAPTER_CONFIG, plain)
-    state = get_peft_model_state_dict(model)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
     write_tensors(folder / ADAPTER, {name: state[name] for name in sorted(state)}, {"format": "pt"})

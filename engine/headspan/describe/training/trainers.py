@@ -114,4 +114,6 @@ def make_trainer(
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
+    # By this name PEFT would ask the hub, at each checkpoint, whether the vocabulary has changed.
+    trainer.model.peft_config["default"].base_model_name_or_path = None
     return trainer

@@ -24,8 +24,16 @@ def facts(descriptions: Descriptions) -> list[Fact]:
     }
     for name, value in descriptions.training.items():
         if isinstance(value, str) or (isinstance(value, Real) and not isinstance(value, bool)):
-            found[name.replace("_", " ").capitalize()] = value if isinstance(value, str) else f"{float(value):.6g}"
+            # The first characters of a checksum are enough to tell one from another.
+            words = value[:12] if isinstance(value, str) and name.endswith("sha256") else value
+            found[_in_words(name)] = words if isinstance(words, str) else f"{float(words):.6g}"
     return [Fact(name=name, value=value) for name, value in found.items()]
+
+
+def _in_words(name: str) -> str:
+    if name in ("lr", "seed"):
+        return {"lr": "Learning rate", "seed": "Seed of the training"}[name]
+    return name.replace("_sha256", "'s checksum").replace("_", " ").capitalize()
 
 
 def shares_and_agreement(

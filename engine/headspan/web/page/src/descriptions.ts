@@ -20,14 +20,27 @@ export function verdictOf(key: string | null): Verdict | null {
   return VERDICTS.find((one) => one.key === key) ?? null;
 }
 
+/** Numbers of the training's log in the order in which they are drawn; the others follow. */
 const LOGGED: Record<string, string> = {
+  reward: "Reward",
   kl: "KL, nats",
   length: "Length, tokens",
   distinct_1: "Distinct words",
+  entropy: "Entropy, nats",
+  cut: "Share cut",
   distinct_2: "Distinct pairs",
   distinct_3: "Distinct triples",
-  cut: "Share cut",
+  ended: "Share ended",
 };
+
+/** The numbers of a log that are known at two steps or more, those of most interest first. */
+export function curvesOf(log: Record<string, readonly (number | null)[]>): [string, readonly (number | null)[]][] {
+  const order = Object.keys(LOGGED);
+  const place = (name: string) => (order.includes(name) ? order.indexOf(name) : order.length);
+  return Object.entries(log)
+    .filter(([name, values]) => name !== "step" && values.filter((one) => one !== null).length > 1)
+    .sort(([one], [other]) => place(one) - place(other));
+}
 
 /** What a number of the training's log is called. */
 export function logged(name: string): string {
