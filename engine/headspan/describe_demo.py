@@ -41,7 +41,7 @@ TARGET = Target(contrast=True)
 # Many descriptions in a step and a high rate, so that a few steps of so small a model suffice; at 0.003 it is unstable.
 SETTINGS = TrainingSettings(steps=40, batch=64, generations=8, lr=2e-3)
 # A few of the questions, so that the best of 64 answers to each takes seconds.
-ASKED = QUESTIONS[::8]
+ASKED = QUESTIONS[::9]
 MEASURED, SAMPLES, BEST_OF = 48, 4, 64
 # The most values and phrases of the sentences that are tried.
 TRIED = 2

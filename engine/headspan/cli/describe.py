@@ -25,7 +25,7 @@ _DETAILS = (
 def add_describe(section: Section) -> None:
     """Add `describe` with its sub-commands."""
     command = section.add("describe", _demo, "headspan describe --demo", _DETAILS)
-    command.add_argument("--demo", action="store_true", help="run all of it with the included models in two minutes")
+    command.add_argument("--demo", action="store_true", help="run all of it with the included models, in minutes")
     command.add_argument("--out", metavar="FOLDER", help=f"folder of the demo (default: {OUT})")
     add_sub_commands(command, "describe", _COMMANDS, required=False)
 
