@@ -60,6 +60,8 @@ class DescribeDemoResult:
     inspected: InspectionSummary
     untrained_inspected: InspectionSummary
     best: tuple[BestSentence, ...]
+    # The number of descriptions of a prompt, of which the best is the baseline.
+    best_of: int
 
 
 def run(out: str | Path, on_progress: Listener = ignore) -> DescribeDemoResult:
@@ -112,6 +114,7 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DescribeDemoResult:
         inspection_summary(by_trained),
         inspection_summary(by_untrained),
         best_sentences(reward, enumerated),
+        BEST_OF,
     )
 
 

@@ -36,10 +36,11 @@ def describe_demo(out: str, progress: ProgressPrinter) -> int:
 
 def _print(result: DescribeDemoResult) -> None:
     trained, untrained = result.descriptions, result.untrained
+    best_of = f"best_of_{result.best_of}"
     columns = ("", "reward", "KL", "spurious", "visual", "non-visual")
     rows = [
         ("untrained", *_figures(untrained, result.untrained_inspected)),
-        ("best of 64", f"{trained.quality['best_of_64_reward']:.2f}", f"{trained.quality['best_of_64_kl']:.2f}"),
+        (best_of.replace("_", " "), *(f"{trained.quality[f'{best_of}_{name}']:.2f}" for name in ("reward", "kl"))),
         ("trained", *_figures(trained, result.inspected)),
         ("best sentence", f"{sum(each.reward for each in result.best) / len(result.best):.2f}"),
     ]
