@@ -299,7 +299,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
         open_trained(out)
     # With a name, PEFT asks the hub about it at each checkpoint.
     kept = json.loads((out / "checkpoints" / "checkpoint-3" / "adapter_config.json").read_text())
-    assert kept["base_model_name_or_path"] is None
+    assert kept["base_model_name_or_path"] == ""
     # A checkpoint that was being written; it is newer, and not whole.
     (out / "checkpoints" / "checkpoint-4").mkdir()
     (out / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text("{")

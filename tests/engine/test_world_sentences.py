@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from headspan.describe.rewards.reward import Texts
+from headspan.model.beginnings import encode_sharing, shares_beginnings
 from headspan.model.load import LoadedModel, load_model
 from headspan.model.text import encode_texts
 from headspan.world import Scene, Stream, caption, focused_caption, scene
-from headspan.world.beginnings import encode_sharing, shares_beginnings
 from headspan.world.best_sentences import best_sentences, embed_sentences
 from headspan.world.parts import EMPTY, NON_VISUAL, STRUCTURE, UNKNOWN, VISUAL, Part, parts_of
 from headspan.world.sentences import PHRASE, VALUES, read_sentence, sentence, sentences

@@ -13,8 +13,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.events import Listener, ignore
-from headspan.model.text import encode_texts
-from headspan.world.beginnings import encode_sharing, shares_beginnings
 from headspan.world.sentences import MOST, Sentence, sentences
 
 if TYPE_CHECKING:
@@ -43,6 +41,10 @@ class BestSentence:
 
 def embed_sentences(texts: Texts, most: int = MOST, on_progress: Listener = ignore) -> Enumerated:
     """Embed every sentence that names at most `most` values and phrases."""
+    # Imported here, since the rest of the world needs no torch.
+    from headspan.model.beginnings import encode_sharing, shares_beginnings
+    from headspan.model.text import encode_texts
+
     found = tuple(sentences(most))
     written = [each.text for each in found]
     if shares_beginnings(texts.model):

@@ -115,5 +115,5 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     # By this name PEFT would ask the hub, at each checkpoint, whether the vocabulary has changed.
-    trainer.model.peft_config["default"].base_model_name_or_path = None
+    trainer.model.peft_config["default"].base_model_name_or_path = ""
     return trainer
