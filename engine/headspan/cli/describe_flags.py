@@ -35,7 +35,7 @@ def classes_flags(flags: Flags) -> None:
 
 
 def target_flags(flags: Flags) -> None:
-    """`--contrast`, `--head`, `--label`, `--label-run` and `--images`; `target_of` reads them."""
+    """`--contrast`, `--head`, `--label`, `--label-run`, `--images` and `--scale`; `target_of` reads them."""
     flags.add_argument("--contrast", action="store_true", help="reward what fits a class better than the others")
     head_flag(flags, "reward what fits")
     flags.add_argument("--label", metavar="NAME", help="reward what fits the heads that have this label only")
@@ -48,6 +48,12 @@ def target_flags(flags: Flags) -> None:
         default=IMAGES,
         metavar="N",
         help=f"images of a class to average over; 0 for all (default: {IMAGES})",
+    )
+    flags.add_argument(
+        "--scale",
+        type=float,
+        metavar="X",
+        help="factor of rewards; those of a single head are small beside beta (default: the model's logit scale)",
     )
 
 
@@ -75,4 +81,4 @@ def target_of(flags: argparse.Namespace, store: Store) -> Target:
         heads = heads_of(store, flags.label, flags.label_run)
     elif flags.heads:
         heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
-    return Target(tuple(heads), flags.contrast, flags.images or None)
+    return Target(tuple(heads), flags.contrast, flags.images or None, flags.scale)

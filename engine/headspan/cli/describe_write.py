@@ -111,5 +111,5 @@ def _write(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 def _own_target(flags: argparse.Namespace) -> bool:
     """Whether flags say what is rewarded."""
-    named = (flags.label, flags.label_run)
+    named = (flags.label, flags.label_run, flags.scale)
     return flags.contrast or bool(flags.heads) or any(each is not None for each in named) or flags.images != IMAGES
