@@ -156,7 +156,7 @@ class Page:
 
     def _listen(self, message: Any) -> None:
         if message.type == "error" and not (self._refusals_allowed and message.text.startswith(_REFUSED)):
-            self.complaints.append(message.text)
+            self.complaints.append(f"{message.text} ({message.location.get('url')})")
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def page(browser: Any, address: str) -> Iterator[Page]:
     found = Page(context, address)
     yield found
     context.close()
-    assert found.complaints == []
+    assert found.complaints == [], f"the browser complains: {found.complaints}"
 
 
 def answer(address: str, path: str) -> Any:

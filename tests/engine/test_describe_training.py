@@ -178,7 +178,10 @@ class Toy:
 
         with silent():
             base, _ = load_language_model(self.name)
-            model = get_peft_model(base, self.trainer.model.peft_config["default"]).double()
+            config = self.trainer.model.peft_config["default"]
+            # Training leaves out the name of the base model, lest PEFT asks the hub for it.
+            named = replace(config, base_model_name_or_path=base.name_or_path)
+            model = get_peft_model(base, named).double()
         for name, each in model.named_parameters():
             if name in self.before[step]:
                 each.data.copy_(self.before[step][name])

@@ -57,6 +57,10 @@ class Here {
   one(key: string): string {
     return this.#now.query[key]?.[0] ?? "";
   }
+  /** The run of text spans that the query names; empty if none. Screens of features and descriptions have other runs. */
+  get spansRun(): string {
+    return /^(feature|descriptions)/.test(this.screen) ? "" : this.one("run");
+  }
   /** Every value of a key of the query. */
   all(key: string): string[] {
     return this.#now.query[key] ?? [];

@@ -14,9 +14,7 @@ class Heads {
   follow(): void {
     this.#asked = ask<Grid>(() => {
       const store = server.store;
-      // The screens of features have runs of their own.
-      const run = here.screen.startsWith("feature") ? null : here.one("run");
-      return store ? api(store.name, "grid", { run }) : null;
+      return store ? api(store.name, "grid", { run: here.spansRun }) : null;
     });
   }
 
