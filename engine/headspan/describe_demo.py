@@ -39,7 +39,7 @@ KEY = "objects.shape"
 # A contrastive reward: what describes a shape, and not every shape.
 TARGET = Target(contrast=True)
 # Many descriptions in a step and a high rate, so that a few steps of so small a model suffice; at 0.003 it is unstable.
-SETTINGS = TrainingSettings(steps=40, batch=64, generations=8, lr=2e-3)
+SETTINGS = TrainingSettings(steps=40, batch=64, generations=8, lr=2e-3, beta=0.5)
 # A few of the questions, so that the best of 64 answers to each takes seconds.
 ASKED = QUESTIONS[::9]
 MEASURED, SAMPLES, BEST_OF = 48, 4, 64

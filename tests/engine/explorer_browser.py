@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,17 @@ class Page:
         """Wait until the page asks for nothing; return the tab."""
         self.tab.wait_for_load_state("networkidle")
         return self.tab
+
+    def wait_until(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true.
+
+        Playwright's own `wait_for_function` evaluates it inside of the page when it is not true at once, which the
+        page's security policy forbids.
+        """
+        ends = time.monotonic() + WAIT / 1000
+        while not self.tab.evaluate(condition):
+            assert time.monotonic() < ends, f"never true: {condition}"
+            self.tab.wait_for_timeout(20)
 
     def place(self) -> str:
         """Where the page is: its address after `#/`."""

@@ -132,7 +132,7 @@ def test_a_click_on_the_plane_opens_the_image_there_and_encircled_ones_become_a_
     distances = np.linalg.norm(pixels[:, None] - pixels[None], axis=2) + np.where(np.eye(len(pixels)), 1e9, 0)
     alone = int(distances.min(axis=1).argmax())
     canvas.click(position={"x": pixels[alone, 0], "y": pixels[alone, 1]})
-    tab.wait_for_function("location.hash.includes('image/')")
+    page.wait_until("location.hash.includes('image/')")
     assert page.place() == f"run/image/{rows[alone]}?through=L4.H3"
     tab.go_back()
 
@@ -337,7 +337,7 @@ def test_a_page_that_is_left_open_shows_results_that_are_added_to_its_store(page
     cell.wait_for()
     assert "no label" in cell.get_attribute("aria-label")
     tab.mouse.wheel(0, 120)
-    tab.wait_for_function("scrollY > 50")
+    page.wait_until("scrollY > 50")
     before = tab.evaluate("scrollY")
     store = hs.open(scenes / "bare.zarr")
     hs.textspan(store, "world", texts_per_head=5, layers=store.layers[-4:], draws=0, save=True)
