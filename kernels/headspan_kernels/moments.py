@@ -176,7 +176,8 @@ def _add_diagonal(
         corner = tl.dot(tl.trans(terms), terms, corner, out_dtype=tl.float64)
     tl.store(square_place, square, mask=square_mask)
     of_term, of_one = (extra < TERMS)[None, :], (extra == TERMS)[None, :]
-    first = (extra < TERMS)[:, None] & (block == 0)
+    # Compared as a tensor: a comparison of constants is no mask to the interpreter of every release.
+    first = ((extra < TERMS) & (block + 0 * extra == 0))[:, None]
     last = HEAD_DIM + extra
     _add(gram + columns[:, None] * size + last[None, :], beside, inside[:, None] & of_term)
     _add(gram + last[None, :] * size + columns[:, None], beside, inside[:, None] & of_term)
