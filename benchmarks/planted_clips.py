@@ -36,7 +36,7 @@ CLASSES = SHAPES[:6]
 PHRASES = (*EMPTY_PHRASES, *WORDS)
 # The chance of any false finding about a CLIP.
 LEVEL = 0.05
-# Scenes of the stores, which no model was trained on, and the last part of the keys of their planted captions.
+# The seed of the scenes in the stores; no model was trained on them. The last part of the keys of their captions.
 SCENES_SEED, _CAPTIONS = 91, 5
 
 

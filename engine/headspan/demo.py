@@ -59,17 +59,7 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
     raised.
     """
     place = DemoFolder.begin(out)
-    made = write_world_shards(
-        place.making / _SHARDS,
-        IMAGES,
-        SEED,
-        images_per_shard=IMAGES_PER_SHARD,
-        split=SPLIT,
-        on_progress=on_progress,
-    )
-    # Stores record the paths of their shards, so the shards are moved to their final place first.
-    place.move(_SHARDS)
-    shards = str(place.folder / _SHARDS / Path(made).name)
+    shards = draw_scenes(place, IMAGES, IMAGES_PER_SHARD, SEED, on_progress)
     store, summary = analyse_scenes(
         PrecomputeSettings(
             shards=(shards,),
@@ -102,6 +92,25 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DemoResult:
     place.move(_STORE, _AT_RANDOM, _REPORT)
     place.making.rmdir()
     return DemoResult(place.folder / _REPORT, truth, replace(summary, path=str(place.folder / _STORE)))
+
+
+def draw_scenes(
+    place: DemoFolder, images: int, images_per_shard: int, seed: int, on_progress: Listener = ignore
+) -> str:
+    """Write held-out scenes as shards of a demo; returns a brace pattern of the shards.
+
+    Stores record the paths of their shards, so the shards are moved to their final place at once.
+    """
+    made = write_world_shards(
+        place.making / _SHARDS,
+        images,
+        seed,
+        images_per_shard=images_per_shard,
+        split=SPLIT,
+        on_progress=on_progress,
+    )
+    place.move(_SHARDS)
+    return str(place.folder / _SHARDS / Path(made).name)
 
 
 def analyse_scenes(settings: PrecomputeSettings, on_progress: Listener = ignore) -> tuple[Store, Summary]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headspan.config import PrecomputeSettings
-from headspan.demo import analyse_scenes
+from headspan.demo import analyse_scenes, draw_scenes
 from headspan.demo_folder import DemoFolder
 from headspan.describe.asked.classes import described_classes
 from headspan.describe.asked.questions import QUESTIONS
@@ -29,12 +29,11 @@ from headspan.describe.writing.write import write
 from headspan.events import Listener, ignore
 from headspan.report.collect import write_report
 from headspan.store.reader import Store
-from headspan.world import write_world_shards
 from headspan.world.annotated_judge import annotated_judge
 from headspan.world.best_sentences import BestSentence, best_sentences, embed_sentences
 
 # The reference CLIP was trained on seed 0 and tuned on seed 1.
-IMAGES, IMAGES_PER_SHARD, SEED, SPLIT = 600, 200, 3, "held_out"
+IMAGES, IMAGES_PER_SHARD, SEED = 600, 200, 3
 KEY = "objects.shape"
 # A contrastive reward: what describes a shape, and not every shape.
 TARGET = Target(contrast=True)
@@ -46,7 +45,7 @@ MEASURED, SAMPLES, BEST_OF = 48, 4, 64
 # The most values and phrases of the sentences that are tried.
 TRIED = 2
 RUN, UNTRAINED_RUN, JUDGE = "shapes", "shapes-untrained", "annotations"
-_SHARDS, _STORE, _TRAINED, _REPORT = "shards", "run.zarr", "shapes.trained", "report.html"
+_STORE, _TRAINED, _REPORT = "run.zarr", "shapes.trained", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +70,9 @@ def run(out: str | Path, on_progress: Listener = ignore) -> DescribeDemoResult:
     anything else, nothing is deleted, and StoreError is raised.
     """
     place = DemoFolder.begin(out)
-    made = write_world_shards(
-        place.making / _SHARDS,
-        IMAGES,
-        SEED,
-        images_per_shard=IMAGES_PER_SHARD,
-        split=SPLIT,
-        on_progress=on_progress,
-    )
-    # Stores record the paths of their shards, so the shards are moved to their final place first.
-    place.move(_SHARDS)
+    shards = draw_scenes(place, IMAGES, IMAGES_PER_SHARD, SEED, on_progress)
     settings = PrecomputeSettings(
-        shards=(str(place.folder / _SHARDS / Path(made).name),),
+        shards=(shards,),
         out=str(place.making / _STORE),
         model="reference",
         layers="all",

@@ -31,7 +31,8 @@ from headspan.describe.training.prompts import every_prompt, ordered
 from headspan.describe.training.train import train
 from headspan.errors import HeadspanError, ModelError, SettingsError, StoreError
 from headspan.events import Progress
-from tests.conftest import encoded_image, relative_files, write_tar
+from tests.conftest import relative_files
+from tests.engine.described_store import make_described_store
 from tests.engine.tiny_language_model import make_language_model
 from tests.tolerances import RLOO_FLOAT32, relative_error
 
@@ -76,16 +77,9 @@ def _alone(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
-    """Fourteen pictures of noise by the reference model, of two kinds and one without."""
-    folder = tmp_path_factory.mktemp("described")
-    members: list[tuple[str, bytes]] = []
-    for number in range(14):
-        members.append((f"{number:02d}.jpg", encoded_image(number, 16, 16)))
-        kind = ["circle", "square"][number % 2] if number else None
-        members.append((f"{number:02d}.json", json.dumps({"kind": kind}).encode()))
-    shard = write_tar(folder / "s.tar", members)
-    hs.precompute(str(shard), folder / "s.zarr", model="reference", emit=("heads",), unit_images=16)
-    return hs.open(folder / "s.zarr")
+    """Fourteen pictures of two kinds, the first without one."""
+    kinds = [None, *(["circle", "square"][number % 2] for number in range(1, 14))]
+    return make_described_store(tmp_path_factory.mktemp("described"), kinds)
 
 
 @pytest.fixture(scope="module")

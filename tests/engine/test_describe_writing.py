@@ -34,7 +34,7 @@ from headspan.describe.writing.samples import Samples
 from headspan.describe.writing.write import write
 from headspan.errors import ModelError, SettingsError, StoreError
 from headspan.events import Progress
-from tests.conftest import encoded_image, write_tar
+from tests.engine.described_store import make_described_store
 from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.test_best_of import exact_best_of
 from tests.engine.tiny_language_model import make_language_model
@@ -51,16 +51,9 @@ def _alone(one_thread: None) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
-    """Nine pictures of noise by the reference model, of two kinds."""
-    folder = tmp_path_factory.mktemp("described")
-    members: list[tuple[str, bytes]] = []
-    for number in range(9):
-        members.append((f"{number}.jpg", encoded_image(number, 16, 16)))
-        kind = ["circle", "square"][number % 2]
-        members.append((f"{number}.json", json.dumps({"kind": kind}).encode()))
-    shard = write_tar(folder / "s.tar", members)
-    hs.precompute(str(shard), folder / "s.zarr", model="reference", emit=("heads",), unit_images=16)
-    return hs.open(folder / "s.zarr")
+    """Nine pictures of two kinds."""
+    kinds = [["circle", "square"][number % 2] for number in range(9)]
+    return make_described_store(tmp_path_factory.mktemp("described"), kinds)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,11 @@ def chance_flags(
     draws: int = DRAWS,
     samples: int | None = SAMPLES,
 ) -> None:
-    """Add `--draws`, `--samples` unless it is None, and `--seed`; `sets` says what is drawn, `seeded` by which seed."""
+    """Add `--draws`, `--samples` and `--seed`.
+
+    `sets` and `seeded` are words of the help: what is drawn, and what the seed decides. With `samples=None`, the
+    command computes no bootstrap intervals and has no `--samples`.
+    """
     flags.add_argument("--draws", type=int, default=draws, metavar="N", help=f"{sets} ({draws})")
     if samples is not None:
         flags.add_argument(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from headspan.cli.head_flag import chosen_heads, head_flag
+from headspan.cli.query_flags import chosen_heads_of, heads_flags
 from headspan.cli.shared_flags import Flags, comma_separated
-from headspan.concepts.labelled_heads import heads_of
 from headspan.describe.asked.classes import DescribedClasses, described_classes
 from headspan.describe.rewards.target import IMAGES, Target
 from headspan.errors import SettingsError
 from headspan.events import Listener
 from headspan.store.reader import Store
 from headspan.tasks.task_file import read_task
+
+# The run of labels; --run is that of the descriptions.
+_RUN_FLAG = "--label-run"
 
 
 def language_model_flag(flags: Flags, required: bool = False) -> None:
@@ -37,11 +39,7 @@ def classes_flags(flags: Flags) -> None:
 def target_flags(flags: Flags) -> None:
     """`--contrast`, `--head`, `--label`, `--label-run`, `--images` and `--scale`; `target_of` reads them."""
     flags.add_argument("--contrast", action="store_true", help="reward what fits a class better than the others")
-    head_flag(flags, "reward what fits")
-    flags.add_argument("--label", metavar="NAME", help="reward what fits the heads that have this label only")
-    flags.add_argument(
-        "--label-run", metavar="RUN", help="the run of labels that --label is about (default: the only one)"
-    )
+    heads_flags(flags, "reward what fits", _RUN_FLAG)
     flags.add_argument(
         "--images",
         type=int,
@@ -72,13 +70,5 @@ def classes_of(flags: argparse.Namespace, store: Store, on_progress: Listener) -
 
 def target_of(flags: argparse.Namespace, store: Store) -> Target:
     """What the flags reward. Raises SettingsError for flags that contradict each other or name heads not stored."""
-    if flags.heads and flags.label is not None:
-        raise SettingsError("--head and --label both choose heads; give one of them")
-    if flags.label_run is not None and flags.label is None:
-        raise SettingsError(f"--label-run {flags.label_run}: says which labels --label is about; give --label too")
-    heads = []
-    if flags.label is not None:
-        heads = heads_of(store, flags.label, flags.label_run)
-    elif flags.heads:
-        heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
+    heads = chosen_heads_of(store, flags, _RUN_FLAG) or ()
     return Target(tuple(heads), flags.contrast, flags.images or None, flags.scale)

@@ -91,7 +91,7 @@ def _found(
         if flags.label is None:
             return nearest_to_vector(store, vector, heads, flags.count)
         return property_neighbours_of_vector(
-            store, vector, flags.label, flags.count, flags.seed, name=flags.text, draws=flags.draws, run=flags.run_name
+            store, vector, flags.label, flags.count, flags.seed, name=flags.text, draws=flags.draws, run=flags.label_run
         )
     if flags.label is None:
         return nearest_to_image(store, image, heads, flags.count, progress, weights=flags.weights)
@@ -103,7 +103,7 @@ def _found(
         flags.seed,
         progress,
         draws=flags.draws,
-        run=flags.run_name,
+        run=flags.label_run,
         weights=flags.weights,
     )
 

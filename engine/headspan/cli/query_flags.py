@@ -29,12 +29,18 @@ def text_flag(flags: Flags) -> None:
     flags.add_argument("--text", metavar="TEXT", help="a text; it is cut if it is longer than the model's context")
 
 
-def heads_flags(flags: Flags, verb: str) -> None:
-    """`--head`, `--label` and `--run`; `verb` is what the command does with the heads."""
+def heads_flags(flags: Flags, verb: str, run_flag: str = "--run") -> None:
+    """`--head`, `--label` and the run of labels; `verb` is what the command does with the heads.
+
+    Commands whose `--run` means something else give the run of labels another flag.
+    """
     head_flag(flags, verb)
     flags.add_argument("--label", metavar="NAME", help=f"{verb} the heads that have this label only")
     flags.add_argument(
-        "--run", dest="run_name", metavar="RUN", help="the run of labels that --label is about (default: the only one)"
+        run_flag,
+        dest="label_run",
+        metavar="RUN",
+        help="the run of labels that --label is about (default: the only one)",
     )
 
 
@@ -44,18 +50,18 @@ def source_flags(flags: Flags) -> None:
     shards_flag(flags)
 
 
-def chosen_heads_of(store: Store, flags: argparse.Namespace) -> list[Head] | None:
+def chosen_heads_of(store: Store, flags: argparse.Namespace, run_flag: str = "--run") -> list[Head] | None:
     """The heads that `--head` or `--label` name, in the order of layers and heads; None if neither is given.
 
-    Raises SettingsError if both are given, if `--run` is given without `--label`, or if a head is not stored; and the
-    errors of `heads_of`.
+    Raises SettingsError if both are given, if a run of labels is given without `--label`, or if a head is not stored;
+    and the errors of `heads_of`.
     """
     if flags.heads and flags.label is not None:
         raise SettingsError("--head and --label both choose heads; give one of them")
-    if flags.run_name is not None and flags.label is None:
-        raise SettingsError(f"--run {flags.run_name}: says which labels --label is about; give --label too")
+    if flags.label_run is not None and flags.label is None:
+        raise SettingsError(f"{run_flag} {flags.label_run}: says which labels --label is about; give --label too")
     if flags.label is not None:
-        return heads_of(store, flags.label, flags.run_name)
+        return heads_of(store, flags.label, flags.label_run)
     return chosen_heads(flags.heads, store.layers, store.heads_per_layer) if flags.heads else None
 
 

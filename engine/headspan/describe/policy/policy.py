@@ -54,15 +54,13 @@ class Policy:
         *,
         greedy: bool = False,
         tokens: int = TOKENS,
-        temperature: float = 1.0,
         seed: int = 0,
         batch: int = 64,
     ) -> list[Written]:
         """An answer to every prompt, sampled without truncating the distribution, or the most likely token each time.
 
-        The answers depend on `seed` and `batch`. At temperature 1, log-probabilities are those of sampling. The
-        caller's random generators stay as they are. Raises ModelError if the context is too short for a prompt with
-        its answer.
+        The answers depend on `seed` and `batch`. Log-probabilities are those of sampling. The random generators of the
+        caller stay as they are. Raises ModelError if the context is too short for a prompt with its answer.
         """
         check_context(self.model, self.tokenizer, prompts, tokens, self.name)
         device = self.model.device
@@ -70,17 +68,13 @@ class Policy:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for start in range(0, len(prompts), batch):
-                found += self._batch(list(prompts[start : start + batch]), greedy, tokens, temperature)
+                found += self._batch(list(prompts[start : start + batch]), greedy, tokens)
         return found
 
-    def _batch(self, prompts: list[str], greedy: bool, tokens: int, temperature: float) -> list[Written]:
+    def _batch(self, prompts: list[str], greedy: bool, tokens: int) -> list[Written]:
         asked = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
         asked.pop("token_type_ids", None)
-        sampling = (
-            {"do_sample": False}
-            if greedy
-            else {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-        )
+        sampling = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
         pad = self.tokenizer.pad_token_id
         whole = self.model.generate(
             **asked, max_new_tokens=tokens, pad_token_id=pad, eos_token_id=self._ends, **sampling

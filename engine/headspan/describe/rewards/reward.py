@@ -90,8 +90,3 @@ class Reward:
         vectors = self.texts.vectors(texts).astype(np.float64)
         found: Float64[np.ndarray, " text"] = self.scale * np.einsum("td,td->t", vectors, self.vectors[[*classes]])
         return found
-
-    def table(self, texts: Sequence[str]) -> Float64[np.ndarray, "text class"]:
-        """The reward of every text for every class."""
-        found: Float64[np.ndarray, "text class"] = self.scale * (self.texts.vectors(texts) @ self.vectors.T)
-        return found

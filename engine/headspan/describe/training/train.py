@@ -32,7 +32,6 @@ from headspan.describe.training.trained import (
     ADAPTER_CONFIG,
     LOG,
     RESULT,
-    SETTINGS,
     Trained,
     adapter_sha256,
     open_trained,
@@ -40,8 +39,8 @@ from headspan.describe.training.trained import (
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.features.training.files import read_json, write_json, write_tensors
-from headspan.features.training.settings import different
-from headspan.io.files import delete_folder, make_folder, refusals
+from headspan.features.training.folder import prepare_folder
+from headspan.io.files import delete_folder, refusals
 from headspan.io.locks import alone
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
@@ -128,7 +127,8 @@ def train(
         "training": chosen.as_json(),
         "samples": samples,
     }
-    if _begun(folder, wanted):
+    origin = "a folder that describe train wrote"
+    if prepare_folder(folder, wanted, RESULT, _versions(), "a training", origin):
         on_progress(Progress(NOTE, 1, 1, f"{folder} was already trained with the same settings; it is unchanged"))
         return open_trained(folder)
     # A second process waits, and then finds the adapter.
@@ -150,25 +150,6 @@ def require_trl() -> None:
         raise HeadspanError(
             f"describe train needs TRL and PEFT, and one is not installed ({error}): pip install 'headspan[describe]'"
         ) from error
-
-
-def _begun(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Prepare the folder; returns whether it holds the finished adapter. Raises if it is of something else."""
-    path = folder / SETTINGS
-    if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StoreError(f"{folder}: exists and is not a folder that describe train wrote; choose another --out")
-        with refusals(folder):
-            make_folder(folder)
-        write_json(path, {**wanted, "made_with": _versions()})
-        return False
-    kept = read_json(path, "delete the folder to train from the start")
-    kept.pop("made_with", None)
-    if difference := different(kept, wanted):
-        raise SettingsError(
-            f"{folder}: is a training with other settings ({difference}); choose another --out, or delete the folder"
-        )
-    return (folder / RESULT).is_file()
 
 
 def _versions() -> dict[str, str]:

@@ -18,14 +18,14 @@ from headspan.describe.policy.policy import Policy, open_policy
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.settings import TrainingSettings
 from headspan.errors import ModelError, StoreError, counted
-from headspan.features.training.files import read_json
+from headspan.features.training.files import SETTINGS, read_json
 from headspan.plots.training import draw_training
 from headspan.user_paths import expand_user
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SETTINGS, LOG, RESULT = "training.json", "log.json", "trained.json"
+LOG, RESULT = "log.json", "trained.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 

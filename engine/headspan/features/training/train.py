@@ -36,9 +36,10 @@ from headspan.features.training.files import (
     write_dictionary,
     write_json,
 )
-from headspan.features.training.settings import TrainingSettings, as_json, different, training_settings
+from headspan.features.training.folder import prepare_folder
+from headspan.features.training.settings import TrainingSettings, as_json, training_settings
 from headspan.head_names import Head
-from headspan.io.files import final_name, make_folder, refusals
+from headspan.io.files import final_name, refusals
 from headspan.io.locks import alone
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
@@ -150,7 +151,8 @@ def train(
             "texts": pairs.with_texts,
             "captions_sha256": pairs.captions_sha256,
         }
-        if _begun(folder, wanted):
+        origin = "a dictionary that headspan trained"
+        if prepare_folder(folder, wanted, CONFIG, _versions(), "a dictionary", origin):
             on_progress(Progress(NOTE, 1, 1, f"{folder} was already trained with the same settings; it is unchanged"))
             return open_dictionary(folder)
         # A second process waits, and then finds the dictionary.
@@ -158,25 +160,6 @@ def train(
             if not (folder / CONFIG).is_file():
                 _Training(folder, pairs, module.to(on), chosen, on_progress, checkpoint_seconds).run()
     return open_dictionary(folder)
-
-
-def _begun(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Prepare the folder; returns whether it holds the finished dictionary. Raises if it is of something else."""
-    path = folder / SETTINGS
-    if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StoreError(f"{folder}: exists and is not a dictionary that headspan trained; choose another --out")
-        with refusals(folder):
-            make_folder(folder)
-        write_json(path, {**wanted, "made_with": _versions()})
-        return False
-    kept = read_json(path, "delete the folder to train from the start")
-    kept.pop("made_with", None)
-    if difference := different(kept, wanted):
-        raise SettingsError(
-            f"{folder}: is a dictionary with other settings ({difference}); choose another --out, or delete the folder"
-        )
-    return (folder / CONFIG).is_file()
 
 
 def _versions() -> dict[str, str]:
