@@ -70,12 +70,26 @@ class LocalStorage:
     def get(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
+    def get_range(self, key: str, start: int, size: int) -> bytes:
+        with (self.root / key).open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
     def size(self, key: str) -> int | None:
         try:
             found = (self.root / key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def modified(self, key: str) -> float | None:
+        try:
+            return (self.root / key).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def now(self) -> float:
+        return time.time()
 
     def checksum(self, key: str) -> Checksum:
         return checksum(self.root / key)

@@ -73,8 +73,17 @@ class Storage(Protocol):
     def get(self, key: str) -> bytes:
         """Read a whole file. Raises FileNotFoundError if it does not exist."""
 
+    def get_range(self, key: str, start: int, size: int) -> bytes:
+        """Read `size` bytes of a file from `start` on, fewer if it ends before. Raises FileNotFoundError without it."""
+
     def size(self, key: str) -> int | None:
         """Return the size of a file in bytes, or None if it does not exist."""
+
+    def modified(self, key: str) -> float | None:
+        """Return when a file was written, in seconds by the storage's own clock, or None if it does not exist."""
+
+    def now(self) -> float:
+        """Return the time of the storage's own clock, which `modified` uses; computers' clocks may disagree."""
 
     def checksum(self, key: str) -> Checksum:
         """Read a file, and return its size and crc32c. Raises FileNotFoundError if it does not exist."""
