@@ -25,6 +25,19 @@ class StoreURL(str):
         """The last part of the URL."""
         return self.rpartition("/")[2]
 
+    @property
+    def stem(self) -> str:
+        """The last part of the URL without its ending."""
+        return self.name.rpartition(".")[0] or self.name
+
+    def resolve(self) -> StoreURL:
+        """The URL itself, which has no links."""
+        return self
+
+    def absolute(self) -> StoreURL:
+        """The URL itself, which is named alike from any folder."""
+        return self
+
     def __truediv__(self, key: str) -> StoreURL:
         return StoreURL(f"{self}/{key}")
 
@@ -36,13 +49,3 @@ Location = Path | StoreURL
 def location_of(given: str | Path, error: type[HeadspanError] = SettingsError) -> Location:
     """The location that a user gives: a URL, or a path with `~` replaced. Raises `error` if `~user` does not exist."""
     return StoreURL(given) if isinstance(given, str) and is_object_store(given) else expand_user(given, error)
-
-
-def unique(location: Location) -> str:
-    """The location with links resolved, which tells whether two locations are one store."""
-    return str(location.resolve() if isinstance(location, Path) else location)
-
-
-def absolute(location: Location) -> Location:
-    """The location as it is named from any folder."""
-    return location.absolute() if isinstance(location, Path) else location

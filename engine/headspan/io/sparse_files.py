@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 import numpy as np
 
 from headspan.io.disk_blocks import DiskBlocks
-from headspan.io.prefetched import request_threads
+from headspan.io.remembered import request_threads
 from headspan.io.storage import Storage
 
 # What is fetched and kept: some numbers of one head or image are as small.

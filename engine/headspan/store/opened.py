@@ -18,7 +18,7 @@ import zarr
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted, one_line
 from headspan.io.locations import location_of
-from headspan.io.storage import total_bytes
+from headspan.io.ranged import bytes_of
 from headspan.shards.samples import BadImage, Shard, Unit
 from headspan.store.contents import Contents
 from headspan.store.identity import model_name
@@ -92,7 +92,7 @@ class OpenStore:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all of the store's files, including those of analyses and of unfinished units."""
-        return total_bytes(self.contents.storage)
+        return bytes_of(self.contents.storage)
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -130,9 +130,11 @@ class ShardRows(ABC):
             out[:, first:end] = self._missing if pieces is None else pieces.reshape(-1).take(index[first:end].T)
 
     @property
-    def _missing(self) -> np.ndarray:
+    def _missing(self) -> np.void:
         """A piece of a missing shard."""
-        return np.full(self.spec.chunk, self.spec.fill, self.spec.dtype).reshape(-1).view(self.piece)[0]
+        numbers = np.full(self.spec.chunk, self.spec.fill, self.spec.dtype)
+        piece: np.void = numbers.reshape(-1).view(self.piece)[0]
+        return piece
 
     def chunks(self, index: Sequence[int] = (), first_row: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
         """Return the inner chunks with the rows from `first_row` to `end`, as views `[row, chunk, place in chunk, …]`.
@@ -184,3 +186,19 @@ def spans(values: np.ndarray) -> list[tuple[int, int]]:
     """Begin and end of each span of equal values."""
     borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     return list(pairwise(borders)) if len(values) else []
+
+
+def pieces_of(apart: tuple[int, ...], chosen: Sequence[np.ndarray]) -> np.ndarray:
+    """Return which pieces of a row are chosen, as indices into the axes `apart` in the order of C."""
+    pieces = np.zeros(1, np.int64)
+    for length, each in zip(apart, chosen, strict=False):
+        pieces = (pieces[:, None] * length + each).reshape(-1)
+    return pieces
+
+
+def within_pieces(out: np.ndarray, apart: int, chosen: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the chosen places along the axes that pieces hold whole; `apart` is the number of the axes before them."""
+    for axis in range(apart, len(chosen)):
+        if not np.array_equal(chosen[axis], np.arange(out.shape[1 + axis])):
+            out = out.take(chosen[axis], 1 + axis)
+    return out

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -105,4 +104,4 @@ class Table:
                     if column.has_dictionary_page:
                         start = min(start, column.dictionary_page_offset)
                     ranges.append((start, start + column.total_compressed_size))
-        self._file.expect(np.array(ranges, np.int64).reshape(-1, 2))
+        self._file.expect(ranges)
