@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from headspan.errors import StoreError
 from headspan.io.buckets import ServerClock, client, is_transient, refusals
 from headspan.io.files import new_token
 from headspan.io.storage import Checksum
+from headspan.io.unfinished_uploads import end_upload, unfinished_uploads
 
 T = TypeVar("T")
 # Within the class, `list` is the method of that name.
@@ -32,8 +33,12 @@ STAGED = "records/staged"
 PART_BYTES = 8 << 20
 # Parts of one file that are sent at the same time.
 _SENT_AT_ONCE = 2
+# What killed writers staged is deleted after this time, so that a put that is under way is not in vain.
+LEFT_SECONDS = 3600.0
 # Waits before an operation is repeated that obstore does not repeat itself, such as a connection cut in an answer.
 _WAIT_SECONDS = (0.2, 1.0, 5.0)
+# Places that this process has found fit to write.
+_fit: set[str] = set()
 
 
 class ObjectStorage:
@@ -175,6 +180,40 @@ class ObjectStorage:
         # Buckets have no limit.
         return sys.maxsize
 
+    def refuse_unfit(self) -> None:
+        """Raise StoreError if this user cannot write here, or if the server does not put objects on condition.
+
+        The answer is remembered for the life of the process.
+        """
+        if self.url in _fit:
+            return
+        key = _staged("probe", self.token)
+        try:
+            # A server that ignores the condition succeeds twice; one that does not know it refuses both.
+            fit = self.put_if_absent(key, b"1") and not self.put_if_absent(key, b"2")
+        except StoreError as error:
+            if "NotImplemented" not in str(error) and "501" not in str(error):
+                raise
+            fit = False
+        finally:
+            with suppress(StoreError):
+                self.delete(key)
+        if not fit:
+            raise StoreError(
+                f"{self}: this server does not put objects on condition (If-None-Match), so several writers could "
+                "overwrite each other; use a server that does, such as S3, R2, MinIO, GCS or Azure, or a local folder"
+            )
+        _fit.add(self.url)
+
+    def remove_abandoned(self, living: Collection[str] = ()) -> None:
+        """Delete staged files and unfinished uploads that are older than an hour, but those of `living` tokens."""
+        before = self.now() - LEFT_SECONDS
+        old = [found["path"] for found in self.listed(STAGED) if found["last_modified"].timestamp() < before]
+        self._delete([key for key in old if _token(key) not in living])
+        for key, upload, began in unfinished_uploads(self.url, STAGED):
+            if began < before and _token(key) not in living:
+                end_upload(self.url, key, upload)
+
     def writer(self, place: str) -> Any:
         """Return obstore's file object that sends what is written to the object `place`."""
         return self._obstore.open_writer(self._client, place, buffer_size=PART_BYTES, max_concurrency=_SENT_AT_ONCE)
@@ -261,9 +300,10 @@ class StagedUpload:
             self._send()
             try:
                 self._writer.close()
-            except Exception:
-                # The answer to the last request may have been lost.
-                if not self._is_there():
+            except Exception as error:
+                # The answer to the last request may have been lost; when it is repeated, the upload is unknown.
+                lost = isinstance(error, FileNotFoundError) or is_transient(error)
+                if not (lost and self._is_there()):
                     raise
             self._writer = None
         return self._size, self._checksum
@@ -304,6 +344,10 @@ class StagedUpload:
         except BaseException:
             self.discard()
             raise
+
+
+def _token(staged: str) -> str:
+    return staged.removeprefix(f"{STAGED}/").partition("/")[0]
 
 
 def _staged(key: str, token: str) -> str:
