@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -111,7 +111,6 @@ def aws_keys() -> Any:
     return None if session is None else session.get_credentials()
 
 
-@cache
 def _aws_session() -> Any:
     """Return botocore's session, which knows the usual files and services; None without botocore."""
     try:

@@ -27,11 +27,6 @@ def storage_at(location: str | Path) -> Storage:
     return LocalStorage(Path(location))
 
 
-def located(location: str) -> str | Path:
-    """Return where a store is: a URL as it is, or a path."""
-    return location if is_object_store(location) else Path(location)
-
-
 def storage_to_write(location: str | Path) -> Storage:
     """Return the storage of a store that this process is going to write.
 
