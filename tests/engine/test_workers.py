@@ -330,7 +330,7 @@ def test_a_unit_that_keeps_killing_its_worker_is_quarantined_and_the_others_are_
     assert hs.open(path).quarantined_units() == []
     assert order_of(path) == []
     assert hs.open(path).complete
-    assert list(other_workers(path)) == []
+    assert list(other_workers(LocalStorage(path))) == []
 
 
 def test_an_interrupted_writer_leaves_no_log_and_a_failed_one_does(planned: Path, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_an_interrupted_writer_leaves_no_log_and_a_failed_one_does(planned: Path
         jobs = Scheduler(StoreWriter(path)).__enter__()
         jobs._log.took(0)
         jobs.__exit__(error)
-        assert len(list(other_workers(path))) == left
+        assert len(list(other_workers(LocalStorage(path)))) == left
 
 
 def test_units_in_flight_in_a_living_writer_come_last(planned: Path, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_units_in_flight_in_a_living_writer_come_last(planned: Path, tmp_path: P
     with Scheduler(StoreWriter(path)) as live:
         live._log.took(0)
         live._log.took(1)
-        assert [writer.alive for writer in other_workers(path)] == [True]
+        assert [writer.alive for writer in other_workers(LocalStorage(path))] == [True]
         assert order_of(path) == [2, 3, 4, 5, 1, 0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headspan.errors import StoreError
 from headspan.io.local import LocalStorage
 from headspan.io.storage import Storage
 
@@ -20,8 +19,11 @@ def is_object_store(location: str | Path) -> bool:
 def storage_at(location: str | Path) -> Storage:
     """Return the storage of the store at `location`, a path or a URL. Nothing is read yet.
 
-    Raises StoreError if the scheme of the URL is not known, or if the libraries that it needs are not installed.
+    Raises StoreError if the address names no folder in a bucket, or if the libraries that it needs are not installed.
     """
     if is_object_store(location):
-        raise StoreError(f"{location}: object stores cannot be opened by this version; give the path of a folder")
+        # obstore is an optional package, and its client takes time to import.
+        from headspan.io.object_store import ObjectStorage
+
+        return ObjectStorage(str(location))
     return LocalStorage(Path(location))

@@ -111,7 +111,7 @@ def _precompute(
     if not store.commits.complete:
         # Records may have been lost since the store was complete; its moments must then be written again.
         store.commits.reopen()
-    if not store.commits.complete or any(other_workers(store.path)):
+    if not store.commits.complete or any(other_workers(store.storage)):
         if devices:
             # Each of them loads the model again.
             del encoder

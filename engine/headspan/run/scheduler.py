@@ -24,7 +24,7 @@ class Scheduler:
         """Choose among all unfinished units; or choose `only` these, finished or not, one at a time."""
         self._store = store
         self._only = None if only is None else list(only)
-        self._log = WorkerLog(store.path, store.token)
+        self._log = WorkerLog(store.storage, store.token)
         self._claimed_by_others: list[Unit] = []
 
     def __enter__(self) -> Scheduler:
@@ -76,7 +76,7 @@ class Scheduler:
     def _is_claimed(self, unit: Unit) -> bool:
         return any(
             worker.alive and unit.index in worker.in_flight
-            for worker in other_workers(self._store.path, self._store.token)
+            for worker in other_workers(self._store.storage, self._store.token)
         )
 
     def _clean_up_after_killed_workers(self) -> Counter[int]:
@@ -85,14 +85,14 @@ class Scheduler:
         Each unit comes with the number of workers that were killed while it was their only one in flight.
         """
         alone: Counter[int] = Counter()
-        for worker in other_workers(self._store.path, self._store.token):
+        for worker in other_workers(self._store.storage, self._store.token):
             if worker.alive:
                 continue
             units = [self._store.units[unit] for unit in worker.in_flight]
             for unit in units:
                 self._store.drop_staged(unit, worker.token)
             if all(self._store.commits.is_done(unit.index) for unit in units):
-                forget(self._store.path, worker.token)
+                forget(self._store.storage, worker.token)
                 continue
             alone.update({unit.index: int(len(units) == 1) for unit in units})
         # Zeros are kept: such a unit is a suspect too. Units that are done are no longer suspects.

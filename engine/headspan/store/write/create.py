@@ -64,7 +64,7 @@ class NewStore:
         self.folder = path.with_name(f"{self._prefix}{self._token}")
         self._beside = LocalStorage(path.parent, self._token)
         self.storage = LocalStorage(self.folder, self._token)
-        self._log = WorkerLog(self.folder, self._token)
+        self._log = WorkerLog(self.storage, self._token)
 
     @property
     def _prefix(self) -> str:
@@ -87,7 +87,9 @@ class NewStore:
     def _remove_abandoned(self) -> None:
         """Remove the folders of planners that were killed."""
         for folder in list(self.path.parent.iterdir()):
-            if folder.name.startswith(self._prefix) and not any(writer.alive for writer in other_workers(folder)):
+            if folder.name.startswith(self._prefix) and not any(
+                writer.alive for writer in other_workers(LocalStorage(folder))
+            ):
                 self._beside.delete_folder(folder.name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -117,7 +119,7 @@ class NewStore:
             self._beside.move_folder(self.folder.name, self.path.name)
         except FileExistsError:
             return False
-        forget(self.path, self._token)
+        forget(LocalStorage(self.path), self._token)
         sync_folder(self.path.parent)
         return True
 

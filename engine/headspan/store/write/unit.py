@@ -146,11 +146,11 @@ class StoreWriter:
         staged = list(self.storage.staged())
         # Other processes may still be computing units that are committed. They delete their own files.
         alive = {self.token}
-        for writer in other_workers(self.path, self.token):
+        for writer in other_workers(self.storage, self.token):
             if writer.alive:
                 alive.add(writer.token)
             else:
-                forget(self.path, writer.token)
+                forget(self.storage, writer.token)
         for key, token in staged:
             if token not in alive:
                 self.storage.discard(key, token)

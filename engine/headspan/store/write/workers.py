@@ -16,7 +16,7 @@ from pathlib import Path
 from headspan.errors import HeadspanError
 from headspan.io.local import LocalStorage
 from headspan.io.locks import LockedLog, alone, read_log
-from headspan.io.storage import named
+from headspan.io.storage import Storage, named
 from headspan.store.schema import RECORDS
 
 _FOLDER = f"{RECORDS}/writers"
@@ -34,8 +34,8 @@ class OtherWorker:
 class WorkerLog:
     """This process's log; a context manager that deletes it unless an unexpected error ends the block."""
 
-    def __init__(self, root: Path, token: str) -> None:
-        self._folder = root / _FOLDER
+    def __init__(self, storage: Storage, token: str) -> None:
+        self._folder = _root(storage) / _FOLDER
         self._log = LockedLog(self._folder / f"{token}.log")
 
     def __enter__(self) -> WorkerLog:
@@ -60,10 +60,10 @@ class WorkerLog:
         self._log.append(f"finished {unit}")
 
 
-def other_workers(root: Path, token: str = "") -> Iterator[OtherWorker]:
+def other_workers(storage: Storage, token: str = "") -> Iterator[OtherWorker]:
     """List all processes whose log exists, except the one of `token`."""
-    for key in named(LocalStorage(root), _FOLDER, r"[0-9a-f]{8}\.log"):
-        path = root / key
+    for key in named(storage, _FOLDER, r"[0-9a-f]{8}\.log"):
+        path = _root(storage) / key
         if path.stem == token:
             continue
         # None if the log was deleted meanwhile or this user may not open it. Nothing is then known of its process.
@@ -78,6 +78,11 @@ def other_workers(root: Path, token: str = "") -> Iterator[OtherWorker]:
         yield OtherWorker(path.stem, alive, tuple(sorted(unit for unit, count in in_flight.items() if count > 0)))
 
 
-def forget(root: Path, token: str) -> None:
+def forget(storage: Storage, token: str) -> None:
     """Delete the log of a process that was killed."""
-    LocalStorage(root).delete(f"{_FOLDER}/{token}.log")
+    storage.delete(f"{_FOLDER}/{token}.log")
+
+
+def _root(storage: Storage) -> Path:
+    assert isinstance(storage, LocalStorage), "only local folders have locks"
+    return storage.root
