@@ -7,7 +7,6 @@ somebody has a view of it.
 
 from __future__ import annotations
 
-import mmap
 import threading
 import weakref
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from concurrent.futures import Future, wait
 import numpy as np
 
 from headspan.io.disk_blocks import DiskBlocks
+from headspan.io.memory import untouched
 from headspan.io.remembered import request_threads
 from headspan.io.storage import Storage
 
@@ -43,11 +43,7 @@ class _File:
 
     def __init__(self, key: str, size: int) -> None:
         self.key, self.size = key, size
-        memory = mmap.mmap(-1, max(1, size))
-        if hasattr(mmap, "MADV_NOHUGEPAGE"):
-            # A huge page would take 2 MB for each block.
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-        self.writable = np.frombuffer(memory, np.uint8, size)
+        self.writable = untouched(size)
         self.numbers = self.writable.view()
         self.numbers.flags.writeable = False
         self.there = np.zeros(-(-size // BLOCK_BYTES), bool)
