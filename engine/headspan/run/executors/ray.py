@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -26,7 +26,7 @@ from headspan.io.stores import is_object_store
 from headspan.ray_settings import Ray
 from headspan.run.executors.messages import Ended, Failed, Message, Order, line_of
 from headspan.run.executors.process import GRACE_SECONDS
-from headspan.run.executors.ray_cluster import Facts, Lost, RayCluster, RayWorker
+from headspan.run.executors.ray_cluster import Facts, Lost, RayCluster
 from headspan.run.executors.ray_nodes import Node, Share, openings
 from headspan.run.executors.total import Total
 from headspan.run.scheduler import TRIES
@@ -45,6 +45,18 @@ _NODES_SECONDS = 60.0
 _DEATHS = TRIES + 1
 
 
+@runtime_checkable
+class Worker(Protocol):
+    """What a run needs of a worker, as in `RayWorker`."""
+
+    node: Node
+    started: float
+    answered: bool
+
+    def begin(self, device: str, folder: str, order: bytes) -> None: ...
+
+
+@runtime_checkable
 class Cluster(Protocol):
     """What a run needs of a cluster; `RayCluster` says what the methods do."""
 
@@ -53,11 +65,9 @@ class Cluster(Protocol):
     def __enter__(self) -> Cluster: ...
     def __exit__(self, *error: object) -> None: ...
     def nodes(self) -> list[Node]: ...
-    def start(self, node: Node, cpus: int, gpus: int) -> RayWorker: ...
-    def answers(
-        self, workers: Sequence[RayWorker], seconds: float
-    ) -> list[tuple[RayWorker, Facts | list[Message] | Lost]]: ...
-    def end(self, workers: Sequence[RayWorker]) -> None: ...
+    def start(self, node: Node, cpus: int, gpus: int) -> Worker: ...
+    def answers(self, workers: Sequence[Any], seconds: float) -> list[tuple[Any, Facts | list[Message] | Lost]]: ...
+    def end(self, workers: Sequence[Any]) -> None: ...
 
 
 class RayWorkers:
@@ -177,9 +187,9 @@ class _Pool:
         self._settings = settings
         self._store = store
         self._on_progress = on_progress
-        self.total = Total(store, settings.max_bad, on_progress)
+        self.total = Total(store, settings.max_bad, on_progress, "worker")
         # Those that have not ended.
-        self._workers: list[RayWorker] = []
+        self._workers: list[Worker] = []
         # The nodes that were there at the start, those that have been seen, and those that are left out.
         self._first = {node.id for node in first}
         self._seen = set(self._first)
@@ -239,7 +249,7 @@ class _Pool:
                 self._full.add(worker.node.id)
                 self._note(f"workers wait for node {worker.node.name}, whose resources are in use or which is slow")
 
-    def _take(self, worker: RayWorker, answer: Facts | list[Message] | Lost) -> None:
+    def _take(self, worker: Worker, answer: Facts | list[Message] | Lost) -> None:
         match answer:
             case Facts():
                 if (difference := _difference(answer)) is not None:
@@ -259,7 +269,7 @@ class _Pool:
                     if worker in self._workers:
                         self._take_message(worker, message)
 
-    def _take_message(self, worker: RayWorker, message: Message) -> None:
+    def _take_message(self, worker: Worker, message: Message) -> None:
         name = worker.node.name
         match message:
             case Failed():
@@ -283,7 +293,7 @@ class _Pool:
                 if self.total.committed(worker) > before:
                     self._deaths[worker.node.id] = 0
 
-    def _refuse(self, worker: RayWorker, error: HeadspanError) -> None:
+    def _refuse(self, worker: Worker, error: HeadspanError) -> None:
         """Raise `error`; or leave out the worker's node, if it joined during the run and has computed nothing."""
         if worker.node.id in self._first or self.total.begun(worker):
             raise error
@@ -291,7 +301,7 @@ class _Pool:
         self.total.note_death(str(error), f"{error}; the node is left out")
         self._drop([each for each in self._workers if each.node.id == worker.node.id])
 
-    def _died(self, worker: RayWorker, how: str) -> None:
+    def _died(self, worker: Worker, how: str) -> None:
         self._workers.remove(worker)
         if self.total.end(worker):
             return
@@ -303,7 +313,7 @@ class _Pool:
         note = f"{how}; the other workers compute its units" if self._workers else how
         self.total.note_death(how, "" if self.total.finished else note)
 
-    def _drop(self, workers: Sequence[RayWorker]) -> None:
+    def _drop(self, workers: Sequence[Worker]) -> None:
         """End workers that are not needed."""
         for worker in workers:
             self._workers.remove(worker)

@@ -32,7 +32,7 @@ _OBJECT_STORE_BYTES = 80 << 20
 # without the last one Ray warns of a change of its own to CUDA_VISIBLE_DEVICES.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -226,10 +226,16 @@ class RayCluster:
             }
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        # Ray raises plain `Exception` too, as when a cluster does not start in time.
+        except Exception as error:
+            self._ray.shutdown()
             shutil.rmtree(self._folder or "", ignore_errors=True)
+            todo = (
+                "run the command again when the machine is less busy"
+                if address == LOCAL
+                else "run the command on a node of the cluster, with its versions of Ray and Python"
+            )
             raise SettingsError(
-                f"--ray: cannot connect to {self.name}: {shortened(one_line(error))}; run the command on a node of the "
-                "cluster, with its versions of Ray and Python"
+                f"--ray: cannot connect to {self.name}: {shortened(one_line(error)).rstrip('.')}; {todo}"
             ) from error
         self._connected = True

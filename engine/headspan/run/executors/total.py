@@ -6,7 +6,7 @@ What they stored is read from the store's records, since a worker may be killed 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headspan.errors import HeadspanError
@@ -37,11 +37,15 @@ class _Share:
 class Total:
     """What all workers have done in this call. A worker is any object; its messages come with it."""
 
-    def __init__(self, store: StoreWriter, max_bad: str | int | None, on_progress: Listener) -> None:
+    def __init__(
+        self, store: StoreWriter, max_bad: str | int | None, on_progress: Listener, worker: str = "process"
+    ) -> None:
+        """Nothing has been done yet. `worker` is what the workers are called in messages."""
+        self._worker = worker
         self._store = store
         self._max_bad = max_bad
         self._on_progress = on_progress
-        self._shares: dict[Hashable, _Share] = {}
+        self._shares: dict[object, _Share] = {}
         # Ends of workers that died, in words.
         self._deaths: list[str] = []
         records = store.commits.records()
@@ -73,24 +77,19 @@ class Total:
         """How many units nobody has reported as committed, before or during the call."""
         return len(self._store.units) - len(self._units_before) - self._units
 
-    @property
-    def deaths(self) -> str:
-        """How workers ended that died, in words."""
-        return "; ".join(self._deaths)
-
-    def add(self, worker: Hashable) -> None:
+    def add(self, worker: object) -> None:
         """Expect messages of `worker`, which runs now."""
         self._shares[worker] = _Share()
 
-    def begun(self, worker: Hashable) -> bool:
+    def begun(self, worker: object) -> bool:
         """Whether `worker` has begun to compute."""
         return self._shares[worker].before is not None
 
-    def committed(self, worker: Hashable) -> int:
+    def committed(self, worker: object) -> int:
         """The images of units that `worker` has reported as committed."""
         return self._shares[worker].committed
 
-    def take(self, worker: Hashable, message: Message) -> None:
+    def take(self, worker: object, message: Message) -> None:
         """Take note of a message. Raises the error that a worker reports."""
         share = self._shares[worker]
         match message:
@@ -111,7 +110,7 @@ class Total:
             case Failed():
                 raise message.error
 
-    def end(self, worker: Hashable) -> bool:
+    def end(self, worker: object) -> bool:
         """Take note that a worker sends no more messages. Returns whether it had finished, rather than died."""
         share = self._shares[worker]
         share.running = False
@@ -134,7 +133,8 @@ class Total:
         """
         if not self.finished:
             raise HeadspanError(
-                f"{self._store.path}: no process is left: {self.deaths}; run the same command to continue"
+                f"{self._store.path}: no {self._worker} is left: {self._deaths_in_words()}; run the same command to "
+                "continue"
             )
         stored = self._stored()
         self._bad = {}
@@ -151,6 +151,9 @@ class Total:
             seconds={**self._seconds, "total": time.perf_counter() - self._began},
             processes=len(self._shares),
         )
+
+    def _deaths_in_words(self) -> str:
+        return "; ".join(self._deaths) or f"no {self._worker} has begun"
 
     def _report(self, finished: int | None = None) -> None:
         """Report the images that are finished, or that some worker is computing."""
