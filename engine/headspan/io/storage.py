@@ -8,9 +8,12 @@ publish the record last. Zarr and pyarrow open the arrays and tables themselves,
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
+# What `free_bytes` returns where there is no limit.
+UNLIMITED = sys.maxsize
 # Size in bytes and crc32c.
 Checksum = tuple[int, int]
 
@@ -107,7 +110,7 @@ class Storage(Protocol):
         """Delete a folder with its files, if it exists; errors are ignored."""
 
     def free_bytes(self) -> int:
-        """Return how many bytes can still be written."""
+        """Return how many bytes can still be written; UNLIMITED if there is no limit."""
 
 
 def total_bytes(storage: Storage) -> int:

@@ -6,13 +6,15 @@ while its rows arrive, and committed together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from headspan.errors import StoreError, counted
 from headspan.io.locations import Location
+from headspan.io.object_store import ObjectStorage
+from headspan.io.storage import UNLIMITED
 from headspan.io.stores import storage_to_write
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
@@ -120,8 +122,10 @@ class StoreWriter:
 
     def refuse_full_disk(self) -> None:
         """Raise StoreError if the unfinished units do not fit the disk."""
-        needed = sum(unit.rows for unit in self.unfinished()) * image_bytes(self.specs)
         free = self.storage.free_bytes()
+        if free == UNLIMITED:
+            return
+        needed = sum(unit.rows for unit in self.unfinished()) * image_bytes(self.specs)
         if needed > free:
             raise StoreError(
                 f"{self.path}: the rest of the store will take {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are "
@@ -131,6 +135,11 @@ class StoreWriter:
     def drop_staged(self, unit: Unit, token: str) -> None:
         """Delete what the writer `token` has staged for a unit."""
         self._destination.drop_staged(unit, token)
+
+    def remove_abandoned(self, living: Collection[str] = ()) -> None:
+        """Delete what writers of a bucket staged over an hour ago and did not commit, but those of `living` tokens."""
+        if isinstance(self.storage, ObjectStorage):
+            self.storage.remove_abandoned(living)
 
     def finish(self) -> None:
         """If every unit is committed, write the arrays `moments/…` and delete what killed writers left.
@@ -154,6 +163,7 @@ class StoreWriter:
         for key, token in staged:
             if token not in alive:
                 self.storage.discard(key, token)
+        self.remove_abandoned(alive)
         self.write_moments()
 
     def write_moments(self) -> None:
