@@ -210,10 +210,9 @@ def serving() -> Iterator[Server]:
     moto = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     moto.create_bucket(BUCKET, "us-east-1")
     try:
-        with patch.dict(os.environ, environment):
-            # Parts of an upload may be small, so that a toy has several.
-            with patch("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256):
-                yield Server(address, faults, moto)
+        # Parts of an upload may be small, so that a toy has several.
+        with patch.dict(os.environ, environment), patch("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256):
+            yield Server(address, faults, moto)
     finally:
         server.shutdown()
         server.server_close()
