@@ -159,8 +159,12 @@ class ObjectStorage:
         keys = sorted(self.list(source), key=lambda key: (key == f"{source}/zarr.json", key))
         if not keys:
             raise FileNotFoundError(f"{self}/{source}")
-        for key in keys:
-            self._copy(key, f"{target}/{key.removeprefix(f'{source}/')}")
+        try:
+            for key in keys:
+                self._copy(key, f"{target}/{key.removeprefix(f'{source}/')}")
+        except BaseException:
+            self.delete_folder(target)
+            raise
         self._delete(keys[::-1])
 
     def folder_age(self, folder: str) -> float:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
+_PART_BYTES = 8 << 20
 # What `free_bytes` returns where there is no limit.
 UNLIMITED = sys.maxsize
 # Size in bytes and crc32c.
@@ -111,6 +112,14 @@ class Storage(Protocol):
 
     def free_bytes(self) -> int:
         """Return how many bytes can still be written; UNLIMITED if there is no limit."""
+
+
+def parts_of(storage: Storage, key: str) -> Iterator[bytes]:
+    """Read a file in parts of 8 MiB."""
+    start, size = 0, storage.size(key) or 0
+    while start < size and (part := storage.get_range(key, start, _PART_BYTES)):
+        yield part
+        start += len(part)
 
 
 def total_bytes(storage: Storage) -> int:
