@@ -28,11 +28,12 @@ from headspan.store.schema import (
     stored_row_arrays,
 )
 from headspan.store.tables import read_shards, read_spans, read_unit
+from headspan.store.worker_states import other_workers
 from headspan.store.write.commits import Commits
 from headspan.store.write.rows import Destination, UnitWriter
 from headspan.store.write.shard import write_array
 from headspan.store.write.threads import WritingThreads
-from headspan.store.write.workers import forget, other_workers
+from headspan.store.write.workers import delete_reservations, forget
 from headspan.timing import StageTimes
 
 
@@ -51,6 +52,11 @@ class StoreWriter:
         self.units = units(self.size.images, self.size.unit_images)
         self.commits = Commits(self.storage, len(self.units))
         self._destination = Destination(self.storage, self.specs, self.commits)
+
+    @property
+    def storage_has_locks(self) -> bool:
+        """Whether it is certain that a worker that counts as dead is dead."""
+        return isinstance(self.storage, LocalStorage)
 
     @property
     def has_embedding_moments(self) -> bool:
@@ -85,8 +91,11 @@ class StoreWriter:
 
     def unfinished(self) -> list[Unit]:
         """Return the units without a commit record, in order."""
-        done = {record.unit for record in self.commits.records()}
-        return [unit for unit in self.units if unit.index not in done]
+        # Twice, since a unit that is merged into its group during the first listing is found in the second.
+        done = self.commits.done()
+        if not done.all():
+            done |= self.commits.done()
+        return [self.units[index] for index in np.flatnonzero(~done).tolist()]
 
     def samples(self, unit: Unit) -> Iterator[Sample]:
         """Read the samples of `unit`, in row order."""
@@ -154,6 +163,7 @@ class StoreWriter:
         for key, token in staged:
             if token not in alive:
                 self.storage.discard(key, token)
+        delete_reservations(self.storage)
         self.write_moments()
 
     def write_moments(self) -> None:
